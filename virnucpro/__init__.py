@@ -1,0 +1,3 @@
+"""VirNucPro tells viral from non-viral DNA in short sequences: reads and contigs."""
+
+__version__ = "2.0.0"

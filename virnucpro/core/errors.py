@@ -1,0 +1,86 @@
+"""Errors are types with fields; `cli.main` turns each into one message and one exit code.
+
+Exit codes: 0 done, 1 failure, 2 usage, 3 bad input, 4 model missing, 5 device or memory,
+6 done in part, 130 SIGINT, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class VirNucProError(Exception):
+    """Anything a user can act on: what is wrong, where, and the remedy."""
+
+    exit_code = 1
+
+
+class UsageError(VirNucProError):
+    """Options that do not fit together, or an output directory that is not ours."""
+
+    exit_code = 2
+
+
+class InputError(VirNucProError):
+    """A file that cannot be read as sequences; names the file, the line and the remedy."""
+
+    exit_code = 3
+
+    def __init__(self, path: Path | str, problem: str, line: int | None = None) -> None:
+        super().__init__(path, problem, line)
+        self.path, self.problem, self.line = path, problem, line
+
+    def __str__(self) -> str:
+        where = f"{self.path}" if self.line is None else f"{self.path}, line {self.line}"
+        return f"{where}: {self.problem}"
+
+
+class ModelError(VirNucProError):
+    """Weights that are missing, damaged, unsafe or not what they claim to be."""
+
+    exit_code = 4
+
+
+class DeviceError(VirNucProError):
+    """A device that is not there, or has too little memory."""
+
+    exit_code = 5
+
+
+class OutputError(VirNucProError):
+    """A result that could not be written: full disk, read-only directory, vanished scratch."""
+
+    exit_code = 1
+
+
+class ConfigError(UsageError):
+    """A configuration file that cannot be read, or a key that does not exist."""
+
+
+class SequenceTooLongError(VirNucProError):
+    """One sequence alone costs more than a whole batch may (all lengths in tokens)."""
+
+    exit_code = 3
+
+    def __init__(self, index: int, tokens: int, budget: int) -> None:
+        super().__init__(index, tokens, budget)  # all of them: the error must survive pickling
+        self.index, self.tokens, self.budget = index, tokens, budget
+
+    def __str__(self) -> str:
+        return (
+            f"sequence {self.index}: {self.tokens} tokens; raise the batch size ({self.budget})"
+        )
+
+
+class WorkersFailedError(VirNucProError, RuntimeError):
+    """Work that no living worker could finish; `failed_ranks` held it last."""
+
+    def __init__(self, failed_ranks: list[int], world_size: int, log_dir: Path) -> None:
+        super().__init__(failed_ranks, world_size, log_dir)
+        self.failed_ranks, self.world_size, self.log_dir = failed_ranks, world_size, log_dir
+
+    def __str__(self) -> str:
+        return (
+            f"v2.0 ESM-2 inference failed on {len(self.failed_ranks)}/{self.world_size} workers: "
+            f"ranks {self.failed_ranks}. Check logs: {self.log_dir}/worker_*.log"
+        )

@@ -1,0 +1,28 @@
+"""What every encoder is: token ids in, one vector per sequence out.
+
+Room 4 (batch -> one vector per ORF).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from virnucpro.batches.collate import Batch
+
+
+class Encoder(nn.Module, ABC):
+    """Turns a batch into pooled vectors; the same for padded and packed batches.
+
+    Attributes:
+        dim: width of a vector.
+        pad_id: token that fills padded rows.
+    """
+
+    dim: int
+    pad_id: int
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Embed each sequence of `batch`: shape (n, dim), float32, rows in batch order."""
