@@ -67,9 +67,7 @@ class SequenceTooLongError(VirNucProError):
         self.index, self.tokens, self.budget = index, tokens, budget
 
     def __str__(self) -> str:
-        return (
-            f"sequence {self.index}: {self.tokens} tokens; raise the batch size ({self.budget})"
-        )
+        return f"sequence {self.index}: {self.tokens} tokens; raise the batch size ({self.budget})"
 
 
 class WorkersFailedError(VirNucProError, RuntimeError):

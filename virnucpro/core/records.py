@@ -126,9 +126,7 @@ class Embeddings:
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or len(self.seq_ids) != len(self.vectors):
-            raise ValueError(
-                f"{len(self.seq_ids)} ids for vectors of shape {self.vectors.shape}"
-            )
+            raise ValueError(f"{len(self.seq_ids)} ids for vectors of shape {self.vectors.shape}")
 
     def __len__(self) -> int:
         return len(self.seq_ids)

@@ -1,0 +1,70 @@
+"""Which device to compute on. torch is imported inside: the room itself stays light."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from virnucpro.core.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def detect_cuda_devices() -> list[int]:
+    """Indices of the CUDA devices that this process can see."""
+    import torch
+
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+
+
+def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into a device that exists.
+
+    Args:
+        name: what the user asked for; `auto` is the first GPU, else the CPU.
+        fallback_to_cpu: answer with the CPU where a named GPU is missing.
+
+    Raises:
+        DeviceError: the name is none of these, or there is no such GPU.
+    """
+    import torch
+
+    text = name.strip().lower()
+    devices = detect_cuda_devices()
+    if text == "auto":
+        return torch.device("cuda", devices[0]) if devices else torch.device("cpu")
+    if text == "cpu":
+        return torch.device("cpu")
+    number = text.removeprefix("cuda").removeprefix(":") or "0"
+    if not number.isdigit() or text.startswith("-"):
+        raise DeviceError(f"device '{name}': use auto, cpu, cuda, cuda:N or N")
+    if int(number) in devices:
+        return torch.device("cuda", int(number))
+    if fallback_to_cpu:
+        return torch.device("cpu")
+    seen = ", ".join(f"cuda:{d}" for d in devices) or "none"
+    raise DeviceError(f"device '{name}' is not there (GPUs seen: {seen}); use --device cpu")
+
+
+def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
+    """Read a list such as `2,3` and check it against the GPUs that are there.
+
+    Raises:
+        DeviceError: not a list of distinct numbers, or a GPU that is not there.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
+        raise DeviceError(f"--gpus '{text}': give distinct device numbers, as in --gpus 0,1")
+    wanted = [int(part) for part in parts]
+    missing = [number for number in wanted if number not in devices]
+    if missing:
+        raise DeviceError(f"--gpus '{text}': GPU {missing[0]} is not there (seen: {devices})")
+    return wanted
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: affinity and a Slurm allocation are respected."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cpus or 1, int(slurm)) if slurm.isdigit() and int(slurm) > 0 else cpus or 1

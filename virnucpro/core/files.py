@@ -1,0 +1,87 @@
+"""Write files whole or not at all, and name their content by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from virnucpro.core.errors import OutputError
+
+BLOCK_BYTES = 1 << 20
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; give it the final name once it is whole.
+
+    The order is write, fsync, rename, fsync of the folder, so that after a crash the final
+    name holds either the old content or the new one.
+
+    Args:
+        path: the final name; its folder must exist.
+        mode: `wb`, or `w` for UTF-8 text with LF line ends.
+
+    Raises:
+        OutputError: the disk is full, read-only or gone; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    options = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with temporary.open(mode, **options) as file:  # type: ignore[call-overload]
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        commit_file(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def commit_file(temporary: Path, path: Path) -> None:
+    """Rename an fsynced file to its final name and make the rename durable."""
+    temporary.replace(path)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make names in `folder` durable; file systems that cannot sync a folder are left as is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDERS:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+_CANNOT_SYNC_FOLDERS = {22, 95}  # EINVAL, EOPNOTSUPP: some network file systems
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_of(*parts: Any) -> str:
+    """Hex SHA-256 of JSON-able values in canonical form (sorted keys, no blanks)."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_write(path, "w") as file:
+        json.dump(value, file, indent=2, sort_keys=False, default=str)
+        file.write("\n")

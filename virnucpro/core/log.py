@@ -1,0 +1,55 @@
+"""Logging of one run: readable lines or JSON on standard output, everything in a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Turn a record into a line of JSON."""
+        return json.dumps(
+            {
+                "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+                "level": record.levelname,
+                "logger": record.name,
+                "message": record.getMessage(),
+            }
+        )
+
+
+def setup_logging(
+    verbose: bool = False, quiet: bool = False, log_file: Path | None = None, style: str = "text"
+) -> logging.Logger:
+    """Configure the `virnucpro` logger, replacing what an earlier call set up.
+
+    Args:
+        verbose: show DEBUG lines.
+        quiet: show errors only, on standard error.
+        log_file: also write every line there, DEBUG included.
+        style: `text` or `json`.
+    """
+    logger = logging.getLogger("virnucpro")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG)
+    console = logging.StreamHandler(sys.stderr if quiet else sys.stdout)
+    console.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    handlers: list[logging.Handler] = [console]
+    if log_file is not None:
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    formatter = JsonFormatter() if style == "json" else logging.Formatter(FORMAT, DATE_FORMAT)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    return logger
