@@ -1,0 +1,1 @@
+"""Flags to frozen settings to one call; alone prints and exits."""

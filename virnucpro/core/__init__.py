@@ -1,0 +1,1 @@
+"""Nouns and guarantees that every room may use."""

@@ -82,10 +82,8 @@ class StageLedger:
 
 def _is_whole(path: Path, entry: Any) -> bool:
     try:
-        return (
-            path.name == entry["name"]
-            and path.stat().st_size == entry["size"]
-            and sha256_file(path) == entry["sha256"]
-        )
+        if path.name != entry["name"] or path.stat().st_size != entry["size"]:
+            return False
+        return bool(sha256_file(path) == entry["sha256"])
     except (OSError, KeyError, TypeError):
         return False

@@ -1,0 +1,1 @@
+"""Room 4: a batch to one vector per ORF."""

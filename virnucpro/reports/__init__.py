@@ -1,0 +1,1 @@
+"""Room 7: calls to what people look at."""

@@ -1,0 +1,1 @@
+"""Room 1: sequence files to chunks to ORFs."""

@@ -1,0 +1,181 @@
+"""Settings from a YAML file and the environment; every key is known, typed and read.
+
+Order of precedence: flag, environment, file, default. This room knows the last three; flags
+are laid over them in `cli`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virnucpro.core.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "VIRNUCPRO_"
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting: its default, its kind (`int`, `bool`, `str`, `path`) and what it does."""
+
+    default: Any
+    kind: str
+    help: str
+
+
+KEYS: dict[str, Key] = {
+    "prediction.model_type": Key("mini", "str", "model: mini, 300, 500 or custom"),
+    "prediction.model_path": Key(None, "path", "directory or file of the custom model"),
+    "prediction.expected_length": Key(None, "int", "chunk length (nt); default: the model's"),
+    "prediction.batch_size": Key(256, "int", "rows per classifier batch"),
+    "prediction.num_workers": Key(4, "int", "threads that read merged files for the classifier"),
+    "prediction.sequences_per_file": Key(10_000, "int", "ORFs per unit of work"),
+    "prediction.threads": Key(None, "int", "processes that translate and merge; default: CPUs"),
+    "prediction.min_length": Key(0, "int", "shortest record to score (nt)"),
+    "device.name": Key("auto", "str", "auto, cpu, cuda, cuda:N or N"),
+    "device.fallback_to_cpu": Key(False, "bool", "use the CPU where the named GPU is missing"),
+    "device.dtype": Key("auto", "str", "auto, float32, float16 or bfloat16"),
+    "features.dnabert.batch_size": Key(None, "int", "DNA tokens per batch; default: by memory"),
+    "features.esm.toks_per_batch": Key(None, "int", "protein tokens per batch; default: by memory"),
+    "features.dataloader_workers": Key(None, "int", "processes that tokenise; default: by CPUs"),
+    "models.home": Key(None, "path", "where fetched and imported models lie"),
+    "models.offline": Key(False, "bool", "never ask the network for anything"),
+    "files.keep_intermediate": Key(False, "bool", "keep chunk, ORF and feature files"),
+    "logging.format": Key("text", "str", "text or json"),
+    "logging.file": Key(None, "path", "also log to this file, DEBUG included"),
+    "progress.enabled": Key(True, "bool", "show progress"),
+}
+
+
+class Config:
+    """Values of all `KEYS`, each with the place it came from."""
+
+    def __init__(self, values: Mapping[str, tuple[Any, str]]) -> None:
+        self._values = dict(values)
+
+    @classmethod
+    def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+        """Lay environment over file over defaults.
+
+        Args:
+            path: YAML file; None reads no file.
+            environ: environment variables, such as `VIRNUCPRO_PREDICTION_BATCH_SIZE`.
+
+        Raises:
+            ConfigError: unreadable file, unknown key (names the nearest), or a wrong type.
+        """
+        values = {name: (key.default, "default") for name, key in KEYS.items()}
+        for name, value in _flatten(_read_yaml(path) if path else {}).items():
+            values[name] = (_checked(name, value, str(path)), str(path))
+        for name in KEYS:
+            variable = environment_name(name)
+            if environ and variable in environ:
+                values[name] = (_checked(name, environ[variable], variable), variable)
+        return cls(values)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of `name`, or `default` where it is not set.
+
+        Raises:
+            ConfigError: there is no such key.
+        """
+        if name not in self._values:
+            raise ConfigError(_unknown(name))
+        value = self._values[name][0]
+        return default if value is None else value
+
+    def items(self) -> list[tuple[str, Any, str]]:
+        """All keys in order: name, value and source."""
+        return [(name, value, source) for name, (value, source) in self._values.items()]
+
+
+def environment_name(name: str) -> str:
+    """The environment variable of a key.
+
+    >>> environment_name("models.home")
+    'VIRNUCPRO_MODELS_HOME'
+    """
+    return ENVIRONMENT_PREFIX + name.upper().replace(".", "_")
+
+
+def parse_flag(text: str, name: str) -> bool:
+    """Read a yes-or-no environment variable.
+
+    Raises:
+        ConfigError: neither 1/true/yes/on nor 0/false/no/off/empty.
+    """
+    word = text.strip().lower()
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise ConfigError(f"{name}={text}: use 1, true, yes or 0, false, no")
+
+
+def default_yaml() -> str:
+    """A configuration file with every key, its default and what it does."""
+    lines = ["# VirNucPro settings: flags and environment variables go before this file."]
+    open_sections: list[str] = []
+    for name, key in KEYS.items():
+        *sections, leaf = name.split(".")
+        for depth, section in enumerate(sections):
+            if open_sections[depth : depth + 1] != [section]:
+                lines.append("  " * depth + f"{section}:")
+                open_sections = [*open_sections[:depth], section]
+        value = "null" if key.default is None else str(key.default).lower()
+        lines.append("  " * len(sections) + f"{leaf}: {value}  # {key.help}")
+    return "\n".join(lines) + "\n"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected sections such as `prediction:`")
+    return value
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if name in KEYS:
+            flat[name] = value
+        elif isinstance(value, dict) and any(known.startswith(f"{name}.") for known in KEYS):
+            flat.update(_flatten(value, f"{name}."))
+        else:
+            raise ConfigError(_unknown(name))
+    return flat
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.0)
+    return f"unknown setting '{name}'; did you mean '{near[0]}'?"
+
+
+def _checked(name: str, value: Any, source: str) -> Any:
+    kind = KEYS[name].kind
+    if value is None or (kind != "bool" and value == ""):
+        return KEYS[name].default
+    if kind == "bool":
+        return value if isinstance(value, bool) else parse_flag(str(value), f"{source}: {name}")
+    if kind == "int":
+        return _whole_number(name, value, source)
+    if not isinstance(value, str | int):
+        raise ConfigError(f"{source}: {name} must be text, got {value!r}")
+    return Path(str(value)).expanduser() if kind == "path" else str(value)
+
+
+def _whole_number(name: str, value: Any, source: str) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdecimal() or len(text) > 12:
+        raise ConfigError(f"{source}: {name} must be a whole number, got {value!r}")
+    return int(text)
