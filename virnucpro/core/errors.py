@@ -82,3 +82,19 @@ class WorkersFailedError(VirNucProError, RuntimeError):
             f"v2.0 ESM-2 inference failed on {len(self.failed_ranks)}/{self.world_size} workers: "
             f"ranks {self.failed_ranks}. Check logs: {self.log_dir}/worker_*.log"
         )
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived; like KeyboardInterrupt no ordinary handler may swallow it."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.signal_number
+
+    def __str__(self) -> str:
+        return "stopped by a signal; finished work is kept, --resume goes on with it"

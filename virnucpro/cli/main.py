@@ -1,0 +1,120 @@
+"""The `virnucpro` command: options of every run, and where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from virnucpro import __version__
+from virnucpro.core.config import Config
+from virnucpro.core.errors import Interrupted, VirNucProError
+from virnucpro.core.log import setup_logging
+
+# name: (module, function, summary). Modules are imported when a command runs, so that
+# `virnucpro --help` stays fast.
+COMMANDS = {
+    "predict": ("predict", "predict", "Call each record of a FASTA or FASTQ viral or not."),
+    "models": ("models", "models", "List, fetch, import and verify models."),
+    "estimate": ("info", "estimate", "Say what a prediction will cost before it starts."),
+    "doctor": ("info", "doctor", "Check install, devices, weights and write speed."),
+    "report": ("report", "report", "Rebuild report.html of a finished run."),
+    "train": ("train", "train", "Train a model on labelled FASTA."),
+    "evaluate": ("train", "evaluate", "Measure a model on labelled FASTA."),
+    "benchmark": ("benchmark", "benchmark", "Run the benchmark suites of a source checkout."),
+    "profile": ("utils", "profile", "Find the best token budget on this machine."),
+    "config": ("utils", "config", "Show the settings in force and where they come from."),
+    "utils": ("utils", "utils", "List devices, validate files and checkpoints."),
+    "citation": ("info", "citation", "How to cite."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command and return the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, function, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"virnucpro.cli.{module}"), function)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; turn what a user can act on into one message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except VirNucProError as error:
+            click.echo(f"virnucpro: error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except Interrupted as stop:
+            click.echo(f"virnucpro: {stop}", err=True)
+            sys.exit(stop.exit_code)
+        except KeyboardInterrupt:
+            click.echo("virnucpro: interrupted; --resume goes on", err=True)
+            sys.exit(130)
+        except MemoryError:
+            click.echo("virnucpro: error: out of memory; use fewer threads", err=True)
+            sys.exit(5)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="VirNucPro")
+@click.option("--verbose", "-v", is_flag=True, help="Log DEBUG lines too.")
+@click.option("--quiet", "-q", is_flag=True, help="Be silent but for errors.")
+@click.option(
+    "--log-file", "-l", type=click.Path(dir_okay=False, path_type=Path),
+    help="Also log to this file, DEBUG lines included.",
+)  # fmt: skip
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of log lines.")
+@click.option(
+    "--config", "-c", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="YAML settings; see `virnucpro utils generate-config`.",
+)  # fmt: skip
+@click.pass_context
+def cli(
+    ctx: click.Context, verbose: bool, quiet: bool, log_file: Path | None,
+    log_format: str | None, config_file: Path | None,
+) -> None:  # fmt: skip
+    """VirNucPro tells viral from non-viral DNA in short sequences: reads and contigs.
+
+    Exit codes: 0 done, 1 failure, 2 usage, 3 bad input, 4 model missing, 5 device or memory,
+    6 done in part, 130 interrupted, 143 terminated.
+    """
+    obj = ctx.ensure_object(dict)
+    config = Config.load(config_file, os.environ)
+    obj.update(config=config, verbose=verbose, quiet=quiet)
+    obj["log"] = {
+        "verbose": verbose,
+        "quiet": quiet,
+        "log_file": log_file or config.get("logging.file"),
+        "style": log_format or config.get("logging.format"),
+    }
+    setup_logging(**obj["log"])
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
+    raise Interrupted(number)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _terminate)
+    cli()

@@ -1,0 +1,304 @@
+"""`virnucpro predict`: flags to frozen settings, then one call."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro.core.config import Config, parse_flag
+from virnucpro.core.device import detect_cuda_devices, parse_gpu_list, validate_and_get_device
+from virnucpro.core.errors import UsageError
+from virnucpro.core.log import setup_logging
+from virnucpro.pipeline.paths import default_output_dir
+from virnucpro.pipeline.runtime_config import RuntimeConfig
+from virnucpro.pipeline.settings import Compute, ModelChoice, Output, PredictionSettings
+
+logger = logging.getLogger("virnucpro.cli")
+
+DEPRECATED = {
+    "skip_checkpoint_validation": "finished work is always checked by its checksum",
+    "cuda_streams": "copies always overlap with computing",
+}
+
+
+@click.command()
+@click.argument(
+    "input_files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
+)
+@click.option(
+    "--model-type",
+    "-m",
+    type=click.Choice(["mini", "300", "500", "custom"]),
+    help="Model: mini ships with the package (default); 300 and 500 are the published ones.",
+)
+@click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")
+@click.option(
+    "--expected-length",
+    "-e",
+    type=click.IntRange(min=30),
+    help="Chunk length (nt); default: the model's (300 for -m 300, else 500).",
+)
+@click.option(
+    "--orf-policy",
+    type=click.Choice(["open-frame", "longest"]),
+    help="Override the model's ORF policy; scores are then outside its training.",
+)
+@click.option("--min-length", type=click.IntRange(min=0), help="Shortest record to score (nt).")
+@click.option("--sample-n", type=click.IntRange(min=1), help="Score only N records, for a look.")
+@click.option(
+    "--output-dir",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="Where results go; default: {stem}_predictions in the current directory.",
+)
+@click.option("--device", "-d", help="auto, cpu, cuda, cuda:N or N.")
+@click.option("--gpus", help="GPUs to use, such as 0,1; more than one implies --parallel.")
+@click.option("--ranks", type=click.IntRange(min=1), help="Processes of the packed engine.")
+@click.option("--batch-size", "-b", type=click.IntRange(min=1), help="Classifier batch (rows).")
+@click.option(
+    "--num-workers", "-w", type=click.IntRange(min=0), help="Threads that read merged files."
+)
+@click.option(
+    "--threads",
+    "-t",
+    "--merge-threads",
+    "threads",
+    type=click.IntRange(min=1),
+    help="Processes that translate and merge (also: --merge-threads); default: CPUs.",
+)
+@click.option("--dnabert-batch-size", type=click.IntRange(min=16), help="DNA tokens per batch.")
+@click.option(
+    "--esm-batch-size",
+    type=click.IntRange(min=16),
+    help="Protein tokens per batch of the v1 engine; --parallel sizes batches by memory.",
+)
+@click.option(
+    "--parallel", is_flag=True, help="Embed proteins with the packed v2.0 engine on every GPU."
+)
+@click.option(
+    "--v1-fallback",
+    is_flag=True,
+    help="With --parallel: v1.0 multi-worker for ESM-2 instead of v2.0 async DataLoader.",
+)
+@click.option("--v1-attention", is_flag=True, help="Plain SDPA attention in the packed engine.")
+@click.option(
+    "--dnabert-v2", is_flag=True, help="With --parallel: DNA through the packed engine too."
+)
+@click.option(
+    "--persistent-models/--no-persistent-models",
+    default=False,
+    help="Models stay in GPU memory between stages: less loading, more memory held "
+    "continuously; recommended for several samples in sequence.",
+)
+@click.option("--dataloader-workers", type=click.IntRange(min=0), help="Processes that tokenise.")
+@click.option(
+    "--pin-memory/--no-pin-memory", default=None, help="Page-locked batches; default: on CUDA."
+)
+@click.option("--expandable-segments", is_flag=True, help="Let CUDA's allocator grow its segments.")
+@click.option(
+    "--cache-clear-interval",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Split files between two clearings of the GPU cache; 0 never clears it.",
+)
+@click.option("--cuda-streams/--no-cuda-streams", default=None, help="Deprecated, no effect.")
+@click.option(
+    "--skip-checkpoint-validation", is_flag=True, default=None, help="Deprecated, no effect."
+)
+@click.option(
+    "--keep-intermediate",
+    "-k",
+    is_flag=True,
+    default=None,
+    help="Keep chunk, ORF and feature files.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Reuse finished work whose input and settings are unchanged."
+)
+@click.option(
+    "--force-resume", is_flag=True, help="Resume, recomputing only what fails its checksum."
+)
+@click.option("--force", "-f", is_flag=True, help="Remove an earlier run's files and start over.")
+@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@click.option("--no-report", is_flag=True, help="Do not write report.html.")
+@click.option("--verbose/--quiet", "talk", default=None, help="Log everything, or errors only.")
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    input_files: tuple[Path, ...],
+    output_dir: Path | None,
+    parallel: bool,
+    v1_fallback: bool,
+    resume: bool,
+    force_resume: bool,
+    persistent_models: bool,
+    **flags: Any,
+) -> None:
+    """Score each record of INPUT_FILES as viral or not ("-" is standard input).
+
+    Results: calls.tsv has one row for every input record; report.html shows them.
+    """
+    config = _prepare(ctx, flags)
+    ctx.obj["persistent_models"] = persistent_models
+    gpus = _choose_gpus(flags["gpus"])
+    parallel = parallel or len(gpus) > 1
+    if flags["v1_attention"] and v1_fallback:
+        raise UsageError("--v1-attention belongs to the packed engine: drop --v1-fallback")
+    use_v2 = parallel and not v1_fallback
+    out = output_dir or default_output_dir(input_files)
+    settings = PredictionSettings(
+        model=_model_choice(flags, config),
+        compute=_compute(flags, config, gpus),
+        output=_output(flags, config, resume or force_resume),
+    )
+    persistent_models = ctx.obj["persistent_models"]
+    _log_architecture(parallel, v1_fallback, settings.compute.dnabert_v2)
+    if persistent_models:
+        logger.info("Using persistent model loading - models will remain in GPU memory")
+    runtime_config = None
+    if use_v2:
+        runtime_config = RuntimeConfig(
+            enable_checkpointing=resume or force_resume,
+            checkpoint_dir=out / ".checkpoints",
+            force_restart=force_resume,
+            **_runtime_options(settings.compute),
+        )
+    from virnucpro.pipeline import prediction  # looked up when called; torch loads behind it
+
+    sys.exit(
+        prediction.run_prediction(
+            input_files=input_files,
+            output_dir=out,
+            settings=settings,
+            persistent_models=persistent_models,
+            use_v2_architecture=use_v2,
+            runtime_config=runtime_config,
+        )
+    )
+
+
+def _prepare(ctx: click.Context, flags: dict[str, Any]) -> Config:
+    """Set up logging for this run, warn about flags without effect, and find the settings."""
+    obj = ctx.ensure_object(dict)
+    if flags["talk"] is not None and "log" in obj:
+        setup_logging(**{**obj["log"], "quiet": not flags["talk"]})
+    for name, reason in DEPRECATED.items():
+        if flags[name] is not None:
+            logger.warning(
+                "--%s is deprecated and has no effect: %s", name.replace("_", "-"), reason
+            )
+    if flags["expandable_segments"]:
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    config = obj.get("config")
+    return config if config is not None else Config.load(None, os.environ)
+
+
+def _choose_gpus(text: str | None) -> tuple[int, ...]:
+    devices = detect_cuda_devices()
+    if text is not None:
+        return tuple(parse_gpu_list(text, devices))
+    if len(devices) > 1:
+        logger.info("Detected %d GPUs, enabling parallel processing", len(devices))
+        return tuple(devices)
+    return ()
+
+
+def _model_choice(flags: dict[str, Any], config: Config) -> ModelChoice:
+    model_type = flags["model_type"] or config.get("prediction.model_type")
+    model_path = flags["model_path"] or config.get("prediction.model_path")
+    if model_type == "custom" and model_path is None:
+        raise UsageError("-m custom needs --model-path")
+    return ModelChoice(
+        model_type=model_type,
+        model_path=model_path,
+        home=model_home(config),
+        chunk_nt=flags["expected_length"] or config.get("prediction.expected_length"),
+        orf_policy=flags["orf_policy"],
+        min_length=_first(flags["min_length"], config.get("prediction.min_length")),
+        sample_n=flags["sample_n"],
+    )
+
+
+def model_home(config: Config) -> Path:
+    """Where fetched and imported models lie: VIRNUCPRO_MODEL_DIR, settings, or the cache."""
+    given = os.environ.get("VIRNUCPRO_MODEL_DIR") or config.get("models.home")
+    return Path(given or "~/.cache/virnucpro/models").expanduser()
+
+
+def _compute(flags: dict[str, Any], config: Config, gpus: tuple[int, ...]) -> Compute:
+    device = flags["device"] or config.get("device.name")
+    fallback = config.get("device.fallback_to_cpu")
+    if device not in ("auto", "cpu"):
+        validate_and_get_device(device, fallback)
+    dtype = "float32" if _switch("VIRNUCPRO_DISABLE_FP16") else config.get("device.dtype")
+    return Compute(
+        device=device,
+        fallback_to_cpu=fallback,
+        gpus=gpus,
+        ranks=flags["ranks"],
+        dtype=dtype,
+        threads=flags["threads"] or config.get("prediction.threads"),
+        classifier_batch=flags["batch_size"] or config.get("prediction.batch_size"),
+        reader_threads=_first(flags["num_workers"], config.get("prediction.num_workers")),
+        sequences_per_file=config.get("prediction.sequences_per_file"),
+        dna_tokens=flags["dnabert_batch_size"] or config.get("features.dnabert.batch_size"),
+        protein_tokens=flags["esm_batch_size"] or config.get("features.esm.toks_per_batch"),
+        loader_workers=_first(
+            flags["dataloader_workers"], config.get("features.dataloader_workers")
+        ),
+        pin_memory=flags["pin_memory"],
+        packing=not _switch("VIRNUCPRO_DISABLE_PACKING"),
+        dnabert_v2=flags["dnabert_v2"],
+        v1_attention=flags["v1_attention"] or _switch("VIRNUCPRO_V1_ATTENTION"),
+        cache_clear_interval=flags["cache_clear_interval"],
+    )
+
+
+def _output(flags: dict[str, Any], config: Config, resume: bool) -> Output:
+    if resume and flags["force"]:
+        raise UsageError("--force starts over and --resume goes on: give one of them")
+    return Output(
+        keep_intermediate=_first(flags["keep_intermediate"], config.get("files.keep_intermediate")),
+        resume=resume,
+        force=flags["force"],
+        progress=config.get("progress.enabled") and not flags["no_progress"],
+        report=not flags["no_report"],
+    )
+
+
+def _runtime_options(compute: Compute) -> dict[str, Any]:
+    return {
+        "dtype": compute.dtype,
+        "dataloader_workers": compute.loader_workers,
+        "pin_memory": compute.pin_memory,
+        "disable_packing": not compute.packing,
+    }
+
+
+def _log_architecture(parallel: bool, v1_fallback: bool, dnabert_v2: bool) -> None:
+    if parallel and v1_fallback:
+        logger.info("Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)")
+    elif parallel:
+        logger.info("Architecture: v2.0 hybrid")
+        logger.info("  ESM-2 embedding: v2.0 (async DataLoader + sequence packing)")
+        if dnabert_v2:
+            logger.info("  DNABERT-S embedding: v2.0 (--dnabert-v2)")
+        else:
+            logger.info("  DNABERT-S embedding: v1.0 (fast enough, v2.0 planned for v2.1)")
+    else:
+        logger.info("Architecture: v1.0 (single-GPU or non-parallel mode)")
+
+
+def _switch(name: str) -> bool:
+    return parse_flag(os.environ.get(name, ""), name)
+
+
+def _first(flag: Any, setting: Any) -> Any:
+    return setting if flag is None else flag

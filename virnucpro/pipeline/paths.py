@@ -1,0 +1,155 @@
+"""Every path of a run, named once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STDIN = "-"
+COMPRESSION_SUFFIXES = {".gz", ".bz2", ".xz", ".zst"}
+
+
+def stem_of(path: Path | str) -> str:
+    """Name of an input without a compression suffix and one more; `stdin` for `-`.
+
+    >>> stem_of("reads/sample.1.fastq.gz")
+    'sample.1'
+    """
+    if str(path) == STDIN:
+        return "stdin"
+    name = Path(path)
+    if name.suffix.lower() in COMPRESSION_SUFFIXES:
+        name = name.with_suffix("")
+    return name.stem or name.name
+
+
+def default_output_dir(input_files: Sequence[Path | str]) -> Path:
+    """`{stem}_predictions` in the current directory; the first input gives the stem."""
+    return Path(f"{stem_of(input_files[0])}_predictions")
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Where everything of one run lies.
+
+    Attributes:
+        output_dir: the directory given with `-o`.
+        stem: `stem_of` the first input.
+        chunk_nt: chunk length (nt), part of one file name.
+    """
+
+    output_dir: Path
+    stem: str
+    chunk_nt: int
+
+    @property
+    def run_json(self) -> Path:
+        """Versions, parameters, counts, seconds, and the list of files that are ours."""
+        return self.output_dir / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a run works here."""
+        return self.output_dir / ".virnucpro.lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The ledger and the internal tables."""
+        return self.output_dir / ".checkpoints"
+
+    @property
+    def records(self) -> Path:
+        """One line per input record: id, sample, length, gaps, status, chunks, header."""
+        return self.checkpoints / "records.tsv"
+
+    @property
+    def orf_table(self) -> Path:
+        """Start and end of each ORF in its chunk, binary (see `orf_stages`)."""
+        return self.checkpoints / "orfs.bin"
+
+    @property
+    def unique_table(self) -> Path:
+        """For each ORF the number of the embedded ORF with the same sequences, binary."""
+        return self.checkpoints / "unique.bin"
+
+    @property
+    def scores(self) -> Path:
+        """Scores of each embedded ORF, binary float32 (n, 3)."""
+        return self.checkpoints / "scores.bin"
+
+    @property
+    def chunked(self) -> Path:
+        """The chunks, letters as given, wrapped at 60."""
+        return self.output_dir / f"{self.stem}_chunked{self.chunk_nt}.fa"
+
+    @property
+    def nucleotide(self) -> Path:
+        """DNA of every ORF, one line each."""
+        return self.output_dir / f"{self.stem}_nucleotide.fa"
+
+    @property
+    def protein(self) -> Path:
+        """Protein of every ORF, one line each."""
+        return self.output_dir / f"{self.stem}_protein.faa"
+
+    @property
+    def nucleotide_dir(self) -> Path:
+        """Split DNA files and their features."""
+        return self.output_dir / f"{self.stem}_nucleotide"
+
+    @property
+    def protein_dir(self) -> Path:
+        """Split protein files and their features."""
+        return self.output_dir / f"{self.stem}_protein"
+
+    @property
+    def merged_dir(self) -> Path:
+        """Merged features and the two result files in the original's format."""
+        return self.output_dir / f"{self.stem}_merged"
+
+    @property
+    def esm_v2(self) -> Path:
+        """Shards and logs of the packed protein stage."""
+        return self.output_dir / "esm_v2"
+
+    @property
+    def dnabert_v2(self) -> Path:
+        """Shards and logs of the packed DNA stage."""
+        return self.output_dir / "dnabert_v2"
+
+    @property
+    def failed_files(self) -> Path:
+        """Split files that could not be embedded or merged, each with its reason."""
+        return self.output_dir / "failed_files.txt"
+
+    @property
+    def predictions(self) -> Path:
+        """One row per ORF, in the original's format."""
+        return self.merged_dir / "prediction_results.txt"
+
+    @property
+    def consensus(self) -> Path:
+        """One row per chunk, in the original's format."""
+        return self.merged_dir / "prediction_results_highestscore.csv"
+
+    @property
+    def calls(self) -> Path:
+        """One row per input record."""
+        return self.output_dir / "calls.tsv"
+
+    def split(self, folder: Path, number: int) -> Path:
+        """The `number`-th split file in `folder`, counted from 1."""
+        return folder / f"output_{number}.fa"
+
+    def dna_features(self, number: int) -> Path:
+        """DNA vectors of the `number`-th split file."""
+        return self.nucleotide_dir / f"output_{number}_DNABERT_S.pt"
+
+    def protein_features(self, number: int) -> Path:
+        """Protein vectors of the `number`-th split file."""
+        return self.protein_dir / f"output_{number}_ESM.pt"
+
+    def merged(self, number: int) -> Path:
+        """Merged vectors of the `number`-th split file."""
+        return self.merged_dir / f"output_{number}_merged.pt"

@@ -1,0 +1,100 @@
+"""What one prediction is asked to do; the frozen form of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """What decides scores.
+
+    Attributes:
+        model_type: `mini`, `300`, `500` or `custom`.
+        model_path: directory or file of a custom model.
+        home: where fetched and imported models lie.
+        chunk_nt: chunk length (nt); None means the model's own.
+        orf_policy: `open-frame` or `longest`; None means the model's own.
+        min_length: shorter records are reported, not scored (nt).
+        sample_n: score at most this many records, evenly spread; None means all.
+    """
+
+    model_type: str = "mini"
+    model_path: Path | None = None
+    home: Path = field(default_factory=lambda: Path("~/.cache/virnucpro/models").expanduser())
+    chunk_nt: int | None = None
+    orf_policy: str | None = None
+    min_length: int = 0
+    sample_n: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """How to compute: time and memory, never a score beyond the stated tolerance.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
+        fallback_to_cpu: use the CPU where the named GPU is missing.
+        gpus: devices to use, in order; empty means `device`.
+        ranks: processes of the packed engine; None means one per GPU, else 1.
+        dtype: `auto`, `float32`, `float16` or `bfloat16`.
+        threads: processes that translate and merge; None means the CPUs of this machine.
+        classifier_batch: rows per classifier batch.
+        reader_threads: threads that read merged files ahead of the classifier; 0 reads in line.
+        sequences_per_file: ORFs per split file, the unit of work.
+        dna_tokens: DNA tokens per batch; None means by memory.
+        protein_tokens: protein tokens per batch; None means by memory.
+        loader_workers: processes that tokenise; None means by CPUs.
+        pin_memory: page-locked batches; None means on CUDA.
+        packing: False falls back to padded batches.
+        dnabert_v2: send DNA through the packed engine too.
+        v1_attention: plain SDPA attention in the packed engine.
+        cache_clear_interval: split files between two clearings of the GPU cache; 0 never.
+    """
+
+    device: str = "auto"
+    fallback_to_cpu: bool = False
+    gpus: tuple[int, ...] = ()
+    ranks: int | None = None
+    dtype: str = "auto"
+    threads: int | None = None
+    classifier_batch: int = 256
+    reader_threads: int = 4
+    sequences_per_file: int = 10_000
+    dna_tokens: int | None = None
+    protein_tokens: int | None = None
+    loader_workers: int | None = None
+    pin_memory: bool | None = None
+    packing: bool = True
+    dnabert_v2: bool = False
+    v1_attention: bool = False
+    cache_clear_interval: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What happens to files.
+
+    Attributes:
+        keep_intermediate: keep chunk, ORF and feature files.
+        resume: go on with finished work whose input and settings are unchanged.
+        force: remove what an earlier run left and start over.
+        progress: show progress.
+        report: write report.html.
+    """
+
+    keep_intermediate: bool = False
+    resume: bool = False
+    force: bool = False
+    progress: bool = True
+    report: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionSettings:
+    """The whole of it; see the parts."""
+
+    model: ModelChoice = field(default_factory=ModelChoice)
+    compute: Compute = field(default_factory=Compute)
+    output: Output = field(default_factory=Output)
