@@ -16,7 +16,9 @@ BLOCK_BYTES = 1 << 20
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(
+    path: Path, mode: str = "wb", temporary: Path | None = None
+) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; give it the final name once it is whole.
 
     The order is write, fsync, rename, fsync of the folder, so that after a crash the final
@@ -25,11 +27,12 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Args:
         path: the final name; its folder must exist.
         mode: `wb`, or `w` for UTF-8 text with LF line ends.
+        temporary: name to write under first, in the same folder; None picks a hidden one.
 
     Raises:
         OutputError: the disk is full, read-only or gone; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = temporary or path.with_name(f".{path.name}.tmp-{os.getpid()}")
     options = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         with temporary.open(mode, **options) as file:  # type: ignore[call-overload]
