@@ -151,10 +151,15 @@ def write_consensus(
     rows = 0
     with tempfile.TemporaryDirectory(prefix=".sort-", dir=scratch) as folder:
         for chunk in _join(_sorted(chunks, Path(folder), block)):
-            chunk_id = chunk.chunk_id.encode("utf-8", "surrogateescape")
-            file.write(b"%s\t%s\n" % (chunk_id, b"True" if chunk.is_virus else b"False"))
+            row = f"{_quoted(chunk.chunk_id)}\t{chunk.is_virus}\n"
+            file.write(row.encode("utf-8", "surrogateescape"))
             rows += 1
     return rows
+
+
+def _quoted(chunk_id: str) -> str:
+    """An id as the original's CSV writer gives it: quoted only where it holds a quote."""
+    return '"' + chunk_id.replace('"', '""') + '"' if '"' in chunk_id else chunk_id
 
 
 def _sorted(chunks: Iterable[ChunkScore], folder: Path, block: int) -> Iterator[ChunkScore]:
