@@ -1,0 +1,245 @@
+"""Feature and merged files: the published `.pt` layouts, written whole and read without trust.
+
+Beside the published content a file may carry records of ours, which other readers pass over:
+`vectors.npy` and `ids.json` in DNA files, because a list of Python floats takes 9 s per
+10,000 rows to read back safely and an array takes 20 ms; `inputs.txt` in merged files, the
+digest of what they were made from.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from virnucpro.core.errors import InputError
+from virnucpro.core.files import atomic_write
+from virnucpro.core.records import Embeddings
+
+_MARKS = {"version": "1.0", "status": "complete"}
+_ROOT = "archive"  # the folder inside the zip when torch saves to a stream
+
+# what reading a damaged or hostile file may end in, with weights_only
+_UNREADABLE = (
+    RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, ValueError,
+    LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, NotImplementedError,
+)  # fmt: skip
+
+
+class DamagedFeaturesError(InputError, RuntimeError):
+    """A feature file that cannot be read, or does not hold what its layout says."""
+
+
+def write_dna_features(path: Path, embeddings: Embeddings) -> None:
+    """Write `{nucleotide: ids, data: [{label, mean_representation: floats}]}`.
+
+    Raises:
+        OutputError: the file could not be written; nothing is left behind.
+    """
+    ids = list(embeddings.seq_ids)
+    rows = [
+        {"label": seq_id, "mean_representation": row.tolist()}
+        for seq_id, row in zip(ids, embeddings.vectors, strict=True)
+    ]
+    vectors = io.BytesIO()
+    np.save(vectors, np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
+    records = {"vectors.npy": vectors.getvalue(), "ids.json": json.dumps(ids).encode()}
+    _write(path, {"nucleotide": ids, "data": rows, **_MARKS}, records)
+
+
+def write_protein_features(path: Path, embeddings: Embeddings) -> None:
+    """Write `{proteins: ids, data: [tensor (d,) float32]}`.
+
+    Raises:
+        OutputError: the file could not be written; nothing is left behind.
+    """
+    vectors = torch.from_numpy(np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
+    _write(path, {"proteins": list(embeddings.seq_ids), "data": list(vectors), **_MARKS}, {})
+
+
+def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
+    """Write `{ids, data: tensor (n, d) float32}`, first under `path.with_suffix('.tmp')`.
+
+    Args:
+        path: the merged file.
+        embeddings: n rows, DNA columns first.
+        inputs: digest of the files it was made from.
+
+    Raises:
+        OutputError: the file could not be written; nothing is left behind.
+    """
+    vectors = torch.from_numpy(np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
+    payload = {"ids": list(embeddings.seq_ids), "data": vectors}
+    _write(path, payload, {"inputs.txt": inputs.encode()}, path.with_suffix(".tmp"))
+
+
+def read_dna_features(path: Path) -> Embeddings:
+    """Read a DNA feature file, ours or the original's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
+    """
+    stored = _read_record(path, "vectors.npy")
+    if stored is not None:
+        return _checked(path, _stored_ids(path), _array(path, stored))
+    content = _load(path)
+    ids, rows = _listed(path, content, "nucleotide")
+    try:
+        labels = [row["label"] for row in rows]
+        vectors = np.array([_floats(row["mean_representation"]) for row in rows], dtype=np.float32)
+    except _UNREADABLE as error:
+        raise DamagedFeaturesError(path, f"rows are not mean representations ({error})") from error
+    if labels != ids:
+        raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
+    return _checked(path, ids, vectors)
+
+
+def read_protein_features(path: Path) -> Embeddings:
+    """Read a protein feature file, ours or the original's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
+    """
+    ids, rows = _listed(path, _load(path), "proteins")
+    try:
+        vectors = torch.stack(rows).float().numpy() if rows else np.empty((0, 0), np.float32)
+    except _UNREADABLE as error:
+        raise DamagedFeaturesError(path, f"rows are not vectors of one width ({error})") from error
+    return _checked(path, ids, vectors)
+
+
+def read_merged(path: Path) -> Embeddings:
+    """Read a merged file: rows with their ids, DNA columns first.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
+    """
+    content = _load(path)
+    data = content.get("data")
+    if not isinstance(content.get("ids"), list) or not isinstance(data, torch.Tensor):
+        raise DamagedFeaturesError(path, "not a merged file: no ids, or data is not a tensor")
+    return _checked(path, content["ids"], data.float().numpy())
+
+
+def read_dna_ids(path: Path) -> list[str]:
+    """Ids of a DNA feature file, in row order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFeaturesError: unreadable, or not of this layout.
+    """
+    ids = _stored_ids(path)
+    return _checked_ids(path, ids or _listed(path, _load(path), "nucleotide")[0])
+
+
+def merged_inputs(path: Path) -> str | None:
+    """Digest of the files that a merged file was made from; None if it is torn or not ours."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        stored = _read_record(path, "inputs.txt")
+    except (OSError, *_UNREADABLE):
+        return None
+    return None if stored is None else stored.decode("ascii", "replace")
+
+
+def _write(
+    path: Path, payload: object, records: Mapping[str, bytes], temporary: Path | None = None
+) -> None:
+    content = io.BytesIO()
+    torch.save(payload, content)
+    with zipfile.ZipFile(content, "a") as archive:
+        for name, value in records.items():
+            archive.writestr(f"{_ROOT}/{name}", value)
+    with atomic_write(path, temporary=temporary) as file:
+        file.write(content.getbuffer())
+
+
+def _read_record(path: Path, name: str) -> bytes | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.NameToInfo.get(f"{_ROOT}/{name}")
+            # stored as is: a packed record could be far larger than its file
+            if info is None or info.compress_type != zipfile.ZIP_STORED:
+                return None
+            return archive.read(info)
+    except _UNREADABLE as error:
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
+
+
+def _stored_ids(path: Path) -> list[str]:
+    stored = _read_record(path, "ids.json")
+    try:
+        ids = [] if stored is None else json.loads(stored)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFeaturesError(path, f"ids cannot be read ({error})") from error
+    return ids if isinstance(ids, list) else []
+
+
+def _array(path: Path, stored: bytes) -> NDArray[np.float32]:
+    try:
+        vectors = np.load(io.BytesIO(stored), allow_pickle=False)
+    except (*_UNREADABLE, OSError, MemoryError) as error:
+        raise DamagedFeaturesError(path, f"vectors cannot be read ({error})") from error
+    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
+        raise DamagedFeaturesError(path, "vectors are not float32")
+    return vectors
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size and not zipfile.is_zipfile(path):
+            raise DamagedFeaturesError(path, "not a .pt file in zip form")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except DamagedFeaturesError:
+        raise
+    except _UNREADABLE as error:
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
+    if not isinstance(content, dict):
+        raise DamagedFeaturesError(path, "does not hold a dictionary")
+    return content
+
+
+def _listed(path: Path, content: Mapping[str, Any], key: str) -> tuple[list[str], list[Any]]:
+    ids, rows = content.get(key), content.get("data")
+    if not isinstance(ids, list) or not isinstance(rows, list):
+        raise DamagedFeaturesError(path, f"no lists `{key}` and `data` in it")
+    return ids, rows
+
+
+def _floats(values: Any) -> Any:
+    return values.float().numpy() if isinstance(values, torch.Tensor) else values
+
+
+def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Embeddings:
+    if not len(ids) and not vectors.size:
+        return Embeddings((), np.empty((0, vectors.shape[-1] if vectors.ndim == 2 else 0), "f4"))
+    if vectors.ndim != 2 or len(vectors) != len(ids):
+        raise DamagedFeaturesError(path, f"{len(ids)} ids for data of shape {vectors.shape}")
+    names = _checked_ids(path, ids)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        first = names[int(np.argmin(finite))]
+        raise DamagedFeaturesError(path, f"the vector of {first} holds values that are not finite")
+    return Embeddings(tuple(names), vectors)
+
+
+def _checked_ids(path: Path, ids: Sequence[Any]) -> list[str]:
+    if not all(isinstance(seq_id, str) for seq_id in ids):
+        raise DamagedFeaturesError(path, "an id is not text")
+    if len(set(ids)) != len(ids):
+        raise DamagedFeaturesError(path, "an id occurs twice")
+    return list(ids)

@@ -1,0 +1,210 @@
+"""Merge many file pairs on all cores: one pair, one task, nothing shared.
+
+A pair that fails becomes an entry with its reason, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from virnucpro.core.progress import Bar, ProgressReporter
+from virnucpro.pipeline.pools import children_ignore_interrupts, map_in_order
+from virnucpro.pipeline.worker_logs import LogLine, captured_logs
+
+logger = logging.getLogger("virnucpro.pipeline.merge")
+
+FilePair = tuple[Path, Path, Path]  # nucleotide features, protein features, merged output
+FailedPair = tuple[Path, Path, str]  # nucleotide features, protein features, reason
+
+_FEATURE_SUFFIX = re.compile(r"_(DNABERT_S|DNABERT|ESM)$")
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOutcome:
+    """What became of one pair: the merged file, or the reason why there is none."""
+
+    output: Path | None
+    reason: str = ""
+    log: tuple[LogLine, ...] = ()
+
+
+def merge_file_pair_worker(file_pair: FilePair) -> Path | None:
+    """Merge one pair (nucleotide, protein, output); None if that failed, with a log line."""
+    return _merge(file_pair).output
+
+
+def merge_batch_worker(file_pair_batch: Sequence[FilePair]) -> list[MergeOutcome]:
+    """Merge a few pairs in a worker process; log lines travel with the outcomes."""
+    outcomes = []
+    for file_pair in file_pair_batch:
+        with captured_logs() as lines:
+            outcome = _merge(file_pair)
+        outcomes.append(MergeOutcome(outcome.output, outcome.reason, tuple(lines)))
+    return outcomes
+
+
+def _merge(file_pair: FilePair) -> MergeOutcome:
+    # imports torch: once per process, and never in a parent that only hands out work
+    from virnucpro.pipeline.features import merge_features
+
+    try:
+        return MergeOutcome(merge_features(*file_pair))
+    except FileNotFoundError as error:
+        reason = f"File not found: {error.filename}"
+    except RuntimeError as error:
+        reason = f"Failed to load tensors: {error}"
+    except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
+        reason = f"Unexpected error in merge: {error}"
+    logger.error("%s", reason)
+    return MergeOutcome(None, reason)
+
+
+def get_optimal_settings(
+    file_pairs: Sequence[FilePair], num_workers: int | None = None
+) -> tuple[int, int, int]:
+    """Workers, pairs per batch, and pairs handed to a worker at a time.
+
+    Args:
+        file_pairs: what is to be merged.
+        num_workers: None means the number of CPUs.
+
+    >>> get_optimal_settings([], num_workers=4)
+    (4, 1, 1)
+    """
+    if num_workers is None:
+        num_workers = multiprocessing.cpu_count()
+        logger.info("Auto-detected %d CPU cores for merging", num_workers)
+    return num_workers, 1, max(1, len(file_pairs) // (num_workers * 4))
+
+
+def parallel_merge_features(
+    nucleotide_files: Sequence[Path],
+    protein_files: Sequence[Path],
+    output_dir: Path,
+    num_workers: int | None = None,
+) -> tuple[list[Path], list[FailedPair]]:
+    """Merge every nucleotide file with the protein file of the same number.
+
+    Args:
+        nucleotide_files: such as `output_1_DNABERT_S.pt`.
+        protein_files: such as `output_1_ESM.pt`, in any order.
+        output_dir: gets `output_1_merged.pt`; made if missing.
+        num_workers: processes; None means the number of CPUs.
+
+    Returns:
+        Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
+        each pair that failed; a reason begins `Merge failed for {nucleotide file name}`.
+
+    Raises:
+        ValueError: num_workers is below 1, or two files would merge into the same output.
+    """
+    silent = ProgressReporter(enabled=False)
+    return parallel_merge_with_progress(
+        nucleotide_files, protein_files, output_dir, num_workers, silent
+    )
+
+
+def parallel_merge_with_progress(
+    nucleotide_files: Sequence[Path],
+    protein_files: Sequence[Path],
+    output_dir: Path,
+    num_workers: int | None = None,
+    progress: ProgressReporter | None = None,
+) -> tuple[list[Path], list[FailedPair]]:
+    """`parallel_merge_features` with a bar that counts merged and failed pairs."""
+    file_pairs, failed_pairs = pair_files(nucleotide_files, protein_files, output_dir)
+    num_workers, _, chunksize = get_optimal_settings(file_pairs, num_workers)
+    if num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    merged_files: list[Path] = []
+    progress = progress or ProgressReporter()
+    with progress.create_file_bar(len(file_pairs), desc="Merging features") as bar:
+        outcomes = _outcomes(file_pairs, min(num_workers, len(file_pairs)), chunksize)
+        for file_pair, outcome in zip(file_pairs, outcomes, strict=True):
+            for line in outcome.log:
+                line.replay()
+            if outcome.output is None:
+                failed_pairs.append(_failure(file_pair[0], file_pair[1], outcome.reason))
+            else:
+                merged_files.append(outcome.output)
+            _show(bar, len(merged_files), len(failed_pairs))
+    if failed_pairs:
+        logger.warning("Failed to merge %d file pairs", len(failed_pairs))
+    total = len(merged_files) + len(failed_pairs)
+    logger.info("Merge complete: %d/%d files successful", len(merged_files), total)
+    return merged_files, failed_pairs
+
+
+def pair_files(
+    nucleotide_files: Sequence[Path], protein_files: Sequence[Path], output_dir: Path
+) -> tuple[list[FilePair], list[FailedPair]]:
+    """Join two lists of feature files by name without its suffix, never by position.
+
+    Returns:
+        (nucleotide, protein, output) in the order of `nucleotide_files`, and a failure for
+        each file without a partner.
+
+    Raises:
+        ValueError: two files of one kind have the same key, so they would share an output.
+    """
+    nucleotides, proteins = _by_key(nucleotide_files), _by_key(protein_files)
+    pairs = [
+        (file, proteins[key], output_dir / f"{key}_merged.pt")
+        for key, file in nucleotides.items()
+        if key in proteins
+    ]
+    alone = [
+        _failure(file, file.with_name(f"{key}_ESM.pt"), "no protein feature file")
+        for key, file in nucleotides.items()
+        if key not in proteins
+    ]
+    alone += [
+        _failure(file.with_name(f"{key}_DNABERT_S.pt"), file, "no DNA feature file")
+        for key, file in proteins.items()
+        if key not in nucleotides
+    ]
+    return pairs, alone
+
+
+def _by_key(files: Sequence[Path]) -> dict[str, Path]:
+    keyed: dict[str, Path] = {}
+    for file in files:
+        key = _FEATURE_SUFFIX.sub("", file.stem)
+        if key in keyed:
+            raise ValueError(f"{file} and {keyed[key]} would be merged into the same output")
+        keyed[key] = file
+    return keyed
+
+
+def _failure(nuc: Path, pro: Path, reason: str) -> FailedPair:
+    return nuc, pro, f"Merge failed for {nuc.name}: {reason}"
+
+
+def _show(bar: Bar, merged: int, failed: int) -> None:
+    bar.update(1, merged=merged, failed=failed)
+
+
+def _outcomes(
+    file_pairs: Sequence[FilePair], num_workers: int, chunksize: int
+) -> Iterator[MergeOutcome]:
+    if num_workers < 2:
+        logger.info("Using sequential merge (single file or single core system)")
+        yield from map(_merge, file_pairs)
+        return
+    logger.info(
+        "Using parallel merge with %d workers (%d files to merge)", num_workers, len(file_pairs)
+    )
+    starts = range(0, len(file_pairs), chunksize)
+    batches = [file_pairs[start : start + chunksize] for start in starts]
+    ctx = multiprocessing.get_context("spawn")
+    with children_ignore_interrupts():
+        pool = ctx.Pool(num_workers)
+    with pool:
+        for outcomes in map_in_order(pool, merge_batch_worker, [batches]):
+            yield from outcomes
