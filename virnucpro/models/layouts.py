@@ -9,8 +9,9 @@ sorts sequences of like length into rectangles and works wherever PyTorch does.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
-from typing import ClassVar, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -77,21 +78,16 @@ class Layout(ABC):
 
     def to(self: _Layout, device: torch.device, non_blocking: bool = False) -> _Layout:
         """The same layout on `device`."""
-        moved = {
-            field.name: value.to(device, non_blocking=non_blocking)
-            for field in fields(self)  # type: ignore[arg-type]  # every layout is a dataclass
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **moved)  # type: ignore[type-var]
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self: _Layout) -> _Layout:
         """The same layout in page-locked memory, so that copies can overlap with work."""
-        pinned = {
-            field.name: value.pin_memory()
-            for field in fields(self)  # type: ignore[arg-type]
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **pinned)  # type: ignore[type-var]
+        return self._with(Tensor.pin_memory)
+
+    def _with(self: _Layout, change: Callable[[Tensor], Tensor]) -> _Layout:
+        values = {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
+        tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        return type(self)(**(values | tensors))
 
 
 @dataclass(frozen=True)

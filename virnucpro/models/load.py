@@ -1,0 +1,122 @@
+"""From a spec to a network ready to run, and to the tokenizer that goes with it.
+
+Room 4 (batch -> one vector per ORF). The one place that knows which class reads which kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from virnucpro.core.errors import ModelError
+from virnucpro.models.base import Encoder
+from virnucpro.models.specs import EncoderSpec
+from virnucpro.tokens.dna import BpeTokenizer
+from virnucpro.tokens.protein import ProteinTokenizer
+
+
+class Tokenizer(Protocol):
+    """Turns a sequence into token ids; survives pickling."""
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills padded rows."""
+
+    def encode(self, sequence: str) -> NDArray[np.int64]:
+        """Token ids with special tokens: shape (tokens,), int64."""
+
+
+def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Load an encoder for inference.
+
+    Args:
+        spec: what to load; its hash is checked where the file was installed.
+        device: where the weights go.
+        dtype: number format of the weights.
+
+    Raises:
+        ModelError: if the weights are missing, damaged, or not what the spec says.
+    """
+    if spec.kind not in _LOADERS:
+        raise ModelError(f"encoder kind {spec.kind!r} is unknown; known: {', '.join(_LOADERS)}")
+    encoder = _LOADERS[spec.kind](spec, device, dtype)
+    if encoder.dim != spec.dim:
+        raise ModelError(f"{spec.path}: vectors have {encoder.dim} dimensions, not {spec.dim}")
+    return encoder.to(device).eval().requires_grad_(False)
+
+
+def make_tokenizer(spec: EncoderSpec) -> Tokenizer:
+    """The tokenizer that the encoder was trained with; picklable, and light until first used.
+
+    Raises:
+        ModelError: if the kind is unknown.
+    """
+    if spec.kind not in _TOKENIZERS:
+        raise ModelError(f"encoder kind {spec.kind!r} is unknown; known: {', '.join(_TOKENIZERS)}")
+    return _TOKENIZERS[spec.kind](spec)
+
+
+def _load_esm2(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
+    from virnucpro.models.esm2 import Esm2
+    from virnucpro.models.published import ESM2_NAMES, esm2_shape, fill, translate
+    from virnucpro.models.weights import open_checkpoint
+
+    checkpoint = open_checkpoint(spec.path)
+    names = translate(checkpoint, ESM2_NAMES)
+    with torch.device("meta"):
+        encoder = Esm2(esm2_shape(checkpoint, names))
+    fill(encoder, checkpoint, names, dtype, device)
+    return encoder
+
+
+def _load_dnabert(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
+    from virnucpro.models.dnabert import Dnabert
+    from virnucpro.models.published import DNABERT_NAMES, dnabert_shape, fill, translate
+    from virnucpro.models.weights import open_checkpoint
+
+    checkpoint = open_checkpoint(spec.path)
+    names = translate(checkpoint, DNABERT_NAMES)
+    with torch.device("meta"):
+        encoder = Dnabert(dnabert_shape(checkpoint, names))
+    fill(encoder, checkpoint, names, dtype, device)
+    return encoder
+
+
+def _load_mini(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
+    from virnucpro.models.mini import load_mini
+
+    return load_mini(spec, device, dtype)
+
+
+def _residue_tokens(spec: EncoderSpec) -> Tokenizer:
+    return ProteinTokenizer()
+
+
+def _bpe_tokens(spec: EncoderSpec) -> Tokenizer:
+    folder: Path = spec.path if spec.path.is_dir() else spec.path.parent
+    return BpeTokenizer(folder / "tokenizer.json")
+
+
+def _mini_tokens(spec: EncoderSpec) -> Tokenizer:
+    from virnucpro.tokens.mini import BaseTokenizer, ResidueTokenizer
+
+    return BaseTokenizer() if spec.kind == "mini-dna" else ResidueTokenizer()
+
+
+_LOADERS: dict[str, Callable[[EncoderSpec, torch.device, torch.dtype], Encoder]] = {
+    "esm2": _load_esm2,
+    "dnabert": _load_dnabert,
+    "mini-dna": _load_mini,
+    "mini-protein": _load_mini,
+}
+_TOKENIZERS: dict[str, Callable[[EncoderSpec], Tokenizer]] = {
+    "esm2": _residue_tokens,
+    "dnabert": _bpe_tokens,
+    "mini-dna": _mini_tokens,
+    "mini-protein": _mini_tokens,
+}
