@@ -1,0 +1,201 @@
+"""Split files as jobs for worker processes: every file is done, or recorded with its reason."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from virnucpro.core.files import atomic_write
+from virnucpro.core.progress import ProgressReporter
+from virnucpro.pipeline.embedding_worker import LoadedEncoders, run_job
+from virnucpro.pipeline.jobs import FeatureJob, Heartbeat, JobDone, JobFailed, WorkerSettings
+from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
+
+logger = logging.getLogger("virnucpro.pipeline.queue")
+
+POLL_S = 1.0
+
+_Note = Callable[[FeatureJob, JobDone | JobFailed], None]
+_Run = Callable[[Sequence[FeatureJob], _Note], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedFile:
+    """A split file that could not be embedded, twice."""
+
+    job: FeatureJob
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueResult:
+    """What became of the jobs, in job order.
+
+    Attributes:
+        finished: output files.
+        failed: the others, each with its reason.
+    """
+
+    finished: tuple[Path, ...]
+    failed: tuple[FailedFile, ...]
+
+
+class BatchQueueManager:
+    """Hands split files to workers on the devices of this machine.
+
+    A file whose worker fails, is killed or hangs is tried once more, alone. With one CPU and
+    no workers asked for, the same work is done in this process.
+
+    Args:
+        devices: `cpu`, or `cuda:N` for each GPU.
+        num_workers: processes; None means one a device, and none for a single CPU.
+        use_persistent_pool: keep workers and their encoders until `close`; otherwise they end
+            with each `process`.
+        pool: the persistent pool to use, which its owner closes; None makes one when needed.
+        progress: shows a bar over the files.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str] = ("cpu",),
+        num_workers: int | None = None,
+        *,
+        use_persistent_pool: bool = False,
+        pool: PersistentWorkerPool | None = None,
+        progress: ProgressReporter | None = None,
+    ) -> None:
+        self.devices, self.num_workers = tuple(devices), num_workers
+        self.use_persistent_pool = use_persistent_pool
+        self.progress = progress or ProgressReporter(enabled=False)
+        self._given_pool = pool
+        self._own_pool: PersistentWorkerPool | None = None
+        self._here: LoadedEncoders | None = None
+
+    @property
+    def works_here(self) -> bool:
+        """Whether jobs run in this process."""
+        return self._given_pool is None and not self.num_workers and self.devices == ("cpu",)
+
+    def process(
+        self,
+        jobs: Sequence[FeatureJob],
+        failed_log: Path | None = None,
+        on_done: Callable[[FeatureJob], object] = lambda job: None,
+    ) -> QueueResult:
+        """Embed every file.
+
+        Args:
+            jobs: one a split file.
+            failed_log: `failed_files.txt`; its lines about these files are replaced.
+            on_done: called in this process as soon as a job's output is in place.
+
+        Raises:
+            ModelError: the weights are missing or damaged, so that no file could succeed.
+            DeviceError: the same for the device.
+        """
+        failed: dict[FeatureJob, str] = {}
+        with self.progress.create_file_bar(len(jobs), desc="Embedding") as bar:
+
+            def note(job: FeatureJob, outcome: JobDone | JobFailed) -> None:
+                if isinstance(outcome, JobDone):
+                    failed.pop(job, None)
+                    on_done(job)
+                    bar.update(1, failed=len(failed))
+                    return
+                if outcome.cause is not None:
+                    raise outcome.cause
+                logger.warning("%s: %s", job.input_file, outcome.reason)
+                failed[job] = outcome.reason
+
+            with self._runner(len(jobs)) as run:
+                run(jobs, note)
+                for job in list(failed):
+                    logger.info("Trying %s again, alone", job.input_file.name)
+                    run([job], note)
+            if failed:
+                bar.update(len(failed), failed=len(failed))
+        if failed_log is not None:
+            _record_failures(failed_log, jobs, failed)
+        return QueueResult(
+            tuple(job.output_file for job in jobs if job not in failed),
+            tuple(FailedFile(job, failed[job]) for job in jobs if job in failed),
+        )
+
+    def close(self) -> None:
+        """End the workers and forget the encoders that this manager holds."""
+        if self._own_pool is not None:
+            self._own_pool.close()
+            self._own_pool = None
+        if self._here is not None:
+            self._here.clear()
+            self._here = None
+
+    def __enter__(self) -> BatchQueueManager:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _runner(self, jobs: int) -> Iterator[_Run]:
+        try:
+            yield self._run_here if self.works_here else partial(_run_in, self._workers(jobs))
+        finally:
+            if not self.use_persistent_pool:
+                self.close()
+
+    def _workers(self, jobs: int) -> PersistentWorkerPool:
+        if self._given_pool is not None:
+            return self._given_pool
+        if self._own_pool is None:
+            workers = self.num_workers or len(self.devices)
+            if not self.use_persistent_pool:
+                workers = max(1, min(workers, jobs))
+            self._own_pool = PersistentWorkerPool(workers, "queue", devices=self.devices)
+        return self._own_pool
+
+    def _run_here(self, jobs: Sequence[FeatureJob], note: _Note) -> None:
+        if self._here is None:
+            self._here = LoadedEncoders(WorkerSettings(device=self.devices[0]))
+        for job in jobs:
+            note(job, run_job(job, self._here, lambda rows: None))
+
+
+def _run_in(pool: PersistentWorkerPool, jobs: Sequence[FeatureJob], note: _Note) -> None:
+    waiting = deque(jobs)
+    try:
+        while waiting or pool.busy():
+            for worker in pool.idle() if waiting else ():
+                if waiting:
+                    pool.assign(worker, waiting.popleft())
+            for _, job, message in pool.events(POLL_S):
+                if not isinstance(message, Heartbeat):
+                    note(job, message)
+    except BaseException:
+        pool.abandon_jobs()
+        raise
+
+
+def _record_failures(
+    failed_log: Path, jobs: Sequence[FeatureJob], failed: Mapping[FeatureJob, str]
+) -> None:
+    ours = {str(job.input_file) for job in jobs}
+    known = failed_log.read_text(encoding="utf-8").splitlines() if failed_log.exists() else []
+    lines = [line for line in known if line.split("|", 1)[0] not in ours]
+    lines += [f"{job.input_file}|{job.label}|{reason}" for job, reason in failed.items()]
+    if lines:
+        with atomic_write(failed_log, "w") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    else:
+        failed_log.unlink(missing_ok=True)
