@@ -43,8 +43,8 @@ def network(monkeypatch):
     return network
 
 
-def archive(path, data_pkl, blocks=(), compression=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", compression) as file:
+def archive(path, data_pkl, blocks=(), kind=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", kind) as file:
         file.writestr("archive/data.pkl", data_pkl)
         for key, block in blocks:
             file.writestr(f"archive/data/{key}", block)
@@ -57,11 +57,7 @@ def expected(network):
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
-def save_module(network, path):
-    torch.save(network, path)
-
-
-def save_module_legacy(network, path):
+def save_legacy(network, path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save(network, path, _use_new_zipfile_serialization=False)
@@ -71,11 +67,11 @@ def save_state(network, path):
     torch.save(network.state_dict(), path)
 
 
-def save_nested_state(network, path):
+def save_nested(network, path):
     torch.save({"model_state_dict": network.state_dict()}, path)
 
 
-def save_protocol_4(network, path):
+def save_new(network, path):
     torch.save(network.state_dict(), path, pickle_protocol=4)
 
 
@@ -83,11 +79,10 @@ def save_safetensors(network, path):
     save_file(expected(network), path)
 
 
-@pytest.mark.parametrize(
-    "save",
-    (save_module, save_module_legacy, save_state)
-    + (save_nested_state, save_protocol_4, save_safetensors),
-)
+SAVERS = [torch.save, save_legacy, save_state, save_nested, save_new, save_safetensors]
+
+
+@pytest.mark.parametrize("save", SAVERS)
 def test_every_published_form_gives_the_same_tensors(network, tmp_path, save):
     save(network, tmp_path / "500_model.pth")
     import_classifier(tmp_path / "500_model.pth", tmp_path / "classifier.safetensors")
@@ -148,7 +143,7 @@ def test_a_hostile_module_inside_a_whole_network_is_named(network, tmp_path):
 
 def test_a_hostile_legacy_file_is_refused(network, tmp_path):
     network.extra = Call(os.system, f"touch {tmp_path / 'bait'}")
-    save_module_legacy(network, tmp_path / "m.pth")
+    save_legacy(network, tmp_path / "m.pth")
     with pytest.raises(ModelError, match="refused"):
         read_classifier(tmp_path / "m.pth")
     assert not (tmp_path / "bait").exists()
@@ -201,8 +196,7 @@ def test_crafted_instructions_are_refused(tmp_path, trick, container):
 
 def storage_of(count, key="0"):
     return (
-        b"("
-        + b"X\x07\x00\x00\x00storage"
+        b"(X\x07\x00\x00\x00storage"
         + glob("torch", "FloatStorage")
         + b"X\x01\x00\x00\x00"
         + key.encode()
@@ -219,11 +213,7 @@ def tensor_of(count, offset=0, size=4, stride=1):
         + glob("torch._utils", "_rebuild_tensor_v2")
         + b"("
         + storage_of(count)
-        + numbers[0]
-        + numbers[1]
-        + b"\x85"
-        + numbers[2]
-        + b"\x85\x89}tRs."
+        + b"%s%s\x85%s\x85\x89}tRs." % tuple(numbers)
     )
 
 
@@ -253,7 +243,7 @@ def test_tensors_outside_their_storage_are_refused(tmp_path, tensor):
 
 
 def test_archive_bombs_are_refused(tmp_path):
-    squeezed = archive(tmp_path / "a.pth", bytes(10_000), compression=zipfile.ZIP_DEFLATED)
+    squeezed = archive(tmp_path / "a.pth", bytes(10_000), kind=zipfile.ZIP_DEFLATED)
     with pytest.raises(ModelError, match="compressed"):
         read_torch_file(squeezed)
     long = archive(tmp_path / "b.pth", b"N" * ((1 << 20) + 1))
@@ -263,7 +253,7 @@ def test_archive_bombs_are_refused(tmp_path):
 
 @pytest.mark.parametrize("damage", range(0, 3000, 97))
 def test_a_damaged_file_is_an_error_or_the_same_tensors(network, tmp_path, damage):
-    save_module(network, tmp_path / "m.pth")
+    torch.save(network, tmp_path / "m.pth")
     data = bytearray((tmp_path / "m.pth").read_bytes())
     data[damage % len(data)] ^= 0xFF
     (tmp_path / "m.pth").write_bytes(data)
