@@ -1,0 +1,129 @@
+"""Prepare batches off the device's thread, each exactly once and in order.
+
+Room 5. Threads and not processes: laying out is numpy, byte pair encoding is Rust, and both
+let go of the interpreter, so nothing has to be pickled, no worker can hold sequences when it
+dies, and no second process can touch the device. What to do is planned before it is handed
+out, so no number of threads can lose or repeat a sequence.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.core.records import Tokens
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+_SLICE = 256  # sequences per call of a tokenizer
+_POLL_S = 0.1
+
+
+class Tokenizer(Protocol):
+    """Turns letters into token ids, special tokens included."""
+
+    def encode(self, sequence: str) -> NDArray[np.int64]:
+        """Token ids, shape (tokens,)."""
+
+
+def spread(make: Callable[[Given], Made], given: Iterable[Given], threads: int) -> Iterator[Made]:
+    """`map` over threads: same order, at most two pieces of work waiting per thread.
+
+    Args:
+        make: called once for each element.
+        given: read from the calling thread only.
+        threads: 0 or 1 calls `make` in the calling thread.
+    """
+    if threads <= 1:
+        yield from map(make, given)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="feeding")
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for element in given:
+            waiting.append(pool.submit(make, element))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(source: Iterable[Made], depth: int) -> Iterator[Made]:
+    """Run `source` in a thread, at most `depth` elements ahead; 0 runs it in this one.
+
+    An error in `source` is raised here, after the elements before it. Closing the iterator
+    stops the thread.
+    """
+    if depth < 1:
+        yield from source
+        return
+    made: queue.Queue[tuple[Made] | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+    thread = threading.Thread(target=_fill, args=(source, made, stop), daemon=True, name="feeder")
+    thread.start()
+    try:
+        while (element := made.get()) is not None:
+            if isinstance(element, BaseException):
+                raise element
+            yield element[0]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _fill(
+    source: Iterable[Made],
+    made: queue.Queue[tuple[Made] | BaseException | None],
+    stop: threading.Event,
+) -> None:
+    try:
+        for element in source:
+            if not _put(made, (element,), stop):
+                break
+        _put(made, None, stop)
+    except BaseException as error:  # noqa: BLE001 - it travels to the thread that reads
+        _put(made, error, stop)
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
+
+
+def _put(made: queue.Queue[Made], element: Made, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        with suppress(queue.Full):
+            made.put(element, timeout=_POLL_S)
+            return True
+    return False
+
+
+def tokenize(
+    tokenizer: Tokenizer, seq_ids: Sequence[str], sequences: Sequence[str], threads: int = 1
+) -> list[Tokens]:
+    """Token ids of `sequences`, in their order.
+
+    Args:
+        tokenizer: asked for many sequences at once where it has `encode_batch`.
+        seq_ids: n ids.
+        sequences: n sequences.
+        threads: slices tokenised side by side.
+    """
+    many = getattr(tokenizer, "encode_batch", None)
+
+    def encode(start: int) -> list[NDArray[np.int64]]:
+        some = sequences[start : start + _SLICE]
+        return list(many(some)) if many else [tokenizer.encode(letters) for letters in some]
+
+    slices = spread(encode, range(0, len(sequences), _SLICE), threads)
+    ids = [tokens for part in slices for tokens in part]
+    return [Tokens(name, tokens) for name, tokens in zip(seq_ids, ids, strict=True)]

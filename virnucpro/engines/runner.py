@@ -1,0 +1,266 @@
+"""Run batches through a device: one computes while the one before it is fetched.
+
+Room 5. The host never waits for a batch before the next one is queued: copies to the device
+come from page-locked memory, results leave on a stream of their own, and whether a batch holds
+NaN or Inf is known from a flag that travels with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from virnucpro.batches.budget import Lengths
+from virnucpro.core.errors import DeviceError, ModelError
+from virnucpro.core.records import Embeddings, Tokens
+from virnucpro.engines.base import EngineOptions, EngineStats
+from virnucpro.engines.feeding import ahead, spread
+from virnucpro.engines.forward import Forward, Prepared
+from virnucpro.engines.memory import CPU_BUDGET, budget_by_memory, compiling_pays, probe
+from virnucpro.models.base import Encoder
+
+log = logging.getLogger("virnucpro.engines")
+
+Key = TypeVar("Key")
+_BATCHES_AHEAD = 3
+
+
+class BatchLayout(Protocol):
+    """How sequences are put into batches; see `padded` and `packed`."""
+
+    name: str
+
+    def plan(self, lengths: Lengths, budget: int) -> list[NDArray[np.int64]]:
+        """Indices of each batch; every index appears exactly once."""
+
+    def cost(self, lengths: Lengths) -> int:
+        """Token slots of a batch."""
+
+    def collate(self, items: Sequence[Tokens]) -> Any:
+        """Lay out a batch on the host."""
+
+    def fixed(self, batch: Any, budget: int) -> Any | None:
+        """The same batch in one of few shapes, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work(Generic[Key]):
+    """A batch that is ready for the device; `fixed` if it was brought to a fixed shape."""
+
+    key: Key
+    items: list[Tokens]
+    ready: Prepared
+    fixed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending(Generic[Key]):
+    """A batch whose vectors are on their way to the host."""
+
+    work: _Work[Key]
+    vectors: Tensor
+    is_finite: Tensor
+    fetched: torch.cuda.Event | None
+
+
+class BatchEngine:
+    """The engine behind `make_engine`; see `Engine` for what it promises.
+
+    Args:
+        encoder: on `device`, in the numbers it is to compute with.
+        layout: how batches are laid out.
+        device: where to compute.
+        options: see `EngineOptions`.
+
+    Raises:
+        DeviceError: the device has too little memory, or its kernels do not work.
+    """
+
+    def __init__(
+        self, encoder: Encoder, layout: BatchLayout, device: torch.device, options: EngineOptions
+    ) -> None:
+        self.layout, self.device, self.options = layout, device, options
+        self._forward = Forward(encoder, device)
+        self._is_cuda = device.type == "cuda"
+        self._pin = self._is_cuda if options.pin_memory is None else options.pin_memory
+        self._pin = self._pin and torch.cuda.is_available()
+        self._copies = _stream(device) if self._is_cuda else None
+        self._exact: Forward | None = None
+        self.stats = EngineStats(
+            layout=layout.name,
+            device=str(device),
+            dtype=str(self._forward.dtype).removeprefix("torch."),
+            backend=self._forward.backend,
+            token_budget=self._settle(),
+            compiled=self._forward.compiles,
+        )
+        log.info(
+            "Engine: %(layout)s on %(device)s, %(dtype)s, attention %(backend)s, "
+            "%(token_budget)d tokens a batch, compiled %(compiled)s",
+            self.stats.as_dict(),
+        )
+
+    def embed(self, items: Sequence[Tokens]) -> Iterator[Embeddings]:
+        """Yield vectors (batch, d) float32 with their ids, in any order, each id exactly once."""
+        for _, embeddings in self.embed_units([(None, items)]):
+            yield embeddings
+
+    def embed_units(
+        self, units: Iterable[tuple[Key, Sequence[Tokens]]]
+    ) -> Iterator[tuple[Key, Embeddings]]:
+        """As `embed`, for one unit of work after another without a pause between them.
+
+        `units` is read in the feeding thread, so making them overlaps with the device's work.
+        """
+        depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
+        waiting: _Pending[Key] | None = None
+        for work in ahead(self._feed(units), depth):
+            for launched in self._launch(work):
+                if waiting is not None:
+                    yield self._collect(waiting)
+                waiting = launched
+        if waiting is not None:
+            yield self._collect(waiting)
+
+    def _settle(self) -> int:
+        """Decide the token budget and whether to compile."""
+        options = self.options
+        found = probe(self._forward, self.layout.collate) if self._is_cuda else None
+        if options.compile == "on":
+            self._forward.compile(insist=True)
+        elif options.compile == "auto" and found and compiling_pays(options, found):
+            self._forward.compile(insist=False)
+        if options.token_budget is not None:
+            return options.token_budget
+        return CPU_BUDGET if found is None else budget_by_memory(found)
+
+    def _feed(self, units: Iterable[tuple[Key, Sequence[Tokens]]]) -> Iterator[_Work[Key]]:
+        for key, items in units:
+            prepare = partial(self._prepare, key)
+            yield from spread(prepare, self._planned(items), self.options.feeding_threads)
+
+    def _planned(self, items: Sequence[Tokens]) -> list[list[Tokens]]:
+        """Batches within the budget, longest first; what exceeds it alone is a batch alone."""
+        lengths = np.fromiter((len(item) for item in items), dtype=np.int64, count=len(items))
+        if len(lengths) and lengths.min() < 1:
+            raise ValueError(f"sequence {items[int(lengths.argmin())].seq_id} has no tokens")
+        budget = self.stats.token_budget
+        is_long = np.array([self.layout.cost([n]) > budget for n in lengths], dtype=bool)
+        usual = np.flatnonzero(~is_long)
+        planned = [usual[batch] for batch in self.layout.plan(lengths[usual], budget)]
+        alone = [[items[i]] for i in np.flatnonzero(is_long).tolist()]
+        return alone + [[items[i] for i in batch.tolist()] for batch in planned]
+
+    def _prepare(self, key: Key, items: list[Tokens]) -> _Work[Key]:
+        batch = self.layout.collate(items)
+        fixed = (
+            self.layout.fixed(batch, self.stats.token_budget) if self._forward.compiles else None
+        )
+        is_fixed = fixed is not None
+        ready = self._forward.prepare(batch if fixed is None else fixed, self._pin, is_fixed)
+        return _Work(key, items, ready, is_fixed)
+
+    def _launch(self, work: _Work[Key]) -> Iterator[_Pending[Key]]:
+        """Queue a batch, in parts if it does not fit; every part is yielded before the next."""
+        todo = [work]
+        while todo:
+            part = todo.pop()
+            if self._too_large(part):
+                todo += [self._prepare(part.key, some) for some in self._halves(part)]
+                continue
+            try:
+                pending = self._queue(part)
+            except torch.OutOfMemoryError:
+                pending = None
+            if pending is None:  # outside of `except`, whose traceback holds on to the tensors
+                self._halve(part)
+                todo.append(part)
+                continue
+            yield pending
+
+    def _too_large(self, work: _Work[Key]) -> bool:
+        if not self.stats.oom_halvings or len(work.items) == 1:
+            return False
+        slots = work.ready.tokens.numel()
+        return slots > self.stats.token_budget
+
+    def _halves(self, work: _Work[Key]) -> list[list[Tokens]]:
+        """The batch's sequences, planned anew; last part first, as a stack wants it."""
+        parts = self._planned(work.items)
+        if len(parts) == 1:
+            middle = len(work.items) // 2
+            parts = [work.items[:middle], work.items[middle:]]
+        return parts[::-1]
+
+    def _halve(self, work: _Work[Key]) -> None:
+        """Halve the budget, at least to half of the batch that did not fit."""
+        if len(work.items) == 1:
+            tokens = len(work.items[0])
+            raise DeviceError(f"{self.device}: no memory for one sequence of {tokens} tokens")
+        if self._is_cuda:
+            torch.cuda.empty_cache()
+        slots = work.ready.tokens.numel()
+        self.stats.token_budget = max(1, min(self.stats.token_budget, slots) // 2)
+        self.stats.oom_halvings += 1
+        log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
+
+    def _queue(self, work: _Work[Key]) -> _Pending[Key]:
+        vectors = self._forward(work.ready, work.fixed)[: len(work.items)]
+        is_finite = torch.isfinite(vectors).all()
+        if self._copies is None:
+            return _Pending(work, vectors, is_finite, None)
+        host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+        flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+        self._copies.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._copies):
+            host.copy_(vectors, non_blocking=True)
+            flag.copy_(is_finite, non_blocking=True)
+            fetched = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            fetched.record(self._copies)
+        vectors.record_stream(self._copies)
+        is_finite.record_stream(self._copies)
+        return _Pending(work, host, flag, fetched)
+
+    def _collect(self, pending: _Pending[Key]) -> tuple[Key, Embeddings]:
+        """Wait for a batch; compute it again in float32 if it holds NaN or Inf."""
+        if pending.fetched is not None:
+            pending.fetched.synchronize()
+        work = pending.work
+        vectors = pending.vectors
+        if not bool(pending.is_finite):
+            vectors = self._recompute(work.items)
+        stats = self.stats
+        stats.sequences += len(work.items)
+        stats.batches += 1
+        stats.tokens += sum(len(item) for item in work.items)
+        stats.slots += work.ready.tokens.numel()
+        stats.compiled = self._forward.compiles
+        ids = tuple(item.seq_id for item in work.items)
+        return work.key, Embeddings(ids, np.array(vectors.numpy(), dtype=np.float32))
+
+    def _recompute(self, items: list[Tokens]) -> Tensor:
+        self.stats.recomputed += 1
+        log.warning("NaN or Inf in a batch of %d: computed again in float32", len(items))
+        if self._exact is None:
+            make = self.options.float32_encoder
+            encoder = copy.deepcopy(self._forward.encoder).float() if make is None else make()
+            self._exact = Forward(encoder, self.device)
+        ready = self._exact.prepare(self.layout.collate(items), pin=False, fixed=False)
+        vectors = self._exact(ready, fixed=False).cpu()
+        if not bool(torch.isfinite(vectors).all()):
+            bad = int(torch.isfinite(vectors).all(1).logical_not().nonzero()[0])
+            raise ModelError(f"{items[bad].seq_id}: NaN or Inf even in float32")
+        return vectors
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

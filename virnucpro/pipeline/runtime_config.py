@@ -1,0 +1,94 @@
+"""How to run the packed stages of one prediction: time and memory, never a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+_DTYPES = ("auto", "float32", "float16", "bfloat16")
+_COMPILE = ("auto", "on", "off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeConfig:
+    """How to run one prediction.
+
+    Attributes:
+        enable_checkpointing: reuse finished shards of an earlier run; shards are committed
+            durably in any case.
+        checkpoint_dir: where shards lie, in a folder named like the stage's output folder;
+            None means `<output_dir>/.checkpoints`.
+        force_restart: recompute damaged shards instead of stopping.
+        worker_timeout: silence after which a worker counts as lost (s).
+        max_attempts: workers a shard may fail on before it is given up.
+        dataloader_workers: threads per worker that tokenise and lay out batches; 0 does both
+            between batches; None means by the CPUs.
+        pin_memory: page-locked batches; None means on CUDA.
+        token_budget: token slots of a batch; None means by free memory.
+        dtype: `auto` (float16 on CUDA, float32 elsewhere), `float32`, `float16`, `bfloat16`.
+        disable_fp16: float32 wherever float16 would be used.
+        disable_packing: padded batches in place of packed ones.
+        v1_attention: plain attention kernels in place of the packed ones.
+        devices: one per rank, such as `cuda:2`; empty means the visible GPUs, else the CPU.
+        compile: `auto` compiles when the job repays it, `on` always, `off` never.
+    """
+
+    enable_checkpointing: bool = True
+    checkpoint_dir: Path | None = None
+    force_restart: bool = False
+    worker_timeout: float = 3600.0
+    max_attempts: int = 2
+    dataloader_workers: int | None = None
+    pin_memory: bool | None = None
+    token_budget: int | None = None
+    dtype: str = "auto"
+    disable_fp16: bool = False
+    disable_packing: bool = False
+    v1_attention: bool = False
+    devices: tuple[str, ...] = ()
+    compile: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.worker_timeout <= 0:
+            raise ValueError(f"worker_timeout must be positive, got {self.worker_timeout} s")
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
+        if self.dataloader_workers is not None and self.dataloader_workers < 0:
+            raise ValueError(f"dataloader_workers must be >= 0, got {self.dataloader_workers}")
+        if self.token_budget is not None and self.token_budget < 1:
+            raise ValueError(f"token_budget must be at least 1, got {self.token_budget}")
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype}")
+        if self.compile not in _COMPILE:
+            raise ValueError(f"compile must be one of {', '.join(_COMPILE)}, got {self.compile}")
+        if len(set(self.devices) - {"cpu"}) != sum(name != "cpu" for name in self.devices):
+            raise ValueError(f"a GPU takes one rank, got devices {self.devices}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values of all fields."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        folder = self.checkpoint_dir
+        return {
+            **values,
+            "checkpoint_dir": None if folder is None else str(folder),
+            "devices": list(self.devices),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RuntimeConfig:
+        """The config that `to_dict` described.
+
+        Raises:
+            ValueError: a field that does not exist, or a value that is refused.
+        """
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"RuntimeConfig has no {', '.join(sorted(unknown))}")
+        given = dict(values)
+        if given.get("checkpoint_dir") is not None:
+            given["checkpoint_dir"] = Path(given["checkpoint_dir"])
+        if "devices" in given:
+            given["devices"] = tuple(given["devices"])
+        return cls(**given)
