@@ -216,12 +216,8 @@ class RectangleLayout(Layout):
 
     def spread(self, values: Tensor) -> Tensor:
         """One value per row to one per token."""
-        parts = torch.split(values, [rows for rows, _ in self.shapes])
-        widths = [width for _, width in self.shapes]
-        wide = [
-            part[:, None].expand(-1, width).flatten()
-            for part, width in zip(parts, widths, strict=True)
-        ]
+        parts = zip(self._rows(values), self.shapes, strict=True)
+        wide = [part[:, None].expand(-1, width).flatten() for part, (_, width) in parts]
         return torch.cat(wide)
 
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
