@@ -63,7 +63,7 @@ def make_tokenizer(spec: EncoderSpec) -> Tokenizer:
 
 def _load_esm2(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
     from virnucpro.models.esm2 import Esm2
-    from virnucpro.models.published import ESM2_NAMES, esm2_shape, fill, translate
+    from virnucpro.models.naming import ESM2_NAMES, esm2_shape, fill, translate
     from virnucpro.models.weights import open_checkpoint
 
     checkpoint = open_checkpoint(spec.path)
@@ -76,7 +76,7 @@ def _load_esm2(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> E
 
 def _load_dnabert(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
     from virnucpro.models.dnabert import Dnabert
-    from virnucpro.models.published import DNABERT_NAMES, dnabert_shape, fill, translate
+    from virnucpro.models.naming import DNABERT_NAMES, dnabert_shape, fill, translate
     from virnucpro.models.weights import open_checkpoint
 
     checkpoint = open_checkpoint(spec.path)
