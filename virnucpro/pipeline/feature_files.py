@@ -163,7 +163,8 @@ def _write(
     torch.save(payload, content)
     with zipfile.ZipFile(content, "a") as archive:
         for name, value in records.items():
-            archive.writestr(f"{_ROOT}/{name}", value)
+            # a ZipInfo carries a fixed date: same content, same bytes
+            archive.writestr(zipfile.ZipInfo(f"{_ROOT}/{name}"), value)
     with atomic_write(path, temporary=temporary) as file:
         file.write(content.getbuffer())
 

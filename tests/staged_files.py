@@ -1,0 +1,109 @@
+"""Feature files, split files and tiny encoders for the tests of the staged path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from checkpoints import (
+    dnabert_config,
+    dnabert_tensors,
+    esm2_config,
+    esm2_tensors,
+    write_safetensors,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from virnucpro.core.files import sha256_file
+from virnucpro.core.records import Embeddings
+from virnucpro.models.specs import DnabertShape, EncoderSpec, Esm2Shape
+from virnucpro.pipeline.feature_files import write_dna_features, write_protein_features
+
+DNA_DIM, PROTEIN_DIM = 768, 2560
+
+
+def embeddings(ids, dim, seed=0) -> Embeddings:
+    draw = np.random.default_rng(seed)
+    return Embeddings(tuple(ids), draw.standard_normal((len(ids), dim), dtype=np.float32))
+
+
+def orf_ids(k, count=5) -> list[str]:
+    return [f"contig{k}_chunk_{i}F1" for i in range(1, count + 1)]
+
+
+def write_pair(folder, k, dna_ids=None, protein_ids=None, dims=(DNA_DIM, PROTEIN_DIM)):
+    """`output_k` feature files of one split file; returns (nucleotide, protein)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dna_ids = orf_ids(k) if dna_ids is None else dna_ids
+    protein_ids = list(reversed(dna_ids)) if protein_ids is None else protein_ids
+    nucleotide = folder / f"output_{k}_DNABERT_S.pt"
+    protein = folder / f"output_{k}_ESM.pt"
+    write_dna_features(nucleotide, embeddings(dna_ids, dims[0], seed=2 * k))
+    write_protein_features(protein, embeddings(protein_ids, dims[1], seed=2 * k + 1))
+    return nucleotide, protein
+
+
+def write_pairs(folder, count, dims=(DNA_DIM, PROTEIN_DIM), rows=5):
+    """Two lists, nucleotide and protein files, for split files 1 to `count`."""
+    pairs = [
+        write_pair(folder, k, dna_ids=orf_ids(k, rows), dims=dims) for k in range(1, count + 1)
+    ]
+    return [nucleotide for nucleotide, _ in pairs], [protein for _, protein in pairs]
+
+
+def write_published_dna(path, ids, dim=DNA_DIM, seed=0) -> np.ndarray:
+    """A DNA feature file as the original writes it: no records beside the published content."""
+    vectors = embeddings(ids, dim, seed).vectors
+    rows = [
+        {"label": seq_id, "mean_representation": row.tolist()}
+        for seq_id, row in zip(ids, vectors, strict=True)
+    ]
+    torch.save({"nucleotide": list(ids), "data": rows}, path)
+    return vectors
+
+
+def write_split_files(folder, count, records=6, seed=0):
+    """FASTA of DNA and of protein, `output_1.fa` and on, in two folders; same ids in both."""
+    draw = np.random.default_rng(seed)
+    dna_files, protein_files = [], []
+    for k in range(1, count + 1):
+        names = orf_ids(k, records)
+        for kind, letters, files in (
+            ("nucleotide", "ACGT", dna_files),
+            ("protein", "ACDEFGHIKLMNPQRSTVWY", protein_files),
+        ):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            path = folder / kind / f"output_{k}.fa"
+            sequences = ["".join(draw.choice(list(letters), 20 + 3 * i)) for i in range(records)]
+            pairs = zip(names, sequences, strict=True)
+            path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in pairs))
+            files.append(path)
+    return dna_files, protein_files
+
+
+def tiny_dna_encoder(folder: Path) -> EncoderSpec:
+    """A DNABERT-S of 2 layers and 16 dimensions, with a tokenizer of single bases."""
+    shape = DnabertShape(layers=2, dim=16, heads=2, ffn=32, vocab=16)
+    write_safetensors(folder, dnabert_tensors(shape, seed=1), dnabert_config(shape))
+    names = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "A", "C", "G", "T"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return _spec("dnabert", folder, shape.dim)
+
+
+def tiny_protein_encoder(folder: Path) -> EncoderSpec:
+    """An ESM-2 of 2 layers and 16 dimensions."""
+    shape = Esm2Shape(layers=2, dim=16, heads=2, ffn=64)
+    write_safetensors(folder, esm2_tensors(shape, seed=2), esm2_config(shape))
+    return _spec("esm2", folder, shape.dim)
+
+
+def _spec(kind, folder, dim) -> EncoderSpec:
+    sha256 = sha256_file(folder / "model.safetensors")
+    return EncoderSpec(kind=kind, name=f"tiny-{kind}", path=folder, sha256=sha256, dim=dim)

@@ -1,0 +1,263 @@
+"""Merging of feature files: one pair, many pairs, and pairs that cannot be merged."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from staged_files import embeddings, orf_ids, write_pair, write_pairs, write_published_dna
+
+from virnucpro.pipeline.feature_files import (
+    read_dna_features,
+    read_merged,
+    read_protein_features,
+    write_protein_features,
+)
+from virnucpro.pipeline.features import merge_features
+from virnucpro.pipeline.parallel_merge import (
+    get_optimal_settings,
+    merge_batch_worker,
+    merge_file_pair_worker,
+    pair_files,
+    parallel_merge_features,
+    parallel_merge_with_progress,
+)
+
+GET_CONTEXT = "virnucpro.pipeline.parallel_merge.multiprocessing.get_context"
+SMALL = (3, 4)
+
+
+class InlinePool:
+    """Stands in for a pool of processes: works when asked for the next result."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, num_workers):
+        self.sizes.append(num_workers)
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def imap(self, work, tasks, chunksize):
+        assert chunksize == 1
+        results = map(work, tasks)
+        return mock.Mock(next=lambda timeout: next(results))
+
+
+class MergeCase(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.out = self.folder / "merged"
+        self.out.mkdir()
+
+    def inline_processes(self):
+        patcher = mock.patch(GET_CONTEXT)
+        get_context = patcher.start()
+        self.addCleanup(patcher.stop)
+        get_context.return_value.Pool = InlinePool()
+        return get_context
+
+
+class TestOnePair(MergeCase):
+    def test_worker_merges_a_valid_pair(self):
+        nucleotide, protein = write_pair(self.folder, 1)
+        output = self.out / "output_1_merged.pt"
+        assert merge_file_pair_worker((nucleotide, protein, output)) == output
+        content = torch.load(output, weights_only=True)
+        assert content["ids"] == orf_ids(1)
+        assert content["data"].shape == (5, 3328) and content["data"].dtype == torch.float32
+
+    def test_rows_follow_the_nucleotide_file_dna_columns_first(self):
+        nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
+        merged = read_merged(merge_features(nucleotide, protein, self.out / "m.pt"))
+        dna, esm = read_dna_features(nucleotide), read_protein_features(protein)
+        assert merged.seq_ids == dna.seq_ids != esm.seq_ids
+        np.testing.assert_array_equal(merged.vectors[:, :3], dna.vectors)
+        by_id = dict(zip(esm.seq_ids, esm.vectors, strict=True))
+        for seq_id, row in zip(merged.seq_ids, merged.vectors, strict=True):
+            np.testing.assert_array_equal(row[3:], by_id[seq_id])
+
+    def test_published_files_merge_as_ours_do(self):
+        nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
+        ours = read_merged(merge_features(nucleotide, protein, self.out / "ours.pt"))
+        write_published_dna(nucleotide, orf_ids(1), dim=3, seed=2)
+        content = torch.load(protein, weights_only=True)
+        torch.save({"proteins": content["proteins"], "data": content["data"]}, protein)
+        published = read_merged(merge_features(nucleotide, protein, self.out / "theirs.pt"))
+        assert published.seq_ids == ours.seq_ids
+        np.testing.assert_array_equal(published.vectors, ours.vectors)
+
+    def test_partly_mismatched_ids_lose_id_and_row_together(self):
+        nucleotide, protein = write_pair(
+            self.folder, 1, ["a", "b", "c", "d"], ["d", "x", "b"], dims=SMALL
+        )
+        with self.assertLogs("virnucpro", "WARNING") as log:
+            output = merge_features(nucleotide, protein, self.out / "m.pt")
+        merged = read_merged(output)
+        assert merged.seq_ids == ("b", "d") and merged.vectors.shape == (2, 7)
+        esm = read_protein_features(protein)
+        np.testing.assert_array_equal(merged.vectors[:, 3:], esm.vectors[[2, 0]])
+        assert "first: a" in log.output[0] and "first: x" in log.output[1]
+
+    def test_no_common_id_is_a_failure_that_names_the_file(self):
+        nucleotide, protein = write_pair(self.folder, 1, ["a"], ["b"], dims=SMALL)
+        with self.assertLogs("virnucpro", "WARNING") as log:
+            assert merge_file_pair_worker((nucleotide, protein, self.out / "m.pt")) is None
+        assert f"no sequence id in common with {protein}" in log.output[-1]
+        assert not list(self.out.iterdir())
+
+    def test_missing_file_gives_none(self):
+        nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
+        protein.unlink()
+        with self.assertLogs("virnucpro", "ERROR") as log:
+            assert merge_file_pair_worker((nucleotide, protein, self.out / "m.pt")) is None
+        assert f"File not found: {protein}" in log.output[0]
+
+    def test_torn_file_gives_none(self):
+        nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
+        protein.write_bytes(protein.read_bytes()[:-200])
+        with self.assertLogs("virnucpro", "ERROR") as log:
+            assert merge_file_pair_worker((nucleotide, protein, self.out / "m.pt")) is None
+        assert "Failed to load tensors: " in log.output[0]
+
+    def test_unwritable_output_gives_none(self):
+        nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
+        output = self.folder / "nowhere" / "m.pt"
+        with self.assertLogs("virnucpro", "ERROR") as log:
+            assert merge_file_pair_worker((nucleotide, protein, output)) is None
+        assert "Unexpected error in merge: " in log.output[0]
+
+
+class TestReuse(MergeCase):
+    def merge(self):
+        return merge_features(self.nucleotide, self.protein, self.out / "output_1_merged.pt")
+
+    def setUp(self):
+        super().setUp()
+        self.nucleotide, self.protein = write_pair(self.folder, 1, dims=SMALL)
+        self.before = self.merge().stat()
+
+    def test_existing_output_is_skipped(self):
+        with self.assertLogs("virnucpro", "INFO") as log:
+            output = self.merge()
+        assert f"Skipping merge - output exists: {output}" in log.output[0]
+        assert output.stat().st_mtime_ns == self.before.st_mtime_ns
+
+    def test_changed_input_is_merged_again(self):
+        write_protein_features(self.protein, embeddings(orf_ids(1), 4, seed=99))
+        merged = read_merged(self.merge())
+        esm = read_protein_features(self.protein)
+        np.testing.assert_array_equal(merged.vectors[:, 3:], esm.vectors)
+
+    def test_damaged_empty_or_foreign_output_is_merged_again(self):
+        output = self.out / "output_1_merged.pt"
+        whole = output.read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 0xFF
+        for content in (b"", b"not a file of ours", bytes(damaged), whole[:-100]):
+            output.write_bytes(content)
+            self.merge()
+            assert output.read_bytes() == whole
+
+
+class TestManyPairs(MergeCase):
+    def test_ten_pairs_in_two_processes_equal_the_sequential_merge(self):
+        nucleotides, proteins = write_pairs(self.folder, 10, dims=SMALL)
+        merged, failed = parallel_merge_features(nucleotides, proteins, self.out, num_workers=2)
+        assert failed == []
+        assert merged == [self.out / f"output_{k}_merged.pt" for k in range(1, 11)]
+        for nucleotide, protein, output in zip(nucleotides, proteins, merged, strict=True):
+            alone = merge_features(nucleotide, protein, self.folder / "alone.pt")
+            assert output.read_bytes() == alone.read_bytes()
+        assert not multiprocessing.active_children()
+
+    def test_partial_failure_keeps_the_others_and_tells_why(self):
+        nucleotides, proteins = write_pairs(self.folder, 10, dims=SMALL)
+        proteins[2].unlink()
+        proteins[6].write_bytes(b"torn")
+        self.inline_processes()
+        with self.assertLogs("virnucpro", "WARNING") as log:
+            merged, failed = parallel_merge_features(nucleotides, proteins, self.out, 2)
+        assert len(merged) == 8 and len(list(self.out.iterdir())) == 8
+        assert [(nuc, pro) for nuc, pro, _ in failed] == [
+            (nucleotides[2], proteins[2]), (nucleotides[6], proteins[6])
+        ]  # fmt: skip
+        assert failed[0][2] == (
+            f"Merge failed for {nucleotides[2].name}: File not found: {proteins[2]}"
+        )
+        assert "Failed to load tensors" in failed[1][2]
+        assert "Failed to merge 2 file pairs" in log.output[-1]
+
+    def test_processes_are_spawned(self):
+        nucleotides, proteins = write_pairs(self.folder, 2, dims=SMALL)
+        get_context = self.inline_processes()
+        parallel_merge_features(nucleotides, proteins, self.out, num_workers=2)
+        get_context.assert_called_once_with("spawn")
+
+    def test_progress_counts_every_pair_once(self):
+        nucleotides, proteins = write_pairs(self.folder, 4, dims=SMALL)
+        proteins[1].unlink()
+        with mock.patch("virnucpro.pipeline.parallel_merge.ProgressReporter") as reporter:
+            parallel_merge_with_progress(nucleotides, proteins, self.out, num_workers=1)
+        create_file_bar = reporter.return_value.create_file_bar
+        create_file_bar.assert_called_once_with(4, desc="Merging features")
+        bar = create_file_bar.return_value.__enter__.return_value
+        assert bar.update.call_count == 4
+        assert bar.update.call_args == mock.call(1, merged=3, failed=1)
+
+    def test_existing_outputs_are_not_made_again(self):
+        nucleotides, proteins = write_pairs(self.folder, 3, dims=SMALL)
+        first, _ = parallel_merge_features(nucleotides, proteins, self.out, num_workers=1)
+        times = [path.stat().st_mtime_ns for path in first]
+        again, _ = parallel_merge_features(nucleotides, proteins, self.out, num_workers=1)
+        assert again == first and [path.stat().st_mtime_ns for path in again] == times
+
+    def test_pairs_are_found_by_name_not_by_position(self):
+        nucleotides, proteins = write_pairs(self.folder, 3, dims=SMALL)
+        lost = proteins.pop(0)
+        stray = self.folder / "output_9_ESM.pt"
+        pairs, alone = pair_files(nucleotides, [stray, *reversed(proteins)], self.out)
+        assert [(n.name, p.name, o.name) for n, p, o in pairs] == [
+            (f"output_{k}_DNABERT_S.pt", f"output_{k}_ESM.pt", f"output_{k}_merged.pt")
+            for k in (2, 3)
+        ]
+        assert [(n.name, p.name) for n, p, _ in alone] == [
+            (nucleotides[0].name, lost.name), ("output_9_DNABERT_S.pt", stray.name)
+        ]  # fmt: skip
+
+    def test_two_files_of_one_name_are_refused(self):
+        nucleotides, proteins = write_pairs(self.folder, 1, dims=SMALL)
+        with self.assertRaisesRegex(ValueError, "same output"):
+            pair_files(nucleotides * 2, proteins, self.out)
+
+    def test_settings(self):
+        pairs = [(Path("n"), Path("p"), Path("o"))] * 100
+        assert get_optimal_settings(pairs) == (
+            multiprocessing.cpu_count(), 1, max(1, 100 // (multiprocessing.cpu_count() * 4))
+        )  # fmt: skip
+        assert get_optimal_settings(pairs, 4) == (4, 1, 6)
+        assert get_optimal_settings(pairs[:31], 4) == (4, 1, 1)
+
+    def test_log_lines_of_a_worker_travel_with_the_outcome(self):
+        pair = (*write_pair(self.folder, 1, ["a", "b"], ["b"], dims=SMALL), self.out / "m.pt")
+        [outcome] = merge_batch_worker([pair])
+        assert outcome.output == pair[2]
+        assert [line.level for line in outcome.log] == [30]
+        with self.assertLogs("virnucpro", "WARNING"):
+            outcome.log[0].replay()
+
+
+if __name__ == "__main__":
+    unittest.main()
