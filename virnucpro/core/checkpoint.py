@@ -52,14 +52,30 @@ class StageLedger:
         known = zip(record["outputs"], outputs, strict=True)
         return all(_is_whole(path, entry) for entry, path in known)
 
-    def commit(self, unit: str, key: str, outputs: Sequence[Path]) -> None:
-        """Record `unit` as finished; call it once the outputs have their final names."""
+    def facts(self, unit: str) -> dict[str, Any]:
+        """What `commit` was told about a finished unit; empty where there is no record."""
+        record = self._read(unit) or {}
+        facts = record.get("facts")
+        return facts if isinstance(facts, dict) else {}
+
+    def commit(
+        self, unit: str, key: str, outputs: Sequence[Path], facts: dict[str, Any] | None = None
+    ) -> None:
+        """Record `unit` as finished; call it once the outputs have their final names.
+
+        Args:
+            unit: name of the piece of work.
+            key: digest of everything that decides the outputs' bytes.
+            outputs: the files it made.
+            facts: JSON-able counts to be had again with `facts` in a resumed run.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = [
             {"name": path.name, "size": path.stat().st_size, "sha256": sha256_file(path)}
             for path in outputs
         ]
         record = {"format": LEDGER_FORMAT, "unit": unit, "key": key, "outputs": entries}
+        record["facts"] = facts or {}
         write_json(self._path(unit), record)
 
     def discard(self, unit: str) -> None:

@@ -16,9 +16,7 @@ BLOCK_BYTES = 1 << 20
 
 
 @contextmanager
-def atomic_write(
-    path: Path, mode: str = "wb", temporary: Path | None = None
-) -> Iterator[IO[Any]]:
+def atomic_write(path: Path, mode: str = "wb", temporary: Path | None = None) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; give it the final name once it is whole.
 
     The order is write, fsync, rename, fsync of the folder, so that after a crash the final
@@ -33,7 +31,9 @@ def atomic_write(
         OutputError: the disk is full, read-only or gone; nothing is left behind.
     """
     temporary = temporary or path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    options = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    options = (
+        {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+    )
     try:
         with temporary.open(mode, **options) as file:  # type: ignore[call-overload]
             yield file

@@ -1,19 +1,228 @@
-"""One prediction: the list of stages, and the bridge from shards to per-file features."""
+"""All that happens in one prediction, stage by stage.
+
+1 chunking, 2 translation, 3 and 4 splitting, 5 DNA features, 6 protein features, 7 merging,
+8 prediction, 9 consensus. A stage is one unit of work, or one unit per split file, in the
+ledger: what is whole and was made from the same input, model and settings is not done again.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import h5py
-import numpy as np
+from virnucpro.core.device import detect_cuda_devices, validate_and_get_device
+from virnucpro.core.errors import WorkersFailedError
+from virnucpro.pipeline import orf_stages, results
+from virnucpro.pipeline.ingest import ingest
+from virnucpro.pipeline.jobs import FeatureJob
+from virnucpro.pipeline.paths import RunPaths, default_output_dir
+from virnucpro.pipeline.run_record import locked, open_output_dir
+from virnucpro.pipeline.run_setup import Run, choose_model, prepare
+from virnucpro.pipeline.runtime_config import RuntimeConfig
+from virnucpro.pipeline.settings import PredictionSettings
+from virnucpro.sequences.fasta_files import read_fasta
 
-from virnucpro.core.records import Embeddings
-from virnucpro.pipeline.feature_files import read_dna_ids, write_protein_features
-from virnucpro.pipeline.row_index import RowIndex
+if TYPE_CHECKING:
+    from virnucpro.models.specs import EncoderSpec
+    from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 
-logger = logging.getLogger("virnucpro.pipeline.prediction")
+logger = logging.getLogger("virnucpro.pipeline")
+
+Slot = Literal["dna", "protein"]
+
+
+def run_prediction(
+    input_files: Sequence[Path],
+    output_dir: Path | None = None,
+    settings: PredictionSettings | None = None,
+    persistent_models: bool = False,
+    use_v2_architecture: bool = False,
+    runtime_config: RuntimeConfig | None = None,
+) -> int:
+    """Call every record of `input_files`; results lie in `output_dir`.
+
+    Args:
+        input_files: FASTA or FASTQ, plain or compressed; `-` is standard input.
+        output_dir: None means `{stem}_predictions` in the current directory.
+        settings: model, computing and output; None means the defaults.
+        persistent_models: keep encoders loaded in worker processes between stages.
+        use_v2_architecture: embed proteins with the packed engine, one process per GPU.
+        runtime_config: how the packed engine runs; None means the defaults.
+
+    Returns:
+        Exit code: 0 done, 6 done but for the files named in failed_files.txt.
+
+    Raises:
+        VirNucProError: what a user can act on; its `exit_code` says which kind.
+    """
+    settings = settings or PredictionSettings()
+    out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
+    model = choose_model(settings.model)
+    open_output_dir(out, settings.output.resume, settings.output.force)
+    with locked(out / ".virnucpro.lock"):
+        run = prepare(input_files, out, model, settings)
+        if run is None:
+            logger.info("Already complete: %s", out)
+            return results.exit_code_of(out)
+        files = _orf_stages(run)
+        with ExitStack() as stack:
+            embed = _Embedding(run, files, persistent_models, stack)
+            _feature_stages(embed, use_v2_architecture, runtime_config or RuntimeConfig())
+        results.merge(run, files)
+        results.score(run, files)
+        return results.finish(run, files)
+
+
+def _orf_stages(run: Run) -> int:
+    """Stages 1 to 4: input files -> split files of distinct ORFs; returns how many files."""
+    paths, policy, per_file = (
+        run.paths,
+        run.model.orf_policy,
+        run.settings.compute.sequences_per_file,
+    )
+    counts = run.stage(
+        "chunking", [paths.chunked, paths.records],
+        lambda: ingest(run.inputs, paths, run.settings.model, policy, run.samples),
+    )  # fmt: skip
+    chunks = counts["chunks"]
+    counts = run.stage(
+        "translation", [paths.nucleotide, paths.protein, paths.orf_table],
+        lambda: orf_stages.translate(paths, policy, run.workers, run.reporter, chunks),
+    )  # fmt: skip
+    run.record.claim(*orf_stages.split_files(paths, counts["orfs"], per_file))
+    counts = run.stage("splitting", [paths.unique_table], lambda: orf_stages.split(paths, per_file))
+    return counts["files"]
+
+
+def _feature_stages(embed: _Embedding, use_v2: bool, config: RuntimeConfig) -> None:
+    """Stages 5 and 6: each slot goes through one engine, chosen here."""
+    run = embed.run
+    # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
+    with run.record.stage("dna_features") as counts:
+        if use_v2 and run.settings.compute.dnabert_v2:
+            counts |= embed.packed("dna", run.model.dna, config)
+        else:
+            counts |= embed.file_wise("dna", run.model.dna)
+    # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
+    with run.record.stage("protein_features") as counts:
+        if use_v2:
+            logger.info("ESM-2: Using v2.0 async architecture")
+            counts |= embed.packed("protein", run.model.protein, config)
+            logger.info("v2.0 ESM-2 complete: %d feature files created", counts["files"])
+        else:
+            counts |= embed.file_wise("protein", run.model.protein)
+
+
+class _Embedding:
+    """The two ways to embed the split files of a run; both leave the same feature files."""
+
+    def __init__(self, run: Run, files: int, persistent: bool, stack: ExitStack) -> None:
+        self.run, self.numbers = run, range(1, files + 1)
+        self._persistent, self._stack = persistent, stack
+        self._pool: PersistentWorkerPool | None = None
+
+    def file_wise(self, slot: Slot, spec: EncoderSpec) -> dict[str, int]:
+        """v1: one file after another goes to a worker on each device, in padded batches."""
+        from virnucpro.pipeline.work_queue import BatchQueueManager
+
+        run, todo = self.run, []
+        for number in self.numbers:
+            job = self._job(slot, spec, number)
+            if not run.is_done(_unit(slot, job.output_file), [job.output_file]):
+                todo.append(job)
+
+        def commit(job: FeatureJob) -> None:
+            run.commit(_unit(slot, job.output_file), [job.output_file], {})
+
+        devices, pool = self._devices(), self._worker_pool()
+        with BatchQueueManager(devices, use_persistent_pool=pool is not None, pool=pool, progress=run.reporter) as queue:  # noqa: E501  # fmt: skip
+            result = queue.process(todo, run.paths.failed_files, commit)
+        done = len(todo) - len(result.failed)
+        return {"files": done, "kept": len(self.numbers) - len(todo), "failed": len(result.failed)}
+
+    def packed(self, slot: Slot, spec: EncoderSpec, config: RuntimeConfig) -> dict[str, Any]:
+        """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
+        from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
+
+        run, paths, compute = self.run, self.run.paths, self.run.settings.compute
+        files = [_split(paths, slot, number) for number in self.numbers]
+        outputs = [_features(paths, slot, number) for number in self.numbers]
+        unit = f"{slot} features, packed"
+        if run.is_done(unit, outputs):
+            return {"files": 0, "kept": len(outputs)}
+        folder = paths.esm_v2 if slot == "protein" else paths.dnabert_v2
+        run.record.claim(folder)
+        folder.mkdir(exist_ok=True)
+        model_config = {
+            "model_type": "esm2" if slot == "protein" else "dnabert",
+            "model_name": spec.name,
+            "enable_fp16": compute.dtype in ("auto", "float16"),
+            "encoder_spec": spec,
+        }
+        num_gpus = compute.ranks or len(compute.gpus) or len(detect_cuda_devices()) or 1
+        logger.info("%s: %d ranks", spec.name, num_gpus)
+        h5_path, failed_ranks = run_multi_gpu_inference(
+            fasta_files=files,
+            output_dir=folder,
+            model_config=model_config,
+            world_size=num_gpus,
+            runtime_config=config,
+        )
+        if failed_ranks:
+            raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs")
+        if slot == "protein":
+            dna_files = [_features(paths, "dna", number) for number in self.numbers]
+            _stream_h5_to_pt_files(h5_path, paths.protein_dir, dna_files)
+        else:
+            _stream_h5_to_dna_files(
+                h5_path, [_split(paths, slot, n) for n in self.numbers], outputs
+            )
+        run.commit(unit, outputs, {})
+        return {"files": len(outputs), "kept": 0}
+
+    def _job(self, slot: Slot, spec: EncoderSpec, number: int) -> FeatureJob:
+        compute, paths = self.run.settings.compute, self.run.paths
+        return FeatureJob(
+            encoder=spec,
+            input_file=_split(paths, slot, number),
+            output_file=_features(paths, slot, number),
+            token_budget=compute.dna_tokens if slot == "dna" else compute.protein_tokens,
+            dtype=compute.dtype,
+        )
+
+    def _devices(self) -> tuple[str, ...]:
+        compute = self.run.settings.compute
+        if compute.gpus:
+            return tuple(f"cuda:{number}" for number in compute.gpus)
+        return (str(validate_and_get_device(compute.device, compute.fallback_to_cpu)),)
+
+    def _worker_pool(self) -> PersistentWorkerPool | None:
+        if self._persistent and self._pool is None:
+            from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
+
+            devices = self._devices()
+            interval = self.run.settings.compute.cache_clear_interval
+            pool = PersistentWorkerPool(
+                len(devices), self.run.model.name, devices=devices, cache_clear_interval=interval
+            )
+            self._pool = self._stack.enter_context(pool)
+        return self._pool
+
+
+def _unit(slot: Slot, path: Path) -> str:
+    return f"{slot} features {path.name}"
+
+
+def _split(paths: RunPaths, slot: Slot, number: int) -> Path:
+    folder = paths.nucleotide_dir if slot == "dna" else paths.protein_dir
+    return paths.split(folder, number)
+
+
+def _features(paths: RunPaths, slot: Slot, number: int) -> Path:
+    return paths.dna_features(number) if slot == "dna" else paths.protein_features(number)
 
 
 def _stream_h5_to_pt_files(
@@ -35,25 +244,28 @@ def _stream_h5_to_pt_files(
         DamagedFeaturesError: a nucleotide file cannot be read.
         OutputError: a file could not be written; nothing half-written is left behind.
     """
+    from virnucpro.pipeline.feature_files import read_dna_ids, write_protein_features
+    from virnucpro.pipeline.row_index import VectorFile
+
     output_dir.mkdir(parents=True, exist_ok=True)
     written = []
-    with h5py.File(h5_path, "r") as shards:
-        index = RowIndex.of_dataset(shards["sequence_ids"])
-        embeddings = shards["embeddings"]
+    with VectorFile(h5_path, "v2.0 ESM-2 output") as vectors:
         for nucleotide_file in nucleotide_feature_files:
-            ids = read_dna_ids(nucleotide_file)
-            rows = index.rows(ids)
-            for place in np.flatnonzero(rows < 0):
-                logger.warning("Sequence %s not found in v2.0 ESM-2 output", ids[place])
-            found = np.flatnonzero(rows >= 0)
-            in_shard_order = found[np.argsort(rows[found])]  # HDF5 reads rising rows only
-            vectors = np.empty((len(ids), embeddings.shape[1]), dtype=np.float32)
-            if len(found):
-                vectors[in_shard_order] = embeddings[rows[in_shard_order]]
             name = nucleotide_file.stem.removesuffix("_S").removesuffix("_DNABERT")
             output_file = output_dir / f"{name}_ESM.pt"
-            write_protein_features(
-                output_file, Embeddings(tuple(ids[place] for place in found), vectors[found])
-            )
+            write_protein_features(output_file, vectors.of(read_dna_ids(nucleotide_file)))
             written.append(output_file)
     return written
+
+
+def _stream_h5_to_dna_files(
+    h5_path: Path, split_files: Sequence[Path], outputs: Sequence[Path]
+) -> None:
+    """Shard order -> file order for DNA: ids and their order come from the split files."""
+    from virnucpro.pipeline.feature_files import write_dna_features
+    from virnucpro.pipeline.row_index import VectorFile
+
+    with VectorFile(h5_path, "v2.0 DNABERT-S output") as vectors:
+        for split_file, output_file in zip(split_files, outputs, strict=True):
+            ids = [name for name, _ in read_fasta(split_file)]
+            write_dna_features(output_file, vectors.of(ids))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import TracebackType
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import h5py
+from virnucpro.core.records import Embeddings
+
+logger = logging.getLogger("virnucpro.pipeline.prediction")
 
 BLOCK_ROWS = 10_000
 
@@ -49,6 +53,44 @@ class RowIndex:
         found &= np.array([len(value) for value in encoded]) <= self._sorted.dtype.itemsize
         rows[found] = self._order[places[found]]
         return rows
+
+
+class VectorFile:
+    """An HDF5 file of vectors, read by id.
+
+    Args:
+        path: datasets `sequence_ids` (n,) and `embeddings` (n, d) float32, in any order.
+        title: what the file is, for warnings about ids that it lacks.
+    """
+
+    def __init__(self, path: Path, title: str) -> None:
+        self._file = h5py.File(path, "r")
+        self._title = title
+        self._vectors = self._file["embeddings"]
+        self._index = RowIndex.of_dataset(self._file["sequence_ids"])
+
+    def of(self, ids: Sequence[str]) -> Embeddings:
+        """The vectors of `ids` in their order; an id without a row is warned of and left out."""
+        rows = self._index.rows(ids)
+        for place in np.flatnonzero(rows < 0).tolist():
+            logger.warning("Sequence %s not found in %s", ids[place], self._title)
+        found = np.flatnonzero(rows >= 0)
+        in_file_order = found[np.argsort(rows[found])]  # HDF5 reads rising rows only
+        vectors = np.empty((len(ids), self._vectors.shape[1]), dtype=np.float32)
+        if len(found):
+            vectors[in_file_order] = self._vectors[rows[in_file_order]]
+        return Embeddings(tuple(ids[place] for place in found.tolist()), vectors[found])
+
+    def __enter__(self) -> VectorFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
 
 
 def _as_bytes(value: bytes | str) -> bytes:

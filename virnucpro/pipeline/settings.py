@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virnucpro.sequences.orfs import PolicyName
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
@@ -24,7 +26,7 @@ class ModelChoice:
     model_path: Path | None = None
     home: Path = field(default_factory=lambda: Path("~/.cache/virnucpro/models").expanduser())
     chunk_nt: int | None = None
-    orf_policy: str | None = None
+    orf_policy: PolicyName | None = None
     min_length: int = 0
     sample_n: int | None = None
 

@@ -1,0 +1,118 @@
+"""Join three streams in input order: records, ORFs and scores -> one contig at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from virnucpro.pipeline.orf_stages import read_orf_places
+from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.record_table import RecordRow, read_rows
+from virnucpro.pipeline.scoring import scored_orfs
+from virnucpro.sequences.chunks import chunk_windows
+
+FRAME_LETTERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredOrf:
+    """An ORF with its place in the chunk (nt, forward strand) and its three scores."""
+
+    orf_id: str
+    start: int
+    end: int
+    other: float
+    virus: float
+    null: float
+
+    @property
+    def chunk_id(self) -> str:
+        """The chunk that it was read from."""
+        return self.orf_id[:-FRAME_LETTERS]
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the encoders and the classifier saw it."""
+        return self.virus == self.virus  # NaN is not equal to itself
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredChunk:
+    """One chunk and its scored ORFs.
+
+    Attributes:
+        start: first base in the contig, 0-based.
+        end: one past the last.
+        best: the ORF with the highest P(virus).
+        other: highest P(other) over the frames.
+        virus: highest P(virus) over the frames.
+        null: P(null) of the best ORF; NaN where the model has no such class.
+    """
+
+    start: int
+    end: int
+    best: ScoredOrf
+    other: float
+    virus: float
+    null: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contig:
+    """One input record with its scored chunks.
+
+    Attributes:
+        record: the row of the record table.
+        orfs: ORFs found, scored or not.
+        chunks: chunks with at least one scored ORF, in order.
+    """
+
+    record: RecordRow
+    orfs: int
+    chunks: list[ScoredChunk] = field(default_factory=list)
+
+
+def read_contigs(paths: RunPaths) -> Iterator[Contig]:
+    """Stream every input record in input order with its scores; bounded memory."""
+    orfs = _orfs(paths)
+    waiting = next(orfs, None)
+    for record in read_rows(paths.records):
+        found: list[list[ScoredOrf]] = []
+        windows = chunk_windows(record.length, paths.chunk_nt) if record.chunks else []
+        for number in range(1, record.chunks + 1):
+            chunk_id = f"{record.seq_id}_chunk_{number}"
+            group = []
+            while waiting is not None and waiting.chunk_id == chunk_id:
+                group.append(waiting)
+                waiting = next(orfs, None)
+            found.append(group)
+        chunks = [
+            _chunk(window, scored)
+            for window, group in zip(windows, found, strict=True)
+            if (scored := [orf for orf in group if orf.is_scored])
+        ]
+        yield Contig(record, sum(map(len, found)), chunks)
+
+
+def blocks(contigs: Iterator[Contig], size: int = 4_096) -> Iterator[list[Contig]]:
+    """Contigs in groups, for vectorised work."""
+    while block := list(islice(contigs, size)):
+        yield block
+
+
+def _chunk(window: tuple[int, int], orfs: list[ScoredOrf]) -> ScoredChunk:
+    best = max(orfs, key=lambda orf: orf.virus)
+    return ScoredChunk(
+        *window, best, max(orf.other for orf in orfs), best.virus, best.null
+    )  # fmt: skip
+
+
+def _orfs(paths: RunPaths) -> Iterator[ScoredOrf]:
+    places = (place for block in read_orf_places(paths) for place in block.tolist())
+    for ids, scores in scored_orfs(paths):
+        for orf_id, row in zip(ids, np.asarray(scores, dtype=np.float64).tolist(), strict=True):
+            start, end = next(places)
+            yield ScoredOrf(orf_id, start, end, *row)

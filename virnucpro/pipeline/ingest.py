@@ -1,0 +1,139 @@
+"""Stage 1: input files -> chunks, and one table row for every input record."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from virnucpro.core.errors import InputError
+from virnucpro.core.files import atomic_write, sha256_file
+from virnucpro.core.records import Record, Status
+from virnucpro.pipeline.paths import RunPaths, stem_of
+from virnucpro.pipeline.record_table import RecordRow
+from virnucpro.pipeline.settings import ModelChoice
+from virnucpro.sequences.chunks import chunk_record
+from virnucpro.sequences.fasta import read_records
+from virnucpro.sequences.fasta_files import fasta_text
+from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.sequences.screen import screen_record
+
+SHORTEST_NT = {"longest": 60, "open-frame": 3}
+
+
+def spool_stdin(folder: Path) -> Path:
+    """Copy standard input to a file, so that it can be hashed and read again on resume."""
+    target = folder / "stdin"
+    with atomic_write(target) as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+    return target
+
+
+def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, object]]:
+    """Name, size and SHA-256 of every input, in argument order.
+
+    Raises:
+        InputError: an input is missing, a directory, or cannot be read.
+    """
+    described: list[dict[str, object]] = []
+    for path in paths:
+        real = spooled.get(str(path), path)
+        try:
+            if real.is_dir():
+                raise InputError(path, "is a directory; give a FASTA or FASTQ file")
+            described.append(
+                {"path": str(path), "bytes": real.stat().st_size, "sha256": sha256_file(real)}
+            )
+        except OSError as error:
+            raise InputError(path, f"cannot be read ({error.strerror})") from error
+    return described
+
+
+def ingest(
+    inputs: Sequence[Path], paths: RunPaths, choice: ModelChoice, policy: OrfPolicy,
+    samples: Sequence[str],
+) -> Counter[str]:  # fmt: skip
+    """Read, screen and chunk all inputs; write the chunk file and the record table.
+
+    Args:
+        inputs: files to read, in order.
+        paths: where `chunked` and `records` go.
+        choice: `min_length` and `sample_n` decide what is passed over.
+        policy: decides the shortest record that is worth scoring.
+        samples: the sample name of each input.
+
+    Returns:
+        Counts: records, chunks, nt, gaps, and `status:{name}` for those not scored.
+
+    Raises:
+        InputError: a file is not sequences, or every record is not DNA.
+    """
+    counts: Counter[str] = Counter(records=0, chunks=0, nt=0, gaps=0)
+    sampled = _sampler(inputs, choice.sample_n)
+    with atomic_write(paths.chunked, "w") as chunked, atomic_write(paths.records, "w") as table:
+        for number, record in enumerate(_named_samples(inputs, samples)):
+            status = _screen(record, choice, policy) if sampled(number) else Status.FILTERED
+            chunks = 0 if status else _write_chunks(record, paths.chunk_nt, chunked)
+            length = len(record.sequence)
+            table.write(
+                RecordRow(
+                    record.seq_id, record.sample, length, record.gaps, status, chunks, record.header
+                ).line()
+            )
+            counts.update(records=1, chunks=chunks, nt=length, gaps=record.gaps)
+            if status:
+                counts[f"status:{status}"] += 1
+    if counts["records"] and counts[f"status:{Status.NOT_DNA}"] == counts["records"]:
+        raise InputError(
+            inputs[0], "no record is DNA: over 10% of the letters are outside its alphabet; "
+            "give nucleotide sequences, not proteins",
+        )  # fmt: skip
+    return counts
+
+
+def sample_names(inputs: Sequence[Path]) -> list[str]:
+    """One name an input, from its stem; equal stems get a number.
+
+    >>> sample_names([Path("a/x.fa"), Path("b/x.fa"), Path("y.fq.gz")])
+    ['x', 'x__2', 'y']
+    """
+    seen: Counter[str] = Counter()
+    names = []
+    for path in inputs:
+        stem = stem_of(path)
+        seen[stem] += 1
+        names.append(stem if seen[stem] == 1 else f"{stem}__{seen[stem]}")
+    return names
+
+
+def _named_samples(inputs: Sequence[Path], samples: Sequence[str]) -> Iterator[Record]:
+    yield from read_records(inputs, samples=samples)
+
+
+def _screen(record: Record, choice: ModelChoice, policy: OrfPolicy) -> Status | None:
+    status = screen_record(record, shortest=SHORTEST_NT[policy.name])
+    if status is Status.AMBIGUOUS and policy.name == "open-frame":
+        status = None  # the published rule needs no stretch of 60 clear bases
+    if status is None and len(record.sequence) < choice.min_length:
+        return Status.FILTERED
+    return status
+
+
+def _write_chunks(record: Record, chunk_nt: int, file: IO[str]) -> int:
+    chunks = chunk_record(record, chunk_nt)
+    for chunk in chunks:
+        file.write(fasta_text(chunk.chunk_id, chunk.sequence, wrapped=True))
+    return len(chunks)
+
+
+def _sampler(inputs: Sequence[Path], wanted: int | None) -> Callable[[int], bool]:
+    """Whether record `i` belongs to an even spread of `wanted` records."""
+    if wanted is None:
+        return lambda number: True
+    total = sum(1 for _ in read_records(inputs))
+    if total <= wanted:
+        return lambda number: True
+    return lambda number: (number + 1) * wanted // total > number * wanted // total

@@ -1,0 +1,174 @@
+"""Before the first stage: the model, the inputs, the key of the run, and its directory."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from virnucpro import __version__
+from virnucpro.core.checkpoint import StageLedger
+from virnucpro.core.device import usable_cpus
+from virnucpro.core.files import digest_of
+from virnucpro.core.progress import ProgressReporter
+from virnucpro.models.specs import ModelSpec
+from virnucpro.models.store import resolve_model
+from virnucpro.pipeline.ingest import describe_inputs, sample_names, spool_stdin
+from virnucpro.pipeline.paths import STDIN, RunPaths, stem_of
+from virnucpro.pipeline.run_record import FORMAT, RunRecord, is_complete
+from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
+
+logger = logging.getLogger("virnucpro.pipeline")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One prediction under way.
+
+    Attributes:
+        inputs: files to read, standard input already spooled.
+        samples: the sample name of each input.
+        paths: where everything lies.
+        model: what decides scores.
+        settings: what was asked for.
+        key: digest of everything that decides the bytes of the results.
+        ledger: finished units of work.
+        record: run.json.
+        reporter: progress.
+    """
+
+    inputs: tuple[Path, ...]
+    samples: tuple[str, ...]
+    paths: RunPaths
+    model: ModelSpec
+    settings: PredictionSettings
+    key: str
+    ledger: StageLedger
+    record: RunRecord
+    reporter: ProgressReporter
+
+    @property
+    def workers(self) -> int:
+        """Processes that translate and merge."""
+        return self.settings.compute.threads or usable_cpus()
+
+    def unit_key(self, unit: str) -> str:
+        """The ledger's key of one unit of work."""
+        return digest_of(self.key, unit)
+
+    def is_done(self, unit: str, outputs: Sequence[Path]) -> bool:
+        """Whether an earlier run finished `unit` and its files are still whole."""
+        return self.ledger.is_done(unit, self.unit_key(unit), outputs)
+
+    def commit(self, unit: str, outputs: Sequence[Path], counts: dict[str, int]) -> None:
+        """Record that `unit` is finished; its files have their final names."""
+        self.ledger.commit(unit, self.unit_key(unit), outputs, counts)
+
+    def stage(
+        self, name: str, outputs: Sequence[Path], make: Callable[[], Mapping[str, int]]
+    ) -> dict[str, int]:
+        """Do a stage that is one unit of work, unless it is done; either way, its counts."""
+        with self.record.stage(name) as counts:
+            if self.is_done(name, outputs):
+                logger.info("%s: done earlier, kept", name)
+                counts |= self.ledger.facts(name)
+            else:
+                self.record.claim(*outputs)
+                counts |= make()
+                self.commit(name, outputs, counts)
+                logger.info("%s: %s", name, ", ".join(f"{n} {k}" for k, n in counts.items()))
+        return counts
+
+
+def choose_model(choice: ModelChoice) -> ModelSpec:
+    """Find the model, and lay the user's chunk length and ORF policy over its own.
+
+    Raises:
+        ModelError: it is not installed, or damaged.
+    """
+    model = resolve_model(choice.model_type, choice.model_path, choice.home)
+    logger.info("Model: %s (%s), hash %s", model.name, choice.model_type, model.digest[:12])
+    if choice.model_type == "mini":
+        logger.info("  the published models: virnucpro models fetch 500, then -m 500")
+    if choice.chunk_nt is not None:
+        model = replace(model, chunk_nt=choice.chunk_nt)
+    if choice.orf_policy is not None and choice.orf_policy != model.orf_policy.name:
+        logger.warning(
+            "--orf-policy %s: the model was trained with %s; scores are outside its training",
+            choice.orf_policy, model.orf_policy.name,
+        )  # fmt: skip
+        model = replace(model, orf_policy=replace(model.orf_policy, name=choice.orf_policy))
+    return model
+
+
+def prepare(
+    input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings
+) -> Run | None:
+    """Hash the inputs and open the run; None where a finished run of the same key lies here.
+
+    Raises:
+        InputError: an input cannot be read.
+        OutputError: the output directory cannot be written.
+    """
+    paths = RunPaths(output_dir, stem_of(input_files[0]), model.chunk_nt)
+    paths.checkpoints.mkdir(parents=True, exist_ok=True)
+    has_stdin = any(str(path) == STDIN for path in input_files)
+    spooled = {STDIN: spool_stdin(paths.checkpoints)} if has_stdin else {}
+    described = describe_inputs(input_files, spooled)
+    samples = sample_names(input_files)
+    decides = _what_decides(described, samples, model, settings)
+    key = digest_of(decides)
+    if settings.output.resume and is_complete(output_dir, key):
+        return None
+    data: dict[str, Any] = {
+        "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
+        "key": key, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv, "python": platform.python_version(), "host": platform.platform(),
+        "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
+                  "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
+        "parameters": _jsonable(settings), "inputs": described, "samples": samples,
+        "stages": {}, "files": [".checkpoints"], "outputs": {},
+    }  # fmt: skip
+    run = Run(
+        inputs=tuple(spooled.get(str(path), path) for path in input_files),
+        samples=tuple(samples),
+        paths=paths,
+        model=model,
+        settings=settings,
+        key=key,
+        ledger=StageLedger(paths.checkpoints / "ledger", reuse=settings.output.resume),
+        record=RunRecord(paths, data),
+        reporter=ProgressReporter(settings.output.progress),
+    )
+    run.record.save()
+    return run
+
+
+def _what_decides(
+    described: Sequence[dict[str, object]], samples: Sequence[str], model: ModelSpec,
+    settings: PredictionSettings,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that decides the bytes of the results, and nothing else."""
+    return {
+        "format": FORMAT,
+        "inputs": [entry["sha256"] for entry in described],
+        "names": [stem_of(str(entry["path"])) for entry in described],
+        "samples": list(samples),
+        "model": model.digest,
+        "min_length": settings.model.min_length,
+        "sample_n": settings.model.sample_n,
+        "sequences_per_file": settings.compute.sequences_per_file,
+        "dtype": settings.compute.dtype,
+        "packing": settings.compute.packing,
+    }
+
+
+def _jsonable(settings: PredictionSettings) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(settings)
