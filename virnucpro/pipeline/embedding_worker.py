@@ -111,7 +111,7 @@ def run_job(job: FeatureJob, encoders: LoadedEncoders, on_rows: OnRows) -> JobDo
 
 
 def worker_main(connection: Connection, settings: WorkerSettings) -> None:
-    """Serve jobs from `connection` until it brings None or is closed.
+    """Serve jobs from `connection` until it is closed or the process is killed.
 
     Answers each job with heartbeats and log lines, then `JobDone` or `JobFailed`.
     """
@@ -125,8 +125,6 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
         try:
             job = connection.recv()
         except (EOFError, OSError):
-            return
-        if job is None:
             return
         send(run_job(job, encoders, send.rows))
 

@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -92,14 +93,11 @@ class PersistentWorkerPool:
             logger.info("Started %d workers for model %s", self.num_workers, self.model_type)
 
     def close(self) -> None:
-        """End the workers: idle ones are asked, busy ones are killed. Safe to call twice."""
+        """End the workers at once; an idle one has nothing to lose. Safe to call twice."""
         workers, self.pool = self.pool or [], None
         for worker in workers:
-            if worker.job is not None or not _send(worker, None):
-                worker.process.kill()
-        deadline = time.monotonic() + STOP_S
+            worker.process.kill()
         for worker in workers:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
             worker.kill()
 
     def __enter__(self) -> PersistentWorkerPool:
@@ -129,7 +127,8 @@ class PersistentWorkerPool:
     def assign(self, worker: Worker, job: FeatureJob) -> None:
         """Hand a job to an idle worker; if the worker just died, `events` will say so."""
         worker.job, worker.last_word = job, time.monotonic()
-        _send(worker, job)
+        with suppress(OSError):
+            worker.connection.send(job)
 
     def events(self, timeout: float) -> Iterator[Event]:
         """What busy workers said within `timeout` seconds; hung ones are killed.
@@ -179,11 +178,3 @@ class PersistentWorkerPool:
         process.start()
         theirs.close()
         return Worker(process, ours, settings)
-
-
-def _send(worker: Worker, message: FeatureJob | None) -> bool:
-    try:
-        worker.connection.send(message)
-    except OSError:
-        return False
-    return True
