@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import IO, NamedTuple
 
 from dnaio.exceptions import FastaFormatError
 from dnaio.readers import FastaReader
@@ -19,11 +19,17 @@ WRAP_NT = 60
 
 
 class FastaEntry(NamedTuple):
-    """One sequence of a FASTA file: the header without `>`, and the letters."""
+    """What dnaio makes of a FASTA record; its own type refuses letters outside ASCII.
 
-    header: str
+    Attributes:
+        name: the header without `>`.
+        sequence: the letters, line breaks removed.
+        qualities: always None; dnaio passes it.
+    """
+
+    name: str
     sequence: str
-    qualities: None = None
+    qualities: str | None = None
 
 
 def fasta_text(seq_id: str, sequence: str, *, wrapped: bool = False) -> str:
@@ -39,11 +45,11 @@ def fasta_text(seq_id: str, sequence: str, *, wrapped: bool = False) -> str:
 
 
 def write_fasta(
-    handle: TextIO, entries: Iterable[tuple[str, str]], *, wrapped: bool = False
+    handle: IO[str], entries: Iterable[tuple[str, str]], *, wrapped: bool = False
 ) -> int:
     """Write (id, sequence) pairs in their order; returns how many. Streams.
 
-    Open `handle` with `newline="\\n"` and UTF-8: the files are the same on every system.
+    Open `handle` as UTF-8 without newline translation: the files are the same on every system.
     """
     count = 0
     for seq_id, sequence in entries:
@@ -59,8 +65,8 @@ def read_fasta(path: Path | str) -> Iterator[tuple[str, str]]:
         InputError: the file cannot be read or is no FASTA.
     """
     try:
-        with Path(path).open("rb") as file:
-            for entry in FastaReader(file, sequence_class=FastaEntry):
-                yield entry.header, entry.sequence
+        with FastaReader(str(path), sequence_class=FastaEntry, opener=open) as reader:
+            for entry in reader:
+                yield entry.name, entry.sequence
     except (OSError, FastaFormatError, UnicodeDecodeError) as error:
         raise InputError(path, f"no readable FASTA file: {error}") from error
