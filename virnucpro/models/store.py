@@ -279,9 +279,8 @@ def _installed_classifier(name: str, home: Path) -> Path:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if (path / RECORD_NAME).is_file())
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [one for one in inside if one.name[0] != "." and (one / RECORD_NAME).is_file()]
 
 
 def _hidden_size(folder: Path) -> int:
