@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from staged_files import embeddings, orf_ids, write_pair, write_published_dna
+
+from virnucpro.core.errors import InputError, OutputError
+from virnucpro.core.records import Embeddings
+from virnucpro.pipeline.feature_files import (
+    DamagedFeaturesError,
+    merged_inputs,
+    read_dna_features,
+    read_dna_ids,
+    read_merged,
+    read_protein_features,
+    write_dna_features,
+    write_merged,
+    write_protein_features,
+)
+
+READERS = [read_dna_features, read_protein_features, read_merged, read_dna_ids]
+
+
+def test_dna_file_has_the_published_layout(tmp_path):
+    rows = embeddings(["a", "b"], 3)
+    write_dna_features(tmp_path / "f.pt", rows)
+    content = torch.load(tmp_path / "f.pt", weights_only=True)
+    assert content["nucleotide"] == ["a", "b"]
+    assert [row["label"] for row in content["data"]] == ["a", "b"]
+    assert content["data"][1]["mean_representation"] == rows.vectors[1].tolist()
+    assert (content["version"], content["status"]) == ("1.0", "complete")
+
+
+def test_protein_file_has_the_published_layout(tmp_path):
+    rows = embeddings(["a", "b"], 3)
+    write_protein_features(tmp_path / "f.pt", rows)
+    content = torch.load(tmp_path / "f.pt", weights_only=True)
+    assert content["proteins"] == ["a", "b"]
+    assert all(row.shape == (3,) and row.dtype == torch.float32 for row in content["data"])
+    np.testing.assert_array_equal(torch.stack(content["data"]), rows.vectors)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_what_is_written_is_read(tmp_path, count):
+    rows = embeddings(orf_ids(1, count), 5)
+    write_dna_features(tmp_path / "d.pt", rows)
+    write_protein_features(tmp_path / "p.pt", rows)
+    write_merged(tmp_path / "m.pt", rows, "digest")
+    for name, reader in zip("dpm", READERS[:3], strict=True):
+        back = reader(tmp_path / f"{name}.pt")
+        assert back.seq_ids == rows.seq_ids
+        np.testing.assert_array_equal(back.vectors.reshape(rows.vectors.shape), rows.vectors)
+    assert read_dna_ids(tmp_path / "d.pt") == list(rows.seq_ids)
+    assert merged_inputs(tmp_path / "m.pt") == "digest"
+
+
+def test_the_original_s_dna_file_is_read(tmp_path):
+    vectors = write_published_dna(tmp_path / "f.pt", ["a", "b"], dim=4)
+    back = read_dna_features(tmp_path / "f.pt")
+    assert back.seq_ids == ("a", "b") and read_dna_ids(tmp_path / "f.pt") == ["a", "b"]
+    np.testing.assert_array_equal(back.vectors, vectors)
+
+
+def test_the_stored_array_and_the_published_list_are_the_same_numbers(tmp_path):
+    nucleotide, _ = write_pair(tmp_path, 1)
+    content = torch.load(nucleotide, weights_only=True)
+    listed = np.array([row["mean_representation"] for row in content["data"]], dtype=np.float32)
+    np.testing.assert_array_equal(read_dna_features(nucleotide).vectors, listed)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    rows = embeddings(["a", "bad"], 3)
+    rows.vectors[1, 2] = value
+    write_dna_features(tmp_path / "d.pt", rows)
+    write_protein_features(tmp_path / "p.pt", rows)
+    for name, reader in (("d", read_dna_features), ("p", read_protein_features)):
+        with pytest.raises(DamagedFeaturesError, match="vector of bad"):
+            reader(tmp_path / f"{name}.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ([1, 2], "dictionary"),
+        ({"data": []}, "lists `proteins` and `data`"),
+        ({"proteins": ["a"], "data": []}, "1 ids for data"),
+        ({"proteins": ["a", "a"], "data": [torch.ones(2), torch.ones(2)]}, "occurs twice"),
+        ({"proteins": [1], "data": [torch.ones(2)]}, "not text"),
+        ({"proteins": ["a", "b"], "data": [torch.ones(2), torch.ones(3)]}, "one width"),
+        ({"proteins": ["a"], "data": [[1.0]]}, "one width"),
+        ({"proteins": ["a"], "data": [torch.ones(2, 2)]}, "1 ids for data"),
+    ],
+)
+def test_wrong_layout_is_named(tmp_path, content, problem):
+    torch.save(content, tmp_path / "f.pt")
+    with pytest.raises(DamagedFeaturesError, match=problem):
+        read_protein_features(tmp_path / "f.pt")
+
+
+def test_labels_must_match_ids(tmp_path):
+    data = [{"label": "b", "mean_representation": [1.0]}]
+    torch.save({"nucleotide": ["a"], "data": data}, tmp_path / "f.pt")
+    with pytest.raises(DamagedFeaturesError, match="labels"):
+        read_dna_features(tmp_path / "f.pt")
+
+
+class Bait:
+    touched: list[int] = []  # noqa: RUF012
+
+    def __reduce__(self):
+        return self.touched.append, (1,)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_pickle_with_code_in_it_is_refused(tmp_path, reader):
+    torch.save({"nucleotide": Bait(), "proteins": [], "ids": [], "data": []}, tmp_path / "f.pt")
+    with pytest.raises(DamagedFeaturesError):
+        reader(tmp_path / "f.pt")
+    assert Bait.touched == []
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02}q\x00."])
+def test_files_of_another_kind_are_refused(tmp_path, reader, content):
+    (tmp_path / "f.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"f\.pt"):
+        reader(tmp_path / "f.pt")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_damaged_file_is_an_error_or_reads_as_before(tmp_path, reader):
+    rows = embeddings(["a", "b"], 3)
+    path = tmp_path / "f.pt"
+    writers = {
+        read_dna_features: write_dna_features,
+        read_dna_ids: write_dna_features,
+        read_protein_features: write_protein_features,
+        read_merged: lambda path, rows: write_merged(path, rows, "digest"),
+    }
+    writers[reader](path, rows)
+    whole = path.read_bytes()
+    draw = np.random.default_rng(5)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in draw.integers(0, len(whole), 3):
+            damaged[place] = draw.integers(256)
+        path.write_bytes(damaged[: draw.integers(len(whole) // 2, len(whole) + 1)])
+        try:
+            back = reader(path)
+        except DamagedFeaturesError:
+            continue
+        assert len(back) in (0, 2)
+
+
+def test_a_packed_record_is_passed_over(tmp_path):
+    # a few kB could unpack to the whole memory
+    write_published_dna(tmp_path / "f.pt", ["a"], dim=2)
+    bomb = io.BytesIO()
+    np.save(bomb, np.zeros((1 << 12, 2), np.float32))
+    with zipfile.ZipFile(tmp_path / "f.pt", "a", zipfile.ZIP_DEFLATED) as archive:
+        root = archive.namelist()[0].split("/")[0]
+        archive.writestr(f"{root}/vectors.npy", bomb.getvalue())
+    assert read_dna_features(tmp_path / "f.pt").vectors.shape == (1, 2)
+
+
+def test_same_content_gives_the_same_bytes(tmp_path, monkeypatch):
+    rows = embeddings(["a"], 3)
+    write_dna_features(tmp_path / "1.pt", rows)
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    write_dna_features(tmp_path / "2.pt", rows)
+    assert (tmp_path / "1.pt").read_bytes() == (tmp_path / "2.pt").read_bytes()
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_merged(tmp_path / "m.pt", embeddings(["a"], 3), "digest")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_merged_inputs_of_other_files_is_none(tmp_path):
+    assert merged_inputs(tmp_path / "missing.pt") is None
+    torch.save({"ids": [], "data": torch.empty(0, 3)}, tmp_path / "theirs.pt")
+    assert merged_inputs(tmp_path / "theirs.pt") is None
+
+
+def test_embeddings_keep_ids_and_rows_together():
+    with pytest.raises(ValueError, match="2 ids"):
+        Embeddings(("a", "b"), np.zeros((1, 3), np.float32))
