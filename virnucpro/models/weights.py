@@ -180,11 +180,16 @@ def _unpickle(file: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can fail anywhere
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"{file}: damaged, or holds more than tensors: {reason}") from error
+        raise ModelError(f"{file}: damaged, or holds more than tensors: {_cause(error)}") from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{file}: holds a {type(content).__name__}, not a table of tensors")
     return content
+
+
+def _cause(error: Exception) -> str:
+    """The fact in PyTorch's message, without its advice to load unsafely."""
+    text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+    return text.split("\n")[0].split(" Please use")[0] or type(error).__name__
 
 
 def _plain_values(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BOS_ID, PAD_ID, EOS_ID, UNKNOWN_ID = 0, 1, 2, 3
-RESIDUES = "LAGVSERTIDPQKNFYMHWCXBUZO.-"
+RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
 """The alphabet in the order of its ids, which start at 4."""
 MAX_RESIDUES = 1022
 """The network was trained on windows of 1,024 tokens with BOS and EOS."""
