@@ -88,7 +88,7 @@ def load_classifier(spec: ModelSpec, device: torch.device | str) -> Classifier:
     """Load the classifier of a model, after checking its hash.
 
     Raises:
-        ModelError: the file is missing, is not the recorded one, or has the wrong shape.
+        ModelError: the file is missing, is not the recorded one, or does not fit the encoders.
     """
     path = spec.classifier
     if not path.is_file():
@@ -101,21 +101,28 @@ def load_classifier(spec: ModelSpec, device: torch.device | str) -> Classifier:
         from virnucpro.scores.mini_classifier import load_mini_classifier
 
         return load_mini_classifier(spec, device)
-    return load_published(path, torch.device(device))
+    classifier = load_published(path, torch.device(device))
+    if classifier.width != spec.dim:
+        raise ModelError(
+            f"{path}: takes vectors of width {classifier.width}; {spec.dna.name} and "
+            f"{spec.protein.name} give {spec.dim}"
+        )
+    return classifier
 
 
 def classifier_kind(path: Path) -> str:
-    """Kind of network in a classifier file; files without a word on it hold the published one.
+    """Kind of network in a classifier file: its metadata say it, else the names of its tensors.
 
     Raises:
         ModelError: the file is no safetensors file.
     """
     try:
         with safe_open(path, framework="np") as file:
+            is_published = "hidden_layer.weight" in file.keys()  # noqa: SIM118
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a safetensors file ({error})") from error
-    return str(metadata.get("kind", PUBLISHED_KIND))
+    return str(metadata.get("kind", PUBLISHED_KIND if is_published else "mini"))
 
 
 def load_published(path: Path, device: torch.device) -> PublishedClassifier:

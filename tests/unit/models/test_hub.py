@@ -8,10 +8,10 @@ import shutil
 
 import pytest
 import torch
+from fake_hub import serve_hub
 from huggingface_hub import constants
 from safetensors.numpy import load_file
 
-from tests.fake_hub import serve_hub
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.models import fetch_plan, web_file
 from virnucpro.models.fetch_plan import Network, plan_fetch
