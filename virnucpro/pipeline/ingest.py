@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
-from virnucpro.pipeline.paths import RunPaths, stem_of
+from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.record_table import RecordRow
 from virnucpro.pipeline.settings import ModelChoice
 from virnucpro.sequences.chunks import chunk_record
-from virnucpro.sequences.fasta import read_records
+from virnucpro.sequences.fasta import ReadLog, read_records, sample_name
 from virnucpro.sequences.fasta_files import fasta_text
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.sequences.screen import screen_record
+
+logger = logging.getLogger("virnucpro.pipeline")
 
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
 
@@ -103,14 +107,19 @@ def sample_names(inputs: Sequence[Path]) -> list[str]:
     seen: Counter[str] = Counter()
     names = []
     for path in inputs:
-        stem = stem_of(path)
+        stem = sample_name(path)
         seen[stem] += 1
         names.append(stem if seen[stem] == 1 else f"{stem}__{seen[stem]}")
     return names
 
 
 def _named_samples(inputs: Sequence[Path], samples: Sequence[str]) -> Iterator[Record]:
-    yield from read_records(inputs, samples=samples)
+    log = ReadLog()
+    for path, sample in zip(inputs, samples, strict=True):
+        for record in read_records([path], log):
+            yield record if record.sample == sample else replace(record, sample=sample)
+    if log.duplicates:
+        logger.warning("%d records had an id seen before; now {id}__2 and so on", log.duplicates)
 
 
 def _screen(record: Record, choice: ModelChoice, policy: OrfPolicy) -> Status | None:

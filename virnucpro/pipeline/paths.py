@@ -6,27 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-STDIN = "-"
-COMPRESSION_SUFFIXES = {".gz", ".bz2", ".xz", ".zst"}
-
-
-def stem_of(path: Path | str) -> str:
-    """Name of an input without a compression suffix and one more; `stdin` for `-`.
-
-    >>> stem_of("reads/sample.1.fastq.gz")
-    'sample.1'
-    """
-    if str(path) == STDIN:
-        return "stdin"
-    name = Path(path)
-    if name.suffix.lower() in COMPRESSION_SUFFIXES:
-        name = name.with_suffix("")
-    return name.stem or name.name
+from virnucpro.sequences.fasta import sample_name
 
 
 def default_output_dir(input_files: Sequence[Path | str]) -> Path:
     """`{stem}_predictions` in the current directory; the first input gives the stem."""
-    return Path(f"{stem_of(input_files[0])}_predictions")
+    return Path(f"{sample_name(input_files[0])}_predictions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +20,7 @@ class RunPaths:
 
     Attributes:
         output_dir: the directory given with `-o`.
-        stem: `stem_of` the first input.
+        stem: the first input's name without suffixes.
         chunk_nt: chunk length (nt), part of one file name.
     """
 

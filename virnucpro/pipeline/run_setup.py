@@ -19,9 +19,11 @@ from virnucpro.core.progress import ProgressReporter
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.ingest import describe_inputs, sample_names, spool_stdin
-from virnucpro.pipeline.paths import STDIN, RunPaths, stem_of
+from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.run_record import FORMAT, RunRecord, is_complete
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
+from virnucpro.sequences.fasta import sample_name
+from virnucpro.sequences.unpack import STDIN
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -115,7 +117,7 @@ def prepare(
         InputError: an input cannot be read.
         OutputError: the output directory cannot be written.
     """
-    paths = RunPaths(output_dir, stem_of(input_files[0]), model.chunk_nt)
+    paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
     has_stdin = any(str(path) == STDIN for path in input_files)
     spooled = {STDIN: spool_stdin(paths.checkpoints)} if has_stdin else {}
@@ -157,7 +159,7 @@ def _what_decides(
     return {
         "format": FORMAT,
         "inputs": [entry["sha256"] for entry in described],
-        "names": [stem_of(str(entry["path"])) for entry in described],
+        "names": [sample_name(str(entry["path"])) for entry in described],
         "samples": list(samples),
         "model": model.digest,
         "min_length": settings.model.min_length,
