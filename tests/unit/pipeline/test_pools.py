@@ -79,3 +79,11 @@ def test_errors_of_workers_and_of_the_source_reach_the_caller(pool):
 def test_workers_leave_ctrl_c_to_the_parent(pool):
     assert all(map_in_order(pool, interrupt_is_ignored, [[1, 2]]))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_workers_killed_while_they_wait_block_nobody(pool):
+    results = map_in_order(pool, square, ([n] for n in range(5)))
+    first = next(results)
+    for child in multiprocessing.active_children():
+        child.kill()
+    assert [first, *results] == [n * n for n in range(5)]
