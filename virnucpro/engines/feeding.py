@@ -58,27 +58,46 @@ def spread(make: Callable[[Given], Made], given: Iterable[Given], threads: int) 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def ahead(source: Iterable[Made], depth: int) -> Iterator[Made]:
-    """Run `source` in a thread, at most `depth` elements ahead; 0 runs it in this one.
+class Ahead(Iterator[Made]):
+    """Runs `source` in a thread, at most `depth` elements ahead; 0 runs it in this one.
 
-    An error in `source` is raised here, after the elements before it. Closing the iterator
+    An error in `source` is raised here, after the elements before it. Leaving the `with` block
     stops the thread.
     """
-    if depth < 1:
-        yield from source
-        return
-    made: queue.Queue[tuple[Made] | BaseException | None] = queue.Queue(depth)
-    stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(source, made, stop), daemon=True, name="feeder")
-    thread.start()
-    try:
-        while (element := made.get()) is not None:
-            if isinstance(element, BaseException):
-                raise element
-            yield element[0]
-    finally:
-        stop.set()
-        thread.join()
+
+    def __init__(self, source: Iterable[Made], depth: int) -> None:
+        self._inline = iter(source) if depth < 1 else None
+        self._made: queue.Queue[tuple[Made] | BaseException | None] = queue.Queue(max(depth, 1))
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        if depth >= 1:
+            work = (source, self._made, self._stop)
+            self._thread = threading.Thread(target=_fill, args=work, daemon=True, name="feeder")
+            self._thread.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next element, or the end, is there without waiting."""
+        return self._inline is None and not self._made.empty()
+
+    def __next__(self) -> Made:
+        if self._inline is not None:
+            return next(self._inline)
+        element = self._made.get()
+        if element is None:
+            self._made.put(None)  # asked again, the end is still the end
+            raise StopIteration
+        if isinstance(element, BaseException):
+            raise element
+        return element[0]
+
+    def __enter__(self) -> Ahead[Made]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
 
 
 def _fill(

@@ -23,7 +23,7 @@ from virnucpro.batches.budget import Lengths
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Embeddings, Tokens
 from virnucpro.engines.base import EngineOptions, EngineStats
-from virnucpro.engines.feeding import ahead, spread
+from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.forward import Forward, Prepared
 from virnucpro.engines.memory import CPU_BUDGET, budget_by_memory, compiling_pays, probe
 from virnucpro.models.base import Encoder
@@ -123,11 +123,18 @@ class BatchEngine:
         """
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
         waiting: _Pending[Key] | None = None
-        for work in ahead(self._feed(units), depth):
-            for launched in self._launch(work):
-                if waiting is not None:
-                    yield self._collect(waiting)
-                waiting = launched
+        with Ahead(self._feed(units), depth) as feed:
+            while True:
+                if waiting is not None and not feed.is_ready:
+                    yield self._collect(waiting)  # nothing to queue yet: whoever waits gets it
+                    waiting = None
+                work = next(feed, None)
+                if work is None:
+                    break
+                for launched in self._launch(work):
+                    if waiting is not None:
+                        yield self._collect(waiting)
+                    waiting = launched
         if waiting is not None:
             yield self._collect(waiting)
 

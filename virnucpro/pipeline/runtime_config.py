@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 _COMPILE = ("auto", "on", "off")
@@ -48,7 +48,7 @@ class RuntimeConfig:
     disable_packing: bool = False
     v1_attention: bool = False
     devices: tuple[str, ...] = ()
-    compile: str = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if self.worker_timeout <= 0:
