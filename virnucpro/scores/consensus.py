@@ -10,11 +10,9 @@ import heapq
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +28,7 @@ MERGE_FILES = 64
 _FRAME_LETTERS = 2  # F1..R3 at the end of an ORF id
 
 
-@dataclass(frozen=True, slots=True)
-class FrameScore:
+class FrameScore(NamedTuple):
     """One row of prediction_results.txt: an ORF with P(other) and P(virus)."""
 
     orf_id: str
@@ -39,8 +36,7 @@ class FrameScore:
     virus: float
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkScore:
+class ChunkScore(NamedTuple):
     """The highest P(other) and the highest P(virus) over the frames of one chunk."""
 
     chunk_id: str
@@ -118,13 +114,16 @@ def chunk_scores(frames: Iterable[FrameScore]) -> Iterator[ChunkScore]:
     >>> [(chunk.chunk_id, chunk.is_virus) for chunk in chunk_scores(frames)]
     [('c_chunk_1', True)]
     """
-    for chunk_id, group in groupby(frames, key=lambda frame: frame.orf_id[:-_FRAME_LETTERS]):
-        yield _highest(chunk_id, group)
-
-
-def _highest(chunk_id: str, rows: Iterable[FrameScore | ChunkScore]) -> ChunkScore:
-    scores = [(row.other, row.virus) for row in rows]
-    return ChunkScore(chunk_id, max(row[0] for row in scores), max(row[1] for row in scores))
+    chunk_id, other, virus = None, 0.0, 0.0
+    for orf_id, orf_other, orf_virus in frames:
+        if orf_id[:-_FRAME_LETTERS] != chunk_id:
+            if chunk_id is not None:
+                yield ChunkScore(chunk_id, other, virus)
+            chunk_id, other, virus = orf_id[:-_FRAME_LETTERS], orf_other, orf_virus
+        else:
+            other, virus = max(other, orf_other), max(virus, orf_virus)
+    if chunk_id is not None:
+        yield ChunkScore(chunk_id, other, virus)
 
 
 def write_consensus(
@@ -180,7 +179,7 @@ def _sorted(chunks: Iterable[ChunkScore], folder: Path, block: int) -> Iterator[
     yield from heapq.merge(_merge(files), held, key=_BY_ID)
 
 
-_BY_ID = attrgetter("chunk_id")  # code points sort as their UTF-8 bytes do
+_BY_ID = itemgetter(0)  # code points sort as their UTF-8 bytes do
 
 
 def _merge(files: Sequence[Path]) -> Iterator[ChunkScore]:
@@ -206,5 +205,15 @@ def _unspill(file: IO[bytes]) -> Iterator[ChunkScore]:
 
 def _join(chunks: Iterable[ChunkScore]) -> Iterator[ChunkScore]:
     """Fold neighbours with the same id into one."""
-    for chunk_id, group in groupby(chunks, key=_BY_ID):
-        yield _highest(chunk_id, group)
+    last: ChunkScore | None = None
+    for chunk in chunks:
+        if last is not None and chunk.chunk_id == last.chunk_id:
+            last = ChunkScore(
+                last.chunk_id, max(last.other, chunk.other), max(last.virus, chunk.virus)
+            )
+            continue
+        if last is not None:
+            yield last
+        last = chunk
+    if last is not None:
+        yield last

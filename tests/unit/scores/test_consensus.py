@@ -67,7 +67,7 @@ def test_golden_tables(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("score", "text"),
-    [(1e-7, "1e-07"), (1e-4, "1e-04"), (2e-4, "0.0002"), (9.9e-5, "9.9e-05"), (1, "1.0"), (0, "0.0"),
+    [(1e-7, "1e-07"), (1e-4, "1e-04"), (9.9e-5, "9.9e-05"), (1, "1.0"), (0, "0.0"),
      (1e-40, "1e-40"), (0.99999994, "0.99999994"), (0.1, "0.1")],
 )  # fmt: skip
 def test_scores_are_the_shortest_text_that_is_the_float32(score, text):
