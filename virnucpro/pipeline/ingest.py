@@ -123,9 +123,7 @@ def _named_samples(inputs: Sequence[Path], samples: Sequence[str]) -> Iterator[R
 
 
 def _screen(record: Record, choice: ModelChoice, policy: OrfPolicy) -> Status | None:
-    status = screen_record(record, shortest=SHORTEST_NT[policy.name])
-    if status is Status.AMBIGUOUS and policy.name == "open-frame":
-        status = None  # the published rule needs no stretch of 60 clear bases
+    status = screen_record(record, min_nt=SHORTEST_NT[policy.name])
     if status is None and len(record.sequence) < choice.min_length:
         return Status.FILTERED
     return status
