@@ -1,0 +1,269 @@
+"""The two small encoders of the bundled model: convolution towers with masked pooling.
+
+Room 4 (batch -> one vector per ORF). Both start with a stem that adds up one learned row for
+each (tap, letter) of a window of letters, and go on with residual blocks whose norms see one
+position at a time. Positions past the end of a sequence stay exactly zero, so a vector does not
+depend on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from virnucpro.batches.collate import Batch, PackedBatch
+from virnucpro.models.base import Encoder
+from virnucpro.tokens.mini import BASE_PAD, RESIDUE_PAD, RESIDUES
+
+CODON_N = 64
+CODON_ROWS = 72
+RESIDUE_ROWS = 24
+_CPU_POSITIONS = 4096
+
+_CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
+_RESIDUE_OF_CODON = torch.tensor([RESIDUES.find(aa) if aa != "*" else 21 for aa in _CODE])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerConfig:
+    """Shape of one tower.
+
+    Attributes:
+        width: channels.
+        taps: letters (codons or residues) that one stem position sees.
+        stride: letters between two stem positions.
+        dilations: one residual block each; the spacing of its three taps.
+        hidden: channels inside a block; 0 means `width`.
+    """
+
+    width: int
+    taps: int = 9
+    stride: int = 3
+    dilations: tuple[int, ...] = (1, 1, 2, 4)
+    hidden: int = 0
+
+
+def rectangle(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Tokens as a padded rectangle (n, longest) and lengths (n,), whatever the layout."""
+    if not isinstance(batch, PackedBatch):
+        return batch.tokens, batch.lengths
+    starts = batch.cu_seqlens[:-1].long()
+    lengths = batch.cu_seqlens[1:].long() - starts
+    columns = torch.arange(batch.max_length, device=batch.tokens.device)
+    inside = columns < lengths[:, None]
+    where = (starts[:, None] + columns).clamp(max=len(batch.tokens) - 1)
+    return torch.where(inside, batch.tokens[where], pad_id), lengths
+
+
+def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Codon ids of the three frames of each strand.
+
+    The reverse frames read the same codons backwards, complemented, so that codon p of frame f
+    and codon `count - 1 - p` of frame f + 3 cover the same three bases.
+
+    Args:
+        bases: shape (n, L), 0..3 for A, C, G, T, anything larger for N or padding.
+        lengths: shape (n,), bases in each row.
+
+    Returns:
+        Ids, shape (n, 6, P): 16 a + 4 b + c, 64 with an ambiguous base, -1 past the end;
+        counts, shape (n, 6): codons in each frame.
+    """
+    n, width = bases.shape
+    codons = -(-width // 3)
+    padded = F.pad(bases, (0, 3 * codons + 2 - width), value=BASE_PAD)
+    a, b, c = (padded[:, k : k + 3 * codons] for k in range(3))
+    unclear = (a > 3) | (b > 3) | (c > 3)
+    forward = torch.where(unclear, CODON_N, 16 * a + 4 * b + c)
+    backward = torch.where(unclear, CODON_N, 63 - (16 * c + 4 * b + a))
+    counts = (lengths[:, None] - torch.arange(3, device=bases.device)).clamp(min=0) // 3
+    place = torch.arange(codons, device=bases.device)
+    turned = (counts[:, :, None] - 1 - place).clamp(min=0)
+    backward = backward.view(n, codons, 3).transpose(1, 2).gather(2, turned)
+    ids = torch.cat([forward.view(n, codons, 3).transpose(1, 2), backward], dim=1)
+    counts = torch.cat([counts, counts], dim=1)
+    return torch.where(place < counts[:, :, None], ids, -1), counts
+
+
+class Stem(nn.Module):
+    """Sum over `taps` letters of one learned row for each (tap, letter); a strided convolution.
+
+    A codon's row is its own plus that of its residue, so that what one codon teaches its
+    synonyms learn too.
+    """
+
+    def __init__(self, config: TowerConfig, rows: int, by_residue: bool) -> None:
+        super().__init__()
+        self.taps, self.stride, self.rows = config.taps, config.stride, rows
+        scale = config.taps**-0.5
+        self.weight = nn.Parameter(torch.randn(config.taps, rows, config.width) * scale)
+        self.bias = nn.Parameter(torch.zeros(config.width))
+        self.residue: nn.Parameter | None = None
+        if by_residue:
+            self.residue = nn.Parameter(torch.randn(config.taps, 22, config.width) * scale)
+        self.register_buffer("of_codon", _RESIDUE_OF_CODON.clone(), persistent=False)
+        self.of_codon: Tensor
+
+    def table(self) -> Tensor:
+        """Rows for each tap and letter: shape (taps, rows, width)."""
+        if self.residue is None:
+            return self.weight
+        shared = self.residue[:, self.of_codon]
+        return self.weight + F.pad(shared, (0, 0, 0, self.rows - shared.shape[1]))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Letters (n, P), -1 for none, to positions (n, ceil(P / stride), width)."""
+        left = (self.taps - self.stride) // 2
+        places = -(-ids.shape[1] // self.stride)
+        right = (places - 1) * self.stride + self.taps - left - ids.shape[1]
+        ids = F.pad(ids, (left, max(right, 0)), value=-1)
+        if ids.is_cuda:
+            return self._by_convolution(ids)
+        return self._by_lookup(ids, places)
+
+    def _by_lookup(self, ids: Tensor, places: int) -> Tensor:
+        table = F.pad(self.table(), (0, 0, 0, 1))
+        rows = table.shape[1]
+        offsets = torch.arange(self.taps, device=ids.device) * rows
+        index = torch.where(ids < 0, rows - 1, ids).unfold(1, self.taps, self.stride)[:, :places]
+        index = (index + offsets).reshape(-1, self.taps)
+        out = F.embedding_bag(index, table.reshape(-1, table.shape[2]), mode="sum")
+        return out.view(len(ids), places, -1) + self.bias
+
+    def _by_convolution(self, ids: Tensor) -> Tensor:
+        """The same sum as a product with one-hot letters, whose gradient needs no atomics."""
+        table = self.table()
+        kind = (
+            torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else table.dtype
+        )
+        hot = (ids[:, :, None] == torch.arange(self.rows, device=ids.device)).to(kind)
+        weight = table.permute(2, 1, 0)[:, :, None, :]
+        image = hot[:, None].permute(0, 3, 1, 2)
+        out = F.conv2d(image, weight, stride=(1, self.stride))
+        return out.permute(0, 2, 3, 1)[:, 0] + self.bias.to(out.dtype)
+
+
+class Block(nn.Module):
+    """Residual block: norm per position, 3-wide convolution, squared ReLU, linear map."""
+
+    def __init__(self, config: TowerConfig, dilation: int) -> None:
+        super().__init__()
+        width, hidden = config.width, config.hidden or config.width
+        self.dilation = dilation
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Conv2d(width, hidden, (1, 3), padding=(0, dilation), dilation=(1, dilation))
+        self.down = nn.Linear(hidden, width)
+        nn.init.normal_(self.up.weight, std=(3 * width) ** -0.5)
+        nn.init.normal_(self.down.weight, std=0.5 * hidden**-0.5)
+        nn.init.zeros_(self.up.bias)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Shape (n, Q, width) to the same; `mask` (n, Q, 1) is 1 inside a sequence, else 0."""
+        h = self.norm(x).to(x.dtype) * mask
+        h = self.up(h[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]
+        h = F.relu(h)
+        return torch.addcmul(x, self.down(h * h).to(x.dtype), mask)
+
+
+class Pool(nn.Module):
+    """Last norm, then the largest and the mean value of each channel inside a sequence."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Shape (n, Q, width), mask (n, Q, 1) to max and mean, both (n, width) float32."""
+        x = self.norm(x).float()
+        keep = mask.float()
+        highest = torch.where(mask > 0, x, -30.0).amax(dim=1)
+        mean = (x * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)
+        return highest, mean
+
+
+class Tower(nn.Module):
+    """Stem, blocks, pool."""
+
+    def __init__(self, config: TowerConfig, rows: int, by_residue: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = Stem(config, rows, by_residue)
+        self.blocks = nn.ModuleList(Block(config, d) for d in config.dilations)
+        self.pool = Pool(config.width)
+
+    def forward(self, ids: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Letters (n, P) with `counts` (n,) each to max and mean, both (n, width) float32."""
+        x = self.stem(ids)
+        places = torch.arange(x.shape[1], device=x.device)
+        inside = places * self.config.stride < counts[:, None]
+        mask = inside[:, :, None].to(x.dtype)
+        x = x * mask
+        for block in self.blocks:
+            x = block(x, mask)
+        highest, mean = self.pool(x, mask)
+        return highest, mean
+
+
+class DnaTower(Encoder):
+    """DNA encoder: one tower shared by the six codon frames; frame 0 is the ORF's own.
+
+    The vector holds max and mean of frame 0, then the largest max and the mean of the others.
+    """
+
+    pad_id = BASE_PAD
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.dim = 4 * config.width
+        self.tower = Tower(config, CODON_ROWS, by_residue=True)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Embed each sequence: (n, dim) float32."""
+        return self.embed(*rectangle(batch, self.pad_id))
+
+    def embed(self, bases: Tensor, lengths: Tensor) -> Tensor:
+        """Bases (n, L) with `lengths` (n,) to vectors (n, dim)."""
+        if bases.is_cuda:
+            return self._embed(bases, lengths)
+        step = max(1, _CPU_POSITIONS * self.tower.config.stride // (2 * bases.shape[1]))
+        parts = zip(bases.split(step), lengths.split(step), strict=True)
+        return torch.cat([self._embed(b, n) for b, n in parts])
+
+    def _embed(self, bases: Tensor, lengths: Tensor) -> Tensor:
+        ids, counts = six_frames(bases, lengths)
+        highest, mean = self.tower(ids.flatten(0, 1), counts.flatten())
+        highest = highest.view(len(bases), 6, -1)
+        mean = mean.view(len(bases), 6, -1)
+        others = [highest[:, 1:].amax(dim=1), mean[:, 1:].mean(dim=1)]
+        return torch.cat([highest[:, 0], mean[:, 0], *others], dim=1)
+
+
+class ProteinTower(Encoder):
+    """Protein encoder: a tower over residues; the vector holds max and mean."""
+
+    pad_id = RESIDUE_PAD
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.dim = 2 * config.width
+        self.tower = Tower(config, RESIDUE_ROWS, by_residue=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Embed each sequence: (n, dim) float32."""
+        return self.embed(*rectangle(batch, self.pad_id))
+
+    def embed(self, residues: Tensor, lengths: Tensor) -> Tensor:
+        """Residues (n, L) with `lengths` (n,) to vectors (n, dim)."""
+        if residues.is_cuda:
+            return self._embed(residues, lengths)
+        step = max(1, _CPU_POSITIONS * self.tower.config.stride // residues.shape[1])
+        parts = zip(residues.split(step), lengths.split(step), strict=True)
+        return torch.cat([self._embed(r, n) for r, n in parts])
+
+    def _embed(self, residues: Tensor, lengths: Tensor) -> Tensor:
+        inside = torch.arange(residues.shape[1], device=residues.device) < lengths[:, None]
+        return torch.cat(self.tower(torch.where(inside, residues, -1), lengths), dim=1)

@@ -1,0 +1,173 @@
+"""Labelled sequences as one long array of bases, sorted into groups to sample from.
+
+A group is what sampling balances: a virus family, or one species of one cellular class.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import lzma
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.core.errors import InputError
+from virnucpro.tokens.mini import BaseTokenizer
+
+MIN_RECORD_NT = 60
+OTHER, VIRUS, NULL = 0, 1, 2
+_OPENERS = {b"\xfd7zXZ": lzma.open, b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What one record is.
+
+    Attributes:
+        target: OTHER, VIRUS or NULL.
+        kind: reported class, such as `bacteria` or `virus`.
+        group: what sampling balances within a kind, such as a family or a species.
+    """
+
+    target: int
+    kind: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Records end to end, group after group.
+
+    Attributes:
+        bases: shape (total,), uint8: 0..3 for A, C, G, T, 4 for anything else.
+        starts: shape (records,), int64: where each record begins.
+        ends: shape (records,), int64: one past its last base.
+        ids: record ids, in the same order.
+        groups: the label shared by each group's records.
+        group_of: shape (records,), int64: index into `groups`, non-decreasing.
+    """
+
+    bases: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    ids: tuple[str, ...]
+    groups: tuple[Label, ...]
+    group_of: NDArray[np.int64]
+
+    def group_bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First base of each group and one past its last: two arrays (groups,)."""
+        first = np.searchsorted(self.group_of, np.arange(len(self.groups)), side="left")
+        last = np.searchsorted(self.group_of, np.arange(len(self.groups)), side="right") - 1
+        return self.starts[first], self.ends[last]
+
+
+def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield id (up to the first blank) and letters of each record of a FASTA file.
+
+    Reads plain, gz, bz2 and xz by content, one record at a time.
+
+    Raises:
+        InputError: letters before the first header.
+    """
+    with path.open("rb") as probe:
+        head = probe.read(6)
+    opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), None)
+    name, lines = "", list[str]()
+    with opener(path, "rt") if opener else path.open("rt") as handle:
+        for number, line in enumerate(handle, start=1):
+            if line.startswith(">"):
+                if name:
+                    yield name, "".join(lines)
+                name, lines = (line[1:].split(maxsplit=1) or [f"record_{number}"])[0], []
+            elif name:
+                lines.append(line.strip())
+            elif line.strip():
+                raise InputError(str(path), "letters before the first header", number)
+    if name:
+        yield name, "".join(lines)
+
+
+def read_labels(path: Path) -> dict[str, Label]:
+    """Read a table with the columns id, class and group (or family, species, source).
+
+    Class `virus` is the positive class, `null` the third, anything else is other. Without a
+    `group` column a virus belongs to its family, or to its source where the family is open,
+    and anything else to its species, or its source.
+
+    Raises:
+        InputError: the columns `id` and `class` are missing.
+    """
+    with path.open("rb") as probe:
+        head = probe.read(6)
+    opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), None)
+    with opener(path, "rt") if opener else path.open("rt") as handle:
+        rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if not {"id", "class"} <= set(rows.fieldnames or ()):
+            raise InputError(str(path), "needs the columns id and class", 1)
+        return {row["id"]: _label(row) for row in rows}
+
+
+def _label(row: dict[str, str]) -> Label:
+    kind = row["class"]
+    target = {"virus": VIRUS, "null": NULL}.get(kind, OTHER)
+    source = row.get("source") or "unnamed"
+    if row.get("group"):
+        return Label(target, kind, row["group"])
+    if target != VIRUS:
+        return Label(target, kind, row.get("species") or source)
+    family = row.get("family") or ""
+    if not family or "(" in family:
+        family = f"{family or 'unresolved'} [{source.split('/')[-2] if '/' in source else source}]"
+    return Label(target, kind, family)
+
+
+def load_corpus(paths: Sequence[Path], labels: dict[str, Label]) -> Corpus:
+    """Read labelled records of at least 60 nt; records without a label are an error.
+
+    Raises:
+        InputError: a record's id is not in `labels`, or no record is left.
+    """
+    encode = BaseTokenizer().encode
+    records: list[tuple[Label, str, NDArray[np.uint8]]] = []
+    for path in paths:
+        for seq_id, letters in read_sequences(path):
+            if seq_id not in labels:
+                raise InputError(str(path), f"record {seq_id} has no label", 0)
+            if len(letters) >= MIN_RECORD_NT:
+                records.append((labels[seq_id], seq_id, encode(letters).astype(np.uint8)))
+    if not records:
+        raise InputError(str(paths[0]) if paths else "", "no labelled record of 60 nt or more", 0)
+    return assemble(records)
+
+
+def assemble(records: Iterable[tuple[Label, str, NDArray[np.uint8]]]) -> Corpus:
+    """Lay records end to end, sorted by group."""
+    rows = sorted(records, key=lambda r: (r[0].target, r[0].kind, r[0].group))
+    groups = tuple(dict.fromkeys(r[0] for r in rows))
+    index = {label: i for i, label in enumerate(groups)}
+    ends = np.cumsum([len(r[2]) for r in rows])
+    return Corpus(
+        bases=np.concatenate([r[2] for r in rows]),
+        starts=ends - np.array([len(r[2]) for r in rows]),
+        ends=ends,
+        ids=tuple(r[1] for r in rows),
+        groups=groups,
+        group_of=np.array([index[r[0]] for r in rows]),
+    )
+
+
+def join(first: Corpus, second: Corpus) -> Corpus:
+    """Both corpora as one; the groups of `second` follow those of `first`."""
+    return Corpus(
+        bases=np.concatenate([first.bases, second.bases]),
+        starts=np.concatenate([first.starts, second.starts + len(first.bases)]),
+        ends=np.concatenate([first.ends, second.ends + len(first.bases)]),
+        ids=first.ids + second.ids,
+        groups=first.groups + second.groups,
+        group_of=np.concatenate([first.group_of, second.group_of + len(first.groups)]),
+    )
