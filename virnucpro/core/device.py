@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virnucpro.core.errors import DeviceError
@@ -11,8 +12,14 @@ if TYPE_CHECKING:
     import torch
 
 
+# Made by NVIDIA's driver; the last one under WSL. Where none is, torch need not be asked.
+DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
+
+
 def detect_cuda_devices() -> list[int]:
     """Indices of the CUDA devices that this process can see."""
+    if not any(Path(name).exists() for name in DRIVER_FILES):
+        return []
     import torch
 
     return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
