@@ -279,6 +279,8 @@ def _runtime_options(compute: Compute) -> dict[str, Any]:
         "dataloader_workers": compute.loader_workers,
         "pin_memory": compute.pin_memory,
         "disable_packing": not compute.packing,
+        "v1_attention": compute.v1_attention,
+        "devices": tuple(f"cuda:{number}" for number in compute.gpus),
     }
 
 
