@@ -102,7 +102,7 @@ def open_frames(block: Block) -> Runs:
 
     Returns:
         First base on the strand and length (codons) for each frame, both of shape (n, 6); the
-        length is 0 where the frame has a stop.
+        length is 0 where the frame has a stop or nothing but `X`.
     """
     codons = block.codons()
     forward, reverse = stop_codons(block.numbers)
@@ -111,6 +111,11 @@ def open_frames(block: Block) -> Runs:
     rows = block.rows_of(reverse)
     behind = block.starts[rows] + block.lengths[rows]
     codons[rows, 3 + (behind - reverse) % 3] = 0
+    odd = np.flatnonzero(block.has_ambiguity())
+    for i, frame in np.argwhere(codons[odd]).tolist():
+        row = int(odd[i])
+        if not block.protein(row, frame, frame % 3, int(codons[row, frame])).strip(b"X"):
+            codons[row, frame] = 0
     return np.broadcast_to(np.array([0, 1, 2, 0, 1, 2]), codons.shape), codons
 
 

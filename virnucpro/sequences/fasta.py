@@ -28,8 +28,9 @@ logger = logging.getLogger("virnucpro.sequences")
 
 _PACKED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
 _GAPS = "-.*"
-_WITHOUT_BLANKS = str.maketrans("", "", " \t\v\f")
-_WITHOUT_GAPS = str.maketrans("", "", _GAPS)
+_BLANKS = " \t\v\f"
+_WITHOUT_BLANKS = str.maketrans("", "", _BLANKS)
+_WITHOUT_BOTH = str.maketrans("", "", _GAPS + _BLANKS)
 _MATE_ENDINGS = ("/1", "/2")
 
 
@@ -193,13 +194,12 @@ def _mates_name(first: _Entry, second: _Entry, log: ReadLog) -> str | None:
 
 
 def _record(seq_id: str, entry: _Entry, sample: str, log: ReadLog) -> Record:
-    sequence, gaps = entry.sequence, 0
-    if not sequence.isalpha():
-        solid = sequence.translate(_WITHOUT_BLANKS)
-        sequence = solid.translate(_WITHOUT_GAPS)
-        gaps = len(solid) - len(sequence)
+    letters = entry.sequence.translate(_WITHOUT_BOTH)
+    gaps = 0
+    if len(letters) < len(entry.sequence):
+        gaps = len(entry.sequence.translate(_WITHOUT_BLANKS)) - len(letters)
         log.gaps += gaps
-    return Record(seq_id, entry.header, sequence, sample, gaps)
+    return Record(seq_id, entry.header, letters, sample, gaps)
 
 
 def _warn_of_duplicates(count: int) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from hashlib import blake2b
+from struct import Struct
 
-_SHELF_BITS = 14
-_KEY_BITS = 64
+_SHELVES = 1 << 14
+_TWO_NUMBERS = Struct("<QQ")
 
 
 class IdRegistry:
@@ -22,7 +23,7 @@ class IdRegistry:
     """
 
     def __init__(self) -> None:
-        self._shelves = [array("Q") for _ in range(1 << _SHELF_BITS)]
+        self._shelves = [array("Q") for _ in range(_SHELVES)]
 
     def unique(self, seq_id: str, endings: tuple[str, ...] = ("",)) -> str:
         """The id itself if it is new, else `{id}__2`, `{id}__3`, ...: one that is.
@@ -35,11 +36,12 @@ class IdRegistry:
         >>> [ids.unique(name) for name in ("a", "a", "b", "a", "a__2")]
         ['a', 'a__2', 'b', 'a__3', 'a__2__2']
         """
+        if len(endings) == 1 and self._add(seq_id + endings[0]):
+            return seq_id
         if not self._is_free(seq_id, endings):
             seq_id = f"{seq_id}__{self._free_number(seq_id, endings)}"
         for ending in endings:
-            shelf, key = self._place(seq_id + ending)
-            shelf.insert(bisect_left(shelf, key), key)
+            self._add(seq_id + ending)
         return seq_id
 
     def _free_number(self, seq_id: str, endings: tuple[str, ...]) -> int:
@@ -67,11 +69,17 @@ class IdRegistry:
                 return False
         return True
 
+    def _add(self, seq_id: str) -> bool:
+        """Remember an id; False if it was known."""
+        shelf, key = self._place(seq_id)
+        index = bisect_left(shelf, key)
+        if index < len(shelf) and shelf[index] == key:
+            return False
+        shelf.insert(index, key)
+        return True
+
     def _place(self, seq_id: str) -> tuple[array[int], int]:
         """The shelf and the key of an id."""
-        digest = blake2b(seq_id.encode("utf-8", "surrogateescape"), digest_size=10).digest()
-        number = int.from_bytes(digest, "big")
-        return (
-            self._shelves[number >> _KEY_BITS & ((1 << _SHELF_BITS) - 1)],
-            number & ((1 << _KEY_BITS) - 1),
-        )
+        digest = blake2b(seq_id.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        shelf, key = _TWO_NUMBERS.unpack(digest)
+        return self._shelves[shelf % _SHELVES], key

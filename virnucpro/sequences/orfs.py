@@ -110,8 +110,6 @@ def _read(part: Sequence[Chunk], block: Block, runs: Runs, policy: OrfPolicy) ->
     orfs: list[list[Orf]] = [[] for _ in part]
     for row, frame, first, codons in zip(*(c.tolist() for c in columns), strict=True):
         protein = block.protein(row, frame, first, codons)
-        if is_open and not protein.strip(b"X"):
-            continue
         size = len(part[row].sequence)
         end = first + 3 * codons
         # One base more than the codons, as VirNucPro's units.py: the weights are trained on it.

@@ -11,6 +11,8 @@ import io
 import re
 from typing import Literal
 
+import numpy as np
+
 from virnucpro.core.errors import InputError
 from virnucpro.sequences.unpack import UNPACK_ERRORS, Unpacked
 
@@ -128,7 +130,9 @@ class CheckedStream(io.RawIOBase):
     def _bound_record(self, block: bytes) -> None:
         """Stop at a record (in FASTQ: a line) that grows without end."""
         mark = b">" if self.kind == "fasta" else b""
-        start = max(block.rfind(b"\n" + mark), block.rfind(b"\r" + mark) if b"\r" in block else -1)
+        start = -1
+        if mark in block:
+            start = max(block.rfind(b"\n" + mark), block.rfind(b"\r" + mark))
         if start >= 0 or (self._ended_line and block.startswith(mark)):
             self._record_bytes = 0
             self._record_name = block[start + 1 : start + 1 + _NAME_BYTES]
@@ -160,7 +164,8 @@ class CheckedStream(io.RawIOBase):
 
 
 def _line_ends(text: bytes) -> int:
-    ends = text.count(b"\n")
+    letters = np.frombuffer(text, dtype=np.uint8)
+    ends = np.count_nonzero(letters == ord("\n"))
     if b"\r" in text:
         ends += text.count(b"\r") - text.count(b"\r\n")
-    return ends
+    return int(ends)

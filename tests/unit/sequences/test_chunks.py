@@ -1,0 +1,64 @@
+"""Chunk windows: the published plan, and what holds for every length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virnucpro.core.records import Record
+from virnucpro.sequences.chunks import chunk_record, chunk_windows
+
+PLAN = Path(__file__).parents[2] / "data" / "chunk_plan.tsv"
+
+
+def plan_rows():
+    for line in PLAN.read_text().splitlines()[1:]:
+        chunk_nt, length, count, windows = line.split("\t")
+        bounds = [tuple(map(int, window.split("-"))) for window in windows.split(";")]
+        yield int(length), int(chunk_nt), int(count), bounds
+
+
+@pytest.mark.parametrize(("length", "chunk_nt", "count", "bounds"), list(plan_rows()))
+def test_windows_follow_the_published_plan(length, chunk_nt, count, bounds):
+    windows = chunk_windows(length, chunk_nt)
+    assert len(windows) == count
+    shown = windows if count <= 12 else windows[:6] + windows[-6:]
+    assert shown == bounds
+
+
+def test_the_plan_has_all_its_rows():
+    assert len(list(plan_rows())) == 70
+
+
+@given(length=st.integers(0, 20_000), chunk_nt=st.integers(1, 700))
+def test_windows_cover_the_contig_without_a_hole(length, chunk_nt):
+    windows = chunk_windows(length, chunk_nt)
+    covered = 0
+    for start, end in windows:
+        assert start <= covered < end
+        assert end - start <= chunk_nt
+        covered = end
+    assert covered == length
+    assert all(end - start == chunk_nt for start, end in windows[:-1])
+    assert all(a < b for (a, _), (b, _) in zip(windows, windows[1:], strict=False))
+
+
+def test_an_empty_contig_has_no_chunks():
+    assert chunk_record(Record("empty", "empty", ""), 500) == []
+
+
+def test_chunks_keep_ids_places_and_case():
+    sequence = "acgtN" * 200 + "A"
+    chunks = chunk_record(Record("c/1", "c/1 text", sequence), 500)
+    assert [chunk.chunk_id for chunk in chunks] == [f"c/1_chunk_{k}" for k in (1, 2, 3)]
+    assert {chunk.contig_id for chunk in chunks} == {"c/1"}
+    assert all(sequence[chunk.start : chunk.end] == chunk.sequence for chunk in chunks)
+
+
+@pytest.mark.parametrize("chunk_nt", [0, -5])
+def test_a_chunk_length_below_one_is_refused(chunk_nt):
+    with pytest.raises(ValueError, match="at least 1 nt"):
+        chunk_windows(100, chunk_nt)

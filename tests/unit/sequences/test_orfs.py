@@ -1,0 +1,197 @@
+"""ORFs: published cases, and every block equal to a slow reading of each chunk alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virnucpro.core.records import FRAMES, Chunk, Orf
+from virnucpro.sequences import orfs as orfs_module
+from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+
+CASES = Path(__file__).parents[2] / "data" / "orf_cases.tsv"
+OPEN = OrfPolicy("open-frame")
+# The published rule drops ambiguous codons in these; here they keep their place as X.
+DEPARTURES = {"ambig", "iupac", "allN"}
+
+COMPLEMENT = dict(zip("ACGTRYKMBVDH", "TGCAYRMKVBHD", strict=True))
+BASES = "TCAG"
+TABLE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
+CODONS = {
+    a + b + c: TABLE[16 * i + 4 * j + k]
+    for i, a in enumerate(BASES)
+    for j, b in enumerate(BASES)
+    for k, c in enumerate(BASES)
+}
+
+
+def chunks_of(sequences):
+    return [Chunk(f"c{i}_chunk_1", f"c{i}", 0, s) for i, s in enumerate(sequences)]
+
+
+def slow_frames(sequence):
+    """(frame, strand, offset, translation) of the six frames, base by base."""
+    forward = sequence.upper().replace("U", "T")
+    backward = "".join(COMPLEMENT.get(base, base) for base in reversed(forward))
+    for number, frame in enumerate(FRAMES):
+        strand, offset = (forward, backward)[number // 3], number % 3
+        codons = [strand[i : i + 3] for i in range(offset, len(strand) - 2, 3)]
+        yield frame, strand, offset, "".join(CODONS.get(codon, "X") for codon in codons)
+
+
+def slow_run(translation):
+    """(first, end) codon of the longest run without a stop and at most half X, leftmost."""
+    best = (0, 0)
+    for first in range(len(translation)):
+        for end in range(first + 1, len(translation) + 1):
+            run = translation[first:end]
+            if "*" in run:
+                break
+            if 2 * run.count("X") <= len(run) and len(run) > best[1] - best[0]:
+                best = (first, end)
+    return best
+
+
+def slow_orfs(chunk, policy):
+    found = []
+    for frame, strand, offset, translation in slow_frames(chunk.sequence):
+        if policy.name == "open-frame":
+            first, end = 0, len(translation)
+            if "*" in translation or not translation.strip("X"):
+                continue
+            dna = strand[offset : offset + 3 * end + 1]
+        else:
+            first, end = slow_run(translation)
+            dna = strand[offset:]
+        start, stop = offset + 3 * first, offset + 3 * end
+        if frame[0] == "R":
+            start, stop = len(strand) - stop, len(strand) - start
+        found.append(Orf(chunk.chunk_id + frame, translation[first:end], dna, start, stop))
+    found = [orf for orf in found if orf.protein]
+    if policy.name == "longest" and any(len(orf.protein) >= 5 for orf in found):
+        found = [orf for orf in found if len(orf.protein) >= 5]
+    kept = sorted(found, key=lambda orf: -len(orf.protein))[: policy.keep]
+    return [orf for orf in found if orf in kept]
+
+
+def published_cases():
+    sequences, expected = {}, defaultdict(list)
+    for line in CASES.read_text().splitlines()[1:]:
+        case, sequence, orf_id, nucleotide, protein = line.split("\t")
+        sequences[case] = sequence
+        if orf_id != "-":
+            expected[case].append((orf_id, nucleotide, protein))
+    return [(c, s, expected[c]) for c, s in sequences.items() if c not in DEPARTURES]
+
+
+@pytest.mark.parametrize(("case", "sequence", "expected"), published_cases())
+def test_open_frames_are_the_published_ones(case, sequence, expected):
+    [found] = find_orfs([Chunk(f"{case}_chunk_1", case, 0, sequence)], OPEN)
+    assert [(orf.orf_id, orf.dna, orf.protein) for orf in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        (
+            "ATGNNNGCTGCTA",
+            [
+                ("F1", "ATGNNNGCTGCTA", "MXAA"),
+                ("F2", "TGNNNGCTGCTA", "XXLL"),
+                ("F3", "GNNNGCTGCT", "XXC"),
+                ("R2", "AGCAGCNNNCAT", "SSXH"),
+                ("R3", "GCAGCNNNCA", "AXX"),
+            ],
+        ),
+        (
+            "ACGTRYKMACGT",
+            [
+                ("F1", "ACGTRYKMACGT", "TXXR"),
+                ("F2", "CGTRYKMACG", "RXX"),
+                ("F3", "GTRYKMACGT", "XXT"),
+                ("R1", "ACGTKMRYACGT", "TXXR"),
+                ("R2", "CGTKMRYACG", "RXX"),
+                ("R3", "GTKMRYACGT", "XXT"),
+            ],
+        ),
+        ("NNNNNN", []),
+        ("augSWN", [("F1", "ATGSWN", "MX"), ("R1", "NWSCAT", "XH")]),
+    ],
+    ids=["ambig", "iupac", "allN", "rna"],
+)
+def test_an_ambiguous_codon_is_x_and_keeps_its_place(sequence, expected):
+    [found] = find_orfs(chunks_of([sequence]), OPEN)
+    assert [(orf.frame, orf.dna, orf.protein) for orf in found] == expected
+
+
+dna = st.text("ACGT", max_size=80)
+stops = st.lists(st.sampled_from(["TAA", "TTA", "CTA", "GCT", "ATG", "T"]), max_size=30).map(
+    "".join
+)
+mixed = st.text("ACGTacgtNNNRYUSWEé", max_size=80)
+policies = st.builds(OrfPolicy, st.sampled_from(["open-frame", "longest"]), st.integers(1, 6))
+
+
+@settings(max_examples=300, deadline=None)
+@given(sequences=st.lists(dna | stops | mixed, max_size=6), policy=policies)
+def test_a_block_reads_as_each_chunk_alone(sequences, policy):
+    chunks = chunks_of(s.replace("é", "N") for s in sequences)
+    given_chunks = chunks_of(sequences)
+    assert find_orfs(given_chunks, policy) == [slow_orfs(chunk, policy) for chunk in chunks]
+
+
+@given(codons=st.text("AAX*", max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_the_longest_run_has_at_most_half_unknown(codons):
+    sequence = "".join({"A": "GCT", "X": "NNN", "*": "TAA"}[codon] for codon in codons)
+    first, end = slow_run(codons)
+    [found] = find_orfs(chunks_of([sequence]), OrfPolicy("longest"))
+    forward = [orf for orf in found if orf.frame == "F1"]
+    if end - first >= 5:
+        assert (forward[0].protein, forward[0].start) == (codons[first:end], 3 * first)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("ACGT", min_size=60, max_size=60), st.text("ACGTN", max_size=90), st.integers(0, 90))
+def test_sixty_clear_bases_give_an_orf(clear, rest, place):
+    sequence = rest[:place] + clear + rest[place:]
+    [found] = find_orfs(chunks_of([sequence]), OrfPolicy("longest", keep=1))
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("unit", ["TAA", "TTA", "TAG", "CTA", "TGA", "TCA", "TAAC", "TTAATTAA"])
+def test_stops_everywhere_still_give_an_orf(unit):
+    sequence = (unit * 60)[:60]
+    [found] = find_orfs(chunks_of([sequence]), OrfPolicy("longest", keep=1))
+    assert len(found) == 1
+
+
+def test_a_small_block_gives_the_same(monkeypatch):
+    chunks = chunks_of(["ATGGCTGCTGCAAAA", "", "GGGTTAAGTAAGTGTGATG", "ACG" * 20, "NNNN"])
+    whole = find_orfs(chunks, OrfPolicy("longest"))
+    monkeypatch.setattr(orfs_module, "_BLOCK_NT", 1)
+    assert find_orfs(chunks, OrfPolicy("longest")) == whole
+
+
+def test_longest_keeps_the_whole_strand_in_phase():
+    sequence = "C" + "TAA" + "GCT" * 8 + "TAA" + "GC"
+    orf = next(
+        orf
+        for orf in find_orfs(chunks_of([sequence]), OrfPolicy("longest"))[0]
+        if orf.frame == "F2"
+    )
+    assert (orf.protein, orf.dna, orf.start, orf.end) == ("A" * 8, sequence[1:], 4, 28)
+
+
+def test_no_chunks_give_no_lists():
+    assert find_orfs([], OPEN) == []
+
+
+@pytest.mark.parametrize(("name", "keep"), [("best", 6), ("longest", 0), ("open-frame", 7)])
+def test_a_policy_that_cannot_be_is_refused(name, keep):
+    with pytest.raises(ValueError):
+        OrfPolicy(name, keep)
