@@ -12,6 +12,7 @@ import io
 import json
 import pickle
 import struct
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,8 +53,15 @@ def write_dna_features(path: Path, embeddings: Embeddings) -> None:
     ]
     vectors = io.BytesIO()
     np.save(vectors, np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
-    records = {"vectors.npy": vectors.getvalue(), "ids.json": json.dumps(ids).encode()}
-    _write(path, {"nucleotide": ids, "data": rows, **_MARKS}, records)
+    # torch.save asks Python about every single float: 2.5 s for 10,000 rows instead of 0.5 s
+    records = {
+        "data.pkl": pickle.dumps({"nucleotide": ids, "data": rows, **_MARKS}, protocol=2),
+        "version": b"3\n",
+        "byteorder": sys.byteorder.encode(),
+        "vectors.npy": vectors.getvalue(),
+        "ids.json": json.dumps(ids).encode(),
+    }
+    _write(path, io.BytesIO(), records)
 
 
 def write_protein_features(path: Path, embeddings: Embeddings) -> None:
@@ -63,7 +71,8 @@ def write_protein_features(path: Path, embeddings: Embeddings) -> None:
         OutputError: the file could not be written; nothing is left behind.
     """
     vectors = torch.from_numpy(np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
-    _write(path, {"proteins": list(embeddings.seq_ids), "data": list(vectors), **_MARKS}, {})
+    payload = {"proteins": list(embeddings.seq_ids), "data": list(vectors), **_MARKS}
+    _write(path, _saved(payload), {})
 
 
 def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
@@ -79,7 +88,7 @@ def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
     """
     vectors = torch.from_numpy(np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
     payload = {"ids": list(embeddings.seq_ids), "data": vectors}
-    _write(path, payload, {"inputs.txt": inputs.encode()}, path.with_suffix(".tmp"))
+    _write(path, _saved(payload), {"inputs.txt": inputs.encode()}, path.with_suffix(".tmp"))
 
 
 def read_dna_features(path: Path) -> Embeddings:
@@ -156,11 +165,15 @@ def merged_inputs(path: Path) -> str | None:
     return None if stored is None else stored.decode("ascii", "replace")
 
 
-def _write(
-    path: Path, payload: object, records: Mapping[str, bytes], temporary: Path | None = None
-) -> None:
+def _saved(payload: object) -> io.BytesIO:
     content = io.BytesIO()
     torch.save(payload, content)
+    return content
+
+
+def _write(
+    path: Path, content: io.BytesIO, records: Mapping[str, bytes], temporary: Path | None = None
+) -> None:
     with zipfile.ZipFile(content, "a") as archive:
         for name, value in records.items():
             # a ZipInfo carries a fixed date: same content, same bytes

@@ -1,0 +1,115 @@
+"""Shard order to file order."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import h5py
+import numpy as np
+import pytest
+from staged_files import embeddings, orf_ids, write_published_dna
+
+from virnucpro.core.errors import OutputError
+from virnucpro.pipeline.feature_files import read_merged, read_protein_features, write_dna_features
+from virnucpro.pipeline.features import merge_features
+from virnucpro.pipeline.prediction import _stream_h5_to_pt_files
+from virnucpro.pipeline.row_index import RowIndex
+
+
+def write_shards(path, ids, vectors, as_bytes=False):
+    """Rows in an order that has nothing to do with the files'."""
+    order = np.random.default_rng(3).permutation(len(ids))
+    kind = "S40" if as_bytes else h5py.string_dtype()
+    with h5py.File(path, "w") as file:
+        file.create_dataset("sequence_ids", data=[ids[i] for i in order], dtype=kind)
+        file.create_dataset("embeddings", data=vectors[order])
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Nucleotide feature files 1 and 2 of five sequences each."""
+    paths = [tmp_path / f"output_{k}_DNABERT_S.pt" for k in (1, 2)]
+    for k, path in enumerate(paths, start=1):
+        write_dna_features(path, embeddings(orf_ids(k), 3, seed=k))
+    return paths
+
+
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["str", "bytes"])
+def test_rows_go_to_their_files_and_merge(tmp_path, files, as_bytes):
+    ids = orf_ids(1) + orf_ids(2)
+    vectors = embeddings(ids, 4).vectors
+    h5 = write_shards(tmp_path / "e.h5", ids, vectors, as_bytes)
+    written = _stream_h5_to_pt_files(h5, tmp_path / "out", files)
+    assert [path.name for path in written] == ["output_1_ESM.pt", "output_2_ESM.pt"]
+    for k, path in enumerate(written):
+        rows = read_protein_features(path)
+        assert rows.seq_ids == tuple(orf_ids(k + 1))
+        np.testing.assert_array_equal(rows.vectors, vectors[5 * k : 5 * k + 5])
+        merged = read_merged(merge_features(files[k], path, tmp_path / "m.pt"))
+        np.testing.assert_array_equal(merged.vectors[:, 3:], rows.vectors)
+
+
+def test_outputs_follow_the_order_and_the_names_of_the_nucleotide_files(tmp_path, files):
+    plain = tmp_path / "output_7_DNABERT.pt"
+    write_published_dna(plain, orf_ids(7), dim=3)
+    ids = orf_ids(2) + orf_ids(7)
+    h5 = write_shards(tmp_path / "e.h5", ids, embeddings(ids, 4).vectors)
+    written = _stream_h5_to_pt_files(h5, tmp_path / "out", [plain, files[1]])
+    assert [path.name for path in written] == ["output_7_ESM.pt", "output_2_ESM.pt"]
+    assert read_protein_features(written[0]).seq_ids == tuple(orf_ids(7))
+
+
+def test_a_missing_id_is_warned_of_and_loses_no_other_row(tmp_path, files, caplog):
+    ids = [seq_id for seq_id in orf_ids(1) if not seq_id.endswith("chunk_2F1")]
+    vectors = embeddings(ids, 4).vectors
+    h5 = write_shards(tmp_path / "e.h5", ids, vectors)
+    [path] = _stream_h5_to_pt_files(h5, tmp_path / "out", files[:1])
+    assert "Sequence contig1_chunk_2F1 not found in v2.0 ESM-2 output" in caplog.text
+    rows = read_protein_features(path)
+    assert rows.seq_ids == tuple(ids)
+    np.testing.assert_array_equal(rows.vectors, vectors)
+
+
+def test_a_write_that_fails_leaves_whole_files_only(tmp_path, files, monkeypatch):
+    ids = orf_ids(1) + orf_ids(2)
+    h5 = write_shards(tmp_path / "e.h5", ids, embeddings(ids, 4).vectors)
+    real, calls = __import__("os").fsync, []
+
+    def full_at_the_third(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:  # a file and its folder, then the second file
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", full_at_the_third)
+    with pytest.raises(OutputError, match="No space left"):
+        _stream_h5_to_pt_files(h5, tmp_path / "out", files)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["output_1_ESM.pt"]
+
+
+def test_memory_is_that_of_one_file_not_of_all(tmp_path):
+    count, per_file, dim = 20, 100, 1280
+    ids = [orf_ids(k, per_file) for k in range(count)]
+    paths = [tmp_path / f"output_{k}_DNABERT_S.pt" for k in range(count)]
+    for names, path in zip(ids, paths, strict=True):
+        write_dna_features(path, embeddings(names, 1))
+    flat = [seq_id for names in ids for seq_id in names]
+    h5 = write_shards(tmp_path / "e.h5", flat, embeddings(flat, dim).vectors)
+    one_file = per_file * dim * 4
+    tracemalloc.start()
+    try:
+        _stream_h5_to_pt_files(h5, tmp_path / "out", paths)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert one_file < peak < 6 * one_file < h5.stat().st_size / 3
+
+
+def test_row_index_tells_similar_ids_apart():
+    ids = ["a", "ab", "abc", "b_1", "b_10", "b_2"]
+    index = RowIndex(np.array([seq_id.encode() for seq_id in ids]))
+    assert index.rows(ids).tolist() == list(range(6))
+    assert index.rows(["", "abcde", "b_100", "b_", "zz"]).tolist() == [-1] * 5
+    assert index.rows([]).tolist() == []
+    assert RowIndex(np.empty(0, dtype="S1")).rows(["a"]).tolist() == [-1]
