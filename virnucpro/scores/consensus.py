@@ -114,16 +114,7 @@ def chunk_scores(frames: Iterable[FrameScore]) -> Iterator[ChunkScore]:
     >>> [(chunk.chunk_id, chunk.is_virus) for chunk in chunk_scores(frames)]
     [('c_chunk_1', True)]
     """
-    chunk_id, other, virus = None, 0.0, 0.0
-    for orf_id, orf_other, orf_virus in frames:
-        if orf_id[:-_FRAME_LETTERS] != chunk_id:
-            if chunk_id is not None:
-                yield ChunkScore(chunk_id, other, virus)
-            chunk_id, other, virus = orf_id[:-_FRAME_LETTERS], orf_other, orf_virus
-        else:
-            other, virus = max(other, orf_other), max(virus, orf_virus)
-    if chunk_id is not None:
-        yield ChunkScore(chunk_id, other, virus)
+    return _join(ChunkScore(orf_id[:-_FRAME_LETTERS], *scores) for orf_id, *scores in frames)
 
 
 def write_consensus(

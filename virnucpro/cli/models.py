@@ -1,0 +1,241 @@
+"""`virnucpro models`: what is installed, how it gets there, and whether it computes right."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from virnucpro.cli.predict import model_home
+from virnucpro.core.config import Config, parse_flag
+from virnucpro.core.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from virnucpro.models.fetch_plan import FetchPlan, Network
+    from virnucpro.models.installed import Installed
+    from virnucpro.models.specs import ModelSpec
+    from virnucpro.pipeline.verify import Check
+
+
+@click.group()
+@click.option(
+    "--model-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where models lie; default: VIRNUCPRO_MODEL_DIR, settings, ~/.cache/virnucpro/models.",
+)
+@click.pass_context
+def models(ctx: click.Context, model_dir: Path | None) -> None:
+    """List, fetch, import and verify models."""
+    obj = ctx.ensure_object(dict)
+    config: Config = obj.setdefault("config", Config.load(None, os.environ))
+    obj["home"] = model_dir or model_home(config)
+
+
+@models.command("list")
+@click.pass_obj
+def list_command(obj: dict[str, Path]) -> None:
+    """Show what is installed: where it lies, where it came from, size, licence and hashes."""
+    from virnucpro.models import store
+
+    home = obj["home"]
+    click.echo(f"models in {home}")
+    _show_bundled(store.BUNDLED, home)
+    installed = store.list_models(home)
+    for record in installed:
+        _show_installed(record)
+    names = {record.name for record in installed}
+    for name in [name for name in ("300", "500") if name not in names]:
+        click.echo(f"\n{name}: not installed; `virnucpro models fetch {name}`")
+
+
+@models.command()
+@click.argument("names", nargs=-1, required=True)
+@click.option(
+    "--revision",
+    "revisions",
+    multiple=True,
+    metavar="[NAME=]COMMIT",
+    help="Pin a revision; NAME is needed when more than one thing is fetched.",
+)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def fetch(
+    obj: dict[str, Path], names: tuple[str, ...], revisions: tuple[str, ...], yes: bool
+) -> None:
+    """Download NAMES: 300, 500 (each with its encoders), DNABERT-S, esm2_t36_3B_UR50D."""
+    from virnucpro.models import hub
+    from virnucpro.models.fetch_plan import plan_fetch
+
+    home, network = obj["home"], _network()
+    plans = plan_fetch(list(names), home, _revisions(revisions, names), network)
+    _show_plans(plans, home)
+    missing = [plan for plan in plans if plan.files or not plan.installed]
+    if not missing:
+        click.echo("nothing to download")
+        return
+    if not yes and sys.stdin.isatty():
+        click.confirm("Download?", default=True, abort=True)
+    for plan in missing:
+        with click.progressbar(
+            length=plan.size, label=plan.name, file=sys.stderr, show_pos=False
+        ) as bar:
+            record = hub.fetch(plan, home, network, bar.update)
+        click.echo(f"{record.name}: installed in {record.folder}")
+
+
+@models.command("import")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--name", required=True, help="What to call it: 300, 500, an encoder, or your own.")
+@click.pass_obj
+def import_command(obj: dict[str, Path], source: Path, name: str) -> None:
+    """Install local files: a published .pth (its pickle is never run), or a model directory."""
+    from virnucpro.models.store import install_local
+
+    record = install_local(source, name, obj["home"])
+    click.echo(f"{name}: installed in {record.folder}")
+    for file, entry in record.files.items():
+        click.echo(f"  {file}  sha256 {entry.sha256}")
+
+
+@models.command()
+@click.argument("name", required=False)
+@click.option(
+    "--golden",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of published outputs (.npz) to recompute.",
+)
+@click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
+@click.pass_obj
+def verify(obj: dict[str, Path], name: str | None, golden: Path | None, device: str) -> None:
+    """Check hashes, compare every fast path with the plain one, and recompute published outputs.
+
+    NAME is mini, 300, 500, an installed model or a model directory; by default mini, or with
+    --golden 500.
+    """
+    from virnucpro.core.device import validate_and_get_device
+    from virnucpro.pipeline import verify as checks
+
+    home = obj["home"]
+    spec = _resolve(name or ("500" if golden else "mini"), home)
+    click.echo(f"{spec.name}: digest {spec.digest}")
+    _verify_hashes(spec, home)
+    where = validate_and_get_device(device)
+    failed = _show_checks(checks.verify_paths(spec, where))
+    if golden:
+        failed += _show_checks(checks.verify_golden(spec, golden, where))
+    if failed:
+        raise ModelError(f"{spec.name}: {failed} checks failed on {where}")
+    click.echo(f"{spec.name}: all checks passed on {where}")
+
+
+def _resolve(name: str, home: Path) -> ModelSpec:
+    from virnucpro.models.store import resolve_model
+
+    if name in ("mini", "300", "500"):
+        return resolve_model(name, None, home)
+    return resolve_model("custom", Path(name), home)
+
+
+def _verify_hashes(spec: ModelSpec, home: Path) -> None:
+    """Hash every installed file that the model uses."""
+    from virnucpro.models.installed import check_installed, read_record
+
+    places = (spec.dna.path, spec.protein.path, spec.classifier)
+    folders = {path if path.is_dir() else path.parent for path in places}
+    for folder in sorted(folders):
+        record = read_record(folder)
+        if record:
+            check_installed(record, full=True)
+            click.echo(f"ok    {record.name}: {len(record.files)} files have their recorded hash")
+
+
+def _show_checks(results: Iterable[Check]) -> int:
+    """Print each check; return how many failed."""
+    failed = 0
+    for check in results:
+        told = check.limit == float("inf")
+        word = "FAIL  " if not check.passed else "      " if told else "ok    "
+        limit = "" if told else f"  (limit {check.limit:.1e})"
+        click.echo(f"{word}{check.what}: {check.value:.2e}{limit}")
+        failed += not check.passed
+    return failed
+
+
+def _network() -> Network:
+    from virnucpro.models.fetch_plan import Network
+
+    variables = ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE")
+    config = click.get_current_context().find_object(dict) or {}
+    offline = any(parse_flag(os.environ.get(name, ""), name) for name in variables)
+    return Network(offline=offline or bool(config["config"].get("models.offline")))
+
+
+def _revisions(given: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str]:
+    revisions = {}
+    for text in given:
+        name, _, revision = text.rpartition("=")
+        if not name and len(names) > 1:
+            raise UsageError(f"--revision {text}: say for which of {', '.join(names)}: NAME=COMMIT")
+        revisions[name or names[0]] = revision
+    return revisions
+
+
+def _show_plans(plans: list[FetchPlan], home: Path) -> None:
+    click.echo(f"download plan for {home}")
+    for plan in plans:
+        state = f"{_size(plan.size)} to download" if plan.files else "installed"
+        click.echo(f"{plan.name}: {state}; {plan.source} at {plan.revision}; {plan.licence}")
+        for file in plan.files:
+            click.echo(f"  {file.name}  {_size(file.size)}")
+    there = next(path for path in (home, *home.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    click.echo(f"total: {_size(sum(plan.size for plan in plans))}; free: {_size(free)}")
+
+
+def _show_installed(record: Installed) -> None:
+    from virnucpro.models.installed import check_installed
+
+    click.echo(f"\n{record.name} ({record.kind}): {_size(record.size)}, {record.licence}")
+    revision = f" at {record.revision}" if record.revision else ""
+    click.echo(f"  from {record.source}{revision}")
+    click.echo(f"  in {record.folder}")
+    for name, entry in record.files.items():
+        click.echo(f"  {name}  {_size(entry.size)}  sha256 {entry.sha256}")
+    try:
+        check_installed(record)
+    except ModelError as error:
+        click.echo(f"  DAMAGED: {error}")
+
+
+def _show_bundled(folder: Path, home: Path) -> None:
+    from virnucpro.models.model_json import read_model_json
+    from virnucpro.models.store import load_folder
+
+    try:
+        digest, value = load_folder(folder, home).digest, read_model_json(folder)
+    except ModelError as error:
+        click.echo(f"\nmini (bundled): DAMAGED: {error}")
+        return
+    size = sum((folder / name).stat().st_size for name in value["files"])
+    click.echo(f"\nmini (bundled): {_size(size)}, {value.get('licence', 'not stated')}")
+    click.echo(f"  from {value.get('source', 'not stated')}")
+    click.echo(f"  in {folder}, digest {digest}")
+    for name, sha256 in value["files"].items():
+        click.echo(f"  {name}  {_size((folder / name).stat().st_size)}  sha256 {sha256}")
+
+
+def _size(count: int) -> str:
+    """Bytes for people.
+
+    >>> [_size(count) for count in (999, 6_800_000, 11_400_000_000)]
+    ['999 B', '6.8 MB', '11.4 GB']
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
