@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -44,6 +44,7 @@ class ScoredChunk:
     """One chunk and its scored ORFs.
 
     Attributes:
+        number: its place among the contig's chunks, from 1.
         start: first base in the contig, 0-based.
         end: one past the last.
         best: the ORF with the highest P(virus).
@@ -52,6 +53,7 @@ class ScoredChunk:
         null: P(null) of the best ORF; NaN where the model has no such class.
     """
 
+    number: int
     start: int
     end: int
     best: ScoredOrf
@@ -80,21 +82,26 @@ def read_contigs(paths: RunPaths) -> Iterator[Contig]:
     orfs = _orfs(paths)
     waiting = next(orfs, None)
     for record in read_rows(paths.records):
-        found: list[list[ScoredOrf]] = []
-        windows = chunk_windows(record.length, paths.chunk_nt) if record.chunks else []
+        groups: list[list[ScoredOrf]] = []
         for number in range(1, record.chunks + 1):
             chunk_id = f"{record.seq_id}_chunk_{number}"
             group = []
             while waiting is not None and waiting.chunk_id == chunk_id:
                 group.append(waiting)
                 waiting = next(orfs, None)
-            found.append(group)
-        chunks = [
-            _chunk(window, scored)
-            for window, group in zip(windows, found, strict=True)
-            if (scored := [orf for orf in group if orf.is_scored])
-        ]
-        yield Contig(record, sum(map(len, found)), chunks)
+            groups.append(group)
+        yield contig_of(record, groups, paths.chunk_nt)
+
+
+def contig_of(record: RecordRow, groups: Sequence[Sequence[ScoredOrf]], chunk_nt: int) -> Contig:
+    """A record with the ORFs of its chunks, one group a chunk; `chunk_nt` cuts the chunks (nt)."""
+    windows = chunk_windows(record.length, chunk_nt) if record.chunks else []
+    chunks = [
+        _chunk(number, window, scored)
+        for number, (window, group) in enumerate(zip(windows, groups, strict=True), start=1)
+        if (scored := [orf for orf in group if orf.is_scored])
+    ]
+    return Contig(record, sum(map(len, groups)), chunks)
 
 
 def blocks(contigs: Iterator[Contig], size: int = 4_096) -> Iterator[list[Contig]]:
@@ -103,10 +110,10 @@ def blocks(contigs: Iterator[Contig], size: int = 4_096) -> Iterator[list[Contig
         yield block
 
 
-def _chunk(window: tuple[int, int], orfs: list[ScoredOrf]) -> ScoredChunk:
+def _chunk(number: int, window: tuple[int, int], orfs: list[ScoredOrf]) -> ScoredChunk:
     best = max(orfs, key=lambda orf: orf.virus)
     return ScoredChunk(
-        *window, best, max(orf.other for orf in orfs), best.virus, best.null
+        number, *window, best, max(orf.other for orf in orfs), best.virus, best.null
     )  # fmt: skip
 
 

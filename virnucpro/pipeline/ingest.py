@@ -79,7 +79,9 @@ def ingest(
     sampled = _sampler(inputs, choice.sample_n)
     with atomic_write(paths.chunked, "w") as chunked, atomic_write(paths.records, "w") as table:
         for number, record in enumerate(_named_samples(inputs, samples)):
-            status = _screen(record, choice, policy) if sampled(number) else Status.FILTERED
+            status = (
+                screen(record, choice.min_length, policy) if sampled(number) else Status.FILTERED
+            )
             chunks = 0 if status else _write_chunks(record, paths.chunk_nt, chunked)
             length = len(record.sequence)
             table.write(
@@ -122,9 +124,10 @@ def _named_samples(inputs: Sequence[Path], samples: Sequence[str]) -> Iterator[R
         logger.warning("%d records had an id seen before; now {id}__2 and so on", log.duplicates)
 
 
-def _screen(record: Record, choice: ModelChoice, policy: OrfPolicy) -> Status | None:
+def screen(record: Record, min_length: int, policy: OrfPolicy) -> Status | None:
+    """Why a record is not scored; None if it is. `min_length` is in nt."""
     status = screen_record(record, min_nt=SHORTEST_NT[policy.name])
-    if status is None and len(record.sequence) < choice.min_length:
+    if status is None and len(record.sequence) < min_length:
         return Status.FILTERED
     return status
 

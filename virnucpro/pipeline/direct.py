@@ -1,0 +1,178 @@
+"""The same calls without files: records in memory -> vectors -> one row for every record.
+
+For a few thousand records at a time: training's evaluation, `virnucpro.embed`, tests. Runs of
+any size go through `prediction`, which writes every stage and can resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from virnucpro.core.device import validate_and_get_device
+from virnucpro.core.records import Embeddings, Orf, Record
+from virnucpro.engines.base import EngineKind, choose_dtype, make_engine
+from virnucpro.models.load import load_encoder, make_tokenizer
+from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.pipeline.calls import call_rows
+from virnucpro.pipeline.contigs import Contig, ScoredOrf, contig_of
+from virnucpro.pipeline.features import SequenceEmbedder
+from virnucpro.pipeline.ingest import screen
+from virnucpro.pipeline.record_table import RecordRow
+from virnucpro.reports.tables import CallRow
+from virnucpro.scores.calibration import Calibration
+from virnucpro.scores.classifier import load_classifier
+from virnucpro.sequences.chunks import chunk_record
+from virnucpro.sequences.orfs import find_orfs
+
+BLOCK_NT = 1 << 20
+BLOCK_RECORDS = 2_000
+CLASSIFIER_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectOptions:
+    """How to compute.
+
+    Attributes:
+        engine: `padded` or `packed`.
+        dtype: `auto`, `float32`, `float16` or `bfloat16`.
+        token_budget: tokens of one batch; None means by memory.
+        min_length: shorter records are not scored (nt).
+    """
+
+    engine: EngineKind = "padded"
+    dtype: str = "auto"
+    token_budget: int | None = None
+    min_length: int = 0
+
+
+class DirectScorer:
+    """A model loaded once on one device; scores blocks of records.
+
+    Raises:
+        ModelError: weights are missing or damaged.
+        DeviceError: the device is not there.
+    """
+
+    def __init__(
+        self, model: ModelSpec, device: str = "cpu", options: DirectOptions | None = None
+    ) -> None:
+        self.model, self.options = model, options or DirectOptions()
+        self._device = validate_and_get_device(device)
+        self._dna = self._embedder(model.dna)
+        self._protein = self._embedder(model.protein)
+        self._classifier = load_classifier(model, self._device)
+        self._calibration = Calibration.load(model.calibration)
+
+    def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
+        """One row for every record, in order; a block of about 1 Mnt is in memory at a time."""
+        for block in record_blocks(records):
+            yield from call_rows(self.contigs(block), self._calibration, self.model)
+
+    def contigs(self, records: Sequence[Record]) -> list[Contig]:
+        """Records with the scores of their ORFs and chunks, in order."""
+        rows, found = self.orfs(records)
+        scores = self._scores([orf for groups in found for group in groups for orf in group])
+        row_of = iter(scores.tolist())
+        return [
+            contig_of(
+                row,
+                [[ScoredOrf(o.orf_id, o.start, o.end, *next(row_of)) for o in g] for g in groups],
+                self.model.chunk_nt,
+            )
+            for row, groups in zip(rows, found, strict=True)
+        ]
+
+    def orfs(self, records: Sequence[Record]) -> tuple[list[RecordRow], list[list[list[Orf]]]]:
+        """Screen, chunk and translate: a row a record, and its ORFs in one list a chunk."""
+        rows, chunks = [], []
+        for record in records:
+            status = screen(record, self.options.min_length, self.model.orf_policy)
+            own = [] if status else chunk_record(record, self.model.chunk_nt)
+            rows.append(
+                RecordRow(
+                    record.seq_id, record.sample, len(record.sequence), record.gaps, status,
+                    len(own), record.header,
+                )
+            )  # fmt: skip
+            chunks += own
+        found = iter(find_orfs(chunks, self.model.orf_policy))
+        return rows, [list(islice(found, row.chunks)) for row in rows]
+
+    def vectors(self, orfs: Sequence[Orf]) -> Embeddings:
+        """Merged vectors, shape (n, d) float32, DNA columns first; equal ORFs embedded once."""
+        first_of: dict[tuple[str, str], int] = {}
+        copies = np.array(
+            [first_of.setdefault((orf.dna, orf.protein), len(first_of)) for orf in orfs],
+            dtype=np.int64,
+        )
+        names = [str(number) for number in range(len(first_of))]
+        dna = self._dna.embed(names, [pair[0] for pair in first_of], _ignore)
+        protein = self._protein.embed(names, [pair[1] for pair in first_of], _ignore)
+        merged = np.concatenate([dna.vectors, protein.vectors], axis=1)
+        return Embeddings(tuple(orf.orf_id for orf in orfs), merged[copies])
+
+    def _scores(self, orfs: Sequence[Orf]) -> NDArray[np.float64]:
+        """P(other), P(virus) and P(null), shape (n, 3); NaN where the model has no such class."""
+        vectors = torch.from_numpy(self.vectors(orfs).vectors)
+        table = np.full((len(orfs), 3), np.nan, dtype=np.float64)
+        for first in range(0, len(orfs), CLASSIFIER_ROWS):
+            scores = self._classifier.scores(vectors[first : first + CLASSIFIER_ROWS])
+            table[first : first + len(scores), : scores.shape[1]] = scores
+        return table
+
+    def _embedder(self, spec: EncoderSpec) -> SequenceEmbedder:
+        options = self.options
+        encoder = load_encoder(spec, self._device, choose_dtype(options.dtype, self._device))
+        engine = make_engine(
+            options.engine, encoder, device=self._device, token_budget=options.token_budget
+        )
+        return SequenceEmbedder(make_tokenizer(spec), engine, encoder.dim)
+
+
+def score_records(
+    records: Iterable[Record],
+    model: ModelSpec,
+    device: str = "cpu",
+    options: DirectOptions | None = None,
+) -> Iterator[CallRow]:
+    """Call records in memory; equal to the staged path within float32 rounding.
+
+    Args:
+        records: with ids that are unique.
+        model: what decides scores.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
+        options: how to compute; None means the defaults.
+
+    Returns:
+        One row for every record, in order, those that are not scored included.
+
+    Raises:
+        ModelError: weights are missing or damaged.
+        DeviceError: the device is not there.
+    """
+    return DirectScorer(model, device, options).score(records)
+
+
+def record_blocks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Records in groups of at most 2,000 and about 1 Mnt."""
+    block: list[Record] = []
+    letters = 0
+    for record in records:
+        block.append(record)
+        letters += len(record.sequence)
+        if letters >= BLOCK_NT or len(block) == BLOCK_RECORDS:
+            yield block
+            block, letters = [], 0
+    if block:
+        yield block
+
+
+def _ignore(rows: int) -> None:
+    pass
