@@ -152,7 +152,8 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         elif isinstance(value, dict) and any(known.startswith(f"{name}.") for known in KEYS):
             flat.update(_flatten(value, f"{name}."))
         else:
-            raise ConfigError(_unknown(name))
+            leaf = f"{name}.{next(iter(value))}" if isinstance(value, dict) and value else name
+            raise ConfigError(_unknown(leaf))
     return flat
 
 

@@ -1,0 +1,89 @@
+"""Settings: every key known, environment over file over default."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from virnucpro.core.config import KEYS, Config, default_yaml, environment_name, parse_flag
+from virnucpro.core.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "settings.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_default_file_holds_every_key_and_changes_nothing(write):
+    loaded = Config.load(write(default_yaml()))
+    assert [name for name, _, _ in loaded.items()] == list(KEYS)
+    assert all(value == KEYS[name].default for name, value, _ in loaded.items())
+
+
+def test_default_file_is_plain_yaml():
+    sections = yaml.safe_load(default_yaml())
+    assert sections["features"]["dnabert"] == {"batch_size": None}
+
+
+def test_environment_goes_over_file_over_default(write):
+    path = write("prediction: {batch_size: 7, num_workers: 8}\n")
+    config = Config.load(path, {"VIRNUCPRO_PREDICTION_BATCH_SIZE": "9"})
+    assert config.get("prediction.batch_size") == 9
+    assert config.get("prediction.num_workers") == 8
+    assert config.get("prediction.sequences_per_file") == 10_000
+    sources = {name: source for name, _, source in config.items()}
+    assert sources["prediction.batch_size"] == "VIRNUCPRO_PREDICTION_BATCH_SIZE"
+    assert sources["prediction.num_workers"] == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("prediction: {batchsize: 1}", "prediction.batch_size"),
+        ("predictions: {batch_size: 1}", "prediction.batch_size"),
+        ("device: {nam: cpu}", "device.name"),
+    ],
+)
+def test_unknown_key_names_the_nearest_known_one(write, text, near):
+    with pytest.raises(ConfigError, match=f"did you mean '{near}'"):
+        Config.load(write(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prediction: {batch_size: many}",
+        "prediction: {batch_size: -1}",
+        "prediction: {batch_size: true}",
+        "prediction: {batch_size: 9999999999999999}",
+        "progress: {enabled: perhaps}",
+        "device: {name: [cpu]}",
+        "[1, 2]",
+        "a: b: c",
+        "\x00",
+        "!!python/object/apply:os.system ['true']",
+    ],
+)
+def test_bad_file_is_a_configuration_error(write, text):
+    with pytest.raises(ConfigError):
+        Config.load(write(text))
+
+
+def test_empty_file_is_all_defaults(write):
+    assert Config.load(write("")).get("device.name") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("Yes", True), ("1", True), ("", False), ("no", False)]
+)
+def test_flags_are_read_as_words(text, value):
+    assert parse_flag(text, "X") is value
+
+
+def test_every_key_has_its_own_variable():
+    assert len({environment_name(name) for name in KEYS}) == len(KEYS)

@@ -1,0 +1,84 @@
+"""Files appear whole under their final name, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from virnucpro.core.errors import OutputError
+from virnucpro.core.files import atomic_write, digest_of, sha256_file, write_json
+
+
+def test_content_appears_under_the_final_name_only_at_the_end(tmp_path):
+    target = tmp_path / "table.tsv"
+    with atomic_write(target, "w") as file:
+        file.write("a\n")
+        assert not target.exists()
+    assert target.read_bytes() == b"a\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.tsv"]
+
+
+def test_failure_leaves_the_old_content_and_nothing_else(tmp_path):
+    target = tmp_path / "table.tsv"
+    target.write_text("old")
+
+    def fail_half_way():
+        with atomic_write(target, "w") as file:
+            file.write("half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_half_way()
+    assert target.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_order_is_fsync_of_the_file_then_rename_then_fsync_of_the_folder(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(descriptor):
+        calls.append("folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "file")
+        fsync(descriptor)
+
+    def note_replace(*names):
+        calls.append("rename")
+        replace(*names)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    monkeypatch.setattr("pathlib.Path.replace", lambda self, target: note_replace(self, target))
+    with atomic_write(tmp_path / "x") as file:
+        file.write(b"x")
+    assert calls == ["file", "rename", "folder"]
+
+
+def test_missing_folder_is_an_output_error_that_names_the_file(tmp_path):
+    target = tmp_path / "gone" / "table.tsv"
+    with pytest.raises(OutputError, match=r"gone/table\.tsv"), atomic_write(target) as file:
+        file.write(b"x")
+
+
+def test_ids_with_bytes_outside_utf8_survive(tmp_path):
+    target = tmp_path / "ids.txt"
+    with atomic_write(target, "w") as file:
+        file.write(b"caf\xe9".decode("utf-8", "surrogateescape"))
+    assert target.read_bytes() == b"caf\xe9"
+
+
+def test_digest_does_not_depend_on_the_order_of_keys():
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    assert digest_of(["a", "b"]) != digest_of(["b", "a"])
+
+
+def test_hash_of_a_file_is_that_of_its_content(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert sha256_file(path).startswith("ba7816bf8f01cfea")
+
+
+def test_json_is_written_whole(tmp_path):
+    write_json(tmp_path / "run.json", {"b": 1, "a": [2]})
+    assert (tmp_path / "run.json").read_text() == '{\n  "b": 1,\n  "a": [\n    2\n  ]\n}\n'

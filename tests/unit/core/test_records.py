@@ -1,0 +1,49 @@
+"""Records know their ids, and rows without ids cannot be made."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from virnucpro.core import errors
+from virnucpro.core.records import Chunk, Embeddings, Orf
+from virnucpro.core.seen import SeenTable
+
+
+def test_orf_id_holds_chunk_and_frame():
+    orf = Orf("contig_7_chunk_3R2", "M", "ATGA", 0, 3)
+    assert (orf.chunk_id, orf.frame) == ("contig_7_chunk_3", "R2")
+
+
+def test_chunk_ends_after_its_last_base():
+    assert Chunk("c_chunk_2", "c", 500, "ACGT").end == 504
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (3,), (3, 2, 1)])
+def test_vectors_need_one_id_each(shape):
+    with pytest.raises(ValueError, match="2 ids"):
+        Embeddings(("a", "b"), np.zeros(shape, np.float32))
+
+
+def test_numbers_follow_first_sight_also_after_growing():
+    table = SeenTable(capacity=4)
+    texts = [f"text {i % 700}" for i in range(2_000)]
+    assert [table.add(text)[0] for text in texts] == [i % 700 for i in range(2_000)]
+    assert len(table) == 700
+
+
+def test_errors_survive_a_process_boundary(tmp_path):
+    for error in (
+        errors.InputError("x.fa", "no header", 3),
+        errors.SequenceTooLongError(1, 2, 3),
+        errors.WorkersFailedError([0, 2], 3, tmp_path),
+        errors.Interrupted(15),
+    ):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (str(copy), copy.exit_code) == (str(error), error.exit_code)
+
+
+def test_signals_give_their_exit_codes():
+    assert [errors.Interrupted(number).exit_code for number in (2, 15)] == [130, 143]
