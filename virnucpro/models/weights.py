@@ -38,7 +38,7 @@ class Checkpoint:
     """
 
     source: Path
-    config: Mapping[str, Any]
+    config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _readers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     weights = find_weights(path) if path.is_dir() else path
     if not weights.is_file():
         raise ModelError(f"{weights}: no such weights; fetch the model again")
-    checkpoint = Checkpoint(path, dict(_config_beside(weights)))
+    checkpoint = Checkpoint(path, _config_beside(weights))
     for file in _shards(weights):
         if file.suffix == ".safetensors":
             _open_safetensors(file, checkpoint)
@@ -159,7 +159,6 @@ def _open_pickled(file: Path, checkpoint: Checkpoint) -> None:
     content = _unpickle(file)
     tensors = content.get("model", content)
     if tensors is not content:
-        assert isinstance(checkpoint.config, dict)
         checkpoint.config.update(_plain_values(content))
     if not isinstance(tensors, Mapping):
         raise ModelError(f"{file}: no table of tensors inside")

@@ -127,6 +127,13 @@ def test_rows_of_padding_alone_touch_no_other_row():
     assert not vectors[3:].any()
 
 
+def test_every_row_sees_at_least_one_key_whatever_the_kernel_makes_of_none():
+    lengths = torch.tensor([0, 3])
+    layout = RectangleLayout.of(PaddedBatch((), torch.ones(2, 8, dtype=torch.int64), lengths), 1)
+    (mask,) = layout.masks(None, torch.float32)
+    assert mask.sum(-1).flatten().tolist() == [1, 3]
+
+
 def test_the_varlen_layout_refuses_distance_penalties():
     layout = PackedLayout.of(collate_packed(sequences()))
     with pytest.raises(ValueError, match="ALiBi"):

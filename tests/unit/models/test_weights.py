@@ -103,16 +103,20 @@ def test_dnabert_loads_with_and_without_a_prefix(prefix, tmp_path):
     assert torch.equal(encoder.layers[1].down.weight, tensors[name])
 
 
+def test_a_bias_that_the_network_has_not_is_refused(tmp_path):
+    extra = {"encoder.layer.1.mlp.gated_layers.bias": torch.ones(80)}
+    tensors = dnabert_tensors(DNA_SHAPE, seed=2) | extra
+    with pytest.raises(ModelError, match=r"unexpected.*gated_layers\.bias"):
+        load(write_bin(tmp_path / "d", tensors, dnabert_config(DNA_SHAPE)), "dnabert", 24)
+
+
 def test_weights_come_in_the_asked_precision(tmp_path):
     half = load(write_safetensors(tmp_path / "x", TENSORS, CONFIG), dtype=torch.float16)
     assert {p.dtype for p in half.parameters()} == {torch.float16}
 
 
 def changed(**changes):
-    tensors = dict(TENSORS)
-    for name, tensor in changes.items():
-        tensors[name] = tensor
-    return tensors
+    return TENSORS | changes
 
 
 DENSE = "encoder.layer.1.output.dense.weight"
@@ -161,7 +165,7 @@ def test_tensors_that_do_not_fit_are_named(write, tensors, problem, tmp_path):
         ({"hidden_size": 64}, "hidden_size is 64, but the tensors say 32"),
         ({"num_hidden_layers": 5}, "num_hidden_layers is 5"),
         ({"position_embedding_type": "absolute"}, "not ESM-2"),
-        ({"layer_norm_eps": None}, "layer_norm_eps is None"),
+        ({"layer_norm_eps": None}, "layer_norm_eps is"),
     ],
 )
 def test_a_configuration_that_contradicts_the_tensors_is_refused(change, problem, tmp_path):
