@@ -1,0 +1,201 @@
+"""`virnucpro models` on tiny models in the published formats."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from fake_hub import serve_hub
+from tiny_published import classifier_state, install_published, write_classifier
+
+from virnucpro.cli.main import cli
+from virnucpro.models import fetch_plan
+from virnucpro.models.store import resolve_model
+from virnucpro.pipeline import verify as checks
+from virnucpro.pipeline.verify import fixed_sequences
+
+
+@pytest.fixture(scope="module")
+def installed_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("installed")
+    return install_published(folder / "home", folder / "sources")
+
+
+@pytest.fixture
+def home(installed_once, tmp_path, monkeypatch):
+    for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
+    return shutil.copytree(installed_once, tmp_path / "home")
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(cli, ["models", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_list_shows_place_source_licence_size_and_hash(home):
+    text = run("list")
+    spec = resolve_model("500", None, home)
+    for expected in (spec.classifier_sha256, str(home / "500"), "MIT", "300: not installed"):
+        assert expected in text
+
+
+def test_list_shows_damage(home):
+    (home / "500" / "classifier.safetensors").write_bytes(b"x")
+    assert "DAMAGED" in run("list")
+
+
+def test_import_converts_a_published_file(home, tmp_path):
+    text = run("import", write_classifier(tmp_path / "300_model.pth"), "--name", "300")
+    assert resolve_model("300", None, home).classifier_sha256 in text
+
+
+def test_import_refuses_a_pickle_that_would_run(tmp_path):
+    """In a process of its own, as a user would, with the bait where it would show."""
+    bait = tmp_path / "bait"
+    script = f"import os; os.system('touch {bait}')"
+    payload = b"cbuiltins\nexec\n(X" + len(script).to_bytes(4, "little") + script.encode() + b"tR."
+    (tmp_path / "500_model.pth").write_bytes(b"\x80\x02" + payload)
+    found = subprocess.run(
+        [sys.executable, "-m", "virnucpro", "models", "--model-dir", str(tmp_path / "home"),
+         "import", str(tmp_path / "500_model.pth"), "--name", "500"],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert found.returncode == 4
+    assert "builtins.exec" in found.stderr
+    assert "nothing of it was executed" in found.stderr
+    assert not bait.exists()
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with serve_hub() as hub:
+        commit = "a" * 40
+        hub.main["zhihan1996/DNABERT-S"] = commit
+        files = {"config.json": b'{"hidden_size": 32}', "model.safetensors": b"weights" * 100}
+        hub.repositories["zhihan1996/DNABERT-S"] = {commit: files}
+        real = fetch_plan.Network
+        monkeypatch.setattr(
+            fetch_plan, "Network", lambda **given: real(**given, endpoint=hub.url, github=hub.url)
+        )
+        yield hub
+
+
+def test_fetch_shows_its_plan_and_asks_nothing_without_a_terminal(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
+    text = run("fetch", "DNABERT-S")
+    assert "model.safetensors  700 B" in text
+    assert f"zhihan1996/DNABERT-S at {'a' * 40}; mit" in text
+    assert "Download?" not in text
+    assert "DNABERT-S: installed" in text
+    assert "nothing to download" in run("fetch", "DNABERT-S")
+
+
+@pytest.mark.parametrize("variable", ["VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_is_honoured(hub, tmp_path, monkeypatch, variable):
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
+    monkeypatch.setenv(variable, "1")
+    assert "offline mode is on" in run("fetch", "DNABERT-S", code=4)
+    assert hub.requests == []
+
+
+def test_revisions_are_given_by_name(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
+    unclear = run("fetch", "DNABERT-S", "500", "--revision", "b" * 40, code=2)
+    assert "NAME=COMMIT" in unclear
+    assert "no answer" in run("fetch", "DNABERT-S", "--revision", "b" * 40, code=4)
+    assert "installed" in run("fetch", "DNABERT-S", "--revision", f"DNABERT-S={'a' * 40}")
+
+
+def test_verify_compares_every_path(home):
+    text = run("verify", "500", "--device", "cpu")
+    for slot in ("DNABERT-S", "esm2_t36_3B_UR50D", "scores"):
+        for path in ("padded float32", "packed float32"):
+            assert f"{slot}, {path}" in text
+    assert "all checks passed on cpu" in text
+
+
+def test_verify_finds_a_path_that_computes_something_else(home, monkeypatch):
+    whole = checks._embed
+
+    def wrong(kind, encoder, items, device):
+        vectors = whole(kind, encoder, items, device)
+        return vectors + 0.01 if kind == "packed" else vectors
+
+    monkeypatch.setattr(checks, "_embed", wrong)
+    text = run("verify", "500", "--device", "cpu", code=4)
+    assert "FAIL  DNABERT-S, packed float32: relative error" in text
+    assert "FAIL  DNABERT-S, padded" not in text
+
+
+def test_verify_finds_changed_weights(home):
+    weights = home / "encoders" / "DNABERT-S" / "pytorch_model.bin"
+    times = weights.stat().st_mtime_ns
+    weights.write_bytes(weights.read_bytes()[::-1])
+    os.utime(weights, ns=(times, times))
+    assert "sha256 is not the recorded one" in run("verify", "500", code=4)
+
+
+@pytest.fixture
+def golden(home, tmp_path):
+    """Published outputs in small: vectors of the plain path, scores by the formula."""
+    spec = resolve_model("500", None, home)
+    nucleotide, protein = fixed_sequences(4)
+    cpu = torch.device("cpu")
+    dna = checks._Plain(spec.dna, cpu).embed(nucleotide)
+    esm = checks._Plain(spec.protein, cpu).embed(protein)
+    merged = np.concatenate([dna, esm], axis=1)
+    w = {name: tensor.double().numpy() for name, tensor in classifier_state().items()}
+    hidden = merged @ w["hidden_layer.weight"].T + w["hidden_layer.bias"] - w["bn1.running_mean"]
+    hidden = hidden / np.sqrt(w["bn1.running_var"] + 1e-5) * w["bn1.weight"] + w["bn1.bias"]
+    logits = np.maximum(hidden, 0) @ w["output_layer.weight"].T + w["output_layer.bias"]
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    folder = tmp_path / "golden"
+    folder.mkdir()
+    tables = {
+        "ids": np.array([f"c_chunk_{i + 1}F1" for i in range(4)]),
+        "nucleotide": np.array(nucleotide), "protein": np.array(protein),
+        "dnabert": dna, "esm2": esm, "merged": merged, "scores": scores,
+    }  # fmt: skip
+    np.savez(folder / "tiny.npz", **tables)
+    rows = [f"c_chunk_{i + 1}\t{row[1] >= row[0]}\n" for i, row in enumerate(scores)]
+    (folder / "tiny_consensus.tsv").write_text("Modified_ID\tIs_Virus\n" + "".join(rows))
+    return folder, tables
+
+
+def test_verify_recomputes_published_outputs(golden):
+    text = run("verify", "--golden", golden[0], "--device", "cpu")
+    for stage in ("dnabert", "esm2", "merged", "scores", "labels", "chunk calls", "classifier on"):
+        assert f"ok    tiny, {stage}" in text
+
+
+@pytest.mark.parametrize("stage", ["dnabert", "esm2", "merged", "scores"])
+def test_verify_sees_a_difference_in_one_number(golden, stage):
+    folder, tables = golden
+    tables[stage][2, 1] += 0.005
+    np.savez(folder / "tiny.npz", **tables)
+    text = run("verify", "500", "--golden", folder, "--device", "cpu", code=4)
+    assert f"FAIL  tiny, {stage}: largest difference: 5.0" in text
+
+
+def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
+    folder, tables = golden
+    assert "holds no .npz" in run("verify", "500", "--golden", tmp_path, code=4)
+    np.savez(folder / "tiny.npz", **(tables | {"dnabert": tables["dnabert"][:, :5]}))
+    assert "width 32" in run("verify", "500", "--golden", folder, code=4)
+    np.savez(folder / "tiny.npz", ids=np.array([{}], dtype=object))
+    assert "not a file of published outputs" in run("verify", "500", "--golden", folder, code=4)
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from virnucpro.cli import models; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
