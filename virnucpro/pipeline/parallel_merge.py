@@ -21,6 +21,9 @@ logger = logging.getLogger("virnucpro.pipeline.merge")
 FilePair = tuple[Path, Path, Path]  # nucleotide features, protein features, merged output
 FailedPair = tuple[Path, Path, str]  # nucleotide features, protein features, reason
 
+# below this, reading and writing takes less time than starting processes that import torch
+WORTH_PROCESSES_BYTES = 256 << 20
+
 _FEATURE_SUFFIX = re.compile(r"_(DNABERT_S|DNABERT|ESM)$")
 
 
@@ -94,7 +97,7 @@ def parallel_merge_features(
         nucleotide_files: such as `output_1_DNABERT_S.pt`.
         protein_files: such as `output_1_ESM.pt`, in any order.
         output_dir: gets `output_1_merged.pt`; made if missing.
-        num_workers: processes; None means the number of CPUs.
+        num_workers: processes; None means the number of CPUs, or one if the files are small.
 
     Returns:
         Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
@@ -118,14 +121,16 @@ def parallel_merge_with_progress(
 ) -> tuple[list[Path], list[FailedPair]]:
     """`parallel_merge_features` with a bar that counts merged and failed pairs."""
     file_pairs, failed_pairs = pair_files(nucleotide_files, protein_files, output_dir)
+    is_small = num_workers is None and _input_bytes(file_pairs) < WORTH_PROCESSES_BYTES
     num_workers, _, chunksize = get_optimal_settings(file_pairs, num_workers)
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    workers = 1 if is_small else min(num_workers, len(file_pairs))
     output_dir.mkdir(parents=True, exist_ok=True)
     merged_files: list[Path] = []
     progress = progress or ProgressReporter()
     with progress.create_file_bar(len(file_pairs), desc="Merging features") as bar:
-        outcomes = _outcomes(file_pairs, min(num_workers, len(file_pairs)), chunksize)
+        outcomes = _outcomes(file_pairs, workers, chunksize)
         for file_pair, outcome in zip(file_pairs, outcomes, strict=True):
             for line in outcome.log:
                 line.replay()
@@ -190,11 +195,17 @@ def _show(bar: Bar, merged: int, failed: int) -> None:
     bar.update(1, merged=merged, failed=failed)
 
 
+def _input_bytes(file_pairs: Sequence[FilePair]) -> int:
+    files = (file for pair in file_pairs for file in pair[:2])
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
 def _outcomes(
     file_pairs: Sequence[FilePair], num_workers: int, chunksize: int
 ) -> Iterator[MergeOutcome]:
     if num_workers < 2:
-        logger.info("Using sequential merge (single file or single core system)")
+        why = "small files" if len(file_pairs) > 1 else "single file"
+        logger.info("Using sequential merge (%s or single core system)", why)
         yield from map(_merge, file_pairs)
         return
     logger.info(

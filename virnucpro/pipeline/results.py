@@ -26,17 +26,10 @@ def merge(run: Run, files: int) -> None:
         for number in range(1, files + 1)
         if paths.dna_features(number).exists() and paths.protein_features(number).exists()
     ]
-    workers = min(run.workers, len(pairs))
     with run.record.stage("merging") as counts:
-        if workers > 1:
-            logger.info(
-                "Using parallel merge with %d workers (%d files to merge)", workers, len(pairs)
-            )
-        else:
-            logger.info("Using sequential merge (single file or single core system)")
         merged_files, failed_pairs = parallel_merge_with_progress(
             [dna for dna, _ in pairs], [protein for _, protein in pairs],
-            paths.merged_dir, max(1, workers), run.reporter,
+            paths.merged_dir, run.settings.compute.threads, run.reporter,
         )  # fmt: skip
         _record_failed_pairs(paths.failed_files, failed_pairs)
         counts |= {"files": len(merged_files), "failed": len(failed_pairs)}
