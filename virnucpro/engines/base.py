@@ -49,6 +49,8 @@ class EngineOptions:
         pin_memory: page-locked batches; None means on CUDA.
         compile: `auto` compiles when the job repays it, `on` always, `off` never.
         expected_tokens: tokens the engine will see in all, for that decision.
+        longest: tokens of the longest sequence it will see, so that compiling can be done
+            before the first batch; 0 if that is not known.
         float32_encoder: makes the encoder that recomputes a batch with NaN or Inf; None means
             a float32 copy of the encoder.
     """
@@ -58,6 +60,7 @@ class EngineOptions:
     pin_memory: bool | None = None
     compile: Literal["auto", "on", "off"] = "auto"
     expected_tokens: int = 0
+    longest: int = 0
     float32_encoder: Callable[[], Encoder] | None = None
 
     def __post_init__(self) -> None:
@@ -159,15 +162,16 @@ def make_engine(
         chosen = replace(chosen, token_budget=token_budget)
     if kind not in ("padded", "packed"):
         raise ValueError(f"engine must be padded or packed, got {kind}")
-    if kind == "packed" and not _only_rectangles(encoder, device):
-        return BatchEngine(encoder, PackedLayout(encoder.pad_id), device, chosen)
+    if kind == "packed" and not _only_rectangles(encoder, device, chosen):
+        return BatchEngine(encoder, PackedLayout(encoder.pad_id, chosen.longest), device, chosen)
     return BatchEngine(encoder, PaddedLayout(encoder.pad_id), device, chosen)
 
 
-def _only_rectangles(encoder: Encoder, device: torch.device) -> bool:
-    """Whether a GPU has no kernel for this encoder's packed attention.
+def _only_rectangles(encoder: Encoder, device: torch.device, options: EngineOptions) -> bool:
+    """Whether packed batches of this encoder would become rectangles of many shapes.
 
-    Packed tokens would become rectangles of many shapes there; planned as such they have few.
+    They do where its attention has no kernel for packed tokens. A GPU and a compiler want few
+    shapes, so there batches are planned as rectangles from the start.
     """
-    backend = getattr(encoder, "backend", None)
-    return device.type == "cuda" and backend == "sdpa"
+    wants_few = device.type == "cuda" or options.compile == "on"
+    return wants_few and getattr(encoder, "backend", None) == "sdpa"

@@ -25,13 +25,16 @@ class PackedLayout:
 
     Args:
         pad_id: token that fills a row of fixed length.
+        longest: tokens of the longest sequence to come, if that is known.
     """
 
     name = "packed"
+    any_shape = False
 
-    def __init__(self, pad_id: int) -> None:
+    def __init__(self, pad_id: int, longest: int = 0) -> None:
         self.pad_id = pad_id
         self._longest = LONGEST_STEP
+        self._allow(longest)
 
     def plan(self, lengths: Lengths, budget: int) -> list[NDArray[np.int64]]:
         """Indices of each batch, longest first; every index appears exactly once."""
@@ -55,7 +58,7 @@ class PackedLayout:
         missing = budget - real
         if missing < 0 or missing * 4 > budget:
             return None
-        self._longest = max(self._longest, -(-batch.max_length // LONGEST_STEP) * LONGEST_STEP)
+        self._allow(batch.max_length)
         tail = [*range(real + self._longest, budget, self._longest), budget] if missing else []
         empty = segments(budget) - len(batch) - len(tail)
         if empty < 0:
@@ -64,6 +67,9 @@ class PackedLayout:
         tokens = torch.nn.functional.pad(batch.tokens, (0, missing), value=self.pad_id)
         bounds = torch.cat([batch.cu_seqlens, ends])
         return PackedBatch(batch.seq_ids, tokens, bounds, self._longest)
+
+    def _allow(self, longest: int) -> None:
+        self._longest = max(self._longest, -(-longest // LONGEST_STEP) * LONGEST_STEP)
 
 
 def most_sequences(budget: int) -> int:

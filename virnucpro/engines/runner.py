@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,9 +36,15 @@ _BATCHES_AHEAD = 3
 
 
 class BatchLayout(Protocol):
-    """How sequences are put into batches; see `padded` and `packed`."""
+    """How sequences are put into batches; see `padded` and `packed`.
+
+    Attributes:
+        name: `padded` or `packed`.
+        any_shape: batches are compiled in whatever shape they come, not in fixed ones.
+    """
 
     name: str
+    any_shape: bool
 
     def plan(self, lengths: Lengths, budget: int) -> list[NDArray[np.int64]]:
         """Indices of each batch; every index appears exactly once."""
@@ -49,7 +56,7 @@ class BatchLayout(Protocol):
         """Lay out a batch on the host."""
 
     def fixed(self, batch: Any, budget: int) -> Any | None:
-        """The same batch in one of few shapes, or None."""
+        """The same batch in one of few shapes; None where it is better left as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,8 @@ class BatchEngine:
             token_budget=self._settle(),
             compiled=self._forward.compiles,
         )
+        if self._forward.compiles and options.longest:
+            self._warm_up(options.longest)
         log.info(
             "Engine: %(layout)s on %(device)s, %(dtype)s, attention %(backend)s, "
             "%(token_budget)d tokens a batch, compiled %(compiled)s",
@@ -143,12 +152,24 @@ class BatchEngine:
         options = self.options
         found = probe(self._forward, self.layout.collate) if self._is_cuda else None
         if options.compile == "on":
-            self._forward.compile(insist=True)
+            self._forward.compile(True, self.layout.any_shape)
         elif options.compile == "auto" and found and compiling_pays(options, found):
-            self._forward.compile(insist=False)
+            self._forward.compile(False, self.layout.any_shape)
         if options.token_budget is not None:
             return options.token_budget
         return CPU_BUDGET if found is None else budget_by_memory(found)
+
+    def _warm_up(self, longest: int) -> None:
+        """Compile for full batches before anyone waits for one."""
+        start = time.perf_counter()
+        length = min(longest, self.stats.token_budget, 64)
+        letters = np.full(length, 5, dtype=np.int64)
+        items = [Tokens(str(i), letters) for i in range(self.stats.token_budget // length)]
+        batch = self._planned(items)[0]
+        for pending in self._launch(self._prepare(None, batch)):
+            if pending.fetched is not None:
+                pending.fetched.synchronize()
+        log.info("Compiled in %.1f s", time.perf_counter() - start)
 
     def _feed(self, units: Iterable[tuple[Key, Sequence[Tokens]]]) -> Iterator[_Work[Key]]:
         for key, items in units:

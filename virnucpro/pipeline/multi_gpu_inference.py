@@ -34,6 +34,7 @@ log = logging.getLogger("virnucpro.pipeline.multi_gpu")
 
 PLAN_FORMAT = 1
 FEWEST_SHARDS = 16
+MOST_LETTERS = 1022  # tokenizers cut proteins there; only a hint for anything else
 _DEFAULT = "mini"
 
 
@@ -226,6 +227,7 @@ class _Stage:
                 log_dir=self.log_dir,
                 attributes=self.attributes(index, device),
                 expected_tokens=self.unit.estimate(index) // len(devices),
+                longest=min(int(index.lengths[:1].sum()), MOST_LETTERS) + self.unit.specials,
                 cpu_threads=max(1, usable_cpus() // len(devices)),
             )
             for device in devices

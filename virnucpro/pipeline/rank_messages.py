@@ -27,6 +27,7 @@ class RankJob:
         log_dir: where `worker_{rank}.log` goes.
         attributes: written into each shard; `key` among them.
         expected_tokens: about what this rank will see.
+        longest: tokens of the longest sequence, about; never less.
         cpu_threads: threads of one rank's arithmetic on the CPU.
     """
 
@@ -38,6 +39,7 @@ class RankJob:
     log_dir: Path
     attributes: dict[str, str]
     expected_tokens: int
+    longest: int
     cpu_threads: int
 
 

@@ -226,6 +226,7 @@ def _load(job: RankJob) -> tuple[Engine, Tokenizer]:
         pin_memory=config.pin_memory,
         compile=config.compile,
         expected_tokens=job.expected_tokens,
+        longest=job.longest,
         float32_encoder=lambda: load_encoder(job.encoder, device, torch.float32),
     )
     kind: EngineKind = "padded" if config.disable_packing else "packed"
