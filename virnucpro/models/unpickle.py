@@ -55,7 +55,10 @@ def read_torch_file(path: Path) -> tuple[Any, Callable[[TensorView], NDArray[Any
         block = blocks.get(storage.key, b"")
         if len(block) != storage.count * np.dtype(storage.dtype).itemsize:
             raise ModelError(f"{path}: storage {storage.key!r} is not whole")
-        return _cut(view, np.frombuffer(block, dtype=storage.dtype))
+        try:
+            return _cut(view, np.frombuffer(block, dtype=storage.dtype))
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
 
     return tree, read
 
