@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import defaultdict
+from functools import partial
 from hashlib import blake2b
 from struct import Struct
 
@@ -18,12 +20,12 @@ class IdRegistry:
     """Knows every id given out so far and makes new ones unique.
 
     An id is kept as 78 bits of its hash: 14 choose a sorted shelf, 64 lie on it. That is 8 to 9
-    bytes an id and 2 MiB at the start. That two ids of a run of 20 million share all 78 bits has
-    a chance below 1e-9; the later one would be renamed like a duplicate.
+    bytes an id and at most 3 MiB for the shelves. That two ids of a run of 20 million share all
+    78 bits has a chance below 1e-9; the later one would be renamed like a duplicate.
     """
 
     def __init__(self) -> None:
-        self._shelves = [array("Q") for _ in range(_SHELVES)]
+        self._shelves: defaultdict[int, array[int]] = defaultdict(partial(array, "Q"))
 
     def unique(self, seq_id: str, endings: tuple[str, ...] = ("",)) -> str:
         """The id itself if it is new, else `{id}__2`, `{id}__3`, ...: one that is.

@@ -135,13 +135,14 @@ class CheckedStream(io.RawIOBase):
             start = max(block.rfind(b"\n" + mark), block.rfind(b"\r" + mark))
         if start >= 0 or (self._ended_line and block.startswith(mark)):
             self._record_bytes = 0
-            self._record_name = block[start + 1 : start + 1 + _NAME_BYTES]
+            name = start + 1 + len(mark)
+            self._record_name = block[name : name + _NAME_BYTES]
         self._record_bytes += len(block) - (start + 1)
         self._ended_line = block.endswith((b"\n", b"\r"))
         if self._record_bytes > self._max_record_bytes:
             words = self._record_name.decode("utf-8", "replace").split(maxsplit=1)
-            name = f"record {words[0]}" if mark and words else "record"
-            raise self.error(f"{name}: longer than {self._max_record_bytes:,} letters")
+            record = f"record {words[0]}" if mark and words else "record"
+            raise self.error(f"{record}: longer than {self._max_record_bytes:,} letters")
 
     def _without_last_blanks(self, block: bytes) -> bytes:
         """Hold back blanks at the end of the block: they may be the end of the input."""

@@ -105,7 +105,7 @@ class _Zstandard(io.RawIOBase):
     """
 
     # A few bytes can stand for 128 KiB, so small bites bound what one call unpacks.
-    _bite_bytes = 1 << 11
+    _bite_bytes = 1 << 8
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_windows_cover_the_contig_without_a_hole(length, chunk_nt):
         covered = end
     assert covered == length
     assert all(end - start == chunk_nt for start, end in windows[:-1])
-    assert all(a < b for (a, _), (b, _) in zip(windows, windows[1:], strict=False))
+    assert all(a < b for (a, _), (b, _) in pairwise(windows))
 
 
 def test_an_empty_contig_has_no_chunks():

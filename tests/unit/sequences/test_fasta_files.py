@@ -1,0 +1,98 @@
+"""The FASTA files between stages, to the byte of the published ones."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virnucpro.core.errors import InputError
+from virnucpro.sequences.chunks import chunk_record
+from virnucpro.sequences.fasta import read_records
+from virnucpro.sequences.fasta_files import fasta_text, read_fasta, write_fasta
+from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+
+GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
+INPUTS = {
+    "fixed500_broad": "fixed500_broad_input.fa",
+    "fixed500_vanilla": "fixed500_vanilla_input.fa",
+    "orfs_broad": "orfs_broad_input.fa",
+    "orfs_vanilla": "orfs_vanilla_input.fa",
+    "test_sequences_small": "test_sequences_small.fa",
+}
+
+needs_golden = pytest.mark.skipif(
+    not GOLDEN.is_dir(), reason="the published outputs (shared/golden) are not beside the project"
+)
+
+
+def text_of(entries, **options):
+    handle = io.StringIO()
+    write_fasta(handle, entries, **options)
+    return handle.getvalue()
+
+
+@needs_golden
+@pytest.mark.parametrize("name", INPUTS)
+def test_chunks_are_written_as_published(name):
+    chunks = [c for r in read_records([GOLDEN / INPUTS[name]]) for c in chunk_record(r, 500)]
+    written = text_of(((c.chunk_id, c.sequence) for c in chunks), wrapped=True)
+    assert written == (GOLDEN / f"{name}_chunked500.fa").read_text()
+
+
+@needs_golden
+@pytest.mark.parametrize("name", [name for name in INPUTS if name != "test_sequences_small"])
+def test_orfs_are_written_as_published(name):
+    chunks = [c for r in read_records([GOLDEN / INPUTS[name]]) for c in chunk_record(r, 500)]
+    orfs = [orf for found in find_orfs(chunks, OrfPolicy("open-frame")) for orf in found]
+    assert orfs
+    dna = text_of((orf.orf_id, orf.dna) for orf in orfs)
+    proteins = text_of((orf.orf_id, orf.protein) for orf in orfs)
+    assert dna == (GOLDEN / f"{name}_orf_nucleotide.fa").read_text()
+    assert proteins == (GOLDEN / f"{name}_orf_protein.faa").read_text()
+
+
+@needs_golden
+def test_the_published_sequences_without_an_open_frame_give_none():
+    records = read_records([GOLDEN / INPUTS["test_sequences_small"]])
+    chunks = [chunk for record in records for chunk in chunk_record(record, 500)]
+    assert [find_orfs([chunk], OrfPolicy("open-frame")) for chunk in chunks] == [[[]]] * 11
+
+
+@pytest.mark.parametrize(
+    ("length", "lines"), [(0, [0]), (1, [1]), (60, [60]), (61, [60, 1]), (120, [60, 60])]
+)
+def test_wrapped_lines_have_60_letters(length, lines):
+    text = fasta_text("x", "A" * length, wrapped=True)
+    assert text.startswith(">x\n")
+    assert text.endswith("\n")
+    assert [len(line) for line in text[3:-1].split("\n")] == lines
+    assert fasta_text("x", "A" * length) == ">x\n" + "A" * length + "\n"
+
+
+entry = st.tuples(
+    st.text("abcé/|\"'_.1", min_size=1, max_size=9), st.text("ACGTacgt", max_size=150)
+)
+
+
+@given(entries=st.lists(entry, max_size=6), wrapped=st.booleans())
+def test_what_is_written_is_read_back(tmp_path_factory, entries, wrapped):
+    path = tmp_path_factory.getbasetemp() / "between.fa"
+    path.write_text(text_of(entries, wrapped=wrapped), encoding="utf-8", newline="\n")
+    assert list(read_fasta(path)) == entries
+
+
+def test_the_count_of_records_is_told():
+    assert write_fasta(io.StringIO(), [("a", "A"), ("b", "C")]) == 2
+
+
+@pytest.mark.parametrize("text", ["ACGT\n", None])
+def test_a_file_that_is_not_ours_is_refused(tmp_path, text):
+    path = tmp_path / "x.fa"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=r"x\.fa"):
+        list(read_fasta(path))

@@ -1,0 +1,203 @@
+"""The reader: what it refuses, with file and line, and that nothing else escapes from it."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import tracemalloc
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virnucpro.core.errors import InputError
+from virnucpro.sequences import streams
+from virnucpro.sequences.fasta import ReadLog, read_pairs, read_records
+
+NOISE = bytes((i * i * 31 + i // 7) % 251 for i in range(40_000)).hex().encode()
+LONG = b">a\n" + b"\n".join(NOISE[i : i + 60] for i in range(0, len(NOISE), 60))
+PACKERS = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstandard": zstandard.ZstdCompressor(write_checksum=True).compress,
+}
+
+
+@pytest.fixture
+def put(tmp_path):
+    def write(data, name="in.fa"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "problem"),
+    [
+        (b"ACGT\n", 1, "no header"),
+        (b"\n\nACGT\n", 3, "no header"),
+        (b"id\tseq\n", 1, "no header"),
+        (b">a\nAC\n>b\nA\0C\n", 4, "NUL"),
+        (b">a\r\nAC\r\nA\0C\r\n", 3, "NUL"),
+        (b">a\rAC\rA\0C\r", 3, "NUL"),
+        (b"\0\0\0\0", 1, "NUL"),
+        (">a\nACGT\n".encode("utf-16"), 1, "UTF-16"),
+        (">a\nACGT\n".encode("utf-16-be"), 1, "NUL"),
+        (b"PK\x03\x04abcdef", 1, "zip archive"),
+        (b"@a\nACGT\n+\nIII\n", 4, "FASTQ"),
+        (b"@a\nACGT\n+\nIIII\nb\nA\n+\nI\n", 5, "FASTQ"),
+        (b"\n@a\nACGT\n+\nIIII\n@b\nACGT\n", 8, "FASTQ"),
+        (b"@a\nACGT\n+\n", 4, "FASTQ"),
+        (b"@a\nAC\n+\nII\n@\xe9\nAC\n+\nII\n", 5, "ASCII"),
+    ],
+)
+def test_what_is_no_sequence_file_is_refused_with_its_line(put, data, line, problem):
+    path = put(data)
+    with pytest.raises(InputError, match=problem) as caught:
+        list(read_records([path]))
+    assert (caught.value.path, caught.value.line) == (path, line)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
+def test_truncated_packing_is_refused(put, packer, kept):
+    packed = PACKERS[packer](LONG)
+    path = put(packed[: max(7, int(len(packed) * kept))])
+    with pytest.raises(InputError, match=f"truncated or damaged {packer}") as caught:
+        list(read_records([path]))
+    assert caught.value.line >= 1
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_damaged_packing_is_refused(put, packer):
+    packed = bytearray(PACKERS[packer](LONG))
+    middle = len(packed) // 2
+    packed[middle : middle + 64] = bytes(64)
+    with pytest.raises(InputError):
+        list(read_records([put(bytes(packed))]))
+
+
+def test_the_line_of_a_truncation_is_where_reading_stopped(put):
+    packed = gzip.compress(b">a\n" + b"ACGT\n" * 100) + gzip.compress(LONG)[:2000]
+    with pytest.raises(InputError) as caught:
+        list(read_records([put(packed)]))
+    assert 100 < caught.value.line < 300
+
+
+def test_a_directory_is_refused(tmp_path):
+    with pytest.raises(InputError, match="directory"):
+        list(read_records([tmp_path]))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.fa: cannot be read: No such file"):
+        list(read_records([tmp_path / "nowhere.fa"]))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_an_unreadable_file_is_refused(put):
+    path = put(b">a\nA\n")
+    path.chmod(0)
+    with pytest.raises(InputError, match="Permission denied"):
+        list(read_records([path]))
+
+
+def test_an_unreadable_file_is_refused_whoever_runs_it(put, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    path = put(b">a\nA\n")
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(InputError, match="Permission denied"):
+        list(read_records([path]))
+
+
+def test_records_before_a_fault_are_given(put):
+    records = read_records([put(b">a\nAC\n>b\nAC\n", "1.fa"), put(b"ACGT", "2.fa")])
+    assert [next(records).seq_id for _ in range(2)] == ["a", "b"]
+    with pytest.raises(InputError, match=r"2\.fa"):
+        next(records)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b">ok\nACGT\n>bomb x\n" + b"A" * 9_000, "record bomb"),
+        (b">ok\nACGT\n>bomb x\n" + b"ACGT\n" * 2_000, "record bomb"),
+        (b">" + b"h" * 9_000, "record h"),
+        (b"@q\n" + b"A" * 9_000, "record"),
+    ],
+    ids=["one-line", "wrapped", "header", "fastq"],
+)
+def test_an_endless_record_is_refused_by_name(put, monkeypatch, data, name):
+    monkeypatch.setattr(streams, "_BLOCK_BYTES", 512)
+    with pytest.raises(InputError, match=f"{name}.*longer than 5,000"):
+        list(read_records([put(data)], ReadLog(max_record_nt=5_000)))
+
+
+def test_many_records_together_may_be_longer(put, monkeypatch):
+    monkeypatch.setattr(streams, "_BLOCK_BYTES", 512)
+    data = b"".join(b">%03d\n%s\n" % (i, b"A" * 506) for i in range(50))
+    assert sum(1 for _ in read_records([put(data)], ReadLog(max_record_nt=5_000))) == 50
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_a_bomb_is_stopped_in_bounded_memory(put, packer):
+    path = put(PACKERS[packer](b">bomb\n" + (b" " * 59 + b"\n") * 300_000))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="bomb"):
+        list(read_records([path], ReadLog(max_record_nt=12_000_000)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 11_000_000
+
+
+LETTERS = [b">", b"@", b"+", b"\n", b"\r", b"\0", b"A", b"ACGT", b" ", b"\t", b"#", b"/1", b"-"]
+MARKS = [
+    b"\xef\xbb\xbf",
+    b"\xff",
+    b"\xfe",
+    b"\x1f\x8b",
+    b"BZh9",
+    b"\xfd7zXZ\x00",
+    b"\x28\xb5\x2f\xfd",
+]
+pieces = st.sampled_from(LETTERS + MARKS)
+hostile = st.binary(max_size=200) | st.lists(pieces, max_size=40).map(b"".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=hostile, packer=st.sampled_from([bytes, gzip.compress, zstandard.compress]))
+def test_random_bytes_give_records_or_an_input_error(tmp_path_factory, data, packer):
+    path = tmp_path_factory.getbasetemp() / "random"
+    path.write_bytes(packer(data))
+    for read in (lambda: read_records([path, path]), lambda: read_pairs([(path, path)])):
+        try:
+            records = list(read())
+        except InputError as error:
+            assert str(path) in str(error)
+        else:
+            flat = [r for item in records for r in (item if isinstance(item, tuple) else [item])]
+            assert len({record.seq_id for record in flat}) == len(flat)
+            assert all(record.seq_id for record in flat)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), packer=st.sampled_from(sorted(PACKERS)))
+def test_a_changed_packed_file_gives_records_or_an_input_error(tmp_path_factory, data, packer):
+    packed = bytearray(PACKERS[packer](LONG[:300]))
+    place = data.draw(st.integers(0, len(packed) - 1))
+    packed[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "changed"
+    path.write_bytes(bytes(packed[: data.draw(st.integers(0, len(packed)))]))
+    try:
+        list(read_records([path]))
+    except InputError as error:
+        assert str(path) in str(error)

@@ -1,0 +1,53 @@
+"""Which records are held back, and why."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virnucpro.core.records import Chunk, Record, Status
+from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+from virnucpro.sequences.screen import longest_unambiguous_run, screen_record
+
+PROTEIN = "MKVLATPLEGHIRSDQWFYC" * 5
+
+
+@pytest.mark.parametrize(
+    ("sequence", "status"),
+    [
+        ("", Status.TOO_SHORT),
+        ("ACGT" * 14 + "ACG", Status.TOO_SHORT),
+        ("ACGU" * 15, None),
+        ("acgt" * 15, None),
+        ("N" * 10, Status.TOO_SHORT),
+        ("N" * 500, Status.AMBIGUOUS),
+        ("ACGTN" * 100, Status.AMBIGUOUS),
+        ("RYKMSWBDHV" * 10, Status.AMBIGUOUS),
+        ("N" * 500 + "ACGT" * 15 + "N" * 500, None),
+        (PROTEIN, Status.NOT_DNA),
+        (PROTEIN[:20], Status.NOT_DNA),
+        ("ACGT" * 22 + "AC" + "E" * 11, Status.NOT_DNA),
+        ("ACGT" * 22 + "AC" + "E" * 10, None),
+        ("é" * 100, Status.NOT_DNA),
+    ],
+)
+def test_a_record_is_held_back_for_the_first_reason(sequence, status):
+    assert screen_record(Record("r", "r", sequence)) == status
+
+
+@pytest.mark.parametrize("sequence", ["", "ACG", "N" * 30, "ACNGT" * 30])
+def test_without_a_minimum_only_other_letters_hold_back(sequence):
+    assert screen_record(Record("r", "r", sequence), min_nt=0) is None
+
+
+@given(st.text("ACGTUacgtuNRY", max_size=200))
+def test_the_longest_run_is_the_longest_part_between_others(sequence):
+    parts = "".join("x" if base in "NRY" else "a" for base in sequence).split("x")
+    assert longest_unambiguous_run(sequence.encode()) == max(map(len, parts))
+
+
+@given(st.text("ACGTN", min_size=60, max_size=300))
+def test_a_record_that_passes_has_an_orf(sequence):
+    if screen_record(Record("r", "r", sequence)) is None:
+        assert find_orfs([Chunk("r_chunk_1", "r", 0, sequence)], OrfPolicy("longest", 1))[0]
