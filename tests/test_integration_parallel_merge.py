@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 import torch
 from staged_files import orf_ids, write_pair, write_pairs, write_published_dna
+from tiny_home import make_tiny_home
 
 from virnucpro.pipeline.parallel_merge import parallel_merge_features, parallel_merge_with_progress
 
@@ -109,9 +110,10 @@ class TestParallelMergeIntegration(unittest.TestCase):
         fasta = self.out / "in.fa"
         records = ["".join(draw.choice(list("ACGT"), 500)) for _ in range(6)]
         fasta.write_text("".join(f">r{k}\n{letters}\n" for k, letters in enumerate(records)))
-        options = {"env": os.environ | {"VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE": "2"},
-                   "cwd": ROOT, "capture_output": True, "text": True}  # fmt: skip
-        args = f"{fasta} -o {self.out}/run --merge-threads 2 --keep-intermediate --no-report"
+        home = make_tiny_home(self.out / "home")
+        added = {"VIRNUCPRO_MODEL_DIR": str(home), "VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE": "4"}
+        options = {"env": os.environ | added, "cwd": ROOT, "capture_output": True, "text": True}
+        args = f"{fasta} -o {self.out}/run -m 500 --orf-policy longest --merge-threads 2 -k"
         done = subprocess.run(f"{sys.executable} -m virnucpro predict {args}".split(), **options)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "parallel merge with 2 workers" in done.stdout
