@@ -1,0 +1,145 @@
+"""run.json -> the run's figures in words: stages with time and rate, inputs, device, model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from virnucpro.reports.explain import STAGE
+
+# What a stage works through, best first: the first that its counts hold gives its rate.
+RATED = ("tokens", "orfs", "rows", "chunks_scored", "nt", "records", "files")
+UNITS = {"nt": "nt", "orfs": "ORFs", "rows": "ORFs", "chunks_scored": "chunks"}
+QUIET = ("status:", "call:")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        title: what it does.
+        seconds: how long it took.
+        share: of the time of all stages, 0 to 1.
+        rate: items a second, in words; empty where there is none.
+        counts: what it counted, in words.
+    """
+
+    title: str
+    seconds: float
+    share: float
+    rate: str
+    counts: str
+
+
+def stages(run: dict[str, Any]) -> list[Stage]:
+    """Every stage of run.json that has a time, in order."""
+    timed = {
+        name: facts
+        for name, facts in _dict(run.get("stages")).items()
+        if isinstance(facts, dict) and isinstance(facts.get("seconds"), (int, float))
+    }
+    total = sum(facts["seconds"] for facts in timed.values()) or 1.0
+    return [_stage(name, facts, total) for name, facts in timed.items()]
+
+
+def _stage(name: str, facts: dict[str, Any], total: float) -> Stage:
+    counts = {
+        key: value
+        for key, value in facts.items()
+        if key != "seconds" and isinstance(value, int) and not key.startswith(QUIET)
+    }
+    seconds = float(facts["seconds"])
+    rated = next((key for key in RATED if counts.get(key)), None)
+    rate = ""
+    if rated is not None and seconds > 0:
+        rate = f"{_rounded(counts[rated] / seconds)} {UNITS.get(rated, rated)}/s"
+    words = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items())
+    return Stage(STAGE.get(name, name.replace("_", " ")), seconds, seconds / total, rate, words)
+
+
+def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of everything worth knowing about a run."""
+    model, parameters = _dict(run.get("model")), _dict(run.get("parameters"))
+    compute = _dict(parameters.get("compute"))
+    pairs = [
+        ("Model", _model(model)),
+        ("Model hash", str(model.get("digest", ""))),
+        ("Chunk length", f"{model['chunk_nt']} nt" if "chunk_nt" in model else ""),
+        ("Reading frames", _policy(model)),
+        ("Device", _device(run, compute)),
+        ("Engine", str(run.get("engine", ""))),
+        ("Number format", str(run.get("dtype") or compute.get("dtype", ""))),
+        ("Version", f"VirNucPro {run.get('version', '')}, Python {run.get('python', '')}"),
+        ("System", str(run.get("host", ""))),
+        ("Started", str(run.get("started", ""))),
+        ("Time in all", duration(run["seconds"]) if "seconds" in run else ""),
+        ("Command", " ".join(map(str, run.get("command", [])))),
+    ]
+    return [(name, value) for name, value in pairs if value]
+
+
+def inputs(run: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Path, size and SHA-256 of each input."""
+    return [
+        (str(entry.get("path", "")), size(entry.get("bytes", 0)), str(entry.get("sha256", "")))
+        for entry in run.get("inputs", [])
+        if isinstance(entry, dict)
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units people say.
+
+    >>> duration(0.0321), duration(75.2), duration(4000)
+    ('0.03 s', '1 min 15 s', '1 h 6 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = int(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {int(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes in the units people say.
+
+    >>> size(512), size(2_500_000)
+    ('512 B', '2.5 MB')
+    """
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _model(model: dict[str, Any]) -> str:
+    return str(model.get("name", ""))
+
+
+def _policy(model: dict[str, Any]) -> str:
+    policies = {
+        "open-frame": "every frame of a chunk without a stop codon",
+        "longest": "the longest stretches of a chunk without a stop codon",
+    }
+    name = str(model.get("orf_policy", ""))
+    keep = model.get("orf_keep")
+    kept = f", at most {keep} a chunk" if keep else ""
+    return f"{policies[name]}{kept}" if name in policies else name
+
+
+def _device(run: dict[str, Any], compute: dict[str, Any]) -> str:
+    devices = run.get("devices") or run.get("device")
+    if devices:
+        return ", ".join(map(str, devices)) if isinstance(devices, list) else str(devices)
+    gpus = compute.get("gpus")
+    return ", ".join(f"cuda:{gpu}" for gpu in gpus) if gpus else str(compute.get("device", ""))
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,218 @@
+"""report.html: one self-contained page about a run, and a summary for MultiQC beside it.
+
+The page needs no network. Its table and charts come from one block of JSON that the page's own
+script reads; ids and paths from the input never become markup, and the page's security policy
+lets no other script run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from virnucpro.core.files import atomic_write
+from virnucpro.reports import citations, explain, figures
+from virnucpro.reports.multiqc import write_multiqc
+from virnucpro.reports.regions import read_regions
+from virnucpro.reports.run_files import Call, read_calls, read_chunks, read_run_json
+from virnucpro.reports.summary import CALLS, LENGTH_BINS_PER_DECADE, Summary, summarise
+from virnucpro.reports.tracks import Track, choose, read_tracks
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("page.js", "charts.js", "track.js", "table.js")
+SCORE_UNIT = 100_000
+MOST_SAMPLES = 400
+
+
+def write_report(output_dir: Path) -> Path:
+    """Write report.html and virnucpro_mqc.json from what a run left in `output_dir`.
+
+    Args:
+        output_dir: holds run.json and calls.tsv; chunks.tsv gives the position tracks.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        UsageError: there is no run.
+        InputError: calls.tsv is missing or damaged.
+        OutputError: the report cannot be written.
+    """
+    run = read_run_json(output_dir)
+    summary = summarise(read_calls(output_dir / "calls.tsv"))
+    chosen = choose(summary.top)
+    tracks = read_tracks(read_chunks(output_dir / "chunks.tsv"), chosen)
+    regions = read_regions(output_dir, set(chosen))
+    data = {
+        **_columns(summary),
+        "calls": CALLS,
+        "histogram": summary.histogram,
+        "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
+        "perDecade": LENGTH_BINS_PER_DECADE,
+        "tracks": [_track(track) for track in tracks],
+        "regions": {chosen[name]: spans for name, spans in regions.items()},
+    }
+    path = output_dir / "report.html"
+    with atomic_write(path, "w") as file:
+        file.write(_page(run, summary, data))
+    write_multiqc(output_dir / "virnucpro_mqc.json", summary, run)
+    return path
+
+
+def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"duration": figures.duration, "count": lambda n: f"{n:,}"}
+    style = _asset("report.css")
+    script = "'use strict';\n" + "\n".join(_asset(name) for name in SCRIPTS)
+    return environment.get_template("report.html").render(
+        run=run,
+        summary=summary,
+        answer=_answer(run, summary),
+        facts=figures.facts(run),
+        inputs=figures.inputs(run),
+        stages=figures.stages(run),
+        statuses=_statuses(summary),
+        samples=_samples(summary),
+        references=citations.references(str((run.get("model") or {}).get("name", ""))),
+        has_tracks=bool(data["tracks"]),
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        data=Markup(_json(data)),
+    )  # fmt: skip
+
+
+def _columns(summary: Summary) -> dict[str, Any]:
+    """The rows shown, one list a column; numbers are -1 where there is none."""
+    rows = summary.top
+    samples = list(summary.samples)
+    sample_of = {name: number for number, name in enumerate(samples)}
+    statuses = list(summary.statuses)
+    status_of = {name: number for number, name in enumerate(statuses)}
+    call_of = {name: number for number, name in enumerate(CALLS)}
+    return {
+        "samples": samples,
+        "statuses": statuses,
+        "rows": {
+            "id": [row.seq_id for row in rows],
+            "sample": [sample_of[row.sample] for row in rows],
+            "length": [row.length for row in rows],
+            "chunks": [row.chunks for row in rows],
+            "scored": [_or_none(row.scored) for row in rows],
+            "supporting": [_or_none(row.supporting) for row in rows],
+            "opposing": [_or_none(row.opposing) for row in rows],
+            "p": [_scaled(row.p_virus) for row in rows],
+            "fdr": [_scaled(row.fdr) for row in rows],
+            "call": [call_of.get(row.call, len(CALLS) - 1) for row in rows],
+            "status": [status_of[row.status] for row in rows],
+            "hint": _sparse(rows),
+        },
+    }
+
+
+def _sparse(rows: list[Call]) -> dict[int, str]:
+    return {number: row.class_hint for number, row in enumerate(rows) if row.class_hint}
+
+
+def _or_none(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+def _scaled(value: float | None) -> int:
+    return -1 if value is None else round(value * SCORE_UNIT)
+
+
+def _track(track: Track) -> dict[str, Any]:
+    """A track as flat numbers: starts as differences, since windows follow each other."""
+    frames: list[str] = []
+    flat: list[int] = []
+    before = 0
+    for start, end, score, frame in track.windows:
+        if frame not in frames:
+            frames.append(frame)
+        flat += [start - before, end - start, score, frames.index(frame)]
+        before = start
+    return {"row": track.row, "joined": track.joined, "frames": frames, "windows": flat}
+
+
+def _answer(run: dict[str, Any], summary: Summary) -> dict[str, Any]:
+    """What the first lines of the page say."""
+    records = summary.records
+    parts = [
+        {"call": name or "none", "title": name or "not called", "count": summary.calls[name],
+         "percent": 100 * summary.calls[name] / records if records else 0.0}
+        for name in ("virus", "uncertain", "non-virus", "")
+    ]  # fmt: skip
+    fdr = "" if summary.fdr is None else _percent(summary.fdr)
+    inputs = [Path(str(entry.get("path", ""))).name for entry in run.get("inputs", [])]
+    title = inputs[0] if len(inputs) == 1 else f"{len(inputs)} files"
+    return {
+        "parts": parts,
+        "fdr": fdr,
+        "fdr_is_mean": summary.fdr_is_mean,
+        "title": title if inputs else "",
+        "partial": run.get("status") == "partial",
+        "viral_nt": f"{summary.viral_nt:,}",
+        "scored_percent": _percent(summary.scored / records) if records else "",
+    }
+
+
+def _percent(share: float) -> str:
+    """A share as a percentage that never rounds a small risk to nothing.
+
+    >>> _percent(0.0213), _percent(0.00001), _percent(0.0)
+    ('2.1%', '<0.1%', '0%')
+    """
+    if 0 < share < 0.001:
+        return "<0.1%"
+    return f"{100 * share:.1f}%" if share else "0%"
+
+
+def _statuses(summary: Summary) -> list[tuple[str, int, str]]:
+    return [
+        (status, count, explain.status_text(status))
+        for status, count in summary.statuses.most_common()
+        if status != "called"
+    ]
+
+
+def _samples(summary: Summary) -> dict[str, Any]:
+    ranked = sorted(summary.samples.items(), key=lambda item: -item[1]["virus"])
+    rows = [
+        {"number": list(summary.samples).index(name), "name": name or "(one input)",
+         "records": counts.total(), "virus": counts["virus"], "uncertain": counts["uncertain"],
+         "non_virus": counts["non-virus"], "none": counts[""]}
+        for name, counts in ranked[:MOST_SAMPLES]
+    ]  # fmt: skip
+    return {"rows": rows, "hidden": len(ranked) - len(rows)}
+
+
+def _policy(style: str, script: str) -> str:
+    """Content security policy: this page's own script and style, and nothing from outside."""
+    hashes = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in (style, script)
+    ]
+    return (
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _json(data: dict[str, Any]) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8").strip()

@@ -1,0 +1,75 @@
+"""chunks.tsv -> the score along a contig, for the contigs whose track is worth a look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from virnucpro.reports.run_files import Call, ChunkScore
+
+MOST_CHUNKS = 30_000
+MOST_PER_CONTIG = 1_500
+MOST_TRACKS = 1_000
+SCORE_STEPS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Scores along one contig.
+
+    Attributes:
+        row: its place among the rows shown.
+        windows: start, end (nt, 0-based, end excluded), score in thousandths (-1: not scored)
+            and frame of each window, in order.
+        joined: chunks in one window; above 1 where the contig has too many to draw each.
+    """
+
+    row: int
+    windows: list[tuple[int, int, int, str]]
+    joined: int
+
+
+def choose(rows: Sequence[Call], most_chunks: int = MOST_CHUNKS) -> dict[str, int]:
+    """Pick contigs with several chunks: viral ones first, then those of mixed evidence.
+
+    Returns:
+        Row number by id, of at most `MOST_TRACKS` contigs with `most_chunks` chunks in all.
+    """
+    several = [(row, call) for row, call in enumerate(rows) if call.chunks > 1 and call.call]
+    several.sort(key=lambda item: _interest(item[1]), reverse=True)
+    chosen: dict[str, int] = {}
+    left = most_chunks
+    for row, call in several:
+        cost = min(call.chunks, MOST_PER_CONTIG)
+        if cost <= left and len(chosen) < MOST_TRACKS:
+            chosen[call.seq_id] = row
+            left -= cost
+    return chosen
+
+
+def read_tracks(chunks: Iterable[ChunkScore], chosen: dict[str, int]) -> list[Track]:
+    """The tracks of the chosen contigs, in the order of the rows; holds those only."""
+    tracks = []
+    for seq_id, group in groupby(chunks, key=lambda chunk: chunk.seq_id):
+        if seq_id in chosen:
+            tracks.append(_track(chosen[seq_id], list(group)))
+    return sorted(tracks, key=lambda track: track.row)
+
+
+def _interest(call: Call) -> tuple[bool, bool, int]:
+    mixed = bool(call.supporting and call.opposing)
+    return (call.call == "virus", mixed, call.chunks)
+
+
+def _track(row: int, chunks: list[ChunkScore]) -> Track:
+    joined = -(-len(chunks) // MOST_PER_CONTIG)
+    groups = [chunks[i : i + joined] for i in range(0, len(chunks), joined)]
+    return Track(row, [_window(group) for group in groups], joined)
+
+
+def _window(group: list[ChunkScore]) -> tuple[int, int, int, str]:
+    scored = [chunk for chunk in group if chunk.p_virus is not None]
+    best = max(scored, key=lambda chunk: chunk.p_virus or 0.0, default=None)
+    score = -1 if best is None else round((best.p_virus or 0.0) * SCORE_STEPS)
+    return group[0].start, group[-1].end, score, "" if best is None else best.frame
