@@ -13,6 +13,7 @@ from hashlib import blake2b
 from struct import Struct
 
 _SHELVES = 1 << 14
+_NUMBERS_KEPT = 1024
 _TWO_NUMBERS = Struct("<QQ")
 
 
@@ -26,6 +27,7 @@ class IdRegistry:
 
     def __init__(self) -> None:
         self._shelves: defaultdict[int, array[int]] = defaultdict(partial(array, "Q"))
+        self._numbers: dict[str, int] = {}
 
     def unique(self, seq_id: str, endings: tuple[str, ...] = ("",)) -> str:
         """The id itself if it is new, else `{id}__2`, `{id}__3`, ...: one that is.
@@ -52,15 +54,19 @@ class IdRegistry:
         Numbers are given out in order, so doubling and halving find it in few steps even where
         millions of records share one id.
         """
-        taken, free = 1, 2
-        while not self._is_free(f"{seq_id}__{free}", endings):
-            taken, free = free, 2 * free
+        taken, step = self._numbers.get(seq_id, 1), 1
+        while not self._is_free(f"{seq_id}__{taken + step}", endings):
+            taken, step = taken + step, 2 * step
+        free = taken + step
         while free - taken > 1:
             middle = (taken + free) // 2
             if self._is_free(f"{seq_id}__{middle}", endings):
                 free = middle
             else:
                 taken = middle
+        if len(self._numbers) >= _NUMBERS_KEPT:
+            self._numbers.clear()
+        self._numbers[seq_id] = free
         return free
 
     def _is_free(self, seq_id: str, endings: tuple[str, ...]) -> bool:

@@ -1,0 +1,148 @@
+"""Speed of the six-frame ORF search on one core, beside plain Python in the same run.
+
+Two sets of 500 nt chunks from a fixed seed: `random` (bases independent, almost no open frame)
+and `half coding` (every second chunk has a frame without stops: many more results to build).
+The plain version walks codon by codon with a dictionary and is checked to give the same ORFs.
+
+Usage: OMP_NUM_THREADS=1 python -m benchmarks.benchmark_orfs [--mbp 10] [--output FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from virnucpro.core.records import FRAMES, Chunk, Orf
+from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+
+CHUNK_NT = 500
+PLAIN_SHARE = 10
+ROUNDS = 5
+ROOT = Path(__file__).resolve().parents[1]
+
+BASES = "TCAG"
+TABLE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
+CODONS = {
+    a + b + c: TABLE[16 * i + 4 * j + k]
+    for i, a in enumerate(BASES)
+    for j, b in enumerate(BASES)
+    for k, c in enumerate(BASES)
+}
+SENSE = [codon for codon, letter in CODONS.items() if letter != "*"]
+COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
+
+
+def plain_orfs(chunk: Chunk) -> list[Orf]:
+    """Open frames of a chunk without ambiguous letters, codon by codon."""
+    forward = chunk.sequence.upper()
+    backward = "".join(COMPLEMENT[base] for base in reversed(forward))
+    found = []
+    for number, frame in enumerate(FRAMES):
+        strand, offset = (forward, backward)[number // 3], number % 3
+        protein = ""
+        for place in range(offset, len(strand) - 2, 3):
+            letter = CODONS[strand[place : place + 3]]
+            if letter == "*":
+                break
+            protein += letter
+        else:
+            end = offset + 3 * len(protein)
+            bounds = (offset, end) if number < 3 else (len(strand) - end, len(strand) - offset)
+            dna = strand[offset : end + 1]
+            found.append(Orf(chunk.chunk_id + frame, protein, dna, *bounds))
+    return found
+
+
+def make_chunks(count: int, coding_share: float) -> list[Chunk]:
+    draw = random.Random(7)
+    chunks = []
+    for number in range(count):
+        if draw.random() < coding_share:
+            sequence = "".join(draw.choices(SENSE, k=CHUNK_NT // 3 + 1))[:CHUNK_NT]
+        else:
+            sequence = "".join(draw.choices("ACGT", k=CHUNK_NT))
+        chunks.append(Chunk(f"c{number}_chunk_1", f"c{number}", 0, sequence))
+    return chunks
+
+
+def seconds_of(work) -> float:
+    """The best of some rounds, in seconds of this process's processor time."""
+    times = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def measure(name: str, chunks: list[Chunk]) -> dict[str, object]:
+    few = chunks[: len(chunks) // PLAIN_SHARE]
+    policy = OrfPolicy("open-frame")
+    found = find_orfs(few, policy)
+    if found != [plain_orfs(chunk) for chunk in few]:
+        raise SystemExit("plain and vectorised ORFs differ")
+    mbp = len(chunks) * CHUNK_NT / 1e6
+    plain = mbp / PLAIN_SHARE / seconds_of(lambda: [plain_orfs(chunk) for chunk in few])
+    fast = mbp / seconds_of(lambda: find_orfs(chunks, policy))
+    longest = {
+        f"longest_keep_{keep}_mbp_per_s": round(
+            mbp / seconds_of(lambda keep=keep: find_orfs(chunks, OrfPolicy("longest", keep))), 1
+        )
+        for keep in (1, 6)
+    }
+    return {
+        "chunks": name,
+        "mbp": mbp,
+        "open_frames_per_chunk": round(sum(map(len, found)) / len(few), 3),
+        "plain_python_mbp_per_s": round(plain, 2),
+        "open_frame_mbp_per_s": round(fast, 1),
+        "times_plain": round(fast / plain, 1),
+        **longest,
+    }
+
+
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mbp", type=float, default=10.0)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/orfs.json")
+    options = parser.parse_args()
+    count = int(options.mbp * 1e6 / CHUNK_NT)
+    result = {
+        "command": "OMP_NUM_THREADS=1 python -m benchmarks.benchmark_orfs",
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip(),
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "python": sys.version.split()[0],
+            "numpy": np.__version__,
+        },
+        "unit": "Mbp of input a second of processor time, one core, best of 5 rounds",
+        "results": [
+            measure("random", make_chunks(count, 0.0)),
+            measure("half coding", make_chunks(count, 0.5)),
+        ],
+    }
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
