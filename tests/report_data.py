@@ -47,7 +47,7 @@ def make_run(
         rows.append(row)
         chunks += windows
         if row["call"] == "virus" and len(windows) > 3:
-            regions.append((seq_id, windows[0][2], windows[2][3]))
+            regions.append((seq_id, 1, windows[0][2], windows[2][3]))
     _rank(rows)
     with (folder / "calls.tsv").open("w", encoding="utf-8") as file:
         file.write("\t".join(columns) + "\n")
@@ -55,7 +55,8 @@ def make_run(
     with (folder / "chunks.tsv").open("w", encoding="utf-8") as file:
         file.write("id\tchunk\tstart\tend\tstrand\tframe\torf_start\torf_end\tp_virus\n")
         file.writelines("\t".join(map(str, chunk)) + "\n" for chunk in chunks)
-    with (folder / "viral_regions.bed").open("w", encoding="utf-8") as file:
+    with (folder / "regions.tsv").open("w", encoding="utf-8") as file:
+        file.write("id\tregion\tstart\tend\n")
         file.writelines("\t".join(map(str, region)) + "\n" for region in regions)
     (folder / "run.json").write_text(json.dumps(_run(rows, names)), encoding="utf-8")
     return folder

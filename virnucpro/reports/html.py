@@ -48,7 +48,7 @@ def write_report(output_dir: Path) -> Path:
     summary = summarise(read_calls(output_dir / "calls.tsv"))
     chosen = choose(summary.top)
     tracks = read_tracks(read_chunks(output_dir / "chunks.tsv"), chosen)
-    regions = read_regions(output_dir, set(chosen))
+    regions = read_regions(output_dir / "regions.tsv", set(chosen))
     data = {
         **_columns(summary),
         "calls": CALLS,

@@ -1,33 +1,28 @@
-"""Viral regions inside contigs, from the interval file of a run."""
+"""Viral stretches of contigs, from regions.tsv."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from virnucpro.core.errors import InputError
+from virnucpro.reports.run_files import read_rows
 
-NAMES = ("regions.bed", "viral_regions.bed")
 
-
-def read_regions(output_dir: Path, wanted: set[str]) -> dict[str, list[tuple[int, int]]]:
+def read_regions(path: Path, wanted: set[str]) -> dict[str, list[tuple[int, int]]]:
     """Intervals (nt, 0-based, end excluded) of the wanted contigs; empty without such a file.
 
     Raises:
-        InputError: a line is not BED.
+        InputError: a row does not fit the header.
     """
     regions: dict[str, list[tuple[int, int]]] = {}
-    path = next((output_dir / name for name in NAMES if (output_dir / name).exists()), None)
-    if path is None:
+    if not path.exists():
         return regions
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            fields = line.rstrip("\n").split("\t")
-            if len(fields) < 3 or fields[0] not in wanted:
-                continue
-            try:
-                regions.setdefault(fields[0], []).append((int(fields[1]), int(fields[2])))
-            except ValueError as error:
-                raise InputError(
-                    path, "is not BED: start and end must be numbers", number
-                ) from error
+    for row in read_rows(path, needed=("id", "start", "end")):
+        if row["id"] not in wanted:
+            continue
+        try:
+            span = int(row["start"]), int(row["end"])
+        except ValueError as error:
+            raise InputError(path, f"region of '{row['id']}': {error}") from error
+        regions.setdefault(row["id"], []).append(span)
     return regions

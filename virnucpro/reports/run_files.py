@@ -29,7 +29,7 @@ class Call:
         opposing: chunks that speak against.
         status: one of the words of the `status` column.
         p_virus: probability of being viral.
-        fdr: expected false discovery rate of all records that rank at least as high.
+        fdr: expected false discovery rate of all records of its sample that rank as high.
         call: `virus`, `non-virus`, `uncertain`, or empty where nothing was scored.
         class_hint: kind of virus, where the model offers one.
     """
@@ -81,7 +81,7 @@ def read_calls(path: Path) -> Iterator[Call]:
     Raises:
         InputError: it is missing, or a row does not fit the header.
     """
-    for row in _rows(path, needed=("id", "length", "status", "p_virus", "call")):
+    for row in read_rows(path, needed=("id", "length", "status", "p_virus", "call")):
         try:
             yield _call(row)
         except ValueError as error:
@@ -96,7 +96,7 @@ def read_chunks(path: Path) -> Iterator[ChunkScore]:
     """
     if not path.exists():
         return
-    for row in _rows(path, needed=("id", "start", "end", "p_virus")):
+    for row in read_rows(path, needed=("id", "start", "end", "p_virus")):
         try:
             yield _chunk(row)
         except ValueError as error:
@@ -127,7 +127,12 @@ def _chunk(row: dict[str, str]) -> ChunkScore:
     return ChunkScore(row["id"], start, end, label, _number(row["p_virus"]))
 
 
-def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def read_rows(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """Stream a table as one mapping a row, column name to text.
+
+    Raises:
+        InputError: it is missing, lacks a needed column, or a row does not fit the header.
+    """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             yield from _named(path, file, needed)

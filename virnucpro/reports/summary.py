@@ -58,24 +58,43 @@ def summarise(calls: Iterable[Call], most_rows: int = MOST_ROWS) -> Summary:
     """Count, bin and rank the rows of calls.tsv; holds at most `most_rows` of them."""
     summary = Summary(histogram={call: [0] * SCORE_BINS for call in CALLS if call})
     heap: list[tuple[float, int, Call]] = []
-    doubt = 0.0
+    risk = _Risk()
     for number, call in enumerate(calls):
         _count(summary, call)
         if call.call == "virus":
-            if call.fdr is not None:
-                summary.fdr = max(summary.fdr or 0.0, call.fdr)
-            doubt += 1.0 - (call.p_virus or 0.0)
+            risk.add(call)
         rank = (-1.0 if call.p_virus is None else call.p_virus, -number, call)
         if len(heap) < most_rows:
             heapq.heappush(heap, rank)
         elif rank[:2] > heap[0][:2]:
             heapq.heapreplace(heap, rank)
-    viral = summary.calls["virus"]
-    if viral and summary.fdr is None:
-        summary.fdr, summary.fdr_is_mean = doubt / viral, True
+    summary.fdr, summary.fdr_is_mean = risk.total(summary)
     heap.sort(key=lambda rank: (-rank[0], -rank[1]))
     summary.top = _within_bytes([call for _, _, call in heap])
     return summary
+
+
+@dataclass(slots=True)
+class _Risk:
+    """Expected share of false records among those called viral."""
+
+    doubt: float = 0.0
+    highest: dict[str, float] = field(default_factory=dict)
+
+    def add(self, call: Call) -> None:
+        self.doubt += 1.0 - (call.p_virus or 0.0)
+        if call.fdr is not None:
+            self.highest[call.sample] = max(self.highest.get(call.sample, 0.0), call.fdr)
+
+    def total(self, summary: Summary) -> tuple[float | None, bool]:
+        """The share, and whether it rests on scores alone; each sample has its own ranks."""
+        viral = summary.calls["virus"]
+        if not viral:
+            return None, False
+        if not self.highest:
+            return self.doubt / viral, True
+        false = sum(summary.samples[name]["virus"] * fdr for name, fdr in self.highest.items())
+        return false / viral, False
 
 
 def _count(summary: Summary, call: Call) -> None:

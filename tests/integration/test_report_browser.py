@@ -1,0 +1,144 @@
+"""report.html in a real browser: no errors, filter, sorting, tracks, hostile ids."""
+
+import pytest
+from browser import Browser, missing
+from report_data import HOSTILE, make_run
+
+from virnucpro.reports.html import write_report
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+SHOWN = (
+    "return [...document.querySelectorAll('#records tbody tr')].map(r => r.cells[0].textContent)"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as window:
+        yield window
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    return {
+        "plain": write_report(make_run(folder / "plain", records=180, samples=3)),
+        "hostile": write_report(make_run(folder / "hostile", records=40, samples=2, hostile=True)),
+        "empty": write_report(make_run(folder / "empty", records=0)),
+    }
+
+
+@pytest.fixture
+def table(browser, pages):
+    browser.open(pages["plain"])
+    browser.wait(SHOWN)
+    return browser
+
+
+def found(browser):
+    return browser.run("return document.getElementById('found').textContent")
+
+
+@pytest.mark.parametrize("name", ["plain", "hostile", "empty"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_loads_without_console_errors_or_sideways_scrolling(browser, pages, name, width, dark):
+    browser.open(pages[name], width=width, dark=dark)
+    assert browser.console() == []
+    sideways = "const e = document.documentElement; return e.scrollWidth - e.clientWidth"
+    assert browser.run(sideways) == 0
+    shown = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert (shown == "rgb(20, 24, 27)") == dark
+
+
+def test_charts_are_drawn(table):
+    for chart in ("histogram", "lengths", "track"):
+        marks = f"return document.querySelectorAll('#{chart} [class*=fill-]').length"
+        assert table.run(marks) > 3, chart
+
+
+def test_search_filters_rows(table):
+    table.type("#search", "node_17")
+    table.wait("return document.getElementById('found').textContent.includes(' of ')")
+    ids = table.run(SHOWN)
+    assert ids and all("node_17" in name.lower() for name in ids)
+    assert found(table) == f"{len(ids)} of 180 records"
+    table.click("#filters button[type=reset]")
+    table.wait("return document.getElementById('found').textContent === '180 records'")
+
+
+def test_calls_and_samples_filter_rows(table):
+    table.run(
+        "const c = document.getElementById('call'); c.value = '0';"
+        "c.dispatchEvent(new Event('change'))"
+    )
+    calls = table.run(
+        "return [...document.querySelectorAll('#records .word')].map(c => c.textContent)"
+    )
+    assert calls and set(calls) == {"virus"}
+    table.click("[data-sample='1']")
+    samples = table.run(
+        "return [...document.querySelectorAll('#records tbody tr')]"
+        ".map(r => r.cells[1].textContent)"
+    )
+    assert samples and set(samples) == {"sample_2"}
+
+
+def test_a_click_on_a_header_sorts_and_a_second_turns_round(table):
+    lengths = (
+        "return [...document.querySelectorAll('#records tbody tr')]"
+        ".map(r => Number(r.cells[2].textContent.replaceAll(',', '')))"
+    )
+    table.click("[data-sort=length]")
+    down = table.run(lengths)
+    assert down == sorted(down, reverse=True) and len(set(down)) > 10
+    table.click("[data-sort=length]")
+    up = table.run(lengths)
+    assert up == sorted(up) and up[0] < down[-1]
+    sorted_by = "return document.querySelector('[aria-sort]').textContent"
+    assert table.run(sorted_by) == "Length (nt)"
+
+
+def test_pages_turn(table):
+    first = table.run(SHOWN)
+    table.click("#after")
+    second = table.run(SHOWN)
+    assert len(first) == len(second) == 50 and not set(first) & set(second)
+    table.click("#last")
+    assert len(table.run(SHOWN)) == 30
+
+
+def test_a_row_opens_its_track(table):
+    name = table.run(
+        "const b = [...document.querySelectorAll('#records tbody button')][2];"
+        "const id = b.closest('tr').cells[0].textContent; b.click(); return id"
+    )
+    chosen = "return document.getElementById('track-choice').selectedOptions[0].textContent"
+    assert table.run(chosen).startswith(f"{name} · ")
+
+
+def test_everything_can_be_reached_by_keyboard(table):
+    mouse_only = (
+        "return [...document.querySelectorAll('#records th button, #records td button, nav button,"
+        " select, input, #theme')].filter(e => e.tabIndex < 0).length"
+    )
+    assert table.run(mouse_only) == 0
+
+
+def test_the_theme_can_be_switched(table):
+    before = table.run("return getComputedStyle(document.body).backgroundColor")
+    table.click("#theme")
+    assert table.run("return getComputedStyle(document.body).backgroundColor") != before
+
+
+def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):
+    browser.open(pages["hostile"])
+    ids = browser.wait(SHOWN)
+    assert set(HOSTILE) <= set(ids)
+    assert browser.run("return document.scripts.length") == 2
+    assert browser.run("return document.images.length") == 0
+    browser.type("#search", "<script>")
+    browser.wait("return document.getElementById('found').textContent.includes(' of ')")
+    assert browser.run(SHOWN)
+    assert browser.console() == []

@@ -1,0 +1,121 @@
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+from report_data import BASE_COLUMNS, HOSTILE, make_run
+
+from virnucpro.cli.report import report
+from virnucpro.core.errors import InputError, UsageError
+from virnucpro.reports.html import write_report
+from virnucpro.reports.summary import MOST_ROWS
+
+
+def data_of(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_the_answer_comes_first(tmp_path):
+    page = write_report(make_run(tmp_path)).read_text()
+    first = re.sub(r"<[^>]+>", "", re.search(r"<h1.*?</h1>", page)[0])
+    rows = [line.split("\t") for line in (tmp_path / "calls.tsv").read_text().splitlines()]
+    viral = sum(row[6] == "virus" for row in rows)
+    assert re.match(rf"{viral} of 200 records are called viral, with about [\d.]+% expected", first)
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path):
+    page = write_report(make_run(tmp_path)).read_text()
+    assert not re.search(r"(?:src|href)=(?!\"#)", page)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|innerHTML", page)
+
+
+def test_ids_never_become_markup(tmp_path):
+    page = write_report(make_run(tmp_path, records=40, samples=2, hostile=True)).read_text()
+    outside = page.replace(re.search(r"<script>.*?</script>", page, re.DOTALL)[0], "")
+    assert "<script>alert" not in outside and "<img" not in outside and "<!--<" not in outside
+    assert page.count("</script>") == 2
+    assert set(HOSTILE) <= set(data_of(page)["rows"]["id"])
+
+
+def test_bytes_that_are_not_utf8_survive(tmp_path):
+    make_run(tmp_path, records=5)
+    calls = tmp_path / "calls.tsv"
+    calls.write_bytes(calls.read_bytes().replace(b"NODE_1_", b"NODE\xff1_"))
+    assert "NODE\\udcff1_" in write_report(tmp_path).read_text(errors="surrogateescape")
+
+
+@pytest.mark.slow
+def test_hundred_thousand_records_stay_small_and_say_what_is_shown(tmp_path):
+    path = write_report(make_run(tmp_path, records=100_000, samples=4))
+    assert path.stat().st_size < 3_000_000
+    page = path.read_text()
+    assert "20,000 records with the highest scores, of 100,000" in page
+    rows = data_of(page)["rows"]
+    assert len(rows["id"]) == MOST_ROWS
+    assert rows["p"] == sorted(rows["p"], reverse=True)
+
+
+def test_fewer_columns_and_no_chunks_still_make_a_page(tmp_path):
+    make_run(tmp_path, columns=BASE_COLUMNS)
+    (tmp_path / "chunks.tsv").unlink()
+    page = write_report(tmp_path).read_text()
+    assert "the mean of 1 - p_virus" in page
+    assert 'id="track-choice"' not in page
+
+
+def test_an_empty_table_makes_a_page(tmp_path):
+    make_run(tmp_path, records=0)
+    assert "The input holds no records." in write_report(tmp_path).read_text()
+
+
+def test_an_incomplete_run_says_so(tmp_path):
+    make_run(tmp_path, records=20)
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(run | {"status": "partial"}))
+    assert "This run is incomplete" in write_report(tmp_path).read_text()
+
+
+def test_every_uncalled_status_is_explained(tmp_path):
+    page = write_report(make_run(tmp_path)).read_text()
+    for status in ("no_orf", "too_short", "ambiguous", "filtered"):
+        assert re.search(rf"<code>{status}</code></th><td class=\"num\">\d+</td><td>\w+", page)
+
+
+def test_figures_of_the_run_are_rates_and_shares(tmp_path):
+    page = write_report(make_run(tmp_path)).read_text()
+    assert re.search(r"Protein encoder</th><td class=\"num\">42 s</td>.*?[\d,]+ tokens/s", page)
+    assert "10.1093/bib/bbaf224" in page
+
+
+def test_multiqc_gets_counts_per_sample(tmp_path):
+    write_report(make_run(tmp_path, records=90, samples=3))
+    content = json.loads((tmp_path / "virnucpro_mqc.json").read_text())
+    assert list(content["data"]) == ["sample_1", "sample_2", "sample_3"]
+    assert sum(sum(counts.values()) for counts in content["data"].values()) == 90
+    assert all(set(counts) == set(content["categories"]) for counts in content["data"].values())
+
+
+def test_the_command_rebuilds_the_same_page(tmp_path):
+    first = write_report(make_run(tmp_path)).read_bytes()
+    (tmp_path / "report.html").unlink()
+    result = CliRunner().invoke(report, [str(tmp_path)])
+    assert result.output.strip() == str(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_bytes() == first
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="holds no run"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [("a\t5", "2 fields"), ("a\tmany\t1\t1\tcalled\t0.5\tvirus\tmini", "record 'a'")],
+)
+def test_a_damaged_table_names_the_file(tmp_path, line, problem):
+    make_run(tmp_path, records=1, columns=BASE_COLUMNS)
+    with (tmp_path / "calls.tsv").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=problem):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()

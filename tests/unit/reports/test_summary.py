@@ -1,0 +1,61 @@
+from report_data import BASE_COLUMNS, make_run
+
+from virnucpro.reports.run_files import Call, read_calls
+from virnucpro.reports.summary import MOST_ID_BYTES, summarise
+
+
+def call(seq_id="a", p_virus=0.5, name="non-virus", length=500, fdr=None, sample="s"):
+    return Call(
+        seq_id=seq_id, sample=sample, length=length, chunks=1, scored=1, supporting=0, opposing=1,
+        status="called" if name else "no_orf", p_virus=p_virus, fdr=fdr, call=name, class_hint="",
+    )  # fmt: skip
+
+
+def test_counts_and_bins_cover_every_record(tmp_path):
+    summary = summarise(read_calls(make_run(tmp_path, records=300, samples=3) / "calls.tsv"))
+    assert summary.records == sum(summary.calls.values()) == sum(summary.statuses.values()) == 300
+    assert sum(map(sum, summary.histogram.values())) == summary.scored
+    assert sum(summary.grid.values()) == summary.scored
+    assert sum(counts.total() for counts in summary.samples.values()) == 300
+    assert summary.scored < 300
+
+
+def test_top_rows_are_the_highest_with_ties_in_input_order():
+    rows = [call("low", 0.1), call("x", 0.9), call("none", None, ""), call("y", 0.9)]
+    assert [row.seq_id for row in summarise(rows).top] == ["x", "y", "low", "none"]
+    assert [row.seq_id for row in summarise(rows, most_rows=2).top] == ["x", "y"]
+
+
+def test_score_of_one_falls_in_the_last_bin():
+    assert summarise([call(p_virus=1.0, name="virus")]).histogram["virus"][-1] == 1
+
+
+def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records():
+    rows = [
+        call("a", 0.99, "virus", fdr=0.01, sample="s"),
+        call("b", 0.95, "virus", fdr=0.02, sample="s"),
+        call("c", 0.95, "virus", fdr=0.08, sample="t"),
+        call("d", 0.20, "non-virus", fdr=0.6, sample="t"),
+    ]
+    summary = summarise(rows)
+    assert abs(summary.fdr - (2 * 0.02 + 0.08) / 3) < 1e-12
+    assert not summary.fdr_is_mean
+
+
+def test_without_an_fdr_column_risk_is_the_mean_doubt(tmp_path):
+    path = make_run(tmp_path, columns=BASE_COLUMNS) / "calls.tsv"
+    viral = [row.p_virus for row in read_calls(path) if row.call == "virus"]
+    summary = summarise(read_calls(path))
+    assert abs(summary.fdr - sum(1 - p for p in viral) / len(viral)) < 1e-12
+    assert summary.fdr_is_mean
+
+
+def test_no_viral_record_has_no_risk():
+    assert summarise([call()]).fdr is None
+
+
+def test_long_ids_shorten_the_table():
+    rows = [call("x" * 1000 + str(i), p_virus=1 - i / 5000) for i in range(2000)]
+    top = summarise(rows).top
+    assert 1400 < len(top) < MOST_ID_BYTES / 1000
+    assert top[0].seq_id.endswith("x0")

@@ -1,0 +1,59 @@
+from report_data import make_run
+
+from virnucpro.reports.regions import read_regions
+from virnucpro.reports.run_files import Call, ChunkScore, read_calls, read_chunks
+from virnucpro.reports.summary import summarise
+from virnucpro.reports.tracks import MOST_PER_CONTIG, choose, read_tracks
+
+
+def contig(seq_id, chunks, name, supporting=0, opposing=0):
+    return Call(
+        seq_id=seq_id, sample="", length=chunks * 500, chunks=chunks, scored=chunks,
+        supporting=supporting, opposing=opposing, status="called", p_virus=0.5, fdr=None,
+        call=name, class_hint="",
+    )  # fmt: skip
+
+
+def test_viral_contigs_come_first_then_mixed_ones():
+    rows = [
+        contig("plain", 10, "non-virus", 0, 10),
+        contig("mixed", 10, "non-virus", 4, 6),
+        contig("viral", 10, "virus", 10, 0),
+        contig("single", 1, "virus", 1, 0),
+    ]
+    assert list(choose(rows, most_chunks=20)) == ["viral", "mixed"]
+    assert "single" not in choose(rows)
+
+
+def test_windows_keep_place_frame_and_what_was_not_scored():
+    chunks = [
+        ChunkScore("other", 0, 500, "F1", 0.5),
+        ChunkScore("c", 0, 500, "R2", 0.25),
+        ChunkScore("c", 450, 900, "", None),
+    ]
+    (track,) = read_tracks(chunks, {"c": 3})
+    assert (track.row, track.joined) == (3, 1)
+    assert track.windows == [(0, 500, 250, "R2"), (450, 900, -1, "")]
+
+
+def test_a_very_long_contig_is_drawn_in_wider_windows_with_their_highest_score():
+    chunks = [ChunkScore("c", i * 500, i * 500 + 500, "F1", i / 4000) for i in range(4000)]
+    (track,) = read_tracks(chunks, {"c": 0})
+    assert len(track.windows) <= MOST_PER_CONTIG
+    assert track.windows[0][:2] == (0, 500 * track.joined)
+    assert track.windows[-1][1:3] == (2_000_000, 1000)
+
+
+def test_tracks_and_regions_of_a_run_belong_to_rows_shown(tmp_path):
+    folder = make_run(tmp_path, records=300)
+    top = summarise(read_calls(folder / "calls.tsv")).top
+    chosen = choose(top)
+    tracks = read_tracks(read_chunks(folder / "chunks.tsv"), chosen)
+    assert len(tracks) == len(chosen) > 10
+    regions = read_regions(folder / "regions.tsv", set(chosen))
+    assert regions and all(top[chosen[name]].call == "virus" for name in regions)
+
+
+def test_a_run_without_chunk_tables_has_no_tracks(tmp_path):
+    assert read_tracks(read_chunks(tmp_path / "chunks.tsv"), {"c": 0}) == []
+    assert read_regions(tmp_path / "regions.tsv", {"c"}) == {}
