@@ -28,7 +28,7 @@ COMMANDS = {
     "train": ("train", "train", "Train a model on labelled FASTA."),
     "evaluate": ("train", "evaluate", "Measure a model on labelled FASTA."),
     "benchmark": ("benchmark", "benchmark", "Run the benchmark suites of a source checkout."),
-    "profile": ("utils", "profile", "Find the best token budget on this machine."),
+    "profile": ("profile", "profile", "Find the best token budget on this machine."),
     "config": ("utils", "config", "Show the settings in force and where they come from."),
     "utils": ("utils", "utils", "List devices, validate files and checkpoints."),
     "citation": ("info", "citation", "How to cite."),

@@ -1,0 +1,169 @@
+"""`virnucpro utils` and `virnucpro config`: what they say, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from staged_files import embeddings, write_pair
+
+from virnucpro.cli.main import cli
+from virnucpro.core.checkpoint import StageLedger
+from virnucpro.core.config import KEYS, Config
+from virnucpro.engines.shards import write_shard
+from virnucpro.pipeline.features import merge_features
+
+DNA = "ACGTTGCA" * 20
+
+
+@pytest.fixture
+def run():
+    def invoke(*words, env=None):
+        return CliRunner().invoke(cli, [str(word) for word in words], env=env)
+
+    return invoke
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """A directory with one of each kind of file that a run reuses."""
+    out = tmp_path / "out"
+    dna, protein = write_pair(out / "features", 1)
+    merge_features(dna, protein, out / "features" / "output_1_merged.pt")
+    shards = out / ".checkpoints" / "esm_v2_shards"
+    shards.mkdir(parents=True)
+    write_shard(shards / "shard_00000.h5", embeddings(["a", "b"], 4), {"key": "k"})
+    ledger = StageLedger(out / ".checkpoints" / "ledger")
+    ledger.commit("features", "k", [dna, protein])
+    return out
+
+
+def test_list_devices_names_the_cpu(run):
+    result = run("utils", "list-devices", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.output)[0]["device"] == "cpu"
+
+
+def test_validate_accepts_dna_and_tells_what_gets_no_call(run, tmp_path):
+    path = tmp_path / "in.fa"
+    path.write_text(f">a\n{DNA}\n>a\n{DNA}\n>short\nACGT\n>n\n{'N' * 90}\n")
+    result = run("utils", "validate", path)
+    assert result.exit_code == 0
+    assert "4 records, 414 nt, 0 errors" in result.output
+    for note in ("1 records with an id seen before", "1 records shorter", "1 records without 60"):
+        assert note in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [(b"no header\n", "header"), (b">a\nAC\0GT\n", "NUL"), (b">p\n" + b"MKVLEF" * 20, "not DNA")],
+)
+def test_validate_refuses_what_predict_cannot_read(run, tmp_path, content, word):
+    path = tmp_path / "in.fa"
+    path.write_bytes(content)
+    result = run("utils", "validate", path)
+    assert result.exit_code == 3
+    assert word in result.output
+
+
+def test_validate_stops_after_the_wanted_number_of_errors(run, tmp_path):
+    path = tmp_path / "in.fa"
+    path.write_text("".join(f">p{i}\n{'MKVLEF' * 20}\n" for i in range(9)))
+    result = run("utils", "validate", path, "--max-errors", "4")
+    assert result.output.count("error: ") == 4
+
+
+def test_generated_config_is_read_back_as_the_defaults(run, tmp_path):
+    path = tmp_path / "settings.yaml"
+    assert run("utils", "generate-config", "-o", path).exit_code == 0
+    assert yaml.safe_load(path.read_text())
+    assert {name: value for name, value, _ in Config.load(path).items()} == {
+        name: key.default for name, key in KEYS.items()
+    }
+    assert run("utils", "generate-config", "-o", path).exit_code == 2
+    assert run("utils", "generate-config", "-o", path, "--force").exit_code == 0
+    assert run("utils", "generate-config", "-o", "-").output == path.read_text()
+
+
+def test_config_show_names_every_key_with_its_source(run, tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("prediction: {batch_size: 11}\n")
+    env = {"VIRNUCPRO_DEVICE_NAME": "cpu"}
+    shown = json.loads(run("-c", path, "config", "show", "--json", env=env).output)
+    assert set(shown) == set(KEYS)
+    assert shown["prediction.batch_size"]["value"] == 11
+    assert shown["prediction.batch_size"]["source"] == str(path)
+    assert shown["device.name"]["source"] == "VIRNUCPRO_DEVICE_NAME"
+    assert shown["logging.format"]["source"] == "default"
+    table = run("-c", path, "config", "show", env=env).output
+    assert all(name in table for name in KEYS)
+
+
+def test_whole_checkpoints_exit_0(run, checkpoints):
+    for options in ((), ("--skip-load",)):
+        result = run("utils", "validate-checkpoints", checkpoints, *options)
+        assert result.exit_code == 0, result.output
+        assert "5 files checked, 0 bad" in result.output
+
+
+def damage_merged(out):
+    path = out / "features" / "output_1_merged.pt"
+    path.write_bytes(path.read_bytes()[:-700])
+
+
+def damage_shard(out):
+    with h5py.File(out / ".checkpoints" / "esm_v2_shards" / "shard_00000.h5", "r+") as file:
+        file["embeddings"][0, 0] += 1
+
+
+def change_committed_output(out):
+    write_pair(out / "features", 1, dna_ids=["other"])
+
+
+def plant_nan(out):
+    bad = embeddings(["a"], 4)
+    bad.vectors[0, 0] = np.nan
+    write_shard(out / "shard_00001.h5", bad, {"key": "k"})
+    (out / "features" / "output_1_ESM.pt").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_merged, damage_shard, change_committed_output, plant_nan]
+)
+def test_damaged_checkpoints_exit_1(run, checkpoints, damage):
+    damage(checkpoints)
+    result = run("utils", "validate-checkpoints", checkpoints)
+    assert result.exit_code == 1, result.output
+    assert "bad   " in result.output
+
+
+def test_nothing_to_check_exits_3(run, tmp_path):
+    assert run("utils", "validate-checkpoints", tmp_path / "absent").exit_code == 3
+    assert run("utils", "validate-checkpoints", tmp_path).exit_code == 3
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (str(self.target), "w"))
+
+
+def test_a_pickle_is_refused_and_not_executed(run, tmp_path):
+    import torch
+
+    target = tmp_path / "made_by_the_pickle"
+    out = tmp_path / "out"
+    out.mkdir()
+    torch.save({"proteins": ["a"], "data": Malicious(target)}, out / "output_1_ESM.pt")
+    (out / "output_2_merged.pt").write_bytes(pickle.dumps(Malicious(target)))
+    result = run("utils", "validate-checkpoints", out)
+    assert result.exit_code == 1
+    assert "2 bad" in result.output
+    assert not target.exists()

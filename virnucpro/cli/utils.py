@@ -1,0 +1,205 @@
+"""`virnucpro utils` and `virnucpro config`: devices, files, checkpoints, settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from virnucpro.core.config import Config, default_yaml, environment_name
+from virnucpro.core.device import detect_cuda_devices, usable_cpus
+from virnucpro.core.errors import InputError, UsageError
+
+CHECKPOINTS_BAD, CHECKPOINTS_ABSENT = 1, 3
+
+
+@click.group()
+def utils() -> None:
+    """List devices, validate files and checkpoints."""
+
+
+@utils.command("list-devices")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+def list_devices(as_json: bool) -> None:
+    """Show what predict can compute on: CPUs, and every GPU with its memory."""
+    devices = list(_devices())
+    if as_json:
+        click.echo(json.dumps(devices, indent=1))
+        return
+    for device in devices:
+        click.echo("  ".join(str(value) for value in device.values()))
+    if len(devices) == 1:
+        click.echo("no GPU: predict --device auto takes the CPU")
+
+
+def _devices() -> Iterator[dict[str, object]]:
+    cpus = usable_cpus()
+    yield {"device": "cpu", "name": f"{cpus} CPUs usable", "numbers": "float32"}
+    for number in detect_cuda_devices():
+        import torch
+
+        properties = torch.cuda.get_device_properties(number)
+        free, total = torch.cuda.mem_get_info(number)
+        yield {
+            "device": f"cuda:{number}",
+            "name": properties.name,
+            "memory": f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free",
+            "capability": f"{properties.major}.{properties.minor}",
+            "numbers": "float16",
+        }
+
+
+@dataclass(slots=True)
+class _Inspection:
+    """What `validate` saw in a file: errors are what predict refuses or cannot score as DNA."""
+
+    records: int = 0
+    letters: int = 0
+    errors: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+@utils.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--max-errors", "-e", type=click.IntRange(min=1), default=10, show_default=True,
+    help="Stop after this many errors.",
+)  # fmt: skip
+def validate(file: Path, max_errors: int) -> None:
+    """Read FILE as predict would; exit 0 if it is fine, else 3 (bad input).
+
+    An error is a fault that ends a run, or a record that is no DNA. Records that are too short
+    or without a readable stretch, and ids that occur twice, are notes: predict takes them.
+    """
+    seen = _inspect(file, max_errors)
+    for error in seen.errors:
+        click.echo(f"error: {error}")
+    for name, count in sorted(seen.notes.items()):
+        click.echo(f"note: {count} {name}")
+    click.echo(f"{file}: {seen.records} records, {seen.letters} nt, {len(seen.errors)} errors")
+    if seen.errors:
+        sys.exit(InputError.exit_code)
+
+
+def _inspect(file: Path, max_errors: int) -> _Inspection:
+    from virnucpro.core.records import Status
+    from virnucpro.sequences.fasta import ReadLog, read_records
+    from virnucpro.sequences.screen import screen_record
+
+    seen, log = _Inspection(), ReadLog()
+    names = {
+        Status.TOO_SHORT: "records shorter than 60 nt: no call",
+        Status.AMBIGUOUS: "records without 60 plain bases in a row: no call by `longest`",
+    }
+    try:
+        for record in read_records([file], log):
+            seen.records += 1
+            seen.letters += len(record.sequence)
+            status = screen_record(record)
+            if status is Status.NOT_DNA:
+                seen.errors.append(f"{file}: record {seen.records} ({record.seq_id}) is not DNA")
+            elif status is not None:
+                seen.notes[names[status]] += 1
+            if len(seen.errors) >= max_errors:
+                seen.notes["error limit reached, the rest was not read"] += 1
+                break
+    except InputError as error:
+        seen.errors.append(str(error))
+    seen.notes["records with an id seen before: renamed to {id}__2"] += log.duplicates
+    seen.notes["records without an id: named record_{n}"] += log.unnamed
+    seen.notes["gap letters: removed"] += log.gaps
+    seen.notes = +seen.notes
+    return seen
+
+
+@utils.command("generate-config")
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+    default="virnucpro_config.yaml", show_default=True, help='Where to write it; "-" prints it.',
+)  # fmt: skip
+@click.option("--force", "-f", is_flag=True, help="Write over a file that is there.")
+def generate_config(output: Path, force: bool) -> None:
+    """Write a YAML file with every setting, its default and what it does."""
+    if str(output) == "-":
+        click.echo(default_yaml(), nl=False)
+        return
+    if output.exists() and not force:
+        raise UsageError(f"{output} exists; --force writes over it")
+    from virnucpro.core.files import atomic_write
+
+    with atomic_write(output, "w") as file:
+        file.write(default_yaml())
+    click.echo(f"wrote {output}; use it with: virnucpro --config {output} predict ...")
+
+
+@utils.command("validate-checkpoints")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--skip-load", is_flag=True, help="Look at sizes and signatures, not at contents.")
+def validate_checkpoints(directory: Path, skip_load: bool) -> None:
+    """Check what --resume would reuse in DIRECTORY, a run's output directory.
+
+    Nothing is changed and nothing stored in a file is executed. Exit 0: all whole; 1: something
+    is damaged (--resume recomputes it); 3: no such directory, or nothing to check in it.
+    """
+    from virnucpro.pipeline.output_check import check_output_dir
+
+    if not directory.is_dir():
+        click.echo(f"{directory}: no such directory", err=True)
+        sys.exit(CHECKPOINTS_ABSENT)
+    checked = bad = 0
+    for finding in check_output_dir(directory, load=not skip_load):
+        checked += 1
+        bad += bool(finding.problem)
+        if finding.problem:
+            click.echo(f"bad   {finding.path}: {finding.problem}")
+        else:
+            click.echo(f"ok    {finding.path}")
+    click.echo(f"{checked} files checked, {bad} bad")
+    if not checked:
+        sys.exit(CHECKPOINTS_ABSENT)
+    if bad:
+        sys.exit(CHECKPOINTS_BAD)
+
+
+@click.group()
+def config() -> None:
+    """Show the settings in force and where they come from."""
+
+
+@config.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.pass_obj
+def show(obj: dict[str, Config], as_json: bool) -> None:
+    """Every key with its value and its source: default, a file, or an environment variable.
+
+    Flags of a command go before all of these.
+    """
+    items = obj["config"].items()
+    if as_json:
+        shown = {
+            name: {"value": _plain(value), "source": source, "variable": environment_name(name)}
+            for name, value, source in items
+        }
+        click.echo(json.dumps(shown, indent=1))
+        return
+    width = max(len(name) for name, _, _ in items)
+    for name, value, source in items:
+        click.echo(f"{name:<{width}}  {_text(value)}  ({source})")
+    switches = ("DISABLE_FP16", "DISABLE_PACKING", "V1_ATTENTION", "MODEL_DIR")
+    for variable in (f"VIRNUCPRO_{name}" for name in switches):
+        if variable in os.environ:
+            click.echo(f"{variable}={os.environ[variable]}  (environment)")
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _text(value: object) -> str:
+    return "not set" if value is None else str(_plain(value))
