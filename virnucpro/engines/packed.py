@@ -40,9 +40,9 @@ class PackedLayout:
         """Indices of each batch, longest first; every index appears exactly once."""
         return pack(lengths, budget, most_sequences(budget))
 
-    def cost(self, lengths: Lengths) -> int:
-        """Token slots of a batch."""
-        return int(np.sum(lengths))
+    def slots(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token slots that each sequence takes, shape (n,)."""
+        return lengths
 
     def collate(self, items: Sequence[Tokens]) -> PackedBatch:
         """Join `items` end to end."""

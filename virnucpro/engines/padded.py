@@ -55,10 +55,9 @@ class PaddedLayout:
         """Rows of a full rectangle."""
         return budget // width
 
-    def cost(self, lengths: Lengths) -> int:
-        """Token slots of a batch."""
-        widths = rounded(np.asarray(lengths, dtype=np.int64))
-        return padded_cost(len(lengths), int(widths.max()), 0)
+    def slots(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token slots that each sequence takes in a row of its own, shape (n,)."""
+        return rounded(lengths)
 
     def collate(self, items: Sequence[Tokens]) -> PaddedBatch:
         """Stack `items` into a rectangle of rounded width."""

@@ -49,8 +49,8 @@ class BatchLayout(Protocol):
     def plan(self, lengths: Lengths, budget: int) -> list[NDArray[np.int64]]:
         """Indices of each batch; every index appears exactly once."""
 
-    def cost(self, lengths: Lengths) -> int:
-        """Token slots of a batch."""
+    def slots(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token slots that each sequence takes, shape (n,)."""
 
     def collate(self, items: Sequence[Tokens]) -> Any:
         """Lay out a batch on the host."""
@@ -182,7 +182,7 @@ class BatchEngine:
         if len(lengths) and lengths.min() < 1:
             raise ValueError(f"sequence {items[int(lengths.argmin())].seq_id} has no tokens")
         budget = self.stats.token_budget
-        is_long = np.array([self.layout.cost([n]) > budget for n in lengths], dtype=bool)
+        is_long = self.layout.slots(lengths) > budget
         usual = np.flatnonzero(~is_long)
         planned = [usual[batch] for batch in self.layout.plan(lengths[usual], budget)]
         alone = [[items[i]] for i in np.flatnonzero(is_long).tolist()]

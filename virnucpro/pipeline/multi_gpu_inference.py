@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +47,13 @@ class Unit:
             that full batches are full.
         letters_per_token: about.
         specials: special tokens of a sequence.
+        readers: processes that keep one GPU supplied with tokens.
     """
 
     tokens: int
     letters_per_token: float
     specials: int
+    readers: int
 
     def estimate(self, index: SequenceIndex) -> int:
         """Tokens of all sequences, about."""
@@ -59,9 +61,9 @@ class Unit:
 
 
 UNITS = {
-    "esm2": Unit(int(0.985 * 2**18), 1.0, 2),
-    "dnabert": Unit(2**20, 4.8, 2),
-    _DEFAULT: Unit(2**21, 1.0, 0),
+    "esm2": Unit(int(0.985 * 2**18), 1.0, 2, 1),
+    "dnabert": Unit(2**20, 4.8, 2, 2),
+    _DEFAULT: Unit(2**21, 1.0, 0, 1),
 }
 
 
@@ -124,7 +126,7 @@ def run_multi_gpu_inference(
         )
         scheduler.run()
         merge.is_complete = not scheduler.given_up
-    _report(stage, scheduler, len(index), started)
+    _report(stage, scheduler, len(index), (started, merge.ended))
     return stage.merged, scheduler.failed_ranks
 
 
@@ -209,7 +211,7 @@ class _Stage:
             "input_digest": index.digest,
             "model_hash": digest_of(self.encoder.identity()),
             "dtype": self.dtype(device),
-            "plan": digest_of(PLAN_FORMAT, FEWEST_SHARDS, asdict(self.unit)),
+            "plan": digest_of(PLAN_FORMAT, FEWEST_SHARDS, self.unit.tokens),
         }
         return {**about, "key": digest_of(about)}
 
@@ -228,10 +230,17 @@ class _Stage:
                 attributes=self.attributes(index, device),
                 expected_tokens=self.unit.estimate(index) // len(devices),
                 longest=min(int(index.lengths[:1].sum()), MOST_LETTERS) + self.unit.specials,
+                readers=self.readers(device),
                 cpu_threads=max(1, usable_cpus() // len(devices)),
             )
             for device in devices
         ]
+
+    def readers(self, device: str) -> int:
+        """Processes that tokenise for one rank; arithmetic on the CPU leaves no core for them."""
+        if self.config.dataloader_workers is not None:
+            return self.config.dataloader_workers
+        return 0 if device == "cpu" else self.unit.readers
 
     def prepare(self, keep_shards: bool) -> None:
         for folder in (self.shard_dir, self.log_dir):
@@ -254,14 +263,17 @@ class _Counter:
             self._tell(min(self.done, self.total), self.total)
 
 
-def _report(stage: _Stage, scheduler: RankScheduler, sequences: int, started: float) -> None:
-    now = time.monotonic()
-    ready = scheduler.first_ready or now
+def _report(
+    stage: _Stage, scheduler: RankScheduler, sequences: int, span: tuple[float, float]
+) -> None:
+    started, ended = span
+    ready = scheduler.first_ready or ended
     summary = {
         "encoder": stage.encoder.name,
         "sequences": sequences,
-        "seconds": round(now - started, 3),
+        "seconds": round(ended - started, 3),
         "seconds_until_first_rank_ready": round(ready - started, 3),
+        "seconds_from_then_on": round(ended - ready, 3),
         "failed_ranks": scheduler.failed_ranks,
         "given_up": {str(k): reason for k, (_, reason) in scheduler.given_up.items()},
         "ranks": [rank.stats for rank in scheduler.ranks],
@@ -272,6 +284,6 @@ def _report(stage: _Stage, scheduler: RankScheduler, sequences: int, started: fl
         stage.encoder.name,
         sequences,
         len(scheduler.ranks),
-        now - started,
+        ended - started,
         ready - started,
     )

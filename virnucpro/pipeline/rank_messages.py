@@ -28,6 +28,7 @@ class RankJob:
         attributes: written into each shard; `key` among them.
         expected_tokens: about what this rank will see.
         longest: tokens of the longest sequence, about; never less.
+        readers: processes that read and tokenise for this rank.
         cpu_threads: threads of one rank's arithmetic on the CPU.
     """
 
@@ -40,6 +41,7 @@ class RankJob:
     attributes: dict[str, str]
     expected_tokens: int
     longest: int
+    readers: int
     cpu_threads: int
 
 

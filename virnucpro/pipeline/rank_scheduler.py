@@ -34,7 +34,7 @@ from virnucpro.pipeline.rank_worker import rank_main
 
 log = logging.getLogger("virnucpro.pipeline.ranks")
 
-AHEAD = 2  # shards a rank holds: one computes, one is being prepared
+AHEAD = 3  # shards a rank holds: one computes, one is ready, one is being read
 _TICK_S = 1.0
 _GRACE_S = 5.0
 _MOST_RESTARTS = 1

@@ -11,8 +11,10 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -34,7 +36,7 @@ from virnucpro.pipeline.rank_messages import (
     Returned,
     shard_path,
 )
-from virnucpro.pipeline.sequence_index import read_sequences
+from virnucpro.pipeline.shard_reader import Read, ShardReader
 
 if TYPE_CHECKING:
     from virnucpro.engines.base import Engine, EngineKind
@@ -44,6 +46,7 @@ log = logging.getLogger("virnucpro.pipeline.rank")
 
 EXIT_TERMINATED = 143
 _IDLE_S = 1.0
+_SWITCH_S = 2e-4  # other threads must not keep the one that feeds the device waiting
 
 
 def rank_main(rank: int, job: RankJob, connection: Connection) -> None:
@@ -75,13 +78,14 @@ class RankServer:
         self.job = job
         self._connection = connection
         self._sending = threading.Lock()
-        self._inbox: queue.Queue[Assignment | None] = queue.Queue()
+        self._inbox: queue.Queue[tuple[Assignment, Future[Read] | None] | None] = queue.Queue()
         self._outbox: queue.Queue[tuple[int, Embeddings] | None] = queue.Queue(2)
         self._taken: dict[int, list[Tokens]] = {}
         self._parts: dict[int, list[Embeddings]] = {}
         self._is_finished = False
         self.is_stopped = False
-        self.engine, self.tokenizer = _load(job)
+        self.engine, tokenizer = _load(job)
+        self._reader = ShardReader(job.files, tokenizer, job.readers)
 
     def serve(self) -> None:
         """Compute shards until told to finish or to stop."""
@@ -93,6 +97,7 @@ class RankServer:
             self._stream()
         self._outbox.put(None)
         writer.join()
+        self._reader.close()
         for shard in self._taken:
             self._send(Returned(shard))
         self._send(Bye(self.engine.stats.as_dict()))
@@ -122,25 +127,20 @@ class RankServer:
         """Assignments as tokens; runs in the feeding thread. Ends when none has come lately."""
         while not self.is_stopped:
             try:
-                assignment = self._inbox.get(timeout=_IDLE_S)
+                received = self._inbox.get(timeout=_IDLE_S)
             except queue.Empty:
                 return
-            if assignment is None:
+            if received is None:
                 self._is_finished = True
                 return
+            assignment, begun = received
             self._taken[assignment.shard] = []
             try:
-                self._taken[assignment.shard] = self._tokens(assignment)
+                self._taken[assignment.shard] = self._reader.finish(assignment.places, begun)
             except Exception as error:  # noqa: BLE001 - a worker's edge, as above
                 self._fail(assignment.shard, error)
                 continue
             yield assignment.shard, self._taken[assignment.shard]
-
-    def _tokens(self, assignment: Assignment) -> list[Tokens]:
-        from virnucpro.engines.feeding import tokenize
-
-        ids, sequences = read_sequences(self.job.files, assignment.places)
-        return tokenize(self.tokenizer, ids, sequences, self.job.config.dataloader_workers or 1)
 
     def _gather(self, shard: int, embeddings: Embeddings) -> None:
         self._send(Beat(len(embeddings)))
@@ -175,10 +175,11 @@ class RankServer:
     def _receive(self) -> None:
         with suppress(EOFError, OSError):
             while True:
-                assignment = self._connection.recv()
-                self._inbox.put(assignment)
+                assignment: Assignment | None = self._connection.recv()
                 if assignment is None:
+                    self._inbox.put(None)
                     return
+                self._inbox.put((assignment, self._reader.start(assignment.places)))
 
     def _send(self, message: object) -> None:
         with self._sending, suppress(OSError):  # a lost parent ends this process anyway
@@ -214,6 +215,7 @@ def _load(job: RankJob) -> tuple[Engine, Tokenizer]:
     device = torch.device(job.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        sys.setswitchinterval(_SWITCH_S)
     else:
         torch.set_num_threads(job.cpu_threads)
     dtype = choose_dtype(config.dtype, device, config.disable_fp16)
@@ -222,7 +224,7 @@ def _load(job: RankJob) -> tuple[Engine, Tokenizer]:
         encoder.forced_backend = "sdpa"
     options = EngineOptions(
         token_budget=config.token_budget,
-        feeding_threads=1 if config.dataloader_workers is None else config.dataloader_workers,
+        feeding_threads=0 if config.dataloader_workers == 0 else 1,
         pin_memory=config.pin_memory,
         compile=config.compile,
         expected_tokens=job.expected_tokens,

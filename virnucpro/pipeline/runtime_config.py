@@ -23,8 +23,8 @@ class RuntimeConfig:
         force_restart: recompute damaged shards instead of stopping.
         worker_timeout: silence after which a worker counts as lost (s).
         max_attempts: workers a shard may fail on before it is given up.
-        dataloader_workers: threads per worker that tokenise and lay out batches; 0 does both
-            between batches; None means by the CPUs.
+        dataloader_workers: processes per rank that read and tokenise ahead; 0 does that in the
+            rank, between batches; None means as many as the encoder needs.
         pin_memory: page-locked batches; None means on CUDA.
         token_budget: token slots of a batch; None means by free memory.
         dtype: `auto` (float16 on CUDA, float32 elsewhere), `float32`, `float16`, `bfloat16`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -44,6 +45,10 @@ class ShardMerge:
         key: what they must be made under.
         index: all sequences of the stage.
         plan: positions in `index` of each shard.
+
+    Attributes:
+        is_complete: every shard has been announced; set it before leaving `running`.
+        ended: when the merged file was committed (s, monotonic).
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class ShardMerge:
         self.merged, self.shard_dir, self.key = merged, shard_dir, key
         self.index, self.plan = index, plan
         self.is_complete = False
+        self.ended = 0.0
 
     def is_finished(self) -> bool:
         """Whether the merged file is there, made under the same key, and whole."""
@@ -127,6 +133,7 @@ class ShardMerge:
             log.info("%s is not written: shards are missing", self.merged)
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
             failure.append(error)
+        self.ended = time.monotonic()
 
     def _append(self, arrived: queue.Queue[int | None], writer: MergedWriter) -> None:
         """Append shards in the order of the plan, each as soon as those before it are there."""

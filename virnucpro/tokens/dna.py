@@ -5,6 +5,7 @@ Room 2 (ORFs -> token ids).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,11 @@ class BpeTokenizer:
     def encode(self, sequence: str) -> NDArray[np.int64]:
         """Token ids with CLS and SEP: shape (tokens,), int64."""
         return np.array(self._tokenizer.encode(sequence).ids, dtype=np.int64)
+
+    def encode_batch(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+        """As `encode` for each of `sequences`, on all cores; other threads run meanwhile."""
+        encodings = self._tokenizer.encode_batch(list(sequences))
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     @property
     def _tokenizer(self) -> Tokenizer:

@@ -1,0 +1,102 @@
+"""Read and tokenise shards ahead of the device, in processes that know nothing of it.
+
+Byte pair encoding and reading are Python's work per sequence; in the rank's own process they
+would hold up the thread that feeds the device. A shard comes back as three arrays, so little is
+pickled. Nothing can be lost: a shard is one call with one result.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from virnucpro.core.records import Tokens
+from virnucpro.pipeline.sequence_index import Places, read_sequences
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from virnucpro.engines.feeding import Tokenizer
+
+log = logging.getLogger("virnucpro.pipeline.rank")
+
+Read = tuple[list[str], "NDArray[np.int32]", "NDArray[np.int64]"]  # ids, tokens, bounds
+
+
+class ShardReader:
+    """Turns places into tokens.
+
+    Args:
+        files: FASTA files that places number.
+        tokenizer: picklable, and light until first used.
+        processes: that read ahead; 0 reads when the tokens are asked for.
+    """
+
+    def __init__(self, files: Sequence[Path], tokenizer: Tokenizer, processes: int) -> None:
+        self._work = (tuple(files), tokenizer)
+        self._pool: ProcessPoolExecutor | None = None
+        if processes:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(processes, context, initializer=_settle_in)
+
+    def start(self, places: Places) -> Future[Read] | None:
+        """Begin to read; give the result to `finish`."""
+        try:
+            return self._pool.submit(read_tokens, *self._work, places) if self._pool else None
+        except (BrokenProcessPool, RuntimeError):  # broken, or closed
+            return None
+
+    def finish(self, places: Places, begun: Future[Read] | None) -> list[Tokens]:
+        """Tokens of the sequences at `places`, in their order."""
+        try:
+            found = read_tokens(*self._work, places) if begun is None else begun.result()
+        except BrokenProcessPool:
+            log.warning("A reading process ended; this rank reads for itself from now on")
+            self._pool = None
+            found = read_tokens(*self._work, places)
+        ids, tokens, bounds = found
+        edges = bounds.tolist()
+        spans = zip(ids, edges[:-1], edges[1:], strict=True)
+        return [Tokens(seq_id, tokens[start:stop]) for seq_id, start, stop in spans]
+
+    def close(self) -> None:
+        """End the processes; shards that were begun are dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+
+def read_tokens(files: Sequence[Path], tokenizer: Tokenizer, places: Places) -> Read:
+    """Ids, all token ids end to end, and where each sequence starts in them (n + 1)."""
+    from virnucpro.engines.feeding import tokenize
+
+    ids, sequences = read_sequences(files, places)
+    items = tokenize(tokenizer, ids, sequences)
+    bounds = np.zeros(len(items) + 1, dtype=np.int64)
+    np.cumsum([len(item) for item in items], out=bounds[1:])
+    parts: list[Any] = [item.ids for item in items] or [np.empty(0)]
+    return ids, np.concatenate(parts).astype(np.int32), bounds
+
+
+def _settle_in() -> None:
+    """The rank decides when to end; a reader ends with it, however that came about."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
