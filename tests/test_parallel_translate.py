@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import subprocess
 import sys
 from unittest import mock
@@ -10,9 +11,12 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from virnucpro.core.records import Chunk
+from virnucpro.core.records import Chunk, Orf
+from virnucpro.pipeline import parallel_translate
 from virnucpro.pipeline.parallel_translate import (
     BLOCKS_PER_WORKER,
+    FEWEST_WORKERS,
+    Task,
     translate_block_worker,
     translate_blocks,
 )
@@ -38,16 +42,27 @@ def policy(request):
     return OrfPolicy(request.param)
 
 
+@pytest.fixture(autouse=True)
+def no_head_start(monkeypatch):
+    """Processes start with the first block."""
+    monkeypatch.setattr(parallel_translate, "BLOCKS_BEFORE_POOL", 0)
+
+
 def test_worker_finds_the_orfs_of_its_block(policy):
     chunks = list(make_chunks(20))
-    assert translate_block_worker((chunks, policy)) == find_orfs(chunks, policy)
+    task = Task([c.chunk_id for c in chunks], [c.sequence for c in chunks], policy)
+    columns = translate_block_worker(pickle.loads(pickle.dumps(task)))
+    expected = find_orfs(chunks, policy)
+    assert columns.counts == [len(orfs) for orfs in expected]
+    rows = zip(*columns[1:], strict=True)
+    assert [Orf(*row) for row in rows] == [orf for orfs in expected for orf in orfs]
 
 
 def test_any_number_of_workers_gives_the_same_orfs_in_the_same_order(policy):
     blocks = in_blocks(make_chunks(70), 5)
     expected = [find_orfs(block, policy) for block in blocks]
     assert any(orfs for block in expected for orfs in block)
-    for workers in (1, 2, 3):
+    for workers in (1, 2, 3, 4):
         assert list(translate_blocks(iter(blocks), policy, workers)) == expected
     assert not multiprocessing.active_children()
 
@@ -60,19 +75,28 @@ def test_processes_are_spawned_once_and_get_blocks_by_imap(policy):
         pool.imap.side_effect = lambda work, tasks, chunksize: mock.Mock(
             next=mock.Mock(side_effect=[work(task) for task in tasks])
         )
-        found = list(translate_blocks(blocks, policy, 2))
+        found = list(translate_blocks(blocks, policy, 3))
     get_context.assert_called_once_with("spawn")
     assert found == [find_orfs(block, policy) for block in blocks]
     assert all(call.args[0] is translate_block_worker for call in pool.imap.call_args_list)
 
 
-def test_one_block_or_one_worker_needs_no_process(policy):
+def test_one_worker_or_a_short_input_needs_no_process(policy, monkeypatch):
     blocks = in_blocks(make_chunks(9), 3)
+    expected = [find_orfs(block, policy) for block in blocks]
     with mock.patch(GET_CONTEXT) as get_context:
-        list(translate_blocks(blocks, policy, 1))
-        list(translate_blocks(blocks[:1], policy, 8))
+        assert list(translate_blocks(blocks, policy, 1)) == expected
+        assert list(translate_blocks(blocks, policy, FEWEST_WORKERS - 1)) == expected
         assert list(translate_blocks([], policy, 8)) == []
+        monkeypatch.setattr(parallel_translate, "BLOCKS_BEFORE_POOL", 3)
+        assert list(translate_blocks(blocks, policy, 8)) == expected
     get_context.assert_not_called()
+
+
+def test_blocks_before_and_in_the_pool_are_all_there(policy, monkeypatch):
+    monkeypatch.setattr(parallel_translate, "BLOCKS_BEFORE_POOL", 2)
+    blocks = in_blocks(make_chunks(20), 4)
+    assert list(translate_blocks(blocks, policy, 3)) == [find_orfs(b, policy) for b in blocks]
 
 
 def test_blocks_are_read_as_results_are_taken():
@@ -85,9 +109,9 @@ def test_blocks_are_read_as_results_are_taken():
             read += 1
             yield block
 
-    found = translate_blocks(blocks(), policy, 2)
+    found = translate_blocks(blocks(), policy, 3)
     next(found)
-    assert read <= 2 * (2 * BLOCKS_PER_WORKER)
+    assert read <= 2 * (3 * BLOCKS_PER_WORKER)
     found.close()
     assert not multiprocessing.active_children()
 
