@@ -1,80 +1,127 @@
-"""Stage 9: scores -> chunk consensus -> one call for every input record."""
+"""Stage 9, first half: scores -> chunk consensus, chunk track, and the model's call of each record.
+
+What is written here depends on input and model alone; thresholds come in `final_tables`.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Status
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.contigs import Contig, blocks, read_contigs
 from virnucpro.pipeline.run_setup import Run
-from virnucpro.reports.tables import CallRow, write_calls
+from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, CallRow, ChunkRow, header
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.consensus import chunk_scores, read_predictions, write_consensus
+from virnucpro.sequences.chunks import chunk_windows
 
 
-def write_tables(run: Run) -> dict[str, int]:
-    """Write the chunk consensus and calls.tsv.
+def write_model_calls(run: Run) -> dict[str, int]:
+    """Write the chunk consensus, chunks.tsv, and the internal table of contigs.
 
     Returns:
-        Counts: chunks_scored, records, and records by `status:{name}` and `call:{name}`.
+        Counts: chunks_scored, records, and records by `status:{name}`.
     """
     paths = run.paths
     with atomic_write(paths.consensus) as file:
         frames = read_predictions(paths.predictions)
         chunks = write_consensus(file, chunk_scores(frames), scratch=paths.checkpoints)
-    return {"chunks_scored": chunks, **_write_calls(run)}
+    return {"chunks_scored": chunks, **_write_contigs(run)}
 
 
-def _write_calls(run: Run) -> dict[str, int]:
+def _write_contigs(run: Run) -> dict[str, int]:
     counts: Counter[str] = Counter(records=0)
-    calibration = Calibration.load(run.model.calibration)
-
-    def counted() -> Iterator[CallRow]:
+    caller = Caller(run.model)
+    with (
+        atomic_write(run.paths.contigs, "w") as table,
+        atomic_write(run.paths.chunks, "w") as track,
+    ):
+        table.write(header(CALL_COLUMNS))
+        track.write(header(CHUNK_COLUMNS))
         for block in blocks(read_contigs(run.paths)):
-            for row in call_rows(block, calibration, run.model):
+            p_chunks = caller.p_chunks(block)
+            for row in caller.rows(block, p_chunks):
+                table.write(row.line())
                 counts["records"] += 1
                 counts[f"status:{row.status}"] += 1
-                if row.call is not None:
-                    counts[f"call:{row.call}"] += 1
-                yield row
-
-    with atomic_write(run.paths.calls, "w") as file:
-        write_calls(file, counted())
+            track.writelines(row.line() for row in chunk_rows(block, p_chunks, run.model.chunk_nt))
     return dict(counts)
 
 
-def call_rows(block: list[Contig], calibration: Calibration, model: ModelSpec) -> list[CallRow]:
-    """Call each contig from its scored chunks."""
-    scores = np.array(
-        [(c.other, c.virus, c.null) for contig in block for c in contig.chunks], dtype=np.float64
-    ).reshape(-1, 3)
-    lengths = np.array([c.end - c.start for contig in block for c in contig.chunks], dtype=np.int64)
-    contig_of = np.repeat(np.arange(len(block)), [len(contig.chunks) for contig in block])
-    p_virus, calls = calibration.contigs(scores, lengths, contig_of, len(block))
-    return [
-        _row(contig, float(p_virus[i]), str(calls[i]), model.name) for i, contig in enumerate(block)
-    ]
+class Caller:
+    """A model's calibration, applied to blocks of contigs."""
+
+    def __init__(self, model: ModelSpec) -> None:
+        self._model, self._calibration = model, Calibration.load(model.calibration)
+
+    def p_chunks(self, block: Sequence[Contig]) -> NDArray[np.float64]:
+        """p_virus of each scored chunk, as of a contig of that one chunk: shape (chunks,)."""
+        scores, lengths = _scores(block)
+        alone = np.arange(len(scores))
+        return self._calibration.contigs(scores, lengths, alone, len(scores))[0]
+
+    def rows(self, block: Sequence[Contig], p_chunks: NDArray[np.float64]) -> list[CallRow]:
+        """The model's call of each contig; `fdr` is left open."""
+        scores, lengths = _scores(block)
+        contig_of = np.repeat(np.arange(len(block)), [len(contig.chunks) for contig in block])
+        p_virus, calls = self._calibration.contigs(scores, lengths, contig_of, len(block))
+        supporting = np.bincount(contig_of[p_chunks > 0.5], minlength=len(block)).tolist()
+        opposing = np.bincount(contig_of[p_chunks < 0.5], minlength=len(block)).tolist()
+        return [
+            CallRow(
+                seq_id=contig.record.seq_id,
+                length=contig.record.length,
+                chunks=contig.record.chunks,
+                orfs=contig.orfs,
+                status=_status(contig),
+                p_virus=float(p_virus[i]) if contig.chunks else None,
+                call=str(calls[i]) if contig.chunks else None,
+                model=self._model.name,
+                sample=contig.record.sample,
+                chunks_scored=len(contig.chunks),
+                supporting=supporting[i],
+                opposing=opposing[i],
+            )
+            for i, contig in enumerate(block)
+        ]
 
 
-def _row(contig: Contig, p_virus: float, call: str, model: str) -> CallRow:
-    record, scored = contig.record, bool(contig.chunks)
-    return CallRow(
-        seq_id=record.seq_id,
-        length=record.length,
-        chunks=record.chunks,
-        orfs=contig.orfs,
-        status=_status(contig),
-        p_virus=p_virus if scored else None,
-        call=call if scored else None,
-        model=model,
-    )
+def chunk_rows(
+    block: Sequence[Contig], p_chunks: NDArray[np.float64], chunk_nt: int
+) -> Iterator[ChunkRow]:
+    """Every chunk of the contigs, those without a score included, in order."""
+    scores = iter(p_chunks.tolist())
+    for contig in block:
+        seq_id, length = contig.record.seq_id, contig.record.length
+        windows = chunk_windows(length, chunk_nt) if contig.record.chunks else []
+        scored = {chunk.number: chunk for chunk in contig.chunks}
+        for number, (start, end) in enumerate(windows, start=1):
+            chunk = scored.get(number)
+            if chunk is None:
+                yield ChunkRow(seq_id, number, start, end)
+                continue
+            best = chunk.best
+            yield ChunkRow(
+                seq_id, number, start, end, best.frame, start + best.start, start + best.end,
+                next(scores),
+            )  # fmt: skip
+
+
+def _scores(block: Sequence[Contig]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scores (chunks, 3) and lengths (chunks,) of all scored chunks, contig after contig."""
+    chunks = [chunk for contig in block for chunk in contig.chunks]
+    scores = np.array([(c.other, c.virus, c.null) for c in chunks], dtype=np.float64)
+    lengths = np.array([c.end - c.start for c in chunks], dtype=np.int64)
+    return scores.reshape(-1, 3), lengths
 
 
 def _status(contig: Contig) -> Status:
@@ -85,19 +132,25 @@ def _status(contig: Contig) -> Status:
     return Status.FAILED if contig.orfs else Status.NO_ORF
 
 
-def remove_intermediates(run: Run) -> None:
-    """Remove what only the stages needed, and folders that are empty then."""
+def remove_intermediates(run: Run, keep: Sequence[Path]) -> None:
+    """Remove what only the stages needed, but for `keep`, and folders that are empty then."""
     paths = run.paths
-    results = {paths.predictions, paths.consensus, paths.calls}
+    kept = {*keep, paths.contigs}
     for name in run.record.data["files"]:
         path = paths.output_dir / name
-        if path in results or path == paths.checkpoints:
+        if path in kept or path in (paths.checkpoints, paths.samples):
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    shutil.rmtree(paths.checkpoints, ignore_errors=True)
+        _remove(path)
+    for path in paths.checkpoints.iterdir():
+        if path not in kept:
+            _remove(path)
     for folder in (paths.nucleotide_dir, paths.protein_dir):
         with suppress(OSError):
             folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 
@@ -15,6 +14,8 @@ from virnucpro.pipeline.scoring import scored_orfs
 from virnucpro.sequences.chunks import chunk_windows
 
 FRAME_LETTERS = 2
+BLOCK_CONTIGS = 4_096
+BLOCK_CHUNKS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class ScoredOrf:
     def chunk_id(self) -> str:
         """The chunk that it was read from."""
         return self.orf_id[:-FRAME_LETTERS]
+
+    @property
+    def frame(self) -> str:
+        """F1 to R3."""
+        return self.orf_id[-FRAME_LETTERS:]
 
     @property
     def is_scored(self) -> bool:
@@ -104,9 +110,17 @@ def contig_of(record: RecordRow, groups: Sequence[Sequence[ScoredOrf]], chunk_nt
     return Contig(record, sum(map(len, groups)), chunks)
 
 
-def blocks(contigs: Iterator[Contig], size: int = 4_096) -> Iterator[list[Contig]]:
-    """Contigs in groups, for vectorised work."""
-    while block := list(islice(contigs, size)):
+def blocks(contigs: Iterable[Contig]) -> Iterator[list[Contig]]:
+    """Contigs in groups of at most 4,096 and about 16,384 chunks, for vectorised work."""
+    block: list[Contig] = []
+    chunks = 0
+    for contig in contigs:
+        block.append(contig)
+        chunks += contig.record.chunks
+        if len(block) == BLOCK_CONTIGS or chunks >= BLOCK_CHUNKS:
+            yield block
+            block, chunks = [], 0
+    if block:
         yield block
 
 

@@ -19,13 +19,12 @@ from virnucpro.core.records import Embeddings, Orf, Record
 from virnucpro.engines.base import EngineKind, choose_dtype, make_engine
 from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.pipeline.calls import call_rows
+from virnucpro.pipeline.calls import Caller
 from virnucpro.pipeline.contigs import Contig, ScoredOrf, contig_of
 from virnucpro.pipeline.features import SequenceEmbedder
 from virnucpro.pipeline.ingest import screen
 from virnucpro.pipeline.record_table import RecordRow
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.sequences.chunks import chunk_record
 from virnucpro.sequences.orfs import find_orfs
@@ -68,12 +67,13 @@ class DirectScorer:
         self._dna = self._embedder(model.dna)
         self._protein = self._embedder(model.protein)
         self._classifier = load_classifier(model, self._device)
-        self._calibration = Calibration.load(model.calibration)
+        self._caller = Caller(model)
 
     def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
         """One row for every record, in order; a block of about 1 Mnt is in memory at a time."""
         for block in record_blocks(records):
-            yield from call_rows(self.contigs(block), self._calibration, self.model)
+            contigs = self.contigs(block)
+            yield from self._caller.rows(contigs, self._caller.p_chunks(contigs))
 
     def contigs(self, records: Sequence[Record]) -> list[Contig]:
         """Records with the scores of their ORFs and chunks, in order."""

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
+from virnucpro.pipeline.inputs import Source, read_sources
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.record_table import RecordRow
 from virnucpro.pipeline.settings import ModelChoice
 from virnucpro.sequences.chunks import chunk_record
-from virnucpro.sequences.fasta import ReadLog, read_records, sample_name
 from virnucpro.sequences.fasta_files import fasta_text
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.sequences.screen import screen_record
 
-logger = logging.getLogger("virnucpro.pipeline")
-
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
 
 
-def spool_stdin(folder: Path) -> Path:
-    """Copy standard input to a file, so that it can be hashed and read again on resume."""
-    target = folder / "stdin"
+def spool_stdin(target: Path) -> Path:
+    """Copy standard input to a file, so that it can be hashed and read more than once."""
     with atomic_write(target) as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
     return target
@@ -57,17 +52,15 @@ def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dic
 
 
 def ingest(
-    inputs: Sequence[Path], paths: RunPaths, choice: ModelChoice, policy: OrfPolicy,
-    samples: Sequence[str],
-) -> Counter[str]:  # fmt: skip
+    sources: Sequence[Source], paths: RunPaths, choice: ModelChoice, policy: OrfPolicy
+) -> Counter[str]:
     """Read, screen and chunk all inputs; write the chunk file and the record table.
 
     Args:
-        inputs: files to read, in order.
+        sources: the samples to read, in order.
         paths: where `chunked` and `records` go.
         choice: `min_length` and `sample_n` decide what is passed over.
         policy: decides the shortest record that is worth scoring.
-        samples: the sample name of each input.
 
     Returns:
         Counts: records, chunks, nt, gaps, and `status:{name}` for those not scored.
@@ -76,9 +69,9 @@ def ingest(
         InputError: a file is not sequences, or every record is not DNA.
     """
     counts: Counter[str] = Counter(records=0, chunks=0, nt=0, gaps=0)
-    sampled = _sampler(inputs, choice.sample_n)
+    sampled = _sampler(sources, choice.sample_n)
     with atomic_write(paths.chunked, "w") as chunked, atomic_write(paths.records, "w") as table:
-        for number, record in enumerate(_named_samples(inputs, samples)):
+        for number, record in enumerate(read_sources(sources)):
             status = (
                 screen(record, choice.min_length, policy) if sampled(number) else Status.FILTERED
             )
@@ -94,34 +87,11 @@ def ingest(
                 counts[f"status:{status}"] += 1
     if counts["records"] and counts[f"status:{Status.NOT_DNA}"] == counts["records"]:
         raise InputError(
-            inputs[0], "no record is DNA: over 10% of the letters are outside its alphabet; "
+            ", ".join(name for source in sources for name in source.names),
+            "no record is DNA: over 10% of the letters are outside its alphabet; "
             "give nucleotide sequences, not proteins",
-        )  # fmt: skip
+        )
     return counts
-
-
-def sample_names(inputs: Sequence[Path]) -> list[str]:
-    """One name an input, from its stem; equal stems get a number.
-
-    >>> sample_names([Path("a/x.fa"), Path("b/x.fa"), Path("y.fq.gz")])
-    ['x', 'x__2', 'y']
-    """
-    seen: Counter[str] = Counter()
-    names = []
-    for path in inputs:
-        stem = sample_name(path)
-        seen[stem] += 1
-        names.append(stem if seen[stem] == 1 else f"{stem}__{seen[stem]}")
-    return names
-
-
-def _named_samples(inputs: Sequence[Path], samples: Sequence[str]) -> Iterator[Record]:
-    log = ReadLog()
-    for path, sample in zip(inputs, samples, strict=True):
-        for record in read_records([path], log):
-            yield record if record.sample == sample else replace(record, sample=sample)
-    if log.duplicates:
-        logger.warning("%d records had an id seen before; now {id}__2 and so on", log.duplicates)
 
 
 def screen(record: Record, min_length: int, policy: OrfPolicy) -> Status | None:
@@ -139,11 +109,11 @@ def _write_chunks(record: Record, chunk_nt: int, file: IO[str]) -> int:
     return len(chunks)
 
 
-def _sampler(inputs: Sequence[Path], wanted: int | None) -> Callable[[int], bool]:
+def _sampler(sources: Sequence[Source], wanted: int | None) -> Callable[[int], bool]:
     """Whether record `i` belongs to an even spread of `wanted` records."""
     if wanted is None:
         return lambda number: True
-    total = sum(1 for _ in read_records(inputs))
+    total = sum(1 for _ in read_sources(sources))
     if total <= wanted:
         return lambda number: True
     return lambda number: (number + 1) * wanted // total > number * wanted // total

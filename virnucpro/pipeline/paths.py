@@ -44,6 +44,11 @@ class RunPaths:
         return self.output_dir / ".checkpoints"
 
     @property
+    def spool(self) -> Path:
+        """Standard input, copied."""
+        return self.checkpoints / "stdin"
+
+    @property
     def records(self) -> Path:
         """One line per input record: id, sample, length, gaps, status, chunks, header."""
         return self.checkpoints / "records.tsv"
@@ -62,6 +67,11 @@ class RunPaths:
     def scores(self) -> Path:
         """Scores of each embedded ORF, binary float32 (n, 3)."""
         return self.checkpoints / "scores.bin"
+
+    @property
+    def contigs(self) -> Path:
+        """calls.tsv before thresholds: the model's own calls, no fdr. Outlives the run."""
+        return self.checkpoints / "contigs.tsv"
 
     @property
     def chunked(self) -> Path:
@@ -122,6 +132,16 @@ class RunPaths:
     def calls(self) -> Path:
         """One row per input record."""
         return self.output_dir / "calls.tsv"
+
+    @property
+    def chunks(self) -> Path:
+        """One row per chunk of every record that was cut into chunks."""
+        return self.output_dir / "chunks.tsv"
+
+    @property
+    def samples(self) -> Path:
+        """The final tables of each sample, one folder each, where a run has several."""
+        return self.output_dir / "samples"
 
     def split(self, folder: Path, number: int) -> Path:
         """The `number`-th split file in `folder`, counted from 1."""

@@ -67,13 +67,15 @@ def run_prediction(
         if run is None:
             logger.info("Already complete: %s", out)
             return results.exit_code_of(out)
-        files = _orf_stages(run)
-        with ExitStack() as stack:
-            embed = _Embedding(run, files, persistent_models, stack)
-            _feature_stages(embed, use_v2_architecture, runtime_config or RuntimeConfig())
-        results.merge(run, files)
-        results.score(run, files)
-        return results.finish(run, files)
+        if not run.has_model_calls:
+            files = _orf_stages(run)
+            with ExitStack() as stack:
+                embed = _Embedding(run, files, persistent_models, stack)
+                _feature_stages(embed, use_v2_architecture, runtime_config or RuntimeConfig())
+            results.merge(run, files)
+            results.score(run, files)
+            results.call(run)
+        return results.finish(run)
 
 
 def _orf_stages(run: Run) -> int:
@@ -85,7 +87,7 @@ def _orf_stages(run: Run) -> int:
     )
     counts = run.stage(
         "chunking", [paths.chunked, paths.records],
-        lambda: ingest(run.inputs, paths, run.settings.model, policy, run.samples),
+        lambda: ingest(run.sources, paths, run.settings.model, policy),
     )  # fmt: skip
     chunks = counts["chunks"]
     counts = run.stage(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.files import atomic_write
-from virnucpro.pipeline import calls, scoring
+from virnucpro.pipeline import calls, final_tables, scoring
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.run_record import read_run
 from virnucpro.pipeline.run_setup import Run
@@ -56,22 +56,33 @@ def score(run: Run, files: int) -> None:
     run.stage("prediction", [paths.scores, paths.predictions], make)
 
 
-def finish(run: Run, files: int) -> int:
-    """Stage 9: chunk consensus and calls; then remove what is not kept and close run.json.
+def call(run: Run) -> None:
+    """Stage 9: chunk consensus, chunk track, and the model's own call of each record."""
+    paths = run.paths
+    if paths.failed_files.exists():
+        run.ledger.discard("consensus")
+    outputs = [paths.consensus, paths.chunks, paths.contigs]
+    run.stage("consensus", outputs, lambda: calls.write_model_calls(run))
+
+
+def finish(run: Run) -> int:
+    """Apply the thresholds, write the final tables, remove what is not kept, close run.json.
 
     Returns:
         Exit code: 0, or 6 where some split files failed.
     """
-    paths = run.paths
+    paths, record = run.paths, run.record
+    outputs = final_tables.table_paths(run)
+    record.claim(*outputs)
+    with record.stage("tables") as counts:
+        found, record.data["sample_summary"] = final_tables.write_final_tables(run)
+        counts |= found
     failed = paths.failed_files.exists()
-    if failed:
-        run.ledger.discard("consensus")
-    outputs = [paths.consensus, paths.calls]
-    counts = run.stage("consensus", outputs, lambda: calls.write_tables(run))
     status, code = ("partial", PARTIAL) if failed else ("done", DONE)
+    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
     if not failed and not run.settings.output.keep_intermediate:
-        calls.remove_intermediates(run)
-    run.record.finish(status, [paths.predictions, *outputs])
+        calls.remove_intermediates(run, keep=[*model_outputs, *outputs])
+    record.finish(status, [*model_outputs, *outputs], [] if failed else model_outputs)
     _summary(run, counts)
     return code
 

@@ -33,7 +33,7 @@ class RunRecord:
     def claim(self, *files: Path) -> None:
         """Write down that these files, or folders, are ours, before they are made."""
         known = set(self.data["files"])
-        names = [str(path.relative_to(self._paths.output_dir)) for path in files]
+        names = [self._name(path) for path in files]
         self.data["files"] += [name for name in names if name not in known]
         self.save()
 
@@ -46,14 +46,22 @@ class RunRecord:
         seconds = round(time.monotonic() - start, 3)
         self.data["stages"][name] = {"seconds": seconds, **counts}
 
-    def finish(self, status: str, outputs: list[Path]) -> None:
-        """Record the end of the run and the hash of each output file."""
+    def finish(self, status: str, outputs: list[Path], model_outputs: list[Path]) -> None:
+        """Record the end of the run and the hash of each output file.
+
+        Args:
+            status: `done` or `partial`.
+            outputs: every file that stays.
+            model_outputs: those of them that a run with other thresholds can start from.
+        """
         self.data["status"] = status
         self.data["seconds"] = round(time.monotonic() - self._start, 3)
-        self.data["outputs"] = {
-            str(path.relative_to(self._paths.output_dir)): sha256_file(path) for path in outputs
-        }
+        self.data["outputs"] = {self._name(path): sha256_file(path) for path in outputs}
+        self.data["model_outputs"] = [self._name(path) for path in model_outputs]
         self.save()
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self._paths.output_dir))
 
     def save(self) -> None:
         """Write run.json."""
@@ -70,16 +78,27 @@ def read_run(output_dir: Path) -> dict[str, Any] | None:
     return data if ours and isinstance(data.get("files"), list) else None
 
 
-def is_complete(output_dir: Path, key: str) -> bool:
-    """Whether a finished run under `key` lies here with every output file whole."""
-    data = read_run(output_dir)
-    if data is None or data.get("key") != key or data.get("status") not in ("done", "partial"):
+def is_complete(output_dir: Path, data: dict[str, Any], tables_key: str) -> bool:
+    """Whether `data` tells of a finished run under this key with every output file whole."""
+    if data.get("tables_key") != tables_key or data.get("status") not in ("done", "partial"):
         return False
     outputs = data.get("outputs")
-    if not isinstance(outputs, dict) or not outputs:
+    return isinstance(outputs, dict) and _are_whole(output_dir, outputs)
+
+
+def has_whole_model_outputs(output_dir: Path, data: dict[str, Any], key: str) -> bool:
+    """Whether all that depends on input and model alone was made under `key` and is whole."""
+    names, outputs = data.get("model_outputs"), data.get("outputs")
+    if data.get("key") != key or not isinstance(names, list) or not isinstance(outputs, dict):
         return False
+    return _are_whole(output_dir, {str(name): outputs.get(name) for name in names})
+
+
+def _are_whole(output_dir: Path, hashes: dict[str, Any]) -> bool:
     try:
-        return all(sha256_file(output_dir / name) == sha for name, sha in outputs.items())
+        return bool(hashes) and all(
+            sha256_file(output_dir / name) == sha for name, sha in hashes.items()
+        )
     except OSError:
         return False
 

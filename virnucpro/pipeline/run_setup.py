@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,18 @@ from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline.ingest import describe_inputs, sample_names, spool_stdin
+from virnucpro.pipeline.ingest import describe_inputs, spool_stdin
+from virnucpro.pipeline.inputs import Source, plan_sources
 from virnucpro.pipeline.paths import RunPaths
-from virnucpro.pipeline.run_record import FORMAT, RunRecord, is_complete
+from virnucpro.pipeline.run_record import (
+    FORMAT,
+    RunRecord,
+    has_whole_model_outputs,
+    is_complete,
+    read_run,
+)
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
+from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
 from virnucpro.sequences.unpack import STDIN
 
@@ -33,23 +41,23 @@ class Run:
     """One prediction under way.
 
     Attributes:
-        inputs: files to read, standard input already spooled.
-        samples: the sample name of each input.
+        sources: the samples to read, standard input already spooled.
         paths: where everything lies.
         model: what decides scores.
         settings: what was asked for.
-        key: digest of everything that decides the bytes of the results.
+        key: digest of everything that decides scores.
+        has_model_calls: whether an earlier run left all that the final tables are made from.
         ledger: finished units of work.
         record: run.json.
         reporter: progress.
     """
 
-    inputs: tuple[Path, ...]
-    samples: tuple[str, ...]
+    sources: tuple[Source, ...]
     paths: RunPaths
     model: ModelSpec
     settings: PredictionSettings
     key: str
+    has_model_calls: bool
     ledger: StageLedger
     record: RunRecord
     reporter: ProgressReporter
@@ -111,38 +119,49 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
 def prepare(
     input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings
 ) -> Run | None:
-    """Hash the inputs and open the run; None where a finished run of the same key lies here.
+    """Hash the inputs and open the run; None where a finished run of the same keys lies here.
 
     Raises:
         InputError: an input cannot be read.
         OutputError: the output directory cannot be written.
+        UsageError: inputs cannot be paired, or standard input is given twice.
     """
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
+    asked = settings.inputs
+    sources = plan_sources(input_files, {STDIN: paths.spool}, asked.paired, asked.reference)
     has_stdin = any(str(path) == STDIN for path in input_files)
-    spooled = {STDIN: spool_stdin(paths.checkpoints)} if has_stdin else {}
+    spooled = {STDIN: spool_stdin(paths.spool)} if has_stdin else {}
     described = describe_inputs(input_files, spooled)
-    samples = sample_names(input_files)
-    decides = _what_decides(described, samples, model, settings)
-    key = digest_of(decides)
-    if settings.output.resume and is_complete(output_dir, key):
+    samples = [source.sample for source in sources]
+    key = digest_of(_what_decides(described, samples, model, settings))
+    calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
+    tables_key = digest_of(key, calling, SCHEMA)
+    earlier = read_run(output_dir) if settings.output.resume else None
+    if earlier is not None and is_complete(output_dir, earlier, tables_key):
         return None
     data: dict[str, Any] = {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
-        "key": key, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "key": key, "tables_key": tables_key, "schema": SCHEMA,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv, "python": platform.python_version(), "host": platform.platform(),
         "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
                   "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
-        "parameters": _jsonable(settings), "inputs": described, "samples": samples,
-        "stages": {}, "files": [".checkpoints"], "outputs": {},
+        "parameters": asdict(settings), "inputs": described, "samples": samples,
+        "calling": {"preset": settings.calling.preset, **calling}, "sample_summary": [],
+        "stages": {}, "files": [".checkpoints"], "outputs": {}, "model_outputs": [],
     }  # fmt: skip
+    has_model_calls = earlier is not None and has_whole_model_outputs(output_dir, earlier, key)
+    if has_model_calls and earlier is not None:
+        kept = ("stages", "files", "outputs", "model_outputs")
+        data |= {name: earlier[name] for name in kept}
     run = Run(
-        inputs=tuple(spooled.get(str(path), path) for path in input_files),
-        samples=tuple(samples),
+        sources=sources,
         paths=paths,
         model=model,
         settings=settings,
         key=key,
+        has_model_calls=has_model_calls,
         ledger=StageLedger(paths.checkpoints / "ledger", reuse=settings.output.resume),
         record=RunRecord(paths, data),
         reporter=ProgressReporter(settings.output.progress),
@@ -155,7 +174,7 @@ def _what_decides(
     described: Sequence[dict[str, object]], samples: Sequence[str], model: ModelSpec,
     settings: PredictionSettings,
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything that decides the bytes of the results, and nothing else."""
+    """Everything that decides scores, and nothing else."""
     return {
         "format": FORMAT,
         "inputs": [entry["sha256"] for entry in described],
@@ -167,10 +186,7 @@ def _what_decides(
         "sequences_per_file": settings.compute.sequences_per_file,
         "dtype": settings.compute.dtype,
         "packing": settings.compute.packing,
+        "paired": settings.inputs.paired,
     }
 
 
-def _jsonable(settings: PredictionSettings) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(settings)

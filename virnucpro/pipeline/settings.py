@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virnucpro.scores.thresholds import PresetName, Thresholds, thresholds
 from virnucpro.sequences.orfs import PolicyName
 
 
@@ -94,9 +95,46 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """How input files are read.
+
+    Attributes:
+        paired: take two consecutive files for files of mates.
+        reference: FASTA that CRAM files were packed against.
+    """
+
+    paired: bool = False
+    reference: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calling:
+    """What changes calls and final tables, never a score.
+
+    Attributes:
+        preset: thresholds by name; None leaves the call to the model.
+        min_score: least p_virus of a virus; None means the preset's.
+        max_fdr: greatest fdr of a virus; None means the preset's.
+        gzip_fasta: write viral.fasta.gz in place of viral.fasta.
+    """
+
+    preset: PresetName | None = None
+    min_score: float | None = None
+    max_fdr: float | None = None
+    gzip_fasta: bool = False
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The preset, with what was given by number in place of its own."""
+        return thresholds(self.preset, self.min_score, self.max_fdr)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionSettings:
     """The whole of it; see the parts."""
 
     model: ModelChoice = field(default_factory=ModelChoice)
+    inputs: Inputs = field(default_factory=Inputs)
     compute: Compute = field(default_factory=Compute)
+    calling: Calling = field(default_factory=Calling)
     output: Output = field(default_factory=Output)

@@ -1,14 +1,32 @@
-"""calls.tsv: one row for every input record, in input order."""
+"""The tables of a run, one row a record, a chunk or a region, in input order.
+
+Tab-separated, one header line, no quotes, LF; an absent value is empty. Columns are only ever
+added at the end, and `SCHEMA` counts the changes. Ids hold no blanks by the way they are read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
+from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
 
-CALL_COLUMNS = ("id", "length", "chunks", "orfs", "status", "p_virus", "call", "model")
+SCHEMA = {"calls.tsv": 1, "chunks.tsv": 1, "regions.tsv": 1}
+
+CALL_COLUMNS = (
+    "id", "length", "chunks", "orfs", "status", "p_virus", "call", "model", "sample",
+    "chunks_scored", "share_scored", "supporting", "opposing", "fdr", "class_hint",
+)  # fmt: skip
+CHUNK_COLUMNS = (
+    "id", "chunk", "start", "end", "strand", "frame", "orf_start", "orf_end", "p_virus",
+)  # fmt: skip
+REGION_COLUMNS = (
+    "id", "region", "start", "end", "length", "share_of_contig", "supporting", "opposing",
+    "mean_p_virus", "log_odds", "call", "sample",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +42,13 @@ class CallRow:
         p_virus: probability of being viral; None where nothing was scored.
         call: `virus`, `non-virus` or `uncertain`; None where nothing was scored.
         model: name of the model.
+        sample: name of the input it came from.
+        chunks_scored: chunks with a score.
+        supporting: chunks with p_virus above one half.
+        opposing: chunks with p_virus below one half.
+        fdr: expected share of false ones among the sample's records that score at least as
+            high, at the sample's own share of viruses; None where nothing was scored.
+        class_hint: kind of virus, where the model offers one.
     """
 
     seq_id: str
@@ -34,18 +59,177 @@ class CallRow:
     p_virus: float | None
     call: str | None
     model: str
+    sample: str = ""
+    chunks_scored: int = 0
+    supporting: int = 0
+    opposing: int = 0
+    fdr: float | None = None
+    class_hint: str = ""
+
+    @property
+    def share_scored(self) -> float | None:
+        """Chunks scored over chunks; None without chunks."""
+        return self.chunks_scored / self.chunks if self.chunks else None
+
+    def line(self) -> str:
+        """The row as text."""
+        return _line(
+            self.seq_id, self.length, self.chunks, self.orfs, self.status, self.p_virus, self.call,
+            self.model, self.sample, self.chunks_scored, self.share_scored, self.supporting,
+            self.opposing, self.fdr, self.class_hint,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """A chunk and its best ORF; nt in the contig, 0-based, end excluded.
+
+    Attributes:
+        seq_id: the contig's id.
+        number: its place among the contig's chunks, from 1.
+        start: first base.
+        end: one past the last.
+        frame: frame of the ORF with the highest P(virus), F1 to R3; empty without a score.
+        orf_start: first base of that ORF.
+        orf_end: one past its last.
+        p_virus: calibrated as for a contig of this one chunk; None without a score.
+    """
+
+    seq_id: str
+    number: int
+    start: int
+    end: int
+    frame: str = ""
+    orf_start: int | None = None
+    orf_end: int | None = None
+    p_virus: float | None = None
+
+    @property
+    def strand(self) -> str:
+        """`+` or `-`, of the best ORF; empty without one."""
+        return {"F": "+", "R": "-"}.get(self.frame[:1], "")
+
+    def line(self) -> str:
+        """The row as text."""
+        return _line(
+            self.seq_id, self.number, self.start, self.end, self.strand, self.frame,
+            self.orf_start, self.orf_end, self.p_virus,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRow:
+    """A viral stretch of a contig; nt, 0-based, end excluded.
+
+    Attributes:
+        seq_id: the contig's id.
+        number: its place among the contig's regions, from 1.
+        start: first base.
+        end: one past the last.
+        contig_length: nt.
+        supporting: chunks with p_virus above one half.
+        opposing: chunks below that were bridged.
+        mean_p: mean p_virus of all of them.
+        log_odds: sum of their log-odds.
+        call: of the contig as a whole.
+        sample: name of the input it came from.
+    """
+
+    seq_id: str
+    number: int
+    start: int
+    end: int
+    contig_length: int
+    supporting: int
+    opposing: int
+    mean_p: float
+    log_odds: float
+    call: str
+    sample: str
+
+    def line(self) -> str:
+        """The row as text."""
+        length = self.end - self.start
+        return _line(
+            self.seq_id, self.number, self.start, self.end, length, length / self.contig_length,
+            self.supporting, self.opposing, self.mean_p, self.log_odds, self.call, self.sample,
+        )  # fmt: skip
+
+
+def header(columns: Iterable[str]) -> str:
+    """The first line of a table."""
+    return "\t".join(columns) + "\n"
 
 
 def write_calls(file: IO[str], rows: Iterable[CallRow]) -> int:
-    """Write the table: header, tabs, no quotes; returns the number of rows."""
-    file.write("\t".join(CALL_COLUMNS) + "\n")
+    """Write calls.tsv; returns the number of rows."""
+    file.write(header(CALL_COLUMNS))
     count = 0
-    for row in rows:
-        p_virus = "" if row.p_virus is None else f"{row.p_virus:.6g}"
-        fields = (
-            row.seq_id, row.length, row.chunks, row.orfs, row.status, p_virus,
-            row.call or "", row.model,
-        )  # fmt: skip
-        file.write("\t".join(map(str, fields)) + "\n")
-        count += 1
+    for count, row in enumerate(rows, start=1):  # noqa: B007 - the last count is the answer
+        file.write(row.line())
     return count
+
+
+def read_call_rows(path: Path) -> Iterator[CallRow]:
+    """Stream a calls.tsv that this version wrote.
+
+    Raises:
+        InputError: it cannot be read, has other columns, or a row does not fit.
+    """
+    for fields in _rows(path, CALL_COLUMNS):
+        (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
+         supporting, opposing, fdr, class_hint) = fields  # fmt: skip
+        yield CallRow(
+            seq_id, int(length), int(chunks), int(orfs), Status(status), _number(p_virus),
+            call or None, model, sample, int(scored), int(supporting), int(opposing),
+            _number(fdr), class_hint,
+        )  # fmt: skip
+
+
+def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
+    """Stream a chunks.tsv that this version wrote.
+
+    Raises:
+        InputError: it cannot be read, has other columns, or a row does not fit.
+    """
+    for fields in _rows(path, CHUNK_COLUMNS):
+        seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus = fields
+        yield ChunkRow(
+            seq_id, int(number), int(start), int(end), frame,
+            int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
+            _number(p_virus),
+        )  # fmt: skip
+
+
+def rounded(value: float) -> float:
+    """A number as the tables print it: six significant digits."""
+    return float(_text(value))
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            if file.readline() != header(columns):
+                raise InputError(path, "does not have the columns of this version", 1)
+            for number, line in enumerate(file, start=2):
+                fields = line.rstrip("\n").split("\t")
+                if len(fields) != len(columns):
+                    problem = f"{len(fields)} fields where the header has {len(columns)}"
+                    raise InputError(path, problem, number)
+                yield fields
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})") from error
+
+
+def _line(*values: object) -> str:
+    return "\t".join(map(_text, values)) + "\n"
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None

@@ -45,6 +45,7 @@ class ReadLog:
         gaps: gap letters removed (nt).
         ids: the ids given out.
         max_record_nt: a longer record ends the run.
+        is_silent: do not warn of renamed duplicates; for inputs that are read again.
     """
 
     records: int = 0
@@ -53,6 +54,7 @@ class ReadLog:
     gaps: int = 0
     ids: IdRegistry = field(default_factory=IdRegistry)
     max_record_nt: int = MAX_RECORD_NT
+    is_silent: bool = False
 
 
 class _Entry(NamedTuple):
@@ -97,7 +99,7 @@ def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Ite
             seq_id = log.ids.unique(name)
             log.duplicates += seq_id != name
             yield _record(seq_id, entry, sample, log)
-    _warn_of_duplicates(log.duplicates - duplicates)
+    _warn_of_duplicates(log, log.duplicates - duplicates)
 
 
 def read_pairs(
@@ -131,7 +133,7 @@ def read_pairs(
                 _record(f"{seq_id}/1", first, sample, log),
                 _record(f"{seq_id}/2", second, sample, log),
             )
-    _warn_of_duplicates(log.duplicates - duplicates)
+    _warn_of_duplicates(log, log.duplicates - duplicates)
 
 
 def _each_once(paths: Iterable[Path | str]) -> Iterator[Path | str]:
@@ -202,6 +204,6 @@ def _record(seq_id: str, entry: _Entry, sample: str, log: ReadLog) -> Record:
     return Record(seq_id, entry.header, letters, sample, gaps)
 
 
-def _warn_of_duplicates(count: int) -> None:
-    if count:
+def _warn_of_duplicates(log: ReadLog, count: int) -> None:
+    if count and not log.is_silent:
         logger.warning("%d records had an id that was taken; renamed to {id}__2 and on", count)

@@ -1,0 +1,155 @@
+"""The inputs of a run: which files make a sample, and their records in order.
+
+Read twice: to score the records, and to write out those that are called viral.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from virnucpro.core.errors import InputError, UsageError
+from virnucpro.core.records import Record
+from virnucpro.sequences.alignments import alignment_format, read_alignments
+from virnucpro.sequences.fasta import ReadLog, read_pairs, read_records, sample_name
+from virnucpro.sequences.unpack import STDIN
+
+_FIRST_MATE = re.compile(r"[._-]R?1(_001)?$")
+_NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST_FOLDER = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One sample: a file, or two files of mates.
+
+    Attributes:
+        sample: its name in tables.
+        folder: the same as a plain folder name, unique within the run.
+        names: the inputs as the user gave them.
+        paths: where they lie; standard input has been copied to a file.
+        reference: FASTA for CRAM files that need one.
+    """
+
+    sample: str
+    folder: str
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    reference: Path | None = None
+
+
+def plan_sources(
+    inputs: Sequence[Path], spooled: Mapping[str, Path], paired: bool, reference: Path | None = None
+) -> tuple[Source, ...]:
+    """Group inputs into samples, in argument order.
+
+    Args:
+        inputs: as given; `-` is standard input.
+        spooled: where the copy of an input lies that can be read only once.
+        paired: take two consecutive inputs for files of mates.
+        reference: FASTA for CRAM files that need one.
+
+    Raises:
+        UsageError: an odd number of inputs to pair, or standard input twice.
+    """
+    if sum(str(path) == STDIN for path in inputs) > 1:
+        raise UsageError("standard input can be read once: give '-' once")
+    if paired and len(inputs) % 2:
+        raise UsageError(f"--paired takes inputs two by two, got {len(inputs)}")
+    width = 2 if paired else 1
+    groups = [tuple(inputs[i : i + width]) for i in range(0, len(inputs), width)]
+    samples = sample_names(inputs, paired)
+    return tuple(
+        Source(
+            sample=sample,
+            folder=folder,
+            names=tuple(map(str, group)),
+            paths=tuple(spooled.get(str(path), path) for path in group),
+            reference=reference,
+        )
+        for group, sample, folder in zip(groups, samples, folder_names(samples), strict=True)
+    )
+
+
+def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
+    """One name a sample, from the stem of its first input; equal stems get a number.
+
+    >>> sample_names([Path("a/x.fa"), Path("b/x.fa"), Path("y.fq.gz")])
+    ['x', 'x__2', 'y']
+    >>> sample_names([Path("gut_R1.fq"), Path("gut_R2.fq")], paired=True)
+    ['gut']
+    """
+    seen: Counter[str] = Counter()
+    names = []
+    for path in inputs[:: 2 if paired else 1]:
+        stem = sample_name(path)
+        stem = _FIRST_MATE.sub("", stem) or stem if paired else stem
+        stem = _NOT_PRINTED.sub("_", stem)
+        seen[stem] += 1
+        names.append(stem if seen[stem] == 1 else f"{stem}__{seen[stem]}")
+    return names
+
+
+def folder_names(samples: Sequence[str]) -> list[str]:
+    """Plain folder names for samples: no path, nothing hidden, no two alike in any case.
+
+    >>> folder_names(["../gut 1", "gut-2", "GUT-2", "..."])
+    ['gut_1', 'gut-2', 'GUT-2__2', 'sample']
+    """
+    taken: set[str] = set()
+    names = []
+    for sample in samples:
+        plain = _NOT_PLAIN.sub("_", sample).lstrip("._-")[:_LONGEST_FOLDER] or "sample"
+        name, number = plain, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{plain}__{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def read_sources(sources: Sequence[Source], is_first_time: bool = True) -> Iterator[Record]:
+    """The records of all samples, in order, ids unique over all of them. Streams.
+
+    Args:
+        sources: what to read.
+        is_first_time: warn of renamed duplicates.
+
+    Raises:
+        InputError: an input is not sequences; names it as the user did.
+    """
+    log = ReadLog(is_silent=not is_first_time)
+    for source in sources:
+        try:
+            for record in _records(source, log):
+                yield (
+                    record
+                    if record.sample == source.sample
+                    else replace(record, sample=source.sample)
+                )
+        except InputError as error:
+            shown = dict(zip(map(str, source.paths), source.names, strict=True))
+            name = shown.get(str(error.path), str(error.path))
+            name = "standard input" if name == STDIN else name
+            raise InputError(name, error.problem, error.line) from error
+
+
+def _records(source: Source, log: ReadLog) -> Iterator[Record]:
+    if len(source.paths) == 2:
+        first, second = source.paths
+        for path in source.paths:
+            if alignment_format(path):
+                raise InputError(path, "holds alignments, which know their mates: drop --paired")
+        for mates in read_pairs([(first, second)], log):
+            yield from mates
+        return
+    (path,) = source.paths
+    if alignment_format(path):
+        yield from read_alignments(path, log, source.reference)
+    else:
+        yield from read_records([path], log)
