@@ -84,8 +84,9 @@ class RankServer:
         self._parts: dict[int, list[Embeddings]] = {}
         self._is_finished = False
         self.is_stopped = False
-        self.engine, tokenizer = _load(job)
-        self._reader = ShardReader(job.files, tokenizer, job.readers)
+        self._reader = ShardReader(job.files, _tokenizer(job), job.readers)
+        self.engine = _load(job)
+        self._reader.wait()
 
     def serve(self) -> None:
         """Compute shards until told to finish or to stop."""
@@ -204,12 +205,18 @@ def _in_order(seq_ids: list[str], parts: list[Embeddings]) -> Embeddings:
     return Embeddings(tuple(seq_ids), vectors)
 
 
-def _load(job: RankJob) -> tuple[Engine, Tokenizer]:
+def _tokenizer(job: RankJob) -> Tokenizer:
+    from virnucpro.models.load import make_tokenizer
+
+    return make_tokenizer(job.encoder)
+
+
+def _load(job: RankJob) -> Engine:
     import torch
 
     from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
     from virnucpro.models.attention import TransformerEncoder
-    from virnucpro.models.load import load_encoder, make_tokenizer
+    from virnucpro.models.load import load_encoder
 
     config = job.config
     device = torch.device(job.device)
@@ -232,8 +239,7 @@ def _load(job: RankJob) -> tuple[Engine, Tokenizer]:
         float32_encoder=lambda: load_encoder(job.encoder, device, torch.float32),
     )
     kind: EngineKind = "padded" if config.disable_packing else "packed"
-    engine = make_engine(kind, encoder, device=device, options=options)
-    return engine, make_tokenizer(job.encoder)
+    return make_engine(kind, encoder, device=device, options=options)
 
 
 def _log_to_file(rank: int, job: RankJob) -> None:

@@ -12,9 +12,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("virnucpro.pipeline.rank")
 
+_WARM_S = 0.05
 Read = tuple[list[str], "NDArray[np.int32]", "NDArray[np.int64]"]  # ids, tokens, bounds
 
 
@@ -48,6 +51,16 @@ class ShardReader:
         if processes:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(processes, context, initializer=_settle_in)
+        # Begun here, so that the processes start while the rank loads its encoder.
+        self._warm = (
+            [self._pool.submit(_warm_up, tokenizer) for _ in range(processes)] if self._pool else []
+        )
+
+    def wait(self) -> None:
+        """Return once every process can read."""
+        for begun in self._warm:
+            with suppress(BrokenProcessPool):
+                begun.result()
 
     def start(self, places: Places) -> Future[Read] | None:
         """Begin to read; give the result to `finish`."""
@@ -86,6 +99,13 @@ def read_tokens(files: Sequence[Path], tokenizer: Tokenizer, places: Places) -> 
     np.cumsum([len(item) for item in items], out=bounds[1:])
     parts: list[Any] = [item.ids for item in items] or [np.empty(0)]
     return ids, np.concatenate(parts).astype(np.int32), bounds
+
+
+def _warm_up(tokenizer: Tokenizer) -> None:
+    from virnucpro.engines.feeding import tokenize
+
+    tokenize(tokenizer, ["warm"], ["ACGT"])
+    time.sleep(_WARM_S)  # or the first process might take the others' share of these calls
 
 
 def _settle_in() -> None:
