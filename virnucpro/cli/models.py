@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from virnucpro.cli.predict import model_home
+from virnucpro.cli.settings import model_home
 from virnucpro.core.config import Config, parse_flag
 from virnucpro.core.errors import ModelError, UsageError
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from virnucpro.core.config import Config, parse_flag
+from virnucpro.cli.settings import build_settings, runtime_options
+from virnucpro.core.config import Config
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list, validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.log import setup_logging
 from virnucpro.pipeline.paths import default_output_dir
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.settings import Compute, ModelChoice, Output, PredictionSettings
 
 logger = logging.getLogger("virnucpro.cli")
 
@@ -50,6 +50,15 @@ DEPRECATED = {
 )
 @click.option("--min-length", type=click.IntRange(min=0), help="Shortest record to score (nt).")
 @click.option("--sample-n", type=click.IntRange(min=1), help="Score only N records, for a look.")
+@click.option("--paired", is_flag=True, help="Take the inputs two by two for files of mates.")
+@click.option(
+    "--reference", type=click.Path(dir_okay=False, path_type=Path), help="FASTA of CRAM inputs."
+)
+@click.option("--min-score", type=click.FloatRange(0, 1), help="Least p_virus of a virus.")
+@click.option("--max-fdr", type=click.FloatRange(0, 1), help="Greatest fdr of a virus.")
+@click.option("--conservative", is_flag=True, help="As --min-score 0.9 --max-fdr 0.05.")
+@click.option("--relaxed", is_flag=True, help="As --min-score 0.5.")
+@click.option("--gzip-fasta", is_flag=True, help="Write viral.fasta.gz, not viral.fasta.")
 @click.option(
     "--output-dir",
     "-o",
@@ -131,6 +140,7 @@ DEPRECATED = {
 @click.pass_context
 def predict(
     ctx: click.Context,
+    /,
     input_files: tuple[Path, ...],
     output_dir: Path | None,
     parallel: bool,
@@ -142,7 +152,8 @@ def predict(
 ) -> None:
     """Score each record of INPUT_FILES as viral or not ("-" is standard input).
 
-    Results: calls.tsv has one row for every input record; report.html shows them.
+    INPUT_FILES are FASTA or FASTQ, plain or packed, or BAM, CRAM and SAM. Each is a sample of
+    its own. Results: calls.tsv has one row for every input record; report.html shows them.
     """
     config = _prepare(ctx, flags)
     ctx.obj["persistent_models"] = persistent_models
@@ -152,13 +163,12 @@ def predict(
         raise UsageError("--v1-attention belongs to the packed engine: drop --v1-fallback")
     use_v2 = parallel and not v1_fallback
     out = output_dir or default_output_dir(input_files)
-    settings = PredictionSettings(
-        model=_model_choice(flags, config),
-        compute=_compute(flags, config, gpus),
-        output=_output(flags, config, resume or force_resume),
-    )
+    settings = build_settings(flags, config, gpus, resume or force_resume)
+    compute = settings.compute
+    if compute.device not in ("auto", "cpu"):
+        validate_and_get_device(compute.device, compute.fallback_to_cpu)
     persistent_models = ctx.obj["persistent_models"]
-    _log_architecture(parallel, v1_fallback, settings.compute.dnabert_v2)
+    _log_architecture(parallel, v1_fallback, compute.dnabert_v2)
     if persistent_models:
         logger.info("Using persistent model loading - models will remain in GPU memory")
     runtime_config = None
@@ -167,7 +177,7 @@ def predict(
             enable_checkpointing=resume or force_resume,
             checkpoint_dir=out / ".checkpoints",
             force_restart=force_resume,
-            **_runtime_options(settings.compute),
+            **runtime_options(compute),
         )
     from virnucpro.pipeline import prediction  # looked up when called; torch loads behind it
 
@@ -210,80 +220,6 @@ def _choose_gpus(text: str | None) -> tuple[int, ...]:
     return ()
 
 
-def _model_choice(flags: dict[str, Any], config: Config) -> ModelChoice:
-    model_type = flags["model_type"] or config.get("prediction.model_type")
-    model_path = flags["model_path"] or config.get("prediction.model_path")
-    if model_type == "custom" and model_path is None:
-        raise UsageError("-m custom needs --model-path")
-    return ModelChoice(
-        model_type=model_type,
-        model_path=model_path,
-        home=model_home(config),
-        chunk_nt=flags["expected_length"] or config.get("prediction.expected_length"),
-        orf_policy=flags["orf_policy"],
-        min_length=_first(flags["min_length"], config.get("prediction.min_length")),
-        sample_n=flags["sample_n"],
-    )
-
-
-def model_home(config: Config) -> Path:
-    """Where fetched and imported models lie: VIRNUCPRO_MODEL_DIR, settings, or the cache."""
-    given = os.environ.get("VIRNUCPRO_MODEL_DIR") or config.get("models.home")
-    return Path(given or "~/.cache/virnucpro/models").expanduser()
-
-
-def _compute(flags: dict[str, Any], config: Config, gpus: tuple[int, ...]) -> Compute:
-    device = flags["device"] or config.get("device.name")
-    fallback = config.get("device.fallback_to_cpu")
-    if device not in ("auto", "cpu"):
-        validate_and_get_device(device, fallback)
-    dtype = "float32" if _switch("VIRNUCPRO_DISABLE_FP16") else config.get("device.dtype")
-    return Compute(
-        device=device,
-        fallback_to_cpu=fallback,
-        gpus=gpus,
-        ranks=flags["ranks"],
-        dtype=dtype,
-        threads=flags["threads"] or config.get("prediction.threads"),
-        classifier_batch=flags["batch_size"] or config.get("prediction.batch_size"),
-        reader_threads=_first(flags["num_workers"], config.get("prediction.num_workers")),
-        sequences_per_file=config.get("prediction.sequences_per_file"),
-        dna_tokens=flags["dnabert_batch_size"] or config.get("features.dnabert.batch_size"),
-        protein_tokens=flags["esm_batch_size"] or config.get("features.esm.toks_per_batch"),
-        loader_workers=_first(
-            flags["dataloader_workers"], config.get("features.dataloader_workers")
-        ),
-        pin_memory=flags["pin_memory"],
-        packing=not _switch("VIRNUCPRO_DISABLE_PACKING"),
-        dnabert_v2=flags["dnabert_v2"],
-        v1_attention=flags["v1_attention"] or _switch("VIRNUCPRO_V1_ATTENTION"),
-        cache_clear_interval=flags["cache_clear_interval"],
-    )
-
-
-def _output(flags: dict[str, Any], config: Config, resume: bool) -> Output:
-    if resume and flags["force"]:
-        raise UsageError("--force starts over and --resume goes on: give one of them")
-    return Output(
-        keep_intermediate=_first(flags["keep_intermediate"], config.get("files.keep_intermediate")),
-        resume=resume,
-        force=flags["force"],
-        progress=config.get("progress.enabled") and not flags["no_progress"],
-        report=not flags["no_report"],
-    )
-
-
-def _runtime_options(compute: Compute) -> dict[str, Any]:
-    return {
-        "dtype": compute.dtype,
-        "dataloader_workers": compute.loader_workers,
-        "pin_memory": compute.pin_memory,
-        "disable_packing": not compute.packing,
-        "v1_attention": compute.v1_attention,
-        "devices": tuple(f"cuda:{number}" for number in compute.gpus),
-    }
-
-
 def _log_architecture(parallel: bool, v1_fallback: bool, dnabert_v2: bool) -> None:
     if parallel and v1_fallback:
         logger.info("Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)")
@@ -296,11 +232,3 @@ def _log_architecture(parallel: bool, v1_fallback: bool, dnabert_v2: bool) -> No
             logger.info("  DNABERT-S embedding: v1.0 (fast enough, v2.0 planned for v2.1)")
     else:
         logger.info("Architecture: v1.0 (single-GPU or non-parallel mode)")
-
-
-def _switch(name: str) -> bool:
-    return parse_flag(os.environ.get(name, ""), name)
-
-
-def _first(flag: Any, setting: Any) -> Any:
-    return setting if flag is None else flag

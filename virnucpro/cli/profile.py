@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from virnucpro.cli.predict import model_home
+from virnucpro.cli.settings import model_home
 from virnucpro.core.config import Config
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
