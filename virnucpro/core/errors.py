@@ -53,6 +53,20 @@ class OutputError(VirNucProError):
     exit_code = 1
 
 
+class DamagedError(OutputError):
+    """A finished piece of work whose file no longer holds what was committed."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.problem}; run again with --force-resume, which recomputes "
+            "what is damaged and keeps the rest"
+        )
+
+
 class ConfigError(UsageError):
     """A configuration file that cannot be read, or a key that does not exist."""
 

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.errors import OutputError
+from virnucpro.core.errors import DamagedError, OutputError
 from virnucpro.core.files import commit_file
 from virnucpro.core.records import Embeddings
 
@@ -30,15 +30,8 @@ Attributes = Mapping[str, Any]
 Vectors = NDArray[np.float32]
 
 
-class ShardDamagedError(OutputError):
+class ShardDamagedError(DamagedError):
     """A file of vectors that does not hold what it says."""
-
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(path, problem)
-        self.path, self.problem = path, problem
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.problem}; run again with --force-resume to recompute it"
 
 
 def checksum(seq_ids: Sequence[str], vectors: Vectors) -> str:

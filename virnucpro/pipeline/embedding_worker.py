@@ -6,16 +6,15 @@ The same code runs in this process (`run_job`) and in a spawned one (`worker_mai
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from virnucpro.core.errors import DeviceError, ModelError
+from virnucpro.core.errors import DeviceError, ModelError, OutputError
+from virnucpro.core.processes import become_worker
 from virnucpro.pipeline.jobs import FeatureJob, Heartbeat, JobDone, JobFailed, WorkerSettings
 from virnucpro.pipeline.worker_logs import relay_logs
 
@@ -101,7 +100,7 @@ def run_job(job: FeatureJob, encoders: LoadedEncoders, on_rows: OnRows) -> JobDo
     extract = extract_esm_features if job.is_protein else extract_dnabert_features
     try:
         extract(job.input_file, job.output_file, encoders.embedder(job), count)
-    except (ModelError, DeviceError) as error:
+    except (ModelError, DeviceError, OutputError) as error:  # another file would fare no better
         return JobFailed(str(error), error)
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
         return JobFailed(_one_line(error))
@@ -115,8 +114,7 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
 
     Answers each job with heartbeats and log lines, then `JobDone` or `JobFailed`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    become_worker()
     send = _Sender(connection, settings.heartbeat_s)
     relay_logs(send, settings.log_level)
     _configure_memory(settings)
@@ -156,13 +154,6 @@ def _configure_memory(settings: WorkerSettings) -> None:
         import torch
 
         torch.set_num_threads(settings.threads)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _one_line(error: Exception) -> str:

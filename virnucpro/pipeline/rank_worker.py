@@ -7,7 +7,6 @@ one before is written.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import queue
 import signal
@@ -23,6 +22,7 @@ import numpy as np
 
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.log import DATE_FORMAT, FORMAT
+from virnucpro.core.processes import become_worker
 from virnucpro.core.records import Embeddings, Tokens
 from virnucpro.pipeline.rank_messages import (
     Assignment,
@@ -51,8 +51,7 @@ _SWITCH_S = 2e-4  # other threads must not keep the one that feeds the device wa
 
 def rank_main(rank: int, job: RankJob, connection: Connection) -> None:
     """Serve shards from `connection` until it brings None; ends when the parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    become_worker()
     _log_to_file(rank, job)
     try:
         server = RankServer(job, connection)
@@ -250,10 +249,3 @@ def _log_to_file(rank: int, job: RankJob) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     log.info("Rank %d on %s, pid %d", rank, job.device, os.getpid())
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from virnucpro.core.processes import become_worker
 from virnucpro.core.records import Tokens
 from virnucpro.pipeline.sequence_index import Places, read_sequences
 
@@ -110,13 +109,5 @@ def _warm_up(tokenizer: Tokenizer) -> None:
 
 def _settle_in() -> None:
     """The rank decides when to end; a reader ends with it, however that came about."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    become_worker()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
