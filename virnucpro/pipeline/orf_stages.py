@@ -6,6 +6,7 @@ goes into the split files; a table says for each ORF which one stands for it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,8 @@ from virnucpro.pipeline.parallel_translate import translate_blocks
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.sequences.fasta_files import fasta_text, read_fasta, write_fasta
 from virnucpro.sequences.orfs import OrfPolicy
+
+logger = logging.getLogger("virnucpro.pipeline")
 
 BLOCK_CHUNKS = 2_000
 ORF_PLACE = np.dtype([("start", "<i4"), ("end", "<i4")])
@@ -63,10 +66,11 @@ def split(paths: RunPaths, per_file: int) -> dict[str, int]:
     """Stages 3 and 4: write split files of `per_file` distinct ORFs, and the table of copies.
 
     Returns:
-        Counts: embedded (distinct ORFs), duplicates, files.
+        Counts: embedded (distinct ORFs), duplicates, files, and what the duplicates saved:
+        `duplicate_nt` of DNA not embedded again.
     """
     seen = SeenTable()
-    total = 0
+    total = saved_nt = 0
     writer = _SplitWriter(paths, per_file)
     with atomic_write(paths.unique_table) as table:
         pairs = zip(read_fasta(paths.nucleotide), read_fasta(paths.protein), strict=True)
@@ -77,10 +81,23 @@ def split(paths: RunPaths, per_file: int) -> dict[str, int]:
                 numbers.append(number)
                 if is_new:
                     writer.add(orf_id, dna, protein)
+                else:
+                    saved_nt += len(dna)
             table.write(np.array(numbers, dtype=UNIQUE).tobytes())
             total += len(block)
     writer.close()
-    return {"embedded": len(seen), "duplicates": total - len(seen), "files": writer.files}
+    duplicates = total - len(seen)
+    if duplicates:
+        logger.info(
+            "%d of %d ORFs (%.1f%%) are exact copies of others: embedded once, scored alike",
+            duplicates, total, 100 * duplicates / total,
+        )  # fmt: skip
+    return {
+        "embedded": len(seen),
+        "duplicates": duplicates,
+        "files": writer.files,
+        "duplicate_nt": saved_nt,
+    }
 
 
 def split_files(paths: RunPaths, orfs: int, per_file: int) -> list[Path]:

@@ -17,6 +17,8 @@ from virnucpro.core.files import sha256_file, write_json
 from virnucpro.pipeline.paths import RunPaths
 
 FORMAT = 1
+# all that a run leaves which ends before its inputs are read
+BARELY_BEGUN = {".virnucpro.lock", ".checkpoints"}
 
 
 class RunRecord:
@@ -112,7 +114,7 @@ def open_output_dir(output_dir: Path, resume: bool, force: bool) -> None:
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        content = [path for path in output_dir.iterdir() if path.name != ".virnucpro.lock"]
+        content = [path for path in output_dir.iterdir() if path.name not in BARELY_BEGUN]
     except OSError as error:
         raise OutputError(f"{output_dir}: {error.strerror}") from error
     if not content:

@@ -1,0 +1,204 @@
+"""`virnucpro predict` on input of every kind: nothing is lost, nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+
+import pytest
+import zstandard
+
+from virnucpro.core.records import Status
+from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, read_call_rows, read_chunk_rows
+from virnucpro.sequences.fasta_files import read_fasta
+
+
+def rows_of(out):
+    return list(read_call_rows(out / "calls.tsv"))
+
+
+@pytest.fixture
+def run(predict, tmp_path):
+    """Run on bytes; returns (result, rows)."""
+
+    def go(content: bytes, *flags, name="in.fa"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        out = tmp_path / "out"
+        result = predict(path, "-o", out, *flags)
+        return result, rows_of(out) if (out / "calls.tsv").exists() else None
+
+    return go
+
+
+def statuses(rows):
+    return {row.seq_id: str(row.status) for row in rows}
+
+
+def test_one_row_each_with_its_status_and_counts_that_add_up(run, random_dna, tmp_path):
+    good = random_dna(700, 1)
+    entries = [
+        (">plain", good),
+        (">", good),
+        (">nothing", ""),
+        (">short", "ACGT"),
+        (">n", "N" * 600),
+        (">iupac", "RYKMSWBDHVN" + good),
+        (">gaps some text", good[:50] + "--..**" + good[50:]),
+        (">protein", "MKVLEQFPI" * 20),
+        (">rna", good.replace("T", "U").lower()),
+        (">plain again", good),
+        (">../../etc/passwd", good),
+        (">\"quoted'", good),
+        (">a\tb", good),
+        (">#comment", good),
+        (">=1+1", good),
+    ]
+    text = "\r\n".join(f"{header}\r\n{sequence}" for header, sequence in entries)
+    result, rows = run(b"\xef\xbb\xbf" + text.encode())
+    assert result.exit_code == 0, result.output
+    assert statuses(rows) == {
+        "plain": "called",
+        "record_2": "called",
+        "nothing": "too_short",
+        "short": "too_short",
+        "n": "ambiguous",
+        "iupac": "called",
+        "gaps": "called",
+        "protein": "not_dna",
+        "rna": "called",
+        "plain__2": "called",
+        "../../etc/passwd": "called",
+        "\"quoted'": "called",
+        "a": "called",
+        "#comment": "called",
+        "=1+1": "called",
+    }
+    assert [row.seq_id for row in rows] == list(statuses(rows))
+    counts = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]
+    assert counts["chunking"]["records"] == counts["tables"]["records"] == len(rows)
+    assert counts["chunking"]["chunks"] == sum(row.chunks for row in rows)
+    assert counts["chunking"]["gaps"] == 6
+    assert counts["translation"]["orfs"] == sum(row.orfs for row in rows)
+    assert counts["splitting"]["embedded"] + counts["splitting"]["duplicates"] == sum(
+        row.orfs for row in rows
+    )
+    assert counts["consensus"]["chunks_scored"] == sum(row.chunks_scored for row in rows)
+    assert len(list(read_chunk_rows(tmp_path / "out" / "chunks.tsv"))) == sum(
+        row.chunks for row in rows
+    )
+    for row in rows:
+        assert (row.p_virus is None) == (row.call is None) == (row.status is not Status.CALLED)
+        assert (row.fdr is None) == (row.p_virus is None)
+        assert row.supporting + row.opposing <= row.chunks_scored <= row.chunks
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fa", "out"]
+
+
+def test_copies_get_the_same_row_and_are_embedded_once(run, random_dna, tmp_path):
+    text = f">a\n{random_dna(1200)}\n>b\n{random_dna(300, 2)}\n>c\n{random_dna(1200)}\n"
+    result, (a, b, c) = run(text.encode())
+    assert result.exit_code == 0
+    assert (a.p_virus, a.call, a.fdr) == (c.p_virus, c.call, c.fdr) != (b.p_virus, b.call, b.fdr)
+    counts = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["splitting"]
+    assert counts["duplicates"] == c.orfs
+    assert counts["duplicate_nt"] > 0
+
+
+def test_an_empty_file_gives_tables_of_headers_only(run, tmp_path):
+    result, rows = run(b"")
+    assert (result.exit_code, rows) == (0, [])
+    out = tmp_path / "out"
+    assert (out / "calls.tsv").read_text() == "\t".join(CALL_COLUMNS) + "\n"
+    assert (out / "chunks.tsv").read_text() == "\t".join(CHUNK_COLUMNS) + "\n"
+    assert (out / "in_merged" / "prediction_results.txt").read_text().count("\n") == 1
+    assert (out / "in_merged" / "prediction_results_highestscore.csv").read_text().count("\n") == 1
+    assert (out / "viral.fasta").read_bytes() == b""
+    assert json.loads((out / "run.json").read_text())["status"] == "done"
+
+
+FASTQ = b"@r1\nACGT\n+\nIIII\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"ACGTACGT\n", "line 1"),
+        (b">a\nACGT\x00ACGT\n", "NUL"),
+        (">a\nACGT\n".encode("utf-16"), "UTF-16"),
+        (gzip.compress(b">a\n" + b"ACGT" * 5000)[:-20], "truncated"),
+        (lzma.compress(b">a\n" + b"ACGT" * 5000)[:-20], "truncated"),
+        (b">p\n" + b"MKVLEQFPI" * 30 + b"\n>q\n" + b"EQFPILMKV" * 30, "no record is DNA"),
+        (FASTQ + b"@r2\nACGT\n+\nII\n", "line"),
+        (b"PK\x03\x04" + b"x" * 50, "archive"),
+    ],
+    ids=["headerless", "nul", "utf16", "gz-cut", "xz-cut", "protein", "fastq-broken", "zip"],
+)
+def test_bad_input_ends_with_3_naming_the_file(run, content, problem):
+    result, rows = run(content)
+    assert result.exit_code == 3, result.output
+    assert "in.fa" in result.output
+    assert problem.lower() in result.output.lower()
+    assert rows is None
+
+
+def test_a_directory_and_a_missing_file_end_with_3(predict, tmp_path):
+    for path in (tmp_path, tmp_path / "missing.fa"):
+        result = predict(path, "-o", tmp_path / "out")
+        assert result.exit_code == 3, result.output
+        assert str(path) in result.output
+        assert not (tmp_path / "out" / "calls.tsv").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_an_unreadable_file_ends_with_3(predict, tmp_path):
+    path = tmp_path / "locked.fa"
+    path.write_text(">a\nACGT\n")
+    path.chmod(0)
+    result = predict(path, "-o", tmp_path / "out")
+    assert result.exit_code == 3
+    assert str(path) in result.output
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, None])
+def test_packed_input_is_told_by_its_content(run, random_dna, pack):
+    pack = pack or zstandard.ZstdCompressor().compress
+    result, rows = run(pack(f">a\n{random_dna(300)}\n".encode()), name="contigs.fa")
+    assert result.exit_code == 0, result.output
+    assert [(row.seq_id, row.length) for row in rows] == [("a", 300)]
+
+
+def test_standard_input_is_the_sample_stdin(predict, random_dna, tmp_path):
+    text = f">a first\n{random_dna(300)}\n".encode()
+    result = predict("-", "-o", tmp_path / "out", "--min-score", "0", stdin=text)
+    assert result.exit_code == 0, result.output
+    assert [(row.seq_id, row.sample) for row in rows_of(tmp_path / "out")] == [("a", "stdin")]
+    assert list(read_fasta(tmp_path / "out" / "viral.fasta")) == [("a first", random_dna(300))]
+    broken = predict("-", "-o", tmp_path / "other", stdin=b"no header\n")
+    assert broken.exit_code == 3
+    assert "standard input" in broken.output
+    assert predict("-", "-", "-o", tmp_path / "twice", stdin=text).exit_code == 2
+
+
+def test_min_length_and_sample_n_leave_a_row_for_what_they_pass_over(run, random_dna):
+    entries = [f">c{i}\n{random_dna(100 + 50 * i, i)}\n" for i in range(10)]
+    result, rows = run("".join(entries).encode(), "--min-length", "200", "--sample-n", "5")
+    assert result.exit_code == 0
+    called = [row for row in rows if row.status is Status.CALLED]
+    assert len(rows) == 10
+    assert {str(row.status) for row in rows} == {"called", "filtered"}
+    assert len(called) == 4
+    assert all(row.length >= 200 for row in called)
+
+
+def test_a_directory_that_is_not_ours_is_left_alone(predict, random_dna, tmp_path):
+    out, path = tmp_path / "out", tmp_path / "in.fa"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    path.write_text(f">a\n{random_dna(200)}\n")
+    assert predict(path, "-o", out).exit_code == 2
+    assert predict(path, "-o", out, "--force").exit_code == 0
+    assert predict(path, "-o", out, "--force").exit_code == 0
+    assert (out / "thesis.txt").read_text() == "mine"
