@@ -1,0 +1,95 @@
+"""Models and sequences of the benchmark suites."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from checkpoints import (
+    dnabert_config,
+    dnabert_tensors,
+    esm2_config,
+    esm2_tensors,
+    write_safetensors,
+)
+from staged_files import tiny_dna_encoder
+from tiny_home import make_tiny_home, write_tiny_classifier
+
+from virnucpro.core.errors import VirNucProError
+from virnucpro.models.specs import DNABERT_S, ESM2_SIZES
+from virnucpro.models.store import install_local, resolve_model
+
+SENSE = [
+    "".join((a, b, c)) for a in "ACGT" for b in "ACGT" for c in "ACGT"
+    if a + b + c not in ("TAA", "TAG", "TGA")
+]  # fmt: skip
+RESIDUES = list("ACDEFGHIKLMNPQRSTVWY")
+ON_GPU_WITHOUT_WEIGHTS = "esm2_t30_150M_UR50D"
+
+
+def make_home(home: Path, real_size: bool) -> Path:
+    """Where models lie: the user's own if `500` is installed there, else random weights.
+
+    Args:
+        home: is filled where random weights are needed.
+        real_size: ESM-2 150M and DNABERT-S as published; else networks of two layers.
+    """
+    if not real_size:
+        return make_tiny_home(home)
+    own = os.environ.get("VIRNUCPRO_MODEL_DIR")
+    if own:
+        try:
+            resolve_model("500", None, Path(own))
+            return Path(own)
+        except VirNucProError:
+            pass
+    return _random_home(home)
+
+
+def _random_home(home: Path) -> Path:
+    sources = home.parent / f"{home.name}-sources"
+    esm2 = ESM2_SIZES[ON_GPU_WITHOUT_WEIGHTS]
+    write_safetensors(sources / "protein", esm2_tensors(esm2, seed=2), esm2_config(esm2))
+    tiny_dna_encoder(sources / "dna")  # for its tokenizer of single bases
+    write_safetensors(
+        sources / "dna", dnabert_tensors(DNABERT_S, seed=1), dnabert_config(DNABERT_S)
+    )
+    install_local(sources / "dna", "DNABERT-S", home)
+    install_local(sources / "protein", "esm2_t36_3B_UR50D", home)
+    width = DNABERT_S.dim + esm2.dim
+    classifier = write_tiny_classifier(sources / "classifier.safetensors", width, hidden=512)
+    install_local(classifier, "500", home)
+    return home
+
+
+def coding_contigs(count: int, codons: int = 166, seed: int = 0) -> list[str]:
+    """Sequences whose first frame has no stop codon, so that each gives an ORF."""
+    draw = np.random.default_rng(seed)
+    return ["".join(draw.choice(SENSE, codons)) + "AC" for _ in range(count)]
+
+
+def proteins(count: int, mean: float = 49.0, seed: int = 0) -> list[str]:
+    """Proteins of many lengths around `mean` (aa), as 150 nt reads give them."""
+    draw = np.random.default_rng(seed)
+    lengths = np.clip(draw.normal(mean, mean / 5, count), 5, 3 * mean).astype(int)
+    return ["".join(draw.choice(RESIDUES, length)) for length in lengths]
+
+
+def write_fasta(path: Path, sequences, prefix="s") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f">{prefix}{i}\n{text}\n" for i, text in enumerate(sequences)))
+    return path
+
+
+def stage_facts(folder: Path) -> dict:
+    """What the packed stage wrote about itself."""
+    return json.loads((folder / "stage.json").read_text())
+
+
+def efficiency(facts: dict) -> float:
+    """Real tokens over token slots, over all ranks."""
+    ranks = [rank for rank in facts["ranks"] if rank]
+    slots = sum(rank["slots"] for rank in ranks)
+    return sum(rank["tokens"] for rank in ranks) / slots if slots else 1.0

@@ -1,0 +1,102 @@
+"""Options of the benchmark suites, the report they write, and the models they run.
+
+Called by `virnucpro benchmark`. Every class also bears the marker `gpu` where a GPU is.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from bench_models import make_home
+from bench_report import Figures
+
+from virnucpro import __version__
+
+SIZES = {"tiny": 10, "small": 100, "medium": 1_000, "large": 10_000}
+FIGURES = pytest.StashKey[list]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("virnucpro benchmark")
+    group.addoption("--bench-size", choices=list(SIZES), default="tiny")
+    group.addoption("--bench-report", type=Path, default=None)
+    group.addoption("--bench-quick", action="store_true")
+    group.addoption("--bench-vanilla", action="store_true")
+
+
+def pytest_configure(config):
+    config.stash[FIGURES] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        for item in items:
+            item.add_marker(pytest.mark.gpu)
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--bench-report")
+    rows = session.config.stash.get(FIGURES, [])
+    if path is None or not rows:
+        return
+    cuda = torch.cuda.is_available()
+    machine = {
+        "device": torch.cuda.get_device_name(0) if cuda else "cpu",
+        "gpus": f"{torch.cuda.device_count()} GPUs" if cuda else "no GPU",
+        "cpus": f"{torch.get_num_threads()} threads",
+        "torch": f"torch {torch.__version__}",
+        "system": platform.platform(),
+    }
+    ratios = [row for row in rows if row["unit"] == "x" and row["better"] == "higher"]
+    speedups = {row["name"]: row["value"] for row in ratios}
+    report = {
+        "format": 1,
+        "version": __version__,
+        "data_size": session.config.getoption("--bench-size"),
+        "quick": session.config.getoption("--bench-quick"),
+        "machine": machine,
+        "results": rows,
+        "performance": {"speedups": speedups},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+@pytest.fixture
+def figures(request):
+    """Takes figures and their requirements; a missed one fails the test once all are measured."""
+    found = Figures(request.cls.suite, request.config.stash[FIGURES])
+    yield found
+    assert not found.missed, f"requirements missed: {found.missed}"
+
+
+@pytest.fixture(scope="session")
+def quick(request):
+    return request.config.getoption("--bench-quick")
+
+
+@pytest.fixture(scope="session")
+def sequences(request):
+    """How many sequences `--data-size` stands for."""
+    return SIZES[request.config.getoption("--bench-size")]
+
+
+@pytest.fixture(scope="session")
+def gpus():
+    return torch.cuda.device_count()
+
+
+@pytest.fixture(scope="session")
+def device(gpus):
+    return torch.device("cuda", 0) if gpus else torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory, gpus):
+    """A model home: tiny weights on the CPU, weights of a real size on a GPU."""
+    return make_home(tmp_path_factory.mktemp("models") / "home", real_size=bool(gpus))

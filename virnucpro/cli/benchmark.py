@@ -1,0 +1,277 @@
+"""`virnucpro benchmark`: run a suite of tests/benchmarks, and say what reached its requirement.
+
+A suite is a selection of pytest; the tests measure and write figures, this module runs them,
+compares, prints and turns the figures into an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+import virnucpro
+from virnucpro.core.device import detect_cuda_devices, parse_gpu_list
+from virnucpro.core.errors import VirNucProError
+
+PASSED, MISSED, NOT_RUN = 0, 1, 2
+TIMEOUT_S = 3600
+WORSE_BY = 0.25
+
+SUITES = {
+    "scaling": ("-m", "scaling"),
+    "throughput": ("-m", "throughput"),
+    "memory": ("-m", "memory"),
+    "equivalence": ("-m", "equivalence"),
+    "v2-validation": ("-k", "TestProductionValidation"),
+    "v2-scaling": ("-k", "TestV2Scaling"),
+    "v2-throughput": ("-k", "TestParameterTuning"),
+    "v1-comparison": ("-k", "TestV1Comparison"),
+}
+V1_NOTES = (
+    "Note: v1.0 comparison requires 'v1.0' git tag in repository",
+    "Tests will skip gracefully if v1.0 tag is unavailable",
+    "That is about the code of 1.0; here both paths are in this checkout and no tag is needed.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for: a suite, the size of its data, and where the figures go."""
+
+    suite: str
+    data_size: str
+    quick: bool
+    vanilla: bool
+    has_gpu: bool
+    report: Path
+
+
+@click.command()
+@click.option("--suite", type=click.Choice([*SUITES, "all"]), default="all", show_default=True)
+@click.option(
+    "--data-size", type=click.Choice(["tiny", "small", "medium", "large"]), default="small",
+    show_default=True, help="Sequences: 10, 100, 1,000 or 10,000.",
+)  # fmt: skip
+@click.option("--gpus", help="GPUs to measure on, such as 0,1; default: all.")
+@click.option("--quick", is_flag=True, help="Fewest points and the tiny data: a minute or two.")
+@click.option(
+    "--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path),
+    help="Where benchmark_*.json and .md go; default: build/benchmarks in the checkout.",
+)  # fmt: skip
+@click.option(
+    "--compare-to", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An earlier benchmark_*.json; a figure over 25% worse than there counts as missed.",
+)  # fmt: skip
+@click.option(
+    "--vanilla-baseline", is_flag=True,
+    help="Throughput also measures one sequence a call in float32, as the original runs.",
+)  # fmt: skip
+def benchmark(
+    suite: str, data_size: str, gpus: str | None, quick: bool, output_dir: Path | None,
+    compare_to: Path | None, vanilla_baseline: bool,
+) -> None:  # fmt: skip
+    """Run the benchmark suites of a source checkout.
+
+    \b
+    scaling        translation and merging on 1, 2, 4 and all CPUs
+    throughput     translation, packing and both engines on one device
+    memory         stages that stream stay within their bounds
+    equivalence    parallel, packed and padded paths give the same numbers
+    v2-validation  production workload (PERF): the whole pipeline with --parallel
+    v2-scaling     2-GPU scaling of the packed engine, at least 1.9x
+    v2-throughput  DataLoader + packing sweep: threads and token budgets
+    v1-comparison  conditional v1/v2 comparison: both paths of this checkout in one
+                   run (no git tag is needed)
+    all            every suite that this machine can run
+
+    Where no GPU is, tiny models run on the CPU; a requirement that needs GPUs is then shown as
+    not applicable, with its reason. Exit codes: 0 every requirement that applies is reached,
+    1 one is missed, 2 the suite could not run.
+
+    \b
+    virnucpro benchmark --suite v2-validation
+    virnucpro benchmark --suite v1-comparison --data-size medium
+    """  # noqa: D301 - backslash and b keep click from joining the lines
+    root = _checkout()
+    if root is None or importlib.util.find_spec("pytest") is None:
+        click.echo(_how_to_get_a_checkout(root), err=True)
+        sys.exit(NOT_RUN)
+    try:
+        folder = (output_dir or root / "build" / "benchmarks").absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        visible = parse_gpu_list(gpus, detect_cuda_devices()) if gpus else detect_cuda_devices()
+    except (VirNucProError, OSError) as error:
+        click.echo(f"virnucpro: error: {error}", err=True)
+        sys.exit(NOT_RUN)
+    if suite in ("v1-comparison", "all"):
+        click.echo("\n".join(V1_NOTES))
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    request = Request(
+        suite, "tiny" if quick else data_size, quick, vanilla_baseline, bool(visible),
+        folder / f"benchmark_{stamp}_{os.getpid()}.json",
+    )  # fmt: skip
+    ended = _run(_build_pytest_command(request), root, _visible_names(visible) if gpus else "")
+    found = _read_report(request.report)
+    _compare(found, _read_report(compare_to) if compare_to else {})
+    if found:
+        text = _markdown(found)
+        request.report.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        request.report.with_suffix(".md").write_text(text, encoding="utf-8")
+    _display_summary(found)
+    sys.exit(_exit_code(found, ended))
+
+
+def _checkout() -> Path | None:
+    """The source tree that this package runs from, if it is one with benchmarks."""
+    root = Path(virnucpro.__file__).resolve().parents[1]
+    is_tree = (root / "tests" / "benchmarks").is_dir() and (root / "pyproject.toml").is_file()
+    return root if is_tree else None
+
+
+def _how_to_get_a_checkout(root: Path | None) -> str:
+    if root is not None:
+        return "pytest is missing; in the checkout: python -m pip install -e . --group dev"
+    version = virnucpro.__version__
+    return (
+        "The benchmark suites are in the source tree (tests/benchmarks), not in the installed "
+        f"package.\nGet it: clone the project's repository at version {version}, or unpack the "
+        f"source archive (pip download --no-deps --no-binary :all: virnucpro=={version});\n"
+        "then in it: python -m pip install -e . --group dev && virnucpro benchmark"
+    )
+
+
+def _build_pytest_command(request: Request) -> list[str]:
+    """The pytest call of a suite; classes by -k, the older suites by marker."""
+    command = [sys.executable, "-m", "pytest", "tests/benchmarks", "-q", "--no-header"]
+    # the project's own options leave benchmarks out of the ordinary test run
+    command += ["-o", "addopts=--strict-markers", "-p", "no:cacheprovider"]
+    if request.suite in SUITES:
+        command += SUITES[request.suite]
+    elif request.has_gpu:
+        command += ["-m", "gpu"]
+    command += [f"--bench-size={request.data_size}", f"--bench-report={request.report}"]
+    command += ["--bench-quick"] if request.quick else []
+    command += ["--bench-vanilla"] if request.vanilla else []
+    return command
+
+
+def _visible_names(gpus: Sequence[int]) -> str:
+    """CUDA_VISIBLE_DEVICES for these GPUs, which are counted among those visible now."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return ",".join(names[number] if names else str(number) for number in gpus)
+
+
+def _run(command: Sequence[str], root: Path, visible: str) -> int | None:
+    """The exit status of pytest; None if it did not end in time."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible} if visible else None
+    try:
+        done = subprocess.run(command, cwd=root, env=environment, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        click.echo(f"stopped after {TIMEOUT_S} s", err=True)
+        return None
+    return done.returncode
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = report.get("results")
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _compare(report: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Add to each figure its ratio to the same figure of an earlier report."""
+    known = {(row.get("suite"), row.get("name")): row.get("value") for row in _rows(earlier)}
+    for row in _rows(report):
+        before, now = known.get((row.get("suite"), row.get("name"))), row.get("value")
+        if not isinstance(before, int | float) or not isinstance(now, int | float) or not before:
+            continue
+        row["ratio_to_earlier"] = ratio = round(now / before, 4)
+        better = row.get("better")
+        if (better == "higher" and ratio < 1 - WORSE_BY) or (
+            better == "lower" and ratio > 1 + WORSE_BY
+        ):
+            row["verdict"] = "missed"
+            row["reason"] = f"{ratio:.2f} x the earlier figure"
+
+
+def _exit_code(report: dict[str, Any], ended: int | None) -> int:
+    rows = _rows(report)
+    if any(row.get("verdict") == "missed" for row in rows):
+        return MISSED
+    return PASSED if rows and ended == 0 else NOT_RUN
+
+
+def _display_summary(report: dict[str, Any]) -> None:
+    """Print every figure against its requirement; parts that a report lacks are left out."""
+    rows = _rows(report)
+    if not rows:
+        click.echo("No figures were measured.", err=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=_title(report))
+    for column in ("suite", "figure", "value", "requirement", "verdict"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*_cells(row))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    performance = report.get("performance")
+    speedups = performance.get("speedups") if isinstance(performance, dict) else None
+    if isinstance(speedups, dict) and speedups:
+        click.echo(
+            "speed-ups: "
+            + ", ".join(f"{name} {_number(value)}x" for name, value in speedups.items())
+        )
+
+
+def _title(report: dict[str, Any]) -> str:
+    machine = report.get("machine")
+    parts = [f"{report.get('data_size', '?')} data"]
+    parts += [str(value) for value in machine.values()] if isinstance(machine, dict) else []
+    return "Benchmark: " + ", ".join(parts)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    value, ratio = row.get("value"), row.get("ratio_to_earlier")
+    shown = _number(value)
+    earlier = "" if ratio is None else f" ({ratio:.2f} x earlier)"
+    verdict = ": ".join(str(row[key]) for key in ("verdict", "reason") if row.get(key))
+    return [
+        str(row.get("suite", "")),
+        str(row.get("name", "")),
+        f"{shown} {row.get('unit', '')}".strip() + earlier,
+        str(row.get("requirement", "")),
+        verdict,
+    ]
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, int | float):
+        return str(value or "")
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    lines = [f"# {_title(report)}", "", "| suite | figure | value | requirement | verdict |"]
+    lines.append("|---|---|---|---|---|")
+    for row in _rows(report):
+        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in _cells(row)) + " |")
+    return "\n".join(lines) + "\n"
