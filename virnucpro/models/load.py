@@ -88,7 +88,7 @@ def _load_dnabert(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -
 
 
 def _load_mini(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    from virnucpro.models.mini import load_mini
+    from virnucpro.models.tower import load_mini
 
     return load_mini(spec, device, dtype)
 

@@ -8,14 +8,21 @@ depend on what else is in the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.batches.collate import Batch, PackedBatch
+from virnucpro.core.errors import ModelError
+from virnucpro.core.files import atomic_write
 from virnucpro.models.base import Encoder
+from virnucpro.models.specs import EncoderSpec
 from virnucpro.tokens.mini import BASE_PAD, RESIDUE_PAD, RESIDUES
 
 CODON_N = 64
@@ -44,6 +51,10 @@ class TowerConfig:
     stride: int = 3
     dilations: tuple[int, ...] = (1, 1, 2, 4)
     hidden: int = 0
+
+    def __post_init__(self) -> None:
+        if self.taps % self.stride or (self.taps // self.stride) % 2 == 0:
+            raise ValueError(f"taps must be an odd multiple of stride: {self.taps}, {self.stride}")
 
 
 def rectangle(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -119,31 +130,32 @@ class Stem(nn.Module):
         left = (self.taps - self.stride) // 2
         places = -(-ids.shape[1] // self.stride)
         right = (places - 1) * self.stride + self.taps - left - ids.shape[1]
-        ids = F.pad(ids, (left, max(right, 0)), value=-1)
-        if ids.is_cuda:
-            return self._by_convolution(ids)
-        return self._by_lookup(ids, places)
+        ids = F.pad(ids, (left, right), value=-1)
+        return self._by_product(ids, places) if ids.is_cuda else self._by_lookup(ids, places)
 
     def _by_lookup(self, ids: Tensor, places: int) -> Tensor:
         table = F.pad(self.table(), (0, 0, 0, 1))
         rows = table.shape[1]
         offsets = torch.arange(self.taps, device=ids.device) * rows
-        index = torch.where(ids < 0, rows - 1, ids).unfold(1, self.taps, self.stride)[:, :places]
+        index = torch.where(ids < 0, rows - 1, ids).unfold(1, self.taps, self.stride)
         index = (index + offsets).reshape(-1, self.taps)
         out = F.embedding_bag(index, table.reshape(-1, table.shape[2]), mode="sum")
         return out.view(len(ids), places, -1) + self.bias
 
-    def _by_convolution(self, ids: Tensor) -> Tensor:
+    def _by_product(self, ids: Tensor, places: int) -> Tensor:
         """The same sum as a product with one-hot letters, whose gradient needs no atomics."""
         table = self.table()
-        kind = (
-            torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else table.dtype
-        )
+        width, spans = table.shape[2], self.taps // self.stride
+        mixed = torch.is_autocast_enabled("cuda")
+        kind = torch.get_autocast_dtype("cuda") if mixed else table.dtype
         hot = (ids[:, :, None] == torch.arange(self.rows, device=ids.device)).to(kind)
-        weight = table.permute(2, 1, 0)[:, :, None, :]
-        image = hot[:, None].permute(0, 3, 1, 2)
-        out = F.conv2d(image, weight, stride=(1, self.stride))
-        return out.permute(0, 2, 3, 1)[:, 0] + self.bias.to(out.dtype)
+        hot = hot.view(len(ids), places + spans - 1, self.stride * self.rows)
+        weight = table.reshape(spans, self.stride * self.rows, width).permute(1, 0, 2)
+        parts = hot @ weight.reshape(self.stride * self.rows, spans * width).to(kind)
+        total = self.bias.to(kind).expand(len(ids), places, width)
+        for k in range(spans):
+            total = total + parts[:, k : k + places, k * width : (k + 1) * width]
+        return total
 
 
 class Block(nn.Module):
@@ -267,3 +279,40 @@ class ProteinTower(Encoder):
     def _embed(self, residues: Tensor, lengths: Tensor) -> Tensor:
         inside = torch.arange(residues.shape[1], device=residues.device) < lengths[:, None]
         return torch.cat(self.tower(torch.where(inside, residues, -1), lengths), dim=1)
+
+
+_KINDS: dict[str, type[DnaTower] | type[ProteinTower]] = {
+    "mini-dna": DnaTower,
+    "mini-protein": ProteinTower,
+}
+
+
+def save_tower(kind: str, encoder: DnaTower | ProteinTower, path: Path) -> dict[str, object]:
+    """Write an encoder as float16 safetensors that carry its shape; returns that shape."""
+    config = {**asdict(encoder.tower.config), "dim": encoder.dim}
+    tensors = {k: v.detach().half().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(save(tensors, metadata={"kind": kind, "config": json.dumps(config)}))
+    return config
+
+
+def load_mini(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Read an encoder of a model directory.
+
+    Raises:
+        ModelError: not a file that `save_tower` wrote, or of another kind than `spec` says.
+    """
+    try:
+        with safe_open(spec.path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("kind") != spec.kind:
+            raise ValueError(f"holds {metadata.get('kind')!r}, not {spec.kind!r}")
+        config = json.loads(metadata["config"])
+        config.pop("dim")
+        config["dilations"] = tuple(config["dilations"])
+        encoder = _KINDS[spec.kind](TowerConfig(**config))
+        encoder.load_state_dict(tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"{spec.path}: not weights of the bundled kind ({error})") from error
+    return encoder.to(device=device, dtype=dtype)

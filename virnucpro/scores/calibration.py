@@ -1,47 +1,162 @@
-"""Chunk scores -> one probability and one call for each contig."""
+"""From the scores of chunks to a calibrated probability and a call for each contig.
+
+Room 6 (merged rows -> calls). The parameters are fitted by training and lie in a JSON file
+beside the weights; applying them needs numpy only.
+
+A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null)) become slope(L) z + intercept(L),
+both interpolated over the logarithm of the chunk's length L. Chunks of one contig are neither
+one observation nor independent ones: the contig's log-odds are the mean of its chunks', weighted
+by length, times n ** gain, where n is the number of full chunks its letters make. Gain 0 would
+be the mean and 1 the sum.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST = 1e-7
+from virnucpro.core.errors import ModelError
+from virnucpro.core.files import write_json
+
+FORMAT = 1
+VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
+_SMALLEST = 1e-7
+
+Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Without parameters: the logistic of the mean chunk log-odds, called at one half."""
+    """Parameters of one model; the defaults are those of a model without a calibration.
+
+    Attributes:
+        lengths_nt: chunk lengths at which slope and intercept were fitted, rising.
+        slope: at those lengths.
+        intercept: at those lengths.
+        gain: how fast evidence grows with the number of chunks, 0 to 1.
+        limit_lengths_nt: contig lengths at which the limits were chosen, rising.
+        virus_above: least p_virus of the call `virus` at those lengths.
+        other_below: p_virus below which the call is `non-virus`; between the two, `uncertain`.
+        null_above: mean P(null) from which the call is `uncertain` whatever p_virus says.
+    """
+
+    lengths_nt: tuple[float, ...] = (500.0,)
+    slope: tuple[float, ...] = (1.0,)
+    intercept: tuple[float, ...] = (0.0,)
+    gain: float = 0.0
+    limit_lengths_nt: tuple[float, ...] = (500.0,)
+    virus_above: tuple[float, ...] = (0.5,)
+    other_below: float = 0.5
+    null_above: float = 2.0
 
     @classmethod
     def load(cls, path: Path | None) -> Calibration:
-        """Read the parameters of a model; None means that it has none."""
-        return cls()
+        """Read a model's parameters; None gives the logistic of the mean chunk log-odds.
+
+        Raises:
+            ModelError: unreadable, of another format, or not the numbers expected.
+        """
+        if path is None:
+            return cls()
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            if value.pop("format") != FORMAT:
+                raise ValueError(f"not format {FORMAT}")
+            value.pop("fitted_on", None)
+            known = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+            known._check()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(f"{path}: not a calibration ({error})") from error
+        return known
+
+    def save(self, path: Path, fitted_on: str) -> None:
+        """Write the parameters; `fitted_on` says what they were fitted on."""
+        write_json(path, {"format": FORMAT, "fitted_on": fitted_on, **asdict(self)})
+
+    def _check(self) -> None:
+        if not len(self.lengths_nt) == len(self.slope) == len(self.intercept):
+            raise ValueError("lengths_nt, slope and intercept differ in length")
+        if len(self.limit_lengths_nt) != len(self.virus_above):
+            raise ValueError("limit_lengths_nt and virus_above differ in length")
+        numbers = (*self.slope, *self.intercept, *self.virus_above, self.gain)
+        if not np.isfinite(numbers).all() or min(self.slope) <= 0:
+            raise ValueError("slopes must be positive and all numbers finite")
+
+    def log_odds(self, scores: Floats, lengths_nt: NDArray[np.integer]) -> Floats:
+        """Calibrated log-odds of single chunks: scores (n, 2 or 3), lengths (n,) to (n,)."""
+        z = raw_log_odds(scores)
+        at = np.log(np.maximum(lengths_nt, 1).astype(np.float64))
+        knots = np.log(self.lengths_nt)
+        out: Floats = np.interp(at, knots, self.slope) * z + np.interp(at, knots, self.intercept)
+        return out
 
     def contigs(
         self,
-        scores: NDArray[np.float64],
-        lengths: NDArray[np.int64],
-        contig_of: NDArray[np.int64],
-        contigs: int,
-    ) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-        """Call contigs from their chunks.
+        scores: Floats,
+        lengths_nt: NDArray[np.integer],
+        contig_of: NDArray[np.integer],
+        count: int,
+    ) -> tuple[Floats, NDArray[np.str_]]:
+        """Probability and call of each contig.
 
         Args:
-            scores: P(other), P(virus) and P(null) of each chunk, shape (chunks, 3); P(null) is
-                NaN where the model has no such class.
-            lengths: of the chunks (nt), shape (chunks,).
-            contig_of: the contig of each chunk, shape (chunks,), rising.
-            contigs: how many contigs there are, those without chunks included.
+            scores: P(other), P(virus) and, where there is one, P(null) of each chunk, shape
+                (chunks, 2 or 3); a missing P(null) may be NaN.
+            lengths_nt: length of each chunk, shape (chunks,).
+            contig_of: index of each chunk's contig, shape (chunks,).
+            count: number of contigs.
 
         Returns:
-            p_virus, shape (contigs,), and calls (`virus`, `non-virus`, `uncertain`); both are
-            without meaning for a contig without chunks.
+            p_virus, shape (count,), NaN for a contig without chunks; calls, shape (count,).
         """
-        other, virus = np.clip(scores[:, :2], LEAST, 1.0).T
-        chunks = np.bincount(contig_of, minlength=contigs)
-        sums = np.bincount(contig_of, weights=np.log(virus) - np.log(other), minlength=contigs)
-        p_virus = 1.0 / (1.0 + np.exp(-sums / np.maximum(chunks, 1)))
-        return p_virus, np.where(p_virus >= 0.5, "virus", "non-virus")
+        weight = np.maximum(lengths_nt, 1).astype(np.float64)
+        total = np.bincount(contig_of, weight, minlength=count)
+        longest = np.zeros(count)
+        np.maximum.at(longest, contig_of, weight)
+        safe = np.maximum(total, 1.0)
+        mean = np.bincount(contig_of, weight * self.log_odds(scores, lengths_nt), count) / safe
+        odds = mean * (safe / np.maximum(longest, 1.0)) ** self.gain
+        p = np.where(total > 0, logistic(odds), np.nan)
+        null = np.bincount(contig_of, weight * _null(scores), minlength=count) / safe
+        return p, self._calls(p, null, safe)
+
+    def contig(
+        self, chunk_scores: Floats, lengths_nt: NDArray[np.integer]
+    ) -> tuple[float, str]:
+        """Probability and call of one contig with at least one chunk."""
+        alone = np.zeros(len(chunk_scores), dtype=np.int64)
+        p, calls = self.contigs(chunk_scores, lengths_nt, alone, 1)
+        return float(p[0]), str(calls[0])
+
+    def _calls(self, p: Floats, null: Floats, length_nt: Floats) -> NDArray[np.str_]:
+        knots = np.log(self.limit_lengths_nt)
+        limit = np.interp(np.log(length_nt), knots, self.virus_above)
+        calls = np.full(len(p), UNCERTAIN_CALL, dtype="<U9")
+        clear = null < self.null_above
+        calls[clear & (p >= limit)] = VIRUS_CALL
+        calls[clear & (p < min(self.other_below, *self.virus_above))] = OTHER_CALL
+        return calls
+
+
+def raw_log_odds(scores: Floats) -> Floats:
+    """ln P(virus) - ln(1 - P(virus)), from probabilities kept off 0 and 1: (n,)."""
+    virus = np.clip(scores[:, 1].astype(np.float64), _SMALLEST, 1 - _SMALLEST)
+    rest = np.clip(scores[:, 0] + _null(scores), _SMALLEST, 1.0)
+    out: Floats = np.log(virus) - np.log(rest)
+    return out
+
+
+def logistic(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)) without overflow."""
+    out: Floats = 0.5 * (1.0 + np.tanh(0.5 * x))
+    return out
+
+
+def _null(scores: Floats) -> Floats:
+    if scores.shape[1] < 3:
+        return np.zeros(len(scores))
+    return np.nan_to_num(scores[:, 2].astype(np.float64), nan=0.0)

@@ -5,9 +5,25 @@ Room 6 (merged rows -> scores).
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from virnucpro.core.errors import ModelError
+from virnucpro.core.files import atomic_write
+
+if TYPE_CHECKING:
+    from virnucpro.models.specs import ModelSpec
+
+MINI_KIND = "mini"
 
 
 class MiniClassifier(nn.Module):
@@ -42,7 +58,49 @@ class MiniClassifier(nn.Module):
         h = self.features(vectors)
         return self.out(h), self.kind(h) if self.kind is not None else h[:, :0]
 
-    @torch.no_grad()
-    def scores(self, vectors: Tensor) -> Tensor:
-        """Probabilities of other, virus, null: (n, 3) float32."""
-        return self(vectors.float()).softmax(dim=1)
+
+class LoadedMiniClassifier:
+    """The bundled classifier on one device, in float32."""
+
+    def __init__(self, network: MiniClassifier, device: torch.device) -> None:
+        self.network = network.to(device=device, dtype=torch.float32).eval()
+        self.device = device
+
+    @torch.inference_mode()
+    def scores(self, vectors: Tensor) -> NDArray[np.float32]:
+        """P(other), P(virus), P(null) of merged vectors (n, dim): (n, 3)."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.network.dim:
+            wanted = self.network.dim
+            raise ModelError(f"the classifier takes width {wanted}, got {tuple(vectors.shape)}")
+        logits = self.network(vectors.to(device=self.device, dtype=torch.float32))
+        scores: NDArray[np.float32] = logits.softmax(dim=1).cpu().numpy()
+        return scores
+
+
+def save_mini_classifier(network: MiniClassifier, kinds: list[str], path: Path) -> None:
+    """Write a classifier as float16 safetensors that carry its sizes and the kinds' names."""
+    config = {"dim": network.dim, "hidden": network.hidden.out_features, "kinds": network.kinds}
+    metadata = {"kind": MINI_KIND, "config": json.dumps(config), "kinds": json.dumps(kinds)}
+    tensors = {k: v.detach().half().cpu().contiguous() for k, v in network.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(save(tensors, metadata=metadata))
+
+
+def load_mini_classifier(spec: ModelSpec, device: torch.device | str) -> LoadedMiniClassifier:
+    """Read the classifier of a model directory.
+
+    Raises:
+        ModelError: not a file that `save_mini_classifier` wrote.
+    """
+    path = spec.classifier
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("kind") != MINI_KIND:
+            raise ValueError(f"classifier kind {metadata.get('kind')!r} is unknown")
+        network = MiniClassifier(**json.loads(metadata["config"]))
+        network.load_state_dict(tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"{path}: not a bundled classifier ({error})") from error
+    return LoadedMiniClassifier(network, torch.device(device))

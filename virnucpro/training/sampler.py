@@ -47,6 +47,7 @@ class Noise:
         indels: highest rate of a window.
         indel_share: share of windows with insertions and deletions.
         unknown_share: share of windows with some bases read as N.
+        converted_share: share of windows with every C read as T, as bisulfite leaves them.
     """
 
     substitutions: float = 0.03
@@ -54,6 +55,7 @@ class Noise:
     indels: float = 0.01
     indel_share: float = 0.25
     unknown_share: float = 0.01
+    converted_share: float = 0.03
 
 
 class WindowSampler:
@@ -111,6 +113,8 @@ class WindowSampler:
         rate = rate * (self._uniform(n) < self.noise.substituted_share)
         draw = self._uniform(n, width)
         step = 1 + (draw * 7919.0).long() % 3
+        converted = (self._uniform(n) < self.noise.converted_share)[:, None]
+        rows = torch.where(converted & (rows == 1), 3, rows)
         hit = (draw < rate[:, None]) & (rows < 4)
         rows = torch.where(hit, (rows + step) % 4, rows)
         lost = (self._uniform(n) < self.noise.unknown_share)[:, None]
