@@ -1,0 +1,86 @@
+"""Threads prepare batches: in order, exactly once, and they end."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from virnucpro.engines.feeding import Ahead, spread, tokenize
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2, 5])
+@pytest.mark.parametrize("n", [0, 1, 9, 10, 11, 50])
+def test_spread_is_map(threads, n):
+    assert list(spread(lambda x: x * x, range(n), threads)) == [x * x for x in range(n)]
+
+
+def test_spread_reads_no_further_ahead_than_it_may():
+    read = []
+
+    def given():
+        for x in range(100):
+            read.append(x)
+            yield x
+
+    results = spread(lambda x: x, given(), threads=2)
+    next(results)
+    assert len(read) <= 5
+    results.close()
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_elements_before_an_error_arrive_first(depth):
+    def source():
+        yield from range(3)
+        raise OSError("gone")
+
+    with Ahead(source(), depth) as ahead:
+        assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(OSError, match="gone"):
+            next(ahead)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_end_stays_the_end(depth):
+    with Ahead(iter([1]), depth) as ahead:
+        assert list(ahead) == [1]
+        assert next(ahead, "end") == "end"
+
+
+def test_leaving_early_ends_the_thread_and_closes_the_source():
+    closed = threading.Event()
+
+    def source():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    before = threading.active_count()
+    with Ahead(source(), 2) as ahead:
+        next(ahead)
+    assert closed.is_set()
+    assert threading.active_count() == before
+
+
+class Letters:
+    def encode(self, sequence):
+        return np.frombuffer(sequence.encode(), dtype=np.uint8).astype(np.int64)
+
+
+class Batches(Letters):
+    def encode_batch(self, sequences):
+        return [self.encode(letters) for letters in sequences]
+
+
+@pytest.mark.parametrize("tokenizer", [Letters(), Batches()], ids=["one", "many"])
+@pytest.mark.parametrize("threads", [0, 3])
+def test_tokenize_keeps_ids_with_their_sequences(tokenizer, threads):
+    names = [f"s{i}" for i in range(600)]
+    sequences = ["A" * (i % 7 + 1) + chr(65 + i % 26) for i in range(600)]
+    items = tokenize(tokenizer, names, sequences, threads)
+    assert [item.seq_id for item in items] == names
+    assert [bytes(item.ids.astype(np.uint8)).decode() for item in items] == sequences

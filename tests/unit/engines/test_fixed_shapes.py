@@ -1,0 +1,165 @@
+"""Batches brought to fixed shapes give the same vectors; compiling is decided by the work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.engines.toys import MeanEncoder, by_id, expected, make_items
+from virnucpro.core.errors import DeviceError
+from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
+from virnucpro.engines.forward import Forward
+from virnucpro.engines.memory import (
+    LARGEST_BUDGET,
+    SMALLEST_BUDGET,
+    Probe,
+    budget_by_memory,
+    compiling_pays,
+)
+from virnucpro.engines.packed import PackedLayout, segments
+from virnucpro.engines.padded import PaddedLayout
+
+
+@pytest.mark.parametrize("lengths", [[300, 400, 200], [64] * 16, [1] * 20 + [900], [1000]])
+def test_a_packed_batch_of_fixed_shape_gives_the_same_vectors(lengths):
+    layout, encoder, items = PackedLayout(pad_id=0), MeanEncoder(), make_items(lengths)
+    batch = layout.collate(items)
+    fixed = layout.fixed(batch, 1_024)
+    assert len(fixed.tokens) == 1_024
+    assert len(fixed.cu_seqlens) == segments(1_024) + 1
+    assert int(fixed.cu_seqlens.diff().max()) <= fixed.max_length
+    assert fixed.max_length % 128 == 0
+    vectors = encoder(fixed)[: len(items)].detach().numpy()
+    np.testing.assert_allclose(vectors, list(expected(encoder, items).values()), rtol=1e-5)
+
+
+def test_all_packed_batches_of_a_budget_have_one_shape():
+    layout = PackedLayout(pad_id=0, longest=200)
+    fixed = [
+        layout.fixed(layout.collate(make_items(lengths)), 1_024)
+        for lengths in ([200] * 5, [30] * 26 + [199], [90] * 10)
+    ]
+    shapes = {(f.tokens.shape, f.cu_seqlens.shape, f.max_length) for f in fixed}
+    assert len(shapes) == 1
+
+
+def test_a_batch_that_is_mostly_padding_is_left_as_it_is():
+    packed, padded = PackedLayout(pad_id=0), PaddedLayout(pad_id=0)
+    items = make_items([30] * 4)
+    assert packed.fixed(packed.collate(items), 1_024) is None
+    assert padded.fixed(padded.collate(items), 1_024) is None
+
+
+def test_a_padded_batch_of_fixed_shape_gives_the_same_vectors():
+    layout, encoder, items = PaddedLayout(pad_id=0), MeanEncoder(), make_items([30, 28, 31] * 9)
+    fixed = layout.fixed(layout.collate(items), 1_024)
+    assert fixed.tokens.shape == (32, 32)
+    vectors = encoder(fixed)[: len(items)].detach().numpy()
+    np.testing.assert_allclose(vectors, list(expected(encoder, items).values()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [64, 100, 1_000])
+def test_rectangles_hold_every_sequence_once_within_the_budget(budget):
+    lengths = np.random.default_rng(1).integers(1, 60, 500)
+    layout = PaddedLayout(pad_id=0)
+    plan = layout.plan(lengths, budget)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(500))
+    for batch in plan:
+        assert len(batch) * int(layout.slots(lengths[batch]).max()) <= budget
+
+
+def test_most_rectangles_are_full_and_of_one_width():
+    lengths = np.random.default_rng(1).normal(104, 4, 20_000).astype(int)
+    layout = PaddedLayout(pad_id=0)
+    plan = layout.plan(lengths, 16_384)
+    widths = [set(layout.slots(lengths[batch]).tolist()) for batch in plan]
+    assert sum(len(found) == 1 for found in widths) > 0.95 * len(plan)
+    assert lengths.sum() / sum(len(b) * max(w) for b, w in zip(plan, widths, strict=True)) > 0.95
+
+
+def test_the_compiler_is_used_when_asked_and_changes_no_vector(monkeypatch):
+    calls = []
+
+    def record(self, **options):
+        calls.append(options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", record)
+    encoder, items = MeanEncoder(), make_items([100, 90, 60] * 20)
+    options = EngineOptions(compile="on", longest=100)
+    engine = make_engine("packed", encoder, device=torch.device("cpu"), token_budget=1_024,
+                         options=options)  # fmt: skip
+    found = by_id(engine.embed(items))
+    assert calls == [{"dynamic": False}]
+    assert engine.stats.compiled
+    for seq_id, vector in expected(encoder, items).items():
+        np.testing.assert_allclose(found[seq_id], vector, rtol=1e-5)
+
+
+class Uncompilable(MeanEncoder):
+    """Fails while `broken` is set, as a compiler without a C compiler does."""
+
+    broken = True
+
+    def compile(self, **options):
+        self._compiled_call_impl = None
+
+    def forward(self, batch):
+        if self.broken:
+            self.broken = False
+            raise RuntimeError("no C compiler")
+        return super().forward(batch)
+
+
+def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
+    items = make_items([64] * 16)
+    ready = PackedLayout(pad_id=0).collate(items)
+    insisting, tolerant = (Forward(Uncompilable(), torch.device("cpu")) for _ in range(2))
+    insisting.compile(insist=True, any_shape=False)
+    with pytest.raises(DeviceError, match="--compile off"):
+        insisting(ready, fixed=True)
+    tolerant.compile(insist=False, any_shape=False)
+    assert tolerant(ready, fixed=True).shape == (16, 4)
+    assert not tolerant.compiles
+    assert "no C compiler" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("free", "per_token", "budget"),
+    [
+        (60 << 30, 100_000, LARGEST_BUDGET),
+        (2 << 30, 100_000, 8_192),
+        (1 << 20, 1e6, SMALLEST_BUDGET),
+    ],
+)
+def test_the_budget_is_a_power_of_two_that_fits(free, per_token, budget):
+    assert budget_by_memory(Probe(per_token, 1e-5, free)) == budget
+
+
+@pytest.mark.parametrize(("tokens", "pays"), [(0, False), (1_000_000, False), (100_000_000, True)])
+def test_compiling_is_for_long_jobs(tokens, pays, caplog):
+    caplog.set_level("INFO", "virnucpro.engines")
+    assert compiling_pays(EngineOptions(expected_tokens=tokens), Probe(1, 1.4e-5, 1)) is pays
+    assert f"{tokens} tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "disabled", "chosen"),
+    [
+        ("auto", "cuda", False, torch.float16),
+        ("auto", "cuda", True, torch.float32),
+        ("auto", "cpu", False, torch.float32),
+        ("float16", "cuda", True, torch.float32),
+        ("bfloat16", "cuda", True, torch.bfloat16),
+    ],
+)
+def test_dtype_follows_device_and_wish(name, device, disabled, chosen):
+    assert choose_dtype(name, torch.device(device), disabled) is chosen
+
+
+def test_unknown_dtypes_and_options_are_refused():
+    with pytest.raises(ValueError, match="int8"):
+        choose_dtype("int8", torch.device("cpu"))
+    for wrong in ({"token_budget": 0}, {"feeding_threads": -1}, {"compile": "maybe"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            EngineOptions(**wrong)

@@ -1,0 +1,74 @@
+"""RuntimeConfig refuses nonsense and survives a round trip."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from virnucpro.core.errors import DeviceError
+from virnucpro.pipeline import multi_gpu_inference
+from virnucpro.pipeline.multi_gpu_inference import choose_devices
+from virnucpro.pipeline.runtime_config import RuntimeConfig
+
+
+def test_a_round_trip_through_json_changes_nothing():
+    config = RuntimeConfig(
+        checkpoint_dir=Path("x/.checkpoints"), devices=("cuda:2", "cuda:3"), token_budget=4_096
+    )
+    assert RuntimeConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_defaults_protect_work():
+    config = RuntimeConfig()
+    assert config.enable_checkpointing
+    assert not config.force_restart
+    assert config.worker_timeout == 3600
+    assert config.checkpoint_dir is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"worker_timeout": 0},
+        {"max_attempts": 0},
+        {"dataloader_workers": -1},
+        {"token_budget": 0},
+        {"dtype": "int8"},
+        {"compile": "maybe"},
+        {"devices": ("cuda:0", "cuda:0")},
+    ],
+)
+def test_nonsense_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"must be|takes one rank"):
+        RuntimeConfig(**wrong)
+
+
+def test_unknown_fields_are_refused():
+    with pytest.raises(ValueError, match="colour"):
+        RuntimeConfig.from_dict({"colour": 1})
+
+
+@pytest.mark.parametrize(
+    ("world", "devices", "seen", "chosen"),
+    [
+        (2, ("cuda:2", "cuda:3"), [0, 1, 2, 3], ("cuda:2", "cuda:3")),
+        (1, ("cuda:2", "cuda:3"), [0, 1, 2, 3], ("cuda:2",)),
+        (2, (), [0, 1, 2], ("cuda:0", "cuda:1")),
+        (3, (), [], ("cpu",) * 3),
+        (3, ("cpu",), [0], ("cpu",) * 3),
+    ],
+)
+def test_ranks_get_the_devices_that_were_named(monkeypatch, world, devices, seen, chosen):
+    monkeypatch.setattr(multi_gpu_inference, "detect_cuda_devices", lambda: seen)
+    assert choose_devices(world, devices) == chosen
+
+
+@pytest.mark.parametrize(("world", "devices"), [(3, ()), (2, ("cuda:1",)), (0, ())])
+def test_more_ranks_than_gpus_are_refused(monkeypatch, world, devices):
+    monkeypatch.setattr(multi_gpu_inference, "detect_cuda_devices", lambda: [0, 1])
+    with pytest.raises(DeviceError, match=r"ranks|world_size"):
+        choose_devices(world, devices)
