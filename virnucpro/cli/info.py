@@ -1,0 +1,219 @@
+"""Commands that say something and change nothing: estimate, doctor, citation, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from virnucpro.cli.settings import model_home
+from virnucpro.core.config import Config
+from virnucpro.core.device import detect_cuda_devices
+from virnucpro.core.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from virnucpro.models.specs import ModelSpec
+    from virnucpro.pipeline.survey import Survey
+
+MARKS = {True: "ok", False: "FAIL", None: "--"}
+
+
+@click.command()
+@click.argument("input_files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model-type", "-m", "models", multiple=True,
+    type=click.Choice(["mini", "300", "500", "custom"]),
+    help="Model, may be given again; default: every installed one.",
+)  # fmt: skip
+@click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")
+@click.option(
+    "--device", "-d", "devices", multiple=True,
+    help="Device, may be given again; default: the CPU, one GPU, and all GPUs.",
+)  # fmt: skip
+@click.option("--min-length", type=click.IntRange(min=0), default=0, help="Shortest record (nt).")
+@click.option("--count-only", is_flag=True, help="Count chunks and tokens; time nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def estimate(
+    ctx: click.Context, input_files: tuple[Path, ...], models: tuple[str, ...],
+    model_path: Path | None, devices: tuple[str, ...], min_length: int, count_only: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Say what predicting INPUT_FILES will take on this machine.
+
+    Reads the input whole, counts its chunks, reading frames and tokens, and times short
+    predictions on a sample of it with each model and device.
+    """
+    if any(str(path) == "-" for path in input_files):
+        raise UsageError("estimate reads its input more than once: give files, not '-'")
+    home = model_home(_config(ctx))
+    rows = []
+    for name, model in _models(models, model_path, home):
+        found = _survey(input_files, model, min_length)
+        row: dict[str, Any] = {"model": name, **_counts(found), "runs": []}
+        rows.append(row)
+        if not as_json:
+            _echo_survey(name, found)
+        for device in [] if count_only else devices or _devices():
+            options = ["-m", name, *_device_options(device), "--min-length", str(min_length)]
+            options += ["-p", str(model_path)] if model_path else []
+            run = {"device": device, **_time(found, model, device, options)}
+            row["runs"].append(run)
+            if not as_json:
+                _echo_run(run)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+
+
+@click.command()
+@click.option(
+    "--output-dir", "-o", type=click.Path(path_type=Path), default=Path(),
+    help="Where results would go; default: here.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
+    """Check packages, devices, weights and the disk; exit code 1 where something is wrong."""
+    from virnucpro.pipeline.health import check_all
+
+    findings = []
+    for finding in check_all(model_home(_config(ctx)), output_dir):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{MARKS[finding.ok]:>4}  {finding.title}: {finding.text}")
+            if finding.remedy:
+                click.echo(f"      -> {finding.remedy}")
+    failed = [finding for finding in findings if finding.ok is False]
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        click.echo(f"{len(failed)} problems" if failed else "all well")
+    sys.exit(1 if failed else 0)
+
+
+@click.command()
+@click.option("--bibtex", is_flag=True, help="As BibTeX.")
+def citation(bibtex: bool) -> None:
+    """Say what to cite."""
+    from virnucpro.reports.citations import ALL
+
+    for reference in ALL:
+        if bibtex:
+            click.echo(f"{reference.bibtex}\n")
+        else:
+            click.echo(f"{reference.text}\n    for {reference.why}")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the script that completes commands and options in SHELL.
+
+    For bash: virnucpro completion bash > ~/.local/share/bash-completion/completions/virnucpro
+    """
+    made = get_completion_class(shell)
+    if made is None:
+        raise UsageError(f"no completion for {shell}")
+    root = ctx.find_root().command
+    click.echo(made(root, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
+
+
+def _config(ctx: click.Context) -> Config:
+    config: Config | None = ctx.ensure_object(dict).get("config")
+    return config if config is not None else Config.load(None, os.environ)
+
+
+def _models(
+    names: tuple[str, ...], model_path: Path | None, home: Path
+) -> list[tuple[str, ModelSpec]]:
+    """The models asked for, or every installed one."""
+    from virnucpro.models.store import resolve_model
+
+    if names:
+        return [(name, resolve_model(name, model_path, home)) for name in names]
+    if model_path is not None:
+        return [("custom", resolve_model("custom", model_path, home))]
+    found = []
+    for name in ("mini", "300", "500"):
+        try:
+            found.append((name, resolve_model(name, None, home)))
+        except ModelError as error:
+            if name == "mini":
+                raise
+            click.echo(f"{name}: not installed", err=True)
+            del error
+    return found
+
+
+def _survey(paths: tuple[Path, ...], model: ModelSpec, min_length: int) -> Survey:
+    from virnucpro.pipeline.inputs import plan_sources, read_sources
+    from virnucpro.pipeline.survey import survey
+
+    records = read_sources(plan_sources(paths, {}, paired=False))
+    return survey(records, model, min_length)
+
+
+def _time(found: Survey, model: ModelSpec, device: str, options: list[str]) -> dict[str, Any]:
+    from virnucpro.pipeline import estimate as pilots
+
+    on_cpu = device == "cpu"
+    needed, free = pilots.weight_bytes(model), pilots.free_memory()
+    if on_cpu and free is not None and needed > free:
+        return {"problem": f"weights take {_bytes(needed)}, {_bytes(free)} of memory are free"}
+    if not found.chunks:
+        return {"problem": "nothing to score"}
+    smallest = pilots.smallest_pilot(model, on_cpu)
+    result = pilots.estimate(found, 10_000, smallest, pilots.run_pilots(found, options))
+    return asdict(result)
+
+
+def _devices() -> list[str]:
+    gpus = detect_cuda_devices()
+    every = ",".join(map(str, gpus))
+    return ["cpu", *(["cuda:0"] if gpus else []), *([every] if len(gpus) > 1 else [])]
+
+
+def _device_options(device: str) -> list[str]:
+    gpus = detect_cuda_devices()
+    if "," in device:
+        return ["--gpus", device]
+    if device.startswith("cuda") and len(gpus) > 1:
+        return ["--gpus", device.removeprefix("cuda").removeprefix(":") or "0"]
+    return ["--device", device]
+
+
+def _counts(found: Survey) -> dict[str, int]:
+    names = ("records", "scored", "nt", "chunks", "orfs", "dna_tokens", "protein_tokens")
+    return {name: getattr(found, name) for name in names}
+
+
+def _echo_survey(name: str, found: Survey) -> None:
+    click.echo(
+        f"{name}: {found.records:,} records, {found.nt:,} nt; {found.scored:,} to be scored in "
+        f"{found.chunks:,} chunks, about {found.orfs:,} ORFs, {found.dna_tokens:,} DNA tokens, "
+        f"{found.protein_tokens:,} protein tokens"
+    )
+
+
+def _echo_run(run: dict[str, Any]) -> None:
+    from virnucpro.reports.figures import duration
+
+    if "problem" in run:
+        click.echo(f"  on {run['device']}: {run['problem']}")
+        return
+    gpu = f", GPU memory {_bytes(run['gpu_memory'])}" if run["gpu_memory"] else ""
+    click.echo(
+        f"  on {run['device']}: about {duration(run['seconds'])}, memory "
+        f"{_bytes(run['memory'])}{gpu}"
+    )
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"

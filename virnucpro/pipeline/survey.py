@@ -1,0 +1,128 @@
+"""What an input holds, before a prediction starts: records, chunks, ORFs and tokens."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from virnucpro.core.records import Chunk, Record
+from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.pipeline.ingest import screen
+from virnucpro.sequences.chunks import chunk_windows
+from virnucpro.sequences.orfs import find_orfs
+
+SAMPLE_CHUNKS = 20_000
+TOKEN_CHUNKS = 2_000
+
+
+class EvenSample:
+    """A random sample of a stream in which every item is equally likely.
+
+    Its cost grows with the logarithm of the stream: most items are passed over unseen.
+
+    Args:
+        size: items to keep.
+        seed: of the choice; the same stream gives the same sample.
+
+    Source:
+        Li (1994), Reservoir-sampling algorithms of time complexity O(n(1 + log(N/n))).
+    """
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self._size, self._random = size, random.Random(seed)
+        self._weight, self.seen, self._next = 1.0, 0, 0
+        self.items: list[Chunk] = []
+
+    def offer(self, record: Record, windows: list[tuple[int, int]]) -> None:
+        """Let the chunks of a record take part."""
+        while self._next < self.seen + len(windows):
+            number = self._next - self.seen
+            start, end = windows[number]
+            name = f"{self._next}_chunk_1"
+            self._keep(Chunk(name, str(self._next), 0, record.sequence[start:end]))
+        self.seen += len(windows)
+
+    def _keep(self, chunk: Chunk) -> None:
+        if len(self.items) < self._size:
+            self.items.append(chunk)
+            self._next += 1
+            if len(self.items) < self._size:
+                return
+            self._next -= 1
+        else:
+            self.items[self._random.randrange(self._size)] = chunk
+        self._weight *= self._draw() ** (1.0 / self._size)
+        self._next += 1 + math.floor(math.log(self._draw()) / math.log1p(-self._weight))
+
+    def _draw(self) -> float:
+        return self._random.random() or 0.5  # 0 has no logarithm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What a model would find in an input.
+
+    Attributes:
+        records: records read.
+        scored: records that are long and clear enough to be scored.
+        nt: length of all records.
+        chunks: chunks of the scored records.
+        orfs: ORFs in them, from a sample; exact duplicates, which are computed once, count.
+        dna_tokens: tokens for the DNA encoder, from a sample.
+        protein_tokens: tokens for the protein encoder, from a sample.
+        sample: chunks, each as likely as any other.
+    """
+
+    records: int
+    scored: int
+    nt: int
+    chunks: int
+    orfs: int
+    dna_tokens: int
+    protein_tokens: int
+    sample: list[Chunk] = field(repr=False)
+
+
+def survey(records: Iterable[Record], model: ModelSpec, min_length: int = 0) -> Survey:
+    """Read all records once and count what the model would work on; holds a sample of chunks.
+
+    Args:
+        records: the input.
+        model: decides chunk length, ORF policy and tokens.
+        min_length: shorter records are not scored (nt).
+    """
+    sample = EvenSample(SAMPLE_CHUNKS)
+    count = scored = nt = 0
+    for record in records:
+        count += 1
+        nt += len(record.sequence)
+        if screen(record, min_length, model.orf_policy) is None:
+            scored += 1
+            sample.offer(record, chunk_windows(len(record.sequence), model.chunk_nt))
+    random.Random(0).shuffle(sample.items)  # so that any first part of it is even too
+    orfs, dna, protein = _per_chunk(sample.items, model)
+    return Survey(
+        records=count, scored=scored, nt=nt, chunks=sample.seen,
+        orfs=round(orfs * sample.seen), dna_tokens=round(dna * sample.seen),
+        protein_tokens=round(protein * sample.seen), sample=sample.items,
+    )  # fmt: skip
+
+
+def _per_chunk(sample: list[Chunk], model: ModelSpec) -> tuple[float, float, float]:
+    """ORFs, DNA tokens and protein tokens of a chunk, on average."""
+    chunks = sample[:TOKEN_CHUNKS]
+    if not chunks:
+        return 0.0, 0.0, 0.0
+    orfs = [orf for found in find_orfs(chunks, model.orf_policy) for orf in found]
+    dna = _tokens(model.dna, [orf.dna for orf in orfs])
+    protein = _tokens(model.protein, [orf.protein for orf in orfs])
+    return len(orfs) / len(chunks), dna / len(chunks), protein / len(chunks)
+
+
+def _tokens(spec: EncoderSpec, sequences: list[str]) -> int:
+    from virnucpro.models.load import make_tokenizer
+
+    tokenizer = make_tokenizer(spec)
+    return sum(len(tokenizer.encode(sequence)) for sequence in sequences)
