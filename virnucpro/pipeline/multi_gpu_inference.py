@@ -279,6 +279,9 @@ def _report(
         "ranks": [rank.stats for rank in scheduler.ranks],
     }
     write_json(stage.output_dir / "stage.json", summary)
+    stats = next((rank.stats for rank in scheduler.ranks if rank.stats), None)
+    if stats is not None:
+        log.info("  Features: %s, stride-based sharding", _features(stats))
     log.info(
         "%s: %d sequences on %d ranks in %.1f s, %.1f s of that to load",
         stage.encoder.name,
@@ -287,3 +290,10 @@ def _report(
         ended - started,
         ready - started,
     )
+
+
+def _features(stats: Mapping[str, Any]) -> str:
+    """Numbers and kernels that really ran."""
+    numbers, kernels = stats["dtype"], stats["backend"]
+    varlen = "FlashAttention varlen" if kernels == "varlen" else f"{kernels} kernels"
+    return f"{'FP16' if numbers == 'float16' else numbers}, {varlen}"
