@@ -37,7 +37,9 @@ log = logging.getLogger("virnucpro.pipeline.ranks")
 AHEAD = 3  # shards a rank holds: one computes, one is ready, one is being read
 _TICK_S = 1.0
 _GRACE_S = 5.0
-_MOST_RESTARTS = 1
+_START_S = 900.0  # weights may come from a slow disk, with nothing to say meanwhile
+_MOST_RESTARTS = 3  # in a row, without a shard finished between them
+_NO_RANK = "no rank is left"
 
 
 @dataclass(slots=True)
@@ -90,7 +92,7 @@ class RankScheduler:
         self._assignments = {assignment.shard: assignment for assignment in assignments}
         self._todo = deque(assignment.shard for assignment in assignments)
         self._attempts: Counter[int] = Counter()
-        self._restarts: Counter[int] = Counter()
+        self._restarts = 0
         self._start_error: VirNucProError | None = None
         self._config = jobs[0].config
 
@@ -98,6 +100,12 @@ class RankScheduler:
     def failed_ranks(self) -> list[int]:
         """Ranks that held work which no living rank could finish."""
         return sorted({rank for rank, _ in self.given_up.values()})
+
+    @property
+    def poisoned(self) -> dict[int, str]:
+        """Shards that failed wherever they were tried; none where ranks ran out instead."""
+        reasons = {shard: reason for shard, (_, reason) in self.given_up.items()}
+        return {} if _NO_RANK in reasons.values() else reasons
 
     def run(self) -> None:
         """Return once every shard is done or given up.
@@ -157,6 +165,7 @@ class RankScheduler:
             self._on_sequences(message.sequences)
         elif isinstance(message, Done):
             rank.held.remove(message.shard)
+            self._restarts = 0
             self._on_done(message.shard)
         elif isinstance(message, Failed):
             self._shard_failed(rank, message)
@@ -186,15 +195,16 @@ class RankScheduler:
             self._todo.append(shard)  # last, so that it holds nothing up
 
     def _look_for_lost(self) -> None:
-        silent_since = time.monotonic() - self._config.worker_timeout
+        now, timeout = time.monotonic(), self._config.worker_timeout
         for rank in self._living():
+            allowed = timeout if rank.is_ready else max(timeout, _START_S)
             if not rank.process.is_alive():
                 self._read(rank)
                 if not rank.is_lost:
                     self._lose(rank, f"process ended with exit code {rank.process.exitcode}")
-            elif rank.heard < silent_since and (rank.held or not rank.is_ready):
+            elif now - rank.heard > allowed and (rank.held or not rank.is_ready):
                 rank.process.kill()
-                self._lose(rank, f"silent for {self._config.worker_timeout:g} s")
+                self._lose(rank, f"silent for {allowed:g} s")
 
     def _lose(self, rank: Rank, reason: str) -> None:
         """Give a rank's shards to the others; only the one at work may be to blame."""
@@ -206,10 +216,10 @@ class RankScheduler:
             self._retry(rank, held[0], reason)
 
     def _restart_one(self) -> bool:
-        """Start a rank anew where none is left and all had started; False if that was tried."""
+        """Start a rank anew where none is left; False if none had started, or it does not help."""
         for rank in self.ranks:
-            if rank.is_ready and self._todo and self._restarts[rank.number] < _MOST_RESTARTS:
-                self._restarts[rank.number] += 1
+            if rank.is_ready and self._todo and self._restarts < _MOST_RESTARTS:
+                self._restarts += 1
                 rank.connection.close()
                 self.ranks[rank.number] = self._start(rank.number)
                 log.warning("Rank %d is started anew: no other is left", rank.number)
@@ -220,7 +230,7 @@ class RankScheduler:
         if self._start_error is not None and not any(rank.is_ready for rank in self.ranks):
             raise self._start_error
         for position, shard in enumerate(self._todo):
-            self.given_up[shard] = self.ranks[position % len(self.ranks)].number, "no rank is left"
+            self.given_up[shard] = self.ranks[position % len(self.ranks)].number, _NO_RANK
         self._todo.clear()
 
     def _hand_out(self) -> None:

@@ -94,7 +94,11 @@ def build_index(files: Sequence[Path]) -> SequenceIndex:
 
 
 def read_sequences(files: Sequence[Path], places: Places) -> tuple[list[str], list[str]]:
-    """Ids and sequences at `places`, in their order."""
+    """Ids and sequences at `places`, in their order.
+
+    Raises:
+        InputError: a file is not what it was when it was indexed.
+    """
     ids: list[str] = [""] * len(places)
     sequences: list[str] = [""] * len(places)
     for number in np.unique(places.file).tolist():
@@ -103,6 +107,8 @@ def read_sequences(files: Sequence[Path], places: Places) -> tuple[list[str], li
                 start = int(places.offset[i])
                 record = data[start : start + int(places.span[i])]
                 header, _, letters = record.partition(b"\n")
+                if header[:1] != b">" or len(record) != int(places.span[i]):
+                    raise InputError(files[number], f"changed during the run, at byte {start}")
                 ids[i] = header[1:].split(None, 1)[0].decode()
                 sequences[i] = letters.translate(None, b"\r\n").decode("latin-1")
     return ids, sequences

@@ -1,0 +1,264 @@
+"""Ranks are real processes here: killed, stopped, starved and fed bad sequences, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from tests.checkpoints import esm2_config, esm2_tensors, write_safetensors
+from virnucpro.core.errors import ModelError
+from virnucpro.engines.shards import ShardDamagedError
+from virnucpro.models.load import load_encoder, make_tokenizer
+from virnucpro.models.specs import EncoderSpec, Esm2Shape
+from virnucpro.pipeline import multi_gpu_inference, rank_scheduler
+from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
+from virnucpro.pipeline.runtime_config import RuntimeConfig
+from virnucpro.pipeline.sequence_index import build_index
+
+SHAPE = Esm2Shape(layers=1, dim=16, heads=2, ffn=32)
+COUNT = 48
+
+
+def make_spec(folder: Path) -> EncoderSpec:
+    write_safetensors(folder, esm2_tensors(SHAPE, seed=1), esm2_config(SHAPE))
+    return EncoderSpec(kind="esm2", name="tiny", path=folder, sha256="0", dim=SHAPE.dim)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    return make_spec(tmp_path_factory.mktemp("esm"))
+
+
+def write_proteins(folder: Path) -> list[Path]:
+    draw = random.Random(0)
+    paths = []
+    for f in range(2):
+        paths.append(folder / f"output_{f}.faa")
+        sequences = [
+            "".join(draw.choices("ACDEFGHIKL", k=draw.randint(1, 90))) for _ in range(COUNT // 2)
+        ]
+        paths[-1].write_text("".join(f">p{f}_{i}F1\n{s}\n" for i, s in enumerate(sequences)))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_proteins(tmp_path_factory.mktemp("fasta"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(files, spec, tmp_path_factory):
+    out = tmp_path_factory.mktemp("one") / "esm_v2"
+    result = run(files, spec, out, 1)
+    return result, out, result[0].read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(rank_scheduler, "_TICK_S", 0.1)
+
+
+def run(files, spec, out, world, on_sequences=None, **config):
+    config = RuntimeConfig(dataloader_workers=0, **config)
+    model = {"model_type": "esm2", "model_name": spec.name, "encoder_spec": spec}
+    return run_multi_gpu_inference(files, out, model, world, config, on_sequences)
+
+
+def content(path):
+    with h5py.File(path) as file:
+        return dict(zip(file["sequence_ids"].asstr()[:], file["embeddings"][:], strict=True))
+
+
+def report(out):
+    return json.loads((out / "stage.json").read_text())
+
+
+def test_every_vector_is_the_encoders_own(undisturbed, files, spec):
+    (path, failed), out, _ = undisturbed
+    assert failed == []
+    assert path == out / "embeddings.h5"
+    found = content(path)
+    assert len(found) == COUNT
+    encoder = load_encoder(spec, torch.device("cpu"), torch.float32)
+    tokenizer = make_tokenizer(spec)
+    lines = [line for file in files for line in file.read_text().split("\n") if line]
+    for header, letters in zip(lines[::2], lines[1::2], strict=True):
+        from virnucpro.batches.collate import collate_padded
+        from virnucpro.core.records import Tokens
+
+        batch = collate_padded([Tokens(header, tokenizer.encode(letters))], 1)
+        wanted = encoder(batch)[0].numpy()
+        np.testing.assert_allclose(found[header[1:]], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_run_says_what_it_did(undisturbed):
+    (path, _), out, _ = undisturbed
+    about = report(out)
+    assert about["sequences"] == sum(rank["sequences"] for rank in about["ranks"]) == COUNT
+    assert about["ranks"][0]["backend"] == "sdpa"
+    assert "Rank 0 on cpu" in (out / "logs" / "worker_0.log").read_text()
+    with h5py.File(path) as file:
+        assert {"input_digest", "model_hash", "dtype", "checksum", "key"} <= set(file.attrs)
+    assert not list(out.rglob("shard_*.h5"))
+
+
+def test_a_second_run_starts_no_process(undisturbed, files, spec, tmp_path, monkeypatch):
+    out = shutil.copytree(undisturbed[1], tmp_path / "esm_v2")
+    before = (out / "embeddings.h5").stat().st_mtime_ns
+
+    def refuse(*_):
+        raise AssertionError("a rank was started")
+
+    monkeypatch.setattr(rank_scheduler.RankScheduler, "_start", refuse)
+    assert run(files, spec, out, 1) == (out / "embeddings.h5", [])
+    assert (out / "embeddings.h5").stat().st_mtime_ns == before
+    with pytest.raises(AssertionError, match="a rank was started"):
+        run(files, spec, out, 1, enable_checkpointing=False)
+
+
+def disturb(how):
+    """A callback that sends a signal to one rank when the first batch is done."""
+    hit = []
+
+    def tell(done, total):
+        if not hit:
+            hit.append(multiprocessing.active_children()[0].pid)
+            os.kill(hit[0], how)
+
+    return tell, hit
+
+
+@pytest.mark.parametrize(
+    ("world", "how"),
+    [(3, signal.SIGKILL), (2, signal.SIGSTOP), (1, signal.SIGKILL)],
+    ids=["killed", "hung", "last-one-killed"],
+)
+def test_a_lost_ranks_work_is_done_by_others(undisturbed, files, spec, tmp_path, world, how):
+    tell, hit = disturb(how)
+    path, failed = run(files, spec, tmp_path / "esm_v2", world, tell, worker_timeout=4.0)
+    assert hit
+    assert failed == []
+    assert path.read_bytes() == undisturbed[2]
+    assert not multiprocessing.active_children()
+
+
+def test_a_shard_that_cannot_be_computed_costs_no_other(files, spec, tmp_path, monkeypatch):
+    copied = tmp_path / "cut.faa"
+    copied.write_text("".join(path.read_text() for path in files))
+
+    def index_then_cut(paths):
+        index = build_index(paths)
+        os.truncate(copied, copied.stat().st_size - 1)  # the last protein is one letter short
+        return index
+
+    monkeypatch.setattr(multi_gpu_inference, "build_index", index_then_cut)
+    path, failed = run([copied], spec, tmp_path / "esm_v2", 1)
+    assert failed == [0]
+    assert not path.exists()
+    given_up = report(tmp_path / "esm_v2")["given_up"]
+    assert len(given_up) == 1
+    assert "changed during the run" in next(iter(given_up.values()))
+    assert len(list((tmp_path / "esm_v2").rglob("shard_*.h5"))) == 15
+
+
+class StopHereError(Exception):
+    """Stands for a signal that arrives in the coordinator."""
+
+
+def test_an_interrupted_run_goes_on_where_it_was(undisturbed, files, spec, tmp_path):
+    out = tmp_path / "esm_v2"
+
+    def stop(done, total):
+        if done > total // 2:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        run(files, spec, out, 1, stop)
+    assert not multiprocessing.active_children()
+    shards = sorted(out.rglob("shard_*.h5"))
+    assert 0 < len(shards) < 16
+    assert not (out / "embeddings.h5").exists()
+    with h5py.File(shards[0], "r+") as file:
+        file["embeddings"][0, 0] += 1
+    with pytest.raises(ShardDamagedError):
+        run(files, spec, out, 1)
+    counts = []
+    path, failed = run(files, spec, out, 1, lambda done, _: counts.append(done), force_restart=True)
+    assert failed == []
+    assert path.read_bytes() == undisturbed[2]
+    assert counts[0] > COUNT // 4, "finished shards were computed again"
+
+
+def test_more_ranks_than_sequences(tmp_path, spec):
+    fasta = tmp_path / "one.faa"
+    fasta.write_text(">only F1\nMKV\n")
+    path, failed = run([fasta], spec, tmp_path / "esm_v2", 2)
+    assert failed == []
+    assert list(content(path)) == ["only"]
+
+
+def test_no_sequences_give_an_empty_file_and_no_process(tmp_path, spec):
+    fasta = tmp_path / "none.faa"
+    fasta.write_text("")
+    path, failed = run([fasta], spec, tmp_path / "esm_v2", 2)
+    assert failed == []
+    with h5py.File(path) as file:
+        assert file["embeddings"].shape == (0, SHAPE.dim)
+
+
+def test_an_encoder_that_cannot_be_loaded_is_a_model_error(files, spec, tmp_path):
+    missing = EncoderSpec(kind="esm2", name="x", path=tmp_path / "x", sha256="1", dim=16)
+    with pytest.raises(ModelError):
+        run(files, missing, tmp_path / "esm_v2", 1)
+
+
+PARENT = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.integration.test_multi_gpu_inference import make_spec, run, write_proteins
+
+if __name__ == "__main__":
+    import multiprocessing, os, signal
+    folder = Path({folder!r})
+    def die(done, total):
+        pids = [str(child.pid) for child in multiprocessing.active_children()]
+        (folder / "pids").write_text(" ".join(pids))
+        os.kill(os.getpid(), signal.SIGKILL)
+    run(write_proteins(folder), make_spec(folder / "esm"), folder / "esm_v2", 1, die)
+"""
+
+
+def test_ranks_end_when_their_parent_is_killed(tmp_path):
+    root = Path(__file__).parents[2]
+    script = tmp_path / "parent.py"
+    script.write_text(textwrap.dedent(PARENT.format(root=str(root), folder=str(tmp_path))))
+    ended = subprocess.run([sys.executable, str(script)], check=False, timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    pids = (tmp_path / "pids").read_text().split()
+    assert pids
+    deadline = time.monotonic() + 10
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a rank outlived its parent"
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
