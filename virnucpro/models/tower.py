@@ -292,7 +292,8 @@ def save_tower(kind: str, encoder: DnaTower | ProteinTower, path: Path) -> dict[
     config = {**asdict(encoder.tower.config), "dim": encoder.dim}
     tensors = {k: v.detach().half().cpu().contiguous() for k, v in encoder.state_dict().items()}
     with atomic_write(path) as file:
-        file.write(save(tensors, metadata={"kind": kind, "config": json.dumps(config)}))
+        # one entry: the order of several would change from file to file
+        file.write(save(tensors, metadata={"tower": json.dumps({"kind": kind, **config})}))
     return config
 
 
@@ -306,9 +307,9 @@ def load_mini(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> En
         with safe_open(spec.path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("kind") != spec.kind:
-            raise ValueError(f"holds {metadata.get('kind')!r}, not {spec.kind!r}")
-        config = json.loads(metadata["config"])
+        config = json.loads(metadata["tower"])
+        if (kind := config.pop("kind")) != spec.kind:
+            raise ValueError(f"holds {kind!r}, not {spec.kind!r}")
         config.pop("dim")
         config["dilations"] = tuple(config["dilations"])
         encoder = _KINDS[spec.kind](TowerConfig(**config))

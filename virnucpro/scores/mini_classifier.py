@@ -5,7 +5,6 @@ Room 6 (merged rows -> scores).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,13 +76,11 @@ class LoadedMiniClassifier:
         return scores
 
 
-def save_mini_classifier(network: MiniClassifier, kinds: list[str], path: Path) -> None:
-    """Write a classifier as float16 safetensors that carry its sizes and the kinds' names."""
-    config = {"dim": network.dim, "hidden": network.hidden.out_features, "kinds": network.kinds}
-    metadata = {"kind": MINI_KIND, "config": json.dumps(config), "kinds": json.dumps(kinds)}
+def save_mini_classifier(network: MiniClassifier, path: Path) -> None:
+    """Write a classifier as float16 safetensors that name their kind."""
     tensors = {k: v.detach().half().cpu().contiguous() for k, v in network.state_dict().items()}
     with atomic_write(path) as file:
-        file.write(save(tensors, metadata=metadata))
+        file.write(save(tensors, metadata={"kind": MINI_KIND}))
 
 
 def load_mini_classifier(spec: ModelSpec, device: torch.device | str) -> LoadedMiniClassifier:
@@ -99,7 +96,9 @@ def load_mini_classifier(spec: ModelSpec, device: torch.device | str) -> LoadedM
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("kind") != MINI_KIND:
             raise ValueError(f"classifier kind {metadata.get('kind')!r} is unknown")
-        network = MiniClassifier(**json.loads(metadata["config"]))
+        hidden, dim = tensors["hidden.weight"].shape
+        kinds = len(tensors["kind.weight"]) if "kind.weight" in tensors else 0
+        network = MiniClassifier(dim, hidden, kinds)
         network.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(f"{path}: not a bundled classifier ({error})") from error

@@ -64,16 +64,19 @@ def fit_calibration(
         limits: error rates to keep; None means the defaults.
     """
     limits = limits or Limits()
-    single = [_scored(score, sets, n, n, count) for n in CHUNK_LENGTHS]
+    tried = (_scored(score, sets, n, n, count) for n in CHUNK_LENGTHS)
+    single = [s for s in tried if s is not None]
+    if not single:
+        return Calibration()
     fits = [_platt(raw_log_odds(s.scores), s) for s in single]
     calibration = Calibration(
-        lengths_nt=tuple(float(n) for n in CHUNK_LENGTHS),
+        lengths_nt=tuple(float(s.length_nt) for s in single),
         slope=tuple(a for a, _ in fits),
         intercept=tuple(b for _, b in fits),
         null_above=_null_limit(single, limits),
     )
-    contigs = [_scored(score, sets, n, limits.chunk_nt, count // 4) for n in CONTIG_LENGTHS]
-    contigs = [c for c in contigs if len(c.target)]
+    tried = (_scored(score, sets, n, limits.chunk_nt, count // 4) for n in CONTIG_LENGTHS)
+    contigs = [c for c in tried if c is not None]
     if contigs:
         calibration = replace(calibration, gain=_gain(calibration, contigs))
     at = [s for s in single if s.length_nt <= limits.chunk_nt] + contigs
@@ -86,13 +89,15 @@ def fit_calibration(
 
 def _scored(
     score: Score, sets: dict[str, Corpus], length_nt: int, chunk_nt: int, count: int
-) -> _Scored:
+) -> _Scored | None:
     drawn = dev_windows(sets, (length_nt,), count, count // 4, CALIBRATION_SEED)
     drawn = [w for w in drawn if len(w.labels)]
+    if len({w.labels[0].target for w in drawn} - {NULL}) < 2:
+        return None
     chunks = length_nt // chunk_nt
     rows = [w.bases[:, : chunks * chunk_nt].reshape(-1, chunk_nt) for w in drawn]
     scores = [score(r).astype(np.float64) for r in rows]
-    target = np.concatenate([[x.target for x in w.labels] for w in drawn] or [[]])
+    target = np.concatenate([[x.target for x in w.labels] for w in drawn])
     return _Scored(
         length_nt, chunks, np.concatenate(scores), target.astype(np.int64), _weights(drawn)
     )
@@ -102,12 +107,9 @@ def _weights(drawn: list[LabelledWindows]) -> Floats:
     viral = sum(w.labels[0].target == VIRUS for w in drawn)
     cellular = sum(w.labels[0].target not in (VIRUS, NULL) for w in drawn)
     share = {VIRUS: 0.5 / max(viral, 1), NULL: 0.0}
-    return np.concatenate(
-        [
-            np.full(len(w.labels), share.get(w.labels[0].target, 0.5 / max(cellular, 1)) / len(w.labels))
-            for w in drawn
-        ]
-    )
+    other = 0.5 / max(cellular, 1)
+    of_set = [share.get(w.labels[0].target, other) / len(w.labels) for w in drawn]
+    return np.repeat(of_set, [len(w.labels) for w in drawn])
 
 
 def _platt(z: Floats, scored: _Scored) -> tuple[float, float]:

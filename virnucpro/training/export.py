@@ -26,7 +26,7 @@ def export_model(
     folder.mkdir(parents=True, exist_ok=True)
     dna = save_tower("mini-dna", model.dna, folder / "dna.safetensors")
     protein = save_tower("mini-protein", model.protein, folder / "protein.safetensors")
-    save_mini_classifier(model.classifier, kinds, folder / "classifier.safetensors")
+    save_mini_classifier(model.classifier, folder / "classifier.safetensors")
     names = ["dna.safetensors", "protein.safetensors", "classifier.safetensors"]
     calibration = "calibration.json" if (folder / "calibration.json").exists() else None
     names += [calibration] if calibration else []
@@ -34,7 +34,7 @@ def export_model(
         "format": FORMAT, "name": name, "licence": "MIT", "source": source,
         "dna": {"kind": "mini-dna", "file": "dna.safetensors", "config": dna},
         "protein": {"kind": "mini-protein", "file": "protein.safetensors", "config": protein},
-        "classifier": {"kind": MINI_KIND, "file": "classifier.safetensors"},
+        "classifier": {"kind": MINI_KIND, "file": "classifier.safetensors", "groups": kinds},
         "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": chunk_nt,
         "calibration": calibration,
         "files": {file: sha256_file(folder / file) for file in names},

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from virnucpro.core.checkpoint import atomic_save
-from virnucpro.core.errors import ModelError
+from virnucpro.core.errors import ModelError, VirNucProError
 from virnucpro.core.progress import Bar, ProgressReporter
 from virnucpro.training.corpus import NULL, VIRUS, Corpus
 from virnucpro.training.metrics import auroc
@@ -30,6 +30,18 @@ from virnucpro.training.sampler import Windows, WindowSampler, orient
 from virnucpro.training.windows import LabelledWindows
 
 logger = logging.getLogger("virnucpro.training")
+
+
+class TrainingError(VirNucProError):
+    """The weights are no longer finite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"training diverged by step {self.step}: lower the recipe's rates"
+
 
 _SAVE_SECONDS = 60.0
 
@@ -197,6 +209,14 @@ class Fit:
         )  # fmt: skip
         return torch.cat([self.model(Windows(*part))[0].float() for part in parts]).cpu().numpy()
 
+    def load_best(self) -> int:
+        """Put the weights that did best on dev into the model; returns their step."""
+        saved = torch.load(
+            self.settings.folder / "best.pt", map_location=self.device, weights_only=True
+        )
+        self._put(saved["weights"])
+        return int(saved["step"])
+
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:
         for name, p in self.model.named_parameters():
@@ -206,6 +226,8 @@ class Fit:
         logits = self.dev_logits()
         figures = dev_figures([w for w, _ in self.dev], logits)
         value = float(np.mean([v for k, v in figures.items() if k.startswith("auroc")]))
+        if not all(np.isfinite(x).all() for x in logits):
+            raise TrainingError(self.step)
         self.since_best += self.recipe.evaluate_every
         if value > self.best:
             self.best, self.since_best = value, 0
@@ -262,5 +284,6 @@ def dev_figures(sets: list[LabelledWindows], logits: list[np.ndarray]) -> dict[s
                 figures[f"auroc_{windows.name}_{length}"] = auroc(both[:, 1] - both[:, 0], positive)
         null = [x for w, x in here if w.labels[0].target == NULL]
         if null:
-            figures[f"null_{length}"] = float((np.concatenate(null).argmax(axis=1) == 1).mean())
+            viral = np.concatenate(null).argmax(axis=1) == VIRUS
+            figures[f"null_{length}"] = float(viral.mean())
     return figures

@@ -30,6 +30,7 @@ class MiniModel(nn.Module):
 
 def compile_blocks(model: MiniModel) -> None:
     """Fuse the parts that repeat; shapes stay free, so buckets share one compilation."""
+    torch._dynamo.config.recompile_limit = 64  # one graph for each width and dilation
     for tower in (model.dna.tower, model.protein.tower):
         for part in (tower.stem, *tower.blocks, tower.pool):
             part.compile(dynamic=True)
