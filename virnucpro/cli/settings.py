@@ -27,7 +27,11 @@ Flags = Mapping[str, Any]
 
 
 def build_settings(
-    flags: Flags, config: Config, gpus: tuple[int, ...] = (), resume: bool = False
+    flags: Flags,
+    config: Config,
+    gpus: tuple[int, ...] = (),
+    resume: bool = False,
+    repair: bool = False,
 ) -> PredictionSettings:
     """Lay flags over settings.
 
@@ -36,6 +40,7 @@ def build_settings(
         config: the settings in force.
         gpus: devices to use; empty leaves it to the `device` flag.
         resume: go on with finished work.
+        repair: make again what fails its checksum.
 
     Raises:
         UsageError: flags do not fit together.
@@ -45,8 +50,13 @@ def build_settings(
         inputs=Inputs(paired=bool(flags.get("paired")), reference=flags.get("reference")),
         compute=_compute(flags, config, gpus),
         calling=_calling(flags),
-        output=_output(flags, config, resume),
+        output=_output(flags, config, resume, repair),
     )
+
+
+def environment_config() -> Config:
+    """The settings that the environment gives, over the defaults."""
+    return Config.load(None, os.environ)
 
 
 def model_home(config: Config) -> Path:
@@ -123,13 +133,14 @@ def _calling(flags: Flags) -> Calling:
     return calling
 
 
-def _output(flags: Flags, config: Config, resume: bool) -> Output:
+def _output(flags: Flags, config: Config, resume: bool, repair: bool) -> Output:
     if resume and flags.get("force"):
         raise UsageError("--force starts over and --resume goes on: give one of them")
     keep = _first(flags.get("keep_intermediate"), config.get("files.keep_intermediate"))
     return Output(
         keep_intermediate=keep,
         resume=resume,
+        repair=repair,
         force=bool(flags.get("force")),
         progress=config.get("progress.enabled") and not flags.get("no_progress"),
         report=not flags.get("no_report"),

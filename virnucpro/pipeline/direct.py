@@ -51,8 +51,8 @@ class DirectOptions:
     min_length: int = 0
 
 
-class DirectScorer:
-    """A model loaded once on one device; scores blocks of records.
+class DirectEncoder:
+    """A model's two encoders, loaded once on one device.
 
     Raises:
         ModelError: weights are missing or damaged.
@@ -66,28 +66,6 @@ class DirectScorer:
         self._device = validate_and_get_device(device)
         self._dna = self._embedder(model.dna)
         self._protein = self._embedder(model.protein)
-        self._classifier = load_classifier(model, self._device)
-        self._caller = Caller(model)
-
-    def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
-        """One row for every record, in order; a block of about 1 Mnt is in memory at a time."""
-        for block in record_blocks(records):
-            contigs = self.contigs(block)
-            yield from self._caller.rows(contigs, self._caller.p_chunks(contigs))
-
-    def contigs(self, records: Sequence[Record]) -> list[Contig]:
-        """Records with the scores of their ORFs and chunks, in order."""
-        rows, found = self.orfs(records)
-        scores = self._scores([orf for groups in found for group in groups for orf in group])
-        row_of = iter(scores.tolist())
-        return [
-            contig_of(
-                row,
-                [[ScoredOrf(o.orf_id, o.start, o.end, *next(row_of)) for o in g] for g in groups],
-                self.model.chunk_nt,
-            )
-            for row, groups in zip(rows, found, strict=True)
-        ]
 
     def orfs(self, records: Sequence[Record]) -> tuple[list[RecordRow], list[list[list[Orf]]]]:
         """Screen, chunk and translate: a row a record, and its ORFs in one list a chunk."""
@@ -118,6 +96,50 @@ class DirectScorer:
         merged = np.concatenate([dna.vectors, protein.vectors], axis=1)
         return Embeddings(tuple(orf.orf_id for orf in orfs), merged[copies])
 
+    def _embedder(self, spec: EncoderSpec) -> SequenceEmbedder:
+        options = self.options
+        encoder = load_encoder(spec, self._device, choose_dtype(options.dtype, self._device))
+        engine = make_engine(
+            options.engine, encoder, device=self._device, token_budget=options.token_budget
+        )
+        return SequenceEmbedder(make_tokenizer(spec), engine, encoder.dim)
+
+
+class DirectScorer(DirectEncoder):
+    """The encoders with their classifier and calibration; scores blocks of records.
+
+    Raises:
+        ModelError: weights are missing or damaged.
+        DeviceError: the device is not there.
+    """
+
+    def __init__(
+        self, model: ModelSpec, device: str = "cpu", options: DirectOptions | None = None
+    ) -> None:
+        super().__init__(model, device, options)
+        self._classifier = load_classifier(model, self._device)
+        self._caller = Caller(model)
+
+    def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
+        """One row for every record, in order; a block of about 1 Mnt is in memory at a time."""
+        for block in record_blocks(records):
+            contigs = self.contigs(block)
+            yield from self._caller.rows(contigs, self._caller.p_chunks(contigs))
+
+    def contigs(self, records: Sequence[Record]) -> list[Contig]:
+        """Records with the scores of their ORFs and chunks, in order."""
+        rows, found = self.orfs(records)
+        scores = self._scores([orf for groups in found for group in groups for orf in group])
+        row_of = iter(scores.tolist())
+        return [
+            contig_of(
+                row,
+                [[ScoredOrf(o.orf_id, o.start, o.end, *next(row_of)) for o in g] for g in groups],
+                self.model.chunk_nt,
+            )
+            for row, groups in zip(rows, found, strict=True)
+        ]
+
     def _scores(self, orfs: Sequence[Orf]) -> NDArray[np.float64]:
         """P(other), P(virus) and P(null), shape (n, 3); NaN where the model has no such class."""
         vectors = torch.from_numpy(self.vectors(orfs).vectors)
@@ -126,14 +148,6 @@ class DirectScorer:
             scores = self._classifier.scores(vectors[first : first + CLASSIFIER_ROWS])
             table[first : first + len(scores), : scores.shape[1]] = scores
         return table
-
-    def _embedder(self, spec: EncoderSpec) -> SequenceEmbedder:
-        options = self.options
-        encoder = load_encoder(spec, self._device, choose_dtype(options.dtype, self._device))
-        engine = make_engine(
-            options.engine, encoder, device=self._device, token_budget=options.token_budget
-        )
-        return SequenceEmbedder(make_tokenizer(spec), engine, encoder.dim)
 
 
 def score_records(

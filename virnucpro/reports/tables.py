@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
@@ -71,13 +71,17 @@ class CallRow:
         """Chunks scored over chunks; None without chunks."""
         return self.chunks_scored / self.chunks if self.chunks else None
 
+    def values(self) -> tuple[Any, ...]:
+        """The fields in the order of `CALL_COLUMNS`; what is absent is None or empty."""
+        return (
+            self.seq_id, self.length, self.chunks, self.orfs, str(self.status), self.p_virus,
+            self.call, self.model, self.sample, self.chunks_scored, self.share_scored,
+            self.supporting, self.opposing, self.fdr, self.class_hint,
+        )  # fmt: skip
+
     def line(self) -> str:
         """The row as text."""
-        return _line(
-            self.seq_id, self.length, self.chunks, self.orfs, self.status, self.p_virus, self.call,
-            self.model, self.sample, self.chunks_scored, self.share_scored, self.supporting,
-            self.opposing, self.fdr, self.class_hint,
-        )  # fmt: skip
+        return _line(*self.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 TRAINING_SHARE = 0.5
 # Records with the training mix that every sample is imagined to hold besides its own: without
 # them, one record alone would be taken for proof that all are viral, or none.
-IMAGINED_RECORDS = 100.0
+IMAGINED_RECORDS = 20.0
 
 _STEP = 0.02  # of the log-odds
 _LIMIT = 16.2  # log-odds of 1 - 1e-7

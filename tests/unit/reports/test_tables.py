@@ -1,0 +1,125 @@
+"""The tables, their files, and what genome browsers read."""
+
+from __future__ import annotations
+
+import gzip
+from urllib.parse import unquote
+
+import pytest
+
+from virnucpro.core.errors import InputError
+from virnucpro.core.records import Record, Status
+from virnucpro.reports.genome import bed_name, gff_attribute, gff_seqid
+from virnucpro.reports.table_files import TableFiles
+from virnucpro.reports.tables import (
+    CALL_COLUMNS,
+    CHUNK_COLUMNS,
+    CallRow,
+    ChunkRow,
+    RegionRow,
+    header,
+    read_call_rows,
+    read_chunk_rows,
+    write_calls,
+)
+
+ROWS = [
+    CallRow("a;b=c", 1200, 3, 5, Status.CALLED, 0.875, "virus", "mini", "gut", 2, 1, 1, 0.25),
+    CallRow("../x", 10, 0, 0, Status.TOO_SHORT, None, None, "mini", "gut"),
+]
+CHUNKS = [
+    ChunkRow("a;b=c", 1, 0, 500, "F1", 0, 300, 0.9),
+    ChunkRow("a;b=c", 2, 500, 1000),
+    ChunkRow("a;b=c", 3, 700, 1200, "R2", 730, 1000, 0.75),
+]
+REGION = RegionRow("a;b=c", 1, 0, 1200, 1200, 2, 0, 0.825, 3.3, "virus", "gut")
+
+
+def test_the_first_columns_are_fixed():
+    assert CALL_COLUMNS[:8] == (
+        "id", "length", "chunks", "orfs", "status", "p_virus", "call", "model",
+    )  # fmt: skip
+
+
+def test_rows_come_back_as_written(tmp_path):
+    calls, chunks = tmp_path / "calls.tsv", tmp_path / "chunks.tsv"
+    with calls.open("w", newline="\n") as file:
+        assert write_calls(file, ROWS) == 2
+    chunks.write_text(header(CHUNK_COLUMNS) + "".join(row.line() for row in CHUNKS))
+    assert list(read_call_rows(calls)) == ROWS
+    assert list(read_chunk_rows(chunks)) == CHUNKS
+    assert [row.strand for row in CHUNKS] == ["+", "", "-"]
+    assert [row.share_scored for row in ROWS] == [2 / 3, None]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [("id\tlength\n", 1), (header(CALL_COLUMNS) + "a\tb\n", 2)]
+)
+def test_a_foreign_table_is_refused(tmp_path, content, line):
+    path = tmp_path / "calls.tsv"
+    path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        list(read_call_rows(path))
+    assert caught.value.line == line
+
+
+def write_all(folder, gzip_fasta=False):
+    with TableFiles(folder, gzip_fasta) as files:
+        files.add(ROWS[0], [REGION], CHUNKS, Record("a;b=c", "a;b=c the header", "acgtN" * 20))
+        files.add(ROWS[1], [], [], None)
+
+
+def test_browser_files_hold_places_in_their_own_convention(tmp_path):
+    write_all(tmp_path)
+    assert (tmp_path / "viral_regions.bed").read_text() == (
+        "a;b=c\t0\t1200\tviral_region_1\t825\t.\n"
+    )
+    chunks = [line.split("\t") for line in (tmp_path / "viral_chunks.bed").read_text().split("\n")]
+    assert [fields[:8] for fields in chunks[:-1]] == [
+        ["a;b=c", "0", "500", "chunk_1F1", "900", "+", "0", "300"],
+        ["a;b=c", "700", "1200", "chunk_3R2", "750", "-", "730", "1000"],
+    ]
+    gff = (tmp_path / "viral.gff3").read_text().splitlines()
+    assert gff[:2] == ["##gff-version 3", "##sequence-region a%3Bb%3Dc 1 1200"]
+    region, *orfs = [line.split("\t") for line in gff[2:]]
+    assert region[:5] == ["a%3Bb%3Dc", "VirNucPro", "viral_sequence", "1", "1200"]
+    attributes = dict(pair.split("=") for pair in region[8].split(";"))
+    assert unquote(attributes["ID"]) == "a;b=c:viral_region_1"
+    assert [(orf[2], orf[3], orf[4], orf[6]) for orf in orfs] == [
+        ("ORF", "1", "300", "+"),
+        ("ORF", "731", "1000", "-"),
+    ]
+    assert all(f"Parent={attributes['ID']};" in orf[8] for orf in orfs)
+
+
+def test_fasta_keeps_header_and_letters_and_packs_the_same_bytes(tmp_path):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "packed").mkdir()
+    write_all(tmp_path / "plain")
+    write_all(tmp_path / "packed", gzip_fasta=True)
+    plain = (tmp_path / "plain" / "viral.fasta").read_text()
+    assert plain == f">a;b=c the header\n{'acgtN' * 12}\n{'acgtN' * 8}\n"
+    packed = (tmp_path / "packed" / "viral.fasta.gz").read_bytes()
+    assert gzip.decompress(packed).decode() == plain
+    write_all(tmp_path / "packed", gzip_fasta=True)
+    assert (tmp_path / "packed" / "viral.fasta.gz").read_bytes() == packed
+
+
+@pytest.mark.parametrize("gzip_fasta", [False, True])
+def test_an_error_leaves_no_file_behind(tmp_path, gzip_fasta):
+    with pytest.raises(ZeroDivisionError), TableFiles(tmp_path, gzip_fasta) as files:
+        files.add(ROWS[1], [], [], None)
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seq_id", [">a", "a%b", "a b\t", "contig|1", "é", "a,b&c"])
+def test_escapes_can_be_undone_and_leave_no_forbidden_letter(seq_id):
+    assert unquote(gff_seqid(seq_id)) == unquote(gff_attribute(seq_id)) == seq_id
+    assert not set(gff_seqid(seq_id)) & set("> \t&,;=\n")
+    assert not set(gff_attribute(seq_id)) & set("\t\n;=&,")
+
+
+def test_a_bed_line_never_starts_a_comment():
+    assert not bed_name("#1").startswith("#")
+    assert bed_name("a#1") == "a#1"

@@ -1,0 +1,266 @@
+"""VirNucPro from Python: the same run as the command's, with a typed result.
+
+>>> import virnucpro
+>>> result = virnucpro.predict("contigs.fa")  # doctest: +SKIP
+>>> [row.seq_id for row in result if row.call == "virus"]  # doctest: +SKIP
+['contig_7']
+>>> table = result.to_pandas()  # doctest: +SKIP
+>>> vectors = virnucpro.embed("contigs.fa").vectors  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from virnucpro.cli.settings import build_settings, environment_config
+from virnucpro.core.errors import UsageError
+from virnucpro.core.records import Embeddings, Record
+from virnucpro.reports.tables import (
+    CALL_COLUMNS,
+    CallRow,
+    ChunkRow,
+    read_call_rows,
+    read_chunk_rows,
+)
+
+if TYPE_CHECKING:
+    from virnucpro.pipeline.record_table import RecordRow
+    from virnucpro.pipeline.settings import PredictionSettings
+    from virnucpro.scores.thresholds import PresetName
+
+Inputs = str | Path | Sequence[str | Path]
+Sequences = str | Path | Mapping[str, str] | Iterable[str | Record]
+
+_TYPES = ("mini", "300", "500")
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionResult:
+    """What a prediction found. Iterating reads calls.tsv row by row.
+
+    Attributes:
+        output_dir: where all files lie; a temporary one goes with this object.
+        exit_code: 0 done, 6 done but for some records, whose status is `failed`.
+        counts: records, regions, and records by `call:{name}`.
+        samples: for each sample its records, viral records, estimated share of viruses, and
+            the highest false discovery rate among the viral ones.
+    """
+
+    output_dir: Path
+    exit_code: int
+    counts: dict[str, int]
+    samples: list[dict[str, Any]] = field(repr=False)
+
+    def __iter__(self) -> Iterator[CallRow]:
+        """One row for every input record, in input order. Streams."""
+        return read_call_rows(self.calls)
+
+    def __len__(self) -> int:
+        """Input records."""
+        return self.counts.get("records", 0)
+
+    @property
+    def rows(self) -> list[CallRow]:
+        """All rows at once."""
+        return list(self)
+
+    @property
+    def calls(self) -> Path:
+        """The file calls.tsv."""
+        return self.output_dir / "calls.tsv"
+
+    @property
+    def viral_fasta(self) -> Path:
+        """The records called viral."""
+        packed = self.output_dir / "viral.fasta.gz"
+        return packed if packed.exists() else self.output_dir / "viral.fasta"
+
+    def chunks(self) -> Iterator[ChunkRow]:
+        """The score along each record, chunk by chunk. Streams."""
+        return read_chunk_rows(self.output_dir / "chunks.tsv")
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Rows as dictionaries with the columns of calls.tsv; what is absent is None."""
+        return [dict(zip(CALL_COLUMNS, row.values(), strict=True)) for row in self]
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with the columns of calls.tsv.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise ImportError("to_pandas() needs pandas: pip install pandas") from error
+        return pandas.DataFrame(self.to_dicts(), columns=list(CALL_COLUMNS))
+
+
+def predict(  # noqa: PLR0913 - the public call; every option is one of the command's
+    inputs: Inputs,
+    *,
+    model: str | Path = "mini",
+    output_dir: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    expected_length: int | None = None,
+    orf_policy: Literal["open-frame", "longest"] | None = None,
+    min_length: int | None = None,
+    paired: bool = False,
+    preset: PresetName | None = None,
+    min_score: float | None = None,
+    max_fdr: float | None = None,
+    keep_intermediate: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    report: bool = False,
+) -> PredictionResult:
+    """Call every record of `inputs` viral or not, as `virnucpro predict` does.
+
+    Args:
+        inputs: a file or several: FASTA, FASTQ (plain or packed), BAM, CRAM or SAM.
+        model: `mini`, `300`, `500`, or the directory or classifier file of a custom model.
+        output_dir: where results stay; None means a temporary directory that is removed with
+            the result.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
+        threads: processes that translate and merge; None means the CPUs of this machine.
+        expected_length: chunk length (nt); None means the model's own.
+        orf_policy: None means the model's own.
+        min_length: shorter records get a row and no score (nt).
+        paired: take the inputs two by two for files of mates.
+        preset: thresholds by name, `conservative` or `relaxed`.
+        min_score: least p_virus of a virus.
+        max_fdr: greatest expected false discovery rate of a virus.
+        keep_intermediate: keep chunk, ORF and feature files.
+        resume: go on with finished work in `output_dir`.
+        force: start over in `output_dir`.
+        report: write report.html too.
+
+    Raises:
+        VirNucProError: what a user can act on: bad input, a missing model, a full disk.
+
+    >>> result = predict("contigs.fa", model="mini")  # doctest: +SKIP
+    >>> result.counts["call:virus"], len(result)  # doctest: +SKIP
+    (2, 40)
+    """
+    from virnucpro.pipeline import prediction
+
+    files = [Path(inputs)] if isinstance(inputs, (str, Path)) else [Path(path) for path in inputs]
+    settings = _settings(
+        model,
+        device=device, threads=threads, expected_length=expected_length, orf_policy=orf_policy,
+        min_length=min_length, paired=paired, min_score=min_score, max_fdr=max_fdr,
+        keep_intermediate=keep_intermediate, resume=resume, force=force, no_report=not report,
+        **({preset: True} if preset else {}),
+    )  # fmt: skip
+    if not files:
+        raise UsageError("no input files")
+    is_temporary = output_dir is None
+    out = Path(tempfile.mkdtemp(prefix="virnucpro-") if output_dir is None else output_dir)
+    try:
+        code = prediction.run_prediction(files, out, settings)
+        result = _result(out, code)
+    except BaseException:
+        if is_temporary:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    if is_temporary:
+        weakref.finalize(result, shutil.rmtree, out, ignore_errors=True)
+    return result
+
+
+def embed(
+    sequences: Sequences,
+    *,
+    model: str | Path = "mini",
+    device: str = "auto",
+    orf_policy: Literal["open-frame", "longest"] | None = None,
+    per: Literal["orf", "record"] = "orf",
+) -> Embeddings:
+    """The vectors that a model's classifier sees: DNA columns, then protein columns.
+
+    Args:
+        sequences: a FASTA or FASTQ file; or sequences by id; or sequences alone, which are
+            then called `sequence_1` and on. All of them are held in memory.
+        model: as for `predict`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
+        orf_policy: None means the model's own.
+        per: `orf` gives a vector for every ORF, called `{id}_chunk_{k}{frame}`; `record` their
+            mean for every record that has any.
+
+    Returns:
+        Ids and vectors, shape (n, d) float32, in input order.
+
+    Raises:
+        VirNucProError: what a user can act on.
+
+    >>> embed({"a": "ATGGCT" * 50}).vectors.shape  # doctest: +SKIP
+    (1, 384)
+    """
+    from virnucpro.pipeline.direct import DirectEncoder, record_blocks
+    from virnucpro.pipeline.run_setup import choose_model
+
+    settings = _settings(model, device=device, orf_policy=orf_policy)
+    encoder = DirectEncoder(choose_model(settings.model), device)
+    parts = [Embeddings((), np.empty((0, encoder.model.dim), dtype=np.float32))]
+    for block in record_blocks(_records(sequences)):
+        rows, found = encoder.orfs(block)
+        embedded = encoder.vectors([orf for groups in found for group in groups for orf in group])
+        if per == "record":
+            embedded = _means(embedded, rows, [sum(map(len, groups)) for groups in found])
+        parts.append(embedded)
+    ids = tuple(seq_id for part in parts for seq_id in part.seq_ids)
+    return Embeddings(ids, np.concatenate([part.vectors for part in parts]))
+
+
+def _means(embedded: Embeddings, rows: Sequence[RecordRow], orfs: Sequence[int]) -> Embeddings:
+    """The mean vector of each record that has ORFs; `orfs` says how many each has."""
+    ends = np.cumsum(orfs)
+    means = [
+        embedded.vectors[end - count : end].mean(axis=0)
+        for end, count in zip(ends, orfs, strict=True)
+        if count
+    ]
+    ids = tuple(row.seq_id for row, count in zip(rows, orfs, strict=True) if count)
+    return Embeddings(ids, np.reshape(means, (len(ids), embedded.vectors.shape[1])))
+
+
+def _settings(model: str | Path, **flags: Any) -> PredictionSettings:
+    known = str(model) in _TYPES
+    named = {"model_type": str(model) if known else "custom"}
+    path = {} if known else {"model_path": Path(model)}
+    flags = {**flags, **named, **path, "no_progress": True}
+    return build_settings(flags, environment_config(), resume=bool(flags.get("resume")))
+
+
+def _result(output_dir: Path, exit_code: int) -> PredictionResult:
+    from virnucpro.pipeline.run_record import read_run
+
+    run = read_run(output_dir) or {}
+    counts = {k: v for k, v in run["stages"]["tables"].items() if k != "seconds"}
+    return PredictionResult(output_dir, exit_code, counts, run["sample_summary"])
+
+
+def _records(sequences: Sequences) -> Iterator[Record]:
+    if isinstance(sequences, (str, Path)):
+        from virnucpro.sequences.fasta import read_records
+
+        yield from read_records([sequences])
+    elif isinstance(sequences, Mapping):
+        for seq_id, sequence in sequences.items():
+            yield Record(seq_id, seq_id, sequence)
+    else:
+        for number, sequence in enumerate(sequences, start=1):
+            if isinstance(sequence, Record):
+                yield sequence
+            else:
+                yield Record(f"sequence_{number}", f"sequence_{number}", sequence)
