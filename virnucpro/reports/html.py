@@ -26,6 +26,7 @@ from virnucpro.reports.tracks import Track, choose, read_tracks
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("page.js", "charts.js", "track.js", "table.js")
+REPORT_FILES = ("report.html", "virnucpro_mqc.json")
 SCORE_UNIT = 100_000
 MOST_SAMPLES = 400
 
@@ -58,10 +59,10 @@ def write_report(output_dir: Path) -> Path:
         "tracks": [_track(track) for track in tracks],
         "regions": {chosen[name]: spans for name, spans in regions.items()},
     }
-    path = output_dir / "report.html"
+    path, summary_path = (output_dir / name for name in REPORT_FILES)
     with atomic_write(path, "w") as file:
         file.write(_page(run, summary, data))
-    write_multiqc(output_dir / "virnucpro_mqc.json", summary, run)
+    write_multiqc(summary_path, summary, run)
     return path
 
 
