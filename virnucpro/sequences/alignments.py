@@ -66,8 +66,8 @@ def read_alignments(
                 if not (read.is_secondary or read.is_supplementary):
                     yield _record(read, sample, log)
     except (OSError, ValueError) as error:
-        hint = "" if alignment_format(path) != "CRAM" else " (a CRAM may need --reference)"
-        raise InputError(path, f"broken or truncated after {log.records} records: {error}{hint}") from error  # noqa: E501  # fmt: skip
+        hint = " (a CRAM may need --reference)" if alignment_format(path) == "CRAM" else ""
+        raise InputError(path, f"broken or truncated alignments: {error}{hint}") from error
     finally:
         pysam.set_verbosity(verbosity)
 

@@ -1,0 +1,118 @@
+"""`virnucpro.predict` and `virnucpro.embed`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import virnucpro
+from virnucpro.core.errors import InputError, UsageError
+from virnucpro.core.records import Record
+from virnucpro.reports.tables import CALL_COLUMNS, read_call_rows
+
+TINY = {"model": "500", "orf_policy": "longest"}
+
+
+@pytest.fixture
+def home(tiny_home, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
+
+
+@pytest.fixture
+def fasta(tmp_path, random_dna):
+    path = tmp_path / "contigs.fa"
+    path.write_text(f">a first\n{random_dna(700)}\n>b\n{random_dna(200, 2)}\n>c\nACG\n")
+    return path
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, virnucpro; virnucpro.__version__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = virnucpro.nothing
+
+
+def test_the_same_table_as_the_command(home, predict, fasta, tmp_path):
+    result = virnucpro.predict(fasta, threads=1, min_score=0.0, **TINY)
+    assert predict(fasta, "-o", tmp_path / "out", "--min-score", "0").exit_code == 0
+    assert result.calls.read_bytes() == (tmp_path / "out" / "calls.tsv").read_bytes()
+    assert result.rows == list(read_call_rows(result.calls))
+    assert (len(result), result.exit_code) == (3, 0)
+    assert result.counts["call:virus"] == 2
+    assert [chunk.seq_id for chunk in result.chunks()] == ["a", "a", "b"]
+    assert result.viral_fasta.read_text().startswith(">a first\n")
+    assert result.samples[0]["sample"] == "contigs"
+
+
+def test_a_temporary_directory_goes_with_the_result(home, fasta, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = virnucpro.predict([fasta], threads=1, **TINY)
+    folder = result.output_dir
+    assert folder.parent == tmp_path
+    assert folder.exists()
+    del result
+    assert not folder.exists()
+    fasta.write_bytes(b"no header")
+    with pytest.raises(InputError):
+        virnucpro.predict(fasta, **TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["contigs.fa"]
+
+
+def test_results_stay_where_they_were_asked_for(home, fasta, tmp_path):
+    result = virnucpro.predict(fasta, output_dir=tmp_path / "out", threads=1, **TINY)
+    del result
+    assert (tmp_path / "out" / "calls.tsv").exists()
+    with pytest.raises(UsageError, match="--resume"):
+        virnucpro.predict(fasta, output_dir=tmp_path / "out", **TINY)
+    again = virnucpro.predict(fasta, output_dir=tmp_path / "out", resume=True, threads=1, **TINY)
+    assert len(again) == 3
+
+
+def test_rows_as_dictionaries_and_as_a_frame(home, fasta, monkeypatch):
+    result = virnucpro.predict(fasta, threads=1, **TINY)
+    first, _, last = result.to_dicts()
+    assert tuple(first) == CALL_COLUMNS
+    assert (first["id"], first["status"], last["p_virus"], last["call"]) == (
+        "a", "called", None, None,
+    )  # fmt: skip
+    frame = SimpleNamespace(DataFrame=lambda rows, columns: (rows, columns))
+    monkeypatch.setitem(sys.modules, "pandas", frame)
+    assert result.to_pandas() == (result.to_dicts(), list(CALL_COLUMNS))
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        result.to_pandas()
+
+
+def test_presets_and_wrong_thresholds(home, fasta):
+    relaxed = virnucpro.predict(fasta, threads=1, preset="relaxed", **TINY)
+    assert {row.call for row in relaxed} == {"non-virus", None}
+    with pytest.raises(UsageError, match="min_score"):
+        virnucpro.predict(fasta, min_score=2.0, **TINY)
+    with pytest.raises(UsageError, match="no input"):
+        virnucpro.predict([], **TINY)
+
+
+def test_vectors_are_the_same_however_sequences_are_given(home, fasta, random_dna):
+    from_file = virnucpro.embed(fasta, **TINY)
+    one, two = random_dna(700), random_dna(200, 2)
+    by_id = virnucpro.embed({"a": one, "b": two, "c": "ACG"}, **TINY)
+    plain = virnucpro.embed([one, Record("b", "b", two)], **TINY)
+    assert from_file.seq_ids == by_id.seq_ids
+    assert from_file.seq_ids[:2] == ("a_chunk_1F1", "a_chunk_1F2")
+    assert plain.seq_ids[0] == "sequence_1_chunk_1F1"
+    assert plain.seq_ids[-1] == "b_chunk_1R3"
+    np.testing.assert_allclose(from_file.vectors, by_id.vectors, atol=1e-6)
+    np.testing.assert_allclose(from_file.vectors, plain.vectors, atol=1e-6)
+    assert from_file.vectors.shape == (18, 32)
+    assert from_file.vectors.dtype == np.float32
+
+
+def test_one_vector_a_record_is_the_mean_of_its_orfs(home, fasta):
+    orfs, records = virnucpro.embed(fasta, **TINY), virnucpro.embed(fasta, per="record", **TINY)
+    assert records.seq_ids == ("a", "b")
+    np.testing.assert_allclose(records.vectors[0], orfs.vectors[:12].mean(axis=0), atol=1e-6)
+    assert virnucpro.embed([], per="record", **TINY).vectors.shape == (0, 32)

@@ -1,0 +1,199 @@
+"""What `virnucpro predict` leaves: thresholds, viral records, samples, pairs and alignments."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from virnucpro.pipeline import prediction
+from virnucpro.reports.tables import read_call_rows, rounded
+from virnucpro.sequences.fasta_files import read_fasta
+
+FINAL = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
+
+
+def rows_of(out):
+    return list(read_call_rows(out / "calls.tsv"))
+
+
+@pytest.fixture
+def fasta(tmp_path, random_dna):
+    path = tmp_path / "in.fa"
+    entries = [f">c{i} number {i}\n{random_dna(90 + 130 * i, i).lower()}\n" for i in range(8)]
+    path.write_text("".join([*entries, ">c1 again\n", random_dna(150, 99), "\n>short\nACG\n"]))
+    return path
+
+
+@pytest.fixture
+def middle(predict, fasta, tmp_path):
+    """A score that some records reach and some do not."""
+    predict(fasta, "-o", tmp_path / "first")
+    scores = sorted(row.p_virus for row in rows_of(tmp_path / "first") if row.p_virus is not None)
+    return scores[len(scores) // 2]
+
+
+def test_min_score_changes_calls_and_never_scores(predict, fasta, tmp_path, middle):
+    plain = rows_of(tmp_path / "first")
+    assert {row.call for row in plain} == {"non-virus", None}
+    result = predict(fasta, "-o", tmp_path / "out", "--min-score", middle)
+    assert result.exit_code == 0, result.output
+    rows = rows_of(tmp_path / "out")
+    assert [(row.p_virus, row.fdr) for row in rows] == [(row.p_virus, row.fdr) for row in plain]
+    assert Counter(row.call for row in rows) == {"virus": 5, "non-virus": 4, None: 1}
+    assert all((row.call == "virus") == (row.p_virus >= middle) for row in rows if row.call)
+    facts = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert facts["calling"]["min_score"] == middle
+    assert facts["sample_summary"][0]["virus"] == 5
+    assert facts["schema"]["calls.tsv"] == 1
+
+
+def test_viral_fasta_holds_the_called_records_as_given(predict, fasta, tmp_path, middle):
+    out = tmp_path / "out"
+    predict(fasta, "-o", out, "--min-score", middle)
+    viral = [row for row in rows_of(out) if row.call == "virus"]
+    given = dict(read_fasta(fasta))
+    written = list(read_fasta(out / "viral.fasta"))
+    assert [header.split()[0] for header, _ in written] == [
+        row.seq_id.removesuffix("__2") for row in viral
+    ]
+    assert all(given[header] == sequence for header, sequence in written)
+
+
+def test_packed_fasta_has_the_same_records(predict, fasta, tmp_path, middle):
+    out = tmp_path / "out"
+    predict(fasta, "-o", out, "--min-score", middle)
+    plain = (out / "viral.fasta").read_bytes()
+    result = predict(fasta, "-o", out, "--min-score", middle, "--gzip-fasta", "--resume")
+    assert result.exit_code == 0, result.output
+    assert gzip.decompress((out / "viral.fasta.gz").read_bytes()) == plain
+    assert not (out / "viral.fasta").exists()
+
+
+def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, middle, monkeypatch):
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "first"
+    predict(fasta, "-o", undisturbed, "--min-score", middle)
+
+    def never(run):
+        raise AssertionError("stages ran again")
+
+    monkeypatch.setattr(prediction, "_orf_stages", never)
+    result = predict(fasta, "-o", out, "--min-score", middle, "--resume")
+    assert result.exit_code == 0, result.output
+    for name in (*FINAL, "viral.fasta", "chunks.tsv"):
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert json.loads((out / "run.json").read_text())["stages"]["translation"]["orfs"] > 0
+    (out / "calls.tsv").unlink()
+    assert predict(fasta, "-o", out, "--min-score", middle, "--resume").exit_code == 0
+    assert (out / "calls.tsv").read_bytes() == (undisturbed / "calls.tsv").read_bytes()
+
+
+def test_other_input_under_the_same_name_is_scored_anew(predict, fasta, tmp_path, random_dna):
+    out = tmp_path / "out"
+    predict(fasta, "-o", out)
+    fasta.write_text(f">new\n{random_dna(333)}\n")
+    assert predict(fasta, "-o", out, "--resume").exit_code == 0
+    assert [row.seq_id for row in rows_of(out)] == ["new"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--min-score", "1.5"), ("--max-fdr", "-1"), ("--conservative", "--relaxed")],
+    ids=" ".join,
+)
+def test_thresholds_that_make_no_sense_end_with_2(predict, fasta, tmp_path, flags):
+    assert predict(fasta, "-o", tmp_path / "out", *flags).exit_code == 2
+
+
+def test_max_fdr_takes_calls_back(predict, fasta, tmp_path, middle):
+    result = predict(fasta, "-o", tmp_path / "out", "--min-score", middle, "--max-fdr", "0.5")
+    assert result.exit_code == 0
+    calls = Counter(row.call for row in rows_of(tmp_path / "out"))
+    assert calls == {"uncertain": 5, "non-virus": 4, None: 1}  # all of them score low
+
+
+def test_each_input_is_a_sample_with_tables_of_its_own(predict, random_dna, tmp_path):
+    paths = []
+    for folder, name in (("a", "gut 1.fa"), ("b", "gut 1.fa"), ("b", "..fa"), ("b", "empty.fa")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        paths.append(tmp_path / folder / name)
+        number = len(paths)
+        text = f">x{number}\n{random_dna(200 + number, number)}\n>same\n{random_dna(99)}\n"
+        paths[-1].write_text("" if name == "empty.fa" else text)
+    out = tmp_path / "out"
+    result = predict(*paths, "-o", out, "--min-score", "0")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(out)
+    assert [(row.sample, row.seq_id) for row in rows] == [
+        ("gut 1", "x1"), ("gut 1", "same"), ("gut 1__2", "x2"), ("gut 1__2", "same__2"),
+        (".", "x3"), (".", "same__3"),
+    ]  # fmt: skip
+    folders = ["gut_1", "gut_1__2", "sample", "empty"]
+    assert sorted(path.name for path in (out / "samples").iterdir()) == sorted(folders)
+    own = [row for folder in folders for row in rows_of(out / "samples" / folder)]
+    assert own == rows
+    assert rows_of(out / "samples" / "empty") == []
+    for name in ("viral.fasta", "viral_chunks.bed", "viral_regions.bed"):
+        parts = [(out / "samples" / folder / name).read_text() for folder in folders]
+        assert "".join(parts) == (out / name).read_text()
+    summary = json.loads((out / "run.json").read_text())["sample_summary"]
+    assert [(entry["sample"], entry["folder"], entry["records"]) for entry in summary] == [
+        ("gut 1", "gut_1", 2), ("gut 1__2", "gut_1__2", 2), (".", "sample", 2),
+        ("empty", "empty", 0),
+    ]  # fmt: skip
+
+
+def fastq(names_and_sequences):
+    return "".join(f"@{name}\n{seq}\n+\n{'I' * len(seq)}\n" for name, seq in names_and_sequences)
+
+
+def test_pairs_become_one_sample_with_two_rows_a_pair(predict, random_dna, tmp_path):
+    one, two = tmp_path / "gut_R1.fastq", tmp_path / "gut_R2.fastq.gz"
+    one.write_text(fastq([("a/1", random_dna(150, 1)), ("b/1", random_dna(150, 2))]))
+    mates = fastq([("a/2", random_dna(150, 3)), ("b/2", random_dna(150, 4))])
+    two.write_bytes(gzip.compress(mates.encode()))
+    out = tmp_path / "out"
+    result = predict(one, two, "--paired", "-o", out, "--min-score", "0")
+    assert result.exit_code == 0, result.output
+    assert [(row.seq_id, row.sample) for row in rows_of(out)] == [
+        ("a/1", "gut"), ("a/2", "gut"), ("b/1", "gut"), ("b/2", "gut"),
+    ]  # fmt: skip
+    assert [header for header, _ in read_fasta(out / "viral.fasta")] == ["a/1", "a/2", "b/1", "b/2"]
+    assert predict(one, "--paired", "-o", tmp_path / "odd").exit_code == 2
+    one.write_text(fastq([("a/1", random_dna(150, 1))]))
+    assert predict(one, two, "--paired", "-o", tmp_path / "short").exit_code == 3
+
+
+def test_reads_of_a_bam_file(predict, random_dna, tmp_path):
+    pysam = pytest.importorskip("pysam")
+    path, sequence = tmp_path / "reads.bam", random_dna(200, 5)
+    header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "chr", "LN": 1000}]}
+    with pysam.AlignmentFile(str(path), "wb", header=header) as file:
+        for name, flag in (("u", 4), ("p", 77), ("p", 141), ("m", 16), ("m", 256), ("m", 2048)):
+            read = pysam.AlignedSegment(file.header)
+            read.query_name, read.flag, read.query_sequence = name, flag, sequence
+            if not flag & 4:
+                read.reference_id, read.reference_start, read.cigartuples = 0, 10, [(0, 200)]
+            file.write(read)
+    out = tmp_path / "out"
+    result = predict(path, "-o", out, "--min-score", "0")
+    assert result.exit_code == 0, result.output
+    assert [row.seq_id for row in rows_of(out)] == ["u", "p/1", "p/2", "m"]
+    turned = sequence.translate(str.maketrans("ACGT", "TGCA"))[::-1]
+    assert dict(read_fasta(out / "viral.fasta"))["m"] == turned
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    cut = predict(path, "-o", tmp_path / "cut")
+    assert cut.exit_code == 3
+    assert "reads.bam" in cut.output
+
+
+def test_fdr_is_that_of_the_printed_scores(predict, fasta, tmp_path):
+    predict(fasta, "-o", tmp_path / "out")
+    rows = [row for row in rows_of(tmp_path / "out") if row.p_virus is not None]
+    by_score = sorted(rows, key=lambda row: -row.p_virus)
+    assert all(a.fdr <= b.fdr for a, b in pairwise(by_score))
+    assert all(row.fdr == rounded(row.fdr) for row in rows)

@@ -1,0 +1,113 @@
+"""Inputs become samples."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from virnucpro.core.errors import InputError, UsageError
+from virnucpro.pipeline.inputs import folder_names, plan_sources, read_sources, sample_names
+from virnucpro.sequences.alignments import alignment_format, read_alignments
+
+
+def test_folders_never_leave_their_place():
+    names = ["../../etc", "/abs", "a/b", ".hidden", "", "..", "x" * 300, "A", "a", "é\n", "-rf"]
+    folders = folder_names(names)
+    assert len({folder.lower() for folder in folders}) == len(names)
+    for folder in folders:
+        assert Path(folder).name == folder
+        assert folder[0] not in ".-"
+        assert len(folder) < 100
+        assert folder.isascii()
+
+
+def test_sample_names_hold_no_tab_or_line_end():
+    assert sample_names([Path("a\tb.fa"), Path("a\nb.fa")]) == ["a_b", "a_b__2"]
+
+
+@pytest.mark.parametrize(
+    ("first", "sample"),
+    [
+        ("gut_R1.fq.gz", "gut"),
+        ("gut_1.fastq", "gut"),
+        ("gut_S1_L001_R1_001.fastq.gz", "gut_S1_L001"),
+        ("gut.fq", "gut"),
+        ("_1.fq", "_1"),
+    ],
+)
+def test_a_pair_is_named_without_its_number(first, sample):
+    assert sample_names([Path(first), Path("second.fq")], paired=True) == [sample]
+
+
+def test_pairs_need_an_even_number_and_standard_input_comes_once():
+    with pytest.raises(UsageError, match="got 3"):
+        plan_sources([Path("a"), Path("b"), Path("c")], {}, paired=True)
+    with pytest.raises(UsageError, match="once"):
+        plan_sources([Path("-"), Path("-")], {"-": Path("copy")}, paired=False)
+
+
+def test_ids_are_unique_over_all_inputs_and_errors_name_what_was_given(tmp_path, caplog):
+    one, copy = tmp_path / "one.fa", tmp_path / "copy"
+    one.write_text(">a\nAC\n")
+    copy.write_text(">a\nGT\n>a__2\nTT\n")
+    sources = plan_sources([one, Path("-")], {"-": copy}, paired=False)
+    assert [(r.seq_id, r.sample) for r in read_sources(sources)] == [
+        ("a", "one"), ("a__2", "stdin"), ("a__2__2", "stdin"),
+    ]  # fmt: skip
+    assert len(caplog.records) == 1
+    list(read_sources(sources, is_first_time=False))
+    assert len(caplog.records) == 1
+    copy.write_text("AC\n")
+    with pytest.raises(InputError, match="standard input, line 1"):
+        list(read_sources(sources))
+
+
+def test_alignments_are_told_by_their_content(tmp_path):
+    path = tmp_path / "x"
+    for content, kind in (
+        (b"CRAM\x03", "CRAM"),
+        (b"@SQ\tSN:1\tLN:9\n", "SAM"),
+        (b"@read 1\nAC\n+\nII\n", None),
+        (b">a\nAC\n", None),
+        (b"\x1f\x8b broken", None),
+        (b"", None),
+    ):
+        path.write_bytes(content)
+        assert alignment_format(path) == kind
+    assert alignment_format(tmp_path) is None
+
+
+def test_without_pysam_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pysam", None)
+    with pytest.raises(InputError, match=r"pip install 'virnucpro\[bam\]'"):
+        next(read_alignments(tmp_path / "x.bam"))
+
+
+def test_sam_and_unmapped_bam_give_the_same_reads(tmp_path):
+    pysam = pytest.importorskip("pysam")
+    sam, bam = tmp_path / "x.sam", tmp_path / "x.bam"
+    sam.write_text(
+        "@HD\tVN:1.6\n@SQ\tSN:1\tLN:9\n"
+        + "".join(
+            f"{name}\t{flag}\t*\t0\t0\t*\t*\t0\t0\t{seq}\t*\n"
+            for name, flag, seq in (("r", 77, "ACGT"), ("r", 141, "GGCC"), ("r", 4, "*"))
+        )
+    )
+    with (
+        pysam.AlignmentFile(str(sam)) as source,
+        pysam.AlignmentFile(str(bam), "wb", template=source) as target,
+    ):
+        for read in source:
+            target.write(read)
+    expected = [("r/1", "ACGT"), ("r/2", "GGCC"), ("r", "")]
+    for path in (sam, bam):
+        assert [(record.seq_id, record.sequence) for record in read_alignments(path)] == expected
+
+
+def test_mates_are_not_paired_twice(tmp_path):
+    path = tmp_path / "x.bam"
+    path.write_bytes(b"CRAM\x03")
+    with pytest.raises(InputError, match="drop --paired"):
+        next(read_sources(plan_sources([path, path], {}, paired=True)))
