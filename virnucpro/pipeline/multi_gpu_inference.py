@@ -16,8 +16,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.files import digest_of, write_json
@@ -25,46 +23,13 @@ from virnucpro.pipeline.rank_messages import Assignment, RankJob
 from virnucpro.pipeline.rank_scheduler import RankScheduler
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.sequence_index import SequenceIndex, build_index
-from virnucpro.pipeline.shard_merge import ShardMerge
+from virnucpro.pipeline.shard_merge import ShardMerge, partial_file
+from virnucpro.pipeline.shard_plan import FEWEST_SHARDS, PLAN_FORMAT, Unit, plan_shards, unit_of
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
 
 log = logging.getLogger("virnucpro.pipeline.multi_gpu")
-
-PLAN_FORMAT = 1
-FEWEST_SHARDS = 16
-MOST_LETTERS = 1022  # tokenizers cut proteins there; only a hint for anything else
-_DEFAULT = "mini"
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What a shard of one kind of encoder holds.
-
-    Attributes:
-        tokens: at most this many, a little under a multiple of the usual token budgets, so
-            that full batches are full.
-        letters_per_token: about.
-        specials: special tokens of a sequence.
-        readers: processes that keep one GPU supplied with tokens.
-    """
-
-    tokens: int
-    letters_per_token: float
-    specials: int
-    readers: int
-
-    def estimate(self, index: SequenceIndex) -> int:
-        """Tokens of all sequences, about."""
-        return int(index.letters / self.letters_per_token) + self.specials * len(index)
-
-
-UNITS = {
-    "esm2": Unit(int(0.985 * 2**18), 1.0, 2, 1),
-    "dnabert": Unit(2**20, 4.8, 2, 2),
-    _DEFAULT: Unit(2**21, 1.0, 0, 1),
-}
 
 
 def run_multi_gpu_inference(
@@ -88,7 +53,9 @@ def run_multi_gpu_inference(
 
     Returns:
         `embeddings.h5` and the ranks that held work which no living rank could finish. The file
-        is complete if there are none, else it is not written and finished shards are kept.
+        is complete if there are none, else it is not written and finished shards are kept. If
+        some shards failed wherever they were tried while others did not, the others are in
+        `partial_file`.
 
     Raises:
         InputError: a file is not FASTA, or an id occurs twice.
@@ -126,6 +93,9 @@ def run_multi_gpu_inference(
         )
         scheduler.run()
         merge.is_complete = not scheduler.given_up
+    lost = scheduler.poisoned
+    if 0 < len(lost) < len(plan):
+        merge.write_without(lost, stage.encoder.dim, stage.attributes(index, devices[0]))
     _report(stage, scheduler, len(index), (started, merge.ended))
     return stage.merged, scheduler.failed_ranks
 
@@ -153,16 +123,6 @@ def choose_devices(world_size: int, devices: Sequence[str]) -> tuple[str, ...]:
     return chosen[:world_size]
 
 
-def plan_shards(index: SequenceIndex, unit: Unit) -> list[np.ndarray[Any, Any]]:
-    """Positions in `index` of each shard: every k-th of the sequences, longest first.
-
-    As many shards as keep within the size of a unit, and a few at least, so that there is work
-    for many ranks and little to do again after a failure.
-    """
-    shards = max(-(-unit.estimate(index) // unit.tokens), min(FEWEST_SHARDS, len(index)))
-    return [np.arange(k, len(index), shards) for k in range(min(shards, len(index)))]
-
-
 @dataclass(frozen=True)
 class _Stage:
     """Names and numbers of one stage."""
@@ -187,7 +147,7 @@ class _Stage:
 
     @property
     def unit(self) -> Unit:
-        return UNITS.get(self.encoder.kind, UNITS[_DEFAULT])
+        return unit_of(self.encoder.kind)
 
     @property
     def runtime(self) -> RuntimeConfig:
@@ -229,7 +189,7 @@ class _Stage:
                 log_dir=self.log_dir,
                 attributes=self.attributes(index, device),
                 expected_tokens=self.unit.estimate(index) // len(devices),
-                longest=min(int(index.lengths[:1].sum()), MOST_LETTERS) + self.unit.specials,
+                longest=self.unit.longest(index),
                 readers=self.readers(device),
                 cpu_threads=max(1, usable_cpus() // len(devices)),
             )
@@ -245,7 +205,8 @@ class _Stage:
     def prepare(self, keep_shards: bool) -> None:
         for folder in (self.shard_dir, self.log_dir):
             folder.mkdir(parents=True, exist_ok=True)
-        self.merged.unlink(missing_ok=True)  # nobody may take it for the result of this run
+        for old in (self.merged, partial_file(self.merged)):
+            old.unlink(missing_ok=True)  # nobody may take it for the result of this run
         unfinished = [] if keep_shards else [self.shard_dir.glob("shard_*.h5")]
         for path in chain(self.shard_dir.glob(".shard_*.tmp-*"), *unfinished):
             path.unlink(missing_ok=True)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from virnucpro.core.errors import InputError
 from virnucpro.pipeline import sequence_index
-from virnucpro.pipeline.multi_gpu_inference import UNITS, plan_shards
 from virnucpro.pipeline.sequence_index import (
     build_index,
     bytes_per_sequence,
     hash_ids,
     read_sequences,
 )
+from virnucpro.pipeline.shard_plan import UNITS, plan_shards
 
 letters = st.text("ACDEFGHIKLMX*", min_size=1, max_size=40)
 
