@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from virnucpro.batches.budget import Lengths
 from virnucpro.core.records import Embeddings, Tokens
 from virnucpro.models.base import Encoder
 
@@ -36,6 +39,30 @@ class Engine(Protocol):
 
         A batch never mixes two units, and the units come out in the order they came in.
         """
+
+
+class BatchLayout(Protocol):
+    """How sequences are put into batches; see `padded` and `packed`.
+
+    Attributes:
+        name: `padded` or `packed`.
+        any_shape: batches are compiled in whatever shape they come, not in fixed ones.
+    """
+
+    name: str
+    any_shape: bool
+
+    def plan(self, lengths: Lengths, budget: int) -> list[NDArray[np.int64]]:
+        """Indices of each batch; every index appears exactly once."""
+
+    def slots(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token slots that each sequence takes, shape (n,)."""
+
+    def collate(self, items: Sequence[Tokens]) -> Any:
+        """Lay out a batch on the host."""
+
+    def fixed(self, batch: Any, budget: int) -> Any | None:
+        """The same batch in one of few shapes; None where it is better left as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

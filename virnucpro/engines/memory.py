@@ -16,7 +16,6 @@ import torch
 from virnucpro.batches.collate import Batch
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.records import Tokens
-from virnucpro.engines.base import EngineOptions
 from virnucpro.engines.forward import Forward
 
 log = logging.getLogger("virnucpro.engines")
@@ -82,15 +81,15 @@ def budget_by_memory(found: Probe) -> int:
     return min(max(power, SMALLEST_BUDGET), LARGEST_BUDGET)
 
 
-def compiling_pays(options: EngineOptions, found: Probe) -> bool:
-    """Whether the expected tokens take so long that compiling is repaid; logs why."""
-    seconds = options.expected_tokens * found.seconds_per_token
+def compiling_pays(tokens: int, found: Probe) -> bool:
+    """Whether so many tokens take so long that compiling is repaid; logs why."""
+    seconds = tokens * found.seconds_per_token
     pays = seconds * COMPILE_GAIN > COMPILE_SECONDS
     log.info(
         "torch.compile %s: %d tokens take about %.0f s, compiling would save about %.0f s of that"
         " and cost about %.0f s",
         "on" if pays else "off",
-        options.expected_tokens,
+        tokens,
         seconds,
         seconds * COMPILE_GAIN,
         COMPILE_SECONDS,

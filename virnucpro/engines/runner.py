@@ -13,50 +13,25 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from virnucpro.batches.budget import Lengths
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Embeddings, Tokens
-from virnucpro.engines.base import EngineOptions, EngineStats
+from virnucpro.engines.base import BatchLayout, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.forward import Forward, Prepared
-from virnucpro.engines.memory import CPU_BUDGET, budget_by_memory, compiling_pays, probe
+from virnucpro.engines.memory import CPU_BUDGET, Probe, budget_by_memory, compiling_pays, probe
 from virnucpro.models.base import Encoder
 
 log = logging.getLogger("virnucpro.engines")
 
 Key = TypeVar("Key")
 _BATCHES_AHEAD = 3
-
-
-class BatchLayout(Protocol):
-    """How sequences are put into batches; see `padded` and `packed`.
-
-    Attributes:
-        name: `padded` or `packed`.
-        any_shape: batches are compiled in whatever shape they come, not in fixed ones.
-    """
-
-    name: str
-    any_shape: bool
-
-    def plan(self, lengths: Lengths, budget: int) -> list[NDArray[np.int64]]:
-        """Indices of each batch; every index appears exactly once."""
-
-    def slots(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Token slots that each sequence takes, shape (n,)."""
-
-    def collate(self, items: Sequence[Tokens]) -> Any:
-        """Lay out a batch on the host."""
-
-    def fixed(self, batch: Any, budget: int) -> Any | None:
-        """The same batch in one of few shapes; None where it is better left as it is."""
+_BATCHES_BETWEEN_LOOKS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +125,24 @@ class BatchEngine:
     def _settle(self) -> int:
         """Decide the token budget and whether to compile."""
         options = self.options
-        found = probe(self._forward, self.layout.collate) if self._is_cuda else None
+        self._probe = found = probe(self._forward, self.layout.collate) if self._is_cuda else None
         if options.compile == "on":
             self._forward.compile(True, self.layout.any_shape)
-        elif options.compile == "auto" and found and compiling_pays(options, found):
-            self._forward.compile(False, self.layout.any_shape)
+        elif options.compile == "auto" and found and options.expected_tokens:
+            self._compile_if_it_pays(options.expected_tokens, found)
         if options.token_budget is not None:
             return options.token_budget
         return CPU_BUDGET if found is None else budget_by_memory(found)
+
+    def _compile_if_it_pays(self, tokens: int, found: Probe) -> None:
+        if compiling_pays(tokens, found):
+            self._forward.compile(False, self.layout.any_shape)
+
+    def _compile_late(self) -> None:
+        """Where the length of the job is not known, compile once that would have paid."""
+        options, found = self.options, self._probe
+        if options.compile == "auto" and found and not options.expected_tokens:
+            self._compile_if_it_pays(self.stats.tokens, found)
 
     def _warm_up(self, longest: int) -> None:
         """Compile for full batches before anyone waits for one."""
@@ -271,6 +256,8 @@ class BatchEngine:
         stats.batches += 1
         stats.tokens += sum(len(item) for item in work.items)
         stats.slots += work.ready.tokens.numel()
+        if not stats.compiled and stats.batches % _BATCHES_BETWEEN_LOOKS == 0:
+            self._compile_late()
         stats.compiled = self._forward.compiles
         ids = tuple(item.seq_id for item in work.items)
         return work.key, Embeddings(ids, np.array(vectors.numpy(), dtype=np.float32))

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of, sha256_file
-from virnucpro.core.records import Embeddings, Tokens
+from virnucpro.core.records import Embeddings
 from virnucpro.engines.base import Engine
+from virnucpro.engines.feeding import tokenize
 from virnucpro.pipeline import feature_files
 
 logger = logging.getLogger("virnucpro.pipeline.features")
@@ -51,11 +52,7 @@ class SequenceEmbedder:
             RuntimeError: the engine returned an unknown id, lost one, or gave a value that is
                 not finite.
         """
-        tokenizer = self.tokenizer
-        items = [
-            Tokens(name, tokenizer.encode(sequence))
-            for name, sequence in zip(names, sequences, strict=True)
-        ]
+        items = tokenize(self.tokenizer, names, sequences)
         row_of = {name: row for row, name in enumerate(names)}
         vectors = np.full((len(names), self.dim), np.nan, dtype=np.float32)
         for batch in self.engine.embed(items) if items else ():

@@ -139,7 +139,7 @@ def test_the_budget_is_a_power_of_two_that_fits(free, per_token, budget):
 @pytest.mark.parametrize(("tokens", "pays"), [(0, False), (1_000_000, False), (100_000_000, True)])
 def test_compiling_is_for_long_jobs(tokens, pays, caplog):
     caplog.set_level("INFO", "virnucpro.engines")
-    assert compiling_pays(EngineOptions(expected_tokens=tokens), Probe(1, 1.4e-5, 1)) is pays
+    assert compiling_pays(tokens, Probe(1, 1.4e-5, 1)) is pays
     assert f"{tokens} tokens" in caplog.text
 
 
