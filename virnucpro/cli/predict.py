@@ -163,7 +163,7 @@ def predict(
         raise UsageError("--v1-attention belongs to the packed engine: drop --v1-fallback")
     use_v2 = parallel and not v1_fallback
     out = output_dir or default_output_dir(input_files)
-    settings = build_settings(flags, config, gpus, resume or force_resume)
+    settings = build_settings(flags, config, gpus, resume or force_resume, force_resume)
     compute = settings.compute
     if compute.device not in ("auto", "cpu"):
         validate_and_get_device(compute.device, compute.fallback_to_cpu)

@@ -145,7 +145,7 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
     """Check what --resume would reuse in DIRECTORY, a run's output directory.
 
     Nothing is changed and nothing stored in a file is executed. Exit 0: all whole; 1: something
-    is damaged (--resume recomputes it); 3: no such directory, or nothing to check in it.
+    is damaged (--force-resume recomputes it); 3: no such directory, or nothing to check in it.
     """
     from virnucpro.pipeline.output_check import check_output_dir
 

@@ -5,11 +5,8 @@ What is written here depends on input and model alone; thresholds come in `final
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,27 +127,3 @@ def _status(contig: Contig) -> Status:
     if contig.chunks:
         return Status.CALLED
     return Status.FAILED if contig.orfs else Status.NO_ORF
-
-
-def remove_intermediates(run: Run, keep: Sequence[Path]) -> None:
-    """Remove what only the stages needed, but for `keep`, and folders that are empty then."""
-    paths = run.paths
-    kept = {*keep, paths.contigs}
-    for name in run.record.data["files"]:
-        path = paths.output_dir / name
-        if path in kept or path in (paths.checkpoints, paths.samples):
-            continue
-        _remove(path)
-    for path in paths.checkpoints.iterdir():
-        if path not in kept:
-            _remove(path)
-    for folder in (paths.nucleotide_dir, paths.protein_dir):
-        with suppress(OSError):
-            folder.rmdir()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from virnucpro.core.errors import OutputError
 from virnucpro.core.progress import Bar, ProgressReporter
 from virnucpro.pipeline.pools import children_ignore_interrupts, map_in_order
 from virnucpro.pipeline.worker_logs import LogLine, captured_logs
@@ -59,6 +60,8 @@ def _merge(file_pair: FilePair) -> MergeOutcome:
         return MergeOutcome(merge_features(*file_pair))
     except FileNotFoundError as error:
         reason = f"File not found: {error.filename}"
+    except OutputError:  # a full disk is no fault of this pair
+        raise
     except RuntimeError as error:
         reason = f"Failed to load tensors: {error}"
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data

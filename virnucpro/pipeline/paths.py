@@ -49,6 +49,11 @@ class RunPaths:
         return self.checkpoints / "stdin"
 
     @property
+    def ledger(self) -> Path:
+        """One small file for each finished unit of work."""
+        return self.checkpoints / "ledger"
+
+    @property
     def records(self) -> Path:
         """One line per input record: id, sample, length, gaps, status, chunks, header."""
         return self.checkpoints / "records.tsv"

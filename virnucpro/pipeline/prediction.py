@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from virnucpro.core.device import detect_cuda_devices, validate_and_get_device
 from virnucpro.core.errors import WorkersFailedError
 from virnucpro.pipeline import orf_stages, results
+from virnucpro.pipeline.failed_files import record_lost_shards
 from virnucpro.pipeline.ingest import ingest
 from virnucpro.pipeline.jobs import FeatureJob
+from virnucpro.pipeline.output_dir import working_in
 from virnucpro.pipeline.paths import RunPaths, default_output_dir
-from virnucpro.pipeline.run_record import locked, open_output_dir
 from virnucpro.pipeline.run_setup import Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
+from virnucpro.reports.html import write_report
 from virnucpro.sequences.fasta_files import read_fasta
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("virnucpro.pipeline")
 
 Slot = Literal["dna", "protein"]
+
+# Their vectors differ in the last bits, so that a resumed run takes its own only.
+_FILE_WISE, _PACKED = "file-wise", "packed"
 
 
 def run_prediction(
@@ -61,20 +66,21 @@ def run_prediction(
     settings = settings or PredictionSettings()
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
     model = choose_model(settings.model)
-    open_output_dir(out, settings.output.resume, settings.output.force)
-    with locked(out / ".virnucpro.lock"):
+    with working_in(out, settings.output.resume, settings.output.force):
         run = prepare(input_files, out, model, settings)
         if run is None:
             logger.info("Already complete: %s", out)
+            if settings.output.report and not (out / "report.html").exists():
+                write_report(out)
             return results.exit_code_of(out)
         if not run.has_model_calls:
             files = _orf_stages(run)
             with ExitStack() as stack:
                 embed = _Embedding(run, files, persistent_models, stack)
                 _feature_stages(embed, use_v2_architecture, runtime_config or RuntimeConfig())
-            results.merge(run, files)
-            results.score(run, files)
-            results.call(run)
+            missing = results.merge(run, files)
+            results.score(run, files, missing)
+            results.call(run, missing)
         return results.finish(run)
 
 
@@ -133,11 +139,12 @@ class _Embedding:
         run, todo = self.run, []
         for number in self.numbers:
             job = self._job(slot, spec, number)
-            if not run.is_done(_unit(slot, job.output_file), [job.output_file]):
+            if not run.is_done(_unit(slot, job.output_file), [job.output_file], _FILE_WISE):
+                run.begin(_unit(slot, job.output_file), [job.output_file])
                 todo.append(job)
 
         def commit(job: FeatureJob) -> None:
-            run.commit(_unit(slot, job.output_file), [job.output_file], {})
+            run.commit(_unit(slot, job.output_file), [job.output_file], {}, _FILE_WISE)
 
         devices, pool = self._devices(), self._worker_pool()
         with BatchQueueManager(devices, use_persistent_pool=pool is not None, pool=pool, progress=run.reporter) as queue:  # noqa: E501  # fmt: skip
@@ -148,13 +155,14 @@ class _Embedding:
     def packed(self, slot: Slot, spec: EncoderSpec, config: RuntimeConfig) -> dict[str, Any]:
         """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
         from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
+        from virnucpro.pipeline.shard_merge import lost_shards, partial_file
 
         run, paths, compute = self.run, self.run.paths, self.run.settings.compute
         files = [_split(paths, slot, number) for number in self.numbers]
-        outputs = [_features(paths, slot, number) for number in self.numbers]
-        unit = f"{slot} features, packed"
-        if run.is_done(unit, outputs):
-            return {"files": 0, "kept": len(outputs)}
+        todo = self._not_packed(slot)
+        kept = len(files) - len(todo)
+        if not todo:
+            return {"files": 0, "kept": kept}
         folder = paths.esm_v2 if slot == "protein" else paths.dnabert_v2
         run.record.claim(folder)
         folder.mkdir(exist_ok=True)
@@ -173,17 +181,35 @@ class _Embedding:
             world_size=num_gpus,
             runtime_config=config,
         )
-        if failed_ranks:
+        lost = lost_shards(h5_path) if failed_ranks else {}
+        if failed_ranks and not lost:
             raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs")
-        if slot == "protein":
-            dna_files = [_features(paths, "dna", number) for number in self.numbers]
-            _stream_h5_to_pt_files(h5_path, paths.protein_dir, dna_files)
-        else:
-            _stream_h5_to_dna_files(
-                h5_path, [_split(paths, slot, n) for n in self.numbers], outputs
-            )
-        run.commit(unit, outputs, {})
-        return {"files": len(outputs), "kept": 0}
+        label = "ESM-2" if slot == "protein" else "DNABERT-S"
+        record_lost_shards(paths.failed_files, folder, label, lost)
+        done = self._to_files(slot, partial_file(h5_path) if lost else h5_path, todo)
+        for output in done if not lost else ():
+            run.commit(_unit(slot, output), [output], {}, _PACKED)
+        return {"files": len(done), "kept": kept, "failed_shards": len(lost)}
+
+    def _to_files(self, slot: Slot, h5_path: Path, numbers: Sequence[int]) -> list[Path]:
+        """Vectors from shard order into the feature files of these numbers."""
+        paths = self.run.paths
+        if slot == "protein":  # a file without DNA vectors has nothing to be merged with
+            dna_files = [paths.dna_features(n) for n in numbers if paths.dna_features(n).exists()]
+            return _stream_h5_to_pt_files(h5_path, paths.protein_dir, dna_files)
+        outputs = [paths.dna_features(number) for number in numbers]
+        _stream_h5_to_dna_files(h5_path, [_split(paths, slot, n) for n in numbers], outputs)
+        return outputs
+
+    def _not_packed(self, slot: Slot) -> list[int]:
+        """Numbers of the files whose vectors the packed engine has not made yet."""
+        run, todo = self.run, []
+        for number in self.numbers:
+            output = _features(run.paths, slot, number)
+            if not run.is_done(_unit(slot, output), [output], _PACKED):
+                run.begin(_unit(slot, output), [output])
+                todo.append(number)
+        return todo
 
     def _job(self, slot: Slot, spec: EncoderSpec, number: int) -> FeatureJob:
         compute, paths = self.run.settings.compute, self.run.paths

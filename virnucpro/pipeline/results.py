@@ -6,37 +6,52 @@ import logging
 from pathlib import Path
 
 from virnucpro.core.device import validate_and_get_device
-from virnucpro.core.files import atomic_write
 from virnucpro.pipeline import calls, final_tables, scoring
+from virnucpro.pipeline.failed_files import one_line, replace_lines
+from virnucpro.pipeline.output_dir import remove_intermediates
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.run_record import read_run
 from virnucpro.pipeline.run_setup import Run
+from virnucpro.pipeline.summary import summary_lines
+from virnucpro.reports.html import REPORT_FILES, write_report
 
 logger = logging.getLogger("virnucpro.pipeline")
 
 DONE, PARTIAL = 0, 6
 
 
-def merge(run: Run, files: int) -> None:
-    """Stage 7: join DNA and protein vectors by id, one file pair at a time."""
+def merge(run: Run, files: int) -> list[int]:
+    """Stage 7: join DNA and protein vectors by id, one file pair at a time.
+
+    Returns:
+        Numbers of the split files that have no merged vectors, because something failed.
+    """
     paths = run.paths
     paths.merged_dir.mkdir(exist_ok=True)
-    pairs = [
-        (paths.dna_features(number), paths.protein_features(number))
-        for number in range(1, files + 1)
-        if paths.dna_features(number).exists() and paths.protein_features(number).exists()
-    ]
+    numbers = range(1, files + 1)
     with run.record.stage("merging") as counts:
+        todo = [n for n in numbers if not run.is_done(_unit(paths.merged(n)), [paths.merged(n)])]
+        pairs = {n: (paths.dna_features(n), paths.protein_features(n)) for n in todo}
+        whole = {n: pair for n, pair in pairs.items() if all(path.exists() for path in pair)}
+        for number in todo:  # a pair that is there may find its merged file made and whole
+            merged = paths.merged(number)
+            run.begin(_unit(merged), [] if number in whole else [merged])
         merged_files, failed_pairs = parallel_merge_with_progress(
-            [dna for dna, _ in pairs], [protein for _, protein in pairs],
+            [dna for dna, _ in whole.values()], [protein for _, protein in whole.values()],
             paths.merged_dir, run.settings.compute.threads, run.reporter,
         )  # fmt: skip
+        for merged in merged_files:
+            run.commit(_unit(merged), [merged], {})
+        missing = sorted(pairs.keys() - {n for n in whole if paths.merged(n) in set(merged_files)})
+        for number in missing:
+            paths.merged(number).unlink(missing_ok=True)
         _record_failed_pairs(paths.failed_files, failed_pairs)
-        counts |= {"files": len(merged_files), "failed": len(failed_pairs)}
+        counts |= {"files": len(merged_files), "kept": files - len(todo), "failed": len(missing)}
+    return missing
 
 
-def score(run: Run, files: int) -> None:
-    """Stage 8: the classifier's score of every ORF, in the original's table."""
+def score(run: Run, files: int, missing: list[int]) -> None:
+    """Stage 8: the classifier's score of every ORF but those of the `missing` split files."""
     paths, compute = run.paths, run.settings.compute
 
     def make() -> dict[str, int]:
@@ -51,18 +66,24 @@ def score(run: Run, files: int) -> None:
         )
         return {**counts, "rows": scoring.write_prediction_table(paths)}
 
-    if paths.failed_files.exists():
-        run.ledger.discard("prediction")  # what failed may succeed now
-    run.stage("prediction", [paths.scores, paths.predictions], make)
+    outputs = [paths.scores, paths.predictions]
+    run.stage("prediction", outputs, make, made_from=made_from(run, missing))
 
 
-def call(run: Run) -> None:
+def call(run: Run, missing: list[int]) -> None:
     """Stage 9: chunk consensus, chunk track, and the model's own call of each record."""
     paths = run.paths
-    if paths.failed_files.exists():
-        run.ledger.discard("consensus")
     outputs = [paths.consensus, paths.chunks, paths.contigs]
-    run.stage("consensus", outputs, lambda: calls.write_model_calls(run))
+    run.stage(
+        "consensus", outputs, lambda: calls.write_model_calls(run),
+        made_from=made_from(run, missing),
+    )  # fmt: skip
+
+
+def made_from(run: Run, missing: list[int]) -> list[object]:
+    """What a later attempt at failed work can change: files without vectors, and the reasons."""
+    failed = run.paths.failed_files
+    return [missing, failed.read_text(encoding="utf-8") if failed.exists() else ""]
 
 
 def finish(run: Run) -> int:
@@ -73,17 +94,22 @@ def finish(run: Run) -> int:
     """
     paths, record = run.paths, run.record
     outputs = final_tables.table_paths(run)
-    record.claim(*outputs)
+    pages = REPORT_FILES if run.settings.output.report else ()
+    record.claim(*outputs, *(paths.output_dir / name for name in pages))
     with record.stage("tables") as counts:
         found, record.data["sample_summary"] = final_tables.write_final_tables(run)
         counts |= found
     failed = paths.failed_files.exists()
     status, code = ("partial", PARTIAL) if failed else ("done", DONE)
     model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
-    if not failed and not run.settings.output.keep_intermediate:
-        calls.remove_intermediates(run, keep=[*model_outputs, *outputs])
     record.finish(status, [*model_outputs, *outputs], [] if failed else model_outputs)
-    _summary(run, counts)
+    # Only now: a run that is killed here is complete, and its next start finds nothing to do.
+    if not failed and not run.settings.output.keep_intermediate:
+        remove_intermediates(paths, record.data)
+    if run.settings.output.report:
+        write_report(paths.output_dir)
+    for line in summary_lines(paths.output_dir, record.data):
+        logger.info("%s", line)
     return code
 
 
@@ -93,20 +119,14 @@ def exit_code_of(output_dir: Path) -> int:
     return DONE if run.get("status") == "done" else PARTIAL
 
 
+def _unit(merged: Path) -> str:
+    return f"merged {merged.name}"
+
+
 def _record_failed_pairs(failed_log: Path, failed: list[tuple[Path, Path, str]]) -> None:
-    if not failed:
-        return
-    known = failed_log.read_text(encoding="utf-8") if failed_log.exists() else ""
-    with atomic_write(failed_log, "w") as file:
-        file.write(known)
-        file.writelines(f"{dna}|merge|{reason}\n" for dna, _, reason in failed)
-
-
-def _summary(run: Run, counts: dict[str, int]) -> None:
-    named = {name: counts.get(f"call:{name}", 0) for name in ("virus", "non-virus", "uncertain")}
-    called = sum(named.values())
-    logger.info(
-        "%d records: %s; %d without a call. %s",
-        counts["records"], ", ".join(f"{n} {name}" for name, n in named.items()),
-        counts["records"] - called, run.paths.calls,
-    )  # fmt: skip
+    """Replace what failed_files.txt says of merging."""
+    replace_lines(
+        failed_log,
+        lambda line: "|merge|" in line,
+        [f"{dna}|merge|{one_line(reason)}" for dna, _, reason in failed],
+    )

@@ -13,13 +13,14 @@ from typing import Any
 
 from virnucpro import __version__
 from virnucpro.core.checkpoint import StageLedger
-from virnucpro.core.device import usable_cpus
+from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.ingest import describe_inputs, spool_stdin
 from virnucpro.pipeline.inputs import Source, plan_sources
+from virnucpro.pipeline.output_dir import remove_intermediates, remove_leftovers
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.run_record import (
     FORMAT,
@@ -28,7 +29,7 @@ from virnucpro.pipeline.run_record import (
     is_complete,
     read_run,
 )
-from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
+from virnucpro.pipeline.settings import Compute, ModelChoice, PredictionSettings
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
 from virnucpro.sequences.unpack import STDIN
@@ -45,7 +46,7 @@ class Run:
         paths: where everything lies.
         model: what decides scores.
         settings: what was asked for.
-        key: digest of everything that decides scores.
+        key: digest of everything that decides the bytes of a unit, the kind of device included.
         has_model_calls: whether an earlier run left all that the final tables are made from.
         ledger: finished units of work.
         record: run.json.
@@ -67,30 +68,42 @@ class Run:
         """Processes that translate and merge."""
         return self.settings.compute.threads or usable_cpus()
 
-    def unit_key(self, unit: str) -> str:
-        """The ledger's key of one unit of work."""
-        return digest_of(self.key, unit)
+    def unit_key(self, unit: str, made_from: object = "") -> str:
+        """The ledger's key of one unit of work; `made_from` is what else decides its bytes."""
+        return digest_of(self.key, unit, made_from)
 
-    def is_done(self, unit: str, outputs: Sequence[Path]) -> bool:
-        """Whether an earlier run finished `unit` and its files are still whole."""
-        return self.ledger.is_done(unit, self.unit_key(unit), outputs)
+    def is_done(self, unit: str, outputs: Sequence[Path], made_from: object = "") -> bool:
+        """Whether an earlier run finished `unit` and its files are still whole.
 
-    def commit(self, unit: str, outputs: Sequence[Path], counts: dict[str, int]) -> None:
+        Raises:
+            DamagedError: a file fails its checksum, and repair was not asked for.
+        """
+        return self.ledger.is_done(unit, self.unit_key(unit, made_from), outputs)
+
+    def begin(self, unit: str, outputs: Sequence[Path]) -> None:
+        """Forget what an earlier run made of `unit`: from here on it is done anew."""
+        self.ledger.discard(unit, outputs)
+
+    def commit(
+        self, unit: str, outputs: Sequence[Path], counts: dict[str, int], made_from: object = ""
+    ) -> None:
         """Record that `unit` is finished; its files have their final names."""
-        self.ledger.commit(unit, self.unit_key(unit), outputs, counts)
+        self.ledger.commit(unit, self.unit_key(unit, made_from), outputs, counts)
 
     def stage(
-        self, name: str, outputs: Sequence[Path], make: Callable[[], Mapping[str, int]]
-    ) -> dict[str, int]:
+        self, name: str, outputs: Sequence[Path], make: Callable[[], Mapping[str, int]],
+        made_from: object = "",
+    ) -> dict[str, int]:  # fmt: skip
         """Do a stage that is one unit of work, unless it is done; either way, its counts."""
         with self.record.stage(name) as counts:
-            if self.is_done(name, outputs):
+            if self.is_done(name, outputs, made_from):
                 logger.info("%s: done earlier, kept", name)
                 counts |= self.ledger.facts(name)
             else:
                 self.record.claim(*outputs)
+                self.begin(name, outputs)
                 counts |= make()
-                self.commit(name, outputs, counts)
+                self.commit(name, outputs, counts, made_from)
                 logger.info("%s: %s", name, ", ".join(f"{n} {k}" for k, n in counts.items()))
         return counts
 
@@ -128,7 +141,8 @@ def prepare(
     """
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
-    asked = settings.inputs
+    remove_leftovers(paths)
+    asked, output = settings.inputs, settings.output
     sources = plan_sources(input_files, {STDIN: paths.spool}, asked.paired, asked.reference)
     has_stdin = any(str(path) == STDIN for path in input_files)
     spooled = {STDIN: spool_stdin(paths.spool)} if has_stdin else {}
@@ -137,8 +151,10 @@ def prepare(
     key = digest_of(_what_decides(described, samples, model, settings))
     calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
     tables_key = digest_of(key, calling, SCHEMA)
-    earlier = read_run(output_dir) if settings.output.resume else None
-    if earlier is not None and is_complete(output_dir, earlier, tables_key):
+    earlier = read_run(output_dir) if output.resume else None
+    if earlier is not None and is_complete(output_dir, earlier, tables_key, output.repair):
+        if not output.keep_intermediate:
+            remove_intermediates(paths, earlier)
         return None
     data: dict[str, Any] = {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
@@ -151,23 +167,33 @@ def prepare(
         "calling": {"preset": settings.calling.preset, **calling}, "sample_summary": [],
         "stages": {}, "files": [".checkpoints"], "outputs": {}, "model_outputs": [],
     }  # fmt: skip
-    has_model_calls = earlier is not None and has_whole_model_outputs(output_dir, earlier, key)
+    has_model_calls = False
+    if earlier is not None:
+        data["files"] = sorted({".checkpoints", *map(str, earlier["files"])})
+        has_model_calls = has_whole_model_outputs(output_dir, earlier, key, output.repair)
     if has_model_calls and earlier is not None:
-        kept = ("stages", "files", "outputs", "model_outputs")
+        kept = ("stages", "outputs", "model_outputs")
         data |= {name: earlier[name] for name in kept}
     run = Run(
         sources=sources,
         paths=paths,
         model=model,
         settings=settings,
-        key=key,
+        key=digest_of(key, device_kind(settings.compute)),
         has_model_calls=has_model_calls,
-        ledger=StageLedger(paths.checkpoints / "ledger", reuse=settings.output.resume),
+        ledger=StageLedger(paths.ledger, reuse=output.resume, repair=output.repair),
         record=RunRecord(paths, data),
-        reporter=ProgressReporter(settings.output.progress),
+        reporter=ProgressReporter(output.progress),
     )
     run.record.save()
     return run
+
+
+def device_kind(compute: Compute) -> str:
+    """`cuda` or `cpu`: their numbers differ, so that one never goes on with the other's vectors."""
+    if compute.gpus:
+        return "cuda"
+    return "cuda" if compute.device.strip().lower() != "cpu" and detect_cuda_devices() else "cpu"
 
 
 def _what_decides(
@@ -188,5 +214,3 @@ def _what_decides(
         "packing": settings.compute.packing,
         "paired": settings.inputs.paired,
     }
-
-

@@ -82,6 +82,7 @@ class Output:
     Attributes:
         keep_intermediate: keep chunk, ORF and feature files.
         resume: go on with finished work whose input and settings are unchanged.
+        repair: make again what fails its checksum; False makes damage an error.
         force: remove what an earlier run left and start over.
         progress: show progress.
         report: write report.html.
@@ -89,6 +90,7 @@ class Output:
 
     keep_intermediate: bool = False
     resume: bool = False
+    repair: bool = False
     force: bool = False
     progress: bool = True
     report: bool = True

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from virnucpro.core.files import atomic_write
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.pipeline.embedding_worker import LoadedEncoders, run_job
+from virnucpro.pipeline.failed_files import one_line, replace_lines
 from virnucpro.pipeline.jobs import FeatureJob, Heartbeat, JobDone, JobFailed, WorkerSettings
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 
@@ -191,11 +191,8 @@ def _record_failures(
     failed_log: Path, jobs: Sequence[FeatureJob], failed: Mapping[FeatureJob, str]
 ) -> None:
     ours = {str(job.input_file) for job in jobs}
-    known = failed_log.read_text(encoding="utf-8").splitlines() if failed_log.exists() else []
-    lines = [line for line in known if line.split("|", 1)[0] not in ours]
-    lines += [f"{job.input_file}|{job.label}|{reason}" for job, reason in failed.items()]
-    if lines:
-        with atomic_write(failed_log, "w") as file:
-            file.writelines(f"{line}\n" for line in lines)
-    else:
-        failed_log.unlink(missing_ok=True)
+    replace_lines(
+        failed_log,
+        lambda line: line.split("|", 1)[0] in ours,
+        [f"{job.input_file}|{job.label}|{one_line(reason)}" for job, reason in failed.items()],
+    )

@@ -1,0 +1,162 @@
+"""The directory that a run works in: one run at a time, nothing of anyone else's removed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from virnucpro.core.errors import OutputError, UsageError
+from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.run_record import read_run
+
+logger = logging.getLogger("virnucpro.pipeline")
+
+LOCK = ".virnucpro.lock"
+CHECKPOINTS = ".checkpoints"
+
+_TEMPORARY = re.compile(r"\..+\.tmp-\d+|.+_merged\.tmp|\.sort-.+")
+_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
+    """Make the directory and hold it for this process until the block ends.
+
+    Nothing is removed before the directory is held, and nothing that a run did not list.
+
+    Raises:
+        UsageError: another process works there; or it is not empty, and neither `resume` nor
+            `force` allows to go on.
+        OutputError: it cannot be made or written, or is lost while the block runs.
+    """
+    with output_errors(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        _check(output_dir, resume, force)
+        with _locked(output_dir / LOCK):
+            _check(output_dir, resume, force)  # it may have changed hands
+            if force:
+                _start_over(output_dir)
+            yield
+
+
+@contextmanager
+def output_errors(output_dir: Path) -> Iterator[None]:
+    """What the system refuses in this block is an error of the output directory.
+
+    Raises:
+        OutputError: names the file, where the system does, and what it said.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else output_dir
+        raise OutputError(f"{where}: {error.strerror or error}") from error
+
+
+def remove_leftovers(paths: RunPaths) -> None:
+    """Remove temporary files of a run that was killed here; call it in a directory that is held."""
+    folders = [paths.output_dir, paths.nucleotide_dir, paths.protein_dir, paths.merged_dir]
+    candidates = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    for folder in (paths.checkpoints, paths.esm_v2, paths.dnabert_v2, paths.samples):
+        candidates += folder.rglob(".*") if folder.is_dir() else []
+    left = [path for path in candidates if _TEMPORARY.fullmatch(path.name)]
+    for path in left:
+        _remove(path)
+    if left:
+        logger.info("Removed %d temporary files that an earlier run left", len(left))
+
+
+def remove_intermediates(paths: RunPaths, data: dict[str, Any]) -> None:
+    """Remove what only the stages needed, and folders that are empty then.
+
+    Args:
+        paths: of the run.
+        data: its run.json; what `outputs` names stays.
+    """
+    root = paths.output_dir
+    kept = {root / name for name in data["outputs"]}
+    for path in _ours(root, data["files"]):
+        if path not in kept and path not in (paths.checkpoints, paths.samples):
+            _remove(path)
+    for path in paths.checkpoints.iterdir() if paths.checkpoints.is_dir() else ():
+        if path not in kept:
+            _remove(path)
+    for folder in (paths.nucleotide_dir, paths.protein_dir):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _check(output_dir: Path, resume: bool, force: bool) -> None:
+    """Refuse a directory that may not be used."""
+    content = {path.name for path in output_dir.iterdir()}
+    begun = {LOCK, CHECKPOINTS}
+    if force or all(name in begun or _TEMPORARY.fullmatch(name) for name in content):
+        return
+    run = read_run(output_dir)
+    is_ours = run is not None or begun <= content
+    if not is_ours:
+        raise UsageError(
+            f"{output_dir} is not empty and holds no run of ours; choose another --output-dir, "
+            "or --force to write beside what is there"
+        )
+    if not resume:
+        status = run.get("status") if run is not None else "run.json missing or damaged"
+        raise UsageError(
+            f"{output_dir} holds an earlier run ({status}); "
+            "--resume goes on with it, --force starts over"
+        )
+
+
+def _start_over(output_dir: Path) -> None:
+    run = read_run(output_dir)
+    if run is None:
+        return
+    for path in _ours(output_dir, run["files"]):
+        _remove(path)
+    (output_dir / "run.json").unlink(missing_ok=True)
+
+
+def _ours(output_dir: Path, names: Iterable[Any]) -> Iterator[Path]:
+    """The files that run.json lists; a name that leaves the directory is passed over."""
+    root = output_dir.resolve()
+    for name in names:
+        path = output_dir / str(name)
+        if Path(str(name)).is_absolute() or ".." in Path(str(name)).parts:
+            continue
+        if path == output_dir or path.is_symlink() or not path.resolve().is_relative_to(root):
+            continue
+        yield path
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Hold a kernel lock, which goes with the process; no child inherits it."""
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{lock.parent}: another run is working here") from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS_HERE:
+                raise
+            logger.warning("%s: no file locks here; start no second run in it", lock.parent)
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(descriptor)
