@@ -34,7 +34,7 @@ from virnucpro.scores.composition import Composition, FdrCurve
 from virnucpro.scores.intervals import ScoredWindow, viral_stretches
 from virnucpro.scores.thresholds import VIRUS
 
-BLOCK_ROWS = 4_096
+BLOCK_ROWS = 1_024
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,143 @@
+"""From the model's calls to the final tables."""
+
+from __future__ import annotations
+
+import tracemalloc
+from types import SimpleNamespace
+
+import pytest
+
+from virnucpro.core.errors import InputError
+from virnucpro.core.records import Status
+from virnucpro.pipeline.final_tables import table_paths, write_final_tables
+from virnucpro.pipeline.inputs import plan_sources
+from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.settings import Calling
+from virnucpro.reports.tables import (
+    CALL_COLUMNS,
+    CHUNK_COLUMNS,
+    CallRow,
+    ChunkRow,
+    header,
+    read_call_rows,
+)
+from virnucpro.sequences.fasta_files import read_fasta
+
+
+def make_run(tmp_path, samples, calling=None, keep_names=()):
+    """`samples`: {stem: [(id, [p of each chunk, or None])]}; chunks are 500 nt side by side."""
+    out = tmp_path / "out"
+    (out / ".checkpoints").mkdir(parents=True)
+    paths = RunPaths(out, "in", 500)
+    inputs = []
+    with paths.contigs.open("w") as calls, paths.chunks.open("w") as track:
+        calls.write(header(CALL_COLUMNS))
+        track.write(header(CHUNK_COLUMNS))
+        for sample, contigs in samples.items():
+            inputs.append(tmp_path / f"{sample}.fa")
+            with inputs[-1].open("w") as fasta:
+                for seq_id, scores in contigs:
+                    fasta.write(f">{seq_id}\n{'ACGTA' * 100 * max(1, len(scores))}\n")
+                    calls.write(call_row(seq_id, scores, sample).line())
+                    track.writelines(row.line() for row in chunk_rows(seq_id, scores))
+    return SimpleNamespace(
+        sources=plan_sources(inputs, {}, paired=False),
+        paths=paths,
+        settings=SimpleNamespace(calling=calling or Calling()),
+        record=SimpleNamespace(data={"files": list(keep_names)}),
+    )
+
+
+def call_row(seq_id, scores, sample):
+    known = [p for p in scores if p is not None]
+    p = sum(known) / len(known) if known else None
+    call = None if p is None else "virus" if p > 0.5 else "non-virus"
+    status = Status.CALLED if known else Status.NO_ORF
+    return CallRow(
+        seq_id, 500 * len(scores), len(scores), len(known), status, p, call, "mini", sample,
+        len(known), sum(p > 0.5 for p in known), sum(p < 0.5 for p in known),
+    )  # fmt: skip
+
+
+def chunk_rows(seq_id, scores):
+    for i, p in enumerate(scores):
+        place = (seq_id, i + 1, 500 * i, 500 * i + 500)
+        yield ChunkRow(*place) if p is None else ChunkRow(*place, "R1", 500 * i, 500 * i + 300, p)
+
+
+def lines(path):
+    return [line.split("\t") for line in path.read_text().splitlines()[1:]]
+
+
+def test_a_provirus_in_a_host_contig_has_its_interval(tmp_path):
+    host = [0.02] * 30 + [0.95, 0.97, None, 0.3, 0.96, 0.99] + [0.02] * 30
+    run = make_run(tmp_path, {"x": [("host", host), ("phage", [0.9]), ("dark", [None, None])]})
+    counts, _ = write_final_tables(run)
+    out = run.paths.output_dir
+    found = [(row[0], int(row[2]), int(row[3]), row[10]) for row in lines(out / "regions.tsv")]
+    assert found == [("host", 15_000, 18_000, "non-virus"), ("phage", 0, 500, "virus")]
+    assert counts == {
+        "records": 3, "regions": 2, "call:virus": 1, "call:non-virus": 1,
+    }  # fmt: skip
+    assert [name for name, _ in read_fasta(out / "viral.fasta")] == ["phage"]
+    assert len(lines(out / "calls.tsv")) == 3
+    viral_chunks = (out / "viral_chunks.bed").read_text().splitlines()
+    assert [line.split("\t")[:3] for line in viral_chunks] == [
+        ["host", "15000", "15500"], ["host", "15500", "16000"], ["host", "17000", "17500"],
+        ["host", "17500", "18000"], ["phage", "0", "500"],
+    ]  # fmt: skip
+
+
+def test_rates_belong_to_the_sample(tmp_path):
+    """The same score is worth more among viruses than among hosts."""
+    rich = [(f"v{i}", [0.95]) for i in range(200)] + [("a", [0.8])]
+    poor = [(f"h{i}", [0.03]) for i in range(2_000)] + [("b", [0.8])]
+    run = make_run(tmp_path, {"rich": rich, "poor": poor})
+    _, (first, second) = write_final_tables(run)
+    rates = {row.seq_id: row.fdr for row in read_call_rows(run.paths.calls)}
+    assert rates["a"] < 0.05 < 0.3 < rates["b"]
+    assert first["viral_share"] > 0.9
+    assert second["viral_share"] < 0.05
+    assert (first["virus"], second["virus"], second["fdr"]) == (201, 1, rates["b"])
+
+
+def test_every_promised_file_is_written_for_every_sample(tmp_path):
+    run = make_run(tmp_path, {"a": [("x", [0.9])], "b": [], "c": [("y", [0.1]), ("z", [])]})
+    counts, summaries = write_final_tables(run)
+    assert all(path.is_file() for path in table_paths(run))
+    assert len(table_paths(run)) == 4 * 6
+    assert [entry["records"] for entry in summaries] == [1, 0, 2]
+    assert counts["records"] == 3
+    assert [entry["viral_share"] is None for entry in summaries] == [False, True, False]
+
+
+def test_the_other_form_of_the_fasta_goes_only_if_it_is_ours(tmp_path):
+    run = make_run(tmp_path, {"a": [("x", [0.9])]}, keep_names=["viral.fasta.gz"])
+    ours = run.paths.output_dir / "viral.fasta.gz"
+    ours.write_bytes(b"old")
+    write_final_tables(run)
+    assert not ours.exists()
+    run.record.data["files"].clear()
+    ours.write_bytes(b"not of this run")
+    write_final_tables(run)
+    assert ours.exists()
+
+
+def test_an_input_that_changed_meanwhile_is_an_error(tmp_path):
+    run = make_run(tmp_path, {"a": [("x", [0.1]), ("y", [0.9])]})
+    (tmp_path / "a.fa").write_text(">x\nACGT\n>other\nACGT\n")
+    with pytest.raises(InputError, match="changed"):
+        write_final_tables(run)
+    assert not run.paths.calls.exists()
+
+
+def test_memory_stays_within_100_bytes_a_record(tmp_path):
+    peaks = []
+    for size in (1_500, 7_500):
+        contigs = [(f"read{i}", [i / size]) for i in range(size)]
+        run = make_run(tmp_path / str(size), {"x": contigs})
+        tracemalloc.start()
+        write_final_tables(run)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 6_000 < 100
