@@ -134,7 +134,8 @@ def test_an_input_that_changed_meanwhile_is_an_error(tmp_path):
 def test_memory_stays_within_100_bytes_a_record(tmp_path):
     peaks = []
     for size in (1_500, 7_500):
-        contigs = [(f"read{i}", [i / size]) for i in range(size)]
+        # none is viral: the ids of inputs that are read again have a test of their own
+        contigs = [(f"read{i}", [i / size / 3]) for i in range(size)]
         run = make_run(tmp_path / str(size), {"x": contigs})
         tracemalloc.start()
         write_final_tables(run)
