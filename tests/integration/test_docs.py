@@ -1,0 +1,145 @@
+"""The documentation says what is so: its commands run, its columns and options exist."""
+
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from virnucpro import __version__
+from virnucpro.cli.main import COMMANDS, cli
+from virnucpro.core.records import Status
+from virnucpro.models.store import BUNDLED
+from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, REGION_COLUMNS
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+OURS = [page for page in PAGES if page.name not in ("MIGRATION_v2.md", "RELIABILITY.md")]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def columns(heading):
+    text = (DOCS / "outputs.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    first = text.strip().split("\n\n")[0]
+    names = [line.split("|")[1] for line in first.splitlines()[2:]]
+    return tuple(re.findall(r"`(\w+)`", " ".join(names)))
+
+
+def all_options():
+    found = {"--version"}
+    commands = [cli, *(cli.get_command(None, name) for name in COMMANDS)]
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            found |= {*parameter.opts, *parameter.secondary_opts}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (BUNDLED / "model.json").exists(), reason="no bundled model")
+def test_the_tutorial_runs(tmp_path):
+    shutil.copy(ROOT / "examples" / "demo.fa", tmp_path)
+    page = DOCS / "tutorial.md"
+    script = "\n".join(["set -euo pipefail", *blocks(page, "sh")])
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "VIRNUCPRO_MODEL_DIR": str(tmp_path / "home"),
+    }
+    for command in (["bash", "-c", script], [sys.executable, "-c", *blocks(page, "python")]):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "@article{virnucpro2025" in (tmp_path / "virnucpro.bib").read_text()
+
+
+@pytest.mark.parametrize(
+    ("heading", "expected"),
+    [
+        ("calls.tsv", CALL_COLUMNS),
+        ("chunks.tsv", CHUNK_COLUMNS),
+        ("regions.tsv", REGION_COLUMNS),
+    ],
+)
+def test_every_column_is_described_in_order(heading, expected):
+    assert columns(heading) == expected
+
+
+def test_every_status_is_described():
+    text = (DOCS / "outputs.md").read_text()
+    assert all(f"| `{status}` |" in text for status in Status)
+
+
+@pytest.mark.parametrize("page", OURS, ids=lambda page: page.name)
+def test_options_and_commands_on_a_page_exist(page):
+    text = page.read_text()
+    foreign = {"--index-url", "--rm", "--build-arg"}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - foreign
+    assert named <= all_options()
+    commands = set(re.findall(r"(?:^|`)virnucpro ([a-z]\w+)", text, re.MULTILINE))
+    assert commands <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", OURS, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (DOCS / link).exists(), link
+
+
+def test_pages_and_navigation_agree():
+    listed = {name for item in site()["nav"] for name in item.values()}
+    assert {page.name for page in PAGES} <= listed
+    assert (
+        {page.name for page in OURS}
+        <= listed
+        <= {p.name for p in PAGES}
+        | {
+            "MIGRATION_v2.md",
+            "RELIABILITY.md",
+        }
+    )
+
+
+def test_figures_are_those_of_the_result_files():
+    spec = importlib.util.spec_from_file_location("make_performance", DOCS / "make_performance.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text()
+    assert page == module.page_with(module.figures(), page), "run docs/make_performance.py"
+
+
+def test_pictures_are_small():
+    for picture in (DOCS / "img").glob("*"):
+        assert picture.stat().st_size < 200_000, picture
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["preferred-citation"]["doi"] == "10.1093/bib/bbaf224"
+    assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
+@pytest.mark.slow
+def test_the_site_builds(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def site():
+    text = re.sub(r"!!python/\S+", "", (ROOT / "mkdocs.yml").read_text())
+    return yaml.safe_load(text)
