@@ -38,7 +38,9 @@ EXIT_IN_PART = 6
     "--stop-after", type=click.FloatRange(min=0), default=float("inf"),
     help="Pause after this many seconds (exit code 6); the same command goes on.",
 )  # fmt: skip
-@click.option("--compile/--no-compile", "fused", default=None, help="Fuse kernels; default: on GPUs.")
+@click.option(
+    "--compile/--no-compile", "fused", default=None, help="Fuse kernels; default: on GPUs."
+)
 @click.pass_context
 def train(
     ctx: click.Context, config_file: Path, data: Path | None, output_dir: Path,

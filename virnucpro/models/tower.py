@@ -166,12 +166,11 @@ class Block(nn.Module):
         width, hidden = config.width, config.hidden or config.width
         self.dilation = dilation
         self.norm = nn.LayerNorm(width)
-        self.up = nn.Conv2d(width, hidden, (1, 3), padding=(0, dilation), dilation=(1, dilation))
+        spread = (1, dilation)
+        self.up = nn.Conv2d(width, hidden, (1, 3), padding=(0, dilation), dilation=spread)
         self.down = nn.Linear(hidden, width)
         nn.init.normal_(self.up.weight, std=(3 * width) ** -0.5)
         nn.init.normal_(self.down.weight, std=0.5 * hidden**-0.5)
-        nn.init.zeros_(self.up.bias)
-        nn.init.zeros_(self.down.bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Shape (n, Q, width) to the same; `mask` (n, Q, 1) is 1 inside a sequence, else 0."""
@@ -242,7 +241,7 @@ class DnaTower(Encoder):
         if bases.is_cuda:
             return self._embed(bases, lengths)
         step = max(1, _CPU_POSITIONS * self.tower.config.stride // (2 * bases.shape[1]))
-        parts = zip(bases.split(step), lengths.split(step), strict=True)
+        parts = zip(torch.split(bases, step), torch.split(lengths, step), strict=True)
         return torch.cat([self._embed(b, n) for b, n in parts])
 
     def _embed(self, bases: Tensor, lengths: Tensor) -> Tensor:
@@ -273,7 +272,7 @@ class ProteinTower(Encoder):
         if residues.is_cuda:
             return self._embed(residues, lengths)
         step = max(1, _CPU_POSITIONS * self.tower.config.stride // residues.shape[1])
-        parts = zip(residues.split(step), lengths.split(step), strict=True)
+        parts = zip(torch.split(residues, step), torch.split(lengths, step), strict=True)
         return torch.cat([self._embed(r, n) for r, n in parts])
 
     def _embed(self, residues: Tensor, lengths: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,10 @@ class Calibration:
             if value.pop("format") != FORMAT:
                 raise ValueError(f"not format {FORMAT}")
             value.pop("fitted_on", None)
-            known = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+            given: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
+            }
+            known = cls(**given)
             known._check()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"{path}: not a calibration ({error})") from error
@@ -124,9 +128,7 @@ class Calibration:
         null = np.bincount(contig_of, weight * _null(scores), minlength=count) / safe
         return p, self._calls(p, null, safe)
 
-    def contig(
-        self, chunk_scores: Floats, lengths_nt: NDArray[np.integer]
-    ) -> tuple[float, str]:
+    def contig(self, chunk_scores: Floats, lengths_nt: NDArray[np.integer]) -> tuple[float, str]:
         """Probability and call of one contig with at least one chunk."""
         alone = np.zeros(len(chunk_scores), dtype=np.int64)
         p, calls = self.contigs(chunk_scores, lengths_nt, alone, 1)
@@ -143,7 +145,7 @@ class Calibration:
 
 
 def raw_log_odds(scores: Floats) -> Floats:
-    """ln P(virus) - ln(1 - P(virus)), from probabilities kept off 0 and 1: (n,)."""
+    """Log-odds of a virus, from probabilities kept off 0 and 1: (n,)."""
     virus = np.clip(scores[:, 1].astype(np.float64), _SMALLEST, 1 - _SMALLEST)
     rest = np.clip(scores[:, 0] + _null(scores), _SMALLEST, 1.0)
     out: Floats = np.log(virus) - np.log(rest)

@@ -12,6 +12,7 @@ import lzma
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,6 @@ from virnucpro.tokens.mini import BaseTokenizer
 
 MIN_RECORD_NT = 60
 OTHER, VIRUS, NULL = 0, 1, 2
-_OPENERS = {b"\xfd7zXZ": lzma.open, b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,16 @@ class Corpus:
         return self.starts[first], self.ends[last]
 
 
+def _open_text(path: Path) -> IO[str]:
+    with path.open("rb") as probe:
+        head = probe.read(6)
+    if head.startswith(b"\xfd7zXZ"):
+        return lzma.open(path, "rt")
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.open(path, "rt")
+    return bz2.open(path, "rt") if head.startswith(b"BZh") else path.open("rt")
+
+
 def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
     """Yield id (up to the first blank) and letters of each record of a FASTA file.
 
@@ -74,11 +84,8 @@ def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
     Raises:
         InputError: letters before the first header.
     """
-    with path.open("rb") as probe:
-        head = probe.read(6)
-    opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), None)
     name, lines = "", list[str]()
-    with opener(path, "rt") if opener else path.open("rt") as handle:
+    with _open_text(path) as handle:
         for number, line in enumerate(handle, start=1):
             if line.startswith(">"):
                 if name:
@@ -102,10 +109,7 @@ def read_labels(path: Path) -> dict[str, Label]:
     Raises:
         InputError: the columns `id` and `class` are missing.
     """
-    with path.open("rb") as probe:
-        head = probe.read(6)
-    opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), None)
-    with opener(path, "rt") if opener else path.open("rt") as handle:
+    with _open_text(path) as handle:
         rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
         if not {"id", "class"} <= set(rows.fieldnames or ()):
             raise InputError(str(path), "needs the columns id and class", 1)

@@ -16,7 +16,7 @@ from virnucpro.models.tower import save_tower
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.mini_classifier import MINI_KIND, save_mini_classifier
 from virnucpro.training.model import MiniModel
-from virnucpro.training.sampler import Windows, orient
+from virnucpro.training.sampler import orient
 
 
 def export_model(
@@ -49,13 +49,17 @@ def save_calibration(folder: Path, calibration: Calibration, fitted_on: str) -> 
 
 
 @torch.no_grad()
-def probabilities(model: MiniModel, bases: NDArray[np.uint8], rows: int = 256) -> NDArray[np.float32]:
+def probabilities(
+    model: MiniModel, bases: NDArray[np.uint8], rows: int = 256
+) -> NDArray[np.float32]:
     """P(other), P(virus), P(null) of windows (n, length): shape (n, 3)."""
     device = next(model.parameters()).device
     parts: list[Tensor] = []
     model.eval()
-    for first in range(0, len(bases), rows):
-        block = torch.from_numpy(bases[first : first + rows].astype(np.int64)).to(device)
-        windows: Windows = orient(block, torch.full((len(block),), block.shape[1], device=device))
-        parts.append(model(windows)[0].float().softmax(dim=1).cpu())
+    with torch.compiler.set_stance("force_eager"):
+        for first in range(0, len(bases), rows):
+            block = torch.from_numpy(bases[first : first + rows].astype(np.int64)).to(device)
+            lengths = torch.full((len(block),), block.shape[1], device=device)
+            logits = model(orient(block, lengths))[0]
+            parts.append(logits.float().softmax(dim=1).cpu())
     return torch.cat(parts).numpy() if parts else np.zeros((0, 3), np.float32)

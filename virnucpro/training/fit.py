@@ -21,7 +21,7 @@ from torch import Tensor
 from virnucpro.core.checkpoint import atomic_save
 from virnucpro.core.errors import ModelError, VirNucProError
 from virnucpro.core.progress import Bar, ProgressReporter
-from virnucpro.training.corpus import NULL, VIRUS, Corpus
+from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
 from virnucpro.training.metrics import auroc
 from virnucpro.training.model import MiniModel, compile_blocks
 from virnucpro.training.optim import Average, make_optimisers, rate_at
@@ -81,7 +81,7 @@ def group_weights(corpus: Corpus, recipe: Recipe) -> np.ndarray:
     class by the square root of its bases times `kind_weights`, and so the groups in it.
     """
     first, last = corpus.group_bounds()
-    size = np.sqrt((last - first).astype(np.float64))
+    size: np.ndarray = np.sqrt((last - first).astype(np.float64))
     target = np.array([g.target for g in corpus.groups])
     kinds = np.array([g.kind for g in corpus.groups])
     for i, label in enumerate(corpus.groups):
@@ -95,7 +95,13 @@ def group_weights(corpus: Corpus, recipe: Recipe) -> np.ndarray:
         inside = target == value
         rest = 1 - recipe.virus_share - recipe.null_share
         size[inside] *= shares.get(int(value), rest) / size[inside].sum()
-    return size / size.sum()
+    shares_of: np.ndarray = size / size.sum()
+    return shares_of
+
+
+def _kind(label: Label) -> tuple[int, str, str]:
+    """What the second loss tells apart: virus families, and classes of anything else."""
+    return label.target, label.kind, label.group if label.target == VIRUS else ""
 
 
 class Fit:
@@ -106,12 +112,9 @@ class Fit:
     ) -> None:
         self.recipe, self.settings, self.device = recipe, settings, settings.device
         torch.manual_seed(recipe.seed)
-        self.kinds = sorted({(g.target, g.kind, g.group if g.target == VIRUS else "") for g in corpus.groups})
-        of_kind = [
-            self.kinds.index((g.target, g.kind, g.group if g.target == VIRUS else ""))
-            for g in corpus.groups
-        ]
-        self.kind_of = torch.tensor(of_kind, device=self.device)
+        names = [_kind(g) for g in corpus.groups]
+        self.kinds = sorted(set(names))
+        self.kind_of = torch.tensor([self.kinds.index(n) for n in names], device=self.device)
         self.model = MiniModel(recipe, len(self.kinds)).to(self.device)
         if settings.fused:
             compile_blocks(self.model)
@@ -173,7 +176,7 @@ class Fit:
             if recipe.kind_loss:
                 of_kind = F.cross_entropy(kinds.float(), self.kind_of[group])
                 loss = loss + recipe.kind_loss * of_kind
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         share = rate_at(self.step, recipe)
         for optimiser, top in zip(self.optimisers, (recipe.rate, recipe.muon_rate), strict=False):
@@ -203,11 +206,10 @@ class Fit:
         return logits
 
     def _logits(self, windows: Windows) -> np.ndarray:
-        parts = zip(
-            windows.bases.split(500), windows.lengths.split(500), windows.residues.split(500),
-            windows.residue_lengths.split(500), strict=True,
-        )  # fmt: skip
-        return torch.cat([self.model(Windows(*part))[0].float() for part in parts]).cpu().numpy()
+        each = (windows.bases, windows.lengths, windows.residues, windows.residue_lengths)
+        parts = zip(*(torch.split(t, 500) for t in each), strict=True)
+        logits = torch.cat([self.model(Windows(*part))[0].float() for part in parts])
+        return logits.cpu().numpy()
 
     def load_best(self) -> int:
         """Put the weights that did best on dev into the model; returns their step."""
@@ -232,18 +234,18 @@ class Fit:
         if value > self.best:
             self.best, self.since_best = value, 0
             state = {k: v.cpu() for k, v in self.average.state().items()}
-            atomic_save(
-                {"weights": state, "step": self.step, "figures": figures, "recipe": self.recipe.digest},
-                self.settings.folder / "best.pt",
-            )
+            best = {"weights": state, "step": self.step, "figures": figures}
+            atomic_save({**best, "recipe": self.recipe.digest}, self.settings.folder / "best.pt")
+        self._log({"seconds": seconds, "mean": value, **figures})
+
+    def _log(self, figures: dict[str, float]) -> None:
         path = self.settings.folder / "progress.tsv"
-        row = {"step": self.step, "windows": self.seen, "seconds": round(seconds, 1), "mean": value}
-        row |= figures
         fresh = not path.exists()
         with path.open("a", encoding="utf-8") as file:
             if fresh:
-                file.write("\t".join(row) + "\n")
-            file.write("\t".join(f"{v:.5g}" if isinstance(v, float) else str(v) for v in row.values()) + "\n")
+                file.write("\t".join(["step", "windows", *figures]) + "\n")
+            values = [str(self.step), str(self.seen), *(f"{v:.5g}" for v in figures.values())]
+            file.write("\t".join(values) + "\n")
         logger.info("step %d: %s", self.step, " ".join(f"{k}={v:.4f}" for k, v in figures.items()))
 
     def _save(self) -> None:
@@ -280,8 +282,8 @@ def dev_figures(sets: list[LabelledWindows], logits: list[np.ndarray]) -> dict[s
         for windows, x in here:
             if windows.labels[0].target == VIRUS and cells:
                 both = np.concatenate([x, *cells])
-                positive = np.arange(len(both)) < len(x)
-                figures[f"auroc_{windows.name}_{length}"] = auroc(both[:, 1] - both[:, 0], positive)
+                viral = np.arange(len(both)) < len(x)
+                figures[f"auroc_{windows.name}_{length}"] = auroc(both[:, 1] - both[:, 0], viral)
         null = [x for w, x in here if w.labels[0].target == NULL]
         if null:
             viral = np.concatenate(null).argmax(axis=1) == VIRUS

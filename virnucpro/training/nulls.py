@@ -19,7 +19,8 @@ def uniform(rng: np.random.Generator, n: int, length: int) -> Bases:
 def skewed(rng: np.random.Generator, n: int, length: int) -> Bases:
     """Independent bases; each sequence has its own composition: shape (n, length)."""
     cumulative = rng.dirichlet([2.0] * 4, n).cumsum(axis=1)[:, None, :3]
-    return (rng.random((n, length, 1)) > cumulative).sum(axis=2).astype(np.uint8)
+    out: Bases = (rng.random((n, length, 1)) > cumulative).sum(axis=2).astype(np.uint8)
+    return out
 
 
 def markov(rng: np.random.Generator, windows: Bases, order: int) -> Bases:

@@ -68,7 +68,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    out: Tensor = (x.mT if tall else x).to(matrices.dtype)
+    return out
 
 
 def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:

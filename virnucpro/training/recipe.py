@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from virnucpro.core.files import digest_of
 from virnucpro.core.errors import ConfigError
+from virnucpro.core.files import digest_of
 from virnucpro.models.tower import TowerConfig
 from virnucpro.training.sampler import Noise
 
@@ -65,7 +65,7 @@ class Recipe:
     null_share: float = 0.083
     kind_weights: dict[str, float] = field(default_factory=dict)
     family_weights: dict[str, float] = field(default_factory=dict)
-    noise: Noise = Noise()
+    noise: Noise = field(default_factory=Noise)
     null_bank_share: float = 1.0
     optimiser: str = "adamw"
     rate: float = 2e-3

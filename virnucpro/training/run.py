@@ -164,11 +164,19 @@ def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
     record = rng.choice(usable, _NULL_SOURCE_WINDOWS)
     start = corpus.starts[record] + (rng.random(len(record)) * room[record]).astype(np.int64)
     bank = null_bank(rng, corpus.bases[start[:, None] + np.arange(length)], recipe.null_bank_share)
-    rows = ((Label(NULL, "null", kind), f"{kind}{i}", row) for kind, block in bank for i, row in enumerate(block))
-    return join(corpus, assemble(rows))
+    return join(
+        corpus,
+        assemble(
+            (Label(NULL, "null", kind), f"{kind}{i}", row)
+            for kind, block in bank
+            for i, row in enumerate(block)
+        ),
+    )
 
 
-def fit_job(job: TrainJob, sets: tuple[Corpus, dict[str, Corpus]], settings: FitSettings) -> tuple[Fit, FitReport]:
+def fit_job(
+    job: TrainJob, sets: tuple[Corpus, dict[str, Corpus]], settings: FitSettings
+) -> tuple[Fit, FitReport]:
     """Train, resuming what `settings.folder` holds."""
     from virnucpro.training.fit import Fit
 
@@ -185,8 +193,9 @@ def finish_job(job: TrainJob, fit: Fit, dev: dict[str, Corpus], output: Path) ->
     from virnucpro.training.export import export_model, probabilities, save_calibration
 
     step = fit.load_best()
+    limits = Limits(chunk_nt=job.chunk_nt)
     calibration = fit_calibration(
-        lambda bases: probabilities(fit.model, bases), dev, job.dev_count, Limits(chunk_nt=job.chunk_nt)
+        lambda bases: probabilities(fit.model, bases), dev, job.dev_count, limits
     )
     save_calibration(output, calibration, ", ".join(sorted(dev)))
     kinds = [f"virus: {group}" if target == VIRUS else kind for target, kind, group in fit.kinds]

@@ -77,7 +77,9 @@ class WindowSampler:
         self.target = place(np.array([g.target for g in corpus.groups]))
         self.random = torch.Generator(device=device)
 
-    def draw(self, n: int, shortest: int, longest: int, seed: int) -> tuple[Windows, Tensor, Tensor]:
+    def draw(
+        self, n: int, shortest: int, longest: int, seed: int
+    ) -> tuple[Windows, Tensor, Tensor]:
         """Draw n windows of `shortest` to `longest` nt; returns windows, targets, groups."""
         self.random.manual_seed(seed)
         group = torch.searchsorted(self.cumulative, self._uniform(n)).clamp(max=len(self.first) - 1)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from virnucpro.core.errors import ModelError
+from virnucpro.scores.calibration import Calibration
+
+
+def _scores(*p_virus: float) -> np.ndarray:
+    return np.array([[1 - p, p, 0.0] for p in p_virus])
+
+
+def test_without_a_calibration_it_is_the_logistic_of_the_mean_log_odds():
+    p, call = Calibration.load(None).contig(_scores(0.9, 0.6), np.array([500, 500]))
+    odds = (np.log(0.9 / 0.1) + np.log(0.6 / 0.4)) / 2
+    assert p == pytest.approx(1 / (1 + np.exp(-odds)))
+    assert call == "virus"
+    assert Calibration.load(None).contig(_scores(0.2), np.array([500]))[1] == "non-virus"
+
+
+def test_two_column_scores_and_missing_null_give_the_same():
+    lengths = np.array([500, 300])
+    three = np.array([[0.3, 0.7, np.nan], [0.6, 0.4, np.nan]])
+    assert Calibration().contig(three, lengths) == Calibration().contig(three[:, :2], lengths)
+
+
+def test_more_chunks_make_more_certain():
+    fitted = Calibration(gain=0.5)
+    p = [fitted.contig(_scores(*[0.8] * n), np.full(n, 500))[0] for n in (1, 2, 5, 20)]
+    assert p == sorted(p) and p[0] == pytest.approx(0.8) and p[-1] > 0.99
+
+
+def test_slope_and_intercept_follow_the_length():
+    fitted = Calibration(lengths_nt=(150.0, 600.0), slope=(1.0, 2.0), intercept=(0.0, 1.0))
+    z = np.log(0.7 / 0.3)
+    got = fitted.log_odds(_scores(0.7, 0.7, 0.7), np.array([100, 300, 900]))
+    assert got == pytest.approx([z, 1.5 * z + 0.5, 2 * z + 1])
+
+
+def test_between_the_limits_and_for_null_the_call_is_uncertain():
+    fitted = Calibration(virus_above=(0.9,), other_below=0.5, null_above=0.3)
+    assert fitted.contig(_scores(0.7), np.array([500]))[1] == "uncertain"
+    assert fitted.contig(_scores(0.95), np.array([500]))[1] == "virus"
+    assert fitted.contig(np.array([[0.0, 0.65, 0.35]]), np.array([500]))[1] == "uncertain"
+
+
+def test_many_contigs_at_once_equal_one_by_one():
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet([1, 1, 0.2], 60)
+    lengths = rng.integers(100, 900, 60)
+    contig_of = rng.integers(0, 12, 60)
+    fitted = Calibration(gain=0.4, virus_above=(0.8,), null_above=0.4)
+    p, calls = fitted.contigs(scores, lengths, contig_of, 13)
+    for i in range(12):
+        inside = contig_of == i
+        one = fitted.contig(scores[inside], lengths[inside])
+        assert p[i] == pytest.approx(one[0]) and calls[i] == one[1]
+    assert np.isnan(p[12])
+
+
+def test_saved_parameters_load_as_they_were(tmp_path):
+    path = tmp_path / "calibration.json"
+    fitted = Calibration(lengths_nt=(1.0, 2.0), slope=(1.0, 3.0), intercept=(0.5, 0.0), gain=0.3)
+    fitted.save(path, "toy")
+    assert Calibration.load(path) == fitted
+
+
+@pytest.mark.parametrize("change", [{"format": 9}, {"slope": [0.0]}, {"gain": "x"}, {"extra": 1}])
+def test_parameters_that_make_no_sense_are_refused(change, tmp_path):
+    path = tmp_path / "calibration.json"
+    Calibration().save(path, "toy")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError):
+        Calibration.load(path)
