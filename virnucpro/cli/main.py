@@ -32,6 +32,7 @@ COMMANDS = {
     "config": ("utils", "config", "Show the settings in force and where they come from."),
     "utils": ("utils", "utils", "List devices, validate files and checkpoints."),
     "citation": ("info", "citation", "How to cite."),
+    "completion": ("info", "completion", "Print the completion script of a shell."),
 }
 
 

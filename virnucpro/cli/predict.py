@@ -198,6 +198,8 @@ def _prepare(ctx: click.Context, flags: dict[str, Any]) -> Config:
     obj = ctx.ensure_object(dict)
     if flags["talk"] is not None and "log" in obj:
         setup_logging(**{**obj["log"], "quiet": not flags["talk"]})
+    if obj.get("quiet", False) if flags["talk"] is None else not flags["talk"]:
+        flags["no_progress"] = True
     for name, reason in DEPRECATED.items():
         if flags[name] is not None:
             logger.warning(

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from virnucpro.core.gpu_meter import GpuMeter
+
 logger = logging.getLogger("virnucpro.progress")
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -57,6 +59,7 @@ class _LineBar:
         self.total, self.desc, self.unit = total, desc, unit
         self.done = 0
         self.start = self.last = time.monotonic()
+        self.gpu = GpuMeter()
 
     def update(self, n: int = 1, **postfix: object) -> None:
         """Count, and log when half a minute has passed since the last line."""
@@ -66,7 +69,7 @@ class _LineBar:
             return
         self.last = now
         rate = self.done / (now - self.start)
-        more = "".join(f", {name} {value}" for name, value in postfix.items())
+        more = "".join(f", {text}" for text in _details(postfix, self.gpu))
         if self.total is None:
             logger.info("%s: %d %s, %.1f/s%s", self.desc, self.done, self.unit, rate, more)
             return
@@ -101,15 +104,21 @@ def _rich_bar(total: int | None, desc: str, unit: str) -> Iterator[Bar]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(desc, total=total, more="", rate="")
+        gpu = GpuMeter()
 
         class RichBar:
             def update(self, n: int = 1, **postfix: object) -> None:
-                more = ", ".join(f"{name} {value}" for name, value in postfix.items())
+                more = ", ".join(_details(postfix, gpu))
                 progress.update(task, advance=n, more=more)
                 speed = progress.tasks[0].speed
                 progress.update(task, rate=f"{speed:,.0f}/s" if speed else "")
 
         yield RichBar()
+
+
+def _details(postfix: dict[str, object], gpu: GpuMeter) -> list[str]:
+    texts = [f"{name} {value}" for name, value in postfix.items()]
+    return [*texts, gpu.text()] if gpu.text() else texts
 
 
 def format_seconds(seconds: float) -> str:

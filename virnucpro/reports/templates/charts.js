@@ -86,7 +86,7 @@ function chartWidth(host) {
   const bins = DATA.histogram.virus.length;
   by('lengths-note').textContent = asPoints
     ? 'Each point is a record; short records carry less evidence.'
-    : 'Darker cells hold more records, the colour is the commonest call; short records carry less evidence.';
+    : 'A fuller colour means more records, its hue the commonest call; short records carry less evidence.';
   const edges = DATA.grid.map((cell) => cell[0]);
   const low = (edges.length ? edges.reduce((a, b) => Math.min(a, b)) : 32) / DATA.perDecade;
   const high = ((edges.length ? edges.reduce((a, b) => Math.max(a, b)) : 64) + 1) / DATA.perDecade;

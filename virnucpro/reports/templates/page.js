@@ -18,14 +18,14 @@ function make(tag, attributes = {}, text = null) {
 
 function score(value) {
   if (value < 0) return '';
-  const share = value / UNIT;
-  return share > 0.9995 && share < 1 ? share.toFixed(5) : share.toFixed(share < 0.001 && share > 0 ? 5 : 3);
+  if (value >= UNIT - 5) return '>0.9999';
+  return value < 5 ? '<0.0001' : (value / UNIT).toFixed(4);
 }
 
 function percent(value) {
   if (value < 0) return '';
   const share = (100 * value) / UNIT;
-  return share > 0 && share < 0.01 ? '<0.01%' : `${share.toFixed(share < 10 ? 2 : 1)}%`;
+  return share < 0.01 ? '<0.01%' : `${share.toFixed(share < 10 ? 2 : 1)}%`;
 }
 
 function showTip(event, text) {

@@ -78,5 +78,8 @@ const TRACK_OF = new Map(DATA.tracks.map((track, number) => [track.row, number])
     choice.focus({ preventScroll: true });
   });
   window.addEventListener('resize', draw);
-  show(0);
+
+  // The first to be seen: the longest that is viral, in whole or in part.
+  const interest = ({ row, windows: flat }) => (DATA.regions[row] || DATA.calls[ROWS.call[row]] === 'virus' ? 1e9 : 0) + flat.length;
+  show(DATA.tracks.reduce((best, one, number) => (interest(one) > interest(DATA.tracks[best]) ? number : best), 0));
 })();

@@ -1,0 +1,112 @@
+import logging
+import os
+import pty
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from virnucpro.core import gpu_meter, progress
+from virnucpro.core.gpu_meter import GpuMeter
+from virnucpro.core.progress import ProgressReporter
+
+
+class FakeClock:
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    fake = FakeClock()
+    monkeypatch.setattr(progress, "time", fake)
+    monkeypatch.setattr(gpu_meter, "time", fake)
+    return fake
+
+
+class FakeNvml:
+    NVMLError = RuntimeError
+    used = (10 << 30, 30 << 30)
+    fails = False
+
+    def nvmlInit(self):
+        pass
+
+    def nvmlDeviceGetCount(self):
+        if self.fails:
+            raise self.NVMLError
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, number):
+        return number
+
+    def nvmlDeviceGetMemoryInfo(self, number):
+        return SimpleNamespace(used=self.used[number], total=80 << 30)
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    fake = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    return fake
+
+
+def lines(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+
+def test_without_a_terminal_there_is_a_plain_line_every_half_minute(clock, caplog, no_gpu):
+    caplog.set_level(logging.INFO, "virnucpro")
+    logging.getLogger("virnucpro").propagate = True
+    with ProgressReporter().create_file_bar(100, "Embedding", "ORFs") as bar:
+        for _ in range(9):
+            clock.now += 10
+            bar.update(10, loss=1)
+    assert lines(caplog) == [
+        "Embedding: 30/100 ORFs, 1.0/s, ETA 1:10, loss 1",
+        "Embedding: 60/100 ORFs, 1.0/s, ETA 0:40, loss 1",
+        "Embedding: 90/100 ORFs, 1.0/s, ETA 0:10, loss 1",
+    ]
+
+
+def test_the_busiest_gpu_is_shown_and_not_asked_at_every_step(clock, nvml):
+    meter = GpuMeter()
+    assert meter.text() == "GPU 30.0/80.0 GiB"
+    nvml.used = (50 << 30, 0)
+    assert meter.text() == "GPU 30.0/80.0 GiB"
+    clock.now += 2
+    assert meter.text() == "GPU 50.0/80.0 GiB"
+
+
+def test_a_driver_that_fails_is_left_alone(clock, nvml):
+    nvml.fails = True
+    meter = GpuMeter()
+    assert meter.text() == ""
+    nvml.fails = False
+    clock.now += 60
+    assert meter.text() == ""
+
+
+def test_a_disabled_reporter_shows_nothing(capfd):
+    with ProgressReporter(enabled=False).create_file_bar(3) as bar:
+        bar.update(3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch, nvml):
+    outer, inner = pty.openpty()
+    with os.fdopen(inner, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with ProgressReporter().create_file_bar(4, "Embedding", "ORFs") as bar:
+            bar.update(2)
+            bar.update(2)
+    shown = os.read(outer, 65536).decode()
+    os.close(outer)
+    assert "Embedding" in shown and "4/4" in shown
