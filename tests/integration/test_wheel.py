@@ -1,0 +1,75 @@
+"""The wheel: built, installed in a clean environment, and used there."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from virnucpro.models.store import BUNDLED
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("hatchling") is None, reason="hatchling is not installed"
+    ),
+]
+
+
+def run(*command, cwd=ROOT, **options):
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True, check=False, **options
+    )
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """An environment with the wheel; its dependencies are those of this environment."""
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python"]
+    run(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel)
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder / "bin"
+
+
+def test_the_wheel_holds_code_templates_licences_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "virnucpro/reports/templates/report.html" in names
+    assert any(name.endswith("licenses/NOTICE") for name in names)
+    assert not [name for name in names if name.split("/")[0] in ("tests", "docs", "benchmarks")]
+    assert wheel.stat().st_size < 60_000_000
+
+
+@pytest.mark.skipif(not (BUNDLED / "model.json").exists(), reason="no bundled model")
+def test_a_clean_environment_predicts_with_the_model_inside(installed, tmp_path):
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    where = "import virnucpro, sys; print(virnucpro.__file__)"
+    code = run(installed / "python", "-c", where, cwd=tmp_path, env=environment)
+    assert code.startswith(str(installed.parent))
+    demo = ROOT / "examples" / "demo.fa"
+    run(installed / "virnucpro", "predict", demo, "-o", "out", cwd=tmp_path, env=environment)
+    rows = (tmp_path / "out" / "calls.tsv").read_text().splitlines()
+    assert len(rows) == 1 + demo.read_text().count(">")
+    assert "called viral" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_command_of_the_clean_environment_starts(installed, tmp_path):
+    assert "VirNucPro" in run(installed / "virnucpro", "--version", cwd=tmp_path)
