@@ -1,0 +1,215 @@
+"""Bugs that the pipelines before this one had, where no other test would catch them.
+
+`docs/bugs.md` lists all of them, each with its test.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tests.integration.test_multi_gpu_inference import (
+    StopHereError,
+    content,
+    make_spec,
+    run,
+    write_proteins,
+)
+from virnucpro.cli.main import cli
+from virnucpro.core.config import KEYS
+from virnucpro.core.errors import OutputError
+from virnucpro.core.records import Chunk
+from virnucpro.engines.base import EngineOptions, make_engine
+from virnucpro.models.load import load_encoder, make_tokenizer
+from virnucpro.pipeline import rank_scheduler
+from virnucpro.pipeline.features import SequenceEmbedder
+from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = (
+    "calls.tsv",
+    "in_merged/prediction_results.txt",
+    "in_merged/prediction_results_highestscore.csv",
+)
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory, random_dna):
+    path = tmp_path_factory.mktemp("bugs") / "in.fa"
+    path.write_text("".join(f">c{i}\n{random_dna(300 + 90 * i, i)}\n" for i in range(6)))
+    return path
+
+
+@pytest.fixture
+def call(tiny_home, fasta):
+    """`call(out, *options)` of predict; without a number of threads, as most people call it."""
+
+    def invoke(out, *options, **variables):
+        words = ["predict", str(fasta), "-o", str(out), "-m", "500", "--orf-policy", "longest"]
+        env = {"VIRNUCPRO_MODEL_DIR": str(tiny_home), **variables}
+        return CliRunner().invoke(cli, [*words, "--no-progress", "--no-report", *options], env=env)
+
+    return invoke
+
+
+def results(out):
+    return [(out / name).read_bytes() for name in RESULTS]
+
+
+@pytest.fixture
+def undisturbed(call, tmp_path):
+    assert call(tmp_path / "undisturbed").exit_code == 0
+    return results(tmp_path / "undisturbed")
+
+
+def test_a_run_stopped_twice_has_every_vector_once_under_its_own_id(tmp_path, monkeypatch):
+    """Ids must not come from an unordered set, nor rows be written again by the second resume."""
+    monkeypatch.setattr(rank_scheduler, "_TICK_S", 0.1)
+    files, spec = write_proteins(tmp_path), make_spec(tmp_path / "esm")
+    out, reached = tmp_path / "esm_v2", []
+
+    def stop_after(share):
+        def tell(done, total):
+            reached.append(done)
+            if done >= share * total:
+                raise StopHereError
+
+        return tell
+
+    for share in (0.3, 0.7):
+        with pytest.raises(StopHereError):
+            run(files, spec, out, 1, stop_after(share))
+    path, failed = run(files, spec, out, 1)
+    assert failed == []
+    names, sequences = zip(*(pair for file in files for pair in read_fasta(file)), strict=True)
+    device = torch.device("cpu")
+    encoder = load_encoder(spec, device, torch.float32)
+    engine = make_engine("padded", encoder, device=device, options=EngineOptions(compile="off"))
+    expected = SequenceEmbedder(make_tokenizer(spec), engine, encoder.dim).embed(
+        names, sequences, lambda rows: None
+    )
+    found = content(path)
+    assert len(found) == len(names)
+    for name, vector in zip(names, expected.vectors, strict=True):
+        torch.testing.assert_close(torch.tensor(found[name]), torch.tensor(vector))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"VIRNUCPRO_DISABLE_PACKING": "true"},
+        {"VIRNUCPRO_V1_ATTENTION": "1", "VIRNUCPRO_DISABLE_FP16": "1"},
+    ],
+    ids=["padded", "plain attention"],
+)
+def test_rescue_switches_give_the_same_calls(call, undisturbed, tmp_path, variables):
+    done = call(tmp_path / "out", "--parallel", "--ranks", "1", **variables)
+    assert done.exit_code == 0, done.output
+    tables = [table.decode().split() for table in (results(tmp_path / "out")[1], undisturbed[1])]
+    for left, right in zip(*tables, strict=True):
+        if left != right:
+            assert float(left) == pytest.approx(float(right), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("stage", "unfinished"),
+    [
+        ("orf_stages.translate", "translation"),
+        ("orf_stages.split", "splitting"),
+        ("results.parallel_merge_with_progress", "merging"),
+        ("scoring.score_files", "prediction"),
+        ("calls.write_model_calls", "consensus"),
+        ("final_tables.write_final_tables", "tables"),
+    ],
+)
+def test_resume_after_a_failure_in_any_stage(call, undisturbed, tmp_path, stage, unfinished):
+    out = tmp_path / "out"
+    with patch(f"virnucpro.pipeline.{stage}", side_effect=OutputError("no space left")):
+        failed = call(out)
+    assert failed.exit_code == 1
+    assert "no space left" in failed.output
+    record = json.loads((out / "run.json").read_text())
+    assert unfinished not in record["stages"]
+    assert record["status"] != "done"
+    resumed = call(out, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert results(out) == undisturbed
+    assert json.loads((out / "run.json").read_text())["status"] == "done"
+
+
+def test_settings_that_change_no_result_keep_finished_work(call, undisturbed, tmp_path):
+    out = tmp_path / "undisturbed"
+    again = call(out, "--resume", "-b", "7", "-w", "0", "--dnabert-batch-size", "512")
+    assert again.exit_code == 0
+    assert "complete" in again.output.lower()
+    assert results(out) == undisturbed
+
+
+def test_a_batch_size_is_a_number_of_tokens_on_any_number_of_workers(call, tmp_path):
+    for name, more in (("one", []), ("pool", ["--persistent-models"])):
+        sizes = ["--dnabert-batch-size", "1111", "--esm-batch-size", "1222"]
+        done = call(tmp_path / name, *sizes, *more)
+        assert done.exit_code == 0, done.output
+        found = re.findall(r"Engine: padded on cpu.* (\d+) tokens a batch", done.output)
+        assert found == ["1111", "1222"]
+
+
+@pytest.mark.parametrize("policy", ["open-frame", "longest"])
+@pytest.mark.parametrize("letters", ["", "A", "AC", "NNNNNNNNN", "NNTAANN"])
+def test_an_empty_protein_is_no_orf(policy, letters):
+    (found,) = find_orfs([Chunk("c_chunk_1", "c", 0, letters)], OrfPolicy(policy))
+    assert all(orf.protein.strip("X") for orf in found)
+
+
+def test_every_setting_is_read_somewhere():
+    code = "".join(path.read_text() for path in (ROOT / "virnucpro").rglob("*.py"))
+    assert [name for name in KEYS if f'.get("{name}")' not in code] == []
+
+
+def test_the_package_has_its_command_and_needs_no_file_of_the_current_folder(tmp_path):
+    scripts = {entry.name for entry in importlib.metadata.entry_points(group="console_scripts")}
+    assert "virnucpro" in scripts
+    command = [sys.executable, "-m", "virnucpro", "config", "show"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_in_the_migration_guide_exist():
+    from tests.integration.test_docs import all_options
+
+    guide = (ROOT / "docs" / "MIGRATION_v2.md").read_text()
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", guide)) <= all_options()
+
+
+def test_two_runs_never_share_a_directory(call, tmp_path):
+    from virnucpro.pipeline.output_dir import working_in
+
+    with working_in(tmp_path / "out", resume=False, force=False):
+        second = call(tmp_path / "out")
+    assert second.exit_code == 2
+    assert "another" in second.output
+    assert call(tmp_path / "out").exit_code == 0
+
+
+def test_a_run_writes_nothing_outside_its_directory(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(tmp_path / "out").exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_quiet_still_tells_errors(tmp_path):
+    words = ["-q", "predict", str(tmp_path / "absent.fa"), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 3
+    assert "absent.fa" in result.output
