@@ -155,6 +155,7 @@ def _build_pytest_command(request: Request) -> list[str]:
     command = [sys.executable, "-m", "pytest", "tests/benchmarks", "-q", "--no-header"]
     # the project's own options leave benchmarks out of the ordinary test run
     command += ["-o", "addopts=--strict-markers", "-p", "no:cacheprovider"]
+    command += ["-o", "filterwarnings=default"]  # a warning of some library is no result
     if request.suite in SUITES:
         command += SUITES[request.suite]
     elif request.has_gpu:
