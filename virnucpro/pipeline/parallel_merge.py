@@ -9,12 +9,13 @@ import logging
 import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virnucpro.core.errors import OutputError
+from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.core.progress import Bar, ProgressReporter
-from virnucpro.pipeline.pools import children_ignore_interrupts, map_in_order
+from virnucpro.pipeline.pools import ending, map_in_order
 from virnucpro.pipeline.worker_logs import LogLine, captured_logs
 
 logger = logging.getLogger("virnucpro.pipeline.merge")
@@ -30,10 +31,18 @@ _FEATURE_SUFFIX = re.compile(r"_(DNABERT_S|DNABERT|ESM)$")
 
 @dataclass(frozen=True, slots=True)
 class MergeOutcome:
-    """What became of one pair: the merged file, or the reason why there is none."""
+    """What became of one pair.
+
+    Attributes:
+        output: the merged file, or None.
+        reason: why there is none.
+        error: set where that is no fault of this pair, such as a full disk.
+        log: lines to be logged by the parent.
+    """
 
     output: Path | None
     reason: str = ""
+    error: OutputError | None = None
     log: tuple[LogLine, ...] = ()
 
 
@@ -48,7 +57,7 @@ def merge_batch_worker(file_pair_batch: Sequence[FilePair]) -> list[MergeOutcome
     for file_pair in file_pair_batch:
         with captured_logs() as lines:
             outcome = _merge(file_pair)
-        outcomes.append(MergeOutcome(outcome.output, outcome.reason, tuple(lines)))
+        outcomes.append(replace(outcome, log=tuple(lines)))
     return outcomes
 
 
@@ -60,8 +69,10 @@ def _merge(file_pair: FilePair) -> MergeOutcome:
         return MergeOutcome(merge_features(*file_pair))
     except FileNotFoundError as error:
         reason = f"File not found: {error.filename}"
-    except OutputError:  # a full disk is no fault of this pair
-        raise
+    except OutputError as error:
+        reason = f"Unexpected error in merge: {error}"
+        logger.error("%s", reason)
+        return MergeOutcome(None, reason, error)
     except RuntimeError as error:
         reason = f"Failed to load tensors: {error}"
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
@@ -108,6 +119,7 @@ def parallel_merge_features(
 
     Raises:
         ValueError: num_workers is below 1, or two files would merge into the same output.
+        OutputError: merged files cannot be written.
     """
     silent = ProgressReporter(enabled=False)
     return parallel_merge_with_progress(
@@ -137,6 +149,8 @@ def parallel_merge_with_progress(
         for file_pair, outcome in zip(file_pairs, outcomes, strict=True):
             for line in outcome.log:
                 line.replay()
+            if outcome.error is not None:
+                raise outcome.error
             if outcome.output is None:
                 failed_pairs.append(_failure(file_pair[0], file_pair[1], outcome.reason))
             else:
@@ -219,6 +233,6 @@ def _outcomes(
     ctx = multiprocessing.get_context("spawn")
     with children_ignore_interrupts():
         pool = ctx.Pool(num_workers)
-    with pool:
+    with ending(pool):
         for outcomes in map_in_order(pool, merge_batch_worker, [batches]):
             yield from outcomes

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.core.records import Chunk, Orf
-from virnucpro.pipeline.pools import children_ignore_interrupts, map_in_order
+from virnucpro.pipeline.pools import ending, map_in_order
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 logger = logging.getLogger("virnucpro.pipeline.translate")
@@ -101,7 +102,7 @@ def _in_processes(
     ctx = multiprocessing.get_context("spawn")
     with children_ignore_interrupts():
         pool = ctx.Pool(workers)
-    with pool:
+    with ending(pool):
         for columns in map_in_order(pool, translate_block_worker, _windows(first, tasks)):
             yield _orfs(columns)
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
-import threading
+import multiprocessing.pool
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("virnucpro.pipeline.pools")
 
 WATCH_S = 1.0
+HUNG_S = 900.0  # no task takes a tenth of this, also on a slow disk
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ def map_in_order(
     """Results of `work`, in task order, with at most two windows of tasks in memory.
 
     Args:
-        pool: started inside `children_ignore_interrupts`.
+        pool: started inside `children_ignore_interrupts`, used inside `ending`.
         work: a top-level function.
         windows: tasks in groups; the next group is read while the last one is worked on.
 
@@ -51,22 +51,43 @@ def map_in_order(
 
 
 @contextmanager
-def children_ignore_interrupts() -> Iterator[None]:
-    """Processes started in this block leave Ctrl-C to their parent."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ending(pool: Pool) -> Iterator[Pool]:
+    """End the pool's processes with the block, however it is left."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
+        yield pool
+    except BaseException:
+        _kill(pool)
+        raise
+    if not getattr(pool, "was_killed", False):
+        pool.__exit__(None, None, None)
+
+
+def _kill(pool: Pool) -> None:
+    """End the processes of a pool that may have lost some.
+
+    `Pool.terminate` waits for ever for a lock that a killed worker held, or for the rest of a
+    result that it was writing. Killing the processes and leaving the pool's threads, which are
+    daemons, to wait needs nobody's lock.
+    """
+    if not isinstance(pool, multiprocessing.pool.Pool):
+        return
+    inside: Any = pool
+    inside.was_killed = True
+    inside._worker_handler._state = multiprocessing.pool.TERMINATE
+    inside._state = multiprocessing.pool.TERMINATE  # it was ended: no warning when collected
+    inside._change_notifier.put(None)
+    inside._worker_handler.join(WATCH_S)  # the thread that starts workers in place of lost ones
+    inside._terminate.cancel()  # what would run at exit, and wait
+    for process in list(inside._pool):
+        process.kill()
+        process.join()
 
 
 class _WatchedPool:
     def __init__(self, pool: Pool) -> None:
         self.pool, self.lost = pool, False
         self.workers = _child_pids()
+        self.result: Any = None
 
     def start(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Any:
         return None if self.lost else self.pool.imap(work, tasks, chunksize=1)
@@ -80,25 +101,24 @@ class _WatchedPool:
             yield work(tasks[done]) if self.lost else self.result
 
     def _waits_in_vain(self, results: Any) -> bool:
-        while True:
+        waited_s = 0.0
+        while waited_s < HUNG_S:
             try:
                 self.result = results.next(timeout=WATCH_S)
                 return False
             except multiprocessing.TimeoutError:
+                waited_s += WATCH_S
                 if not self.workers <= _child_pids():
                     return True
+        return True
 
     def _give_up(self, left: int) -> None:
         self.lost = True
         logger.warning(
-            "a worker process was killed; going on in this process (%d tasks or more)", left
+            "a worker process was killed or hangs; going on in this process (%d tasks or more)",
+            left,
         )
-        # A worker killed while it waited for a task still holds the queue's lock, which
-        # terminate() would wait for.
-        lock = self.pool._inqueue._rlock  # type: ignore[attr-defined]
-        lock.acquire(timeout=0.1)
-        lock.release()
-        self.pool.terminate()
+        _kill(self.pool)
 
 
 def _child_pids() -> set[int | None]:

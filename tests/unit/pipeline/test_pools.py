@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from virnucpro.core.errors import InputError
-from virnucpro.pipeline.pools import children_ignore_interrupts, map_in_order
+from virnucpro.core.processes import children_ignore_interrupts
+from virnucpro.pipeline import pools
+from virnucpro.pipeline.pools import ending, map_in_order
 
 
 def square(number):
@@ -39,7 +41,7 @@ def interrupt_is_ignored(_):
 def pool():
     with children_ignore_interrupts():
         pool = multiprocessing.get_context("spawn").Pool(2)
-    with pool:
+    with ending(pool):
         yield pool
     assert not multiprocessing.active_children()
 
@@ -87,3 +89,35 @@ def test_workers_killed_while_they_wait_block_nobody(pool):
     for child in multiprocessing.active_children():
         child.kill()
     assert [first, *results] == [n * n for n in range(5)]
+
+
+def large(number):
+    return bytes(1 << 22)
+
+
+def stop_once(task):
+    number, marker = task
+    if number == 3 and not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return number
+
+
+def test_workers_killed_while_they_answer_block_nobody(pool):
+    results = map_in_order(pool, large, ([n, n, n] for n in range(3)))
+    next(results)
+    for child in multiprocessing.active_children():
+        child.kill()
+    assert len(list(results)) == 8
+
+
+def test_a_worker_that_hangs_costs_no_result(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(pools, "HUNG_S", 2.0)
+    windows = [[(n, str(tmp_path / "stopped")) for n in range(k, k + 5)] for k in (0, 5)]
+    assert list(map_in_order(pool, stop_once, windows)) == list(range(10))
+
+
+def test_an_interrupt_ends_the_pool_at_once(pool):
+    results = map_in_order(pool, large, ([n] for n in range(50)))
+    next(results)
+    results.close()
