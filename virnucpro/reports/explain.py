@@ -21,11 +21,6 @@ STATUS = {
         "Run again with --resume to try only these."
     ),
 }
-CALL = {
-    "virus": "Called viral.",
-    "non-virus": "Called not viral.",
-    "uncertain": "Scored, but the evidence does not suffice for either call.",
-}
 STAGE = {
     "chunking": "Read and cut into chunks",
     "translation": "Find reading frames",
@@ -35,6 +30,7 @@ STAGE = {
     "merging": "Join vectors",
     "prediction": "Classify",
     "consensus": "Call records",
+    "tables": "Write tables",
 }
 
 
