@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +17,9 @@ from virnucpro import __version__
 from virnucpro.core.config import Config
 from virnucpro.core.errors import Interrupted, VirNucProError
 from virnucpro.core.log import setup_logging
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_WITHIN_S = 4.0
 
 # name: (module, function, summary). Modules are imported when a command runs, so that
 # `virnucpro --help` stays fast.
@@ -110,12 +114,29 @@ def cli(
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
-    raise Interrupted(number)
+    """Stop at the next safe place; in any case within seconds; at the second signal at once."""
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    stop = Interrupted(number)
+    deadline = threading.Timer(STOP_WITHIN_S, _stop_now, [stop])
+    deadline.daemon = True
+    deadline.start()
+    raise stop
+
+
+def _stop_now(stop: Interrupted) -> None:
+    """End a process that does not come to a safe place; files are whole or not there anyway."""
+    sys.stderr.write(f"virnucpro: {stop}\n")
+    sys.stderr.flush()
+    os._exit(stop.exit_code)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGINT, _terminate)
-    cli()
+    for each in STOP_SIGNALS:
+        signal.signal(each, _terminate)
+    try:
+        cli()
+    except Interrupted as stop:  # it came before or after a command
+        click.echo(f"virnucpro: {stop}", err=True)
+        sys.exit(stop.exit_code)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import dnaio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from virnucpro.core.records import Embeddings
 from virnucpro.engines.base import Engine
 from virnucpro.engines.feeding import tokenize
 from virnucpro.pipeline import feature_files
+from virnucpro.sequences.fasta_files import read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
 
@@ -149,13 +149,9 @@ def merge_features(nucleotide_file: Path, protein_file: Path, output_file: Path)
 def _read_split(path: Path) -> tuple[list[str], list[str]]:
     names: list[str] = []
     sequences: list[str] = []
-    try:
-        with dnaio.open(path, fileformat="fasta") as records:
-            for record in records:
-                names.append(record.id)
-                sequences.append(record.sequence)
-    except (dnaio.FileFormatError, UnicodeError) as error:
-        raise InputError(path, f"not FASTA ({error})") from error
+    for name, sequence in read_fasta(path):
+        names.append(name.split(maxsplit=1)[0] if name else "")
+        sequences.append(sequence)
     if len(set(names)) != len(names):
         raise InputError(path, "a sequence id occurs twice")
     return names, sequences

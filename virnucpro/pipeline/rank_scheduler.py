@@ -37,6 +37,7 @@ log = logging.getLogger("virnucpro.pipeline.ranks")
 AHEAD = 3  # shards a rank holds: one computes, one is ready, one is being read
 _TICK_S = 1.0
 _GRACE_S = 5.0
+_END_S = 3.0  # for the batch at hand; a stopped run ends within 5 s
 _START_S = 900.0  # weights may come from a slow disk, with nothing to say meanwhile
 _MOST_RESTARTS = 3  # in a row, without a shard finished between them
 _NO_RANK = "no rank is left"
@@ -271,7 +272,7 @@ class RankScheduler:
         for process in alive:
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE_S
+        deadline = time.monotonic() + _END_S
         for process in alive:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
