@@ -21,7 +21,7 @@ from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, REGION_COLUMNS
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-OURS = [page for page in PAGES if page.name not in ("MIGRATION_v2.md", "RELIABILITY.md")]
+OURS = [page for page in PAGES if page.name not in ("MIGRATION_v2.md", "RELIABILITY.md", "bugs.md")]
 
 
 def blocks(page, language):
