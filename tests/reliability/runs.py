@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -16,6 +17,8 @@ PRELOADED = ["torch", "tiny_home", "virnucpro.cli.main", "virnucpro.cli.predict"
 PRELOADED += [f"virnucpro.pipeline.{name}" for name in ("prediction", "multi_gpu_inference")]
 PRELOADED += ["virnucpro.pipeline.features", "virnucpro.engines.packed", "virnucpro.engines.padded"]
 PRELOADED += ["virnucpro.models.load", "virnucpro.scores.classifier", "virnucpro.reports.html"]
+
+Fault = Callable[[], object]
 
 SETTINGS = "prediction: {sequences_per_file: %d}\nprogress: {enabled: false}\n"
 OPTIONS = ["-m", "500", "--orf-policy", "longest", "-t", "1"]
@@ -58,26 +61,34 @@ class Runs:
         self.settings.write_text(SETTINGS % per_file)
         self._context = context()
         self._number = 0
+        first = self._context.Process(target=int)  # starts the server, which imports for seconds
+        first.start()
+        first.join()
 
     def command(self, out: Path, *options: str) -> list[str]:
         """Arguments of one run into `out`."""
         words = ["-q", "-c", str(self.settings), "predict", str(self.input), *OPTIONS]
         return [*words, "-o", str(out), "--no-report", *options]
 
-    def start(self, out: Path, *options: str, env: Mapping[str, str] | None = None) -> Running:
-        """Start a run; it goes on by itself."""
+    def start(self, out: Path, *options: str, fault: Fault | None = None) -> Running:
+        """Start a run; it goes on by itself.
+
+        Args:
+            out: output directory.
+            options: of `predict`.
+            fault: called in the run's process before the command.
+        """
         self._number += 1
         log = self.folder / f"log-{self._number}.txt"
-        environ = {"VIRNUCPRO_MODEL_DIR": str(self.home), "OMP_NUM_THREADS": "1", **(env or {})}
-        process = self._context.Process(
-            target=run_command, args=(self.command(out, *options), environ, log)
-        )
+        environ = {"VIRNUCPRO_MODEL_DIR": str(self.home), "OMP_NUM_THREADS": "1"}
+        arguments = self.command(out, *options)
+        process = self._context.Process(target=run_command, args=(arguments, environ, log, fault))
         process.start()
         return Running(process, log)
 
-    def finish(self, out: Path, *options: str, env: Mapping[str, str] | None = None) -> Running:
+    def finish(self, out: Path, *options: str, fault: Fault | None = None) -> Running:
         """Run to the end."""
-        running = self.start(out, *options, env=env)
+        running = self.start(out, *options, fault=fault)
         running.process.join()
         return running
 
@@ -114,7 +125,9 @@ class Running:
         return was_alive
 
 
-def run_command(arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+def run_command(
+    arguments: Sequence[str], environ: Mapping[str, str], log: Path, fault: Fault | None = None
+) -> None:
     """Be the command; runs in a forked process."""
     import torch
 
@@ -125,6 +138,8 @@ def run_command(arguments: Sequence[str], environ: Mapping[str, str], log: Path)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    if fault is not None:
+        fault()
     sys.argv = ["virnucpro", *arguments]
     main()
 
@@ -148,14 +163,25 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def are_gone(pids: Sequence[int], seconds: float = 10.0) -> bool:
-    """Whether all these processes end within that time."""
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+    """Whether a condition comes true within that time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not any(is_alive(pid) for pid in pids):
+        if condition():
             return True
-        time.sleep(0.02)
+        time.sleep(0.01)
     return False
+
+
+def units(out: Path) -> list[str]:
+    """Units of work in the ledger."""
+    files = (out / ".checkpoints" / "ledger").glob("[!.]*.json")
+    return [json.loads(path.read_text())["unit"] for path in files]
+
+
+def are_gone(pids: Sequence[int], seconds: float = 10.0) -> bool:
+    """Whether all these processes end within that time."""
+    return wait_for(lambda: not any(is_alive(pid) for pid in pids), seconds)
 
 
 def is_alive(pid: int) -> bool:

@@ -1,6 +1,6 @@
 """Kill real runs at random moments and resume them; the final tables must not differ by a byte.
 
-    python tests/reliability/soak.py --kills 200 --output benchmarks/results/soak-200.json
+python tests/reliability/soak.py --kills 200 --output benchmarks/results/soak-200.json
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     HERE = Path(__file__).resolve()
     sys.path[:0] = [str(HERE.parents[2]), str(HERE.parents[1])]
 
-from runs import Runs, are_gone, descendants, results
+from runs import Runs, are_gone, descendants, results, units
 
 MODES = {
     "one process": (),
@@ -142,15 +142,14 @@ class Soak:
 
 def stage_under_way(out: Path) -> str:
     """The first stage that run.json does not tell of; as far as the ledger and files show it."""
-    ledger = out / ".checkpoints" / "ledger"
     if not (out / "run.json").exists():
         return "before the first stage"
     if (out / "calls.tsv").exists():
         return "after the final tables"
-    units = [json.loads(path.read_text())["unit"] for path in ledger.glob("*.json")]
+    found = units(out)
     order = ["consensus", "prediction", "merged", "protein features", "dna features", "splitting"]
     order += ["translation", "chunking"]
-    done = next((name for name in order if any(unit.startswith(name) for unit in units)), "")
+    done = next((name for name in order if any(unit.startswith(name) for unit in found)), "")
     return f"after the first unit of {done}" if done else "in the first stage"
 
 

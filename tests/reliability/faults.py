@@ -1,0 +1,61 @@
+"""What goes wrong in a forked run: each function is called in its process before the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+POISON_FILES = {"output_2.fa", "output_3.fa", "output_4.fa"}  # some records lie wholly in them
+POISON_SHARD = 3
+
+
+def translate_in_processes() -> None:
+    """Start the translation pool for any input."""
+    from virnucpro.pipeline import orf_stages, parallel_translate
+
+    parallel_translate.BLOCKS_BEFORE_POOL = 0
+    orf_stages.BLOCK_CHUNKS = 1
+
+
+def fail_on_some_files() -> None:
+    """The DNA of some split files cannot be embedded."""
+    from virnucpro.pipeline import features
+
+    extract = features.extract_dnabert_features
+
+    def fail(nucleotide_file, *rest):
+        if nucleotide_file.name in POISON_FILES:
+            raise RuntimeError("poison | in\nthis file")
+        return extract(nucleotide_file, *rest)
+
+    features.extract_dnabert_features = fail
+
+
+def kill_workers_with_some_files() -> None:
+    """Whichever worker gets one of some protein files is killed, as for want of memory."""
+    from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
+
+    assign = PersistentWorkerPool.assign
+
+    def kill(self, worker, job):
+        assign(self, worker, job)
+        if job.is_protein and job.input_file.name in POISON_FILES:
+            os.kill(worker.process.pid, signal.SIGKILL)
+
+    PersistentWorkerPool.assign = kill
+
+
+def kill_ranks_with_one_shard() -> None:
+    """Whichever rank works on one shard is killed."""
+    from virnucpro.pipeline.rank_scheduler import RankScheduler
+
+    listen = RankScheduler._listen
+
+    def kill(self):
+        for rank in self._living():
+            if rank.held[:1] == [POISON_SHARD]:
+                os.kill(rank.process.pid, signal.SIGKILL)
+                rank.process.join()
+        listen(self)
+
+    RankScheduler._listen = kill

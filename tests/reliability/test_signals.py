@@ -1,0 +1,104 @@
+"""A stopped run ends soon, with the signal's exit code, with its children, and can go on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import faults
+import pytest
+from runs import are_gone, descendants, results, units, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 10.0  # twice what is promised: the machine may have other work
+
+
+def shards(out):
+    return list((out / ".checkpoints").glob("*_shards/shard_*.h5"))
+
+
+def has_dna_features(out):
+    return any(unit.startswith("dna features") for unit in units(out))
+
+
+def stop(running, number, seconds=SECONDS):
+    """Send a signal; the exit code, once the run and its children have ended."""
+    children = descendants(running.pid)
+    running.send(number)
+    running.process.join(seconds)
+    assert are_gone(children, seconds)
+    return running.code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_one_process_stops_and_goes_on(runs, undisturbed, tmp_path, number, code):
+    out = tmp_path / "out"
+    running = runs.start(out)
+    assert wait_for(lambda: has_dna_features(out))
+    assert stop(running, number) == code
+    assert "--resume goes on with it" in running.said and "Traceback" not in running.said
+    done = {unit for unit in units(out) if "features" in unit}
+    assert done and not (out / "calls.tsv").exists()
+    assert runs.finish(out, "--resume").code == 0
+    assert results(out) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("options", "begun", "number", "code"),
+    [
+        (["--persistent-models"], has_dna_features, signal.SIGINT, 130),
+        (["--parallel", "--ranks", "2"], shards, signal.SIGTERM, 143),
+    ],
+    ids=["persistent", "packed"],
+)
+def test_worker_processes_end_with_the_run(runs, tmp_path, options, begun, number, code):
+    out = tmp_path / "out"
+    running = runs.start(out, *options)
+    assert wait_for(lambda: begun(out) and descendants(running.pid)), running.said
+    assert stop(running, number) == code
+    assert "Traceback" not in running.said
+    assert [path for path in out.rglob("*.tmp-*") if "embeddings" in path.name] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_translating_processes_end_with_the_run(runs, tmp_path, number):
+    running = runs.start(tmp_path / "out", "-t", "3", fault=faults.translate_in_processes)
+    assert wait_for(lambda: len(descendants(running.pid)) >= 3)
+    assert stop(running, number) == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+
+
+DEAF = """
+import sys, time
+from virnucpro.cli import main
+from virnucpro.pipeline import prediction
+main.STOP_WITHIN_S = float(sys.argv.pop())
+def deaf(**kwargs):
+    while True:
+        try:
+            print("begun", flush=True)
+            time.sleep(60)
+        except BaseException:
+            print("swallowed", flush=True)
+prediction.run_prediction = deaf
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("deadline", "signals", "code"), [(0.2, 1, 143), (600, 2, -15)])
+def test_a_run_that_hears_nothing_ends_by_deadline_or_second_signal(
+    tmp_path, deadline, signals, code
+):
+    fasta = tmp_path / "in.fa"
+    fasta.write_text(">a\nACGT\n")
+    command = [sys.executable, "-c", DEAF, "predict", str(fasta), "-o", str(tmp_path / "out")]
+    with subprocess.Popen([*command, str(deadline)], stdout=subprocess.PIPE, cwd=ROOT) as run:
+        while b"begun" not in run.stdout.readline():
+            pass
+        run.send_signal(signal.SIGTERM)
+        while b"swallowed" not in run.stdout.readline():
+            pass
+        if signals > 1:
+            run.send_signal(signal.SIGTERM)
+        assert run.wait(SECONDS) == code

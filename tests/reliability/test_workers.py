@@ -1,0 +1,78 @@
+"""Poison work is tried again, then set aside and reported; the rest is done; resume mends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import faults
+from runs import descendants, results, wait_for
+
+ORFS = "reads_merged/prediction_results.txt"
+
+
+def statuses(out):
+    """Status of each record in calls.tsv."""
+    header, *rows = (out / "calls.tsv").read_text().splitlines()
+    column = header.split("\t").index("status")
+    return [row.split("\t")[column] for row in rows]
+
+
+def expect_partial(running, out, label):
+    """The run is done in part; returns its lines in failed_files.txt."""
+    assert running.code == 6, running.said
+    lines = (out / "failed_files.txt").read_text().splitlines()
+    assert all(len(line.split("|")) == 3 and line.split("|")[1] == label for line in lines)
+    return lines
+
+
+def expect_mended(runs, out, undisturbed, *options):
+    """A resume does what had failed, and nothing of the failure remains."""
+    assert runs.finish(out, "--resume", *options).code == 0
+    assert not (out / "failed_files.txt").exists()
+    assert results(out).keys() == undisturbed.keys()
+
+
+def test_a_file_that_fails_costs_its_records_only(runs, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    running = runs.finish(out, fault=faults.fail_on_some_files)
+    line, *others = expect_partial(running, out, "DNABERT-S")
+    assert len(others) == 2 and {"failed", "called"} <= set(statuses(out))
+    assert line.endswith("output_2.fa|DNABERT-S|RuntimeError: poison / in this file")
+    expect_mended(runs, out, undisturbed)
+    assert results(out) == undisturbed
+
+
+def test_a_file_that_kills_workers_costs_its_records_only(runs, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    running = runs.finish(out, "--persistent-models", fault=faults.kill_workers_with_some_files)
+    lines = expect_partial(running, out, "ESM-2")
+    assert len(lines) == 3 and all("exit code -9" in line for line in lines)
+    assert {"failed", "called"} <= set(statuses(out))
+    expect_mended(runs, out, undisturbed)
+
+
+def test_a_shard_that_kills_ranks_costs_its_records_only(runs, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    packed = ("--parallel", "--ranks", "1")
+    running = runs.finish(out, *packed, fault=faults.kill_ranks_with_one_shard)
+    [line] = expect_partial(running, out, "ESM-2")
+    assert "shard_00003|" in line
+    rows = results(out)[ORFS].count(b"\n")
+    assert 0 < rows < undisturbed[ORFS].count(b"\n")
+    expect_mended(runs, out, undisturbed, *packed)
+
+
+def test_the_last_living_rank_does_the_work_of_a_killed_one(runs, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    running = runs.start(out, "--parallel", "--ranks", "2")
+    assert wait_for(lambda: (out / "esm_v2" / "logs" / "worker_1.log").exists())
+    rank = next(pid for pid in descendants(running.pid) if f"pid {pid}" in log_of_rank_1(out))
+    os.kill(rank, signal.SIGKILL)
+    running.process.join()
+    assert running.code == 0, running.said
+    assert results(out).keys() == undisturbed.keys()
+
+
+def log_of_rank_1(out):
+    return (out / "esm_v2" / "logs" / "worker_1.log").read_text()
