@@ -26,7 +26,7 @@ class PaddedLayout:
     """
 
     name = "padded"
-    any_shape = True
+    any_shape = False
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
