@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +20,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runs(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    yield Runs(tmp_path_factory.mktemp("runs"), home)
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory where there is one, for tests that sync thousands of files."""
+    memory = Path("/dev/shm")
+    folder = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def runs(home: Path, quick_folder: Path) -> Runs:
+    folder = quick_folder / "runs"
+    folder.mkdir()
+    return Runs(folder, home)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,105 @@
+"""Whichever open, write, fsync or rename of a run fails: a clear error, nothing torn, and resume.
+
+The runs are whole predictions in this process on a small input; every call that makes a file
+durable goes through `FaultyDisk`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from faulty_disk import OPERATIONS, FaultyDisk
+from runs import results
+
+from virnucpro.core.errors import OutputError
+from virnucpro.pipeline.prediction import run_prediction
+from virnucpro.pipeline.settings import Compute, ModelChoice, Output, PredictionSettings
+
+
+class Small:
+    """A small prediction, again and again."""
+
+    def __init__(self, folder, home):
+        torch.set_num_threads(1)
+        self.folder = folder
+        self.input = folder / "reads.fa"
+        self.input.write_text(">a\n" + "ACGTTGCATGCC" * 10 + "\n>b\n" + "ACTTGACCA" * 15 + "\n")
+        self.settings = PredictionSettings(
+            model=ModelChoice(model_type="500", home=home, orf_policy="longest"),
+            compute=Compute(device="cpu", threads=1, sequences_per_file=8, reader_threads=0),
+            output=Output(progress=False, report=False, keep_intermediate=True, resume=True),
+        )
+        self.expected = self.run(folder / "undisturbed")
+        with FaultyDisk() as disk:
+            self.run(folder / "counted")
+        self.calls = disk.calls
+
+    def run(self, out, repair=False):
+        output = replace(self.settings.output, repair=repair)
+        assert run_prediction([self.input], out, replace(self.settings, output=output)) == 0
+        return results(out)
+
+
+@pytest.fixture(scope="module")
+def small(quick_folder, home):
+    folder = quick_folder / "small"
+    folder.mkdir()
+    return Small(folder, home)
+
+
+def expect_clean_failure(small, out, disk, message):
+    """The run fails with an error that says why, and no file is torn."""
+    with disk, pytest.raises(OutputError, match=message):
+        small.run(out)
+    for name, content in small.expected.items():
+        assert not (out / name).exists() or (out / name).read_bytes() == content, name
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_any_call_may_fail(small, quick_folder, operation):
+    calls = small.calls[operation]
+    assert calls > 30
+    for number in range(1, calls + 1):
+        out = quick_folder / f"{operation}-{number}"
+        disk = FaultyDisk(operation, number, stays=operation != "rename")
+        expect_clean_failure(small, out, disk, "No space left on device")
+        assert small.run(out) == small.expected, f"{operation} {number}"
+        assert not list(out.rglob("*.tmp*")), f"{operation} {number}"
+        shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_other_causes_are_told_as_they_are(small, tmp_path, code):
+    disk = FaultyDisk("write", 12, code=code)
+    expect_clean_failure(small, tmp_path / "out", disk, os.strerror(code))
+    assert small.run(tmp_path / "out") == small.expected
+
+
+@pytest.mark.parametrize("number", [1, 9, 20, 31])
+def test_a_directory_that_vanishes_is_an_output_error(small, tmp_path, number):
+    out = tmp_path / "out"
+    disk = FaultyDisk("open", number, instead=lambda: shutil.rmtree(out))
+    with disk, pytest.raises(OutputError, match=str(out)):
+        small.run(out)
+    assert small.run(out) == small.expected
+
+
+def test_the_order_of_a_commit_is_write_fsync_rename_fsync(small, tmp_path):
+    order = []
+
+    class Recorder(FaultyDisk):
+        def hit(self, operation):
+            order.append(operation)
+
+    with Recorder():
+        small.run(tmp_path / "out")
+    text = "".join({"open": "o", "write": "w", "fsync": "f", "rename": "r"}[o] for o in order)
+    renames = [place for place, letter in enumerate(text) if letter == "r"]
+    assert len(renames) > 30
+    for place in renames:
+        assert text[place - 1] == "f" and text[place + 1] == "f"
