@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from virnucpro.cli.settings import model_home
+from virnucpro.core.config import Config
 from virnucpro.core.device import validate_and_get_device
+from virnucpro.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from virnucpro.training.evaluation import Inputs
+    from virnucpro.training.figures import Row
 
 EXIT_IN_PART = 6
 
@@ -71,6 +79,110 @@ def train(
         sys.exit(EXIT_IN_PART)
     finish_job(job, fit, sets[1], output_dir)
     click.echo(f"{output_dir}: model written; mean AUROC on dev {report.best:.4f}")
+
+
+@click.command()
+@click.argument("files", nargs=-1)
+@click.option(
+    "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TSV of id, class and group (or family) of every record.",
+)  # fmt: skip
+@click.option(
+    "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Take the dev sets of a training configuration, such as recipes/mini.yaml.",
+)  # fmt: skip
+@click.option(
+    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the files that the configuration names; default: the configuration's own.",
+)  # fmt: skip
+@click.option("--windows", is_flag=True, help="Draw windows and nulls; else score whole records.")
+@click.option(
+    "--lengths", default="150,300,500,1000", show_default=True, help="Lengths of windows (nt)."
+)
+@click.option(
+    "--count", type=click.IntRange(min=1), default=2000, show_default=True,
+    help="Windows of each set and length.",
+)  # fmt: skip
+@click.option(
+    "--null-count", type=click.IntRange(min=0), default=500, show_default=True,
+    help="Random, shuffled and low-complexity windows of each length.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the windows.")
+@click.option(
+    "--model-type", "-m", type=click.Choice(["mini", "300", "500", "custom"]), default="mini",
+    show_default=True, help="Model to measure.",
+)  # fmt: skip
+@click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")
+@click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
+@click.option(
+    "--output-dir", "-o", required=True, type=click.Path(file_okay=False, path_type=Path),
+    help="Where evaluation.tsv, evaluation.json and evaluation.html go.",
+)  # fmt: skip
+@click.pass_context
+def evaluate(
+    ctx: click.Context, files: tuple[str, ...], labels: Path | None, config_file: Path | None,
+    data: Path | None, windows: bool, lengths: str, count: int, null_count: int, seed: int,
+    model_type: str, model_path: Path | None, device: str, output_dir: Path,
+) -> None:  # fmt: skip
+    """Measure a model on labelled FASTA, through the path that predictions take.
+
+    FILES are FASTA: plain names with --labels, else CLASS=FILE, where the class is `virus`,
+    `null` (no real sequence) or anything cellular. With --config the configuration's dev sets
+    are measured, and no FILES are needed.
+    """
+    from virnucpro.core.progress import ProgressReporter
+    from virnucpro.models.store import resolve_model
+    from virnucpro.pipeline.direct import DirectScorer
+    from virnucpro.training.evaluation import Drawing
+    from virnucpro.training.evaluation import evaluate as measure
+
+    inputs = _inputs(files, labels, config_file, data)
+    drawing = None
+    if windows:
+        drawing = Drawing(lengths=_lengths(lengths), count=count, null_count=null_count, seed=seed)
+    config: Config = ctx.ensure_object(dict).get("config") or Config.load(None, {})
+    model = resolve_model(model_type, model_path, model_home(config))
+    scorer = DirectScorer(model, device)
+    report = measure(scorer, inputs, drawing, ProgressReporter(_wants_progress(ctx)))
+    paths = report.write(output_dir)
+    click.echo("".join(_row(row) for row in report.headline()), nl=False)
+    click.echo(f"{output_dir}: {', '.join(path.name for path in paths)}")
+
+
+def _inputs(
+    files: tuple[str, ...], labels: Path | None, config_file: Path | None, data: Path | None
+) -> Inputs:
+    from virnucpro.training.evaluation import Inputs, read_inputs
+
+    if config_file is not None:
+        if files or labels:
+            raise UsageError("--config names files and labels itself: give it alone")
+        return read_inputs(config_file, data)
+    if not files:
+        raise UsageError("give labelled FASTA files, or --config")
+    if labels is not None:
+        return Inputs(files=tuple(map(Path, files)), table=labels)
+    pairs = [name.partition("=") for name in files]
+    if not all(kind and path for kind, _, path in pairs):
+        raise UsageError("without --labels each file needs its class: virus=FILE bacteria=FILE")
+    return Inputs(
+        files=tuple(Path(path) for _, _, path in pairs), classes=tuple(k for k, _, _ in pairs)
+    )
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", text):
+        raise UsageError(f"--lengths {text}: give numbers with commas between them")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _row(row: Row) -> str:
+    name = f"{row.set_name} {row.group}".strip()
+    parts = [f"{row.length_nt:>6} nt  {name:<28} {row.count:>6}  coverage {row.coverage:.3f}"]
+    if row.auroc == row.auroc:
+        parts.append(f"AUROC {row.auroc:.3f}  recall at 1% {row.recall_1:.3f}  ECE {row.ece:.3f}")
+    parts.append(f"virus {row.virus:.3f}  uncertain {row.uncertain:.3f}")
+    return "  ".join(parts) + "\n"
 
 
 def _wants_progress(ctx: click.Context) -> bool:

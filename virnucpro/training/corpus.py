@@ -65,6 +65,18 @@ class Corpus:
         last = np.searchsorted(self.group_of, np.arange(len(self.groups)), side="right") - 1
         return self.starts[first], self.ends[last]
 
+    def of_groups(self, wanted: NDArray[np.bool_]) -> Corpus:
+        """The records of some groups, in their order; `wanted` has shape (groups,)."""
+        picked = np.flatnonzero(wanted[self.group_of])
+        return assemble(
+            (
+                self.groups[self.group_of[i]],
+                self.ids[i],
+                self.bases[self.starts[i] : self.ends[i]],
+            )
+            for i in picked
+        )
+
 
 def _open_text(path: Path) -> IO[str]:
     with path.open("rb") as probe:

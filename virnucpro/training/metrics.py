@@ -54,17 +54,38 @@ def recall_at(scores: Floats, positive: Truth, false_positive_rate: float) -> fl
     return float((scores[positive] > limit).mean())
 
 
-def reliability(p: Floats, positive: Truth, bins: int = 15) -> list[tuple[float, float, int]]:
-    """Mean probability, observed share and count in each bin of equal width that holds any."""
+def reliability(
+    p: Floats, positive: Truth, bins: int = 15, weight: Floats | None = None
+) -> list[tuple[float, float, int]]:
+    """Mean probability, observed share and count in each bin of equal width that holds any.
+
+    Args:
+        p: probabilities, shape (n,).
+        positive: which are positive, shape (n,).
+        bins: number of bins.
+        weight: of each in the two means, shape (n,); None weighs all the same.
+    """
     which = np.minimum((p * bins).astype(np.int64), bins - 1)
+    weight = np.ones(len(p)) if weight is None else weight
     rows = []
     for index in np.unique(which):
         inside = which == index
-        rows.append((float(p[inside].mean()), float(positive[inside].mean()), int(inside.sum())))
+        w = weight[inside] / weight[inside].sum()
+        mean, share = (w * p[inside]).sum(), (w * positive[inside]).sum()
+        rows.append((float(mean), float(share), int(inside.sum())))
     return rows
 
 
-def ece(p: Floats, positive: Truth, bins: int = 15) -> float:
-    """Expected calibration error over bins of equal width."""
-    rows = reliability(p, positive, bins)
-    return float(sum(abs(mean - share) * count for mean, share, count in rows) / max(len(p), 1))
+def ece(p: Floats, positive: Truth, bins: int = 15, weight: Floats | None = None) -> float:
+    """Expected calibration error over bins of equal width; `weight` as in `reliability`."""
+    if not len(p):
+        return float("nan")
+    which = np.minimum((p * bins).astype(np.int64), bins - 1)
+    weight = np.full(len(p), 1 / len(p)) if weight is None else weight / weight.sum()
+    return float(np.abs(np.bincount(which, weight * (p - positive))).sum())
+
+
+def balanced(positive: Truth) -> Floats:
+    """Weights under which positives and negatives count the same in sum: shape (n,)."""
+    share = float(positive.mean()) if len(positive) else 0.5
+    return np.where(positive, 0.5 / max(share, 1e-9), 0.5 / max(1 - share, 1e-9))

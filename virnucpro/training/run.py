@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from virnucpro.core.errors import ConfigError
 from virnucpro.training.corpus import (
@@ -137,20 +136,11 @@ def hold_out(corpus: Corpus) -> tuple[Corpus, dict[str, Corpus]]:
         inside.sort(key=lambda i: hashlib.sha256(corpus.groups[i].group.encode()).digest())
         held[inside[: max(1, len(inside) // _HELD_OUT)]] = True
     viral = np.array([g.target == VIRUS for g in corpus.groups])
-    dev = {"dev_virus": _subset(corpus, held & viral), "dev_other": _subset(corpus, held & ~viral)}
-    return _subset(corpus, ~held), dev
-
-
-def _subset(corpus: Corpus, groups: NDArray[np.bool_]) -> Corpus:
-    picked = np.flatnonzero(groups[corpus.group_of])
-    return assemble(
-        (
-            corpus.groups[corpus.group_of[i]],
-            corpus.ids[i],
-            corpus.bases[corpus.starts[i] : corpus.ends[i]],
-        )
-        for i in picked
-    )
+    dev = {
+        "dev_virus": corpus.of_groups(held & viral),
+        "dev_other": corpus.of_groups(held & ~viral),
+    }
+    return corpus.of_groups(~held), dev
 
 
 def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:

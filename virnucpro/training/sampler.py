@@ -69,7 +69,9 @@ class WindowSampler:
 
         self.device, self.noise = device, noise
         self.bases, self.starts, self.ends = (
-            place(corpus.bases), place(corpus.starts), place(corpus.ends)
+            place(corpus.bases),
+            place(corpus.starts),
+            place(corpus.ends),
         )
         first, last = corpus.group_bounds()
         self.first, self.span = place(first), place(last - first)

@@ -22,12 +22,14 @@ class LabelledWindows:
         length_nt: length of every window.
         bases: shape (n, length_nt), 0..3, 4 for N.
         labels: n labels.
+        records: ids of the n records that the windows come from; empty for null sequences.
     """
 
     name: str
     length_nt: int
     bases: Bases
     labels: tuple[Label, ...]
+    records: tuple[str, ...] = ()
 
 
 def draw_windows(
@@ -49,7 +51,8 @@ def draw_windows(
     turned = bases[flip, ::-1]
     bases[flip] = np.where(turned < 4, 3 - turned, turned)
     labels = tuple(corpus.groups[g] for g in corpus.group_of[record])
-    return LabelledWindows(name, length_nt, bases, labels)
+    ids = tuple(corpus.ids[r] for r in record)
+    return LabelledWindows(name, length_nt, bases, labels, ids)
 
 
 def _record_weights(corpus: Corpus, usable: NDArray[np.int64]) -> NDArray[np.float64]:
