@@ -54,8 +54,8 @@ def compare(fasta: Path, model: str, device: str) -> dict[str, Any]:
         sys.executable, "-m", "virnucpro", "-q", "estimate", str(fasta), "--json",
         "-m", model, "-d", device,
     ]  # fmt: skip
-    start = time.monotonic()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    start, load = time.monotonic(), os.getloadavg()[0]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     took = time.monotonic() - start
     (row,) = json.loads(done.stdout)
     (run,) = row["runs"]
@@ -66,6 +66,8 @@ def compare(fasta: Path, model: str, device: str) -> dict[str, Any]:
         "time_off_percent": round(100 * (run["seconds"] / seconds - 1), 1),
         "memory_off_percent": round(100 * (run["memory"] / memory - 1), 1),
         "estimating_took_s": round(took, 1),
+        "load_before": round(load, 1),
+        "load_after": round(os.getloadavg()[0], 1),
     }  # fmt: skip
 
 
@@ -74,12 +76,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="mini")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--kinds", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/estimate.json")
     options = parser.parse_args()
     rows = []
     with TemporaryDirectory() as folder:
-        for kind, sizes in SIZES.items():
-            for records in sizes:
+        for kind in options.kinds:
+            for records in SIZES[kind]:
                 fasta = Path(folder) / f"{kind}_{records}.fa"
                 write_input(fasta, kind, records)
                 rows.append({"input": kind, **compare(fasta, options.model, options.device)})

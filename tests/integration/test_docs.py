@@ -36,7 +36,7 @@ def columns(heading):
 
 
 def all_options():
-    found = {"--version"}
+    found = {"--version", "--help"}
     commands = [cli, *(cli.get_command(None, name) for name in COMMANDS)]
     while commands:
         command = commands.pop()
