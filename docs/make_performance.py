@@ -14,6 +14,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 START, END = "<!-- figures: start -->", "<!-- figures: end -->"
 MOST_COLUMNS = 9
+HEADS = ("about", "unit", "machine", "command", "commit", "title", "date")
 
 
 def figures(results: Path = RESULTS) -> str:
@@ -27,12 +28,13 @@ def section(path: Path) -> str:
     data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
         return ""
-    tables = [(name, rows) for name, rows in data.items() if is_table(rows)]
+    tables = [(name, as_rows(value)) for name, value in data.items() if name not in HEADS]
+    tables = [(name, rows) for name, rows in tables if rows]
     if not tables:
         return ""
     lines = [f"## {data.get('title', path.stem.replace('_', ' ').capitalize())}", ""]
     for name, title in (("about", ""), ("unit", "Unit: "), ("machine", "Machine: ")):
-        if name in data:
+        if data.get(name):
             lines += [f"{title}{words(data[name])}", ""]
     if "command" in data:
         lines += [f"Made by `{data['command']}`, kept in `benchmarks/results/{path.name}`.", ""]
@@ -43,9 +45,12 @@ def section(path: Path) -> str:
     return "\n".join(lines)
 
 
-def is_table(value: Any) -> bool:
-    """A list of flat mappings."""
-    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+def as_rows(value: Any) -> list[dict[str, Any]]:
+    """A list of mappings, or a mapping of names to mappings, as rows; else none."""
+    if isinstance(value, dict):
+        value = [{"case": name, **row} for name, row in value.items() if isinstance(row, dict)]
+    is_table = isinstance(value, list) and all(isinstance(row, dict) for row in value)
+    return value if is_table else []
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -67,7 +72,7 @@ def words(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
