@@ -54,7 +54,7 @@ class Runs:
         per_file: ORFs per unit of work.
     """
 
-    def __init__(self, folder: Path, home: Path, per_file: int = 10, records: int = 16) -> None:
+    def __init__(self, folder: Path, home: Path, per_file: int = 14, records: int = 10) -> None:
         self.folder, self.home = folder, home
         self.input = write_input(folder / "reads.fa", records)
         self.settings = folder / "settings.yaml"

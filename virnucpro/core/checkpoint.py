@@ -73,14 +73,15 @@ class StageLedger:
             return False
         return True
 
-    def facts(self, unit: str) -> dict[str, Any]:
+    def facts(self, unit: str) -> dict[str, int]:
         """What `commit` was told about a finished unit; empty where there is no record."""
         record = self._read(unit) or {}
         facts = record.get("facts")
-        return facts if isinstance(facts, dict) else {}
+        named = facts.items() if isinstance(facts, dict) else ()
+        return {name: number for name, number in named if isinstance(number, int)}
 
     def commit(
-        self, unit: str, key: str, outputs: Sequence[Path], facts: dict[str, Any] | None = None
+        self, unit: str, key: str, outputs: Sequence[Path], facts: dict[str, int] | None = None
     ) -> None:
         """Record `unit` as finished; call it once the outputs have their final names.
 
@@ -88,7 +89,7 @@ class StageLedger:
             unit: name of the piece of work.
             key: digest of everything that decides the outputs' bytes.
             outputs: the files it made.
-            facts: JSON-able counts to be had again with `facts` in a resumed run.
+            facts: counts to be had again with `facts` in a resumed run.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = [
@@ -99,14 +100,20 @@ class StageLedger:
         record["facts"] = facts or {}
         write_json(self._path(unit), record)
 
-    def discard(self, unit: str, outputs: Sequence[Path] = ()) -> None:
-        """Forget `unit` and remove its outputs, so that it is done again from nothing."""
+    def discard(self, unit: str, outputs: Sequence[Path] = ()) -> bool:
+        """Forget `unit` and remove its outputs, so that it is done again from nothing.
+
+        Returns:
+            Whether there was anything to forget.
+        """
         record = self._path(unit)
-        if record.exists():
+        was_known = record.exists()
+        if was_known:
             record.unlink(missing_ok=True)
             fsync_folder(self.folder)
         for path in outputs:
             path.unlink(missing_ok=True)
+        return was_known
 
     def _path(self, unit: str) -> Path:
         # Units may carry text from outside; a digest can never leave the folder.

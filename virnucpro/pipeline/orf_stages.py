@@ -116,6 +116,12 @@ def split_files(paths: RunPaths, orfs: int, per_file: int) -> list[Path]:
     ]
 
 
+def split_pairs(paths: RunPaths, files: int) -> list[Path]:
+    """The split files themselves, DNA and protein of each number."""
+    folders = (paths.nucleotide_dir, paths.protein_dir)
+    return [paths.split(folder, n) for n in range(1, files + 1) for folder in folders]
+
+
 def read_orf_places(paths: RunPaths, block: int = 1 << 16) -> Iterator[NDArray[Any]]:
     """Stream the places of all ORFs, fields `start` and `end` (nt in the chunk)."""
     return _read_table(paths.orf_table, ORF_PLACE, block)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from virnucpro.core.device import detect_cuda_devices, validate_and_get_device
 from virnucpro.core.errors import WorkersFailedError
+from virnucpro.core.files import read_json
 from virnucpro.pipeline import orf_stages, results
 from virnucpro.pipeline.failed_files import record_lost_shards
 from virnucpro.pipeline.ingest import ingest
@@ -101,7 +102,10 @@ def _orf_stages(run: Run) -> int:
         lambda: orf_stages.translate(paths, policy, run.workers, run.reporter, chunks),
     )  # fmt: skip
     run.record.claim(*orf_stages.split_files(paths, counts["orfs"], per_file))
-    counts = run.stage("splitting", [paths.unique_table], lambda: orf_stages.split(paths, per_file))
+    counts = run.stage(
+        "splitting", [paths.unique_table], lambda: orf_stages.split(paths, per_file),
+        more=lambda counts: orf_stages.split_pairs(paths, counts.get("files", 0)),
+    )  # fmt: skip
     return counts["files"]
 
 
@@ -149,8 +153,9 @@ class _Embedding:
         devices, pool = self._devices(), self._worker_pool()
         with BatchQueueManager(devices, use_persistent_pool=pool is not None, pool=pool, progress=run.reporter) as queue:  # noqa: E501  # fmt: skip
             result = queue.process(todo, run.paths.failed_files, commit)
-        done = len(todo) - len(result.failed)
-        return {"files": done, "kept": len(self.numbers) - len(todo), "failed": len(result.failed)}
+        run.record.note_engines(slot, [result.engine] if result.engine else [])
+        counts = {"files": len(result.finished), "kept": len(self.numbers) - len(todo)}
+        return {**counts, "failed": len(result.failed), "tokens": result.tokens}
 
     def packed(self, slot: Slot, spec: EncoderSpec, config: RuntimeConfig) -> dict[str, Any]:
         """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
@@ -160,9 +165,8 @@ class _Embedding:
         run, paths, compute = self.run, self.run.paths, self.run.settings.compute
         files = [_split(paths, slot, number) for number in self.numbers]
         todo = self._not_packed(slot)
-        kept = len(files) - len(todo)
         if not todo:
-            return {"files": 0, "kept": kept}
+            return {"files": 0, "kept": len(files)}
         folder = paths.esm_v2 if slot == "protein" else paths.dnabert_v2
         run.record.claim(folder)
         folder.mkdir(exist_ok=True)
@@ -181,6 +185,8 @@ class _Embedding:
             world_size=num_gpus,
             runtime_config=config,
         )
+        engines = read_json(folder / "stage.json").get("ranks", [])
+        run.record.note_engines(slot, [stats for stats in engines if stats])
         lost = lost_shards(h5_path) if failed_ranks else {}
         if failed_ranks and not lost:
             raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs")
@@ -189,7 +195,9 @@ class _Embedding:
         done = self._to_files(slot, partial_file(h5_path) if lost else h5_path, todo)
         for output in done if not lost else ():
             run.commit(_unit(slot, output), [output], {}, _PACKED)
-        return {"files": len(done), "kept": kept, "failed_shards": len(lost)}
+        tokens = sum(int(stats.get("tokens", 0)) for stats in engines if stats)
+        counts = {"files": len(done), "kept": len(files) - len(todo), "tokens": tokens}
+        return {**counts, "failed_shards": len(lost)}
 
     def _to_files(self, slot: Slot, h5_path: Path, numbers: Sequence[int]) -> list[Path]:
         """Vectors from shard order into the feature files of these numbers."""
@@ -231,8 +239,7 @@ class _Embedding:
         if self._persistent and self._pool is None:
             from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 
-            devices = self._devices()
-            interval = self.run.settings.compute.cache_clear_interval
+            devices, interval = self._devices(), self.run.settings.compute.cache_clear_interval
             pool = PersistentWorkerPool(
                 len(devices), self.run.model.name, devices=devices, cache_clear_interval=interval
             )

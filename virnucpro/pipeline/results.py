@@ -33,9 +33,11 @@ def merge(run: Run, files: int) -> list[int]:
         todo = [n for n in numbers if not run.is_done(_unit(paths.merged(n)), [paths.merged(n)])]
         pairs = {n: (paths.dna_features(n), paths.protein_features(n)) for n in todo}
         whole = {n: pair for n, pair in pairs.items() if all(path.exists() for path in pair)}
-        for number in todo:  # a pair that is there may find its merged file made and whole
-            merged = paths.merged(number)
-            run.begin(_unit(merged), [] if number in whole else [merged])
+        for number in todo:
+            was_committed = run.begin(_unit(paths.merged(number)), [])
+            # A merged file that a killed run had no time to commit is checked by the merge itself.
+            if was_committed or number not in whole:
+                paths.merged(number).unlink(missing_ok=True)
         merged_files, failed_pairs = parallel_merge_with_progress(
             [dna for dna, _ in whole.values()], [protein for _, protein in whole.values()],
             paths.merged_dir, run.settings.compute.threads, run.reporter,

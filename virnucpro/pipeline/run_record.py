@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,15 @@ class RunRecord:
         yield counts
         seconds = round(time.monotonic() - start, 3)
         self.data["stages"][name] = {"seconds": seconds, **counts}
+
+    def note_engines(self, slot: str, engines: Iterable[Mapping[str, Any]]) -> None:
+        """Record how a slot was embedded: layout, dtype and attention backend, and on what."""
+        for engine in engines:
+            facts = [str(engine.get(name, "?")) for name in ("layout", "dtype", "backend")]
+            self.data.setdefault("engines", {})[slot] = " ".join(facts)
+            devices = self.data.setdefault("devices", [])
+            if (device := str(engine.get("device"))) not in devices:
+                devices.append(device)
 
     def finish(self, status: str, outputs: list[Path], model_outputs: list[Path]) -> None:
         """Record the end of the run and the hash of each output file.
@@ -100,7 +109,8 @@ def has_whole_model_outputs(
     names, outputs = data.get("model_outputs"), data.get("outputs")
     if data.get("key") != key or not isinstance(names, list) or not isinstance(outputs, dict):
         return False
-    return _are_whole(output_dir, {str(name): outputs.get(str(name)) for name in names}, repair)
+    hashes = {name: sha256 for name, sha256 in outputs.items() if name in names}
+    return len(hashes) == len(names) and _are_whole(output_dir, hashes, repair)
 
 
 def _are_whole(output_dir: Path, hashes: dict[str, Any], repair: bool) -> bool:

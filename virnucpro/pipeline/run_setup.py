@@ -80,9 +80,9 @@ class Run:
         """
         return self.ledger.is_done(unit, self.unit_key(unit, made_from), outputs)
 
-    def begin(self, unit: str, outputs: Sequence[Path]) -> None:
-        """Forget what an earlier run made of `unit`: from here on it is done anew."""
-        self.ledger.discard(unit, outputs)
+    def begin(self, unit: str, outputs: Sequence[Path]) -> bool:
+        """Forget what an earlier run made of `unit`; whether it had committed anything."""
+        return self.ledger.discard(unit, outputs)
 
     def commit(
         self, unit: str, outputs: Sequence[Path], counts: dict[str, int], made_from: object = ""
@@ -93,17 +93,27 @@ class Run:
     def stage(
         self, name: str, outputs: Sequence[Path], make: Callable[[], Mapping[str, int]],
         made_from: object = "",
+        more: Callable[[Mapping[str, int]], Sequence[Path]] = lambda counts: (),
     ) -> dict[str, int]:  # fmt: skip
-        """Do a stage that is one unit of work, unless it is done; either way, its counts."""
+        """Do a stage that is one unit of work, unless it is done; either way, its counts.
+
+        Args:
+            name: of the stage and the unit.
+            outputs: the files it makes.
+            make: does it and counts.
+            made_from: what decides the outputs besides the run's key.
+            more: further outputs, which depend on the counts.
+        """
         with self.record.stage(name) as counts:
-            if self.is_done(name, outputs, made_from):
+            known = self.ledger.facts(name)
+            if self.is_done(name, [*outputs, *more(known)], made_from):
                 logger.info("%s: done earlier, kept", name)
-                counts |= self.ledger.facts(name)
+                counts |= known
             else:
                 self.record.claim(*outputs)
-                self.begin(name, outputs)
+                self.begin(name, [*outputs, *more(known)])
                 counts |= make()
-                self.commit(name, outputs, counts, made_from)
+                self.commit(name, [*outputs, *more(counts)], counts, made_from)
                 logger.info("%s: %s", name, ", ".join(f"{n} {k}" for k, n in counts.items()))
         return counts
 

@@ -1,0 +1,109 @@
+"""Full, read-only and locked directories: a clear error, nothing torn, and resume afterwards."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import descendants, results, units, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of a size in memory; returns its folder and a way to change it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if os.geteuid() != 0 or not mount("size=200k"):
+        pytest.skip("mounting a small file system takes root")
+    yield folder, mount
+    while subprocess.run(["umount", str(folder)], capture_output=True).returncode == 0:
+        pass
+
+
+@pytest.mark.parametrize("options", [(), ("--parallel", "--ranks", "1")], ids=["v1", "packed"])
+def test_a_full_disk_stops_the_run_and_resume_goes_on(runs, undisturbed, small_disk, options):
+    folder, mount = small_disk
+    out = folder / "out"
+    running = runs.finish(out, *options)
+    assert running.code == 1
+    assert "virnucpro: error: " in running.said and "No space left" in running.said
+    assert "Traceback" not in running.said
+    assert not (out / "calls.tsv").exists()
+    assert mount("remount,size=50m")
+    assert runs.finish(out, "--resume", *options).code == 0
+    found = results(out)
+    assert found.keys() == undisturbed.keys()
+    assert options or found == undisturbed
+
+
+def test_a_file_over_the_limit_stops_the_run_and_resume_goes_on(runs, undisturbed, tmp_path):
+    running = runs.finish(tmp_path / "out", fault=limit_file_size)
+    assert running.code == 1
+    assert "File too large" in running.said and "Traceback" not in running.said
+    assert runs.finish(tmp_path / "out", "--resume").code == 0
+    assert results(tmp_path / "out") == undisturbed
+
+
+def limit_file_size():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
+
+
+def test_a_read_only_directory_is_an_error_that_says_so(runs, small_disk):
+    folder, mount = small_disk
+    assert mount("remount,ro")
+    running = runs.finish(folder / "out")
+    assert running.code == 1
+    assert "Read-only file system" in running.said and "Traceback" not in running.said
+
+
+def test_two_runs_in_one_directory_are_one_too_many(runs, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    first = runs.start(out)
+    assert wait_for(lambda: units(out))
+    for options in (["--resume"], ["--force"]):
+        second = runs.finish(out, *options)
+        assert second.code == 2
+        assert "another run is working here" in second.said
+    first.process.join()
+    assert first.code == 0 and results(out) == undisturbed
+
+
+def test_a_lock_goes_with_its_process_and_no_child_keeps_it(runs, tmp_path):
+    out = tmp_path / "out"
+    running = runs.start(out, "--persistent-models")
+    assert wait_for(lambda: units(out) and descendants(running.pid))
+    children = descendants(running.pid)
+    for pid in children:
+        os.kill(pid, signal.SIGSTOP)
+    running.send(signal.SIGKILL)
+    running.process.join()
+    assert runs.finish(out, "--resume").code == 0
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+HELD = "import fcntl, os, sys, time; fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR); "
+HELD += "fcntl.flock(fd, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+
+
+def test_a_lock_file_that_was_left_is_no_lock(runs, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    lock = out / ".virnucpro.lock"
+    with subprocess.Popen([sys.executable, "-c", HELD, str(lock)], stdout=subprocess.PIPE) as held:
+        assert held.stdout.readline() == b"held\n"
+        assert runs.finish(out).code == 2
+        held.kill()
+    assert runs.finish(out).code == 0

@@ -1,0 +1,245 @@
+"""What --resume takes, what it refuses, and what it never takes for its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from runs import results, units
+
+from virnucpro.core.files import sha256_file
+
+
+@pytest.fixture(scope="module")
+def stopped(runs):
+    """A run that made and kept everything but was killed before it could say so."""
+    out = runs.folder / "stopped"
+    assert runs.finish(out, "-k").code == 0
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "status": "running", "outputs": {}}))
+    (out / "calls.tsv").unlink()
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(runs):
+    """A run that ended well and removed what it needed no more."""
+    out = runs.folder / "finished"
+    assert runs.finish(out).code == 0
+    return out
+
+
+@pytest.fixture
+def kept(stopped, runs):
+    """A copy of `stopped`."""
+    out = shutil.copytree(stopped, runs.folder / "kept")
+    yield out
+    shutil.rmtree(out)
+
+
+def stamps(out):
+    """When each file of a stage was written; a file that is made again gets another."""
+    files = [path for path in out.rglob("*") if path.suffix in {".fa", ".faa", ".pt", ".bin"}]
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in files}
+
+
+def test_finished_units_are_taken_as_they_are(runs, undisturbed, kept):
+    before = stamps(kept)
+    assert runs.finish(kept, "--resume", "-k").code == 0
+    assert stamps(kept) == before
+    assert results(kept) == undisturbed
+
+
+def test_a_finished_run_is_not_touched(runs, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name[0] != "."}
+    again = runs.finish(out, "--resume")
+    assert again.code == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reads_chunked500.fa", "reads_nucleotide.fa", "reads_protein.faa",
+        "reads_nucleotide/output_2.fa", "reads_nucleotide/output_2_DNABERT_S.pt",
+        "reads_protein/output_2_ESM.pt", "reads_merged/output_2_merged.pt",
+        ".checkpoints/scores.bin", "reads_merged/prediction_results.txt", "chunks.tsv",
+    ],
+)  # fmt: skip
+def test_a_damaged_file_stops_resume_and_force_resume_makes_only_it_again(
+    runs, undisturbed, kept, name
+):
+    path = kept / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused = runs.finish(kept, "--resume", "-k")
+    assert refused.code == 1
+    assert f"{path}: fails its checksum; run again with --force-resume" in refused.said
+    before = stamps(kept)
+    assert runs.finish(kept, "--force-resume", "-k").code == 0
+    assert path.read_bytes() == whole
+    assert results(kept) == undisturbed
+    changed = {key for key, stamp in stamps(kept).items() if before[key] != stamp}
+    if name == "reads_nucleotide/output_2.fa":
+        changed = {key for key in changed if key.endswith(".pt")}
+        name = "chunks.tsv"
+    assert changed <= FAMILIES.get(name, {name})
+
+
+# Files of one unit are made together.
+_TEXT = {"reads_nucleotide.fa", "reads_protein.faa", ".checkpoints/orfs.bin"}
+FAMILIES = {
+    "reads_chunked500.fa": {"reads_chunked500.fa"},
+    "reads_nucleotide.fa": _TEXT,
+    "reads_protein.faa": _TEXT,
+    ".checkpoints/scores.bin": {".checkpoints/scores.bin"},
+    "reads_merged/prediction_results.txt": {".checkpoints/scores.bin"},
+    "chunks.tsv": set(),
+}
+
+
+def test_damaged_results_of_a_finished_run_are_not_written_over(
+    runs, undisturbed, finished, tmp_path
+):
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "calls.tsv").write_text("edited by hand\n")
+    refused = runs.finish(out, "--resume")
+    assert refused.code == 1 and "calls.tsv: fails its checksum" in refused.said
+    assert (out / "calls.tsv").read_text() == "edited by hand\n"
+    assert runs.finish(out, "--force-resume").code == 0
+    assert results(out) == undisturbed
+    (out / "calls.tsv").unlink()
+    assert runs.finish(out, "--resume").code == 0  # missing is not damaged
+    assert results(out) == undisturbed
+
+
+def test_a_missing_file_is_made_again_without_being_asked(runs, undisturbed, kept):
+    (kept / "reads_protein" / "output_2_ESM.pt").unlink()
+    assert runs.finish(kept, "--resume").code == 0
+    assert results(kept) == undisturbed
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"tool": "virnucpro"}', "[]", "null"])
+def test_a_lost_or_torn_run_json_costs_nothing(runs, undisturbed, kept, content):
+    path = kept / "run.json"
+    path.unlink() if content is None else path.write_text(content)
+    refused = runs.finish(kept)
+    assert refused.code == 2 and "--resume goes on with it" in refused.said
+    before = stamps(kept)
+    assert runs.finish(kept, "--resume", "-k").code == 0
+    assert stamps(kept) == before
+    assert results(kept) == undisturbed
+
+
+@pytest.mark.parametrize("begun", ["absent", "empty", "locked", "barely"])
+def test_resume_begins_where_there_is_nothing_yet(runs, undisturbed, tmp_path, begun):
+    out = tmp_path / "out"
+    if begun != "absent":
+        out.mkdir()
+    if begun in ("locked", "barely"):
+        (out / ".virnucpro.lock").touch()
+    if begun == "barely":
+        (out / ".checkpoints").mkdir()
+        (out / ".run.json.tmp-77").write_text("{")
+    assert runs.finish(out, "--resume").code == 0
+    assert results(out) == undisturbed
+    assert not list(out.glob(".*tmp*"))
+
+
+def test_without_a_flag_earlier_work_is_refused_with_how_to_go_on(runs, kept):
+    before = stamps(kept)
+    refused = runs.finish(kept)
+    assert refused.code == 2
+    assert "--resume goes on with it, --force starts over" in refused.said
+    assert stamps(kept) == before
+
+
+def test_files_of_others_are_refused_and_left_alone(runs, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.doc").write_text("mine")
+    for options in ([], ["--resume"]):
+        refused = runs.finish(out, *options)
+        assert refused.code == 2 and "holds no run of ours" in refused.said
+    assert [path.name for path in out.iterdir()] == ["thesis.doc"]
+    assert runs.finish(out, "--force").code == 0
+    assert runs.finish(out, "--force").code == 0
+    assert (out / "thesis.doc").read_text() == "mine"
+
+
+def test_temporary_files_of_a_killed_run_are_removed(runs, undisturbed, kept):
+    left = [
+        ".calls.tsv.tmp-1", ".checkpoints/.records.tsv.tmp-22", ".checkpoints/ledger/.a.json.tmp-3",
+        "reads_merged/output_1_merged.tmp", "reads_protein/.output_1_ESM.pt.tmp-4",
+    ]  # fmt: skip
+    for name in left:
+        (kept / name).write_text("half")
+    (kept / ".checkpoints" / ".sort-x").mkdir()
+    assert runs.finish(kept, "--resume", "-k").code == 0
+    assert not any((kept / name).exists() for name in (*left, ".checkpoints/.sort-x"))
+    assert results(kept) == undisturbed
+
+
+def changed_input(runs, options):
+    runs.input.write_text(runs.input.read_text().replace("ACGT", "ACGA", 1))
+    return options
+
+
+def other_policy(runs, options):
+    return [*options, "--orf-policy", "open-frame"]
+
+
+def other_length(runs, options):
+    return [*options, "-e", "300"]
+
+
+def other_minimum(runs, options):
+    return [*options, "--min-length", "500"]
+
+
+def other_model(runs, options):
+    return [*options, "-m", "300"]
+
+
+@pytest.mark.parametrize(
+    "change", [changed_input, other_policy, other_length, other_minimum, other_model]
+)
+def test_changed_input_model_or_setting_never_reuses_old_work(runs, kept, tmp_path, change):
+    text = runs.input.read_text()
+    try:
+        options = change(runs, [])
+        fresh = tmp_path / "fresh"
+        assert runs.finish(fresh, *options).code == 0
+        assert runs.finish(kept, "--resume", *options).code == 0
+    finally:
+        runs.input.write_text(text)
+    assert results(kept) == results(fresh)
+
+
+def test_other_vectors_of_an_older_model_are_never_merged(runs, kept, tmp_path):
+    """A file that fails under the new model leaves no place for the old model's vectors."""
+    import faults
+
+    running = runs.finish(kept, "--resume", "-k", "-m", "300", fault=faults.fail_on_some_files)
+    assert running.code == 6
+    for name in faults.POISON_FILES:
+        stem = name.removesuffix(".fa")
+        assert not (kept / "reads_merged" / f"{stem}_merged.pt").exists()
+    fresh = tmp_path / "fresh"
+    assert runs.finish(fresh, "-m", "300", fault=faults.fail_on_some_files).code == 6
+    assert results(kept) == results(fresh)
+
+
+def test_every_unit_of_a_run_is_in_the_ledger_with_its_digests(kept):
+    kinds = {unit.split(" output_")[0] for unit in units(kept)}
+    assert kinds == {
+        "chunking", "translation", "splitting", "dna features", "protein features", "merged",
+        "prediction", "consensus",
+    }  # fmt: skip
+    for path in (kept / ".checkpoints" / "ledger").glob("*.json"):
+        for entry in json.loads(path.read_text())["outputs"]:
+            files = kept.rglob(entry["name"])  # split files of DNA and protein share names
+            found = {(file.stat().st_size, sha256_file(file)) for file in files}
+            assert (entry["size"], entry["sha256"]) in found
