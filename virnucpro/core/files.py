@@ -88,3 +88,12 @@ def write_json(path: Path, value: Any) -> None:
     with atomic_write(path, "w") as file:
         json.dump(value, file, indent=2, sort_keys=False, default=str)
         file.write("\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

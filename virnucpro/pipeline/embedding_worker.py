@@ -26,6 +26,8 @@ logger = logging.getLogger("virnucpro.pipeline.worker")
 
 OnRows = Callable[[int], object]
 
+_ENGINE_FACTS = ("layout", "device", "dtype", "backend")
+
 
 class LoadedEncoders:
     """Encoders kept on one device, each loaded when a job first asks for it."""
@@ -99,14 +101,19 @@ def run_job(job: FeatureJob, encoders: LoadedEncoders, on_rows: OnRows) -> JobDo
 
     extract = extract_esm_features if job.is_protein else extract_dnabert_features
     try:
-        extract(job.input_file, job.output_file, encoders.embedder(job), count)
+        embedder = encoders.embedder(job)
+        stats = embedder.engine.stats
+        before = stats.tokens
+        extract(job.input_file, job.output_file, embedder, count)
     except (ModelError, DeviceError, OutputError) as error:  # another file would fare no better
         return JobFailed(str(error), error)
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
         return JobFailed(_one_line(error))
     finally:
         encoders.job_finished()
-    return JobDone(rows, encoders.names, encoders.loads, encoders.cache_clears)
+    engine = tuple((name, str(getattr(stats, name))) for name in _ENGINE_FACTS)
+    tokens = stats.tokens - before
+    return JobDone(rows, encoders.names, encoders.loads, encoders.cache_clears, tokens, engine)
 
 
 def worker_main(connection: Connection, settings: WorkerSettings) -> None:

@@ -58,12 +58,16 @@ class JobDone:
         loaded: names of the encoders that this worker holds.
         loads: how often it has loaded an encoder so far.
         cache_clears: how often it has given cached GPU memory back so far.
+        tokens: tokens embedded.
+        engine: how: layout, device, dtype, and attention backend.
     """
 
     rows: int
     loaded: tuple[str, ...]
     loads: int
     cache_clears: int
+    tokens: int = 0
+    engine: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

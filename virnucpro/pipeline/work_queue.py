@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -40,10 +40,14 @@ class QueueResult:
     Attributes:
         finished: output files.
         failed: the others, each with its reason.
+        tokens: tokens embedded.
+        engine: how: layout, device, dtype, and attention backend; empty without jobs.
     """
 
     finished: tuple[Path, ...]
     failed: tuple[FailedFile, ...]
+    tokens: int = 0
+    engine: dict[str, str] = field(default_factory=dict)
 
 
 class BatchQueueManager:
@@ -100,11 +104,15 @@ class BatchQueueManager:
             DeviceError: the same for the device.
         """
         failed: dict[FeatureJob, str] = {}
+        tokens = 0
+        engine: dict[str, str] = {}
         with self.progress.create_file_bar(len(jobs), desc="Embedding") as bar:
 
             def note(job: FeatureJob, outcome: JobDone | JobFailed) -> None:
+                nonlocal tokens, engine
                 if isinstance(outcome, JobDone):
                     failed.pop(job, None)
+                    tokens, engine = tokens + outcome.tokens, dict(outcome.engine)
                     on_done(job)
                     bar.update(1, failed=len(failed))
                     return
@@ -125,6 +133,8 @@ class BatchQueueManager:
         return QueueResult(
             tuple(job.output_file for job in jobs if job not in failed),
             tuple(FailedFile(job, failed[job]) for job in jobs if job in failed),
+            tokens,
+            engine,
         )
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         ("Chunk length", f"{model['chunk_nt']} nt" if "chunk_nt" in model else ""),
         ("Reading frames", _policy(model)),
         ("Device", _device(run, compute)),
-        ("Engine", str(run.get("engine", ""))),
+        ("Engines", "; ".join(f"{k}: {v}" for k, v in _dict(run.get("engines")).items())),
         ("Number format", str(run.get("dtype") or compute.get("dtype", ""))),
         ("Version", f"VirNucPro {run.get('version', '')}, Python {run.get('python', '')}"),
         ("System", str(run.get("host", ""))),
