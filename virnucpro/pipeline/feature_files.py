@@ -190,7 +190,9 @@ def _read_record(path: Path, name: str) -> bytes | None:
             if info is None or info.compress_type != zipfile.ZIP_STORED:
                 return None
             return archive.read(info)
-    except _UNREADABLE as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, *_UNREADABLE) as error:  # a damaged directory may point before the file
         raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
 
 
@@ -218,9 +220,9 @@ def _load(path: Path) -> dict[str, Any]:
         if path.stat().st_size and not zipfile.is_zipfile(path):
             raise DamagedFeaturesError(path, "not a .pt file in zip form")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except DamagedFeaturesError:
+    except (DamagedFeaturesError, FileNotFoundError):
         raise
-    except _UNREADABLE as error:
+    except (OSError, *_UNREADABLE) as error:
         raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
     if not isinstance(content, dict):
         raise DamagedFeaturesError(path, "does not hold a dictionary")

@@ -65,7 +65,7 @@ def read_alignments(
             for read in file.fetch(until_eof=True):
                 if not (read.is_secondary or read.is_supplementary):
                     yield _record(read, sample, log)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotImplementedError) as error:  # the last: gzip but not BGZF
         hint = " (a CRAM may need --reference)" if alignment_format(path) == "CRAM" else ""
         raise InputError(path, f"broken or truncated alignments: {error}{hint}") from error
     finally:

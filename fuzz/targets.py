@@ -1,0 +1,272 @@
+"""Every reader of files from outside, as a function of bytes.
+
+A target may raise `VirNucProError`, which is how a reader refuses a file; anything else that
+comes out of it is a finding. `seeds` gives whole files to start from.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import json
+import lzma
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import zstandard
+from safetensors.numpy import save as save_safetensors
+
+from virnucpro.core.checkpoint import StageLedger
+from virnucpro.core.config import Config
+from virnucpro.core.errors import VirNucProError
+from virnucpro.core.records import Embeddings
+from virnucpro.engines import shards
+from virnucpro.models.classifier_file import read_classifier
+from virnucpro.models.model_json import read_model_json
+from virnucpro.models.weights import open_checkpoint
+from virnucpro.pipeline import feature_files
+from virnucpro.pipeline.run_record import is_complete, read_run
+from virnucpro.scores.calibration import Calibration
+from virnucpro.sequences.alignments import alignment_format, read_alignments
+from virnucpro.sequences.fasta import read_pairs, read_records
+
+FASTA = b">a first\nACGT\nNNGT\n>b\n\n>a\r\nac-gt*.\r\n>../x <b>\nMKV\n"
+FASTQ = b"@a/1\nACGT\n+\nIIII\n@b\nAC\n+b\nII\n"
+PACK = [gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress]
+_KEPT_NT = 1 << 20  # of one record; the readers stream, the targets do not keep
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader under test.
+
+    Attributes:
+        name: of the target.
+        read: takes the folder to write in and the file's bytes.
+        seeds: makes whole files to start from.
+        weight: its share of the cases.
+    """
+
+    name: str
+    read: Callable[[Path, bytes], object]
+    seeds: Callable[[], list[bytes]]
+    weight: int
+
+
+def run(target: Target, folder: Path, data: bytes) -> None:
+    """Give one file to a target; returns unless that is a finding."""
+    with contextlib.suppress(VirNucProError):
+        target.read(folder, data)
+
+
+def _put(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def _drain(records: Iterable[Any]) -> None:
+    """Read to the end; what comes out must be as `Record` promises."""
+    seen = set()
+    for record in records:
+        if not record.seq_id or record.seq_id in seen or len(record.seq_id.split()) != 1:
+            raise AssertionError(f"id {record.seq_id!r} is empty, known or of two words")
+        seen.add(record.seq_id)
+        if any(letter in record.sequence for letter in "\r\n\t .-*"):
+            raise AssertionError("blanks or gaps are left in a sequence")
+
+
+def _fasta(folder: Path, data: bytes) -> None:
+    _drain(read_records([_put(folder, "in.fa", data)]))
+
+
+def _pairs(folder: Path, data: bytes) -> None:
+    half = data.find(b"\xff\xff")
+    first, second = (data[:half], data[half + 2 :]) if half >= 0 else (data, data)
+    paths = [_put(folder, "one.fq", first), _put(folder, "two.fq", second)]
+    _drain(record for mates in read_pairs([(paths[0], paths[1])]) for record in mates)
+
+
+def _packed(folder: Path, data: bytes) -> None:
+    _drain(read_records([_put(folder, "in.gz", data)]))
+
+
+def _repacked(folder: Path, data: bytes) -> None:
+    """The first byte chooses a packing for the rest, the second where it is cut."""
+    if len(data) < 2:
+        return
+    packed = PACK[data[0] % 4](data[2:])
+    cut = len(packed) - data[1] % 16 if data[1] & 16 else len(packed)
+    _drain(read_records([_put(folder, "in.gz", packed[:cut])]))
+
+
+def _alignments(folder: Path, data: bytes) -> None:
+    path = _put(folder, "in.bam", data)
+    if alignment_format(path) in ("BAM", "SAM"):
+        for record in read_alignments(path):
+            if len(record.sequence) > _KEPT_NT:
+                break
+
+
+def _yaml(folder: Path, data: bytes) -> None:
+    Config.load(_put(folder, "settings.yaml", data))
+
+
+def _environment(folder: Path, data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    Config.load(None, {"VIRNUCPRO_PREDICTION_BATCH_SIZE": text, "VIRNUCPRO_MODELS_OFFLINE": text})
+
+
+def _json_files(folder: Path, data: bytes) -> None:
+    """run.json, a ledger record, model.json, a calibration: all of them JSON of a known form."""
+    _put(folder, "run.json", data)
+    found = read_run(folder)
+    if found is not None:
+        is_complete(folder, found, "key")
+    ledger = StageLedger(folder)
+    ledger._path("unit").write_bytes(data)
+    ledger.is_done("unit", "key", [folder / "run.json"])
+    ledger.facts("unit")
+    _put(folder, "model.json", data)
+    with contextlib.suppress(VirNucProError):
+        read_model_json(folder)
+    Calibration.load(folder / "model.json")
+
+
+def _features(folder: Path, data: bytes) -> None:
+    path = _put(folder, "output_1.pt", data)
+    readers: tuple[Callable[[Path], object], ...] = (
+        feature_files.read_dna_features, feature_files.read_protein_features,
+        feature_files.read_merged, feature_files.read_dna_ids, feature_files.merged_inputs,
+    )  # fmt: skip
+    for read in readers:
+        with contextlib.suppress(VirNucProError):
+            read(path)
+
+
+def _hdf5(folder: Path, data: bytes) -> None:
+    path = _put(folder, "shard.h5", data)
+    shards.merged_is_whole(path, "key")
+    shards.read_shard(path, "key")
+
+
+def _safetensors(folder: Path, data: bytes) -> None:
+    path = _put(folder, "model.safetensors", data)
+    with contextlib.suppress(VirNucProError):
+        read_classifier(path)
+    checkpoint = open_checkpoint(path)
+    for name in checkpoint.shapes:
+        checkpoint.read(name)
+
+
+def _pickled(folder: Path, data: bytes) -> None:
+    path = _put(folder, "model.pt", data)
+    with contextlib.suppress(VirNucProError):
+        read_classifier(path)
+    checkpoint = open_checkpoint(path)
+    for name in checkpoint.shapes:
+        checkpoint.read(name)
+
+
+def _packed_seeds() -> list[bytes]:
+    return [pack(text) for pack in PACK for text in (FASTA, FASTQ, b"")]
+
+
+def _repacked_seeds() -> list[bytes]:
+    return [bytes([kind, cut]) + FASTA for kind in range(4) for cut in (0, 17, 20)]
+
+
+def _alignment_seeds() -> list[bytes]:
+    sam = b"@HD\tVN:1.6\n@SQ\tSN:c\tLN:9\nr1\t4\t*\t0\t0\t*\t*\t0\t0\tACGT\tIIII\n"
+    return [sam, gzip.compress(b"BAM\x01\0\0\0\0\0\0\0\0")]
+
+
+def _yaml_seeds() -> list[bytes]:
+    return [b"prediction: {batch_size: 3}\nprogress:\n  enabled: no\n", b"a: &x [*x]\n", b"- 1\n"]
+
+
+def _json_seeds() -> list[bytes]:
+    entry = {"name": "run.json", "size": 3, "sha256": "00"}
+    values: list[Any] = [
+        {"format": 1, "unit": "unit", "key": "key", "outputs": [entry], "facts": {"files": 1}},
+        {"tool": "virnucpro", "files": ["a"], "tables_key": "key", "status": "done",
+         "outputs": {"run.json": "00"}},
+        {"format": 1, "name": "mini", "files": {}, "dna": {"kind": "mini-dna"}},
+        {"format": 1, "slope": 1.0, "offset": [0.0]},
+    ]  # fmt: skip
+    return [json.dumps(value).encode() for value in values]
+
+
+def _feature_seeds() -> list[bytes]:
+    embeddings = Embeddings(("a_F1", "b_R2"), np.arange(6, dtype=np.float32).reshape(2, 3))
+    found = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(_temporary()))
+        feature_files.write_dna_features(folder / "d.pt", embeddings)
+        feature_files.write_protein_features(folder / "p.pt", embeddings)
+        feature_files.write_merged(folder / "m.pt", embeddings, "00")
+        found = [path.read_bytes() for path in sorted(folder.iterdir())]
+    return found
+
+
+def _hdf5_seeds() -> list[bytes]:
+    embeddings = Embeddings(("a", "b"), np.zeros((2, 3), dtype=np.float32))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(_temporary()))
+        shards.write_shard(folder / "s.h5", embeddings, {"key": "key"})
+        with shards.committed(folder / "m.h5") as file:
+            writer = shards.MergedWriter(file, 2, 3)
+            writer.add(embeddings, lambda found: True)
+            writer.finish({"key": "key"})
+        with h5py.File(folder / "e.h5", "w"):
+            pass
+        return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def _safetensors_seeds() -> list[bytes]:
+    tensors = {"hidden_layer.weight": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float16)}
+    return [save_safetensors(tensors), b"\x08\0\0\0\0\0\0\0{}      "]
+
+
+def _pickled_seeds() -> list[bytes]:
+    state = {"hidden_layer.weight": torch.zeros(2, 3), "nested": [1, "a", None]}
+    whole, legacy, archive = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    torch.save(state, whole)
+    torch.save(state, legacy, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps({"a": print}, protocol=2))
+    return [whole.getvalue(), legacy.getvalue(), archive.getvalue()]
+
+
+def _temporary() -> Any:
+    import tempfile
+
+    return tempfile.TemporaryDirectory()
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("fasta", _fasta, lambda: [FASTA, FASTQ, b"", b">", b"@"], 30),
+        Target("pairs", _pairs, lambda: [FASTQ + b"\xff\xff" + FASTQ, FASTA], 10),
+        Target("packed", _packed, _packed_seeds, 10),
+        Target("repacked", _repacked, _repacked_seeds, 14),
+        Target("alignments", _alignments, _alignment_seeds, 3),
+        Target("yaml", _yaml, _yaml_seeds, 5),
+        Target("environment", _environment, lambda: [b"1", b"true", b""], 3),
+        Target("json", _json_files, _json_seeds, 8),
+        Target("features", _features, _feature_seeds, 5),
+        Target("hdf5", _hdf5, _hdf5_seeds, 4),
+        Target("safetensors", _safetensors, _safetensors_seeds, 4),
+        Target("pickled", _pickled, _pickled_seeds, 4),
+    )
+}
