@@ -133,6 +133,8 @@ def _stop_now(stop: Interrupted) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    # Waiting threads that spin halve the speed on a shared machine; torch's OpenMP reads this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for each in STOP_SIGNALS:
         signal.signal(each, _terminate)
     try:
