@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -57,6 +57,10 @@ class Report:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def as_dict(self) -> dict[str, object]:
+        """JSON-able values."""
+        return {**vars(self), "kills": dict(self.kills), "at_stage": dict(self.at_stage)}
+
 
 class Soak:
     """Kills runs until enough have been killed.
@@ -79,6 +83,8 @@ class Soak:
         while sum(self.report.kills.values()) < kills:
             mode = self.draw.choices(list(self.weights), list(self.weights.values()))[0]
             self.kill_and_resume(mode)
+            if self.report.resumed % 50 == 0:
+                print(json.dumps(self.report.as_dict()), flush=True)
         self.report.seconds = round(time.monotonic() - started, 1)
         return self.report
 
@@ -171,7 +177,7 @@ def main() -> int:
         "command": " ".join(["python", *sys.argv]),
         "commit": commit.strip(),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        **asdict(report),
+        **report.as_dict(),
         "killed": sum(report.kills.values()),
     }
     text = json.dumps(found, indent=1)
