@@ -15,7 +15,8 @@ one, each in a process of its own that may use `--cores` cores, in the order our
 geNomad, for some rounds; the result is written after each. "Steady" windows a second are the
 windows that the large file has more, over the seconds that it takes more: start-up drops out.
 Processor seconds (user and system, all processes) are the fair measure where other work shares
-the cores; the load is written down.
+the cores; the load is written down. OpenMP's waiting threads sleep in every program, since where
+they spin, waiting for a busy core is counted as work.
 
 Scores: ours `p_virus` of calls.tsv; Jaeger its phage score less its best other score; geNomad
 its virus score. Calls at each program's default: ours `call`, Jaeger `prediction`, geNomad the
@@ -78,6 +79,7 @@ def timed(command: list[str], log: Path) -> dict[str, float]:
     """
     hidden = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
     load = os.getloadavg()[0]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     with log.open("w") as text:
