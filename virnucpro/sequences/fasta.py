@@ -28,7 +28,7 @@ logger = logging.getLogger("virnucpro.sequences")
 
 _PACKED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
 _GAPS = "-.*"
-_BLANKS = " \t\v\f"
+_BLANKS = " \t\v\f\r"
 _WITHOUT_BLANKS = str.maketrans("", "", _BLANKS)
 _WITHOUT_BOTH = str.maketrans("", "", _GAPS + _BLANKS)
 _MATE_ENDINGS = ("/1", "/2")
