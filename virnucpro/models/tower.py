@@ -1,60 +1,33 @@
 """The two small encoders of the bundled model: convolution towers with masked pooling.
 
-Room 4 (batch -> one vector per ORF). Both start with a stem that adds up one learned row for
-each (tap, letter) of a window of letters, and go on with residual blocks whose norms see one
-position at a time. Positions past the end of a sequence stay exactly zero, so a vector does not
-depend on what else is in the batch.
+Room 4 (batch -> one vector per ORF). The DNA encoder sees all six codon frames, the protein
+encoder the residues of the ORF.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from virnucpro.batches.collate import Batch, PackedBatch
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import atomic_write
 from virnucpro.models.base import Encoder
 from virnucpro.models.specs import EncoderSpec
-from virnucpro.tokens.mini import BASE_PAD, RESIDUE_PAD, RESIDUES
+from virnucpro.models.tower_blocks import Tower, TowerConfig
+from virnucpro.tokens.mini import BASE_PAD, RESIDUE_PAD
 
 CODON_N = 64
 CODON_ROWS = 72
 RESIDUE_ROWS = 24
 _CPU_POSITIONS = 4096
-
-_CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
-_RESIDUE_OF_CODON = torch.tensor([RESIDUES.find(aa) if aa != "*" else 21 for aa in _CODE])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TowerConfig:
-    """Shape of one tower.
-
-    Attributes:
-        width: channels.
-        taps: letters (codons or residues) that one stem position sees.
-        stride: letters between two stem positions.
-        dilations: one residual block each; the spacing of its three taps.
-        hidden: channels inside a block; 0 means `width`.
-    """
-
-    width: int
-    taps: int = 9
-    stride: int = 3
-    dilations: tuple[int, ...] = (1, 1, 2, 4)
-    hidden: int = 0
-
-    def __post_init__(self) -> None:
-        if self.taps % self.stride or (self.taps // self.stride) % 2 == 0:
-            raise ValueError(f"taps must be an odd multiple of stride: {self.taps}, {self.stride}")
 
 
 def rectangle(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -99,150 +72,55 @@ def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(place < counts[:, :, None], ids, -1), counts
 
 
-class Stem(nn.Module):
-    """Sum over `taps` letters of one learned row for each (tap, letter); a strided convolution.
+class _TowerEncoder(Encoder):
+    """An encoder around one tower.
 
-    A codon's row is its own plus that of its residue, so that what one codon teaches its
-    synonyms learn too.
+    Attributes:
+        rows: rows of the tower for each sequence.
     """
 
-    def __init__(self, config: TowerConfig, rows: int, by_residue: bool) -> None:
-        super().__init__()
-        self.taps, self.stride, self.rows = config.taps, config.stride, rows
-        scale = config.taps**-0.5
-        self.weight = nn.Parameter(torch.randn(config.taps, rows, config.width) * scale)
-        self.bias = nn.Parameter(torch.zeros(config.width))
-        self.residue: nn.Parameter | None = None
-        if by_residue:
-            self.residue = nn.Parameter(torch.randn(config.taps, 22, config.width) * scale)
-        self.register_buffer("of_codon", _RESIDUE_OF_CODON.clone(), persistent=False)
-        self.of_codon: Tensor
+    tower: Tower
+    rows = 1
 
-    def table(self) -> Tensor:
-        """Rows for each tap and letter: shape (taps, rows, width)."""
-        if self.residue is None:
-            return self.weight
-        shared = self.residue[:, self.of_codon]
-        return self.weight + F.pad(shared, (0, 0, 0, self.rows - shared.shape[1]))
+    def forward(self, batch: Batch) -> Tensor:
+        """Embed each sequence: (n, dim) float32."""
+        return self.embed(*rectangle(batch, self.pad_id))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Letters (n, P), -1 for none, to positions (n, ceil(P / stride), width)."""
-        left = (self.taps - self.stride) // 2
-        places = -(-ids.shape[1] // self.stride)
-        right = (places - 1) * self.stride + self.taps - left - ids.shape[1]
-        ids = F.pad(ids, (left, right), value=-1)
-        return self._by_product(ids, places) if ids.is_cuda else self._by_lookup(ids, places)
+    def embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Letters (n, L) with `lengths` (n,) to vectors (n, dim).
 
-    def _by_lookup(self, ids: Tensor, places: int) -> Tensor:
-        table = F.pad(self.table(), (0, 0, 0, 1))
-        rows = table.shape[1]
-        offsets = torch.arange(self.taps, device=ids.device) * rows
-        index = torch.where(ids < 0, rows - 1, ids).unfold(1, self.taps, self.stride)
-        index = (index + offsets).reshape(-1, self.taps)
-        out = F.embedding_bag(index, table.reshape(-1, table.shape[2]), mode="sum")
-        return out.view(len(ids), places, -1) + self.bias
+        A CPU takes sequences of like length together, few enough for its caches.
+        """
+        if letters.is_cuda or not len(letters):
+            return self._embed(letters, lengths)
+        order = torch.argsort(lengths, descending=True, stable=True)
+        sizes = lengths[order].tolist()
+        parts, first = [], 0
+        while first < len(sizes):
+            longest = max(1, sizes[first])
+            fitting = _CPU_POSITIONS * self.tower.config.stride // (self.rows * longest)
+            some = order[first : first + max(1, fitting)]
+            parts.append(self._embed(letters[some, :longest], lengths[some]))
+            first += len(some)
+        return torch.cat(parts)[torch.argsort(order)]
 
-    def _by_product(self, ids: Tensor, places: int) -> Tensor:
-        """The same sum as a product with one-hot letters, whose gradient needs no atomics."""
-        table = self.table()
-        width, spans = table.shape[2], self.taps // self.stride
-        mixed = torch.is_autocast_enabled("cuda")
-        kind = torch.get_autocast_dtype("cuda") if mixed else table.dtype
-        hot = (ids[:, :, None] == torch.arange(self.rows, device=ids.device)).to(kind)
-        hot = hot.view(len(ids), places + spans - 1, self.stride * self.rows)
-        weight = table.reshape(spans, self.stride * self.rows, width).permute(1, 0, 2)
-        parts = hot @ weight.reshape(self.stride * self.rows, spans * width).to(kind)
-        total = self.bias.to(kind).expand(len(ids), places, width)
-        for k in range(spans):
-            total = total + parts[:, k : k + places, k * width : (k + 1) * width]
-        return total
+    def _embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-class Block(nn.Module):
-    """Residual block: norm per position, 3-wide convolution, squared ReLU, linear map."""
-
-    def __init__(self, config: TowerConfig, dilation: int) -> None:
-        super().__init__()
-        width, hidden = config.width, config.hidden or config.width
-        self.dilation = dilation
-        self.norm = nn.LayerNorm(width)
-        spread = (1, dilation)
-        self.up = nn.Conv2d(width, hidden, (1, 3), padding=(0, dilation), dilation=spread)
-        self.down = nn.Linear(hidden, width)
-        nn.init.normal_(self.up.weight, std=(3 * width) ** -0.5)
-        nn.init.normal_(self.down.weight, std=0.5 * hidden**-0.5)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Shape (n, Q, width) to the same; `mask` (n, Q, 1) is 1 inside a sequence, else 0."""
-        h = self.norm(x).to(x.dtype) * mask
-        h = self.up(h[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]
-        h = F.relu(h)
-        return torch.addcmul(x, self.down(h * h).to(x.dtype), mask)
-
-
-class Pool(nn.Module):
-    """Last norm, then the largest and the mean value of each channel inside a sequence."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Shape (n, Q, width), mask (n, Q, 1) to max and mean, both (n, width) float32."""
-        x = self.norm(x).float()
-        keep = mask.float()
-        highest = torch.where(mask > 0, x, -30.0).amax(dim=1)
-        mean = (x * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)
-        return highest, mean
-
-
-class Tower(nn.Module):
-    """Stem, blocks, pool."""
-
-    def __init__(self, config: TowerConfig, rows: int, by_residue: bool) -> None:
-        super().__init__()
-        self.config = config
-        self.stem = Stem(config, rows, by_residue)
-        self.blocks = nn.ModuleList(Block(config, d) for d in config.dilations)
-        self.pool = Pool(config.width)
-
-    def forward(self, ids: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Letters (n, P) with `counts` (n,) each to max and mean, both (n, width) float32."""
-        x = self.stem(ids)
-        places = torch.arange(x.shape[1], device=x.device)
-        inside = places * self.config.stride < counts[:, None]
-        mask = inside[:, :, None].to(x.dtype)
-        x = x * mask
-        for block in self.blocks:
-            x = block(x, mask)
-        highest, mean = self.pool(x, mask)
-        return highest, mean
-
-
-class DnaTower(Encoder):
+class DnaTower(_TowerEncoder):
     """DNA encoder: one tower shared by the six codon frames; frame 0 is the ORF's own.
 
     The vector holds max and mean of frame 0, then the largest max and the mean of the others.
     """
 
     pad_id = BASE_PAD
+    rows = 2  # six frames of a third of the letters
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.dim = 4 * config.width
         self.tower = Tower(config, CODON_ROWS, by_residue=True)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Embed each sequence: (n, dim) float32."""
-        return self.embed(*rectangle(batch, self.pad_id))
-
-    def embed(self, bases: Tensor, lengths: Tensor) -> Tensor:
-        """Bases (n, L) with `lengths` (n,) to vectors (n, dim)."""
-        if bases.is_cuda:
-            return self._embed(bases, lengths)
-        step = max(1, _CPU_POSITIONS * self.tower.config.stride // (2 * bases.shape[1]))
-        parts = zip(torch.split(bases, step), torch.split(lengths, step), strict=True)
-        return torch.cat([self._embed(b, n) for b, n in parts])
 
     def _embed(self, bases: Tensor, lengths: Tensor) -> Tensor:
         ids, counts = six_frames(bases, lengths)
@@ -253,7 +131,7 @@ class DnaTower(Encoder):
         return torch.cat([highest[:, 0], mean[:, 0], *others], dim=1)
 
 
-class ProteinTower(Encoder):
+class ProteinTower(_TowerEncoder):
     """Protein encoder: a tower over residues; the vector holds max and mean."""
 
     pad_id = RESIDUE_PAD
@@ -262,18 +140,6 @@ class ProteinTower(Encoder):
         super().__init__()
         self.dim = 2 * config.width
         self.tower = Tower(config, RESIDUE_ROWS, by_residue=False)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Embed each sequence: (n, dim) float32."""
-        return self.embed(*rectangle(batch, self.pad_id))
-
-    def embed(self, residues: Tensor, lengths: Tensor) -> Tensor:
-        """Residues (n, L) with `lengths` (n,) to vectors (n, dim)."""
-        if residues.is_cuda:
-            return self._embed(residues, lengths)
-        step = max(1, _CPU_POSITIONS * self.tower.config.stride // residues.shape[1])
-        parts = zip(torch.split(residues, step), torch.split(lengths, step), strict=True)
-        return torch.cat([self._embed(r, n) for r, n in parts])
 
     def _embed(self, residues: Tensor, lengths: Tensor) -> Tensor:
         inside = torch.arange(residues.shape[1], device=residues.device) < lengths[:, None]

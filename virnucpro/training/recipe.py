@@ -10,7 +10,7 @@ import yaml
 
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import digest_of
-from virnucpro.models.tower import TowerConfig
+from virnucpro.models.tower_blocks import TowerConfig
 from virnucpro.training.sampler import Noise
 
 

@@ -13,11 +13,11 @@ from virnucpro.models.specs import EncoderSpec
 from virnucpro.models.tower import (
     DnaTower,
     ProteinTower,
-    TowerConfig,
     load_mini,
     save_tower,
     six_frames,
 )
+from virnucpro.models.tower_blocks import TowerConfig
 from virnucpro.tokens.mini import BaseTokenizer, ResidueTokenizer
 
 CONFIG = TowerConfig(width=24, dilations=(1, 2, 4))
