@@ -1,0 +1,200 @@
+"""Files from outside are refused or read, never more: no crash, no pickle, no path, no network."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import gzip
+import io
+import json
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import faults
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fuzz import targets
+from virnucpro.cli.main import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "virnucpro"
+
+
+@st.composite
+def damaged(draw, seeds):
+    """A whole file with a few bytes changed, taken out or put in; or any bytes at all."""
+    data = bytearray(draw(st.sampled_from(seeds)))
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=300))
+    for _ in range(draw(st.integers(0, 6))):
+        place = draw(st.integers(0, len(data)))
+        action = draw(st.sampled_from(["change", "cut", "insert", "end"]))
+        if action == "change":
+            data[place : place + 1] = draw(st.binary(min_size=1, max_size=1))
+        elif action == "cut":
+            del data[place : place + draw(st.integers(1, 40))]
+        elif action == "insert":
+            data[place:place] = draw(st.binary(max_size=12))
+        else:
+            del data[place:]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_damaged_files_are_refused_or_read(name):
+    target = targets.TARGETS[name]
+    seeds = target.seeds()
+
+    @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(damaged(seeds))
+    def check(data):
+        targets.run(target, Path(folder), data)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in seeds:
+            targets.run(target, Path(folder), seed)
+        check()
+
+
+BOMB = """
+import resource, sys
+from virnucpro.core.errors import InputError
+from virnucpro.sequences.fasta import read_records
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    count = sum(1 for record in read_records([sys.argv[1]]))
+except InputError as error:
+    count = str(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, count)
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "blocks", "expected"),
+    [
+        (b">r\n" + b"ACGT" * 65_536 + b"\n", 1_000, "1000"),
+        (b"\n" * 262_144, 1_000, "0"),
+        (bytes(262_144), 1_000, "NUL byte"),
+    ],
+    ids=["records", "blank lines", "zeros"],
+)
+def test_a_gzip_bomb_is_met_by_streaming(tmp_path, block, blocks, expected):
+    bomb = tmp_path / "bomb.fa.gz"
+    with gzip.open(bomb, "wb", compresslevel=1) as file:
+        for _ in range(blocks):
+            file.write(block)
+    assert bomb.stat().st_size * 50 < len(block) * blocks
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, str(bomb)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    kib, count = done.stdout.split(maxsplit=1)
+    assert expected in count
+    assert int(kib) < 40 * 1024
+
+
+def test_archives_of_files_are_refused(tmp_path):
+    tar = tmp_path / "in.tar.gz"
+    with tarfile.open(tar, "w:gz") as archive:
+        entry = tarfile.TarInfo("../../escaped.fa")
+        entry.size = 4
+        archive.addfile(entry, io.BytesIO(b">a\nA"))
+    done = CliRunner().invoke(cli, ["-q", "predict", str(tar), "-o", str(tmp_path / "out")])
+    assert done.exit_code in (3, 4)
+    assert not list(tmp_path.parent.glob("escaped.fa"))
+
+
+EVIL = [
+    "../../up",
+    "/etc/passwd",
+    "a/../../b",
+    "<script>x()</script>",
+    "a|b;c",
+    "-rf",
+    "$(id)",
+    "%s",
+]
+
+
+def test_ids_become_neither_paths_nor_markup(runs, tmp_path):
+    fasta = tmp_path / "<b>in.fa"
+    fasta.write_text("".join(f">{name} <i>x</i>\n{'ACGTTGCATG' * 12}\n" for name in EVIL))
+    usual, runs.input = runs.input, fasta
+    try:
+        command = runs.command(tmp_path / "out")
+        command.remove("--no-report")
+        runs.command = lambda out: command
+        running = runs.finish(tmp_path / "out")
+    finally:
+        runs.input = usual
+        del runs.command
+    assert running.code == 0, running.said
+    names = {path.name for path in tmp_path.rglob("*")}
+    assert not any(word in name for name in names for word in ("up", "passwd", "script", "(id"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["<b>in.fa", "out"]
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "<script>x()" not in report and "<i>x" not in report and "<b>in" not in report
+    rows = (tmp_path / "out" / "calls.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == EVIL
+
+
+def calls(tree):
+    """Dotted names of everything that is called, with the call."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+UNSAFE = {
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "Unpickler", "eval", "exec", "os.system",
+    "marshal.loads", "joblib.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load",
+    "shutil.unpack_archive", "torch.hub.load", "torch.jit.load",
+}  # fmt: skip
+
+
+def test_nothing_in_the_package_loads_without_trust_being_ruled_out():
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        for name, call in calls(ast.parse(path.read_text(encoding="utf-8"))):
+            options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            is_bad = name in UNSAFE or name.endswith(".extractall")
+            is_bad |= name == "torch.load" and options.get("weights_only") != "True"
+            is_bad |= options.get("allow_pickle", "False") != "False"
+            is_bad |= "trust_remote_code" in options or options.get("shell", "False") != "False"
+            found += [f"{path}:{call.lineno}: {name}"] if is_bad else []
+    assert found == []
+
+
+def test_a_whole_run_unpickles_nothing_and_opens_no_socket(runs, undisturbed, home, tmp_path):
+    log = tmp_path / "events.txt"
+    running = runs.finish(tmp_path / "out", fault=functools.partial(faults.write_down_events, log))
+    assert running.code == 0, running.said
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    kinds = {kind for kind, _ in events}
+    assert "open" in kinds  # the hook was at work
+    watched = ("pickle.", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn")
+    assert not [event for event in events if event[0].startswith((*watched, "os.fork"))]
+    code = {text for kind, text in events if kind == "exec"}
+    assert not [text for text in code if str(home) in text or str(tmp_path) in text]
+
+
+def test_offline_opens_no_socket(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    environment = {"VIRNUCPRO_OFFLINE": "1", "VIRNUCPRO_MODEL_DIR": str(tmp_path)}
+    done = CliRunner().invoke(cli, ["models", "fetch", "500"], env=environment)
+    assert done.exit_code == 4
+    assert "OFFLINE" in done.output
