@@ -160,6 +160,14 @@ class RunPaths:
         """Protein vectors of the `number`-th split file."""
         return self.protein_dir / f"output_{number}_ESM.pt"
 
+    def split_of(self, slot: str, number: int) -> Path:
+        """The `number`-th split file of a slot, `dna` or `protein`."""
+        return self.split(self.nucleotide_dir if slot == "dna" else self.protein_dir, number)
+
+    def features_of(self, slot: str, number: int) -> Path:
+        """Vectors of the `number`-th split file of a slot."""
+        return self.dna_features(number) if slot == "dna" else self.protein_features(number)
+
     def merged(self, number: int) -> Path:
         """Merged vectors of the `number`-th split file."""
         return self.merged_dir / f"output_{number}_merged.pt"

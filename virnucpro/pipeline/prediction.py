@@ -21,7 +21,7 @@ from virnucpro.pipeline.failed_files import record_lost_shards
 from virnucpro.pipeline.ingest import ingest
 from virnucpro.pipeline.jobs import FeatureJob
 from virnucpro.pipeline.output_dir import working_in
-from virnucpro.pipeline.paths import RunPaths, default_output_dir
+from virnucpro.pipeline.paths import default_output_dir
 from virnucpro.pipeline.run_setup import Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
@@ -163,7 +163,7 @@ class _Embedding:
         from virnucpro.pipeline.shard_merge import lost_shards, partial_file
 
         run, paths, compute = self.run, self.run.paths, self.run.settings.compute
-        files = [_split(paths, slot, number) for number in self.numbers]
+        files = [paths.split_of(slot, number) for number in self.numbers]
         todo = self._not_packed(slot)
         if not todo:
             return {"files": 0, "kept": len(files)}
@@ -206,14 +206,14 @@ class _Embedding:
             dna_files = [paths.dna_features(n) for n in numbers if paths.dna_features(n).exists()]
             return _stream_h5_to_pt_files(h5_path, paths.protein_dir, dna_files)
         outputs = [paths.dna_features(number) for number in numbers]
-        _stream_h5_to_dna_files(h5_path, [_split(paths, slot, n) for n in numbers], outputs)
+        _stream_h5_to_dna_files(h5_path, [paths.split_of(slot, n) for n in numbers], outputs)
         return outputs
 
     def _not_packed(self, slot: Slot) -> list[int]:
         """Numbers of the files whose vectors the packed engine has not made yet."""
         run, todo = self.run, []
         for number in self.numbers:
-            output = _features(run.paths, slot, number)
+            output = run.paths.features_of(slot, number)
             if not run.is_done(_unit(slot, output), [output], _PACKED):
                 run.begin(_unit(slot, output), [output])
                 todo.append(number)
@@ -223,8 +223,8 @@ class _Embedding:
         compute, paths = self.run.settings.compute, self.run.paths
         return FeatureJob(
             encoder=spec,
-            input_file=_split(paths, slot, number),
-            output_file=_features(paths, slot, number),
+            input_file=paths.split_of(slot, number),
+            output_file=paths.features_of(slot, number),
             token_budget=compute.dna_tokens if slot == "dna" else compute.protein_tokens,
             dtype=compute.dtype,
         )
@@ -249,15 +249,6 @@ class _Embedding:
 
 def _unit(slot: Slot, path: Path) -> str:
     return f"{slot} features {path.name}"
-
-
-def _split(paths: RunPaths, slot: Slot, number: int) -> Path:
-    folder = paths.nucleotide_dir if slot == "dna" else paths.protein_dir
-    return paths.split(folder, number)
-
-
-def _features(paths: RunPaths, slot: Slot, number: int) -> Path:
-    return paths.dna_features(number) if slot == "dna" else paths.protein_features(number)
 
 
 def _stream_h5_to_pt_files(
