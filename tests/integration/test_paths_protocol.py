@@ -6,6 +6,7 @@ layers, the classifier and the logistic that moves a probability by less than 1e
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ PATHS = {
     "parallel-3-ranks": ["--parallel", "--ranks", "3"],
     "dnabert-v2": ["--parallel", "--dnabert-v2"],
 }
+PACKED = {name for name, options in PATHS.items() if "--parallel" in options} - {"v1-fallback"}
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,16 @@ def test_path_gives_the_calls_of_one_process(predict, plain, name):
             assert_same_row(one, other)
     consensus = "demo_merged/prediction_results_highestscore.csv"
     assert (out / consensus).read_bytes() == (plain / consensus).read_bytes()
+    assert engines_of(out) == {
+        "dna": "packed" if name == "dnabert-v2" else "padded",
+        "protein": "packed" if name in PACKED else "padded",
+    }
+
+
+def engines_of(out):
+    """Which engine embedded each slot, as run.json says."""
+    engines = json.loads((out / "run.json").read_text())["engines"]
+    return {slot: facts.split()[0] for slot, facts in engines.items()}
 
 
 def assert_same_row(one, other):
