@@ -57,8 +57,16 @@ def train(
 ) -> None:  # fmt: skip
     """Train a model on labelled FASTA; the same configuration and seed give the same model.
 
-    Call it again after an interruption, and it goes on where the run directory stands.
+    Call it again after an interruption, and it goes on where the run directory stands. With
+    `classifier: mlp` in the configuration the published classifier is trained on vectors of
+    frozen encoders.
     """
+    from virnucpro.training.mlp_run import is_mlp_config
+
+    run_dir = run_dir or output_dir.with_name(f"{output_dir.name}.run")
+    if is_mlp_config(config_file):
+        _train_mlp(ctx, config_file, data, output_dir, run_dir, device, seed, steps, stop_after)
+        return
     from virnucpro.training.fit import FitSettings
     from virnucpro.training.run import finish_job, fit_job, load_sets, read_job
 
@@ -66,7 +74,7 @@ def train(
     job = read_job(config_file, data, **{k: v for k, v in given.items() if v is not None})
     where = validate_and_get_device(device)
     settings = FitSettings(
-        folder=run_dir or output_dir.with_name(f"{output_dir.name}.run"),
+        folder=run_dir,
         device=where,
         fused=where.type == "cuda" if fused is None else fused,
         stop_after=stop_after,
@@ -79,6 +87,30 @@ def train(
         sys.exit(EXIT_IN_PART)
     finish_job(job, fit, sets[1], output_dir)
     click.echo(f"{output_dir}: model written; mean AUROC on dev {report.best:.4f}")
+
+
+def _train_mlp(
+    ctx: click.Context, config_file: Path, data: Path | None, output_dir: Path, run_dir: Path,
+    device: str, seed: int | None, steps: int | None, stop_after: float,
+) -> None:  # fmt: skip
+    from virnucpro.core.progress import ProgressReporter
+    from virnucpro.training.mlp_run import MlpSettings, read_mlp_job, train_mlp
+
+    if steps is not None:
+        raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
+    job = read_mlp_job(config_file, data, **({} if seed is None else {"seed": seed}))
+    settings = MlpSettings(
+        folder=run_dir, home=model_home(_config(ctx)), device=device, stop_after=stop_after,
+        progress=ProgressReporter(_wants_progress(ctx)),
+    )  # fmt: skip
+    fit = train_mlp(job, settings, output_dir)
+    if fit is None:
+        click.echo(f"paused while embedding; {run_dir} keeps what is done: run again to go on")
+        sys.exit(EXIT_IN_PART)
+    click.echo(
+        f"{output_dir}: model written, epoch {fit.epoch}; AUROC on held-out windows with a "
+        f"reading frame {fit.auroc:.4f}"
+    )
 
 
 @click.command()
@@ -140,8 +172,7 @@ def evaluate(
     drawing = None
     if windows:
         drawing = Drawing(lengths=_lengths(lengths), count=count, null_count=null_count, seed=seed)
-    config: Config = ctx.ensure_object(dict).get("config") or Config.load(None, {})
-    model = resolve_model(model_type, model_path, model_home(config))
+    model = resolve_model(model_type, model_path, model_home(_config(ctx)))
     scorer = DirectScorer(model, device)
     report = measure(scorer, inputs, drawing, ProgressReporter(_wants_progress(ctx)))
     paths = report.write(output_dir)
@@ -183,6 +214,11 @@ def _row(row: Row) -> str:
         parts.append(f"AUROC {row.auroc:.3f}  recall at 1% {row.recall_1:.3f}  ECE {row.ece:.3f}")
     parts.append(f"virus {row.virus:.3f}  uncertain {row.uncertain:.3f}")
     return "  ".join(parts) + "\n"
+
+
+def _config(ctx: click.Context) -> Config:
+    found: Config = ctx.ensure_object(dict).get("config") or Config.load(None, {})
+    return found
 
 
 def _wants_progress(ctx: click.Context) -> bool:

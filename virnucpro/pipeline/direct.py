@@ -67,6 +67,11 @@ class DirectEncoder:
         self._dna = self._embedder(model.dna)
         self._protein = self._embedder(model.protein)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the encoders are."""
+        return self._device
+
     def orfs(self, records: Sequence[Record]) -> tuple[list[RecordRow], list[list[list[Orf]]]]:
         """Screen, chunk and translate: a row a record, and its ORFs in one list a chunk."""
         rows, chunks = [], []

@@ -5,11 +5,10 @@ A group is what sampling balances: a virus family, or one species of one cellula
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
-import lzma
+import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
+from virnucpro.sequences.fasta import read_records
+from virnucpro.sequences.unpack import UNPACK_ERRORS, open_unpacked
 from virnucpro.tokens.mini import BaseTokenizer
 
 MIN_RECORD_NT = 60
@@ -78,37 +79,23 @@ class Corpus:
         )
 
 
-def _open_text(path: Path) -> IO[str]:
-    with path.open("rb") as probe:
-        head = probe.read(6)
-    if head.startswith(b"\xfd7zXZ"):
-        return lzma.open(path, "rt")
-    if head.startswith(b"\x1f\x8b"):
-        return gzip.open(path, "rt")
-    return bz2.open(path, "rt") if head.startswith(b"BZh") else path.open("rt")
+@contextmanager
+def _open_text(path: Path) -> Iterator[IO[str]]:
+    with open_unpacked(path) as unpacked:
+        try:
+            yield io.TextIOWrapper(unpacked.source, encoding="utf-8", newline="")
+        except (*UNPACK_ERRORS, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(str(path), f"cannot be read ({error})") from error
 
 
 def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield id (up to the first blank) and letters of each record of a FASTA file.
-
-    Reads plain, gz, bz2 and xz by content, one record at a time.
+    """Yield id and letters of each record of a FASTA file, plain or packed.
 
     Raises:
-        InputError: letters before the first header.
+        InputError: as `read_records`.
     """
-    name, lines = "", list[str]()
-    with _open_text(path) as handle:
-        for number, line in enumerate(handle, start=1):
-            if line.startswith(">"):
-                if name:
-                    yield name, "".join(lines)
-                name, lines = (line[1:].split(maxsplit=1) or [f"record_{number}"])[0], []
-            elif name:
-                lines.append(line.strip())
-            elif line.strip():
-                raise InputError(str(path), "letters before the first header", number)
-    if name:
-        yield name, "".join(lines)
+    for record in read_records([path]):
+        yield record.seq_id, record.sequence
 
 
 def read_labels(path: Path) -> dict[str, Label]:
@@ -153,11 +140,11 @@ def load_corpus(paths: Sequence[Path], labels: dict[str, Label]) -> Corpus:
     for path in paths:
         for seq_id, letters in read_sequences(path):
             if seq_id not in labels:
-                raise InputError(str(path), f"record {seq_id} has no label", 0)
+                raise InputError(str(path), f"record {seq_id} has no label")
             if len(letters) >= MIN_RECORD_NT:
                 records.append((labels[seq_id], seq_id, encode(letters).astype(np.uint8)))
     if not records:
-        raise InputError(str(paths[0]) if paths else "", "no labelled record of 60 nt or more", 0)
+        raise InputError(", ".join(map(str, paths)), "no labelled record of 60 nt or more")
     return assemble(records)
 
 

@@ -139,7 +139,7 @@ def evaluate(
         )
         scored = score_windows(scorer, drawn, progress)
     if not sum(len(s.labels) for s in scored):
-        raise InputError(str(inputs.files[0]), "no record is as long as the windows", None)
+        raise InputError(str(inputs.files[0]), "no record is as long as the windows")
     seconds = time.monotonic() - start
     count = sum(len(s.labels) for s in scored)
     logger.info("scored %d sequences in %.1f s", count, seconds)

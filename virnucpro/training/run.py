@@ -39,26 +39,37 @@ _HELD_OUT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledFiles:
+    """FASTA to train and to choose on.
+
+    Attributes:
+        train: FASTA files to train on.
+        dev: FASTA files to choose on; without any, a tenth of the groups is held out.
+        table: TSV of id, class and group; None means that `classes` says what a file holds.
+        classes: class of each training file without a table: `virus`, `null` or any other.
+    """
+
+    train: tuple[Path, ...]
+    dev: tuple[Path, ...] = ()
+    table: Path | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
     """One training, as read from a configuration file and the command line.
 
     Attributes:
         name: name of the model.
         recipe: what decides the weights.
-        train: FASTA files to train on.
-        dev: FASTA files to choose on; without any, a tenth of the groups is held out.
-        table: TSV of id, class and group; None means that `classes` says what a file holds.
-        classes: class of each training file without a table: `virus`, `null` or any other.
+        files: labelled FASTA.
         chunk_nt: chunk length that the model is to be run with.
         dev_count: windows of each dev set and length.
     """
 
     name: str
     recipe: Recipe
-    train: tuple[Path, ...]
-    dev: tuple[Path, ...] = ()
-    table: Path | None = None
-    classes: tuple[str, ...] = ()
+    files: LabelledFiles
     chunk_nt: int = 500
     dev_count: int = 2_000
 
@@ -67,7 +78,7 @@ def read_job(path: Path, data: Path | None, **overrides: Any) -> TrainJob:
     """Read a training configuration.
 
     Args:
-        path: YAML with the mappings `data` (train, dev, table) and `recipe`.
+        path: YAML with the mappings `data` (train, dev, table or classes) and `recipe`.
         data: folder that the names under `data` are relative to; None means the file's own.
         overrides: recipe settings to change.
 
@@ -77,44 +88,57 @@ def read_job(path: Path, data: Path | None, **overrides: Any) -> TrainJob:
     loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(loaded, dict) or not isinstance(loaded.get("recipe"), dict):
         raise ConfigError(f"{path}: needs a mapping named recipe")
-    files = loaded.get("data") or {}
-    root = data or path.parent
-    recipe = recipe_from({**loaded["recipe"], **overrides})
     return TrainJob(
         name=str(loaded.get("name", "custom")),
-        recipe=recipe,
-        train=tuple(root / name for name in files.get("train", ())),
-        dev=tuple(root / name for name in files.get("dev", ())),
-        table=root / files["table"] if files.get("table") else None,
-        classes=tuple(files.get("classes", ())),
+        recipe=recipe_from({**loaded["recipe"], **overrides}),
+        files=labelled_files(loaded.get("data") or {}, data or path.parent),
         chunk_nt=int(loaded.get("chunk_nt", 500)),
         dev_count=int(loaded.get("dev_count", 2_000)),
     )
 
 
+def labelled_files(names: dict[str, Any], root: Path) -> LabelledFiles:
+    """The mapping `data` of a configuration, with names relative to `root`."""
+    return LabelledFiles(
+        train=tuple(root / name for name in names.get("train", ())),
+        dev=tuple(root / name for name in names.get("dev", ())),
+        table=root / names["table"] if names.get("table") else None,
+        classes=tuple(names.get("classes", ())),
+    )
+
+
 def load_sets(job: TrainJob) -> tuple[Corpus, dict[str, Corpus]]:
-    """Training corpus with null sequences, and dev sets by name; groups never in both.
+    """Training corpus with null sequences, and dev sets by name.
 
     Raises:
         InputError: unreadable sequences or labels.
         ConfigError: no training files, or no table and not one class a file.
     """
-    if not job.train:
+    train, dev = load_labelled(job.files)
+    return with_nulls(train, job.recipe), dev
+
+
+def load_labelled(files: LabelledFiles) -> tuple[Corpus, dict[str, Corpus]]:
+    """Training corpus, and dev sets by name; without dev files groups are never in both.
+
+    Raises:
+        InputError: unreadable sequences or labels.
+        ConfigError: no training files, or no table and not one class a file.
+    """
+    if not files.train:
         raise ConfigError("no training files")
-    if job.table:
-        labels = read_labels(job.table)
-    elif len(job.classes) == len(job.train):
+    if files.table:
+        labels = read_labels(files.table)
+    elif len(files.classes) == len(files.train):
         labels = {}
-        for path, kind in zip(job.train, job.classes, strict=True):
+        for path, kind in zip(files.train, files.classes, strict=True):
             labels |= _labels_of_file(path, kind)
     else:
         raise ConfigError("give a table of labels, or a class for each training file")
-    train = load_corpus(job.train, labels)
-    if job.dev:
-        dev = {path.name.split(".")[0]: load_corpus([path], labels) for path in job.dev}
-    else:
-        train, dev = hold_out(train)
-    return with_nulls(train, job.recipe), dev
+    train = load_corpus(files.train, labels)
+    if not files.dev:
+        return hold_out(train)
+    return train, {path.name.split(".")[0]: load_corpus([path], labels) for path in files.dev}
 
 
 def _labels_of_file(path: Path, kind: str) -> dict[str, Label]:

@@ -60,8 +60,7 @@ def score_windows(
     total = sum(len(w.labels) for w in drawn)
     with progress.create_file_bar(total, desc="Scoring", unit="windows") as bar:
         for windows in drawn:
-            rows = (_letters(row) for row in windows.bases)
-            p, calls = _score(scorer, rows)
+            p, calls = _score(scorer, as_records(windows.bases))
             bar.update(len(p))
             scored.append(
                 Scored(windows.name, windows.length_nt, windows.labels, windows.records, p, calls)
@@ -78,7 +77,7 @@ def score_records(
     with progress.create_file_bar(total, desc="Scoring", unit="records") as bar:
         for name, corpus in sets.items():
             spans = zip(corpus.starts.tolist(), corpus.ends.tolist(), strict=True)
-            p, calls = _score(scorer, (_letters(corpus.bases[a:b]) for a, b in spans))
+            p, calls = _score(scorer, as_records(corpus.bases[a:b] for a, b in spans))
             bar.update(len(p))
             lengths = corpus.ends - corpus.starts
             of = np.searchsorted(LENGTH_CLASSES, lengths, side="right") - 1
@@ -91,17 +90,15 @@ def score_records(
 
 
 def _score(
-    scorer: DirectScorer, sequences: Iterable[str]
+    scorer: DirectScorer, records: Iterable[Record]
 ) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    rows = list(scorer.score(_records(sequences)))
+    rows = list(scorer.score(records))
     p = np.array([np.nan if r.p_virus is None else r.p_virus for r in rows], dtype=np.float64)
     return p, np.array([r.call or "" for r in rows], dtype="<U9")
 
 
-def _records(sequences: Iterable[str]) -> Iterator[Record]:
-    for number, letters in enumerate(sequences):
+def as_records(rows: Iterable[NDArray[np.uint8]]) -> Iterator[Record]:
+    """Bases (0..3, 4 for N) as records named by their place."""
+    for number, bases in enumerate(rows):
+        letters = _LETTERS[bases].tobytes().decode("ascii")
         yield Record(f"r{number}", f"r{number}", letters)
-
-
-def _letters(bases: NDArray[np.uint8]) -> str:
-    return _LETTERS[bases].tobytes().decode("ascii")

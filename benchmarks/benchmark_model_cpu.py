@@ -1,0 +1,125 @@
+"""Speed of the bundled model on a CPU: chunks of 500 nt a second, from letters to calls.
+
+Windows of 500 nt are cut from the sequences of `examples/demo.fa` at odd places, so that no two
+are alike. Every figure is the best of some rounds, by the clock on the wall and by processor
+time, since other programs on the machine stretch the former only. Vectors and calls of all
+ways of computing are compared with those of the first.
+
+Usage: OMP_NUM_THREADS=2 python -m benchmarks.benchmark_model_cpu [--chunks 400] [--output FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from virnucpro.core.records import Record
+from virnucpro.models.store import resolve_model
+from virnucpro.pipeline.direct import DirectOptions, DirectScorer
+from virnucpro.sequences.fasta import read_records
+
+ROOT = Path(__file__).resolve().parents[1]
+CHUNK_NT = 500
+STEP_NT = 97
+ROUNDS = 5
+WAYS = (("padded", "float32"), ("packed", "float32"), ("padded", "bfloat16"))
+
+
+def windows(count: int) -> list[Record]:
+    """The first `count` windows without an N, in order of the file."""
+    found = []
+    for record in read_records([ROOT / "examples" / "demo.fa"]):
+        if record.seq_id.startswith(("random", "poly", "gap", "short")):
+            continue
+        for start in range(0, len(record.sequence) - CHUNK_NT + 1, STEP_NT):
+            letters = record.sequence[start : start + CHUNK_NT]
+            found.append(Record(f"{record.seq_id}_{start}", "", letters))
+    return found[:: max(1, len(found) // count)][:count]
+
+
+def timed(action) -> tuple[float, float]:
+    """Seconds on the wall and of processor time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def measure(records: list[Record], engine: str, dtype: str, first: dict) -> dict:
+    model = resolve_model("mini", None, Path("no-home"))
+    scorer = DirectScorer(model, "cpu", DirectOptions(engine=engine, dtype=dtype))
+    scorer.contigs(records[:32])
+    rounds = [timed(lambda: list(scorer.score(records))) for _ in range(ROUNDS)]
+    _, found = scorer.orfs(records)
+    orfs = [orf for groups in found for group in groups for orf in group]
+    vectors = scorer.vectors(orfs).vectors
+    rows = list(scorer.score(records))
+    p = np.array([row.p_virus for row in rows])
+    first.setdefault("vectors", vectors)
+    first.setdefault("p", p)
+    first.setdefault("calls", [row.call for row in rows])
+    wall, cpu = (min(column) for column in zip(*rounds, strict=True))
+    return {
+        "engine": engine,
+        "dtype": dtype,
+        "chunks_per_s": round(len(records) / wall, 1),
+        "chunks_per_cpu_s": round(len(records) / cpu, 1),
+        "busy_cores": round(cpu / wall, 2),
+        "largest_vector_difference": float(np.abs(vectors - first["vectors"]).max()),
+        "largest_p_virus_difference": float(np.abs(p - first["p"]).max()),
+        "calls_changed": sum(a.call != b for a, b in zip(rows, first["calls"], strict=True)),
+        "mean_residues": round(float(np.mean([len(orf.protein) for orf in orfs])), 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chunks", type=int, default=400)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    records = windows(options.chunks)
+    first: dict = {}
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    result = {
+        "command": f"OMP_NUM_THREADS={threads} python -m {__spec__.name} {' '.join(sys.argv[1:])}",
+        "commit": commit.stdout.strip(),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "load_before": round(os.getloadavg()[0], 2),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "chunk_nt": CHUNK_NT,
+        "chunks": len(records),
+        "rounds": ROUNDS,
+        "results": [],
+    }
+    for engine, dtype in WAYS:
+        result["results"].append(measure(records, engine, dtype, first))
+        print(json.dumps(result["results"][-1]), flush=True)
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from tiny_home import make_tiny_home
+from training_data import write_labelled
+
+from virnucpro.cli.main import cli
+from virnucpro.models.store import resolve_model
+from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.training.corpus import read_sequences
+from virnucpro.training.scoring import as_records
+
+TINY = {
+    "name": "tiny",
+    "chunk_nt": 200,
+    "dev_count": 40,
+    "data": {"table": "labels.tsv", "train": ["virus.fa", "bacteria.fa"]},
+    "recipe": {
+        "dna": {"width": 16, "dilations": [1]},
+        "protein": {"width": 16, "taps": 6, "stride": 2, "dilations": [1]},
+        "hidden": 16,
+        "steps": 16,
+        "null_bank_share": 0.001,
+        "evaluate_every": 8,
+        "buckets": [{"shortest": 150, "longest": 220, "batch": 64}],
+    },
+}
+MLP = {
+    "name": "tiny-mlp",
+    "classifier": "mlp",
+    "model": "300",
+    "data": TINY["data"],
+    "recipe": {"windows": 150, "dev_windows": 60, "hidden": 16, "epochs": 4, "batch": 32,
+               "rate": 0.01},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_labelled(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return make_tiny_home(tmp_path_factory.mktemp("models") / "home")
+
+
+def _run(*arguments, home: Path | None = None, code: int = 0):
+    env = {"VIRNUCPRO_MODEL_DIR": str(home)} if home else {}
+    done = CliRunner(env=env).invoke(cli, ["-q", *map(str, arguments)])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done
+
+
+def _config(folder: Path, value: dict) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    config = _config(folder, TINY)
+    _run("train", "--config", config, "--data", data, "-o", folder / "tiny", "-d", "cpu")
+    return folder / "tiny"
+
+
+def test_a_trained_model_tells_its_classes_apart(tiny, data, tmp_path):
+    model = resolve_model("custom", tiny, tmp_path)
+    assert (model.name, model.chunk_nt, model.orf_policy.name) == ("tiny", 200, "longest")
+    assert model.calibration is not None
+    groups = json.loads((tiny / "model.json").read_text())["classifier"]["groups"]
+    assert "bacteria" in groups and "null" in groups
+    assert any(name.startswith("virus: virus group") for name in groups)
+    out = tmp_path / "evaluation"
+    files = ["virus.fa", "bacteria.fa"]
+    done = _run("evaluate", *(data / f for f in files), "--labels", data / "labels.tsv",
+                "-m", "custom", "-p", tiny, "-d", "cpu", "-o", out)  # fmt: skip
+    assert "AUROC" in done.output
+    row = next(r for r in _rows(out) if r["level"] == "set" and r["set_name"] == "virus")
+    assert float(row["auroc"]) > 0.95 and float(row["coverage"]) == 1.0
+
+
+def test_the_same_seed_gives_the_same_model(tiny, data, tmp_path):
+    config = _config(tmp_path, TINY)
+    for name, seed in (("again", 0), ("other", 1)):
+        _run("train", "--config", config, "--data", data, "-o", tmp_path / name, "-d", "cpu",
+             "--seed", seed)  # fmt: skip
+    names = ("dna.safetensors", "classifier.safetensors", "calibration.json")
+    assert all((tiny / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
+    assert (tiny / names[0]).read_bytes() != (tmp_path / "other" / names[0]).read_bytes()
+
+
+def test_a_pause_is_told_and_the_same_command_goes_on(data, tmp_path):
+    config = _config(tmp_path, TINY)
+    command = ["train", "--config", config, "--data", data, "-o", tmp_path / "out", "-d", "cpu"]
+    done = _run(*command, "--stop-after", 0, code=6)
+    assert "paused at step 1 of 16" in done.output
+    assert not (tmp_path / "out" / "model.json").exists()
+    _run(*command)
+    assert (tmp_path / "out" / "model.json").exists()
+
+
+def test_the_published_classifier_is_trained_on_frozen_encoders(home, data, tmp_path):
+    config = _config(tmp_path, MLP)
+    command = ["train", "--config", config, "--data", data, "-o", tmp_path / "out", "-d", "cpu"]
+    assert "paused while embedding" in _run(*command, "--stop-after", 0, home=home, code=6).output
+    done = _run(*command, home=home)
+    assert "AUROC on held-out windows" in done.output
+    model = resolve_model("custom", tmp_path / "out", home)
+    assert model.orf_policy.name == "open-frame" and model.chunk_nt == 300
+    blocks = sorted((tmp_path / "out.run").glob("*.npy"))
+    before = [path.stat().st_mtime_ns for path in blocks]
+    first = (tmp_path / "out" / "classifier.safetensors").read_bytes()
+    _run(*command, home=home)
+    assert [path.stat().st_mtime_ns for path in blocks] == before
+    assert (tmp_path / "out" / "classifier.safetensors").read_bytes() == first
+    _run("predict", data / "virus.fa", "-m", "custom", "-p", tmp_path / "out", "-d", "cpu",
+         "--no-report", "-o", tmp_path / "calls", home=home)  # fmt: skip
+    with (tmp_path / "calls" / "calls.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert {r["model"] for r in rows} == {"tiny-mlp"}
+    assert any(r["status"] == "called" for r in rows)
+
+
+def test_settings_of_the_other_kind_are_refused(home, data, tmp_path):
+    config = _config(tmp_path, MLP)
+    command = ["train", "--config", config, "--data", data, "-o", tmp_path / "out", "-d", "cpu"]
+    assert "--steps" in _run(*command, "--steps", 3, home=home, code=2).output
+    _config(tmp_path, {**MLP, "recipe": {"speed": 1}})
+    assert "speed" in _run(*command, home=home, code=2).output
+
+
+def test_evaluation_is_the_product_path_and_agrees_with_its_files(data, tmp_path):
+    out = tmp_path / "evaluation"
+    _run("evaluate", f"virus={data / 'virus.fa'}", f"bacteria={data / 'bacteria.fa'}",
+         "--windows", "--lengths", "150,300", "--count", 20, "--null-count", 4, "-d", "cpu",
+         "-o", out)  # fmt: skip
+    rows, whole = _rows(out), json.loads((out / "evaluation.json").read_text())
+    assert whole["windows"] == {"lengths": [150, 300], "count": 20, "null_count": 4, "seed": 0}
+    assert [r["auroc"] or None for r in rows] == [
+        None if r["auroc"] is None else str(r["auroc"]) for r in whole["rows"]
+    ]
+    assert {r["level"] for r in rows} == {"set", "class", "family", "null"}
+    for row in rows:
+        shares = [float(row[k]) for k in ("virus", "uncertain", "non_virus")]
+        assert sum(shares) == pytest.approx(float(row["coverage"]), abs=1e-4)
+    page = (out / "evaluation.html").read_text()
+    assert page.count("<svg") >= 2 and "http" not in page.replace("http-equiv", "")
+
+
+def test_whole_records_get_the_calls_of_predict(data, tmp_path):
+    out = tmp_path / "evaluation"
+    _run("evaluate", f"virus={data / 'virus.fa'}", "-d", "cpu", "-o", out)
+    letters = [s for _, s in read_sequences(data / "virus.fa")]
+    scorer = DirectScorer(resolve_model("mini", None, tmp_path), "cpu")
+    table = bytes.maketrans(b"ACGT", bytes(range(4)))
+    rows = scorer.score(as_records(_bases(s, table) for s in letters))
+    called = sum(row.call == "virus" for row in rows) / len(letters)
+    row = next(r for r in _rows(out) if r["level"] == "set" and r["set_name"] == "all")
+    assert float(row["virus"]) == pytest.approx(called, abs=1e-4)
+    assert row["auroc"] == ""  # nothing to measure viruses against
+
+
+def _bases(letters: str, table: bytes) -> np.ndarray:
+    return np.frombuffer(letters.encode().translate(table), dtype=np.uint8)
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "evaluation.tsv").open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 2),
+        (["virus.fa"], 2),
+        (["virus=virus.fa", "--windows", "--lengths", "150,x"], 2),
+        (["virus=missing.fa"], 3),
+        (["virus=virus.fa", "--windows", "--lengths", "900000"], 3),
+    ],
+)
+def test_what_evaluate_cannot_do_is_said(data, tmp_path, monkeypatch, arguments, code):
+    monkeypatch.chdir(data)
+    _run("evaluate", *arguments, "-d", "cpu", "-o", tmp_path / "out", code=code)
