@@ -25,16 +25,17 @@ import numpy as np
 READ_NT = 500
 LETTERS = np.frombuffer(b"ACGT", dtype=np.uint8)
 BLOCK = 20_000
+SPLIT = 10_000
 
 
-def write_reads(path: Path, reads: int, nt: int = READ_NT) -> None:
+def write_reads(path: Path, reads: int, nt: int = READ_NT, first: int = 0) -> None:
     """Random reads, a block in memory at a time."""
     draw = np.random.default_rng(1)
     with path.open("wb") as file:
         for start in range(0, reads, BLOCK):
             count = min(BLOCK, reads - start)
             rows = LETTERS[draw.integers(0, 4, size=(count, nt), dtype=np.uint8)]
-            for number, row in enumerate(rows, start=start):
+            for number, row in enumerate(rows, start=first + start):
                 file.write(b">read_%09d\n" % number + row.tobytes() + b"\n")
 
 
@@ -60,13 +61,14 @@ def stages(folder: Path, reads: int) -> dict[str, Any]:
 
 
 def index(folder: Path, sequences: int) -> dict[str, Any]:
-    """The index that packed stages plan with."""
+    """The index that packed stages plan with, over split files as the pipeline writes them."""
     from virnucpro.pipeline.sequence_index import build_index
 
-    fasta = folder / "proteins.faa"
-    write_reads(fasta, sequences, 20)
+    files = [folder / f"output_{number}.fa" for number in range(-(-sequences // SPLIT))]
+    for number, file in enumerate(files):
+        write_reads(file, min(SPLIT, sequences - number * SPLIT), 20, number * SPLIT)
     started = time.monotonic()
-    found = build_index([fasta])
+    found = build_index(files)
     return {"records": len(found), "seconds": time.monotonic() - started}
 
 

@@ -78,19 +78,29 @@ def build_index(files: Sequence[Path]) -> SequenceIndex:
         InputError: not FASTA, a record without id or letters, or an id that occurs twice.
     """
     digest = hashlib.sha256()
-    parts = [_scan(Path(path), number, digest) for number, path in enumerate(files)]
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else []
-    file, offset, span, lengths, hashes = columns or [np.empty(0, dtype=np.int64)] * 5
-    order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    index = SequenceIndex(
-        tuple(Path(path) for path in files),
-        Places(file, offset, span).take(order),
-        lengths[order],
-        hashes[order],
-        digest.hexdigest(),
+    file, offset, span, lengths, hashes = _longest_first(
+        [_scan(Path(path), number, digest) for number, path in enumerate(files)]
     )
+    places = Places(file, offset, span)
+    named = tuple(Path(path) for path in files)
+    index = SequenceIndex(named, places, lengths, hashes, digest.hexdigest())
     _refuse_duplicates(index)
     return index
+
+
+def _longest_first(parts: list[tuple[Integers, ...]]) -> list[Integers]:
+    """The columns of all files joined and sorted by length, falling; `parts` is emptied.
+
+    One column at a time, so that tens of millions of sequences are in memory not quite twice.
+    """
+    if not parts:
+        return [np.empty(0, dtype=np.int64)] * 5
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    parts.clear()
+    order = np.argsort(-columns[3], kind="stable")
+    for number, column in enumerate(columns):
+        columns[number] = column[order]
+    return columns
 
 
 def read_sequences(files: Sequence[Path], places: Places) -> tuple[list[str], list[str]]:
