@@ -30,25 +30,26 @@ class Limits:
 
     Attributes:
         cellular: cellular windows called virus.
-        null: random, shuffled and low-complexity windows called virus.
+        null: windows of each kind of null (random, shuffled, low complexity) called virus.
         real_as_null: real windows that the null rule turns to `uncertain`.
         chunk_nt: length of the chunks that contigs are cut into.
     """
 
     cellular: float = 0.03
-    null: float = 0.004
+    null: float = 0.006
     real_as_null: float = 0.01
     chunk_nt: int = 500
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """Scores of contigs of one length: chunk scores (n * chunks, 3), targets and weights (n,)."""
+    """Scores of contigs of one length: chunk scores (n * chunks, 3); the rest (n,)."""
 
     length_nt: int
     chunks: int
     scores: Floats
     target: NDArray[np.int64]
+    kind: NDArray[np.str_]
     weight: Floats
 
 
@@ -90,17 +91,20 @@ def fit_calibration(
 def _scored(
     score: Score, sets: dict[str, Corpus], length_nt: int, chunk_nt: int, count: int
 ) -> _Scored | None:
-    drawn = dev_windows(sets, (length_nt,), count, count // 4, CALIBRATION_SEED)
+    drawn = dev_windows(sets, (length_nt,), count, count, CALIBRATION_SEED)
     drawn = [w for w in drawn if len(w.labels)]
     if len({w.labels[0].target for w in drawn} - {NULL}) < 2:
         return None
     chunks = length_nt // chunk_nt
     rows = [w.bases[:, : chunks * chunk_nt].reshape(-1, chunk_nt) for w in drawn]
     scores = [score(r).astype(np.float64) for r in rows]
-    target = np.concatenate([[x.target for x in w.labels] for w in drawn])
+    labels = [label for w in drawn for label in w.labels]
     return _Scored(
-        length_nt, chunks, np.concatenate(scores), target.astype(np.int64), _weights(drawn)
-    )
+        length_nt, chunks, np.concatenate(scores),
+        np.array([label.target for label in labels]),
+        np.array([label.group for label in labels]),
+        _weights(drawn),
+    )  # fmt: skip
 
 
 def _weights(drawn: list[LabelledWindows]) -> Floats:
@@ -152,12 +156,16 @@ def _null_limit(single: list[_Scored], limits: Limits) -> float:
 
 
 def _virus_limit(calibration: Calibration, scored: _Scored, limits: Limits) -> float:
-    """The least p_virus, not under 1/2, that keeps both error rates."""
+    """The least p_virus, not under 1/2, that keeps both error rates, for each kind of null."""
     p, calls = _apply(calibration, scored)
-    cells = np.sort(p[(scored.target != VIRUS) & (scored.target != NULL)])
-    nulls = np.sort(np.where(calls == "uncertain", 0.0, p)[scored.target == NULL])
+    null = scored.target == NULL
+    bounded = [(p[(scored.target != VIRUS) & ~null], limits.cellular)]
+    as_called = np.where(calls == "uncertain", 0.0, p)
+    for kind in np.unique(scored.kind[null]):
+        bounded.append((as_called[null & (scored.kind == kind)], limits.null))
     lowest = 0.5
-    for values, rate in ((cells, limits.cellular), (nulls, limits.null)):
+    for values, rate in bounded:
         if len(values):
-            lowest = max(lowest, float(values[len(values) - 1 - int(rate * len(values))]) + 1e-6)
+            highest = np.sort(values)[len(values) - 1 - int(rate * len(values))]
+            lowest = max(lowest, float(highest) + 1e-6)
     return min(lowest, 0.999)
