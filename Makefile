@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check tests clean
+.PHONY: demo test check tests soak-short soak fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/virnucpro predict examples/demo.fa -o demo_predictions --force
@@ -20,6 +20,18 @@ check: $(STAMP)
 
 tests: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# Kill real runs at random moments and resume them to the same bytes.
+soak-short: $(STAMP)
+	$(BIN)/python tests/reliability/soak.py --kills 200
+
+soak: $(STAMP)
+	$(BIN)/python tests/reliability/soak.py --kills 1000 --output benchmarks/results/soak.json
+
+# Feed every reader of files from outside with files that a fuzzer makes up.
+fuzz: $(STAMP)
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris
+	$(BIN)/python fuzz/run.py --cases 1000000 --output benchmarks/results/fuzz.json
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
