@@ -86,7 +86,7 @@ def main() -> None:
         second = time.perf_counter() - started
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     summary = {
-        "what": "prediction with the bundled model, reads of 500 nt, CPU, one thread",
+        "about": "prediction with the bundled model, reads of 500 nt, CPU, one thread",
         "command": " ".join(["python", *sys.argv]),
         "commit": commit.stdout.strip(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, shared cores",

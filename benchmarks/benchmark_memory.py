@@ -147,7 +147,7 @@ def main() -> None:
         results[what] = {"bytes_a_record": rise(found), "runs": found}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     summary = {
-        "what": f"peak memory; reads of {READ_NT} nt, ORF policy longest, 1 kept",
+        "about": f"peak memory; reads of {READ_NT} nt, ORF policy longest, 1 kept",
         "command": " ".join(["python", *sys.argv]),
         "commit": commit.stdout.strip(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, one core, shared",

@@ -100,7 +100,7 @@ def main() -> int:
         print(target.name, json.dumps(results[target.name])[:2000], flush=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT)
     summary = {
-        "what": "coverage-guided fuzzing (atheris) of every reader of files from outside",
+        "about": "coverage-guided fuzzing (atheris) of every reader of files from outside",
         "command": " ".join(["python", "fuzz/run.py", *sys.argv[1:]]),
         "commit": commit.stdout.strip(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, one core, niced",

@@ -173,7 +173,7 @@ def main() -> int:
         report = Soak(runs, arguments.seed, WEIGHTS).go(arguments.kills)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     found = {
-        "what": "real runs on tiny weights, killed with SIGKILL at random moments and resumed",
+        "about": "real runs on tiny weights, killed with SIGKILL at random moments and resumed",
         "command": " ".join(["python", *sys.argv]),
         "commit": commit.strip(),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",

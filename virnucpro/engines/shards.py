@@ -146,6 +146,17 @@ def merged_is_whole(path: Path, key: str) -> bool:
         return False
 
 
+def may_be_under(path: Path, key: str) -> bool:
+    """Whether a file of vectors says that it was made under `key`, or cannot say any more."""
+    if not path.exists():
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs["key"]) == key and int(file.attrs["format"]) == FORMAT
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return True
+
+
 def iterate_merged(path: Path, block_rows: int = BLOCK_ROWS) -> Iterator[Embeddings]:
     """Read a file of vectors in blocks of rows, in file order."""
     with h5py.File(path, "r") as file:

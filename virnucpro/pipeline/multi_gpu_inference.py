@@ -61,7 +61,7 @@ def run_multi_gpu_inference(
         InputError: a file is not FASTA, or an id occurs twice.
         DeviceError: more ranks than devices, or a device that cannot be used.
         ModelError: the encoder cannot be loaded.
-        ShardDamagedError: a finished shard fails its checksum and `force_restart` is not set.
+        ShardDamagedError: finished vectors fail their checksum and `force_restart` is not set.
         OutputError: results cannot be written.
     """
     config = runtime_config or RuntimeConfig()
@@ -72,7 +72,7 @@ def run_multi_gpu_inference(
     key = stage.key(index, devices[0])
     plan = plan_shards(index, stage.unit)
     merge = ShardMerge(stage.merged, stage.shard_dir, key, index, plan)
-    if config.enable_checkpointing and merge.is_finished():
+    if config.enable_checkpointing and merge.is_finished(config):
         log.info("%s is complete: nothing to embed", stage.merged)
         return stage.merged, []
     done = merge.finished_shards(config) if config.enable_checkpointing else set()
@@ -171,7 +171,9 @@ class _Stage:
             "input_digest": index.digest,
             "model_hash": digest_of(self.encoder.identity()),
             "dtype": self.dtype(device),
-            "plan": digest_of(PLAN_FORMAT, FEWEST_SHARDS, self.unit.tokens),
+            "plan": digest_of(
+                PLAN_FORMAT, FEWEST_SHARDS, self.unit.tokens, self.config.disable_packing
+            ),
         }
         return {**about, "key": digest_of(about)}
 

@@ -26,6 +26,7 @@ from virnucpro.engines.shards import (
     MergedWriter,
     ShardDamagedError,
     committed,
+    may_be_under,
     merged_is_whole,
     read_shard,
 )
@@ -62,9 +63,17 @@ class ShardMerge:
         self.is_complete = False
         self.ended = 0.0
 
-    def is_finished(self) -> bool:
-        """Whether the merged file is there, made under the same key, and whole."""
-        return merged_is_whole(self.merged, self.key)
+    def is_finished(self, config: RuntimeConfig) -> bool:
+        """Whether the merged file is there, made under the same key, and whole.
+
+        Raises:
+            ShardDamagedError: it is not whole any more and `config.force_restart` is not set.
+        """
+        if merged_is_whole(self.merged, self.key):
+            return True
+        if may_be_under(self.merged, self.key) and not config.force_restart:
+            raise ShardDamagedError(self.merged, "fails its checksum")
+        return False
 
     def finished_shards(self, config: RuntimeConfig) -> set[int]:
         """Shards of an earlier run that can be used; others under their names are removed.
