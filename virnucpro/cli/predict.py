@@ -136,7 +136,9 @@ DEPRECATED = {
 @click.option("--force", "-f", is_flag=True, help="Remove an earlier run's files and start over.")
 @click.option("--no-progress", is_flag=True, help="Show no progress.")
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
-@click.option("--verbose/--quiet", "talk", default=None, help="Log everything, or errors only.")
+@click.option(
+    "--verbose/--quiet", "-v/-q", "talk", default=None, help="Log everything, or errors only."
+)
 @click.pass_context
 def predict(
     ctx: click.Context,
@@ -197,7 +199,7 @@ def _prepare(ctx: click.Context, flags: dict[str, Any]) -> Config:
     """Set up logging for this run, warn about flags without effect, and find the settings."""
     obj = ctx.ensure_object(dict)
     if flags["talk"] is not None and "log" in obj:
-        setup_logging(**{**obj["log"], "quiet": not flags["talk"]})
+        setup_logging(**{**obj["log"], "quiet": not flags["talk"], "verbose": flags["talk"]})
     if obj.get("quiet", False) if flags["talk"] is None else not flags["talk"]:
         flags["no_progress"] = True
     for name, reason in DEPRECATED.items():

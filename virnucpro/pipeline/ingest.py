@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from collections import Counter
@@ -20,6 +21,9 @@ from virnucpro.sequences.chunks import chunk_record
 from virnucpro.sequences.fasta_files import fasta_text
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.sequences.screen import screen_record
+from virnucpro.sequences.unpack import STDIN
+
+logger = logging.getLogger("virnucpro.pipeline")
 
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
 
@@ -31,18 +35,33 @@ def spool_stdin(target: Path) -> Path:
     return target
 
 
+def check_inputs(paths: Sequence[Path]) -> None:
+    """See that every input can be opened, before anything is made for it.
+
+    Raises:
+        InputError: an input is missing, a directory, or cannot be read.
+    """
+    for path in paths:
+        if str(path) == STDIN:
+            continue
+        if path.is_dir():
+            raise InputError(path, "is a directory; give a FASTA or FASTQ file")
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise InputError(path, f"cannot be read ({error.strerror})") from error
+
+
 def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, object]]:
     """Name, size and SHA-256 of every input, in argument order.
 
     Raises:
-        InputError: an input is missing, a directory, or cannot be read.
+        InputError: an input cannot be read.
     """
     described: list[dict[str, object]] = []
     for path in paths:
         real = spooled.get(str(path), path)
         try:
-            if real.is_dir():
-                raise InputError(path, "is a directory; give a FASTA or FASTQ file")
             described.append(
                 {"path": str(path), "bytes": real.stat().st_size, "sha256": sha256_file(real)}
             )
@@ -85,6 +104,8 @@ def ingest(
             counts.update(records=1, chunks=chunks, nt=length, gaps=record.gaps)
             if status:
                 counts[f"status:{status}"] += 1
+    if not counts["records"]:
+        logger.warning("no records in %s", ", ".join(name for x in sources for name in x.names))
     if counts["records"] and counts[f"status:{Status.NOT_DNA}"] == counts["records"]:
         raise InputError(
             ", ".join(name for source in sources for name in source.names),

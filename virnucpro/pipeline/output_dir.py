@@ -37,6 +37,8 @@ def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
             `force` allows to go on.
         OutputError: it cannot be made or written, or is lost while the block runs.
     """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"{output_dir} is a file; give a directory with --output-dir")
     with output_errors(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         _check(output_dir, resume, force)
@@ -109,6 +111,7 @@ def _check(output_dir: Path, resume: bool, force: bool) -> None:
         )
     if not resume:
         status = run.get("status") if run is not None else "run.json missing or damaged"
+        status = "interrupted" if status == "running" else status
         raise UsageError(
             f"{output_dir} holds an earlier run ({status}); "
             "--resume goes on with it, --force starts over"

@@ -18,7 +18,7 @@ from virnucpro.core.errors import WorkersFailedError
 from virnucpro.core.files import read_json
 from virnucpro.pipeline import orf_stages, results
 from virnucpro.pipeline.failed_files import record_lost_shards
-from virnucpro.pipeline.ingest import ingest
+from virnucpro.pipeline.ingest import check_inputs, ingest
 from virnucpro.pipeline.jobs import FeatureJob
 from virnucpro.pipeline.output_dir import working_in
 from virnucpro.pipeline.paths import default_output_dir
@@ -66,6 +66,7 @@ def run_prediction(
     """
     settings = settings or PredictionSettings()
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
+    check_inputs(input_files)
     model = choose_model(settings.model)
     with working_in(out, settings.output.resume, settings.output.force):
         run = prepare(input_files, out, model, settings)

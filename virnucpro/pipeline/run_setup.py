@@ -14,6 +14,7 @@ from typing import Any
 from virnucpro import __version__
 from virnucpro.core.checkpoint import StageLedger
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
+from virnucpro.core.errors import UsageError
 from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.models.specs import ModelSpec
@@ -162,6 +163,8 @@ def prepare(
     calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
     tables_key = digest_of(key, calling, SCHEMA)
     earlier = read_run(output_dir) if output.resume else None
+    if earlier is not None:
+        _check_same_inputs(output_dir, earlier, described, samples)
     if earlier is not None and is_complete(output_dir, earlier, tables_key, output.repair):
         if not output.keep_intermediate:
             remove_intermediates(paths, earlier)
@@ -197,6 +200,28 @@ def prepare(
     )
     run.record.save()
     return run
+
+
+def _check_same_inputs(
+    output_dir: Path, earlier: dict[str, Any], described: Sequence[dict[str, object]],
+    samples: Sequence[str],
+) -> None:  # fmt: skip
+    """Refuse to go on with a run whose inputs have neither the same names nor the same content.
+
+    Raises:
+        UsageError: names what lies there.
+    """
+    inputs = [entry for entry in earlier.get("inputs", ()) if isinstance(entry, dict)]
+    same_content = {entry["sha256"] for entry in described} & {e.get("sha256") for e in inputs}
+    if not inputs or earlier.get("samples") == list(samples) or same_content:
+        return
+    old, new = (
+        ", ".join(Path(str(e.get("path"))).name for e in each) for each in (inputs, described)
+    )
+    raise UsageError(
+        f"{output_dir} holds a run of {old}, not of {new}; "
+        "choose another --output-dir, or --force to start over"
+    )
 
 
 def device_kind(compute: Compute) -> str:
