@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from virnucpro.core.errors import OutputError
-from virnucpro.core.files import atomic_write, write_json
+from virnucpro.core.files import atomic_write
 from virnucpro.training.figures import ALL_SETS, Curve, Row
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,16 +47,18 @@ class Report:
         with atomic_write(table, "w") as file:
             file.write("\t".join(f.name for f in fields(Row)) + "\n")
             file.writelines(_line(row) for row in self.rows)
-        write_json(data, self.as_dict())
+        with atomic_write(data, "w") as file:
+            file.write(_json(self.as_dict()))
         with atomic_write(page, "w") as file:
             file.write(self._page())
         return [table, data, page]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON; numbers to five digits."""
+        """Everything, ready for JSON; numbers to five digits, rows as lists."""
         return {
             **self.facts,
-            "rows": [{k: _rounded(v) for k, v in row.as_dict().items()} for row in self.rows],
+            "columns": [f.name for f in fields(Row)],
+            "rows": [[_rounded(v) for v in row.as_dict().values()] for row in self.rows],
             "reliability": [
                 {k: _rounded(v) for k, v in asdict(curve).items()} for curve in self.curves
             ],
@@ -108,6 +111,17 @@ def figure(value: float) -> str:
     ('0.988', '-')
     """
     return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _json(value: dict[str, Any]) -> str:
+    """JSON with one line for each field, and for each entry of a list of lists or mappings."""
+    parts = []
+    for name, part in value.items():
+        text = json.dumps(part)
+        if isinstance(part, list) and part and isinstance(part[0], list | dict):
+            text = "[\n" + ",\n".join(json.dumps(entry) for entry in part) + "\n]"
+        parts.append(f"{json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _line(row: Row) -> str:
