@@ -121,7 +121,10 @@ def test_a_missing_file_is_made_again_without_being_asked(runs, undisturbed, kep
     assert results(kept) == undisturbed
 
 
-@pytest.mark.parametrize("content", [None, "", "{", '{"tool": "virnucpro"}', "[]", "null"])
+WRONG = {"tool": "virnucpro", "files": [], "inputs": 3, "samples": {}, "outputs": [], "stages": 1}
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"tool": "virnucpro"}', json.dumps(WRONG)])
 def test_a_lost_or_torn_run_json_costs_nothing(runs, undisturbed, kept, content):
     path = kept / "run.json"
     path.unlink() if content is None else path.write_text(content)

@@ -132,7 +132,7 @@ def _ours(output_dir: Path, names: Iterable[Any]) -> Iterator[Path]:
     root = output_dir.resolve()
     for name in names:
         path = output_dir / str(name)
-        if Path(str(name)).is_absolute() or ".." in Path(str(name)).parts:
+        if Path(str(name)).is_absolute() or ".." in Path(str(name)).parts or "\0" in str(name):
             continue
         if path == output_dir or path.is_symlink() or not path.resolve().is_relative_to(root):
             continue

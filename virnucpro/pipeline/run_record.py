@@ -15,6 +15,16 @@ from virnucpro.pipeline.paths import RunPaths
 
 FORMAT = 1
 
+# What later code relies on, in a file that anyone may have edited.
+_KINDS = {
+    "files": list,
+    "inputs": list,
+    "samples": list,
+    "stages": dict,
+    "outputs": dict,
+    "model_outputs": list,
+}
+
 
 class RunRecord:
     """The content of run.json while a run goes on.
@@ -81,7 +91,8 @@ def read_run(output_dir: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     ours = isinstance(data, dict) and data.get("tool") == "virnucpro"
-    return data if ours and isinstance(data.get("files"), list) else None
+    ours = ours and all(isinstance(data.get(name), kind) for name, kind in _KINDS.items())
+    return data if ours else None
 
 
 def is_complete(

@@ -169,16 +169,9 @@ def prepare(
         if not output.keep_intermediate:
             remove_intermediates(paths, earlier)
         return None
-    data: dict[str, Any] = {
-        "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
-        "key": key, "tables_key": tables_key, "schema": SCHEMA,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv, "python": platform.python_version(), "host": platform.platform(),
-        "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
-                  "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
-        "parameters": asdict(settings), "inputs": described, "samples": samples,
-        "calling": {"preset": settings.calling.preset, **calling}, "sample_summary": [],
-        "stages": {}, "files": [".checkpoints"], "outputs": {}, "model_outputs": [],
+    data = _about(model, settings) | {
+        "key": key, "tables_key": tables_key, "inputs": described, "samples": samples,
+        "calling": {"preset": settings.calling.preset, **calling},
     }  # fmt: skip
     has_model_calls = False
     if earlier is not None:
@@ -202,6 +195,21 @@ def prepare(
     return run
 
 
+def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
+    """What run.json says before anything is done."""
+    return {
+        "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
+        "key": "", "tables_key": "", "schema": SCHEMA,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv, "python": platform.python_version(), "host": platform.platform(),
+        "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
+                  "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
+        "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
+        "sample_summary": [], "stages": {}, "files": [".checkpoints"], "outputs": {},
+        "model_outputs": [],
+    }  # fmt: skip
+
+
 def _check_same_inputs(
     output_dir: Path, earlier: dict[str, Any], described: Sequence[dict[str, object]],
     samples: Sequence[str],
@@ -212,7 +220,8 @@ def _check_same_inputs(
         UsageError: names what lies there.
     """
     inputs = [entry for entry in earlier.get("inputs", ()) if isinstance(entry, dict)]
-    same_content = {entry["sha256"] for entry in described} & {e.get("sha256") for e in inputs}
+    known = {str(entry.get("sha256")) for entry in inputs}
+    same_content = {entry["sha256"] for entry in described} & known
     if not inputs or earlier.get("samples") == list(samples) or same_content:
         return
     old, new = (
