@@ -114,6 +114,14 @@ def test_named_gpus_are_the_ones_used(invoke):
     assert given["runtime_config"].devices == ("cuda:3", "cuda:2")
 
 
+def test_a_named_device_is_the_only_one_used(invoke):
+    given, _ = invoke("--device", "cpu", gpus=range(4))
+    assert given["use_v2_architecture"] is False
+    assert given["settings"].compute.gpus == ()
+    given, _ = invoke("--device", "cpu", "--parallel", gpus=range(4))
+    assert given["runtime_config"].devices == ("cpu",)
+
+
 def test_missing_gpu_is_a_device_error(invoke):
     given, result = invoke("--gpus", "2,9", gpus=range(4))
     assert given is None

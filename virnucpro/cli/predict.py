@@ -159,7 +159,7 @@ def predict(
     """
     config = _prepare(ctx, flags)
     ctx.obj["persistent_models"] = persistent_models
-    gpus = _choose_gpus(flags["gpus"])
+    gpus = _choose_gpus(flags["gpus"], flags["device"])
     parallel = parallel or len(gpus) > 1
     if flags["v1_attention"] and v1_fallback:
         raise UsageError("--v1-attention belongs to the packed engine: drop --v1-fallback")
@@ -215,11 +215,12 @@ def _prepare(ctx: click.Context, flags: dict[str, Any]) -> Config:
     return config if config is not None else Config.load(None, os.environ)
 
 
-def _choose_gpus(text: str | None) -> tuple[int, ...]:
+def _choose_gpus(text: str | None, device: str | None) -> tuple[int, ...]:
+    """The GPUs of a run: those named, else all where there are several and no device is named."""
     devices = detect_cuda_devices()
     if text is not None:
         return tuple(parse_gpu_list(text, devices))
-    if len(devices) > 1:
+    if len(devices) > 1 and device is None:
         logger.info("Detected %d GPUs, enabling parallel processing", len(devices))
         return tuple(devices)
     return ()
