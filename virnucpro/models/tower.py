@@ -7,6 +7,8 @@ encoder the residues of the ORF.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -89,23 +91,53 @@ class _TowerEncoder(Encoder):
     def embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Letters (n, L) with `lengths` (n,) to vectors (n, dim).
 
-        A CPU takes sequences of like length together, few enough for its caches.
+        A CPU takes sequences of like length together, few enough for its caches, and gives
+        each core some of its own: cores that share every product wait for the slowest of them
+        each time.
         """
         if letters.is_cuda or not len(letters):
             return self._embed(letters, lengths)
         order = torch.argsort(lengths, descending=True, stable=True)
-        sizes = lengths[order].tolist()
-        parts, first = [], 0
+        workers = 1 if torch.is_grad_enabled() else torch.get_num_threads()
+        pieces = self._pieces(lengths[order].tolist(), workers)
+        some = [order[first:last] for first, last in pieces]
+        each = [(letters[rows, : max(1, int(lengths[rows[0]]))], lengths[rows]) for rows in some]
+        return torch.cat(_spread(self._embed, each, workers))[torch.argsort(order)]
+
+    def _pieces(self, sizes: list[int], workers: int) -> list[tuple[int, int]]:
+        """Bounds of pieces of falling lengths, each padded to a size that the caches hold."""
+        per_letter = self.rows / self.tower.config.stride
+        total = per_letter * sum(sizes)
+        most = min(_CPU_POSITIONS, -(-total // workers))
+        bounds, first = [], 0
         while first < len(sizes):
-            longest = max(1, sizes[first])
-            fitting = _CPU_POSITIONS * self.tower.config.stride // (self.rows * longest)
-            some = order[first : first + max(1, fitting)]
-            parts.append(self._embed(letters[some, :longest], lengths[some]))
-            first += len(some)
-        return torch.cat(parts)[torch.argsort(order)]
+            fitting = int(most / (per_letter * max(1, sizes[first])) + 0.5)
+            last = min(len(sizes), first + max(1, fitting))
+            bounds.append((first, last))
+            first = last
+        return bounds
 
     def _embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def _spread(
+    embed: Callable[[Tensor, Tensor], Tensor], pieces: list[tuple[Tensor, Tensor]], workers: int
+) -> list[Tensor]:
+    """Vectors of each piece, in order; each worker computes with one thread."""
+    if workers == 1 or len(pieces) == 1:
+        return [embed(*piece) for piece in pieces]
+    inference = torch.is_inference_mode_enabled()
+
+    def alone(piece: tuple[Tensor, Tensor]) -> Tensor:
+        with torch.inference_mode(inference), torch.no_grad():  # modes belong to a thread
+            return embed(*piece)
+
+    # The number of threads belongs to a thread too, but is the default of those started later.
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        parts = list(pool.map(alone, pieces))
+    torch.set_num_threads(workers)
+    return parts
 
 
 class DnaTower(_TowerEncoder):
