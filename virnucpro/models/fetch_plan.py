@@ -6,8 +6,10 @@ stays, also while a download that broke off waits in `.partial`.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,8 +222,8 @@ def _model_info(repository: str, revision: str, network: Network) -> Any:
 
 def _network_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises; its versions stand on different HTTP libraries."""
-    try:
-        import httpx
-    except ImportError:
-        return (OSError, ValueError)
-    return (OSError, ValueError, httpx.HTTPError)
+    errors: list[type[Exception]] = [OSError, ValueError]
+    for library in ("httpx", "httpx2"):
+        with suppress(ImportError):
+            errors.append(importlib.import_module(library).HTTPError)
+    return tuple(errors)
