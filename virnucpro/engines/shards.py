@@ -3,7 +3,7 @@
 Room 5. A file is written under another name, synced, renamed and the rename synced, so its name
 stands for whole content. Each file holds `sequence_ids` (n, variable-length text) and
 `embeddings` (n, d) float32, and says in attributes under which key and by which model it was
-made; `checksum` is SHA-256 over ids and vectors.
+made; `checksum` is SHA-256 over ids and vectors. Nothing is read from a file whose seal is broken.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import DamagedError, OutputError
 from virnucpro.core.files import commit_file
 from virnucpro.core.records import Embeddings
+from virnucpro.engines.seals import SEAL_BYTES, is_sealed, read_seal, seal
 
 FORMAT = 1
 BLOCK_ROWS = 10_000
@@ -68,6 +69,11 @@ def read_shard(path: Path, key: str) -> Embeddings | None:
     """
     if not path.exists():
         return None
+    sealed = read_seal(path)
+    if sealed is not None and sealed.key != key:
+        return None
+    if not is_sealed(path, sealed):
+        raise ShardDamagedError(path, "fails its checksum")
     try:
         with h5py.File(path, "r") as file:
             if str(file.attrs["key"]) != key or int(file.attrs["format"]) != FORMAT:
@@ -130,7 +136,8 @@ class MergedWriter:
 
 def merged_is_whole(path: Path, key: str) -> bool:
     """Whether a merged file made under `key` is there and passes every checksum."""
-    if not path.exists():
+    sealed = read_seal(path)
+    if sealed is None or sealed.key != key or not is_sealed(path, sealed):
         return False
     try:
         with h5py.File(path, "r") as file:
@@ -148,13 +155,8 @@ def merged_is_whole(path: Path, key: str) -> bool:
 
 def may_be_under(path: Path, key: str) -> bool:
     """Whether a file of vectors says that it was made under `key`, or cannot say any more."""
-    if not path.exists():
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return str(file.attrs["key"]) == key and int(file.attrs["format"]) == FORMAT
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
-        return True
+    sealed = read_seal(path)
+    return path.exists() and (sealed is None or sealed.key == key)
 
 
 def iterate_merged(path: Path, block_rows: int = BLOCK_ROWS) -> Iterator[Embeddings]:
@@ -174,10 +176,10 @@ def committed(path: Path) -> Iterator[h5py.File]:
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(temporary, "w", userblock_size=SEAL_BYTES) as file:
             yield file
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+            key = str(file.attrs.get("key", ""))
+        seal(temporary, key)
         commit_file(temporary, path)
     except OutputError:
         raise

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import pickle
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ _ROOT = "archive"  # the folder inside the zip when torch saves to a stream
 _UNREADABLE = (
     RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, ValueError,
     LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, NotImplementedError,
+    zlib.error, lzma.LZMAError,
 )  # fmt: skip
 
 

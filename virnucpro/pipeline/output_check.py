@@ -94,8 +94,11 @@ def _read_pt(path: Path) -> str:
 def _read_h5(path: Path) -> str:
     import h5py
 
+    from virnucpro.engines.seals import is_sealed, read_seal
     from virnucpro.engines.shards import merged_is_whole, read_shard
 
+    if not is_sealed(path, read_seal(path)):
+        return "fails its checksum"
     with h5py.File(path, "r") as file:
         key, is_merged = str(file.attrs["key"]), "shard_rows" in file
     if is_merged:
