@@ -28,7 +28,7 @@ def test_vectors_need_one_id_each(shape):
 
 
 def test_numbers_follow_first_sight_also_after_growing():
-    table = SeenTable(capacity=4)
+    table = SeenTable()
     texts = [f"text {i % 700}" for i in range(2_000)]
     assert [table.add(text)[0] for text in texts] == [i % 700 for i in range(2_000)]
     assert len(table) == 700
