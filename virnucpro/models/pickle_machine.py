@@ -12,6 +12,7 @@ Source:
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -112,16 +113,21 @@ class PickleMachine:
             ValueError, IndexError, KeyError, TypeError: the pickle is damaged.
         """
         start = self.source.tell()
-        for opcode, argument, position in pickletools.genops(self.source):
-            if (position or 0) - start > MAX_PICKLE_BYTES:
-                raise ModelError("the pickle does not end; weights need a few thousand bytes")
-            if opcode.name == "STOP":
-                break
-            step = _STEPS.get(opcode.name)
-            if step is None:
-                raise ModelError(f"pickle instruction {opcode.name} has no place in weights")
-            step(self, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in names, which are then refused
+            for opcode, argument, position in pickletools.genops(self.source):
+                if (position or 0) - start > MAX_PICKLE_BYTES:
+                    raise ModelError("the pickle does not end; weights need a few thousand bytes")
+                self._step(opcode.name, argument)
+                if opcode.name == "STOP":
+                    break
         return self.stack.pop()
+
+    def _step(self, name: str, argument: Any) -> None:
+        step = _STEPS.get(name)
+        if step is None:
+            raise ModelError(f"pickle instruction {name} has no place in weights")
+        step(self, argument)
 
     def close_mark(self) -> list[Any]:
         """Take everything above the last mark."""
@@ -258,6 +264,7 @@ def _push(machine: PickleMachine, value: Any) -> None:
 _Step = Callable[[PickleMachine, Any], None]
 _STEPS: dict[str, _Step] = {
     "PROTO": lambda machine, _: None,
+    "STOP": lambda machine, _: None,
     "FRAME": lambda machine, _: None,
     "MARK": _open_mark,
     "NONE": lambda machine, _: _push(machine, None),

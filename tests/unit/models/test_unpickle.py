@@ -167,6 +167,7 @@ TRICKS = {
     "an instance by name": b"(ios\nsystem\n.",
     "an extension": b"\x82\x01.",
     "a global from the stack": b"\x8c\x02os\x8c\x06system\x93.",
+    "a name with an odd escape": glob("\\ollections", "OrderedDict") + b")R.",
     "dotted global": glob("torch.nn.modules.linear", "Linear.__init__.__globals__") + b".",
     "an unknown layer": glob("torch.nn.modules.linear", "Bilinear") + b".",
     "a dictionary with tuple keys": b"}))\x85\x85K\x01s.",
