@@ -162,22 +162,27 @@ class BatchEngine:
             yield from spread(prepare, self._planned(items), self.options.feeding_threads)
 
     def _planned(self, items: Sequence[Tokens]) -> list[list[Tokens]]:
-        """Batches within the budget, longest first; what exceeds it alone is a batch alone."""
+        """Batches within the budget, longest first; what exceeds it alone is a batch alone.
+
+        Short sequences, as the encoder defines them, never share a batch with longer ones.
+        """
         lengths = np.fromiter((len(item) for item in items), dtype=np.int64, count=len(items))
         if len(lengths) and lengths.min() < 1:
             raise ValueError(f"sequence {items[int(lengths.argmin())].seq_id} has no tokens")
         budget = self.stats.token_budget
-        is_long = self.layout.slots(lengths) > budget
-        usual = np.flatnonzero(~is_long)
-        planned = [usual[batch] for batch in self.layout.plan(lengths[usual], budget)]
-        alone = [[items[i]] for i in np.flatnonzero(is_long).tolist()]
-        return alone + [[items[i] for i in batch.tolist()] for batch in planned]
+        is_alone = self.layout.slots(lengths) > budget
+        is_short = lengths <= self._forward.encoder.short_tokens
+        batches = [[items[i]] for i in np.flatnonzero(is_alone).tolist()]
+        for kind in (~is_short, is_short):
+            group = np.flatnonzero(kind & ~is_alone)
+            for batch in self.layout.plan(lengths[group], budget):
+                batches.append([items[i] for i in group[batch].tolist()])
+        return batches
 
     def _prepare(self, key: Key, items: list[Tokens]) -> _Work[Key]:
         batch = self.layout.collate(items)
-        fixed = (
-            self.layout.fixed(batch, self.stats.token_budget) if self._forward.compiles else None
-        )
+        fixes = self._forward.compiles and max(map(len, items)) > self._forward.encoder.short_tokens
+        fixed = self.layout.fixed(batch, self.stats.token_budget) if fixes else None
         is_fixed = fixed is not None
         ready = self._forward.prepare(batch if fixed is None else fixed, self._pin, is_fixed)
         return _Work(key, items, ready, is_fixed)

@@ -6,6 +6,7 @@ Room 4 (batch -> one vector per ORF).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,8 +19,10 @@ class Encoder(nn.Module, ABC):
     Attributes:
         dim: width of a vector.
         pad_id: token that fills padded rows.
+        short_tokens: sequences up to this long want batches of their own; 0 for none.
     """
 
+    short_tokens: ClassVar[int] = 0
     dim: int
     pad_id: int
 

@@ -35,6 +35,11 @@ class Layout(ABC):
     backend: ClassVar[str]
     tokens: Tensor
 
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """No sequence has more tokens than this."""
+
     @abstractmethod
     def positions(self) -> Tensor:
         """Place of each token in its sequence, from 0: shape (T,), integers."""
@@ -117,6 +122,11 @@ class PackedLayout(Layout):
         index = torch.arange(len(batch.tokens), device=ends.device, dtype=ends.dtype)
         segments = torch.searchsorted(ends, index, right=True).clamp_(max=len(ends) - 1)
         return cls(batch.tokens, batch.cu_seqlens, segments, batch.max_length)
+
+    @property
+    def longest(self) -> int:
+        """No sequence has more tokens than this."""
+        return self.max_length
 
     def positions(self) -> Tensor:
         """Place of each token in its sequence, from 0: shape (T,), integers."""
@@ -208,6 +218,11 @@ class RectangleLayout(Layout):
         shapes = tuple(zip(counts.tolist(), kinds.tolist(), strict=True))
         device = tokens.device
         return cls(tokens, lengths[by_width].to(device), order.to(device), shapes)
+
+    @property
+    def longest(self) -> int:
+        """No sequence has more tokens than this."""
+        return max(width for _, width in self.shapes)
 
     def positions(self) -> Tensor:
         """Place of each token in its row, from 0: shape (T,), integers."""

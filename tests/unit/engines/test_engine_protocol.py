@@ -63,6 +63,17 @@ def test_a_sequence_beyond_the_budget_goes_alone(kind):
     assert ("s0",) in [batch.seq_ids for batch in batches]
 
 
+def test_short_sequences_have_batches_of_their_own(kind, monkeypatch):
+    monkeypatch.setattr(MeanEncoder, "short_tokens", 7)
+    encoder, items = MeanEncoder(), make_items(LENGTHS)
+    short = {item.seq_id for item in items if len(item) <= 7}
+    batches = list(engine_of(kind, encoder, 100).embed(items))
+    assert_equal(by_id(batches), encoder, items)
+    assert short
+    assert {short.issuperset(b.seq_ids) for b in batches} == {True, False}
+    assert all(short.issuperset(b.seq_ids) or short.isdisjoint(b.seq_ids) for b in batches)
+
+
 def test_a_sequence_without_tokens_is_refused(kind):
     with pytest.raises(ValueError, match="s1 has no tokens"):
         list(engine_of(kind, MeanEncoder()).embed(make_items([3, 0])))
