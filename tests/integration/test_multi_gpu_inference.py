@@ -72,7 +72,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(rank_scheduler, "_TICK_S", 0.1)
 
 
-def run(files, spec, out, world, on_sequences=None, **config):
+def run(files, spec, out, world, on_sequences=lambda more: None, **config):
     config = RuntimeConfig(dataloader_workers=0, **config)
     model = {"model_type": "esm2", "model_name": spec.name, "encoder_spec": spec}
     return run_multi_gpu_inference(files, out, model, world, config, on_sequences)
@@ -134,7 +134,7 @@ def disturb(how):
     """A callback that sends a signal to one rank when the first batch is done."""
     hit = []
 
-    def tell(done, total):
+    def tell(more):
         if not hit:
             hit.append(multiprocessing.active_children()[0].pid)
             os.kill(hit[0], how)
@@ -182,8 +182,11 @@ class StopHereError(Exception):
 def test_an_interrupted_run_goes_on_where_it_was(undisturbed, files, spec, tmp_path):
     out = tmp_path / "esm_v2"
 
-    def stop(done, total):
-        if done > total // 2:
+    told = []
+
+    def stop(more):
+        told.append(more)
+        if sum(told) > COUNT // 2:
             raise StopHereError
 
     with pytest.raises(StopHereError):
@@ -197,10 +200,11 @@ def test_an_interrupted_run_goes_on_where_it_was(undisturbed, files, spec, tmp_p
     with pytest.raises(ShardDamagedError):
         run(files, spec, out, 1)
     counts = []
-    path, failed = run(files, spec, out, 1, lambda done, _: counts.append(done), force_restart=True)
+    path, failed = run(files, spec, out, 1, counts.append, force_restart=True)
     assert failed == []
     assert path.read_bytes() == undisturbed[2]
     assert counts[0] > COUNT // 4, "finished shards were computed again"
+    assert sum(counts) == COUNT
 
 
 def test_more_ranks_than_sequences(tmp_path, spec):
@@ -235,7 +239,7 @@ from tests.integration.test_multi_gpu_inference import make_spec, run, write_pro
 if __name__ == "__main__":
     import multiprocessing, os, signal
     folder = Path({folder!r})
-    def die(done, total):
+    def die(more):
         pids = [str(child.pid) for child in multiprocessing.active_children()]
         (folder / "pids").write_text(" ".join(pids))
         os.kill(os.getpid(), signal.SIGKILL)

@@ -36,7 +36,7 @@ def all_jobs(tmp_path_factory):
     dna = tiny_dna_encoder(folder / "weights" / "dna")
     protein = tiny_protein_encoder(folder / "weights" / "protein")
     return {
-        kind: [FeatureJob(encoder=spec, input_file=f, output_file=f) for f in files]
+        kind: [FeatureJob(encoder=spec, input_file=f, output_file=f, rows=6) for f in files]
         for kind, spec, files in (("dna", dna, dna_files), ("protein", protein, protein_files))
     }
 

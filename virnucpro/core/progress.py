@@ -63,7 +63,7 @@ class _LineBar:
 
     def update(self, n: int = 1, **postfix: object) -> None:
         """Count, and log when half a minute has passed since the last line."""
-        self.done += n
+        self.done = _bounded(self.done + n, self.total)
         now = time.monotonic()
         if now - self.last < SECONDS_BETWEEN_LINES:
             return
@@ -109,11 +109,17 @@ def _rich_bar(total: int | None, desc: str, unit: str) -> Iterator[Bar]:
         class RichBar:
             def update(self, n: int = 1, **postfix: object) -> None:
                 more = ", ".join(_details(postfix, gpu))
-                progress.update(task, advance=n, more=more)
+                done = _bounded(int(progress.tasks[0].completed) + n, total)
+                progress.update(task, completed=done, more=more)
                 speed = progress.tasks[0].speed
                 progress.update(task, rate=f"{speed:,.0f}/s" if speed else "")
 
         yield RichBar()
+
+
+def _bounded(done: int, total: int | None) -> int:
+    """What was lost and done again must not count twice at the end."""
+    return done if total is None else min(done, total)
 
 
 def _details(postfix: dict[str, object], gpu: GpuMeter) -> list[str]:

@@ -19,6 +19,7 @@ class FeatureJob:
         encoder: weights and number format; kept loaded by the worker.
         input_file: FASTA of DNA or protein, as the encoder takes it.
         output_file: feature file in the published layout.
+        rows: sequences in the input file.
         engine: how batches are laid out.
         token_budget: token slots of a batch; None means by the device's free memory.
         dtype: numbers to compute with, as in `engines.base.choose_dtype`.
@@ -27,6 +28,7 @@ class FeatureJob:
     encoder: EncoderSpec
     input_file: Path
     output_file: Path
+    rows: int
     engine: EngineKind = "padded"
     token_budget: int | None = None
     dtype: str = "float32"

@@ -38,7 +38,7 @@ def run_multi_gpu_inference(
     model_config: Mapping[str, Any],
     world_size: int,
     runtime_config: RuntimeConfig | None = None,
-    on_sequences: Callable[[int, int], object] | None = None,
+    on_sequences: Callable[[int], object] = lambda more: None,
 ) -> tuple[Path, list[int]]:
     """Embed every sequence of `fasta_files` with one process per rank.
 
@@ -49,7 +49,7 @@ def run_multi_gpu_inference(
             `model_type` and `model_name` are names for people.
         world_size: ranks; on CUDA at most the devices to use, on the CPU any number.
         runtime_config: see `RuntimeConfig`; None means the defaults.
-        on_sequences: called with sequences done and sequences in all.
+        on_sequences: told how many more sequences are done, those of an earlier run first.
 
     Returns:
         `embeddings.h5` and the ranks that held work which no living rank could finish. The file
@@ -77,7 +77,8 @@ def run_multi_gpu_inference(
         return stage.merged, []
     done = merge.finished_shards(config) if config.enable_checkpointing else set()
     stage.prepare(keep_shards=config.enable_checkpointing)
-    counter = _Counter(len(index), sum(len(plan[k]) for k in done), on_sequences)
+    if done:
+        on_sequences(sum(len(plan[k]) for k in done))
     with merge.running(stage.encoder.dim, stage.attributes(index, devices[0])) as joined:
         for shard in done:
             joined(shard)
@@ -89,7 +90,7 @@ def run_multi_gpu_inference(
                 if k not in done
             ],
             joined,
-            counter,
+            on_sequences,
         )
         scheduler.run()
         merge.is_complete = not scheduler.given_up
@@ -212,18 +213,6 @@ class _Stage:
         unfinished = [] if keep_shards else [self.shard_dir.glob("shard_*.h5")]
         for path in chain(self.shard_dir.glob(".shard_*.tmp-*"), *unfinished):
             path.unlink(missing_ok=True)
-
-
-class _Counter:
-    """Sequences done so far, told to whoever wants to know."""
-
-    def __init__(self, total: int, done: int, tell: Callable[[int, int], object] | None) -> None:
-        self.total, self.done, self._tell = total, done, tell
-
-    def __call__(self, more: int) -> None:
-        self.done += more
-        if self._tell is not None:
-            self._tell(min(self.done, self.total), self.total)
 
 
 def _report(

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from virnucpro.core.device import detect_cuda_devices, validate_and_get_device
+from virnucpro.core.device import detect_cuda_devices
 from virnucpro.core.errors import WorkersFailedError
 from virnucpro.core.files import read_json
 from virnucpro.pipeline import orf_stages, results
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("virnucpro.pipeline")
 
 Slot = Literal["dna", "protein"]
+TITLES: dict[Slot, str] = {"dna": "Embedding DNA", "protein": "Embedding proteins"}
 
 # Their vectors differ in the last bits, so that a resumed run takes its own only.
 _FILE_WISE, _PACKED = "file-wise", "packed"
@@ -76,18 +77,18 @@ def run_prediction(
                 write_report(out)
             return results.exit_code_of(out)
         if not run.has_model_calls:
-            files = _orf_stages(run)
+            counts = _orf_stages(run)
             with ExitStack() as stack:
-                embed = _Embedding(run, files, persistent_models, stack)
+                embed = _Embedding(run, counts["embedded"], persistent_models, stack)
                 _feature_stages(embed, use_v2_architecture, runtime_config or RuntimeConfig())
-            missing = results.merge(run, files)
-            results.score(run, files, missing)
+            missing = results.merge(run, counts["files"])
+            results.score(run, counts["files"], missing)
             results.call(run, missing)
         return results.finish(run)
 
 
-def _orf_stages(run: Run) -> int:
-    """Stages 1 to 4: input files -> split files of distinct ORFs; returns how many files."""
+def _orf_stages(run: Run) -> dict[str, int]:
+    """Stages 1 to 4: input files -> split files of distinct ORFs; how many `embedded`, `files`."""
     paths, policy, per_file = (
         run.paths,
         run.model.orf_policy,
@@ -103,11 +104,10 @@ def _orf_stages(run: Run) -> int:
         lambda: orf_stages.translate(paths, policy, run.workers, run.reporter, chunks),
     )  # fmt: skip
     run.record.claim(*orf_stages.split_files(paths, counts["orfs"], per_file))
-    counts = run.stage(
+    return run.stage(
         "splitting", [paths.unique_table], lambda: orf_stages.split(paths, per_file),
         more=lambda counts: orf_stages.split_pairs(paths, counts.get("files", 0)),
     )  # fmt: skip
-    return counts["files"]
 
 
 def _feature_stages(embed: _Embedding, use_v2: bool, config: RuntimeConfig) -> None:
@@ -132,8 +132,10 @@ def _feature_stages(embed: _Embedding, use_v2: bool, config: RuntimeConfig) -> N
 class _Embedding:
     """The two ways to embed the split files of a run; both leave the same feature files."""
 
-    def __init__(self, run: Run, files: int, persistent: bool, stack: ExitStack) -> None:
-        self.run, self.numbers = run, range(1, files + 1)
+    def __init__(self, run: Run, orfs: int, persistent: bool, stack: ExitStack) -> None:
+        self.run, self.orfs = run, orfs
+        self.per_file = run.settings.compute.sequences_per_file
+        self.numbers = range(1, -(-orfs // self.per_file) + 1)
         self._persistent, self._stack = persistent, stack
         self._pool: PersistentWorkerPool | None = None
 
@@ -151,9 +153,9 @@ class _Embedding:
         def commit(job: FeatureJob) -> None:
             run.commit(_unit(slot, job.output_file), [job.output_file], {}, _FILE_WISE)
 
-        devices, pool = self._devices(), self._worker_pool()
+        devices, pool = run.devices, self._worker_pool()
         with BatchQueueManager(devices, use_persistent_pool=pool is not None, pool=pool, progress=run.reporter) as queue:  # noqa: E501  # fmt: skip
-            result = queue.process(todo, run.paths.failed_files, commit)
+            result = queue.process(todo, run.paths.failed_files, commit, TITLES[slot])
         run.record.note_engines(slot, [result.engine] if result.engine else [])
         counts = {"files": len(result.finished), "kept": len(self.numbers) - len(todo)}
         return {**counts, "failed": len(result.failed), "tokens": result.tokens}
@@ -179,13 +181,15 @@ class _Embedding:
         }
         num_gpus = compute.ranks or len(compute.gpus) or len(detect_cuda_devices()) or 1
         logger.info("%s: %d ranks", spec.name, num_gpus)
-        h5_path, failed_ranks = run_multi_gpu_inference(
-            fasta_files=files,
-            output_dir=folder,
-            model_config=model_config,
-            world_size=num_gpus,
-            runtime_config=config,
-        )
+        with run.reporter.create_file_bar(self.orfs, TITLES[slot], "ORFs") as bar:
+            h5_path, failed_ranks = run_multi_gpu_inference(
+                fasta_files=files,
+                output_dir=folder,
+                model_config=model_config,
+                world_size=num_gpus,
+                runtime_config=config,
+                on_sequences=bar.update,
+            )
         engines = read_json(folder / "stage.json").get("ranks", [])
         run.record.note_engines(slot, [stats for stats in engines if stats])
         lost = lost_shards(h5_path) if failed_ranks else {}
@@ -226,21 +230,16 @@ class _Embedding:
             encoder=spec,
             input_file=paths.split_of(slot, number),
             output_file=paths.features_of(slot, number),
+            rows=min(self.per_file, self.orfs - (number - 1) * self.per_file),
             token_budget=compute.dna_tokens if slot == "dna" else compute.protein_tokens,
             dtype=compute.dtype,
         )
-
-    def _devices(self) -> tuple[str, ...]:
-        compute = self.run.settings.compute
-        if compute.gpus:
-            return tuple(f"cuda:{number}" for number in compute.gpus)
-        return (str(validate_and_get_device(compute.device, compute.fallback_to_cpu)),)
 
     def _worker_pool(self) -> PersistentWorkerPool | None:
         if self._persistent and self._pool is None:
             from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 
-            devices, interval = self._devices(), self.run.settings.compute.cache_clear_interval
+            devices, interval = self.run.devices, self.run.settings.compute.cache_clear_interval
             pool = PersistentWorkerPool(
                 len(devices), self.run.model.name, devices=devices, cache_clear_interval=interval
             )

@@ -59,10 +59,7 @@ def score(run: Run, files: int, missing: list[int]) -> None:
     def make() -> dict[str, int]:
         from virnucpro.scores.classifier import load_classifier
 
-        device = validate_and_get_device(
-            f"cuda:{compute.gpus[0]}" if compute.gpus else compute.device, compute.fallback_to_cpu
-        )
-        classifier = load_classifier(run.model, device)
+        classifier = load_classifier(run.model, validate_and_get_device(run.devices[0]))
         counts = scoring.score_files(
             paths, files, classifier, compute.classifier_batch, compute.reader_threads, run.reporter
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from virnucpro import __version__
 from virnucpro.core.checkpoint import StageLedger
-from virnucpro.core.device import detect_cuda_devices, usable_cpus
+from virnucpro.core.device import detect_cuda_devices, usable_cpus, validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
@@ -68,6 +68,14 @@ class Run:
     def workers(self) -> int:
         """Processes that translate and merge."""
         return self.settings.compute.threads or usable_cpus()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where to compute: the GPUs that were named, else the one device."""
+        compute = self.settings.compute
+        if compute.gpus:
+            return tuple(f"cuda:{number}" for number in compute.gpus)
+        return (str(validate_and_get_device(compute.device, compute.fallback_to_cpu)),)
 
     def unit_key(self, unit: str, made_from: object = "") -> str:
         """The ledger's key of one unit of work; `made_from` is what else decides its bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ logger = logging.getLogger("virnucpro.pipeline.queue")
 
 POLL_S = 1.0
 
-_Note = Callable[[FeatureJob, JobDone | JobFailed], None]
+_Note = Callable[[FeatureJob, Heartbeat | JobDone | JobFailed], None]
 _Run = Callable[[Sequence[FeatureJob], _Note], None]
 
 
@@ -62,7 +62,7 @@ class BatchQueueManager:
         use_persistent_pool: keep workers and their encoders until `close`; otherwise they end
             with each `process`.
         pool: the persistent pool to use, which its owner closes; None makes one when needed.
-        progress: shows a bar over the files.
+        progress: shows a bar over the ORFs.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class BatchQueueManager:
         jobs: Sequence[FeatureJob],
         failed_log: Path | None = None,
         on_done: Callable[[FeatureJob], object] = lambda job: None,
+        desc: str = "Embedding",
     ) -> QueueResult:
         """Embed every file.
 
@@ -98,6 +99,7 @@ class BatchQueueManager:
             jobs: one a split file.
             failed_log: `failed_files.txt`; its lines about these files are replaced.
             on_done: called in this process as soon as a job's output is in place.
+            desc: title of the progress bar.
 
         Raises:
             ModelError: the weights are missing or damaged, so that no file could succeed.
@@ -106,28 +108,31 @@ class BatchQueueManager:
         failed: dict[FeatureJob, str] = {}
         tokens = 0
         engine: dict[str, str] = {}
-        with self.progress.create_file_bar(len(jobs), desc="Embedding") as bar:
+        with self.progress.create_file_bar(sum(job.rows for job in jobs), desc, "ORFs") as bar:
+            shown: Counter[FeatureJob] = Counter()  # ORFs of each file that the bar has counted
 
-            def note(job: FeatureJob, outcome: JobDone | JobFailed) -> None:
+            def note(job: FeatureJob, outcome: Heartbeat | JobDone | JobFailed) -> None:
                 nonlocal tokens, engine
-                if isinstance(outcome, JobDone):
+                if isinstance(outcome, Heartbeat):
+                    shown[job] += outcome.rows
+                    bar.update(outcome.rows)
+                elif isinstance(outcome, JobDone):
                     failed.pop(job, None)
                     tokens, engine = tokens + outcome.tokens, dict(outcome.engine)
                     on_done(job)
-                    bar.update(1, failed=len(failed))
-                    return
-                if outcome.cause is not None:
+                    bar.update(job.rows - shown.pop(job, 0))
+                elif outcome.cause is not None:
                     raise outcome.cause
-                logger.warning("%s: %s", job.input_file, outcome.reason)
-                failed[job] = outcome.reason
+                else:
+                    logger.warning("%s: %s", job.input_file, outcome.reason)
+                    failed[job] = outcome.reason
+                    bar.update(-shown.pop(job, 0), failed=len(failed))
 
             with self._runner(len(jobs)) as run:
                 run(jobs, note)
                 for job in list(failed):
                     logger.info("Trying %s again, alone", job.input_file.name)
                     run([job], note)
-            if failed:
-                bar.update(len(failed), failed=len(failed))
         if failed_log is not None:
             _record_failures(failed_log, jobs, failed)
         return QueueResult(
@@ -179,7 +184,11 @@ class BatchQueueManager:
         if self._here is None:
             self._here = LoadedEncoders(WorkerSettings(device=self.devices[0]))
         for job in jobs:
-            note(job, run_job(job, self._here, lambda rows: None))
+            note(job, run_job(job, self._here, partial(_beat, note, job)))
+
+
+def _beat(note: _Note, job: FeatureJob, rows: int) -> None:
+    note(job, Heartbeat(rows))
 
 
 def _run_in(pool: PersistentWorkerPool, jobs: Sequence[FeatureJob], note: _Note) -> None:
@@ -190,8 +199,7 @@ def _run_in(pool: PersistentWorkerPool, jobs: Sequence[FeatureJob], note: _Note)
                 if waiting:
                     pool.assign(worker, waiting.popleft())
             for _, job, message in pool.events(POLL_S):
-                if not isinstance(message, Heartbeat):
-                    note(job, message)
+                note(job, message)
     except BaseException:
         pool.abandon_jobs()
         raise

@@ -31,7 +31,9 @@ def kind(request, tmp_path):
         spec, file = tiny_protein_encoder(tmp_path / "weights"), protein_files[0]
         use = extract_esm_features, read_protein_features
     output = file.with_suffix(".pt")
-    return FeatureJob(encoder=spec, input_file=file, output_file=output, token_budget=64), *use
+    return FeatureJob(
+        encoder=spec, input_file=file, output_file=output, rows=6, token_budget=64
+    ), *use
 
 
 def read_fasta(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
@@ -23,7 +24,7 @@ def jobs(tmp_path):
     dna = tiny_dna_encoder(tmp_path / "weights" / "dna")
     protein = tiny_protein_encoder(tmp_path / "weights" / "protein")
     return [
-        FeatureJob(encoder=spec, input_file=file, output_file=file.with_suffix(".pt"))
+        FeatureJob(encoder=spec, input_file=file, output_file=file.with_suffix(".pt"), rows=6)
         for spec, files in ((dna, dna_files), (protein, protein_files))
         for file in files
     ]
@@ -39,6 +40,35 @@ def test_every_file_is_embedded_and_told_of_once(jobs, tmp_path):
     assert not (tmp_path / "failed_files.txt").exists()
     assert len(read_dna_features(jobs[0].output_file)) == 6
     assert len(read_protein_features(jobs[3].output_file)) == 6
+
+
+class Heard:
+    """Stands for a progress bar: what it was told."""
+
+    def __init__(self):
+        self.total, self.updates = None, []
+
+    @contextmanager
+    def create_file_bar(self, total, desc, unit):
+        assert unit == "ORFs"
+        self.total = total
+        yield self
+
+    def update(self, n=1, **postfix):
+        self.updates.append(n)
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_the_bar_counts_orfs_and_none_of_a_file_that_failed(jobs, workers):
+    jobs[2].input_file.write_text(">a\nMK\n>a\nMR\n")
+    bar = Heard()
+    small = [replace(job, token_budget=40) for job in jobs]
+    with BatchQueueManager(num_workers=workers, progress=bar) as queue:
+        queue.process(small)
+    assert bar.total == 24
+    assert sum(bar.updates) == 18
+    if workers is None:
+        assert len([n for n in bar.updates if n > 0]) > len(jobs)
 
 
 def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(jobs, tmp_path, caplog):
