@@ -99,12 +99,11 @@ def test_persistent_pool_initialization(jobs):
 @pytest.mark.parametrize("kind", ["protein", "dna"])
 def test_persistent_vs_standard_output_equivalence(pool, jobs, tmp_path, kind):
     mine = [replace(job, output_file=tmp_path / f"p{k}.pt") for k, job in enumerate(jobs[kind])]
-    with BatchQueueManager(num_workers=1) as standard:
-        assert not standard.works_here
-        expected = standard.process(jobs[kind])
+    standard = BatchQueueManager(num_workers=1)
+    assert not standard.works_here
+    expected = standard.process(jobs[kind])
     assert not {child.name for child in multiprocessing.active_children()} & {"virnucpro-queue-cpu"}
-    with BatchQueueManager(use_persistent_pool=True, pool=pool) as persistent:
-        found = persistent.process(mine)
+    found = BatchQueueManager(use_persistent_pool=pool).process(mine)
     assert found.failed == expected.failed == () and len(found.finished) == 2
     for left, right in zip(found.finished, expected.finished, strict=True):
         assert left.read_bytes() == right.read_bytes()
@@ -140,8 +139,9 @@ def test_pool_lifecycle(pool, jobs):
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     own.close()
-    # a manager that owns its pool keeps it from one input to the next, and ends it
-    with BatchQueueManager(num_workers=1, use_persistent_pool=True) as queue:
+    # a given pool stays from one input to the next
+    with PersistentWorkerPool(1, "tiny") as given:
+        queue = BatchQueueManager(use_persistent_pool=given)
         queue.process(jobs["dna"][:1])
         running = {child.pid for child in multiprocessing.active_children()}
         queue.process(jobs["protein"][:1])
@@ -200,8 +200,8 @@ def test_a_lost_worker_is_replaced_and_its_file_done(pool, jobs, tmp_path, caplo
     content = jobs["dna"][0].input_file.read_text()
     helper = threading.Thread(target=interfere, args=(pool, fifo, content, action), daemon=True)
     helper.start()
-    with BatchQueueManager(use_persistent_pool=True, pool=pool) as queue:
-        result = queue.process([stuck, *jobs["dna"]], tmp_path / "failed_files.txt")
+    queue = BatchQueueManager(use_persistent_pool=pool)
+    result = queue.process([stuck, *jobs["dna"]], tmp_path / "failed_files.txt")
     helper.join()
     assert result.failed == () and len(result.finished) == 3
     assert stuck.output_file.is_file() and not (tmp_path / "failed_files.txt").exists()

@@ -28,6 +28,7 @@ def invoke(tmp_fasta):
             patch("virnucpro.pipeline.prediction.run_prediction", return_value=code) as pipeline,
             patch("virnucpro.cli.predict.validate_and_get_device", return_value="cpu"),
             patch("virnucpro.cli.predict.detect_cuda_devices", return_value=list(gpus)),
+            patch("virnucpro.core.device.detect_cuda_devices", return_value=list(gpus)),
             patch("virnucpro.cli.predict.Config", MagicMock()),
         ):
             arguments = ["predict", str(tmp_fasta), *options]
@@ -118,8 +119,29 @@ def test_a_named_device_is_the_only_one_used(invoke):
     given, _ = invoke("--device", "cpu", gpus=range(4))
     assert given["use_v2_architecture"] is False
     assert given["settings"].compute.gpus == ()
-    given, _ = invoke("--device", "cpu", "--parallel", gpus=range(4))
+    given, _ = invoke("--device", "CPU", "--parallel", gpus=range(4))
     assert given["runtime_config"].devices == ("cpu",)
+    given, _ = invoke("--device", "cuda:1", "--parallel", gpus=range(4))
+    assert given["runtime_config"].devices == ("cuda:1",)
+
+
+@pytest.mark.parametrize(("name", "devices"), [("cpu", ("cpu",)), ("2", ("cuda:2",))])
+def test_a_device_named_in_the_settings_is_the_only_one_used(
+    invoke, monkeypatch, tmp_path, name, devices
+):
+    monkeypatch.setenv("VIRNUCPRO_DEVICE_NAME", name)
+    given, _ = invoke(gpus=range(4))
+    assert given["use_v2_architecture"] is False
+    assert given["settings"].compute.device == name
+    given, _ = invoke("--parallel", gpus=range(4))
+    assert given["runtime_config"].devices == devices
+    given, _ = invoke("--device", "auto", gpus=range(4))
+    assert given["runtime_config"].devices == ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
+
+
+def test_gpus_and_device_exclude_each_other(invoke):
+    given, result = invoke("--gpus", "2,3", "--device", "cpu", gpus=range(4))
+    assert (given, result.exit_code) == (None, 2)
 
 
 def test_missing_gpu_is_a_device_error(invoke):

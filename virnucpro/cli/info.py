@@ -13,7 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from virnucpro.cli.settings import model_home
-from virnucpro.core.config import Config
+from virnucpro.core.config import MODEL_TYPES, Config
 from virnucpro.core.device import detect_cuda_devices
 from virnucpro.core.errors import ModelError, UsageError
 
@@ -28,7 +28,7 @@ MARKS = {True: "ok", False: "FAIL", None: "--"}
 @click.argument("input_files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--model-type", "-m", "models", multiple=True,
-    type=click.Choice(["mini", "300", "500", "custom"]),
+    type=click.Choice(MODEL_TYPES),
     help="Model, may be given again; default: every installed one.",
 )  # fmt: skip
 @click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from virnucpro.cli.settings import build_settings, runtime_options
-from virnucpro.core.config import Config
+from virnucpro.core.config import MODEL_TYPES, Config
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list, validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.log import setup_logging
@@ -33,7 +33,7 @@ DEPRECATED = {
 @click.option(
     "--model-type",
     "-m",
-    type=click.Choice(["mini", "300", "500", "custom"]),
+    type=click.Choice(MODEL_TYPES),
     help="Model: mini ships with the package (default); 300 and 500 are the published ones.",
 )
 @click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")
@@ -159,7 +159,7 @@ def predict(
     """
     config = _prepare(ctx, flags)
     ctx.obj["persistent_models"] = persistent_models
-    gpus = _choose_gpus(flags["gpus"], flags["device"])
+    gpus = _choose_gpus(flags["gpus"], flags["device"], config)
     parallel = parallel or len(gpus) > 1
     if flags["v1_attention"] and v1_fallback:
         raise UsageError("--v1-attention belongs to the packed engine: drop --v1-fallback")
@@ -167,7 +167,7 @@ def predict(
     out = output_dir or default_output_dir(input_files)
     settings = build_settings(flags, config, gpus, resume or force_resume, force_resume)
     compute = settings.compute
-    if compute.device not in ("auto", "cpu"):
+    if not gpus and compute.device not in ("auto", "cpu"):
         validate_and_get_device(compute.device, compute.fallback_to_cpu)
     persistent_models = ctx.obj["persistent_models"]
     _log_architecture(parallel, v1_fallback, compute.dnabert_v2)
@@ -215,12 +215,14 @@ def _prepare(ctx: click.Context, flags: dict[str, Any]) -> Config:
     return config if config is not None else Config.load(None, os.environ)
 
 
-def _choose_gpus(text: str | None, device: str | None) -> tuple[int, ...]:
+def _choose_gpus(text: str | None, device: str | None, config: Config) -> tuple[int, ...]:
     """The GPUs of a run: those named, else all where there are several and no device is named."""
     devices = detect_cuda_devices()
     if text is not None:
+        if device is not None:
+            raise UsageError("--gpus and --device both say where to compute: give one of them")
         return tuple(parse_gpu_list(text, devices))
-    if len(devices) > 1 and device is None:
+    if len(devices) > 1 and (device or config.get("device.name")).strip().lower() == "auto":
         logger.info("Detected %d GPUs, enabling parallel processing", len(devices))
         return tuple(devices)
     return ()

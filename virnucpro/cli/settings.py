@@ -73,8 +73,7 @@ def runtime_options(compute: Compute) -> dict[str, Any]:
         "pin_memory": compute.pin_memory,
         "disable_packing": not compute.packing,
         "v1_attention": compute.v1_attention,
-        "devices": tuple(f"cuda:{number}" for number in compute.gpus)
-        or (("cpu",) if compute.device == "cpu" else ()),
+        "devices": compute.devices,
     }
 
 

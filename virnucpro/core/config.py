@@ -15,37 +15,53 @@ from typing import Any
 from virnucpro.core.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "VIRNUCPRO_"
+MODEL_TYPES = ("mini", "300", "500", "custom")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One setting: its default, its kind (`int`, `bool`, `str`, `path`) and what it does."""
+    """One setting.
+
+    Attributes:
+        default: None where it follows from something else.
+        kind: `int`, `bool`, `str` or `path`.
+        help: what it does.
+        least: smallest whole number that makes sense.
+        choices: the only words that are taken; empty for any.
+    """
 
     default: Any
     kind: str
     help: str
+    least: int = 0
+    choices: tuple[str, ...] = ()
 
 
 KEYS: dict[str, Key] = {
-    "prediction.model_type": Key("mini", "str", "model: mini, 300, 500 or custom"),
+    "prediction.model_type": Key("mini", "str", "model", choices=MODEL_TYPES),
     "prediction.model_path": Key(None, "path", "directory or file of the custom model"),
-    "prediction.expected_length": Key(None, "int", "chunk length (nt); default: the model's"),
-    "prediction.batch_size": Key(256, "int", "rows per classifier batch"),
+    "prediction.expected_length": Key(None, "int", "chunk length (nt); default: the model's", 30),
+    "prediction.batch_size": Key(256, "int", "rows per classifier batch", 1),
     "prediction.num_workers": Key(4, "int", "threads that read merged files for the classifier"),
-    "prediction.sequences_per_file": Key(10_000, "int", "ORFs per unit of work"),
-    "prediction.threads": Key(None, "int", "processes that translate and merge; default: CPUs"),
+    "prediction.sequences_per_file": Key(10_000, "int", "ORFs per unit of work", 1),
+    "prediction.threads": Key(None, "int", "processes that translate and merge; default: CPUs", 1),
     "prediction.min_length": Key(0, "int", "shortest record to score (nt)"),
     "device.name": Key("auto", "str", "auto, cpu, cuda, cuda:N or N"),
     "device.fallback_to_cpu": Key(False, "bool", "use the CPU where the named GPU is missing"),
-    "device.dtype": Key("auto", "str", "auto, float32, float16 or bfloat16"),
-    "features.dnabert.batch_size": Key(None, "int", "DNA tokens per batch; default: by memory"),
-    "features.esm.toks_per_batch": Key(None, "int", "protein tokens per batch; default: by memory"),
-    "features.dataloader_workers": Key(None, "int", "processes that tokenise; default: by CPUs"),
+    "device.dtype": Key("auto", "str", "numbers to embed with", choices=DTYPES),
+    "features.dnabert.batch_size": Key(None, "int", "DNA tokens per batch; default: by memory", 16),
+    "features.esm.toks_per_batch": Key(
+        None, "int", "protein tokens per batch; default: by memory", 16
+    ),
+    "features.dataloader_workers": Key(
+        None, "int", "processes that tokenise for a GPU; default: by encoder"
+    ),
     "models.home": Key(None, "path", "where fetched and imported models lie"),
     "models.offline": Key(False, "bool", "never ask the network for anything"),
     "files.keep_intermediate": Key(False, "bool", "keep chunk, ORF and feature files"),
-    "logging.format": Key("text", "str", "text or json"),
+    "logging.format": Key("text", "str", "form of log lines", choices=("text", "json")),
     "logging.file": Key(None, "path", "also log to this file, DEBUG included"),
     "progress.enabled": Key(True, "bool", "show progress"),
 }
@@ -125,7 +141,8 @@ def default_yaml() -> str:
                 lines.append("  " * depth + f"{section}:")
                 open_sections = [*open_sections[:depth], section]
         value = "null" if key.default is None else str(key.default).lower()
-        lines.append("  " * len(sections) + f"{leaf}: {value}  # {key.help}")
+        words = f"{key.help}: {', '.join(key.choices)}" if key.choices else key.help
+        lines.append("  " * len(sections) + f"{leaf}: {value}  # {words}")
     return "\n".join(lines) + "\n"
 
 
@@ -172,6 +189,8 @@ def _checked(name: str, value: Any, source: str) -> Any:
         return _whole_number(name, value, source)
     if not isinstance(value, str | int):
         raise ConfigError(f"{source}: {name} must be text, got {value!r}")
+    if (choices := KEYS[name].choices) and str(value) not in choices:
+        raise ConfigError(f"{source}: {name} must be one of {', '.join(choices)}, got {value!r}")
     return Path(str(value)).expanduser() if kind == "path" else str(value)
 
 
@@ -179,4 +198,6 @@ def _whole_number(name: str, value: Any, source: str) -> int:
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal() or len(text) > 12:
         raise ConfigError(f"{source}: {name} must be a whole number, got {value!r}")
+    if int(text) < KEYS[name].least:
+        raise ConfigError(f"{source}: {name} must be at least {KEYS[name].least}, got {text}")
     return int(text)

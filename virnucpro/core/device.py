@@ -26,7 +26,14 @@ def detect_cuda_devices() -> list[int]:
 
 
 def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into a device that exists.
+    """The device of `device_name` as torch knows it; same arguments, same errors."""
+    import torch
+
+    return torch.device(device_name(name, fallback_to_cpu))
+
+
+def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists.
 
     Args:
         name: what the user asked for; `auto` is the first GPU, else the CPU.
@@ -35,21 +42,19 @@ def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -
     Raises:
         DeviceError: the name is none of these, or there is no such GPU.
     """
-    import torch
-
     text = name.strip().lower()
+    if text == "cpu":
+        return "cpu"
     devices = detect_cuda_devices()
     if text == "auto":
-        return torch.device("cuda", devices[0]) if devices else torch.device("cpu")
-    if text == "cpu":
-        return torch.device("cpu")
+        return f"cuda:{devices[0]}" if devices else "cpu"
     number = text.removeprefix("cuda").removeprefix(":") or "0"
     if not number.isdigit() or text.startswith("-"):
         raise DeviceError(f"device '{name}': use auto, cpu, cuda, cuda:N or N")
     if int(number) in devices:
-        return torch.device("cuda", int(number))
+        return f"cuda:{int(number)}"
     if fallback_to_cpu:
-        return torch.device("cpu")
+        return "cpu"
     seen = ", ".join(f"cuda:{d}" for d in devices) or "none"
     raise DeviceError(f"device '{name}' is not there (GPUs seen: {seen}); use --device cpu")
 

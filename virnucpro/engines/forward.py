@@ -108,7 +108,7 @@ class Forward:
             raise
         except RuntimeError as error:
             if self._insist:
-                raise DeviceError(f"torch.compile failed: {error}; use --compile off") from error
+                raise DeviceError(f"torch.compile failed: {error}") from error
             log.warning("torch.compile failed, going on without it: %s", error)
             self.compiles = False
             return self._run_plain(ready)

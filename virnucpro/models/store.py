@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from virnucpro.core.config import MODEL_TYPES
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
 from virnucpro.models.classifier_file import import_classifier
@@ -44,7 +45,6 @@ from virnucpro.sequences.orfs import OrfPolicy
 BUNDLED = Path(__file__).parent / "mini"
 CLASSIFIER_FILE = "classifier.safetensors"
 CUSTOM_CHUNK_NT = 500
-MODEL_TYPES = ("mini", "300", "500", "custom")
 
 
 def resolve_model(model_type: str, model_path: Path | None, home: Path) -> ModelSpec:

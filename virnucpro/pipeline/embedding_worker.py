@@ -100,14 +100,16 @@ def run_job(job: FeatureJob, encoders: LoadedEncoders, on_rows: OnRows) -> JobDo
         on_rows(more)
 
     extract = extract_esm_features if job.is_protein else extract_dnabert_features
+    hopeless: tuple[type[Exception], ...] = (ModelError, DeviceError)  # for every file alike
     try:
         embedder = encoders.embedder(job)
+        hopeless = (OutputError,)
         stats = embedder.engine.stats
         before = stats.tokens
         extract(job.input_file, job.output_file, embedder, count)
-    except (ModelError, DeviceError, OutputError) as error:  # another file would fare no better
-        return JobFailed(str(error), error)
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
+        if isinstance(error, hopeless):
+            return JobFailed(str(error), error)
         return JobFailed(_one_line(error))
     finally:
         encoders.job_finished()
@@ -132,6 +134,7 @@ def worker_main(connection: Connection, settings: WorkerSettings) -> None:
         except (EOFError, OSError):
             return
         send(run_job(job, encoders, send.rows))
+        send.forget_rows()
 
 
 class _Sender:
@@ -145,6 +148,9 @@ class _Sender:
     def __call__(self, message: object) -> None:
         with self._lock:
             self._connection.send(message)
+
+    def forget_rows(self) -> None:
+        self._rows = 0
 
     def rows(self, more: int) -> None:
         self._rows += more

@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 
+from virnucpro.core.device import usable_cpus
+from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.pipeline.embedding_worker import worker_main
 from virnucpro.pipeline.jobs import FeatureJob, Heartbeat, JobDone, JobFailed, WorkerSettings
 from virnucpro.pipeline.worker_logs import LogLine
@@ -76,9 +78,8 @@ class PersistentWorkerPool:
         self.num_workers, self.model_type = num_workers, model_type
         self.worker_timeout = worker_timeout
         self.pool: list[Worker] | None = None
-        cpus = multiprocessing.cpu_count()
         common = WorkerSettings(
-            threads=max(1, cpus // num_workers),
+            threads=max(1, usable_cpus() // num_workers),
             cache_clear_interval=cache_clear_interval,
             log_level=logging.getLogger("virnucpro").getEffectiveLevel(),
         )
@@ -175,6 +176,7 @@ class PersistentWorkerPool:
         ours, theirs = ctx.Pipe()
         name = f"virnucpro-{self.model_type}-{settings.device}"
         process = ctx.Process(target=worker_main, args=(theirs, settings), name=name, daemon=True)
-        process.start()
+        with children_ignore_interrupts():
+            process.start()
         theirs.close()
         return Worker(process, ours, settings)

@@ -86,7 +86,7 @@ def _kill(pool: Pool) -> None:
 class _WatchedPool:
     def __init__(self, pool: Pool) -> None:
         self.pool, self.lost = pool, False
-        self.workers = _child_pids()
+        self.workers = _pids(pool)
         self.result: Any = None
 
     def start(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Any:
@@ -108,7 +108,7 @@ class _WatchedPool:
                 return False
             except multiprocessing.TimeoutError:
                 waited_s += WATCH_S
-                if not self.workers <= _child_pids():
+                if not self.workers <= _pids(self.pool):
                     return True
         return True
 
@@ -121,5 +121,7 @@ class _WatchedPool:
         _kill(self.pool)
 
 
-def _child_pids() -> set[int | None]:
-    return {child.pid for child in multiprocessing.active_children()}
+def _pids(pool: Pool) -> set[int | None]:
+    """Living workers of a pool, which starts new ones in place of those that died."""
+    inside: Any = pool
+    return {process.pid for process in list(getattr(inside, "_pool", ())) if process.is_alive()}

@@ -153,9 +153,10 @@ class _Embedding:
         def commit(job: FeatureJob) -> None:
             run.commit(_unit(slot, job.output_file), [job.output_file], {}, _FILE_WISE)
 
-        devices, pool = run.devices, self._worker_pool()
-        with BatchQueueManager(devices, use_persistent_pool=pool is not None, pool=pool, progress=run.reporter) as queue:  # noqa: E501  # fmt: skip
-            result = queue.process(todo, run.paths.failed_files, commit, TITLES[slot])
+        devices, pool = run.settings.compute.devices, self._worker_pool()
+        interval = run.settings.compute.cache_clear_interval
+        queue = BatchQueueManager(devices, use_persistent_pool=pool, cache_clear_interval=interval, progress=run.reporter)  # noqa: E501  # fmt: skip
+        result = queue.process(todo, run.paths.failed_files, commit, TITLES[slot])
         run.record.note_engines(slot, [result.engine] if result.engine else [])
         counts = {"files": len(result.finished), "kept": len(self.numbers) - len(todo)}
         return {**counts, "failed": len(result.failed), "tokens": result.tokens}
@@ -179,7 +180,7 @@ class _Embedding:
             "enable_fp16": compute.dtype in ("auto", "float16"),
             "encoder_spec": spec,
         }
-        num_gpus = compute.ranks or len(compute.gpus) or len(detect_cuda_devices()) or 1
+        num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
         logger.info("%s: %d ranks", spec.name, num_gpus)
         with run.reporter.create_file_bar(self.orfs, TITLES[slot], "ORFs") as bar:
             h5_path, failed_ranks = run_multi_gpu_inference(
@@ -193,9 +194,9 @@ class _Embedding:
         engines = read_json(folder / "stage.json").get("ranks", [])
         run.record.note_engines(slot, [stats for stats in engines if stats])
         lost = lost_shards(h5_path) if failed_ranks else {}
-        if failed_ranks and not lost:
-            raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs")
         label = "ESM-2" if slot == "protein" else "DNABERT-S"
+        if failed_ranks and not lost:
+            raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs", label)
         record_lost_shards(paths.failed_files, folder, label, lost)
         done = self._to_files(slot, partial_file(h5_path) if lost else h5_path, todo)
         for output in done if not lost else ():
@@ -239,10 +240,11 @@ class _Embedding:
         if self._persistent and self._pool is None:
             from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 
-            devices, interval = self.run.devices, self.run.settings.compute.cache_clear_interval
+            compute = self.run.settings.compute
             pool = PersistentWorkerPool(
-                len(devices), self.run.model.name, devices=devices, cache_clear_interval=interval
-            )
+                len(compute.devices), self.run.model.name, devices=compute.devices,
+                cache_clear_interval=compute.cache_clear_interval,
+            )  # fmt: skip
             self._pool = self._stack.enter_context(pool)
         return self._pool
 

@@ -19,6 +19,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from virnucpro.core.errors import OutputError, VirNucProError
+from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.pipeline.rank_messages import (
     Assignment,
     Beat,
@@ -134,7 +135,8 @@ class RankScheduler:
         process = context.Process(
             target=rank_main, args=(number, self.jobs[number], theirs), name=f"rank-{number}"
         )
-        process.start()
+        with children_ignore_interrupts():
+            process.start()
         theirs.close()
         return Rank(number, process, ours)
 

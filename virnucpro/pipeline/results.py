@@ -59,7 +59,7 @@ def score(run: Run, files: int, missing: list[int]) -> None:
     def make() -> dict[str, int]:
         from virnucpro.scores.classifier import load_classifier
 
-        classifier = load_classifier(run.model, validate_and_get_device(run.devices[0]))
+        classifier = load_classifier(run.model, validate_and_get_device(compute.devices[0]))
         counts = scoring.score_files(
             paths, files, classifier, compute.classifier_batch, compute.reader_threads, run.reporter
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from virnucpro import __version__
 from virnucpro.core.checkpoint import StageLedger
-from virnucpro.core.device import detect_cuda_devices, usable_cpus, validate_and_get_device
+from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
@@ -68,14 +68,6 @@ class Run:
     def workers(self) -> int:
         """Processes that translate and merge."""
         return self.settings.compute.threads or usable_cpus()
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Where to compute: the GPUs that were named, else the one device."""
-        compute = self.settings.compute
-        if compute.gpus:
-            return tuple(f"cuda:{number}" for number in compute.gpus)
-        return (str(validate_and_get_device(compute.device, compute.fallback_to_cpu)),)
 
     def unit_key(self, unit: str, made_from: object = "") -> str:
         """The ledger's key of one unit of work; `made_from` is what else decides its bytes."""
@@ -243,9 +235,7 @@ def _check_same_inputs(
 
 def device_kind(compute: Compute) -> str:
     """`cuda` or `cpu`: their numbers differ, so that one never goes on with the other's vectors."""
-    if compute.gpus:
-        return "cuda"
-    return "cuda" if compute.device.strip().lower() != "cpu" and detect_cuda_devices() else "cpu"
+    return compute.devices[0].split(":")[0]
 
 
 def _what_decides(
@@ -264,5 +254,6 @@ def _what_decides(
         "sequences_per_file": settings.compute.sequences_per_file,
         "dtype": settings.compute.dtype,
         "packing": settings.compute.packing,
+        "v1_attention": settings.compute.v1_attention,
         "paired": settings.inputs.paired,
     }

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-_DTYPES = ("auto", "float32", "float16", "bfloat16")
+from virnucpro.core.config import DTYPES
+
 _COMPILE = ("auto", "on", "off")
 
 
@@ -59,8 +60,8 @@ class RuntimeConfig:
             raise ValueError(f"dataloader_workers must be >= 0, got {self.dataloader_workers}")
         if self.token_budget is not None and self.token_budget < 1:
             raise ValueError(f"token_budget must be at least 1, got {self.token_budget}")
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype}")
         if self.compile not in _COMPILE:
             raise ValueError(f"compile must be one of {', '.join(_COMPILE)}, got {self.compile}")
         if len(set(self.devices) - {"cpu"}) != sum(name != "cpu" for name in self.devices):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virnucpro.core.device import device_name
 from virnucpro.scores.thresholds import PresetName, Thresholds, thresholds
 from virnucpro.sequences.orfs import PolicyName
 
@@ -48,7 +49,8 @@ class Compute:
         sequences_per_file: ORFs per split file, the unit of work.
         dna_tokens: DNA tokens per batch; None means by memory.
         protein_tokens: protein tokens per batch; None means by memory.
-        loader_workers: processes that tokenise; None means by CPUs.
+        loader_workers: processes that tokenise for one rank; None means 1 or 2 beside a GPU, by
+            encoder, and none beside a CPU.
         pin_memory: page-locked batches; None means on CUDA.
         packing: False falls back to padded batches.
         dnabert_v2: send DNA through the packed engine too.
@@ -73,6 +75,16 @@ class Compute:
     dnabert_v2: bool = False
     v1_attention: bool = False
     cache_clear_interval: int = 100
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where to compute: the GPUs that were named, else the one device.
+
+        Raises:
+            DeviceError: it is not there.
+        """
+        named = tuple(f"cuda:{number}" for number in self.gpus)
+        return named or (device_name(self.device, self.fallback_to_cpu),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.pipeline.embedding_worker import LoadedEncoders, run_job
@@ -59,9 +58,9 @@ class BatchQueueManager:
     Args:
         devices: `cpu`, or `cuda:N` for each GPU.
         num_workers: processes; None means one a device, and none for a single CPU.
-        use_persistent_pool: keep workers and their encoders until `close`; otherwise they end
-            with each `process`.
-        pool: the persistent pool to use, which its owner closes; None makes one when needed.
+        use_persistent_pool: workers that stay, with their encoders, until their owner closes
+            them; None starts workers anew in each `process`.
+        cache_clear_interval: files between two clearings of the GPU cache; 0 never.
         progress: shows a bar over the ORFs.
     """
 
@@ -70,21 +69,18 @@ class BatchQueueManager:
         devices: Sequence[str] = ("cpu",),
         num_workers: int | None = None,
         *,
-        use_persistent_pool: bool = False,
-        pool: PersistentWorkerPool | None = None,
+        use_persistent_pool: PersistentWorkerPool | None = None,
+        cache_clear_interval: int = 100,
         progress: ProgressReporter | None = None,
     ) -> None:
         self.devices, self.num_workers = tuple(devices), num_workers
-        self.use_persistent_pool = use_persistent_pool
         self.progress = progress or ProgressReporter(enabled=False)
-        self._given_pool = pool
-        self._own_pool: PersistentWorkerPool | None = None
-        self._here: LoadedEncoders | None = None
+        self._pool, self._interval = use_persistent_pool, cache_clear_interval
 
     @property
     def works_here(self) -> bool:
         """Whether jobs run in this process."""
-        return self._given_pool is None and not self.num_workers and self.devices == ("cpu",)
+        return self._pool is None and not self.num_workers and self.devices == ("cpu",)
 
     def process(
         self,
@@ -142,49 +138,23 @@ class BatchQueueManager:
             engine,
         )
 
-    def close(self) -> None:
-        """End the workers and forget the encoders that this manager holds."""
-        if self._own_pool is not None:
-            self._own_pool.close()
-            self._own_pool = None
-        if self._here is not None:
-            self._here.clear()
-            self._here = None
-
-    def __enter__(self) -> BatchQueueManager:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     @contextmanager
     def _runner(self, jobs: int) -> Iterator[_Run]:
-        try:
-            yield self._run_here if self.works_here else partial(_run_in, self._workers(jobs))
-        finally:
-            if not self.use_persistent_pool:
-                self.close()
+        if self._pool is not None:
+            yield partial(_run_in, self._pool)
+        elif self.works_here:
+            yield partial(_run_here, LoadedEncoders(WorkerSettings()))
+        else:
+            workers = max(1, min(self.num_workers or len(self.devices), jobs))
+            with PersistentWorkerPool(
+                workers, "queue", devices=self.devices, cache_clear_interval=self._interval
+            ) as pool:
+                yield partial(_run_in, pool)
 
-    def _workers(self, jobs: int) -> PersistentWorkerPool:
-        if self._given_pool is not None:
-            return self._given_pool
-        if self._own_pool is None:
-            workers = self.num_workers or len(self.devices)
-            if not self.use_persistent_pool:
-                workers = max(1, min(workers, jobs))
-            self._own_pool = PersistentWorkerPool(workers, "queue", devices=self.devices)
-        return self._own_pool
 
-    def _run_here(self, jobs: Sequence[FeatureJob], note: _Note) -> None:
-        if self._here is None:
-            self._here = LoadedEncoders(WorkerSettings(device=self.devices[0]))
-        for job in jobs:
-            note(job, run_job(job, self._here, partial(_beat, note, job)))
+def _run_here(encoders: LoadedEncoders, jobs: Sequence[FeatureJob], note: _Note) -> None:
+    for job in jobs:
+        note(job, run_job(job, encoders, partial(_beat, note, job)))
 
 
 def _beat(note: _Note, job: FeatureJob, rows: int) -> None:

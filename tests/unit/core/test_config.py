@@ -59,6 +59,14 @@ def test_unknown_key_names_the_nearest_known_one(write, text, near):
     [
         "prediction: {batch_size: many}",
         "prediction: {batch_size: -1}",
+        "prediction: {batch_size: 0}",
+        "prediction: {sequences_per_file: 0}",
+        "prediction: {threads: 0}",
+        "prediction: {expected_length: 29}",
+        "prediction: {model_type: maxi}",
+        "features: {esm: {toks_per_batch: 0}}",
+        "device: {dtype: float17}",
+        "logging: {format: xml}",
         "prediction: {batch_size: true}",
         "prediction: {batch_size: 9999999999999999}",
         "progress: {enabled: perhaps}",
@@ -72,6 +80,16 @@ def test_unknown_key_names_the_nearest_known_one(write, text, near):
 def test_bad_file_is_a_configuration_error(write, text):
     with pytest.raises(ConfigError):
         Config.load(write(text))
+
+
+def test_an_error_names_where_key_and_remedy(write):
+    path = write("device: {dtype: float17}\n")
+    with pytest.raises(ConfigError) as caught:
+        Config.load(path)
+    for part in (str(path), "device.dtype", "float16", "float17"):
+        assert part in str(caught.value)
+    with pytest.raises(ConfigError, match="at least 1"):
+        Config.load(None, {"VIRNUCPRO_PREDICTION_THREADS": "0"})
 
 
 def test_empty_file_is_all_defaults(write):

@@ -7,9 +7,11 @@ from dataclasses import replace
 from unittest import mock
 
 import pytest
+import torch
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 
 from virnucpro.core.errors import ModelError
+from virnucpro.engines.forward import Forward
 from virnucpro.pipeline.embedding_worker import LoadedEncoders
 from virnucpro.pipeline.feature_files import read_dna_features, read_protein_features
 from virnucpro.pipeline.jobs import FeatureJob, WorkerSettings
@@ -32,9 +34,9 @@ def jobs(tmp_path):
 
 def test_every_file_is_embedded_and_told_of_once(jobs, tmp_path):
     told = []
-    with BatchQueueManager() as queue:
-        assert queue.works_here
-        result = queue.process(jobs, tmp_path / "failed_files.txt", told.append)
+    queue = BatchQueueManager()
+    assert queue.works_here
+    result = queue.process(jobs, tmp_path / "failed_files.txt", told.append)
     assert result.finished == tuple(job.output_file for job in jobs) and result.failed == ()
     assert told == jobs
     assert not (tmp_path / "failed_files.txt").exists()
@@ -63,8 +65,7 @@ def test_the_bar_counts_orfs_and_none_of_a_file_that_failed(jobs, workers):
     jobs[2].input_file.write_text(">a\nMK\n>a\nMR\n")
     bar = Heard()
     small = [replace(job, token_budget=40) for job in jobs]
-    with BatchQueueManager(num_workers=workers, progress=bar) as queue:
-        queue.process(small)
+    BatchQueueManager(num_workers=workers, progress=bar).process(small)
     assert bar.total == 24
     assert sum(bar.updates) == 18
     if workers is None:
@@ -75,8 +76,7 @@ def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(jobs, tmp_p
     failed_log = tmp_path / "failed_files.txt"
     failed_log.write_text(f"other.fa|ESM-2|kept\n{jobs[0].input_file}|DNABERT-S|old news\n")
     jobs[2].input_file.write_text(">a\nMK\n>a\nMR\n")
-    with BatchQueueManager() as queue:
-        result = queue.process(jobs, failed_log)
+    result = BatchQueueManager().process(jobs, failed_log)
     assert [failure.job for failure in result.failed] == [jobs[2]]
     assert len(result.finished) == 3 and not jobs[2].output_file.exists()
     [kept, line] = failed_log.read_text().splitlines()
@@ -98,16 +98,15 @@ def test_a_file_that_succeeds_alone_is_not_a_failure(jobs, tmp_path):
         if job == jobs[-1]:
             late.write_text(content)
 
-    with BatchQueueManager() as queue:
-        result = queue.process(jobs, tmp_path / "failed_files.txt", on_done)
+    result = BatchQueueManager().process(jobs, tmp_path / "failed_files.txt", on_done)
     assert result.failed == () and result.finished == tuple(job.output_file for job in jobs)
     assert told[-1] == jobs[1] and len(told) == len(jobs)
 
 
 def test_missing_weights_stop_the_stage(jobs, tmp_path):
     nowhere = replace(jobs[0].encoder, path=tmp_path / "nowhere")
-    with BatchQueueManager() as queue, pytest.raises(ModelError, match="nowhere"):
-        queue.process([replace(jobs[0], encoder=nowhere), jobs[1]])
+    with pytest.raises(ModelError, match="nowhere"):
+        BatchQueueManager().process([replace(jobs[0], encoder=nowhere), jobs[1]])
     assert not jobs[1].output_file.exists()
 
 
@@ -143,3 +142,19 @@ def test_workers_are_shared_out_over_devices():
     ]  # fmt: skip
     assert {settings.cache_clear_interval for settings in pool._settings} == {7}
     assert pool.pool is None
+
+
+def test_a_sequence_that_does_not_fit_costs_its_file_only(jobs, monkeypatch):
+    real = Forward.__call__
+
+    def call(forward, ready, fixed):
+        if ready.tokens.numel() > 400:
+            raise torch.OutOfMemoryError("simulated")
+        return real(forward, ready, fixed)
+
+    monkeypatch.setattr(Forward, "__call__", call)
+    jobs[0].input_file.write_text(f">long\n{'ACGTTGCA' * 400}\n")
+    result = BatchQueueManager().process(jobs[:2])
+    assert [failure.job for failure in result.failed] == [jobs[0]]
+    assert "one sequence" in result.failed[0].reason
+    assert result.finished == (jobs[1].output_file,)
