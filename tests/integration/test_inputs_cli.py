@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import threading
 
 import pytest
 import zstandard
@@ -181,6 +182,20 @@ def test_standard_input_is_the_sample_stdin(predict, random_dna, tmp_path):
     assert broken.exit_code == 3
     assert "standard input" in broken.output
     assert predict("-", "-", "-o", tmp_path / "twice", stdin=text).exit_code == 2
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
+def test_a_pipe_is_read_once_and_scored_whole(predict, random_dna, tmp_path, pack):
+    text = "".join(f">c{i}\n{random_dna(400, i)}\n" for i in range(5))
+    pipe = tmp_path / "in.fa"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(pack(text.encode()),))
+    writer.start()
+    result = predict(pipe, "-o", tmp_path / "out", "--min-score", "0")
+    writer.join()
+    assert result.exit_code == 0, result.output
+    assert [row.seq_id for row in rows_of(tmp_path / "out")] == [f"c{i}" for i in range(5)]
+    assert len(list(read_fasta(tmp_path / "out" / "viral.fasta"))) == 5
 
 
 def test_min_length_and_sample_n_leave_a_row_for_what_they_pass_over(run, random_dna):

@@ -49,6 +49,16 @@ class Record:
     sample: str = ""
     gaps: int = 0
 
+    @property
+    def fasta_header(self) -> str:
+        """The header as given; where its first word is not the id, the id goes before it.
+
+        >>> Record("a__2", "a of the second file", "ACGT").fasta_header
+        'a__2 a of the second file'
+        """
+        is_named = self.header.split(maxsplit=1)[:1] == [self.seq_id]
+        return self.header if is_named else f"{self.seq_id} {self.header}".rstrip()
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -28,11 +29,36 @@ logger = logging.getLogger("virnucpro.pipeline")
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
 
 
-def spool_stdin(target: Path) -> Path:
-    """Copy standard input to a file, so that it can be hashed and read more than once."""
-    with atomic_write(target) as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-    return target
+def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Copy what can be read only once (standard input, pipes), so that it can be read again.
+
+    Args:
+        paths: inputs, in argument order.
+        folder: gets the copies.
+
+    Returns:
+        The copy of each such input, by its name.
+
+    Raises:
+        InputError: a pipe cannot be read.
+    """
+    copies: dict[str, Path] = {}
+    for number, path in enumerate(paths, start=1):
+        if str(path) in copies or not (str(path) == STDIN or _is_pipe(path)):
+            continue
+        copies[str(path)] = target = folder / f"input_{number}"
+        with ExitStack() as stack:
+            try:
+                source = stack.enter_context(path.open("rb")) if _is_pipe(path) else None
+            except OSError as error:
+                raise InputError(path, f"cannot be read ({error.strerror})") from error
+            file = stack.enter_context(atomic_write(target))
+            shutil.copyfileobj(source or sys.stdin.buffer, file, 1 << 20)
+    return copies
+
+
+def _is_pipe(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
@@ -42,7 +68,7 @@ def check_inputs(paths: Sequence[Path]) -> None:
         InputError: an input is missing, a directory, or cannot be read.
     """
     for path in paths:
-        if str(path) == STDIN:
+        if str(path) == STDIN or _is_pipe(path):  # opening a pipe could end who writes to it
             continue
         if path.is_dir():
             raise InputError(path, "is a directory; give a FASTA or FASTQ file")

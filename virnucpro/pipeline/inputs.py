@@ -56,10 +56,7 @@ def plan_sources(
     Raises:
         UsageError: an odd number of inputs to pair, or standard input twice.
     """
-    if sum(str(path) == STDIN for path in inputs) > 1:
-        raise UsageError("standard input can be read once: give '-' once")
-    if paired and len(inputs) % 2:
-        raise UsageError(f"--paired takes inputs two by two, got {len(inputs)}")
+    check_grouping(inputs, paired)
     width = 2 if paired else 1
     groups = [tuple(inputs[i : i + width]) for i in range(0, len(inputs), width)]
     samples = sample_names(inputs, paired)
@@ -73,6 +70,18 @@ def plan_sources(
         )
         for group, sample, folder in zip(groups, samples, folder_names(samples), strict=True)
     )
+
+
+def check_grouping(inputs: Sequence[Path], paired: bool) -> None:
+    """See that inputs can be grouped into samples, before any is read.
+
+    Raises:
+        UsageError: an odd number of inputs to pair, or standard input twice.
+    """
+    if sum(str(path) == STDIN for path in inputs) > 1:
+        raise UsageError("standard input can be read once: give '-' once")
+    if paired and len(inputs) % 2:
+        raise UsageError(f"--paired takes inputs two by two, got {len(inputs)}")
 
 
 def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:

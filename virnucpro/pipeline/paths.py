@@ -34,19 +34,9 @@ class RunPaths:
         return self.output_dir / "run.json"
 
     @property
-    def lock(self) -> Path:
-        """Held while a run works here."""
-        return self.output_dir / ".virnucpro.lock"
-
-    @property
     def checkpoints(self) -> Path:
         """The ledger and the internal tables."""
         return self.output_dir / ".checkpoints"
-
-    @property
-    def spool(self) -> Path:
-        """Standard input, copied."""
-        return self.checkpoints / "stdin"
 
     @property
     def ledger(self) -> Path:

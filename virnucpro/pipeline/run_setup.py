@@ -19,8 +19,8 @@ from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline.ingest import describe_inputs, spool_stdin
-from virnucpro.pipeline.inputs import Source, plan_sources
+from virnucpro.pipeline.ingest import describe_inputs, spool
+from virnucpro.pipeline.inputs import Source, check_grouping, plan_sources
 from virnucpro.pipeline.output_dir import remove_intermediates, remove_leftovers
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.run_record import (
@@ -33,7 +33,6 @@ from virnucpro.pipeline.run_record import (
 from virnucpro.pipeline.settings import Compute, ModelChoice, PredictionSettings
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
-from virnucpro.sequences.unpack import STDIN
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -154,9 +153,9 @@ def prepare(
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
     remove_leftovers(paths)
     asked, output = settings.inputs, settings.output
-    sources = plan_sources(input_files, {STDIN: paths.spool}, asked.paired, asked.reference)
-    has_stdin = any(str(path) == STDIN for path in input_files)
-    spooled = {STDIN: spool_stdin(paths.spool)} if has_stdin else {}
+    check_grouping(input_files, asked.paired)
+    spooled = spool(input_files, paths.checkpoints)
+    sources = plan_sources(input_files, spooled, asked.paired, asked.reference)
     described = describe_inputs(input_files, spooled)
     samples = [source.sample for source in sources]
     key = digest_of(_what_decides(described, samples, model, settings))

@@ -79,7 +79,7 @@ class TableFiles:
             inside = [c for c in viral if c.start >= region.start and c.end <= region.end]
             genome.write_region(self._regions_bed, self._gff, region, inside)
         if record is not None:
-            text = fasta_text(record.header or record.seq_id, record.sequence, wrapped=True)
+            text = fasta_text(record.fasta_header, record.sequence, wrapped=True)
             self._fasta.write(text)
 
 
