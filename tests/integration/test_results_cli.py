@@ -192,6 +192,33 @@ def test_reads_of_a_bam_file(predict, random_dna, tmp_path):
     assert "reads.bam" in cut.output
 
 
+def test_reads_of_a_cram_file_need_their_reference(predict, random_dna, tmp_path):
+    pysam = pytest.importorskip("pysam")
+    contig, reference = random_dna(1000, 5), tmp_path / "ref.fa"
+    reference.write_text(f">chr\n{contig}\n")
+    pysam.faidx(str(reference))
+    path = tmp_path / "reads.cram"
+    header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "chr", "LN": 1000}]}
+    with pysam.AlignmentFile(
+        str(path), "wc", header=header, reference_filename=str(reference)
+    ) as file:
+        for start in (10, 400):
+            read = pysam.AlignedSegment(file.header)
+            read.query_name, read.flag = f"r{start}", 0
+            read.query_sequence = contig[start : start + 200]
+            read.reference_id, read.reference_start, read.cigartuples = 0, start, [(0, 200)]
+            file.write(read)
+    out = tmp_path / "out"
+    result = predict(path, "--reference", reference, "-o", out, "--min-score", "0")
+    assert result.exit_code == 0, result.output
+    assert [row.seq_id for row in rows_of(out)] == ["r10", "r400"]
+    assert dict(read_fasta(out / "viral.fasta"))["r10"] == contig[10:210]
+    reference.unlink()
+    lost = predict(path, "-o", tmp_path / "lost")
+    assert lost.exit_code == 3
+    assert "--reference" in lost.output
+
+
 def test_fdr_is_that_of_the_printed_scores(predict, fasta, tmp_path):
     predict(fasta, "-o", tmp_path / "out")
     rows = [row for row in rows_of(tmp_path / "out") if row.p_virus is not None]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record
-from virnucpro.sequences.fasta import ReadLog, sample_name
+from virnucpro.sequences.fasta import ReadLog, first_word, sample_name, warn_of_duplicates
 
 AlignmentFormat = Literal["BAM", "CRAM", "SAM"]
 
@@ -56,7 +56,7 @@ def read_alignments(
     """
     log = ReadLog() if log is None else log
     pysam = _pysam(path)
-    sample = sample_name(path)
+    sample, duplicates = sample_name(path), log.duplicates
     verbosity = pysam.set_verbosity(0)  # what htslib would print comes as an exception too
     try:
         with pysam.AlignmentFile(
@@ -65,6 +65,7 @@ def read_alignments(
             for read in file.fetch(until_eof=True):
                 if not (read.is_secondary or read.is_supplementary):
                     yield _record(read, sample, log)
+        warn_of_duplicates(log, log.duplicates - duplicates)
     except (OSError, ValueError, NotImplementedError) as error:  # the last: gzip but not BGZF
         hint = " (a CRAM may need --reference)" if alignment_format(path) == "CRAM" else ""
         raise InputError(path, f"broken or truncated alignments: {error}{hint}") from error
@@ -73,11 +74,7 @@ def read_alignments(
 
 
 def _record(read: Any, sample: str, log: ReadLog) -> Record:
-    log.records += 1
-    name = read.query_name or ""
-    if not name:
-        log.unnamed += 1
-        name = f"record_{log.records}"
+    name = first_word(read.query_name or "", log)
     if read.is_read1 != read.is_read2:
         name += "/1" if read.is_read1 else "/2"
     seq_id = log.ids.unique(name)

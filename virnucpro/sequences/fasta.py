@@ -95,11 +95,11 @@ def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Ite
     for path in _each_once(paths):
         sample = sample_name(path)
         for entry in _entries(path, log):
-            name = _first_word(entry.header, log)
+            name = first_word(entry.header, log)
             seq_id = log.ids.unique(name)
             log.duplicates += seq_id != name
             yield _record(seq_id, entry, sample, log)
-    _warn_of_duplicates(log, log.duplicates - duplicates)
+    warn_of_duplicates(log, log.duplicates - duplicates)
 
 
 def read_pairs(
@@ -133,7 +133,7 @@ def read_pairs(
                 _record(f"{seq_id}/1", first, sample, log),
                 _record(f"{seq_id}/2", second, sample, log),
             )
-    _warn_of_duplicates(log, log.duplicates - duplicates)
+    warn_of_duplicates(log, log.duplicates - duplicates)
 
 
 def _each_once(paths: Iterable[Path | str]) -> Iterator[Path | str]:
@@ -173,7 +173,8 @@ def _entries(path: Path | str, log: ReadLog) -> Iterator[_Entry]:
             raise stream.error(f"letters that this locale cannot read: {error}") from error
 
 
-def _first_word(header: str, log: ReadLog) -> str:
+def first_word(header: str, log: ReadLog) -> str:
+    """The wished id of the next record; it is counted."""
     log.records += 1
     words = header.split(maxsplit=1)
     if words:
@@ -185,7 +186,7 @@ def _first_word(header: str, log: ReadLog) -> str:
 def _mates_name(first: _Entry, second: _Entry, log: ReadLog) -> str | None:
     """What two mates are both called; None if they are no mates."""
     one, two = first.header.split(maxsplit=1)[:1], second.header.split(maxsplit=1)[:1]
-    name = _first_word(first.header, log)
+    name = first_word(first.header, log)
     log.records += 1
     if one == two:
         return name
@@ -204,6 +205,7 @@ def _record(seq_id: str, entry: _Entry, sample: str, log: ReadLog) -> Record:
     return Record(seq_id, entry.header, letters, sample, gaps)
 
 
-def _warn_of_duplicates(log: ReadLog, count: int) -> None:
+def warn_of_duplicates(log: ReadLog, count: int) -> None:
+    """Say once how many records of an input were renamed."""
     if count and not log.is_silent:
         logger.warning("%d records had an id that was taken; renamed to {id}__2 and on", count)

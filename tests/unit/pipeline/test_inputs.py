@@ -85,6 +85,18 @@ def test_without_pysam_the_remedy_is_named(tmp_path, monkeypatch):
         next(read_alignments(tmp_path / "x.bam"))
 
 
+def test_names_of_reads_with_blanks_are_ids_without(tmp_path, caplog):
+    pysam = pytest.importorskip("pysam")
+    path = tmp_path / "x.bam"
+    with pysam.AlignmentFile(str(path), "wb", header={"HD": {"VN": "1.6"}}) as file:
+        for name in ("r 1", "a\tb", "r 2"):
+            read = pysam.AlignedSegment(file.header)
+            read.query_name, read.flag, read.query_sequence = name, 4, "ACGT"
+            file.write(read)
+    assert [record.seq_id for record in read_alignments(path)] == ["r", "a", "r__2"]
+    assert "1 records had an id that was taken" in caplog.text
+
+
 def test_sam_and_unmapped_bam_give_the_same_reads(tmp_path):
     pysam = pytest.importorskip("pysam")
     sam, bam = tmp_path / "x.sam", tmp_path / "x.bam"
