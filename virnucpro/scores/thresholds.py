@@ -19,10 +19,13 @@ class Thresholds:
     Attributes:
         min_score: least `p_virus` of a virus; None leaves it to the model.
         max_fdr: greatest `fdr` of a virus; None asks for nothing.
+        only_stricter: nothing becomes a virus that the model does not call one, such as a
+            sequence unlike any in training, however it scores.
     """
 
     min_score: float | None = None
     max_fdr: float | None = None
+    only_stricter: bool = False
 
     def __post_init__(self) -> None:
         for name in ("min_score", "max_fdr"):
@@ -33,25 +36,25 @@ class Thresholds:
     def call(self, model_call: str, p_virus: float, fdr: float) -> str:
         """The call of a scored record.
 
-        What reaches `min_score` is a virus, and what the model calls one but does not reach it
-        is uncertain. A virus above `max_fdr` becomes uncertain.
+        What reaches `min_score` is a virus (unless `only_stricter`), and what the model calls
+        one but does not reach it is uncertain. A virus above `max_fdr` becomes uncertain.
 
         >>> Thresholds(min_score=0.9).call("virus", p_virus=0.8, fdr=0.1)
         'uncertain'
         """
         call = model_call
         if self.min_score is not None:
-            if p_virus >= self.min_score:
+            if p_virus < self.min_score:
+                call = UNCERTAIN if call == VIRUS else call
+            elif not self.only_stricter:
                 call = VIRUS
-            elif call == VIRUS:
-                call = UNCERTAIN
         if call == VIRUS and self.max_fdr is not None and fdr > self.max_fdr:
             return UNCERTAIN
         return call
 
 
 PRESETS: dict[PresetName, Thresholds] = {
-    "conservative": Thresholds(min_score=0.9, max_fdr=0.05),
+    "conservative": Thresholds(min_score=0.9, max_fdr=0.05, only_stricter=True),
     "relaxed": Thresholds(min_score=0.5),
 }
 
@@ -68,4 +71,5 @@ def thresholds(
     return Thresholds(
         base.min_score if min_score is None else min_score,
         base.max_fdr if max_fdr is None else max_fdr,
+        base.only_stricter,
     )

@@ -37,6 +37,8 @@ def test_a_preset_gives_way_to_numbers():
     assert thresholds("conservative", min_score=0.7).max_fdr == thresholds("conservative").max_fdr
     relaxed, strict = thresholds("relaxed"), thresholds("conservative")
     assert relaxed.call("uncertain", 0.6, 0.5) == "virus"
+    assert strict.call("virus", 0.95, 0.01) == "virus"
+    assert strict.call("uncertain", 0.95, 0.01) == "uncertain"
     assert strict.call("virus", 0.6, 0.01) == strict.call("virus", 0.99, 0.5) == "uncertain"
 
 
