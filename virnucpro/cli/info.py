@@ -25,7 +25,9 @@ MARKS = {True: "ok", False: "FAIL", None: "--"}
 
 
 @click.command()
-@click.argument("input_files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "input_files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False)
+)
 @click.option(
     "--model-type", "-m", "models", multiple=True,
     type=click.Choice(MODEL_TYPES),

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from virnucpro import __version__
-from virnucpro.core.config import Config
+from virnucpro.core.config import Config, nearest, unknown_variables
 from virnucpro.core.errors import Interrupted, VirNucProError
 from virnucpro.core.log import setup_logging
 
@@ -54,6 +54,16 @@ class LazyGroup(click.Group):
         module, function, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(f"virnucpro.cli.{module}"), function)
         return command if isinstance(command, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a word that is none is an error with the nearest one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = nearest(args[0], COMMANDS)
+            raise click.UsageError(f"{error.message} Did you mean '{near}'?", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
@@ -110,7 +120,9 @@ def cli(
         "log_file": log_file or config.get("logging.file"),
         "style": log_format or config.get("logging.format"),
     }
-    setup_logging(**obj["log"])
+    logger = setup_logging(**obj["log"])
+    for name, near in unknown_variables(os.environ):
+        logger.warning("%s sets nothing; did you mean %s?", name, near)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

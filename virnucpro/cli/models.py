@@ -169,10 +169,9 @@ def _show_checks(results: Iterable[Check]) -> int:
 def _network() -> Network:
     from virnucpro.models.fetch_plan import Network
 
-    variables = ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE")
-    config = click.get_current_context().find_object(dict) or {}
-    offline = any(parse_flag(os.environ.get(name, ""), name) for name in variables)
-    return Network(offline=offline or bool(config["config"].get("models.offline")))
+    obj = click.get_current_context().find_object(dict) or {}
+    offline = parse_flag(os.environ.get("HF_HUB_OFFLINE", ""), "HF_HUB_OFFLINE")
+    return Network(offline=offline or bool(obj["config"].get("models.offline")))
 
 
 def _revisions(given: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str]:

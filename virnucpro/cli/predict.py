@@ -28,7 +28,10 @@ DEPRECATED = {
 
 @click.command()
 @click.argument(
-    "input_files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
+    "input_files",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True, readable=False),
 )
 @click.option(
     "--model-type",
@@ -56,7 +59,9 @@ DEPRECATED = {
 )
 @click.option("--min-score", type=click.FloatRange(0, 1), help="Least p_virus of a virus.")
 @click.option("--max-fdr", type=click.FloatRange(0, 1), help="Greatest fdr of a virus.")
-@click.option("--conservative", is_flag=True, help="Of the default viruses, p_virus 0.9 and fdr 0.05.")
+@click.option(
+    "--conservative", is_flag=True, help="Of the default viruses, p_virus 0.9 and fdr 0.05."
+)
 @click.option("--relaxed", is_flag=True, help="As --min-score 0.5.")
 @click.option("--gzip-fasta", is_flag=True, help="Write viral.fasta.gz, not viral.fasta.")
 @click.option(

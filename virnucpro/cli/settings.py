@@ -60,9 +60,9 @@ def environment_config() -> Config:
 
 
 def model_home(config: Config) -> Path:
-    """Where fetched and imported models lie: VIRNUCPRO_MODEL_DIR, settings, or the cache."""
-    given = os.environ.get("VIRNUCPRO_MODEL_DIR") or config.get("models.home")
-    return Path(given or "~/.cache/virnucpro/models").expanduser()
+    """Where fetched and imported models lie; by default in the user's cache."""
+    home: Path = config.get("models.home", Path("~/.cache/virnucpro/models").expanduser())
+    return home
 
 
 def runtime_options(compute: Compute) -> dict[str, Any]:

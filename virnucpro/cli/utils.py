@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from virnucpro.core.config import Config, default_yaml, environment_name
+from virnucpro.core.config import SWITCHES, Config, default_yaml, environment_name
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import InputError, UsageError
 
@@ -66,7 +66,7 @@ class _Inspection:
 
 
 @utils.command()
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True, readable=False))
 @click.option(
     "--max-errors", "-e", type=click.IntRange(min=1), default=10, show_default=True,
     help="Stop after this many errors.",
@@ -178,7 +178,8 @@ def config() -> None:
 def show(obj: dict[str, Config], as_json: bool) -> None:
     """Every key with its value and its source: default, a file, or an environment variable.
 
-    Flags of a command go before all of these.
+    Flags of a command go before all of these. "not set" leaves the choice to the model or the
+    machine.
     """
     items = obj["config"].items()
     if as_json:
@@ -191,8 +192,7 @@ def show(obj: dict[str, Config], as_json: bool) -> None:
     width = max(len(name) for name, _, _ in items)
     for name, value, source in items:
         click.echo(f"{name:<{width}}  {_text(value)}  ({source})")
-    switches = ("DISABLE_FP16", "DISABLE_PACKING", "V1_ATTENTION", "MODEL_DIR")
-    for variable in (f"VIRNUCPRO_{name}" for name in switches):
+    for variable in SWITCHES:
         if variable in os.environ:
             click.echo(f"{variable}={os.environ[variable]}  (environment)")
 

@@ -7,7 +7,7 @@ are laid over them in `cli`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from virnucpro.core.errors import ConfigError
 ENVIRONMENT_PREFIX = "VIRNUCPRO_"
 MODEL_TYPES = ("mini", "300", "500", "custom")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+SWITCHES = ("VIRNUCPRO_DISABLE_FP16", "VIRNUCPRO_DISABLE_PACKING", "VIRNUCPRO_V1_ATTENTION")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -30,6 +31,7 @@ class Key:
         help: what it does.
         least: smallest whole number that makes sense.
         choices: the only words that are taken; empty for any.
+        variable: a second environment variable, which goes before the one named by the key.
     """
 
     default: Any
@@ -37,6 +39,7 @@ class Key:
     help: str
     least: int = 0
     choices: tuple[str, ...] = ()
+    variable: str = ""
 
 
 KEYS: dict[str, Key] = {
@@ -58,8 +61,12 @@ KEYS: dict[str, Key] = {
     "features.dataloader_workers": Key(
         None, "int", "processes that tokenise for a GPU; default: by encoder"
     ),
-    "models.home": Key(None, "path", "where fetched and imported models lie"),
-    "models.offline": Key(False, "bool", "never ask the network for anything"),
+    "models.home": Key(
+        None, "path", "where fetched and imported models lie", variable="VIRNUCPRO_MODEL_DIR"
+    ),
+    "models.offline": Key(
+        False, "bool", "never ask the network for anything", variable="VIRNUCPRO_OFFLINE"
+    ),
     "files.keep_intermediate": Key(False, "bool", "keep chunk, ORF and feature files"),
     "logging.format": Key("text", "str", "form of log lines", choices=("text", "json")),
     "logging.file": Key(None, "path", "also log to this file, DEBUG included"),
@@ -85,12 +92,12 @@ class Config:
             ConfigError: unreadable file, unknown key (names the nearest), or a wrong type.
         """
         values = {name: (key.default, "default") for name, key in KEYS.items()}
-        for name, value in _flatten(_read_yaml(path) if path else {}).items():
+        for name, value in _flatten(read_yaml(path) if path else {}, str(path)).items():
             values[name] = (_checked(name, value, str(path)), str(path))
-        for name in KEYS:
-            variable = environment_name(name)
-            if environ and variable in environ:
-                values[name] = (_checked(name, environ[variable], variable), variable)
+        for name, key in KEYS.items():
+            for variable in (environment_name(name), key.variable):
+                if environ and variable in environ:
+                    values[name] = (_checked(name, environ[variable], variable), variable)
         return cls(values)
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -100,7 +107,7 @@ class Config:
             ConfigError: there is no such key.
         """
         if name not in self._values:
-            raise ConfigError(_unknown(name))
+            raise ConfigError(f"unknown setting '{name}'; did you mean '{nearest(name, KEYS)}'?")
         value = self._values[name][0]
         return default if value is None else value
 
@@ -116,6 +123,19 @@ def environment_name(name: str) -> str:
     'VIRNUCPRO_MODELS_HOME'
     """
     return ENVIRONMENT_PREFIX + name.upper().replace(".", "_")
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Variables that begin as ours and set nothing, each with the nearest one that does."""
+    known = {environment_name(name) for name in KEYS} | {*SWITCHES}
+    known |= {key.variable for key in KEYS.values() if key.variable}
+    ours = [name for name in environ if name.startswith(ENVIRONMENT_PREFIX)]
+    return [(name, nearest(name, known)) for name in sorted(ours) if name not in known]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The most similar of the words that would have been understood."""
+    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
 
 
 def parse_flag(text: str, name: str) -> bool:
@@ -146,7 +166,12 @@ def default_yaml() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of sections; an empty file has none.
+
+    Raises:
+        ConfigError: it cannot be read, or is no mapping.
+    """
     import yaml
 
     try:
@@ -160,23 +185,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if name in KEYS:
             flat[name] = value
-        elif isinstance(value, dict) and any(known.startswith(f"{name}.") for known in KEYS):
-            flat.update(_flatten(value, f"{name}."))
+        elif inside := [known for known in KEYS if known.startswith(f"{name}.")]:
+            if not isinstance(value, dict | None):
+                raise ConfigError(f"{source}: {name} is a section, with keys such as {inside[0]}")
+            flat.update(_flatten(value or {}, source, f"{name}."))
         else:
             leaf = f"{name}.{next(iter(value))}" if isinstance(value, dict) and value else name
-            raise ConfigError(_unknown(leaf))
+            near = nearest(leaf, KEYS)
+            raise ConfigError(f"{source}: unknown setting '{leaf}'; did you mean '{near}'?")
     return flat
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.0)
-    return f"unknown setting '{name}'; did you mean '{near[0]}'?"
 
 
 def _checked(name: str, value: Any, source: str) -> Any:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virnucpro.core.errors import DeviceError
+from virnucpro.core.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,8 @@ def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
         fallback_to_cpu: answer with the CPU where a named GPU is missing.
 
     Raises:
-        DeviceError: the name is none of these, or there is no such GPU.
+        UsageError: the name is none of these.
+        DeviceError: there is no such GPU.
     """
     text = name.strip().lower()
     if text == "cpu":
@@ -50,7 +51,7 @@ def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
         return f"cuda:{devices[0]}" if devices else "cpu"
     number = text.removeprefix("cuda").removeprefix(":") or "0"
     if not number.isdigit() or text.startswith("-"):
-        raise DeviceError(f"device '{name}': use auto, cpu, cuda, cuda:N or N")
+        raise UsageError(f"device '{name}': use auto, cpu, cuda, cuda:N or N")
     if int(number) in devices:
         return f"cuda:{int(number)}"
     if fallback_to_cpu:
@@ -63,11 +64,12 @@ def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
     """Read a list such as `2,3` and check it against the GPUs that are there.
 
     Raises:
-        DeviceError: not a list of distinct numbers, or a GPU that is not there.
+        UsageError: not a list of distinct numbers.
+        DeviceError: a GPU is not there.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
-        raise DeviceError(f"--gpus '{text}': give distinct device numbers, as in --gpus 0,1")
+        raise UsageError(f"--gpus '{text}': give distinct device numbers, as in --gpus 0,1")
     wanted = [int(part) for part in parts]
     missing = [number for number in wanted if number not in devices]
     if missing:

@@ -7,6 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
+from virnucpro.core.errors import OutputError
+
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 
@@ -36,6 +38,9 @@ def setup_logging(
         quiet: show errors only, on standard error.
         log_file: also write every line there, DEBUG included.
         style: `text` or `json`.
+
+    Raises:
+        OutputError: `log_file` cannot be written.
     """
     logger = logging.getLogger("virnucpro")
     for handler in list(logger.handlers):
@@ -47,9 +52,17 @@ def setup_logging(
     console.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     handlers: list[logging.Handler] = [console]
     if log_file is not None:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(_file_handler(log_file))
     formatter = JsonFormatter() if style == "json" else logging.Formatter(FORMAT, DATE_FORMAT)
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     return logger
+
+
+def _file_handler(path: Path) -> logging.Handler:
+    try:
+        return logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        problem = f"{path}: cannot be written ({error.strerror}); choose another --log-file"
+        raise OutputError(problem) from error

@@ -43,6 +43,33 @@ def checkpoints(tmp_path):
     return out
 
 
+def test_a_log_file_that_cannot_be_written_is_an_error_with_a_remedy(run, tmp_path):
+    result = run("-l", tmp_path / "no" / "x.log", "citation")
+    assert result.exit_code == 1
+    assert "x.log" in result.output and "choose another --log-file" in result.output
+
+
+def test_a_word_that_is_no_command_gets_the_nearest_one(run):
+    result = run("predic", "x.fa")
+    assert result.exit_code == 2
+    assert "Did you mean 'predict'?" in result.output
+
+
+def test_a_variable_that_sets_nothing_is_told(run):
+    result = run("config", "show", env={"VIRNUCPRO_DEVICE_NAM": "cpu"})
+    assert result.exit_code == 0
+    assert "VIRNUCPRO_DEVICE_NAM sets nothing; did you mean VIRNUCPRO_DEVICE_NAME?" in result.output
+
+
+def test_the_page_of_an_unfinished_run_is_refused_with_what_to_do(run, tmp_path):
+    about = {"tool": "virnucpro", "status": "running", "files": [], "inputs": [], "samples": []}
+    about |= {"stages": {}, "outputs": {}, "model_outputs": []}
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    result = run("report", tmp_path)
+    assert result.exit_code == 2
+    assert "--resume" in result.output
+
+
 def test_list_devices_names_the_cpu(run):
     result = run("utils", "list-devices", "--json")
     assert result.exit_code == 0

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from virnucpro.core.config import KEYS, Config, default_yaml, environment_name, parse_flag
+from virnucpro.core.config import (
+    KEYS,
+    Config,
+    default_yaml,
+    environment_name,
+    parse_flag,
+    unknown_variables,
+)
 from virnucpro.core.errors import ConfigError
 
 
@@ -80,6 +87,27 @@ def test_unknown_key_names_the_nearest_known_one(write, text, near):
 def test_bad_file_is_a_configuration_error(write, text):
     with pytest.raises(ConfigError):
         Config.load(write(text))
+
+
+def test_unknown_keys_and_sections_name_their_file(write):
+    path = write("prediction: {min_lenght: 3}")
+    with pytest.raises(ConfigError, match=f"{path}: .*did you mean 'prediction.min_length'"):
+        Config.load(path)
+    with pytest.raises(ConfigError, match="prediction is a section"):
+        Config.load(write("prediction: 3"))
+    assert Config.load(write("prediction:\n")).get("prediction.threads") is None
+
+
+def test_short_names_of_variables_go_before_long_ones():
+    given = {"VIRNUCPRO_MODEL_DIR": "/a", "VIRNUCPRO_MODELS_HOME": "/b", "VIRNUCPRO_OFFLINE": "1"}
+    config = Config.load(None, given)
+    assert (str(config.get("models.home")), config.get("models.offline")) == ("/a", True)
+    sources = {name: source for name, _, source in config.items()}
+    assert sources["models.home"] == "VIRNUCPRO_MODEL_DIR"
+    assert unknown_variables({**given, "VIRNUCPRO_V1_ATTENTION": "", "HOME": "/"}) == []
+    assert unknown_variables({"VIRNUCPRO_DEVICE_NAM": "cpu"}) == [
+        ("VIRNUCPRO_DEVICE_NAM", "VIRNUCPRO_DEVICE_NAME")
+    ]
 
 
 def test_an_error_names_where_key_and_remedy(write):
