@@ -70,7 +70,7 @@ def make_chunks(count: int, coding_share: float) -> list[Chunk]:
             sequence = "".join(draw.choices(SENSE, k=CHUNK_NT // 3 + 1))[:CHUNK_NT]
         else:
             sequence = "".join(draw.choices("ACGT", k=CHUNK_NT))
-        chunks.append(Chunk(f"c{number}_chunk_1", f"c{number}", 0, sequence))
+        chunks.append(Chunk(f"c{number}_chunk_1", sequence))
     return chunks
 
 

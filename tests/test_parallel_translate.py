@@ -29,7 +29,7 @@ def make_chunks(count, seed=0):
     draw = np.random.default_rng(seed)
     for k in range(count):
         sequence = "".join(draw.choice(list("ACGT"), 60 + k % 40))
-        yield Chunk(f"contig{k}_chunk_1", f"contig{k}", 0, sequence)
+        yield Chunk(f"contig{k}_chunk_1", sequence)
 
 
 def in_blocks(chunks, size):

@@ -23,7 +23,7 @@ class TestEquivalence:
 
     def test_translation(self, figures, sequences):
         texts = coding_contigs(max(40, sequences))
-        chunks = [Chunk(f"c_{i}", "", 0, text) for i, text in enumerate(texts)]
+        chunks = [Chunk(f"c_{i}", text) for i, text in enumerate(texts)]
         blocks = [chunks[i : i + 10] for i in range(0, len(chunks), 10)]
         one, two = (list(translate_blocks(blocks, OrfPolicy("longest"), n)) for n in (1, 2))
         different = sum(a != b for a, b in zip(one, two, strict=True))

@@ -47,7 +47,7 @@ class TestWorkerScaling:
     def test_translation(self, figures, sequences, quick):
         count = 20_000 if quick else max(50_000, 20 * sequences)
         texts = coding_contigs(2_000)
-        block = [Chunk(f"c_{i}", "", 0, text) for i, text in enumerate(texts)]
+        block = [Chunk(f"c_{i}", text) for i, text in enumerate(texts)]
         blocks = [block] * (count // len(block))
 
         def translate(workers):

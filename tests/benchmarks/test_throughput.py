@@ -34,7 +34,7 @@ class TestThroughput:
         """CPU time, so that other work on the machine does not count."""
         count = 10_000 if quick else 40_000
         texts = coding_contigs(2_000)
-        chunks = [Chunk(f"c_{i}", "", 0, text) for i, text in enumerate(texts)]
+        chunks = [Chunk(f"c_{i}", text) for i, text in enumerate(texts)]
         find_orfs(chunks, OrfPolicy("longest"))
         start = time.process_time()
         for _ in range(count // len(chunks)):

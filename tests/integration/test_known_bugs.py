@@ -18,6 +18,7 @@ import torch
 from click.testing import CliRunner
 
 from tests.integration.test_multi_gpu_inference import (
+    COUNT,
     StopHereError,
     content,
     make_spec,
@@ -25,7 +26,8 @@ from tests.integration.test_multi_gpu_inference import (
     write_proteins,
 )
 from virnucpro.cli.main import cli
-from virnucpro.core.config import KEYS
+from virnucpro.cli.settings import build_settings
+from virnucpro.core.config import KEYS, Config, environment_name
 from virnucpro.core.errors import OutputError
 from virnucpro.core.records import Chunk
 from virnucpro.engines.base import EngineOptions, make_engine
@@ -76,12 +78,14 @@ def test_a_run_stopped_twice_has_every_vector_once_under_its_own_id(tmp_path, mo
     """Ids must not come from an unordered set, nor rows be written again by the second resume."""
     monkeypatch.setattr(rank_scheduler, "_TICK_S", 0.1)
     files, spec = write_proteins(tmp_path), make_spec(tmp_path / "esm")
-    out, reached = tmp_path / "esm_v2", []
+    out = tmp_path / "esm_v2"
 
     def stop_after(share):
-        def tell(done, total):
-            reached.append(done)
-            if done >= share * total:
+        told = []
+
+        def tell(more):
+            told.append(more)
+            if sum(told) >= share * COUNT:
                 raise StopHereError
 
         return tell
@@ -167,13 +171,42 @@ def test_a_batch_size_is_a_number_of_tokens_on_any_number_of_workers(call, tmp_p
 @pytest.mark.parametrize("policy", ["open-frame", "longest"])
 @pytest.mark.parametrize("letters", ["", "A", "AC", "NNNNNNNNN", "NNTAANN"])
 def test_an_empty_protein_is_no_orf(policy, letters):
-    (found,) = find_orfs([Chunk("c_chunk_1", "c", 0, letters)], OrfPolicy(policy))
+    (found,) = find_orfs([Chunk("c_chunk_1", letters)], OrfPolicy(policy))
     assert all(orf.protein.strip("X") for orf in found)
 
 
-def test_every_setting_is_read_somewhere():
-    code = "".join(path.read_text() for path in (ROOT / "virnucpro").rglob("*.py"))
-    assert [name for name in KEYS if f'.get("{name}")' not in code] == []
+VALUES = {
+    "prediction.model_type": "300", "prediction.model_path": "m", "prediction.min_length": "9",
+    "prediction.expected_length": "299", "prediction.batch_size": "9", "device.name": "cpu",
+    "prediction.num_workers": "9", "prediction.sequences_per_file": "9", "prediction.threads": "9",
+    "device.fallback_to_cpu": "1", "device.dtype": "bfloat16", "models.home": "m",
+    "features.dnabert.batch_size": "99", "features.esm.toks_per_batch": "99",
+    "features.dataloader_workers": "9", "files.keep_intermediate": "1", "progress.enabled": "0",
+}  # fmt: skip
+SETTINGS_OF_THE_COMMAND = {"models.offline", "logging.format", "logging.file"}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_every_setting_has_its_effect(name, tmp_path):
+    if name not in SETTINGS_OF_THE_COMMAND:
+        given = Config.load(None, {environment_name(name): VALUES[name]})
+        assert build_settings({}, given) != build_settings({}, Config.load())
+        return
+    log = tmp_path / "log"
+    values = {"models.offline": "1", "logging.format": "json", "logging.file": str(log)}
+    words = ["models", "fetch", "500", "--yes"]
+    if name != "models.offline":
+        (tmp_path / "in.fa").write_text("")
+        words = ["predict", str(tmp_path / "in.fa"), "-o", str(tmp_path / "out"), "--no-report"]
+    env = {environment_name(name): values[name], "VIRNUCPRO_MODEL_DIR": str(tmp_path / "home")}
+    result = CliRunner().invoke(cli, words, env=env)
+    if name == "logging.file":
+        assert "Model: mini" in log.read_text()
+    elif name == "logging.format":
+        assert all(json.loads(line) for line in result.output.splitlines())
+    else:
+        assert result.exit_code == 4
+        assert "offline" in result.output.lower()
 
 
 def test_the_package_has_its_command_and_needs_no_file_of_the_current_folder(tmp_path):

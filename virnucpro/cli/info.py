@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +38,19 @@ MARKS = {True: "ok", False: "FAIL", None: "--"}
     "--device", "-d", "devices", multiple=True,
     help="Device, may be given again; default: the CPU, one GPU, and all GPUs.",
 )  # fmt: skip
-@click.option("--min-length", type=click.IntRange(min=0), default=0, help="Shortest record (nt).")
+@click.option("--expected-length", "-e", type=click.IntRange(min=30), help="Chunk length (nt).")
+@click.option("--min-length", type=click.IntRange(min=0), help="Shortest record (nt).")
+@click.option("--paired", is_flag=True, help="Take the inputs two by two for files of mates.")
+@click.option(
+    "--reference", type=click.Path(dir_okay=False, path_type=Path), help="FASTA of CRAM inputs."
+)
 @click.option("--count-only", is_flag=True, help="Count chunks and tokens; time nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def estimate(
     ctx: click.Context, input_files: tuple[Path, ...], models: tuple[str, ...],
-    model_path: Path | None, devices: tuple[str, ...], min_length: int, count_only: bool,
-    as_json: bool,
+    model_path: Path | None, devices: tuple[str, ...], expected_length: int | None,
+    min_length: int | None, paired: bool, reference: Path | None, count_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Say what predicting INPUT_FILES will take on this machine.
 
@@ -54,18 +59,26 @@ def estimate(
     """
     if any(str(path) == "-" for path in input_files):
         raise UsageError("estimate reads its input more than once: give files, not '-'")
-    home = model_home(_config(ctx))
+    from virnucpro.pipeline.inputs import plan_sources, read_sources
+    from virnucpro.pipeline.survey import survey
+
+    config = _config(ctx)
+    sources = plan_sources(input_files, {}, paired, reference)
+    shortest = config.get("prediction.min_length") if min_length is None else min_length
+    chunk_nt = expected_length or config.get("prediction.expected_length")
     rows = []
-    for name, model in _models(models, model_path, home):
-        found = _survey(input_files, model, min_length)
+    for name, model in _models(models, model_path, model_home(config)):
+        chosen = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
+        found = survey(read_sources(sources), chosen, shortest)
         row: dict[str, Any] = {"model": name, **_counts(found), "runs": []}
         rows.append(row)
         if not as_json:
             _echo_survey(name, found)
         for device in [] if count_only else devices or _devices():
-            options = ["-m", name, *_device_options(device), "--min-length", str(min_length)]
+            options = ["-m", name, *_device_options(device), "--min-length", str(shortest)]
             options += ["-p", str(model_path)] if model_path else []
-            run = {"device": device, **_time(found, model, device, options)}
+            options += ["-e", str(chunk_nt)] if chunk_nt else []
+            run = {"device": device, **_time(ctx, found, chosen, device, options)}
             row["runs"].append(run)
             if not as_json:
                 _echo_run(run)
@@ -154,15 +167,9 @@ def _models(
     return found
 
 
-def _survey(paths: tuple[Path, ...], model: ModelSpec, min_length: int) -> Survey:
-    from virnucpro.pipeline.inputs import plan_sources, read_sources
-    from virnucpro.pipeline.survey import survey
-
-    records = read_sources(plan_sources(paths, {}, paired=False))
-    return survey(records, model, min_length)
-
-
-def _time(found: Survey, model: ModelSpec, device: str, options: list[str]) -> dict[str, Any]:
+def _time(
+    ctx: click.Context, found: Survey, model: ModelSpec, device: str, options: list[str]
+) -> dict[str, Any]:
     from virnucpro.pipeline import estimate as pilots
 
     on_cpu = device == "cpu"
@@ -172,8 +179,9 @@ def _time(found: Survey, model: ModelSpec, device: str, options: list[str]) -> d
     if not found.chunks:
         return {"problem": "nothing to score"}
     smallest = pilots.smallest_pilot(model, on_cpu)
-    result = pilots.estimate(found, 10_000, smallest, pilots.run_pilots(found, options))
-    return asdict(result)
+    per_file = _config(ctx).get("prediction.sequences_per_file")
+    run = pilots.run_pilots(found, options, ctx.ensure_object(dict).get("config_file"))
+    return asdict(pilots.estimate(found, per_file, smallest, run))
 
 
 def _devices() -> list[str]:

@@ -113,7 +113,7 @@ def cli(
     """
     obj = ctx.ensure_object(dict)
     config = Config.load(config_file, os.environ)
-    obj.update(config=config, verbose=verbose, quiet=quiet)
+    obj.update(config=config, config_file=config_file, verbose=verbose, quiet=quiet)
     obj["log"] = {
         "verbose": verbose,
         "quiet": quiet,

@@ -66,20 +66,11 @@ class Chunk:
 
     Attributes:
         chunk_id: `{contig id}_chunk_{k}`, k from 1.
-        contig_id: the record it was cut from.
-        start: first base in the contig, 0-based.
         sequence: the letters as given.
     """
 
     chunk_id: str
-    contig_id: str
-    start: int
     sequence: str
-
-    @property
-    def end(self) -> int:
-        """One past the last base in the contig, 0-based (nt)."""
-        return self.start + len(self.sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +90,6 @@ class Orf:
     dna: str
     start: int
     end: int
-
-    @property
-    def frame(self) -> str:
-        """One of `FRAMES`."""
-        return self.orf_id[-2:]
-
-    @property
-    def chunk_id(self) -> str:
-        """The chunk that this ORF was read from."""
-        return self.orf_id[:-2]
 
 
 @dataclass(frozen=True, slots=True)

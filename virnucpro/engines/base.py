@@ -116,6 +116,7 @@ class EngineStats:
         slots: token slots computed, padding included.
         oom_halvings: how often the budget was halved for lack of memory.
         recomputed: batches computed again in float32 because of NaN or Inf.
+        gpu_bytes: most memory that was held on the GPU; 0 without one.
     """
 
     layout: str
@@ -130,6 +131,7 @@ class EngineStats:
     slots: int = 0
     oom_halvings: int = 0
     recomputed: int = 0
+    gpu_bytes: int = 0
 
     @property
     def efficiency(self) -> float:

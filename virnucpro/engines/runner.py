@@ -121,6 +121,8 @@ class BatchEngine:
                     waiting = launched
         if waiting is not None:
             yield self._collect(waiting)
+        if self._is_cuda:
+            self.stats.gpu_bytes = torch.cuda.max_memory_reserved(self.device)
 
     def _settle(self) -> int:
         """Decide the token budget and whether to compile."""

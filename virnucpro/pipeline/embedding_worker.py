@@ -26,7 +26,7 @@ logger = logging.getLogger("virnucpro.pipeline.worker")
 
 OnRows = Callable[[int], object]
 
-_ENGINE_FACTS = ("layout", "device", "dtype", "backend")
+_ENGINE_FACTS = ("layout", "device", "dtype", "backend", "gpu_bytes")
 
 
 class LoadedEncoders:

@@ -6,7 +6,6 @@ and every stage count. Two of different size tell what each run costs from what 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from virnucpro.core.errors import VirNucProError
+from virnucpro.core.files import read_json
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.pipeline.survey import Survey
 from virnucpro.sequences.fasta_files import fasta_text
@@ -48,7 +48,7 @@ class Pilot:
         chunks: chunks it worked on.
         seconds: from start to end of the process.
         memory: most bytes that its largest process held.
-        gpu_memory: most bytes in use on a GPU; 0 without one, or where run.json does not say.
+        gpu_memory: most bytes held on a GPU; 0 without one.
     """
 
     chunks: int
@@ -113,22 +113,24 @@ def _line(first: Pilot, last: Pilot, values: list[float], chunks: int) -> float:
     return values[1] + slope * (chunks - last.chunks)
 
 
-def run_pilots(found: Survey, options: Sequence[str]) -> RunPilot:
+def run_pilots(found: Survey, options: Sequence[str], settings: Path | None = None) -> RunPilot:
     """Pilots on the sample of an input.
 
     Args:
         found: gives the sample.
         options: of `virnucpro predict`, such as `-m 500 --device cpu`.
+        settings: YAML file in force; None for none.
     """
+    general = ["--quiet", *(["--config", str(settings)] if settings else [])]
 
     def run(chunks: int) -> Pilot:
         with TemporaryDirectory(prefix="virnucpro-estimate-") as folder:
             fasta, out = Path(folder) / "sample.fa", Path(folder) / "out"
             with fasta.open("w", encoding="utf-8") as file:
                 for chunk in found.sample[:chunks]:
-                    file.write(fasta_text(chunk.contig_id, chunk.sequence))
+                    file.write(fasta_text(chunk.chunk_id, chunk.sequence))
             command = [
-                sys.executable, "-m", "virnucpro", "--quiet",
+                sys.executable, "-m", "virnucpro", *general,
                 "predict", str(fasta), "-o", str(out), *options,
             ]  # fmt: skip
             seconds, memory = _run(command)
@@ -182,12 +184,7 @@ def _run(command: list[str]) -> tuple[float, int]:
 
 
 def _gpu_memory(output_dir: Path) -> int:
-    try:
-        data = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0
-    stages = data.get("stages", {}).values()
-    return max((int(stage.get("gpu_memory", 0)) for stage in stages), default=0)
+    return int(read_json(output_dir / "run.json").get("gpu_bytes", 0))
 
 
 def _size(spec: EncoderSpec) -> int:

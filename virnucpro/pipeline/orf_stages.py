@@ -139,8 +139,7 @@ def _read_table(path: Path, dtype: np.dtype[Any], block: int) -> Iterator[NDArra
 
 
 def _chunk_blocks(chunked: Path) -> Iterator[list[Chunk]]:
-    # The contig's name and the place in it are not in the file, and ORFs need neither.
-    chunks = (Chunk(name, "", 0, sequence) for name, sequence in read_fasta(chunked))
+    chunks = (Chunk(name, sequence) for name, sequence in read_fasta(chunked))
     while block := list(islice(chunks, BLOCK_CHUNKS)):
         yield block
 

@@ -46,7 +46,7 @@ def translate_block_worker(task: Task) -> OrfColumns:
     """Find the ORFs of one block in a worker process."""
     pairs = zip(task.chunk_ids, task.sequences, strict=True)
     # ORFs need neither the contig's name nor the chunk's place in it
-    found = find_orfs([Chunk(name, "", 0, sequence) for name, sequence in pairs], task.policy)
+    found = find_orfs([Chunk(name, sequence) for name, sequence in pairs], task.policy)
     orfs = [orf for of_chunk in found for orf in of_chunk]
     return OrfColumns(
         [len(of_chunk) for of_chunk in found],

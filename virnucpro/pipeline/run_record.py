@@ -59,6 +59,8 @@ class RunRecord:
             facts = [str(engine.get(name, "?")) for name in ("layout", "dtype", "backend")]
             self.data.setdefault("engines", {})[slot] = " ".join(facts)
             devices = self.data.setdefault("devices", [])
+            memory = max(self.data.get("gpu_bytes", 0), int(engine.get("gpu_bytes", 0)))
+            self.data["gpu_bytes"] = memory
             if (device := str(engine.get("device"))) not in devices:
                 devices.append(device)
 

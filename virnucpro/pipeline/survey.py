@@ -40,8 +40,7 @@ class EvenSample:
         while self._next < self.seen + len(windows):
             number = self._next - self.seen
             start, end = windows[number]
-            name = f"{self._next}_chunk_1"
-            self._keep(Chunk(name, str(self._next), 0, record.sequence[start:end]))
+            self._keep(Chunk(str(self._next), record.sequence[start:end]))
         self.seen += len(windows)
 
     def _keep(self, chunk: Chunk) -> None:

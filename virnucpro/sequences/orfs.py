@@ -62,7 +62,7 @@ def find_orfs(chunks: Sequence[Chunk], policy: OrfPolicy) -> list[list[Orf]]:
     Source:
         VirNucPro units.py (six frames, NCBI table 1, slice of 3 x protein + 1).
 
-    >>> chunk = Chunk("c_chunk_1", "c", 0, "ATGNNNGCTGCTA")
+    >>> chunk = Chunk("c_chunk_1", "ATGNNNGCTGCTA")
     >>> orf = find_orfs([chunk], OrfPolicy("open-frame"))[0][0]
     >>> orf.orf_id, orf.protein, orf.dna
     ('c_chunk_1F1', 'MXAA', 'ATGNNNGCTGCTA')

@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 
 from virnucpro.core import errors
-from virnucpro.core.records import Chunk, Embeddings, Orf
+from virnucpro.core.records import Embeddings
 from virnucpro.core.seen import SeenTable
-
-
-def test_orf_id_holds_chunk_and_frame():
-    orf = Orf("contig_7_chunk_3R2", "M", "ATGA", 0, 3)
-    assert (orf.chunk_id, orf.frame) == ("contig_7_chunk_3", "R2")
-
-
-def test_chunk_ends_after_its_last_base():
-    assert Chunk("c_chunk_2", "c", 500, "ACGT").end == 504
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (3,), (3, 2, 1)])

@@ -57,7 +57,7 @@ def test_every_chunk_is_as_likely_to_be_sampled():
         for record in records([1000] * 20 + [20_000], seed=1):
             sample.offer(record, chunk_windows(len(record.sequence), 500))
         assert sample.seen == 80 and len(sample.items) == 10
-        drawn.update(int(chunk.contig_id) for chunk in sample.items)
+        drawn.update(int(chunk.chunk_id) for chunk in sample.items)
     expected = 400 * 10 / 80
     assert len(drawn) == 80
     assert all(abs(count - expected) < 5 * expected**0.5 for count in drawn.values())

@@ -50,4 +50,4 @@ def test_the_longest_run_is_the_longest_part_between_others(sequence):
 @given(st.text("ACGTN", min_size=60, max_size=300))
 def test_a_record_that_passes_has_an_orf(sequence):
     if screen_record(Record("r", "r", sequence)) is None:
-        assert find_orfs([Chunk("r_chunk_1", "r", 0, sequence)], OrfPolicy("longest", 1))[0]
+        assert find_orfs([Chunk("r_chunk_1", sequence)], OrfPolicy("longest", 1))[0]

@@ -25,7 +25,7 @@ def test_training_sees_the_orf_that_prediction_finds():
     sizes = rng.integers(60, 300, 200)
     letters = ["".join("ACGT"[k] for k in rng.integers(0, 4, n)) for n in sizes]
     windows = orient(*_rows(letters))
-    chunks = [Chunk(f"c{i}", "c", 0, s) for i, s in enumerate(letters)]
+    chunks = [Chunk(f"c{i}", s) for i, s in enumerate(letters)]
     found = find_orfs(chunks, OrfPolicy("longest", 1))
     for i, orfs in enumerate(found):
         dna = "".join("ACGTN"[k] for k in windows.bases[i, : windows.lengths[i]])
