@@ -1,7 +1,9 @@
 """Puts this folder on the import path, for the helper modules beside it; settles made-up cases."""
 
+import logging
 import os
 
+import pytest
 from hypothesis import settings
 
 # The same cases in every run, so that a failure is the change's own; the fuzzers look for new
@@ -9,3 +11,15 @@ from hypothesis import settings
 settings.register_profile("same", derandomize=True)
 settings.register_profile("explore", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.fixture(autouse=True)
+def logger_as_imported():
+    """A command that ran in this process has set up its log; the next test must not see that."""
+    yield
+    logger = logging.getLogger("virnucpro")
+    logger.propagate, logger.level = True, logging.NOTSET
+    for handler in list(logger.handlers):
+        if not type(handler).__module__.startswith("_pytest"):
+            logger.removeHandler(handler)
+            handler.close()

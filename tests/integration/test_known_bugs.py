@@ -182,6 +182,7 @@ VALUES = {
     "device.fallback_to_cpu": "1", "device.dtype": "bfloat16", "models.home": "m",
     "features.dnabert.batch_size": "99", "features.esm.toks_per_batch": "99",
     "features.dataloader_workers": "9", "files.keep_intermediate": "1", "progress.enabled": "0",
+    "prediction.worker_timeout": "9",
 }  # fmt: skip
 SETTINGS_OF_THE_COMMAND = {"models.offline", "logging.format", "logging.file"}
 

@@ -74,6 +74,7 @@ def runtime_options(compute: Compute) -> dict[str, Any]:
         "disable_packing": not compute.packing,
         "v1_attention": compute.v1_attention,
         "devices": compute.devices,
+        "worker_timeout": compute.worker_timeout,
     }
 
 
@@ -114,6 +115,7 @@ def _compute(flags: Flags, config: Config, gpus: tuple[int, ...]) -> Compute:
         dnabert_v2=bool(flags.get("dnabert_v2")),
         v1_attention=bool(flags.get("v1_attention")) or _switch("VIRNUCPRO_V1_ATTENTION"),
         cache_clear_interval=_first(flags.get("cache_clear_interval"), 100),
+        worker_timeout=config.get("prediction.worker_timeout"),
     )
 
 

@@ -51,6 +51,9 @@ KEYS: dict[str, Key] = {
     "prediction.sequences_per_file": Key(10_000, "int", "ORFs per unit of work", 1),
     "prediction.threads": Key(None, "int", "processes that translate and merge; default: CPUs", 1),
     "prediction.min_length": Key(0, "int", "shortest record to score (nt)"),
+    "prediction.worker_timeout": Key(
+        900, "int", "silence of a busy worker that counts as hung (s)", 1
+    ),
     "device.name": Key("auto", "str", "auto, cpu, cuda, cuda:N or N"),
     "device.fallback_to_cpu": Key(False, "bool", "use the CPU where the named GPU is missing"),
     "device.dtype": Key("auto", "str", "numbers to embed with", choices=DTYPES),

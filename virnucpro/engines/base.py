@@ -75,7 +75,7 @@ class EngineOptions:
             batch is made when it is due.
         pin_memory: page-locked batches; None means on CUDA.
         compile: `auto` compiles when the job repays it, `on` always, `off` never.
-        expected_tokens: tokens the engine will see in all, for that decision.
+        expected_tokens: of the whole job, whoever computes them, for that decision.
         longest: tokens of the longest sequence it will see, so that compiling can be done
             before the first batch; 0 if that is not known.
         float32_encoder: makes the encoder that recomputes a batch with NaN or Inf; None means

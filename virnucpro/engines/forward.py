@@ -18,7 +18,7 @@ from virnucpro.batches.collate import Batch, PackedBatch, PaddedBatch
 from virnucpro.core.errors import DeviceError
 from virnucpro.models.attention import TransformerEncoder, pinned_kernels, prove_backend
 from virnucpro.models.base import Encoder
-from virnucpro.models.layouts import Layout
+from virnucpro.models.layouts import Layout, RectangleLayout
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -32,6 +32,7 @@ class Forward:
     Args:
         encoder: on `device`.
         device: where to compute.
+        packed: batches come end to end; else as rectangles.
 
     Attributes:
         compiles: batches of fixed shape are compiled.
@@ -40,12 +41,14 @@ class Forward:
         DeviceError: the attention kernels do not run there, or run wrong.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device) -> None:
+    def __init__(self, encoder: Encoder, device: torch.device, packed: bool = False) -> None:
         self.encoder, self.device = encoder.eval(), device
         self._transformer = encoder if isinstance(encoder, TransformerEncoder) else None
         self._layers = list(getattr(encoder, "layers", [])) or [encoder]
-        with self._on_device():
-            self.backend = prove_backend(self._transformer) if self._transformer else "conv"
+        self.backend = "conv" if self._transformer is None else RectangleLayout.backend
+        if packed and self._transformer is not None:
+            with self._on_device():
+                self.backend = prove_backend(self._transformer)
         self._shapes: set[tuple[Any, ...]] = set()
         self.compiles = self._insist = self._any_shape = False
 

@@ -1,4 +1,4 @@
-"""How many tokens a batch may hold, and whether compiling pays, by trying a small batch.
+"""How many tokens a batch may hold, by trying a small one, and whether compiling pays.
 
 Room 5.
 """
@@ -6,7 +6,6 @@ Room 5.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +21,10 @@ log = logging.getLogger("virnucpro.engines")
 
 CPU_BUDGET = 4_096
 LARGEST_BUDGET, SMALLEST_BUDGET = 65_536, 1_024
-# One layer serves for all: 1 to 4 s a shape and the compiler's start; 1.22 x faster (H100).
-COMPILE_SECONDS, COMPILE_GAIN = 12.0, 0.2
-_PROBE_TOKENS, _PROBE_LENGTH, _PROBE_RUNS = 4_096, 64, 3
+# A minute of work for an H100 without compiling, at 4e14 operations a second. Compiling takes
+# 1 to 4 s a shape beside the compiler's start, and makes the work 1.22 times as fast.
+REPAID_FROM_OPERATIONS = 2.5e16
+_PROBE_TOKENS, _PROBE_LENGTH = 4_096, 64
 _USABLE = 0.7  # of the free memory: the allocator splits blocks, and other lengths need more
 
 
@@ -34,12 +34,10 @@ class Probe:
 
     Attributes:
         bytes_per_token: memory in use at the peak, above weights and batch.
-        seconds_per_token: in a batch of `_PROBE_TOKENS`.
         free_bytes: memory that nobody uses.
     """
 
     bytes_per_token: float
-    seconds_per_token: float
     free_bytes: int
 
 
@@ -59,17 +57,14 @@ def probe(forward: Forward, collate: Callable[[Sequence[Tokens]], Batch]) -> Pro
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
-        start = time.perf_counter()
-        for _ in range(_PROBE_RUNS):
-            forward(ready, fixed=False)
+        forward(ready, fixed=False)
         torch.cuda.synchronize(device)
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"{device}: no memory for {_PROBE_TOKENS} tokens at once") from error
-    seconds = (time.perf_counter() - start) / _PROBE_RUNS
     peak = torch.cuda.max_memory_allocated(device) - held
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    return Probe(peak / _PROBE_TOKENS, seconds / _PROBE_TOKENS, free)
+    return Probe(peak / _PROBE_TOKENS, free)
 
 
 def budget_by_memory(found: Probe) -> int:
@@ -82,17 +77,23 @@ def budget_by_memory(found: Probe) -> int:
     return min(max(power, SMALLEST_BUDGET), LARGEST_BUDGET)
 
 
-def compiling_pays(tokens: int, found: Probe) -> bool:
-    """Whether so many tokens take so long that compiling is repaid; logs why."""
-    seconds = tokens * found.seconds_per_token
-    pays = seconds * COMPILE_GAIN > COMPILE_SECONDS
+def compiling_pays(tokens: int, weights: int) -> bool:
+    """Whether a job is so large that compiling is repaid; logs why.
+
+    Decided from the job alone, never from the clock: compiled numbers differ in the last bits,
+    and a job that is stopped and resumed must get the same ones.
+
+    Args:
+        tokens: of the whole job, on however many devices.
+        weights: of the encoder; a token takes about two operations for each.
+    """
+    operations = 2.0 * weights * tokens
+    pays = operations >= REPAID_FROM_OPERATIONS
     log.info(
-        "torch.compile %s: %d tokens take about %.0f s, compiling would save about %.0f s of that"
-        " and cost about %.0f s",
+        "torch.compile %s: %d tokens are %.1e operations, compiling is repaid from %.1e on",
         "on" if pays else "off",
         tokens,
-        seconds,
-        seconds * COMPILE_GAIN,
-        COMPILE_SECONDS,
+        operations,
+        REPAID_FROM_OPERATIONS,
     )
     return pays

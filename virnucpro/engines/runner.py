@@ -24,14 +24,13 @@ from virnucpro.core.records import Embeddings, Tokens
 from virnucpro.engines.base import BatchLayout, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.forward import Forward, Prepared
-from virnucpro.engines.memory import CPU_BUDGET, Probe, budget_by_memory, compiling_pays, probe
+from virnucpro.engines.memory import CPU_BUDGET, budget_by_memory, compiling_pays, probe
 from virnucpro.models.base import Encoder
 
 log = logging.getLogger("virnucpro.engines")
 
 Key = TypeVar("Key")
 _BATCHES_AHEAD = 3
-_BATCHES_BETWEEN_LOOKS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class BatchEngine:
         self, encoder: Encoder, layout: BatchLayout, device: torch.device, options: EngineOptions
     ) -> None:
         self.layout, self.device, self.options = layout, device, options
-        self._forward = Forward(encoder, device)
+        self._forward = Forward(encoder, device, packed=layout.name == "packed")
         self._is_cuda = device.type == "cuda"
         self._pin = self._is_cuda if options.pin_memory is None else options.pin_memory
         self._pin = self._pin and torch.cuda.is_available()
@@ -127,24 +126,17 @@ class BatchEngine:
     def _settle(self) -> int:
         """Decide the token budget and whether to compile."""
         options = self.options
-        self._probe = found = probe(self._forward, self.layout.collate) if self._is_cuda else None
         if options.compile == "on":
             self._forward.compile(True, self.layout.any_shape)
-        elif options.compile == "auto" and found and options.expected_tokens:
-            self._compile_if_it_pays(options.expected_tokens, found)
+        elif options.compile == "auto" and self._is_cuda:
+            weights = sum(parameter.numel() for parameter in self._forward.encoder.parameters())
+            if compiling_pays(options.expected_tokens, weights):
+                self._forward.compile(False, self.layout.any_shape)
         if options.token_budget is not None:
             return options.token_budget
-        return CPU_BUDGET if found is None else budget_by_memory(found)
-
-    def _compile_if_it_pays(self, tokens: int, found: Probe) -> None:
-        if compiling_pays(tokens, found):
-            self._forward.compile(False, self.layout.any_shape)
-
-    def _compile_late(self) -> None:
-        """Where the length of the job is not known, compile once that would have paid."""
-        options, found = self.options, self._probe
-        if options.compile == "auto" and found and not options.expected_tokens:
-            self._compile_if_it_pays(self.stats.tokens, found)
+        if not self._is_cuda:
+            return CPU_BUDGET
+        return budget_by_memory(probe(self._forward, self.layout.collate))
 
     def _warm_up(self, longest: int) -> None:
         """Compile for full batches before anyone waits for one."""
@@ -263,8 +255,6 @@ class BatchEngine:
         stats.batches += 1
         stats.tokens += sum(len(item) for item in work.items)
         stats.slots += work.ready.tokens.numel()
-        if not stats.compiled and stats.batches % _BATCHES_BETWEEN_LOOKS == 0:
-            self._compile_late()
         stats.compiled = self._forward.compiles
         ids = tuple(item.seq_id for item in work.items)
         return work.key, Embeddings(ids, np.array(vectors.numpy(), dtype=np.float32))
@@ -276,12 +266,27 @@ class BatchEngine:
             make = self.options.float32_encoder
             encoder = copy.deepcopy(self._forward.encoder).float() if make is None else make()
             self._exact = Forward(encoder, self.device)
-        ready = self._exact.prepare(self.layout.collate(items), pin=False, fixed=False)
-        vectors = self._exact(ready, fixed=False).cpu()
+        vectors = self._in_float32(self._exact, items)
         if not bool(torch.isfinite(vectors).all()):
             bad = int(torch.isfinite(vectors).all(1).logical_not().nonzero()[0])
             raise ModelError(f"{items[bad].seq_id}: NaN or Inf even in float32")
         return vectors
+
+    def _in_float32(self, exact: Forward, items: list[Tokens]) -> Tensor:
+        """Vectors of a batch; one that float32 has no memory for is computed in halves."""
+        ready = exact.prepare(self.layout.collate(items), pin=False, fixed=False)
+        try:
+            return exact(ready, fixed=False).cpu()
+        except torch.OutOfMemoryError as error:
+            if len(items) == 1:
+                tokens = len(items[0])
+                problem = f"{self.device}: no memory for one sequence of {tokens} tokens in float32"
+                raise DeviceError(problem) from error
+        if self._is_cuda:
+            torch.cuda.empty_cache()
+        middle = len(items) // 2
+        halves = (items[:middle], items[middle:])
+        return torch.cat([self._in_float32(exact, half) for half in halves])
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream:

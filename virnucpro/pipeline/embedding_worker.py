@@ -66,7 +66,7 @@ class LoadedEncoders:
     def _make(self, job: FeatureJob) -> SequenceEmbedder:
         import torch
 
-        from virnucpro.engines.base import choose_dtype, make_engine
+        from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
         from virnucpro.models.load import load_encoder, make_tokenizer
         from virnucpro.pipeline.features import SequenceEmbedder
 
@@ -77,7 +77,8 @@ class LoadedEncoders:
             self._encoders[key] = load_encoder(job.encoder, device, dtype)
             self.loads += 1
         encoder = self._encoders[key]
-        engine = make_engine(job.engine, encoder, device=device, token_budget=job.token_budget)
+        options = EngineOptions(token_budget=job.token_budget, expected_tokens=job.expected_tokens)
+        engine = make_engine(job.engine, encoder, device=device, options=options)
         return SequenceEmbedder(make_tokenizer(job.encoder), engine, encoder.dim)
 
     def _empty_cache(self) -> None:

@@ -20,6 +20,7 @@ class FeatureJob:
         input_file: FASTA of DNA or protein, as the encoder takes it.
         output_file: feature file in the published layout.
         rows: sequences in the input file.
+        expected_tokens: of all files of the stage, about.
         engine: how batches are laid out.
         token_budget: token slots of a batch; None means by the device's free memory.
         dtype: numbers to compute with, as in `engines.base.choose_dtype`.
@@ -32,6 +33,7 @@ class FeatureJob:
     engine: EngineKind = "padded"
     token_budget: int | None = None
     dtype: str = "float32"
+    expected_tokens: int = 0
 
     @property
     def is_protein(self) -> bool:

@@ -173,7 +173,11 @@ class _Stage:
             "model_hash": digest_of(self.encoder.identity()),
             "dtype": self.dtype(device),
             "plan": digest_of(
-                PLAN_FORMAT, FEWEST_SHARDS, self.unit.tokens, self.config.disable_packing
+                PLAN_FORMAT,
+                FEWEST_SHARDS,
+                self.unit.tokens,
+                self.config.disable_packing,
+                self.config.v1_attention,
             ),
         }
         return {**about, "key": digest_of(about)}
@@ -191,7 +195,7 @@ class _Stage:
                 shard_dir=self.shard_dir,
                 log_dir=self.log_dir,
                 attributes=self.attributes(index, device),
-                expected_tokens=self.unit.estimate(index) // len(devices),
+                expected_tokens=self.unit.estimate(index),
                 longest=self.unit.longest(index),
                 readers=self.readers(device),
                 cpu_threads=max(1, usable_cpus() // len(devices)),

@@ -66,11 +66,11 @@ def split(paths: RunPaths, per_file: int) -> dict[str, int]:
     """Stages 3 and 4: write split files of `per_file` distinct ORFs, and the table of copies.
 
     Returns:
-        Counts: embedded (distinct ORFs), duplicates, files, and what the duplicates saved:
-        `duplicate_nt` of DNA not embedded again.
+        Counts: embedded (distinct ORFs) with their nt and aa, duplicates, files, and what the
+        duplicates saved: `duplicate_nt` of DNA not embedded again.
     """
     seen = SeenTable()
-    total = saved_nt = 0
+    total = nt = aa = saved_nt = 0
     writer = _SplitWriter(paths, per_file)
     with atomic_write(paths.unique_table) as table:
         pairs = zip(read_fasta(paths.nucleotide), read_fasta(paths.protein), strict=True)
@@ -81,6 +81,7 @@ def split(paths: RunPaths, per_file: int) -> dict[str, int]:
                 numbers.append(number)
                 if is_new:
                     writer.add(orf_id, dna, protein)
+                    nt, aa = nt + len(dna), aa + len(protein)
                 else:
                     saved_nt += len(dna)
             table.write(np.array(numbers, dtype=UNIQUE).tobytes())
@@ -94,6 +95,8 @@ def split(paths: RunPaths, per_file: int) -> dict[str, int]:
         )  # fmt: skip
     return {
         "embedded": len(seen),
+        "embedded_nt": nt,
+        "embedded_aa": aa,
         "duplicates": duplicates,
         "files": writer.files,
         "duplicate_nt": saved_nt,

@@ -71,7 +71,7 @@ class PersistentWorkerPool:
         *,
         devices: Sequence[str] = ("cpu",),
         cache_clear_interval: int = 10,
-        worker_timeout: float = 3600.0,
+        worker_timeout: float = 900.0,
     ) -> None:
         if num_workers < 1 or not devices:
             raise ValueError(f"a pool needs workers and devices, got {num_workers} on {devices}")

@@ -8,7 +8,7 @@ ledger: what is whole and was made from the same input, model and settings is no
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,8 +25,8 @@ from virnucpro.pipeline.paths import default_output_dir
 from virnucpro.pipeline.run_setup import Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
+from virnucpro.pipeline.shard_plan import unit_of
 from virnucpro.reports.html import write_report
-from virnucpro.sequences.fasta_files import read_fasta
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
@@ -79,7 +79,7 @@ def run_prediction(
         if not run.has_model_calls:
             counts = _orf_stages(run)
             with ExitStack() as stack:
-                embed = _Embedding(run, counts["embedded"], persistent_models, stack)
+                embed = _Embedding(run, counts, persistent_models, stack)
                 _feature_stages(embed, use_v2_architecture, runtime_config or RuntimeConfig())
             missing = results.merge(run, counts["files"])
             results.score(run, counts["files"], missing)
@@ -132,10 +132,13 @@ def _feature_stages(embed: _Embedding, use_v2: bool, config: RuntimeConfig) -> N
 class _Embedding:
     """The two ways to embed the split files of a run; both leave the same feature files."""
 
-    def __init__(self, run: Run, orfs: int, persistent: bool, stack: ExitStack) -> None:
-        self.run, self.orfs = run, orfs
+    def __init__(
+        self, run: Run, counts: Mapping[str, int], persistent: bool, stack: ExitStack
+    ) -> None:
+        self.run, self.orfs = run, counts["embedded"]
+        self.letters = {"dna": counts["embedded_nt"], "protein": counts["embedded_aa"]}
         self.per_file = run.settings.compute.sequences_per_file
-        self.numbers = range(1, -(-orfs // self.per_file) + 1)
+        self.numbers = range(1, counts["files"] + 1)
         self._persistent, self._stack = persistent, stack
         self._pool: PersistentWorkerPool | None = None
 
@@ -153,9 +156,11 @@ class _Embedding:
         def commit(job: FeatureJob) -> None:
             run.commit(_unit(slot, job.output_file), [job.output_file], {}, _FILE_WISE)
 
-        devices, pool = run.settings.compute.devices, self._worker_pool()
-        interval = run.settings.compute.cache_clear_interval
-        queue = BatchQueueManager(devices, use_persistent_pool=pool, cache_clear_interval=interval, progress=run.reporter)  # noqa: E501  # fmt: skip
+        compute, pool = run.settings.compute, self._worker_pool()
+        queue = BatchQueueManager(compute.devices, use_persistent_pool=pool,
+            cache_clear_interval=compute.cache_clear_interval,
+            worker_timeout=compute.worker_timeout, progress=run.reporter,
+        )  # fmt: skip
         result = queue.process(todo, run.paths.failed_files, commit, TITLES[slot])
         run.record.note_engines(slot, [result.engine] if result.engine else [])
         counts = {"files": len(result.finished), "kept": len(self.numbers) - len(todo)}
@@ -211,8 +216,10 @@ class _Embedding:
         if slot == "protein":  # a file without DNA vectors has nothing to be merged with
             dna_files = [paths.dna_features(n) for n in numbers if paths.dna_features(n).exists()]
             return _stream_h5_to_pt_files(h5_path, paths.protein_dir, dna_files)
+        from virnucpro.pipeline.row_index import write_dna_files
+
         outputs = [paths.dna_features(number) for number in numbers]
-        _stream_h5_to_dna_files(h5_path, [paths.split_of(slot, n) for n in numbers], outputs)
+        write_dna_files(h5_path, [paths.split_of(slot, n) for n in numbers], outputs)
         return outputs
 
     def _not_packed(self, slot: Slot) -> list[int]:
@@ -234,6 +241,7 @@ class _Embedding:
             rows=min(self.per_file, self.orfs - (number - 1) * self.per_file),
             token_budget=compute.dna_tokens if slot == "dna" else compute.protein_tokens,
             dtype=compute.dtype,
+            expected_tokens=unit_of(spec.kind).tokens_of(self.letters[slot], self.orfs),
         )
 
     def _worker_pool(self) -> PersistentWorkerPool | None:
@@ -244,6 +252,7 @@ class _Embedding:
             pool = PersistentWorkerPool(
                 len(compute.devices), self.run.model.name, devices=compute.devices,
                 cache_clear_interval=compute.cache_clear_interval,
+                worker_timeout=compute.worker_timeout,
             )  # fmt: skip
             self._pool = self._stack.enter_context(pool)
         return self._pool
@@ -284,16 +293,3 @@ def _stream_h5_to_pt_files(
             write_protein_features(output_file, vectors.of(read_dna_ids(nucleotide_file)))
             written.append(output_file)
     return written
-
-
-def _stream_h5_to_dna_files(
-    h5_path: Path, split_files: Sequence[Path], outputs: Sequence[Path]
-) -> None:
-    """Shard order -> file order for DNA: ids and their order come from the split files."""
-    from virnucpro.pipeline.feature_files import write_dna_features
-    from virnucpro.pipeline.row_index import VectorFile
-
-    with VectorFile(h5_path, "v2.0 DNABERT-S output") as vectors:
-        for split_file, output_file in zip(split_files, outputs, strict=True):
-            ids = [name for name, _ in read_fasta(split_file)]
-            write_dna_features(output_file, vectors.of(ids))

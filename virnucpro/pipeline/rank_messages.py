@@ -26,7 +26,7 @@ class RankJob:
         shard_dir: where shards are committed.
         log_dir: where `worker_{rank}.log` goes.
         attributes: written into each shard; `key` among them.
-        expected_tokens: about what this rank will see.
+        expected_tokens: of the whole stage, about.
         longest: tokens of the longest sequence, about; never less.
         readers: processes that read and tokenise for this rank.
         cpu_threads: threads of one rank's arithmetic on the CPU.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.records import Embeddings
+from virnucpro.sequences.fasta_files import read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.prediction")
 
@@ -99,3 +100,12 @@ class VectorFile:
 
 def _as_bytes(value: bytes | str) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
+
+
+def write_dna_files(h5_path: Path, split_files: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Shard order -> file order for DNA vectors: ids and their order come from the split files."""
+    from virnucpro.pipeline.feature_files import write_dna_features
+
+    with VectorFile(h5_path, "v2.0 DNABERT-S output") as vectors:
+        for split_file, output in zip(split_files, outputs, strict=True):
+            write_dna_features(output, vectors.of([name for name, _ in read_fasta(split_file)]))

@@ -39,7 +39,7 @@ class RuntimeConfig:
     enable_checkpointing: bool = True
     checkpoint_dir: Path | None = None
     force_restart: bool = False
-    worker_timeout: float = 3600.0
+    worker_timeout: float = 900.0
     max_attempts: int = 2
     dataloader_workers: int | None = None
     pin_memory: bool | None = None

@@ -56,6 +56,7 @@ class Compute:
         dnabert_v2: send DNA through the packed engine too.
         v1_attention: plain SDPA attention in the packed engine.
         cache_clear_interval: split files between two clearings of the GPU cache; 0 never.
+        worker_timeout: silence after which a busy worker counts as hung (s).
     """
 
     device: str = "auto"
@@ -75,6 +76,7 @@ class Compute:
     dnabert_v2: bool = False
     v1_attention: bool = False
     cache_clear_interval: int = 100
+    worker_timeout: float = 900.0
 
     @property
     def devices(self) -> tuple[str, ...]:

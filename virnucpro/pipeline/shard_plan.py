@@ -38,7 +38,11 @@ class Unit:
 
     def estimate(self, index: SequenceIndex) -> int:
         """Tokens of all sequences, about."""
-        return int(index.letters / self.letters_per_token) + self.specials * len(index)
+        return self.tokens_of(index.letters, len(index))
+
+    def tokens_of(self, letters: int, sequences: int) -> int:
+        """Tokens of so many letters in so many sequences, about."""
+        return int(letters / self.letters_per_token) + self.specials * sequences
 
     def longest(self, index: SequenceIndex) -> int:
         """Tokens of the longest sequence, about; never less."""

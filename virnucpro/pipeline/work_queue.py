@@ -61,6 +61,7 @@ class BatchQueueManager:
         use_persistent_pool: workers that stay, with their encoders, until their owner closes
             them; None starts workers anew in each `process`.
         cache_clear_interval: files between two clearings of the GPU cache; 0 never.
+        worker_timeout: silence after which a busy worker counts as hung (s).
         progress: shows a bar over the ORFs.
     """
 
@@ -71,11 +72,13 @@ class BatchQueueManager:
         *,
         use_persistent_pool: PersistentWorkerPool | None = None,
         cache_clear_interval: int = 100,
+        worker_timeout: float = 900.0,
         progress: ProgressReporter | None = None,
     ) -> None:
         self.devices, self.num_workers = tuple(devices), num_workers
         self.progress = progress or ProgressReporter(enabled=False)
-        self._pool, self._interval = use_persistent_pool, cache_clear_interval
+        self._pool = use_persistent_pool
+        self._interval, self._timeout = cache_clear_interval, worker_timeout
 
     @property
     def works_here(self) -> bool:
@@ -147,8 +150,9 @@ class BatchQueueManager:
         else:
             workers = max(1, min(self.num_workers or len(self.devices), jobs))
             with PersistentWorkerPool(
-                workers, "queue", devices=self.devices, cache_clear_interval=self._interval
-            ) as pool:
+                workers, "queue", devices=self.devices, cache_clear_interval=self._interval,
+                worker_timeout=self._timeout,
+            ) as pool:  # fmt: skip
                 yield partial(_run_in, pool)
 
 

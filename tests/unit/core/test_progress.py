@@ -68,8 +68,6 @@ def test_without_a_terminal_there_is_a_plain_line_every_half_minute(
     clock, caplog, no_gpu, monkeypatch
 ):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    # First: pytest 9 puts a handler of its own on a logger that does not propagate.
-    monkeypatch.setattr(logging.getLogger("virnucpro"), "propagate", True)
     caplog.set_level(logging.INFO, "virnucpro")
     with ProgressReporter().create_file_bar(100, "Embedding", "ORFs") as bar:
         for _ in range(9):

@@ -178,6 +178,25 @@ def test_the_given_float32_encoder_does_the_recomputing(kind):
     assert_equal(by_id(engine.embed(items)), exact, items)
 
 
+class NeedyExactEncoder(MeanEncoder):
+    """Has memory for one sequence at a time."""
+
+    def forward(self, batch):
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("simulated")
+        return super().forward(batch)
+
+
+def test_recomputing_goes_on_in_halves_where_memory_is_short(kind):
+    exact, hot = NeedyExactEncoder(), Tokens("hot", np.array([31, 4, 5]))
+    items = [hot, *make_items([3, 3, 4, 4])]
+    engine = engine_of(kind, OverflowingEncoder().bfloat16(), float32_encoder=lambda: exact)
+    found = by_id(engine.embed(items))
+    wanted = expected(exact, items)
+    assert found.keys() == wanted.keys()
+    np.testing.assert_allclose(found["hot"], wanted["hot"], rtol=1e-5)
+
+
 def test_nan_in_float32_too_names_the_sequence(kind):
     encoder = MeanEncoder()
     with torch.no_grad():

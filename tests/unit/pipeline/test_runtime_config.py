@@ -26,7 +26,7 @@ def test_defaults_protect_work():
     config = RuntimeConfig()
     assert config.enable_checkpointing
     assert not config.force_restart
-    assert config.worker_timeout == 3600
+    assert config.worker_timeout == 900
     assert config.checkpoint_dir is None
 
 
