@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from virnucpro.core.errors import UsageError
+from virnucpro.core.files import read_json
 from virnucpro.reports.explain import STAGE
 
 # What a stage works through, best first: the first that its counts hold gives its rate.
@@ -30,6 +33,18 @@ class Stage:
     share: float
     rate: str
     counts: str
+
+
+def read_run(output_dir: Path) -> dict[str, Any]:
+    """What run.json says.
+
+    Raises:
+        UsageError: there is none, or it was not written by this program.
+    """
+    run = read_json(output_dir / "run.json")
+    if run.get("tool") != "virnucpro":
+        raise UsageError(f"{output_dir} holds no run: run.json is missing, damaged or not ours")
+    return run
 
 
 def stages(run: dict[str, Any]) -> list[Stage]:

@@ -3,7 +3,7 @@ import re
 
 import pytest
 from click.testing import CliRunner
-from report_data import BASE_COLUMNS, HOSTILE, make_run
+from report_data import HOSTILE, make_run
 
 from virnucpro.cli.report import report
 from virnucpro.core.errors import InputError, UsageError
@@ -55,11 +55,12 @@ def test_hundred_thousand_records_stay_small_and_say_what_is_shown(tmp_path):
     assert rows["p"] == sorted(rows["p"], reverse=True)
 
 
-def test_fewer_columns_and_no_chunks_still_make_a_page(tmp_path):
-    make_run(tmp_path, columns=BASE_COLUMNS)
+def test_without_chunks_and_regions_there_is_still_a_page(tmp_path):
+    make_run(tmp_path)
     (tmp_path / "chunks.tsv").unlink()
+    (tmp_path / "regions.tsv").unlink()
     page = write_report(tmp_path).read_text()
-    assert "the mean of 1 - p_virus" in page
+    assert data_of(page)["tracks"] == [] and data_of(page)["regions"] == {}
     assert 'id="track-choice"' not in page
 
 
@@ -108,14 +109,11 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [("a\t5", "2 fields"), ("a\tmany\t1\t1\tcalled\t0.5\tvirus\tmini", "record 'a'")],
-)
-def test_a_damaged_table_names_the_file(tmp_path, line, problem):
-    make_run(tmp_path, records=1, columns=BASE_COLUMNS)
-    with (tmp_path / "calls.tsv").open("a") as file:
-        file.write(line + "\n")
-    with pytest.raises(InputError, match=problem):
+@pytest.mark.parametrize("name", ["calls.tsv", "chunks.tsv", "regions.tsv"])
+def test_a_damaged_table_is_named(tmp_path, name):
+    make_run(tmp_path, records=1)
+    with (tmp_path / name).open("a") as file:
+        file.write("a\t5\n")
+    with pytest.raises(InputError, match=rf"{name}, line \d+: 2 fields"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
