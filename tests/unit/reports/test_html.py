@@ -88,6 +88,31 @@ def test_figures_of_the_run_are_rates_and_shares(tmp_path):
     assert "10.1093/bib/bbaf224" in page
 
 
+def facts_of(folder, **more):
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | more))
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", write_report(folder).read_text()))
+
+
+def test_numbers_and_devices_are_those_that_ran(tmp_path):
+    make_run(tmp_path, records=5)
+    asked = facts_of(tmp_path)
+    assert asked["Device"] == "cpu" and "Number format" not in asked
+    engines = {"dna": "packed float16 varlen", "protein": "padded float32 sdpa", "odd": "x"}
+    ran = facts_of(tmp_path, engines=engines, devices=["cuda:0", "cuda:1"])
+    assert ran["Number format"] == "float16, float32"
+    assert ran["Engines"].startswith("dna: packed float16 varlen; protein: padded")
+    assert ran["Device"] == "cuda:0, cuda:1"
+
+
+def test_versions_are_shown_and_escaped(tmp_path):
+    make_run(tmp_path, records=5)
+    assert facts_of(tmp_path)["Version"] == "VirNucPro 2.0.0, Python 3.11.8"
+    versions = {"python": "3.12.1", "torch": "2.10.0<b>"}
+    shown = facts_of(tmp_path, versions=versions)["Version"]
+    assert shown == "VirNucPro 2.0.0, python 3.12.1, torch 2.10.0&lt;b&gt;"
+
+
 def test_multiqc_gets_counts_per_sample(tmp_path):
     write_report(make_run(tmp_path, records=90, samples=3))
     content = json.loads((tmp_path / "virnucpro_mqc.json").read_text())
