@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -104,17 +104,13 @@ class ShardMerge:
             OutputError: the file cannot be written, or a shard is not what was committed.
         """
         arrived: queue.Queue[int | None] = queue.Queue()
-        failure: list[BaseException] = []
-        work = (arrived, failure, dim, attributes)
-        thread = threading.Thread(target=self._join_all, args=work, name="merge", daemon=True)
-        thread.start()
-        try:
-            yield arrived.put
-        finally:
-            arrived.put(None)
-            thread.join()
-        if failure:
-            raise failure[0]
+        with ThreadPoolExecutor(1, "merge") as pool:
+            joining = pool.submit(self._join_all, arrived, dim, attributes)
+            try:
+                yield arrived.put
+            finally:
+                arrived.put(None)
+        joining.result()
         if self.is_complete:
             for shard in range(len(self.plan)):
                 shard_path(self.shard_dir, shard).unlink(missing_ok=True)
@@ -142,11 +138,7 @@ class ShardMerge:
             writer.finish({**attributes, _LOST: reasons})
 
     def _join_all(
-        self,
-        arrived: queue.Queue[int | None],
-        failure: list[BaseException],
-        dim: int,
-        attributes: Mapping[str, Any],
+        self, arrived: queue.Queue[int | None], dim: int, attributes: Mapping[str, Any]
     ) -> None:
         try:
             with committed(self.merged) as file:
@@ -155,8 +147,6 @@ class ShardMerge:
                 writer.finish({**attributes, "shards": len(self.plan)})
         except _NotAllArrived:
             log.info("%s is not written: shards are missing", self.merged)
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-            failure.append(error)
         self.ended = time.monotonic()
 
     def _append(self, arrived: queue.Queue[int | None], writer: MergedWriter) -> None:
