@@ -38,8 +38,8 @@ from engine_tools import (
 )
 
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.engines.packed import PackedLayout
-from virnucpro.engines.padded import PaddedLayout
+from virnucpro.engines.packed import PackedPlan
+from virnucpro.engines.padded import PaddedPlan
 from virnucpro.models.attention import pinned_kernels
 from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
@@ -122,7 +122,7 @@ class Esm:
     def _one(self, name, encoder, budget, compiled, any_shape) -> None:
         bench = self.bench
         data = self.work[name.split()[0]]
-        PackedLayout.any_shape = any_shape
+        PackedPlan.any_shape = any_shape
         torch._dynamo.reset()  # or a version for any shape would serve the fixed ones too
         options = EngineOptions(
             token_budget=budget, compile=compiled, longest=max(len(item) for item in data)
@@ -131,7 +131,7 @@ class Esm:
         engine = make_engine("packed", encoder, device=bench.device, options=options)
         made = time.perf_counter() - start
         rate = model_only(bench, engine, data)
-        PackedLayout.any_shape = False
+        PackedPlan.any_shape = False
         label = f"{name} {budget} compile {compiled}{' any shape' if any_shape else ''}"
         text = f"{rate:,.0f} tok/s (engine made in {made:.1f} s)"
         bench.put("esm2", label, {"tok_s": rate, "made_s": made}, text)
@@ -248,7 +248,7 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
     cases += [(budgets[-1], "padded", "off", True), (budgets[-1], "packed", on, True)]
     cases += [(budgets[0], "padded", on, False)]
     for budget, kind, compiled, any_shape in cases:
-        PaddedLayout.any_shape = any_shape
+        PaddedPlan.any_shape = any_shape
         torch._dynamo.reset()
         options = EngineOptions(token_budget=budget, compile=compiled)
         engine = make_engine(kind, encoder, device=bench.device, options=options)
@@ -262,7 +262,7 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
         value = {"seq_s": rate, "of_ceiling": rate / matmuls, "engine_seq_s": through, "s": made}
         bench.put("dnabert", label, value, text)
         best = max(best, rate)
-    PaddedLayout.any_shape = True
+    PaddedPlan.any_shape = True
     work = engine._prepare(None, engine._planned(items)[len(items) * int(mean) // budget // 2])
     ready = work.ready.to(bench.device)
     profiled(bench, "dnabert kernels", lambda: engine._forward(ready, work.fixed))

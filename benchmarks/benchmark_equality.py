@@ -25,6 +25,7 @@ from tests.checkpoints import (
     write_bin,
     write_safetensors,
 )
+from tests.hidden_states import hidden_states
 from tests.unit.models import test_dnabert, test_esm2
 from virnucpro.batches.collate import collate_packed, collate_padded
 from virnucpro.core.records import Tokens
@@ -40,7 +41,7 @@ def load(kind, folder, dim):
 def row(encoder, items, theirs, name, reference):
     batches = {"padded": collate_padded(items, encoder.pad_id), "packed": collate_packed(items)}
     differences = {
-        layout: test_esm2.largest_difference(encoder.hidden_states(batch), theirs)
+        layout: test_esm2.largest_difference(hidden_states(encoder, batch), theirs)
         for layout, batch in batches.items()
     }
     largest = max(float(states.abs().max()) for states in theirs)

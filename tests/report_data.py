@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+
+from virnucpro.core.records import Status
+from virnucpro.reports.tables import (
+    CALL_COLUMNS,
+    CHUNK_COLUMNS,
+    REGION_COLUMNS,
+    CallRow,
+    ChunkRow,
+    RegionRow,
+    header,
+)
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -13,12 +26,7 @@ HOSTILE = (
     "<!--<script>",
     "naïve_\u2028_id",
 )
-COLUMNS = (
-    "id", "length", "chunks", "orfs", "status", "p_virus", "call", "model", "sample",
-    "chunks_scored", "share_scored", "supporting", "opposing", "fdr", "class_hint",
-)  # fmt: skip
-BASE_COLUMNS = COLUMNS[:8]
-SILENT = ("no_orf", "too_short", "ambiguous", "filtered")
+SILENT = (Status.NO_ORF, Status.TOO_SHORT, Status.AMBIGUOUS, Status.FILTERED)
 CHUNK_NT = 500
 
 
@@ -27,7 +35,6 @@ def make_run(
     records: int = 200,
     samples: int = 1,
     hostile: bool = False,
-    columns: tuple[str, ...] = COLUMNS,
     seed: int = 7,
 ) -> Path:
     """Write run.json, calls.tsv, chunks.tsv and viral regions of `records` made-up records."""
@@ -36,7 +43,9 @@ def make_run(
     names = [f"sample_{number + 1}" for number in range(samples)]
     if hostile:
         names[0] = HOSTILE[0]
-    rows, chunks, regions = [], [], []
+    rows: list[CallRow] = []
+    chunks: list[ChunkRow] = []
+    regions: list[RegionRow] = []
     for number in range(records):
         seq_id = (
             HOSTILE[number]
@@ -46,69 +55,70 @@ def make_run(
         row, windows = _record(rng, seq_id, names[number % samples], number)
         rows.append(row)
         chunks += windows
-        if row["call"] == "virus" and len(windows) > 3:
-            regions.append((seq_id, 1, windows[0][2], windows[2][3]))
-    _rank(rows)
-    with (folder / "calls.tsv").open("w", encoding="utf-8") as file:
-        file.write("\t".join(columns) + "\n")
-        file.writelines("\t".join(str(row[name]) for name in columns) + "\n" for row in rows)
-    with (folder / "chunks.tsv").open("w", encoding="utf-8") as file:
-        file.write("id\tchunk\tstart\tend\tstrand\tframe\torf_start\torf_end\tp_virus\n")
-        file.writelines("\t".join(map(str, chunk)) + "\n" for chunk in chunks)
-    with (folder / "regions.tsv").open("w", encoding="utf-8") as file:
-        file.write("id\tregion\tstart\tend\n")
-        file.writelines("\t".join(map(str, region)) + "\n" for region in regions)
+        if row.call == "virus" and len(windows) > 3:
+            start, end = windows[0].start, windows[2].end
+            regions.append(
+                RegionRow(seq_id, 1, start, end, row.length, 3, 0, 0.9, 6.0, "virus", row.sample)
+            )
+    _write(folder / "calls.tsv", CALL_COLUMNS, _ranked(rows))
+    _write(folder / "chunks.tsv", CHUNK_COLUMNS, chunks)
+    _write(folder / "regions.tsv", REGION_COLUMNS, regions)
     (folder / "run.json").write_text(json.dumps(_run(rows, names)), encoding="utf-8")
     return folder
 
 
+def _write(
+    path: Path, columns: tuple[str, ...], rows: Iterable[CallRow | ChunkRow | RegionRow]
+) -> None:
+    text = header(columns) + "".join(row.line() for row in rows)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
 def _record(
     rng: random.Random, seq_id: str, sample: str, number: int
-) -> tuple[dict[str, object], list[tuple[object, ...]]]:
+) -> tuple[CallRow, list[ChunkRow]]:
     length = int(10 ** rng.uniform(2.45, 4.7 if number % 40 == 0 else 3.6))
     count = max(1, -(-length // CHUNK_NT))
-    status = rng.choice(SILENT) if rng.random() < 0.12 else "called"
+    status = rng.choice(SILENT) if rng.random() < 0.12 else Status.CALLED
     is_viral = rng.random() < 0.15
     spread = 3.5 / (1 + length / 800)
     p_virus = _logistic(rng.gauss(4.5 if is_viral else -4.5, 1.2 + spread))
     call = "virus" if p_virus > 0.7 else "non-virus" if p_virus < 0.4 else "uncertain"
-    windows: list[tuple[object, ...]] = []
-    for chunk in range(count if status == "called" else 0):
+    windows = []
+    for chunk in range(count if status is Status.CALLED else 0):
         start = chunk * CHUNK_NT
         share = _logistic(rng.gauss(3.0 if is_viral else -3.0, 1.8))
-        text = "" if rng.random() < 0.1 else f"{share:.4f}"
-        strand = rng.choice("+-")
-        frame = f"{'F' if strand == '+' else 'R'}{rng.randrange(1, 4)}"
+        score = None if rng.random() < 0.1 else share
+        frame = f"{rng.choice('FR')}{rng.randrange(1, 4)}"
         end = min(start + CHUNK_NT, length)
-        windows.append((seq_id, chunk + 1, start, end, strand, frame, start, end, text))
-    scored = sum(1 for window in windows if window[-1])
-    supporting = sum(1 for window in windows if window[-1] and float(str(window[-1])) >= 0.5)
-    called = status == "called"
-    return {
-        "id": seq_id, "length": length, "chunks": count, "orfs": scored, "status": status,
-        "p_virus": f"{p_virus:.6g}" if called else "", "call": call if called else "",
-        "model": "mini", "sample": sample, "chunks_scored": scored,
-        "share_scored": f"{scored / count:.3f}",
-        "supporting": supporting if called else "",
-        "opposing": scored - supporting if called else "", "fdr": "", "class_hint": "",
-    }, windows  # fmt: skip
+        windows.append(ChunkRow(seq_id, chunk + 1, start, end, frame, start, end, score))
+    scores = [window.p_virus for window in windows if window.p_virus is not None]
+    scored, supporting = len(scores), sum(score >= 0.5 for score in scores)
+    called = status is Status.CALLED
+    row = CallRow(
+        seq_id, length, count, scored, status, p_virus if called else None,
+        call if called else None, "mini", sample, scored, supporting, scored - supporting,
+    )  # fmt: skip
+    return row, windows
 
 
-def _rank(rows: list[dict[str, object]]) -> None:
-    ranked = sorted((r for r in rows if r["p_virus"]), key=lambda r: -float(str(r["p_virus"])))
+def _ranked(rows: list[CallRow]) -> list[CallRow]:
+    """The same rows, with the mean doubt of all that score as high as false discovery rate."""
+    fdr: dict[str, float] = {}
     doubt = 0.0
-    for number, row in enumerate(ranked, start=1):
-        doubt += 1 - float(str(row["p_virus"]))
-        row["fdr"] = f"{doubt / number:.5f}"
+    for row in sorted(rows, key=lambda row: -(row.p_virus or 0.0)):
+        doubt += 1 - (row.p_virus or 0.0)
+        fdr[row.seq_id] = doubt / (len(fdr) + 1)
+    return [row if row.p_virus is None else replace(row, fdr=fdr[row.seq_id]) for row in rows]
 
 
 def _logistic(value: float) -> float:
     return 1 / (1 + 2.718281828 ** -max(-30.0, min(30.0, value)))
 
 
-def _run(rows: list[dict[str, object]], names: list[str]) -> dict[str, object]:
-    nt = sum(int(str(row["length"])) for row in rows)
-    orfs = sum(int(str(row["orfs"])) for row in rows)
+def _run(rows: list[CallRow], names: list[str]) -> dict[str, object]:
+    nt = sum(row.length for row in rows)
+    orfs = sum(row.orfs for row in rows)
     return {
         "tool": "virnucpro", "format": 1, "version": "2.0.0", "status": "done", "key": "0" * 64,
         "started": "2026-03-01T10:00:00+0000", "seconds": 83.4, "python": "3.11.8",

@@ -9,7 +9,7 @@ import pytest
 from virnucpro.core.records import Record
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import BLOCK_RECORDS, DirectOptions, record_blocks, score_records
-from virnucpro.reports.run_files import read_calls
+from virnucpro.reports.tables import read_call_rows
 from virnucpro.sequences.fasta import read_records
 
 
@@ -26,14 +26,13 @@ def fasta(tmp_path_factory, random_dna):
 @pytest.mark.parametrize(("policy", "engine"), [("longest", "packed"), ("open-frame", "padded")])
 def test_the_same_rows_as_the_staged_path(predict, fasta, tmp_path, tiny_home, policy, engine):
     assert predict(fasta, "-o", tmp_path / "out", policy=policy).exit_code == 0
-    staged = list(read_calls(tmp_path / "out" / "calls.tsv"))
+    staged = list(read_call_rows(tmp_path / "out" / "calls.tsv"))
     model = resolve_model("500", None, tiny_home)
     model = replace(model, orf_policy=replace(model.orf_policy, name=policy))
     direct = list(score_records(read_records([fasta]), model, options=DirectOptions(engine=engine)))
-    assert [(r.seq_id, r.length, r.chunks, str(r.status)) for r in direct] == [
-        (r.seq_id, r.length, r.chunks, r.status) for r in staged
+    assert [(r.seq_id, r.length, r.chunks, r.status, r.call) for r in direct] == [
+        (r.seq_id, r.length, r.chunks, r.status, r.call) for r in staged
     ]
-    assert [row.call or "" for row in direct] == [row.call for row in staged]
     for row, other in zip(direct, staged, strict=True):
         assert row.p_virus == pytest.approx(other.p_virus, abs=1e-5)
     assert sum(row.p_virus is not None for row in direct) >= 1

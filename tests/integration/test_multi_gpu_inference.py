@@ -112,7 +112,7 @@ def test_the_run_says_what_it_did(undisturbed):
     assert about["ranks"][0]["backend"] == "sdpa"
     assert "Rank 0 on cpu" in (out / "logs" / "worker_0.log").read_text()
     with h5py.File(path) as file:
-        assert {"input_digest", "model_hash", "dtype", "checksum", "key"} <= set(file.attrs)
+        assert {"input_digest", "model_hash", "dtype", "key"} <= set(file.attrs)
     assert not list(out.rglob("shard_*.h5"))
 
 

@@ -182,8 +182,8 @@ def make_engine(
     Raises:
         ValueError: there is no such kind.
     """
-    from virnucpro.engines.packed import PackedLayout
-    from virnucpro.engines.padded import PaddedLayout
+    from virnucpro.engines.packed import PackedPlan
+    from virnucpro.engines.padded import PaddedPlan
     from virnucpro.engines.runner import BatchEngine
 
     chosen = options or EngineOptions()
@@ -192,8 +192,8 @@ def make_engine(
     if kind not in ("padded", "packed"):
         raise ValueError(f"engine must be padded or packed, got {kind}")
     if kind == "packed" and not _only_rectangles(encoder, device, chosen):
-        return BatchEngine(encoder, PackedLayout(encoder.pad_id, chosen.longest), device, chosen)
-    return BatchEngine(encoder, PaddedLayout(encoder.pad_id), device, chosen)
+        return BatchEngine(encoder, PackedPlan(encoder.pad_id, chosen.longest), device, chosen)
+    return BatchEngine(encoder, PaddedPlan(encoder.pad_id), device, chosen)
 
 
 def _only_rectangles(encoder: Encoder, device: torch.device, options: EngineOptions) -> bool:

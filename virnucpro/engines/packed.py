@@ -20,7 +20,7 @@ TOKENS_PER_SEQUENCE = 32  # a batch holds at most budget / 32 sequences: a bound
 LONGEST_STEP = 128  # rows of queries that an attention kernel takes at once
 
 
-class PackedLayout:
+class PackedPlan:
     """Plans and builds rows of tokens.
 
     Args:

@@ -18,7 +18,7 @@ from virnucpro.core.records import Tokens
 from virnucpro.models.layouts import bucket_width
 
 
-class PaddedLayout:
+class PaddedPlan:
     """Plans and builds rectangles.
 
     Args:

@@ -3,47 +3,34 @@
 Room 5. A file is written under another name, synced, renamed and the rename synced, so its name
 stands for whole content. Each file holds `sequence_ids` (n, variable-length text) and
 `embeddings` (n, d) float32, and says in attributes under which key and by which model it was
-made; `checksum` is SHA-256 over ids and vectors. Nothing is read from a file whose seal is broken.
+made. Its seal is over all of that, and nothing is read from a file whose seal is broken.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from virnucpro.core.errors import DamagedError, OutputError
 from virnucpro.core.files import commit_file
 from virnucpro.core.records import Embeddings
 from virnucpro.engines.seals import SEAL_BYTES, is_sealed, read_seal, seal
 
-FORMAT = 1
-BLOCK_ROWS = 10_000
-_IDS, _VECTORS, _ROWS, _SUMS = "sequence_ids", "embeddings", "shard_rows", "shard_checksums"
+_IDS, _VECTORS = "sequence_ids", "embeddings"
 Attributes = Mapping[str, Any]
-Vectors = NDArray[np.float32]
 
 
 class ShardDamagedError(DamagedError):
     """A file of vectors that does not hold what it says."""
 
 
-def checksum(seq_ids: Sequence[str], vectors: Vectors) -> str:
-    """Hex SHA-256 over ids and vectors, in order."""
-    digest = hashlib.sha256("\n".join(seq_ids).encode())
-    digest.update(np.ascontiguousarray(vectors, dtype="<f4").data)
-    return digest.hexdigest()
-
-
-def write_shard(path: Path, embeddings: Embeddings, attributes: Attributes) -> str:
-    """Commit one unit of work; returns its checksum.
+def write_shard(path: Path, embeddings: Embeddings, attributes: Attributes) -> None:
+    """Commit one unit of work.
 
     Args:
         path: final name; its folder must exist.
@@ -53,39 +40,44 @@ def write_shard(path: Path, embeddings: Embeddings, attributes: Attributes) -> s
     Raises:
         OutputError: it could not be written; nothing is left under the final name.
     """
-    found = checksum(embeddings.seq_ids, embeddings.vectors)
     with committed(path) as file:
         file.create_dataset(_IDS, data=list(embeddings.seq_ids), dtype=h5py.string_dtype())
         file.create_dataset(_VECTORS, data=embeddings.vectors.astype("<f4", copy=False))
-        file.attrs.update({**attributes, "format": FORMAT, "checksum": found})
-    return found
+        file.attrs.update(attributes)
+
+
+def is_whole(path: Path, key: str) -> bool:
+    """Whether a committed file is there, made under `key`, and as it was sealed.
+
+    Raises:
+        ShardDamagedError: it fails its seal, or cannot say any more under which key it was made.
+    """
+    sealed = read_seal(path)
+    if not path.exists() or (sealed is not None and sealed.key != key):
+        return False
+    if not is_sealed(path, sealed):
+        raise ShardDamagedError(path, "fails its checksum")
+    return True
 
 
 def read_shard(path: Path, key: str) -> Embeddings | None:
     """A committed unit, checked; None if it is absent or was made under another key.
 
     Raises:
-        ShardDamagedError: the file cannot be read or fails its checksum.
+        ShardDamagedError: the file cannot be read or fails its seal.
     """
-    if not path.exists():
+    if not is_whole(path, key):
         return None
-    sealed = read_seal(path)
-    if sealed is not None and sealed.key != key:
+    with _opened(path) as file:
+        return Embeddings(tuple(file[_IDS].asstr()[:]), file[_VECTORS][:])
+
+
+def read_ids(path: Path, key: str) -> tuple[str, ...] | None:
+    """As `read_shard`, without the vectors."""
+    if not is_whole(path, key):
         return None
-    if not is_sealed(path, sealed):
-        raise ShardDamagedError(path, "fails its checksum")
-    try:
-        with h5py.File(path, "r") as file:
-            if str(file.attrs["key"]) != key or int(file.attrs["format"]) != FORMAT:
-                return None
-            ids = tuple(file[_IDS].asstr()[:])
-            vectors = np.asarray(file[_VECTORS][:], dtype=np.float32)
-            stated = str(file.attrs["checksum"])
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ShardDamagedError(path, f"cannot be read ({error})") from error
-    if vectors.ndim != 2 or len(ids) != len(vectors) or checksum(ids, vectors) != stated:
-        raise ShardDamagedError(path, "fails its checksum")
-    return Embeddings(ids, vectors)
+    with _opened(path) as file:
+        return tuple(file[_IDS].asstr()[:])
 
 
 class MergedWriter:
@@ -102,23 +94,19 @@ class MergedWriter:
         self._ids = file.create_dataset(_IDS, (rows,), dtype=h5py.string_dtype())
         self._vectors = file.create_dataset(_VECTORS, (rows, dim), dtype="<f4")
         self._next = 0
-        self._counts: list[int] = []
-        self._sums: list[str] = []
 
-    def add(self, embeddings: Embeddings, is_expected: Callable[[Embeddings], bool]) -> None:
+    def add(self, embeddings: Embeddings, is_expected: Callable[[tuple[str, ...]], bool]) -> None:
         """Append a unit whose ids `is_expected` accepts.
 
         Raises:
             OutputError: other ids than the unit has, or more rows than were announced.
         """
         stop = self._next + len(embeddings)
-        if not is_expected(embeddings) or stop > self.rows:
-            raise OutputError(f"unit {len(self._counts)} holds other sequences than were planned")
+        if not is_expected(embeddings.seq_ids) or stop > self.rows:
+            raise OutputError(f"after row {self._next}: other sequences than were planned")
         if len(embeddings):
             self._ids[self._next : stop] = list(embeddings.seq_ids)
             self._vectors[self._next : stop] = embeddings.vectors
-        self._counts.append(len(embeddings))
-        self._sums.append(checksum(embeddings.seq_ids, embeddings.vectors))
         self._next = stop
 
     def finish(self, attributes: Attributes) -> None:
@@ -129,47 +117,12 @@ class MergedWriter:
         """
         if self._next != self.rows:
             raise OutputError(f"{self.rows - self._next} of {self.rows} vectors are missing")
-        self.file.create_dataset(_ROWS, data=np.array(self._counts, dtype="<i8"))
-        self.file.create_dataset(_SUMS, data=np.array(self._sums, dtype="S64"))
-        self.file.attrs.update({**attributes, "format": FORMAT, "checksum": _join(self._sums)})
-
-
-def merged_is_whole(path: Path, key: str) -> bool:
-    """Whether a merged file made under `key` is there and passes every checksum."""
-    sealed = read_seal(path)
-    if sealed is None or sealed.key != key or not is_sealed(path, sealed):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            if str(file.attrs["key"]) != key or int(file.attrs["format"]) != FORMAT:
-                return False
-            sums = [text.decode() for text in file[_SUMS][:].tolist()]
-            bounds = np.cumsum([0, *file[_ROWS][:].tolist()]).tolist()
-            if bounds[-1] != len(file[_VECTORS]) or str(file.attrs["checksum"]) != _join(sums):
-                return False
-            spans = zip(bounds[:-1], bounds[1:], sums, strict=True)
-            return all(_span(file, start, stop) == stated for start, stop, stated in spans)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
-        return False
-
-
-def may_be_under(path: Path, key: str) -> bool:
-    """Whether a file of vectors says that it was made under `key`, or cannot say any more."""
-    sealed = read_seal(path)
-    return path.exists() and (sealed is None or sealed.key == key)
-
-
-def iterate_merged(path: Path, block_rows: int = BLOCK_ROWS) -> Iterator[Embeddings]:
-    """Read a file of vectors in blocks of rows, in file order."""
-    with h5py.File(path, "r") as file:
-        for start in range(0, len(file[_VECTORS]), block_rows):
-            stop = start + block_rows
-            yield Embeddings(tuple(file[_IDS].asstr()[start:stop]), file[_VECTORS][start:stop])
+        self.file.attrs.update(attributes)
 
 
 @contextmanager
 def committed(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file that gets its final name once it is whole and synced.
+    """An HDF5 file that gets its final name once it is whole, sealed and synced.
 
     Raises:
         OutputError: it could not be written; what was under the final name is untouched.
@@ -190,11 +143,10 @@ def committed(path: Path) -> Iterator[h5py.File]:
             temporary.unlink(missing_ok=True)
 
 
-def _span(file: h5py.File, start: int, stop: int) -> str:
-    if start == stop:
-        return checksum((), np.empty((0, 0), dtype=np.float32))
-    return checksum(tuple(file[_IDS].asstr()[start:stop]), file[_VECTORS][start:stop])
-
-
-def _join(sums: Sequence[str]) -> str:
-    return hashlib.sha256("".join(sums).encode()).hexdigest()
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise ShardDamagedError(path, f"cannot be read ({error})") from error

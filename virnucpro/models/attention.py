@@ -128,12 +128,6 @@ class TransformerEncoder(Encoder):
         with pinned_kernels():
             return self.encode(layout)
 
-    def hidden_states(self, batch: Batch) -> list[Tensor]:
-        """Last hidden states of each sequence: n tensors (tokens, dim), in batch order."""
-        layout = self.lay_out(batch).to(self.device)
-        with pinned_kernels():
-            return layout.split(self.hidden(layout))
-
 
 def prove_backend(encoder: TransformerEncoder) -> str:
     """Run the chosen kernels once on numbers whose answer is known.

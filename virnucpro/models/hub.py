@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from virnucpro.core.errors import ModelError, OutputError
@@ -131,13 +132,10 @@ def _settle(plan: FetchPlan, partial: Path, home: Path) -> Installed:
         check_installed(plan.installed)
         return plan.installed
     (partial / REVISION_FILE).unlink()
-    record_folder(
+    installed = record_folder(
         partial, name=plan.name, kind="encoder", source=plan.source,
         revision=plan.revision, licence=plan.licence,
     )  # fmt: skip
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(plan.folder)
-    installed = read_record(plan.folder)
-    if installed is None:
-        raise OutputError(f"{plan.folder}: vanished while it was installed")
-    return installed
+    return replace(installed, folder=plan.folder)

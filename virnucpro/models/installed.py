@@ -6,7 +6,6 @@ is whole; files must match it ever after.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import digest_of, sha256_file, write_json
+from virnucpro.models.json_file import read_json
 
 RECORD_NAME = "installed.json"
 FORMAT = 1
@@ -115,12 +115,9 @@ def read_record(folder: Path) -> Installed | None:
         ModelError: it is damaged or of another format.
     """
     path = folder / RECORD_NAME
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); install the model again") from error
+    value = read_json(path)
     try:
         if value["format"] != FORMAT:
             raise ValueError(f"format {value['format']}")

@@ -77,10 +77,6 @@ class Layout(ABC):
             Shape (n, d), float32, in batch order; zeros where nothing is left to average.
         """
 
-    @abstractmethod
-    def split(self, hidden: Tensor) -> list[Tensor]:
-        """Hidden states of each sequence: n tensors (tokens, d), in batch order."""
-
     def to(self: _Layout, device: torch.device, non_blocking: bool = False) -> _Layout:
         """The same layout on `device`."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -164,10 +160,6 @@ class PackedLayout(Layout):
         offsets = self.cu_seqlens.long()
         sums = torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True)
         return sums / (lengths - 2 * skip).clamp(min=1)[:, None]
-
-    def split(self, hidden: Tensor) -> list[Tensor]:
-        """Hidden states of each sequence: n tensors (tokens, d), in batch order."""
-        return list(torch.split(hidden, self.cu_seqlens.diff().tolist()))
 
 
 @dataclass(frozen=True)
@@ -281,17 +273,6 @@ class RectangleLayout(Layout):
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
         """Average the tokens of each sequence, without `skip` at both its ends."""
         return self.row_means(hidden, skip)[self.order]
-
-    def split(self, hidden: Tensor) -> list[Tensor]:
-        """Hidden states of each sequence: n tensors (tokens, d), in batch order."""
-        blocks = torch.split(hidden, [rows * width for rows, width in self.shapes])
-        rows = [
-            row
-            for block, shape in zip(blocks, self.shapes, strict=True)
-            for row in block.view(*shape, -1)
-        ]
-        lengths = self.lengths.tolist()
-        return [rows[row][: lengths[row]] for row in self.order.tolist()]
 
     def _columns(self, width: int) -> Tensor:
         return torch.arange(width, device=self.tokens.device)

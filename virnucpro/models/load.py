@@ -61,29 +61,22 @@ def make_tokenizer(spec: EncoderSpec) -> Tokenizer:
     return _TOKENIZERS[spec.kind](spec)
 
 
-def _load_esm2(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    from virnucpro.models.esm2 import Esm2
-    from virnucpro.models.naming import ESM2_NAMES, esm2_shape, fill, translate
-    from virnucpro.models.weights import open_checkpoint
-
-    checkpoint = open_checkpoint(spec.path)
-    names = translate(checkpoint, ESM2_NAMES)
-    with torch.device("meta"):
-        encoder = Esm2(esm2_shape(checkpoint, names))
-    fill(encoder, checkpoint, names, dtype, device)
-    return encoder
-
-
-def _load_dnabert(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
+def _load_transformer(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
+    from virnucpro.models import naming
     from virnucpro.models.dnabert import Dnabert
-    from virnucpro.models.naming import DNABERT_NAMES, dnabert_shape, fill, translate
+    from virnucpro.models.esm2 import Esm2
     from virnucpro.models.weights import open_checkpoint
 
+    is_esm2 = spec.kind == "esm2"
     checkpoint = open_checkpoint(spec.path)
-    names = translate(checkpoint, DNABERT_NAMES)
+    names = naming.translate(checkpoint, naming.ESM2_NAMES if is_esm2 else naming.DNABERT_NAMES)
+    encoder: Encoder
     with torch.device("meta"):
-        encoder = Dnabert(dnabert_shape(checkpoint, names))
-    fill(encoder, checkpoint, names, dtype, device)
+        if is_esm2:
+            encoder = Esm2(naming.esm2_shape(checkpoint, names))
+        else:
+            encoder = Dnabert(naming.dnabert_shape(checkpoint, names))
+    naming.fill(encoder, checkpoint, names, dtype, device)
     return encoder
 
 
@@ -109,8 +102,8 @@ def _mini_tokens(spec: EncoderSpec) -> Tokenizer:
 
 
 _LOADERS: dict[str, Callable[[EncoderSpec, torch.device, torch.dtype], Encoder]] = {
-    "esm2": _load_esm2,
-    "dnabert": _load_dnabert,
+    "esm2": _load_transformer,
+    "dnabert": _load_transformer,
     "mini-dna": _load_mini,
     "mini-protein": _load_mini,
 }

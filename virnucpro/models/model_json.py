@@ -16,7 +16,6 @@ of an installed encoder (`model`). `files` lists every file that is used, with i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -24,12 +23,12 @@ from typing import Any, get_args
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
 from virnucpro.models.installed import is_plain_name
+from virnucpro.models.json_file import read_json
 from virnucpro.models.specs import EncoderKind, EncoderSpec, ModelSpec
 from virnucpro.sequences.orfs import OrfPolicy
 
 MODEL_FILE = "model.json"
 FORMAT = 1
-MAX_BYTES = 1 << 20
 
 
 def read_model_json(folder: Path) -> dict[str, Any]:
@@ -39,13 +38,8 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         ModelError: missing, unreadable or of another format.
     """
     path = folder / MODEL_FILE
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError("over 1 MiB")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    value = read_json(path)
+    if value.get("format") != FORMAT:
         raise ModelError(f"{path}: not a model description of format {FORMAT}")
     return value
 

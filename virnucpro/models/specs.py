@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from virnucpro.sequences.orfs import OrfPolicy
 
 EncoderKind = Literal["esm2", "dnabert", "mini-dna", "mini-protein"]
-Precision = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +90,6 @@ class EncoderSpec:
         path: a weight file, or a directory in one of the published layouts.
         sha256: of the weights, hexadecimal.
         dim: width of a vector.
-        precision: number format of the weights during inference.
     """
 
     kind: EncoderKind
@@ -99,7 +97,6 @@ class EncoderSpec:
     path: Path
     sha256: str
     dim: int
-    precision: Precision = "float32"
 
     def identity(self) -> dict[str, Any]:
         """What decides a vector: all but the place where the weights lie."""
@@ -108,7 +105,7 @@ class EncoderSpec:
             "name": self.name,
             "sha256": self.sha256,
             "dim": self.dim,
-            "precision": self.precision,
+            "precision": "float32",  # of the reference; published digests hold it
         }
 
 

@@ -13,9 +13,9 @@ and each folder its `installed.json`. The bundled model lies in the package.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from virnucpro.core.config import MODEL_TYPES
@@ -30,6 +30,7 @@ from virnucpro.models.installed import (
     read_record,
     record_folder,
 )
+from virnucpro.models.json_file import read_json
 from virnucpro.models.model_json import MODEL_FILE, load_model_folder, read_model_json
 from virnucpro.models.published import (
     CLASSIFIER_LICENCE,
@@ -219,7 +220,7 @@ def _install(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         fill(partial)
-        record_folder(
+        installed = record_folder(
             partial, name=folder.name, kind=kind, source=source, revision=revision, licence=licence
         )
         partial.replace(folder)
@@ -227,10 +228,7 @@ def _install(
         raise OutputError(f"{folder}: could not be installed ({error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    installed = read_record(folder)
-    if installed is None:
-        raise OutputError(f"{folder}: vanished while it was installed")
-    return installed
+    return replace(installed, folder=folder)
 
 
 def _published(name: str, classifier: Path, chunk_nt: int, home: Path) -> ModelSpec:
@@ -285,10 +283,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _hidden_size(folder: Path) -> int:
     path = folder / "config.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))["hidden_size"]
-        if type(value) is not int or value < 1:
-            raise ValueError(f"hidden_size {value!r}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{path}: gives no width ({error})") from error
+    value = read_json(path).get("hidden_size")
+    if type(value) is not int or value < 1:
+        raise ModelError(f"{path}: gives no width (hidden_size {value!r})")
     return value

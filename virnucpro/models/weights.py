@@ -8,7 +8,6 @@ fit in memory twice.
 from __future__ import annotations
 
 import argparse
-import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from virnucpro.core.errors import ModelError
+from virnucpro.models.json_file import read_json
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -106,21 +106,6 @@ def find_weights(folder: Path) -> Path:
             names = ", ".join(sorted(p.name for p in found))
             raise ModelError(f"{folder}: several weight files ({names}); name one")
     raise ModelError(f"{folder}: no weights here (model.safetensors, pytorch_model.bin, *.pt)")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ModelError: if the file is damaged or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: holds a {type(content).__name__}, not an object")
-    return content
 
 
 def _config_beside(weights: Path) -> dict[str, Any]:

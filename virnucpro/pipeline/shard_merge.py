@@ -1,6 +1,6 @@
 """Join committed shards into `embeddings.h5` while the ranks still compute.
 
-A shard is read back, checked by checksum and by the ids that the plan gave it, and appended in
+A shard is read back, checked by its seal and by the ids that the plan gave it, and appended in
 the order of the plan. One shard is in memory at a time.
 """
 
@@ -9,25 +9,24 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 
 from virnucpro.core.errors import OutputError
-from virnucpro.core.records import Embeddings
 from virnucpro.engines.shards import (
     MergedWriter,
     ShardDamagedError,
     committed,
-    may_be_under,
-    merged_is_whole,
+    is_whole,
+    read_ids,
     read_shard,
 )
 from virnucpro.pipeline.rank_messages import shard_path
@@ -37,6 +36,7 @@ from virnucpro.pipeline.sequence_index import SequenceIndex, hash_ids
 log = logging.getLogger("virnucpro.pipeline.merge")
 
 _LOST = "lost"
+_Found = TypeVar("_Found")
 Plan = Sequence[np.ndarray[Any, Any]]
 
 
@@ -69,39 +69,29 @@ class ShardMerge:
         Raises:
             ShardDamagedError: it is not whole any more and `config.force_restart` is not set.
         """
-        if merged_is_whole(self.merged, self.key):
-            return True
-        if may_be_under(self.merged, self.key) and not config.force_restart:
-            raise ShardDamagedError(self.merged, "fails its checksum")
-        return False
+        return bool(_unless_damaged(is_whole, self.merged, self.key, config))
 
     def finished_shards(self, config: RuntimeConfig) -> set[int]:
         """Shards of an earlier run that can be used; others under their names are removed.
 
         Raises:
-            ShardDamagedError: one fails its checksum and `config.force_restart` is not set.
+            ShardDamagedError: one is damaged and `config.force_restart` is not set.
         """
         found = set()
         for shard in range(len(self.plan)):
             path = shard_path(self.shard_dir, shard)
-            try:
-                embeddings = read_shard(path, self.key)
-            except ShardDamagedError as error:
-                if not config.force_restart:
-                    raise
-                log.warning("%s: %s; it is computed again", error.path, error.problem)
-                embeddings = None
-            if embeddings is not None and self.is_expected(shard, embeddings):
+            seq_ids = _unless_damaged(read_ids, path, self.key, config)
+            if seq_ids is not None and self.is_expected(shard, seq_ids):
                 found.add(shard)
             else:
                 path.unlink(missing_ok=True)
         log.info("%d of %d shards are finished", len(found), len(self.plan))
         return found
 
-    def is_expected(self, shard: int, embeddings: Embeddings) -> bool:
-        """Whether a shard holds exactly the sequences that the plan gave it, in order."""
+    def is_expected(self, shard: int, seq_ids: tuple[str, ...]) -> bool:
+        """Whether these are exactly the sequences that the plan gave a shard, in order."""
         wanted = self.index.id_hashes[self.plan[shard]]
-        return np.array_equal(hash_ids(embeddings.seq_ids), wanted)
+        return np.array_equal(hash_ids(seq_ids), wanted)
 
     @contextmanager
     def running(self, dim: int, attributes: Mapping[str, Any]) -> Iterator[Callable[[int], None]]:
@@ -114,17 +104,13 @@ class ShardMerge:
             OutputError: the file cannot be written, or a shard is not what was committed.
         """
         arrived: queue.Queue[int | None] = queue.Queue()
-        failure: list[BaseException] = []
-        work = (arrived, failure, dim, attributes)
-        thread = threading.Thread(target=self._join_all, args=work, name="merge", daemon=True)
-        thread.start()
-        try:
-            yield arrived.put
-        finally:
-            arrived.put(None)
-            thread.join()
-        if failure:
-            raise failure[0]
+        with ThreadPoolExecutor(1, "merge") as pool:
+            joining = pool.submit(self._join_all, arrived, dim, attributes)
+            try:
+                yield arrived.put
+            finally:
+                arrived.put(None)
+        joining.result()
         if self.is_complete:
             for shard in range(len(self.plan)):
                 shard_path(self.shard_dir, shard).unlink(missing_ok=True)
@@ -152,11 +138,7 @@ class ShardMerge:
             writer.finish({**attributes, _LOST: reasons})
 
     def _join_all(
-        self,
-        arrived: queue.Queue[int | None],
-        failure: list[BaseException],
-        dim: int,
-        attributes: Mapping[str, Any],
+        self, arrived: queue.Queue[int | None], dim: int, attributes: Mapping[str, Any]
     ) -> None:
         try:
             with committed(self.merged) as file:
@@ -165,8 +147,6 @@ class ShardMerge:
                 writer.finish({**attributes, "shards": len(self.plan)})
         except _NotAllArrived:
             log.info("%s is not written: shards are missing", self.merged)
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-            failure.append(error)
         self.ended = time.monotonic()
 
     def _append(self, arrived: queue.Queue[int | None], writer: MergedWriter) -> None:
@@ -186,6 +166,23 @@ class ShardMerge:
         if embeddings is None:
             raise OutputError(f"{path}: it was committed and is not there any more")
         writer.add(embeddings, partial(self.is_expected, shard))
+
+
+def _unless_damaged(
+    look: Callable[[Path, str], _Found], path: Path, key: str, config: RuntimeConfig
+) -> _Found | None:
+    """What `look` finds; None where a damaged file is to be made again.
+
+    Raises:
+        ShardDamagedError: the file is damaged and `config.force_restart` is not set.
+    """
+    try:
+        return look(path, key)
+    except ShardDamagedError as error:
+        if not config.force_restart:
+            raise
+        log.warning("%s: %s; it is computed again", error.path, error.problem)
+        return None
 
 
 def partial_file(merged: Path) -> Path:

@@ -95,8 +95,9 @@ def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
                 yield from _compare(f"{slot.name}, {path}", found, plain, _tolerance(path))
     classifier = load_classifier(spec, device)
     scores = {path: classifier.scores(_merge(parts)) for path, parts in vectors.items()}
-    for path in scores.keys() - {"plain"}:
-        difference = _largest(scores[path] - scores["plain"])
+    plain_scores = scores.pop("plain")
+    for path, found in scores.items():
+        difference = _largest(found - plain_scores)
         yield Check(f"scores, {path}: largest difference", difference, _tolerance(path).score)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from virnucpro.core.errors import UsageError
+from virnucpro.core.files import read_json
 from virnucpro.reports.explain import STAGE
 
 # What a stage works through, best first: the first that its counts hold gives its rate.
@@ -30,6 +33,18 @@ class Stage:
     share: float
     rate: str
     counts: str
+
+
+def read_run(output_dir: Path) -> dict[str, Any]:
+    """What run.json says.
+
+    Raises:
+        UsageError: there is none, or it was not written by this program.
+    """
+    run = read_json(output_dir / "run.json")
+    if run.get("tool") != "virnucpro":
+        raise UsageError(f"{output_dir} holds no run: run.json is missing, damaged or not ours")
+    return run
 
 
 def stages(run: dict[str, Any]) -> list[Stage]:
@@ -60,17 +75,16 @@ def _stage(name: str, facts: dict[str, Any], total: float) -> Stage:
 
 def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and value of everything worth knowing about a run."""
-    model, parameters = _dict(run.get("model")), _dict(run.get("parameters"))
-    compute = _dict(parameters.get("compute"))
+    model, engines = _dict(run.get("model")), _dict(run.get("engines"))
     pairs = [
-        ("Model", _model(model)),
+        ("Model", str(model.get("name", ""))),
         ("Model hash", str(model.get("digest", ""))),
         ("Chunk length", f"{model['chunk_nt']} nt" if "chunk_nt" in model else ""),
         ("Reading frames", _policy(model)),
-        ("Device", _device(run, compute)),
-        ("Engines", "; ".join(f"{k}: {v}" for k, v in _dict(run.get("engines")).items())),
-        ("Number format", str(run.get("dtype") or compute.get("dtype", ""))),
-        ("Version", f"VirNucPro {run.get('version', '')}, Python {run.get('python', '')}"),
+        ("Device", _device(run)),
+        ("Engines", "; ".join(f"{slot}: {words}" for slot, words in engines.items())),
+        ("Number format", _number_formats(engines)),
+        ("Version", _versions(run)),
         ("System", str(run.get("host", ""))),
         ("Started", str(run.get("started", ""))),
         ("Time in all", duration(run["seconds"]) if "seconds" in run else ""),
@@ -118,10 +132,6 @@ def _rounded(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _model(model: dict[str, Any]) -> str:
-    return str(model.get("name", ""))
-
-
 def _policy(model: dict[str, Any]) -> str:
     policies = {
         "open-frame": "every frame of a chunk without a stop codon",
@@ -133,12 +143,25 @@ def _policy(model: dict[str, Any]) -> str:
     return f"{policies[name]}{kept}" if name in policies else name
 
 
-def _device(run: dict[str, Any], compute: dict[str, Any]) -> str:
-    devices = run.get("devices") or run.get("device")
-    if devices:
-        return ", ".join(map(str, devices)) if isinstance(devices, list) else str(devices)
+def _device(run: dict[str, Any]) -> str:
+    """The devices that computed; where none did, those that were asked for."""
+    if devices := run.get("devices"):
+        return ", ".join(map(str, devices))
+    compute = _dict(_dict(run.get("parameters")).get("compute"))
     gpus = compute.get("gpus")
     return ", ".join(f"cuda:{gpu}" for gpu in gpus) if gpus else str(compute.get("device", ""))
+
+
+def _number_formats(engines: dict[str, Any]) -> str:
+    """What the engines computed in: each is told as layout, number format and backend."""
+    words = [str(text).split() for text in engines.values()]
+    return ", ".join(dict.fromkeys(parts[1] for parts in words if len(parts) > 1))
+
+
+def _versions(run: dict[str, Any]) -> str:
+    known = _dict(run.get("versions")) or {"Python": run.get("python", "")}
+    others = (f"{name} {version}" for name, version in known.items())
+    return ", ".join([f"VirNucPro {run.get('version', '')}", *others])
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -19,9 +19,12 @@ from markupsafe import Markup
 from virnucpro.core.files import atomic_write
 from virnucpro.reports import citations, explain, figures
 from virnucpro.reports.multiqc import write_multiqc
-from virnucpro.reports.regions import read_regions
-from virnucpro.reports.run_files import Call, read_calls, read_chunks, read_run_json
 from virnucpro.reports.summary import CALLS, LENGTH_BINS_PER_DECADE, Summary, summarise
+from virnucpro.reports.tables import (
+    read_call_rows,
+    read_chunk_rows,
+    read_region_rows,
+)
 from virnucpro.reports.tracks import Track, choose, read_tracks
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -35,21 +38,22 @@ def write_report(output_dir: Path) -> Path:
     """Write report.html and virnucpro_mqc.json from what a run left in `output_dir`.
 
     Args:
-        output_dir: holds run.json and calls.tsv; chunks.tsv gives the position tracks.
+        output_dir: holds run.json and calls.tsv; chunks.tsv and regions.tsv, where they are
+            still there, give the position tracks.
 
     Returns:
         The path of report.html.
 
     Raises:
         UsageError: there is no run.
-        InputError: calls.tsv is missing or damaged.
+        InputError: calls.tsv is missing, or a table is damaged.
         OutputError: the report cannot be written.
     """
-    run = read_run_json(output_dir)
-    summary = summarise(read_calls(output_dir / "calls.tsv"))
+    run = figures.read_run(output_dir)
+    summary = summarise(read_call_rows(output_dir / "calls.tsv"))
     chosen = choose(summary.top)
-    tracks = read_tracks(read_chunks(output_dir / "chunks.tsv"), chosen)
-    regions = read_regions(output_dir / "regions.tsv", set(chosen))
+    chunks, regions = output_dir / "chunks.tsv", output_dir / "regions.tsv"
+    tracks = read_tracks(read_chunk_rows(chunks) if chunks.exists() else (), chosen)
     data = {
         **_columns(summary),
         "calls": CALLS,
@@ -57,7 +61,7 @@ def write_report(output_dir: Path) -> Path:
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
         "perDecade": LENGTH_BINS_PER_DECADE,
         "tracks": [_track(track) for track in tracks],
-        "regions": {chosen[name]: spans for name, spans in regions.items()},
+        "regions": _regions(regions, chosen),
     }
     path, summary_path = (output_dir / name for name in REPORT_FILES)
     with atomic_write(path, "w") as file:
@@ -108,28 +112,29 @@ def _columns(summary: Summary) -> dict[str, Any]:
             "sample": [sample_of[row.sample] for row in rows],
             "length": [row.length for row in rows],
             "chunks": [row.chunks for row in rows],
-            "scored": [_or_none(row.scored) for row in rows],
-            "supporting": [_or_none(row.supporting) for row in rows],
-            "opposing": [_or_none(row.opposing) for row in rows],
+            "scored": [row.chunks_scored for row in rows],
+            "supporting": [row.supporting for row in rows],
+            "opposing": [row.opposing for row in rows],
             "p": [_scaled(row.p_virus) for row in rows],
             "fdr": [_scaled(row.fdr) for row in rows],
-            "call": [call_of.get(row.call, len(CALLS) - 1) for row in rows],
-            "status": [status_of[row.status] for row in rows],
-            "hint": _sparse(rows),
+            "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
+            "status": [status_of[str(row.status)] for row in rows],
+            "hint": {number: row.class_hint for number, row in enumerate(rows) if row.class_hint},
         },
     }
 
 
-def _sparse(rows: list[Call]) -> dict[int, str]:
-    return {number: row.class_hint for number, row in enumerate(rows) if row.class_hint}
-
-
-def _or_none(value: int | None) -> int:
-    return -1 if value is None else value
-
-
 def _scaled(value: float | None) -> int:
     return -1 if value is None else round(value * SCORE_UNIT)
+
+
+def _regions(path: Path, chosen: dict[str, int]) -> dict[int, list[tuple[int, int]]]:
+    """Viral stretches of the chosen contigs, by the place of their row."""
+    regions: dict[int, list[tuple[int, int]]] = {}
+    for seq_id, start, end in read_region_rows(path) if path.exists() else ():
+        if seq_id in chosen:
+            regions.setdefault(chosen[seq_id], []).append((start, end))
+    return regions
 
 
 def _track(track: Track) -> dict[str, Any]:
@@ -159,7 +164,6 @@ def _answer(run: dict[str, Any], summary: Summary) -> dict[str, Any]:
     return {
         "parts": parts,
         "fdr": fdr,
-        "fdr_is_mean": summary.fdr_is_mean,
         "title": title if inputs else "",
         "partial": run.get("status") == "partial",
         "viral_nt": f"{summary.viral_nt:,}",

@@ -6,13 +6,16 @@ added at the end, and `SCHEMA` counts the changes. Ids hold no blanks by the way
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
+
+_Row = TypeVar("_Row")
 
 SCHEMA = {"calls.tsv": 1, "chunks.tsv": 1, "regions.tsv": 1}
 
@@ -165,29 +168,13 @@ def header(columns: Iterable[str]) -> str:
     return "\t".join(columns) + "\n"
 
 
-def write_calls(file: IO[str], rows: Iterable[CallRow]) -> int:
-    """Write calls.tsv; returns the number of rows."""
-    file.write(header(CALL_COLUMNS))
-    count = 0
-    for count, row in enumerate(rows, start=1):  # noqa: B007 - the last count is the answer
-        file.write(row.line())
-    return count
-
-
 def read_call_rows(path: Path) -> Iterator[CallRow]:
     """Stream a calls.tsv that this version wrote.
 
     Raises:
         InputError: it cannot be read, has other columns, or a row does not fit.
     """
-    for fields in _rows(path, CALL_COLUMNS):
-        (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
-         supporting, opposing, fdr, class_hint) = fields  # fmt: skip
-        yield CallRow(
-            seq_id, int(length), int(chunks), int(orfs), Status(status), _number(p_virus),
-            call or None, model, sample, int(scored), int(supporting), int(opposing),
-            _number(fdr), class_hint,
-        )  # fmt: skip
+    return _rows(path, CALL_COLUMNS, _call_row)
 
 
 def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
@@ -196,13 +183,16 @@ def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
     Raises:
         InputError: it cannot be read, has other columns, or a row does not fit.
     """
-    for fields in _rows(path, CHUNK_COLUMNS):
-        seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus = fields
-        yield ChunkRow(
-            seq_id, int(number), int(start), int(end), frame,
-            int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
-            _number(p_virus),
-        )  # fmt: skip
+    return _rows(path, CHUNK_COLUMNS, _chunk_row)
+
+
+def read_region_rows(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Stream the contig's id, start and end (nt) of each row of a regions.tsv.
+
+    Raises:
+        InputError: it cannot be read, has other columns, or a row does not fit.
+    """
+    return _rows(path, REGION_COLUMNS, lambda fields: (fields[0], int(fields[2]), int(fields[3])))
 
 
 def rounded(value: float) -> float:
@@ -210,7 +200,28 @@ def rounded(value: float) -> float:
     return float(_text(value))
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
+def _call_row(fields: list[str]) -> CallRow:
+    (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
+     supporting, opposing, fdr, class_hint) = fields  # fmt: skip
+    return CallRow(
+        seq_id, int(length), int(chunks), int(orfs), Status(status), _number(p_virus),
+        call or None, model, sample, int(scored), int(supporting), int(opposing),
+        _number(fdr), class_hint,
+    )  # fmt: skip
+
+
+def _chunk_row(fields: list[str]) -> ChunkRow:
+    seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus = fields
+    return ChunkRow(
+        seq_id, int(number), int(start), int(end), frame,
+        int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
+        _number(p_virus),
+    )  # fmt: skip
+
+
+def _rows(
+    path: Path, columns: tuple[str, ...], make: Callable[[list[str]], _Row]
+) -> Iterator[_Row]:
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             if file.readline() != header(columns):
@@ -220,7 +231,11 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
                 if len(fields) != len(columns):
                     problem = f"{len(fields)} fields where the header has {len(columns)}"
                     raise InputError(path, problem, number)
-                yield fields
+                try:
+                    row = make(fields)
+                except ValueError as error:
+                    raise InputError(path, f"record '{fields[0]}': {error}", number) from error
+                yield row
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from error
 
@@ -236,4 +251,9 @@ def _text(value: object) -> str:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if text else None
+    if not text:
+        return None
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from virnucpro.reports.run_files import Call, ChunkScore
+from virnucpro.reports.tables import CallRow, ChunkRow
 
 MOST_CHUNKS = 30_000
 MOST_PER_CONTIG = 1_500
@@ -30,25 +30,25 @@ class Track:
     joined: int
 
 
-def choose(rows: Sequence[Call], most_chunks: int = MOST_CHUNKS) -> dict[str, int]:
+def choose(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> dict[str, int]:
     """Pick contigs with several chunks: viral ones first, then those of mixed evidence.
 
     Returns:
         Row number by id, of at most `MOST_TRACKS` contigs with `most_chunks` chunks in all.
     """
-    several = [(row, call) for row, call in enumerate(rows) if call.chunks > 1 and call.call]
+    several = [(place, row) for place, row in enumerate(rows) if row.chunks > 1 and row.call]
     several.sort(key=lambda item: _interest(item[1]), reverse=True)
     chosen: dict[str, int] = {}
     left = most_chunks
-    for row, call in several:
-        cost = min(call.chunks, MOST_PER_CONTIG)
+    for place, row in several:
+        cost = min(row.chunks, MOST_PER_CONTIG)
         if cost <= left and len(chosen) < MOST_TRACKS:
-            chosen[call.seq_id] = row
+            chosen[row.seq_id] = place
             left -= cost
     return chosen
 
 
-def read_tracks(chunks: Iterable[ChunkScore], chosen: dict[str, int]) -> list[Track]:
+def read_tracks(chunks: Iterable[ChunkRow], chosen: dict[str, int]) -> list[Track]:
     """The tracks of the chosen contigs, in the order of the rows; holds those only."""
     tracks = []
     for seq_id, group in groupby(chunks, key=lambda chunk: chunk.seq_id):
@@ -57,18 +57,18 @@ def read_tracks(chunks: Iterable[ChunkScore], chosen: dict[str, int]) -> list[Tr
     return sorted(tracks, key=lambda track: track.row)
 
 
-def _interest(call: Call) -> tuple[bool, bool, int]:
-    mixed = bool(call.supporting and call.opposing)
-    return (call.call == "virus", mixed, call.chunks)
+def _interest(row: CallRow) -> tuple[bool, bool, int]:
+    mixed = bool(row.supporting and row.opposing)
+    return (row.call == "virus", mixed, row.chunks)
 
 
-def _track(row: int, chunks: list[ChunkScore]) -> Track:
+def _track(row: int, chunks: list[ChunkRow]) -> Track:
     joined = -(-len(chunks) // MOST_PER_CONTIG)
     groups = [chunks[i : i + joined] for i in range(0, len(chunks), joined)]
     return Track(row, [_window(group) for group in groups], joined)
 
 
-def _window(group: list[ChunkScore]) -> tuple[int, int, int, str]:
+def _window(group: list[ChunkRow]) -> tuple[int, int, int, str]:
     scored = [chunk for chunk in group if chunk.p_virus is not None]
     best = max(scored, key=lambda chunk: chunk.p_virus or 0.0, default=None)
     score = -1 if best is None else round((best.p_virus or 0.0) * SCORE_STEPS)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# The mix that calibrated probabilities hold for, where a model says nothing else.
+# The mix that calibrated probabilities hold for.
 TRAINING_SHARE = 0.5
 # Records with the training mix that every sample is imagined to hold besides its own: without
 # them, one record alone would be taken for proof that all are viral, or none.
@@ -39,10 +39,6 @@ class Composition:
         self._counts = np.zeros(_BINS, dtype=np.int64)
         self._sums = np.zeros(_BINS, dtype=np.float64)
 
-    def __len__(self) -> int:
-        """Records counted."""
-        return int(self._counts.sum())
-
     def add(self, p_virus: NDArray[np.float64]) -> None:
         """Count calibrated probabilities, shape (n,)."""
         bins = _bins(p_virus)
@@ -50,7 +46,7 @@ class Composition:
         self._sums += np.bincount(bins, weights=np.clip(p_virus, _LEAST, 1 - _LEAST),
                                   minlength=_BINS)  # fmt: skip
 
-    def viral_share(self, training_share: float = TRAINING_SHARE) -> float:
+    def viral_share(self) -> float:
         """The most plausible share of viruses in the sample, 0 to 1.
 
         Expectation maximisation over the share, each step weighing the probabilities from the
@@ -62,19 +58,19 @@ class Composition:
         """
         p, counts = self._means()
         total = counts.sum() + IMAGINED_RECORDS
-        share = training_share
+        share = TRAINING_SHARE
         for _ in range(_ROUNDS):
-            viral = float((reweighed(p, share, training_share) * counts).sum())
-            last, share = share, (viral + IMAGINED_RECORDS * training_share) / total
+            viral = float((reweighed(p, share) * counts).sum())
+            last, share = share, (viral + IMAGINED_RECORDS * TRAINING_SHARE) / total
             if abs(share - last) < _CLOSE:
                 break
         return share
 
-    def fdr(self, training_share: float = TRAINING_SHARE) -> FdrCurve:
+    def fdr(self) -> FdrCurve:
         """Expected false discovery rate among the records at least as viral as a score."""
         p, counts = self._means()
-        share = self.viral_share(training_share)
-        false = (1.0 - reweighed(p, share, training_share)) * counts
+        share = self.viral_share()
+        false = (1.0 - reweighed(p, share)) * counts
         from_top = np.cumsum(false[::-1])[::-1]
         records = np.cumsum(counts[::-1])[::-1]
         return FdrCurve(from_top / np.maximum(records, 1), share)
@@ -100,16 +96,14 @@ class FdrCurve:
         return rates
 
 
-def reweighed(
-    p_virus: NDArray[np.float64], share: float, training_share: float = TRAINING_SHARE
-) -> NDArray[np.float64]:
-    """Probabilities calibrated at one share of viruses, as they are at another.
+def reweighed(p_virus: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Probabilities calibrated at `TRAINING_SHARE` of viruses, as they are at another share.
 
     >>> reweighed(np.array([0.5, 0.9]), share=0.1).round(3).tolist()
     [0.1, 0.5]
     """
-    viral = p_virus * (share / training_share)
-    other = (1.0 - p_virus) * ((1.0 - share) / (1.0 - training_share))
+    viral = p_virus * (share / TRAINING_SHARE)
+    other = (1.0 - p_virus) * ((1.0 - share) / (1.0 - TRAINING_SHARE))
     corrected: NDArray[np.float64] = viral / (viral + other)
     return corrected
 

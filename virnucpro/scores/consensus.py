@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
 
-RESULTS_NAME = "prediction_results.txt"
-CONSENSUS_NAME = "prediction_results_highestscore.csv"
 RESULTS_HEADER = "Sequence_ID\tPrediction\tscore1\tscore2\n"
 CONSENSUS_HEADER = "Modified_ID\tIs_Virus\n"
 SORT_BLOCK_CHUNKS = 100_000

@@ -17,13 +17,13 @@ from virnucpro.engines.memory import (
     budget_by_memory,
     compiling_pays,
 )
-from virnucpro.engines.packed import PackedLayout, segments
-from virnucpro.engines.padded import PaddedLayout
+from virnucpro.engines.packed import PackedPlan, segments
+from virnucpro.engines.padded import PaddedPlan
 
 
 @pytest.mark.parametrize("lengths", [[300, 400, 200], [64] * 16, [1] * 20 + [900], [1000]])
 def test_a_packed_batch_of_fixed_shape_gives_the_same_vectors(lengths):
-    layout, encoder, items = PackedLayout(pad_id=0), MeanEncoder(), make_items(lengths)
+    layout, encoder, items = PackedPlan(pad_id=0), MeanEncoder(), make_items(lengths)
     batch = layout.collate(items)
     fixed = layout.fixed(batch, 1_024)
     assert len(fixed.tokens) == 1_024
@@ -35,7 +35,7 @@ def test_a_packed_batch_of_fixed_shape_gives_the_same_vectors(lengths):
 
 
 def test_all_packed_batches_of_a_budget_have_one_shape():
-    layout = PackedLayout(pad_id=0, longest=200)
+    layout = PackedPlan(pad_id=0, longest=200)
     fixed = [
         layout.fixed(layout.collate(make_items(lengths)), 1_024)
         for lengths in ([200] * 5, [30] * 26 + [199], [90] * 10)
@@ -45,14 +45,14 @@ def test_all_packed_batches_of_a_budget_have_one_shape():
 
 
 def test_a_batch_that_is_mostly_padding_is_left_as_it_is():
-    packed, padded = PackedLayout(pad_id=0), PaddedLayout(pad_id=0)
+    packed, padded = PackedPlan(pad_id=0), PaddedPlan(pad_id=0)
     items = make_items([30] * 4)
     assert packed.fixed(packed.collate(items), 1_024) is None
     assert padded.fixed(padded.collate(items), 1_024) is None
 
 
 def test_a_padded_batch_of_fixed_shape_gives_the_same_vectors():
-    layout, encoder, items = PaddedLayout(pad_id=0), MeanEncoder(), make_items([30, 28, 31] * 9)
+    layout, encoder, items = PaddedPlan(pad_id=0), MeanEncoder(), make_items([30, 28, 31] * 9)
     fixed = layout.fixed(layout.collate(items), 1_024)
     assert fixed.tokens.shape == (32, 32)
     vectors = encoder(fixed)[: len(items)].detach().numpy()
@@ -62,7 +62,7 @@ def test_a_padded_batch_of_fixed_shape_gives_the_same_vectors():
 @pytest.mark.parametrize("budget", [64, 100, 1_000])
 def test_rectangles_hold_every_sequence_once_within_the_budget(budget):
     lengths = np.random.default_rng(1).integers(1, 60, 500)
-    layout = PaddedLayout(pad_id=0)
+    layout = PaddedPlan(pad_id=0)
     plan = layout.plan(lengths, budget)
     assert sorted(np.concatenate(plan).tolist()) == list(range(500))
     for batch in plan:
@@ -71,7 +71,7 @@ def test_rectangles_hold_every_sequence_once_within_the_budget(budget):
 
 def test_most_rectangles_are_full_and_of_one_width():
     lengths = np.random.default_rng(1).normal(104, 4, 20_000).astype(int)
-    layout = PaddedLayout(pad_id=0)
+    layout = PaddedPlan(pad_id=0)
     plan = layout.plan(lengths, 16_384)
     widths = [set(layout.slots(lengths[batch]).tolist()) for batch in plan]
     assert sum(len(found) == 1 for found in widths) > 0.95 * len(plan)
@@ -113,7 +113,7 @@ class Uncompilable(MeanEncoder):
 
 def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
     items = make_items([64] * 16)
-    ready = PackedLayout(pad_id=0).collate(items)
+    ready = PackedPlan(pad_id=0).collate(items)
     insisting, tolerant = (Forward(Uncompilable(), torch.device("cpu")) for _ in range(2))
     insisting.compile(insist=True, any_shape=False)
     with pytest.raises(DeviceError, match="no C compiler"):

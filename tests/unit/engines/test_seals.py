@@ -10,7 +10,7 @@ import pytest
 
 from virnucpro.core.records import Embeddings
 from virnucpro.engines.seals import SEAL_BYTES, is_sealed, read_seal
-from virnucpro.engines.shards import ShardDamagedError, merged_is_whole, read_shard, write_shard
+from virnucpro.engines.shards import ShardDamagedError, is_whole, read_shard, write_shard
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def test_a_changed_byte_keeps_the_library_away(shard, place):
     with mock.patch("h5py.File", side_effect=AssertionError("it was opened")):
         with pytest.raises(ShardDamagedError):
             read_shard(shard, "k")
-        assert not merged_is_whole(shard, "k")
+        with pytest.raises(ShardDamagedError):
+            is_whole(shard, "k")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff" * 600, b"[" * 600])

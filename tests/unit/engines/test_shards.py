@@ -1,4 +1,4 @@
-"""A file of vectors stands under its name only when it is whole, and says so by checksum."""
+"""A file of vectors stands under its name only when it is whole, and says so by its seal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from virnucpro.engines.shards import (
     MergedWriter,
     ShardDamagedError,
     committed,
-    iterate_merged,
-    merged_is_whole,
+    is_whole,
+    read_ids,
     read_shard,
     write_shard,
 )
@@ -41,6 +41,7 @@ def test_what_was_written_is_read(tmp_path, n):
     path = tmp_path / "shard_00000.h5"
     write_shard(path, rows(n), ABOUT)
     assert same(read_shard(path, "k1"), rows(n))
+    assert read_ids(path, "k1") == rows(n).seq_ids
     with h5py.File(path) as file:
         assert {name: file.attrs[name] for name in ABOUT} == ABOUT
         assert file["embeddings"].dtype == np.float32
@@ -56,9 +57,9 @@ def test_the_same_rows_make_the_same_bytes(tmp_path):
 
 def test_another_key_or_no_file_is_not_reused(tmp_path):
     path = tmp_path / "s.h5"
-    assert read_shard(path, "k1") is None
+    assert read_shard(path, "k1") is read_ids(path, "k1") is None
     write_shard(path, rows(2), ABOUT)
-    assert read_shard(path, "k2") is None
+    assert read_shard(path, "k2") is read_ids(path, "k2") is None
 
 
 def flip_value(path):
@@ -84,8 +85,9 @@ def test_damage_is_found(tmp_path, damage):
     path = tmp_path / "s.h5"
     write_shard(path, rows(4), ABOUT)
     damage(path)
-    with pytest.raises(ShardDamagedError, match="force-resume"):
-        read_shard(path, "k1")
+    for read in (read_shard, read_ids, is_whole):
+        with pytest.raises(ShardDamagedError, match="force-resume"):
+            read(path, "k1")
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -120,15 +122,12 @@ def test_merged_rows_keep_the_order_of_their_shards(tmp_path, sizes):
     parts = [rows(n, start) for n, start in zip(sizes, starts, strict=False)]
     path = tmp_path / "embeddings.h5"
     merge(path, parts)
-    assert merged_is_whole(path, "k1")
-    assert not merged_is_whole(path, "k2")
-    blocks = list(iterate_merged(path, block_rows=2))
-    assert [i for b in blocks for i in b.seq_ids] == [i for p in parts for i in p.seq_ids]
-    if sizes:
-        vectors = np.concatenate([b.vectors for b in blocks])
-        assert np.array_equal(vectors, np.concatenate([p.vectors for p in parts]))
-        flip_value(path)
-        assert not merged_is_whole(path, "k1")
+    assert is_whole(path, "k1") and not is_whole(path, "k2")
+    found = read_shard(path, "k1")
+    assert found.seq_ids == tuple(i for part in parts for i in part.seq_ids)
+    assert np.array_equal(
+        found.vectors, np.concatenate([part.vectors for part in [rows(0), *parts]])
+    )
 
 
 def test_a_merged_file_with_missing_or_foreign_rows_is_not_committed(tmp_path):
@@ -142,5 +141,14 @@ def test_a_merged_file_with_missing_or_foreign_rows_is_not_committed(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_no_merged_file_is_not_whole(tmp_path):
-    assert not merged_is_whole(tmp_path / "none.h5", "k1")
+def test_no_file_is_not_whole(tmp_path):
+    assert not is_whole(tmp_path / "none.h5", "k1")
+
+
+def test_a_sealed_file_of_other_content_is_damaged(tmp_path):
+    path = tmp_path / "s.h5"
+    with committed(path) as file:
+        file.attrs["key"] = "k1"
+    for read in (read_shard, read_ids):
+        with pytest.raises(ShardDamagedError, match="cannot be read"):
+            read(path, "k1")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from tests.hidden_states import split
 from virnucpro.batches.collate import PackedBatch, PaddedBatch, collate_packed, collate_padded
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.records import Tokens
@@ -56,7 +57,7 @@ def test_every_token_keeps_its_sequence_and_its_place():
     items = sequences()
     for layout in all_layouts(items):
         pairs = torch.stack([layout.tokens, layout.positions()], dim=1)
-        for item, rows in zip(items, layout.split(pairs), strict=True):
+        for item, rows in zip(items, split(layout, pairs), strict=True):
             assert rows[:, 0].tolist() == item.ids.tolist()
             assert rows[:, 1].tolist() == list(range(len(item)))
 
@@ -66,7 +67,7 @@ def test_means_cover_each_sequence_without_its_ends(skip):
     items = sequences()
     for layout in all_layouts(items):
         states = torch.randn(len(layout.tokens), 6, generator=torch.Generator().manual_seed(1))
-        parts = [part[skip : len(part) - skip] for part in layout.split(states)]
+        parts = [part[skip : len(part) - skip] for part in split(layout, states)]
         wanted = torch.stack([p.mean(0) if len(p) else torch.zeros(6) for p in parts])
         assert torch.allclose(layout.mean(states, skip), wanted, atol=1e-6)
         half = layout.mean(states.half(), skip)
@@ -78,7 +79,7 @@ def test_spread_gives_each_token_the_value_of_its_sequence():
     for layout in all_layouts(sequences()):
         states = layout.tokens[:, None].float()
         wide = layout.spread(layout.row_means(states, 0)[:, 0])
-        for part, mean in zip(layout.split(wide), layout.mean(states, 0)[:, 0], strict=True):
+        for part, mean in zip(split(layout, wide), layout.mean(states, 0)[:, 0], strict=True):
             assert torch.allclose(part, mean)
 
 

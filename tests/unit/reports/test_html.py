@@ -3,7 +3,7 @@ import re
 
 import pytest
 from click.testing import CliRunner
-from report_data import BASE_COLUMNS, HOSTILE, make_run
+from report_data import HOSTILE, make_run
 
 from virnucpro.cli.report import report
 from virnucpro.core.errors import InputError, UsageError
@@ -55,11 +55,12 @@ def test_hundred_thousand_records_stay_small_and_say_what_is_shown(tmp_path):
     assert rows["p"] == sorted(rows["p"], reverse=True)
 
 
-def test_fewer_columns_and_no_chunks_still_make_a_page(tmp_path):
-    make_run(tmp_path, columns=BASE_COLUMNS)
+def test_without_chunks_and_regions_there_is_still_a_page(tmp_path):
+    make_run(tmp_path)
     (tmp_path / "chunks.tsv").unlink()
+    (tmp_path / "regions.tsv").unlink()
     page = write_report(tmp_path).read_text()
-    assert "the mean of 1 - p_virus" in page
+    assert data_of(page)["tracks"] == [] and data_of(page)["regions"] == {}
     assert 'id="track-choice"' not in page
 
 
@@ -87,6 +88,31 @@ def test_figures_of_the_run_are_rates_and_shares(tmp_path):
     assert "10.1093/bib/bbaf224" in page
 
 
+def facts_of(folder, **more):
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | more))
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", write_report(folder).read_text()))
+
+
+def test_numbers_and_devices_are_those_that_ran(tmp_path):
+    make_run(tmp_path, records=5)
+    asked = facts_of(tmp_path)
+    assert asked["Device"] == "cpu" and "Number format" not in asked
+    engines = {"dna": "packed float16 varlen", "protein": "padded float32 sdpa", "odd": "x"}
+    ran = facts_of(tmp_path, engines=engines, devices=["cuda:0", "cuda:1"])
+    assert ran["Number format"] == "float16, float32"
+    assert ran["Engines"].startswith("dna: packed float16 varlen; protein: padded")
+    assert ran["Device"] == "cuda:0, cuda:1"
+
+
+def test_versions_are_shown_and_escaped(tmp_path):
+    make_run(tmp_path, records=5)
+    assert facts_of(tmp_path)["Version"] == "VirNucPro 2.0.0, Python 3.11.8"
+    versions = {"python": "3.12.1", "torch": "2.10.0<b>"}
+    shown = facts_of(tmp_path, versions=versions)["Version"]
+    assert shown == "VirNucPro 2.0.0, python 3.12.1, torch 2.10.0&lt;b&gt;"
+
+
 def test_multiqc_gets_counts_per_sample(tmp_path):
     write_report(make_run(tmp_path, records=90, samples=3))
     content = json.loads((tmp_path / "virnucpro_mqc.json").read_text())
@@ -108,14 +134,11 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [("a\t5", "2 fields"), ("a\tmany\t1\t1\tcalled\t0.5\tvirus\tmini", "record 'a'")],
-)
-def test_a_damaged_table_names_the_file(tmp_path, line, problem):
-    make_run(tmp_path, records=1, columns=BASE_COLUMNS)
-    with (tmp_path / "calls.tsv").open("a") as file:
-        file.write(line + "\n")
-    with pytest.raises(InputError, match=problem):
+@pytest.mark.parametrize("name", ["calls.tsv", "chunks.tsv", "regions.tsv"])
+def test_a_damaged_table_is_named(tmp_path, name):
+    make_run(tmp_path, records=1)
+    with (tmp_path / name).open("a") as file:
+        file.write("a\t5\n")
+    with pytest.raises(InputError, match=rf"{name}, line \d+: 2 fields"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()

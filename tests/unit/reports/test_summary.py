@@ -1,18 +1,20 @@
-from report_data import BASE_COLUMNS, make_run
+from report_data import make_run
 
-from virnucpro.reports.run_files import Call, read_calls
+from virnucpro.core.records import Status
 from virnucpro.reports.summary import MOST_ID_BYTES, summarise
+from virnucpro.reports.tables import CallRow, read_call_rows
 
 
 def call(seq_id="a", p_virus=0.5, name="non-virus", length=500, fdr=None, sample="s"):
-    return Call(
-        seq_id=seq_id, sample=sample, length=length, chunks=1, scored=1, supporting=0, opposing=1,
-        status="called" if name else "no_orf", p_virus=p_virus, fdr=fdr, call=name, class_hint="",
-    )  # fmt: skip
+    status = Status.CALLED if name else Status.NO_ORF
+    return CallRow(
+        seq_id, length, 1, 1, status, p_virus, name or None, "mini", sample, 1, 0, 1, fdr
+    )
 
 
 def test_counts_and_bins_cover_every_record(tmp_path):
-    summary = summarise(read_calls(make_run(tmp_path, records=300, samples=3) / "calls.tsv"))
+    calls = make_run(tmp_path, records=300, samples=3) / "calls.tsv"
+    summary = summarise(read_call_rows(calls))
     assert summary.records == sum(summary.calls.values()) == sum(summary.statuses.values()) == 300
     assert sum(map(sum, summary.histogram.values())) == summary.scored
     assert sum(summary.grid.values()) == summary.scored
@@ -39,15 +41,6 @@ def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records():
     ]
     summary = summarise(rows)
     assert abs(summary.fdr - (2 * 0.02 + 0.08) / 3) < 1e-12
-    assert not summary.fdr_is_mean
-
-
-def test_without_an_fdr_column_risk_is_the_mean_doubt(tmp_path):
-    path = make_run(tmp_path, columns=BASE_COLUMNS) / "calls.tsv"
-    viral = [row.p_virus for row in read_calls(path) if row.call == "virus"]
-    summary = summarise(read_calls(path))
-    assert abs(summary.fdr - sum(1 - p for p in viral) / len(viral)) < 1e-12
-    assert summary.fdr_is_mean
 
 
 def test_no_viral_record_has_no_risk():

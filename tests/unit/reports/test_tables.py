@@ -14,13 +14,14 @@ from virnucpro.reports.table_files import TableFiles
 from virnucpro.reports.tables import (
     CALL_COLUMNS,
     CHUNK_COLUMNS,
+    REGION_COLUMNS,
     CallRow,
     ChunkRow,
     RegionRow,
     header,
     read_call_rows,
     read_chunk_rows,
-    write_calls,
+    read_region_rows,
 )
 
 ROWS = [
@@ -42,12 +43,13 @@ def test_the_first_columns_are_fixed():
 
 
 def test_rows_come_back_as_written(tmp_path):
-    calls, chunks = tmp_path / "calls.tsv", tmp_path / "chunks.tsv"
-    with calls.open("w", newline="\n") as file:
-        assert write_calls(file, ROWS) == 2
+    calls, chunks, regions = (tmp_path / name for name in ("calls.tsv", "chunks.tsv", "r.tsv"))
+    calls.write_text(header(CALL_COLUMNS) + "".join(row.line() for row in ROWS))
     chunks.write_text(header(CHUNK_COLUMNS) + "".join(row.line() for row in CHUNKS))
+    regions.write_text(header(REGION_COLUMNS) + REGION.line())
     assert list(read_call_rows(calls)) == ROWS
     assert list(read_chunk_rows(chunks)) == CHUNKS
+    assert list(read_region_rows(regions)) == [("a;b=c", 0, 1200)]
     assert [row.strand for row in CHUNKS] == ["+", "", "-"]
     assert [row.share_scored for row in ROWS] == [2 / 3, None]
 
@@ -61,6 +63,25 @@ def test_a_foreign_table_is_refused(tmp_path, content, line):
     with pytest.raises(InputError) as caught:
         list(read_call_rows(path))
     assert caught.value.line == line
+
+
+@pytest.mark.parametrize(
+    ("read", "columns", "line", "good", "bad"),
+    [
+        (read_call_rows, CALL_COLUMNS, ROWS[0].line(), "1200", "many"),
+        (read_call_rows, CALL_COLUMNS, ROWS[0].line(), "called", "guessed"),
+        (read_call_rows, CALL_COLUMNS, ROWS[0].line(), "0.875", "nan"),
+        (read_chunk_rows, CHUNK_COLUMNS, CHUNKS[2].line(), "730", "7e2"),
+        (read_chunk_rows, CHUNK_COLUMNS, CHUNKS[2].line(), "0.75", "inf"),
+        (read_region_rows, REGION_COLUMNS, REGION.line(), "1200", ""),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(tmp_path, read, columns, line, good, bad):
+    path = tmp_path / "table.tsv"
+    path.write_text(header(columns) + line + line.replace(good, bad))
+    with pytest.raises(InputError, match="record 'a;b=c'") as caught:
+        list(read(path))
+    assert (caught.value.path, caught.value.line) == (path, 3)
 
 
 def write_all(folder, gzip_fasta=False):

@@ -1,16 +1,21 @@
 from report_data import make_run
 
-from virnucpro.reports.regions import read_regions
-from virnucpro.reports.run_files import Call, ChunkScore, read_calls, read_chunks
+from virnucpro.core.records import Status
 from virnucpro.reports.summary import summarise
+from virnucpro.reports.tables import (
+    CallRow,
+    ChunkRow,
+    read_call_rows,
+    read_chunk_rows,
+    read_region_rows,
+)
 from virnucpro.reports.tracks import MOST_PER_CONTIG, choose, read_tracks
 
 
 def contig(seq_id, chunks, name, supporting=0, opposing=0):
-    return Call(
-        seq_id=seq_id, sample="", length=chunks * 500, chunks=chunks, scored=chunks,
-        supporting=supporting, opposing=opposing, status="called", p_virus=0.5, fdr=None,
-        call=name, class_hint="",
+    return CallRow(
+        seq_id, chunks * 500, chunks, chunks, Status.CALLED, 0.5, name, "mini",
+        chunks_scored=chunks, supporting=supporting, opposing=opposing,
     )  # fmt: skip
 
 
@@ -27,9 +32,9 @@ def test_viral_contigs_come_first_then_mixed_ones():
 
 def test_windows_keep_place_frame_and_what_was_not_scored():
     chunks = [
-        ChunkScore("other", 0, 500, "F1", 0.5),
-        ChunkScore("c", 0, 500, "R2", 0.25),
-        ChunkScore("c", 450, 900, "", None),
+        ChunkRow("other", 1, 0, 500, "F1", p_virus=0.5),
+        ChunkRow("c", 1, 0, 500, "R2", p_virus=0.25),
+        ChunkRow("c", 2, 450, 900),
     ]
     (track,) = read_tracks(chunks, {"c": 3})
     assert (track.row, track.joined) == (3, 1)
@@ -37,7 +42,9 @@ def test_windows_keep_place_frame_and_what_was_not_scored():
 
 
 def test_a_very_long_contig_is_drawn_in_wider_windows_with_their_highest_score():
-    chunks = [ChunkScore("c", i * 500, i * 500 + 500, "F1", i / 4000) for i in range(4000)]
+    chunks = [
+        ChunkRow("c", i + 1, i * 500, i * 500 + 500, "F1", p_virus=i / 4000) for i in range(4000)
+    ]
     (track,) = read_tracks(chunks, {"c": 0})
     assert len(track.windows) <= MOST_PER_CONTIG
     assert track.windows[0][:2] == (0, 500 * track.joined)
@@ -46,14 +53,9 @@ def test_a_very_long_contig_is_drawn_in_wider_windows_with_their_highest_score()
 
 def test_tracks_and_regions_of_a_run_belong_to_rows_shown(tmp_path):
     folder = make_run(tmp_path, records=300)
-    top = summarise(read_calls(folder / "calls.tsv")).top
+    top = summarise(read_call_rows(folder / "calls.tsv")).top
     chosen = choose(top)
-    tracks = read_tracks(read_chunks(folder / "chunks.tsv"), chosen)
+    tracks = read_tracks(read_chunk_rows(folder / "chunks.tsv"), chosen)
     assert len(tracks) == len(chosen) > 10
-    regions = read_regions(folder / "regions.tsv", set(chosen))
-    assert regions and all(top[chosen[name]].call == "virus" for name in regions)
-
-
-def test_a_run_without_chunk_tables_has_no_tracks(tmp_path):
-    assert read_tracks(read_chunks(tmp_path / "chunks.tsv"), {"c": 0}) == []
-    assert read_regions(tmp_path / "regions.tsv", {"c"}) == {}
+    shown = [row for row in read_region_rows(folder / "regions.tsv") if row[0] in chosen]
+    assert shown and all(top[chosen[seq_id]].call == "virus" for seq_id, _, _ in shown)

@@ -1,4 +1,4 @@
-"""The published classifier: the formula, any width, and no file but the recorded one."""
+"""Classifiers: the published formula, the encoders' width, and no file but the recorded one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores.classifier import load_classifier
+from virnucpro.scores.mini_classifier import MiniClassifier, save_mini_classifier
 from virnucpro.sequences.orfs import OrfPolicy
 
 SHAPES = {
@@ -45,6 +46,15 @@ def path(tmp_path):
     return tmp_path / "classifier.safetensors"
 
 
+@pytest.fixture(params=[0, 4])
+def mini(request, tmp_path):
+    """A network of the bundled kind, and its file."""
+    torch.manual_seed(5)
+    network = MiniClassifier(12, 6, request.param).half().float().eval()
+    save_mini_classifier(network, tmp_path / "classifier.safetensors")
+    return network, tmp_path / "classifier.safetensors"
+
+
 def by_formula(x, w):
     """The network in float64, written out."""
     w = {name: array.astype(np.float64) for name, array in w.items()}
@@ -62,6 +72,15 @@ def test_scores_follow_the_published_formula(path):
     assert (scores.dtype, scores.shape) == (np.float32, (40, 2))
     np.testing.assert_allclose(scores, by_formula(vectors, weights()), atol=1e-6)
     assert scores[:, 1].std() > 0.02
+
+
+def test_a_bundled_classifier_has_a_third_class(mini):
+    network, path = mini
+    vectors = torch.randn(7, 12, generator=torch.Generator().manual_seed(2))
+    scores = load_classifier(spec_of(path), "cpu").scores(vectors)
+    assert scores.shape == (7, 3)
+    with torch.no_grad():
+        np.testing.assert_array_equal(scores, network(vectors).softmax(1).numpy())
 
 
 def test_a_row_does_not_see_its_neighbours(path):
@@ -87,6 +106,11 @@ def test_a_classifier_of_another_width_is_refused(path):
         load_classifier(spec_of(path, 3328), "cpu")
 
 
+def test_a_bundled_classifier_of_another_width_is_refused(mini):
+    with pytest.raises(ModelError, match="width 12; dna and protein give 13"):
+        load_classifier(spec_of(mini[1], 13), "cpu")
+
+
 def test_vectors_of_another_width_are_refused(path):
     with pytest.raises(ModelError, match="width 12"):
         load_classifier(spec_of(path), "cpu").scores(torch.zeros(3, 13))
@@ -101,4 +125,14 @@ def test_a_missing_or_odd_file_is_refused(path, tmp_path):
         load_classifier(spec_of(path), "cpu")
     save_file(weights() | {"hidden_layer.bias": np.zeros(4, np.float32)}, path)
     with pytest.raises(ModelError, match=r"hidden_layer\.bias"):
+        load_classifier(spec_of(path), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("mini", "not a VirNucPro classifier"), ("forest", "of the unknown kind 'forest'")],
+)
+def test_a_file_that_is_not_of_its_kind_is_refused(path, kind, message):
+    save_file(weights(), path, metadata={"kind": kind})
+    with pytest.raises(ModelError, match=message):
         load_classifier(spec_of(path), "cpu")

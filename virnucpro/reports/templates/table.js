@@ -5,13 +5,12 @@
   const PAGE = 50;
   const has = (name) => ROWS[name].some((value) => value >= 0);
   const hints = Object.keys(ROWS.hint).length > 0;
-  const support = has('supporting');
   const columns = [
     { key: 'id', title: 'Id', text: true, value: (i) => ROWS.id[i] },
     DATA.samples.length > 1 && { key: 'sample', title: 'Sample', text: true, value: (i) => DATA.samples[ROWS.sample[i]] },
     { key: 'length', title: 'Length (nt)', value: (i) => ROWS.length[i] },
-    { key: 'chunks', title: has('scored') ? 'Chunks scored' : 'Chunks', value: (i) => ROWS.chunks[i] },
-    support && { key: 'supporting', title: 'For : against', value: (i) => ROWS.supporting[i] },
+    { key: 'chunks', title: 'Chunks scored', value: (i) => ROWS.chunks[i] },
+    { key: 'supporting', title: 'For : against', value: (i) => ROWS.supporting[i] },
     { key: 'p', title: 'p_virus', value: (i) => ROWS.p[i] },
     has('fdr') && { key: 'fdr', title: 'FDR', value: (i) => ROWS.fdr[i] },
     { key: 'call', title: 'Call', text: true, value: (i) => (DATA.calls[ROWS.call[i]] || DATA.statuses[ROWS.status[i]]) },
@@ -87,13 +86,8 @@
   function cellOf(column, i) {
     if (column.key === 'id') return make('td', { class: 'id', title: ROWS.id[i] }, ROWS.id[i]);
     if (column.key === 'length') return make('td', { class: 'num' }, format(ROWS.length[i]));
-    if (column.key === 'chunks') {
-      const text = ROWS.scored[i] < 0 ? format(ROWS.chunks[i]) : `${format(ROWS.scored[i])} of ${format(ROWS.chunks[i])}`;
-      return make('td', { class: 'num' }, text);
-    }
-    if (column.key === 'supporting') {
-      return make('td', { class: 'num' }, ROWS.supporting[i] < 0 ? '' : `${format(ROWS.supporting[i])} : ${format(Math.max(0, ROWS.opposing[i]))}`);
-    }
+    if (column.key === 'chunks') return make('td', { class: 'num' }, `${format(ROWS.scored[i])} of ${format(ROWS.chunks[i])}`);
+    if (column.key === 'supporting') return make('td', { class: 'num' }, `${format(ROWS.supporting[i])} : ${format(ROWS.opposing[i])}`);
     if (column.key === 'fdr') return make('td', { class: 'num' }, percent(ROWS.fdr[i]));
     if (column.key === 'p') {
       const cell = make('td', { class: 'num' }, score(ROWS.p[i]));
