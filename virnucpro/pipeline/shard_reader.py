@@ -63,29 +63,43 @@ class ShardReader:
 
     def start(self, places: Places) -> Future[Read] | None:
         """Begin to read; give the result to `finish`."""
+        pool = self._pool  # `finish` runs in another thread, and may give it up meanwhile
         try:
-            return self._pool.submit(read_tokens, *self._work, places) if self._pool else None
-        except (BrokenProcessPool, RuntimeError):  # broken, or closed
-            return None
+            return pool.submit(read_tokens, *self._work, places) if pool else None
+        except BrokenProcessPool:
+            self._go_on_alone()
+        except RuntimeError:  # closed
+            pass
+        return None
 
     def finish(self, places: Places, begun: Future[Read] | None) -> list[Tokens]:
         """Tokens of the sequences at `places`, in their order."""
         try:
             found = read_tokens(*self._work, places) if begun is None else begun.result()
         except BrokenProcessPool:
-            log.warning("A reading process ended; this rank reads for itself from now on")
-            self._pool = None
+            self._go_on_alone()
             found = read_tokens(*self._work, places)
         ids, tokens, bounds = found
         edges = bounds.tolist()
         spans = zip(ids, edges[:-1], edges[1:], strict=True)
         return [Tokens(seq_id, tokens[start:stop]) for seq_id, start, stop in spans]
 
+    def _go_on_alone(self) -> None:
+        if self._pool is not None:
+            log.warning("A reading process ended; this rank reads for itself from now on")
+        self.close()
+
     def close(self) -> None:
         """End the processes; shards that were begun are dropped."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        inside: Any = pool
+        # A broken pool asks the others to end and waits for ever: readers ignore SIGTERM.
+        left = list(inside._processes.values()) if inside._broken else []
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in left:
+            process.kill()
 
 
 def read_tokens(files: Sequence[Path], tokenizer: Tokenizer, places: Places) -> Read:
