@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import h5py
@@ -20,6 +19,7 @@ import pytest
 import torch
 
 from tests.checkpoints import esm2_config, esm2_tensors, write_safetensors
+from tests.reliability.runs import are_gone, descendants
 from virnucpro.core.errors import ModelError
 from virnucpro.engines.shards import ShardDamagedError
 from virnucpro.models.load import load_encoder, make_tokenizer
@@ -73,7 +73,7 @@ def quick(monkeypatch):
 
 
 def run(files, spec, out, world, on_sequences=lambda more: None, **config):
-    config = RuntimeConfig(dataloader_workers=0, **config)
+    config = RuntimeConfig(**{"dataloader_workers": 0} | config)
     model = {"model_type": "esm2", "model_name": spec.name, "encoder_spec": spec}
     return run_multi_gpu_inference(files, out, model, world, config, on_sequences)
 
@@ -154,6 +154,26 @@ def test_a_lost_ranks_work_is_done_by_others(undisturbed, files, spec, tmp_path,
     assert failed == []
     assert path.read_bytes() == undisturbed[2]
     assert not multiprocessing.active_children()
+
+
+def test_a_reader_that_is_killed_costs_nothing(undisturbed, files, spec, tmp_path):
+    """Readers are the rank's own processes; the rank does their work and ends in good order."""
+    readers = []
+
+    def kill_one(more):
+        if not readers:
+            [rank] = multiprocessing.active_children()
+            readers.extend(descendants(rank.pid))
+            os.kill(readers[0], signal.SIGKILL)
+
+    path, failed = run(files, spec, tmp_path / "esm_v2", 1, kill_one, dataloader_workers=2)
+    assert len(readers) == 2
+    assert failed == []
+    assert path.read_bytes() == undisturbed[2]
+    log = (tmp_path / "esm_v2" / "logs" / "worker_0.log").read_text()
+    assert "A reading process ended" in log
+    assert "Done: " in log
+    assert are_gone(readers)
 
 
 def test_a_shard_that_cannot_be_computed_costs_no_other(files, spec, tmp_path, monkeypatch):
@@ -253,16 +273,6 @@ def test_ranks_end_when_their_parent_is_killed(tmp_path):
     script.write_text(textwrap.dedent(PARENT.format(root=str(root), folder=str(tmp_path))))
     ended = subprocess.run([sys.executable, str(script)], check=False, timeout=120)
     assert ended.returncode == -signal.SIGKILL
-    pids = (tmp_path / "pids").read_text().split()
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert pids
-    deadline = time.monotonic() + 10
-    while any(is_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, "a rank outlived its parent"
-        time.sleep(0.05)
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    assert are_gone(pids), "a rank outlived its parent"
