@@ -109,16 +109,18 @@ def test_a_run_stopped_twice_has_every_vector_once_under_its_own_id(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "variables",
+    ("layout", "variables"),
     [
-        {"VIRNUCPRO_DISABLE_PACKING": "true"},
-        {"VIRNUCPRO_V1_ATTENTION": "1", "VIRNUCPRO_DISABLE_FP16": "1"},
+        ("padded", {"VIRNUCPRO_DISABLE_PACKING": "true"}),
+        ("packed", {"VIRNUCPRO_V1_ATTENTION": "1", "VIRNUCPRO_DISABLE_FP16": "1"}),
     ],
     ids=["padded", "plain attention"],
 )
-def test_rescue_switches_give_the_same_calls(call, undisturbed, tmp_path, variables):
+def test_rescue_switches_give_the_same_calls(call, undisturbed, tmp_path, layout, variables):
     done = call(tmp_path / "out", "--parallel", "--ranks", "1", **variables)
     assert done.exit_code == 0, done.output
+    engine = json.loads((tmp_path / "out" / "run.json").read_text())["engines"]["protein"]
+    assert engine.split()[0] == layout
     tables = [table.decode().split() for table in (results(tmp_path / "out")[1], undisturbed[1])]
     for left, right in zip(*tables, strict=True):
         if left != right:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import are_gone
+from runs import are_gone, wait_for
 from staged_files import tiny_dna_encoder, write_split_files
 
 from virnucpro.engines.feeding import tokenize
@@ -36,19 +38,28 @@ def work(request, tmp_path):
 @pytest.fixture
 def started(work):
     """`started(n)`: a reader whose n processes can read, and their pids."""
+    before = set(multiprocessing.active_children())
     readers = []
 
     def start(processes):
-        before = set(multiprocessing.active_children())
         readers.append(ShardReader(*work[:2], processes))
         readers[-1].wait()
         pids = [child.pid for child in set(multiprocessing.active_children()) - before]
         assert len(pids) == processes
+        assert wait_for(lambda: all(is_settled(pid) for pid in pids))
         return readers[-1], pids
 
     yield start
     for reader in readers:
         reader.close()
+    for left in set(multiprocessing.active_children()) - before:
+        left.kill()  # a test that failed must not keep the next one, or the exit, waiting
+
+
+def is_settled(pid):
+    """Whether a process ignores SIGTERM, as a reader does from its first shard on."""
+    [ignored] = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return int(ignored, 16) >> (signal.SIGTERM - 1) & 1
 
 
 def expect_all(found, wanted):
