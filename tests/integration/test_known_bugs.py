@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
 
@@ -32,7 +33,7 @@ from virnucpro.core.errors import OutputError
 from virnucpro.core.records import Chunk
 from virnucpro.engines.base import EngineOptions, make_engine
 from virnucpro.models.load import load_encoder, make_tokenizer
-from virnucpro.pipeline import rank_scheduler
+from virnucpro.pipeline import rank_scheduler, scoring
 from virnucpro.pipeline.features import SequenceEmbedder
 from virnucpro.sequences.fasta_files import read_fasta
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
@@ -168,6 +169,18 @@ def test_a_batch_size_is_a_number_of_tokens_on_any_number_of_workers(call, tmp_p
         assert done.exit_code == 0, done.output
         found = re.findall(r"Engine: padded on cpu.* (\d+) tokens a batch", done.output)
         assert found == ["1111", "1222"]
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(3, 7), (0, 256)])
+def test_the_classifier_reads_with_the_threads_that_were_set(call, tmp_path, workers, batch):
+    with (
+        patch("virnucpro.pipeline.scoring.score_files", wraps=scoring.score_files) as given,
+        patch("virnucpro.pipeline.scoring.ThreadPoolExecutor", wraps=ThreadPoolExecutor) as pool,
+    ):
+        done = call(tmp_path / "out", "-w", str(workers), "-b", str(batch))
+    assert done.exit_code == 0, done.output
+    assert given.call_args.args[3:5] == (batch, workers)
+    assert [found.kwargs["max_workers"] for found in pool.call_args_list] == ([workers] if workers else [])
 
 
 @pytest.mark.parametrize("policy", ["open-frame", "longest"])

@@ -75,6 +75,38 @@ def test_means_cover_each_sequence_without_its_ends(skip):
         assert torch.allclose(half, wanted, atol=2e-3)
 
 
+def test_a_packed_layout_never_asks_the_host():
+    """Tensors without content: whoever wants a number of them, gets an error."""
+    batch = collate_packed(sequences())
+    bare = PackedBatch(batch.seq_ids, batch.tokens.to("meta"), batch.cu_seqlens.to("meta"), 1022)
+    layout = PackedLayout.of(bare)
+    states = torch.empty(len(batch.tokens), 6, device="meta", dtype=torch.float16)
+    assert layout.mean(states, 1).shape == (len(LENGTHS), 6)
+    assert layout.spread(layout.row_means(states, 1)).shape == states.shape
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        layout.cu_seqlens[1].item()
+
+
+def test_means_of_packed_tokens_are_one_graph_of_as_many_steps_for_any_number_of_sequences():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    def mean(layout, states):
+        return layout.mean(states, 1)
+
+    compiled = torch.compile(mean, backend=backend, fullgraph=True, dynamic=False)
+    for lengths in ([5, 7, 4], LENGTHS):
+        layout = PackedLayout.of(collate_packed(sequences(lengths)))
+        states = torch.randn(len(layout.tokens), 6, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(compiled(layout, states), layout.mean(states, 1))
+    few, many = (len(graph.graph.nodes) for graph in graphs)
+    assert few == many
+    torch._dynamo.reset()
+
+
 def test_spread_gives_each_token_the_value_of_its_sequence():
     for layout in all_layouts(sequences()):
         states = layout.tokens[:, None].float()
