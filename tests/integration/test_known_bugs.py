@@ -180,7 +180,9 @@ def test_the_classifier_reads_with_the_threads_that_were_set(call, tmp_path, wor
         done = call(tmp_path / "out", "-w", str(workers), "-b", str(batch))
     assert done.exit_code == 0, done.output
     assert given.call_args.args[3:5] == (batch, workers)
-    assert [found.kwargs["max_workers"] for found in pool.call_args_list] == ([workers] if workers else [])
+    assert [found.kwargs["max_workers"] for found in pool.call_args_list] == (
+        [workers] if workers else []
+    )
 
 
 @pytest.mark.parametrize("policy", ["open-frame", "longest"])

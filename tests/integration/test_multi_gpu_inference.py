@@ -20,14 +20,18 @@ import torch
 
 from tests.checkpoints import esm2_config, esm2_tensors, write_safetensors
 from tests.reliability.runs import are_gone, descendants
+from virnucpro.batches.collate import collate_padded
 from virnucpro.core.errors import ModelError
-from virnucpro.engines.shards import ShardDamagedError
+from virnucpro.core.records import Embeddings, Tokens
+from virnucpro.engines.shards import ShardDamagedError, write_shard
 from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.models.specs import EncoderSpec, Esm2Shape
 from virnucpro.pipeline import multi_gpu_inference, rank_scheduler
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.sequence_index import build_index
+from virnucpro.pipeline.sequence_index import build_index, read_sequences
+from virnucpro.pipeline.shard_plan import plan_shards, unit_of
+from virnucpro.sequences.fasta_files import read_fasta
 
 SHAPE = Esm2Shape(layers=1, dim=16, heads=2, ffn=32)
 COUNT = 48
@@ -87,22 +91,22 @@ def report(out):
     return json.loads((out / "stage.json").read_text())
 
 
-def test_every_vector_is_the_encoders_own(undisturbed, files, spec):
-    (path, failed), out, _ = undisturbed
-    assert failed == []
-    assert path == out / "embeddings.h5"
+def expect_own_vectors(path, files, spec):
+    """Every sequence of `files` is there, with what the encoder alone makes of it."""
     found = content(path)
     assert len(found) == COUNT
     encoder = load_encoder(spec, torch.device("cpu"), torch.float32)
     tokenizer = make_tokenizer(spec)
-    lines = [line for file in files for line in file.read_text().split("\n") if line]
-    for header, letters in zip(lines[::2], lines[1::2], strict=True):
-        from virnucpro.batches.collate import collate_padded
-        from virnucpro.core.records import Tokens
+    for name, letters in (pair for file in files for pair in read_fasta(file)):
+        wanted = encoder(collate_padded([Tokens(name, tokenizer.encode(letters))], 1))[0].numpy()
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4)
 
-        batch = collate_padded([Tokens(header, tokenizer.encode(letters))], 1)
-        wanted = encoder(batch)[0].numpy()
-        np.testing.assert_allclose(found[header[1:]], wanted, rtol=1e-4, atol=1e-4)
+
+def test_every_vector_is_the_encoders_own(undisturbed, files, spec):
+    (path, failed), out, _ = undisturbed
+    assert failed == []
+    assert path == out / "embeddings.h5"
+    expect_own_vectors(path, files, spec)
 
 
 def test_the_run_says_what_it_did(undisturbed):
@@ -225,6 +229,27 @@ def test_an_interrupted_run_goes_on_where_it_was(undisturbed, files, spec, tmp_p
     assert path.read_bytes() == undisturbed[2]
     assert counts[0] > COUNT // 4, "finished shards were computed again"
     assert sum(counts) == COUNT
+
+
+def test_other_letters_under_the_same_ids_are_computed_anew(undisturbed, files, spec, tmp_path):
+    """Neither the finished file of the old letters nor a finished shard of theirs is reused."""
+    out = shutil.copytree(undisturbed[1], tmp_path / "esm_v2")
+    changed = [tmp_path / file.name for file in files]
+    for old, new in zip(files, changed, strict=True):
+        others = str.maketrans("ACDEGHIKL", "CDEGHIKLM")
+        records = ((name, letters.translate(others)) for name, letters in read_fasta(old))
+        new.write_text("".join(f">{name}\n{letters}\n" for name, letters in records))
+    index = build_index(changed)
+    ids, _ = read_sequences(index.files, index.places.take(plan_shards(index, unit_of("esm2"))[0]))
+    with h5py.File(out / "embeddings.h5") as file:
+        made_by = dict(file.attrs)
+    zeros = Embeddings(tuple(ids), np.zeros((len(ids), SHAPE.dim), np.float32))
+    write_shard(out / ".checkpoints" / "esm_v2_shards" / "shard_00000.h5", zeros, made_by)
+    counts = []
+    path, failed = run(changed, spec, out, 1, counts.append)
+    assert failed == []
+    assert sum(counts) == COUNT
+    expect_own_vectors(path, changed, spec)
 
 
 def test_more_ranks_than_sequences(tmp_path, spec):

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from tiny_home import make_tiny_home
 
 from virnucpro.cli.main import cli
+from virnucpro.pipeline import orf_stages, parallel_translate
 
 TOLERANCE = 1e-5
 EXAMPLE = Path(__file__).parents[2] / "examples" / "demo.fa"
@@ -58,10 +59,24 @@ def read(path):
     return [line.split("\t") for line in path.read_text().splitlines()]
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of two chunks, and none of them for this process: any input is translated by others."""
+
+    def refuse(*_):
+        raise AssertionError("the process of the run has translated a block itself")
+
+    monkeypatch.setattr(orf_stages, "BLOCK_CHUNKS", 2)
+    monkeypatch.setattr(parallel_translate, "BLOCKS_BEFORE_POOL", 0)
+    monkeypatch.setattr(parallel_translate, "find_orfs", refuse)  # in this process only
+
+
 @pytest.mark.parametrize("name", PATHS)
-def test_path_gives_the_calls_of_one_process(predict, plain, name):
+def test_path_gives_the_calls_of_one_process(predict, plain, name, request):
+    if name == "threads-4":
+        request.getfixturevalue("small_blocks")
     out = predict(name, *PATHS[name])
-    for table in ("calls.tsv", "demo_merged/prediction_results.txt"):
+    for table in ("calls.tsv", "chunks.tsv", "demo_merged/prediction_results.txt"):
         expected, got = read(plain / table), read(out / table)
         assert len(got) == len(expected) > 20
         for one, other in zip(expected, got, strict=True):
