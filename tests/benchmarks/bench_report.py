@@ -32,6 +32,11 @@ class Figures:
         requirement = f"at most {limit:g} {unit}".strip()
         self._judge(name, value, unit, "lower", requirement, value <= limit, unless)
 
+    def failed(self, name, reason):
+        """An assertion of the suite that does not hold: a requirement without a figure."""
+        row = {"suite": self.suite, "name": name, "value": None, "unit": "", "better": None}
+        self.rows.append(row | {"requirement": "holds", "verdict": "missed", "reason": reason})
+
     def _judge(self, name, value, unit, better, requirement, reached, unless):
         if unless:
             verdict = "not applicable"

@@ -39,6 +39,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.gpu)
 
 
+def pytest_runtest_makereport(item, call):
+    """A failed assertion is a requirement missed; any other error: the suite could not run."""
+    if (
+        call.when == "call"
+        and call.excinfo is not None
+        and call.excinfo.errisinstance(AssertionError)
+    ):
+        said = str(call.excinfo.value).splitlines() or ["assertion failed"]
+        Figures(item.cls.suite, item.config.stash[FIGURES]).failed(item.name, said[0])
+
+
 def pytest_sessionfinish(session):
     path = session.config.getoption("--bench-report")
     rows = session.config.stash.get(FIGURES, [])

@@ -21,7 +21,7 @@ import click
 
 import virnucpro
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list
-from virnucpro.core.errors import VirNucProError
+from virnucpro.core.errors import UsageError, VirNucProError
 
 PASSED, MISSED, NOT_RUN = 0, 1, 2
 TIMEOUT_S = 3600
@@ -83,20 +83,20 @@ def benchmark(
     """Run the benchmark suites of a source checkout.
 
     \b
-    scaling        translation and merging on 1, 2, 4 and all CPUs
+    scaling        merging on 1, 2, 4 and all CPUs, translation on 1, 3, 4 and all
     throughput     translation, packing and both engines on one device
     memory         stages that stream stay within their bounds
     equivalence    parallel, packed and padded paths give the same numbers
     v2-validation  production workload (PERF): the whole pipeline with --parallel
     v2-scaling     2-GPU scaling of the packed engine, at least 1.9x
-    v2-throughput  DataLoader + packing sweep: threads and token budgets
+    v2-throughput  DataLoader + packing sweep: reader processes and token budgets
     v1-comparison  conditional v1/v2 comparison: both paths of this checkout in one
                    run (no git tag is needed)
     all            every suite that this machine can run
 
     Where no GPU is, tiny models run on the CPU; a requirement that needs GPUs is then shown as
     not applicable, with its reason. Exit codes: 0 every requirement that applies is reached,
-    1 one is missed, 2 the suite could not run.
+    1 one is missed or an assertion fails, 2 the suite could not run.
 
     \b
     virnucpro benchmark --suite v2-validation
@@ -110,6 +110,7 @@ def benchmark(
         folder = (output_dir or root / "build" / "benchmarks").absolute()
         folder.mkdir(parents=True, exist_ok=True)
         visible = parse_gpu_list(gpus, detect_cuda_devices()) if gpus else detect_cuda_devices()
+        earlier = _read_earlier(compare_to) if compare_to else {}
     except (VirNucProError, OSError) as error:
         click.echo(f"virnucpro: error: {error}", err=True)
         sys.exit(NOT_RUN)
@@ -122,7 +123,7 @@ def benchmark(
     )  # fmt: skip
     ended = _run(_build_pytest_command(request), root, _visible_names(visible) if gpus else "")
     found = _read_report(request.report)
-    _compare(found, _read_report(compare_to) if compare_to else {})
+    _compare(found, earlier)
     if found:
         text = _markdown(found)
         request.report.write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -189,6 +190,13 @@ def _read_report(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _read_earlier(path: Path) -> dict[str, Any]:
+    report = _read_report(path)
+    if not _rows(report):
+        raise UsageError(f"--compare-to {path}: no figures in it; give an earlier benchmark_*.json")
+    return report
 
 
 def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
