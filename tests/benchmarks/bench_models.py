@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from checkpoints import (
@@ -20,6 +23,7 @@ from tiny_home import make_tiny_home, write_tiny_classifier
 from virnucpro.core.errors import VirNucProError
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES
 from virnucpro.models.store import install_local, resolve_model
+from virnucpro.pipeline import parallel_translate
 
 SENSE = [
     "".join((a, b, c)) for a in "ACGT" for b in "ACGT" for c in "ACGT"
@@ -75,6 +79,20 @@ def proteins(count: int, mean: float = 49.0, seed: int = 0) -> list[str]:
     draw = np.random.default_rng(seed)
     lengths = np.clip(draw.normal(mean, mean / 5, count), 5, 3 * mean).astype(int)
     return ["".join(draw.choice(RESIDUES, length)) for length in lengths]
+
+
+@contextmanager
+def blocks_done_here() -> Iterator[list[int]]:
+    """Inside, the size of each block that this process translates itself goes into a list."""
+    sizes: list[int] = []
+    find = parallel_translate.find_orfs
+
+    def count(block, policy):
+        sizes.append(len(block))
+        return find(block, policy)
+
+    with patch.object(parallel_translate, "find_orfs", count):
+        yield sizes
 
 
 def write_fasta(path: Path, sequences, prefix="s") -> Path:

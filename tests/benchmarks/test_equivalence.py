@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from bench_models import coding_contigs
+from bench_models import blocks_done_here, coding_contigs
 from staged_files import write_pairs
 
 from virnucpro.core.records import Chunk
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.feature_files import read_merged
 from virnucpro.pipeline.parallel_merge import parallel_merge_features
-from virnucpro.pipeline.parallel_translate import translate_blocks
+from virnucpro.pipeline.parallel_translate import (
+    BLOCKS_BEFORE_POOL,
+    FEWEST_WORKERS,
+    translate_blocks,
+)
 from virnucpro.pipeline.verify import verify_paths
 from virnucpro.sequences.orfs import OrfPolicy
 
@@ -22,11 +26,17 @@ class TestEquivalence:
     suite = "equivalence"
 
     def test_translation(self, figures, sequences):
-        texts = coding_contigs(max(40, sequences))
+        """In one process, and with the fewest workers on more blocks than go without them."""
+        blocks = BLOCKS_BEFORE_POOL + 8
+        texts = coding_contigs(max(blocks, sequences))
         chunks = [Chunk(f"c_{i}", text) for i, text in enumerate(texts)]
-        blocks = [chunks[i : i + 10] for i in range(0, len(chunks), 10)]
-        one, two = (list(translate_blocks(blocks, OrfPolicy("longest"), n)) for n in (1, 2))
-        different = sum(a != b for a, b in zip(one, two, strict=True))
+        work = [chunks[i::blocks] for i in range(blocks)]
+        policy = OrfPolicy("longest")
+        one = list(translate_blocks(work, policy, 1))
+        with blocks_done_here() as here:
+            many = list(translate_blocks(work, policy, FEWEST_WORKERS))
+        figures.at_least("translation, blocks done by other processes", blocks - len(here), 1)
+        different = sum(a != b for a, b in zip(one, many, strict=True))
         figures.at_most("translation, blocks that differ from one process", different, 0)
 
     def test_merging(self, figures, sequences, tmp_path):

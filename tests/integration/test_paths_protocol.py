@@ -61,7 +61,7 @@ def read(path):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks of two chunks, and none of them for this process: any input is translated by others."""
+    """Blocks of two chunks, none of them for this process: others translate any input."""
 
     def refuse(*_):
         raise AssertionError("the process of the run has translated a block itself")
