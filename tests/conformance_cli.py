@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from conformance_behaviour import (
+    failure_text,
+    logging_before_torch,
+    nothing_failed,
+    nothing_finished,
+    one_lost_shard,
+    pools_end,
+    progress_of_pools,
+)
 from conformance_checks import (
     PIPELINE,
     PREDICT,
@@ -40,10 +49,6 @@ RESUMING = tested(
 HYBRID = logged("parallel", "Architecture: v2.0 hybrid")
 WORLD = lines(PREDICTION, r"world_size=")
 STAGE_5 = lines(PREDICTION, r"Stage 5.*DNABERT")
-FAIL_FAST = every(
-    tested(RANKS, "test_a_shard_that_cannot_be_computed_costs_no_other"),
-    together(PREDICTION, "if failed_ranks", "raise WorkersFailedError"),
-)
 ROUTED = [
     "test_parallel_routes_esm2_to_v2", "test_v1_fallback_routes_all_to_v1",
     "test_single_gpu_routes_to_v1", "test_parallel_constructs_runtime_config_with_resume",
@@ -52,17 +57,7 @@ ROUTED = [
 ]  # fmt: skip
 
 
-def failure_text(logs):
-    from pathlib import Path
-
-    from virnucpro.core.errors import WorkersFailedError
-
-    error = WorkersFailedError([1, 3], 4, Path("out/esm_v2/logs"))
-    assert isinstance(error, RuntimeError)
-    assert str(error) == (
-        "v2.0 ESM-2 inference failed on 2/4 workers: ranks [1, 3]. "
-        "Check logs: out/esm_v2/logs/worker_*.log"
-    )
+FAIL_FAST = every(one_lost_shard, nothing_finished)
 
 
 def features_line(logs):
@@ -96,7 +91,7 @@ ROWS = {
     "003-09": OFF,
     "003-10": lines(PREDICTION, r"def file_wise", r"PersistentWorkerPool\("),
     "003-11": literal(PREDICTION, 'embed.file_wise("protein", run.model.protein)'),
-    "003-12": every(CYCLE, literal(PREDICTION, "with ExitStack() as stack", "stack.enter_context")),
+    "003-12": every(CYCLE, pools_end),
     "003-13": every(
         literal(PREDICTION, "from virnucpro.pipeline.persistent_pool import PersistentWorkerPool"),
         parameters(
@@ -105,7 +100,7 @@ ROWS = {
         lazy_pool,
     ),
     "003-14": OFF,
-    "003-15": literal(PREDICTION, "progress=run.reporter"),
+    "003-15": progress_of_pools,
     "003-16": literal(PREDICTION, "persistent_models", "PersistentWorkerPool"),
     "003-17": every(
         helps("predict", "--persistent-models / --no-persistent-models"),
@@ -166,7 +161,7 @@ ROWS = {
         "fallback", "Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)"
     ),
     "002-22": logged("merge-threads", "Architecture: v1.0 (single-GPU or non-parallel mode)"),
-    "002-23": together(PREDICT, "_log_architecture(", "from virnucpro.pipeline import prediction"),
+    "002-23": logging_before_torch,
     "002-24": every(
         RESUMING,
         literal(
@@ -197,9 +192,9 @@ ROWS = {
         "virnucpro.pipeline.multi_gpu_inference:run_multi_gpu_inference",
         "fasta_files", "output_dir", "model_config", "world_size", "runtime_config",
     ),
-    "002-35": failure_text,
+    "002-35": every(failure_text, nothing_finished),
     "002-36": tested(RANKS, "test_the_run_says_what_it_did"),
-    "002-37": logged("parallel", "v2.0 ESM-2 complete:"),
+    "002-37": nothing_failed,
     "002-38": lines(PREDICTION, r'"v2\.0 ESM-2 complete: %d feature files created"'),
     "002-39": together(PREDICTION, "if use_v2:", "else:", 'file_wise("protein"'),
     "002-40": every(
@@ -256,7 +251,7 @@ ROWS = {
     "002-70": STAGE_5,
     "002-71": TO_V1,
     "002-72": every(RESUMING, HYBRID),
-    "002-73": every(FAIL_FAST, failure_text),
+    "002-73": FAIL_FAST,
     "002-74": tested(STREAM, "test_memory_is_that_of_one_file_not_of_all"),
     "002-75": tested(ROUTING, *ROUTED),
     "002-76": every(

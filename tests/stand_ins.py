@@ -5,11 +5,14 @@ Spawned processes find these functions by name; nothing here may import torch.
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from contextlib import suppress
 
-from virnucpro.core.errors import DeviceError
-from virnucpro.pipeline.jobs import JobDone
-from virnucpro.pipeline.rank_messages import CannotStart
+from virnucpro.core.errors import DeviceError, OutputError
+from virnucpro.pipeline.jobs import JobDone, JobFailed
+from virnucpro.pipeline.rank_messages import Bye, CannotStart, Done, Failed, Ready
 
 
 def rank_that_names_its_device(rank, job, connection):
@@ -25,3 +28,42 @@ def worker_that_names_its_device(connection, settings):
             job = connection.recv()
             job.output_file.write_text(settings.device)
             connection.send(JobDone(job.rows, (), 1, 0))
+
+
+def rank_that_dies_with_work(rank, job, connection):
+    """Killed by any shard, as for want of memory."""
+    connection.send(Ready({}))
+    connection.recv()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def rank_that_fails_every_shard(rank, job, connection):
+    """Lives, and can compute nothing."""
+    connection.send(Ready({}))
+    while (assignment := connection.recv()) is not None:
+        connection.send(Failed(assignment.shard, "RuntimeError: nothing fits"))
+    connection.send(Bye({}))
+
+
+def first_rank_that_dies_with_work(rank, job, connection):
+    """Rank 0 is killed by its first shard; only then do the others begin, and do all they get."""
+    dying = job.log_dir / "dying"
+    if rank == 0:
+        connection.send(Ready({}))
+        connection.recv()
+        dying.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not dying.exists():
+        time.sleep(0.01)
+    connection.send(Ready({}))
+    while (assignment := connection.recv()) is not None:
+        connection.send(Done(assignment.shard))
+    connection.send(Bye({}))
+
+
+def worker_without_a_disk(connection, settings):
+    """Cannot write any feature file, and no other worker could."""
+    with suppress(EOFError, OSError):
+        while True:
+            connection.recv()
+            connection.send(JobFailed("no space left", OutputError("no space left")))

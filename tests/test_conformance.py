@@ -1,6 +1,6 @@
 """The conformance list, one case a row, named by the id of the row.
 
-Rows about behaviour name the test that shows it; log lines come from real runs on tiny models.
+Rows about behaviour look at real runs on tiny models, or name the test that shows it.
 """
 
 from __future__ import annotations
@@ -12,45 +12,15 @@ import conformance_cli
 import conformance_guide
 import conformance_merge
 import pytest
-from click.testing import CliRunner
-from tiny_home import make_tiny_home
-
-from virnucpro.cli.main import cli
+from conformance_runs import Runs
 
 ROWS = conformance_merge.ROWS | conformance_cli.ROWS | conformance_guide.ROWS
 LIST = Path(__file__).resolve().parents[2] / "shared" / "docs" / "conformance.md"
-RUNS = {
-    "merge-threads": ["--merge-threads", "2"],
-    "parallel": ["--parallel", "--ranks", "1"],
-    "fallback": ["--parallel", "--v1-fallback", "-t", "1"],
-    "persistent": ["--persistent-models", "-t", "1"],
-}
-CODING = "ATGGCCAAGGTTCTGTCACCAGAT" * 8
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory):
-    """`logs(run)`: what a command of `RUNS` printed; each runs once."""
-    root = tmp_path_factory.mktemp("conformance")
-    home = make_tiny_home(root / "home")
-    fasta = root / "in.fa"
-    fasta.write_text("".join(f">c{i}\n{CODING[i:]}\n" for i in range(6)))
-    known = {}
-
-    def output(run):
-        if run not in known:
-            environment = {
-                "VIRNUCPRO_MODEL_DIR": str(home),
-                "VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE": "3",
-            }
-            words = ["predict", str(fasta), "-m", "500", "-o", str(root / run), *RUNS[run]]
-            words += ["--no-progress", "--no-report"]
-            done = CliRunner().invoke(cli, words, env=environment)
-            assert done.exit_code == 0, done.output
-            known[run] = done.output
-        return known[run]
-
-    return output
+    return Runs(tmp_path_factory.mktemp("conformance"))
 
 
 @pytest.mark.parametrize("row", sorted(ROWS))

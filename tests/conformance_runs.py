@@ -1,0 +1,116 @@
+"""Real runs on tiny models whose output and files the rows of the conformance list look at."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import faults
+import stand_ins
+from click.testing import CliRunner
+from tiny_home import make_tiny_home
+
+from virnucpro.cli.main import cli
+from virnucpro.pipeline.rank_scheduler import RankScheduler
+
+RECORDS = 6
+ONE_FRAME = "ATGCTAACCGCTAACTTACTTACCGCTTAC"  # the five other frames have stop codons in it
+CODONS = ["ATG", "GCC", "AAG", "GTT", "CTG", "TCA", "CCA", "GAT"]
+
+
+@contextmanager
+def one_shard_kills_its_ranks():
+    with patch.object(RankScheduler, "_listen", RankScheduler._listen):  # put back afterwards
+        faults.kill_ranks_with_one_shard()
+        yield
+
+
+def in_place_of(name, function):
+    return lambda: patch(f"virnucpro.pipeline.{name}", function)
+
+
+def every_line_of_progress():
+    return patch("virnucpro.core.progress.SECONDS_BETWEEN_LINES", 0.0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run: options, the exit code they end with, and what goes wrong."""
+
+    options: list[str]
+    code: int = 0
+    fault: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+PACKED = ["--parallel", "--ranks", "1", "--no-progress"]
+RANK = "rank_scheduler.rank_main"
+RUNS = {
+    "merge-threads": Asked(["--merge-threads", "2", "--no-progress"]),
+    "parallel": Asked(["--parallel", "--ranks", "1", "--no-progress"]),
+    "fallback": Asked(["--parallel", "--v1-fallback", "-t", "1", "--no-progress"]),
+    "persistent": Asked(["--persistent-models", "-t", "1"], fault=every_line_of_progress),
+    "persistent, disk full": Asked(
+        ["--persistent-models", "-t", "1", "--no-progress"], 1,
+        in_place_of("persistent_pool.worker_main", stand_ins.worker_without_a_disk),
+    ),
+    "a shard kills its ranks": Asked(PACKED, 6, one_shard_kills_its_ranks),
+    "every rank dies": Asked(PACKED, 1, in_place_of(RANK, stand_ins.rank_that_dies_with_work)),
+    "every shard fails": Asked(
+        PACKED, 1, in_place_of(RANK, stand_ins.rank_that_fails_every_shard)
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Runs:
+    """`runs(name)` is what a run of `RUNS` printed; each is done once, when first asked for."""
+
+    root: Path
+    left: dict[str, list[str]] = field(default_factory=dict)
+    _printed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.home = make_tiny_home(self.root / "home")
+        self.fasta = self.root / "in.fa"
+        texts = ["".join(random.Random(i).choices(CODONS, k=60 + i)) for i in range(RECORDS)]
+        records = (f">c{i}\n{ONE_FRAME}{text}\n" for i, text in enumerate(texts))
+        self.fasta.write_text("".join(records))
+
+    def __call__(self, name: str) -> str:
+        if name not in self._printed:
+            asked = RUNS[name]
+            environment = {
+                "VIRNUCPRO_MODEL_DIR": str(self.home),
+                "VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE": "3",
+            }
+            words = ["predict", str(self.fasta), "-m", "500", "-o", str(self.out(name))]
+            with asked.fault():
+                done = CliRunner().invoke(
+                    cli, [*words, *asked.options, "--no-report"], env=environment
+                )
+            assert done.exit_code == asked.code, done.output
+            self._printed[name] = done.output
+            self.left[name] = [child.name for child in multiprocessing.active_children()]
+        return self._printed[name]
+
+    def out(self, name: str) -> Path:
+        """Its output directory."""
+        return self.root / name.replace(", ", "-").replace(" ", "-")
+
+    def record(self, name: str) -> dict:
+        """Its run.json."""
+        self(name)
+        return json.loads((self.out(name) / "run.json").read_text())
+
+    def statuses(self, name: str) -> list[str]:
+        """Of each record, in order."""
+        self(name)
+        with (self.out(name) / "calls.tsv").open(newline="") as file:
+            return [row["status"] for row in csv.DictReader(file, delimiter="\t")]
