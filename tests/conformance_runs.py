@@ -7,29 +7,20 @@ import json
 import multiprocessing
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
-import faults
 import stand_ins
 from click.testing import CliRunner
 from tiny_home import make_tiny_home
 
 from virnucpro.cli.main import cli
-from virnucpro.pipeline.rank_scheduler import RankScheduler
 
 RECORDS = 6
 ONE_FRAME = "ATGCTAACCGCTAACTTACTTACCGCTTAC"  # the five other frames have stop codons in it
 CODONS = ["ATG", "GCC", "AAG", "GTT", "CTG", "TCA", "CCA", "GAT"]
-
-
-@contextmanager
-def one_shard_kills_its_ranks():
-    with patch.object(RankScheduler, "_listen", RankScheduler._listen):  # put back afterwards
-        faults.kill_ranks_with_one_shard()
-        yield
 
 
 def in_place_of(name, function):
@@ -60,7 +51,9 @@ RUNS = {
         ["--persistent-models", "-t", "1", "--no-progress"], 1,
         in_place_of("persistent_pool.worker_main", stand_ins.worker_without_a_disk),
     ),
-    "a shard kills its ranks": Asked(PACKED, 6, one_shard_kills_its_ranks),
+    "a shard kills its ranks": Asked(
+        PACKED, 6, in_place_of(RANK, stand_ins.rank_killed_by_one_shard)
+    ),
     "every rank dies": Asked(PACKED, 1, in_place_of(RANK, stand_ins.rank_that_dies_with_work)),
     "every shard fails": Asked(
         PACKED, 1, in_place_of(RANK, stand_ins.rank_that_fails_every_shard)

@@ -66,12 +66,13 @@ def no_mixing(logs):
     spec = tiny_protein_encoder(logs.root / "mixing")
     encoder, tokenizer = load_encoder(spec, CPU, torch.float32), make_tokenizer(spec)
     encoder.forced_backend = "varlen"
-    first, other, third = (Tokens(t, tokenizer.encode(t)) for t in ("MKVLA", "GGHWY", "CCCCCCC"))
+    items = [Tokens(t, tokenizer.encode(t)) for t in ("MKVLA", "GGHWY", "CCCCCCC")]
     with patch("virnucpro.models.layouts.varlen_attn", varlen_by_hand), torch.inference_mode():
-        alone = encoder(collate_packed([first]))[0]
-        for items in ([first, other], [first, third]):
-            assert encoder.lay_out(collate_packed(items)).backend == "varlen"
-            assert torch.allclose(encoder(collate_packed(items))[0], alone, atol=3e-6)
+        alone = torch.cat([encoder(collate_packed([item])) for item in items])
+        for order in ([0, 1, 2], [2, 1, 0], [1, 2]):
+            batch = collate_packed([items[i] for i in order])
+            assert encoder.lay_out(batch).backend == "varlen"
+            assert torch.allclose(encoder(batch), alone[order], atol=3e-6)
 
 
 def shards_without_resume(logs):

@@ -1,6 +1,6 @@
-"""Processes in place of ranks and workers: they start at once, and compute nothing.
+"""Processes in place of ranks and workers. All but one start at once, and compute nothing.
 
-Spawned processes find these functions by name; nothing here may import torch.
+Spawned processes find these functions by name; importing this module must not import torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,28 @@ from contextlib import suppress
 
 from virnucpro.core.errors import DeviceError, OutputError
 from virnucpro.pipeline.jobs import JobDone, JobFailed
-from virnucpro.pipeline.rank_messages import Bye, CannotStart, Done, Failed, Ready
+from virnucpro.pipeline.rank_messages import Bye, CannotStart, Done, Failed, Ready, shard_path
+
+POISON_SHARD = 3
+
+
+def rank_killed_by_one_shard(rank, job, connection):
+    """A real rank, killed when it is about to commit one shard, as for want of memory.
+
+    A rank writes one shard after the other, so the coordinator has heard of all before it.
+    """
+    from virnucpro.engines import shards
+    from virnucpro.pipeline.rank_worker import rank_main
+
+    write = shards.write_shard
+
+    def kill(path, *rest):
+        if path == shard_path(job.shard_dir, POISON_SHARD):
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, *rest)
+
+    shards.write_shard = kill
+    rank_main(rank, job, connection)
 
 
 def rank_that_names_its_device(rank, job, connection):
