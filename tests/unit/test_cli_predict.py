@@ -173,6 +173,15 @@ def test_environment_switches_reach_the_engine(
     assert getattr(given["runtime_config"], field) == expected
 
 
+@pytest.mark.parametrize(("options", "workers"), [([], None), (["0"], 0), (["5"], 5)])
+def test_processes_that_tokenise_reach_the_engine(tmp_fasta, options, workers):
+    flag = ["--dataloader-workers", *options] if options else []
+    with patch("virnucpro.pipeline.prediction.run_prediction", return_value=0) as pipeline:
+        words = ["predict", str(tmp_fasta), "--parallel", *flag]
+        CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert pipeline.call_args.kwargs["runtime_config"].dataloader_workers == workers
+
+
 def test_unreadable_switch_is_a_usage_error(invoke, monkeypatch):
     monkeypatch.setenv("VIRNUCPRO_DISABLE_PACKING", "perhaps")
     given, result = invoke("--parallel")
