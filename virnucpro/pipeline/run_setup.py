@@ -64,8 +64,14 @@ class Run:
     reporter: ProgressReporter
 
     @property
+    def per_file(self) -> int:
+        """ORFs of a split file, and the most that a killed run has to embed again."""
+        compute = self.settings.compute
+        return orfs_per_file(compute.sequences_per_file, self.model, device_kind(compute))
+
+    @property
     def workers(self) -> int:
-        """Processes that translate and merge."""
+        """Processes that translate."""
         return self.settings.compute.threads or usable_cpus()
 
     def unit_key(self, unit: str, made_from: object = "") -> str:
@@ -180,12 +186,13 @@ def prepare(
     if has_model_calls and earlier is not None:
         kept = ("stages", "outputs", "model_outputs")
         data |= {name: earlier[name] for name in kept}
+    kind, per_file = device_kind(settings.compute), settings.compute.sequences_per_file
     run = Run(
         sources=sources,
         paths=paths,
         model=model,
         settings=settings,
-        key=digest_of(key, device_kind(settings.compute)),
+        key=digest_of(key, kind, orfs_per_file(per_file, model, kind)),
         has_model_calls=has_model_calls,
         ledger=StageLedger(paths.ledger, reuse=output.resume, repair=output.repair),
         record=RunRecord(paths, data, is_new),
@@ -230,6 +237,14 @@ def _check_same_inputs(
     )
 
 
+def orfs_per_file(asked: int | None, model: ModelSpec, kind: str) -> int:
+    """ORFs of a split file: as asked, else as published.
+
+    A large encoder on a CPU takes seconds for each, and whole files are what survives a kill.
+    """
+    return asked or (100 if kind == "cpu" and model.is_large else 10_000)
+
+
 def device_kind(compute: Compute) -> str:
     """`cuda` or `cpu`: their numbers differ, so that one never goes on with the other's vectors."""
     return compute.devices[0].split(":")[0]
@@ -248,7 +263,6 @@ def _what_decides(
         "model": model.digest,
         "min_length": settings.model.min_length,
         "sample_n": settings.model.sample_n,
-        "sequences_per_file": settings.compute.sequences_per_file,
         "dtype": settings.compute.dtype,
         "packing": settings.compute.packing,
         "v1_attention": settings.compute.v1_attention,
