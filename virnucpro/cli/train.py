@@ -15,8 +15,8 @@ from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from virnucpro.training.evaluation import Inputs
     from virnucpro.training.figures import Row
+    from virnucpro.training.jobs import EvaluateJob, MlpJob, TrainJob
 
 EXIT_IN_PART = 6
 
@@ -61,17 +61,23 @@ def train(
     `classifier: mlp` in the configuration the published classifier is trained on vectors of
     frozen encoders.
     """
-    from virnucpro.training.mlp_run import is_mlp_config
+    from virnucpro.training.jobs import MlpJob, read_job
 
     run_dir = run_dir or output_dir.with_name(f"{output_dir.name}.run")
-    if is_mlp_config(config_file):
-        _train_mlp(ctx, config_file, data, output_dir, run_dir, device, seed, steps, stop_after)
-        return
-    from virnucpro.training.fit import FitSettings
-    from virnucpro.training.run import finish_job, fit_job, load_sets, read_job
+    job = read_job(config_file, data, seed=seed, steps=steps)
+    if isinstance(job, MlpJob):
+        _train_mlp(ctx, job, output_dir, run_dir, device, stop_after)
+    else:
+        _train_bundled(ctx, job, output_dir, run_dir, device, stop_after, fused)
 
-    given = {"seed": seed, "steps": steps}
-    job = read_job(config_file, data, **{k: v for k, v in given.items() if v is not None})
+
+def _train_bundled(
+    ctx: click.Context, job: TrainJob, output_dir: Path, run_dir: Path, device: str,
+    stop_after: float, fused: bool | None,
+) -> None:  # fmt: skip
+    from virnucpro.training.fit import FitSettings
+    from virnucpro.training.run import finish_job, fit_job, load_sets
+
     where = validate_and_get_device(device)
     settings = FitSettings(
         folder=run_dir,
@@ -90,15 +96,12 @@ def train(
 
 
 def _train_mlp(
-    ctx: click.Context, config_file: Path, data: Path | None, output_dir: Path, run_dir: Path,
-    device: str, seed: int | None, steps: int | None, stop_after: float,
+    ctx: click.Context, job: MlpJob, output_dir: Path, run_dir: Path, device: str,
+    stop_after: float,
 ) -> None:  # fmt: skip
     from virnucpro.core.progress import ProgressReporter
-    from virnucpro.training.mlp_run import MlpSettings, read_mlp_job, train_mlp
+    from virnucpro.training.mlp_run import MlpSettings, train_mlp
 
-    if steps is not None:
-        raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
-    job = read_mlp_job(config_file, data, **({} if seed is None else {"seed": seed}))
     settings = MlpSettings(
         folder=run_dir, home=model_home(_config(ctx)), device=device, stop_after=stop_after,
         progress=ProgressReporter(_wants_progress(ctx)),
@@ -168,37 +171,37 @@ def evaluate(
     from virnucpro.training.evaluation import Drawing
     from virnucpro.training.evaluation import evaluate as measure
 
-    inputs = _inputs(files, labels, config_file, data)
+    job = _evaluate_job(files, labels, config_file, data)
     drawing = None
     if windows:
         drawing = Drawing(lengths=_lengths(lengths), count=count, null_count=null_count, seed=seed)
     model = resolve_model(model_type, model_path, model_home(_config(ctx)))
     scorer = DirectScorer(model, device)
-    report = measure(scorer, inputs, drawing, ProgressReporter(_wants_progress(ctx)))
+    report = measure(scorer, job, drawing, ProgressReporter(_wants_progress(ctx)))
     paths = report.write(output_dir)
     click.echo("".join(_row(row) for row in report.headline()), nl=False)
     click.echo(f"{output_dir}: {', '.join(path.name for path in paths)}")
 
 
-def _inputs(
+def _evaluate_job(
     files: tuple[str, ...], labels: Path | None, config_file: Path | None, data: Path | None
-) -> Inputs:
-    from virnucpro.training.evaluation import Inputs, read_inputs
+) -> EvaluateJob:
+    from virnucpro.training.jobs import EvaluateJob, read_evaluate_job
+    from virnucpro.training.labelled import LabelledFiles
 
     if config_file is not None:
         if files or labels:
             raise UsageError("--config names files and labels itself: give it alone")
-        return read_inputs(config_file, data)
+        return read_evaluate_job(config_file, data)
     if not files:
         raise UsageError("give labelled FASTA files, or --config")
     if labels is not None:
-        return Inputs(files=tuple(map(Path, files)), table=labels)
+        return EvaluateJob(files=LabelledFiles(dev=tuple(map(Path, files)), table=labels))
     pairs = [name.partition("=") for name in files]
     if not all(kind and path for kind, _, path in pairs):
         raise UsageError("without --labels each file needs its class: virus=FILE bacteria=FILE")
-    return Inputs(
-        files=tuple(Path(path) for _, _, path in pairs), classes=tuple(k for k, _, _ in pairs)
-    )
+    paths, classes = tuple(Path(path) for _, _, path in pairs), tuple(kind for kind, _, _ in pairs)
+    return EvaluateJob(files=LabelledFiles(dev=paths, classes=classes))
 
 
 def _lengths(text: str) -> tuple[int, ...]:

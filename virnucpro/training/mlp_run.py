@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors.torch import save
 
 from virnucpro.core.errors import ConfigError
@@ -25,31 +24,14 @@ from virnucpro.scores.classifier import PUBLISHED_KIND
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.training.corpus import VIRUS, Corpus
 from virnucpro.training.feature_store import Features, FeatureStore
-from virnucpro.training.mlp import MlpFit, MlpRecipe, fit_mlp, mlp_recipe
-from virnucpro.training.run import LabelledFiles, labelled_files, load_labelled
+from virnucpro.training.jobs import MlpJob
+from virnucpro.training.labelled import load_labelled
+from virnucpro.training.mlp import MlpFit, fit_mlp
 from virnucpro.training.windows import LabelledWindows, draw_nulls, draw_windows
 
 logger = logging.getLogger("virnucpro.training")
 
 CLASSIFIER_FILE = "classifier.safetensors"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpJob:
-    """One training, as read from a configuration file and the command line.
-
-    Attributes:
-        name: name of the model.
-        model: whose encoders, chunk length and ORF policy are used: `300`, `500`, `mini`, or
-            the name or directory of a custom model.
-        recipe: what decides the weights.
-        files: labelled FASTA.
-    """
-
-    name: str
-    model: str
-    recipe: MlpRecipe
-    files: LabelledFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,35 +51,6 @@ class MlpSettings:
     device: str = "auto"
     stop_after: float = float("inf")
     progress: ProgressReporter
-
-
-def is_mlp_config(path: Path) -> bool:
-    """Whether a training configuration asks for the published classifier."""
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return isinstance(loaded, dict) and loaded.get("classifier") == PUBLISHED_KIND
-
-
-def read_mlp_job(path: Path, data: Path | None, **overrides: Any) -> MlpJob:
-    """Read a configuration with `classifier: mlp`.
-
-    Args:
-        path: YAML with `name`, `model`, the mapping `data` as in `run.read_job`, and `recipe`.
-        data: folder that the names under `data` are relative to; None means the file's own.
-        overrides: recipe settings to change.
-
-    Raises:
-        ConfigError: a mapping or a name is missing, or a recipe setting is unknown.
-    """
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    recipe = loaded.get("recipe") or {}
-    if not isinstance(recipe, dict):
-        raise ConfigError(f"{path}: recipe must be a mapping")
-    return MlpJob(
-        name=str(loaded.get("name", "custom")),
-        model=str(loaded.get("model", "500")),
-        recipe=mlp_recipe({**recipe, **overrides}),
-        files=labelled_files(loaded.get("data") or {}, data or path.parent),
-    )
 
 
 def train_mlp(job: MlpJob, settings: MlpSettings, output: Path) -> MlpFit | None:

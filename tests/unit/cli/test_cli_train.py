@@ -191,3 +191,23 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 def test_what_evaluate_cannot_do_is_said(data, tmp_path, monkeypatch, arguments, code):
     monkeypatch.chdir(data)
     _run("evaluate", *arguments, "-d", "cpu", "-o", tmp_path / "out", code=code)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("text", "code", "told"),
+    [
+        ("data: [", 2, "config.yaml: cannot be read as YAML"),
+        ("data: {train: virus.fa}", 2, "config.yaml: data.train must be a list"),
+        ("chunk_nt: long", 2, "config.yaml: chunk_nt must be a whole number"),
+        ("data: {train: [a.fa], dev: [a.fa], table: labels.tsv}", 3, "a.fa"),
+        ("data: {train: [virus.fa], dev: [virus.fa], table: a.tsv}", 3, "a.tsv"),
+        ("data: {train: [virus.fa], dev: [virus.fa], table: virus.fa}", 3, "columns id and class"),
+    ],
+)
+def test_a_wrong_configuration_is_told(data, tmp_path, command, text, code, told):
+    path = tmp_path / "config.yaml"
+    path.write_text(text + "\nrecipe: {dna: {width: 8}, protein: {width: 8}}\n")
+    done = _run(command, "--config", path, "--data", data, "-d", "cpu", "-o", tmp_path / "out",
+                code=code)  # fmt: skip
+    assert told in done.output

@@ -7,8 +7,10 @@ from training_data import write_labelled
 
 from virnucpro.core.errors import ConfigError, InputError
 from virnucpro.training.corpus import NULL, VIRUS, load_corpus, read_labels
+from virnucpro.training.jobs import read_job
+from virnucpro.training.labelled import LabelledFiles, load_labelled
 from virnucpro.training.recipe import recipe_from
-from virnucpro.training.run import LabelledFiles, load_labelled, read_job, with_nulls
+from virnucpro.training.run import with_nulls
 
 TOWERS = {"dna": {"width": 8}, "protein": {"width": 8}}
 
