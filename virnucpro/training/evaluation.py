@@ -24,7 +24,7 @@ from virnucpro.training.corpus import (
 from virnucpro.training.evaluation_report import Report
 from virnucpro.training.figures import curves_of, rows_of
 from virnucpro.training.jobs import EvaluateJob
-from virnucpro.training.labelled import LabelledFiles
+from virnucpro.training.labelled import LabelledFiles, set_names
 from virnucpro.training.scoring import score_records, score_windows, split_by_target
 from virnucpro.training.windows import dev_windows
 
@@ -61,10 +61,7 @@ def load_inputs(files: LabelledFiles) -> dict[str, Corpus]:
         raise ConfigError("give a table of labels, or a class for each file")
     labels = read_labels(files.table) if files.table else {}
     sets: dict[str, Corpus] = {}
-    for number, path in enumerate(files.dev):
-        name = stem = path.name.split(".")[0]
-        while name in sets:
-            name = f"{stem} {number + 1}"
+    for number, (name, path) in enumerate(zip(set_names(files.dev), files.dev, strict=True)):
         own = labels if files.table else _labels_of_class(path, files.classes[number])
         sets[name] = load_corpus([path], own)
     return sets

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +72,22 @@ def load_labelled(files: LabelledFiles) -> tuple[Corpus, dict[str, Corpus]]:
     train = load_corpus(files.train, labels)
     if not files.dev:
         return hold_out(train)
-    return train, {path.name.split(".")[0]: load_corpus([path], labels) for path in files.dev}
+    names = zip(set_names(files.dev), files.dev, strict=True)
+    return train, {name: load_corpus([path], labels) for name, path in names}
+
+
+def set_names(paths: Sequence[Path]) -> list[str]:
+    """A name for the set in each file: its stem, and where that is taken also its number.
+
+    >>> set_names([Path("a.fa"), Path("b.fa"), Path("other/a.fa.gz")])
+    ['a', 'b', 'a 3']
+    """
+    names: list[str] = []
+    for number, path in enumerate(paths, start=1):
+        stem = path.name.split(".")[0]
+        tried = chain([stem], (f"{stem} {k}" for k in count(number)))
+        names.append(next(name for name in tried if name not in names))
+    return names
 
 
 def _labels_of_file(path: Path, kind: str) -> dict[str, Label]:

@@ -7,8 +7,9 @@ from training_data import write_labelled
 
 from virnucpro.core.errors import ConfigError, InputError
 from virnucpro.training.corpus import NULL, VIRUS, load_corpus, read_labels
+from virnucpro.training.evaluation import load_inputs
 from virnucpro.training.jobs import read_job
-from virnucpro.training.labelled import LabelledFiles, load_labelled
+from virnucpro.training.labelled import LabelledFiles, load_labelled, set_names
 from virnucpro.training.recipe import recipe_from
 from virnucpro.training.run import with_nulls
 
@@ -55,6 +56,23 @@ def test_one_group_of_a_class_cannot_be_split(tmp_path):
 def test_dev_files_are_sets_of_their_own(data):
     train, dev = load_labelled(_files(data, dev=(data / "virus.fa",)))
     assert list(dev) == ["virus"] and len(train.ids) == 36
+
+
+def test_files_of_one_stem_stay_sets_of_their_own(data, tmp_path):
+    paths = [
+        data / "virus.fa",
+        tmp_path / "virus.fa",
+        tmp_path / "virus 3.fa",
+        tmp_path / "virus.fq",
+    ]
+    for path in paths[1:]:
+        path.write_bytes((data / "bacteria.fa").read_bytes())
+    names = ["virus", "virus 2", "virus 3", "virus 4"]
+    files = _files(data, dev=tuple(paths))
+    assert list(load_labelled(files)[1]) == list(load_inputs(files)) == names
+    paths[2:] = [tmp_path / "virus.fq", tmp_path / "virus.fq"]
+    paths[0] = tmp_path / "virus 3.fa"
+    assert set_names(paths) == ["virus 3", "virus", "virus 4", "virus 5"]
 
 
 def test_nulls_follow_the_corpus_from_the_seed(data):
