@@ -40,6 +40,14 @@ class Label:
     group: str
 
 
+Labels = dict[str, Label]  # by record id
+
+
+def target_of(kind: str) -> int:
+    """OTHER, VIRUS or NULL of a reported class."""
+    return {"virus": VIRUS, "null": NULL}.get(kind, OTHER)
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """Records end to end, group after group.
@@ -98,7 +106,7 @@ def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
         yield record.seq_id, record.sequence
 
 
-def read_labels(path: Path) -> dict[str, Label]:
+def read_labels(path: Path) -> Labels:
     """Read a table with the columns id, class and group (or family, species, source).
 
     Class `virus` is the positive class, `null` the third, anything else is other. Without a
@@ -117,7 +125,7 @@ def read_labels(path: Path) -> dict[str, Label]:
 
 def _label(row: dict[str, str]) -> Label:
     kind = row["class"]
-    target = {"virus": VIRUS, "null": NULL}.get(kind, OTHER)
+    target = target_of(kind)
     source = row.get("source") or "unnamed"
     if row.get("group"):
         return Label(target, kind, row["group"])
@@ -129,20 +137,25 @@ def _label(row: dict[str, str]) -> Label:
     return Label(target, kind, family)
 
 
-def load_corpus(paths: Sequence[Path], labels: dict[str, Label]) -> Corpus:
+def load_corpus(paths: Sequence[Path], labels: Labels | Sequence[Labels]) -> Corpus:
     """Read labelled records of at least 60 nt; records without a label are an error.
+
+    Args:
+        paths: FASTA files.
+        labels: of all records, or for each file those of its records.
 
     Raises:
         InputError: a record's id is not in `labels`, or no record is left.
     """
     encode = BaseTokenizer().encode
     records: list[tuple[Label, str, NDArray[np.uint8]]] = []
-    for path in paths:
+    each = [labels] * len(paths) if isinstance(labels, dict) else labels
+    for path, own in zip(paths, each, strict=True):
         for seq_id, letters in read_sequences(path):
-            if seq_id not in labels:
+            if seq_id not in own:
                 raise InputError(str(path), f"record {seq_id} has no label")
             if len(letters) >= MIN_RECORD_NT:
-                records.append((labels[seq_id], seq_id, encode(letters).astype(np.uint8)))
+                records.append((own[seq_id], seq_id, encode(letters).astype(np.uint8)))
     if not records:
         raise InputError(", ".join(map(str, paths)), "no labelled record of 60 nt or more")
     return assemble(records)

@@ -13,13 +13,14 @@ import numpy as np
 from virnucpro.core.errors import ConfigError
 from virnucpro.training.corpus import (
     NULL,
-    OTHER,
     VIRUS,
     Corpus,
     Label,
+    Labels,
     load_corpus,
     read_labels,
     read_sequences,
+    target_of,
 )
 
 _HELD_OUT = 10
@@ -33,8 +34,8 @@ class LabelledFiles:
         train: FASTA files to train on.
         dev: FASTA files to choose or to measure on, each of them a set.
         table: TSV of id, class and group; None means that `classes` says what a file holds.
-        classes: class of each file without a table: `virus`, `null` or any other. Of each
-            training file, or of each dev file where there are only those.
+        classes: class of each file without a table, those of `train` first: `virus`, `null` or
+            any other.
     """
 
     train: tuple[Path, ...] = ()
@@ -55,25 +56,49 @@ class LabelledFiles:
 def load_labelled(files: LabelledFiles) -> tuple[Corpus, dict[str, Corpus]]:
     """Training corpus, and dev sets by name; without dev files groups are never in both.
 
+    Without a table each record is a group of its own.
+
     Raises:
-        InputError: unreadable sequences or labels.
+        InputError: unreadable sequences or labels, or records without a label.
         ConfigError: no training files, or no table and not one class a file.
     """
     if not files.train:
-        raise ConfigError("no training files")
+        raise ConfigError("no training files: name them in the list train of data")
+    labels = _labels(files, by_record=True)
+    train = load_corpus(files.train, labels[: len(files.train)])
+    return (train, _sets(files.dev, labels[len(files.train) :])) if files.dev else hold_out(train)
+
+
+def load_dev(files: LabelledFiles) -> dict[str, Corpus]:
+    """Dev sets by name; without a table a class is one group.
+
+    Raises:
+        InputError: unreadable sequences or labels, or records without a label.
+        ConfigError: no table, and not one class a file.
+    """
+    files = replace(files, train=())
+    return _sets(files.dev, _labels(files, by_record=False))
+
+
+def _labels(files: LabelledFiles, by_record: bool) -> list[Labels]:
+    """Labels of the records of each file."""
+    paths = files.train + files.dev
     if files.table:
-        labels = read_labels(files.table)
-    elif len(files.classes) == len(files.train):
-        labels = {}
-        for path, kind in zip(files.train, files.classes, strict=True):
-            labels |= _labels_of_file(path, kind)
-    else:
-        raise ConfigError("give a table of labels, or a class for each training file")
-    train = load_corpus(files.train, labels)
-    if not files.dev:
-        return hold_out(train)
-    names = zip(set_names(files.dev), files.dev, strict=True)
-    return train, {name: load_corpus([path], labels) for name, path in names}
+        return [read_labels(files.table)] * len(paths)
+    if len(files.classes) != len(paths):
+        raise ConfigError("give a table of labels, or a class for each file")
+    return [
+        {
+            seq_id: Label(target_of(kind), kind, seq_id if by_record else kind)
+            for seq_id, _ in read_sequences(path)
+        }
+        for path, kind in zip(paths, files.classes, strict=True)
+    ]
+
+
+def _sets(paths: Sequence[Path], labels: Sequence[Labels]) -> dict[str, Corpus]:
+    rows = zip(set_names(paths), paths, labels, strict=True)
+    return {name: load_corpus([path], own) for name, path, own in rows}
 
 
 def set_names(paths: Sequence[Path]) -> list[str]:
@@ -88,11 +113,6 @@ def set_names(paths: Sequence[Path]) -> list[str]:
         tried = chain([stem], (f"{stem} {k}" for k in count(number)))
         names.append(next(name for name in tried if name not in names))
     return names
-
-
-def _labels_of_file(path: Path, kind: str) -> dict[str, Label]:
-    target = {"virus": VIRUS, "null": NULL}.get(kind, OTHER)
-    return {seq_id: Label(target, kind, seq_id) for seq_id, _ in read_sequences(path)}
 
 
 def hold_out(corpus: Corpus) -> tuple[Corpus, dict[str, Corpus]]:

@@ -7,9 +7,8 @@ from training_data import write_labelled
 
 from virnucpro.core.errors import ConfigError, InputError
 from virnucpro.training.corpus import NULL, VIRUS, load_corpus, read_labels
-from virnucpro.training.evaluation import load_inputs
 from virnucpro.training.jobs import read_job
-from virnucpro.training.labelled import LabelledFiles, load_labelled, set_names
+from virnucpro.training.labelled import LabelledFiles, load_dev, load_labelled, set_names
 from virnucpro.training.recipe import recipe_from
 from virnucpro.training.run import with_nulls
 
@@ -41,6 +40,10 @@ def test_classes_of_files_stand_in_for_a_table(data):
     files = _files(data, table=None, classes=("virus", "bacteria"))
     train, dev = load_labelled(files)
     assert sum(g.target == VIRUS for g in (*train.groups, *dev["dev_virus"].groups)) == 18
+    files = _files(
+        data, table=None, dev=(data / "virus.fa",), classes=("virus", "bacteria", "null")
+    )
+    assert [g.kind for g in load_labelled(files)[1]["virus"].groups] == ["null"] * 18
     with pytest.raises(ConfigError, match="a class for each"):
         load_labelled(_files(data, table=None, classes=("virus",)))
     with pytest.raises(ConfigError, match="no training files"):
@@ -69,7 +72,7 @@ def test_files_of_one_stem_stay_sets_of_their_own(data, tmp_path):
         path.write_bytes((data / "bacteria.fa").read_bytes())
     names = ["virus", "virus 2", "virus 3", "virus 4"]
     files = _files(data, dev=tuple(paths))
-    assert list(load_labelled(files)[1]) == list(load_inputs(files)) == names
+    assert list(load_labelled(files)[1]) == list(load_dev(files)) == names
     paths[2:] = [tmp_path / "virus.fq", tmp_path / "virus.fq"]
     paths[0] = tmp_path / "virus 3.fa"
     assert set_names(paths) == ["virus 3", "virus", "virus 4", "virus 5"]
