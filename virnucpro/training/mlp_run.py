@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors.torch import save
 
 from virnucpro.core.errors import ConfigError
-from virnucpro.core.files import atomic_write, sha256_file, write_json
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.models.model_json import FORMAT, MODEL_FILE
 from virnucpro.models.published import CLASSIFIERS, DNA_ENCODER, PROTEIN_ENCODER
-from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import find_encoder, resolve_model
 from virnucpro.pipeline.direct import DirectEncoder, DirectOptions
-from virnucpro.scores.classifier import PUBLISHED_KIND
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.training.corpus import VIRUS, Corpus
+from virnucpro.training.export import CLASSIFIER_FILE, export_mlp
 from virnucpro.training.feature_store import Features, FeatureStore
 from virnucpro.training.jobs import MlpJob
 from virnucpro.training.labelled import load_labelled
@@ -30,8 +25,6 @@ from virnucpro.training.mlp import MlpFit, fit_mlp
 from virnucpro.training.windows import LabelledWindows, draw_nulls, draw_windows
 
 logger = logging.getLogger("virnucpro.training")
-
-CLASSIFIER_FILE = "classifier.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +74,8 @@ def train_mlp(job: MlpJob, settings: MlpSettings, output: Path) -> MlpFit | None
         covered = len(np.unique(features.window)) / max(1, features.windows)
         logger.info("%s: %d rows; %.1f%% of the windows", name, len(features), 100 * covered)
     fit = fit_mlp(found[0], found[1], job.recipe, encoder.device, settings.progress)
-    export_mlp(output, job, base, fit)
+    source = f"virnucpro train, recipe {job.recipe.digest[:16]}, epoch {fit.epoch}"
+    export_mlp(output, job.name, base, fit.network, source)
     return fit
 
 
@@ -120,40 +114,3 @@ def _drawn(
     if not drawn:
         raise ConfigError(f"no record is as long as a chunk ({length_nt} nt)")
     return drawn
-
-
-def export_mlp(folder: Path, job: MlpJob, base: ModelSpec, fit: MlpFit) -> None:
-    """Write the classifier and `model.json`; encoders of a model directory are copied."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = fit.network.state_dict()
-    state.pop("bn1.num_batches_tracked")
-    tensors = {name: value.float().cpu().contiguous() for name, value in state.items()}
-    with atomic_write(folder / CLASSIFIER_FILE) as file:
-        file.write(save(tensors, metadata={"kind": PUBLISHED_KIND}))
-    names = [CLASSIFIER_FILE]
-    encoders = {}
-    for slot, spec in (("dna", base.dna), ("protein", base.protein)):
-        encoders[slot] = _encoder_entry(folder, slot, spec, names)
-    write_json(
-        folder / MODEL_FILE,
-        {
-            "format": FORMAT, "name": job.name, "licence": "not stated",
-            "source": f"virnucpro train, recipe {job.recipe.digest[:16]}, epoch {fit.epoch}",
-            **encoders,
-            "classifier": {"kind": PUBLISHED_KIND, "file": CLASSIFIER_FILE},
-            "orf_policy": {"name": base.orf_policy.name, "keep": base.orf_policy.keep},
-            "chunk_nt": base.chunk_nt,
-            "calibration": None,
-            "files": {name: sha256_file(folder / name) for name in names},
-        },
-    )  # fmt: skip
-
-
-def _encoder_entry(folder: Path, slot: str, spec: EncoderSpec, names: list[str]) -> dict[str, Any]:
-    if not spec.kind.startswith("mini"):
-        return {"model": spec.name}
-    target = folder / f"{slot}.safetensors"
-    if target.resolve() != spec.path.resolve():
-        shutil.copyfile(spec.path, target)
-    names.append(target.name)
-    return {"kind": spec.kind, "file": target.name, "config": {"dim": spec.dim}}
