@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from virnucpro.core.files import digest_of
 from virnucpro.models.tower_blocks import TowerConfig
-from virnucpro.training.plain import build
 from virnucpro.training.sampler import Noise
 
 
@@ -96,12 +95,3 @@ class Recipe:
     def digest(self) -> str:
         """Identity of the recipe (hex)."""
         return digest_of(asdict(self))
-
-
-def recipe_from(raw: dict[str, Any]) -> Recipe:
-    """Build a recipe from plain values.
-
-    Raises:
-        ConfigError: a key or value that a recipe does not know.
-    """
-    return build(Recipe, raw, "recipe")

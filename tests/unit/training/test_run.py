@@ -9,7 +9,8 @@ from virnucpro.core.errors import ConfigError, InputError
 from virnucpro.training.corpus import NULL, VIRUS, load_corpus, read_labels
 from virnucpro.training.jobs import read_job
 from virnucpro.training.labelled import LabelledFiles, load_dev, load_labelled, set_names
-from virnucpro.training.recipe import recipe_from
+from virnucpro.training.plain import build
+from virnucpro.training.recipe import Recipe
 from virnucpro.training.run import with_nulls
 
 TOWERS = {"dna": {"width": 8}, "protein": {"width": 8}}
@@ -81,12 +82,12 @@ def test_files_of_one_stem_stay_sets_of_their_own(data, tmp_path):
 def test_nulls_follow_the_corpus_from_the_seed(data):
     train, _ = load_labelled(_files(data))
     buckets = [{"shortest": 150, "longest": 300, "batch": 8}]
-    recipe = recipe_from({**TOWERS, "null_bank_share": 0.001, "buckets": buckets})
+    recipe = build(Recipe, {**TOWERS, "null_bank_share": 0.001, "buckets": buckets}, "recipe")
     first, again = with_nulls(train, recipe), with_nulls(train, recipe)
     assert (first.bases == again.bases).all()
     kinds = {g.group for g in first.groups if g.target == NULL}
     assert {"uniform", "markov1", "shuffle1", "low"} <= kinds
-    assert with_nulls(train, recipe_from({**TOWERS, "null_share": 0.0})) is train
+    assert with_nulls(train, build(Recipe, {**TOWERS, "null_share": 0.0}, "recipe")) is train
 
 
 def test_what_cannot_be_read_is_named(data, tmp_path):
