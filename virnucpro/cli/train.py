@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,10 @@ from virnucpro.core.errors import UsageError
 
 if TYPE_CHECKING:
     from virnucpro.training.figures import Row
-    from virnucpro.training.jobs import EvaluateJob, MlpJob, TrainJob
+    from virnucpro.training.fit import FitSettings
+    from virnucpro.training.jobs import Job
+    from virnucpro.training.mlp import MlpRecipe
+    from virnucpro.training.recipe import Recipe
 
 EXIT_IN_PART = 6
 
@@ -40,7 +44,7 @@ EXIT_IN_PART = 6
     help="Where the run keeps its state; default: {output-dir}.run. Call again to go on.",
 )  # fmt: skip
 @click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
-@click.option("--seed", type=int, help="Override the recipe's seed.")
+@click.option("--seed", type=click.IntRange(min=0), help="Override the recipe's seed.")
 @click.option("--steps", type=click.IntRange(min=1), help="Override the recipe's steps.")
 @click.option(
     "--stop-after", type=click.FloatRange(min=0), default=float("inf"),
@@ -61,54 +65,49 @@ def train(
     `classifier: mlp` in the configuration the published classifier is trained on vectors of
     frozen encoders.
     """
-    from virnucpro.training.jobs import MlpJob, read_job
-
-    run_dir = run_dir or output_dir.with_name(f"{output_dir.name}.run")
-    job = read_job(config_file, data, seed=seed, steps=steps)
-    if isinstance(job, MlpJob):
-        _train_mlp(ctx, job, output_dir, run_dir, device, stop_after)
-    else:
-        _train_bundled(ctx, job, output_dir, run_dir, device, stop_after, fused)
-
-
-def _train_bundled(
-    ctx: click.Context, job: TrainJob, output_dir: Path, run_dir: Path, device: str,
-    stop_after: float, fused: bool | None,
-) -> None:  # fmt: skip
     from virnucpro.training.fit import FitSettings
-    from virnucpro.training.run import finish_job, fit_job, load_sets
+    from virnucpro.training.jobs import read_job
+    from virnucpro.training.mlp import MlpRecipe
 
+    job, recipe = read_job(config_file, data)
     where = validate_and_get_device(device)
     settings = FitSettings(
-        folder=run_dir,
+        folder=run_dir or output_dir.with_name(f"{output_dir.name}.run"),
         device=where,
         fused=where.type == "cuda" if fused is None else fused,
         stop_after=stop_after,
         progress=_wants_progress(ctx),
     )
-    sets = load_sets(job)
-    fit, report = fit_job(job, sets, settings)
+    if isinstance(recipe, MlpRecipe):
+        if steps is not None:
+            raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
+        recipe = replace(recipe, seed=recipe.seed if seed is None else seed)
+        _train_mlp(job, recipe, settings, output_dir, model_home(_config(ctx)))
+        return
+    seed, steps = recipe.seed if seed is None else seed, steps or recipe.steps
+    _train_bundled(job, replace(recipe, seed=seed, steps=steps), settings, output_dir)
+
+
+def _train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output_dir: Path) -> None:
+    from virnucpro.training.run import train_bundled
+
+    report = train_bundled(job, recipe, settings, output_dir)
     if not report.finished:
-        click.echo(f"paused at step {report.steps} of {job.recipe.steps}; run again to go on")
+        click.echo(f"paused at step {report.steps} of {recipe.steps}; run again to go on")
         sys.exit(EXIT_IN_PART)
-    finish_job(job, fit, sets[1], output_dir)
     click.echo(f"{output_dir}: model written; mean AUROC on dev {report.best:.4f}")
 
 
 def _train_mlp(
-    ctx: click.Context, job: MlpJob, output_dir: Path, run_dir: Path, device: str,
-    stop_after: float,
-) -> None:  # fmt: skip
-    from virnucpro.core.progress import ProgressReporter
-    from virnucpro.training.mlp_run import MlpSettings, train_mlp
+    job: Job, recipe: MlpRecipe, settings: FitSettings, output_dir: Path, home: Path
+) -> None:
+    from virnucpro.training.mlp_run import train_mlp
 
-    settings = MlpSettings(
-        folder=run_dir, home=model_home(_config(ctx)), device=device, stop_after=stop_after,
-        progress=ProgressReporter(_wants_progress(ctx)),
-    )  # fmt: skip
-    fit = train_mlp(job, settings, output_dir)
+    fit = train_mlp(job, recipe, settings, home, output_dir)
     if fit is None:
-        click.echo(f"paused while embedding; {run_dir} keeps what is done: run again to go on")
+        click.echo(
+            f"paused while embedding; {settings.folder} keeps what is done: run again to go on"
+        )
         sys.exit(EXIT_IN_PART)
     click.echo(
         f"{output_dir}: model written, epoch {fit.epoch}; AUROC on held-out windows with a "
@@ -142,7 +141,9 @@ def _train_mlp(
     "--null-count", type=click.IntRange(min=0), default=500, show_default=True,
     help="Random, shuffled and low-complexity windows of each length.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the windows.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the windows."
+)
 @click.option(
     "--model-type", "-m", type=click.Choice(["mini", "300", "500", "custom"]), default="mini",
     show_default=True, help="Model to measure.",
@@ -171,7 +172,7 @@ def evaluate(
     from virnucpro.training.evaluation import Drawing
     from virnucpro.training.evaluation import evaluate as measure
 
-    job = _evaluate_job(files, labels, config_file, data)
+    job = _job(files, labels, config_file, data)
     drawing = None
     if windows:
         drawing = Drawing(lengths=_lengths(lengths), count=count, null_count=null_count, seed=seed)
@@ -183,25 +184,25 @@ def evaluate(
     click.echo(f"{output_dir}: {', '.join(path.name for path in paths)}")
 
 
-def _evaluate_job(
+def _job(
     files: tuple[str, ...], labels: Path | None, config_file: Path | None, data: Path | None
-) -> EvaluateJob:
-    from virnucpro.training.jobs import EvaluateJob, read_evaluate_job
+) -> Job:
+    from virnucpro.training.jobs import Job, read_evaluation
     from virnucpro.training.labelled import LabelledFiles
 
     if config_file is not None:
         if files or labels:
             raise UsageError("--config names files and labels itself: give it alone")
-        return read_evaluate_job(config_file, data)
+        return read_evaluation(config_file, data)
     if not files:
         raise UsageError("give labelled FASTA files, or --config")
     if labels is not None:
-        return EvaluateJob(files=LabelledFiles(dev=tuple(map(Path, files)), table=labels))
+        return Job(data=LabelledFiles(dev=tuple(map(Path, files)), table=labels))
     pairs = [name.partition("=") for name in files]
     if not all(kind and path for kind, _, path in pairs):
         raise UsageError("without --labels each file needs its class: virus=FILE bacteria=FILE")
     paths, classes = tuple(Path(path) for _, _, path in pairs), tuple(kind for kind, _, _ in pairs)
-    return EvaluateJob(files=LabelledFiles(dev=paths, classes=classes))
+    return Job(data=LabelledFiles(dev=paths, classes=classes))
 
 
 def _lengths(text: str) -> tuple[int, ...]:

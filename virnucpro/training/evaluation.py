@@ -11,7 +11,7 @@ from virnucpro.core.progress import ProgressReporter
 from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.training.evaluation_report import Report
 from virnucpro.training.figures import curves_of, rows_of
-from virnucpro.training.jobs import EvaluateJob
+from virnucpro.training.jobs import Job
 from virnucpro.training.labelled import load_dev
 from virnucpro.training.scoring import score_records, score_windows, split_by_target
 from virnucpro.training.windows import dev_windows
@@ -37,13 +37,13 @@ class Drawing:
 
 
 def evaluate(
-    scorer: DirectScorer, job: EvaluateJob, drawing: Drawing | None, progress: ProgressReporter
+    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter
 ) -> Report:
     """Score labelled sequences and measure the scores.
 
     Args:
         scorer: the model.
-        job: labelled sequences.
+        job: labelled sequences, and what is left out of them.
         drawing: how windows are drawn from them; None scores whole records.
         progress: shows how far it is.
 
@@ -51,7 +51,7 @@ def evaluate(
         InputError: unreadable input, or no set has a sequence that is long enough.
         ConfigError: no table, and not one class a file.
     """
-    sets = load_dev(job.files)
+    sets = load_dev(job.data)
     start = time.monotonic()
     if drawing is None:
         scored = score_records(scorer, sets, progress)
@@ -60,17 +60,18 @@ def evaluate(
         scored = score_windows(scorer, drawn, progress)
     count = sum(len(s.labels) for s in scored)
     if not count:
-        raise InputError(str(job.files.dev[0]), "no record is as long as the windows")
+        raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
     seconds = time.monotonic() - start
     logger.info("scored %d sequences in %.1f s", count, seconds)
+    leave_out = frozenset(job.evaluate.leave_out)
     facts = {
         "model": scorer.model.name,
         "model_digest": scorer.model.digest,
         "chunk_nt": scorer.model.chunk_nt,
-        "files": [path.name for path in job.files.dev],
+        "files": [path.name for path in job.data.dev],
         "windows": asdict(drawing) if drawing else None,
-        "left_out": sorted(job.leave_out),
+        "left_out": sorted(leave_out),
         "sequences": count,
         "seconds": round(seconds, 1),
     }
-    return Report(facts, rows_of(scored, job.leave_out), curves_of(scored))
+    return Report(facts, rows_of(scored, leave_out), curves_of(scored))

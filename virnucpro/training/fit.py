@@ -51,7 +51,7 @@ class FitSettings:
     """How to run a training, never what comes out of it but by `stop_after`.
 
     Attributes:
-        folder: where the run lives.
+        folder: where the run keeps its state; the next call goes on with it.
         device: where to train.
         fused: compile the repeated parts (worth it for long runs on a GPU).
         stop_after: pause after this many seconds; the next call goes on (s).

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from virnucpro.training.calibrate import Limits, fit_calibration
 from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label, assemble, join
-from virnucpro.training.jobs import TrainJob
+from virnucpro.training.export import export_model, probabilities, save_calibration
+from virnucpro.training.fit import Fit, FitReport, FitSettings
+from virnucpro.training.jobs import Job
 from virnucpro.training.labelled import load_labelled
 from virnucpro.training.nulls import null_bank
 from virnucpro.training.recipe import Recipe
 from virnucpro.training.windows import dev_windows
-
-if TYPE_CHECKING:
-    from virnucpro.training.fit import Fit, FitReport, FitSettings
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -24,15 +24,32 @@ DEV_LENGTHS = (150, 300, 500, 1000)
 _NULL_SOURCE_WINDOWS = 4_000
 
 
-def load_sets(job: TrainJob) -> tuple[Corpus, dict[str, Corpus]]:
-    """Training corpus with null sequences, and dev sets by name.
+def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> FitReport:
+    """Train, resuming what `settings.folder` holds; once finished, write the model directory.
+
+    The best weights are calibrated on the dev sets.
 
     Raises:
         InputError: unreadable sequences or labels.
-        ConfigError: no training files, or no table and not one class a file.
+        ConfigError: no training files, or no labels.
     """
-    train, dev = load_labelled(job.files)
-    return with_nulls(train, job.recipe), dev
+    corpus, dev = load_labelled(job.data)
+    corpus = with_nulls(corpus, recipe)
+    logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
+    windows = dev_windows(dev, DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
+    fit = Fit(corpus, windows, recipe, settings)
+    report = fit.run()
+    if not report.finished:
+        return report
+    step = fit.load_best()
+    calibration = fit_calibration(
+        partial(probabilities, fit.model), dev, job.dev_count, Limits(chunk_nt=job.chunk_nt)
+    )
+    save_calibration(output, calibration, ", ".join(sorted(dev)))
+    kinds = [f"virus: {group}" if target == VIRUS else kind for target, kind, group in fit.kinds]
+    source = f"virnucpro train, recipe {recipe.digest[:16]}, step {step}"
+    export_model(output, job.name, fit.model, kinds, job.chunk_nt, source)
+    return report
 
 
 def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
@@ -54,32 +71,3 @@ def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
             for i, row in enumerate(block)
         ),
     )
-
-
-def fit_job(
-    job: TrainJob, sets: tuple[Corpus, dict[str, Corpus]], settings: FitSettings
-) -> tuple[Fit, FitReport]:
-    """Train, resuming what `settings.folder` holds."""
-    from virnucpro.training.fit import Fit
-
-    train, dev = sets
-    logger.info("training on %d bases of %d groups", len(train.bases), len(train.groups))
-    windows = dev_windows(dev, DEV_LENGTHS, job.dev_count, job.dev_count // 4, job.recipe.seed)
-    fit = Fit(train, windows, job.recipe, settings)
-    return fit, fit.run()
-
-
-def finish_job(job: TrainJob, fit: Fit, dev: dict[str, Corpus], output: Path) -> None:
-    """Calibrate the best weights of a finished run and write the model directory."""
-    from virnucpro.training.calibrate import Limits, fit_calibration
-    from virnucpro.training.export import export_model, probabilities, save_calibration
-
-    step = fit.load_best()
-    limits = Limits(chunk_nt=job.chunk_nt)
-    calibration = fit_calibration(
-        lambda bases: probabilities(fit.model, bases), dev, job.dev_count, limits
-    )
-    save_calibration(output, calibration, ", ".join(sorted(dev)))
-    kinds = [f"virus: {group}" if target == VIRUS else kind for target, kind, group in fit.kinds]
-    source = f"virnucpro train, recipe {job.recipe.digest[:16]}, step {step}"
-    export_model(output, job.name, fit.model, kinds, job.chunk_nt, source)

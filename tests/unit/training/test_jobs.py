@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from virnucpro.core.errors import ConfigError, UsageError
-from virnucpro.training.jobs import MlpJob, TrainJob, read_evaluate_job, read_job
+from virnucpro.core.errors import ConfigError
+from virnucpro.training.jobs import read_evaluation, read_job
+from virnucpro.training.mlp import MlpRecipe
+from virnucpro.training.recipe import Recipe
 
 MINI = Path(__file__).parents[3] / "recipes" / "mini.yaml"
 MINI_DIGEST = "961cb69838c9628c45c880e791d13e1672f915c3909d9b4fa3d5f99ac850f984"
@@ -25,31 +27,27 @@ def config(tmp_path):
 
 
 def test_the_recipe_of_the_bundled_model_is_the_same_as_ever():
-    job = read_job(MINI, Path("data"))
-    assert isinstance(job, TrainJob)
-    assert job.recipe.digest == MINI_DIGEST
+    job, recipe = read_job(MINI, Path("data"))
+    assert isinstance(recipe, Recipe) and recipe.digest == MINI_DIGEST
     assert (job.name, job.chunk_nt, job.dev_count) == ("mini", 500, 2000)
-    assert job.files.table == Path("data/meta.tsv.xz") and len(job.files.dev) == 3
-    assert len(read_evaluate_job(MINI, None).leave_out) == 10
+    assert job.data.table == Path("data/meta.tsv.xz") and len(job.data.dev) == 3
+    assert len(read_evaluation(MINI, None).evaluate.leave_out) == 10
 
 
 def test_the_classifier_decides_what_is_trained(config):
     path = config(
         "{name: 7, classifier: mlp, model: 500, data: {train: [a.fa]}, recipe: {rate: 1}}"
     )
-    job = read_job(path, None, seed=3, steps=None)
-    assert isinstance(job, MlpJob)
-    assert (job.name, job.model, job.recipe.seed) == ("7", "500", 3)
-    assert job.files.train == (path.parent / "a.fa",)
-    with pytest.raises(UsageError, match="--steps"):
-        read_job(path, None, steps=5)
+    job, recipe = read_job(path, None)
+    assert (job.name, job.model, recipe) == ("7", "500", MlpRecipe(rate=1))
+    assert job.data.train == (path.parent / "a.fa",)
 
 
 def test_a_bare_null_in_a_list_is_the_class(config):
     path = config(
         f"{{data: {{train: [a.fa, b.fa], classes: [virus, null]}}, recipe: {{{TOWERS}}}}}"
     )
-    assert read_job(path, None).files.classes == ("virus", "null")
+    assert read_job(path, None)[0].data.classes == ("virus", "null")
 
 
 WRONG_FILES = [
@@ -71,12 +69,10 @@ WRONG_FILES = [
     ("dev_count: 0", "must be 1 or more"),
     ("name: [a]", "name must be text"),
     ("classifier: svm", "classifier must be mini or mlp, got 'svm'"),
-    ("recipe: fast", "recipe must be a mapping"),
-    ("recipe: &r [*r]", "recipe must be a mapping"),
 ]
 
 
-@pytest.mark.parametrize("read", [read_job, read_evaluate_job])
+@pytest.mark.parametrize("read", [read_job, read_evaluation])
 @pytest.mark.parametrize(("text", "told"), WRONG_FILES)
 def test_a_file_that_says_something_else_is_told(config, read, text, told):
     with pytest.raises(ConfigError, match=told) as caught:
@@ -136,13 +132,19 @@ def test_a_recipe_of_the_published_classifier_is_checked_too(config, settings, t
         read_job(config(f"{{classifier: mlp, recipe: {{{settings}}}}}"), None)
 
 
+@pytest.mark.parametrize("recipe", ["fast", "[a]", "&r [*r]"])
+def test_a_recipe_is_a_mapping(config, recipe):
+    with pytest.raises(ConfigError, match=r"mine\.yaml: recipe must be a mapping"):
+        read_job(config(f"recipe: {recipe}"), None)
+
+
 def test_settings_without_a_value_are_the_defaults(config):
     path = config(f"{{data: {{dev: }}, recipe: {{{TOWERS}, rate: , noise: }}}}")
-    job = read_job(path, None)
-    assert isinstance(job, TrainJob) and job.files.dev == () and job.recipe.rate == 2e-3
+    job, recipe = read_job(path, None)
+    assert job.data.dev == () and recipe.rate == 2e-3
 
 
 def test_measuring_needs_dev_files_and_a_table(config):
     for text in ("", "data: {dev: [a.fa]}", "data: {table: a.tsv}"):
         with pytest.raises(ConfigError, match="data needs dev"):
-            read_evaluate_job(config(text), None)
+            read_evaluation(config(text), None)
