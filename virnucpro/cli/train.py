@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from virnucpro.training.recipe import Recipe
 
 EXIT_IN_PART = 6
+_DATA = click.option(
+    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the files that the configuration names; default: the configuration's own.",
+)  # fmt: skip
+_DEVICE = click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
 
 
 @click.command()
@@ -31,10 +36,7 @@ EXIT_IN_PART = 6
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Training configuration (YAML), such as recipes/mini.yaml.",
 )  # fmt: skip
-@click.option(
-    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of the files that the configuration names; default: the configuration's own.",
-)  # fmt: skip
+@_DATA
 @click.option(
     "--output-dir", "-o", required=True, type=click.Path(file_okay=False, path_type=Path),
     help="Model directory to write.",
@@ -43,7 +45,7 @@ EXIT_IN_PART = 6
     "--run-dir", type=click.Path(file_okay=False, path_type=Path),
     help="Where the run keeps its state; default: {output-dir}.run. Call again to go on.",
 )  # fmt: skip
-@click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
+@_DEVICE
 @click.option("--seed", type=click.IntRange(min=0), help="Override the recipe's seed.")
 @click.option("--steps", type=click.IntRange(min=1), help="Override the recipe's steps.")
 @click.option(
@@ -70,6 +72,8 @@ def train(
     from virnucpro.training.mlp import MlpRecipe
 
     job, recipe = read_job(config_file, data)
+    if seed is not None:
+        recipe = replace(recipe, seed=seed)
     where = validate_and_get_device(device)
     settings = FitSettings(
         folder=run_dir or output_dir.with_name(f"{output_dir.name}.run"),
@@ -81,11 +85,10 @@ def train(
     if isinstance(recipe, MlpRecipe):
         if steps is not None:
             raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
-        recipe = replace(recipe, seed=recipe.seed if seed is None else seed)
         _train_mlp(job, recipe, settings, output_dir, model_home(_config(ctx)))
-        return
-    seed, steps = recipe.seed if seed is None else seed, steps or recipe.steps
-    _train_bundled(job, replace(recipe, seed=seed, steps=steps), settings, output_dir)
+    else:
+        recipe = replace(recipe, steps=steps or recipe.steps)
+        _train_bundled(job, recipe, settings, output_dir)
 
 
 def _train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output_dir: Path) -> None:
@@ -125,10 +128,7 @@ def _train_mlp(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Take the dev sets of a training configuration, such as recipes/mini.yaml.",
 )  # fmt: skip
-@click.option(
-    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of the files that the configuration names; default: the configuration's own.",
-)  # fmt: skip
+@_DATA
 @click.option("--windows", is_flag=True, help="Draw windows and nulls; else score whole records.")
 @click.option(
     "--lengths", default="150,300,500,1000", show_default=True, help="Lengths of windows (nt)."
@@ -149,7 +149,7 @@ def _train_mlp(
     show_default=True, help="Model to measure.",
 )  # fmt: skip
 @click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")
-@click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
+@_DEVICE
 @click.option(
     "--output-dir", "-o", required=True, type=click.Path(file_okay=False, path_type=Path),
     help="Where evaluation.tsv, evaluation.json and evaluation.html go.",

@@ -96,16 +96,6 @@ def _open_text(path: Path) -> Iterator[IO[str]]:
             raise InputError(str(path), f"cannot be read ({error})") from error
 
 
-def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield id and letters of each record of a FASTA file, plain or packed.
-
-    Raises:
-        InputError: as `read_records`.
-    """
-    for record in read_records([path]):
-        yield record.seq_id, record.sequence
-
-
 def read_labels(path: Path) -> Labels:
     """Read a table with the columns id, class and group (or family, species, source).
 
@@ -151,11 +141,12 @@ def load_corpus(paths: Sequence[Path], labels: Labels | Sequence[Labels]) -> Cor
     records: list[tuple[Label, str, NDArray[np.uint8]]] = []
     each = [labels] * len(paths) if isinstance(labels, dict) else labels
     for path, own in zip(paths, each, strict=True):
-        for seq_id, letters in read_sequences(path):
-            if seq_id not in own:
-                raise InputError(str(path), f"record {seq_id} has no label")
-            if len(letters) >= MIN_RECORD_NT:
-                records.append((own[seq_id], seq_id, encode(letters).astype(np.uint8)))
+        for record in read_records([path]):
+            if record.seq_id not in own:
+                raise InputError(str(path), f"record {record.seq_id} has no label")
+            if len(record.sequence) >= MIN_RECORD_NT:
+                bases = encode(record.sequence).astype(np.uint8)
+                records.append((own[record.seq_id], record.seq_id, bases))
     if not records:
         raise InputError(", ".join(map(str, paths)), "no labelled record of 60 nt or more")
     return assemble(records)

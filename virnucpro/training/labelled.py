@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.core.errors import ConfigError
+from virnucpro.sequences.fasta import read_records
 from virnucpro.training.corpus import (
     NULL,
     VIRUS,
@@ -19,7 +20,6 @@ from virnucpro.training.corpus import (
     Labels,
     load_corpus,
     read_labels,
-    read_sequences,
     target_of,
 )
 
@@ -89,8 +89,8 @@ def _labels(files: LabelledFiles, by_record: bool) -> list[Labels]:
         raise ConfigError("give a table of labels, or a class for each file")
     return [
         {
-            seq_id: Label(target_of(kind), kind, seq_id if by_record else kind)
-            for seq_id, _ in read_sequences(path)
+            record.seq_id: Label(target_of(kind), kind, record.seq_id if by_record else kind)
+            for record in read_records([path])
         }
         for path, kind in zip(paths, files.classes, strict=True)
     ]

@@ -66,8 +66,6 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is UnionType:  # of a type and None, and there is a value
         hint = inner[0]
-    if hint is Any:
-        return value
     if is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:

@@ -14,7 +14,7 @@ from training_data import write_labelled
 from virnucpro.cli.main import cli
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
-from virnucpro.training.corpus import read_sequences
+from virnucpro.sequences.fasta import read_records
 from virnucpro.training.scoring import as_records
 
 TINY = {
@@ -159,7 +159,7 @@ def test_evaluation_is_the_product_path_and_agrees_with_its_files(data, tmp_path
 def test_whole_records_get_the_calls_of_predict(data, tmp_path):
     out = tmp_path / "evaluation"
     _run("evaluate", f"virus={data / 'virus.fa'}", "-d", "cpu", "-o", out)
-    letters = [s for _, s in read_sequences(data / "virus.fa")]
+    letters = [r.sequence for r in read_records([data / "virus.fa"])]
     scorer = DirectScorer(resolve_model("mini", None, tmp_path), "cpu")
     table = bytes.maketrans(b"ACGT", bytes(range(4)))
     rows = scorer.score(as_records(_bases(s, table) for s in letters))
