@@ -104,13 +104,18 @@ def read_labels(path: Path) -> Labels:
     and anything else to its species, or its source.
 
     Raises:
-        InputError: the columns `id` and `class` are missing.
+        InputError: the columns `id` and `class` are missing, or a row ends before them.
     """
     with _open_text(path) as handle:
         rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
         if not {"id", "class"} <= set(rows.fieldnames or ()):
             raise InputError(str(path), "needs the columns id and class", 1)
-        return {row["id"]: _label(row) for row in rows}
+        labels: Labels = {}
+        for row in rows:
+            if row["id"] is None or row["class"] is None:
+                raise InputError(str(path), "the row has no id or no class", rows.line_num)
+            labels[row["id"]] = _label(row)
+        return labels
 
 
 def _label(row: dict[str, str]) -> Label:

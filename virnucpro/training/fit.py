@@ -19,9 +19,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from virnucpro.core.checkpoint import atomic_save
-from virnucpro.core.errors import ModelError, VirNucProError
+from virnucpro.core.errors import ConfigError, ModelError, VirNucProError
 from virnucpro.core.progress import Bar, ProgressReporter
-from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
 from virnucpro.training.metrics import auroc
 from virnucpro.training.model import MiniModel, compile_blocks
 from virnucpro.training.optim import Average, make_optimisers, rate_at
@@ -123,6 +123,8 @@ class Fit:
         self.optimisers = make_optimisers(self.model, recipe)
         self.average = Average(self.model, recipe.ema)
         self.dev = [(w, self._on_device(w)) for w in dev if len(w.labels)]
+        if not {VIRUS, OTHER} <= {w.labels[0].target for w, _ in self.dev}:
+            raise ConfigError("dev files need viruses and others as long as the shortest window")
         self.step, self.best, self.since_best, self.seen = 0, -1.0, 0, 0
 
     def _on_device(self, windows: LabelledWindows) -> Windows:

@@ -13,7 +13,7 @@ import numpy as np
 from virnucpro.core.errors import ConfigError
 from virnucpro.sequences.fasta import read_records
 from virnucpro.training.corpus import (
-    NULL,
+    OTHER,
     VIRUS,
     Corpus,
     Label,
@@ -119,13 +119,13 @@ def hold_out(corpus: Corpus) -> tuple[Corpus, dict[str, Corpus]]:
     """Split by group: about a tenth of each class's groups, picked by hash, become dev sets.
 
     Raises:
-        ConfigError: a class has a single group, so nothing can be held out.
+        ConfigError: viruses or others have a single group or none, so nothing can be held out.
     """
     held = np.zeros(len(corpus.groups), dtype=bool)
-    for target in {g.target for g in corpus.groups} - {NULL}:
+    for target, name in ((VIRUS, "viruses"), (OTHER, "others")):
         inside = [i for i, g in enumerate(corpus.groups) if g.target == target]
         if len(inside) < 2:
-            raise ConfigError("a class has a single group; give dev files or a group column")
+            raise ConfigError(f"{name} have a single group or none; give dev files or more groups")
         inside.sort(key=lambda i: hashlib.sha256(corpus.groups[i].group.encode()).digest())
         held[inside[: max(1, len(inside) // _HELD_OUT)]] = True
     viral = np.array([g.target == VIRUS for g in corpus.groups])

@@ -104,6 +104,11 @@ def test_training_stops_early_without_progress(tmp_path, dev):
     assert report.finished and report.steps < 20
 
 
+def test_weights_cannot_be_chosen_on_one_class(tmp_path, dev):
+    with pytest.raises(ConfigError, match="viruses and others"):
+        _fit(tmp_path, [w for w in dev if w.name == "virus"])
+
+
 def test_unknown_settings_are_refused():
     with pytest.raises(ConfigError, match="no setting named speed"):
         build(Recipe, {"dna": {"width": 8}, "protein": {"width": 8}, "speed": 1}, "recipe")

@@ -53,8 +53,10 @@ def test_classes_of_files_stand_in_for_a_table(data):
 
 def test_one_group_of_a_class_cannot_be_split(tmp_path):
     data = write_labelled(tmp_path, groups=1)
-    with pytest.raises(ConfigError, match="single group"):
+    with pytest.raises(ConfigError, match="viruses have a single group"):
         load_labelled(_files(data))
+    with pytest.raises(ConfigError, match="viruses have a single group or none"):
+        load_labelled(_files(data, train=(data / "bacteria.fa",)))
 
 
 def test_dev_files_are_sets_of_their_own(data):
@@ -97,9 +99,13 @@ def test_what_cannot_be_read_is_named(data, tmp_path):
     with pytest.raises(InputError, match=r"missing\.fa"):
         load_corpus([tmp_path / "missing.fa"], labels)
     table = tmp_path / "odd.tsv"
-    table.write_text("name\tclass\nx\tvirus\n")
-    with pytest.raises(InputError, match="columns id and class"):
-        read_labels(table)
+    for text, told in (
+        ("name\tclass\nx\tvirus\n", "columns id and class"),
+        ("id\tclass\nx\tvirus\ny\n", "line 3: the row has no id or no class"),
+    ):
+        table.write_text(text)
+        with pytest.raises(InputError, match=told):
+            read_labels(table)
     packed = tmp_path / "labels.tsv.gz"
     packed.write_bytes(gzip.compress((data / "labels.tsv").read_bytes()))
     assert read_labels(packed) == labels
