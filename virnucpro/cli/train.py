@@ -46,7 +46,7 @@ _DEVICE = click.option("--device", "-d", default="auto", help="auto, cpu, cuda, 
     help="Where the run keeps its state; default: {output-dir}.run. Call again to go on.",
 )  # fmt: skip
 @_DEVICE
-@click.option("--seed", type=click.IntRange(min=0), help="Override the recipe's seed.")
+@click.option("--seed", type=click.IntRange(0, 10**12), help="Override the recipe's seed.")
 @click.option("--steps", type=click.IntRange(min=1), help="Override the recipe's steps.")
 @click.option(
     "--stop-after", type=click.FloatRange(min=0), default=float("inf"),
@@ -76,7 +76,7 @@ def train(
         recipe = replace(recipe, seed=seed)
     where = validate_and_get_device(device)
     settings = FitSettings(
-        folder=run_dir or output_dir.with_name(f"{output_dir.name}.run"),
+        folder=run_dir or output_dir.parent / f"{output_dir.name}.run",
         device=where,
         fused=where.type == "cuda" if fused is None else fused,
         stop_after=stop_after,

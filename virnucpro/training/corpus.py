@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,15 +85,6 @@ class Corpus:
         )
 
 
-@contextmanager
-def _open_text(path: Path) -> Iterator[IO[str]]:
-    with open_unpacked(path) as unpacked:
-        try:
-            yield io.TextIOWrapper(unpacked.source, encoding="utf-8", newline="")
-        except (*UNPACK_ERRORS, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(str(path), f"cannot be read ({error})") from error
-
-
 def read_labels(path: Path) -> Labels:
     """Read a table with the columns id, class and group (or family, species, source).
 
@@ -104,18 +93,22 @@ def read_labels(path: Path) -> Labels:
     and anything else to its species, or its source.
 
     Raises:
-        InputError: the columns `id` and `class` are missing, or a row ends before them.
+        InputError: unreadable, the columns `id` and `class` are missing, or a row lacks them.
     """
-    with _open_text(path) as handle:
-        rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if not {"id", "class"} <= set(rows.fieldnames or ()):
-            raise InputError(str(path), "needs the columns id and class", 1)
-        labels: Labels = {}
-        for row in rows:
-            if row["id"] is None or row["class"] is None:
-                raise InputError(str(path), "the row has no id or no class", rows.line_num)
-            labels[row["id"]] = _label(row)
-        return labels
+    labels: Labels = {}
+    with open_unpacked(path) as unpacked:
+        text = io.TextIOWrapper(unpacked.source, encoding="utf-8", newline="")
+        rows = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+        try:
+            if not {"id", "class"} <= set(rows.fieldnames or ()):
+                raise InputError(str(path), "needs the columns id and class", 1)
+            for row in rows:
+                if row["id"] is None or row["class"] is None:
+                    raise InputError(str(path), "the row has no id or no class", rows.line_num)
+                labels[row["id"]] = _label(row)
+        except (*UNPACK_ERRORS, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(str(path), f"cannot be read ({error})") from error
+    return labels
 
 
 def _label(row: dict[str, str]) -> Label:

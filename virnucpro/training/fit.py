@@ -105,7 +105,11 @@ def _kind(label: Label) -> tuple[int, str, str]:
 
 
 class Fit:
-    """One training run."""
+    """One training run.
+
+    Raises:
+        ConfigError: the dev windows are not of viruses and of others.
+    """
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings

@@ -31,7 +31,8 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
 
     Raises:
         InputError: unreadable sequences or labels.
-        ConfigError: no training files, or no labels.
+        ConfigError: no training files, no labels, or dev sets of one class.
+        ModelError: `settings.folder` holds a run of another recipe.
     """
     corpus, dev = load_labelled(job.data)
     corpus = with_nulls(corpus, recipe)

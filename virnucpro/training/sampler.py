@@ -67,11 +67,8 @@ class WindowSampler:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
         self.device, self.noise = device, noise
-        self.bases, self.starts, self.ends = (
-            place(corpus.bases),
-            place(corpus.starts),
-            place(corpus.ends),
-        )
+        self.bases, self.starts = place(corpus.bases), place(corpus.starts)
+        self.ends = place(corpus.ends)
         first, last = corpus.group_bounds()
         self.first, self.span = place(first), place(last - first)
         self.cumulative = place(np.cumsum(weights / weights.sum()))
