@@ -19,9 +19,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from virnucpro.core.checkpoint import atomic_save
-from virnucpro.core.errors import ModelError, VirNucProError
+from virnucpro.core.errors import ConfigError, ModelError, VirNucProError
 from virnucpro.core.progress import Bar, ProgressReporter
-from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
 from virnucpro.training.metrics import auroc
 from virnucpro.training.model import MiniModel, compile_blocks
 from virnucpro.training.optim import Average, make_optimisers, rate_at
@@ -51,7 +51,7 @@ class FitSettings:
     """How to run a training, never what comes out of it but by `stop_after`.
 
     Attributes:
-        folder: where the run lives.
+        folder: where the run keeps its state; the next call goes on with it.
         device: where to train.
         fused: compile the repeated parts (worth it for long runs on a GPU).
         stop_after: pause after this many seconds; the next call goes on (s).
@@ -105,7 +105,11 @@ def _kind(label: Label) -> tuple[int, str, str]:
 
 
 class Fit:
-    """One training run."""
+    """One training run.
+
+    Raises:
+        ConfigError: the dev windows are not of viruses and of others.
+    """
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings
@@ -123,6 +127,8 @@ class Fit:
         self.optimisers = make_optimisers(self.model, recipe)
         self.average = Average(self.model, recipe.ema)
         self.dev = [(w, self._on_device(w)) for w in dev if len(w.labels)]
+        if not {VIRUS, OTHER} <= {w.labels[0].target for w, _ in self.dev}:
+            raise ConfigError("dev files need viruses and others as long as the shortest window")
         self.step, self.best, self.since_best, self.seen = 0, -1.0, 0, 0
 
     def _on_device(self, windows: LabelledWindows) -> Windows:

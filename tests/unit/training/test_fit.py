@@ -9,10 +9,12 @@ import torch
 from virnucpro.core.errors import ConfigError, ModelError
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, assemble
 from virnucpro.training.fit import Fit, FitSettings
-from virnucpro.training.recipe import Recipe, recipe_from
+from virnucpro.training.plain import build
+from virnucpro.training.recipe import Recipe
 from virnucpro.training.windows import LabelledWindows, dev_windows
 
-RECIPE = recipe_from(
+RECIPE = build(
+    Recipe,
     {
         "dna": {"width": 16, "dilations": [1]},
         "protein": {"width": 16, "taps": 6, "stride": 2, "dilations": [1]},
@@ -26,7 +28,8 @@ RECIPE = recipe_from(
             {"shortest": 150, "longest": 200, "batch": 32},
             {"shortest": 201, "longest": 255, "batch": 24},
         ],
-    }
+    },
+    "recipe",
 )
 
 
@@ -101,8 +104,13 @@ def test_training_stops_early_without_progress(tmp_path, dev):
     assert report.finished and report.steps < 20
 
 
+def test_weights_cannot_be_chosen_on_one_class(tmp_path, dev):
+    with pytest.raises(ConfigError, match="viruses and others"):
+        _fit(tmp_path, [w for w in dev if w.name == "virus"])
+
+
 def test_unknown_settings_are_refused():
     with pytest.raises(ConfigError, match="no setting named speed"):
-        recipe_from({"dna": {"width": 8}, "protein": {"width": 8}, "speed": 1})
+        build(Recipe, {"dna": {"width": 8}, "protein": {"width": 8}, "speed": 1}, "recipe")
     with pytest.raises(ConfigError):
-        recipe_from({"dna": {"width": 8, "colour": 1}, "protein": {"width": 8}})
+        build(Recipe, {"dna": {"width": 8, "colour": 1}, "protein": {"width": 8}}, "recipe")
