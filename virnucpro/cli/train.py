@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from virnucpro.cli.settings import model_home
-from virnucpro.core.config import Config
+from virnucpro.core.config import MODEL_TYPES, Config
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
+from virnucpro.core.files import locked, make_writable
 
 if TYPE_CHECKING:
     from virnucpro.training.figures import Row
@@ -67,6 +68,7 @@ def train(
     `classifier: mlp` in the configuration the published classifier is trained on vectors of
     frozen encoders.
     """
+    from virnucpro.models.model_json import MODEL_FILE
     from virnucpro.training.fit import FitSettings
     from virnucpro.training.jobs import read_job
     from virnucpro.training.mlp import MlpRecipe
@@ -82,13 +84,22 @@ def train(
         stop_after=stop_after,
         progress=_wants_progress(ctx),
     )
-    if isinstance(recipe, MlpRecipe):
-        if steps is not None:
-            raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
-        _train_mlp(job, recipe, settings, output_dir, model_home(_config(ctx)))
-    else:
-        recipe = replace(recipe, steps=steps or recipe.steps)
-        _train_bundled(job, recipe, settings, output_dir)
+    if isinstance(recipe, MlpRecipe) and steps is not None:
+        raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
+    if (
+        output_dir.is_dir()
+        and any(output_dir.iterdir())
+        and not (output_dir / MODEL_FILE).is_file()
+    ):
+        raise UsageError(f"{output_dir} is not empty and holds no model; choose another -o")
+    for folder in (output_dir.parent, settings.folder):
+        make_writable(folder)
+    with locked(settings.folder / ".lock"):
+        if isinstance(recipe, MlpRecipe):
+            _train_mlp(job, recipe, settings, output_dir, model_home(_config(ctx)))
+        else:
+            recipe = replace(recipe, steps=steps or recipe.steps)
+            _train_bundled(job, recipe, settings, output_dir)
 
 
 def _train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output_dir: Path) -> None:
@@ -145,8 +156,8 @@ def _train_mlp(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the windows."
 )
 @click.option(
-    "--model-type", "-m", type=click.Choice(["mini", "300", "500", "custom"]), default="mini",
-    show_default=True, help="Model to measure.",
+    "--model-type", "-m", type=click.Choice(MODEL_TYPES),
+    help="Model to measure; default: custom with --model-path, else mini.",
 )  # fmt: skip
 @click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")
 @_DEVICE
@@ -158,7 +169,7 @@ def _train_mlp(
 def evaluate(
     ctx: click.Context, files: tuple[str, ...], labels: Path | None, config_file: Path | None,
     data: Path | None, windows: bool, lengths: str, count: int, null_count: int, seed: int,
-    model_type: str, model_path: Path | None, device: str, output_dir: Path,
+    model_type: str | None, model_path: Path | None, device: str, output_dir: Path,
 ) -> None:  # fmt: skip
     """Measure a model on labelled FASTA, through the path that predictions take.
 
@@ -173,10 +184,12 @@ def evaluate(
     from virnucpro.training.evaluation import evaluate as measure
 
     job = _job(files, labels, config_file, data)
+    make_writable(output_dir)
     drawing = None
     if windows:
         drawing = Drawing(lengths=_lengths(lengths), count=count, null_count=null_count, seed=seed)
-    model = resolve_model(model_type, model_path, model_home(_config(ctx)))
+    kind = model_type or ("custom" if model_path else "mini")
+    model = resolve_model(kind, model_path, model_home(_config(ctx)))
     scorer = DirectScorer(model, device)
     report = measure(scorer, job, drawing, ProgressReporter(_wants_progress(ctx)))
     paths = report.write(output_dir)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
-import os
 import re
 import shutil
 from collections.abc import Container, Iterable, Iterator
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.core.errors import InputError, OutputError, UsageError
+from virnucpro.core.files import locked
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.run_record import read_run
 
@@ -30,7 +28,6 @@ _INTERNAL = re.compile(
     r"ledger|records\.tsv|orfs\.bin|unique\.bin|scores\.bin|contigs\.tsv|input_\d+"
     r"|(esm|dnabert)_v2_shards|\.sort-.+|\..+\.tmp-\d+"
 )
-_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -51,7 +48,7 @@ def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
     with output_errors(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         _check(output_dir, resume, force)
-        with _locked(output_dir / LOCK):
+        with locked(output_dir / LOCK):
             _check(output_dir, resume, force)  # it may have changed hands
             if force:
                 _start_over(output_dir)
@@ -186,22 +183,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """Hold a kernel lock, which goes with the process; no child inherits it."""
-    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{lock.parent}: another run is working here") from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
-                raise
-            logger.warning("%s: no file locks here; start no second run in it", lock.parent)
-        yield
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)

@@ -6,15 +6,17 @@ A group is what sampling balances: a virus family, or one species of one cellula
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
+from virnucpro.core.files import digest_of
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.unpack import UNPACK_ERRORS, open_unpacked
 from virnucpro.tokens.mini import BaseTokenizer
@@ -65,6 +67,13 @@ class Corpus:
     ids: tuple[str, ...]
     groups: tuple[Label, ...]
     group_of: NDArray[np.int64]
+
+    def digest(self) -> str:
+        """Hex SHA-256 over letters, borders and labels."""
+        content = hashlib.sha256(self.bases.data)
+        for numbers in (self.starts, self.ends, self.group_of):
+            content.update(numbers.tobytes())
+        return digest_of(content.hexdigest(), [astuple(label) for label in self.groups])
 
     def group_bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First base of each group and one past its last: two arrays (groups,)."""

@@ -32,11 +32,12 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     Raises:
         InputError: unreadable sequences or labels.
         ConfigError: no training files, no labels, or dev sets of one class.
-        ModelError: `settings.folder` holds a run of another recipe.
+        UsageError: `settings.folder` holds a run of another recipe or of other data.
+        ModelError: what it holds is damaged.
     """
     corpus, dev = load_labelled(job.data)
-    corpus = with_nulls(corpus, recipe)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
+    corpus = with_nulls(corpus, recipe)
     windows = dev_windows(dev, DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
     fit = Fit(corpus, windows, recipe, settings)
     report = fit.run()
