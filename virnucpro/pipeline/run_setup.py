@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -208,13 +209,19 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
         "key": "", "tables_key": "", "schema": SCHEMA,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv, "python": platform.python_version(), "host": platform.platform(),
+        "command": sys.argv, "host": platform.platform(), "versions": _versions(),
         "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
                   "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
         "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
         "sample_summary": [], "stages": {}, "files": [".checkpoints"], "outputs": {},
         "model_outputs": [],
     }  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers come from."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy", "tokenizers", "h5py")}
+    return {"python": platform.python_version(), **packages}
 
 
 def _check_same_inputs(
