@@ -7,17 +7,14 @@ lets no other script run.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from virnucpro.core.files import atomic_write
-from virnucpro.reports import citations, explain, figures
+from virnucpro.reports import citations, explain, figures, pages
 from virnucpro.reports.multiqc import write_multiqc
 from virnucpro.reports.summary import CALLS, LENGTH_BINS_PER_DECADE, Summary, summarise
 from virnucpro.reports.tables import (
@@ -27,7 +24,6 @@ from virnucpro.reports.tables import (
 )
 from virnucpro.reports.tracks import Track, choose, read_tracks
 
-TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("page.js", "charts.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json")
 SCORE_UNIT = 100_000
@@ -71,14 +67,9 @@ def write_report(output_dir: Path) -> Path:
 
 
 def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"duration": figures.duration, "count": lambda n: f"{n:,}"}
-    style = _asset("report.css")
-    script = "'use strict';\n" + "\n".join(_asset(name) for name in SCRIPTS)
-    return environment.get_template("report.html").render(
+    style = pages.asset("report.css")
+    script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
+    return pages.environment().get_template("report.html").render(
         run=run,
         summary=summary,
         answer=_answer(run, summary),
@@ -91,7 +82,7 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
         has_tracks=bool(data["tracks"]),
         style=Markup(style),
         script=Markup(script),
-        policy=_policy(style, script),
+        policy=pages.policy(style, script),
         data=Markup(_json(data)),
     )  # fmt: skip
 
@@ -201,23 +192,7 @@ def _samples(summary: Summary) -> dict[str, Any]:
     return {"rows": rows, "hidden": len(ranked) - len(rows)}
 
 
-def _policy(style: str, script: str) -> str:
-    """Content security policy: this page's own script and style, and nothing from outside."""
-    hashes = [
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        for text in (style, script)
-    ]
-    return (
-        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
 def _json(data: dict[str, Any]) -> str:
     """JSON that cannot end the element it stands in."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _asset(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8").strip()
