@@ -18,12 +18,16 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment(folder: Path = TEMPLATES) -> Environment:
-    """Templates of a folder, everything escaped, with the filters `count` and `duration`."""
+    """Templates of a folder, everything escaped, with filters for what pages print."""
     made = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"duration": figures.duration, "count": lambda number: f"{number:,}"}
+    made.filters |= {
+        "count": lambda number: f"{number:,}",
+        "duration": figures.duration,
+        "percent": figures.percent,
+    }
     return made
 
 
