@@ -125,7 +125,7 @@ def test_uncertain_records_are_explained_at_the_charts(tmp_path):
 def test_reads_of_one_length_have_no_chart_of_lengths(tmp_path, lengths, said):
     page = write_report(make_run(tmp_path, records=300, lengths=lengths)).read_text()
     assert ('id="lengths"' in page) == (said is None)
-    assert (f"Each is {said} nt long." in page) == (said is not None)
+    assert (f"Each scored record is {said} nt long." in page) == (said is not None)
 
 
 def test_every_uncalled_status_is_explained(tmp_path):
