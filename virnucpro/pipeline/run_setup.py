@@ -64,8 +64,14 @@ class Run:
     reporter: ProgressReporter
 
     @property
+    def per_file(self) -> int:
+        """ORFs of a split file, and the most that a killed run has to embed again."""
+        compute = self.settings.compute
+        return orfs_per_file(compute.sequences_per_file, self.model, device_kind(compute))
+
+    @property
     def workers(self) -> int:
-        """Processes that translate and merge."""
+        """Processes that translate."""
         return self.settings.compute.threads or usable_cpus()
 
     def unit_key(self, unit: str, made_from: object = "") -> str:
@@ -150,8 +156,9 @@ def prepare(
         UsageError: inputs cannot be paired, or standard input is given twice.
     """
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
-    paths.checkpoints.mkdir(parents=True, exist_ok=True)
+    is_new = read_run(output_dir) is None and not paths.ledger.is_dir()
     remove_leftovers(paths)
+    paths.checkpoints.mkdir(parents=True, exist_ok=True)
     asked, output = settings.inputs, settings.output
     check_grouping(input_files, asked.paired)
     spooled = spool(input_files, paths.checkpoints)
@@ -163,7 +170,7 @@ def prepare(
     tables_key = digest_of(key, calling, SCHEMA)
     earlier = read_run(output_dir) if output.resume else None
     if earlier is not None:
-        _check_same_inputs(output_dir, earlier, described, samples)
+        _check_same_inputs(output_dir, earlier, described)
     if earlier is not None and is_complete(output_dir, earlier, tables_key, output.repair):
         if not output.keep_intermediate:
             remove_intermediates(paths, earlier)
@@ -179,15 +186,16 @@ def prepare(
     if has_model_calls and earlier is not None:
         kept = ("stages", "outputs", "model_outputs")
         data |= {name: earlier[name] for name in kept}
+    kind, per_file = device_kind(settings.compute), settings.compute.sequences_per_file
     run = Run(
         sources=sources,
         paths=paths,
         model=model,
         settings=settings,
-        key=digest_of(key, device_kind(settings.compute)),
+        key=digest_of(key, kind, orfs_per_file(per_file, model, kind)),
         has_model_calls=has_model_calls,
         ledger=StageLedger(paths.ledger, reuse=output.resume, repair=output.repair),
-        record=RunRecord(paths, data),
+        record=RunRecord(paths, data, is_new),
         reporter=ProgressReporter(output.progress),
     )
     run.record.save()
@@ -210,10 +218,9 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
 
 
 def _check_same_inputs(
-    output_dir: Path, earlier: dict[str, Any], described: Sequence[dict[str, object]],
-    samples: Sequence[str],
-) -> None:  # fmt: skip
-    """Refuse to go on with a run whose inputs have neither the same names nor the same content.
+    output_dir: Path, earlier: dict[str, Any], described: Sequence[dict[str, object]]
+) -> None:
+    """Refuse to go on with a run whose inputs have neither the same paths nor the same content.
 
     Raises:
         UsageError: names what lies there.
@@ -221,15 +228,21 @@ def _check_same_inputs(
     inputs = [entry for entry in earlier.get("inputs", ()) if isinstance(entry, dict)]
     known = {str(entry.get("sha256")) for entry in inputs}
     same_content = {entry["sha256"] for entry in described} & known
-    if not inputs or earlier.get("samples") == list(samples) or same_content:
+    old, new = ([str(entry.get("path")) for entry in each] for each in (inputs, described))
+    if not inputs or old == new or same_content:
         return
-    old, new = (
-        ", ".join(Path(str(e.get("path"))).name for e in each) for each in (inputs, described)
-    )
     raise UsageError(
-        f"{output_dir} holds a run of {old}, not of {new}; "
+        f"{output_dir} holds a run of {', '.join(old)}, not of {', '.join(new)}; "
         "choose another --output-dir, or --force to start over"
     )
+
+
+def orfs_per_file(asked: int | None, model: ModelSpec, kind: str) -> int:
+    """ORFs of a split file: as asked, else as published.
+
+    A large encoder on a CPU takes seconds for each, and whole files are what survives a kill.
+    """
+    return asked or (100 if kind == "cpu" and model.is_large else 10_000)
 
 
 def device_kind(compute: Compute) -> str:
@@ -250,7 +263,6 @@ def _what_decides(
         "model": model.digest,
         "min_length": settings.model.min_length,
         "sample_n": settings.model.sample_n,
-        "sequences_per_file": settings.compute.sequences_per_file,
         "dtype": settings.compute.dtype,
         "packing": settings.compute.packing,
         "v1_attention": settings.compute.v1_attention,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from virnucpro.core.checkpoint import atomic_save
-from virnucpro.core.errors import ModelError, VirNucProError
+from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucProError
+from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import Bar, ProgressReporter
-from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
 from virnucpro.training.metrics import auroc
 from virnucpro.training.model import MiniModel, compile_blocks
 from virnucpro.training.optim import Average, make_optimisers, rate_at
@@ -51,7 +53,7 @@ class FitSettings:
     """How to run a training, never what comes out of it but by `stop_after`.
 
     Attributes:
-        folder: where the run lives.
+        folder: where the run keeps its state; the next call goes on with it.
         device: where to train.
         fused: compile the repeated parts (worth it for long runs on a GPU).
         stop_after: pause after this many seconds; the next call goes on (s).
@@ -105,7 +107,11 @@ def _kind(label: Label) -> tuple[int, str, str]:
 
 
 class Fit:
-    """One training run."""
+    """One training run.
+
+    Raises:
+        ConfigError: the dev windows are not of viruses and of others.
+    """
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings
@@ -123,6 +129,10 @@ class Fit:
         self.optimisers = make_optimisers(self.model, recipe)
         self.average = Average(self.model, recipe.ema)
         self.dev = [(w, self._on_device(w)) for w in dev if len(w.labels)]
+        # What a saved state must agree with before it is gone on from.
+        self.made_from = digest_of(recipe.digest, corpus.digest(), [w.digest() for w in dev])
+        if not {VIRUS, OTHER} <= {w.labels[0].target for w, _ in self.dev}:
+            raise ConfigError("dev files need viruses and others as long as the shortest window")
         self.step, self.best, self.since_best, self.seen = 0, -1.0, 0, 0
 
     def _on_device(self, windows: LabelledWindows) -> Windows:
@@ -213,9 +223,7 @@ class Fit:
 
     def load_best(self) -> int:
         """Put the weights that did best on dev into the model; returns their step."""
-        saved = torch.load(
-            self.settings.folder / "best.pt", map_location=self.device, weights_only=True
-        )
+        saved = self._saved("best.pt")
         self._put(saved["weights"])
         return int(saved["step"])
 
@@ -235,7 +243,7 @@ class Fit:
             self.best, self.since_best = value, 0
             state = {k: v.cpu() for k, v in self.average.state().items()}
             best = {"weights": state, "step": self.step, "figures": figures}
-            atomic_save({**best, "recipe": self.recipe.digest}, self.settings.folder / "best.pt")
+            atomic_save({**best, "made_from": self.made_from}, self.settings.folder / "best.pt")
         self._log({"seconds": seconds, "mean": value, **figures})
 
     def _log(self, figures: dict[str, float]) -> None:
@@ -250,7 +258,7 @@ class Fit:
 
     def _save(self) -> None:
         state = {
-            "recipe": self.recipe.digest, "step": self.step, "best": self.best,
+            "made_from": self.made_from, "step": self.step, "best": self.best,
             "since_best": self.since_best, "seen": self.seen,
             "model": self.model.state_dict(), "average": self.average.state(),
             "optimisers": [o.state_dict() for o in self.optimisers],
@@ -258,19 +266,50 @@ class Fit:
         atomic_save(state, self.settings.folder / "last.pt")
 
     def _resume(self) -> None:
-        path = self.settings.folder / "last.pt"
-        if not path.exists():
+        if not (self.settings.folder / "last.pt").exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["recipe"] != self.recipe.digest:
-            raise ModelError(f"{path}: made by another recipe; give another folder")
+        state = self._saved("last.pt")
         self.step, self.best = state["step"], state["best"]
         self.since_best, self.seen = state["since_best"], state["seen"]
         self.model.load_state_dict(state["model"])
         self.average.load(state["average"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
+        self._cut_log()
         logger.info("going on from step %d", self.step)
+
+    def _saved(self, name: str) -> dict[str, Any]:
+        """A state that this run saved.
+
+        Raises:
+            UsageError: it is of another recipe or of other data.
+            ModelError: it is damaged.
+        """
+        path = self.settings.folder / name
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            made_from = state["made_from"]
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            problem = f"{path}: damaged; remove {path.parent} to start over"
+            raise ModelError(problem) from error
+        except pickle.UnpicklingError as error:
+            raise ModelError(f"{path}: refused, it holds more than weights") from error
+        if made_from != self.made_from:
+            raise UsageError(
+                f"{path} was made with another recipe or other data; give another --run-dir, or "
+                f"remove {path.parent} to start over"
+            )
+        return state
+
+    def _cut_log(self) -> None:
+        """Forget looks at dev that a killed run took after the state it saved."""
+        path = self.settings.folder / "progress.tsv"
+        if not path.exists():
+            return
+        head, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [row for row in rows if int(row.split("\t", 1)[0]) <= self.step]
+        with atomic_write(path, "w") as file:
+            file.writelines([head, *kept])
 
 
 def dev_figures(sets: list[LabelledWindows], logits: list[np.ndarray]) -> dict[str, float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.files import digest_of
 from virnucpro.training import nulls
 from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
 
@@ -30,6 +32,11 @@ class LabelledWindows:
     bases: Bases
     labels: tuple[Label, ...]
     records: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """Hex SHA-256 over name, letters and labels."""
+        letters = hashlib.sha256(np.ascontiguousarray(self.bases).data).hexdigest()
+        return digest_of(self.name, self.length_nt, letters, [astuple(x) for x in self.labels])
 
 
 def draw_windows(
