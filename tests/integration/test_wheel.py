@@ -56,7 +56,7 @@ def installed(wheel, tmp_path_factory):
 def test_everything_that_is_imported_is_asked_for(wheel):
     text = next(text for name, text in read(wheel) if name.endswith(".dist-info/METADATA"))
     asked = {
-        re.split(r"[ ;<>=\[]", line.split(": ")[1])[0].lower()
+        plain(re.split(r"[ ;<>=\[]", line.split(": ")[1])[0])
         for line in text.splitlines() if line.startswith("Requires-Dist: ")
     }  # fmt: skip
     homes = importlib.metadata.packages_distributions()
@@ -64,14 +64,18 @@ def test_everything_that_is_imported_is_asked_for(wheel):
     for name, code in read(wheel):
         if name.endswith(".py"):
             for node in ast.walk(ast.parse(code)):
-                names = [alias.name for alias in getattr(node, "names", ())]
                 if isinstance(node, ast.ImportFrom):
                     imported.add(str(node.module))
                 elif isinstance(node, ast.Import):
-                    imported |= set(names)
+                    imported |= {alias.name for alias in node.names}
     roots = {name.split(".")[0] for name in imported} - {"virnucpro", *sys.stdlib_module_names}
-    missing = {root for root in roots if not asked & {d.lower() for d in homes.get(root, [root])}}
-    assert missing == set()
+    found = {root: {plain(name) for name in homes.get(root, [root])} for root in roots}
+    assert {root for root, names in found.items() if not names & asked} == set()
+
+
+def plain(name):
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read(wheel):

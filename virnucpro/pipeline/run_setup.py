@@ -185,8 +185,8 @@ def prepare(
         data["files"] = sorted({".checkpoints", *map(str, earlier["files"])})
         has_model_calls = has_whole_model_outputs(output_dir, earlier, key, output.repair)
     if has_model_calls and earlier is not None:
-        kept = ("stages", "outputs", "model_outputs")
-        data |= {name: earlier[name] for name in kept}
+        kept = ("stages", "outputs", "model_outputs", "engines", "devices", "gpu_bytes")
+        data |= {name: earlier[name] for name in kept if name in earlier}
     kind, per_file = device_kind(settings.compute), settings.compute.sequences_per_file
     run = Run(
         sources=sources,

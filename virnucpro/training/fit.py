@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from virnucpro.core.checkpoint import atomic_save
-from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucProError
-from virnucpro.core.files import atomic_write, digest_of
+from virnucpro.core.errors import ConfigError, VirNucProError
+from virnucpro.core.files import digest_of
 from virnucpro.core.progress import Bar, ProgressReporter
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
-from virnucpro.training.metrics import auroc
 from virnucpro.training.model import MiniModel, compile_blocks
 from virnucpro.training.optim import Average, make_optimisers, rate_at
 from virnucpro.training.recipe import Bucket, Recipe
 from virnucpro.training.sampler import Windows, WindowSampler, orient
-from virnucpro.training.windows import LabelledWindows
+from virnucpro.training.states import cut_log, read_state
+from virnucpro.training.windows import LabelledWindows, dev_figures
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -223,7 +222,7 @@ class Fit:
 
     def load_best(self) -> int:
         """Put the weights that did best on dev into the model; returns their step."""
-        saved = self._saved("best.pt")
+        saved = read_state(self.settings.folder / "best.pt", self.device, self.made_from)
         self._put(saved["weights"])
         return int(saved["step"])
 
@@ -268,63 +267,12 @@ class Fit:
     def _resume(self) -> None:
         if not (self.settings.folder / "last.pt").exists():
             return
-        state = self._saved("last.pt")
+        state = read_state(self.settings.folder / "last.pt", self.device, self.made_from)
         self.step, self.best = state["step"], state["best"]
         self.since_best, self.seen = state["since_best"], state["seen"]
         self.model.load_state_dict(state["model"])
         self.average.load(state["average"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self._cut_log()
+        cut_log(self.settings.folder / "progress.tsv", self.step)
         logger.info("going on from step %d", self.step)
-
-    def _saved(self, name: str) -> dict[str, Any]:
-        """A state that this run saved.
-
-        Raises:
-            UsageError: it is of another recipe or of other data.
-            ModelError: it is damaged.
-        """
-        path = self.settings.folder / name
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-            made_from = state["made_from"]
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            problem = f"{path}: damaged; remove {path.parent} to start over"
-            raise ModelError(problem) from error
-        except pickle.UnpicklingError as error:
-            raise ModelError(f"{path}: refused, it holds more than weights") from error
-        if made_from != self.made_from:
-            raise UsageError(
-                f"{path} was made with another recipe or other data; give another --run-dir, or "
-                f"remove {path.parent} to start over"
-            )
-        return state
-
-    def _cut_log(self) -> None:
-        """Forget looks at dev that a killed run took after the state it saved."""
-        path = self.settings.folder / "progress.tsv"
-        if not path.exists():
-            return
-        head, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [row for row in rows if int(row.split("\t", 1)[0]) <= self.step]
-        with atomic_write(path, "w") as file:
-            file.writelines([head, *kept])
-
-
-def dev_figures(sets: list[LabelledWindows], logits: list[np.ndarray]) -> dict[str, float]:
-    """AUROC of each viral set against the cellular ones by length, and nulls called viral."""
-    figures: dict[str, float] = {}
-    for length in sorted({w.length_nt for w in sets}):
-        here = [(w, x) for w, x in zip(sets, logits, strict=True) if w.length_nt == length]
-        cells = [x for w, x in here if w.labels[0].target not in (VIRUS, NULL)]
-        for windows, x in here:
-            if windows.labels[0].target == VIRUS and cells:
-                both = np.concatenate([x, *cells])
-                viral = np.arange(len(both)) < len(x)
-                figures[f"auroc_{windows.name}_{length}"] = auroc(both[:, 1] - both[:, 0], viral)
-        null = [x for w, x in here if w.labels[0].target == NULL]
-        if null:
-            viral = np.concatenate(null).argmax(axis=1) == VIRUS
-            figures[f"null_{length}"] = float(viral.mean())
-    return figures
