@@ -75,7 +75,7 @@ def run_prediction(
             logger.info("Already complete: %s", out)
             if settings.output.report and not (out / "report.html").exists():
                 write_report(out)
-            return results.exit_code_of(out)
+            return results.DONE
         if not run.has_model_calls:
             counts = _orf_stages(run)
             with ExitStack() as stack:

@@ -13,7 +13,7 @@ from virnucpro.core.progress import ProgressReporter
 from virnucpro.models.published import CLASSIFIERS, DNA_ENCODER, PROTEIN_ENCODER
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import find_encoder, resolve_model
-from virnucpro.pipeline.direct import DirectEncoder, DirectOptions
+from virnucpro.pipeline.direct import DirectEncoder
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.training.corpus import Corpus
 from virnucpro.training.export import CLASSIFIER_FILE, export_mlp
@@ -40,7 +40,7 @@ def train_mlp(
     """
     base = base_model(job.model, home)
     train, dev = load_labelled(job.data)
-    encoder = DirectEncoder(base, str(settings.device), DirectOptions(engine="packed"))
+    encoder = DirectEncoder(base, str(settings.device), "packed")
     store = FeatureStore(settings.folder, encoder, time.monotonic() + settings.stop_after)
     rng = np.random.default_rng([recipe.seed, 0])
     drawn = _drawn({"train": train}, base.chunk_nt, recipe.windows, rng)
