@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import shutil
@@ -71,7 +72,16 @@ def output_errors(output_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else output_dir
-        raise OutputError(f"{where}: {error.strerror or error}") from error
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        raise OutputError(f"{where}: {error.strerror or error}{remedy}") from error
+
+
+_ELSEWHERE = "; choose another --output-dir"
+_REMEDIES = {
+    errno.EACCES: _ELSEWHERE, errno.EPERM: _ELSEWHERE, errno.EROFS: _ELSEWHERE,
+    errno.ENOENT: _ELSEWHERE, errno.ENOSPC: "; make room, then --resume goes on",
+    errno.EDQUOT: "; make room, then --resume goes on",
+}  # fmt: skip
 
 
 def remove_leftovers(paths: RunPaths) -> None:

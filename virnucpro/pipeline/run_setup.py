@@ -121,7 +121,8 @@ class Run:
                 self.begin(name, [*outputs, *more(known)])
                 counts |= make()
                 self.commit(name, [*outputs, *more(counts)], counts, made_from)
-                logger.info("%s: %s", name, ", ".join(f"{n} {k}" for k, n in counts.items()))
+                found = (f"{n} {k.removeprefix('status:')}" for k, n in counts.items() if n)
+                logger.info("%s: %s", name, ", ".join(found) or "nothing to do")
         return counts
 
 

@@ -84,7 +84,8 @@ class CheckedStream(io.RawIOBase):
         except UNPACK_ERRORS as error:
             if self._unpacked.packing is None:
                 raise self.error(f"reading failed: {error}") from error
-            problem = f"truncated or damaged {self._unpacked.packing} data: {error}"
+            what = f"truncated or damaged {self._unpacked.packing} data"
+            problem = f"{what} ({error}); copy the file again"
             raise self.error(problem) from error
 
     def _first_block(self) -> bytes:
@@ -108,6 +109,8 @@ class CheckedStream(io.RawIOBase):
             return "fasta"
         if block.startswith(b"@"):
             return "fastq"
+        if block[257:262] == b"ustar":
+            raise self.error("tar archive of files; unpack it first")
         self._refuse_nul(block)
         raise self.error("no header: FASTA begins with '>', FASTQ with '@'")
 

@@ -50,7 +50,7 @@ class Recipe:
         ema: decay of the averaged weights, which are the ones kept.
         seed: everything random follows from it.
         evaluate_every: steps between two looks at the dev sets.
-        patience: looks without a better figure before training stops.
+        patience: steps without a better figure before training stops.
     """
 
     dna: TowerConfig
