@@ -177,7 +177,7 @@ def main() -> int:
         report = Soak(runs, arguments.seed, WEIGHTS).go(arguments.kills)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     found = {
-        "about": "real runs on tiny weights and on the bundled model, killed with SIGKILL at random moments and resumed",
+        "about": "real runs, on tiny weights and on the bundled model, killed at random moments",
         "command": " ".join(["python", *sys.argv]),
         "commit": commit.strip(),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
