@@ -38,8 +38,6 @@ from engine_tools import (
 )
 
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.engines.packed import PackedPlan
-from virnucpro.engines.padded import PaddedPlan
 from virnucpro.models.attention import pinned_kernels
 from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
@@ -110,20 +108,18 @@ class Esm:
         bench = self.bench
         encoder = self.load(bench.half)
         on = "on" if bench.cuda else "off"
-        cases = [(bench.budget, "off", False), (bench.budget, on, False)]
-        if name == "chunks":
-            cases += [(bench.budget // 4, on, False), (bench.budget, on, True)]
-        for budget, compiled, any_shape in cases:
-            self._one(name, encoder, budget, compiled, any_shape)
+        cases = [(bench.budget, "off"), (bench.budget, on)]
+        cases += [(bench.budget // 4, on)] if name == "chunks" else []
+        for budget, compiled in cases:
+            self._one(name, encoder, budget, compiled)
         if name == "chunks":
             encoder = self.load(BF16 if bench.cuda else F32)
-            self._one(name + " bf16", encoder, bench.budget, on, False)
+            self._one(name + " bf16", encoder, bench.budget, on)
 
-    def _one(self, name, encoder, budget, compiled, any_shape) -> None:
+    def _one(self, name, encoder, budget, compiled) -> None:
         bench = self.bench
         data = self.work[name.split()[0]]
-        PackedPlan.any_shape = any_shape
-        torch._dynamo.reset()  # or a version for any shape would serve the fixed ones too
+        torch._dynamo.reset()  # or an earlier case's shapes would count
         options = EngineOptions(
             token_budget=budget, compile=compiled, longest=max(len(item) for item in data)
         )
@@ -131,8 +127,7 @@ class Esm:
         engine = make_engine("packed", encoder, device=bench.device, options=options)
         made = time.perf_counter() - start
         rate = model_only(bench, engine, data)
-        PackedPlan.any_shape = False
-        label = f"{name} {budget} compile {compiled}{' any shape' if any_shape else ''}"
+        label = f"{name} {budget} compile {compiled}"
         text = f"{rate:,.0f} tok/s (engine made in {made:.1f} s)"
         bench.put("esm2", label, {"tok_s": rate, "made_s": made}, text)
         self.best[name] = max(self.best.get(name, 0.0), rate)
@@ -244,11 +239,9 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
     best = 0.0
     on = "on" if bench.cuda else "off"
     budgets = (16_384, 32_768, 65_536) if bench.cuda else (1_024,)
-    cases = [(b, "padded", on, True) for b in budgets]
-    cases += [(budgets[-1], "padded", "off", True), (budgets[-1], "packed", on, True)]
-    cases += [(budgets[0], "padded", on, False)]
-    for budget, kind, compiled, any_shape in cases:
-        PaddedPlan.any_shape = any_shape
+    cases = [(b, kind, on) for b in budgets for kind in ("padded", "packed")]
+    cases += [(budgets[-1], "padded", "off")]
+    for budget, kind, compiled in cases:
         torch._dynamo.reset()
         options = EngineOptions(token_budget=budget, compile=compiled)
         engine = make_engine(kind, encoder, device=bench.device, options=options)
@@ -256,13 +249,12 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
         rate = model_only(bench, engine, items[:10_000], sequences=True, most=None)
         made = time.perf_counter() - start
         through = len(items) / bench.seconds(lambda e=engine: vectors(e, items), 2)
-        label = f"{kind} {budget} compile {compiled}{'' if any_shape else ' fixed shapes'}"
+        label = f"{kind} {budget} compile {compiled}"
         text = (f"{rate:,.0f} seq/s model, {rate / matmuls:.0%} of ceiling, "
                 f"{through:,.0f} seq/s from tokens to host")  # fmt: skip
         value = {"seq_s": rate, "of_ceiling": rate / matmuls, "engine_seq_s": through, "s": made}
         bench.put("dnabert", label, value, text)
         best = max(best, rate)
-    PaddedPlan.any_shape = True
     work = engine._prepare(None, engine._planned(items)[len(items) * int(mean) // budget // 2])
     ready = work.ready.to(bench.device)
     profiled(bench, "dnabert kernels", lambda: engine._forward(ready, work.fixed))

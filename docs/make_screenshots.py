@@ -17,9 +17,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from browser import Browser  # noqa: E402
 
 VIEWS = (
-    ("report-light.png", 1160, 1010, False, None),
-    ("report-dark.png", 1160, 900, True, "position"),
-    ("report-narrow.png", 420, 900, False, None),
+    ("report-light.png", 1160, 1065, False, None),
+    ("report-dark.png", 1160, 890, True, "position"),
+    ("report-narrow.png", 420, 930, False, None),
 )
 
 

@@ -38,6 +38,7 @@ from virnucpro.pipeline.run_record import is_complete, read_run
 from virnucpro.scores.calibration import Calibration
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import read_pairs, read_records
+from virnucpro.training.jobs import read_evaluation, read_job
 
 FASTA = b">a first\nACGT\nNNGT\n>b\n\n>a\r\nac-gt*.\r\n>../x <b>\nMKV\n"
 FASTQ = b"@a/1\nACGT\n+\nIIII\n@b\nAC\n+b\nII\n"
@@ -121,6 +122,13 @@ def _yaml(folder: Path, data: bytes) -> None:
     Config.load(_put(folder, "settings.yaml", data))
 
 
+def _training(folder: Path, data: bytes) -> None:
+    path = _put(folder, "recipe.yaml", data)
+    for read in (read_job, read_evaluation):
+        with contextlib.suppress(VirNucProError):
+            read(path, None)
+
+
 def _environment(folder: Path, data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     Config.load(None, {"VIRNUCPRO_PREDICTION_BATCH_SIZE": text, "VIRNUCPRO_MODELS_OFFLINE": text})
@@ -193,6 +201,11 @@ def _yaml_seeds() -> list[bytes]:
     return [b"prediction: {batch_size: 3}\nprogress:\n  enabled: no\n", b"a: &x [*x]\n", b"- 1\n"]
 
 
+def _training_seeds() -> list[bytes]:
+    recipe = (Path(__file__).parents[1] / "recipes" / "mini.yaml").read_bytes()
+    return [recipe, b"classifier: mlp\ndata: {train: [a.fa], table: t.tsv}\nrecipe: {rate: 0.1}\n"]
+
+
 def _json_seeds() -> list[bytes]:
     entry = {"name": "run.json", "size": 3, "sha256": "00"}
     values: list[Any] = [
@@ -255,12 +268,13 @@ def _temporary() -> Any:
 TARGETS = {
     target.name: target
     for target in (
-        Target("fasta", _fasta, lambda: [FASTA, FASTQ, b"", b">", b"@"], 30),
+        Target("fasta", _fasta, lambda: [FASTA, FASTQ, b"", b">", b"@"], 27),
         Target("pairs", _pairs, lambda: [FASTQ + b"\xff\xff" + FASTQ, FASTA], 10),
         Target("packed", _packed, _packed_seeds, 10),
         Target("repacked", _repacked, _repacked_seeds, 14),
         Target("alignments", _alignments, _alignment_seeds, 3),
         Target("yaml", _yaml, _yaml_seeds, 5),
+        Target("training", _training, _training_seeds, 3),
         Target("environment", _environment, lambda: [b"1", b"true", b""], 3),
         Target("json", _json_files, _json_seeds, 8),
         Target("features", _features, _feature_seeds, 5),

@@ -36,8 +36,12 @@ def make_run(
     samples: int = 1,
     hostile: bool = False,
     seed: int = 7,
+    lengths: tuple[int, int] | None = None,
 ) -> Path:
-    """Write run.json, calls.tsv, chunks.tsv and viral regions of `records` made-up records."""
+    """Write run.json, calls.tsv, chunks.tsv and viral regions of `records` made-up records.
+
+    `lengths` are the shortest and the longest (nt); None spreads them as an assembly does.
+    """
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"sample_{number + 1}" for number in range(samples)]
@@ -52,7 +56,9 @@ def make_run(
             if hostile and number < len(HOSTILE)
             else f"NODE_{number + 1}_length_{rng.randrange(99)}_cov_{rng.random() * 40:.4f}"
         )
-        row, windows = _record(rng, seq_id, names[number % samples], number)
+        length = int(10 ** rng.uniform(2.45, 4.7 if number % 40 == 0 else 3.6))
+        length = rng.randint(*lengths) if lengths else length
+        row, windows = _record(rng, seq_id, names[number % samples], length)
         rows.append(row)
         chunks += windows
         if row.call == "virus" and len(windows) > 3:
@@ -75,9 +81,8 @@ def _write(
 
 
 def _record(
-    rng: random.Random, seq_id: str, sample: str, number: int
+    rng: random.Random, seq_id: str, sample: str, length: int
 ) -> tuple[CallRow, list[ChunkRow]]:
-    length = int(10 ** rng.uniform(2.45, 4.7 if number % 40 == 0 else 3.6))
     count = max(1, -(-length // CHUNK_NT))
     status = rng.choice(SILENT) if rng.random() < 0.12 else Status.CALLED
     is_viral = rng.random() < 0.15
@@ -129,6 +134,7 @@ def _run(rows: list[CallRow], names: list[str]) -> dict[str, object]:
         "inputs": [{"path": f"reads/{name}.fa", "bytes": nt, "sha256": "cd" * 32}
                    for name in names],
         "samples": names,
+        "calling": {"preset": None, "min_score": None, "max_fdr": None, "only_stricter": False},
         "stages": {
             "chunking": {"seconds": 1.2, "records": len(rows), "nt": nt},
             "translation": {"seconds": 2.6, "orfs": orfs},

@@ -12,6 +12,11 @@ __version__ = "2.0.0"
 __all__ = ["PredictionResult", "__version__", "embed", "predict"]
 
 
+def __dir__() -> list[str]:
+    """What there is, for completion; importing it is left to `__getattr__`."""
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import the Python interface when it is first asked for: `import virnucpro` stays light."""
     if name in ("PredictionResult", "embed", "predict"):

@@ -115,7 +115,9 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     expected_length: int | None = None,
     orf_policy: Literal["open-frame", "longest"] | None = None,
     min_length: int | None = None,
+    sample_n: int | None = None,
     paired: bool = False,
+    reference: str | Path | None = None,
     preset: PresetName | None = None,
     min_score: float | None = None,
     max_fdr: float | None = None,
@@ -136,7 +138,9 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
         expected_length: chunk length (nt); None means the model's own.
         orf_policy: None means the model's own.
         min_length: shorter records get a row and no score (nt).
+        sample_n: score only so many records, evenly spread.
         paired: take the inputs two by two for files of mates.
+        reference: FASTA that CRAM inputs were packed against.
         preset: thresholds by name, `conservative` or `relaxed`.
         min_score: least p_virus of a virus.
         max_fdr: greatest expected false discovery rate of a virus.
@@ -158,7 +162,9 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     settings = _settings(
         model,
         device=device, threads=threads, expected_length=expected_length, orf_policy=orf_policy,
-        min_length=min_length, paired=paired, min_score=min_score, max_fdr=max_fdr,
+        min_length=min_length, sample_n=sample_n, paired=paired,
+        reference=None if reference is None else Path(reference),
+        min_score=min_score, max_fdr=max_fdr,
         keep_intermediate=keep_intermediate, resume=resume, force=force, no_report=not report,
         **({preset: True} if preset else {}),
     )  # fmt: skip
@@ -204,7 +210,7 @@ def embed(
         VirNucProError: what a user can act on.
 
     >>> embed({"a": "ATGGCT" * 50}).vectors.shape  # doctest: +SKIP
-    (1, 384)
+    (1, 1536)
     """
     from virnucpro.pipeline.direct import DirectEncoder, record_blocks
     from virnucpro.pipeline.run_setup import choose_model

@@ -8,7 +8,7 @@ import pytest
 
 from virnucpro.core.records import Record
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline.direct import BLOCK_RECORDS, DirectOptions, record_blocks, score_records
+from virnucpro.pipeline.direct import BLOCK_RECORDS, DirectScorer, record_blocks
 from virnucpro.reports.tables import read_call_rows
 from virnucpro.sequences.fasta import read_records
 
@@ -29,7 +29,7 @@ def test_the_same_rows_as_the_staged_path(predict, fasta, tmp_path, tiny_home, p
     staged = list(read_call_rows(tmp_path / "out" / "calls.tsv"))
     model = resolve_model("500", None, tiny_home)
     model = replace(model, orf_policy=replace(model.orf_policy, name=policy))
-    direct = list(score_records(read_records([fasta]), model, options=DirectOptions(engine=engine)))
+    direct = list(DirectScorer(model, "cpu", engine).score(read_records([fasta])))
     assert [(r.seq_id, r.length, r.chunks, r.status, r.call) for r in direct] == [
         (r.seq_id, r.length, r.chunks, r.status, r.call) for r in staged
     ]
@@ -40,7 +40,7 @@ def test_the_same_rows_as_the_staged_path(predict, fasta, tmp_path, tiny_home, p
 
 def test_nothing_to_score_gives_rows_without_scores(tiny_home):
     model = resolve_model("500", None, tiny_home)
-    rows = list(score_records([Record("a", "a", "AC"), Record("b", "b", "")], model))
+    rows = list(DirectScorer(model).score([Record("a", "a", "AC"), Record("b", "b", "")]))
     assert [(row.seq_id, row.p_virus, row.call) for row in rows] == [
         ("a", None, None),
         ("b", None, None),

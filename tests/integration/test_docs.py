@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from virnucpro.cli.main import COMMANDS, cli
 from virnucpro.core.records import Status
 from virnucpro.models.store import BUNDLED
 from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, REGION_COLUMNS
+from virnucpro.scores.consensus import CONSENSUS_HEADER, RESULTS_HEADER
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -75,6 +77,55 @@ def test_the_tutorial_runs(tmp_path):
 )
 def test_every_column_is_described_in_order(heading, expected):
     assert columns(heading) == expected
+
+
+def test_the_originals_columns_are_described():
+    text = (DOCS / "outputs.md").read_text().split("## The original's tables")[1].split("\n## ")[0]
+    named = re.findall(r"`(\w+)`", text)
+    for header in (RESULTS_HEADER, CONSENSUS_HEADER):
+        assert set(header.split()) <= set(named)
+    assert "max_score" not in text
+
+
+def test_every_key_of_run_json_is_described(predict, tmp_path):
+    fasta = tmp_path / "in.fa"
+    fasta.write_text(">a\n" + "ACGTTGCA" * 50 + "\n")
+    assert predict(fasta, "-o", tmp_path / "out").exit_code == 0
+    keys = set(json.loads((tmp_path / "out" / "run.json").read_text()))
+    assert keys == set(columns("run.json"))
+
+
+def result(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def test_figures_of_the_model_in_readme_are_those_of_its_evaluation():
+    found = result("mini_evaluation")
+    rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+    of = {(r["length_nt"], r["set_name"], r["group"]): r for r in rows if r["level"] == "set"}
+    text = (ROOT / "README.md").read_text()
+    for length in (150, 300, 500, 1000):
+        known, novel = (of[length, f"dev_{kind}_virus", ""]["auroc"] for kind in ("known", "novel"))
+        false, made_up = (of[length, "all", group]["virus"] for group in ("cellular", "null"))
+        row = f"| {length:,} nt | {known:.3f} | {novel:.3f} | {false:.1%} | {made_up:.1%} |"
+        assert row in text
+
+
+def test_figures_of_speed_in_readme_are_those_of_the_benchmarks():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    engine, scaling, cpu = result("engine_h100"), result("scaling_h100"), result("mini_cpu")
+    rate = engine["esm2"]["chunks 65536 compile on"]["tok_s"]
+    two = scaling["scaling"]["speed-up"]
+    assert f"{rate / 1000:.0f},000 tokens a second" in text
+    assert f"{engine['esm2']['chunks over original']:.0f} times the original" in text
+    assert f"{engine['esm2']['chunks over transformers']:.2f} times `transformers`" in text
+    assert f"{two:.2f} times as fast as one" in text
+    chunks = max(
+        row["chunks_per_s"]
+        for row in cpu["results"]
+        if (row["threads"], row["dtype"]) == (2, "float32")
+    )
+    assert f"{chunks // 10 * 10:.0f} chunks of 500 nt a second on two CPU cores" in text
 
 
 def test_every_status_is_described():

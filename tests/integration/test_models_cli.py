@@ -188,9 +188,26 @@ def test_verify_sees_a_difference_in_one_number(golden, stage):
     assert f"FAIL  tiny, {stage}: largest difference: 5.0" in text
 
 
+def test_verify_recomputes_result_folders(home, tmp_path, random_dna):
+    fasta, out = tmp_path / "in.fa", tmp_path / "out"
+    fasta.write_text("".join(f">c{i}\n{random_dna(400, i)}\n" for i in range(3)))
+    words = ["predict", str(fasta), "-m", "500", "--orf-policy", "longest", "-k", "-o", str(out)]
+    done = CliRunner().invoke(cli, [*words, "-d", "cpu", "--no-report"])
+    assert done.exit_code == 0, done.output
+    text = run("verify", "500", "--golden", tmp_path, "--device", "cpu")
+    for stage in ("dnabert", "esm2", "merged", "scores", "labels", "chunk calls"):
+        assert f"ok    out/in, {stage}" in text
+    table = out / "in_merged" / "prediction_results.txt"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:-1], lines[-1].rsplit("\t", 1)[0] + "\t0.5"]) + "\n")
+    assert "FAIL  out/in, scores" in run("verify", "500", "--golden", out.parent, code=4)
+    (out / "in_protein" / "output_1_ESM.pt").write_bytes(b"half")
+    assert "output_1_ESM.pt" in run("verify", "500", "--golden", out.parent, code=4)
+
+
 def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
     folder, tables = golden
-    assert "holds no .npz" in run("verify", "500", "--golden", tmp_path, code=4)
+    assert "holds no outputs of the original" in run("verify", "500", "--golden", tmp_path, code=4)
     np.savez(folder / "tiny.npz", **(tables | {"dnabert": tables["dnabert"][:, :5]}))
     assert "width 32" in run("verify", "500", "--golden", folder, code=4)
     np.savez(folder / "tiny.npz", ids=np.array([{}], dtype=object))

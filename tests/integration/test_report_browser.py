@@ -5,9 +5,12 @@ from browser import Browser, missing
 from report_data import HOSTILE, make_run
 
 from virnucpro.reports.html import write_report
+from virnucpro.training.evaluation_page import render
+from virnucpro.training.figures import Curve, Row
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
+DASH = "\u2013"
 SHOWN = (
     "return [...document.querySelectorAll('#records tbody tr')].map(r => r.cells[0].textContent)"
 )
@@ -26,7 +29,23 @@ def pages(tmp_path_factory):
         "plain": write_report(make_run(folder / "plain", records=180, samples=3)),
         "hostile": write_report(make_run(folder / "hostile", records=40, samples=2, hostile=True)),
         "empty": write_report(make_run(folder / "empty", records=0)),
+        "evaluation": write_evaluation(folder / "evaluation.html"),
     }
+
+
+def write_evaluation(path):
+    facts = {"model": "m", "model_digest": "0" * 64, "chunk_nt": 500, "files": ["a.fa"],
+             "windows": None, "left_out": [], "sequences": 90}  # fmt: skip
+    shares = {"coverage": 1.0, "virus": 0.5, "uncertain": 0.3, "non_virus": 0.2, "mean_p": 0.5}
+    groups = [("set", ""), ("set", "cellular"), ("family", HOSTILE[0]), ("class", "bacteria")]
+    rows = [
+        Row(length_nt=length, level=level, set_name="all", group=group, count=length, **shares)
+        for length in (300, 500)
+        for level, group in groups
+    ]
+    curves = [Curve(300, 0.1, ((0.1, 0.2, 30), (0.9, 0.8, 300)))]
+    path.write_text(render(facts, rows, curves))
+    return path
 
 
 @pytest.fixture
@@ -40,7 +59,16 @@ def found(browser):
     return browser.run("return document.getElementById('found').textContent")
 
 
-@pytest.mark.parametrize("name", ["plain", "hostile", "empty"])
+def column(browser, title):
+    return browser.run(
+        "const heads = [...document.querySelectorAll('#records th')];"
+        f"const at = heads.findIndex(h => h.textContent.startsWith('{title}'));"
+        "return [...document.querySelectorAll('#records tbody tr')]"
+        ".map(r => r.cells[at].textContent)"
+    )
+
+
+@pytest.mark.parametrize("name", ["plain", "hostile", "empty", "evaluation"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True])
 def test_loads_without_console_errors_or_sideways_scrolling(browser, pages, name, width, dark):
@@ -78,23 +106,19 @@ def test_calls_and_samples_filter_rows(table):
     )
     assert calls and set(calls) == {"virus"}
     table.click("[data-sample='1']")
-    samples = table.run(
-        "return [...document.querySelectorAll('#records tbody tr')]"
-        ".map(r => r.cells[1].textContent)"
-    )
+    samples = column(table, "Sample")
     assert samples and set(samples) == {"sample_2"}
 
 
 def test_a_click_on_a_header_sorts_and_a_second_turns_round(table):
-    lengths = (
-        "return [...document.querySelectorAll('#records tbody tr')]"
-        ".map(r => Number(r.cells[2].textContent.replaceAll(',', '')))"
-    )
+    def lengths():
+        return [int(text.replace(",", "")) for text in column(table, "Length")]
+
     table.click("[data-sort=length]")
-    down = table.run(lengths)
+    down = lengths()
     assert down == sorted(down, reverse=True) and len(set(down)) > 10
     table.click("[data-sort=length]")
-    up = table.run(lengths)
+    up = lengths()
     assert up == sorted(up) and up[0] < down[-1]
     sorted_by = "return document.querySelector('[aria-sort]').textContent"
     assert table.run(sorted_by) == "Length (nt)"
@@ -107,6 +131,42 @@ def test_pages_turn(table):
     assert len(first) == len(second) == 50 and not set(first) & set(second)
     table.click("#last")
     assert len(table.run(SHOWN)) == 30
+
+
+def test_records_without_a_score_have_dashes(table):
+    table.click("#last")
+    rows = "return [...document.querySelectorAll('#records tbody tr')].map(r => r.innerText)"
+    silent = [row for row in table.run(rows) if "ambiguous" in row or "too_short" in row]
+    assert silent and all("0 : 0" not in row and row.count(DASH) >= 3 for row in silent)
+
+
+@pytest.mark.parametrize("width", [360, 480])
+def test_a_narrow_page_shows_id_score_and_call(browser, pages, width):
+    browser.open(pages["plain"], width=width)
+    browser.wait(SHOWN)
+    seen = (
+        "const edge = document.querySelector('#records').parentNode.getBoundingClientRect().right;"
+        "return [...document.querySelectorAll('#records th')]"
+        ".filter(c => c.getBoundingClientRect().right <= edge).map(c => c.innerText.trim()[0])"
+    )
+    assert browser.run(seen)[:3] == ["I", "p", "C"]
+
+
+@pytest.mark.parametrize("lengths", [(100, 150), (500, 640), (149, 299), (61, 90), (60, 99_000)])
+def test_lengths_have_ticks(browser, tmp_path, lengths):
+    browser.open(write_report(make_run(tmp_path, records=60, lengths=lengths)), width=390)
+    ticks = (
+        "const words = [...document.querySelectorAll('#lengths text')];"
+        "const low = Math.max(...words.map(t => t.getAttribute('y')));"
+        "return words.filter(t => t.getAttribute('y') == low - 17).map(t => t.textContent)"
+    )
+    marks = browser.run(ticks)
+    assert len(marks) >= 2 and len(set(marks)) == len(marks)
+
+
+def test_the_contig_picker_names_the_sample(table):
+    words = "return document.getElementById('track-choice').options[0].textContent"
+    assert " · sample_" in table.run(words)
 
 
 def test_a_row_opens_its_track(table):
@@ -142,3 +202,14 @@ def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):
     browser.wait("return document.getElementById('found').textContent.includes(' of ')")
     assert browser.run(SHOWN)
     assert browser.console() == []
+
+
+def test_an_evaluation_opens_one_length_at_a_time(browser, pages):
+    browser.open(pages["evaluation"])
+    opened = (
+        "return [...document.querySelectorAll('details[name=families][open] summary')]"
+        ".map(s => s.firstChild.textContent)"
+    )
+    assert browser.run(opened) == ["500 to 999 nt"]
+    browser.click("details[name=families]:not([open]) summary")
+    assert browser.run(opened) == ["300 to 499 nt"]

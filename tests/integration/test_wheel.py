@@ -1,7 +1,10 @@
 """The wheel: built, installed in a clean environment, and used there."""
 
+import ast
+import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -48,6 +51,38 @@ def installed(wheel, tmp_path_factory):
     run(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel)
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return folder / "bin"
+
+
+def test_everything_that_is_imported_is_asked_for(wheel):
+    text = next(text for name, text in read(wheel) if name.endswith(".dist-info/METADATA"))
+    asked = {
+        plain(re.split(r"[ ;<>=\[]", line.split(": ")[1])[0])
+        for line in text.splitlines() if line.startswith("Requires-Dist: ")
+    }  # fmt: skip
+    homes = importlib.metadata.packages_distributions()
+    imported = set()
+    for name, code in read(wheel):
+        if name.endswith(".py"):
+            for node in ast.walk(ast.parse(code)):
+                if isinstance(node, ast.ImportFrom):
+                    imported.add(str(node.module))
+                elif isinstance(node, ast.Import):
+                    imported |= {alias.name for alias in node.names}
+    roots = {name.split(".")[0] for name in imported} - {"virnucpro", *sys.stdlib_module_names}
+    found = {root: {plain(name) for name in homes.get(root, [root])} for root in roots}
+    assert {root for root, names in found.items() if not names & asked} == set()
+
+
+def plain(name):
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.endswith((".py", "METADATA")):
+                yield name, archive.read(name).decode()
 
 
 def test_the_wheel_holds_code_templates_licences_and_nothing_else(wheel):

@@ -27,11 +27,15 @@ from runs import Runs, are_gone, descendants, results, units
 
 MODES = {
     "one process": (),
+    "bundled model": ("-m", "mini"),
     "packed, 2 ranks": ("--parallel", "--ranks", "2"),
     "packed DNA too": ("--parallel", "--ranks", "2", "--dnabert-v2"),
     "persistent workers": ("--persistent-models",),
 }
-WEIGHTS = {"one process": 94, "packed, 2 ranks": 2, "packed DNA too": 2, "persistent workers": 2}
+WEIGHTS = {
+    "one process": 50, "bundled model": 40, "packed, 2 ranks": 4, "packed DNA too": 3,
+    "persistent workers": 3,
+}  # fmt: skip
 IN_A_ROW = (1, 1, 1, 2, 3)
 
 
@@ -173,7 +177,7 @@ def main() -> int:
         report = Soak(runs, arguments.seed, WEIGHTS).go(arguments.kills)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     found = {
-        "about": "real runs on tiny weights, killed with SIGKILL at random moments and resumed",
+        "about": "real runs, on tiny weights and on the bundled model, killed at random moments",
         "command": " ".join(["python", *sys.argv]),
         "commit": commit.strip(),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",

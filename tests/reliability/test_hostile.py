@@ -84,8 +84,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, count)
         (b">r\n" + b"ACGT" * 65_536 + b"\n", 1_000, "1000"),
         (b"\n" * 262_144, 1_000, "0"),
         (bytes(262_144), 1_000, "NUL byte"),
+        (b">" + b"a" * 262_143, 1_000, "header of more than"),
     ],
-    ids=["records", "blank lines", "zeros"],
+    ids=["records", "blank lines", "zeros", "one header"],
 )
 def test_a_gzip_bomb_is_met_by_streaming(tmp_path, block, blocks, expected):
     bomb = tmp_path / "bomb.fa.gz"

@@ -172,6 +172,56 @@ def test_files_of_others_are_refused_and_left_alone(runs, tmp_path):
     assert (out / "thesis.doc").read_text() == "mine"
 
 
+def test_a_file_of_others_under_one_of_our_names_is_refused(runs, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "calls.tsv").write_text("mine")
+    refused = runs.finish(out, "--force")
+    assert refused.code == 2 and "calls.tsv is there already" in refused.said
+    assert (out / "calls.tsv").read_text() == "mine"
+
+
+def test_what_looks_temporary_and_is_not_ours_stays(runs, finished, tmp_path):
+    names = ["thesis_merged.tmp", ".draft.tmp-12", ".sort-mine"]
+    out = tmp_path / "foreign"
+    out.mkdir()
+    for name in names:
+        (out / name).write_text("mine")
+    assert runs.finish(out).code == 2
+    assert runs.finish(out, "--force").code == 0
+    notes = [out / ".checkpoints" / "notes.txt", shutil.copytree(finished, tmp_path / "out") / "x"]
+    for path in notes:
+        path.write_text("mine")
+    for folder in (out, notes[1].parent):
+        assert runs.finish(folder, "--force").code == 0
+    for path in (*(out / name for name in names), *notes):
+        assert path.read_text() == "mine"
+
+
+def test_bad_input_leaves_nothing_in_the_way_of_the_next_try(runs, tmp_path):
+    text, out = runs.input.read_text(), tmp_path / "out"
+    try:
+        runs.input.write_text(">p\n" + "MKVLEQFPI" * 30 + "\n")
+        assert runs.finish(out).code == 3
+        assert [path.name for path in out.iterdir()] == [".virnucpro.lock"]
+    finally:
+        runs.input.write_text(text)
+    assert runs.finish(out).code == 0
+
+
+def test_a_finished_run_of_another_file_of_that_name_is_left_alone(runs, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    before, other = results(out), tmp_path / runs.input.name
+    other.write_text(">a\n" + "ACGT" * 200 + "\n")
+    mine, runs.input = runs.input, other
+    try:
+        refused = runs.finish(out, "--resume")
+    finally:
+        runs.input = mine
+    assert refused.code == 2 and str(other) in refused.said
+    assert results(out) == before
+
+
 def test_temporary_files_of_a_killed_run_are_removed(runs, undisturbed, kept):
     left = [
         ".calls.tsv.tmp-1", ".checkpoints/.records.tsv.tmp-22", ".checkpoints/ledger/.a.json.tmp-3",

@@ -171,15 +171,17 @@ def _time(
     ctx: click.Context, found: Survey, model: ModelSpec, device: str, options: list[str]
 ) -> dict[str, Any]:
     from virnucpro.pipeline import estimate as pilots
+    from virnucpro.pipeline.run_setup import orfs_per_file
 
     on_cpu = device == "cpu"
-    needed, free = pilots.weight_bytes(model), pilots.free_memory()
+    needed, free = model.weight_bytes, pilots.free_memory()
     if on_cpu and free is not None and needed > free:
         return {"problem": f"weights take {_bytes(needed)}, {_bytes(free)} of memory are free"}
     if not found.chunks:
         return {"problem": "nothing to score"}
     smallest = pilots.smallest_pilot(model, on_cpu)
-    per_file = _config(ctx).get("prediction.sequences_per_file")
+    given = _config(ctx).get("prediction.sequences_per_file")
+    per_file = orfs_per_file(given, model, "cpu" if on_cpu else "cuda")
     run = pilots.run_pilots(found, options, ctx.ensure_object(dict).get("config_file"))
     return asdict(pilots.estimate(found, per_file, smallest, run))
 

@@ -39,6 +39,11 @@ COMMANDS = {
     "completion": ("info", "completion", "Print the completion script of a shell."),
 }
 
+AFTER_A_STOP = {
+    "predict": "; finished work is kept, --resume goes on with it",
+    "train": "; what was saved is kept, the same command goes on with it",
+}
+
 
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is wanted."""
@@ -78,11 +83,9 @@ class LazyGroup(click.Group):
             click.echo(f"virnucpro: error: {error}", err=True)
             sys.exit(error.exit_code)
         except Interrupted as stop:
-            click.echo(f"virnucpro: {stop}", err=True)
+            after = AFTER_A_STOP.get(ctx.invoked_subcommand or "", "")
+            click.echo(f"virnucpro: {stop}{after}", err=True)
             sys.exit(stop.exit_code)
-        except KeyboardInterrupt:
-            click.echo("virnucpro: interrupted; --resume goes on", err=True)
-            sys.exit(130)
         except MemoryError:
             click.echo("virnucpro: error: out of memory; use fewer threads", err=True)
             sys.exit(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -107,7 +108,7 @@ def import_command(obj: dict[str, Path], source: Path, name: str) -> None:
 @click.option(
     "--golden",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of published outputs (.npz) to recompute.",
+    help="Folder of outputs of the original, to recompute.",
 )
 @click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
 @click.pass_obj
@@ -115,7 +116,8 @@ def verify(obj: dict[str, Path], name: str | None, golden: Path | None, device: 
     """Check hashes, compare every fast path with the plain one, and recompute published outputs.
 
     NAME is mini, 300, 500, an installed model or a model directory; by default mini, or with
-    --golden 500.
+    --golden 500. A --golden folder holds result folders of the original script, or of a run
+    with --keep-intermediate.
     """
     from virnucpro.core.device import validate_and_get_device
     from virnucpro.pipeline import verify as checks
@@ -123,6 +125,7 @@ def verify(obj: dict[str, Path], name: str | None, golden: Path | None, device: 
     home = obj["home"]
     spec = _resolve(name or ("500" if golden else "mini"), home)
     click.echo(f"{spec.name}: digest {spec.digest}")
+    logging.getLogger("virnucpro.engines").setLevel(logging.WARNING)  # one engine a check
     _verify_hashes(spec, home)
     where = validate_and_get_device(device)
     failed = _show_checks(checks.verify_paths(spec, where))

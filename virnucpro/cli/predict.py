@@ -37,9 +37,15 @@ DEPRECATED = {
     "--model-type",
     "-m",
     type=click.Choice(MODEL_TYPES),
-    help="Model: mini ships with the package (default); 300 and 500 are the published ones.",
+    help="Model: mini ships with the package (default); 300 and 500 are the published ones; "
+    "custom is what --model-path gives.",
 )
-@click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")
+@click.option(
+    "--model-path",
+    "-p",
+    type=click.Path(path_type=Path),
+    help="A custom model: its folder, or the name that it was imported under.",
+)
 @click.option(
     "--expected-length",
     "-e",

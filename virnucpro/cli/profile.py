@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from virnucpro.cli.settings import model_home
+from virnucpro.cli.settings import embedding_dtype, model_home
 from virnucpro.core.config import Config
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
+from virnucpro.core.files import make_writable
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
@@ -29,7 +30,10 @@ FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
 @click.option(
     "--device", "-d", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or N."
 )
-@click.option("--engine", type=click.Choice(["padded", "packed"]), default="packed")
+@click.option(
+    "--engine", type=click.Choice(["padded", "packed"]), default="padded", show_default=True,
+    help="padded is what the batch sizes of predict are for; packed sizes its own by memory.",
+)  # fmt: skip
 @click.option("--min-batch", type=click.IntRange(min=16), default=512, show_default=True)
 @click.option("--max-batch", type=click.IntRange(min=16), default=8192, show_default=True)
 @click.option("--step", type=click.IntRange(min=16), help="Tokens between budgets; default: twice.")
@@ -54,22 +58,33 @@ def profile(
         raise UsageError(f"--min-batch {min_batch} is above --max-batch {max_batch}")
     from virnucpro.pipeline.budget_search import best, sample_sequences, try_budgets
 
+    config = ctx.ensure_object(dict).get("config") or Config.load(None, os.environ)
     chosen = validate_and_get_device(device)
+    if output is not None:
+        make_writable(output.parent)
     report: dict[str, object] = {"device": str(chosen), "engine": engine, "encoders": {}}
     encoders: dict[str, object] = {}
-    for slot, spec in _encoders(name, ctx.ensure_object(dict)).items():
+    for slot, spec in _encoders(name, model_home(config)).items():
         sequences = sample_sequences(slot, test_file)
         click.echo(f"{spec.name} on {chosen}, {engine} engine, {len(sequences)} sequences")
         trials = []
         for trial in try_budgets(
-            spec, sequences, _budgets(min_batch, max_batch, step), chosen, engine
+            spec,
+            sequences,
+            _budgets(min_batch, max_batch, step),
+            chosen,
+            engine,
+            embedding_dtype(config),
         ):
             trials.append(trial)
             click.echo(_line(trial))
         winner = best(trials)
-        click.echo(f"  best: {FLAGS[slot]} {winner.token_budget}")
+        flag = FLAGS[slot] if engine == "padded" else ""
+        click.echo(
+            f"  best: {flag or 'a batch of'} {winner.token_budget}{'' if flag else ' tokens'}"
+        )
         encoders[spec.name] = {
-            "flag": FLAGS[slot],
+            "flag": flag,
             "recommended": winner.token_budget,
             "trials": [asdict(trial) for trial in trials],
         }
@@ -81,10 +96,9 @@ def profile(
         click.echo(f"wrote {output}")
 
 
-def _encoders(name: str, obj: dict[str, Config]) -> dict[str, EncoderSpec]:
+def _encoders(name: str, home: Path) -> dict[str, EncoderSpec]:
     from virnucpro.models.store import find_encoder, resolve_model
 
-    home = model_home(obj.get("config") or Config.load(None, os.environ))
     if name == "mini":
         model = resolve_model("mini", None, home)
         return {"dna": model.dna, "protein": model.protein}

@@ -65,6 +65,12 @@ def model_home(config: Config) -> Path:
     return home
 
 
+def embedding_dtype(config: Config) -> str:
+    """The numbers to embed with, by settings and environment."""
+    disabled = _switch("VIRNUCPRO_DISABLE_FP16")
+    return "float32" if disabled else str(config.get("device.dtype"))
+
+
 def runtime_options(compute: Compute) -> dict[str, Any]:
     """Fields of `RuntimeConfig` that follow from the settings."""
     return {
@@ -79,7 +85,8 @@ def runtime_options(compute: Compute) -> dict[str, Any]:
 
 
 def _model_choice(flags: Flags, config: Config) -> ModelChoice:
-    model_type = flags.get("model_type") or config.get("prediction.model_type")
+    by_path = "custom" if flags.get("model_path") else None
+    model_type = flags.get("model_type") or by_path or config.get("prediction.model_type")
     model_path = flags.get("model_path") or config.get("prediction.model_path")
     if model_type == "custom" and model_path is None:
         raise UsageError("-m custom needs --model-path")
@@ -95,14 +102,13 @@ def _model_choice(flags: Flags, config: Config) -> ModelChoice:
 
 
 def _compute(flags: Flags, config: Config, gpus: tuple[int, ...]) -> Compute:
-    dtype = "float32" if _switch("VIRNUCPRO_DISABLE_FP16") else config.get("device.dtype")
     workers = _first(flags.get("dataloader_workers"), config.get("features.dataloader_workers"))
     return Compute(
         device=flags.get("device") or config.get("device.name"),
         fallback_to_cpu=config.get("device.fallback_to_cpu"),
         gpus=gpus,
         ranks=flags.get("ranks"),
-        dtype=dtype,
+        dtype=embedding_dtype(config),
         threads=flags.get("threads") or config.get("prediction.threads"),
         classifier_batch=flags.get("batch_size") or config.get("prediction.batch_size"),
         reader_threads=_first(flags.get("num_workers"), config.get("prediction.num_workers")),

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from virnucpro.cli.settings import model_home
-from virnucpro.core.config import Config
+from virnucpro.core.config import MODEL_TYPES, Config
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
+from virnucpro.core.files import locked, make_writable
 
 if TYPE_CHECKING:
-    from virnucpro.training.evaluation import Inputs
     from virnucpro.training.figures import Row
+    from virnucpro.training.fit import FitSettings
+    from virnucpro.training.jobs import Job
+    from virnucpro.training.mlp import MlpRecipe
+    from virnucpro.training.recipe import Recipe
 
 EXIT_IN_PART = 6
+_DATA = click.option(
+    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the files that the configuration names; default: the configuration's own.",
+)  # fmt: skip
+_DEVICE = click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
 
 
 @click.command()
@@ -27,10 +37,7 @@ EXIT_IN_PART = 6
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Training configuration (YAML), such as recipes/mini.yaml.",
 )  # fmt: skip
-@click.option(
-    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of the files that the configuration names; default: the configuration's own.",
-)  # fmt: skip
+@_DATA
 @click.option(
     "--output-dir", "-o", required=True, type=click.Path(file_okay=False, path_type=Path),
     help="Model directory to write.",
@@ -39,8 +46,8 @@ EXIT_IN_PART = 6
     "--run-dir", type=click.Path(file_okay=False, path_type=Path),
     help="Where the run keeps its state; default: {output-dir}.run. Call again to go on.",
 )  # fmt: skip
-@click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
-@click.option("--seed", type=int, help="Override the recipe's seed.")
+@_DEVICE
+@click.option("--seed", type=click.IntRange(0, 10**12), help="Override the recipe's seed.")
 @click.option("--steps", type=click.IntRange(min=1), help="Override the recipe's steps.")
 @click.option(
     "--stop-after", type=click.FloatRange(min=0), default=float("inf"),
@@ -61,51 +68,60 @@ def train(
     `classifier: mlp` in the configuration the published classifier is trained on vectors of
     frozen encoders.
     """
-    from virnucpro.training.mlp_run import is_mlp_config
-
-    run_dir = run_dir or output_dir.with_name(f"{output_dir.name}.run")
-    if is_mlp_config(config_file):
-        _train_mlp(ctx, config_file, data, output_dir, run_dir, device, seed, steps, stop_after)
-        return
+    from virnucpro.models.model_json import MODEL_FILE
     from virnucpro.training.fit import FitSettings
-    from virnucpro.training.run import finish_job, fit_job, load_sets, read_job
+    from virnucpro.training.jobs import read_job
+    from virnucpro.training.mlp import MlpRecipe
 
-    given = {"seed": seed, "steps": steps}
-    job = read_job(config_file, data, **{k: v for k, v in given.items() if v is not None})
+    job, recipe = read_job(config_file, data)
+    if seed is not None:
+        recipe = replace(recipe, seed=seed)
     where = validate_and_get_device(device)
     settings = FitSettings(
-        folder=run_dir,
+        folder=run_dir or output_dir.parent / f"{output_dir.name}.run",
         device=where,
         fused=where.type == "cuda" if fused is None else fused,
         stop_after=stop_after,
         progress=_wants_progress(ctx),
     )
-    sets = load_sets(job)
-    fit, report = fit_job(job, sets, settings)
+    if isinstance(recipe, MlpRecipe) and steps is not None:
+        raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
+    if (
+        output_dir.is_dir()
+        and any(output_dir.iterdir())
+        and not (output_dir / MODEL_FILE).is_file()
+    ):
+        raise UsageError(f"{output_dir} is not empty and holds no model; choose another -o")
+    for folder in (output_dir.parent, settings.folder):
+        make_writable(folder)
+    with locked(settings.folder / ".lock"):
+        if isinstance(recipe, MlpRecipe):
+            _train_mlp(job, recipe, settings, output_dir, model_home(_config(ctx)))
+        else:
+            recipe = replace(recipe, steps=steps or recipe.steps)
+            _train_bundled(job, recipe, settings, output_dir)
+
+
+def _train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output_dir: Path) -> None:
+    from virnucpro.training.run import train_bundled
+
+    report = train_bundled(job, recipe, settings, output_dir)
     if not report.finished:
-        click.echo(f"paused at step {report.steps} of {job.recipe.steps}; run again to go on")
+        click.echo(f"paused at step {report.steps} of {recipe.steps}; run again to go on")
         sys.exit(EXIT_IN_PART)
-    finish_job(job, fit, sets[1], output_dir)
     click.echo(f"{output_dir}: model written; mean AUROC on dev {report.best:.4f}")
 
 
 def _train_mlp(
-    ctx: click.Context, config_file: Path, data: Path | None, output_dir: Path, run_dir: Path,
-    device: str, seed: int | None, steps: int | None, stop_after: float,
-) -> None:  # fmt: skip
-    from virnucpro.core.progress import ProgressReporter
-    from virnucpro.training.mlp_run import MlpSettings, read_mlp_job, train_mlp
+    job: Job, recipe: MlpRecipe, settings: FitSettings, output_dir: Path, home: Path
+) -> None:
+    from virnucpro.training.mlp_run import train_mlp
 
-    if steps is not None:
-        raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
-    job = read_mlp_job(config_file, data, **({} if seed is None else {"seed": seed}))
-    settings = MlpSettings(
-        folder=run_dir, home=model_home(_config(ctx)), device=device, stop_after=stop_after,
-        progress=ProgressReporter(_wants_progress(ctx)),
-    )  # fmt: skip
-    fit = train_mlp(job, settings, output_dir)
+    fit = train_mlp(job, recipe, settings, home, output_dir)
     if fit is None:
-        click.echo(f"paused while embedding; {run_dir} keeps what is done: run again to go on")
+        click.echo(
+            f"paused while embedding; {settings.folder} keeps what is done: run again to go on"
+        )
         sys.exit(EXIT_IN_PART)
     click.echo(
         f"{output_dir}: model written, epoch {fit.epoch}; AUROC on held-out windows with a "
@@ -123,10 +139,7 @@ def _train_mlp(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Take the dev sets of a training configuration, such as recipes/mini.yaml.",
 )  # fmt: skip
-@click.option(
-    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of the files that the configuration names; default: the configuration's own.",
-)  # fmt: skip
+@_DATA
 @click.option("--windows", is_flag=True, help="Draw windows and nulls; else score whole records.")
 @click.option(
     "--lengths", default="150,300,500,1000", show_default=True, help="Lengths of windows (nt)."
@@ -139,13 +152,15 @@ def _train_mlp(
     "--null-count", type=click.IntRange(min=0), default=500, show_default=True,
     help="Random, shuffled and low-complexity windows of each length.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the windows.")
 @click.option(
-    "--model-type", "-m", type=click.Choice(["mini", "300", "500", "custom"]), default="mini",
-    show_default=True, help="Model to measure.",
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the windows."
+)
+@click.option(
+    "--model-type", "-m", type=click.Choice(MODEL_TYPES),
+    help="Model to measure; default: custom with --model-path, else mini.",
 )  # fmt: skip
 @click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")
-@click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
+@_DEVICE
 @click.option(
     "--output-dir", "-o", required=True, type=click.Path(file_okay=False, path_type=Path),
     help="Where evaluation.tsv, evaluation.json and evaluation.html go.",
@@ -154,7 +169,7 @@ def _train_mlp(
 def evaluate(
     ctx: click.Context, files: tuple[str, ...], labels: Path | None, config_file: Path | None,
     data: Path | None, windows: bool, lengths: str, count: int, null_count: int, seed: int,
-    model_type: str, model_path: Path | None, device: str, output_dir: Path,
+    model_type: str | None, model_path: Path | None, device: str, output_dir: Path,
 ) -> None:  # fmt: skip
     """Measure a model on labelled FASTA, through the path that predictions take.
 
@@ -168,37 +183,39 @@ def evaluate(
     from virnucpro.training.evaluation import Drawing
     from virnucpro.training.evaluation import evaluate as measure
 
-    inputs = _inputs(files, labels, config_file, data)
+    job = _job(files, labels, config_file, data)
+    make_writable(output_dir)
     drawing = None
     if windows:
         drawing = Drawing(lengths=_lengths(lengths), count=count, null_count=null_count, seed=seed)
-    model = resolve_model(model_type, model_path, model_home(_config(ctx)))
+    kind = model_type or ("custom" if model_path else "mini")
+    model = resolve_model(kind, model_path, model_home(_config(ctx)))
     scorer = DirectScorer(model, device)
-    report = measure(scorer, inputs, drawing, ProgressReporter(_wants_progress(ctx)))
+    report = measure(scorer, job, drawing, ProgressReporter(_wants_progress(ctx)))
     paths = report.write(output_dir)
     click.echo("".join(_row(row) for row in report.headline()), nl=False)
     click.echo(f"{output_dir}: {', '.join(path.name for path in paths)}")
 
 
-def _inputs(
+def _job(
     files: tuple[str, ...], labels: Path | None, config_file: Path | None, data: Path | None
-) -> Inputs:
-    from virnucpro.training.evaluation import Inputs, read_inputs
+) -> Job:
+    from virnucpro.training.jobs import Job, read_evaluation
+    from virnucpro.training.labelled import LabelledFiles
 
     if config_file is not None:
         if files or labels:
             raise UsageError("--config names files and labels itself: give it alone")
-        return read_inputs(config_file, data)
+        return read_evaluation(config_file, data)
     if not files:
         raise UsageError("give labelled FASTA files, or --config")
     if labels is not None:
-        return Inputs(files=tuple(map(Path, files)), table=labels)
+        return Job(data=LabelledFiles(dev=tuple(map(Path, files)), table=labels))
     pairs = [name.partition("=") for name in files]
     if not all(kind and path for kind, _, path in pairs):
         raise UsageError("without --labels each file needs its class: virus=FILE bacteria=FILE")
-    return Inputs(
-        files=tuple(Path(path) for _, _, path in pairs), classes=tuple(k for k, _, _ in pairs)
-    )
+    paths, classes = tuple(Path(path) for _, _, path in pairs), tuple(kind for kind, _, _ in pairs)
+    return Job(data=LabelledFiles(dev=paths, classes=classes))
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -48,7 +48,9 @@ KEYS: dict[str, Key] = {
     "prediction.expected_length": Key(None, "int", "chunk length (nt); default: the model's", 30),
     "prediction.batch_size": Key(256, "int", "rows per classifier batch", 1),
     "prediction.num_workers": Key(4, "int", "threads that read merged files for the classifier"),
-    "prediction.sequences_per_file": Key(10_000, "int", "ORFs per unit of work", 1),
+    "prediction.sequences_per_file": Key(
+        None, "int", "ORFs per unit of work; default: 10000, or 100 of a large model on a CPU", 1
+    ),
     "prediction.threads": Key(None, "int", "processes that translate and merge; default: CPUs", 1),
     "prediction.min_length": Key(0, "int", "shortest record to score (nt)"),
     "prediction.worker_timeout": Key(

@@ -115,4 +115,4 @@ class Interrupted(BaseException):
         return 128 + self.signal_number
 
     def __str__(self) -> str:
-        return "stopped by a signal; finished work is kept, --resume goes on with it"
+        return "stopped by a signal"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from virnucpro.core.errors import OutputError
+from virnucpro.core.errors import OutputError, UsageError
+
+logger = logging.getLogger("virnucpro.core")
 
 BLOCK_BYTES = 1 << 20
 
@@ -68,6 +73,22 @@ def fsync_folder(folder: Path) -> None:
 _CANNOT_SYNC_FOLDERS = {22, 95}  # EINVAL, EOPNOTSUPP: some network file systems
 
 
+def make_writable(folder: Path) -> None:
+    """Make a folder, and see that files can be made in it, before long work that ends there.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    probe = folder / f".probe.tmp-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        problem = f"{folder}: cannot be written ({error.strerror}); choose another place"
+        raise OutputError(problem) from error
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in blocks."""
     digest = hashlib.sha256()
@@ -97,3 +118,29 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def locked(lock: Path) -> Iterator[None]:
+    """Hold a kernel lock, which goes with the process; no child inherits it.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{lock.parent}: another run is working here") from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS_HERE:
+                raise
+            logger.warning("%s: no file locks here; start no second run in it", lock.parent)
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}

@@ -46,11 +46,9 @@ class BatchLayout(Protocol):
 
     Attributes:
         name: `padded` or `packed`.
-        any_shape: batches are compiled in whatever shape they come, not in fixed ones.
     """
 
     name: str
-    any_shape: bool
 
     def plan(self, lengths: Lengths, budget: int) -> list[NDArray[np.int64]]:
         """Indices of each batch; every index appears exactly once."""

@@ -14,24 +14,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.records import Tokens
+from virnucpro.models.load import Tokenizer
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 _SLICE = 256  # sequences per call of a tokenizer
 _POLL_S = 0.1
-
-
-class Tokenizer(Protocol):
-    """Turns letters into token ids, special tokens included."""
-
-    def encode(self, sequence: str) -> NDArray[np.int64]:
-        """Token ids, shape (tokens,)."""
 
 
 def spread(make: Callable[[Given], Made], given: Iterable[Given], threads: int) -> Iterator[Made]:

@@ -50,7 +50,7 @@ class Forward:
             with self._on_device():
                 self.backend = prove_backend(self._transformer)
         self._shapes: set[tuple[Any, ...]] = set()
-        self.compiles = self._insist = self._any_shape = False
+        self.compiles = self._insist = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -58,16 +58,15 @@ class Forward:
         parameter = next(self.encoder.parameters(), None)
         return torch.float32 if parameter is None else parameter.dtype
 
-    def compile(self, insist: bool, any_shape: bool) -> None:
+    def compile(self, insist: bool) -> None:
         """Compile from now on, when a shape first occurs.
 
         Args:
             insist: a failure of the compiler is an error; else go on without it.
-            any_shape: one version for all shapes; else one for each of a few fixed ones.
         """
-        self.compiles, self._insist, self._any_shape = True, insist, any_shape
+        self.compiles, self._insist = True, insist
         for layer in self._layers:
-            layer.compile(dynamic=any_shape)
+            layer.compile(dynamic=False)
 
     def prepare(self, batch: Batch, pin: bool, fixed: bool) -> Prepared:
         """Lay out a batch on the host for the kernels in use.
@@ -85,7 +84,7 @@ class Forward:
         """Vectors of a prepared batch: shape (rows, d), float32, on the device."""
         with torch.inference_mode(), self._on_device(), pinned_kernels():
             moved = ready.to(self.device, non_blocking=True)
-            if self.compiles and (self._any_shape or fixed) and self._admit(moved):
+            if self.compiles and fixed and self._admit(moved):
                 return self._run_compiled(moved)
             return self._run_plain(moved)
 
@@ -96,8 +95,6 @@ class Forward:
         return vectors
 
     def _admit(self, ready: Prepared) -> bool:
-        if self._any_shape:
-            return True
         shape = _shape(ready)
         if shape not in self._shapes and len(self._shapes) < MOST_SHAPES:
             log.info("Compiling for batches of shape %s", shape)

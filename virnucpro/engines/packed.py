@@ -29,7 +29,6 @@ class PackedPlan:
     """
 
     name = "packed"
-    any_shape = False
 
     def __init__(self, pad_id: int, longest: int = 0) -> None:
         self.pad_id = pad_id

@@ -26,7 +26,6 @@ class PaddedPlan:
     """
 
     name = "padded"
-    any_shape = False
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id

@@ -127,11 +127,11 @@ class BatchEngine:
         """Decide the token budget and whether to compile."""
         options = self.options
         if options.compile == "on":
-            self._forward.compile(True, self.layout.any_shape)
+            self._forward.compile(insist=True)
         elif options.compile == "auto" and self._is_cuda:
             weights = sum(parameter.numel() for parameter in self._forward.encoder.parameters())
             if compiling_pays(options.expected_tokens, weights):
-                self._forward.compile(False, self.layout.any_shape)
+                self._forward.compile(insist=False)
         if options.token_budget is not None:
             return options.token_budget
         if not self._is_cuda:

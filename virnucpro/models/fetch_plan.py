@@ -217,7 +217,10 @@ def _model_info(repository: str, revision: str, network: Network) -> Any:
     try:
         return api.model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
     except _network_errors() as error:
-        raise ModelError(f"{repository} at {revision}: the hub gave no answer ({error})") from error
+        raise ModelError(
+            f"{repository} at {revision}: the hub gave no answer ({error}); fetch it where there "
+            "is a network, then `virnucpro models import` takes the files"
+        ) from error
 
 
 def _network_errors() -> tuple[type[Exception], ...]:

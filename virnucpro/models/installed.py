@@ -115,8 +115,11 @@ def read_record(folder: Path) -> Installed | None:
         ModelError: it is damaged or of another format.
     """
     path = folder / RECORD_NAME
-    if not path.exists():
-        return None
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
     value = read_json(path)
     try:
         if value["format"] != FORMAT:

@@ -23,10 +23,6 @@ from virnucpro.tokens.protein import ProteinTokenizer
 class Tokenizer(Protocol):
     """Turns a sequence into token ids; survives pickling."""
 
-    @property
-    def pad_id(self) -> int:
-        """Token that fills padded rows."""
-
     def encode(self, sequence: str) -> NDArray[np.int64]:
         """Token ids with special tokens: shape (tokens,), int64."""
 

@@ -140,6 +140,16 @@ class ModelSpec:
         """Width of a merged row."""
         return self.dna.dim + self.protein.dim
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of both encoders as they lie on disk."""
+        return sum(map(_bytes_on_disk, (self.dna.path, self.protein.path)))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a CPU takes seconds for one sequence."""
+        return self.weight_bytes > _LARGE_BYTES
+
     @cached_property
     def digest(self) -> str:
         """Sha256 (hexadecimal) over everything that decides a score, and no path."""
@@ -153,3 +163,13 @@ class ModelSpec:
             "calibration": self.calibration_sha256,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+_LARGE_BYTES = 2 << 30
+
+
+def _bytes_on_disk(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    files = (file for kind in ("safetensors", "bin", "pt") for file in path.glob(f"*.{kind}"))
+    return sum(file.stat().st_size for file in files)

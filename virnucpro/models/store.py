@@ -125,9 +125,14 @@ def list_models(home: Path) -> list[Installed]:
     """Everything that is installed in a home, by name; damaged records are errors.
 
     Raises:
-        ModelError: a record cannot be read.
+        ModelError: a record, or the home, cannot be read.
     """
-    folders = [*_subfolders(home / "encoders"), *_subfolders(home)]
+    try:
+        folders = [*_subfolders(home / "encoders"), *_subfolders(home)]
+    except OSError as error:
+        raise ModelError(
+            f"{home}: cannot be read ({error.strerror}); VIRNUCPRO_MODEL_DIR names another place"
+        ) from error
     records = [read_record(folder) for folder in folders]
     return [record for record in records if record is not None]
 
@@ -233,8 +238,8 @@ def _install(
 
 def _published(name: str, classifier: Path, chunk_nt: int, home: Path) -> ModelSpec:
     """The published encoders with a classifier."""
+    classifier = _converted(classifier, home)  # first: a file that is none needs no encoder
     dna, protein = (find_encoder(encoder, home) for encoder in (DNA_ENCODER, PROTEIN_ENCODER))
-    classifier = _converted(classifier, home)
     return ModelSpec(
         name=name,
         dna=dna,

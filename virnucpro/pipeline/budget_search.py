@@ -76,7 +76,8 @@ def try_budgets(
     sequences: Sequence[str],
     budgets: Sequence[int],
     device: torch.device,
-    kind: EngineKind = "packed",
+    kind: EngineKind = "padded",
+    dtype: str = "auto",
 ) -> Iterator[Trial]:
     """Measure one budget after another; ends with the first that does not fit.
 
@@ -84,14 +85,15 @@ def try_budgets(
         spec: the encoder.
         sequences: are repeated until two batches are full.
         budgets: token slots of a batch, ascending.
-        device: where to compute, in the numbers that `predict` would take there.
+        device: where to compute.
         kind: `padded` or `packed`.
+        dtype: numbers to compute with, as in `engines.base.choose_dtype`.
 
     Raises:
         ModelError: the encoder cannot be loaded.
         UsageError: every budget is smaller than the longest sequence.
     """
-    encoder = load_encoder(spec, device, choose_dtype("auto", device))
+    encoder = load_encoder(spec, device, choose_dtype(dtype, device))
     tokenizer = make_tokenizer(spec)
     tokens = [tokenizer.encode(sequence) for sequence in sequences]
     longest = max(map(len, tokens))

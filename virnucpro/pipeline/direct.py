@@ -7,7 +7,6 @@ any size go through `prediction`, which writes every stage and can resume.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -34,25 +33,14 @@ BLOCK_RECORDS = 2_000
 CLASSIFIER_ROWS = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectOptions:
-    """How to compute.
-
-    Attributes:
-        engine: `padded` or `packed`.
-        dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        token_budget: tokens of one batch; None means by memory.
-        min_length: shorter records are not scored (nt).
-    """
-
-    engine: EngineKind = "padded"
-    dtype: str = "auto"
-    token_budget: int | None = None
-    min_length: int = 0
-
-
 class DirectEncoder:
     """A model's two encoders, loaded once on one device.
+
+    Args:
+        model: what decides vectors.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
+        engine: `padded` or `packed`.
+        dtype: `auto`, `float32`, `float16` or `bfloat16`.
 
     Raises:
         ModelError: weights are missing or damaged.
@@ -60,10 +48,14 @@ class DirectEncoder:
     """
 
     def __init__(
-        self, model: ModelSpec, device: str = "cpu", options: DirectOptions | None = None
+        self,
+        model: ModelSpec,
+        device: str = "cpu",
+        engine: EngineKind = "padded",
+        dtype: str = "auto",
     ) -> None:
-        self.model, self.options = model, options or DirectOptions()
-        self._device = validate_and_get_device(device)
+        self.model = model
+        self._device, self._engine, self._dtype = validate_and_get_device(device), engine, dtype
         self._dna = self._embedder(model.dna)
         self._protein = self._embedder(model.protein)
 
@@ -76,7 +68,7 @@ class DirectEncoder:
         """Screen, chunk and translate: a row a record, and its ORFs in one list a chunk."""
         rows, chunks = [], []
         for record in records:
-            status = screen(record, self.options.min_length, self.model.orf_policy)
+            status = screen(record, 0, self.model.orf_policy)
             own = [] if status else chunk_record(record, self.model.chunk_nt)
             rows.append(
                 RecordRow(
@@ -102,26 +94,26 @@ class DirectEncoder:
         return Embeddings(tuple(orf.orf_id for orf in orfs), merged[copies])
 
     def _embedder(self, spec: EncoderSpec) -> SequenceEmbedder:
-        options = self.options
-        encoder = load_encoder(spec, self._device, choose_dtype(options.dtype, self._device))
-        engine = make_engine(
-            options.engine, encoder, device=self._device, token_budget=options.token_budget
-        )
+        encoder = load_encoder(spec, self._device, choose_dtype(self._dtype, self._device))
+        engine = make_engine(self._engine, encoder, device=self._device)
         return SequenceEmbedder(make_tokenizer(spec), engine, encoder.dim)
 
 
 class DirectScorer(DirectEncoder):
     """The encoders with their classifier and calibration; scores blocks of records.
 
-    Raises:
-        ModelError: weights are missing or damaged.
-        DeviceError: the device is not there.
+    Calls are equal to those of the staged path within float32 rounding. Arguments and errors are
+    those of `DirectEncoder`.
     """
 
     def __init__(
-        self, model: ModelSpec, device: str = "cpu", options: DirectOptions | None = None
+        self,
+        model: ModelSpec,
+        device: str = "cpu",
+        engine: EngineKind = "padded",
+        dtype: str = "auto",
     ) -> None:
-        super().__init__(model, device, options)
+        super().__init__(model, device, engine, dtype)
         self._classifier = load_classifier(model, self._device)
         self._caller = Caller(model)
 
@@ -153,30 +145,6 @@ class DirectScorer(DirectEncoder):
             scores = self._classifier.scores(vectors[first : first + CLASSIFIER_ROWS])
             table[first : first + len(scores), : scores.shape[1]] = scores
         return table
-
-
-def score_records(
-    records: Iterable[Record],
-    model: ModelSpec,
-    device: str = "cpu",
-    options: DirectOptions | None = None,
-) -> Iterator[CallRow]:
-    """Call records in memory; equal to the staged path within float32 rounding.
-
-    Args:
-        records: with ids that are unique.
-        model: what decides scores.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
-        options: how to compute; None means the defaults.
-
-    Returns:
-        One row for every record, in order, those that are not scored included.
-
-    Raises:
-        ModelError: weights are missing or damaged.
-        DeviceError: the device is not there.
-    """
-    return DirectScorer(model, device, options).score(records)
 
 
 def record_blocks(records: Iterable[Record]) -> Iterator[list[Record]]:

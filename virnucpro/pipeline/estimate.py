@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.files import read_json
-from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.survey import Survey
 from virnucpro.sequences.fasta_files import fasta_text
 
@@ -26,7 +26,6 @@ ENOUGH_CHUNKS, ENOUGH_SECONDS = 2_000, 8.0
 MOST_SECONDS = 40.0
 GROWTH, LEAST_GROWTH = 5.0, 2.0
 PATIENCE_SECONDS = 60.0
-LARGE_WEIGHTS = 2 << 30
 
 
 class PilotFailedError(VirNucProError):
@@ -139,14 +138,9 @@ def run_pilots(found: Survey, options: Sequence[str], settings: Path | None = No
     return run
 
 
-def weight_bytes(model: ModelSpec) -> int:
-    """Bytes of the weights of both encoders as they lie on disk."""
-    return sum(_size(spec) for spec in (model.dna, model.protein))
-
-
 def smallest_pilot(model: ModelSpec, on_cpu: bool) -> int:
     """Chunks of the first pilot: few where a chunk takes seconds."""
-    return 4 if on_cpu and weight_bytes(model) > LARGE_WEIGHTS else SMALLEST_CHUNKS
+    return 4 if on_cpu and model.is_large else SMALLEST_CHUNKS
 
 
 def free_memory() -> int | None:
@@ -185,10 +179,3 @@ def _run(command: list[str]) -> tuple[float, int]:
 
 def _gpu_memory(output_dir: Path) -> int:
     return int(read_json(output_dir / "run.json").get("gpu_bytes", 0))
-
-
-def _size(spec: EncoderSpec) -> int:
-    if spec.path.is_file():
-        return spec.path.stat().st_size
-    weights = [*spec.path.glob("*.safetensors"), *spec.path.glob("*.bin"), *spec.path.glob("*.pt")]
-    return sum(path.stat().st_size for path in weights)

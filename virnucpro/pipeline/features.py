@@ -6,29 +6,21 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of, sha256_file
 from virnucpro.core.records import Embeddings
 from virnucpro.engines.base import Engine
 from virnucpro.engines.feeding import tokenize
+from virnucpro.models.load import Tokenizer
 from virnucpro.pipeline import feature_files
 from virnucpro.sequences.fasta_files import read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
 
 OnRows = Callable[[int], object]  # told the number of vectors after each batch
-
-
-class Encoding(Protocol):
-    """The one thing needed of a tokenizer."""
-
-    def encode(self, sequence: str) -> NDArray[np.int64]:
-        """Token ids of a sequence, special tokens included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +33,7 @@ class SequenceEmbedder:
         dim: width of a vector.
     """
 
-    tokenizer: Encoding
+    tokenizer: Tokenizer
     engine: Engine
     dim: int
 

@@ -117,9 +117,9 @@ def ingest(
     sampled = _sampler(sources, choice.sample_n)
     with atomic_write(paths.chunked, "w") as chunked, atomic_write(paths.records, "w") as table:
         for number, record in enumerate(read_sources(sources)):
-            status = (
-                screen(record, choice.min_length, policy) if sampled(number) else Status.FILTERED
-            )
+            status = screen(record, choice.min_length, policy)
+            if status is None and not sampled(number):
+                status = Status.FILTERED
             chunks = 0 if status else _write_chunks(record, paths.chunk_nt, chunked)
             length = len(record.sequence)
             table.write(

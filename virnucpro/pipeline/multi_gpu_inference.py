@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,7 +155,7 @@ class _Stage:
         """The config with the model's wish about float16 in it."""
         if self.model_config.get("enable_fp16", True):
             return self.config
-        return RuntimeConfig.from_dict({**self.config.to_dict(), "disable_fp16": True})
+        return replace(self.config, disable_fp16=True)
 
     def dtype(self, device: str) -> str:
         import torch

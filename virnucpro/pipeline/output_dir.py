@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
-import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from virnucpro.core.errors import OutputError, UsageError
+from virnucpro.core.errors import InputError, OutputError, UsageError
+from virnucpro.core.files import locked
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.run_record import read_run
 
@@ -22,8 +21,14 @@ logger = logging.getLogger("virnucpro.pipeline")
 LOCK = ".virnucpro.lock"
 CHECKPOINTS = ".checkpoints"
 
-_TEMPORARY = re.compile(r"\..+\.tmp-\d+|.+_merged\.tmp|\.sort-.+")
-_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+# What a killed run can leave under a name that is not final: of the file in brackets.
+_TEMPORARY = re.compile(r"\.(.+)\.tmp-\d+|(.+_merged)\.tmp")
+_BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(CHECKPOINTS)}|\.run\.json\.tmp-\d+")
+# What lies in the folder of checkpoints; anything else there is somebody else's.
+_INTERNAL = re.compile(
+    r"ledger|records\.tsv|orfs\.bin|unique\.bin|scores\.bin|contigs\.tsv|input_\d+"
+    r"|(esm|dnabert)_v2_shards|\.sort-.+|\..+\.tmp-\d+"
+)
 
 
 @contextmanager
@@ -31,6 +36,8 @@ def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
     """Make the directory and hold it for this process until the block ends.
 
     Nothing is removed before the directory is held, and nothing that a run did not list.
+
+    Where an input turns out to be bad before any unit of work is finished, nothing is left.
 
     Raises:
         UsageError: another process works there; or it is not empty, and neither `resume` nor
@@ -42,11 +49,16 @@ def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
     with output_errors(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         _check(output_dir, resume, force)
-        with _locked(output_dir / LOCK):
+        with locked(output_dir / LOCK):
             _check(output_dir, resume, force)  # it may have changed hands
             if force:
                 _start_over(output_dir)
-            yield
+            try:
+                yield
+            except InputError:
+                if not any((output_dir / CHECKPOINTS / "ledger").glob("*.json")):
+                    _start_over(output_dir)
+                raise
 
 
 @contextmanager
@@ -60,16 +72,36 @@ def output_errors(output_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else output_dir
-        raise OutputError(f"{where}: {error.strerror or error}") from error
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        raise OutputError(f"{where}: {error.strerror or error}{remedy}") from error
+
+
+_ELSEWHERE = "; choose another --output-dir"
+_REMEDIES = {
+    errno.EACCES: _ELSEWHERE, errno.EPERM: _ELSEWHERE, errno.EROFS: _ELSEWHERE,
+    errno.ENOENT: _ELSEWHERE, errno.ENOSPC: "; make room, then --resume goes on",
+    errno.EDQUOT: "; make room, then --resume goes on",
+}  # fmt: skip
 
 
 def remove_leftovers(paths: RunPaths) -> None:
-    """Remove temporary files of a run that was killed here; call it in a directory that is held."""
-    folders = [paths.output_dir, paths.nucleotide_dir, paths.protein_dir, paths.merged_dir]
+    """Remove temporary files of a run that was killed here; call it in a directory that is held.
+
+    A temporary file is ours if the file that it was to become is one that run.json lists.
+    """
+    run = read_run(paths.output_dir) or {"files": []}
+    listed = [path for path in _ours(paths.output_dir, run["files"]) if path != paths.checkpoints]
+    names = {paths.run_json.name, *(path.name for path in listed)}
+    folders = {paths.output_dir, *(path.parent for path in listed)}
     candidates = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    for folder in (paths.checkpoints, paths.esm_v2, paths.dnabert_v2, paths.samples):
-        candidates += folder.rglob(".*") if folder.is_dir() else []
-    left = [path for path in candidates if _TEMPORARY.fullmatch(path.name)]
+    for folder in (paths.esm_v2, paths.dnabert_v2):
+        if folder in listed and folder.is_dir():
+            inside = [*folder.rglob(".*")]
+            names |= {_becomes(path) for path in inside}
+            candidates += inside
+    left = [path for path in candidates if _becomes(path) in names]
+    if paths.checkpoints.is_dir():
+        left += (path for path in paths.checkpoints.rglob(".*") if _INTERNAL.fullmatch(path.name))
     for path in left:
         _remove(path)
     if left:
@@ -88,9 +120,7 @@ def remove_intermediates(paths: RunPaths, data: dict[str, Any]) -> None:
     for path in _ours(root, data["files"]):
         if path not in kept and path not in (paths.checkpoints, paths.samples):
             _remove(path)
-    for path in paths.checkpoints.iterdir() if paths.checkpoints.is_dir() else ():
-        if path not in kept:
-            _remove(path)
+    _clear_checkpoints(paths.checkpoints, kept)
     for folder in (paths.nucleotide_dir, paths.protein_dir):
         with suppress(OSError):
             folder.rmdir()
@@ -99,15 +129,15 @@ def remove_intermediates(paths: RunPaths, data: dict[str, Any]) -> None:
 def _check(output_dir: Path, resume: bool, force: bool) -> None:
     """Refuse a directory that may not be used."""
     content = {path.name for path in output_dir.iterdir()}
-    begun = {LOCK, CHECKPOINTS}
-    if force or all(name in begun or _TEMPORARY.fullmatch(name) for name in content):
+    is_begun = LOCK in content and all(map(_BEGUN.fullmatch, content))
+    if force or is_begun or not content:
         return
     run = read_run(output_dir)
-    is_ours = run is not None or begun <= content
+    is_ours = run is not None or (output_dir / CHECKPOINTS / "ledger").is_dir()
     if not is_ours:
         raise UsageError(
             f"{output_dir} is not empty and holds no run of ours; choose another --output-dir, "
-            "or --force to write beside what is there"
+            "or --force to write beside what is there, over nothing"
         )
     if not resume:
         status = run.get("status") if run is not None else "run.json missing or damaged"
@@ -123,8 +153,27 @@ def _start_over(output_dir: Path) -> None:
     if run is None:
         return
     for path in _ours(output_dir, run["files"]):
-        _remove(path)
+        if path != output_dir / CHECKPOINTS:
+            _remove(path)
+    _clear_checkpoints(output_dir / CHECKPOINTS)
     (output_dir / "run.json").unlink(missing_ok=True)
+
+
+def _clear_checkpoints(folder: Path, kept: Container[Path] = ()) -> None:
+    """Remove what is ours in the folder of checkpoints, and the folder where nothing is left."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path not in kept and _INTERNAL.fullmatch(path.name):
+            _remove(path)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _becomes(path: Path) -> str:
+    """Name of the file that a temporary one was to become; empty if it is no temporary one."""
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is None:
+        return ""
+    return found[1] or f"{found[2]}.pt"
 
 
 def _ours(output_dir: Path, names: Iterable[Any]) -> Iterator[Path]:
@@ -144,22 +193,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """Hold a kernel lock, which goes with the process; no child inherits it."""
-    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{lock.parent}: another run is working here") from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
-                raise
-            logger.warning("%s: no file locks here; start no second run in it", lock.parent)
-        yield
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)

@@ -75,7 +75,7 @@ def run_prediction(
             logger.info("Already complete: %s", out)
             if settings.output.report and not (out / "report.html").exists():
                 write_report(out)
-            return results.exit_code_of(out)
+            return results.DONE
         if not run.has_model_calls:
             counts = _orf_stages(run)
             with ExitStack() as stack:
@@ -89,11 +89,7 @@ def run_prediction(
 
 def _orf_stages(run: Run) -> dict[str, int]:
     """Stages 1 to 4: input files -> split files of distinct ORFs; how many `embedded`, `files`."""
-    paths, policy, per_file = (
-        run.paths,
-        run.model.orf_policy,
-        run.settings.compute.sequences_per_file,
-    )
+    paths, policy, per_file = run.paths, run.model.orf_policy, run.per_file
     counts = run.stage(
         "chunking", [paths.chunked, paths.records],
         lambda: ingest(run.sources, paths, run.settings.model, policy),
@@ -137,7 +133,7 @@ class _Embedding:
     ) -> None:
         self.run, self.orfs = run, counts["embedded"]
         self.letters = {"dna": counts["embedded_nt"], "protein": counts["embedded_aa"]}
-        self.per_file = run.settings.compute.sequences_per_file
+        self.per_file = run.per_file
         self.numbers = range(1, counts["files"] + 1)
         self._persistent, self._stack = persistent, stack
         self._pool: PersistentWorkerPool | None = None
@@ -146,15 +142,15 @@ class _Embedding:
         """v1: one file after another goes to a worker on each device, in padded batches."""
         from virnucpro.pipeline.work_queue import BatchQueueManager
 
-        run, todo = self.run, []
+        run, todo, made_from = self.run, [], [_FILE_WISE, self._tokens(slot)]
         for number in self.numbers:
             job = self._job(slot, spec, number)
-            if not run.is_done(_unit(slot, job.output_file), [job.output_file], _FILE_WISE):
+            if not run.is_done(_unit(slot, job.output_file), [job.output_file], made_from):
                 run.begin(_unit(slot, job.output_file), [job.output_file])
                 todo.append(job)
 
         def commit(job: FeatureJob) -> None:
-            run.commit(_unit(slot, job.output_file), [job.output_file], {}, _FILE_WISE)
+            run.commit(_unit(slot, job.output_file), [job.output_file], {}, made_from)
 
         compute, pool = run.settings.compute, self._worker_pool()
         queue = BatchQueueManager(compute.devices, use_persistent_pool=pool,
@@ -239,10 +235,14 @@ class _Embedding:
             input_file=paths.split_of(slot, number),
             output_file=paths.features_of(slot, number),
             rows=min(self.per_file, self.orfs - (number - 1) * self.per_file),
-            token_budget=compute.dna_tokens if slot == "dna" else compute.protein_tokens,
+            token_budget=self._tokens(slot),
             dtype=compute.dtype,
             expected_tokens=unit_of(spec.kind).tokens_of(self.letters[slot], self.orfs),
         )
+
+    def _tokens(self, slot: Slot) -> int | None:
+        compute = self.run.settings.compute
+        return compute.dna_tokens if slot == "dna" else compute.protein_tokens
 
     def _worker_pool(self) -> PersistentWorkerPool | None:
         if self._persistent and self._pool is None:

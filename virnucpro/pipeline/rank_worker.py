@@ -40,7 +40,7 @@ from virnucpro.pipeline.shard_reader import Read, ShardReader
 
 if TYPE_CHECKING:
     from virnucpro.engines.base import Engine, EngineKind
-    from virnucpro.engines.feeding import Tokenizer
+    from virnucpro.models.load import Tokenizer
 
 log = logging.getLogger("virnucpro.pipeline.rank")
 

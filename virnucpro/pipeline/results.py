@@ -10,7 +10,6 @@ from virnucpro.pipeline import calls, final_tables, scoring
 from virnucpro.pipeline.failed_files import one_line, replace_lines
 from virnucpro.pipeline.output_dir import remove_intermediates
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
-from virnucpro.pipeline.run_record import read_run
 from virnucpro.pipeline.run_setup import Run
 from virnucpro.pipeline.summary import summary_lines
 from virnucpro.reports.html import REPORT_FILES, write_report
@@ -110,12 +109,6 @@ def finish(run: Run) -> int:
     for line in summary_lines(paths.output_dir, record.data):
         logger.info("%s", line)
     return code
-
-
-def exit_code_of(output_dir: Path) -> int:
-    """The exit code of the finished run in `output_dir`."""
-    run = read_run(output_dir) or {}
-    return DONE if run.get("status") == "done" else PARTIAL
 
 
 def _unit(merged: Path) -> str:

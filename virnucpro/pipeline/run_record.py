@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from virnucpro.core.errors import DamagedError
+from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.core.files import sha256_file, write_json
 from virnucpro.pipeline.paths import RunPaths
 
@@ -29,19 +29,34 @@ _KINDS = {
 class RunRecord:
     """The content of run.json while a run goes on.
 
-    Attributes:
+    Args:
+        paths: of the run.
         data: what is written; see `docs/outputs.md` for the keys.
+        is_new: no earlier run worked here, so that what lies here is not ours.
+
+    Attributes:
+        data: as given.
     """
 
-    def __init__(self, paths: RunPaths, data: dict[str, Any]) -> None:
-        self._paths, self.data = paths, data
+    def __init__(self, paths: RunPaths, data: dict[str, Any], is_new: bool = False) -> None:
+        self._paths, self.data, self._is_new = paths, data, is_new
         self._start = time.monotonic()
 
     def claim(self, *files: Path) -> None:
-        """Write down that these files, or folders, are ours, before they are made."""
+        """Write down that these files, or folders, are ours, before they are made.
+
+        Raises:
+            UsageError: the run is new here, and such a file lies here already: somebody else's.
+        """
         known = set(self.data["files"])
-        names = [self._name(path) for path in files]
-        self.data["files"] += [name for name in names if name not in known]
+        claimed = [path for path in files if self._name(path) not in known]
+        foreign = [path for path in claimed if self._is_new and path.exists()]
+        if foreign:
+            raise UsageError(
+                f"{foreign[0]} is there already and no file of an earlier run; move it away, or "
+                "choose another --output-dir"
+            )
+        self.data["files"] += map(self._name, claimed)
         self.save()
 
     @contextmanager

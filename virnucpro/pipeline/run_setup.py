@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,14 @@ class Run:
     reporter: ProgressReporter
 
     @property
+    def per_file(self) -> int:
+        """ORFs of a split file, and the most that a killed run has to embed again."""
+        compute = self.settings.compute
+        return orfs_per_file(compute.sequences_per_file, self.model, device_kind(compute))
+
+    @property
     def workers(self) -> int:
-        """Processes that translate and merge."""
+        """Processes that translate."""
         return self.settings.compute.threads or usable_cpus()
 
     def unit_key(self, unit: str, made_from: object = "") -> str:
@@ -114,7 +121,8 @@ class Run:
                 self.begin(name, [*outputs, *more(known)])
                 counts |= make()
                 self.commit(name, [*outputs, *more(counts)], counts, made_from)
-                logger.info("%s: %s", name, ", ".join(f"{n} {k}" for k, n in counts.items()))
+                found = (f"{n} {k.removeprefix('status:')}" for k, n in counts.items() if n)
+                logger.info("%s: %s", name, ", ".join(found) or "nothing to do")
         return counts
 
 
@@ -150,8 +158,9 @@ def prepare(
         UsageError: inputs cannot be paired, or standard input is given twice.
     """
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
-    paths.checkpoints.mkdir(parents=True, exist_ok=True)
+    is_new = read_run(output_dir) is None and not paths.ledger.is_dir()
     remove_leftovers(paths)
+    paths.checkpoints.mkdir(parents=True, exist_ok=True)
     asked, output = settings.inputs, settings.output
     check_grouping(input_files, asked.paired)
     spooled = spool(input_files, paths.checkpoints)
@@ -163,7 +172,7 @@ def prepare(
     tables_key = digest_of(key, calling, SCHEMA)
     earlier = read_run(output_dir) if output.resume else None
     if earlier is not None:
-        _check_same_inputs(output_dir, earlier, described, samples)
+        _check_same_inputs(output_dir, earlier, described)
     if earlier is not None and is_complete(output_dir, earlier, tables_key, output.repair):
         if not output.keep_intermediate:
             remove_intermediates(paths, earlier)
@@ -177,17 +186,18 @@ def prepare(
         data["files"] = sorted({".checkpoints", *map(str, earlier["files"])})
         has_model_calls = has_whole_model_outputs(output_dir, earlier, key, output.repair)
     if has_model_calls and earlier is not None:
-        kept = ("stages", "outputs", "model_outputs")
-        data |= {name: earlier[name] for name in kept}
+        kept = ("stages", "outputs", "model_outputs", "engines", "devices", "gpu_bytes")
+        data |= {name: earlier[name] for name in kept if name in earlier}
+    kind, per_file = device_kind(settings.compute), settings.compute.sequences_per_file
     run = Run(
         sources=sources,
         paths=paths,
         model=model,
         settings=settings,
-        key=digest_of(key, device_kind(settings.compute)),
+        key=digest_of(key, kind, orfs_per_file(per_file, model, kind)),
         has_model_calls=has_model_calls,
         ledger=StageLedger(paths.ledger, reuse=output.resume, repair=output.repair),
-        record=RunRecord(paths, data),
+        record=RunRecord(paths, data, is_new),
         reporter=ProgressReporter(output.progress),
     )
     run.record.save()
@@ -200,7 +210,7 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
         "key": "", "tables_key": "", "schema": SCHEMA,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv, "python": platform.python_version(), "host": platform.platform(),
+        "command": sys.argv, "host": platform.platform(), "versions": _versions(),
         "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
                   "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
         "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
@@ -209,11 +219,16 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers come from."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy", "tokenizers", "h5py")}
+    return {"python": platform.python_version(), **packages}
+
+
 def _check_same_inputs(
-    output_dir: Path, earlier: dict[str, Any], described: Sequence[dict[str, object]],
-    samples: Sequence[str],
-) -> None:  # fmt: skip
-    """Refuse to go on with a run whose inputs have neither the same names nor the same content.
+    output_dir: Path, earlier: dict[str, Any], described: Sequence[dict[str, object]]
+) -> None:
+    """Refuse to go on with a run whose inputs have neither the same paths nor the same content.
 
     Raises:
         UsageError: names what lies there.
@@ -221,15 +236,21 @@ def _check_same_inputs(
     inputs = [entry for entry in earlier.get("inputs", ()) if isinstance(entry, dict)]
     known = {str(entry.get("sha256")) for entry in inputs}
     same_content = {entry["sha256"] for entry in described} & known
-    if not inputs or earlier.get("samples") == list(samples) or same_content:
+    old, new = ([str(entry.get("path")) for entry in each] for each in (inputs, described))
+    if not inputs or old == new or same_content:
         return
-    old, new = (
-        ", ".join(Path(str(e.get("path"))).name for e in each) for each in (inputs, described)
-    )
     raise UsageError(
-        f"{output_dir} holds a run of {old}, not of {new}; "
+        f"{output_dir} holds a run of {', '.join(old)}, not of {', '.join(new)}; "
         "choose another --output-dir, or --force to start over"
     )
+
+
+def orfs_per_file(asked: int | None, model: ModelSpec, kind: str) -> int:
+    """ORFs of a split file: as asked, else as published.
+
+    A large encoder on a CPU takes seconds for each, and whole files are what survives a kill.
+    """
+    return asked or (100 if kind == "cpu" and model.is_large else 10_000)
 
 
 def device_kind(compute: Compute) -> str:
@@ -250,7 +271,6 @@ def _what_decides(
         "model": model.digest,
         "min_length": settings.model.min_length,
         "sample_n": settings.model.sample_n,
-        "sequences_per_file": settings.compute.sequences_per_file,
         "dtype": settings.compute.dtype,
         "packing": settings.compute.packing,
         "v1_attention": settings.compute.v1_attention,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from virnucpro.core.config import DTYPES
 
@@ -66,30 +65,3 @@ class RuntimeConfig:
             raise ValueError(f"compile must be one of {', '.join(_COMPILE)}, got {self.compile}")
         if len(set(self.devices) - {"cpu"}) != sum(name != "cpu" for name in self.devices):
             raise ValueError(f"a GPU takes one rank, got devices {self.devices}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able values of all fields."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        folder = self.checkpoint_dir
-        return {
-            **values,
-            "checkpoint_dir": None if folder is None else str(folder),
-            "devices": list(self.devices),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RuntimeConfig:
-        """The config that `to_dict` described.
-
-        Raises:
-            ValueError: a field that does not exist, or a value that is refused.
-        """
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"RuntimeConfig has no {', '.join(sorted(unknown))}")
-        given = dict(values)
-        if given.get("checkpoint_dir") is not None:
-            given["checkpoint_dir"] = Path(given["checkpoint_dir"])
-        if "devices" in given:
-            given["devices"] = tuple(given["devices"])
-        return cls(**given)

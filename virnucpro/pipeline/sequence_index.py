@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -215,10 +215,3 @@ def _refuse_duplicates(index: SequenceIndex) -> None:
         if seq_id in seen:
             raise InputError(index.files[int(file)], f"id '{seq_id}' occurs more than once")
         seen.add(seq_id)
-
-
-def bytes_per_sequence(index: SequenceIndex) -> float:
-    """Memory that the index takes, per sequence."""
-    columns = [getattr(index.places, field.name) for field in fields(index.places)]
-    arrays = [*columns, index.lengths, index.id_hashes]
-    return float(sum(array.nbytes for array in arrays)) / max(len(index), 1)

@@ -46,7 +46,7 @@ class Compute:
         threads: processes that translate and merge; None means the CPUs of this machine.
         classifier_batch: rows per classifier batch.
         reader_threads: threads that read merged files ahead of the classifier; 0 reads in line.
-        sequences_per_file: ORFs per split file, the unit of work.
+        sequences_per_file: ORFs per split file, the unit of work; None means by model.
         dna_tokens: DNA tokens per batch; None means by memory.
         protein_tokens: protein tokens per batch; None means by memory.
         loader_workers: processes that tokenise for one rank; None means 1 or 2 beside a GPU, by
@@ -67,7 +67,7 @@ class Compute:
     threads: int | None = None
     classifier_batch: int = 256
     reader_threads: int = 4
-    sequences_per_file: int = 10_000
+    sequences_per_file: int | None = None
     dna_tokens: int | None = None
     protein_tokens: int | None = None
     loader_workers: int | None = None

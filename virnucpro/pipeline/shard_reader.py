@@ -27,7 +27,7 @@ from virnucpro.pipeline.sequence_index import Places, read_sequences
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from virnucpro.engines.feeding import Tokenizer
+    from virnucpro.models.load import Tokenizer
 
 log = logging.getLogger("virnucpro.pipeline.rank")
 

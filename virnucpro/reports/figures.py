@@ -12,8 +12,18 @@ from virnucpro.reports.explain import STAGE
 
 # What a stage works through, best first: the first that its counts hold gives its rate.
 RATED = ("tokens", "orfs", "rows", "chunks_scored", "nt", "records", "files")
-UNITS = {"nt": "nt", "orfs": "ORFs", "rows": "ORFs", "chunks_scored": "chunks"}
+UNITS = {"orfs": "ORFs", "rows": "ORFs", "chunks_scored": "chunks"}
+# Libraries start and models load inside a stage: in a short one, that is most of its time.
+RATED_SECONDS = 30.0
 QUIET = ("status:", "call:")
+WORDS = {
+    "embedded": "ORFs embedded", "embedded_nt": "nt embedded", "embedded_aa": "aa embedded",
+    "duplicates": "ORFs duplicated", "duplicate_nt": "nt duplicated", "orfs": "ORFs",
+    "chunks_with_orf": "chunks with an ORF", "kept": "files kept", "failed": "files failed",
+    "scored": "ORFs scored", "unscored": "ORFs without a score",
+}  # fmt: skip
+# A run's own clock and the sum of its stages, each rounded to a thousandth, differ this much.
+CLOCK_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +34,8 @@ class Stage:
         title: what it does.
         seconds: how long it took.
         share: of the time of all stages, 0 to 1.
-        rate: items a second, in words; empty where there is none.
-        counts: what it counted, in words.
+        rate: items a second, in words; empty where there is none, or the stage was short.
+        counts: what it counted, in words; nothing of what it met none of.
     """
 
     title: str
@@ -49,28 +59,66 @@ def read_run(output_dir: Path) -> dict[str, Any]:
 
 def stages(run: dict[str, Any]) -> list[Stage]:
     """Every stage of run.json that has a time, in order."""
-    timed = {
+    timed = _timed(run)
+    total = sum(facts["seconds"] for facts in timed.values()) or 1.0
+    return [_stage(name, facts, total) for name, facts in timed.items()]
+
+
+def history(run: dict[str, Any]) -> str:
+    """What of this result an earlier start had made; empty where nothing was."""
+    timed = _timed(run)
+    if _is_called_again(run):
+        again = duration(run["seconds"])
+        return (
+            f"Calls and tables were made again, in {again}, from the scores of an earlier run; "
+            "the other stages and their times are that run's."
+        )
+    if any(facts.get("kept") for facts in timed.values()):
+        return "Files were kept from an earlier start of this run, whose time is not counted."
+    return ""
+
+
+def _timed(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
         name: facts
         for name, facts in _dict(run.get("stages")).items()
         if isinstance(facts, dict) and isinstance(facts.get("seconds"), (int, float))
     }
-    total = sum(facts["seconds"] for facts in timed.values()) or 1.0
-    return [_stage(name, facts, total) for name, facts in timed.items()]
+
+
+def _is_called_again(run: dict[str, Any]) -> bool:
+    """Whether stages took longer than the run they are told in, as they are an earlier one's."""
+    return "seconds" in run and _stage_seconds(run) > run["seconds"] + CLOCK_SECONDS
+
+
+def _stage_seconds(run: dict[str, Any]) -> float:
+    return float(sum(facts["seconds"] for facts in _timed(run).values()))
 
 
 def _stage(name: str, facts: dict[str, Any], total: float) -> Stage:
     counts = {
         key: value
         for key, value in facts.items()
-        if key != "seconds" and isinstance(value, int) and not key.startswith(QUIET)
+        if key != "seconds" and isinstance(value, int) and value and not key.startswith(QUIET)
     }
     seconds = float(facts["seconds"])
-    rated = next((key for key in RATED if counts.get(key)), None)
+    rated = next((key for key in RATED if key in counts), None)
     rate = ""
-    if rated is not None and seconds > 0:
+    if rated is not None and seconds >= RATED_SECONDS:
         rate = f"{_rounded(counts[rated] / seconds)} {UNITS.get(rated, rated)}/s"
-    words = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items())
+    words = ", ".join(_counted(key, value) for key, value in counts.items())
     return Stage(STAGE.get(name, name.replace("_", " ")), seconds, seconds / total, rate, words)
+
+
+def _counted(key: str, value: int) -> str:
+    """A count in words.
+
+    >>> _counted("chunks_with_orf", 2000), _counted("files", 1)
+    ('2,000 chunks with an ORF', '1 file')
+    """
+    noun, *more = WORDS.get(key, key.replace("_", " ")).split(" ", 1)
+    noun = noun.removesuffix("s") if value == 1 else noun
+    return " ".join([f"{value:,}", noun, *more])
 
 
 def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
@@ -87,7 +135,7 @@ def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         ("Version", _versions(run)),
         ("System", str(run.get("host", ""))),
         ("Started", str(run.get("started", ""))),
-        ("Time in all", duration(run["seconds"]) if "seconds" in run else ""),
+        ("Time in all", _time(run)),
         ("Command", " ".join(map(str, run.get("command", [])))),
     ]
     return [(name, value) for name, value in pairs if value]
@@ -114,6 +162,19 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {int(seconds) % 60} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage that rounds no small risk to nothing, and no exception away.
+
+    >>> percent(0.0213), percent(0.00001), percent(0.0), percent(0.9999)
+    ('2.1%', '<0.1%', '0%', '>99.9%')
+    """
+    if 0 < share < 0.001:
+        return "<0.1%"
+    if 0.999 < share < 1:
+        return ">99.9%"
+    return f"{100 * share:.1f}%" if 0 < share < 1 else f"{share:.0%}"
 
 
 def size(count: float) -> str:
@@ -143,13 +204,22 @@ def _policy(model: dict[str, Any]) -> str:
     return f"{policies[name]}{kept}" if name in policies else name
 
 
+def _time(run: dict[str, Any]) -> str:
+    """The time of all that made the result, an earlier run's stages with it."""
+    if "seconds" not in run:
+        return ""
+    return duration(_stage_seconds(run) if _is_called_again(run) else run["seconds"])
+
+
 def _device(run: dict[str, Any]) -> str:
     """The devices that computed; where none did, those that were asked for."""
     if devices := run.get("devices"):
         return ", ".join(map(str, devices))
     compute = _dict(_dict(run.get("parameters")).get("compute"))
-    gpus = compute.get("gpus")
-    return ", ".join(f"cuda:{gpu}" for gpu in gpus) if gpus else str(compute.get("device", ""))
+    if gpus := compute.get("gpus"):
+        return ", ".join(f"cuda:{gpu}" for gpu in gpus)
+    asked = str(compute.get("device", ""))
+    return "" if asked == "auto" else asked
 
 
 def _number_formats(engines: dict[str, Any]) -> str:

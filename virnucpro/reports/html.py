@@ -7,17 +7,14 @@ lets no other script run.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from virnucpro.core.files import atomic_write
-from virnucpro.reports import citations, explain, figures
+from virnucpro.reports import citations, explain, figures, pages
 from virnucpro.reports.multiqc import write_multiqc
 from virnucpro.reports.summary import CALLS, LENGTH_BINS_PER_DECADE, Summary, summarise
 from virnucpro.reports.tables import (
@@ -27,11 +24,12 @@ from virnucpro.reports.tables import (
 )
 from virnucpro.reports.tracks import Track, choose, read_tracks
 
-TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("page.js", "charts.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json")
 SCORE_UNIT = 100_000
 MOST_SAMPLES = 400
+# Reads of about one length make a column, not a chart of length against score.
+ONE_LENGTH = 1.25
 
 
 def write_report(output_dir: Path) -> Path:
@@ -60,6 +58,7 @@ def write_report(output_dir: Path) -> Path:
         "histogram": summary.histogram,
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
         "perDecade": LENGTH_BINS_PER_DECADE,
+        "minScore": explain.number(_calling(run).get("min_score")),
         "tracks": [_track(track) for track in tracks],
         "regions": _regions(regions, chosen),
     }
@@ -71,27 +70,26 @@ def write_report(output_dir: Path) -> Path:
 
 
 def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"duration": figures.duration, "count": lambda n: f"{n:,}"}
-    style = _asset("report.css")
-    script = "'use strict';\n" + "\n".join(_asset(name) for name in SCRIPTS)
-    return environment.get_template("report.html").render(
+    style = pages.asset("report.css")
+    script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
+    return pages.environment().get_template("report.html").render(
         run=run,
         summary=summary,
         answer=_answer(run, summary),
         facts=figures.facts(run),
         inputs=figures.inputs(run),
         stages=figures.stages(run),
+        rated_seconds=figures.RATED_SECONDS,
+        history=figures.history(run),
+        uncertain=explain.uncertain(summary.histogram["uncertain"]),
+        has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
         statuses=_statuses(summary),
         samples=_samples(summary),
         references=citations.references(str((run.get("model") or {}).get("name", ""))),
         has_tracks=bool(data["tracks"]),
         style=Markup(style),
         script=Markup(script),
-        policy=_policy(style, script),
+        policy=pages.policy(style, script),
         data=Markup(_json(data)),
     )  # fmt: skip
 
@@ -155,31 +153,22 @@ def _answer(run: dict[str, Any], summary: Summary) -> dict[str, Any]:
     records = summary.records
     parts = [
         {"call": name or "none", "title": name or "not called", "count": summary.calls[name],
-         "percent": 100 * summary.calls[name] / records if records else 0.0}
+         "share": summary.calls[name] / records if records else 0.0}
         for name in ("virus", "uncertain", "non-virus", "")
     ]  # fmt: skip
-    fdr = "" if summary.fdr is None else _percent(summary.fdr)
     inputs = [Path(str(entry.get("path", ""))).name for entry in run.get("inputs", [])]
     title = inputs[0] if len(inputs) == 1 else f"{len(inputs)} files"
     return {
         "parts": parts,
-        "fdr": fdr,
         "title": title if inputs else "",
         "partial": run.get("status") == "partial",
-        "viral_nt": f"{summary.viral_nt:,}",
-        "scored_percent": _percent(summary.scored / records) if records else "",
+        "thresholds": explain.thresholds(_calling(run)) if _calling(run) else "",
     }
 
 
-def _percent(share: float) -> str:
-    """A share as a percentage that never rounds a small risk to nothing.
-
-    >>> _percent(0.0213), _percent(0.00001), _percent(0.0)
-    ('2.1%', '<0.1%', '0%')
-    """
-    if 0 < share < 0.001:
-        return "<0.1%"
-    return f"{100 * share:.1f}%" if share else "0%"
+def _calling(run: dict[str, Any]) -> dict[str, Any]:
+    calling = run.get("calling")
+    return calling if isinstance(calling, dict) else {}
 
 
 def _statuses(summary: Summary) -> list[tuple[str, int, str]]:
@@ -195,29 +184,14 @@ def _samples(summary: Summary) -> dict[str, Any]:
     rows = [
         {"number": list(summary.samples).index(name), "name": name or "(one input)",
          "records": counts.total(), "virus": counts["virus"], "uncertain": counts["uncertain"],
-         "non_virus": counts["non-virus"], "none": counts[""]}
+         "non_virus": counts["non-virus"], "none": counts[""],
+         "fdr": summary.sample_fdr.get(name)}
         for name, counts in ranked[:MOST_SAMPLES]
     ]  # fmt: skip
     return {"rows": rows, "hidden": len(ranked) - len(rows)}
-
-
-def _policy(style: str, script: str) -> str:
-    """Content security policy: this page's own script and style, and nothing from outside."""
-    hashes = [
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        for text in (style, script)
-    ]
-    return (
-        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _json(data: dict[str, Any]) -> str:
     """JSON that cannot end the element it stands in."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _asset(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8").strip()

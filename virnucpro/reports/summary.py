@@ -29,8 +29,11 @@ class Summary:
         histogram: for each call, scored records by score, `SCORE_BINS` equal bins from 0 to 1.
         grid: scored records by (length bin, score bin, call); a length bin is
             `floor(LENGTH_BINS_PER_DECADE * log10(nt))`.
+        shortest: length of the shortest scored record (nt); 0 without any.
+        longest: length of the longest.
         viral_nt: total length of the records called viral.
-        fdr: expected false discovery rate of the records called viral; None without any.
+        sample_fdr: for each sample with viral records, their expected false discovery rate.
+        fdr: the same of all records called viral; None without any.
         top: the rows to show, best score first, records without a score last.
     """
 
@@ -40,7 +43,10 @@ class Summary:
     samples: dict[str, Counter[str]] = field(default_factory=dict)
     histogram: dict[str, list[int]] = field(default_factory=dict)
     grid: Counter[tuple[int, int, str]] = field(default_factory=Counter)
+    shortest: int = 0
+    longest: int = 0
     viral_nt: int = 0
+    sample_fdr: dict[str, float] = field(default_factory=dict)
     fdr: float | None = None
     top: list[CallRow] = field(default_factory=list)
 
@@ -54,18 +60,15 @@ def summarise(rows: Iterable[CallRow], most_rows: int = MOST_ROWS) -> Summary:
     """Count, bin and rank the rows of calls.tsv; holds at most `most_rows` of them."""
     summary = Summary(histogram={call: [0] * SCORE_BINS for call in CALLS if call})
     heap: list[tuple[float, int, CallRow]] = []
-    highest: dict[str, float] = {}  # fdr of the viral records of each sample
     for number, row in enumerate(rows):
         _count(summary, row)
-        if row.call == "virus" and row.fdr is not None:
-            highest[row.sample] = max(highest.get(row.sample, 0.0), row.fdr)
         rank = (-1.0 if row.p_virus is None else row.p_virus, -number, row)
         if len(heap) < most_rows:
             heapq.heappush(heap, rank)
         elif rank[:2] > heap[0][:2]:
             heapq.heapreplace(heap, rank)
-    if highest:  # each sample has its own ranks
-        false = sum(summary.samples[name]["virus"] * fdr for name, fdr in highest.items())
+    if rates := summary.sample_fdr:
+        false = sum(summary.samples[name]["virus"] * fdr for name, fdr in rates.items())
         summary.fdr = false / summary.calls["virus"]
     heap.sort(key=lambda rank: (-rank[0], -rank[1]))
     summary.top = _within_bytes([row for _, _, row in heap])
@@ -80,8 +83,13 @@ def _count(summary: Summary, row: CallRow) -> None:
     summary.samples.setdefault(row.sample, Counter())[name] += 1
     if name == "virus":
         summary.viral_nt += row.length
+        if row.fdr is not None:  # fdr rises down the ranks, and each sample has its own
+            highest = summary.sample_fdr.get(row.sample, 0.0)
+            summary.sample_fdr[row.sample] = max(highest, row.fdr)
     if row.p_virus is None or not name:
         return
+    summary.shortest = min(summary.shortest or row.length, row.length)
+    summary.longest = max(summary.longest, row.length)
     score_bin = min(int(row.p_virus * SCORE_BINS), SCORE_BINS - 1)
     summary.histogram[name][score_bin] += 1
     length_bin = math.floor(LENGTH_BINS_PER_DECADE * math.log10(max(row.length, 1)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-VIRUS, NON_VIRUS, UNCERTAIN = "virus", "non-virus", "uncertain"
+VIRUS, UNCERTAIN = "virus", "uncertain"
 PresetName = Literal["conservative", "relaxed"]
 
 

@@ -67,11 +67,9 @@ class Block:
 
     def has_ambiguity(self) -> NDArray[np.bool_]:
         """Which chunks hold a letter other than A, C, G, T: shape (n,)."""
-        odd = np.flatnonzero(~is_unambiguous(self.letters))
-        rows = self.rows_of(odd)
-        inside = odd < self.starts[rows] + self.lengths[rows]
-        counts = np.bincount(rows[inside], minlength=len(self.starts))
-        return np.greater(counts, 0)
+        odd = ~is_unambiguous(self.letters)
+        counts = np.add.reduceat(odd, self.starts, dtype=np.int64)
+        return np.greater(counts, len(_SEPARATOR))
 
     def rows_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The chunk that holds each base of `letters`."""
@@ -79,21 +77,21 @@ class Block:
 
     def protein(self, row: int, frame: int, first: int, codons: int) -> bytes:
         """Translate `codons` codons of a frame from base `first` of its strand on."""
-        start = int(self.starts[row])
+        start = self.starts.item(row)
         if frame < 3:
             return amino_acids(
                 self.numbers[start + first : start + first + 3 * codons : 3], reverse=False
             )
-        lowest = start + int(self.lengths[row]) - first - 3 * codons
+        lowest = start + self.lengths.item(row) - first - 3 * codons
         numbers = self.numbers[lowest : lowest + 3 * codons : 3]
         return amino_acids(numbers[::-1], reverse=True)
 
     def dna(self, row: int, frame: int, first: int, end: int) -> bytes:
         """Bases `first` to `end` of the frame's strand."""
-        start = int(self.starts[row])
+        start = self.starts.item(row)
         if frame < 3:
             return self.letters[start + first : start + end]
-        behind = start + int(self.lengths[row])
+        behind = start + self.lengths.item(row)
         return reverse_complement(self.letters[behind - end : behind - first])
 
 

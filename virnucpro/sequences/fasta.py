@@ -87,7 +87,7 @@ def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Ite
 
     Raises:
         InputError: no header, NUL byte, UTF-16, truncated packing, broken FASTQ, a directory, a
-            missing or unreadable file, a record over 4 Gnt. Records before the fault have been
+            missing or unreadable file, a record over 1 Gnt. Records before the fault have been
             yielded.
     """
     log = ReadLog() if log is None else log

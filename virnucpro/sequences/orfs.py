@@ -108,9 +108,10 @@ def _read(part: Sequence[Chunk], block: Block, runs: Runs, policy: OrfPolicy) ->
     columns = (rows, frames, starts[rows, frames], lengths[rows, frames])
     is_open = policy.name == "open-frame"
     orfs: list[list[Orf]] = [[] for _ in part]
+    sizes = block.lengths.tolist()
     for row, frame, first, codons in zip(*(c.tolist() for c in columns), strict=True):
         protein = block.protein(row, frame, first, codons)
-        size = len(part[row].sequence)
+        size = sizes[row]
         end = first + 3 * codons
         # One base more than the codons, as VirNucPro's units.py: the weights are trained on it.
         bounds = (first, min(end + 1, size)) if is_open else (frame % 3, size)

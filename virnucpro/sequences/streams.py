@@ -16,8 +16,10 @@ import numpy as np
 from virnucpro.core.errors import InputError
 from virnucpro.sequences.unpack import UNPACK_ERRORS, Unpacked
 
-# More than any chromosome: beyond it the input is a compression bomb or no sequence (nt).
-MAX_RECORD_NT = 4_000_000_000
+# More than nearly all chromosomes have: beyond it the input is a compression bomb or no sequence
+# (nt). A record is in memory as a whole, at about 4 bytes a letter.
+MAX_RECORD_NT = 1_000_000_000
+MAX_HEADER_BYTES = 1 << 20
 
 _BLOCK_BYTES = 1 << 18
 _HELD_BYTES = 1 << 20
@@ -48,6 +50,7 @@ class CheckedStream(io.RawIOBase):
         self._unpacked, self._max_record_bytes = unpacked, max_record_nt
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._record_bytes, self._record_name, self._ended_line = 0, b"", True
+        self._in_header = False
         self._held, self._fed_lines = b"", 0
         self.lines = 0
         first = self._first_block()
@@ -81,7 +84,8 @@ class CheckedStream(io.RawIOBase):
         except UNPACK_ERRORS as error:
             if self._unpacked.packing is None:
                 raise self.error(f"reading failed: {error}") from error
-            problem = f"truncated or damaged {self._unpacked.packing} data: {error}"
+            what = f"truncated or damaged {self._unpacked.packing} data"
+            problem = f"{what} ({error}); copy the file again"
             raise self.error(problem) from error
 
     def _first_block(self) -> bytes:
@@ -105,6 +109,8 @@ class CheckedStream(io.RawIOBase):
             return "fasta"
         if block.startswith(b"@"):
             return "fastq"
+        if block[257:262] == b"ustar":
+            raise self.error("tar archive of files; unpack it first")
         self._refuse_nul(block)
         raise self.error("no header: FASTA begins with '>', FASTQ with '@'")
 
@@ -134,11 +140,14 @@ class CheckedStream(io.RawIOBase):
         if mark in block:
             start = max(block.rfind(b"\n" + mark), block.rfind(b"\r" + mark))
         if start >= 0 or (self._ended_line and block.startswith(mark)):
-            self._record_bytes = 0
+            self._record_bytes, self._in_header = 0, mark != b""
             name = start + 1 + len(mark)
             self._record_name = block[name : name + _NAME_BYTES]
         self._record_bytes += len(block) - (start + 1)
         self._ended_line = block.endswith((b"\n", b"\r"))
+        self._in_header = self._in_header and _line_ends(block[start + 1 :]) == 0
+        if self._in_header and self._record_bytes > MAX_HEADER_BYTES:
+            raise self.error(f"a header of more than {MAX_HEADER_BYTES:,} bytes")
         if self._record_bytes > self._max_record_bytes:
             words = self._record_name.decode("utf-8", "replace").split(maxsplit=1)
             record = f"record {words[0]}" if mark and words else "record"

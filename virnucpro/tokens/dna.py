@@ -31,16 +31,6 @@ class BpeTokenizer:
         self.path = Path(tokenizer_json)
         self._loaded: Tokenizer | None = None
 
-    @property
-    def pad_id(self) -> int:
-        """Id of the padding token; 0 if the vocabulary has none."""
-        return self._tokenizer.token_to_id("[PAD]") or 0
-
-    @property
-    def vocabulary(self) -> int:
-        """Token ids that exist."""
-        return int(self._tokenizer.get_vocab_size())
-
     def encode(self, sequence: str) -> NDArray[np.int64]:
         """Token ids with CLS and SEP: shape (tokens,), int64."""
         return np.array(self._tokenizer.encode(sequence).ids, dtype=np.int64)

@@ -36,8 +36,6 @@ class BaseTokenizer:
     [0, 1, 2, 3, 4]
     """
 
-    pad_id = BASE_PAD
-
     def encode(self, sequence: str) -> NDArray[np.int64]:
         """Token ids, shape (nt,)."""
         return _BASE_TABLE[np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)]
@@ -49,8 +47,6 @@ class ResidueTokenizer:
     >>> ResidueTokenizer().encode("ACYX").tolist()
     [0, 1, 19, 20]
     """
-
-    pad_id = RESIDUE_PAD
 
     def encode(self, sequence: str) -> NDArray[np.int64]:
         """Token ids, shape (aa,)."""

@@ -32,8 +32,6 @@ class ProteinTokenizer:
     `max_residues` residues is left out.
     """
 
-    pad_id = PAD_ID
-
     def __init__(self, max_residues: int = MAX_RESIDUES) -> None:
         self.max_residues = max_residues
 

@@ -76,7 +76,8 @@ def fit_calibration(
         intercept=tuple(b for _, b in fits),
         null_above=_null_limit(single, limits),
     )
-    tried = (_scored(score, sets, n, limits.chunk_nt, count // 4) for n in CONTIG_LENGTHS)
+    long = [n for n in CONTIG_LENGTHS if n >= limits.chunk_nt]
+    tried = (_scored(score, sets, n, limits.chunk_nt, count // 4) for n in long)
     contigs = [c for c in tried if c is not None]
     if contigs:
         calibration = replace(calibration, gain=_gain(calibration, contigs))

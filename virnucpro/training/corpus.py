@@ -6,17 +6,17 @@ A group is what sampling balances: a virus family, or one species of one cellula
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
+from virnucpro.core.files import digest_of
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.unpack import UNPACK_ERRORS, open_unpacked
 from virnucpro.tokens.mini import BaseTokenizer
@@ -40,6 +40,14 @@ class Label:
     group: str
 
 
+Labels = dict[str, Label]  # by record id
+
+
+def target_of(kind: str) -> int:
+    """OTHER, VIRUS or NULL of a reported class."""
+    return {"virus": VIRUS, "null": NULL}.get(kind, OTHER)
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """Records end to end, group after group.
@@ -60,6 +68,13 @@ class Corpus:
     groups: tuple[Label, ...]
     group_of: NDArray[np.int64]
 
+    def digest(self) -> str:
+        """Hex SHA-256 over letters, borders and labels."""
+        content = hashlib.sha256(self.bases.data)
+        for numbers in (self.starts, self.ends, self.group_of):
+            content.update(numbers.tobytes())
+        return digest_of(content.hexdigest(), [astuple(label) for label in self.groups])
+
     def group_bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First base of each group and one past its last: two arrays (groups,)."""
         first = np.searchsorted(self.group_of, np.arange(len(self.groups)), side="left")
@@ -79,26 +94,7 @@ class Corpus:
         )
 
 
-@contextmanager
-def _open_text(path: Path) -> Iterator[IO[str]]:
-    with open_unpacked(path) as unpacked:
-        try:
-            yield io.TextIOWrapper(unpacked.source, encoding="utf-8", newline="")
-        except (*UNPACK_ERRORS, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(str(path), f"cannot be read ({error})") from error
-
-
-def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield id and letters of each record of a FASTA file, plain or packed.
-
-    Raises:
-        InputError: as `read_records`.
-    """
-    for record in read_records([path]):
-        yield record.seq_id, record.sequence
-
-
-def read_labels(path: Path) -> dict[str, Label]:
+def read_labels(path: Path) -> Labels:
     """Read a table with the columns id, class and group (or family, species, source).
 
     Class `virus` is the positive class, `null` the third, anything else is other. Without a
@@ -106,18 +102,27 @@ def read_labels(path: Path) -> dict[str, Label]:
     and anything else to its species, or its source.
 
     Raises:
-        InputError: the columns `id` and `class` are missing.
+        InputError: unreadable, the columns `id` and `class` are missing, or a row lacks them.
     """
-    with _open_text(path) as handle:
-        rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if not {"id", "class"} <= set(rows.fieldnames or ()):
-            raise InputError(str(path), "needs the columns id and class", 1)
-        return {row["id"]: _label(row) for row in rows}
+    labels: Labels = {}
+    with open_unpacked(path) as unpacked:
+        text = io.TextIOWrapper(unpacked.source, encoding="utf-8", newline="")
+        rows = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+        try:
+            if not {"id", "class"} <= set(rows.fieldnames or ()):
+                raise InputError(str(path), "needs the columns id and class", 1)
+            for row in rows:
+                if row["id"] is None or row["class"] is None:
+                    raise InputError(str(path), "the row has no id or no class", rows.line_num)
+                labels[row["id"]] = _label(row)
+        except (*UNPACK_ERRORS, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(str(path), f"cannot be read ({error})") from error
+    return labels
 
 
 def _label(row: dict[str, str]) -> Label:
     kind = row["class"]
-    target = {"virus": VIRUS, "null": NULL}.get(kind, OTHER)
+    target = target_of(kind)
     source = row.get("source") or "unnamed"
     if row.get("group"):
         return Label(target, kind, row["group"])
@@ -129,20 +134,26 @@ def _label(row: dict[str, str]) -> Label:
     return Label(target, kind, family)
 
 
-def load_corpus(paths: Sequence[Path], labels: dict[str, Label]) -> Corpus:
+def load_corpus(paths: Sequence[Path], labels: Labels | Sequence[Labels]) -> Corpus:
     """Read labelled records of at least 60 nt; records without a label are an error.
+
+    Args:
+        paths: FASTA files.
+        labels: of all records, or for each file those of its records.
 
     Raises:
         InputError: a record's id is not in `labels`, or no record is left.
     """
     encode = BaseTokenizer().encode
     records: list[tuple[Label, str, NDArray[np.uint8]]] = []
-    for path in paths:
-        for seq_id, letters in read_sequences(path):
-            if seq_id not in labels:
-                raise InputError(str(path), f"record {seq_id} has no label")
-            if len(letters) >= MIN_RECORD_NT:
-                records.append((labels[seq_id], seq_id, encode(letters).astype(np.uint8)))
+    each = [labels] * len(paths) if isinstance(labels, dict) else labels
+    for path, own in zip(paths, each, strict=True):
+        for record in read_records([path]):
+            if record.seq_id not in own:
+                raise InputError(str(path), f"record {record.seq_id} has no label")
+            if len(record.sequence) >= MIN_RECORD_NT:
+                bases = encode(record.sequence).astype(np.uint8)
+                records.append((own[record.seq_id], record.seq_id, bases))
     if not records:
         raise InputError(", ".join(map(str, paths)), "no labelled record of 60 nt or more")
     return assemble(records)

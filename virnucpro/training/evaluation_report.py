@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from virnucpro.core.errors import OutputError
 from virnucpro.core.files import atomic_write
-from virnucpro.training.figures import ALL_SETS, Curve, Row
+from virnucpro.training.evaluation_page import render
+from virnucpro.training.figures import Curve, Row
 
-TEMPLATES = Path(__file__).parent / "templates"
 FILES = ("evaluation.tsv", "evaluation.json", "evaluation.html")
-MIN_FAMILY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class Report:
         with atomic_write(data, "w") as file:
             file.write(_json(self.as_dict()))
         with atomic_write(page, "w") as file:
-            file.write(self._page())
+            file.write(render(self.facts, self.rows, self.curves))
         return [table, data, page]
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,50 +63,6 @@ class Report:
     def headline(self) -> list[Row]:
         """The rows of whole sets, by length."""
         return [row for row in self.rows if row.level == "set"]
-
-    def _page(self) -> str:
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        environment.filters |= {"share": percent, "figure": figure}
-        length = self._shown_length()
-        at = [row for row in self.rows if row.length_nt == length]
-        families = [r for r in at if r.level == "family"]
-        return environment.get_template("evaluation.html").render(
-            facts=self.facts,
-            sets=[r for r in self.headline() if r.group != "null"],
-            curves=self.curves,
-            shown_nt=length,
-            families=sorted(families, key=lambda r: (r.count < MIN_FAMILY, r.virus)),
-            few=MIN_FAMILY,
-            classes=sorted((r for r in at if r.level == "class"), key=lambda r: -r.virus),
-            nulls=[r for r in self.rows if r.level == "null"],
-            all_sets=ALL_SETS,
-        )
-
-    def _shown_length(self) -> int:
-        """The length whose families and classes the page shows: the model's chunk, or nearest."""
-        lengths = sorted({row.length_nt for row in self.rows})
-        return min(lengths, key=lambda n: abs(math.log(n / self.facts["chunk_nt"])))
-
-
-def percent(share: float) -> str:
-    """A share as a percentage; NaN is a dash.
-
-    >>> percent(0.0213), percent(float("nan"))
-    ('2.1%', '-')
-    """
-    return "-" if math.isnan(share) else f"{100 * share:.1f}%"
-
-
-def figure(value: float) -> str:
-    """A figure to three digits; NaN is a dash.
-
-    >>> figure(0.98765), figure(float("nan"))
-    ('0.988', '-')
-    """
-    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor
 
-from virnucpro.core.files import sha256_file, write_json
+from virnucpro.core.files import atomic_write, sha256_file, write_json
 from virnucpro.models.model_json import FORMAT, MODEL_FILE
+from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.models.tower import save_tower
 from virnucpro.scores.calibration import Calibration
+from virnucpro.scores.classifier import PUBLISHED_KIND, PublishedMlp
 from virnucpro.scores.mini_classifier import MINI_KIND, save_mini_classifier
 from virnucpro.training.model import MiniModel
 from virnucpro.training.sampler import orient
+
+CLASSIFIER_FILE = "classifier.safetensors"
+CALIBRATION_FILE = "calibration.json"
 
 
 def export_model(
@@ -26,26 +34,61 @@ def export_model(
     folder.mkdir(parents=True, exist_ok=True)
     dna = save_tower("mini-dna", model.dna, folder / "dna.safetensors")
     protein = save_tower("mini-protein", model.protein, folder / "protein.safetensors")
-    save_mini_classifier(model.classifier, folder / "classifier.safetensors")
-    names = ["dna.safetensors", "protein.safetensors", "classifier.safetensors"]
-    calibration = "calibration.json" if (folder / "calibration.json").exists() else None
-    names += [calibration] if calibration else []
-    description = {
-        "format": FORMAT, "name": name, "licence": "MIT", "source": source,
-        "dna": {"kind": "mini-dna", "file": "dna.safetensors", "config": dna},
-        "protein": {"kind": "mini-protein", "file": "protein.safetensors", "config": protein},
-        "classifier": {"kind": MINI_KIND, "file": "classifier.safetensors", "groups": kinds},
-        "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": chunk_nt,
-        "calibration": calibration,
-        "files": {file: sha256_file(folder / file) for file in names},
-    }  # fmt: skip
-    write_json(folder / MODEL_FILE, json.loads(json.dumps(description)))
+    save_mini_classifier(model.classifier, folder / CLASSIFIER_FILE)
+    files = ["dna.safetensors", "protein.safetensors", CLASSIFIER_FILE]
+    if (folder / CALIBRATION_FILE).exists():
+        files.append(CALIBRATION_FILE)
+    _describe(
+        folder, files, name=name, licence="MIT", source=source,
+        dna={"kind": "mini-dna", "file": "dna.safetensors", "config": dna},
+        protein={"kind": "mini-protein", "file": "protein.safetensors", "config": protein},
+        classifier={"kind": MINI_KIND, "file": CLASSIFIER_FILE, "groups": kinds},
+        orf_policy={"name": "longest", "keep": 1}, chunk_nt=chunk_nt,
+    )  # fmt: skip
+
+
+def export_mlp(
+    folder: Path, name: str, base: ModelSpec, network: PublishedMlp, source: str
+) -> None:
+    """Write the classifier and `model.json`; encoders that are files of `base` are copied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = network.state_dict()
+    state.pop("bn1.num_batches_tracked")
+    tensors = {key: value.float().cpu().contiguous() for key, value in state.items()}
+    with atomic_write(folder / CLASSIFIER_FILE) as file:
+        file.write(save(tensors, metadata={"kind": PUBLISHED_KIND}))
+    dna = _encoder_entry(folder, "dna", base.dna)
+    protein = _encoder_entry(folder, "protein", base.protein)
+    _describe(
+        folder, [CLASSIFIER_FILE, *(part["file"] for part in (dna, protein) if "file" in part)],
+        name=name, licence="not stated", source=source, dna=dna, protein=protein,
+        classifier={"kind": PUBLISHED_KIND, "file": CLASSIFIER_FILE},
+        orf_policy={"name": base.orf_policy.name, "keep": base.orf_policy.keep},
+        chunk_nt=base.chunk_nt,
+    )  # fmt: skip
+
+
+def _encoder_entry(folder: Path, slot: str, spec: EncoderSpec) -> dict[str, Any]:
+    if not spec.kind.startswith("mini"):
+        return {"model": spec.name}
+    target = folder / f"{slot}.safetensors"
+    if target.resolve() != spec.path.resolve():
+        shutil.copyfile(spec.path, target)
+    return {"kind": spec.kind, "file": target.name, "config": {"dim": spec.dim}}
+
+
+def _describe(folder: Path, files: Sequence[str], **said: Any) -> None:
+    """Write `model.json`: what is said of the model, and the hashes of its files."""
+    calibration = CALIBRATION_FILE if CALIBRATION_FILE in files else None
+    hashes = {name: sha256_file(folder / name) for name in files}
+    value = {"format": FORMAT, **said, "calibration": calibration, "files": hashes}
+    write_json(folder / MODEL_FILE, value)
 
 
 def save_calibration(folder: Path, calibration: Calibration, fitted_on: str) -> None:
     """Write the calibration where `export_model` looks for it."""
     folder.mkdir(parents=True, exist_ok=True)
-    calibration.save(folder / "calibration.json", fitted_on)
+    calibration.save(folder / CALIBRATION_FILE, fitted_on)
 
 
 @torch.no_grad()

@@ -111,18 +111,14 @@ class _Length:
 
     def _contrast(self, inside: Mask, against: Mask) -> dict[str, float]:
         both = inside | against
-        positive = (self.target == VIRUS)[both]
-        if positive.all() or not positive.any():
-            return {}
-        called = (self.calls == "virus")[both]
-        kept = self.scored[both]
-        p, truth = self.p[both][kept], positive[kept]
+        positive = self.target == VIRUS
+        p, truth = self.p[both & self.scored], positive[both & self.scored]
         if truth.all() or not truth.any():
             return {}
         return {
             "auroc": metrics.auroc(p, truth),
             "auprc": metrics.auprc(p, truth),
-            "mcc": metrics.mcc(called, positive),
+            "mcc": metrics.mcc((self.calls == "virus")[both], positive[both]),
             "recall_1": metrics.recall_at(p, truth, 0.01),
             "recall_5": metrics.recall_at(p, truth, 0.05),
             "ece": metrics.ece(p, truth, weight=metrics.balanced(truth)),

@@ -19,15 +19,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from virnucpro.core.checkpoint import atomic_save
-from virnucpro.core.errors import ModelError, VirNucProError
+from virnucpro.core.errors import ConfigError, VirNucProError
+from virnucpro.core.files import digest_of
 from virnucpro.core.progress import Bar, ProgressReporter
-from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
-from virnucpro.training.metrics import auroc
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
 from virnucpro.training.model import MiniModel, compile_blocks
 from virnucpro.training.optim import Average, make_optimisers, rate_at
 from virnucpro.training.recipe import Bucket, Recipe
 from virnucpro.training.sampler import Windows, WindowSampler, orient
-from virnucpro.training.windows import LabelledWindows
+from virnucpro.training.states import cut_log, read_state
+from virnucpro.training.windows import LabelledWindows, dev_figures
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -51,7 +52,7 @@ class FitSettings:
     """How to run a training, never what comes out of it but by `stop_after`.
 
     Attributes:
-        folder: where the run lives.
+        folder: where the run keeps its state; the next call goes on with it.
         device: where to train.
         fused: compile the repeated parts (worth it for long runs on a GPU).
         stop_after: pause after this many seconds; the next call goes on (s).
@@ -105,7 +106,11 @@ def _kind(label: Label) -> tuple[int, str, str]:
 
 
 class Fit:
-    """One training run."""
+    """One training run.
+
+    Raises:
+        ConfigError: the dev windows are not of viruses and of others.
+    """
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings
@@ -123,6 +128,10 @@ class Fit:
         self.optimisers = make_optimisers(self.model, recipe)
         self.average = Average(self.model, recipe.ema)
         self.dev = [(w, self._on_device(w)) for w in dev if len(w.labels)]
+        # What a saved state must agree with before it is gone on from.
+        self.made_from = digest_of(recipe.digest, corpus.digest(), [w.digest() for w in dev])
+        if not {VIRUS, OTHER} <= {w.labels[0].target for w, _ in self.dev}:
+            raise ConfigError("dev files need viruses and others as long as the shortest window")
         self.step, self.best, self.since_best, self.seen = 0, -1.0, 0, 0
 
     def _on_device(self, windows: LabelledWindows) -> Windows:
@@ -213,9 +222,7 @@ class Fit:
 
     def load_best(self) -> int:
         """Put the weights that did best on dev into the model; returns their step."""
-        saved = torch.load(
-            self.settings.folder / "best.pt", map_location=self.device, weights_only=True
-        )
+        saved = read_state(self.settings.folder / "best.pt", self.device, self.made_from)
         self._put(saved["weights"])
         return int(saved["step"])
 
@@ -235,7 +242,7 @@ class Fit:
             self.best, self.since_best = value, 0
             state = {k: v.cpu() for k, v in self.average.state().items()}
             best = {"weights": state, "step": self.step, "figures": figures}
-            atomic_save({**best, "recipe": self.recipe.digest}, self.settings.folder / "best.pt")
+            atomic_save({**best, "made_from": self.made_from}, self.settings.folder / "best.pt")
         self._log({"seconds": seconds, "mean": value, **figures})
 
     def _log(self, figures: dict[str, float]) -> None:
@@ -250,7 +257,7 @@ class Fit:
 
     def _save(self) -> None:
         state = {
-            "recipe": self.recipe.digest, "step": self.step, "best": self.best,
+            "made_from": self.made_from, "step": self.step, "best": self.best,
             "since_best": self.since_best, "seen": self.seen,
             "model": self.model.state_dict(), "average": self.average.state(),
             "optimisers": [o.state_dict() for o in self.optimisers],
@@ -258,34 +265,14 @@ class Fit:
         atomic_save(state, self.settings.folder / "last.pt")
 
     def _resume(self) -> None:
-        path = self.settings.folder / "last.pt"
-        if not path.exists():
+        if not (self.settings.folder / "last.pt").exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["recipe"] != self.recipe.digest:
-            raise ModelError(f"{path}: made by another recipe; give another folder")
+        state = read_state(self.settings.folder / "last.pt", self.device, self.made_from)
         self.step, self.best = state["step"], state["best"]
         self.since_best, self.seen = state["since_best"], state["seen"]
         self.model.load_state_dict(state["model"])
         self.average.load(state["average"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
+        cut_log(self.settings.folder / "progress.tsv", self.step)
         logger.info("going on from step %d", self.step)
-
-
-def dev_figures(sets: list[LabelledWindows], logits: list[np.ndarray]) -> dict[str, float]:
-    """AUROC of each viral set against the cellular ones by length, and nulls called viral."""
-    figures: dict[str, float] = {}
-    for length in sorted({w.length_nt for w in sets}):
-        here = [(w, x) for w, x in zip(sets, logits, strict=True) if w.length_nt == length]
-        cells = [x for w, x in here if w.labels[0].target not in (VIRUS, NULL)]
-        for windows, x in here:
-            if windows.labels[0].target == VIRUS and cells:
-                both = np.concatenate([x, *cells])
-                viral = np.arange(len(both)) < len(x)
-                figures[f"auroc_{windows.name}_{length}"] = auroc(both[:, 1] - both[:, 0], viral)
-        null = [x for w, x in here if w.labels[0].target == NULL]
-        if null:
-            viral = np.concatenate(null).argmax(axis=1) == VIRUS
-            figures[f"null_{length}"] = float(viral.mean())
-    return figures

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -60,27 +60,17 @@ class MlpRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.optimiser not in ("sgd", "adamw"):
-            raise ConfigError(f"optimiser must be sgd or adamw, got {self.optimiser}")
         if self.batch < 2:
-            raise ConfigError("a batch needs two rows or more: the network has a batch norm")
+            raise ValueError("batch must be 2 or more: the network has a batch norm")
+        if min(self.windows, self.dev_windows, self.hidden, self.epochs) < 1 or self.dropout > 1:
+            raise ValueError(
+                "windows, dev_windows, hidden and epochs must be 1 or more, dropout 1 or less"
+            )
 
     @property
     def digest(self) -> str:
         """Identity of the recipe (hex)."""
         return digest_of(asdict(self))
-
-
-def mlp_recipe(raw: dict[str, Any]) -> MlpRecipe:
-    """Build a recipe from plain values.
-
-    Raises:
-        ConfigError: a setting or value that a recipe does not know.
-    """
-    try:
-        return MlpRecipe(**raw)
-    except TypeError as error:
-        raise ConfigError(f"recipe: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,104 +3,34 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
-from safetensors.torch import save
 
 from virnucpro.core.errors import ConfigError
-from virnucpro.core.files import atomic_write, sha256_file, write_json
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.models.model_json import FORMAT, MODEL_FILE
 from virnucpro.models.published import CLASSIFIERS, DNA_ENCODER, PROTEIN_ENCODER
-from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import find_encoder, resolve_model
-from virnucpro.pipeline.direct import DirectEncoder, DirectOptions
-from virnucpro.scores.classifier import PUBLISHED_KIND
+from virnucpro.pipeline.direct import DirectEncoder
 from virnucpro.sequences.orfs import OrfPolicy
-from virnucpro.training.corpus import VIRUS, Corpus
+from virnucpro.training.corpus import Corpus
+from virnucpro.training.export import CLASSIFIER_FILE, export_mlp
 from virnucpro.training.feature_store import Features, FeatureStore
-from virnucpro.training.mlp import MlpFit, MlpRecipe, fit_mlp, mlp_recipe
-from virnucpro.training.run import LabelledFiles, labelled_files, load_labelled
+from virnucpro.training.fit import FitSettings
+from virnucpro.training.jobs import Job
+from virnucpro.training.labelled import load_labelled
+from virnucpro.training.mlp import MlpFit, MlpRecipe, fit_mlp
+from virnucpro.training.scoring import split_by_target
 from virnucpro.training.windows import LabelledWindows, draw_nulls, draw_windows
 
 logger = logging.getLogger("virnucpro.training")
 
-CLASSIFIER_FILE = "classifier.safetensors"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpJob:
-    """One training, as read from a configuration file and the command line.
-
-    Attributes:
-        name: name of the model.
-        model: whose encoders, chunk length and ORF policy are used: `300`, `500`, `mini`, or
-            the name or directory of a custom model.
-        recipe: what decides the weights.
-        files: labelled FASTA.
-    """
-
-    name: str
-    model: str
-    recipe: MlpRecipe
-    files: LabelledFiles
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpSettings:
-    """How to run it.
-
-    Attributes:
-        folder: where the vectors are kept; the next call goes on with them.
-        home: the model home.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
-        stop_after: begin no further block of vectors after this many seconds (s).
-        progress: shows how far it is.
-    """
-
-    folder: Path
-    home: Path
-    device: str = "auto"
-    stop_after: float = float("inf")
-    progress: ProgressReporter
-
-
-def is_mlp_config(path: Path) -> bool:
-    """Whether a training configuration asks for the published classifier."""
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return isinstance(loaded, dict) and loaded.get("classifier") == PUBLISHED_KIND
-
-
-def read_mlp_job(path: Path, data: Path | None, **overrides: Any) -> MlpJob:
-    """Read a configuration with `classifier: mlp`.
-
-    Args:
-        path: YAML with `name`, `model`, the mapping `data` as in `run.read_job`, and `recipe`.
-        data: folder that the names under `data` are relative to; None means the file's own.
-        overrides: recipe settings to change.
-
-    Raises:
-        ConfigError: a mapping or a name is missing, or a recipe setting is unknown.
-    """
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    recipe = loaded.get("recipe") or {}
-    if not isinstance(recipe, dict):
-        raise ConfigError(f"{path}: recipe must be a mapping")
-    return MlpJob(
-        name=str(loaded.get("name", "custom")),
-        model=str(loaded.get("model", "500")),
-        recipe=mlp_recipe({**recipe, **overrides}),
-        files=labelled_files(loaded.get("data") or {}, data or path.parent),
-    )
-
-
-def train_mlp(job: MlpJob, settings: MlpSettings, output: Path) -> MlpFit | None:
+def train_mlp(
+    job: Job, recipe: MlpRecipe, settings: FitSettings, home: Path, output: Path
+) -> MlpFit | None:
     """Draw windows, embed them, train, write the model directory; None if time was up.
 
     Raises:
@@ -108,27 +38,28 @@ def train_mlp(job: MlpJob, settings: MlpSettings, output: Path) -> MlpFit | None
         ConfigError: no training files, or too little to train on.
         ModelError: the encoders are missing.
     """
-    base = base_model(job.model, settings.home)
-    train, dev = load_labelled(job.files)
-    device = settings.device
-    encoder = DirectEncoder(base, device, DirectOptions(engine="packed"))
+    base = base_model(job.model, home)
+    train, dev = load_labelled(job.data)
+    encoder = DirectEncoder(base, str(settings.device), "packed")
     store = FeatureStore(settings.folder, encoder, time.monotonic() + settings.stop_after)
-    rng = np.random.default_rng([job.recipe.seed, 0])
-    drawn = _drawn({"train": train}, base.chunk_nt, job.recipe.windows, rng)
-    nulls = int(job.recipe.null_share * job.recipe.windows / 3)
+    rng = np.random.default_rng([recipe.seed, 0])
+    drawn = _drawn({"train": train}, base.chunk_nt, recipe.windows, rng)
+    nulls = int(recipe.null_share * recipe.windows / 3)
     if nulls:
         drawn += draw_nulls(np.concatenate([w.bases for w in drawn]), nulls, rng)
-    held = _drawn(dev, base.chunk_nt, job.recipe.dev_windows, rng)
+    held = _drawn(dev, base.chunk_nt, recipe.dev_windows, rng)
+    progress = ProgressReporter(settings.progress)
     found: list[Features] = []
     for name, windows in (("train", drawn), ("dev", held)):
-        features = store.embed(name, windows, settings.progress)
+        features = store.embed(name, windows, progress)
         if features is None:
             return None
         found.append(features)
         covered = len(np.unique(features.window)) / max(1, features.windows)
         logger.info("%s: %d rows; %.1f%% of the windows", name, len(features), 100 * covered)
-    fit = fit_mlp(found[0], found[1], job.recipe, encoder.device, settings.progress)
-    export_mlp(output, job, base, fit)
+    fit = fit_mlp(found[0], found[1], recipe, encoder.device, progress)
+    source = f"virnucpro train, recipe {recipe.digest[:16]}, epoch {fit.epoch}"
+    export_mlp(output, job.name, base, fit.network, source)
     return fit
 
 
@@ -158,49 +89,9 @@ def _drawn(
 ) -> list[LabelledWindows]:
     """Windows of the viral and of the other records of each set, `count` of each."""
     drawn = []
-    for name, corpus in sorted(sets.items()):
-        viral = np.array([g.target == VIRUS for g in corpus.groups])
-        for wanted in (viral, ~viral):
-            if wanted.any():
-                windows = draw_windows(corpus.of_groups(wanted), name, length_nt, count, rng)
-                drawn += [windows] if len(windows.labels) else []
+    for name, corpus in split_by_target(dict(sorted(sets.items()))).items():
+        windows = draw_windows(corpus, name, length_nt, count, rng)
+        drawn += [windows] if len(windows.labels) else []
     if not drawn:
         raise ConfigError(f"no record is as long as a chunk ({length_nt} nt)")
     return drawn
-
-
-def export_mlp(folder: Path, job: MlpJob, base: ModelSpec, fit: MlpFit) -> None:
-    """Write the classifier and `model.json`; encoders of a model directory are copied."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = fit.network.state_dict()
-    state.pop("bn1.num_batches_tracked")
-    tensors = {name: value.float().cpu().contiguous() for name, value in state.items()}
-    with atomic_write(folder / CLASSIFIER_FILE) as file:
-        file.write(save(tensors, metadata={"kind": PUBLISHED_KIND}))
-    names = [CLASSIFIER_FILE]
-    encoders = {}
-    for slot, spec in (("dna", base.dna), ("protein", base.protein)):
-        encoders[slot] = _encoder_entry(folder, slot, spec, names)
-    write_json(
-        folder / MODEL_FILE,
-        {
-            "format": FORMAT, "name": job.name, "licence": "not stated",
-            "source": f"virnucpro train, recipe {job.recipe.digest[:16]}, epoch {fit.epoch}",
-            **encoders,
-            "classifier": {"kind": PUBLISHED_KIND, "file": CLASSIFIER_FILE},
-            "orf_policy": {"name": base.orf_policy.name, "keep": base.orf_policy.keep},
-            "chunk_nt": base.chunk_nt,
-            "calibration": None,
-            "files": {name: sha256_file(folder / name) for name in names},
-        },
-    )  # fmt: skip
-
-
-def _encoder_entry(folder: Path, slot: str, spec: EncoderSpec, names: list[str]) -> dict[str, Any]:
-    if not spec.kind.startswith("mini"):
-        return {"model": spec.name}
-    target = folder / f"{slot}.safetensors"
-    if target.resolve() != spec.path.resolve():
-        shutil.copyfile(spec.path, target)
-    names.append(target.name)
-    return {"kind": spec.kind, "file": target.name, "config": {"dim": spec.dim}}

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Literal
 
-import yaml
-
-from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import digest_of
 from virnucpro.models.tower_blocks import TowerConfig
 from virnucpro.training.sampler import Noise
@@ -22,6 +18,12 @@ class Bucket:
     longest: int
     batch: int
     share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest or self.batch < 1:
+            raise ValueError(
+                "needs a batch of 1 or more windows, and shortest no more than longest"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class Recipe:
         ema: decay of the averaged weights, which are the ones kept.
         seed: everything random follows from it.
         evaluate_every: steps between two looks at the dev sets.
-        patience: looks without a better figure before training stops.
+        patience: steps without a better figure before training stops.
     """
 
     dna: TowerConfig
@@ -67,7 +69,7 @@ class Recipe:
     family_weights: dict[str, float] = field(default_factory=dict)
     noise: Noise = field(default_factory=Noise)
     null_bank_share: float = 1.0
-    optimiser: str = "adamw"
+    optimiser: Literal["adamw", "muon"] = "adamw"
     rate: float = 2e-3
     muon_rate: float = 0.01
     decay: float = 0.02
@@ -79,48 +81,19 @@ class Recipe:
     evaluate_every: int = 1_000
     patience: int = 1_000
 
+    def __post_init__(self) -> None:
+        if not self.buckets or sum(bucket.share for bucket in self.buckets) <= 0:
+            raise ValueError("buckets must hold one or more with a share above 0")
+        if min(self.hidden, self.steps, self.evaluate_every) < 1:
+            raise ValueError("hidden, steps and evaluate_every must be 1 or more")
+        if min(min(tower.width, *tower.dilations) for tower in (self.dna, self.protein)) < 1:
+            raise ValueError("width and dilations of dna and protein must be 1 or more")
+        if max(self.virus_share + self.null_share, self.dropout, self.smoothing, self.ema) > 1:
+            raise ValueError(
+                "dropout, smoothing, ema, and virus_share with null_share must be 1 or less"
+            )
+
     @property
     def digest(self) -> str:
         """Identity of the recipe (hex)."""
         return digest_of(asdict(self))
-
-
-_NESTED = {"dna": TowerConfig, "protein": TowerConfig, "noise": Noise}
-
-
-def read_recipe(path: Path, **overrides: Any) -> Recipe:
-    """Read the `recipe` mapping of a YAML file.
-
-    Raises:
-        ConfigError: not a mapping, or a key or value that a recipe does not know.
-    """
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    raw = loaded.get("recipe") if isinstance(loaded, dict) else None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: needs a mapping named recipe")
-    return recipe_from(raw | overrides)
-
-
-def recipe_from(raw: dict[str, Any]) -> Recipe:
-    """Build a recipe from plain values.
-
-    Raises:
-        ConfigError: a key or value that a recipe does not know.
-    """
-    values: dict[str, Any] = dict(raw)
-    unknown = sorted(set(values) - {f.name for f in fields(Recipe)})
-    if unknown:
-        raise ConfigError(f"a recipe has no setting named {', '.join(unknown)}")
-    try:
-        for name, kind in _NESTED.items():
-            if isinstance(values.get(name), dict):
-                values[name] = kind(**_frozen(values[name]))
-        if "buckets" in values:
-            values["buckets"] = tuple(Bucket(**b) for b in values["buckets"])
-        return Recipe(**values)
-    except TypeError as error:
-        raise ConfigError(f"recipe: {error}") from error
-
-
-def _frozen(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

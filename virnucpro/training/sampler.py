@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from virnucpro.models.tower import CODON_N, six_frames
@@ -68,11 +67,8 @@ class WindowSampler:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
         self.device, self.noise = device, noise
-        self.bases, self.starts, self.ends = (
-            place(corpus.bases),
-            place(corpus.starts),
-            place(corpus.ends),
-        )
+        self.bases, self.starts = place(corpus.bases), place(corpus.starts)
+        self.ends = place(corpus.ends)
         first, last = corpus.group_bounds()
         self.first, self.span = place(first), place(last - first)
         self.cumulative = place(np.cumsum(weights / weights.sum()))
@@ -179,8 +175,3 @@ def orient(rows: Tensor, length: Tensor) -> Windows:
     inside = place < count[:, None]
     residues = torch.where(inside, letters[codons.clamp(0, CODON_N)], RESIDUE_PAD)
     return Windows(rows, length, residues, count)
-
-
-def pad_to(rows: Tensor, width: int) -> Tensor:
-    """Rows filled up with padding bases to `width`."""
-    return F.pad(rows, (0, width - rows.shape[1]), value=BASE_PAD)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.files import digest_of
 from virnucpro.training import nulls
 from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
+from virnucpro.training.metrics import auroc
 
 Bases = NDArray[np.uint8]
 
@@ -30,6 +33,11 @@ class LabelledWindows:
     bases: Bases
     labels: tuple[Label, ...]
     records: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """Hex SHA-256 over name, letters and labels."""
+        letters = hashlib.sha256(np.ascontiguousarray(self.bases).data).hexdigest()
+        return digest_of(self.name, self.length_nt, letters, [astuple(x) for x in self.labels])
 
 
 def draw_windows(
@@ -104,3 +112,21 @@ def dev_windows(
             here += draw_nulls(real, null_count, np.random.default_rng([seed, at, 99]))
         drawn += here
     return drawn
+
+
+def dev_figures(sets: list[LabelledWindows], logits: list[np.ndarray]) -> dict[str, float]:
+    """AUROC of each viral set against the cellular ones by length, and nulls called viral."""
+    figures: dict[str, float] = {}
+    for length in sorted({w.length_nt for w in sets}):
+        here = [(w, x) for w, x in zip(sets, logits, strict=True) if w.length_nt == length]
+        cells = [x for w, x in here if w.labels[0].target not in (VIRUS, NULL)]
+        for windows, x in here:
+            if windows.labels[0].target == VIRUS and cells:
+                both = np.concatenate([x, *cells])
+                viral = np.arange(len(both)) < len(x)
+                figures[f"auroc_{windows.name}_{length}"] = auroc(both[:, 1] - both[:, 0], viral)
+        null = [x for w, x in here if w.labels[0].target == NULL]
+        if null:
+            viral = np.concatenate(null).argmax(axis=1) == VIRUS
+            figures[f"null_{length}"] = float(viral.mean())
+    return figures

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
 from tiny_home import make_tiny_home
 
 from virnucpro.cli.main import cli
 from virnucpro.core.errors import DeviceError
+from virnucpro.pipeline import budget_search
 from virnucpro.pipeline.budget_search import Trial, best
 
 
@@ -33,7 +35,23 @@ def test_profile_recommends_a_budget_that_it_tried(home, tmp_path, engine):
     assert [trial["token_budget"] for trial in found["trials"]] == [512, 1024, 2048]
     assert all(trial["tokens_per_s"] > 0 and trial["fits"] for trial in found["trials"])
     assert found["recommended"] in (512, 1024, 2048)
-    assert f"--esm-batch-size {found['recommended']}" in result.output
+    flag = f"--esm-batch-size {found['recommended']}"  # the packed engine has no such flag
+    assert (flag in result.output) == (engine == "padded")
+
+
+def test_profile_measures_in_the_numbers_of_the_settings(home, monkeypatch):
+    asked = []
+    real = budget_search.load_encoder
+    monkeypatch.setattr(budget_search, "load_encoder", lambda *a: (asked.append(a[2]), real(*a))[1])
+    monkeypatch.setenv("VIRNUCPRO_DEVICE_DTYPE", "bfloat16")
+    assert profile(home, "--model", "esm2", "--max-batch", "512").exit_code == 0
+    assert asked == [torch.bfloat16]
+
+
+def test_profile_refuses_a_report_that_could_not_be_written(home):
+    result = profile(home, "--model", "esm2", "-o", "/proc/no/p.json")
+    assert result.exit_code == 1
+    assert "tokens/s" not in result.output
 
 
 def test_profile_measures_with_the_orfs_of_a_file(home, tmp_path):

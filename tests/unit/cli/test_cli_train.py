@@ -14,7 +14,7 @@ from training_data import write_labelled
 from virnucpro.cli.main import cli
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
-from virnucpro.training.corpus import read_sequences
+from virnucpro.sequences.fasta import read_records
 from virnucpro.training.scoring import as_records
 
 TINY = {
@@ -159,7 +159,7 @@ def test_evaluation_is_the_product_path_and_agrees_with_its_files(data, tmp_path
 def test_whole_records_get_the_calls_of_predict(data, tmp_path):
     out = tmp_path / "evaluation"
     _run("evaluate", f"virus={data / 'virus.fa'}", "-d", "cpu", "-o", out)
-    letters = [s for _, s in read_sequences(data / "virus.fa")]
+    letters = [r.sequence for r in read_records([data / "virus.fa"])]
     scorer = DirectScorer(resolve_model("mini", None, tmp_path), "cpu")
     table = bytes.maketrans(b"ACGT", bytes(range(4)))
     rows = scorer.score(as_records(_bases(s, table) for s in letters))
@@ -191,3 +191,23 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 def test_what_evaluate_cannot_do_is_said(data, tmp_path, monkeypatch, arguments, code):
     monkeypatch.chdir(data)
     _run("evaluate", *arguments, "-d", "cpu", "-o", tmp_path / "out", code=code)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("text", "code", "told"),
+    [
+        ("data: [", 2, "config.yaml: cannot be read as YAML"),
+        ("data: {train: virus.fa}", 2, "config.yaml: data.train must be a list"),
+        ("chunk_nt: long", 2, "config.yaml: chunk_nt must be a whole number"),
+        ("data: {train: [a.fa], dev: [a.fa], table: labels.tsv}", 3, "a.fa"),
+        ("data: {train: [virus.fa], dev: [virus.fa], table: a.tsv}", 3, "a.tsv"),
+        ("data: {train: [virus.fa], dev: [virus.fa], table: virus.fa}", 3, "columns id and class"),
+    ],
+)
+def test_a_wrong_configuration_is_told(data, tmp_path, command, text, code, told):
+    path = tmp_path / "config.yaml"
+    path.write_text(text + "\nrecipe: {dna: {width: 8}, protein: {width: 8}}\n")
+    done = _run(command, "--config", path, "--data", data, "-d", "cpu", "-o", tmp_path / "out",
+                code=code)  # fmt: skip
+    assert told in done.output

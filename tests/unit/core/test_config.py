@@ -42,7 +42,7 @@ def test_environment_goes_over_file_over_default(write):
     config = Config.load(path, {"VIRNUCPRO_PREDICTION_BATCH_SIZE": "9"})
     assert config.get("prediction.batch_size") == 9
     assert config.get("prediction.num_workers") == 8
-    assert config.get("prediction.sequences_per_file") == 10_000
+    assert config.get("prediction.min_length") == 0
     sources = {name: source for name, _, source in config.items()}
     assert sources["prediction.batch_size"] == "VIRNUCPRO_PREDICTION_BATCH_SIZE"
     assert sources["prediction.num_workers"] == str(path)

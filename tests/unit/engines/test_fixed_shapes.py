@@ -115,10 +115,10 @@ def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
     items = make_items([64] * 16)
     ready = PackedPlan(pad_id=0).collate(items)
     insisting, tolerant = (Forward(Uncompilable(), torch.device("cpu")) for _ in range(2))
-    insisting.compile(insist=True, any_shape=False)
+    insisting.compile(insist=True)
     with pytest.raises(DeviceError, match="no C compiler"):
         insisting(ready, fixed=True)
-    tolerant.compile(insist=False, any_shape=False)
+    tolerant.compile(insist=False)
     assert tolerant(ready, fixed=True).shape == (16, 4)
     assert not tolerant.compiles
     assert "no C compiler" in caplog.text

@@ -69,7 +69,7 @@ def test_an_encoder_that_does_not_say_its_width_is_refused(home, tmp_path, text)
     (changed / "config.json").write_text(text)
     shutil.rmtree(home / "encoders" / "DNABERT-S")
     install_local(changed, "DNABERT-S", home)
-    with pytest.raises(ModelError, match=r"config\.json: (cannot be read|gives no width)"):
+    with pytest.raises(ModelError, match=r"config\.json: (damaged|gives no width)"):
         resolve_model("500", None, home)
 
 
@@ -220,6 +220,34 @@ def test_the_list_shows_what_is_installed(home):
     ]  # fmt: skip
     assert all(record.size > 0 and len(record.sha256) == 64 for record in list_models(home))
     assert list_models(home / "absent") == []
+
+
+@pytest.fixture
+def nobody():
+    """An ordinary user for the length of a test; what root may read they may not."""
+    mine = os.geteuid()
+    if mine == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(mine)
+
+
+def test_a_home_of_somebody_else_is_an_error_that_says_so(home, request):
+    (home / "encoders" / "DNABERT-S").chmod(0)
+    home.chmod(0)
+    request.getfixturevalue("nobody")
+    with pytest.raises(ModelError, match=r"cannot be read.*VIRNUCPRO_MODEL_DIR"):
+        list_models(home)
+    with pytest.raises(ModelError, match="cannot be read"):
+        resolve_model("500", None, home)
+
+
+def test_a_file_that_is_no_classifier_is_told_before_encoders_are_asked_for(tmp_path):
+    path = tmp_path / "contigs.fa"
+    path.write_text(">a\nACGT\n")
+    with pytest.raises(ModelError, match=r"contigs\.fa") as caught:
+        resolve_model("custom", path, tmp_path / "nothing")
+    assert "DNABERT-S" not in str(caught.value)
 
 
 def test_nothing_is_overwritten_and_odd_names_are_refused(home, tmp_path):

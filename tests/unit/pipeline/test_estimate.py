@@ -5,6 +5,7 @@ import pytest
 from tiny_home import make_tiny_home
 
 from virnucpro.core.records import Record
+from virnucpro.models import specs
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.estimate import (
     Pilot,
@@ -12,8 +13,8 @@ from virnucpro.pipeline.estimate import (
     estimate,
     run_pilots,
     smallest_pilot,
-    weight_bytes,
 )
+from virnucpro.pipeline.run_setup import orfs_per_file
 from virnucpro.pipeline.survey import EvenSample, survey
 from virnucpro.sequences.chunks import chunk_windows
 
@@ -103,8 +104,16 @@ def test_a_small_input_is_measured_whole(model):
 
 
 def test_large_weights_on_a_cpu_start_small(model):
-    assert weight_bytes(model) > 10_000
+    assert model.weight_bytes > 10_000 and not model.is_large
     assert smallest_pilot(model, on_cpu=True) == smallest_pilot(model, on_cpu=False) == 100
+
+
+def test_units_of_a_large_model_on_a_cpu_are_small(model, monkeypatch):
+    assert orfs_per_file(None, model, "cpu") == orfs_per_file(None, model, "cuda") == 10_000
+    monkeypatch.setattr(specs, "_LARGE_BYTES", 10_000)
+    assert (smallest_pilot(model, on_cpu=True), smallest_pilot(model, on_cpu=False)) == (4, 100)
+    assert [orfs_per_file(None, model, kind) for kind in ("cpu", "cuda")] == [100, 10_000]
+    assert orfs_per_file(7, model, "cpu") == 7
 
 
 def test_a_failing_pilot_says_why(model):

@@ -1,10 +1,6 @@
-"""RuntimeConfig refuses nonsense and survives a round trip."""
+"""RuntimeConfig refuses nonsense; ranks get the devices that were named."""
 
 from __future__ import annotations
-
-import json
-import pickle
-from pathlib import Path
 
 import pytest
 
@@ -12,14 +8,6 @@ from virnucpro.core.errors import DeviceError
 from virnucpro.pipeline import multi_gpu_inference
 from virnucpro.pipeline.multi_gpu_inference import choose_devices
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-
-
-def test_a_round_trip_through_json_changes_nothing():
-    config = RuntimeConfig(
-        checkpoint_dir=Path("x/.checkpoints"), devices=("cuda:2", "cuda:3"), token_budget=4_096
-    )
-    assert RuntimeConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_defaults_protect_work():
@@ -45,11 +33,6 @@ def test_defaults_protect_work():
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match=r"must be|takes one rank"):
         RuntimeConfig(**wrong)
-
-
-def test_unknown_fields_are_refused():
-    with pytest.raises(ValueError, match="colour"):
-        RuntimeConfig.from_dict({"colour": 1})
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,14 @@ def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records():
     ]
     summary = summarise(rows)
     assert abs(summary.fdr - (2 * 0.02 + 0.08) / 3) < 1e-12
+    assert summary.sample_fdr == {"s": 0.02, "t": 0.08}
+
+
+def test_lengths_span_the_scored_records():
+    rows = [call(length=300), call(length=90), call(p_virus=None, name="", length=10)]
+    summary = summarise(rows)
+    assert (summary.shortest, summary.longest) == (90, 300)
+    assert summarise(rows[2:]).longest == 0
 
 
 def test_no_viral_record_has_no_risk():

@@ -142,6 +142,15 @@ def test_an_endless_record_is_refused_by_name(put, monkeypatch, data, name):
         list(read_records([put(data)], ReadLog(max_record_nt=5_000)))
 
 
+def test_an_endless_header_is_refused_and_a_long_one_read(put, monkeypatch):
+    monkeypatch.setattr(streams, "_BLOCK_BYTES", 512)
+    monkeypatch.setattr(streams, "MAX_HEADER_BYTES", 2_000)
+    good = b">a\nACGT\n>" + b"h" * 1_500 + b"\n" + b"ACGT\n" * 900
+    assert [len(record.sequence) for record in read_records([put(good)])] == [4, 3_600]
+    with pytest.raises(InputError, match="header of more than 2,000"):
+        list(read_records([put(b">a\nACGT\n>" + b"h" * 3_000 + b"\nACGT\n")]))
+
+
 def test_many_records_together_may_be_longer(put, monkeypatch):
     monkeypatch.setattr(streams, "_BLOCK_BYTES", 512)
     data = b"".join(b">%03d\n%s\n" % (i, b"A" * 506) for i in range(50))

@@ -34,4 +34,3 @@ def test_the_start_of_a_long_protein_is_kept():
 def test_it_travels_to_a_worker():
     tokenizer = pickle.loads(pickle.dumps(ProteinTokenizer(max_residues=3)))
     assert tokenizer.encode("MMMM").tolist() == [0, 20, 20, 20, 2]
-    assert tokenizer.pad_id == 1

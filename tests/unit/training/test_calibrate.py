@@ -76,6 +76,11 @@ def test_longer_contigs_become_more_certain(fitted):
     assert all(0.5 <= limit < 1 for limit in fitted.virus_above)
 
 
+def test_chunks_may_be_longer_than_some_contigs(sets):
+    longer = fit_calibration(_too_sure, sets, 40, Limits(chunk_nt=1500))
+    assert longer.limit_lengths_nt == (150, 300, 500, 1000, 2000, 5000)
+
+
 def test_repeats_are_uncertain(fitted):
     row = np.tile([0, 3], 250)[None].astype(np.uint8)
     assert fitted.contig(_too_sure(row), np.array([500]))[1] == "uncertain"

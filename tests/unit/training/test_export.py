@@ -10,15 +10,18 @@ from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.training.export import export_model, probabilities, save_calibration
 from virnucpro.training.model import MiniModel
-from virnucpro.training.recipe import recipe_from
+from virnucpro.training.plain import build
+from virnucpro.training.recipe import Recipe
 from virnucpro.training.scoring import as_records
 
-RECIPE = recipe_from(
+RECIPE = build(
+    Recipe,
     {
         "dna": {"width": 16, "dilations": [1, 2]},
         "protein": {"width": 16, "taps": 6, "stride": 2, "dilations": [1]},
         "hidden": 16,
-    }
+    },
+    "recipe",
 )
 
 

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from virnucpro.core.errors import ConfigError, ModelError
+from virnucpro.core.errors import ConfigError, ModelError, UsageError
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, assemble
 from virnucpro.training.fit import Fit, FitSettings
-from virnucpro.training.recipe import Recipe, recipe_from
+from virnucpro.training.plain import build
+from virnucpro.training.recipe import Recipe
 from virnucpro.training.windows import LabelledWindows, dev_windows
 
-RECIPE = recipe_from(
+RECIPE = build(
+    Recipe,
     {
         "dna": {"width": 16, "dilations": [1]},
         "protein": {"width": 16, "taps": 6, "stride": 2, "dilations": [1]},
@@ -26,7 +29,8 @@ RECIPE = recipe_from(
             {"shortest": 150, "longest": 200, "batch": 32},
             {"shortest": 201, "longest": 255, "batch": 24},
         ],
-    }
+    },
+    "recipe",
 )
 
 
@@ -91,8 +95,31 @@ def test_a_paused_run_goes_on_to_the_same_weights(tmp_path, dev):
 
 def test_another_recipe_does_not_go_on_from_a_run(tmp_path, dev):
     _fit(tmp_path, dev, stop_after=0.0).run()
-    with pytest.raises(ModelError, match="another recipe"):
+    with pytest.raises(UsageError, match="another recipe"):
         _fit(tmp_path, dev, replace(RECIPE, rate=1.0)).run()
+
+
+def test_other_data_does_not_go_on_from_a_run(tmp_path, dev):
+    assert not _fit(tmp_path, dev, stop_after=0.0).run().finished
+    other = Fit(_corpus(5), dev, RECIPE, FitSettings(folder=tmp_path, device=torch.device("cpu")))
+    with pytest.raises(UsageError, match="other data"):
+        other.run()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04half", pickle.dumps({"made_from": print}, 2)])
+def test_a_damaged_state_is_told_with_its_remedy(tmp_path, dev, content):
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(ModelError, match=r"last\.pt: (damaged|refused)"):
+        _fit(tmp_path, dev).run()
+
+
+def test_looks_after_the_saved_state_are_forgotten(tmp_path, dev):
+    assert not _fit(tmp_path, dev, stop_after=0.0).run().finished
+    rows = "step\twindows\n0\t1\n10\t2\n"
+    (tmp_path / "progress.tsv").write_text(rows)
+    assert _fit(tmp_path, dev).run().finished
+    steps = [row.split("\t")[0] for row in (tmp_path / "progress.tsv").read_text().splitlines()]
+    assert steps == ["step", "0", "10", "20"]
 
 
 def test_training_stops_early_without_progress(tmp_path, dev):
@@ -101,8 +128,13 @@ def test_training_stops_early_without_progress(tmp_path, dev):
     assert report.finished and report.steps < 20
 
 
+def test_weights_cannot_be_chosen_on_one_class(tmp_path, dev):
+    with pytest.raises(ConfigError, match="viruses and others"):
+        _fit(tmp_path, [w for w in dev if w.name == "virus"])
+
+
 def test_unknown_settings_are_refused():
     with pytest.raises(ConfigError, match="no setting named speed"):
-        recipe_from({"dna": {"width": 8}, "protein": {"width": 8}, "speed": 1})
+        build(Recipe, {"dna": {"width": 8}, "protein": {"width": 8}, "speed": 1}, "recipe")
     with pytest.raises(ConfigError):
-        recipe_from({"dna": {"width": 8, "colour": 1}, "protein": {"width": 8}})
+        build(Recipe, {"dna": {"width": 8, "colour": 1}, "protein": {"width": 8}}, "recipe")

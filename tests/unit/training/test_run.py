@@ -7,8 +7,11 @@ from training_data import write_labelled
 
 from virnucpro.core.errors import ConfigError, InputError
 from virnucpro.training.corpus import NULL, VIRUS, load_corpus, read_labels
-from virnucpro.training.recipe import recipe_from
-from virnucpro.training.run import LabelledFiles, load_labelled, read_job, with_nulls
+from virnucpro.training.jobs import read_job
+from virnucpro.training.labelled import LabelledFiles, load_dev, load_labelled, set_names
+from virnucpro.training.plain import build
+from virnucpro.training.recipe import Recipe
+from virnucpro.training.run import with_nulls
 
 TOWERS = {"dna": {"width": 8}, "protein": {"width": 8}}
 
@@ -38,6 +41,10 @@ def test_classes_of_files_stand_in_for_a_table(data):
     files = _files(data, table=None, classes=("virus", "bacteria"))
     train, dev = load_labelled(files)
     assert sum(g.target == VIRUS for g in (*train.groups, *dev["dev_virus"].groups)) == 18
+    files = _files(
+        data, table=None, dev=(data / "virus.fa",), classes=("virus", "bacteria", "null")
+    )
+    assert [g.kind for g in load_labelled(files)[1]["virus"].groups] == ["null"] * 18
     with pytest.raises(ConfigError, match="a class for each"):
         load_labelled(_files(data, table=None, classes=("virus",)))
     with pytest.raises(ConfigError, match="no training files"):
@@ -46,8 +53,10 @@ def test_classes_of_files_stand_in_for_a_table(data):
 
 def test_one_group_of_a_class_cannot_be_split(tmp_path):
     data = write_labelled(tmp_path, groups=1)
-    with pytest.raises(ConfigError, match="single group"):
+    with pytest.raises(ConfigError, match="viruses have a single group"):
         load_labelled(_files(data))
+    with pytest.raises(ConfigError, match="viruses have a single group or none"):
+        load_labelled(_files(data, train=(data / "bacteria.fa",)))
 
 
 def test_dev_files_are_sets_of_their_own(data):
@@ -55,15 +64,32 @@ def test_dev_files_are_sets_of_their_own(data):
     assert list(dev) == ["virus"] and len(train.ids) == 36
 
 
+def test_files_of_one_stem_stay_sets_of_their_own(data, tmp_path):
+    paths = [
+        data / "virus.fa",
+        tmp_path / "virus.fa",
+        tmp_path / "virus 3.fa",
+        tmp_path / "virus.fq",
+    ]
+    for path in paths[1:]:
+        path.write_bytes((data / "bacteria.fa").read_bytes())
+    names = ["virus", "virus 2", "virus 3", "virus 4"]
+    files = _files(data, dev=tuple(paths))
+    assert list(load_labelled(files)[1]) == list(load_dev(files)) == names
+    paths[2:] = [tmp_path / "virus.fq", tmp_path / "virus.fq"]
+    paths[0] = tmp_path / "virus 3.fa"
+    assert set_names(paths) == ["virus 3", "virus", "virus 4", "virus 5"]
+
+
 def test_nulls_follow_the_corpus_from_the_seed(data):
     train, _ = load_labelled(_files(data))
     buckets = [{"shortest": 150, "longest": 300, "batch": 8}]
-    recipe = recipe_from({**TOWERS, "null_bank_share": 0.001, "buckets": buckets})
+    recipe = build(Recipe, {**TOWERS, "null_bank_share": 0.001, "buckets": buckets}, "recipe")
     first, again = with_nulls(train, recipe), with_nulls(train, recipe)
     assert (first.bases == again.bases).all()
     kinds = {g.group for g in first.groups if g.target == NULL}
     assert {"uniform", "markov1", "shuffle1", "low"} <= kinds
-    assert with_nulls(train, recipe_from({**TOWERS, "null_share": 0.0})) is train
+    assert with_nulls(train, build(Recipe, {**TOWERS, "null_share": 0.0}, "recipe")) is train
 
 
 def test_what_cannot_be_read_is_named(data, tmp_path):
@@ -73,9 +99,13 @@ def test_what_cannot_be_read_is_named(data, tmp_path):
     with pytest.raises(InputError, match=r"missing\.fa"):
         load_corpus([tmp_path / "missing.fa"], labels)
     table = tmp_path / "odd.tsv"
-    table.write_text("name\tclass\nx\tvirus\n")
-    with pytest.raises(InputError, match="columns id and class"):
-        read_labels(table)
+    for text, told in (
+        ("name\tclass\nx\tvirus\n", "columns id and class"),
+        ("id\tclass\nx\tvirus\ny\n", "line 3: the row has no id or no class"),
+    ):
+        table.write_text(text)
+        with pytest.raises(InputError, match=told):
+            read_labels(table)
     packed = tmp_path / "labels.tsv.gz"
     packed.write_bytes(gzip.compress((data / "labels.tsv").read_bytes()))
     assert read_labels(packed) == labels

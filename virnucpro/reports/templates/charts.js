@@ -19,13 +19,30 @@ function short(number) {
   return `${number}`;
 }
 
-function niceSteps(most, wanted) {
-  const raw = most / wanted;
+function niceStep(raw) {
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = Math.max(1, [1, 2, 5, 10].find((factor) => factor * power >= raw) * power);
+  return Math.max(1, [1, 2, 5, 10].find((factor) => factor * power >= raw) * power);
+}
+
+function niceSteps(most, wanted) {
+  const step = niceStep(most / wanted);
   const steps = [];
   for (let value = 0; value <= most; value += step) steps.push(value);
   return steps;
+}
+
+// Round lengths between two, on a logarithmic axis: the coarsest steps that give three, or linear ones.
+function lengthSteps(shortest, longest) {
+  for (const factors of [[1, 2, 5], [1, 1.5, 2, 3, 5, 7]]) {
+    const steps = [];
+    for (let power = 1; power < longest; power *= 10) {
+      steps.push(...factors.map((factor) => factor * power).filter((nt) => nt >= shortest && nt <= longest));
+    }
+    if (steps.length > 2) return steps;
+  }
+  const step = niceStep((longest - shortest) / 6);
+  const first = Math.ceil(shortest / step);
+  return Array.from({ length: Math.floor(longest / step) - first + 1 }, (_, i) => (first + i) * step);
 }
 
 function chartWidth(host) {
@@ -56,6 +73,10 @@ function chartWidth(host) {
     }
     for (const share of [0, 0.25, 0.5, 0.75, 1]) label(svg, x(share), height - 20, `${share}`);
     label(svg, x(0.5), height - 3, 'p_virus');
+    if (typeof DATA.minScore === 'number') {
+      line(svg, x(DATA.minScore), top, x(DATA.minScore), height - bottom, 'middle');
+      label(svg, x(DATA.minScore) - 5, top + 8, `min_score ${DATA.minScore}`, 'end');
+    }
     const gap = Math.min(1.5, (width - left - right) / bins / 6);
     totals.forEach((total, i) => {
       if (!total) return;
@@ -68,6 +89,7 @@ function chartWidth(host) {
         if (part) group.append(make('rect', { x: x(i / bins) + gap / 2, y: base, width: x(1 / bins) - left - gap, height: part, class: `fill-${name}` }));
       }
       const words = order.filter((name) => DATA.histogram[name][i]).map((name) => `${format(DATA.histogram[name][i])} ${name}`);
+      if (DATA.histogram.uncertain[i] && i < bins / 2) words.push('(uncertain here: unlike anything in training)');
       hasTip(group, `p_virus ${(i / bins).toFixed(2)} to ${((i + 1) / bins).toFixed(2)}\n${words.join('\n')}`);
       svg.append(group);
     });
@@ -86,7 +108,7 @@ function chartWidth(host) {
   const bins = DATA.histogram.virus.length;
   by('lengths-note').textContent = asPoints
     ? 'Each point is a record; short records carry less evidence.'
-    : 'A fuller colour means more records, its hue the commonest call; short records carry less evidence.';
+    : 'Fuller colour: more records; hue: the commonest call.';
   const edges = DATA.grid.map((cell) => cell[0]);
   const low = (edges.length ? edges.reduce((a, b) => Math.min(a, b)) : 32) / DATA.perDecade;
   const high = ((edges.length ? edges.reduce((a, b) => Math.max(a, b)) : 64) + 1) / DATA.perDecade;
@@ -101,15 +123,12 @@ function chartWidth(host) {
       label(svg, left - 8, y(share) + 4, `${share}`, 'end');
     }
     let before = -Infinity;
-    for (let power = 0; power < 10; power += 1) {
-      for (const factor of [1, 2, 5]) {
-        const nt = factor * 10 ** power;
-        const place = Math.log10(nt);
-        if (place < low || place > high || x(place) - before < 44) continue;
-        before = x(place);
-        line(svg, before, height - bottom, before, height - bottom + 4, 'axis');
-        label(svg, before, height - 20, short(nt));
-      }
+    for (const nt of lengthSteps(10 ** low, 10 ** high)) {
+      const place = x(Math.log10(nt));
+      if (place - before < 44) continue;
+      before = place;
+      line(svg, place, height - bottom, place, height - bottom + 4, 'axis');
+      label(svg, place, height - 20, short(nt));
     }
     label(svg, (left + width - right) / 2, height - 3, 'length (nt)');
     if (asPoints) drawPoints(svg, x, y);
@@ -119,7 +138,7 @@ function chartWidth(host) {
   function drawPoints(svg, x, y) {
     for (const i of rows) {
       const spot = make('circle', { cx: x(Math.log10(Math.max(1, ROWS.length[i]))), cy: y(ROWS.p[i] / UNIT), r: rows.length > 600 ? 2.5 : 4, class: `spot fill-${CALL_CLASS[ROWS.call[i]]}`, 'fill-opacity': 0.75 });
-      hasTip(spot, `${ROWS.id[i]}\n${format(ROWS.length[i])} nt, p_virus ${score(ROWS.p[i])}`);
+      hasTip(spot, `${ROWS.id[i]}\n${format(ROWS.length[i])} nt, p_virus ${score(ROWS.p[i])}\n${callWords(i)}`);
       spot.addEventListener('click', () => window.dispatchEvent(new CustomEvent('pick', { detail: i })));
       svg.append(spot);
     }

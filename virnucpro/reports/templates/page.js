@@ -28,6 +28,15 @@ function percent(value) {
   return share < 0.01 ? '<0.01%' : `${share.toFixed(share < 10 ? 2 : 1)}%`;
 }
 
+const NONE = '–';
+const sampleOf = (i) => DATA.samples[ROWS.sample[i]];
+
+// What the word alone does not say of a record.
+function callWords(i) {
+  if (DATA.calls[ROWS.call[i]] !== 'uncertain') return CALL_TITLE[ROWS.call[i]];
+  return ROWS.p[i] < UNIT / 2 ? 'uncertain: unlike anything the model was trained on' : 'uncertain: short of what a virus must reach';
+}
+
 function showTip(event, text) {
   const tip = by('tip');
   tip.textContent = text;

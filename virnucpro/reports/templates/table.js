@@ -7,13 +7,13 @@
   const hints = Object.keys(ROWS.hint).length > 0;
   const columns = [
     { key: 'id', title: 'Id', text: true, value: (i) => ROWS.id[i] },
-    DATA.samples.length > 1 && { key: 'sample', title: 'Sample', text: true, value: (i) => DATA.samples[ROWS.sample[i]] },
-    { key: 'length', title: 'Length (nt)', value: (i) => ROWS.length[i] },
-    { key: 'chunks', title: 'Chunks scored', value: (i) => ROWS.chunks[i] },
-    { key: 'supporting', title: 'For : against', value: (i) => ROWS.supporting[i] },
     { key: 'p', title: 'p_virus', value: (i) => ROWS.p[i] },
-    has('fdr') && { key: 'fdr', title: 'FDR', value: (i) => ROWS.fdr[i] },
     { key: 'call', title: 'Call', text: true, value: (i) => (DATA.calls[ROWS.call[i]] || DATA.statuses[ROWS.status[i]]) },
+    has('fdr') && { key: 'fdr', title: 'FDR', value: (i) => ROWS.fdr[i] },
+    DATA.samples.length > 1 && { key: 'sample', title: 'Sample', text: true, value: sampleOf },
+    { key: 'length', title: 'Length (nt)', value: (i) => ROWS.length[i] },
+    { key: 'chunks', title: 'Chunks scored', value: (i) => ROWS.chunks[i] || -1 },
+    { key: 'supporting', title: 'For : against', value: (i) => (ROWS.scored[i] ? ROWS.supporting[i] : -1) },
     hints && { key: 'hint', title: 'Class', text: true, value: (i) => ROWS.hint[i] || '' },
     TRACK_OF.size > 0 && { key: 'track', title: '', fixed: true },
   ].filter(Boolean);
@@ -86,22 +86,21 @@
   function cellOf(column, i) {
     if (column.key === 'id') return make('td', { class: 'id', title: ROWS.id[i] }, ROWS.id[i]);
     if (column.key === 'length') return make('td', { class: 'num' }, format(ROWS.length[i]));
+    if (!column.text && !column.fixed && column.value(i) < 0) return make('td', { class: 'num dim' }, NONE);
     if (column.key === 'chunks') return make('td', { class: 'num' }, `${format(ROWS.scored[i])} of ${format(ROWS.chunks[i])}`);
     if (column.key === 'supporting') return make('td', { class: 'num' }, `${format(ROWS.supporting[i])} : ${format(ROWS.opposing[i])}`);
     if (column.key === 'fdr') return make('td', { class: 'num' }, percent(ROWS.fdr[i]));
     if (column.key === 'p') {
       const cell = make('td', { class: 'num' }, score(ROWS.p[i]));
-      if (ROWS.p[i] >= 0) {
-        const meter = make('span', { class: 'meter', 'aria-hidden': 'true' });
-        const bar = make('i', { class: `key-${CALL_CLASS[ROWS.call[i]]}` });
-        bar.style.width = `${(100 * ROWS.p[i]) / UNIT}%`;
-        meter.append(bar);
-        cell.append(meter);
-      }
+      const meter = make('span', { class: 'meter', 'aria-hidden': 'true' });
+      const bar = make('i', { class: `key-${CALL_CLASS[ROWS.call[i]]}` });
+      bar.style.width = `${(100 * ROWS.p[i]) / UNIT}%`;
+      meter.append(bar);
+      cell.append(meter);
       return cell;
     }
     if (column.key === 'call') {
-      const cell = make('td', { class: 'word' });
+      const cell = make('td', { class: 'word', title: callWords(i) });
       cell.append(make('i', { class: `key key-${CALL_CLASS[ROWS.call[i]]}` }), column.value(i));
       return cell;
     }
@@ -114,7 +113,7 @@
       }
       return cell;
     }
-    return make('td', {}, column.value(i));
+    return make('td', { class: 'cut', title: column.value(i) }, column.value(i));
   }
 
   function draw() {
@@ -128,7 +127,7 @@
     by('page').textContent = `page ${format(page + 1)} of ${format(pages)}`;
     by('first').disabled = by('before').disabled = page === 0;
     by('last').disabled = by('after').disabled = page === pages - 1;
-    by('found').textContent = order.length === COUNT ? `${format(COUNT)} records` : `${format(order.length)} of ${format(COUNT)} records`;
+    by('found').textContent = order.length === COUNT ? `${format(COUNT)} ${COUNT === 1 ? 'record' : 'records'}` : `${format(order.length)} of ${format(COUNT)} records`;
   }
 
   function refresh() {
@@ -154,8 +153,9 @@
   }
 
   function save() {
-    const names = ['id', 'sample', 'length', 'chunks', 'p_virus', 'call', 'status'];
-    const lines = order.map((i) => [ROWS.id[i], DATA.samples[ROWS.sample[i]], ROWS.length[i], ROWS.chunks[i], ROWS.p[i] < 0 ? '' : ROWS.p[i] / UNIT, DATA.calls[ROWS.call[i]], DATA.statuses[ROWS.status[i]]].join('\t'));
+    const names = ['id', 'sample', 'length', 'chunks', 'p_virus', 'fdr', 'call', 'status'];
+    const share = (value) => (value < 0 ? '' : value / UNIT);
+    const lines = order.map((i) => [ROWS.id[i], sampleOf(i), ROWS.length[i], ROWS.chunks[i], share(ROWS.p[i]), share(ROWS.fdr[i]), DATA.calls[ROWS.call[i]], DATA.statuses[ROWS.status[i]]].join('\t'));
     const link = make('a', { download: 'virnucpro_rows.tsv' });
     link.href = URL.createObjectURL(new Blob([`${[names.join('\t'), ...lines].join('\n')}\n`], { type: 'text/tab-separated-values' }));
     link.click();

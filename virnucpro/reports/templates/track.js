@@ -6,8 +6,9 @@ const TRACK_OF = new Map(DATA.tracks.map((track, number) => [track.row, number])
   const choice = by('track-choice');
   let now = 0;
   DATA.tracks.forEach(({ row }, number) => {
-    const text = `${ROWS.id[row]} · ${format(ROWS.length[row])} nt · ${CALL_TITLE[ROWS.call[row]]}`;
-    choice.append(make('option', { value: number }, text));
+    const sample = DATA.samples.length > 1 ? [sampleOf(row)] : [];
+    const words = [ROWS.id[row], ...sample, `${format(ROWS.length[row])} nt`, CALL_TITLE[ROWS.call[row]]];
+    choice.append(make('option', { value: number }, words.join(' · ')));
   });
 
   function windows({ windows: flat, frames }) {
@@ -57,7 +58,7 @@ const TRACK_OF = new Map(DATA.tracks.map((track, number) => [track.row, number])
       hasTip(bar, `viral region ${format(start + 1)} to ${format(end)} nt`);
       svg.append(bar);
     }
-    const call = `${CALL_TITLE[ROWS.call[row]]}, p_virus ${score(ROWS.p[row])}`;
+    const call = `${callWords(row)}, p_virus ${score(ROWS.p[row])}`;
     const each = joined > 1 ? `Each bar is the highest of ${joined} chunks` : 'Each bar is a chunk';
     by('track-note').textContent = `${call}. ${each}: above the dashed line it speaks for a virus.${regions.length ? ' The line below marks viral regions.' : ''}`;
     by('track-before').disabled = now === 0;

@@ -1,0 +1,99 @@
+"""Frozen dataclasses from the plain values of a YAML file: every key known, typed and in range."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from reprlib import repr as short
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from virnucpro.core.errors import ConfigError
+
+T = TypeVar("T")
+
+_SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number from 0 to 10^12"),
+    float: ((int, float), "a number from 0 to 10^12, such as 0.001 or 1.0e-3"),
+    str: ((str, int), "text; put quotes around it"),
+    Path: ((str, int), "the name of a file; put quotes around it"),
+}
+_MOST = 10**12
+
+
+def build(kind: type[T], raw: Any, where: str) -> T:
+    """Make a dataclass from a mapping; a key without a value counts as not given.
+
+    Numbers stay as they are and lists become tuples, so the digest of the fields is that of the
+    file's values: 1 and 1.0 differ.
+
+    Args:
+        kind: a dataclass of numbers, text, paths, other such dataclasses, and tuples and
+            mappings of them.
+        raw: what the YAML file holds there.
+        where: the file and maybe a key; begins every message.
+
+    Raises:
+        ConfigError: no mapping, or a setting is unknown, missing, of another type or out of range.
+    """
+    known = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in _mapping(raw, where).items():
+        if name not in known:
+            raise ConfigError(f"{where} has no setting named {name}; it has {', '.join(known)}")
+        if value is not None:
+            values[name] = _checked(known[name], value, _inside(where, name))
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in values and field.default is field.default_factory is MISSING:
+            raise ConfigError(f"{_inside(where, field.name)} is missing")
+    try:
+        return kind(**values)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _inside(where: str, name: Any) -> str:
+    return f"{where}.{name}" if ": " in where else f"{where}: {name}"
+
+
+def _mapping(raw: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where} must be a mapping of names to values, got {short(raw)}")
+    return raw
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is UnionType:  # of a type and None, and there is a value
+        hint = inner[0]
+    if is_dataclass(hint):
+        return build(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple:
+        return _checked_list(inner[0], value, where)
+    if origin is dict:
+        items = _mapping(value, where).items()
+        return {
+            _scalar(str, k, f"{where}: the name"): _checked(inner[1], v, _inside(where, k))
+            for k, v in items
+        }
+    if origin is Literal:
+        if value not in inner:
+            raise ConfigError(f"{where} must be {' or '.join(inner)}, got {short(value)}")
+        return value
+    return _scalar(hint, value, where)
+
+
+def _checked_list(hint: Any, value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{where} must be a list, such as [a, b], got {short(value)}")
+    if hint is str:  # YAML reads the class `null` as nothing
+        value = ["null" if entry is None else entry for entry in value]
+    return tuple(_checked(hint, entry, f"{where}[{at}]") for at, entry in enumerate(value))
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    kinds, wanted = _SCALARS[hint]
+    fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if not fits or (hint in (int, float) and not 0 <= value <= _MOST):
+        raise ConfigError(f"{where} must be {wanted}, got {short(value)}")
+    return value if hint in (int, float) else hint(value)
