@@ -194,6 +194,7 @@ def fall_silent(worker):
     ("action", "reason"), [(kill, "exit code -9"), (fall_silent, "no sign of life")]
 )
 def test_a_lost_worker_is_replaced_and_its_file_done(pool, jobs, tmp_path, caplog, action, reason):
+    caplog.set_level("INFO", "virnucpro")
     fifo = tmp_path / "output_9.fa"
     os.mkfifo(fifo)
     stuck = replace(jobs["dna"][0], input_file=fifo, output_file=tmp_path / "output_9.pt")
