@@ -19,7 +19,6 @@ from virnucpro.engines.forward import Forward
 
 log = logging.getLogger("virnucpro.engines")
 
-CPU_BUDGET = 4_096
 LARGEST_BUDGET, SMALLEST_BUDGET = 65_536, 1_024
 # A minute of work for an H100 without compiling, at 4e14 operations a second. Compiling takes
 # 1 to 4 s a shape beside the compiler's start, and makes the work 1.22 times as fast.

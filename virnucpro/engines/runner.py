@@ -24,7 +24,7 @@ from virnucpro.core.records import Embeddings, Tokens
 from virnucpro.engines.base import BatchLayout, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.forward import Forward, Prepared
-from virnucpro.engines.memory import CPU_BUDGET, budget_by_memory, compiling_pays, probe
+from virnucpro.engines.memory import budget_by_memory, compiling_pays, probe
 from virnucpro.models.base import Encoder
 
 log = logging.getLogger("virnucpro.engines")
@@ -135,7 +135,7 @@ class BatchEngine:
         if options.token_budget is not None:
             return options.token_budget
         if not self._is_cuda:
-            return CPU_BUDGET
+            return self._forward.encoder.cpu_tokens
         return budget_by_memory(probe(self._forward, self.layout.collate))
 
     def _warm_up(self, longest: int) -> None:

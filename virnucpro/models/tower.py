@@ -7,6 +7,7 @@ encoder the residues of the ORF.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -29,7 +30,7 @@ from virnucpro.tokens.mini import BASE_PAD, RESIDUE_PAD
 CODON_N = 64
 CODON_ROWS = 72
 RESIDUE_ROWS = 24
-_CPU_POSITIONS = 4096
+_CPU_POSITIONS = 3072
 
 
 def rectangle(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -81,6 +82,7 @@ class _TowerEncoder(Encoder):
         rows: rows of the tower for each sequence.
     """
 
+    cpu_tokens = 131_072  # it splits a batch by itself; cores wait for each other at its end
     tower: Tower
     rows = 1
 
@@ -108,10 +110,10 @@ class _TowerEncoder(Encoder):
         """Bounds of pieces of falling lengths, each padded to a size that the caches hold."""
         per_letter = self.rows / self.tower.config.stride
         total = per_letter * sum(sizes)
-        most = min(_CPU_POSITIONS, -(-total // workers))
+        rounds = max(1, math.ceil(total / (workers * _CPU_POSITIONS)))
         bounds, first = [], 0
         while first < len(sizes):
-            fitting = int(most / (per_letter * max(1, sizes[first])) + 0.5)
+            fitting = int(total / (workers * rounds * per_letter * max(1, sizes[first])) + 0.5)
             last = min(len(sizes), first + max(1, fitting))
             bounds.append((first, last))
             first = last
