@@ -86,14 +86,16 @@ def estimate(found: Survey, per_file: int, smallest: int, run: RunPilot) -> Esti
         run: makes a pilot on so many chunks.
     """
     available = len(found.sample)
-    first = last = run(min(smallest, available))
+    first = before = last = run(min(smallest, available))
     while last.chunks < available and not _tells_enough(first, last):
         growth = min(GROWTH, max(LEAST_GROWTH, PATIENCE_SECONDS / last.seconds))
-        last = run(min(available, round(last.chunks * growth)))
+        before, last = last, run(min(available, round(last.chunks * growth)))
     seconds = _line(first, last, [first.seconds, last.seconds], found.chunks)
     orfs_per_chunk = found.orfs / found.chunks if found.chunks else 0.0
     unit = min(found.chunks, round(per_file / orfs_per_chunk)) if orfs_per_chunk else found.chunks
-    memory = _line(first, last, [float(first.memory), float(last.memory)], max(unit, last.chunks))
+    # the smallest pilot does not fill a batch: memory grows faster up to there
+    memories = [float(before.memory), float(last.memory)]
+    memory = _line(before, last, memories, max(unit, last.chunks))
     return Estimate(seconds, round(memory), last.gpu_memory, last.chunks == found.chunks)
 
 

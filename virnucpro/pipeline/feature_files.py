@@ -50,21 +50,45 @@ def write_dna_features(path: Path, embeddings: Embeddings) -> None:
         OutputError: the file could not be written; nothing is left behind.
     """
     ids = list(embeddings.seq_ids)
-    rows = [
-        {"label": seq_id, "mean_representation": row.tolist()}
-        for seq_id, row in zip(ids, embeddings.vectors, strict=True)
-    ]
+    array = np.ascontiguousarray(embeddings.vectors, dtype=np.float32)
     vectors = io.BytesIO()
-    np.save(vectors, np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
-    # torch.save asks Python about every single float: 2.2 s for 10,000 rows instead of 0.1 s
-    records = {
-        "data.pkl": pickle.dumps({"nucleotide": ids, "data": rows, **_MARKS}, protocol=2),
+    np.save(vectors, array)
+    records: dict[str, bytes | memoryview] = {
+        "data.pkl": _pickled_dna(ids, array),
         "version": b"3\n",
         "byteorder": sys.byteorder.encode(),
-        "vectors.npy": vectors.getvalue(),
+        "vectors.npy": vectors.getbuffer(),
         "ids.json": json.dumps(ids).encode(),
     }
     _write(path, io.BytesIO(), records)
+
+
+def _pickled_dna(ids: Sequence[str], vectors: NDArray[np.float32]) -> memoryview:
+    """What `pickle` would write, straight from the array: shape (n, d) becomes n lists of floats.
+
+    10,000 rows of 768 floats made by `pickle` take 0.6 s and 300 MB of Python objects. The
+    opcodes are those of protocol 2 (Python's `pickletools` describes each).
+    """
+    text = io.BytesIO()
+    text.write(b"\x80\x02}(")  # protocol, empty dictionary, mark
+    text.write(_pickled_text("nucleotide") + b"](")
+    text.writelines(map(_pickled_text, ids))
+    text.write(b"e" + _pickled_text("data") + b"](")  # e: all since the mark go into the list
+    label = b"}(" + _pickled_text("label")
+    mean = _pickled_text("mean_representation") + b"]("
+    cells = np.empty((vectors.shape[1], 9), dtype=np.uint8)
+    cells[:, 0] = ord("G")  # a float: eight bytes, the highest first
+    for seq_id, row in zip(ids, vectors, strict=True):
+        cells[:, 1:] = row.astype(">f8").view(np.uint8).reshape(-1, 8)
+        text.writelines((label, _pickled_text(seq_id), mean, cells.tobytes(), b"eu"))
+    text.write(b"e" + b"".join(_pickled_text(word) for mark in _MARKS.items() for word in mark))
+    text.write(b"u.")  # u: all since the mark, in pairs, go into the dictionary; then the end
+    return text.getbuffer()
+
+
+def _pickled_text(value: str) -> bytes:
+    letters = value.encode("utf-8", "surrogatepass")
+    return b"X" + struct.pack("<I", len(letters)) + letters
 
 
 def write_protein_features(path: Path, embeddings: Embeddings) -> None:
@@ -175,7 +199,10 @@ def _saved(payload: object) -> io.BytesIO:
 
 
 def _write(
-    path: Path, content: io.BytesIO, records: Mapping[str, bytes], temporary: Path | None = None
+    path: Path,
+    content: io.BytesIO,
+    records: Mapping[str, bytes | memoryview],
+    temporary: Path | None = None,
 ) -> None:
     with zipfile.ZipFile(content, "a") as archive:
         for name, value in records.items():

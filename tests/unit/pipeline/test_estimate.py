@@ -97,6 +97,16 @@ def test_memory_grows_no_further_than_a_unit_of_work(model):
     assert result.memory < 1_000_000 + 100 * 3000
 
 
+def test_memory_of_a_first_batch_is_not_taken_for_growth(model):
+    found = survey(records([500] * 3000), model)
+
+    def run(chunks):
+        memory = 1_000_000 + 1_000 * min(chunks, 200) + 10 * chunks
+        return Pilot(chunks, 4.0 + 0.02 * chunks, memory)
+
+    assert estimate(found, 18_000, 100, run).memory == 1_000_000 + 200_000 + 30_000
+
+
 def test_a_small_input_is_measured_whole(model):
     found = survey(records([500] * 7), model)
     result = estimate(found, 10_000, 100, linear(4.0, 0.1, []))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import zipfile
 
 import numpy as np
@@ -33,6 +34,24 @@ def test_dna_file_has_the_published_layout(tmp_path):
     assert [row["label"] for row in content["data"]] == ["a", "b"]
     assert content["data"][1]["mean_representation"] == rows.vectors[1].tolist()
     assert (content["version"], content["status"]) == ("1.0", "complete")
+
+
+@pytest.mark.parametrize("count", [0, 1, 1100])
+def test_the_list_of_floats_says_what_pickle_would(tmp_path, count):
+    ids = [f"contig|ä {row}" for row in range(count)]
+    rows = Embeddings(
+        tuple(ids), np.geomspace(1e-42, 3e38, 7, dtype="f4") * np.ones((count, 1), "f4")
+    )
+    write_dna_features(tmp_path / "f.pt", rows)
+    with zipfile.ZipFile(tmp_path / "f.pt") as archive:
+        content = pickle.loads(archive.read("archive/data.pkl"))
+    data = [
+        {"label": seq_id, "mean_representation": row.tolist()}
+        for seq_id, row in zip(ids, rows.vectors, strict=True)
+    ]
+    marks = {"version": "1.0", "status": "complete"}
+    assert content == {"nucleotide": ids, "data": data, **marks}
+    assert torch.load(tmp_path / "f.pt", weights_only=True) == content
 
 
 def test_protein_file_has_the_published_layout(tmp_path):
