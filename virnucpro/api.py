@@ -31,6 +31,7 @@ from virnucpro.reports.tables import (
     read_call_rows,
     read_chunk_rows,
 )
+from virnucpro.scores.thresholds import PRESETS
 
 if TYPE_CHECKING:
     from virnucpro.pipeline.record_table import RecordRow
@@ -158,6 +159,8 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     """
     from virnucpro.pipeline import prediction
 
+    if preset is not None and preset not in PRESETS:
+        raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     files = [Path(inputs)] if isinstance(inputs, (str, Path)) else [Path(path) for path in inputs]
     settings = _settings(
         model,
@@ -212,6 +215,8 @@ def embed(
     >>> embed({"a": "ATGGCT" * 50}).vectors.shape  # doctest: +SKIP
     (1, 1536)
     """
+    if per not in ("orf", "record"):
+        raise UsageError(f"per must be orf or record, got {per!r}")
     from virnucpro.pipeline.direct import DirectEncoder, record_blocks
     from virnucpro.pipeline.run_setup import choose_model
 

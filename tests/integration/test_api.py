@@ -116,3 +116,24 @@ def test_one_vector_a_record_is_the_mean_of_its_orfs(home, fasta):
     assert records.seq_ids == ("a", "b")
     np.testing.assert_allclose(records.vectors[0], orfs.vectors[:12].mean(axis=0), atol=1e-6)
     assert virnucpro.embed([], per="record", **TINY).vectors.shape == (0, 32)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"preset": "conservativ"}, {"expected_length": 5}, {"sample_n": 0}, {"threads": 0},
+        {"min_length": -4}, {"orf_policy": "x"},
+    ],
+)  # fmt: skip
+def test_values_that_the_command_refuses_are_refused(home, fasta, wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UsageError, match=f"{name} must be .*{value}"):
+        virnucpro.predict(fasta, **wrong)
+    if name == "orf_policy":
+        with pytest.raises(UsageError, match=name):
+            virnucpro.embed(fasta, orf_policy=value)
+
+
+def test_vectors_per_something_else_are_refused(home, fasta):
+    with pytest.raises(UsageError, match="per must be orf or record"):
+        virnucpro.embed(fasta, per="contig")

@@ -225,3 +225,56 @@ def test_fdr_is_that_of_the_printed_scores(predict, fasta, tmp_path):
     by_score = sorted(rows, key=lambda row: -row.p_virus)
     assert all(a.fdr <= b.fdr for a, b in pairwise(by_score))
     assert all(row.fdr == rounded(row.fdr) for row in rows)
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.fixture
+def finished(predict, fasta, tmp_path, random_dna):
+    """Two samples, finished: the output directory and the inputs."""
+    other = tmp_path / "other.fa"
+    other.write_text(">o\n" + random_dna(400, 7) + "\n")
+    out = tmp_path / "two"
+    assert predict(fasta, other, "-o", out).exit_code == 0
+    return out, fasta, other
+
+
+def test_a_finished_run_of_several_files_stays_when_some_of_them_are_asked_for(predict, finished):
+    out, fasta, other = finished
+    before = contents(out)
+    for some in ([fasta], [other], [fasta, other, fasta]):
+        result = predict(*some, "-o", out, "--resume")
+        assert result.exit_code == 2 and "choose another --output-dir" in result.output
+    assert contents(out) == before
+    moved = other.rename(other.with_name("moved.fa"))
+    assert predict(fasta, moved, "-o", out, "--resume").exit_code == 0
+
+
+def test_nothing_of_a_finished_run_is_written_again(predict, finished):
+    out, fasta, other = finished
+    before = contents(out)
+    result = predict(fasta, other, "-o", out, "--resume")
+    assert result.exit_code == 0 and "Already complete" in result.output
+    assert contents(out) == before
+
+
+def test_bad_content_at_the_place_of_the_input_costs_no_earlier_result(predict, finished):
+    out, fasta, other = finished
+    tables = {path: content[0] for path, content in contents(out).items() if path.suffix == ".tsv"}
+    other.write_bytes(b">a\nACGT\n>b\n\0\n")
+    assert predict(fasta, other, "-o", out, "--resume").exit_code == 3
+    assert tables and all(path.read_bytes() == content for path, content in tables.items())
+
+
+@pytest.mark.parametrize("name", ["run.json", "viral.fasta", "report.html"])
+def test_a_file_of_others_is_found_before_any_work(predict, fasta, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    result = predict(fasta, "-o", out, "--force")
+    assert result.exit_code == 2 and f"{name} is there already" in result.output
+    assert {path.name for path in out.iterdir()} <= {name, ".virnucpro.lock"}
+    assert (out / name).read_text() == "mine"

@@ -218,3 +218,27 @@ def test_custom_model_needs_a_path(invoke):
 def test_default_output_directory_is_named_after_the_first_input(invoke):
     given, _ = invoke()
     assert given["output_dir"] == Path("reads_predictions")
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (["--dnabert-v2"], "--dnabert-v2"),
+        (["--ranks", "2"], "--ranks"),
+        (["--v1-fallback"], "--v1-fallback"),
+        (["--v1-attention"], "--v1-attention"),
+        (["--parallel", "--v1-fallback", "--dnabert-v2"], "--dnabert-v2"),
+        (["--parallel", "--esm-batch-size", "4096"], "--esm-batch-size"),
+    ],
+)
+def test_a_flag_that_the_engine_does_not_read_is_named(invoke, options, flag):
+    _, result = invoke(*options, gpus=())
+    assert result.exit_code == 0
+    assert f"{flag} has no effect" in result.output
+
+
+def test_flags_of_the_engine_in_use_are_not_named(invoke):
+    _, result = invoke("--parallel", "--dnabert-v2", "--ranks", "2", "--v1-attention", gpus=())
+    assert "no effect" not in result.output
+    _, result = invoke("--esm-batch-size", "4096", gpus=())
+    assert "no effect" not in result.output

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from virnucpro.cli.settings import build_settings, runtime_options
+from virnucpro.cli.settings import LEAST, ORF_POLICIES, build_settings, runtime_options
 from virnucpro.core.config import MODEL_TYPES, Config
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list, validate_and_get_device
 from virnucpro.core.errors import UsageError
@@ -49,16 +49,24 @@ DEPRECATED = {
 @click.option(
     "--expected-length",
     "-e",
-    type=click.IntRange(min=30),
+    type=click.IntRange(min=LEAST["expected_length"]),
     help="Chunk length (nt); default: the model's (300 for -m 300, else 500).",
 )
 @click.option(
     "--orf-policy",
-    type=click.Choice(["open-frame", "longest"]),
+    type=click.Choice(ORF_POLICIES),
     help="Override the model's ORF policy; scores are then outside its training.",
 )
-@click.option("--min-length", type=click.IntRange(min=0), help="Shortest record to score (nt).")
-@click.option("--sample-n", type=click.IntRange(min=1), help="Score only N records, for a look.")
+@click.option(
+    "--min-length",
+    type=click.IntRange(min=LEAST["min_length"]),
+    help="Shortest record to score (nt).",
+)
+@click.option(
+    "--sample-n",
+    type=click.IntRange(min=LEAST["sample_n"]),
+    help="Score only N records, for a look.",
+)
 @click.option("--paired", is_flag=True, help="Take the inputs two by two for files of mates.")
 @click.option(
     "--reference", type=click.Path(dir_okay=False, path_type=Path), help="FASTA of CRAM inputs."
@@ -88,7 +96,7 @@ DEPRECATED = {
     "-t",
     "--merge-threads",
     "threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=LEAST["threads"]),
     help="Processes that translate and merge (also: --merge-threads); default: CPUs.",
 )
 @click.option("--dnabert-batch-size", type=click.IntRange(min=16), help="DNA tokens per batch.")
@@ -175,6 +183,7 @@ def predict(
     if flags["v1_attention"] and v1_fallback:
         raise UsageError("--v1-attention belongs to the packed engine: drop --v1-fallback")
     use_v2 = parallel and not v1_fallback
+    _warn_of_no_effect(flags, parallel, v1_fallback)
     out = output_dir or default_output_dir(input_files)
     settings = build_settings(flags, config, gpus, resume or force_resume, force_resume)
     compute = settings.compute
@@ -224,6 +233,22 @@ def _prepare(ctx: click.Context, flags: dict[str, Any]) -> Config:
     os.environ.setdefault("REF_PATH", os.devnull)  # htslib would ask the network for a reference
     config = obj.get("config")
     return config if config is not None else Config.load(None, os.environ)
+
+
+def _warn_of_no_effect(flags: dict[str, Any], parallel: bool, v1_fallback: bool) -> None:
+    """Name the flags that were given and that the engine in use does not read."""
+    packed = parallel and not v1_fallback
+    idle = {
+        "--v1-fallback": v1_fallback and not parallel,
+        "--dnabert-v2": flags["dnabert_v2"] and not packed,
+        "--ranks": flags["ranks"] is not None and not packed,
+        "--v1-attention": flags["v1_attention"] and not packed,
+    }
+    for flag, is_idle in idle.items():
+        if is_idle:
+            logger.warning("%s has no effect without the packed engine: add --parallel", flag)
+    if packed and flags["esm_batch_size"] is not None:
+        logger.warning("--esm-batch-size has no effect with --parallel: memory decides")
 
 
 def _choose_gpus(text: str | None, device: str | None, config: Config) -> tuple[int, ...]:

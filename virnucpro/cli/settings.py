@@ -25,6 +25,9 @@ from virnucpro.scores.thresholds import PRESETS
 
 Flags = Mapping[str, Any]
 
+LEAST = {"expected_length": 30, "min_length": 0, "sample_n": 1, "threads": 1}
+ORF_POLICIES = ("open-frame", "longest")
+
 
 def build_settings(
     flags: Flags,
@@ -43,8 +46,13 @@ def build_settings(
         repair: make again what fails its checksum.
 
     Raises:
-        UsageError: flags do not fit together.
+        UsageError: a value is out of range, or flags do not fit together.
     """
+    for name, least in LEAST.items():
+        if (value := flags.get(name)) is not None and value < least:
+            raise UsageError(f"{name} must be at least {least}, got {value}")
+    if (policy := flags.get("orf_policy")) not in (None, *ORF_POLICIES):
+        raise UsageError(f"orf_policy must be one of {', '.join(ORF_POLICIES)}, got {policy!r}")
     return PredictionSettings(
         model=_model_choice(flags, config),
         inputs=Inputs(paired=bool(flags.get("paired")), reference=flags.get("reference")),

@@ -28,6 +28,17 @@ class JsonFormatter(logging.Formatter):
         )
 
 
+class _Console(logging.StreamHandler):  # type: ignore[type-arg] # no [] before Python 3.11
+    """Lines for whoever reads them: a reader that goes away, or a full disk, ends no run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing more where the stream takes nothing more."""
+        if isinstance(sys.exc_info()[1], OSError):
+            self.setLevel(logging.CRITICAL + 1)
+        else:
+            super().handleError(record)
+
+
 def setup_logging(
     verbose: bool = False, quiet: bool = False, log_file: Path | None = None, style: str = "text"
 ) -> logging.Logger:
@@ -48,7 +59,7 @@ def setup_logging(
         handler.close()
     logger.propagate = False
     logger.setLevel(logging.DEBUG)
-    console = logging.StreamHandler(sys.stderr if quiet else sys.stdout)
+    console = _Console(sys.stderr if quiet else sys.stdout)
     console.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     handlers: list[logging.Handler] = [console]
     if log_file is not None:

@@ -14,7 +14,8 @@ from typing import Any
 from virnucpro.core.errors import InputError, OutputError, UsageError
 from virnucpro.core.files import locked
 from virnucpro.pipeline.paths import RunPaths
-from virnucpro.pipeline.run_record import read_run
+from virnucpro.pipeline.run_record import read_run, refuse
+from virnucpro.reports.html import REPORT_FILES
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -37,7 +38,8 @@ def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
 
     Nothing is removed before the directory is held, and nothing that a run did not list.
 
-    Where an input turns out to be bad before any unit of work is finished, nothing is left.
+    Where an input turns out to be bad, or a file to be somebody else's, before a new run has
+    finished any unit of work, nothing is left; what an earlier run left stays.
 
     Raises:
         UsageError: another process works there; or it is not empty, and neither `resume` nor
@@ -53,10 +55,11 @@ def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
             _check(output_dir, resume, force)  # it may have changed hands
             if force:
                 _start_over(output_dir)
+            is_new = read_run(output_dir) is None
             try:
                 yield
-            except InputError:
-                if not any((output_dir / CHECKPOINTS / "ledger").glob("*.json")):
+            except (InputError, UsageError):
+                if is_new and not any((output_dir / CHECKPOINTS / "ledger").glob("*.json")):
                     _start_over(output_dir)
                 raise
 
@@ -113,10 +116,10 @@ def remove_intermediates(paths: RunPaths, data: dict[str, Any]) -> None:
 
     Args:
         paths: of the run.
-        data: its run.json; what `outputs` names stays.
+        data: its run.json; what `outputs` names stays, and so does the report.
     """
     root = paths.output_dir
-    kept = {root / name for name in data["outputs"]}
+    kept = {root / name for name in (*data["outputs"], *REPORT_FILES)}
     for path in _ours(root, data["files"]):
         if path not in kept and path not in (paths.checkpoints, paths.samples):
             _remove(path)
@@ -126,14 +129,26 @@ def remove_intermediates(paths: RunPaths, data: dict[str, Any]) -> None:
             folder.rmdir()
 
 
+def remove_report(paths: RunPaths, data: dict[str, Any]) -> None:
+    """Remove the report that a run made, before its tables become others."""
+    pages = {paths.output_dir / name for name in REPORT_FILES}
+    for path in _ours(paths.output_dir, data["files"]):
+        if path in pages:
+            _remove(path)
+
+
 def _check(output_dir: Path, resume: bool, force: bool) -> None:
     """Refuse a directory that may not be used."""
     content = {path.name for path in output_dir.iterdir()}
     is_begun = LOCK in content and all(map(_BEGUN.fullmatch, content))
-    if force or is_begun or not content:
+    if is_begun or not content:
         return
     run = read_run(output_dir)
     is_ours = run is not None or (output_dir / CHECKPOINTS / "ledger").is_dir()
+    if force:
+        if "run.json" in content and not is_ours:
+            refuse(output_dir / "run.json")
+        return
     if not is_ours:
         raise UsageError(
             f"{output_dir} is not empty and holds no run of ours; choose another --output-dir, "

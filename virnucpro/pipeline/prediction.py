@@ -76,6 +76,7 @@ def run_prediction(
             if settings.output.report and not (out / "report.html").exists():
                 write_report(out)
             return results.DONE
+        run.record.check_free(*results.final_files(run))  # now, not after hours of work
         if not run.has_model_calls:
             counts = _orf_stages(run)
             with ExitStack() as stack:

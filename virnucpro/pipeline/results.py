@@ -8,7 +8,7 @@ from pathlib import Path
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.pipeline import calls, final_tables, scoring
 from virnucpro.pipeline.failed_files import one_line, replace_lines
-from virnucpro.pipeline.output_dir import remove_intermediates
+from virnucpro.pipeline.output_dir import remove_intermediates, remove_report
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.run_setup import Run
 from virnucpro.pipeline.summary import summary_lines
@@ -84,6 +84,13 @@ def made_from(run: Run, missing: list[int]) -> list[object]:
     return [missing, failed.read_text(encoding="utf-8") if failed.exists() else ""]
 
 
+def final_files(run: Run) -> list[Path]:
+    """Every file that stays, the report included."""
+    paths = run.paths
+    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
+    return [*model_outputs, *final_tables.table_paths(run), *_pages(run)]
+
+
 def finish(run: Run) -> int:
     """Apply the thresholds, write the final tables, remove what is not kept, close run.json.
 
@@ -92,8 +99,8 @@ def finish(run: Run) -> int:
     """
     paths, record = run.paths, run.record
     outputs = final_tables.table_paths(run)
-    pages = REPORT_FILES if run.settings.output.report else ()
-    record.claim(*outputs, *(paths.output_dir / name for name in pages))
+    record.claim(*outputs, *_pages(run))
+    remove_report(paths, record.data)
     with record.stage("tables") as counts:
         found, record.data["sample_summary"] = final_tables.write_final_tables(run)
         counts |= found
@@ -109,6 +116,11 @@ def finish(run: Run) -> int:
     for line in summary_lines(paths.output_dir, record.data):
         logger.info("%s", line)
     return code
+
+
+def _pages(run: Run) -> list[Path]:
+    names = REPORT_FILES if run.settings.output.report else ()
+    return [run.paths.output_dir / name for name in names]
 
 
 def _unit(merged: Path) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.core.files import sha256_file, write_json
@@ -48,16 +48,21 @@ class RunRecord:
         Raises:
             UsageError: the run is new here, and such a file lies here already: somebody else's.
         """
+        self.data["files"] += map(self._name, self.check_free(*files))
+        self.save()
+
+    def check_free(self, *files: Path) -> list[Path]:
+        """Those of these files, or folders, that are not yet known to be ours.
+
+        Raises:
+            UsageError: as `claim` does.
+        """
         known = set(self.data["files"])
         claimed = [path for path in files if self._name(path) not in known]
-        foreign = [path for path in claimed if self._is_new and path.exists()]
-        if foreign:
-            raise UsageError(
-                f"{foreign[0]} is there already and no file of an earlier run; move it away, or "
-                "choose another --output-dir"
-            )
-        self.data["files"] += map(self._name, claimed)
-        self.save()
+        for path in claimed:
+            if self._is_new and path.exists():
+                refuse(path)
+        return claimed
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, int]]:
@@ -99,6 +104,18 @@ class RunRecord:
     def save(self) -> None:
         """Write run.json."""
         write_json(self._paths.run_json, self.data)
+
+
+def refuse(path: Path) -> NoReturn:
+    """Stop before a file is written over that no run of ours made.
+
+    Raises:
+        UsageError: names the file.
+    """
+    raise UsageError(
+        f"{path} is there already and no file of an earlier run; move it away, or "
+        "choose another --output-dir"
+    )
 
 
 def read_run(output_dir: Path) -> dict[str, Any] | None:

@@ -228,16 +228,15 @@ def _versions() -> dict[str, str]:
 def _check_same_inputs(
     output_dir: Path, earlier: dict[str, Any], described: Sequence[dict[str, object]]
 ) -> None:
-    """Refuse to go on with a run whose inputs have neither the same paths nor the same content.
+    """Refuse to go on with a run of other inputs: neither the same paths nor the same content.
 
     Raises:
         UsageError: names what lies there.
     """
     inputs = [entry for entry in earlier.get("inputs", ()) if isinstance(entry, dict)]
-    known = {str(entry.get("sha256")) for entry in inputs}
-    same_content = {entry["sha256"] for entry in described} & known
+    known, found = (sorted(str(e.get("sha256")) for e in each) for each in (inputs, described))
     old, new = ([str(entry.get("path")) for entry in each] for each in (inputs, described))
-    if not inputs or old == new or same_content:
+    if not inputs or old == new or known == found:
         return
     raise UsageError(
         f"{output_dir} holds a run of {', '.join(old)}, not of {', '.join(new)}; "
