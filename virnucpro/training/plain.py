@@ -96,4 +96,4 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     fits = isinstance(value, kinds) and not isinstance(value, bool)
     if not fits or (hint in (int, float) and not 0 <= value <= _MOST):
         raise ConfigError(f"{where} must be {wanted}, got {short(value)}")
-    return value if hint in (int, float) else hint(value)
+    return value if hint in (int, float) else hint(str(value))

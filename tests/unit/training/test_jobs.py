@@ -68,8 +68,16 @@ WRONG_FILES = [
     ("chunk_nt: five", "chunk_nt must be a whole number"),
     ("dev_count: 0", "must be 1 or more"),
     ("name: [a]", "name must be text"),
+    ("chunk_nt: 0x" + "f" * 6000, "YAML"),
+    ("data: {train: [1" + ":1" * 6000 + "]}", "YAML"),
     ("classifier: svm", "classifier must be mini or mlp, got 'svm'"),
 ]
+
+
+def test_a_file_may_be_called_by_a_number(config):
+    path = config("{classifier: mlp, data: {train: [1], table: 2}}")
+    assert [read_job(path, None)[0].data.table] == [path.parent / "2"]
+    assert read_job(path, None)[0].data.train == (path.parent / "1",)
 
 
 @pytest.mark.parametrize("read", [read_job, read_evaluation])
