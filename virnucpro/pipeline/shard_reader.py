@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -49,7 +48,8 @@ class ShardReader:
         self._pool: ProcessPoolExecutor | None = None
         if processes:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(processes, context, initializer=_settle_in)
+            # SIGTERM must end them: with it a pool that lost one ends the others, and waits.
+            self._pool = ProcessPoolExecutor(processes, context, initializer=become_worker)
         # Begun here, so that the processes start while the rank loads its encoder.
         self._warm = (
             [self._pool.submit(_warm_up, tokenizer) for _ in range(processes)] if self._pool else []
@@ -92,14 +92,8 @@ class ShardReader:
     def close(self) -> None:
         """End the processes; shards that were begun are dropped."""
         pool, self._pool = self._pool, None
-        if pool is None:
-            return
-        inside: Any = pool
-        # A broken pool asks the others to end and waits for ever: readers ignore SIGTERM.
-        left = list(inside._processes.values()) if inside._broken else []
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in left:
-            process.kill()
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def read_tokens(files: Sequence[Path], tokenizer: Tokenizer, places: Places) -> Read:
@@ -119,9 +113,3 @@ def _warm_up(tokenizer: Tokenizer) -> None:
 
     tokenize(tokenizer, ["warm"], ["ACGT"])
     time.sleep(_WARM_S)  # or the first process might take the others' share of these calls
-
-
-def _settle_in() -> None:
-    """The rank decides when to end; a reader ends with it, however that came about."""
-    become_worker()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -57,9 +57,9 @@ def started(work):
 
 
 def is_settled(pid):
-    """Whether a process ignores SIGTERM, as a reader does from its first shard on."""
+    """Whether a process leaves Ctrl-C to its parent, as a reader does from its first shard on."""
     [ignored] = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
-    return int(ignored, 16) >> (signal.SIGTERM - 1) & 1
+    return int(ignored, 16) >> (signal.SIGINT - 1) & 1
 
 
 def expect_all(found, wanted):
