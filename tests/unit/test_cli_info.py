@@ -48,7 +48,7 @@ def test_counting_needs_no_pilot(home, fasta):
 def test_time_and_memory_of_a_real_pilot(home, fasta):
     result = CliRunner().invoke(estimate, ["-m", "500", "-d", "cpu", str(fasta)], obj={})
     assert result.exit_code == 0
-    assert re.search(r"on cpu: about [\d.]+ \w+.*, memory 0\.\d GiB", result.output)
+    assert re.search(r"on cpu: about [\d.]+ \w+.*, memory \d\.\d GiB", result.output)
 
 
 def test_standard_input_is_refused(home):

@@ -94,9 +94,9 @@ def test_a_killed_process_costs_no_sequence_and_leaves_no_other(work, started, c
         os.kill(pid, signal.SIGCONT)
     found = [reader.finish(*pair) for pair in zip(shards, begun, strict=False)]
     late = reader.start(shards[-1])
-    assert late is None
     expect_all([*found, reader.finish(shards[-1], late)], wanted)
-    assert "this rank reads for itself" in caplog.text
+    if processes == 1:  # of two the other one may have read all before the loss is seen
+        assert late is None and "this rank reads for itself" in caplog.text
     reader.close()
     assert are_gone(pids), "a process outlived the reader"
 
