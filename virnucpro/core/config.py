@@ -189,7 +189,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        value = Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
     if value is None:
