@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from virnucpro.core.config import Config, parse_flag
 from virnucpro.core.errors import UsageError
@@ -22,11 +22,12 @@ from virnucpro.pipeline.settings import (
     PredictionSettings,
 )
 from virnucpro.scores.thresholds import PRESETS
+from virnucpro.sequences.orfs import PolicyName
 
 Flags = Mapping[str, Any]
 
 LEAST = {"expected_length": 30, "min_length": 0, "sample_n": 1, "threads": 1}
-ORF_POLICIES = ("open-frame", "longest")
+ORF_POLICIES: tuple[str, ...] = get_args(PolicyName)
 
 
 def build_settings(

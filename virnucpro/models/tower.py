@@ -111,9 +111,10 @@ class _TowerEncoder(Encoder):
         per_letter = self.rows / self.tower.config.stride
         total = per_letter * sum(sizes)
         rounds = max(1, math.ceil(total / (workers * _CPU_POSITIONS)))
+        most = total / (workers * rounds)  # so that every worker gets as many pieces
         bounds, first = [], 0
         while first < len(sizes):
-            fitting = int(total / (workers * rounds * per_letter * max(1, sizes[first])) + 0.5)
+            fitting = int(most / (per_letter * max(1, sizes[first])) + 0.5)
             last = min(len(sizes), first + max(1, fitting))
             bounds.append((first, last))
             first = last

@@ -10,6 +10,7 @@ from virnucpro.pipeline import calls, final_tables, scoring
 from virnucpro.pipeline.failed_files import one_line, replace_lines
 from virnucpro.pipeline.output_dir import remove_intermediates, remove_report
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
+from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.run_setup import Run
 from virnucpro.pipeline.summary import summary_lines
 from virnucpro.reports.html import REPORT_FILES, write_report
@@ -86,9 +87,7 @@ def made_from(run: Run, missing: list[int]) -> list[object]:
 
 def final_files(run: Run) -> list[Path]:
     """Every file that stays, the report included."""
-    paths = run.paths
-    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
-    return [*model_outputs, *final_tables.table_paths(run), *_pages(run)]
+    return [*_model_outputs(run.paths), *final_tables.table_paths(run), *_pages(run)]
 
 
 def finish(run: Run) -> int:
@@ -106,7 +105,7 @@ def finish(run: Run) -> int:
         counts |= found
     failed = paths.failed_files.exists()
     status, code = ("partial", PARTIAL) if failed else ("done", DONE)
-    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
+    model_outputs = _model_outputs(paths)
     record.finish(status, [*model_outputs, *outputs], [] if failed else model_outputs)
     # Only now: a run that is killed here is complete, and its next start finds nothing to do.
     if not failed and not run.settings.output.keep_intermediate:
@@ -116,6 +115,11 @@ def finish(run: Run) -> int:
     for line in summary_lines(paths.output_dir, record.data):
         logger.info("%s", line)
     return code
+
+
+def _model_outputs(paths: RunPaths) -> list[Path]:
+    """What a run with other thresholds can start from."""
+    return [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
 
 
 def _pages(run: Run) -> list[Path]:
