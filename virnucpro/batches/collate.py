@@ -21,26 +21,23 @@ class PaddedBatch:
     """A rectangle: every row as long as the longest sequence.
 
     Attributes:
-        seq_ids: n ids.
         tokens: shape (n, longest), int64, padded on the right.
         lengths: shape (n,), int64: real tokens in each row.
     """
 
-    seq_ids: tuple[str, ...]
     tokens: Tensor
     lengths: Tensor
 
     def __len__(self) -> int:
-        return len(self.seq_ids)
+        return len(self.lengths)
 
     def pin_memory(self) -> PaddedBatch:
         """The same batch in page-locked memory, so that copies can overlap with work."""
-        return PaddedBatch(self.seq_ids, self.tokens.pin_memory(), self.lengths.pin_memory())
+        return PaddedBatch(self.tokens.pin_memory(), self.lengths.pin_memory())
 
     def to(self, device: torch.device, non_blocking: bool = False) -> PaddedBatch:
         """The same batch on `device`."""
         return PaddedBatch(
-            self.seq_ids,
             self.tokens.to(device, non_blocking=non_blocking),
             self.lengths.to(device, non_blocking=non_blocking),
         )
@@ -51,30 +48,25 @@ class PackedBatch:
     """Sequences end to end, nothing between them.
 
     Attributes:
-        seq_ids: n ids.
         tokens: shape (total,), int64.
         cu_seqlens: shape (n + 1,), int32: where each sequence starts; the last is the total.
         max_length: tokens of the longest sequence.
     """
 
-    seq_ids: tuple[str, ...]
     tokens: Tensor
     cu_seqlens: Tensor
     max_length: int
 
     def __len__(self) -> int:
-        return len(self.seq_ids)
+        return len(self.cu_seqlens) - 1
 
     def pin_memory(self) -> PackedBatch:
         """The same batch in page-locked memory, so that copies can overlap with work."""
-        return PackedBatch(
-            self.seq_ids, self.tokens.pin_memory(), self.cu_seqlens.pin_memory(), self.max_length
-        )
+        return PackedBatch(self.tokens.pin_memory(), self.cu_seqlens.pin_memory(), self.max_length)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> PackedBatch:
         """The same batch on `device`."""
         return PackedBatch(
-            self.seq_ids,
             self.tokens.to(device, non_blocking=non_blocking),
             self.cu_seqlens.to(device, non_blocking=non_blocking),
             self.max_length,
@@ -93,10 +85,8 @@ def collate_padded(items: Sequence[Tokens], pad_id: int) -> PaddedBatch:
     lengths = _lengths(items)
     tokens = np.full((len(items), int(lengths.max())), pad_id, dtype=np.int64)
     for row, item in zip(tokens, items, strict=True):
-        row[: len(item)] = item.ids
-    return PaddedBatch(
-        tuple(item.seq_id for item in items), torch.from_numpy(tokens), torch.from_numpy(lengths)
-    )
+        row[: len(item)] = item
+    return PaddedBatch(torch.from_numpy(tokens), torch.from_numpy(lengths))
 
 
 def collate_packed(items: Sequence[Tokens]) -> PackedBatch:
@@ -108,9 +98,8 @@ def collate_packed(items: Sequence[Tokens]) -> PackedBatch:
     lengths = _lengths(items)
     bounds = np.zeros(len(items) + 1, dtype=np.int32)
     np.cumsum(lengths, out=bounds[1:])
-    tokens = np.concatenate([item.ids for item in items]).astype(np.int64, copy=False)
+    tokens = np.concatenate([item for item in items]).astype(np.int64, copy=False)
     return PackedBatch(
-        tuple(item.seq_id for item in items),
         torch.from_numpy(tokens),
         torch.from_numpy(bounds),
         int(lengths.max()),

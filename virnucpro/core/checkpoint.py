@@ -1,25 +1,29 @@
-"""Resume is one question: same key, outputs whole? Else run.
+"""Resume is one question: was this unit of work committed under this key, and is it whole?
 
-The ledger holds one small record per finished unit of work. A record is written after the
-unit's outputs have their final names, and it names each output's size and SHA-256, so a record
-never speaks for a torn or changed file. It is taken back before the outputs are made again, so
-that a file that differs from its record was damaged and not merely replaced half way.
+The ledger of an output directory holds one small file for each finished unit, which a unit of
+scores fills with the scores themselves, and a table with the sizes and hashes of its files. A
+file comes to be whole, under a name made of unit and key, and only if there is none of that
+name: of two workers that did the same work the later one changes nothing. Besides the ledger
+nothing says what is done.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from virnucpro.core.errors import DamagedError
-from virnucpro.core.files import atomic_write, digest_of, fsync_folder, sha256_file, write_json
+from virnucpro.core.files import atomic_write, create_file, digest_of, fsync_folder, sha256_file
 
 logger = logging.getLogger("virnucpro.core")
 
-LEDGER_FORMAT = 1
+LEDGER_FORMAT = 2
+_SUFFIX = ".entry"
 
 
 def atomic_save(obj: Any, path: Path) -> None:
@@ -30,123 +34,148 @@ def atomic_save(obj: Any, path: Path) -> None:
         torch.save(obj, file)
 
 
-class StageLedger:
-    """Which units of work are finished, each with the key it was made under.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the ledger says of a finished unit.
+
+    Attributes:
+        facts: JSON-able values given to `commit`.
+        payload: bytes given to `commit`.
+        outputs: files it made, relative to the root, each with its size and SHA-256.
+    """
+
+    facts: dict[str, Any]
+    payload: bytes
+    outputs: dict[str, tuple[int, str]]
+
+
+class Ledger:
+    """Which units of work are finished, each under the key that it was made under.
 
     Args:
-        folder: where the records lie; made when the first unit is committed.
-        reuse: answer `is_done` from the records; False means that all work starts over.
+        root: the directory that outputs lie in.
+        folder: where the entries lie; made when the first unit is committed.
+        reuse: answer from entries of earlier runs; False means that all work starts over.
         repair: a damaged unit is not done; False makes it an error.
     """
 
-    def __init__(self, folder: Path, reuse: bool = True, repair: bool = False) -> None:
-        self.folder, self.reuse, self.repair = folder, reuse, repair
+    def __init__(self, root: Path, folder: Path, reuse: bool = True, repair: bool = False) -> None:
+        self.root, self.folder, self.reuse, self.repair = root, folder, reuse, repair
 
-    def is_done(self, unit: str, key: str, outputs: Sequence[Path]) -> bool:
-        """Whether `unit` was committed under `key` and every output is still there and whole.
+    def read(self, unit: str, key: str) -> Entry | None:
+        """The entry of a unit that was committed under `key` and is whole; else None.
 
         Args:
             unit: name of the piece of work, unique within the run.
-            key: digest of everything that decides the outputs' bytes.
-            outputs: the files it made, in the order given to `commit`.
+            key: digest of everything that decides the bytes of its result.
 
         Raises:
-            DamagedError: an output fails its checksum, and `repair` is not set.
+            DamagedError: the entry or one of its files fails its checksum, and `repair` is not
+                set. A file that is gone makes the unit not done.
         """
-        if not self.reuse:
-            return False
-        record = self._read(unit)
-        names = [path.name for path in outputs]
-        if record is None or record["key"] != key:
-            return False
-        if [entry["name"] for entry in record["outputs"]] != names:
-            return False
-        if not all(path.exists() for path in outputs):
-            return False
+        path = self._path(unit, key)
+        if not self.reuse or not path.is_file():
+            return None
         try:
-            for path, entry in zip(outputs, record["outputs"], strict=True):
-                _check(path, entry)
+            entry = read_entry(path)
+            if not all((self.root / name).is_file() for name in entry.outputs):
+                return None
+            for name, (size, sha256) in entry.outputs.items():
+                check_file(self.root / name, size, sha256)
         except DamagedError as damage:
             if not self.repair:
                 raise
             logger.warning("%s: %s; it is made again", damage.path, damage.problem)
-            return False
-        return True
-
-    def facts(self, unit: str) -> dict[str, int]:
-        """What `commit` was told about a finished unit; empty where there is no record."""
-        record = self._read(unit) or {}
-        facts = record.get("facts")
-        named = facts.items() if isinstance(facts, dict) else ()
-        return {name: number for name, number in named if isinstance(number, int)}
+            path.unlink(missing_ok=True)
+            return None
+        return entry
 
     def commit(
-        self, unit: str, key: str, outputs: Sequence[Path], facts: dict[str, int] | None = None
-    ) -> None:
-        """Record `unit` as finished; call it once the outputs have their final names.
+        self,
+        unit: str,
+        key: str,
+        payload: bytes = b"",
+        outputs: Sequence[Path] = (),
+        facts: dict[str, Any] | None = None,
+    ) -> bool:
+        """Record `unit` as finished; call it once its outputs have their final names.
 
         Args:
             unit: name of the piece of work.
-            key: digest of everything that decides the outputs' bytes.
-            outputs: the files it made.
-            facts: counts to be had again with `facts` in a resumed run.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        entries = [
-            {"name": path.name, "size": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in outputs
-        ]
-        record = {"format": LEDGER_FORMAT, "unit": unit, "key": key, "outputs": entries}
-        record["facts"] = facts or {}
-        write_json(self._path(unit), record)
-
-    def discard(self, unit: str, outputs: Sequence[Path] = ()) -> bool:
-        """Forget `unit` and remove its outputs, so that it is done again from nothing.
+            key: digest of everything that decides the bytes of its result.
+            payload: the result, where it is small.
+            outputs: the files it made, below the root.
+            facts: JSON-able values to be had again from `read`.
 
         Returns:
-            Whether there was anything to forget.
+            False if it had been committed already, by whoever; then nothing is changed.
         """
-        record = self._path(unit)
-        was_known = record.exists()
-        if was_known:
-            record.unlink(missing_ok=True)
-            fsync_folder(self.folder)
-        for path in outputs:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        header = {
+            "format": LEDGER_FORMAT, "unit": unit, "key": key, "facts": facts or {},
+            "bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest(),
+            "outputs": {
+                path.relative_to(self.root).as_posix(): (path.stat().st_size, sha256_file(path))
+                for path in outputs
+            },
+        }  # fmt: skip
+        text = json.dumps(header, sort_keys=True).encode() + b"\n"
+        seal = hashlib.sha256(text).hexdigest().encode() + b"\n"
+        return create_file(self._path(unit, key), seal + text + payload)
+
+    def discard(self, unit: str) -> None:
+        """Forget what was committed of `unit`, under whatever key; its outputs stay."""
+        found = list(self.folder.glob(f"{_name(unit)}-*{_SUFFIX}"))
+        for path in found:
             path.unlink(missing_ok=True)
-        return was_known
+        if found:
+            fsync_folder(self.folder)
 
-    def _path(self, unit: str) -> Path:
+    def has(self, unit: str) -> bool:
+        """Whether `unit` was committed under any key."""
+        return any(self.folder.glob(f"{_name(unit)}-*{_SUFFIX}"))
+
+    def _path(self, unit: str, key: str) -> Path:
         # Units may carry text from outside; a digest can never leave the folder.
-        return self.folder / f"{digest_of(unit)[:32]}.json"
-
-    def _read(self, unit: str) -> dict[str, Any] | None:
-        try:
-            record = json.loads(self._path(unit).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return None
-        fits = isinstance(record, dict) and record.get("format") == LEDGER_FORMAT
-        fits = fits and record.get("unit") == unit and _are_entries(record.get("outputs"))
-        return record if fits and isinstance(record.get("key"), str) else None
+        return self.folder / f"{_name(unit)}-{digest_of(key)[:24]}{_SUFFIX}"
 
 
-def _are_entries(entries: Any) -> bool:
-    """Whether a record's list of outputs is as `commit` writes it."""
-    return isinstance(entries, list) and all(
-        isinstance(entry, dict) and {"name", "size", "sha256"} <= entry.keys() for entry in entries
-    )
+def read_entry(path: Path) -> Entry:
+    """Read one file of a ledger.
+
+    Raises:
+        DamagedError: it is not what was committed.
+    """
+    try:
+        seal, text, payload = path.read_bytes().split(b"\n", 2)
+        if hashlib.sha256(text + b"\n").hexdigest().encode() != seal:
+            raise DamagedError(path, "fails its checksum")
+        header = json.loads(text)
+        if header["format"] != LEDGER_FORMAT:
+            raise DamagedError(path, f"of format {header['format']}, not {LEDGER_FORMAT}")
+        if hashlib.sha256(payload).hexdigest() != header["sha256"]:
+            raise DamagedError(path, "fails its checksum")
+        outputs = {name: (size, sha256) for name, (size, sha256) in header["outputs"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(path, f"cannot be read ({error})") from error
+    return Entry(header["facts"], payload, outputs)
 
 
-def _check(path: Path, entry: dict[str, Any]) -> None:
-    """Compare a file with its entry.
+def check_file(path: Path, size: int, sha256: str) -> None:
+    """Compare a file with what was committed of it.
 
     Raises:
         DamagedError: it cannot be read, or its size or checksum differs.
     """
     try:
-        size = path.stat().st_size
-        if size != entry["size"]:
-            raise DamagedError(path, f"holds {size} bytes where {entry['size']} were committed")
-        if sha256_file(path) != entry["sha256"]:
+        found = path.stat().st_size
+        if found != size:
+            raise DamagedError(path, f"holds {found} bytes where {size} were committed")
+        if sha256_file(path) != sha256:
             raise DamagedError(path, "fails its checksum")
     except OSError as error:
         raise DamagedError(path, f"cannot be read ({error.strerror or error})") from error
+
+
+def _name(unit: str) -> str:
+    return digest_of(unit)[:24]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,6 +51,41 @@ def atomic_write(path: Path, mode: str = "wb", temporary: Path | None = None) ->
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def create_file(path: Path, content: bytes) -> bool:
+    """Make a file whole under its name, unless there is one of that name already.
+
+    Returns:
+        Whether the file is ours; False leaves the other one as it is.
+
+    Raises:
+        OutputError: the disk is full, read-only or gone; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS_HERE:
+                raise
+            temporary.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return True
+
+
+_NO_LINKS_HERE = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 def commit_file(temporary: Path, path: Path) -> None:

@@ -1,13 +1,10 @@
-"""The nouns that travel between rooms: frozen, and checked when made.
-
-Ids travel with rows: whoever holds a sequence, a token list or a vector holds its id too.
-"""
+"""The nouns that travel between folders: frozen, and checked when made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,47 +57,8 @@ class Record:
         return self.header if is_named else f"{self.seq_id} {self.header}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A window of a contig.
-
-    Attributes:
-        chunk_id: `{contig id}_chunk_{k}`, k from 1.
-        sequence: the letters as given.
-    """
-
-    chunk_id: str
-    sequence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Orf:
-    """A reading frame, or a stretch of one, without a stop codon.
-
-    Attributes:
-        orf_id: chunk id followed by the frame, with no separator (`contig7_chunk_3R2`).
-        protein: its translation; an ambiguous codon is `X` (aa).
-        dna: the DNA on the ORF's strand that goes to the DNA encoder (nt).
-        start: first base of the translated part on the chunk's forward strand, 0-based.
-        end: one past its last base on the chunk's forward strand.
-    """
-
-    orf_id: str
-    protein: str
-    dna: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """One sequence as token ids, special tokens included: shape (tokens,), integers."""
-
-    seq_id: str
-    ids: NDArray[np.integer]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+# One sequence as token ids, special tokens included: shape (tokens,).
+Tokens: TypeAlias = "NDArray[np.integer]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,21 @@ Room 5: who batches, on one device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from virnucpro.batches.budget import Lengths
-from virnucpro.core.records import Embeddings, Tokens
+from virnucpro.core.records import Tokens
 from virnucpro.models.base import Encoder
 
-Key = TypeVar("Key")
 EngineKind = Literal["padded", "packed"]
+# Indices of some items, shape (batch,), and their vectors, shape (batch, d) float32.
+Embedded = tuple[NDArray[np.int64], NDArray[np.float32]]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -29,16 +30,8 @@ class Engine(Protocol):
     def stats(self) -> EngineStats:
         """What was done so far."""
 
-    def embed(self, items: Sequence[Tokens]) -> Iterator[Embeddings]:
-        """Yield vectors (batch, d) float32 with their ids, in any order, each id exactly once."""
-
-    def embed_units(
-        self, units: Iterable[tuple[Key, Sequence[Tokens]]]
-    ) -> Iterator[tuple[Key, Embeddings]]:
-        """As `embed`, for one unit of work after another without a pause between them.
-
-        A batch never mixes two units, and the units come out in the order they came in.
-        """
+    def embed(self, items: Sequence[Tokens]) -> Iterator[Embedded]:
+        """Yield the vectors of batch after batch, in any order, each item exactly once."""
 
 
 class BatchLayout(Protocol):

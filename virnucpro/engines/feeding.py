@@ -19,7 +19,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.records import Tokens
 from virnucpro.models.load import Tokenizer
 
 Given = TypeVar("Given")
@@ -121,13 +120,12 @@ def _put(made: queue.Queue[Made], element: Made, stop: threading.Event) -> bool:
 
 
 def tokenize(
-    tokenizer: Tokenizer, seq_ids: Sequence[str], sequences: Sequence[str], threads: int = 1
-) -> list[Tokens]:
+    tokenizer: Tokenizer, sequences: Sequence[str], threads: int = 1
+) -> list[NDArray[np.int64]]:
     """Token ids of `sequences`, in their order.
 
     Args:
         tokenizer: asked for many sequences at once where it has `encode_batch`.
-        seq_ids: n ids.
         sequences: n sequences.
         threads: slices tokenised side by side.
     """
@@ -138,5 +136,4 @@ def tokenize(
         return list(many(some)) if many else [tokenizer.encode(letters) for letters in some]
 
     slices = spread(encode, range(0, len(sequences), _SLICE), threads)
-    ids = [tokens for part in slices for tokens in part]
-    return [Tokens(name, tokens) for name, tokens in zip(seq_ids, ids, strict=True)]
+    return [tokens for part in slices for tokens in part]

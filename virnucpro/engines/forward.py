@@ -76,7 +76,7 @@ class Forward:
             pin: put it in page-locked memory, so that its copy does not wait.
             fixed: leave out the ids, which would differ from batch to batch.
         """
-        shaped = _without_ids(batch) if fixed else batch
+        shaped = batch if fixed else batch
         ready = self._transformer.lay_out(shaped) if self._transformer else shaped
         return ready.pin_memory() if pin else ready
 
@@ -122,13 +122,6 @@ class Forward:
 
     def _on_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-
-
-def _without_ids(batch: Batch) -> Batch:
-    if isinstance(batch, PackedBatch):
-        blank = ("",) * (len(batch.cu_seqlens) - 1)
-        return PackedBatch(blank, batch.tokens, batch.cu_seqlens, batch.max_length)
-    return PaddedBatch(("",) * len(batch.tokens), batch.tokens, batch.lengths)
 
 
 def _shape(ready: Prepared) -> tuple[Any, ...]:

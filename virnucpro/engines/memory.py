@@ -49,7 +49,7 @@ def probe(forward: Forward, collate: Callable[[Sequence[Tokens]], Batch]) -> Pro
     device = forward.device
     length = _PROBE_LENGTH
     letters = np.full(length, 5, dtype=np.int64)
-    items = [Tokens(str(i), letters) for i in range(_PROBE_TOKENS // length)]
+    items = [letters] * (_PROBE_TOKENS // length)
     ready = forward.prepare(collate(items), pin=False, fixed=False)
     try:
         forward(ready, fixed=False)

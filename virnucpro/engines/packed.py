@@ -65,7 +65,7 @@ class PackedPlan:
         ends = torch.tensor(tail + [budget] * empty, dtype=torch.int32)
         tokens = torch.nn.functional.pad(batch.tokens, (0, missing), value=self.pad_id)
         bounds = torch.cat([batch.cu_seqlens, ends])
-        return PackedBatch(batch.seq_ids, tokens, bounds, self._longest)
+        return PackedBatch(tokens, bounds, self._longest)
 
     def _allow(self, longest: int) -> None:
         self._longest = max(self._longest, -(-longest // LONGEST_STEP) * LONGEST_STEP)

@@ -64,7 +64,7 @@ class PaddedPlan:
         width = int(bucket_width(batch.lengths).max())
         missing = width - batch.tokens.shape[1]
         tokens = torch.nn.functional.pad(batch.tokens, (0, missing), value=self.pad_id)
-        return PaddedBatch(batch.seq_ids, tokens, batch.lengths)
+        return PaddedBatch(tokens, batch.lengths)
 
     def fixed(self, batch: PaddedBatch, budget: int) -> PaddedBatch | None:
         """The same rectangle with rows of padding up to a full one; None if too many."""
@@ -74,7 +74,7 @@ class PaddedPlan:
             return None
         tokens = torch.nn.functional.pad(batch.tokens, (0, 0, 0, missing), value=self.pad_id)
         lengths = torch.nn.functional.pad(batch.lengths, (0, missing), value=width)
-        return PaddedBatch(batch.seq_ids, tokens, lengths)
+        return PaddedBatch(tokens, lengths)
 
 
 def rounded(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from virnucpro.core.errors import DeviceError, ModelError
-from virnucpro.core.records import Embeddings, Tokens
-from virnucpro.engines.base import BatchLayout, EngineOptions, EngineStats
+from virnucpro.core.records import Tokens
+from virnucpro.engines.base import BatchLayout, Embedded, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.forward import Forward, Prepared
 from virnucpro.engines.memory import budget_by_memory, compiling_pays, probe
@@ -29,25 +28,25 @@ from virnucpro.models.base import Encoder
 
 log = logging.getLogger("virnucpro.engines")
 
-Key = TypeVar("Key")
 _BATCHES_AHEAD = 3
+_Batch = tuple[NDArray[np.int64], list[Tokens]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Work(Generic[Key]):
+class _Work:
     """A batch that is ready for the device; `fixed` if it was brought to a fixed shape."""
 
-    key: Key
+    rows: NDArray[np.int64]
     items: list[Tokens]
     ready: Prepared
     fixed: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending(Generic[Key]):
+class _Pending:
     """A batch whose vectors are on their way to the host."""
 
-    work: _Work[Key]
+    work: _Work
     vectors: Tensor
     is_finite: Tensor
     fetched: torch.cuda.Event | None
@@ -92,21 +91,17 @@ class BatchEngine:
             self.stats.as_dict(),
         )
 
-    def embed(self, items: Sequence[Tokens]) -> Iterator[Embeddings]:
-        """Yield vectors (batch, d) float32 with their ids, in any order, each id exactly once."""
-        for _, embeddings in self.embed_units([(None, items)]):
-            yield embeddings
+    def embed(self, items: Sequence[Tokens]) -> Iterator[Embedded]:
+        """Yield the vectors of batch after batch, in any order, each item exactly once.
 
-    def embed_units(
-        self, units: Iterable[tuple[Key, Sequence[Tokens]]]
-    ) -> Iterator[tuple[Key, Embeddings]]:
-        """As `embed`, for one unit of work after another without a pause between them.
-
-        `units` is read in the feeding thread, so making them overlaps with the device's work.
+        Batches are laid out in the feeding thread, so that making them overlaps with the
+        device's work.
         """
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
-        waiting: _Pending[Key] | None = None
-        with Ahead(self._feed(units), depth) as feed:
+        batches = self._planned(items, np.arange(len(items)))
+        prepared = spread(self._prepare, batches, self.options.feeding_threads)
+        waiting: _Pending | None = None
+        with Ahead(prepared, depth) as feed:
             while True:
                 if waiting is not None and not feed.is_ready:
                     yield self._collect(waiting)  # nothing to queue yet: whoever waits gets it
@@ -143,51 +138,46 @@ class BatchEngine:
         start = time.perf_counter()
         length = min(longest, self.stats.token_budget, 64)
         letters = np.full(length, 5, dtype=np.int64)
-        items = [Tokens(str(i), letters) for i in range(self.stats.token_budget // length)]
-        batch = self._planned(items)[0]
-        for pending in self._launch(self._prepare(None, batch)):
+        items = [letters] * (self.stats.token_budget // length)
+        batch = self._planned(items, np.arange(len(items)))[0]
+        for pending in self._launch(self._prepare(batch)):
             if pending.fetched is not None:
                 pending.fetched.synchronize()
         log.info("Compiled in %.1f s", time.perf_counter() - start)
 
-    def _feed(self, units: Iterable[tuple[Key, Sequence[Tokens]]]) -> Iterator[_Work[Key]]:
-        for key, items in units:
-            prepare = partial(self._prepare, key)
-            yield from spread(prepare, self._planned(items), self.options.feeding_threads)
-
-    def _planned(self, items: Sequence[Tokens]) -> list[list[Tokens]]:
+    def _planned(self, items: Sequence[Tokens], rows: NDArray[np.int64]) -> list[_Batch]:
         """Batches within the budget, longest first; what exceeds it alone is a batch alone.
 
         Short sequences, as the encoder defines them, never share a batch with longer ones.
         """
         lengths = np.fromiter((len(item) for item in items), dtype=np.int64, count=len(items))
         if len(lengths) and lengths.min() < 1:
-            raise ValueError(f"sequence {items[int(lengths.argmin())].seq_id} has no tokens")
+            raise ValueError(f"row {rows[lengths.argmin()]} has no tokens")
         budget = self.stats.token_budget
         is_alone = self.layout.slots(lengths) > budget
         is_short = lengths <= self._forward.encoder.short_tokens
-        batches = [[items[i]] for i in np.flatnonzero(is_alone).tolist()]
+        chosen = [np.array([i]) for i in np.flatnonzero(is_alone).tolist()]
         for kind in (~is_short, is_short):
             group = np.flatnonzero(kind & ~is_alone)
-            for batch in self.layout.plan(lengths[group], budget):
-                batches.append([items[i] for i in group[batch].tolist()])
-        return batches
+            chosen += [group[batch] for batch in self.layout.plan(lengths[group], budget)]
+        return [(rows[batch], [items[i] for i in batch.tolist()]) for batch in chosen]
 
-    def _prepare(self, key: Key, items: list[Tokens]) -> _Work[Key]:
+    def _prepare(self, batch_items: _Batch) -> _Work:
+        rows, items = batch_items
         batch = self.layout.collate(items)
         fixes = self._forward.compiles and max(map(len, items)) > self._forward.encoder.short_tokens
         fixed = self.layout.fixed(batch, self.stats.token_budget) if fixes else None
         is_fixed = fixed is not None
         ready = self._forward.prepare(batch if fixed is None else fixed, self._pin, is_fixed)
-        return _Work(key, items, ready, is_fixed)
+        return _Work(rows, items, ready, is_fixed)
 
-    def _launch(self, work: _Work[Key]) -> Iterator[_Pending[Key]]:
+    def _launch(self, work: _Work) -> Iterator[_Pending]:
         """Queue a batch, in parts if it does not fit; every part is yielded before the next."""
         todo = [work]
         while todo:
             part = todo.pop()
             if self._too_large(part):
-                todo += [self._prepare(part.key, some) for some in self._halves(part)]
+                todo += [self._prepare(some) for some in self._halves(part)]
                 continue
             try:
                 pending = self._queue(part)
@@ -199,21 +189,22 @@ class BatchEngine:
                 continue
             yield pending
 
-    def _too_large(self, work: _Work[Key]) -> bool:
+    def _too_large(self, work: _Work) -> bool:
         if not self.stats.oom_halvings or len(work.items) == 1:
             return False
         slots = work.ready.tokens.numel()
         return slots > self.stats.token_budget
 
-    def _halves(self, work: _Work[Key]) -> list[list[Tokens]]:
+    def _halves(self, work: _Work) -> list[_Batch]:
         """The batch's sequences, planned anew; last part first, as a stack wants it."""
-        parts = self._planned(work.items)
+        parts = self._planned(work.items, work.rows)
         if len(parts) == 1:
-            middle = len(work.items) // 2
-            parts = [work.items[:middle], work.items[middle:]]
+            rows, items = parts[0]
+            middle = len(items) // 2
+            parts = [(rows[:middle], items[:middle]), (rows[middle:], items[middle:])]
         return parts[::-1]
 
-    def _halve(self, work: _Work[Key]) -> None:
+    def _halve(self, work: _Work) -> None:
         """Halve the budget, at least to half of the batch that did not fit."""
         if len(work.items) == 1:
             tokens = len(work.items[0])
@@ -225,7 +216,7 @@ class BatchEngine:
         self.stats.oom_halvings += 1
         log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
 
-    def _queue(self, work: _Work[Key]) -> _Pending[Key]:
+    def _queue(self, work: _Work) -> _Pending:
         vectors = self._forward(work.ready, work.fixed)[: len(work.items)]
         is_finite = torch.isfinite(vectors).all()
         if self._copies is None:
@@ -242,24 +233,24 @@ class BatchEngine:
         is_finite.record_stream(self._copies)
         return _Pending(work, host, flag, fetched)
 
-    def _collect(self, pending: _Pending[Key]) -> tuple[Key, Embeddings]:
+    def _collect(self, pending: _Pending) -> Embedded:
         """Wait for a batch; compute it again in float32 if it holds NaN or Inf."""
         if pending.fetched is not None:
             pending.fetched.synchronize()
         work = pending.work
         vectors = pending.vectors
         if not bool(pending.is_finite):
-            vectors = self._recompute(work.items)
+            vectors = self._recompute(work)
         stats = self.stats
         stats.sequences += len(work.items)
         stats.batches += 1
         stats.tokens += sum(len(item) for item in work.items)
         stats.slots += work.ready.tokens.numel()
         stats.compiled = self._forward.compiles
-        ids = tuple(item.seq_id for item in work.items)
-        return work.key, Embeddings(ids, np.array(vectors.numpy(), dtype=np.float32))
+        return work.rows, np.array(vectors.numpy(), dtype=np.float32)
 
-    def _recompute(self, items: list[Tokens]) -> Tensor:
+    def _recompute(self, work: _Work) -> Tensor:
+        items = work.items
         self.stats.recomputed += 1
         log.warning("NaN or Inf in a batch of %d: computed again in float32", len(items))
         if self._exact is None:
@@ -269,7 +260,7 @@ class BatchEngine:
         vectors = self._in_float32(self._exact, items)
         if not bool(torch.isfinite(vectors).all()):
             bad = int(torch.isfinite(vectors).all(1).logical_not().nonzero()[0])
-            raise ModelError(f"{items[bad].seq_id}: NaN or Inf even in float32")
+            raise ModelError(f"row {work.rows[bad]}: NaN or Inf even in float32")
         return vectors
 
     def _in_float32(self, exact: Forward, items: list[Tokens]) -> Tensor:

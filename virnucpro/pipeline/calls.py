@@ -1,4 +1,4 @@
-"""Stage 9, first half: scores -> chunk consensus, chunk track, and the model's call of each record.
+"""Scores of ORFs -> calls of chunks and records, shard by shard, and the tables of them.
 
 What is written here depends on input and model alone; thresholds come in `final_tables`.
 """
@@ -6,124 +6,187 @@ What is written here depends on input and model alone; thresholds come in `final
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.files import atomic_write
-from virnucpro.core.records import Status
+from virnucpro.core.records import FRAMES, Status
 from virnucpro.models.specs import ModelSpec
-from virnucpro.pipeline.contigs import Contig, blocks, read_contigs
-from virnucpro.pipeline.run_setup import Run
+from virnucpro.pipeline.input_pass import Shard
+from virnucpro.pipeline.paths import RunPaths
 from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, CallRow, ChunkRow, header
 from virnucpro.scores.calibration import Calibration
-from virnucpro.scores.consensus import chunk_scores, read_predictions, write_consensus
-from virnucpro.sequences.chunks import chunk_windows
+from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
+
+Scores = NDArray[np.float32]
 
 
-def write_model_calls(run: Run) -> dict[str, int]:
-    """Write the chunk consensus, chunks.tsv, and the internal table of contigs.
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A shard with its calls.
 
-    Returns:
-        Counts: chunks_scored, records, and records by `status:{name}`.
+    Attributes:
+        rows: one for each record; `fdr` is left open.
+        chunk_rows: one for each chunk.
+        scored_chunks: rows of the shard's chunks that have a score, shape (n,).
+        is_virus: whether some frame of each is at least as viral as any is not, shape (n,).
+        missing: ORFs of each record that have no score though the record has some, by row.
     """
-    paths = run.paths
-    with atomic_write(paths.consensus) as file:
-        frames = read_predictions(paths.predictions)
-        chunks = write_consensus(file, chunk_scores(frames), scratch=paths.checkpoints)
-    return {"chunks_scored": chunks, **_write_contigs(run)}
 
-
-def _write_contigs(run: Run) -> dict[str, int]:
-    counts: Counter[str] = Counter(records=0)
-    caller = Caller(run.model)
-    with (
-        atomic_write(run.paths.contigs, "w") as table,
-        atomic_write(run.paths.chunks, "w") as track,
-    ):
-        table.write(header(CALL_COLUMNS))
-        track.write(header(CHUNK_COLUMNS))
-        for block in blocks(read_contigs(run.paths)):
-            p_chunks = caller.p_chunks(block)
-            for row in caller.rows(block, p_chunks):
-                table.write(row.line())
-                counts["records"] += 1
-                counts[f"status:{row.status}"] += 1
-            track.writelines(row.line() for row in chunk_rows(block, p_chunks, run.model.chunk_nt))
-    return dict(counts)
+    rows: list[CallRow]
+    chunk_rows: list[ChunkRow]
+    scored_chunks: NDArray[np.int64]
+    is_virus: NDArray[np.bool_]
+    missing: dict[int, int]
 
 
 class Caller:
-    """A model's calibration, applied to blocks of contigs."""
+    """A model's calibration, applied to shards.
+
+    Raises:
+        ModelError: the calibration cannot be read.
+    """
 
     def __init__(self, model: ModelSpec) -> None:
         self._model, self._calibration = model, Calibration.load(model.calibration)
 
-    def p_chunks(self, block: Sequence[Contig]) -> NDArray[np.float64]:
-        """p_virus of each scored chunk, as of a contig of that one chunk: shape (chunks,)."""
-        scores, lengths = _scores(block)
-        alone = np.arange(len(scores))
-        return self._calibration.contigs(scores, lengths, alone, len(scores))[0]
+    def call(self, shard: Shard, scores: Scores) -> Called:
+        """Call every record and chunk of a shard.
 
-    def rows(self, block: Sequence[Contig], p_chunks: NDArray[np.float64]) -> list[CallRow]:
-        """The model's call of each contig; `fdr` is left open."""
-        scores, lengths = _scores(block)
-        contig_of = np.repeat(np.arange(len(block)), [len(contig.chunks) for contig in block])
-        p_virus, calls = self._calibration.contigs(scores, lengths, contig_of, len(block))
-        supporting = np.bincount(contig_of[p_chunks > 0.5], minlength=len(block)).tolist()
-        opposing = np.bincount(contig_of[p_chunks < 0.5], minlength=len(block)).tolist()
-        return [
+        A record with an ORF that has no score is `failed`: the rest does not speak for it.
+
+        Args:
+            shard: its rows.
+            scores: P(other), P(virus) and P(null) of each ORF, shape (orfs, 3); NaN where the
+                ORF could not be scored, and P(null) also where the model has no such class.
+        """
+        count = len(shard.records)
+        chunks, orf_chunk = shard.chunks, shard.orfs["chunk"].astype(np.int64)
+        record_of = chunks["record"].astype(np.int64)
+        orf_record = record_of[orf_chunk]
+        orfs = np.bincount(orf_record, minlength=count)
+        missing = np.bincount(orf_record[np.isnan(scores[:, 1])], minlength=count)
+
+        # The best ORF of each chunk; ORFs lie in the order of their chunks.
+        kept = np.flatnonzero(missing[orf_record] == 0)
+        firsts = np.flatnonzero(np.diff(orf_chunk[kept], prepend=-1))
+        scored = orf_chunk[kept][firsts]
+        table = scores[kept].astype(np.float64)
+        virus = np.maximum.reduceat(table[:, 1], firsts) if len(firsts) else table[:0, 1]
+        other = np.maximum.reduceat(table[:, 0], firsts) if len(firsts) else table[:0, 0]
+        chunk_of = np.repeat(np.arange(len(firsts)), np.diff(firsts, append=len(kept)))
+        candidates = np.flatnonzero(table[:, 1] == virus[chunk_of])
+        best = candidates[np.unique(chunk_of[candidates], return_index=True)[1]]
+        evidence = np.stack([other, virus, table[best, 2]], axis=1)
+
+        lengths = (chunks["end"] - chunks["start"])[scored]
+        alone = np.arange(len(scored))
+        p_chunks = self._calibration.contigs(evidence, lengths, alone, len(scored))[0]
+        contig_of = record_of[scored]
+        p_records, calls = self._calibration.contigs(evidence, lengths, contig_of, count)
+        called = np.bincount(contig_of, minlength=count)
+        supporting = np.bincount(contig_of[p_chunks > 0.5], minlength=count)
+        opposing = np.bincount(contig_of[p_chunks < 0.5], minlength=count)
+
+        rows = [
             CallRow(
-                seq_id=contig.record.seq_id,
-                length=contig.record.length,
-                chunks=contig.record.chunks,
-                orfs=contig.orfs,
-                status=_status(contig),
-                p_virus=float(p_virus[i]) if contig.chunks else None,
-                call=str(calls[i]) if contig.chunks else None,
+                seq_id=record.seq_id,
+                length=record.length,
+                chunks=record.chunks,
+                orfs=int(orfs[i]),
+                status=_status(record.status, int(orfs[i]), int(called[i])),
+                p_virus=float(p_records[i]) if called[i] else None,
+                call=str(calls[i]) if called[i] else None,
                 model=self._model.name,
-                sample=contig.record.sample,
-                chunks_scored=len(contig.chunks),
-                supporting=supporting[i],
-                opposing=opposing[i],
+                sample=record.sample,
+                chunks_scored=int(called[i]),
+                supporting=int(supporting[i]),
+                opposing=int(opposing[i]),
             )
-            for i, contig in enumerate(block)
+            for i, record in enumerate(shard.records)
         ]
-
-
-def chunk_rows(
-    block: Sequence[Contig], p_chunks: NDArray[np.float64], chunk_nt: int
-) -> Iterator[ChunkRow]:
-    """Every chunk of the contigs, those without a score included, in order."""
-    scores = iter(p_chunks.tolist())
-    for contig in block:
-        seq_id, length = contig.record.seq_id, contig.record.length
-        windows = chunk_windows(length, chunk_nt) if contig.record.chunks else []
-        scored = {chunk.number: chunk for chunk in contig.chunks}
-        for number, (start, end) in enumerate(windows, start=1):
-            chunk = scored.get(number)
-            if chunk is None:
-                yield ChunkRow(seq_id, number, start, end)
+        best_orfs = shard.orfs[kept[best]]
+        found = dict(zip(scored.tolist(), zip(best_orfs.tolist(), p_chunks.tolist(), strict=True),
+                         strict=True))  # fmt: skip
+        chunk_rows = []
+        for k, (record, number, start, end) in enumerate(chunks.tolist()):
+            seq_id = shard.records[record].seq_id
+            if k not in found:
+                chunk_rows.append(ChunkRow(seq_id, number + 1, start, end))
                 continue
-            best = chunk.best
-            yield ChunkRow(
-                seq_id, number, start, end, best.frame, start + best.start, start + best.end,
-                next(scores),
-            )  # fmt: skip
+            (_, frame, orf_start, orf_end, _), p = found[k]
+            place = (start + orf_start, start + orf_end)
+            chunk_rows.append(ChunkRow(seq_id, number + 1, start, end, FRAMES[frame], *place, p))
+        lacking = {int(i): int(missing[i]) for i in np.flatnonzero(missing)}
+        return Called(rows, chunk_rows, scored, virus >= other, lacking)
 
 
-def _scores(block: Sequence[Contig]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores (chunks, 3) and lengths (chunks,) of all scored chunks, contig after contig."""
-    chunks = [chunk for contig in block for chunk in contig.chunks]
-    scores = np.array([(c.other, c.virus, c.null) for c in chunks], dtype=np.float64)
-    lengths = np.array([c.end - c.start for c in chunks], dtype=np.int64)
-    return scores.reshape(-1, 3), lengths
-
-
-def _status(contig: Contig) -> Status:
-    if contig.record.status is not None:
-        return contig.record.status
-    if contig.chunks:
+def _status(status: Status | None, orfs: int, scored_chunks: int) -> Status:
+    if status is not None:
+        return status
+    if scored_chunks:
         return Status.CALLED
-    return Status.FAILED if contig.orfs else Status.NO_ORF
+    return Status.FAILED if orfs else Status.NO_ORF
+
+
+class ModelTables:
+    """The tables that depend on input and model alone, written shard by shard. A context manager.
+
+    They are prediction_results.txt, the consensus of chunks, chunks.tsv, and the internal table
+    of records.
+
+    Attributes:
+        counts: records, chunks, orfs, chunks_scored, and records by `status:{name}`.
+    """
+
+    def __init__(self, paths: RunPaths, model: ModelSpec) -> None:
+        self._paths, self._caller = paths, Caller(model)
+        self._consensus = ConsensusTable(paths.checkpoints)
+        self._stack = ExitStack()
+        self.counts: Counter[str] = Counter(records=0, nt=0, chunks=0, orfs=0, chunks_scored=0)
+
+    def __enter__(self) -> ModelTables:
+        with ExitStack() as stack:
+            paths = self._paths
+            paths.merged_dir.mkdir(exist_ok=True)
+            self._predictions = stack.enter_context(atomic_write(paths.predictions, "w"))
+            self._chunks = stack.enter_context(atomic_write(paths.chunks, "w"))
+            self._records = stack.enter_context(atomic_write(paths.contigs, "w"))
+            self._stack = stack.pop_all()
+        self._predictions.write(RESULTS_HEADER)
+        self._chunks.write(header(CHUNK_COLUMNS))
+        self._records.write(header(CALL_COLUMNS))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def add(self, shard: Shard, scores: Scores) -> Called:
+        """Write a shard; `scores` as for `Caller.call`."""
+        called = self._caller.call(shard, scores)
+        present = np.flatnonzero(~np.isnan(scores[:, 1]))
+        places = shard.orfs[present]
+        ids = shard.orf_ids(
+            list(zip(places["chunk"].tolist(), places["frame"].tolist(), strict=True))
+        )
+        self._predictions.write(format_rows(ids, scores[present]))
+        self._consensus.add(shard.chunk_ids(called.scored_chunks), called.is_virus.tolist())
+        self._chunks.writelines(row.line() for row in called.chunk_rows)
+        self._records.writelines(row.line() for row in called.rows)
+        self.counts.update(
+            records=len(shard.records), chunks=len(shard.chunks), orfs=len(shard.orfs),
+            nt=sum(record.length for record in shard.records),
+            gaps=sum(record.gaps for record in shard.records),
+            embedded=sum(size for _, size in shard.units),
+            scored=len(present), chunks_scored=len(called.scored_chunks),
+        )  # fmt: skip
+        self.counts.update(f"status:{row.status}" for row in called.rows)
+        return called
+
+    def finish(self) -> None:
+        """Write the table that is sorted; call it once, after the last shard."""
+        with atomic_write(self._paths.consensus) as file:
+            self._consensus.write(file)

@@ -1,17 +1,18 @@
-"""Room 1 on all cores: many chunks -> ORFs, in order, the same for any number of workers."""
+"""Chunks -> ORFs on all cores, block after block, in order: the same for any number of workers."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import TypeVar
 
+from virnucpro.core.device import usable_cpus
 from virnucpro.core.processes import children_ignore_interrupts
-from virnucpro.core.records import Chunk, Orf
 from virnucpro.pipeline.pools import ending, map_in_order
-from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+from virnucpro.sequences.orfs import OrfPolicy, Orfs, find_orfs
 
 logger = logging.getLogger("virnucpro.pipeline.translate")
 
@@ -22,98 +23,54 @@ FEWEST_WORKERS = 3
 # Some 60,000 chunks take half a second here, and starting processes takes as long.
 BLOCKS_BEFORE_POOL = 32
 
-
-class Task(NamedTuple):
-    """A block on its way to a worker: columns, which pickle ten times faster than chunks."""
-
-    chunk_ids: list[str]
-    sequences: list[str]
-    policy: OrfPolicy
+Key = TypeVar("Key")
+Task = tuple[list[str], OrfPolicy]
 
 
-class OrfColumns(NamedTuple):
-    """A block's ORFs on their way back: `counts` says how many each chunk has."""
-
-    counts: list[int]
-    orf_ids: list[str]
-    proteins: list[str]
-    dnas: list[str]
-    starts: list[int]
-    ends: list[int]
-
-
-def translate_block_worker(task: Task) -> OrfColumns:
+def translate_block_worker(task: Task) -> Orfs:
     """Find the ORFs of one block in a worker process."""
-    pairs = zip(task.chunk_ids, task.sequences, strict=True)
-    # ORFs need neither the contig's name nor the chunk's place in it
-    found = find_orfs([Chunk(name, sequence) for name, sequence in pairs], task.policy)
-    orfs = [orf for of_chunk in found for orf in of_chunk]
-    return OrfColumns(
-        [len(of_chunk) for of_chunk in found],
-        [orf.orf_id for orf in orfs],
-        [orf.protein for orf in orfs],
-        [orf.dna for orf in orfs],
-        [orf.start for orf in orfs],
-        [orf.end for orf in orfs],
-    )
+    return find_orfs(*task)
 
 
 def translate_blocks(
-    blocks: Iterable[Sequence[Chunk]],
-    policy: OrfPolicy,
-    num_workers: int | None = None,
-) -> Iterator[list[list[Orf]]]:
+    blocks: Iterable[tuple[Key, list[str]]], policy: OrfPolicy, num_workers: int | None = None
+) -> Iterator[tuple[Key, list[str], Orfs]]:
     """Find the ORFs of block after block; streams: a few blocks per worker are in memory.
 
     The first blocks are translated in this process, so that short inputs start no others.
 
     Args:
-        blocks: chunks in groups, some thousands each.
+        blocks: chunks in groups of some thousands, each under a key that comes out with it.
         policy: which reading frames count as ORFs.
-        num_workers: processes; fewer than 3 work in this one, None takes every core.
+        num_workers: processes; fewer than 3 work in this one, None takes every usable CPU.
 
     Yields:
-        Per block, in order: one list of ORFs a chunk.
+        Per block, in order: its key, its chunks, their ORFs.
 
     Raises:
         ValueError: num_workers is below 1.
     """
-    workers = multiprocessing.cpu_count() if num_workers is None else num_workers
+    workers = usable_cpus() if num_workers is None else num_workers
     if workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {workers}")
     source = iter(blocks)
-    for block in source if workers < FEWEST_WORKERS else islice(source, BLOCKS_BEFORE_POOL):
-        yield find_orfs(block, policy)
-    yield from _in_processes(source, policy, workers)
+    for key, chunks in source if workers < FEWEST_WORKERS else islice(source, BLOCKS_BEFORE_POOL):
+        yield key, chunks, find_orfs(chunks, policy)
+    waiting: deque[tuple[Key, list[str]]] = deque()
 
+    def windows() -> Iterator[list[Task]]:
+        while window := list(islice(source, workers * BLOCKS_PER_WORKER)):
+            waiting.extend(window)
+            yield [(chunks, policy) for _, chunks in window]
 
-def _in_processes(
-    blocks: Iterator[Sequence[Chunk]], policy: OrfPolicy, workers: int
-) -> Iterator[list[list[Orf]]]:
-    tasks = (
-        Task([chunk.chunk_id for chunk in block], [chunk.sequence for chunk in block], policy)
-        for block in blocks
-    )
-    first = list(islice(tasks, workers * BLOCKS_PER_WORKER))
-    if not first:
+    windowed = windows()
+    first = next(windowed, None)
+    if first is None:
         return
-    workers = min(workers, len(first))
-    logger.debug("translating with %d workers", workers)
     ctx = multiprocessing.get_context("spawn")
     with children_ignore_interrupts():
-        pool = ctx.Pool(workers)
+        pool = ctx.Pool(min(workers, len(first)))
     with ending(pool):
-        for columns in map_in_order(pool, translate_block_worker, _windows(first, tasks)):
-            yield _orfs(columns)
-
-
-def _windows(first: list[Task], tasks: Iterator[Task]) -> Iterator[list[Task]]:
-    window = first
-    while window:
-        yield window
-        window = list(islice(tasks, len(first)))
-
-
-def _orfs(columns: OrfColumns) -> list[list[Orf]]:
-    orfs = map(Orf, *columns[1:])
-    return [list(islice(orfs, count)) for count in columns.counts]
+        tasks = (window for part in ([first], windowed) for window in part)
+        for orfs in map_in_order(pool, translate_block_worker, tasks):
+            yield *waiting.popleft(), orfs

@@ -1,11 +1,6 @@
-"""Contigs -> chunks of equal length, overlapping a little, and the FASTA files between stages.
-
-Room 1 (FASTA -> chunks -> ORFs).
-"""
+"""Contigs -> chunks of equal length, overlapping a little."""
 
 from __future__ import annotations
-
-from virnucpro.core.records import Chunk, Record
 
 
 def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
@@ -41,11 +36,3 @@ def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     wider = surplus - overlap * (count - 1)
     starts = [k * (chunk_nt - overlap) - min(k, wider) for k in range(count)]
     return [(start, min(start + chunk_nt, length)) for start in starts]
-
-
-def chunk_record(record: Record, chunk_nt: int) -> list[Chunk]:
-    """The chunks of a record, `{id}_chunk_1` first; letters keep their case."""
-    return [
-        Chunk(f"{record.seq_id}_chunk_{k}", record.sequence[start:end])
-        for k, (start, end) in enumerate(chunk_windows(len(record.sequence), chunk_nt), start=1)
-    ]

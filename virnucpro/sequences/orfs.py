@@ -1,6 +1,6 @@
 """Chunks -> ORFs: six frames of a whole block of chunks at once.
 
-Room 1 (FASTA -> chunks -> ORFs). Two policies choose what a frame gives: `open-frame`, the rule
+Two policies choose what a frame gives: `open-frame`, the rule
 of the published models, and `longest`, which leaves no readable chunk without an ORF.
 """
 
@@ -13,8 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.records import FRAMES, Chunk, Orf
-from virnucpro.sequences.block import Block, Runs, longest_runs, open_frames
+from virnucpro.core.records import FRAMES
+from virnucpro.sequences.block import Block, longest_runs, open_frames
 
 PolicyName = Literal["open-frame", "longest"]
 
@@ -22,6 +22,30 @@ PolicyName = Literal["open-frame", "longest"]
 _BLOCK_NT = 1 << 19
 # A shorter run is kept only where the chunk has nothing better (codons).
 _SHORTEST_RUN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Orfs:
+    """ORFs of some chunks, column by column: n rows in the order of chunks, then of `FRAMES`.
+
+    Attributes:
+        chunk: index of each ORF's chunk among those given, shape (n,), int64.
+        frame: its frame as an index of `FRAMES`, shape (n,), uint8.
+        start: first base of the translated part on the chunk's forward strand, 0-based, (n,).
+        end: one past its last base on the forward strand, shape (n,).
+        dna: the DNA on the ORF's strand that goes to the DNA encoder (nt, upper case).
+        protein: its translation; an ambiguous codon is `X` (aa).
+    """
+
+    chunk: NDArray[np.int64]
+    frame: NDArray[np.uint8]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    dna: list[bytes]
+    protein: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +70,8 @@ class OrfPolicy:
             raise ValueError(f"an ORF policy keeps 1 to 6 frames, got {self.keep}")
 
 
-def find_orfs(chunks: Sequence[Chunk], policy: OrfPolicy) -> list[list[Orf]]:
-    """The ORFs of each chunk.
+def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
+    """The ORFs of some chunks.
 
     Letters are read in upper case, U as T. A codon with an ambiguous base is `X` and keeps its
     place; an ORF of nothing but `X` is none. Under `open-frame` the DNA is one base longer than
@@ -56,35 +80,63 @@ def find_orfs(chunks: Sequence[Chunk], policy: OrfPolicy) -> list[list[Orf]]:
     a run shorter than 5 codons is kept only if no frame of the chunk has one that long, so every
     chunk with 60 unambiguous bases in a row gives an ORF.
 
-    Returns:
-        One list a chunk, in the order given; ORFs in the order of `FRAMES`.
+    Args:
+        chunks: their letters (nt).
+        policy: which of the six frames are kept.
 
     Source:
         VirNucPro units.py (six frames, NCBI table 1, slice of 3 x protein + 1).
 
-    >>> chunk = Chunk("c_chunk_1", "ATGNNNGCTGCTA")
-    >>> orf = find_orfs([chunk], OrfPolicy("open-frame"))[0][0]
-    >>> orf.orf_id, orf.protein, orf.dna
-    ('c_chunk_1F1', 'MXAA', 'ATGNNNGCTGCTA')
+    >>> orfs = find_orfs(["ATGNNNGCTGCTA"], OrfPolicy("open-frame"))
+    >>> FRAMES[orfs.frame[0]], orfs.protein[0], orfs.dna[0]
+    ('F1', b'MXAA', b'ATGNNNGCTGCTA')
     """
-    found: list[list[Orf]] = []
-    for part in _parts(chunks):
-        block = Block.of([chunk.sequence for chunk in part])
-        starts, lengths = open_frames(block) if policy.name == "open-frame" else longest_runs(block)
-        kept = _kept(lengths, policy)
-        found.extend(_read(part, block, (starts, np.where(kept, lengths, 0)), policy))
-    return found
+    columns: list[tuple[NDArray[np.int64], ...]] = []
+    dna: list[bytes] = []
+    protein: list[bytes] = []
+    is_open = policy.name == "open-frame"
+    for first_chunk, part in _parts(chunks):
+        block = Block.of(part)
+        starts, lengths = open_frames(block) if is_open else longest_runs(block)
+        rows, frames = np.nonzero(np.where(_kept(lengths, policy), lengths, 0))
+        first = starts[rows, frames]
+        codons = lengths[rows, frames]
+        last = first + 3 * codons
+        size = block.lengths[rows]
+        if is_open:
+            # One base more than the codons, as VirNucPro's units.py: the weights expect it.
+            dna_first, dna_last = first, np.minimum(last + 1, size)
+        else:
+            dna_first, dna_last = frames % 3, size
+        for row, frame, begin, many, left, right in zip(
+            *(column.tolist() for column in (rows, frames, first, codons, dna_first, dna_last)),
+            strict=True,
+        ):
+            protein.append(block.protein(row, frame, begin, many))
+            dna.append(block.dna(row, frame, left, right))
+        is_forward = frames < 3
+        columns.append((
+            rows + first_chunk, frames,
+            np.where(is_forward, first, size - last), np.where(is_forward, last, size - first),
+        ))  # fmt: skip
+    chunk, frame, start, end = (
+        (np.concatenate(column) for column in zip(*columns, strict=True))
+        if columns
+        else [np.empty(0, dtype=np.int64)] * 4
+    )
+    return Orfs(chunk, frame.astype(np.uint8), start, end, dna, protein)
 
 
-def _parts(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
+def _parts(chunks: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    """Chunks in groups that the caches hold, each with the number of its first chunk."""
     first = letters = 0
     for i, chunk in enumerate(chunks):
-        if letters and letters + len(chunk.sequence) > _BLOCK_NT:
-            yield chunks[first:i]
+        if letters and letters + len(chunk) > _BLOCK_NT:
+            yield first, chunks[first:i]
             first, letters = i, 0
-        letters += len(chunk.sequence)
+        letters += len(chunk)
     if first < len(chunks):
-        yield chunks[first:]
+        yield first, chunks[first:]
 
 
 def _kept(lengths: NDArray[np.int64], policy: OrfPolicy) -> NDArray[np.bool_]:
@@ -99,24 +151,3 @@ def _kept(lengths: NDArray[np.int64], policy: OrfPolicy) -> NDArray[np.bool_]:
         np.put_along_axis(rank, order, np.arange(len(FRAMES))[None, :], axis=1)
         kept &= rank < policy.keep
     return kept
-
-
-def _read(part: Sequence[Chunk], block: Block, runs: Runs, policy: OrfPolicy) -> list[list[Orf]]:
-    """Spell out each run of more than 0 codons, one list a chunk."""
-    starts, lengths = runs
-    rows, frames = np.nonzero(lengths)
-    columns = (rows, frames, starts[rows, frames], lengths[rows, frames])
-    is_open = policy.name == "open-frame"
-    orfs: list[list[Orf]] = [[] for _ in part]
-    sizes = block.lengths.tolist()
-    for row, frame, first, codons in zip(*(c.tolist() for c in columns), strict=True):
-        protein = block.protein(row, frame, first, codons)
-        size = sizes[row]
-        end = first + 3 * codons
-        # One base more than the codons, as VirNucPro's units.py: the weights are trained on it.
-        bounds = (first, min(end + 1, size)) if is_open else (frame % 3, size)
-        dna = block.dna(row, frame, *bounds)
-        start, end = (first, end) if frame < 3 else (size - end, size - first)
-        orf_id = part[row].chunk_id + FRAMES[frame]
-        orfs[row].append(Orf(orf_id, protein.decode("ascii"), dna.decode("ascii"), start, end))
-    return orfs

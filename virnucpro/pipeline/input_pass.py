@@ -1,0 +1,266 @@
+"""One pass over the input: records -> chunks -> ORFs, and the distinct ORFs in units of work.
+
+Everything is a row of an array and is found again by its row number; ids are made only where
+people read them. The input is cut into shards of a fixed size, whatever computes them. Records,
+chunks, ORFs and exact copies are numbered within their shard, so memory is bounded by a shard
+and not by the input. The plan of units follows from input and settings alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.core.records import FRAMES, Record, Status
+from virnucpro.pipeline.parallel_translate import translate_blocks
+from virnucpro.sequences.chunks import chunk_windows
+from virnucpro.sequences.orfs import OrfPolicy, Orfs
+from virnucpro.sequences.screen import screen_record
+
+SHARD_RECORDS = 50_000
+SHARD_CHUNKS = 100_000
+BLOCK_CHUNKS = 2_000
+SHORTEST_NT = {"longest": 60, "open-frame": 3}
+
+# record: row of the chunk's record in the shard; number: of the chunk in its record, from 0;
+# start, end: its place in the record (nt).
+CHUNK = np.dtype([("record", "<u4"), ("number", "<u4"), ("start", "<i4"), ("end", "<i4")])
+# chunk: row of the ORF's chunk in the shard; frame: index of FRAMES; start, end: its place on
+# the chunk's forward strand (nt); distinct: row of the shard's distinct ORF with its sequences.
+ORF = np.dtype(
+    [("chunk", "<u4"), ("frame", "u1"), ("start", "<i4"), ("end", "<i4"), ("distinct", "<u4")]
+)
+
+Rows = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides which ORFs an input gives.
+
+    Attributes:
+        chunk_nt: length of a chunk (nt).
+        policy: which reading frames of a chunk are scored.
+        min_length: shorter records are not scored (nt).
+        is_sampled: whether the record of this number, from 0, is scored.
+    """
+
+    chunk_nt: int
+    policy: OrfPolicy
+    min_length: int = 0
+    is_sampled: Callable[[int], bool] = lambda number: True
+
+    def status(self, record: Record, number: int) -> Status | None:
+        """Why a record is not scored; None if it is."""
+        status = screen_record(record, min_nt=SHORTEST_NT[self.policy.name])
+        if status is None and len(record.sequence) < self.min_length:
+            return Status.FILTERED
+        return status if status or self.is_sampled(number) else Status.FILTERED
+
+
+class RecordRow(NamedTuple):
+    """An input record without its letters: its ids, where it belongs, and what becomes of it.
+
+    Attributes:
+        seq_id: unique within its sample.
+        joint_id: unique within the run.
+        sample: name of the sample.
+        length: letters (nt).
+        gaps: gap letters that were removed (nt).
+        status: why it is not scored; None if it is.
+        chunks: chunks it was cut into.
+    """
+
+    seq_id: str
+    joint_id: str
+    sample: str
+    length: int
+    gaps: int
+    status: Status | None
+    chunks: int
+
+
+@dataclass(slots=True)
+class Unit:
+    """Distinct ORFs of one shard that are computed, committed and lost together.
+
+    Attributes:
+        number: of the unit in the run, from 0.
+        dna: DNA of each ORF (nt).
+        protein: its translation (aa).
+        places: row of the chunk and index of the frame that each was first seen in.
+    """
+
+    number: int
+    dna: list[bytes]
+    protein: list[bytes]
+    places: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.dna)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A stretch of the input: its records, chunks and ORFs as rows, in input order.
+
+    Attributes:
+        records: its records.
+        chunks: shape (chunks,) of `CHUNK`.
+        orfs: shape (orfs,) of `ORF`.
+        units: number and size of its units, in order; their ORFs are the shard's distinct ones.
+    """
+
+    records: list[RecordRow]
+    chunks: Rows
+    orfs: Rows
+    units: list[tuple[int, int]]
+
+    def chunk_ids(self, rows: Rows) -> list[str]:
+        """`{joint id}_chunk_{k}` of the chunks at `rows`, k from 1."""
+        chunks = self.chunks[rows]
+        return [
+            f"{self.records[record].joint_id}_chunk_{number + 1}"
+            for record, number in zip(
+                chunks["record"].tolist(), chunks["number"].tolist(), strict=True
+            )
+        ]
+
+    def orf_ids(self, places: Iterable[tuple[int, int]]) -> list[str]:
+        """Chunk id and frame, with nothing between, of ORFs given by chunk row and frame."""
+        chunks, frames = zip(*places, strict=True) if places else ((), ())
+        ids = self.chunk_ids(np.array(chunks, dtype=np.int64))
+        return [seq_id + FRAMES[frame] for seq_id, frame in zip(ids, frames, strict=True)]
+
+
+OnBlock = Callable[[list[RecordRow], Rows, list[str], Orfs], object]
+
+
+def input_pass(
+    records: Iterable[Record], rules: Rules, per_unit: int, workers: int | None = 1
+) -> Iterator[Unit | Shard]:
+    """Cut records into chunks, read their ORFs, and gather distinct ones into units. Streams.
+
+    Args:
+        records: the input, in order.
+        rules: what decides the ORFs.
+        per_unit: ORFs of a unit; the last one of a shard has fewer.
+        workers: processes that translate; None takes every usable CPU.
+
+    Yields:
+        Each unit as soon as it is full, and each shard after its last unit.
+    """
+    number = 0
+    shard = _OpenShard()
+    unit = Unit(number, [], [], [])
+    for block, _, orfs in translate_blocks(_blocks(records, rules), rules.policy, workers):
+        first_chunk = shard.add(block)
+        rows = np.empty(len(orfs), dtype=ORF)
+        rows["chunk"] = orfs.chunk + first_chunk
+        rows["frame"], rows["start"], rows["end"] = orfs.frame, orfs.start, orfs.end
+        distinct = []
+        places = zip(rows["chunk"].tolist(), rows["frame"].tolist(), strict=True)
+        for place, dna, protein in zip(places, orfs.dna, orfs.protein, strict=True):
+            # 128 bits: among 10^9 ORFs the chance that two share them is below 10^-20.
+            key = blake2b(dna + b" " + protein, digest_size=16).digest()
+            row = shard.seen.setdefault(key, len(shard.seen))
+            distinct.append(row)
+            if row == shard.sealed + len(unit):
+                unit.dna.append(dna)
+                unit.protein.append(protein)
+                unit.places.append(place)
+                if len(unit) == per_unit:
+                    shard.seal(unit)
+                    yield unit
+                    number += 1
+                    unit = Unit(number, [], [], [])
+        rows["distinct"] = distinct
+        shard.orfs.append(rows)
+        if block.ends_shard:
+            if len(unit):
+                shard.seal(unit)
+                yield unit
+                number += 1
+                unit = Unit(number, [], [], [])
+            yield shard.closed()
+            shard = _OpenShard()
+
+
+class _Block(NamedTuple):
+    """Chunks that are translated together, and the records that begin among them."""
+
+    records: list[RecordRow]
+    chunks: Rows
+    ends_shard: bool
+
+
+class _OpenShard:
+    """A shard that is still being read."""
+
+    def __init__(self) -> None:
+        self.records: list[RecordRow] = []
+        self.chunks: list[Rows] = []
+        self.orfs: list[Rows] = []
+        self.units: list[tuple[int, int]] = []
+        self.seen: dict[bytes, int] = {}
+        self.sealed = 0  # distinct ORFs in finished units
+        self._chunks = 0
+
+    def add(self, block: _Block) -> int:
+        """Take a block's records and chunks; returns the row of its first chunk."""
+        first = self._chunks
+        self.records += block.records
+        self.chunks.append(block.chunks)
+        self._chunks += len(block.chunks)
+        return first
+
+    def seal(self, unit: Unit) -> None:
+        self.units.append((unit.number, len(unit)))
+        self.sealed += len(unit)
+
+    def closed(self) -> Shard:
+        return Shard(
+            self.records, np.concatenate(self.chunks), np.concatenate(self.orfs), self.units
+        )
+
+
+def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, list[str]]]:
+    """Chunks in groups, none of which reaches over the border of a shard."""
+    rows: list[RecordRow] = []
+    places: list[tuple[int, int, int, int]] = []
+    texts: list[str] = []
+    in_shard = chunks_in_shard = 0
+
+    def block(ends_shard: bool) -> tuple[_Block, list[str]]:
+        taken = _Block(rows.copy(), np.array(places, dtype=CHUNK), ends_shard), texts.copy()
+        rows.clear()
+        places.clear()
+        texts.clear()
+        return taken
+
+    for number, record in enumerate(records):
+        if in_shard == SHARD_RECORDS or chunks_in_shard >= SHARD_CHUNKS:
+            yield block(ends_shard=True)
+            in_shard = chunks_in_shard = 0
+        status = rules.status(record, number)
+        letters = record.sequence
+        windows = [] if status else chunk_windows(len(letters), rules.chunk_nt)
+        rows.append(
+            RecordRow(
+                record.seq_id, record.seq_id, record.sample, len(letters), record.gaps, status,
+                len(windows),
+            )
+        )  # fmt: skip
+        for k, (start, end) in enumerate(windows):
+            places.append((in_shard, k, start, end))
+            texts.append(letters[start:end])
+            if len(texts) == BLOCK_CHUNKS:
+                yield block(ends_shard=False)
+        in_shard += 1
+        chunks_in_shard += len(windows)
+    yield block(ends_shard=True)

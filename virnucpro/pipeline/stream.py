@@ -1,0 +1,126 @@
+"""Units of the input pass -> scores -> shards whose every ORF has its scores, in input order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.errors import DamagedError
+from virnucpro.models.specs import ModelSpec
+from virnucpro.pipeline.input_pass import Shard, Unit
+from virnucpro.pipeline.worker_loop import Done, Executor, OnRows
+from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreJob:
+    """Score the distinct ORFs of a unit; see `Scorer`."""
+
+    model: ModelSpec
+    dna: EmbeddingOptions
+    protein: EmbeddingOptions
+    classifier_batch: int = 256
+
+    def task(self, models: LoadedModels) -> Scorer:
+        """Both encoders and the classifier on the device of `models`."""
+        return Scorer(self.model, models, self.dna, self.protein, self.classifier_batch)
+
+
+def unit_name(number: int) -> str:
+    """The name of a unit of scores in the ledger."""
+    return f"scores {number}"
+
+
+class ScoreStore:
+    """Scores of units in the ledger: P(other), P(virus), P(null), float32, row by row.
+
+    Args:
+        ledger: of the run.
+        key: of everything that decides a score.
+    """
+
+    def __init__(self, ledger: Ledger, key: str) -> None:
+        self._ledger, self._key = ledger, key
+
+    def read(self, number: int, size: int) -> Scores | None:
+        """The scores of a finished unit, shape (size, 3); None where it is not finished.
+
+        Raises:
+            DamagedError: they fail their checksum, and repair was not asked for.
+        """
+        entry = self._ledger.read(unit_name(number), self._key)
+        if entry is None:
+            return None
+        scores = np.frombuffer(entry.payload, dtype="<f4")
+        if len(scores) != size * COLUMNS:
+            raise DamagedError(self._ledger.folder, f"unit {number} has another number of ORFs")
+        return scores.reshape(size, COLUMNS).astype(np.float32)
+
+    def commit(self, number: int, scores: Scores) -> None:
+        """Record the scores of a unit, shape (n, 3)."""
+        self._ledger.commit(unit_name(number), self._key, scores.astype("<f4").tobytes())
+
+
+def scored_shards(
+    events: Iterable[Unit | Shard],
+    store: ScoreStore,
+    executor: Executor,
+    job: ScoreJob,
+    on_rows: OnRows,
+    given_up: dict[int, str],
+) -> Iterator[tuple[Shard, Scores]]:
+    """Score what is not scored yet, and join scores to ORFs by their rows.
+
+    Args:
+        events: of the input pass.
+        store: finished units; new ones are committed as they come.
+        executor: does the work.
+        job: what it does.
+        on_rows: told how many more ORFs are done.
+        given_up: gets the units that could not be scored, each with the reason.
+
+    Yields:
+        Each shard with the scores of its ORFs, shape (orfs, 3); NaN where there is none.
+    """
+    shards: deque[Shard] = deque()
+    scores: dict[int, Scores] = {}
+    sizes: dict[int, int] = {}
+
+    def units() -> Iterator[tuple[int, tuple[list[bytes], list[bytes]] | None]]:
+        """Units, None for those that are scored; read in another thread, which sees shards."""
+        for event in events:
+            if isinstance(event, Shard):
+                shards.append(event)
+                continue
+            sizes[event.number] = len(event)
+            known = store.read(event.number, len(event))
+            if known is not None:
+                scores[event.number] = known
+            yield event.number, None if known is not None else (event.dna, event.protein)
+
+    for outcome in executor.run(job, units(), on_rows):
+        if outcome.key in scores:
+            on_rows(sizes[outcome.key])
+        elif isinstance(outcome, Done):
+            scores[outcome.key] = outcome.result
+            store.commit(outcome.key, outcome.result)
+        else:
+            given_up[outcome.key] = outcome.reason
+            scores[outcome.key] = np.full((sizes[outcome.key], COLUMNS), np.nan, np.float32)
+        while shards and all(number in scores for number, _ in shards[0].units):
+            yield _joined(shards.popleft(), scores)
+    while shards:
+        yield _joined(shards.popleft(), scores)
+
+
+def _joined(shard: Shard, scores: dict[int, Scores]) -> tuple[Shard, Scores]:
+    parts = [scores.pop(number) for number, _ in shard.units]
+    distinct = np.concatenate(parts) if parts else np.empty((0, COLUMNS), np.float32)
+    return shard, distinct[shard.orfs["distinct"]]

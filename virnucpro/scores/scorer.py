@@ -1,0 +1,269 @@
+"""A model on one device: both encoders and the classifier; distinct ORFs in, scores out.
+
+Vectors never leave this object on the way to a score, and an ORF is found again by its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.models.specs import EncoderSpec, ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from virnucpro.core.records import Tokens
+    from virnucpro.engines.base import Engine, EngineKind
+    from virnucpro.models.base import Encoder
+    from virnucpro.models.load import Tokenizer
+    from virnucpro.scores.classifier import Classifier
+
+COLUMNS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingOptions:
+    """How an encoder runs; decides time and memory, never a score beyond the tolerance.
+
+    Attributes:
+        engine: `padded` or `packed`; None means packed on a GPU.
+        dtype: `auto` (float16 on CUDA, float32 elsewhere), `float32`, `float16`, `bfloat16`.
+        token_budget: token slots of a batch; None means by free memory.
+        feeding_threads: threads that lay out batches ahead of the device; 0 for none.
+        tokenizer_threads: threads that tokenise side by side.
+        pin_memory: page-locked batches; None means on CUDA.
+        compile: `auto` compiles when the job repays it, `on` always, `off` never.
+        expected_tokens: of the whole job, about, for that decision.
+        plain_attention: plain attention kernels in place of the packed ones.
+    """
+
+    engine: EngineKind | None = None
+    dtype: str = "auto"
+    token_budget: int | None = None
+    feeding_threads: int = 1
+    tokenizer_threads: int = 1
+    pin_memory: bool | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
+    expected_tokens: int = 0
+    plain_attention: bool = False
+
+
+class LoadedModels:
+    """Encoders and classifiers that are kept on one device, each loaded when first asked for.
+
+    Args:
+        device: `cpu` or `cuda:N`.
+        threads: CPU threads of arithmetic; None leaves torch's choice.
+
+    Attributes:
+        loads: encoders loaded so far.
+    """
+
+    def __init__(self, device: str, threads: int | None = None) -> None:
+        self.device, self.threads, self.loads = device, threads, 0
+        self._encoders: dict[tuple[EncoderSpec, torch.dtype, bool], Encoder] = {}
+        self._engines: dict[tuple[EncoderSpec, EmbeddingOptions], Engine] = {}
+        self._classifiers: dict[str, Classifier] = {}
+
+    def engine(self, spec: EncoderSpec, options: EmbeddingOptions) -> Engine:
+        """An encoder in its engine.
+
+        Raises:
+            ModelError: weights are missing or damaged.
+            DeviceError: the device cannot be used.
+        """
+        if (spec, options) not in self._engines:
+            self._engines[spec, options] = self._make(spec, options)
+        return self._engines[spec, options]
+
+    def classifier(self, model: ModelSpec) -> Classifier:
+        """The classifier of a model; errors as for `engine`."""
+        from virnucpro.scores.classifier import load_classifier
+
+        if model.digest not in self._classifiers:
+            self._classifiers[model.digest] = load_classifier(model, self.device)
+        return self._classifiers[model.digest]
+
+    def empty_cache(self) -> None:
+        """Give cached GPU memory back."""
+        import torch
+
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _make(self, spec: EncoderSpec, options: EmbeddingOptions) -> Engine:
+        import torch
+
+        from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
+        from virnucpro.models.attention import TransformerEncoder
+        from virnucpro.models.load import load_encoder
+
+        device = torch.device(self.device)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dtype = choose_dtype(options.dtype, device)
+        key = spec, dtype, options.plain_attention
+        if key not in self._encoders:
+            self._encoders[key] = load_encoder(spec, device, dtype)
+            self.loads += 1
+        encoder = self._encoders[key]
+        if options.plain_attention and isinstance(encoder, TransformerEncoder):
+            encoder.forced_backend = "sdpa"
+        settings = EngineOptions(
+            token_budget=options.token_budget,
+            feeding_threads=options.feeding_threads,
+            pin_memory=options.pin_memory,
+            compile=options.compile,
+            expected_tokens=options.expected_tokens,
+            float32_encoder=lambda: load_encoder(spec, device, torch.float32),
+        )
+        kind = options.engine or ("packed" if device.type == "cuda" else "padded")
+        return make_engine(kind, encoder, device=device, options=settings)
+
+
+class Embedder:
+    """One encoder in its engine on one device, with its tokenizer; loaded when first needed.
+
+    Args:
+        spec: what to load.
+        encoders: of this process and device, so that a loaded one serves again.
+        options: see there.
+
+    Raises:
+        ModelError: from `load`: weights are missing or damaged.
+        DeviceError: from `load`: the device cannot be used.
+    """
+
+    def __init__(
+        self, spec: EncoderSpec, encoders: LoadedModels, options: EmbeddingOptions
+    ) -> None:
+        self.spec, self._encoders, self._options = spec, encoders, options
+        self._tokenizer: Tokenizer | None = None
+        self._engine: Engine | None = None
+
+    def load(self) -> Engine:
+        """The engine with its encoder on the device."""
+        if self._engine is None:
+            self._engine = self._encoders.engine(self.spec, self._options)
+        return self._engine
+
+    def tokens(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
+        """Token ids of each sequence, under the number of its row; needs no device."""
+        from virnucpro.engines.feeding import tokenize
+        from virnucpro.models.load import make_tokenizer
+
+        if self._tokenizer is None:
+            self._tokenizer = make_tokenizer(self.spec)
+        texts = [sequence.decode("ascii") for sequence in sequences]
+        return tokenize(self._tokenizer, texts, self._options.tokenizer_threads)
+
+    def embed(
+        self, items: Sequence[Tokens], out: NDArray[np.float32]
+    ) -> Generator[int, None, None]:
+        """Fill `out`, shape (n, d), with the vector of each row; yields rows as they are done.
+
+        Raises:
+            ModelError: a vector is not finite, or a row got none.
+        """
+        missing = np.ones(len(items), dtype=bool)
+        for rows, vectors in self.load().embed(items) if items else ():
+            out[rows] = vectors
+            missing[rows] = False
+            yield len(rows)
+        if missing.any():
+            raise RuntimeError(f"{missing.sum()} rows got no vector, first {missing.argmax()}")
+
+
+Prepared = tuple["Sequence[Tokens]", "Sequence[Tokens]"]
+
+
+class Scorer:
+    """Scores of distinct ORFs.
+
+    Args:
+        model: what decides scores.
+        encoders: of this process and device.
+        dna: how the DNA encoder runs.
+        protein: how the protein encoder runs.
+        classifier_batch: rows per classifier batch.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        encoders: LoadedModels,
+        dna: EmbeddingOptions | None = None,
+        protein: EmbeddingOptions | None = None,
+        classifier_batch: int = 256,
+    ) -> None:
+        self.model, self._encoders, self._batch = model, encoders, classifier_batch
+        self._dna = Embedder(model.dna, encoders, dna or EmbeddingOptions())
+        self._protein = Embedder(model.protein, encoders, protein or EmbeddingOptions())
+
+    def load(self) -> None:
+        """Load what is not loaded yet.
+
+        Raises:
+            ModelError: weights are missing or damaged.
+            DeviceError: the device cannot be used.
+        """
+        self._encoders.classifier(self.model)
+        self._dna.load()
+        self._protein.load()
+
+    def prepare(self, orfs: tuple[Sequence[bytes], Sequence[bytes]]) -> Prepared:
+        """DNA and proteins of n ORFs as tokens; may run in another thread than `run`."""
+        dna, protein = orfs
+        return self._dna.tokens(dna), self._protein.tokens(protein)
+
+    def vectors(self, prepared: Prepared) -> Generator[int, None, NDArray[np.float32]]:
+        """Merged vectors, shape (n, d), DNA columns first; yields ORFs as they are done."""
+        dna, protein = prepared
+        split = self.model.dna.dim
+        merged = np.empty((len(dna), self.model.dim), dtype=np.float32)
+        for _ in self._dna.embed(dna, merged[:, :split]):
+            yield 0  # a sign of life; an ORF is done when both vectors are there
+        yield from self._protein.embed(protein, merged[:, split:])
+        return merged
+
+    def run(self, prepared: Prepared) -> Generator[int, None, NDArray[np.float32]]:
+        """Scores of n ORFs; yields ORFs as they are done.
+
+        Returns:
+            P(other), P(virus) and P(null), shape (n, 3); NaN where the model has no such class.
+        """
+        merged = yield from self.vectors(prepared)
+        return self.classify(merged)
+
+    def classify(self, merged: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores of merged vectors, shape (n, 3), as `run` returns them."""
+        import torch
+
+        classifier = self._encoders.classifier(self.model)
+        table = np.full((len(merged), COLUMNS), np.nan, dtype=np.float32)
+        for first in range(0, len(merged), self._batch):
+            scores = classifier.scores(torch.from_numpy(merged[first : first + self._batch]))
+            table[first : first + len(scores), : scores.shape[1]] = scores
+        return table
+
+    def stats(self) -> dict[str, dict[str, object]]:
+        """What each engine did so far, by slot."""
+        return {"dna": self._dna.load().stats.as_dict(),
+                "protein": self._protein.load().stats.as_dict()}  # fmt: skip
+
+
+def finished(steps: Generator[int, None, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Run a generator of this module to its end; what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: NDArray[np.float32] = end.value
+            return value
