@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from virnucpro.core.files import atomic_write, create_file, digest_of, fsync_fol
 logger = logging.getLogger("virnucpro.core")
 
 LEDGER_FORMAT = 2
+CLAIMS = "files.txt"
 _SUFFIX = ".entry"
 
 
@@ -131,9 +134,42 @@ class Ledger:
         if found:
             fsync_folder(self.folder)
 
-    def has(self, unit: str) -> bool:
-        """Whether `unit` was committed under any key."""
-        return any(self.folder.glob(f"{_name(unit)}-*{_SUFFIX}"))
+    def keep_only(self, *units: str) -> None:
+        """Forget every other unit."""
+        kept = {_name(unit) for unit in units}
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            if path.name.split("-")[0] not in kept:
+                path.unlink(missing_ok=True)
+
+    def claim(self, *paths: Path) -> None:
+        """Write down that these files are ours, durably, before they are made."""
+        names = [path.relative_to(self.root).as_posix() for path in paths]
+        known = set(self.claimed())
+        lines = [json.dumps(name) + "\n" for name in names if name not in known]
+        if not lines:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._claims, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "a", encoding="ascii") as file:
+            file.write("".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def claimed(self) -> list[str]:
+        """Names of the files that are ours, relative to the root; a torn last line is none."""
+        try:
+            lines = self._claims.read_text(encoding="ascii", errors="replace").splitlines()
+        except OSError:
+            return []
+        names = []
+        for line in lines:
+            with suppress(ValueError):
+                names.append(str(json.loads(line)))
+        return names
+
+    @property
+    def _claims(self) -> Path:
+        return self.folder / CLAIMS
 
     def _path(self, unit: str, key: str) -> Path:
         # Units may carry text from outside; a digest can never leave the folder.

@@ -30,7 +30,7 @@ def atomic_write(path: Path, mode: str = "wb", temporary: Path | None = None) ->
 
     Args:
         path: the final name; its folder must exist.
-        mode: `wb`, or `w` for UTF-8 text with LF line ends.
+        mode: `wb` or `w+b`, or `w` for UTF-8 text with LF line ends.
         temporary: name to write under first, in the same folder; None picks a hidden one.
 
     Raises:

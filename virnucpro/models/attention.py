@@ -147,7 +147,7 @@ def prove_backend(encoder: TransformerEncoder) -> str:
     shape = (total, encoder.heads, encoder.dim // encoder.heads)
     plain = [torch.randn(shape, generator=generator) for _ in range(3)]
     q, k, v = (x.to(weights.device, weights.dtype) for x in plain)
-    batch = PackedBatch((), torch.zeros(total, dtype=torch.int64), lengths, max(_PROOF_LENGTHS))
+    batch = PackedBatch(torch.zeros(total, dtype=torch.int64), lengths, max(_PROOF_LENGTHS))
     try:
         got = PackedLayout.of(batch).to(weights.device).attend((q, k, v), ())
     except (RuntimeError, NotImplementedError) as error:

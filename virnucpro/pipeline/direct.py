@@ -1,165 +1,74 @@
-"""The same calls without files: records in memory -> vectors -> one row for every record.
+"""The same calls without files: records in memory -> vectors, or one row for every record.
 
 For a few thousand records at a time: training's evaluation, `virnucpro.embed`, tests. Runs of
-any size go through `prediction`, which writes every stage and can resume.
+any size go through `prediction`, which can resume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from virnucpro.core.device import validate_and_get_device
-from virnucpro.core.records import Embeddings, Orf, Record
-from virnucpro.engines.base import EngineKind, choose_dtype, make_engine
-from virnucpro.models.load import load_encoder, make_tokenizer
-from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.core.device import device_name
+from virnucpro.core.records import Record
+from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.calls import Caller
-from virnucpro.pipeline.contigs import Contig, ScoredOrf, contig_of
-from virnucpro.pipeline.features import SequenceEmbedder
-from virnucpro.pipeline.ingest import screen
-from virnucpro.pipeline.record_table import RecordRow
+from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
+from virnucpro.pipeline.stream import ScoreJob, scored_shards
+from virnucpro.pipeline.worker_loop import InProcess
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.classifier import load_classifier
-from virnucpro.sequences.chunks import chunk_record
-from virnucpro.sequences.orfs import find_orfs
+from virnucpro.scores.scorer import EmbeddingOptions, Scorer, finished
 
-BLOCK_NT = 1 << 20
-BLOCK_RECORDS = 2_000
-CLASSIFIER_ROWS = 256
+PER_UNIT = 2_000
 
 
-class DirectEncoder:
-    """A model's two encoders, loaded once on one device.
+class DirectScorer:
+    """A model, loaded once on one device.
 
     Args:
-        model: what decides vectors.
+        model: what decides scores.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
-        engine: `padded` or `packed`.
-        dtype: `auto`, `float32`, `float16` or `bfloat16`.
+        options: how its encoders run; None means the defaults.
 
     Raises:
-        ModelError: weights are missing or damaged.
         DeviceError: the device is not there.
     """
 
     def __init__(
-        self,
-        model: ModelSpec,
-        device: str = "cpu",
-        engine: EngineKind = "padded",
-        dtype: str = "auto",
+        self, model: ModelSpec, device: str = "cpu", options: EmbeddingOptions | None = None
     ) -> None:
         self.model = model
-        self._device, self._engine, self._dtype = validate_and_get_device(device), engine, dtype
-        self._dna = self._embedder(model.dna)
-        self._protein = self._embedder(model.protein)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the encoders are."""
-        return self._device
-
-    def orfs(self, records: Sequence[Record]) -> tuple[list[RecordRow], list[list[list[Orf]]]]:
-        """Screen, chunk and translate: a row a record, and its ORFs in one list a chunk."""
-        rows, chunks = [], []
-        for record in records:
-            status = screen(record, 0, self.model.orf_policy)
-            own = [] if status else chunk_record(record, self.model.chunk_nt)
-            rows.append(
-                RecordRow(
-                    record.seq_id, record.sample, len(record.sequence), record.gaps, status,
-                    len(own), record.header,
-                )
-            )  # fmt: skip
-            chunks += own
-        found = iter(find_orfs(chunks, self.model.orf_policy))
-        return rows, [list(islice(found, row.chunks)) for row in rows]
-
-    def vectors(self, orfs: Sequence[Orf]) -> Embeddings:
-        """Merged vectors, shape (n, d) float32, DNA columns first; equal ORFs embedded once."""
-        first_of: dict[tuple[str, str], int] = {}
-        copies = np.array(
-            [first_of.setdefault((orf.dna, orf.protein), len(first_of)) for orf in orfs],
-            dtype=np.int64,
-        )
-        names = [str(number) for number in range(len(first_of))]
-        dna = self._dna.embed(names, [pair[0] for pair in first_of], _ignore)
-        protein = self._protein.embed(names, [pair[1] for pair in first_of], _ignore)
-        merged = np.concatenate([dna.vectors, protein.vectors], axis=1)
-        return Embeddings(tuple(orf.orf_id for orf in orfs), merged[copies])
-
-    def _embedder(self, spec: EncoderSpec) -> SequenceEmbedder:
-        encoder = load_encoder(spec, self._device, choose_dtype(self._dtype, self._device))
-        engine = make_engine(self._engine, encoder, device=self._device)
-        return SequenceEmbedder(make_tokenizer(spec), engine, encoder.dim)
-
-
-class DirectScorer(DirectEncoder):
-    """The encoders with their classifier and calibration; scores blocks of records.
-
-    Calls are equal to those of the staged path within float32 rounding. Arguments and errors are
-    those of `DirectEncoder`.
-    """
-
-    def __init__(
-        self,
-        model: ModelSpec,
-        device: str = "cpu",
-        engine: EngineKind = "padded",
-        dtype: str = "auto",
-    ) -> None:
-        super().__init__(model, device, engine, dtype)
-        self._classifier = load_classifier(model, self._device)
-        self._caller = Caller(model)
+        options = options or EmbeddingOptions()
+        self._job = ScoreJob(model=model, dna=options, protein=options)
+        self._executor = InProcess(device_name(device))
 
     def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
-        """One row for every record, in order; a block of about 1 Mnt is in memory at a time."""
-        for block in record_blocks(records):
-            contigs = self.contigs(block)
-            yield from self._caller.rows(contigs, self._caller.p_chunks(contigs))
+        """One row for every record, in order. Streams.
 
-    def contigs(self, records: Sequence[Record]) -> list[Contig]:
-        """Records with the scores of their ORFs and chunks, in order."""
-        rows, found = self.orfs(records)
-        scores = self._scores([orf for groups in found for group in groups for orf in group])
-        row_of = iter(scores.tolist())
-        return [
-            contig_of(
-                row,
-                [[ScoredOrf(o.orf_id, o.start, o.end, *next(row_of)) for o in g] for g in groups],
-                self.model.chunk_nt,
-            )
-            for row, groups in zip(rows, found, strict=True)
-        ]
+        Raises:
+            ModelError: weights are missing or damaged.
+        """
+        caller = Caller(self.model)
+        for shard, scores in self.shards(records):
+            yield from caller.call(shard, scores).rows
 
-    def _scores(self, orfs: Sequence[Orf]) -> NDArray[np.float64]:
-        """P(other), P(virus) and P(null), shape (n, 3); NaN where the model has no such class."""
-        vectors = torch.from_numpy(self.vectors(orfs).vectors)
-        table = np.full((len(orfs), 3), np.nan, dtype=np.float64)
-        for first in range(0, len(orfs), CLASSIFIER_ROWS):
-            scores = self._classifier.scores(vectors[first : first + CLASSIFIER_ROWS])
-            table[first : first + len(scores), : scores.shape[1]] = scores
-        return table
+    def shards(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
+        """Records, chunks and ORFs with the scores of each ORF, shape (orfs, 3)."""
+        yield from scored_shards(_events(records, self.model), None, self._executor, self._job)
+
+    def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
+        """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
+        task: Scorer = self._job.task(self._executor.models)
+        parts = [np.empty((0, self.model.dim), dtype=np.float32)]
+        for event in _events(records, self.model):
+            if isinstance(event, Unit):
+                parts.append(finished(task.vectors(task.prepare((event.dna, event.protein)))))
+            else:
+                yield event, np.concatenate(parts)[event.orfs["distinct"]]
+                parts = parts[:1]
 
 
-def record_blocks(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Records in groups of at most 2,000 and about 1 Mnt."""
-    block: list[Record] = []
-    letters = 0
-    for record in records:
-        block.append(record)
-        letters += len(record.sequence)
-        if letters >= BLOCK_NT or len(block) == BLOCK_RECORDS:
-            yield block
-            block, letters = [], 0
-    if block:
-        yield block
-
-
-def _ignore(rows: int) -> None:
-    pass
+def _events(records: Iterable[Record], model: ModelSpec) -> Iterator[Unit | Shard]:
+    return input_pass(records, Rules(model.chunk_nt, model.orf_policy), PER_UNIT)

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from virnucpro.core.files import atomic_write
 
 
-def replace_lines(log: Path, is_old: Callable[[str], bool], lines: Sequence[str]) -> None:
-    """Put `lines` in place of those that `is_old` picks; without any line there is no file."""
-    known = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    kept = [line for line in known if not is_old(line)]
-    if kept or lines:
-        with atomic_write(log, "w") as file:
-            file.writelines(f"{line}\n" for line in (*kept, *lines))
-    else:
-        log.unlink(missing_ok=True)
-
-
-def record_lost_shards(log: Path, folder: Path, label: str, lost: Mapping[int, str]) -> None:
-    """Replace what is said of the shards of one packed stage.
+def record_failures(
+    log: Path, calls: Path, given_up: Mapping[int, str], records: Mapping[str, int]
+) -> None:
+    """Write what this run could not do; without any failure there is no file.
 
     Args:
         log: failed_files.txt.
-        folder: of the stage.
-        label: the encoder's name there.
-        lost: shards that were given up, each with its reason.
+        calls: calls.tsv, whose rows say `failed`.
+        given_up: units without scores: a whole line of this file, or the reason alone.
+        records: ORFs without a score of each record that lacks any, by joint id.
     """
-    lines = [f"{folder}/shard_{k:05d}|{label}|{one_line(why)}" for k, why in sorted(lost.items())]
-    replace_lines(log, lambda line: line.startswith(f"{folder}/shard_"), lines)
+    if not given_up:
+        log.unlink(missing_ok=True)
+        return
+    lines = []
+    for unit, reason in sorted(given_up.items()):
+        fields = (
+            reason.split("|", 2) if reason.count("|") >= 2 else [f"unit {unit}", "scoring", reason]
+        )
+        lines.append("|".join((*fields[:2], one_line(fields[2]))))
+    lines.append(
+        f"{calls}|calls|{len(records)} records failed: {sum(records.values())} ORFs without a score"
+    )
+    with atomic_write(log, "w") as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def one_line(reason: str) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import lzma
 import pickle
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Embeddings
+from virnucpro.sequences.fasta_files import read_fasta
+
+# The stage that its warnings are about.
+logger = logging.getLogger("virnucpro.pipeline.prediction")
 
 _MARKS = {"version": "1.0", "status": "complete"}
 _ROOT = "archive"  # the folder inside the zip when torch saves to a stream
@@ -116,6 +121,100 @@ def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
     vectors = torch.from_numpy(np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
     payload = {"ids": list(embeddings.seq_ids), "data": vectors}
     _write(path, _saved(payload), {"inputs.txt": inputs.encode()}, path.with_suffix(".tmp"))
+
+
+def write_vectors(
+    path: Path, parts: Iterable[Embeddings], attributes: Mapping[str, str], rows: int | None = None
+) -> None:
+    """Write HDF5: `sequence_ids` (n,) text, `embeddings` (n, d) float32, and attributes. Streams.
+
+    Args:
+        path: final name; its folder must exist.
+        parts: rows in their order.
+        attributes: what the file says of itself; `dim` gives d where there is no row.
+        rows: n; None where there is one part.
+
+    Raises:
+        OutputError: the file could not be written; nothing is left behind.
+    """
+    import h5py
+
+    with atomic_write(path, "w+b") as file, h5py.File(file, "w") as content:
+        content.attrs.update(attributes)
+        first = 0
+        for part in parts:
+            if first == 0:
+                shape = (len(part) if rows is None else rows, part.vectors.shape[1])
+                ids = content.create_dataset("sequence_ids", shape[:1], h5py.string_dtype())
+                vectors = content.create_dataset("embeddings", shape, "<f4")
+            if len(part):
+                ids[first : first + len(part)] = list(part.seq_ids)
+                vectors[first : first + len(part)] = part.vectors
+            first += len(part)
+
+
+def read_vectors(path: Path) -> Embeddings:
+    """Read a whole file of `write_vectors`.
+
+    Raises:
+        DamagedFeaturesError: unreadable, or not of this layout.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as content:
+            ids = content["sequence_ids"].asstr()[:].tolist()
+            return _checked(path, ids, np.asarray(content["embeddings"][:], dtype=np.float32))
+    except (OSError, *_UNREADABLE) as error:
+        raise DamagedFeaturesError(path, f"not a whole file of vectors ({error})") from error
+
+
+class VectorFile:
+    """An HDF5 file of vectors, read by id. A context manager.
+
+    Args:
+        path: as `write_vectors` writes it, rows in any order.
+        title: what the file is, for warnings about ids that it lacks.
+    """
+
+    def __init__(self, path: Path, title: str) -> None:
+        import h5py
+
+        self._file, self._title = h5py.File(path, "r"), title
+        self._ids, self._vectors = self._file["sequence_ids"], self._file["embeddings"]
+        self._next = 0
+        self._row_of: dict[str, int] | None = None
+
+    def of(self, ids: Sequence[str]) -> Embeddings:
+        """The vectors of `ids` in their order; an id without a row is warned of and left out."""
+        first, self._next = self._next, self._next + len(ids)
+        if self._ids.asstr()[first : self._next].tolist() == list(ids):
+            return Embeddings(tuple(ids), self._vectors[first : self._next])
+        if self._row_of is None:  # not ours: rows in another order
+            self._row_of = {seq_id: row for row, seq_id in enumerate(self._ids.asstr()[:])}
+        found = [seq_id for seq_id in ids if seq_id in self._row_of]
+        for seq_id in ids:
+            if seq_id not in self._row_of:
+                logger.warning("Sequence %s not found in %s", seq_id, self._title)
+        rows = np.array([self._row_of[seq_id] for seq_id in found], dtype=np.int64)
+        vectors = np.empty((len(found), self._vectors.shape[1]), dtype=np.float32)
+        order = np.argsort(rows)  # HDF5 reads rising rows only
+        if len(rows):
+            vectors[order] = self._vectors[rows[order]]
+        return Embeddings(tuple(found), vectors)
+
+    def __enter__(self) -> VectorFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def write_dna_files(h5_path: Path, split_files: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Vectors of the packed engine -> one DNA feature file for each split file."""
+    with VectorFile(h5_path, "v2.0 DNABERT-S output") as vectors:
+        for split_file, output in zip(split_files, outputs, strict=True):
+            write_dna_features(output, vectors.of([name for name, _ in read_fasta(split_file)]))
 
 
 def read_dna_features(path: Path) -> Embeddings:

@@ -3,111 +3,107 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of, sha256_file
 from virnucpro.core.records import Embeddings
-from virnucpro.engines.base import Engine
-from virnucpro.engines.feeding import tokenize
-from virnucpro.models.load import Tokenizer
+from virnucpro.models.specs import EncoderSpec
 from virnucpro.pipeline import feature_files
+from virnucpro.scores.scorer import Embedder, EmbeddingOptions, LoadedModels
 from virnucpro.sequences.fasta_files import read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
 
-OnRows = Callable[[int], object]  # told the number of vectors after each batch
+Layout = Literal["dna", "protein", "shard"]
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceEmbedder:
-    """A loaded encoder: its tokenizer, and the engine it runs in.
+class EmbedJob:
+    """Embed split files with one encoder; see `Embedder`."""
+
+    encoder: EncoderSpec
+    options: EmbeddingOptions = field(default_factory=EmbeddingOptions)
+
+    def task(self, models: LoadedModels) -> EmbedTask:
+        """The encoder on the device of `models`."""
+        return EmbedTask(Embedder(self.encoder, models, self.options))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitFile:
+    """A unit of an `EmbedJob`: a split file, and the file that its vectors go into.
 
     Attributes:
-        tokenizer: sequence -> token ids.
-        engine: token ids -> vectors, in any order.
-        dim: width of a vector.
+        input_file: FASTA of DNA or protein, as the encoder takes it; ids must be unique.
+        output_file: gets the vectors, in file order.
+        layout: `dna` and `protein` are the published feature files, `shard` is HDF5.
+        attributes: what an HDF5 file says of itself.
     """
 
-    tokenizer: Tokenizer
-    engine: Engine
-    dim: int
-
-    def embed(self, names: Sequence[str], sequences: Sequence[str], on_rows: OnRows) -> Embeddings:
-        """One vector a sequence, in the order given.
-
-        Raises:
-            RuntimeError: the engine returned an unknown id, lost one, or gave a value that is
-                not finite.
-        """
-        items = tokenize(self.tokenizer, names, sequences)
-        row_of = {name: row for row, name in enumerate(names)}
-        vectors = np.full((len(names), self.dim), np.nan, dtype=np.float32)
-        for batch in self.engine.embed(items) if items else ():
-            vectors[[row_of[seq_id] for seq_id in batch.seq_ids]] = batch.vectors
-            on_rows(len(batch))
-        missing = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(missing):
-            raise RuntimeError(
-                f"{len(missing)} vectors missing or not finite, first: {names[missing[0]]}"
-            )
-        return Embeddings(tuple(names), vectors)
+    input_file: Path
+    output_file: Path
+    layout: Layout
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
-def extract_dnabert_features(
-    nucleotide_file: Path,
-    output_file: Path,
-    embedder: SequenceEmbedder,
-    on_rows: OnRows = lambda rows: None,
-) -> Path:
-    """Embed the DNA of one split file.
+class EmbedTask:
+    """Turns split files into files of vectors; the unit's result is its rows and tokens.
 
     Args:
-        nucleotide_file: FASTA; ids must be unique.
-        output_file: `output_k_DNABERT_S.pt`; rows in file order.
-        embedder: the model's DNA encoder.
-        on_rows: told the number of vectors after each batch.
+        embedder: the encoder.
 
     Raises:
-        InputError: not FASTA, or an id occurs twice.
-        RuntimeError: a vector is missing or not finite.
-        OutputError: the file could not be written.
+        InputError: from `prepare`: not FASTA, or an id occurs twice.
+        OutputError: from `run`: the file could not be written.
     """
-    names, sequences = _read_split(nucleotide_file)
-    feature_files.write_dna_features(output_file, embedder.embed(names, sequences, on_rows))
-    return output_file
 
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
 
-def extract_esm_features(
-    protein_file: Path,
-    output_file: Path,
-    embedder: SequenceEmbedder,
-    on_rows: OnRows = lambda rows: None,
-) -> Path:
-    """Embed the proteins of one split file.
+    def load(self) -> None:
+        """Load the encoder; errors as for `Embedder.load`."""
+        self._embedder.load()
 
-    Args:
-        protein_file: FASTA; ids must be unique.
-        output_file: `output_k_ESM.pt`; rows in file order.
-        embedder: the model's protein encoder.
-        on_rows: told the number of vectors after each batch.
+    def prepare(self, unit: SplitFile) -> tuple[SplitFile, list[str], Any]:
+        """Read and tokenise a split file."""
+        names: list[str] = []
+        sequences: list[bytes] = []
+        for name, sequence in read_fasta(unit.input_file):
+            names.append(name.split(maxsplit=1)[0] if name else "")
+            sequences.append(sequence.encode("latin-1", "replace"))
+        if len(set(names)) != len(names):
+            raise InputError(unit.input_file, "a sequence id occurs twice")
+        return unit, names, self._embedder.tokens(sequences)
 
-    Raises:
-        InputError: not FASTA, or an id occurs twice.
-        RuntimeError: a vector is missing or not finite.
-        OutputError: the file could not be written.
-    """
-    names, sequences = _read_split(protein_file)
-    feature_files.write_protein_features(output_file, embedder.embed(names, sequences, on_rows))
-    return output_file
+    def run(
+        self, prepared: tuple[SplitFile, list[str], Any]
+    ) -> Generator[int, None, tuple[int, int]]:
+        """Embed and write; yields rows as they are done, returns rows and tokens."""
+        unit, names, items = prepared
+        vectors = np.empty((len(names), self._embedder.spec.dim), dtype=np.float32)
+        yield from self._embedder.embed(items, vectors)
+        embeddings = Embeddings(tuple(names), vectors)
+        if unit.layout == "dna":
+            feature_files.write_dna_features(unit.output_file, embeddings)
+        elif unit.layout == "protein":
+            feature_files.write_protein_features(unit.output_file, embeddings)
+        else:
+            feature_files.write_vectors(unit.output_file, [embeddings], dict(unit.attributes))
+        return len(names), sum(map(len, items))
+
+    def stats(self) -> dict[str, Any]:
+        """What the engine did so far."""
+        return {self._embedder.spec.kind: self._embedder.load().stats.as_dict()}
 
 
 def merge_features(nucleotide_file: Path, protein_file: Path, output_file: Path) -> Path:
-    """Join the vectors of one file pair by id: DNA columns, then protein columns.
+    """Join the vectors of one file pair: DNA columns, then protein columns.
 
     Rows follow the nucleotide file. A sequence that only one side has loses id and row
     together, with a warning. An existing output is kept when it was made from the same bytes.
@@ -129,46 +125,28 @@ def merge_features(nucleotide_file: Path, protein_file: Path, output_file: Path)
         logger.info("Merging again - made from other inputs, or damaged: %s", output_file)
     dna = feature_files.read_dna_features(nucleotide_file)
     protein = feature_files.read_protein_features(protein_file)
-    merged = _join(dna, protein)
-    if len(merged) < max(len(dna), len(protein)):
-        _report_partners(dna, protein, nucleotide_file, protein_file)
-    if not len(merged) and (len(dna) or len(protein)):
-        raise InputError(nucleotide_file, f"no sequence id in common with {protein_file}")
+    if dna.seq_ids == protein.seq_ids:  # as ours are: rows of one unit, in the same order
+        merged = Embeddings(dna.seq_ids, np.hstack([dna.vectors, protein.vectors]))
+    else:
+        merged = _joined_by_id(dna, protein, nucleotide_file, protein_file)
     feature_files.write_merged(output_file, merged, inputs)
     return output_file
 
 
-def _read_split(path: Path) -> tuple[list[str], list[str]]:
-    names: list[str] = []
-    sequences: list[str] = []
-    for name, sequence in read_fasta(path):
-        names.append(name.split(maxsplit=1)[0] if name else "")
-        sequences.append(sequence)
-    if len(set(names)) != len(names):
-        raise InputError(path, "a sequence id occurs twice")
-    return names, sequences
-
-
-def _join(dna: Embeddings, protein: Embeddings) -> Embeddings:
+def _joined_by_id(
+    dna: Embeddings, protein: Embeddings, dna_file: Path, protein_file: Path
+) -> Embeddings:
     row_of = {seq_id: row for row, seq_id in enumerate(protein.seq_ids)}
     shared = [row for row, seq_id in enumerate(dna.seq_ids) if seq_id in row_of]
     ids = tuple(dna.seq_ids[row] for row in shared)
-    width = dna.vectors.shape[1]
-    vectors = np.empty((len(ids), width + protein.vectors.shape[1]), dtype=np.float32)
-    vectors[:, :width] = dna.vectors[shared]
-    vectors[:, width:] = protein.vectors[[row_of[seq_id] for seq_id in ids]]
-    return Embeddings(ids, vectors)
-
-
-def _report_partners(dna: Embeddings, protein: Embeddings, dna_file: Path, pro_file: Path) -> None:
-    for one, other, file, partner in (
-        (dna, protein, dna_file, pro_file),
-        (protein, dna, pro_file, dna_file),
-    ):
-        known = set(other.seq_ids)
-        alone = [seq_id for seq_id in one.seq_ids if seq_id not in known]
-        if alone:
+    common = set(ids)
+    for one, file, partner in ((dna, dna_file, protein_file), (protein, protein_file, dna_file)):
+        if alone := [seq_id for seq_id in one.seq_ids if seq_id not in common]:
             logger.warning(
                 "%d of %d sequences of %s are not in %s and are left out, first: %s",
                 len(alone), len(one), file.name, partner.name, alone[0],
             )  # fmt: skip
+    if not ids:
+        raise InputError(dna_file, f"no sequence id in common with {protein_file}")
+    right = protein.vectors[[row_of[seq_id] for seq_id in ids]]
+    return Embeddings(ids, np.hstack([dna.vectors[shared], right]))

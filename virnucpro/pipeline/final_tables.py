@@ -20,7 +20,8 @@ import numpy as np
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record
 from virnucpro.pipeline.inputs import Source, read_sources
-from virnucpro.pipeline.run_setup import Run
+from virnucpro.pipeline.output_dir import our_files
+from virnucpro.pipeline.run import Run
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES, TableFiles
 from virnucpro.reports.tables import (
     CallRow,
@@ -154,10 +155,10 @@ class _Reread:
 def _remove_other_fasta(run: Run) -> None:
     """Remove the viral FASTA that an earlier run left in the other form."""
     name = FASTA_NAMES[not run.settings.calling.gzip_fasta]
-    root = run.paths.output_dir
+    ours = set(our_files(run.paths.output_dir))
     for path in (folder / name for folder in _folders(run)):
-        if str(path.relative_to(root)) in run.record.data["files"]:
-            path.unlink(missing_ok=True)
+        if path in ours:
+            path.unlink()
 
 
 def _folders(run: Run) -> list[Path]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from virnucpro.core.records import FRAMES, Record, Status
 from virnucpro.pipeline.parallel_translate import translate_blocks
 from virnucpro.sequences.chunks import chunk_windows
-from virnucpro.sequences.orfs import OrfPolicy, Orfs
+from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.sequences.screen import screen_record
 
 SHARD_RECORDS = 50_000
@@ -121,9 +121,9 @@ class Shard:
     orfs: Rows
     units: list[tuple[int, int]]
 
-    def chunk_ids(self, rows: Rows) -> list[str]:
-        """`{joint id}_chunk_{k}` of the chunks at `rows`, k from 1."""
-        chunks = self.chunks[rows]
+    def chunk_ids(self, rows: Rows | None = None) -> list[str]:
+        """`{joint id}_chunk_{k}` of the chunks at `rows`, k from 1; None means all."""
+        chunks = self.chunks if rows is None else self.chunks[rows]
         return [
             f"{self.records[record].joint_id}_chunk_{number + 1}"
             for record, number in zip(
@@ -138,11 +138,15 @@ class Shard:
         return [seq_id + FRAMES[frame] for seq_id, frame in zip(ids, frames, strict=True)]
 
 
-OnBlock = Callable[[list[RecordRow], Rows, list[str], Orfs], object]
+OnBlock = Callable[[list[str], list[bytes], list[bytes]], object]
 
 
 def input_pass(
-    records: Iterable[Record], rules: Rules, per_unit: int, workers: int | None = 1
+    records: Iterable[Record],
+    rules: Rules,
+    per_unit: int,
+    workers: int | None = 1,
+    on_block: OnBlock = lambda chunks, dna, protein: None,
 ) -> Iterator[Unit | Shard]:
     """Cut records into chunks, read their ORFs, and gather distinct ones into units. Streams.
 
@@ -151,6 +155,8 @@ def input_pass(
         rules: what decides the ORFs.
         per_unit: ORFs of a unit; the last one of a shard has fewer.
         workers: processes that translate; None takes every usable CPU.
+        on_block: gets the letters of some chunks, and DNA and protein of all their ORFs, copies
+            too, before the units and the shard that they belong to come.
 
     Yields:
         Each unit as soon as it is full, and each shard after its last unit.
@@ -158,7 +164,8 @@ def input_pass(
     number = 0
     shard = _OpenShard()
     unit = Unit(number, [], [], [])
-    for block, _, orfs in translate_blocks(_blocks(records, rules), rules.policy, workers):
+    for block, texts, orfs in translate_blocks(_blocks(records, rules), rules.policy, workers):
+        on_block(texts, orfs.dna, orfs.protein)
         first_chunk = shard.add(block)
         rows = np.empty(len(orfs), dtype=ORF)
         rows["chunk"] = orfs.chunk + first_chunk

@@ -6,12 +6,16 @@ Read twice: to score the records, and to write out those that are called viral.
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virnucpro.core.errors import InputError, UsageError
+from virnucpro.core.files import atomic_write, sha256_file
 from virnucpro.core.records import Record
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import ReadLog, read_pairs, read_records, sample_name
@@ -162,3 +166,80 @@ def _records(source: Source, log: ReadLog) -> Iterator[Record]:
         yield from read_alignments(path, log, source.reference)
     else:
         yield from read_records([path], log)
+
+
+def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Copy what can be read only once (standard input, pipes), so that it can be read again.
+
+    Args:
+        paths: inputs, in argument order.
+        folder: gets the copies.
+
+    Returns:
+        The copy of each such input, by its name.
+
+    Raises:
+        InputError: a pipe cannot be read.
+    """
+    copies: dict[str, Path] = {}
+    for number, path in enumerate(paths, start=1):
+        if str(path) in copies or not (str(path) == STDIN or _is_pipe(path)):
+            continue
+        copies[str(path)] = target = folder / f"input_{number}"
+        with ExitStack() as stack:
+            try:
+                source = stack.enter_context(path.open("rb")) if _is_pipe(path) else None
+            except OSError as error:
+                raise InputError(path, f"cannot be read ({error.strerror})") from error
+            file = stack.enter_context(atomic_write(target))
+            shutil.copyfileobj(source or sys.stdin.buffer, file, 1 << 20)
+    return copies
+
+
+def _is_pipe(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def check_inputs(paths: Sequence[Path]) -> None:
+    """See that every input can be opened, before anything is made for it.
+
+    Raises:
+        InputError: an input is missing, a directory, or cannot be read.
+    """
+    for path in paths:
+        if str(path) == STDIN or _is_pipe(path):  # opening a pipe could end who writes to it
+            continue
+        if path.is_dir():
+            raise InputError(path, "is a directory; give a FASTA or FASTQ file")
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise InputError(path, f"cannot be read ({error.strerror})") from error
+
+
+def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, object]]:
+    """Name, size and SHA-256 of every input, in argument order.
+
+    Raises:
+        InputError: an input cannot be read.
+    """
+    described: list[dict[str, object]] = []
+    for path in paths:
+        real = spooled.get(str(path), path)
+        try:
+            described.append(
+                {"path": str(path), "bytes": real.stat().st_size, "sha256": sha256_file(real)}
+            )
+        except OSError as error:
+            raise InputError(path, f"cannot be read ({error.strerror})") from error
+    return described
+
+
+def sampler(sources: Sequence[Source], wanted: int | None) -> Callable[[int], bool]:
+    """Whether record `i` belongs to an even spread of `wanted` records; None means all do."""
+    if wanted is None:
+        return lambda number: True
+    total = sum(1 for _ in read_sources(sources, is_first_time=False))
+    if total <= wanted:
+        return lambda number: True
+    return lambda number: (number + 1) * wanted // total > number * wanted // total

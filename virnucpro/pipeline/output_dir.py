@@ -1,66 +1,77 @@
-"""The directory that a run works in: one run at a time, nothing of anyone else's removed."""
+"""The directory that a run works in: one run at a time, nothing of anyone else's removed.
+
+A file is ours if the ledger lists it, or if it lies in the folder of checkpoints under a name
+that only we give. Files go one by one, by name; no link is followed on the way.
+"""
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
-import shutil
-from collections.abc import Container, Iterable, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
+from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import InputError, OutputError, UsageError
 from virnucpro.core.files import locked
-from virnucpro.pipeline.paths import RunPaths
-from virnucpro.pipeline.run_record import read_run, refuse
-from virnucpro.reports.html import REPORT_FILES
+from virnucpro.pipeline.paths import CHECKPOINTS, LEDGER
+from virnucpro.sequences.unpack import STDIN
 
 logger = logging.getLogger("virnucpro.pipeline")
 
 LOCK = ".virnucpro.lock"
-CHECKPOINTS = ".checkpoints"
-
-# What a killed run can leave under a name that is not final: of the file in brackets.
-_TEMPORARY = re.compile(r"\.(.+)\.tmp-\d+|(.+_merged)\.tmp")
-_BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(CHECKPOINTS)}|\.run\.json\.tmp-\d+")
-# What lies in the folder of checkpoints; anything else there is somebody else's.
+_BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(CHECKPOINTS)}")
+_TEMPORARY = re.compile(r"(.*/)?(?:\.([^/]+)\.tmp-[\d-]+|([^/]+_merged)\.tmp)", re.DOTALL)
+# What lies in the folder of checkpoints.
 _INTERNAL = re.compile(
-    r"ledger|records\.tsv|orfs\.bin|unique\.bin|scores\.bin|contigs\.tsv|input_\d+"
-    r"|(esm|dnabert)_v2_shards|\.sort-.+|\..+\.tmp-\d+"
+    rf"(?:{re.escape(CHECKPOINTS)}/)(?:input_\d+|contigs\.tsv|\.sort-\w+"
+    r"|ledger/(?:files\.txt|[0-9a-f]{24}-[0-9a-f]{24}\.entry)"
+    r"|(?:esm|dnabert)_v2_shards/shard_\d+\.h5)"
 )
 
 
 @contextmanager
-def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
+def working_in(
+    output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path] = ()
+) -> Iterator[None]:
     """Make the directory and hold it for this process until the block ends.
 
-    Nothing is removed before the directory is held, and nothing that a run did not list.
+    Nothing is removed before the directory is held. Where an input turns out to be bad, or a
+    file to be somebody else's, before a new run has finished any unit of work, nothing is left;
+    what an earlier run left stays.
 
-    Where an input turns out to be bad, or a file to be somebody else's, before a new run has
-    finished any unit of work, nothing is left; what an earlier run left stays.
+    Args:
+        output_dir: made if missing.
+        resume: go on with an earlier run.
+        force: remove the files of an earlier run.
+        inputs: everything that the run reads; `-` is standard input.
 
     Raises:
         UsageError: another process works there; or it is not empty, and neither `resume` nor
-            `force` allows to go on.
+            `force` allows to go on; or an input is a file of the earlier run, or a link lies
+            where a run has its own files.
         OutputError: it cannot be made or written, or is lost while the block runs.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"{output_dir} is a file; give a directory with --output-dir")
     with output_errors(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
-        _check(output_dir, resume, force)
+        _check(output_dir, resume, force, inputs)
         with locked(output_dir / LOCK):
-            _check(output_dir, resume, force)  # it may have changed hands
+            _check(output_dir, resume, force, inputs)  # it may have changed hands
             if force:
-                _start_over(output_dir)
-            is_new = read_run(output_dir) is None
+                _remove(output_dir, our_files(output_dir))
+            is_new = not _claimed(output_dir)
             try:
                 yield
             except (InputError, UsageError):
-                if is_new and not any((output_dir / CHECKPOINTS / "ledger").glob("*.json")):
-                    _start_over(output_dir)
+                if is_new and not (output_dir / "run.json").is_file():
+                    _remove(output_dir, our_files(output_dir))
                 raise
 
 
@@ -87,124 +98,151 @@ _REMEDIES = {
 }  # fmt: skip
 
 
-def remove_leftovers(paths: RunPaths) -> None:
+def our_files(output_dir: Path) -> Iterator[Path]:
+    """The files that are there of the run in `output_dir`, none of them reached by a link."""
+    names = {*_claimed(output_dir), *filter(_INTERNAL.fullmatch, _inside(output_dir, CHECKPOINTS))}
+    for name in sorted(names):
+        path = output_dir / name
+        if path.is_file() and not _has_link(output_dir, name):
+            yield path
+
+
+def remove_leftovers(output_dir: Path) -> None:
     """Remove temporary files of a run that was killed here; call it in a directory that is held.
 
-    A temporary file is ours if the file that it was to become is one that run.json lists.
+    A temporary file is ours if the file that it was to become is.
     """
-    run = read_run(paths.output_dir) or {"files": []}
-    listed = [path for path in _ours(paths.output_dir, run["files"]) if path != paths.checkpoints]
-    names = {paths.run_json.name, *(path.name for path in listed)}
-    folders = {paths.output_dir, *(path.parent for path in listed)}
-    candidates = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    for folder in (paths.esm_v2, paths.dnabert_v2):
-        if folder in listed and folder.is_dir():
-            inside = [*folder.rglob(".*")]
-            names |= {_becomes(path) for path in inside}
-            candidates += inside
-    left = [path for path in candidates if _becomes(path) in names]
-    if paths.checkpoints.is_dir():
-        left += (path for path in paths.checkpoints.rglob(".*") if _INTERNAL.fullmatch(path.name))
-    for path in left:
-        _remove(path)
-    if left:
-        logger.info("Removed %d temporary files that an earlier run left", len(left))
+    listed = {"run.json", *_claimed(output_dir)}
+    folders = {Path(name).parent.as_posix() for name in listed if not _has_link(output_dir, name)}
+    left = []
+    for folder in folders:
+        if (output_dir / folder).is_dir():
+            names = (path.relative_to(output_dir) for path in (output_dir / folder).iterdir())
+            left += [name.as_posix() for name in names if _becomes(name.as_posix()) in listed]
+    for name in _inside(output_dir, CHECKPOINTS):
+        if _INTERNAL.fullmatch(_becomes(name)) or "/.sort-" in name:
+            left.append(name)
+    paths = [output_dir / name for name in left if not _has_link(output_dir, name)]
+    if count := _remove(output_dir, paths):
+        logger.info("Removed %d temporary files that an earlier run left", count)
 
 
-def remove_intermediates(paths: RunPaths, data: dict[str, Any]) -> None:
+def remove_intermediates(output_dir: Path, kept: Collection[Path]) -> None:
     """Remove what only the stages needed, and folders that are empty then.
 
     Args:
-        paths: of the run.
-        data: its run.json; what `outputs` names stays, and so does the report.
+        output_dir: of the run.
+        kept: files that stay, beside the ledger.
     """
-    root = paths.output_dir
-    kept = {root / name for name in (*data["outputs"], *REPORT_FILES)}
-    for path in _ours(root, data["files"]):
-        if path not in kept and path not in (paths.checkpoints, paths.samples):
-            _remove(path)
-    _clear_checkpoints(paths.checkpoints, kept)
-    for folder in (paths.nucleotide_dir, paths.protein_dir):
-        with suppress(OSError):
-            folder.rmdir()
+    ledger = output_dir / CHECKPOINTS / LEDGER
+    stays = {*kept, output_dir / CHECKPOINTS / "contigs.tsv"}
+    ours = our_files(output_dir)
+    _remove(output_dir, [path for path in ours if path not in stays and path.parent != ledger])
 
 
-def remove_report(paths: RunPaths, data: dict[str, Any]) -> None:
-    """Remove the report that a run made, before its tables become others."""
-    pages = {paths.output_dir / name for name in REPORT_FILES}
-    for path in _ours(paths.output_dir, data["files"]):
-        if path in pages:
-            _remove(path)
+def refuse(path: Path) -> NoReturn:
+    """Stop before a file is written over that no run of ours made.
+
+    Raises:
+        UsageError: names the file.
+    """
+    what = "is a link" if path.is_symlink() else "is there already"
+    raise UsageError(
+        f"{path} {what} and no file of an earlier run; move it away, or choose another --output-dir"
+    )
 
 
-def _check(output_dir: Path, resume: bool, force: bool) -> None:
+def _check(output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path]) -> None:
     """Refuse a directory that may not be used."""
+    for name in ("run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}", *_claimed(output_dir)):
+        if (link := _link_on_the_way(output_dir, name)) is not None:
+            refuse(link)
     content = {path.name for path in output_dir.iterdir()}
-    is_begun = LOCK in content and all(map(_BEGUN.fullmatch, content))
-    if is_begun or not content:
+    is_ours = bool(_claimed(output_dir))
+    if not content or (LOCK in content and not is_ours and all(map(_BEGUN.fullmatch, content))):
         return
-    run = read_run(output_dir)
-    is_ours = run is not None or (output_dir / CHECKPOINTS / "ledger").is_dir()
-    if force:
-        if "run.json" in content and not is_ours:
-            refuse(output_dir / "run.json")
-        return
-    if not is_ours:
+    if not is_ours and "run.json" in content:
+        refuse(output_dir / "run.json")
+    if not is_ours and not force:
         raise UsageError(
             f"{output_dir} is not empty and holds no run of ours; choose another --output-dir, "
             "or --force to write beside what is there, over nothing"
         )
-    if not resume:
-        status = run.get("status") if run is not None else "run.json missing or damaged"
-        status = "interrupted" if status == "running" else status
+    if not resume and not force:
         raise UsageError(
-            f"{output_dir} holds an earlier run ({status}); "
-            "--resume goes on with it, --force starts over"
+            f"{output_dir} holds an earlier run; --resume goes on with it, --force starts over"
         )
+    ours = {_identity(path): path for path in our_files(output_dir)}
+    for path in inputs:
+        if (own := ours.get(_identity(path))) is not None:
+            raise UsageError(
+                f"{path} is {own}, a file of the run in {output_dir}, which a new run there "
+                "removes or replaces; choose another --output-dir"
+            )
 
 
-def _start_over(output_dir: Path) -> None:
-    run = read_run(output_dir)
-    if run is None:
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What all names of a file have in common; None where there is none."""
+    try:
+        found = os.fstat(sys.stdin.fileno()) if str(path) == STDIN else path.stat()
+    except (OSError, ValueError, AttributeError):  # no such file; standard input is none, or closed
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _claimed(output_dir: Path) -> list[str]:
+    """Names that the ledger lists, but for those that lead out of the directory."""
+    if _link_on_the_way(output_dir, f"{CHECKPOINTS}/{LEDGER}") is not None:
+        return []
+    names = Ledger(output_dir, output_dir / CHECKPOINTS / LEDGER).claimed()
+    return [name for name in names if _is_sane(name)]
+
+
+def _is_sane(name: str) -> bool:
+    return bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _becomes(name: str) -> str:
+    """The file that a temporary one was to become; empty if it has no name of a temporary one.
+
+    >>> _becomes(".checkpoints/.contigs.tsv.tmp-12"), _becomes("x_merged/output_1_merged.tmp")
+    ('.checkpoints/contigs.tsv', 'x_merged/output_1_merged.pt')
+    """
+    found = _TEMPORARY.fullmatch(name)
+    return f"{found[1] or ''}{found[2] or f'{found[3]}.pt'}" if found else ""
+
+
+def _link_on_the_way(output_dir: Path, name: str) -> Path | None:
+    """The first link among `name` and the folders on the way to it; None where there is none."""
+    path = output_dir
+    for part in Path(name).parts:
+        path = path / part
+        if path.is_symlink():
+            return path
+    return None
+
+
+def _has_link(output_dir: Path, name: str) -> bool:
+    return _link_on_the_way(output_dir, name) is not None
+
+
+def _inside(output_dir: Path, folder: str) -> Iterator[str]:
+    """Names of all files below a folder; no link is followed."""
+    if _has_link(output_dir, folder):
         return
-    for path in _ours(output_dir, run["files"]):
-        if path != output_dir / CHECKPOINTS:
-            _remove(path)
-    _clear_checkpoints(output_dir / CHECKPOINTS)
-    (output_dir / "run.json").unlink(missing_ok=True)
+    for top, _, files in os.walk(output_dir / folder):
+        for file in files:
+            yield (Path(top) / file).relative_to(output_dir).as_posix()
 
 
-def _clear_checkpoints(folder: Path, kept: Container[Path] = ()) -> None:
-    """Remove what is ours in the folder of checkpoints, and the folder where nothing is left."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path not in kept and _INTERNAL.fullmatch(path.name):
-            _remove(path)
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _becomes(path: Path) -> str:
-    """Name of the file that a temporary one was to become; empty if it is no temporary one."""
-    found = _TEMPORARY.fullmatch(path.name)
-    if found is None:
-        return ""
-    return found[1] or f"{found[2]}.pt"
-
-
-def _ours(output_dir: Path, names: Iterable[Any]) -> Iterator[Path]:
-    """The files that run.json lists; a name that leaves the directory is passed over."""
-    root = output_dir.resolve()
-    for name in names:
-        path = output_dir / str(name)
-        if Path(str(name)).is_absolute() or ".." in Path(str(name)).parts or "\0" in str(name):
-            continue
-        if path == output_dir or path.is_symlink() or not path.resolve().is_relative_to(root):
-            continue
-        yield path
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+def _remove(output_dir: Path, files: Iterable[Path]) -> int:
+    """Remove files, and the folders that they leave empty; how many files."""
+    gone = list(files)
+    folders = {parent for path in gone for parent in path.relative_to(output_dir).parents}
+    for path in gone:
         path.unlink(missing_ok=True)
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        if folder.parts and not _has_link(output_dir, folder.as_posix()):
+            with suppress(OSError):  # it is not empty
+                (output_dir / folder).rmdir()
+    return len(gone)

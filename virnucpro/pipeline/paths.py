@@ -8,6 +8,8 @@ from pathlib import Path
 
 from virnucpro.sequences.fasta import sample_name
 
+CHECKPOINTS, LEDGER = ".checkpoints", "ledger"
+
 
 def default_output_dir(input_files: Sequence[Path | str]) -> Path:
     """`{stem}_predictions` in the current directory; the first input gives the stem."""
@@ -36,32 +38,12 @@ class RunPaths:
     @property
     def checkpoints(self) -> Path:
         """The ledger and the internal tables."""
-        return self.output_dir / ".checkpoints"
+        return self.output_dir / CHECKPOINTS
 
     @property
     def ledger(self) -> Path:
         """One small file for each finished unit of work."""
-        return self.checkpoints / "ledger"
-
-    @property
-    def records(self) -> Path:
-        """One line per input record: id, sample, length, gaps, status, chunks, header."""
-        return self.checkpoints / "records.tsv"
-
-    @property
-    def orf_table(self) -> Path:
-        """Start and end of each ORF in its chunk, binary (see `orf_stages`)."""
-        return self.checkpoints / "orfs.bin"
-
-    @property
-    def unique_table(self) -> Path:
-        """For each ORF the number of the embedded ORF with the same sequences, binary."""
-        return self.checkpoints / "unique.bin"
-
-    @property
-    def scores(self) -> Path:
-        """Scores of each embedded ORF, binary float32 (n, 3)."""
-        return self.checkpoints / "scores.bin"
+        return self.checkpoints / LEDGER
 
     @property
     def contigs(self) -> Path:

@@ -1,32 +1,47 @@
-"""All that happens in one prediction, stage by stage.
+"""All that happens in one prediction.
 
-1 chunking, 2 translation, 3 and 4 splitting, 5 DNA features, 6 protein features, 7 merging,
-8 prediction, 9 consensus. A stage is one unit of work, or one unit per split file, in the
-ledger: what is whole and was made from the same input, model and settings is not done again.
+The default is one stream: records are read, cut and translated, distinct ORFs are scored in
+units, and tables are written from their rows. The staged path scores the same units through the
+original's files and leaves their scores in the same ledger, so that the stream finds them done.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from virnucpro.core.device import detect_cuda_devices
+from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import WorkersFailedError
-from virnucpro.core.files import read_json
-from virnucpro.pipeline import orf_stages, results
-from virnucpro.pipeline.failed_files import record_lost_shards
-from virnucpro.pipeline.ingest import check_inputs, ingest
-from virnucpro.pipeline.jobs import FeatureJob
-from virnucpro.pipeline.output_dir import working_in
+from virnucpro.core.files import digest_of, read_json
+from virnucpro.pipeline import final_tables
+from virnucpro.pipeline.calls import ModelTables
+from virnucpro.pipeline.failed_files import record_failures
+from virnucpro.pipeline.input_pass import input_pass
+from virnucpro.pipeline.inputs import check_inputs, read_sources
+from virnucpro.pipeline.output_dir import remove_intermediates, working_in
 from virnucpro.pipeline.paths import default_output_dir
-from virnucpro.pipeline.run_setup import Run, choose_model, prepare
+from virnucpro.pipeline.run import (
+    CALLS,
+    INPUTS,
+    REPORT,
+    TABLES,
+    Run,
+    choose_model,
+    prepare,
+)
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
-from virnucpro.pipeline.shard_plan import unit_of
-from virnucpro.reports.html import write_report
+from virnucpro.pipeline.staged import Units, classify, merge, written_units
+from virnucpro.pipeline.stream import NoExecutor, ScoreJob, ScoreStore, scored_shards
+from virnucpro.pipeline.summary import summary_lines
+from virnucpro.pipeline.worker_loop import Executor, InProcess
+from virnucpro.pipeline.workers import Workers, WorkerSettings
+from virnucpro.reports.html import REPORT_FILES, write_report
+from virnucpro.scores.scorer import EmbeddingOptions
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
@@ -36,9 +51,8 @@ logger = logging.getLogger("virnucpro.pipeline")
 
 Slot = Literal["dna", "protein"]
 TITLES: dict[Slot, str] = {"dna": "Embedding DNA", "protein": "Embedding proteins"}
-
-# Their vectors differ in the last bits, so that a resumed run takes its own only.
-_FILE_WISE, _PACKED = "file-wise", "packed"
+LABELS: dict[Slot, str] = {"dna": "DNABERT-S", "protein": "ESM-2"}
+DONE, PARTIAL = 0, 6
 
 
 def run_prediction(
@@ -48,6 +62,7 @@ def run_prediction(
     persistent_models: bool = False,
     use_v2_architecture: bool = False,
     runtime_config: RuntimeConfig | None = None,
+    executor: Executor | None = None,
 ) -> int:
     """Call every record of `input_files`; results lie in `output_dir`.
 
@@ -58,9 +73,10 @@ def run_prediction(
         persistent_models: keep encoders loaded in worker processes between stages.
         use_v2_architecture: embed proteins with the packed engine, one process per GPU.
         runtime_config: how the packed engine runs; None means the defaults.
+        executor: scores units, and stays as it is; None makes one for this run.
 
     Returns:
-        Exit code: 0 done, 6 done but for the files named in failed_files.txt.
+        Exit code: 0 done, 6 done but for the records named in failed_files.txt.
 
     Raises:
         VirNucProError: what a user can act on; its `exit_code` says which kind.
@@ -69,206 +85,277 @@ def run_prediction(
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
     check_inputs(input_files)
     model = choose_model(settings.model)
-    with working_in(out, settings.output.resume, settings.output.force):
+    read = [*input_files, *filter(None, [settings.inputs.reference])]
+    with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
-        if run is None:
+        if run.ledger.read(TABLES, run.tables_key) is not None:
             logger.info("Already complete: %s", out)
-            if settings.output.report and not (out / "report.html").exists():
-                write_report(out)
-            return results.DONE
-        run.record.check_free(*results.final_files(run))  # now, not after hours of work
-        if not run.has_model_calls:
-            counts = _orf_stages(run)
-            with ExitStack() as stack:
-                embed = _Embedding(run, counts, persistent_models, stack)
-                _feature_stages(embed, use_v2_architecture, runtime_config or RuntimeConfig())
-            missing = results.merge(run, counts["files"])
-            results.score(run, counts["files"], missing)
-            results.call(run, missing)
-        return results.finish(run)
+            _tidy(run)
+            return _reported(run, DONE)
+        run.claim(run.paths.run_json, *_final_files(run))  # now, not after hours of work
+        run.report.save()
+        if run.ledger.read(CALLS, run.key) is None:
+            if settings.compute.staged or use_v2_architecture or persistent_models:
+                engines = Engines(use_v2_architecture, persistent_models, runtime_config)
+                executor = NoExecutor(_score_staged(run, engines))
+            _score_and_call(run, executor)
+        code = _finish(run)
+        return _reported(run, code)
 
 
-def _orf_stages(run: Run) -> dict[str, int]:
-    """Stages 1 to 4: input files -> split files of distinct ORFs; how many `embedded`, `files`."""
-    paths, policy, per_file = run.paths, run.model.orf_policy, run.per_file
-    counts = run.stage(
-        "chunking", [paths.chunked, paths.records],
-        lambda: ingest(run.sources, paths, run.settings.model, policy),
+def _score_and_call(run: Run, executor: Executor | None) -> None:
+    """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
+    paths, compute = run.paths, run.settings.compute
+    options = EmbeddingOptions(
+        engine=None if compute.packing else "padded", dtype=compute.dtype,
+        pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
     )  # fmt: skip
-    chunks = counts["chunks"]
-    counts = run.stage(
-        "translation", [paths.nucleotide, paths.protein, paths.orf_table],
-        lambda: orf_stages.translate(paths, policy, run.workers, run.reporter, chunks),
+    job = ScoreJob(
+        model=run.model,
+        dna=replace(options, token_budget=compute.dna_tokens),
+        protein=replace(options, token_budget=compute.protein_tokens),
+        classifier_batch=compute.classifier_batch,
+    )
+    given_up: dict[int, str] = {}
+    own = executor is None
+    executor = executor or _executor(run)
+    outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
+    run.ledger.discard(CALLS)
+    run.claim(*outputs)
+    try:
+        with (
+            run.report.stage("scoring") as counts,
+            run.reporter.create_file_bar(None, "Scoring", "ORFs") as bar,
+            ModelTables(paths, run.model) as tables,
+        ):
+            records = read_sources(run.sources)
+            events = input_pass(records, run.rules, run.per_unit, run.threads)
+            store = ScoreStore(run.ledger, run.key)
+            missing: dict[str, int] = {}
+            for shard, scores in scored_shards(events, store, executor, job, bar.update, given_up):
+                called = tables.add(shard, scores)
+                missing |= {shard.records[i].joint_id: n for i, n in called.missing.items()}
+            tables.finish()
+            counts |= tables.counts
+    finally:
+        if own:
+            executor.close()
+    run.claim(paths.failed_files)
+    record_failures(paths.failed_files, paths.calls, given_up, missing)
+    if not given_up:
+        run.ledger.commit(CALLS, run.key, outputs=outputs, facts={"counts": dict(tables.counts)})
+
+
+def _executor(run: Run) -> Executor:
+    """Where units are scored: in this process, or in one a device where there are several."""
+    compute = run.settings.compute
+    devices = compute.devices
+    if len(devices) == 1:
+        return InProcess(devices[0], compute.threads)
+    threads = max(1, usable_cpus() // len(devices))
+    level = logging.getLogger("virnucpro").getEffectiveLevel()
+    settings = [WorkerSettings(device=d, threads=threads, log_level=level) for d in devices]
+    return Workers(settings, compute.worker_timeout)
+
+
+def _finish(run: Run) -> int:
+    """Apply the thresholds, write the final tables, and close the run."""
+    paths, report = run.paths, run.report
+    run.ledger.discard(TABLES)
+    run.ledger.discard(REPORT)
+    outputs = final_tables.table_paths(run)
+    with report.stage("tables") as counts:
+        found, report.data["sample_summary"] = final_tables.write_final_tables(run)
+        counts |= found
+    failed = paths.failed_files.exists()
+    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
+    report.finish("partial" if failed else "done", [*model_outputs, *outputs])
+    if not failed:
+        run.ledger.commit(TABLES, run.tables_key, outputs=[*model_outputs, *outputs])
+        _tidy(run)
+    for line in summary_lines(paths.output_dir, report.data):
+        logger.info("%s", line)
+    return PARTIAL if failed else DONE
+
+
+def _tidy(run: Run) -> None:
+    """Remove what only the stages needed."""
+    if not run.settings.output.keep_intermediate:
+        remove_intermediates(run.paths.output_dir, _final_files(run))
+        run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
+
+
+def _reported(run: Run, code: int) -> int:
+    """Make the report, unless it is there and whole."""
+    pages = [run.paths.output_dir / name for name in REPORT_FILES]
+    if run.settings.output.report and run.ledger.read(REPORT, run.tables_key) is None:
+        run.ledger.discard(REPORT)
+        run.ledger.claim(*pages)
+        write_report(run.paths.output_dir)
+        run.ledger.commit(REPORT, run.tables_key, outputs=pages)
+    return code
+
+
+def _final_files(run: Run) -> list[Path]:
+    """Every file that stays, the report included."""
+    paths = run.paths
+    pages = [paths.output_dir / name for name in REPORT_FILES]
+    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
+    return [paths.run_json, *model_outputs, *final_tables.table_paths(run), *pages]
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Which engine embeds which slot.
+
+    Attributes:
+        use_v2: proteins go through the packed engine, one process per GPU.
+        persistent: keep encoders loaded in worker processes between stages.
+        config: how the packed engine runs.
+    """
+
+    use_v2: bool = False
+    persistent: bool = False
+    config: RuntimeConfig | None = None
+
+
+def _score_staged(run: Run, engines: Engines) -> dict[int, str]:
+    """Score every unit through feature and merged files; scores go to the ledger.
+
+    Returns:
+        The units that could not be scored, each with the reason.
+
+    Raises:
+        WorkersFailedError: the packed engine gave work up; finished shards are kept.
+        DamagedError: a feature file is not what was written.
+        OutputError: a file cannot be written.
+    """
+    store = ScoreStore(run.ledger, run.key)
+    units = written_units(run)
+    failures: dict[int, str] = {}
+    todo = [n for n in units.numbers if store.read(n - 1, units.sizes[n - 1]) is None]
+    if not todo:
+        return {}
+    with ExitStack() as stack:
+        pool = _pool(run, stack) if engines.persistent else None
+        # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
+        with run.report.stage("dna_features") as counts:
+            if engines.use_v2 and run.settings.compute.dnabert_v2:
+                counts |= _packed(run, "dna", run.model.dna, todo, units, engines.config)
+            else:
+                counts |= _file_wise(run, "dna", run.model.dna, todo, units, pool, failures)
+        # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
+        with run.report.stage("protein_features") as counts:
+            if engines.use_v2:
+                logger.info("ESM-2: Using v2.0 async architecture")
+                counts |= _packed(run, "protein", run.model.protein, todo, units, engines.config)
+                logger.info("v2.0 ESM-2 complete: %d feature files created", counts["files"])
+            else:
+                counts |= _file_wise(run, "protein", run.model.protein, todo, units, pool, failures)
+    with run.report.stage("merging") as counts:
+        counts |= merge(run, todo, failures)
+    with run.report.stage("prediction") as counts:
+        counts |= classify(run, store, [n for n in todo if n - 1 not in failures], units)
+    return failures
+
+
+def _file_wise(
+    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], units: Units,
+    pool: PersistentWorkerPool | None, failures: dict[int, str],
+) -> dict[str, int]:  # fmt: skip
+    """v1: one split file after another goes to a worker on each device, in padded batches."""
+    from virnucpro.pipeline.features import EmbedJob, SplitFile
+    from virnucpro.pipeline.work_queue import BatchQueueManager
+
+    paths, compute = run.paths, run.settings.compute
+    options = EmbeddingOptions(
+        engine="padded", dtype=compute.dtype, token_budget=_budget(run, slot)
+    )
+    job = EmbedJob(spec, options)
+    files = {
+        SplitFile(
+            input_file=paths.split_of(slot, n), output_file=paths.features_of(slot, n), layout=slot
+        ): n
+        for n in todo
+        if not _is_done(run, slot, n, "file-wise")
+    }
+    run.claim(*(file.output_file for file in files))
+    queue = BatchQueueManager(compute.devices, use_persistent_pool=pool, threads=run.threads,
+        cache_clear_interval=compute.cache_clear_interval,
+        worker_timeout=compute.worker_timeout, progress=run.reporter,
     )  # fmt: skip
-    run.record.claim(*orf_stages.split_files(paths, counts["orfs"], per_file))
-    return run.stage(
-        "splitting", [paths.unique_table], lambda: orf_stages.split(paths, per_file),
-        more=lambda counts: orf_stages.split_pairs(paths, counts.get("files", 0)),
+    result = queue.process(
+        job, list(files), sum(units.sizes[n - 1] for n in files.values()),
+        lambda file: _commit(run, slot, files[file], "file-wise"), TITLES[slot],
     )  # fmt: skip
+    for file, reason in result.failed:
+        failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{reason}"
+    if result.engine:
+        run.report.note_engine(slot, result.engine)
+    counts = {"files": len(result.finished), "kept": len(todo) - len(files)}
+    return {**counts, "failed": len(result.failed), "tokens": result.tokens}
 
 
-def _feature_stages(embed: _Embedding, use_v2: bool, config: RuntimeConfig) -> None:
-    """Stages 5 and 6: each slot goes through one engine, chosen here."""
-    run = embed.run
-    # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
-    with run.record.stage("dna_features") as counts:
-        if use_v2 and run.settings.compute.dnabert_v2:
-            counts |= embed.packed("dna", run.model.dna, config)
-        else:
-            counts |= embed.file_wise("dna", run.model.dna)
-    # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
-    with run.record.stage("protein_features") as counts:
-        if use_v2:
-            logger.info("ESM-2: Using v2.0 async architecture")
-            counts |= embed.packed("protein", run.model.protein, config)
-            logger.info("v2.0 ESM-2 complete: %d feature files created", counts["files"])
-        else:
-            counts |= embed.file_wise("protein", run.model.protein)
+def _packed(
+    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], units: Units,
+    config: RuntimeConfig | None,
+) -> dict[str, int]:  # fmt: skip
+    """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
+    from virnucpro.pipeline.feature_files import write_dna_files
+    from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 
-
-class _Embedding:
-    """The two ways to embed the split files of a run; both leave the same feature files."""
-
-    def __init__(
-        self, run: Run, counts: Mapping[str, int], persistent: bool, stack: ExitStack
-    ) -> None:
-        self.run, self.orfs = run, counts["embedded"]
-        self.letters = {"dna": counts["embedded_nt"], "protein": counts["embedded_aa"]}
-        self.per_file = run.per_file
-        self.numbers = range(1, counts["files"] + 1)
-        self._persistent, self._stack = persistent, stack
-        self._pool: PersistentWorkerPool | None = None
-
-    def file_wise(self, slot: Slot, spec: EncoderSpec) -> dict[str, int]:
-        """v1: one file after another goes to a worker on each device, in padded batches."""
-        from virnucpro.pipeline.work_queue import BatchQueueManager
-
-        run, todo, made_from = self.run, [], [_FILE_WISE, self._tokens(slot)]
-        for number in self.numbers:
-            job = self._job(slot, spec, number)
-            if not run.is_done(_unit(slot, job.output_file), [job.output_file], made_from):
-                run.begin(_unit(slot, job.output_file), [job.output_file])
-                todo.append(job)
-
-        def commit(job: FeatureJob) -> None:
-            run.commit(_unit(slot, job.output_file), [job.output_file], {}, made_from)
-
-        compute, pool = run.settings.compute, self._worker_pool()
-        queue = BatchQueueManager(compute.devices, use_persistent_pool=pool,
-            cache_clear_interval=compute.cache_clear_interval,
-            worker_timeout=compute.worker_timeout, progress=run.reporter,
-        )  # fmt: skip
-        result = queue.process(todo, run.paths.failed_files, commit, TITLES[slot])
-        run.record.note_engines(slot, [result.engine] if result.engine else [])
-        counts = {"files": len(result.finished), "kept": len(self.numbers) - len(todo)}
-        return {**counts, "failed": len(result.failed), "tokens": result.tokens}
-
-    def packed(self, slot: Slot, spec: EncoderSpec, config: RuntimeConfig) -> dict[str, Any]:
-        """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
-        from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
-        from virnucpro.pipeline.shard_merge import lost_shards, partial_file
-
-        run, paths, compute = self.run, self.run.paths, self.run.settings.compute
-        files = [paths.split_of(slot, number) for number in self.numbers]
-        todo = self._not_packed(slot)
-        if not todo:
-            return {"files": 0, "kept": len(files)}
-        folder = paths.esm_v2 if slot == "protein" else paths.dnabert_v2
-        run.record.claim(folder)
-        folder.mkdir(exist_ok=True)
-        model_config = {
-            "model_type": "esm2" if slot == "protein" else "dnabert",
-            "model_name": spec.name,
-            "enable_fp16": compute.dtype in ("auto", "float16"),
-            "encoder_spec": spec,
-        }
-        num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
-        logger.info("%s: %d ranks", spec.name, num_gpus)
-        with run.reporter.create_file_bar(self.orfs, TITLES[slot], "ORFs") as bar:
-            h5_path, failed_ranks = run_multi_gpu_inference(
-                fasta_files=files,
-                output_dir=folder,
-                model_config=model_config,
-                world_size=num_gpus,
-                runtime_config=config,
-                on_sequences=bar.update,
-            )
-        engines = read_json(folder / "stage.json").get("ranks", [])
-        run.record.note_engines(slot, [stats for stats in engines if stats])
-        lost = lost_shards(h5_path) if failed_ranks else {}
-        label = "ESM-2" if slot == "protein" else "DNABERT-S"
-        if failed_ranks and not lost:
-            raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs", label)
-        record_lost_shards(paths.failed_files, folder, label, lost)
-        done = self._to_files(slot, partial_file(h5_path) if lost else h5_path, todo)
-        for output in done if not lost else ():
-            run.commit(_unit(slot, output), [output], {}, _PACKED)
-        tokens = sum(int(stats.get("tokens", 0)) for stats in engines if stats)
-        counts = {"files": len(done), "kept": len(files) - len(todo), "tokens": tokens}
-        return {**counts, "failed_shards": len(lost)}
-
-    def _to_files(self, slot: Slot, h5_path: Path, numbers: Sequence[int]) -> list[Path]:
-        """Vectors from shard order into the feature files of these numbers."""
-        paths = self.run.paths
-        if slot == "protein":  # a file without DNA vectors has nothing to be merged with
-            dna_files = [paths.dna_features(n) for n in numbers if paths.dna_features(n).exists()]
-            return _stream_h5_to_pt_files(h5_path, paths.protein_dir, dna_files)
-        from virnucpro.pipeline.row_index import write_dna_files
-
-        outputs = [paths.dna_features(number) for number in numbers]
-        write_dna_files(h5_path, [paths.split_of(slot, n) for n in numbers], outputs)
-        return outputs
-
-    def _not_packed(self, slot: Slot) -> list[int]:
-        """Numbers of the files whose vectors the packed engine has not made yet."""
-        run, todo = self.run, []
-        for number in self.numbers:
-            output = run.paths.features_of(slot, number)
-            if not run.is_done(_unit(slot, output), [output], _PACKED):
-                run.begin(_unit(slot, output), [output])
-                todo.append(number)
-        return todo
-
-    def _job(self, slot: Slot, spec: EncoderSpec, number: int) -> FeatureJob:
-        compute, paths = self.run.settings.compute, self.run.paths
-        return FeatureJob(
-            encoder=spec,
-            input_file=paths.split_of(slot, number),
-            output_file=paths.features_of(slot, number),
-            rows=min(self.per_file, self.orfs - (number - 1) * self.per_file),
-            token_budget=self._tokens(slot),
-            dtype=compute.dtype,
-            expected_tokens=unit_of(spec.kind).tokens_of(self.letters[slot], self.orfs),
+    paths, compute = run.paths, run.settings.compute
+    config = config or RuntimeConfig()
+    config = replace(config, checkpoint_dir=config.checkpoint_dir or paths.checkpoints)
+    numbers = [n for n in todo if not _is_done(run, slot, n, "packed")]
+    if not numbers:
+        return {"files": 0, "kept": len(todo)}
+    folder = paths.esm_v2 if slot == "protein" else paths.dnabert_v2
+    run.claim(folder / "embeddings.h5", folder / "stage.json")
+    folder.mkdir(exist_ok=True)
+    model_config = {
+        "model_type": "esm2" if slot == "protein" else "dnabert",
+        "model_name": spec.name,
+        "enable_fp16": compute.dtype in ("auto", "float16"),
+        "encoder_spec": spec,
+    }
+    num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
+    logger.info("%s: %d ranks", spec.name, num_gpus)
+    run.ledger.claim(*(folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)))
+    files = [paths.split_of(slot, n) for n in numbers]
+    with run.reporter.create_file_bar(units.orfs, TITLES[slot], "ORFs") as bar:
+        h5_path, failed_ranks = run_multi_gpu_inference(
+            fasta_files=files,
+            output_dir=folder,
+            model_config=model_config,
+            world_size=num_gpus,
+            runtime_config=config,
+            on_sequences=bar.update,
         )
-
-    def _tokens(self, slot: Slot) -> int | None:
-        compute = self.run.settings.compute
-        return compute.dna_tokens if slot == "dna" else compute.protein_tokens
-
-    def _worker_pool(self) -> PersistentWorkerPool | None:
-        if self._persistent and self._pool is None:
-            from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-
-            compute = self.run.settings.compute
-            pool = PersistentWorkerPool(
-                len(compute.devices), self.run.model.name, devices=compute.devices,
-                cache_clear_interval=compute.cache_clear_interval,
-                worker_timeout=compute.worker_timeout,
-            )  # fmt: skip
-            self._pool = self._stack.enter_context(pool)
-        return self._pool
-
-
-def _unit(slot: Slot, path: Path) -> str:
-    return f"{slot} features {path.name}"
+    stats = [one for one in read_json(folder / "stage.json").get("ranks", []) if one]
+    for one in stats:
+        run.report.note_engine(slot, one)
+    if failed_ranks:
+        raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs", LABELS[slot])
+    outputs = [paths.features_of(slot, n) for n in numbers]
+    run.claim(*outputs)
+    if slot == "protein":
+        _stream_h5_to_pt_files(h5_path, paths.protein_dir, [paths.dna_features(n) for n in numbers])
+    else:
+        write_dna_files(h5_path, files, outputs)
+    for n in numbers:
+        _commit(run, slot, n, "packed")
+    tokens = sum(int(one.get("tokens", 0)) for one in stats)
+    return {"files": len(numbers), "kept": len(todo) - len(numbers), "tokens": tokens}
 
 
 def _stream_h5_to_pt_files(
     h5_path: Path, output_dir: Path, nucleotide_feature_files: Sequence[Path]
 ) -> list[Path]:
-    """Shard order -> file order: one protein feature file beside each nucleotide one.
+    """Vectors of the packed engine -> one protein feature file beside each nucleotide one.
 
-    Streams: ids are indexed in a few bytes each, and the vectors of one file are in memory.
+    Streams: the vectors of one file are in memory. Rows of ours lie in the order of the files;
+    others are found by id.
 
     Args:
         h5_path: datasets `sequence_ids` (n,) and `embeddings` (n, d) float32, in any order.
@@ -282,8 +369,7 @@ def _stream_h5_to_pt_files(
         DamagedFeaturesError: a nucleotide file cannot be read.
         OutputError: a file could not be written; nothing half-written is left behind.
     """
-    from virnucpro.pipeline.feature_files import read_dna_ids, write_protein_features
-    from virnucpro.pipeline.row_index import VectorFile
+    from virnucpro.pipeline.feature_files import VectorFile, read_dna_ids, write_protein_features
 
     output_dir.mkdir(parents=True, exist_ok=True)
     written = []
@@ -294,3 +380,36 @@ def _stream_h5_to_pt_files(
             write_protein_features(output_file, vectors.of(read_dna_ids(nucleotide_file)))
             written.append(output_file)
     return written
+
+
+def _pool(run: Run, stack: ExitStack) -> PersistentWorkerPool:
+    from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
+
+    compute = run.settings.compute
+    pool = PersistentWorkerPool(
+        len(compute.devices), run.model.name, devices=compute.devices, threads=run.threads,
+        cache_clear_interval=compute.cache_clear_interval, worker_timeout=compute.worker_timeout,
+    )  # fmt: skip
+    stack.enter_context(pool).create_pool()
+    return pool
+
+
+def _is_done(run: Run, slot: Slot, number: int, how: str) -> bool:
+    """Whether a feature file was made, and `how`: vectors of the engines differ in last bits."""
+    unit, key = _feature_unit(run, slot, number, how)
+    return run.ledger.read(unit, key) is not None
+
+
+def _commit(run: Run, slot: Slot, number: int, how: str) -> None:
+    unit, key = _feature_unit(run, slot, number, how)
+    run.ledger.discard(unit)
+    run.ledger.commit(unit, key, outputs=[run.paths.features_of(slot, number)])
+
+
+def _feature_unit(run: Run, slot: Slot, number: int, how: str) -> tuple[str, str]:
+    return f"{slot} features {number}", digest_of(run.key, how, _budget(run, slot))
+
+
+def _budget(run: Run, slot: Slot) -> int | None:
+    compute = run.settings.compute
+    return compute.dna_tokens if slot == "dna" else compute.protein_tokens

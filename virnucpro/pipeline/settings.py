@@ -46,6 +46,8 @@ class Compute:
         threads: processes that translate and merge; None means the CPUs of this machine.
         classifier_batch: rows per classifier batch.
         reader_threads: threads that read merged files ahead of the classifier; 0 reads in line.
+        staged: go through the original's stages and files.
+        merge_workers: processes that merge feature files; None means what helps.
         sequences_per_file: ORFs per split file, the unit of work; None means by model.
         dna_tokens: DNA tokens per batch; None means by memory.
         protein_tokens: protein tokens per batch; None means by memory.
@@ -67,6 +69,8 @@ class Compute:
     threads: int | None = None
     classifier_batch: int = 256
     reader_threads: int = 4
+    staged: bool = False
+    merge_workers: int | None = None
     sequences_per_file: int | None = None
     dna_tokens: int | None = None
     protein_tokens: int | None = None

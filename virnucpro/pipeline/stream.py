@@ -13,7 +13,7 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import DamagedError
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Shard, Unit
-from virnucpro.pipeline.worker_loop import Done, Executor, OnRows
+from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Item, Job, OnRows, Outcome
 from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
 
 Scores = NDArray[np.float32]
@@ -70,17 +70,17 @@ class ScoreStore:
 
 def scored_shards(
     events: Iterable[Unit | Shard],
-    store: ScoreStore,
+    store: ScoreStore | None,
     executor: Executor,
     job: ScoreJob,
-    on_rows: OnRows,
-    given_up: dict[int, str],
+    on_rows: OnRows = lambda rows: None,
+    given_up: dict[int, str] | None = None,
 ) -> Iterator[tuple[Shard, Scores]]:
     """Score what is not scored yet, and join scores to ORFs by their rows.
 
     Args:
         events: of the input pass.
-        store: finished units; new ones are committed as they come.
+        store: finished units; new ones are committed as they come. None keeps nothing.
         executor: does the work.
         job: what it does.
         on_rows: told how many more ORFs are done.
@@ -100,7 +100,7 @@ def scored_shards(
                 shards.append(event)
                 continue
             sizes[event.number] = len(event)
-            known = store.read(event.number, len(event))
+            known = store.read(event.number, len(event)) if store else None
             if known is not None:
                 scores[event.number] = known
             yield event.number, None if known is not None else (event.dna, event.protein)
@@ -110,14 +110,38 @@ def scored_shards(
             on_rows(sizes[outcome.key])
         elif isinstance(outcome, Done):
             scores[outcome.key] = outcome.result
-            store.commit(outcome.key, outcome.result)
+            if store:
+                store.commit(outcome.key, outcome.result)
         else:
-            given_up[outcome.key] = outcome.reason
+            if given_up is not None:
+                given_up[outcome.key] = outcome.reason
             scores[outcome.key] = np.full((sizes[outcome.key], COLUMNS), np.nan, np.float32)
         while shards and all(number in scores for number, _ in shards[0].units):
             yield _joined(shards.popleft(), scores)
     while shards:
         yield _joined(shards.popleft(), scores)
+
+
+class NoExecutor:
+    """Stands where units were scored elsewhere: what is not scored by now was given up.
+
+    Args:
+        reasons: by unit; a unit without one is given up too.
+    """
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        self._reasons = reasons
+
+    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
+        """See `Executor`."""
+        for key, unit in items:
+            if unit is None:
+                yield Done(key, None, {}, 0)
+            else:
+                yield GivenUp(key, self._reasons.get(key, "not scored"))
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 def _joined(shard: Shard, scores: dict[int, Scores]) -> tuple[Shard, Scores]:

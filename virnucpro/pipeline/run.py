@@ -1,0 +1,259 @@
+"""One prediction under way: its inputs, its model, its directory, and what is done of it."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from virnucpro import __version__
+from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.device import usable_cpus
+from virnucpro.core.errors import UsageError
+from virnucpro.core.files import digest_of, sha256_file, write_json
+from virnucpro.core.progress import ProgressReporter
+from virnucpro.models.specs import ModelSpec
+from virnucpro.models.store import resolve_model
+from virnucpro.pipeline.input_pass import Rules
+from virnucpro.pipeline.inputs import Source, describe_inputs, plan_sources, sampler, spool
+from virnucpro.pipeline.output_dir import refuse, remove_leftovers
+from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.settings import Compute, ModelChoice, PredictionSettings
+from virnucpro.reports.tables import SCHEMA
+from virnucpro.sequences.fasta import sample_name
+
+logger = logging.getLogger("virnucpro.pipeline")
+
+FORMAT = 2
+INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One prediction under way.
+
+    Attributes:
+        sources: the samples to read, standard input already spooled.
+        paths: where everything lies.
+        model: what decides scores.
+        settings: what was asked for.
+        key: digest of everything that decides a score, the kind of device included.
+        tables_key: the same with everything that decides the final tables.
+        is_new: no earlier run worked here, so that what lies here is not ours.
+        ledger: what is done, and which files are ours.
+        report: run.json.
+        reporter: progress.
+    """
+
+    sources: tuple[Source, ...]
+    paths: RunPaths
+    model: ModelSpec
+    settings: PredictionSettings
+    key: str
+    tables_key: str
+    is_new: bool
+    ledger: Ledger
+    report: RunReport
+    reporter: ProgressReporter
+
+    @property
+    def per_unit(self) -> int:
+        """ORFs of a unit of work, and the most that a killed run has to do again."""
+        return orfs_per_unit(self.settings.compute, self.model)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads and processes of the whole run."""
+        return self.settings.compute.threads or usable_cpus()
+
+    @property
+    def rules(self) -> Rules:
+        """What decides which ORFs the input gives; counts the records where that matters."""
+        choice = self.settings.model
+        return Rules(
+            self.model.chunk_nt, self.model.orf_policy, choice.min_length,
+            sampler(self.sources, choice.sample_n),
+        )  # fmt: skip
+
+    def claim(self, *files: Path) -> None:
+        """Write down that these files are ours, before they are made.
+
+        Raises:
+            UsageError: the run is new here, and such a file lies here already: somebody else's.
+        """
+        known = set(self.ledger.claimed())
+        for path in files:
+            name = path.relative_to(self.paths.output_dir).as_posix()
+            if self.is_new and name not in known and (path.exists() or path.is_symlink()):
+                refuse(path)
+        self.ledger.claim(*files)
+
+
+class RunReport:
+    """run.json: what ran, with what, and what came of it. Nothing depends on it.
+
+    Args:
+        path: of run.json.
+        data: what is written; `docs/outputs.md` has the keys.
+    """
+
+    def __init__(self, path: Path, data: dict[str, Any]) -> None:
+        self._path, self.data = path, data
+        self._start = time.monotonic()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, int]]:
+        """Time a stage; what the body puts in the yielded dict becomes its counts."""
+        counts: dict[str, int] = {}
+        start = time.monotonic()
+        yield counts
+        seconds = round(time.monotonic() - start, 3)
+        self.data["stages"][name] = {"seconds": seconds, **counts}
+
+    def note_engine(self, slot: str, stats: Mapping[str, Any]) -> None:
+        """Record how a slot was embedded: layout, dtype and attention backend, and on what."""
+        facts = [str(stats.get(name, "?")) for name in ("layout", "dtype", "backend")]
+        self.data.setdefault("engines", {})[slot] = " ".join(facts)
+        devices = self.data.setdefault("devices", [])
+        memory = max(self.data.get("gpu_bytes", 0), int(stats.get("gpu_bytes", 0)))
+        self.data["gpu_bytes"] = memory
+        if (device := str(stats.get("device"))) not in devices:
+            devices.append(device)
+
+    def finish(self, status: str, outputs: Sequence[Path]) -> None:
+        """Record the end of the run, `done` or `partial`, and the hash of each output file."""
+        self.data["status"] = status
+        self.data["seconds"] = round(time.monotonic() - self._start, 3)
+        root = self._path.parent
+        self.data["outputs"] = {str(p.relative_to(root)): sha256_file(p) for p in outputs}
+        self.save()
+
+    def save(self) -> None:
+        """Write run.json."""
+        write_json(self._path, self.data)
+
+
+def choose_model(choice: ModelChoice) -> ModelSpec:
+    """Find the model, and lay the user's chunk length and ORF policy over its own.
+
+    Raises:
+        ModelError: it is not installed, or damaged.
+    """
+    model = resolve_model(choice.model_type, choice.model_path, choice.home)
+    logger.info("Model: %s (%s), hash %s", model.name, choice.model_type, model.digest[:12])
+    if choice.model_type == "mini":
+        logger.info("  the published models: virnucpro models fetch 500, then -m 500")
+    if choice.chunk_nt is not None:
+        model = replace(model, chunk_nt=choice.chunk_nt)
+    if choice.orf_policy is not None and choice.orf_policy != model.orf_policy.name:
+        logger.warning(
+            "--orf-policy %s: the model was trained with %s; scores are outside its training",
+            choice.orf_policy, model.orf_policy.name,
+        )  # fmt: skip
+        model = replace(model, orf_policy=replace(model.orf_policy, name=choice.orf_policy))
+    return model
+
+
+def prepare(
+    input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings
+) -> Run:
+    """Hash the inputs and open the run, in a directory that is held.
+
+    Raises:
+        InputError: an input cannot be read.
+        OutputError: the output directory cannot be written.
+        UsageError: inputs cannot be paired, or an earlier run here was of other inputs.
+    """
+    paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
+    asked, output, compute = settings.inputs, settings.output, settings.compute
+    ledger = Ledger(output_dir, paths.ledger, repair=output.repair)
+    is_new = not ledger.claimed()
+    remove_leftovers(output_dir)
+    paths.ledger.mkdir(parents=True, exist_ok=True)
+    spooled = spool(input_files, paths.checkpoints)
+    sources = plan_sources(input_files, spooled, asked.paired, asked.reference)
+    described = describe_inputs(input_files, spooled)
+    _check_same_inputs(ledger, output_dir, described)
+
+    samples = [source.sample for source in sources]
+    calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
+    decides = {
+        "format": FORMAT,
+        "inputs": [entry["sha256"] for entry in described],
+        "names": [sample_name(str(entry["path"])) for entry in described],
+        "samples": samples,
+        "model": model.digest,
+        "min_length": settings.model.min_length,
+        "sample_n": settings.model.sample_n,
+        "dtype": compute.dtype,
+        "packing": compute.packing,
+        "v1_attention": compute.v1_attention,
+        "paired": asked.paired,
+    }
+    kind = compute.devices[0].split(":")[0]  # their numbers differ in the last digits
+    key = digest_of(decides, kind, orfs_per_unit(compute, model))
+    tables_key = digest_of(decides, calling, SCHEMA)
+    report = RunReport(paths.run_json, _about(model, settings) | {
+        "inputs": described, "samples": samples,
+        "calling": {"preset": settings.calling.preset, **calling},
+    })  # fmt: skip
+    return Run(
+        sources=sources, paths=paths, model=model, settings=settings, key=key,
+        tables_key=tables_key, is_new=is_new, ledger=ledger, report=report,
+        reporter=ProgressReporter(output.progress),
+    )  # fmt: skip
+
+
+def orfs_per_unit(compute: Compute, model: ModelSpec) -> int:
+    """ORFs of a unit of work: as asked, else by model.
+
+    A large encoder on a CPU takes seconds for each, and whole units are what survives a kill.
+    """
+    on_cpu = compute.devices[0] == "cpu"
+    return compute.sequences_per_file or (100 if on_cpu and model.is_large else 10_000)
+
+
+def _check_same_inputs(
+    ledger: Ledger, output_dir: Path, described: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuse to go on with a run of other inputs: neither the same paths nor the same content.
+
+    Raises:
+        UsageError: names what lies there.
+    """
+    entry = ledger.read(INPUTS, "")
+    now = {"paths": [str(one["path"]) for one in described],
+           "sha256": sorted(str(one["sha256"]) for one in described)}  # fmt: skip
+    if entry is not None:
+        known = entry.facts
+        if known == now:
+            return
+        if known["paths"] != now["paths"] and known["sha256"] != now["sha256"]:
+            raise UsageError(
+                f"{output_dir} holds a run of {', '.join(known['paths'])}, not of "
+                f"{', '.join(now['paths'])}; choose another --output-dir, or --force to start over"
+            )
+    ledger.discard(INPUTS)
+    ledger.commit(INPUTS, "", facts=now)
+
+
+def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
+    """What run.json says before anything is done."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy", "tokenizers", "h5py")}
+    return {
+        "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
+        "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv, "host": platform.platform(),
+        "versions": {"python": platform.python_version(), **packages},
+        "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
+                  "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
+        "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
+        "sample_summary": [], "stages": {}, "outputs": {},
+    }  # fmt: skip

@@ -1,0 +1,370 @@
+"""Worker processes that run the loop: units out, results back, and no unit lost with a worker."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from virnucpro.core.log import DATE_FORMAT, FORMAT
+from virnucpro.core.processes import become_worker, children_ignore_interrupts
+from virnucpro.pipeline.worker_logs import LogLine, relay_logs
+from virnucpro.pipeline.worker_loop import (
+    Beat,
+    CannotStart,
+    Done,
+    Failed,
+    GivenUp,
+    Item,
+    Job,
+    OnRows,
+    Outcome,
+    Ready,
+    Tasks,
+    raise_if_hopeless,
+    start_error,
+    work,
+)
+from virnucpro.scores.scorer import LoadedModels
+
+logger = logging.getLogger("virnucpro.pipeline.workers")
+
+MOST_ATTEMPTS = 2
+AHEAD = 2  # units a worker holds: one computes, the next is prepared
+_TICK_S = 1.0
+_START_S = 900.0  # weights may come from a slow disk, with nothing to say meanwhile
+_END_S = 3.0
+_MOST_LOSSES = 3  # in a row and for each worker, without a unit done between them
+_SWITCH_S = 2e-4  # other threads must not keep the one that feeds the device waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """How a worker process runs.
+
+    Attributes:
+        device: `cpu` or `cuda:N`.
+        threads: CPU threads of arithmetic; None leaves torch's choice.
+        cache_clear_interval: units between two clearings of the GPU cache; 0 never.
+        log_level: lowest level whose lines reach the parent.
+        log_file: gets the lines in place of the parent; None for none.
+        heartbeat_s: least time between two signs of life (s).
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    cache_clear_interval: int = 0
+    log_level: int = logging.INFO
+    log_file: Path | None = None
+    heartbeat_s: float = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """One process, the parent's end of its pipe, and the units it holds, oldest first."""
+
+    number: int
+    process: SpawnProcess
+    connection: Connection
+    settings: WorkerSettings
+    held: list[int] = field(default_factory=list)
+    heard: float = field(default_factory=time.monotonic)
+    is_ready: bool = False
+    stats: dict[str, Any] = field(default_factory=dict)
+    loads: int = 0
+
+
+class Workers:
+    """Processes that run the loop, one a device; they stay, with what they loaded, until `close`.
+
+    Pipes are private to a worker, so a killed one can neither block nor garble the others.
+
+    Args:
+        settings: one a worker.
+        worker_timeout: silence after which a busy worker counts as hung (s).
+        name: of the processes.
+
+    Attributes:
+        pool: the workers; None before the first run and after `close`.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[WorkerSettings],
+        worker_timeout: float = 900.0,
+        name: str = "virnucpro",
+    ) -> None:
+        self._settings, self.worker_timeout, self._name = list(settings), worker_timeout, name
+        self.pool: list[Worker] | None = None
+
+    def start(self) -> list[Worker]:
+        """Start the workers that do not run yet; all of them."""
+        if self.pool is None:
+            self.pool = [self._start(k, settings) for k, settings in enumerate(self._settings)]
+        return self.pool
+
+    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
+        """See `Executor`."""
+        run = _Run(self, job, iter(items), on_rows)
+        try:
+            yield from run.outcomes()
+        finally:
+            for worker in self.pool or []:
+                if worker.held:  # no late answer may meet a later caller
+                    self._kill(worker)
+
+    def close(self) -> None:
+        """End the workers: asked first, then killed."""
+        workers, self.pool = self.pool or [], None
+        for worker in workers:
+            with suppress(OSError):
+                worker.connection.send(None)
+            if worker.held and worker.process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _END_S
+        for worker in workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            self._kill(worker)
+
+    def replace(self, worker: Worker) -> Worker:
+        """End a worker and start another in its place."""
+        self._kill(worker)
+        fresh = self._start(worker.number, worker.settings)
+        if self.pool is not None:
+            self.pool[worker.number] = fresh
+        return fresh
+
+    def _start(self, number: int, settings: WorkerSettings) -> Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=worker_main, args=(theirs, settings, number), daemon=True,
+            name=f"{self._name}-{number}",
+        )  # fmt: skip
+        with children_ignore_interrupts():
+            process.start()
+        theirs.close()
+        return Worker(number, process, ours, settings)
+
+    def _kill(self, worker: Worker) -> None:
+        worker.held.clear()
+        worker.process.kill()
+        worker.process.join()
+        worker.connection.close()
+
+
+class _Run:
+    """One job on all workers."""
+
+    def __init__(self, workers: Workers, job: Job, items: Iterator[Item], on_rows: OnRows) -> None:
+        self._workers, self._job, self._items, self._on_rows = workers, job, items, on_rows
+        self._units: dict[int, Any] = {}  # of the keys that are not done
+        self._returned: deque[int] = deque()  # from a lost worker, not for a fault of their own
+        self._again: deque[int] = deque()  # failed once
+        self._attempts: Counter[int] = Counter()
+        self._passed: list[Outcome] = []  # done before
+        self._losses = 0
+        self._has_more = True
+        self._pool: list[Worker] = []
+
+    def outcomes(self) -> Iterator[Outcome]:
+        for key, unit in self._items:
+            if unit is not None:
+                self._units[key] = unit
+                self._returned.append(key)
+                break
+            yield Done(key, None, {}, 0)
+        else:
+            return
+        for worker in self._workers.start():
+            alive = worker if worker.process.is_alive() else self._workers.replace(worker)
+            self._pool.append(alive)
+            self._greet(alive)
+        while self._has_more or self._units:
+            self._hand_out()
+            passed, self._passed = self._passed, []
+            yield from passed
+            yield from self._listen(0.0 if passed else _TICK_S)
+            if self._losses > _MOST_LOSSES * len(self._pool):
+                yield from self._give_up_rest()
+
+    def _greet(self, worker: Worker) -> None:
+        """Let a worker load the job while the first units are still being read."""
+        worker.is_ready, worker.heard = False, time.monotonic()
+        with suppress(OSError):  # its end is seen when it is listened to
+            worker.connection.send((-1, self._job, None))
+
+    def _hand_out(self) -> None:
+        for depth in range(1, AHEAD + 1):
+            for worker in self._pool:
+                if len(worker.held) < depth and not self._is_alone(worker):
+                    key = self._next(is_idle=not worker.held)
+                    if key is not None:
+                        self._assign(worker, key)
+
+    def _is_alone(self, worker: Worker) -> bool:
+        """Whether a worker holds a unit that failed before, and must hold no other beside it."""
+        return any(self._attempts[key] for key in worker.held)
+
+    def _next(self, is_idle: bool) -> int | None:
+        if self._returned:
+            return self._returned.popleft()
+        if is_idle and self._again:
+            return self._again.popleft()
+        item = next(self._items, None) if self._has_more else None
+        self._has_more = item is not None
+        if item is None:
+            return None
+        key, unit = item
+        if unit is None:
+            self._passed.append(Done(key, None, {}, 0))
+            return None
+        self._units[key] = unit
+        return key
+
+    def _assign(self, worker: Worker, key: int) -> None:
+        if not worker.held:
+            worker.heard = time.monotonic()
+        worker.held.append(key)
+        with suppress(OSError):
+            worker.connection.send((key, self._job, self._units[key]))
+
+    def _listen(self, seconds: float) -> Iterator[Outcome]:
+        of = {worker.connection: worker for worker in self._pool}
+        for connection in wait(list(of), seconds):
+            worker = of[connection]  # type: ignore[index]
+            try:
+                message = worker.connection.recv()
+            except (EOFError, OSError):
+                worker.process.join(_END_S)
+                reason = f"worker process died (exit code {worker.process.exitcode})"
+                yield from self._lost(worker, reason)
+                continue
+            worker.heard = time.monotonic()
+            yield from self._hear(worker, message)
+        now = time.monotonic()
+        for worker in list(self._pool):
+            patience = self._workers.worker_timeout
+            if not worker.is_ready:
+                patience = max(patience, _START_S)
+            if worker.held and now - worker.heard > patience:
+                yield from self._lost(worker, f"no sign of life for {patience:g} s")
+
+    def _hear(self, worker: Worker, message: Any) -> Iterator[Outcome]:
+        if isinstance(message, LogLine):
+            message.replay()
+        elif isinstance(message, Ready):
+            worker.is_ready, worker.stats = True, message.stats
+        elif isinstance(message, Beat):
+            self._on_rows(message.rows)
+        elif isinstance(message, CannotStart):
+            self._returned.extendleft(reversed(worker.held))
+            worker.held.clear()
+            self._pool.remove(worker)
+            if not self._pool:
+                raise start_error(message)
+            logger.warning("worker %d cannot start: %s", worker.number, message.reason)
+        elif isinstance(message, Done):
+            worker.held.remove(message.key)
+            worker.stats, worker.loads = message.stats, message.loads
+            self._losses = 0
+            del self._units[message.key]
+            yield message
+        elif isinstance(message, Failed):
+            worker.held.remove(message.key)
+            raise_if_hopeless(message)
+            yield from self._blame(worker, message.key, message.reason)
+
+    def _lost(self, worker: Worker, reason: str) -> Iterator[Outcome]:
+        """Give a lost worker's units to others; the one that it computed has failed once more."""
+        held = list(worker.held)
+        logger.warning("worker %d: %s; a new one takes its place", worker.number, reason)
+        self._losses += 1
+        self._returned.extendleft(reversed(held[1:]))
+        if self._losses <= _MOST_LOSSES * len(self._pool):
+            fresh = self._workers.replace(worker)
+            self._pool[self._pool.index(worker)] = fresh
+            self._greet(fresh)
+        else:
+            worker.held.clear()
+        if held:
+            yield from self._blame(worker, held[0], reason)
+
+    def _blame(self, worker: Worker, key: int, reason: str) -> Iterator[Outcome]:
+        self._attempts[key] += 1
+        if self._attempts[key] < MOST_ATTEMPTS:
+            logger.warning("unit %d: %s; trying it again, alone", key, reason)
+            self._again.append(key)
+            return
+        del self._units[key]
+        yield GivenUp(key, reason, worker.number)
+
+    def _give_up_rest(self) -> Iterator[Outcome]:
+        keys = [*self._units]
+        for key, unit in self._items:
+            if unit is None:
+                yield Done(key, None, {}, 0)
+            else:
+                keys.append(key)
+        self._has_more = False
+        self._units.clear()
+        for worker in self._pool:
+            worker.held.clear()
+        for position, key in enumerate(keys):
+            yield GivenUp(key, "no worker is left", position % len(self._pool))
+
+
+def worker_main(connection: Connection, settings: WorkerSettings, number: int) -> None:
+    """Serve units from `connection` until it brings None or closes, or the parent ends."""
+    become_worker()
+    sending = threading.Lock()
+
+    def send(message: object) -> None:
+        with sending, suppress(OSError):  # a lost parent ends this process anyway
+            connection.send(message)
+
+    if settings.log_file is None:
+        relay_logs(send, settings.log_level)
+    else:
+        log = logging.getLogger("virnucpro")
+        handler = logging.FileHandler(settings.log_file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter(FORMAT, DATE_FORMAT))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        log.info("Worker %d on %s, pid %d", number, settings.device, os.getpid())
+    if settings.device != "cpu":
+        # Long-lived workers fragment CUDA memory; read when torch first allocates there.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        sys.setswitchinterval(_SWITCH_S)
+
+    def inbox() -> Iterator[tuple[int, Job, Any]]:
+        with suppress(EOFError, OSError):
+            while (item := connection.recv()) is not None:
+                yield item
+
+    tasks = Tasks(LoadedModels(settings.device, settings.threads), settings.cache_clear_interval)
+    rows, last = 0, time.monotonic()
+    for message in work(tasks, inbox()):
+        if isinstance(message, Beat):
+            rows += message.rows
+            if time.monotonic() - last < settings.heartbeat_s:
+                continue
+            message = Beat(rows)
+        elif rows:
+            send(Beat(rows))
+        rows, last = 0, time.monotonic()
+        send(message)
