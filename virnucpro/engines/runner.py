@@ -21,6 +21,7 @@ from torch import Tensor
 
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Embeddings, Tokens
+from virnucpro.core.text import clipped
 from virnucpro.engines.base import BatchLayout, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.forward import Forward, Prepared
@@ -162,7 +163,9 @@ class BatchEngine:
         """
         lengths = np.fromiter((len(item) for item in items), dtype=np.int64, count=len(items))
         if len(lengths) and lengths.min() < 1:
-            raise ValueError(f"sequence {items[int(lengths.argmin())].seq_id} has no tokens")
+            raise ValueError(
+                f"sequence {clipped(items[int(lengths.argmin())].seq_id)} has no tokens"
+            )
         budget = self.stats.token_budget
         is_alone = self.layout.slots(lengths) > budget
         is_short = lengths <= self._forward.encoder.short_tokens
@@ -269,7 +272,7 @@ class BatchEngine:
         vectors = self._in_float32(self._exact, items)
         if not bool(torch.isfinite(vectors).all()):
             bad = int(torch.isfinite(vectors).all(1).logical_not().nonzero()[0])
-            raise ModelError(f"{items[bad].seq_id}: NaN or Inf even in float32")
+            raise ModelError(f"{clipped(items[bad].seq_id)}: NaN or Inf even in float32")
         return vectors
 
     def _in_float32(self, exact: Forward, items: list[Tokens]) -> Tensor:

@@ -19,6 +19,7 @@ import h5py
 from virnucpro.core.errors import DamagedError, OutputError
 from virnucpro.core.files import commit_file
 from virnucpro.core.records import Embeddings
+from virnucpro.core.text import clipped
 from virnucpro.engines.seals import SEAL_BYTES, is_sealed, read_seal, seal
 
 _IDS, _VECTORS = "sequence_ids", "embeddings"
@@ -137,7 +138,7 @@ def committed(path: Path) -> Iterator[h5py.File]:
     except OutputError:
         raise
     except (OSError, RuntimeError) as error:  # HDF5 reports some failed writes as RuntimeError
-        raise OutputError(f"{path}: could not be written ({error})") from error
+        raise OutputError(f"{path}: could not be written ({clipped(error)})") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -149,4 +150,4 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ShardDamagedError(path, f"cannot be read ({error})") from error
+        raise ShardDamagedError(path, f"cannot be read ({clipped(error)})") from error

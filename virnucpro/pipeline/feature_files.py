@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Embeddings
+from virnucpro.core.text import clipped
 
 _MARKS = {"version": "1.0", "status": "complete"}
 _ROOT = "archive"  # the folder inside the zip when torch saves to a stream
@@ -134,7 +135,9 @@ def read_dna_features(path: Path) -> Embeddings:
         labels = [row["label"] for row in rows]
         vectors = np.array([_floats(row["mean_representation"]) for row in rows], dtype=np.float32)
     except _UNREADABLE as error:
-        raise DamagedFeaturesError(path, f"rows are not mean representations ({error})") from error
+        raise DamagedFeaturesError(
+            path, f"rows are not mean representations ({clipped(error)})"
+        ) from error
     if labels != ids:
         raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
     return _checked(path, ids, vectors)
@@ -151,7 +154,9 @@ def read_protein_features(path: Path) -> Embeddings:
     try:
         vectors = torch.stack(rows).float().numpy() if rows else np.empty((0, 0), np.float32)
     except _UNREADABLE as error:
-        raise DamagedFeaturesError(path, f"rows are not vectors of one width ({error})") from error
+        raise DamagedFeaturesError(
+            path, f"rows are not vectors of one width ({clipped(error)})"
+        ) from error
     return _checked(path, ids, vectors)
 
 
@@ -223,7 +228,7 @@ def _read_record(path: Path, name: str) -> bytes | None:
     except FileNotFoundError:
         raise
     except (OSError, *_UNREADABLE) as error:  # a damaged directory may point before the file
-        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
 
 
 def _stored_ids(path: Path) -> list[str]:
@@ -231,7 +236,7 @@ def _stored_ids(path: Path) -> list[str]:
     try:
         ids = [] if stored is None else json.loads(stored)
     except (ValueError, RecursionError) as error:
-        raise DamagedFeaturesError(path, f"ids cannot be read ({error})") from error
+        raise DamagedFeaturesError(path, f"ids cannot be read ({clipped(error)})") from error
     return ids if isinstance(ids, list) else []
 
 
@@ -239,7 +244,7 @@ def _array(path: Path, stored: bytes) -> NDArray[np.float32]:
     try:
         vectors = np.load(io.BytesIO(stored), allow_pickle=False)
     except (*_UNREADABLE, OSError, MemoryError) as error:
-        raise DamagedFeaturesError(path, f"vectors cannot be read ({error})") from error
+        raise DamagedFeaturesError(path, f"vectors cannot be read ({clipped(error)})") from error
     if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
         raise DamagedFeaturesError(path, "vectors are not float32")
     return vectors
@@ -253,7 +258,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (DamagedFeaturesError, FileNotFoundError):
         raise
     except (OSError, *_UNREADABLE) as error:
-        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
     if not isinstance(content, dict):
         raise DamagedFeaturesError(path, "does not hold a dictionary")
     return content
@@ -279,7 +284,9 @@ def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Em
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         first = names[int(np.argmin(finite))]
-        raise DamagedFeaturesError(path, f"the vector of {first} holds values that are not finite")
+        raise DamagedFeaturesError(
+            path, f"the vector of {clipped(first)} holds values that are not finite"
+        )
     return Embeddings(tuple(names), vectors)
 
 

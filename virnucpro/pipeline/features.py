@@ -12,6 +12,7 @@ import numpy as np
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of, sha256_file
 from virnucpro.core.records import Embeddings
+from virnucpro.core.text import clipped
 from virnucpro.engines.base import Engine
 from virnucpro.engines.feeding import tokenize
 from virnucpro.models.load import Tokenizer
@@ -53,7 +54,7 @@ class SequenceEmbedder:
         missing = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(missing):
             raise RuntimeError(
-                f"{len(missing)} vectors missing or not finite, first: {names[missing[0]]}"
+                f"{len(missing)} vectors missing or not finite, first: {clipped(names[missing[0]])}"
             )
         return Embeddings(tuple(names), vectors)
 
@@ -170,5 +171,5 @@ def _report_partners(dna: Embeddings, protein: Embeddings, dna_file: Path, pro_f
         if alone:
             logger.warning(
                 "%d of %d sequences of %s are not in %s and are left out, first: %s",
-                len(alone), len(one), file.name, partner.name, alone[0],
+                len(alone), len(one), file.name, partner.name, clipped(alone[0]),
             )  # fmt: skip

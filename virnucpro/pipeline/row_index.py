@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.records import Embeddings
+from virnucpro.core.text import clipped
 from virnucpro.sequences.fasta_files import read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.prediction")
@@ -78,7 +79,7 @@ class VectorFile:
         """The vectors of `ids` in their order; an id without a row is warned of and left out."""
         rows = self._index.rows(ids)
         for place in np.flatnonzero(rows < 0).tolist():
-            logger.warning("Sequence %s not found in %s", ids[place], self._title)
+            logger.warning("Sequence %s not found in %s", clipped(ids[place]), self._title)
         found = np.flatnonzero(rows >= 0)
         in_file_order = found[np.argsort(rows[found])]  # HDF5 reads rising rows only
         vectors = np.empty((len(ids), self._vectors.shape[1]), dtype=np.float32)

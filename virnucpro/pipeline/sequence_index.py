@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
+from virnucpro.core.text import shown
 
 _BLOCK_BYTES = 32 << 20
 _NEWLINE, _RETURN, _START = 10, 13, 62
@@ -213,5 +214,5 @@ def _refuse_duplicates(index: SequenceIndex) -> None:
     places = index.places.take(suspects)
     for seq_id, file in zip(read_sequences(index.files, places)[0], places.file, strict=True):
         if seq_id in seen:
-            raise InputError(index.files[int(file)], f"id '{seq_id}' occurs more than once")
+            raise InputError(index.files[int(file)], f"id {shown(seq_id)} occurs more than once")
         seen.add(seq_id)

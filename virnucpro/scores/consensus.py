@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
+from virnucpro.core.text import clipped
 
 RESULTS_HEADER = "Sequence_ID\tPrediction\tscore1\tscore2\n"
 CONSENSUS_HEADER = "Modified_ID\tIs_Virus\n"
@@ -102,7 +103,9 @@ def read_predictions(path: Path) -> Iterator[FrameScore]:
                 orf_id, _, other, virus = fields
                 yield FrameScore(orf_id, float(other), float(virus))
             except ValueError as error:
-                raise InputError(path, f"not a row of predictions ({error})", line) from error
+                raise InputError(
+                    path, f"not a row of predictions ({clipped(error)})", line
+                ) from error
 
 
 def chunk_scores(frames: Iterable[FrameScore]) -> Iterator[ChunkScore]:
