@@ -18,6 +18,7 @@ from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.text import clipped
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.ingest import describe_inputs, spool
@@ -34,6 +35,7 @@ from virnucpro.pipeline.run_record import (
 from virnucpro.pipeline.settings import Compute, ModelChoice, PredictionSettings
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
+from virnucpro.sequences.orfs import OrfPolicy
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -143,7 +145,7 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
             "--orf-policy %s: the model was trained with %s; scores are outside its training",
             choice.orf_policy, model.orf_policy.name,
         )  # fmt: skip
-        model = replace(model, orf_policy=replace(model.orf_policy, name=choice.orf_policy))
+        model = replace(model, orf_policy=OrfPolicy(choice.orf_policy))
     return model
 
 
@@ -238,8 +240,9 @@ def _check_same_inputs(
     old, new = ([str(entry.get("path")) for entry in each] for each in (inputs, described))
     if not inputs or old == new or known == found:
         return
+    before, now = (clipped(", ".join(names), 1_000) for names in (old, new))
     raise UsageError(
-        f"{output_dir} holds a run of {', '.join(old)}, not of {', '.join(new)}; "
+        f"{output_dir} holds a run of {before}, not of {now}; "
         "choose another --output-dir, or --force to start over"
     )
 
