@@ -24,6 +24,7 @@ import numpy as np
 from virnucpro.cli.settings import build_settings, environment_config
 from virnucpro.core.errors import UsageError
 from virnucpro.core.records import Embeddings, Record
+from virnucpro.core.text import shown
 from virnucpro.reports.tables import (
     CALL_COLUMNS,
     CallRow,
@@ -49,7 +50,8 @@ class PredictionResult:
     """What a prediction found. Iterating reads calls.tsv row by row.
 
     Attributes:
-        output_dir: where all files lie; a temporary one goes with this object.
+        output_dir: where all files lie; a temporary one goes with this object and with the
+            iterators over it.
         exit_code: 0 done, 6 done but for some records, whose status is `failed`.
         counts: records, regions, and records by `call:{name}`.
         samples: for each sample its records, viral records, estimated share of viruses, and
@@ -63,7 +65,7 @@ class PredictionResult:
 
     def __iter__(self) -> Iterator[CallRow]:
         """One row for every input record, in input order. Streams."""
-        return read_call_rows(self.calls)
+        yield from read_call_rows(self.calls)  # holds this object, and so its directory
 
     def __len__(self) -> int:
         """Input records."""
@@ -87,7 +89,7 @@ class PredictionResult:
 
     def chunks(self) -> Iterator[ChunkRow]:
         """The score along each record, chunk by chunk. Streams."""
-        return read_chunk_rows(self.output_dir / "chunks.tsv")
+        yield from read_chunk_rows(self.output_dir / "chunks.tsv")
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Rows as dictionaries with the columns of calls.tsv; what is absent is None."""
@@ -160,7 +162,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     from virnucpro.pipeline import prediction
 
     if preset is not None and preset not in PRESETS:
-        raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
     files = [Path(inputs)] if isinstance(inputs, (str, Path)) else [Path(path) for path in inputs]
     settings = _settings(
         model,
@@ -216,7 +218,7 @@ def embed(
     (1, 1536)
     """
     if per not in ("orf", "record"):
-        raise UsageError(f"per must be orf or record, got {per!r}")
+        raise UsageError(f"per must be orf or record, got {shown(per)}")
     from virnucpro.pipeline.direct import DirectEncoder, record_blocks
     from virnucpro.pipeline.run_setup import choose_model
 
@@ -236,13 +238,12 @@ def embed(
 def _means(embedded: Embeddings, rows: Sequence[RecordRow], orfs: Sequence[int]) -> Embeddings:
     """The mean vector of each record that has ORFs; `orfs` says how many each has."""
     ends = np.cumsum(orfs)
-    means = [
-        embedded.vectors[end - count : end].mean(axis=0)
-        for end, count in zip(ends, orfs, strict=True)
-        if count
-    ]
     ids = tuple(row.seq_id for row, count in zip(rows, orfs, strict=True) if count)
-    return Embeddings(ids, np.reshape(means, (len(ids), embedded.vectors.shape[1])))
+    means = np.empty((len(ids), embedded.vectors.shape[1]), dtype=np.float32)
+    places = ((end - count, end) for end, count in zip(ends, orfs, strict=True) if count)
+    for mean, (start, end) in zip(means, places, strict=True):
+        embedded.vectors[start:end].mean(axis=0, out=mean)
+    return Embeddings(ids, means)
 
 
 def _settings(model: str | Path, **flags: Any) -> PredictionSettings:

@@ -57,11 +57,10 @@ def estimate(
     Reads the input whole, counts its chunks, reading frames and tokens, and times short
     predictions on a sample of it with each model and device.
     """
-    if any(str(path) == "-" for path in input_files):
-        raise UsageError("estimate reads its input more than once: give files, not '-'")
     from virnucpro.pipeline.inputs import plan_sources, read_sources
-    from virnucpro.pipeline.survey import survey
+    from virnucpro.pipeline.survey import refuse_pipes, survey
 
+    refuse_pipes([*input_files, *([reference] if reference else [])])
     config = _config(ctx)
     sources = plan_sources(input_files, {}, paired, reference)
     shortest = config.get("prediction.min_length") if min_length is None else min_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -15,11 +16,13 @@ import click
 
 from virnucpro import __version__
 from virnucpro.core.config import Config, nearest, unknown_variables
-from virnucpro.core.errors import Interrupted, VirNucProError
+from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
 from virnucpro.core.log import setup_logging
+from virnucpro.core.text import clipped
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_WITHIN_S = 4.0
+LONGEST_MESSAGE = 500  # of those that click makes, which hold what was given as it is
 
 # name: (module, function, summary). Modules are imported when a command runs, so that
 # `virnucpro --help` stays fast.
@@ -82,10 +85,19 @@ class LazyGroup(click.Group):
         except VirNucProError as error:
             click.echo(f"virnucpro: error: {error}", err=True)
             sys.exit(error.exit_code)
+        except click.UsageError as error:
+            if len(message := error.format_message()) <= LONGEST_MESSAGE:
+                raise
+            raise click.UsageError(clipped(message, LONGEST_MESSAGE), error.ctx) from error
         except Interrupted as stop:
             after = AFTER_A_STOP.get(ctx.invoked_subcommand or "", "")
             click.echo(f"virnucpro: {stop}{after}", err=True)
             sys.exit(stop.exit_code)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            click.echo(f"virnucpro: error: {clipped(error.filename)}: {error.strerror}", err=True)
+            sys.exit(UsageError.exit_code)
         except MemoryError:
             click.echo("virnucpro: error: out of memory; use fewer threads", err=True)
             sys.exit(5)
@@ -125,7 +137,7 @@ def cli(
     }
     logger = setup_logging(**obj["log"])
     for name, near in unknown_variables(os.environ):
-        logger.warning("%s sets nothing; did you mean %s?", name, near)
+        logger.warning("%s sets nothing; did you mean %s?", clipped(name), near)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -15,6 +15,7 @@ import click
 from virnucpro.cli.settings import model_home
 from virnucpro.core.config import Config, parse_flag
 from virnucpro.core.errors import ModelError, UsageError
+from virnucpro.core.text import clipped
 
 if TYPE_CHECKING:
     from virnucpro.models.fetch_plan import FetchPlan, Network
@@ -182,7 +183,9 @@ def _revisions(given: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str]
     for text in given:
         name, _, revision = text.rpartition("=")
         if not name and len(names) > 1:
-            raise UsageError(f"--revision {text}: say for which of {', '.join(names)}: NAME=COMMIT")
+            raise UsageError(
+                f"--revision {clipped(text)}: say for which of {', '.join(names)}: NAME=COMMIT"
+            )
         revisions[name or names[0]] = revision
     return revisions
 

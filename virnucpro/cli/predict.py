@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from virnucpro.cli.settings import LEAST, ORF_POLICIES, build_settings, runtime_options
 from virnucpro.core.config import MODEL_TYPES, Config
@@ -20,6 +21,8 @@ from virnucpro.pipeline.runtime_config import RuntimeConfig
 
 logger = logging.getLogger("virnucpro.cli")
 
+PACKED_ONLY = ("dnabert_v2", "ranks", "v1_attention", "dataloader_workers", "pin_memory")
+FILE_WISE_ONLY = ("persistent_models", "cache_clear_interval")
 DEPRECATED = {
     "skip_checkpoint_validation": "finished work is always checked by its checksum",
     "cuda_streams": "copies always overlap with computing",
@@ -120,8 +123,9 @@ DEPRECATED = {
 @click.option(
     "--persistent-models/--no-persistent-models",
     default=False,
-    help="Models stay in GPU memory between stages: less loading, more memory held "
-    "continuously; recommended for several samples in sequence.",
+    help="Models stay in GPU memory between stages, in processes that start once: more memory "
+    "held continuously. It is not less loading: a run loads each encoder once with or without, "
+    "for several samples in sequence too.",
 )
 @click.option("--dataloader-workers", type=click.IntRange(min=0), help="Processes that tokenise.")
 @click.option(
@@ -183,7 +187,7 @@ def predict(
     if flags["v1_attention"] and v1_fallback:
         raise UsageError("--v1-attention belongs to the packed engine: drop --v1-fallback")
     use_v2 = parallel and not v1_fallback
-    _warn_of_no_effect(flags, parallel, v1_fallback)
+    _warn_of_no_effect(ctx, use_v2, parallel)
     out = output_dir or default_output_dir(input_files)
     settings = build_settings(flags, config, gpus, resume or force_resume, force_resume)
     compute = settings.compute
@@ -235,20 +239,23 @@ def _prepare(ctx: click.Context, flags: dict[str, Any]) -> Config:
     return config if config is not None else Config.load(None, os.environ)
 
 
-def _warn_of_no_effect(flags: dict[str, Any], parallel: bool, v1_fallback: bool) -> None:
-    """Name the flags that were given and that the engine in use does not read."""
-    packed = parallel and not v1_fallback
-    idle = {
-        "--v1-fallback": v1_fallback and not parallel,
-        "--dnabert-v2": flags["dnabert_v2"] and not packed,
-        "--ranks": flags["ranks"] is not None and not packed,
-        "--v1-attention": flags["v1_attention"] and not packed,
+def _warn_of_no_effect(ctx: click.Context, packed: bool, parallel: bool) -> None:
+    """Name the flags that were given and that no engine in use reads."""
+    given = {
+        name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    for flag, is_idle in idle.items():
-        if is_idle:
-            logger.warning("%s has no effect without the packed engine: add --parallel", flag)
-    if packed and flags["esm_batch_size"] is not None:
-        logger.warning("--esm-batch-size has no effect with --parallel: memory decides")
+    if packed:
+        reasons = {"esm_batch_size": "with --parallel: memory decides"}
+    else:
+        reasons = dict.fromkeys(PACKED_ONLY, "without the packed engine: add --parallel")
+    if not parallel:
+        reasons["v1_fallback"] = "without the packed engine: add --parallel"
+    if packed and ctx.params["dnabert_v2"]:
+        reasons["dnabert_batch_size"] = "with --dnabert-v2: memory decides"
+        reasons |= dict.fromkeys(FILE_WISE_ONLY, "with --dnabert-v2: nothing goes file by file")
+    for name, reason in reasons.items():
+        if name in given:
+            logger.warning("--%s has no effect %s", name.replace("_", "-"), reason)
 
 
 def _choose_gpus(text: str | None, device: str | None, config: Config) -> tuple[int, ...]:
@@ -265,7 +272,7 @@ def _choose_gpus(text: str | None, device: str | None, config: Config) -> tuple[
 
 
 def _log_architecture(parallel: bool, v1_fallback: bool, dnabert_v2: bool) -> None:
-    if parallel and v1_fallback:
+    if v1_fallback:
         logger.info("Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)")
     elif parallel:
         logger.info("Architecture: v2.0 hybrid")

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from virnucpro.core.config import Config, parse_flag
 from virnucpro.core.errors import UsageError
+from virnucpro.core.text import shown
 from virnucpro.pipeline.settings import (
     Calling,
     Compute,
@@ -53,7 +54,9 @@ def build_settings(
         if (value := flags.get(name)) is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, got {value}")
     if (policy := flags.get("orf_policy")) not in (None, *ORF_POLICIES):
-        raise UsageError(f"orf_policy must be one of {', '.join(ORF_POLICIES)}, got {policy!r}")
+        raise UsageError(
+            f"orf_policy must be one of {', '.join(ORF_POLICIES)}, got {shown(policy)}"
+        )
     return PredictionSettings(
         model=_model_choice(flags, config),
         inputs=Inputs(paired=bool(flags.get("paired")), reference=flags.get("reference")),

@@ -15,6 +15,7 @@ from virnucpro.core.config import MODEL_TYPES, Config
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import locked, make_writable
+from virnucpro.core.text import clipped
 
 if TYPE_CHECKING:
     from virnucpro.training.figures import Row
@@ -220,7 +221,7 @@ def _job(
 
 def _lengths(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", text):
-        raise UsageError(f"--lengths {text}: give numbers with commas between them")
+        raise UsageError(f"--lengths {clipped(text)}: give numbers with commas between them")
     return tuple(int(part) for part in text.split(","))
 
 

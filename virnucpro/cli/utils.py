@@ -15,6 +15,7 @@ import click
 from virnucpro.core.config import SWITCHES, Config, default_yaml, environment_name
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import InputError, UsageError
+from virnucpro.core.text import clipped
 
 CHECKPOINTS_BAD, CHECKPOINTS_ABSENT = 1, 3
 
@@ -103,7 +104,9 @@ def _inspect(file: Path, max_errors: int) -> _Inspection:
             seen.letters += len(record.sequence)
             status = screen_record(record)
             if status is Status.NOT_DNA:
-                seen.errors.append(f"{file}: record {seen.records} ({record.seq_id}) is not DNA")
+                seen.errors.append(
+                    f"{file}: record {seen.records} ({clipped(record.seq_id)}) is not DNA"
+                )
             elif status is not None:
                 seen.notes[names[status]] += 1
             if len(seen.errors) >= max_errors:

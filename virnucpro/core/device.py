@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virnucpro.core.errors import DeviceError, UsageError
+from virnucpro.core.text import shown
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 # Made by NVIDIA's driver; the last one under WSL. Where none is, torch need not be asked.
 DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
+_NUMBER = re.compile(r"[0-9]{1,4}")
 
 
 def detect_cuda_devices() -> list[int]:
@@ -50,14 +53,14 @@ def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
     if text == "auto":
         return f"cuda:{devices[0]}" if devices else "cpu"
     number = text.removeprefix("cuda").removeprefix(":") or "0"
-    if not number.isdigit() or text.startswith("-"):
-        raise UsageError(f"device '{name}': use auto, cpu, cuda, cuda:N or N")
+    if not _NUMBER.fullmatch(number):
+        raise UsageError(f"device {shown(name)}: use auto, cpu, cuda, cuda:N or N")
     if int(number) in devices:
         return f"cuda:{int(number)}"
     if fallback_to_cpu:
         return "cpu"
     seen = ", ".join(f"cuda:{d}" for d in devices) or "none"
-    raise DeviceError(f"device '{name}' is not there (GPUs seen: {seen}); use --device cpu")
+    raise DeviceError(f"device {shown(name)} is not there (GPUs seen: {seen}); use --device cpu")
 
 
 def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
@@ -68,12 +71,12 @@ def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
         DeviceError: a GPU is not there.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
-        raise UsageError(f"--gpus '{text}': give distinct device numbers, as in --gpus 0,1")
+    if not all(map(_NUMBER.fullmatch, parts)) or len(set(parts)) != len(parts):
+        raise UsageError(f"--gpus {shown(text)}: give distinct device numbers, as in --gpus 0,1")
     wanted = [int(part) for part in parts]
     missing = [number for number in wanted if number not in devices]
     if missing:
-        raise DeviceError(f"--gpus '{text}': GPU {missing[0]} is not there (seen: {devices})")
+        raise DeviceError(f"--gpus {shown(text)}: GPU {missing[0]} is not there (seen: {devices})")
     return wanted
 
 

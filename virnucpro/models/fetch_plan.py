@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.core.errors import ModelError
+from virnucpro.core.text import clipped
 from virnucpro.models.installed import Installed, file_problem, read_record
 from virnucpro.models.published import (
     CLASSIFIER_LICENCE,
@@ -108,9 +109,9 @@ def plan_fetch(
             wanted[name] = None
         else:
             known = ", ".join([*CLASSIFIERS, *ENCODERS])
-            raise ModelError(f"{name}: not a model that can be fetched; one of {known}")
+            raise ModelError(f"{clipped(name)}: not a model that can be fetched; one of {known}")
     for name in revisions.keys() - wanted.keys():
-        raise ModelError(f"a revision for {name}, which is not fetched")
+        raise ModelError(f"a revision for {clipped(name)}, which is not fetched")
     return [_plan(name, home, revisions.get(name), network) for name in wanted]
 
 
@@ -142,7 +143,9 @@ def _plan_classifier(
     """The pickled module is converted and not kept, so a damaged one is fetched anew."""
     revision = pinned or CLASSIFIER_REVISION
     if not _COMMIT.fullmatch(revision):
-        raise ModelError(f"{revision}: give the revision of {name} as 40 hexadecimal digits")
+        raise ModelError(
+            f"{clipped(revision)}: give the revision of {name} as 40 hexadecimal digits"
+        )
     published = CLASSIFIERS[name]
     files: tuple[RemoteFile, ...] = ()
     if not installed:

@@ -14,6 +14,7 @@ from typing import Any
 
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import digest_of, sha256_file, write_json
+from virnucpro.core.text import clipped, shown
 from virnucpro.models.json_file import read_json
 
 RECORD_NAME = "installed.json"
@@ -123,14 +124,14 @@ def read_record(folder: Path) -> Installed | None:
     value = read_json(path)
     try:
         if value["format"] != FORMAT:
-            raise ValueError(f"format {value['format']}")
+            raise ValueError(f"format {shown(value['format'])}")
         files = {name: FileRecord(**record) for name, record in value["files"].items()}
         texts = {key: str(value[key]) for key in _TEXTS}
         for name, record in files.items():
             if not is_plain_name(name) or not _SHA256.fullmatch(record.sha256):
-                raise ValueError(f"file {name!r}")
+                raise ValueError(f"file {shown(name)}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path}: not a record of this program ({error})") from error
+        raise ModelError(f"{path}: not a record of this program ({clipped(error)})") from error
     return Installed(folder=folder, files=files, **texts)
 
 

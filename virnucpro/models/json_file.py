@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.core.errors import ModelError
+from virnucpro.core.text import clipped
 
 MAX_BYTES = 1 << 24
 
@@ -29,5 +30,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged ({error}); install the model again") from error
+        raise ModelError(f"{path}: damaged ({clipped(error)}); install the model again") from error
     return content

@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
+from virnucpro.core.text import clipped, shown
 from virnucpro.models.installed import is_plain_name
 from virnucpro.models.json_file import read_json
 from virnucpro.models.specs import EncoderKind, EncoderSpec, ModelSpec
@@ -75,7 +76,7 @@ def load_model_folder(folder: Path, installed_encoder: Callable[[str], EncoderSp
             calibration_sha256=files[calibration] if calibration else "",
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        problem = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {clipped(error)}"
         raise ModelError(f"{folder / MODEL_FILE}: not a valid description ({problem})") from error
     return spec
 
@@ -87,7 +88,7 @@ def _encoder(
     if "model" in entry:
         return installed_encoder(_text(entry["model"]))
     if entry["kind"] not in get_args(EncoderKind):
-        raise ValueError(f"encoder kind {entry['kind']!r}")
+        raise ValueError(f"encoder kind {shown(entry['kind'])}")
     name = _listed(entry["file"], files)
     return EncoderSpec(
         kind=entry["kind"],
@@ -102,7 +103,7 @@ def _checked_files(folder: Path, listed: dict[str, str]) -> dict[str, str]:
     for name, sha256 in listed.items():
         path = folder / name
         if not is_plain_name(name):
-            raise ValueError(f"file name {name!r}")
+            raise ValueError(f"file name {shown(name)}")
         if not path.is_file():
             raise ModelError(f"{path}: missing; the model is not whole")
         if sha256_file(path) != sha256:
@@ -112,17 +113,17 @@ def _checked_files(folder: Path, listed: dict[str, str]) -> dict[str, str]:
 
 def _listed(name: Any, files: dict[str, str]) -> str:
     if name not in files:
-        raise ValueError(f"{name!r} is not listed in `files`")
+        raise ValueError(f"{shown(name)} is not listed in `files`")
     return str(name)
 
 
 def _text(value: Any) -> str:
     if not is_plain_name(value):
-        raise ValueError(f"name {value!r}")
+        raise ValueError(f"name {shown(value)}")
     return str(value)
 
 
 def _positive(value: Any) -> int:
     if type(value) is not int or not 0 < value < 1 << 24:
-        raise ValueError(f"number {value!r}")
+        raise ValueError(f"number {shown(value)}")
     return value

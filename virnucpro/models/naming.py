@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.core.errors import ModelError
+from virnucpro.core.text import clipped, shown
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, Esm2Shape
 from virnucpro.models.weights import Checkpoint
 
@@ -269,14 +270,16 @@ def _checked_heads(checkpoint: Checkpoint, heads: Any, dim: int, *, even: bool) 
         raise ModelError(f"{checkpoint.source}: number of attention heads unknown; add config.json")
     unit = 2 if even else 1
     if not isinstance(heads, int) or heads < 1 or dim % (heads * unit):
-        raise ModelError(f"{checkpoint.source}: {heads!r} attention heads for {dim} dimensions")
+        raise ModelError(
+            f"{checkpoint.source}: {shown(heads)} attention heads for {dim} dimensions"
+        )
     return heads
 
 
 def _number(checkpoint: Checkpoint, key: str, default: float) -> float:
     value = checkpoint.config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ModelError(f"{checkpoint.source}: {key} is {value!r}")
+        raise ModelError(f"{checkpoint.source}: {key} is {shown(value)}")
     return float(value)
 
 
@@ -284,9 +287,13 @@ def _agree(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> None:
     for key, size in sizes.items():
         said = checkpoint.config.get(key, size)
         if said != size:
-            raise ModelError(f"{checkpoint.source}: {key} is {said!r}, but the tensors say {size}")
+            raise ModelError(
+                f"{checkpoint.source}: {key} is {shown(said)}, but the tensors say {size}"
+            )
 
 
 def _some(names: list[str]) -> str:
     more = len(names) - _NAMED_IN_MESSAGE
-    return ", ".join(names[:_NAMED_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(clipped, names[:_NAMED_IN_MESSAGE])) + (
+        f" and {more} more" if more > 0 else ""
+    )

@@ -21,6 +21,7 @@ from pathlib import Path
 from virnucpro.core.config import MODEL_TYPES
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
+from virnucpro.core.text import clipped, shown
 from virnucpro.models.classifier_file import import_classifier
 from virnucpro.models.installed import (
     RECORD_NAME,
@@ -70,7 +71,7 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
         classifier = model_path or _installed_classifier(model_type, home)
         return _published(model_type, classifier, CLASSIFIERS[model_type].chunk_nt, home)
     if model_type != "custom":
-        raise ModelError(f"{model_type}: no such model; one of {', '.join(MODEL_TYPES)}")
+        raise ModelError(f"{clipped(model_type)}: no such model; one of {', '.join(MODEL_TYPES)}")
     if model_path is None:
         raise ModelError("a custom model needs --model-path: a model directory or a classifier")
     if not model_path.exists() and is_plain_name(str(model_path)):
@@ -175,7 +176,7 @@ def install_local(source: Path, name: str, home: Path) -> Installed:
         OutputError: the home cannot be written.
     """
     if not is_plain_name(name) or name in ("mini", "encoders", "custom"):
-        raise ModelError(f"{name!r} cannot be the name of an installed model")
+        raise ModelError(f"{shown(name)} cannot be the name of an installed model")
     if not source.exists():
         raise ModelError(f"{source}: no such file or directory")
     if name in ENCODERS or name in ESM2_SIZES:
@@ -290,5 +291,5 @@ def _hidden_size(folder: Path) -> int:
     path = folder / "config.json"
     value = read_json(path).get("hidden_size")
     if type(value) is not int or value < 1:
-        raise ModelError(f"{path}: gives no width (hidden_size {value!r})")
+        raise ModelError(f"{path}: gives no width (hidden_size {shown(value)})")
     return value

@@ -22,6 +22,7 @@ from torch import Tensor
 from virnucpro.batches.collate import Batch, PackedBatch
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import atomic_write
+from virnucpro.core.text import clipped, shown
 from virnucpro.models.base import Encoder
 from virnucpro.models.specs import EncoderSpec
 from virnucpro.models.tower_blocks import Tower, TowerConfig
@@ -209,11 +210,13 @@ def load_mini(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> En
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = json.loads(metadata["tower"])
         if (kind := config.pop("kind")) != spec.kind:
-            raise ValueError(f"holds {kind!r}, not {spec.kind!r}")
+            raise ValueError(f"holds {shown(kind)}, not {spec.kind!r}")
         config.pop("dim")
         config["dilations"] = tuple(config["dilations"])
         encoder = _KINDS[spec.kind](TowerConfig(**config))
         encoder.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"{spec.path}: not weights of the bundled kind ({error})") from error
+        raise ModelError(
+            f"{spec.path}: not weights of the bundled kind ({clipped(error)})"
+        ) from error
     return encoder.to(device=device, dtype=dtype)

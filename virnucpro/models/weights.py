@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from virnucpro.core.errors import ModelError
+from virnucpro.core.text import clipped, shown
 from virnucpro.models.json_file import read_json
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -51,7 +52,9 @@ class Checkpoint:
         try:
             return self._readers[name]()
         except Exception as error:  # readers of two libraries; each has its own errors
-            raise ModelError(f"{self.source}: tensor {name} cannot be read: {error}") from error
+            raise ModelError(
+                f"{self.source}: tensor {clipped(name)} cannot be read: {clipped(error)}"
+            ) from error
 
     def add(self, name: str, shape: tuple[int, ...], reader: Callable[[], Tensor]) -> None:
         """Note a tensor and how to read it.
@@ -60,7 +63,7 @@ class Checkpoint:
             ModelError: if two shards hold the same name.
         """
         if name in self.shapes:
-            raise ModelError(f"{self.source}: tensor {name} is there twice")
+            raise ModelError(f"{self.source}: tensor {clipped(name)} is there twice")
         self.shapes[name], self._readers[name] = shape, reader
 
 
@@ -122,7 +125,7 @@ def _shards(weights: Path) -> list[Path]:
     files = []
     for name in sorted(set(names.values())):
         if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
-            raise ModelError(f"{weights}: shard {name!r} is not a file beside the index")
+            raise ModelError(f"{weights}: shard {shown(name)} is not a file beside the index")
         if not (weights.parent / name).is_file():
             raise ModelError(f"{weights.parent / name}: shard is missing; fetch the model again")
         files.append(weights.parent / name)
@@ -135,7 +138,7 @@ def _open_safetensors(file: Path, checkpoint: Checkpoint) -> None:
         names = list(handle.keys())
         shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
     except Exception as error:  # the library's own error class is not public in all versions
-        raise ModelError(f"{file}: not a whole safetensors file: {error}") from error
+        raise ModelError(f"{file}: not a whole safetensors file: {clipped(error)}") from error
     for name, shape in shapes.items():
         checkpoint.add(name, shape, partial(handle.get_tensor, name))
 
@@ -149,7 +152,7 @@ def _open_pickled(file: Path, checkpoint: Checkpoint) -> None:
         raise ModelError(f"{file}: no table of tensors inside")
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise ModelError(f"{file}: {name!r} is a {type(tensor).__name__}, not a tensor")
+            raise ModelError(f"{file}: {shown(name)} is a {type(tensor).__name__}, not a tensor")
         checkpoint.add(str(name), tuple(tensor.shape), partial(_identity, tensor))
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Embeddings
+from virnucpro.core.text import clipped
 from virnucpro.sequences.fasta_files import read_fasta
 
 # The stage that its warnings are about.
@@ -233,7 +234,9 @@ def read_dna_features(path: Path) -> Embeddings:
         labels = [row["label"] for row in rows]
         vectors = np.array([_floats(row["mean_representation"]) for row in rows], dtype=np.float32)
     except _UNREADABLE as error:
-        raise DamagedFeaturesError(path, f"rows are not mean representations ({error})") from error
+        raise DamagedFeaturesError(
+            path, f"rows are not mean representations ({clipped(error)})"
+        ) from error
     if labels != ids:
         raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
     return _checked(path, ids, vectors)
@@ -250,7 +253,9 @@ def read_protein_features(path: Path) -> Embeddings:
     try:
         vectors = torch.stack(rows).float().numpy() if rows else np.empty((0, 0), np.float32)
     except _UNREADABLE as error:
-        raise DamagedFeaturesError(path, f"rows are not vectors of one width ({error})") from error
+        raise DamagedFeaturesError(
+            path, f"rows are not vectors of one width ({clipped(error)})"
+        ) from error
     return _checked(path, ids, vectors)
 
 
@@ -322,7 +327,7 @@ def _read_record(path: Path, name: str) -> bytes | None:
     except FileNotFoundError:
         raise
     except (OSError, *_UNREADABLE) as error:  # a damaged directory may point before the file
-        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
 
 
 def _stored_ids(path: Path) -> list[str]:
@@ -330,7 +335,7 @@ def _stored_ids(path: Path) -> list[str]:
     try:
         ids = [] if stored is None else json.loads(stored)
     except (ValueError, RecursionError) as error:
-        raise DamagedFeaturesError(path, f"ids cannot be read ({error})") from error
+        raise DamagedFeaturesError(path, f"ids cannot be read ({clipped(error)})") from error
     return ids if isinstance(ids, list) else []
 
 
@@ -338,7 +343,7 @@ def _array(path: Path, stored: bytes) -> NDArray[np.float32]:
     try:
         vectors = np.load(io.BytesIO(stored), allow_pickle=False)
     except (*_UNREADABLE, OSError, MemoryError) as error:
-        raise DamagedFeaturesError(path, f"vectors cannot be read ({error})") from error
+        raise DamagedFeaturesError(path, f"vectors cannot be read ({clipped(error)})") from error
     if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
         raise DamagedFeaturesError(path, "vectors are not float32")
     return vectors
@@ -352,7 +357,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (DamagedFeaturesError, FileNotFoundError):
         raise
     except (OSError, *_UNREADABLE) as error:
-        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
     if not isinstance(content, dict):
         raise DamagedFeaturesError(path, "does not hold a dictionary")
     return content
@@ -378,7 +383,9 @@ def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Em
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         first = names[int(np.argmin(finite))]
-        raise DamagedFeaturesError(path, f"the vector of {first} holds values that are not finite")
+        raise DamagedFeaturesError(
+            path, f"the vector of {clipped(first)} holds values that are not finite"
+        )
     return Embeddings(tuple(names), vectors)
 
 

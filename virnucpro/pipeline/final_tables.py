@@ -19,6 +19,7 @@ import numpy as np
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record
+from virnucpro.core.text import clipped
 from virnucpro.pipeline.inputs import Source, read_sources
 from virnucpro.pipeline.output_dir import our_files
 from virnucpro.pipeline.run import Run
@@ -148,7 +149,9 @@ class _Reread:
         record = next(islice(self._records, number - self._next, None), None)
         self._next = number + 1
         if record is None or record.seq_id != seq_id:
-            raise InputError(f"record {number + 1} ({seq_id})", "the input changed during the run")
+            raise InputError(
+                f"record {number + 1} ({clipped(seq_id)})", "the input changed during the run"
+            )
         return record
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError, ModelError
 from virnucpro.core.records import Embeddings
+from virnucpro.core.text import clipped
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import feature_files
 from virnucpro.scores.consensus import read_predictions
@@ -73,7 +74,7 @@ def _from_npz(path: Path) -> Published:
         with np.load(path, allow_pickle=False) as file:
             content = {key: file[key] for key in (*_STAGES, "ids", "nucleotide", "protein")}
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ModelError(f"{path}: not a file of published outputs ({error})") from error
+        raise ModelError(f"{path}: not a file of published outputs ({clipped(error)})") from error
     ids, nucleotide, protein = (
         list(map(str, content.pop(key))) for key in ("ids", "nucleotide", "protein")
     )
@@ -104,7 +105,7 @@ def _from_results(root: Path, merged: Path) -> Published:
     except (InputError, OSError) as error:
         raise ModelError(f"{merged.parent}: {error}") from error
     except (KeyError, ValueError) as error:
-        raise ModelError(f"{merged}: not whole, no {error} in one of its files") from error
+        raise ModelError(f"{merged}: not whole, no {clipped(error)} in one of its files") from error
     table = merged / "prediction_results_highestscore.csv"
     name = str((merged.parent / stem).relative_to(root))
     consensus = table if table.is_file() else None

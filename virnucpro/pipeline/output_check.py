@@ -16,6 +16,7 @@ from typing import Any
 from virnucpro.core.checkpoint import LEDGER_FORMAT
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.files import sha256_file
+from virnucpro.core.text import clipped, shown
 
 _Check = Callable[[Path], str]
 
@@ -64,7 +65,7 @@ def _problem(path: Path, check: _Check) -> str:
     except VirNucProError as error:
         return str(error).removeprefix(f"{path}: ")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        return f"cannot be read ({error})"
+        return f"cannot be read ({clipped(error)})"
 
 
 def _is_zip(path: Path) -> str:
@@ -101,11 +102,11 @@ def _read_record(path: Path, by_name: dict[str, list[Path]], load: bool) -> str:
     """A record is bad if an output that is still there differs from it; one that is gone is not."""
     record = json.loads(path.read_text(encoding="utf-8"))
     if record["format"] != LEDGER_FORMAT:
-        return f"of format {record['format']}, not {LEDGER_FORMAT}"
+        return f"of format {shown(record['format'])}, not {LEDGER_FORMAT}"
     for entry in record["outputs"]:
         candidates = by_name.get(entry["name"], [])
         if candidates and not any(_is_same(file, entry, load) for file in candidates):
-            return f"{record['unit']}: {candidates[0]} is not what was committed"
+            return f"{clipped(record['unit'])}: {candidates[0]} is not what was committed"
     return ""
 
 
@@ -122,7 +123,7 @@ def _read_run(path: Path, load: bool) -> str:
     for name, stated in run["outputs"].items():
         file = path.parent / name
         if not file.is_file():
-            return f"{name} is missing"
+            return f"{clipped(name)} is missing"
         if load and sha256_file(file) != stated:
-            return f"{name} is not what the run wrote"
+            return f"{clipped(name)} is not what the run wrote"
     return ""

@@ -19,6 +19,7 @@ from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import digest_of, sha256_file, write_json
 from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.text import clipped
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.input_pass import Rules
@@ -28,6 +29,7 @@ from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.settings import Compute, ModelChoice, PredictionSettings
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
+from virnucpro.sequences.orfs import OrfPolicy
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -157,7 +159,7 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
             "--orf-policy %s: the model was trained with %s; scores are outside its training",
             choice.orf_policy, model.orf_policy.name,
         )  # fmt: skip
-        model = replace(model, orf_policy=replace(model.orf_policy, name=choice.orf_policy))
+        model = replace(model, orf_policy=OrfPolicy(choice.orf_policy))
     return model
 
 
@@ -236,9 +238,10 @@ def _check_same_inputs(
         if known == now:
             return
         if known["paths"] != now["paths"] and known["sha256"] != now["sha256"]:
+            old, new = (clipped(", ".join(facts["paths"]), 1_000) for facts in (known, now))
             raise UsageError(
-                f"{output_dir} holds a run of {', '.join(known['paths'])}, not of "
-                f"{', '.join(now['paths'])}; choose another --output-dir, or --force to start over"
+                f"{output_dir} holds a run of {old}, not of {new}; "
+                "choose another --output-dir, or --force to start over"
             )
     ledger.discard(INPUTS)
     ledger.commit(INPUTS, "", facts=now)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import random
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from virnucpro.core.errors import UsageError
 from virnucpro.core.records import Chunk, Record
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.pipeline.ingest import screen
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.orfs import find_orfs
+from virnucpro.sequences.unpack import STDIN
 
 SAMPLE_CHUNKS = 20_000
 TOKEN_CHUNKS = 2_000
@@ -82,6 +86,25 @@ class Survey:
     dna_tokens: int
     protein_tokens: int
     sample: list[Chunk] = field(repr=False)
+
+
+def refuse_pipes(paths: Iterable[Path]) -> None:
+    """See that inputs can be read again and again, once for every model.
+
+    Raises:
+        UsageError: one is standard input, a pipe or a device.
+    """
+    for path in paths:
+        try:
+            mode = path.stat().st_mode if str(path) != STDIN else stat.S_IFIFO
+        except OSError:
+            continue  # whoever reads it says what is wrong
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            name = "standard input" if str(path) == STDIN else str(path)
+            raise UsageError(
+                f"{name} can be read once only, and estimate reads its input for every model: "
+                "store it in a file and give files"
+            )
 
 
 def survey(records: Iterable[Record], model: ModelSpec, min_length: int = 0) -> Survey:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from virnucpro.core.errors import OutputError, VirNucProError
+from virnucpro.core.text import clipped
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -244,7 +245,7 @@ class InProcess:
 
 def one_line(error: BaseException) -> str:
     """Type and text of an error."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {clipped(error, 1_000)}"
 
 
 def typed(error: Exception) -> VirNucProError | None:

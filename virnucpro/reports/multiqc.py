@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ COLORS = {
 
 
 def write_multiqc(path: Path, summary: Summary, run: dict[str, Any]) -> None:
-    """Write a stacked bar graph of calls per sample."""
-    model = (run.get("model") or {}).get("name", "")
+    """Write a stacked bar graph of calls per sample.
+
+    MultiQC puts what it reads into its page as it is, so that markup in names is escaped here.
+    """
+    model, version = (run.get("model") or {}).get("name", ""), run.get("version", "")
     data = {
-        sample or "all": {
+        escape(sample) or "all": {
             "virus": counts["virus"],
             "uncertain": counts["uncertain"],
             "non_virus": counts["non-virus"],
@@ -30,7 +34,7 @@ def write_multiqc(path: Path, summary: Summary, run: dict[str, Any]) -> None:
         {
             "id": "virnucpro_calls",
             "section_name": "VirNucPro",
-            "description": f"Records by call, VirNucPro {run.get('version', '')}, model {model}.",
+            "description": escape(f"Records by call, VirNucPro {version}, model {model}."),
             "plot_type": "bargraph",
             "pconfig": {
                 "id": "virnucpro_calls_plot",

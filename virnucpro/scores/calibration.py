@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import write_json
+from virnucpro.core.text import clipped
 
 FORMAT = 1
 VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
@@ -74,7 +75,7 @@ class Calibration:
             known = cls(**given)
             known._check()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ModelError(f"{path}: not a calibration ({error})") from error
+            raise ModelError(f"{path}: not a calibration ({clipped(error)})") from error
         return known
 
     def save(self, path: Path, fitted_on: str) -> None:

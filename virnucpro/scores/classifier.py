@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
+from virnucpro.core.text import clipped, shown
 from virnucpro.scores.mini_classifier import MINI_KIND, MiniClassifier
 
 if TYPE_CHECKING:
@@ -129,10 +130,10 @@ def _read_network(path: Path) -> PublishedMlp | MiniClassifier:
             kind = (file.metadata() or {}).get("kind", PUBLISHED_KIND)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a safetensors file ({error})") from error
+        raise ModelError(f"{path}: not a safetensors file ({clipped(error)})") from error
     if kind not in _NETWORKS:
-        raise ModelError(f"{path}: holds a classifier of the unknown kind {kind!r}")
+        raise ModelError(f"{path}: holds a classifier of the unknown kind {shown(kind)}")
     try:
         return _NETWORKS[kind].of(tensors)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"{path}: not a VirNucPro classifier ({error})") from error
+        raise ModelError(f"{path}: not a VirNucPro classifier ({clipped(error)})") from error

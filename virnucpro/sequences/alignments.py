@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record
+from virnucpro.core.text import clipped
 from virnucpro.sequences.fasta import ReadLog, first_word, sample_name, warn_of_duplicates
 
 AlignmentFormat = Literal["BAM", "CRAM", "SAM"]
@@ -68,7 +69,7 @@ def read_alignments(
         warn_of_duplicates(log, log.duplicates - duplicates)
     except (OSError, ValueError, NotImplementedError) as error:  # the last: gzip but not BGZF
         hint = " (a CRAM may need --reference)" if alignment_format(path) == "CRAM" else ""
-        raise InputError(path, f"broken or truncated alignments: {error}{hint}") from error
+        raise InputError(path, f"broken or truncated alignments: {clipped(error)}{hint}") from error
     finally:
         pysam.set_verbosity(verbosity)
 

@@ -19,6 +19,7 @@ from dnaio.readers import FastaReader, FastqReader
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record
+from virnucpro.core.text import shown
 from virnucpro.sequences.fasta_files import FastaEntry
 from virnucpro.sequences.ids import IdRegistry
 from virnucpro.sequences.streams import MAX_RECORD_NT, CheckedStream
@@ -125,7 +126,9 @@ def read_pairs(
                 raise InputError(short, f"ends after {number - 1} records, its mate file does not")
             name = _mates_name(first, second, log)
             if name is None:
-                problem = f"record {number}: {second.header!r} is no mate of {first.header!r}"
+                problem = (
+                    f"record {number}: {shown(second.header)} is no mate of {shown(first.header)}"
+                )
                 raise InputError(second_path, problem, second.line)
             seq_id = log.ids.unique(name, _MATE_ENDINGS)
             log.duplicates += seq_id != name

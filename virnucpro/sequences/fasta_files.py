@@ -14,6 +14,7 @@ from dnaio.exceptions import FastaFormatError
 from dnaio.readers import FastaReader
 
 from virnucpro.core.errors import InputError
+from virnucpro.core.text import clipped
 
 WRAP_NT = 60
 
@@ -69,4 +70,4 @@ def read_fasta(path: Path | str) -> Iterator[tuple[str, str]]:
             for entry in reader:
                 yield entry.name, entry.sequence
     except (OSError, FastaFormatError, UnicodeDecodeError) as error:
-        raise InputError(path, f"no readable FASTA file: {error}") from error
+        raise InputError(path, f"no readable FASTA file: {clipped(error)}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import ModelError
+from virnucpro.core.text import clipped
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,7 +62,7 @@ def _load(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no subclass of it
-        raise ModelError(f"{path}: not a tokenizer.json: {error}") from error
+        raise ModelError(f"{path}: not a tokenizer.json: {clipped(error)}") from error
     # A published file may ask for truncation or padding; both would change the vectors.
     tokenizer.no_truncation()
     tokenizer.no_padding()

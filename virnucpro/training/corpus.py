@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of
+from virnucpro.core.text import clipped
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.unpack import UNPACK_ERRORS, open_unpacked
 from virnucpro.tokens.mini import BaseTokenizer
@@ -116,7 +117,7 @@ def read_labels(path: Path) -> Labels:
                     raise InputError(str(path), "the row has no id or no class", rows.line_num)
                 labels[row["id"]] = _label(row)
         except (*UNPACK_ERRORS, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(str(path), f"cannot be read ({error})") from error
+            raise InputError(str(path), f"cannot be read ({clipped(error)})") from error
     return labels
 
 
@@ -150,7 +151,7 @@ def load_corpus(paths: Sequence[Path], labels: Labels | Sequence[Labels]) -> Cor
     for path, own in zip(paths, each, strict=True):
         for record in read_records([path]):
             if record.seq_id not in own:
-                raise InputError(str(path), f"record {record.seq_id} has no label")
+                raise InputError(str(path), f"record {clipped(record.seq_id)} has no label")
             if len(record.sequence) >= MIN_RECORD_NT:
                 bases = encode(record.sequence).astype(np.uint8)
                 records.append((own[record.seq_id], record.seq_id, bases))

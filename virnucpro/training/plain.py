@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from reprlib import repr as short
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from virnucpro.core.errors import ConfigError
+from virnucpro.core.text import clipped, shown
 
 T = TypeVar("T")
 
@@ -40,7 +40,9 @@ def build(kind: type[T], raw: Any, where: str) -> T:
     values: dict[str, Any] = {}
     for name, value in _mapping(raw, where).items():
         if name not in known:
-            raise ConfigError(f"{where} has no setting named {name}; it has {', '.join(known)}")
+            raise ConfigError(
+                f"{where} has no setting named {clipped(name)}; it has {', '.join(known)}"
+            )
         if value is not None:
             values[name] = _checked(known[name], value, _inside(where, name))
     for field in fields(kind):  # type: ignore[arg-type]
@@ -49,16 +51,16 @@ def build(kind: type[T], raw: Any, where: str) -> T:
     try:
         return kind(**values)
     except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{where}: {clipped(error, 500)}") from error
 
 
 def _inside(where: str, name: Any) -> str:
-    return f"{where}.{name}" if ": " in where else f"{where}: {name}"
+    return f"{where}{'.' if ': ' in where else ': '}{clipped(name)}"
 
 
 def _mapping(raw: Any, where: str) -> dict[Any, Any]:
     if not isinstance(raw, dict):
-        raise ConfigError(f"{where} must be a mapping of names to values, got {short(raw)}")
+        raise ConfigError(f"{where} must be a mapping of names to values, got {shown(raw)}")
     return raw
 
 
@@ -78,14 +80,14 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         }
     if origin is Literal:
         if value not in inner:
-            raise ConfigError(f"{where} must be {' or '.join(inner)}, got {short(value)}")
+            raise ConfigError(f"{where} must be {' or '.join(inner)}, got {shown(value)}")
         return value
     return _scalar(hint, value, where)
 
 
 def _checked_list(hint: Any, value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise ConfigError(f"{where} must be a list, such as [a, b], got {short(value)}")
+        raise ConfigError(f"{where} must be a list, such as [a, b], got {shown(value)}")
     if hint is str:  # YAML reads the class `null` as nothing
         value = ["null" if entry is None else entry for entry in value]
     return tuple(_checked(hint, entry, f"{where}[{at}]") for at, entry in enumerate(value))
@@ -95,5 +97,5 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     kinds, wanted = _SCALARS[hint]
     fits = isinstance(value, kinds) and not isinstance(value, bool)
     if not fits or (hint in (int, float) and not 0 <= value <= _MOST):
-        raise ConfigError(f"{where} must be {wanted}, got {short(value)}")
+        raise ConfigError(f"{where} must be {wanted}, got {shown(value)}")
     return value if hint in (int, float) else hint(str(value))
