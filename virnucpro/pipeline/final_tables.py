@@ -21,7 +21,6 @@ from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record
 from virnucpro.core.text import clipped
 from virnucpro.pipeline.inputs import Source, read_sources
-from virnucpro.pipeline.output_dir import our_files
 from virnucpro.pipeline.run import Run
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES, TableFiles
 from virnucpro.reports.tables import (
@@ -158,10 +157,10 @@ class _Reread:
 def _remove_other_fasta(run: Run) -> None:
     """Remove the viral FASTA that an earlier run left in the other form."""
     name = FASTA_NAMES[not run.settings.calling.gzip_fasta]
-    ours = set(our_files(run.paths.output_dir))
+    root, ours = run.paths.output_dir, set(run.ledger.claimed())
     for path in (folder / name for folder in _folders(run)):
-        if path in ours:
-            path.unlink()
+        if path.relative_to(root).as_posix() in ours and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def _folders(run: Run) -> list[Path]:

@@ -116,6 +116,13 @@ class RunPaths:
         return self.output_dir / "chunks.tsv"
 
     @property
+    def model_outputs(self) -> list[Path]:
+        """What depends on input and model alone, and a run with other thresholds starts from."""
+        merged = self.merged_dir
+        names = ("prediction_results.txt", "prediction_results_highestscore.csv")
+        return [*(merged / name for name in names), self.chunks, self.contigs]
+
+    @property
     def samples(self) -> Path:
         """The final tables of each sample, one folder each, where a run has several."""
         return self.output_dir / "samples"

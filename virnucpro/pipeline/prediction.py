@@ -88,13 +88,16 @@ def run_prediction(
     read = [*input_files, *filter(None, [settings.inputs.reference])]
     with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
-        if run.ledger.read(TABLES, run.tables_key) is not None:
+        has_calls = run.ledger.read(CALLS, run.key) is not None
+        tables = run.ledger.read(TABLES, run.tables_key)
+        if has_calls and tables is not None:
+            run.report.restore(tables.facts["run"])
             logger.info("Already complete: %s", out)
             _tidy(run)
             return _reported(run, DONE)
         run.claim(run.paths.run_json, *_final_files(run))  # now, not after hours of work
         run.report.save()
-        if run.ledger.read(CALLS, run.key) is None:
+        if not has_calls:
             if settings.compute.staged or use_v2_architecture or persistent_models:
                 engines = Engines(use_v2_architecture, persistent_models, runtime_config)
                 executor = NoExecutor(_score_staged(run, engines))
@@ -119,9 +122,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> None:
     given_up: dict[int, str] = {}
     own = executor is None
     executor = executor or _executor(run)
-    outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
     run.ledger.discard(CALLS)
-    run.claim(*outputs)
     try:
         with (
             run.report.stage("scoring") as counts,
@@ -143,7 +144,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> None:
     run.claim(paths.failed_files)
     record_failures(paths.failed_files, paths.calls, given_up, missing)
     if not given_up:
-        run.ledger.commit(CALLS, run.key, outputs=outputs, facts={"counts": dict(tables.counts)})
+        run.ledger.commit(CALLS, run.key, outputs=paths.model_outputs)
 
 
 def _executor(run: Run) -> Executor:
@@ -163,15 +164,14 @@ def _finish(run: Run) -> int:
     paths, report = run.paths, run.report
     run.ledger.discard(TABLES)
     run.ledger.discard(REPORT)
-    outputs = final_tables.table_paths(run)
     with report.stage("tables") as counts:
         found, report.data["sample_summary"] = final_tables.write_final_tables(run)
         counts |= found
     failed = paths.failed_files.exists()
-    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
-    report.finish("partial" if failed else "done", [*model_outputs, *outputs])
+    outputs = run.ledger.describe(final_tables.table_paths(run))
+    report.finish("partial" if failed else "done", outputs)
+    run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": report.data})
     if not failed:
-        run.ledger.commit(TABLES, run.tables_key, outputs=[*model_outputs, *outputs])
         _tidy(run)
     for line in summary_lines(paths.output_dir, report.data):
         logger.info("%s", line)
@@ -200,8 +200,7 @@ def _final_files(run: Run) -> list[Path]:
     """Every file that stays, the report included."""
     paths = run.paths
     pages = [paths.output_dir / name for name in REPORT_FILES]
-    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
-    return [paths.run_json, *model_outputs, *final_tables.table_paths(run), *pages]
+    return [paths.run_json, *paths.model_outputs, *final_tables.table_paths(run), *pages]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro import __version__
-from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import UsageError
-from virnucpro.core.files import digest_of, sha256_file, write_json
+from virnucpro.core.files import digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped
 from virnucpro.models.specs import ModelSpec
@@ -129,13 +129,18 @@ class RunReport:
         if (device := str(stats.get("device"))) not in devices:
             devices.append(device)
 
-    def finish(self, status: str, outputs: Sequence[Path]) -> None:
-        """Record the end of the run, `done` or `partial`, and the hash of each output file."""
-        self.data["status"] = status
+    def finish(self, status: str, outputs: Outputs) -> None:
+        """Record the end of the run, `done` or `partial`, and the SHA-256 of its outputs."""
+        hashes = {name: sha256 for name, (_, sha256) in outputs.items()}
+        self.data |= {"status": status, "outputs": hashes}
         self.data["seconds"] = round(time.monotonic() - self._start, 3)
-        root = self._path.parent
-        self.data["outputs"] = {str(p.relative_to(root)): sha256_file(p) for p in outputs}
         self.save()
+
+    def restore(self, data: dict[str, Any]) -> None:
+        """Make run.json again as a finished run left it, where it is gone or another."""
+        self.data = data
+        if read_json(self._path) != data:
+            self.save()
 
     def save(self) -> None:
         """Write run.json."""
