@@ -122,7 +122,7 @@ class Ledger:
             "bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest(),
             "outputs": outputs if isinstance(outputs, dict) else self.describe(outputs),
         }  # fmt: skip
-        text = json.dumps(header, sort_keys=True).encode() + b"\n"
+        text = json.dumps(header, default=str).encode() + b"\n"
         seal = hashlib.sha256(text).hexdigest().encode() + b"\n"
         return create_file(self._path(unit, key), seal + text + payload)
 
