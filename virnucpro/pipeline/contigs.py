@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from virnucpro.core.errors import DamagedError
 from virnucpro.pipeline.orf_stages import read_orf_places
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.record_table import RecordRow, read_rows
@@ -84,7 +85,11 @@ class Contig:
 
 
 def read_contigs(paths: RunPaths) -> Iterator[Contig]:
-    """Stream every input record in input order with its scores; bounded memory."""
+    """Stream every input record in input order with its scores; bounded memory.
+
+    Raises:
+        DamagedError: an ORF that is of no record, or without a place or a score.
+    """
     orfs = _orfs(paths)
     waiting = next(orfs, None)
     for record in read_rows(paths.records):
@@ -97,6 +102,8 @@ def read_contigs(paths: RunPaths) -> Iterator[Contig]:
                 waiting = next(orfs, None)
             groups.append(group)
         yield contig_of(record, groups, paths.chunk_nt)
+    if waiting is not None:
+        raise DamagedError(paths.records, f"no record for ORF '{waiting.orf_id}', or not in order")
 
 
 def contig_of(record: RecordRow, groups: Sequence[Sequence[ScoredOrf]], chunk_nt: int) -> Contig:
@@ -135,5 +142,9 @@ def _orfs(paths: RunPaths) -> Iterator[ScoredOrf]:
     places = (place for block in read_orf_places(paths) for place in block.tolist())
     for ids, scores in scored_orfs(paths):
         for orf_id, row in zip(ids, np.asarray(scores, dtype=np.float64).tolist(), strict=True):
-            start, end = next(places)
-            yield ScoredOrf(orf_id, start, end, *row)
+            place = next(places, None)
+            if place is None:
+                raise DamagedError(paths.orf_table, f"ends before ORF '{orf_id}'")
+            yield ScoredOrf(orf_id, *place, *row)
+    if next(places, None) is not None:
+        raise DamagedError(paths.orf_table, "holds more places than there are ORFs")

@@ -11,11 +11,12 @@ import numpy as np
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of, sha256_file
-from virnucpro.core.records import Embeddings
+from virnucpro.core.records import HEADER_BYTES, Embeddings
 from virnucpro.engines.base import Engine
 from virnucpro.engines.feeding import tokenize
 from virnucpro.models.load import Tokenizer
 from virnucpro.pipeline import feature_files
+from virnucpro.sequences.fasta import first_word
 from virnucpro.sequences.fasta_files import read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
@@ -142,7 +143,7 @@ def _read_split(path: Path) -> tuple[list[str], list[str]]:
     names: list[str] = []
     sequences: list[str] = []
     for name, sequence in read_fasta(path):
-        names.append(name.split(maxsplit=1)[0] if name else "")
+        names.append(first_word(name.encode(*HEADER_BYTES)))
         sequences.append(sequence)
     if len(set(names)) != len(names):
         raise InputError(path, "a sequence id occurs twice")

@@ -19,8 +19,10 @@ from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.record_table import RecordRow
 from virnucpro.pipeline.settings import ModelChoice
 from virnucpro.sequences.chunks import chunk_record
+from virnucpro.sequences.codons import normalise
 from virnucpro.sequences.fasta_files import fasta_text
 from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.screen import screen_record
 from virnucpro.sequences.unpack import STDIN
 
@@ -99,28 +101,34 @@ def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dic
 def ingest(
     sources: Sequence[Source], paths: RunPaths, choice: ModelChoice, policy: OrfPolicy
 ) -> Counter[str]:
-    """Read, screen and chunk all inputs; write the chunk file and the record table.
+    """Read, screen and chunk all inputs; write the chunk files and the record table.
 
     Args:
         sources: the samples to read, in order.
-        paths: where `chunked` and `records` go.
+        paths: where `chunked`, `chunk_letters` and `records` go.
         choice: `min_length` and `sample_n` decide what is passed over.
         policy: decides the shortest record that is worth scoring.
 
     Returns:
-        Counts: records, chunks, nt, gaps, and `status:{name}` for those not scored.
+        Counts: records, chunks, nt, what was left out of sequences (gaps, digits, blanks), and
+        `status:{name}` for those not scored.
 
     Raises:
-        InputError: a file is not sequences, or every record is not DNA.
+        InputError: a file is not sequences, or changed since the run began, or every record is
+            not DNA.
     """
     counts: Counter[str] = Counter(records=0, chunks=0, nt=0, gaps=0)
-    sampled = _sampler(sources, choice.sample_n)
-    with atomic_write(paths.chunked, "w") as chunked, atomic_write(paths.records, "w") as table:
-        for number, record in enumerate(read_sources(sources)):
+    sampled, log = _sampler(sources, choice.sample_n), ReadLog()
+    with (
+        atomic_write(paths.chunked, "w") as chunked,
+        atomic_write(paths.chunk_letters, "w") as letters,
+        atomic_write(paths.records, "w") as table,
+    ):
+        for number, record in enumerate(read_sources(sources, log)):
             status = screen(record, choice.min_length, policy)
             if status is None and not sampled(number):
                 status = Status.FILTERED
-            chunks = 0 if status else _write_chunks(record, paths.chunk_nt, chunked)
+            chunks = 0 if status else _write_chunks(record, paths.chunk_nt, chunked, letters)
             length = len(record.sequence)
             table.write(
                 RecordRow(
@@ -130,6 +138,7 @@ def ingest(
             counts.update(records=1, chunks=chunks, nt=length, gaps=record.gaps)
             if status:
                 counts[f"status:{status}"] += 1
+    counts.update(digits=log.digits, blanks=log.blanks)
     if not counts["records"]:
         logger.warning("no records in %s", ", ".join(name for x in sources for name in x.names))
     if counts["records"] and counts[f"status:{Status.NOT_DNA}"] == counts["records"]:
@@ -149,10 +158,12 @@ def screen(record: Record, min_length: int, policy: OrfPolicy) -> Status | None:
     return status
 
 
-def _write_chunks(record: Record, chunk_nt: int, file: IO[str]) -> int:
+def _write_chunks(record: Record, chunk_nt: int, chunked: IO[str], letters: IO[str]) -> int:
+    """Write chunks as given, for people, and normalised, for the next stage; how many."""
     chunks = chunk_record(record, chunk_nt)
     for chunk in chunks:
-        file.write(fasta_text(chunk.chunk_id, chunk.sequence, wrapped=True))
+        chunked.write(fasta_text(chunk.chunk_id, chunk.sequence, wrapped=True))
+        letters.write(fasta_text(chunk.chunk_id, normalise(chunk.sequence).decode("ascii")))
     return len(chunks)
 
 
@@ -160,7 +171,7 @@ def _sampler(sources: Sequence[Source], wanted: int | None) -> Callable[[int], b
     """Whether record `i` belongs to an even spread of `wanted` records."""
     if wanted is None:
         return lambda number: True
-    total = sum(1 for _ in read_sources(sources))
+    total = sum(1 for _ in read_sources(sources, ReadLog(is_silent=True)))
     if total <= wanted:
         return lambda number: True
     return lambda number: (number + 1) * wanted // total > number * wanted // total

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.records import Chunk, Orf
@@ -37,7 +38,7 @@ def translate(
     """Stage 2: read all frames of all chunks; write DNA, protein and the place of each ORF.
 
     Args:
-        paths: reads `chunked`; writes `nucleotide`, `protein` and `orf_table`.
+        paths: reads `chunk_letters`; writes `nucleotide`, `protein` and `orf_table`.
         policy: which ORFs a chunk gives.
         workers: processes; 1 works in this one.
         reporter: shows progress.
@@ -45,20 +46,26 @@ def translate(
 
     Returns:
         Counts: orfs, and chunks_with_orf.
+
+    Raises:
+        DamagedError: there are more or fewer chunks than `total`.
     """
-    orfs = with_orf = 0
+    chunks = orfs = with_orf = 0
     with (
         atomic_write(paths.nucleotide, "w") as dna,
         atomic_write(paths.protein, "w") as protein,
         atomic_write(paths.orf_table) as places,
         reporter.create_file_bar(total, "Translating chunks", "chunks") as bar,
     ):
-        for block in translate_blocks(_chunk_blocks(paths.chunked), policy, workers):
+        for block in translate_blocks(_chunk_blocks(paths.chunk_letters), policy, workers):
+            chunks += len(block)
             for found in block:
                 with_orf += bool(found)
                 orfs += len(found)
                 _write_orfs(found, dna, protein, places)
             bar.update(len(block))
+        if chunks != total:
+            raise DamagedError(paths.chunk_letters, f"{chunks} chunks in place of {total}")
     return {"orfs": orfs, "chunks_with_orf": with_orf}
 
 
@@ -68,15 +75,23 @@ def split(paths: RunPaths, per_file: int) -> dict[str, int]:
     Returns:
         Counts: embedded (distinct ORFs) with their nt and aa, duplicates, files, and what the
         duplicates saved: `duplicate_nt` of DNA not embedded again.
+
+    Raises:
+        DamagedError: DNA and proteins are not of the same ORFs.
     """
     seen = SeenTable()
     total = nt = aa = saved_nt = 0
     writer = _SplitWriter(paths, per_file)
     with atomic_write(paths.unique_table) as table:
-        pairs = zip(read_fasta(paths.nucleotide), read_fasta(paths.protein), strict=True)
+        pairs = zip_longest(
+            read_fasta(paths.nucleotide), read_fasta(paths.protein), fillvalue=("", "")
+        )
         while block := list(islice(pairs, BLOCK_CHUNKS)):
             numbers = []
-            for (orf_id, dna), (_, protein) in block:
+            for (orf_id, dna), (same_id, protein) in block:
+                if orf_id != same_id:
+                    problem = f"ORF '{same_id}' where {paths.nucleotide.name} has '{orf_id}'"
+                    raise DamagedError(paths.protein, problem)
                 number, is_new = seen.add(f"{dna} {protein}")
                 numbers.append(number)
                 if is_new:

@@ -27,7 +27,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.tmp-\d+|(.+_merged)\.tmp")
 _BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(CHECKPOINTS)}|\.run\.json\.tmp-\d+")
 # What lies in the folder of checkpoints; anything else there is somebody else's.
 _INTERNAL = re.compile(
-    r"ledger|records\.tsv|orfs\.bin|unique\.bin|scores\.bin|contigs\.tsv|input_\d+"
+    r"ledger|records\.tsv|chunks\.fa|orfs\.bin|unique\.bin|scores\.bin|contigs\.tsv|input_\d+"
     r"|(esm|dnabert)_v2_shards|\.sort-.+|\..+\.tmp-\d+"
 )
 

@@ -49,6 +49,11 @@ class RunPaths:
         return self.checkpoints / "records.tsv"
 
     @property
+    def chunk_letters(self) -> Path:
+        """The chunks as translation reads them: normalised, one line each."""
+        return self.checkpoints / "chunks.fa"
+
+    @property
     def orf_table(self) -> Path:
         """Start and end of each ORF in its chunk, binary (see `orf_stages`)."""
         return self.checkpoints / "orfs.bin"
@@ -70,7 +75,7 @@ class RunPaths:
 
     @property
     def chunked(self) -> Path:
-        """The chunks, letters as given, wrapped at 60."""
+        """The chunks, letters as given, wrapped at 60; for people, never read back."""
         return self.output_dir / f"{self.stem}_chunked{self.chunk_nt}.fa"
 
     @property

@@ -92,7 +92,7 @@ def _orf_stages(run: Run) -> dict[str, int]:
     """Stages 1 to 4: input files -> split files of distinct ORFs; how many `embedded`, `files`."""
     paths, policy, per_file = run.paths, run.model.orf_policy, run.per_file
     counts = run.stage(
-        "chunking", [paths.chunked, paths.records],
+        "chunking", [paths.chunked, paths.chunk_letters, paths.records],
         lambda: ingest(run.sources, paths, run.settings.model, policy),
     )  # fmt: skip
     chunks = counts["chunks"]

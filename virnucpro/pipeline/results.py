@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from virnucpro.core.device import validate_and_get_device
+from virnucpro.core.errors import InputError
 from virnucpro.pipeline import calls, final_tables, scoring
 from virnucpro.pipeline.failed_files import one_line, replace_lines
 from virnucpro.pipeline.output_dir import remove_intermediates, remove_report
@@ -95,13 +96,21 @@ def finish(run: Run) -> int:
 
     Returns:
         Exit code: 0, or 6 where some split files failed.
+
+    Raises:
+        InputError: an input changed since the run began; no result of this run is left.
     """
     paths, record = run.paths, run.record
     outputs = final_tables.table_paths(run)
     record.claim(*outputs, *_pages(run))
     remove_report(paths, record.data)
     with record.stage("tables") as counts:
-        found, record.data["sample_summary"] = final_tables.write_final_tables(run)
+        try:
+            found, record.data["sample_summary"] = final_tables.write_final_tables(run)
+        except InputError:  # an input is not what the calls were made from
+            for path in () if run.has_model_calls else (*outputs, *_model_outputs(paths)):
+                path.unlink(missing_ok=True)
+            raise
         counts |= found
     failed = paths.failed_files.exists()
     status, code = ("partial", PARTIAL) if failed else ("done", DONE)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,10 @@ def prepare(
     spooled = spool(input_files, paths.checkpoints)
     sources = plan_sources(input_files, spooled, asked.paired, asked.reference)
     described = describe_inputs(input_files, spooled)
+    digests = iter([str(entry["sha256"]) for entry in described])
+    sources = tuple(
+        replace(source, digests=tuple(islice(digests, len(source.paths)))) for source in sources
+    )
     samples = [source.sample for source in sources]
     key = digest_of(_what_decides(described, samples, model, settings))
     calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}

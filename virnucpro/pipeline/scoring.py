@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.records import Embeddings
@@ -76,11 +77,19 @@ def scored_orfs(paths: RunPaths) -> Iterator[tuple[list[str], NDArray[np.float32
     Yields:
         ORF ids, and scores of shape (n, 3) float32: P(other), P(virus) and P(null); NaN where
         there is none.
+
+    Raises:
+        DamagedError: there are more or fewer ids than scores.
     """
     scores = read_scores(paths.scores)
     names = (name for name, _ in read_fasta(paths.nucleotide))
     for numbers in read_unique(paths, BLOCK_ROWS):
-        yield list(islice(names, len(numbers))), np.asarray(scores[numbers.astype(np.int64)])
+        ids = list(islice(names, len(numbers)))
+        if len(ids) != len(numbers):
+            raise DamagedError(paths.nucleotide, f"ends after '{ids[-1] if ids else ''}'")
+        yield ids, np.asarray(scores[numbers.astype(np.int64)])
+    if (name := next(names, None)) is not None:
+        raise DamagedError(paths.unique_table, f"ends before ORF '{name}'")
 
 
 def read_scores(path: Path) -> NDArray[np.float32]:
