@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -90,33 +91,40 @@ def validate(file: Path, max_errors: int) -> None:
 
 def _inspect(file: Path, max_errors: int) -> _Inspection:
     from virnucpro.core.records import Status
-    from virnucpro.sequences.fasta import ReadLog, read_records
+    from virnucpro.pipeline.ingest import check_inputs, spool
+    from virnucpro.pipeline.inputs import plan_sources, read_sources
+    from virnucpro.sequences.read_log import ReadLog
     from virnucpro.sequences.screen import screen_record
 
-    seen, log = _Inspection(), ReadLog()
+    seen, log = _Inspection(), ReadLog(is_silent=True)
     names = {
         Status.TOO_SHORT: "records shorter than 60 nt: no call",
         Status.AMBIGUOUS: "records without 60 plain bases in a row: no call by `longest`",
     }
-    try:
-        for record in read_records([file], log):
-            seen.records += 1
-            seen.letters += len(record.sequence)
-            status = screen_record(record)
-            if status is Status.NOT_DNA:
-                seen.errors.append(
-                    f"{file}: record {seen.records} ({clipped(record.seq_id)}) is not DNA"
-                )
-            elif status is not None:
-                seen.notes[names[status]] += 1
-            if len(seen.errors) >= max_errors:
-                seen.notes["error limit reached, the rest was not read"] += 1
-                break
-    except InputError as error:
-        seen.errors.append(str(error))
+    with TemporaryDirectory() as folder:
+        try:
+            check_inputs([file])
+            sources = plan_sources([file], spool([file], Path(folder)), paired=False)
+            for record in read_sources(sources, log):
+                seen.records += 1
+                seen.letters += len(record.sequence)
+                status = screen_record(record)
+                if status is Status.NOT_DNA:
+                    problem = f"record {seen.records} ({clipped(record.seq_id)}) is not DNA"
+                    seen.errors.append(f"{file}: {problem}")
+                elif status is not None:
+                    seen.notes[names[status]] += 1
+                if len(seen.errors) >= max_errors:
+                    seen.notes["error limit reached, the rest was not read"] += 1
+                    break
+        except InputError as error:
+            seen.errors.append(str(error))
     seen.notes["records with an id seen before: renamed to {id}__2"] += log.duplicates
     seen.notes["records without an id: named record_{n}"] += log.unnamed
     seen.notes["gap letters: removed"] += log.gaps
+    seen.notes["digits in sequences: removed"] += log.digits
+    seen.notes["blanks in sequences: removed"] += log.blanks
+    seen.notes["bgzip without its end block: is the file whole?"] += len(log.cut_short)
     seen.notes = +seen.notes
     return seen
 

@@ -12,6 +12,20 @@ if TYPE_CHECKING:
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
+# How a header's bytes become text and come back unchanged, whatever they are.
+HEADER_BYTES = ("utf-8", "surrogateescape")
+
+_AS_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
+
+
+def shown(text: str) -> str:
+    r"""Text for files that are UTF-8: bytes that are not are read as Latin-1.
+
+    >>> shown(b"pr\xf8ve".decode(*HEADER_BYTES))
+    'prøve'
+    """
+    return text if text.isascii() else text.translate(_AS_LATIN_1)
+
 
 class Status(str, Enum):
     """What became of an input record; the `status` column of calls.tsv."""
@@ -34,8 +48,9 @@ class Record:
 
     Attributes:
         seq_id: first word of the header, made unique within the run.
-        header: the header as given, without `>` or `@`.
-        sequence: the letters as given, without gaps and blanks.
+        header: the header as given, without `>` or `@` and the blanks behind it; bytes that are
+            not UTF-8 are escaped, see `HEADER_BYTES`.
+        sequence: the letters as given, without gaps, blanks and digits.
         sample: name of the input it came from.
         gaps: gap letters (`-`, `.`, `*`) that were removed (nt).
     """
@@ -50,11 +65,15 @@ class Record:
     def fasta_header(self) -> str:
         """The header as given; where its first word is not the id, the id goes before it.
 
+        Bytes that are not UTF-8 are escaped; write it with `HEADER_BYTES`.
+
         >>> Record("a__2", "a of the second file", "ACGT").fasta_header
         'a__2 a of the second file'
         """
-        is_named = self.header.split(maxsplit=1)[:1] == [self.seq_id]
-        return self.header if is_named else f"{self.seq_id} {self.header}".rstrip()
+        words = self.header.encode(*HEADER_BYTES).split(maxsplit=1)
+        if words and shown(words[0].decode(*HEADER_BYTES)) == self.seq_id:
+            return self.header
+        return f"{self.seq_id} {self.header}" if words else self.seq_id
 
 
 # One sequence as token ids, special tokens included: shape (tokens,).

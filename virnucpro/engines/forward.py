@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virnucpro.batches.collate import Batch, PackedBatch, PaddedBatch
+from virnucpro.batches.collate import Batch
 from virnucpro.core.errors import DeviceError
 from virnucpro.models.attention import TransformerEncoder, pinned_kernels, prove_backend
 from virnucpro.models.base import Encoder

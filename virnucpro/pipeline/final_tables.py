@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.core.errors import InputError
+from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.records import Record
 from virnucpro.core.text import clipped
 from virnucpro.pipeline.inputs import Source, read_sources
@@ -34,6 +34,7 @@ from virnucpro.reports.tables import (
 from virnucpro.scores.composition import Composition, FdrCurve
 from virnucpro.scores.intervals import ScoredWindow, viral_stretches
 from virnucpro.scores.thresholds import VIRUS
+from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024
 
@@ -140,7 +141,8 @@ class _Reread:
     """The input records again, read on only as far as someone asks."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        self._records = read_sources(sources, is_first_time=False)
+        self._records = read_sources(sources, ReadLog(is_silent=True))
+        self._names = ", ".join(name for source in sources for name in source.names)
         self._next = 0
 
     def record(self, number: int, seq_id: str) -> Record:
@@ -148,10 +150,17 @@ class _Reread:
         record = next(islice(self._records, number - self._next, None), None)
         self._next = number + 1
         if record is None or record.seq_id != seq_id:
-            raise InputError(
-                f"record {number + 1} ({clipped(seq_id)})", "the input changed during the run"
+            problem = (
+                f"record {number + 1} is not {clipped(seq_id)} any more: changed during the run"
             )
+            raise InputError(self._names, problem)
         return record
+
+    def finish(self) -> None:
+        """Read what is left, if any of it was asked for: only then is it known to be the same."""
+        if self._next:
+            for _ in self._records:
+                pass
 
 
 def _remove_other_fasta(run: Run) -> None:
@@ -185,8 +194,11 @@ def _called(run: Run, curves: dict[str, FdrCurve]) -> Iterator[_Called]:
     inputs = _Reread(run.sources)
     for number, row in enumerate(_rows_with_fdr(run, curves)):
         own = list(islice(chunks, row.chunks))
+        if [chunk.seq_id for chunk in own] != [row.seq_id] * row.chunks:
+            raise DamagedError(run.paths.chunks, f"not the chunks of '{row.seq_id}' in its place")
         record = inputs.record(number, row.seq_id) if row.call == VIRUS else None
         yield _Called(row, own, record)
+    inputs.finish()
 
 
 def _rows_with_fdr(run: Run, curves: dict[str, FdrCurve]) -> Iterator[CallRow]:

@@ -18,7 +18,7 @@ from virnucpro.core.errors import VirNucProError
 from virnucpro.models.installed import check_installed
 from virnucpro.models.store import list_models, resolve_model
 
-PACKAGES = ("torch", "numpy", "dnaio", "h5py", "tokenizers", "safetensors", "jinja2", "click")
+PACKAGES = ("torch", "numpy", "h5py", "tokenizers", "safetensors", "jinja2", "click")
 EXTRAS = {"pysam": "BAM and CRAM", "nvidia-ml-py": "GPU figures while running"}
 LEAST_FREE = 1 << 30
 WRITTEN_BYTES = 64 << 20

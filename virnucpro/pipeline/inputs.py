@@ -18,7 +18,8 @@ from virnucpro.core.errors import InputError, UsageError
 from virnucpro.core.files import atomic_write, sha256_file
 from virnucpro.core.records import Record
 from virnucpro.sequences.alignments import alignment_format, read_alignments
-from virnucpro.sequences.fasta import ReadLog, read_pairs, read_records, sample_name
+from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
+from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.unpack import STDIN
 
 _FIRST_MATE = re.compile(r"[._-]R?1(_001)?$")
@@ -37,6 +38,7 @@ class Source:
         names: the inputs as the user gave them.
         paths: where they lie; standard input has been copied to a file.
         reference: FASTA for CRAM files that need one.
+        digests: hex SHA-256 of each input when the run began; empty where nobody wrote it down.
     """
 
     sample: str
@@ -44,6 +46,7 @@ class Source:
     names: tuple[str, ...]
     paths: tuple[Path, ...]
     reference: Path | None = None
+    digests: tuple[str, ...] = ()
 
 
 def plan_sources(
@@ -126,18 +129,20 @@ def folder_names(samples: Sequence[str]) -> list[str]:
     return names
 
 
-def read_sources(sources: Sequence[Source], is_first_time: bool = True) -> Iterator[Record]:
+def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Iterator[Record]:
     """The records of all samples, in order, ids unique over all of them. Streams.
 
     Args:
         sources: what to read.
-        is_first_time: warn of renamed duplicates.
+        log: a new one; a silent one where the inputs are read again.
 
     Raises:
-        InputError: an input is not sequences; names it as the user did.
+        InputError: an input is not sequences, or not what it was when the run began, which is
+            told when it was read to its end; names it as the user did.
     """
-    log = ReadLog(is_silent=not is_first_time)
+    log = ReadLog() if log is None else log
     for source in sources:
+        shown = dict(zip(map(str, source.paths), source.names, strict=True))
         try:
             for record in _records(source, log):
                 yield (
@@ -145,11 +150,15 @@ def read_sources(sources: Sequence[Source], is_first_time: bool = True) -> Itera
                     if record.sample == source.sample
                     else replace(record, sample=source.sample)
                 )
+            for path, digest in zip(source.paths, source.digests, strict=bool(source.digests)):
+                if log.digests[str(path)] != digest:
+                    raise InputError(path, "changed during the run; run again when it is whole")
         except InputError as error:
-            shown = dict(zip(map(str, source.paths), source.names, strict=True))
             name = shown.get(str(error.path), str(error.path))
             name = "standard input" if name == STDIN else name
             raise InputError(name, error.problem, error.line) from error
+        log.cut_short = [shown.get(path, path) for path in log.cut_short]
+    log.warn()
 
 
 def _records(source: Source, log: ReadLog) -> Iterator[Record]:
@@ -158,14 +167,14 @@ def _records(source: Source, log: ReadLog) -> Iterator[Record]:
         for path in source.paths:
             if alignment_format(path):
                 raise InputError(path, "holds alignments, which know their mates: drop --paired")
-        for mates in read_pairs([(first, second)], log):
+        for mates in pairs_of(first, second, log):
             yield from mates
         return
     (path,) = source.paths
     if alignment_format(path):
         yield from read_alignments(path, log, source.reference)
     else:
-        yield from read_records([path], log)
+        yield from records_of(path, log)
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -239,7 +248,7 @@ def sampler(sources: Sequence[Source], wanted: int | None) -> Callable[[int], bo
     """Whether record `i` belongs to an even spread of `wanted` records; None means all do."""
     if wanted is None:
         return lambda number: True
-    total = sum(1 for _ in read_sources(sources, is_first_time=False))
+    total = sum(1 for _ in read_sources(sources, ReadLog(is_silent=True)))
     if total <= wanted:
         return lambda number: True
     return lambda number: (number + 1) * wanted // total > number * wanted // total

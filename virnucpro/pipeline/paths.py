@@ -52,7 +52,7 @@ class RunPaths:
 
     @property
     def chunked(self) -> Path:
-        """The chunks, letters as given, wrapped at 60."""
+        """The chunks, letters as given, wrapped at 60; for people, never read back."""
         return self.output_dir / f"{self.stem}_chunked{self.chunk_nt}.fa"
 
     @property

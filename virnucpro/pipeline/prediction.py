@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
-from virnucpro.core.errors import WorkersFailedError
+from virnucpro.core.errors import InputError, WorkersFailedError
 from virnucpro.core.files import digest_of, read_json
+from virnucpro.core.records import Status
 from virnucpro.pipeline import final_tables
 from virnucpro.pipeline.calls import ModelTables
 from virnucpro.pipeline.failed_files import record_failures
@@ -42,6 +43,7 @@ from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.reports.html import REPORT_FILES, write_report
 from virnucpro.scores.scorer import EmbeddingOptions
+from virnucpro.sequences.read_log import ReadLog
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
@@ -129,7 +131,8 @@ def _score_and_call(run: Run, executor: Executor | None) -> None:
             run.reporter.create_file_bar(None, "Scoring", "ORFs") as bar,
             ModelTables(paths, run.model) as tables,
         ):
-            records = read_sources(run.sources)
+            log = ReadLog()
+            records = read_sources(run.sources, log)
             events = input_pass(records, run.rules, run.per_unit, run.threads)
             store = ScoreStore(run.ledger, run.key)
             missing: dict[str, int] = {}
@@ -137,7 +140,13 @@ def _score_and_call(run: Run, executor: Executor | None) -> None:
                 called = tables.add(shard, scores)
                 missing |= {shard.records[i].joint_id: n for i, n in called.missing.items()}
             tables.finish()
-            counts |= tables.counts
+            counts |= {
+                **tables.counts,
+                "gaps": log.gaps,
+                "digits": log.digits,
+                "blanks": log.blanks,
+            }
+            _refuse_no_dna(run, counts)
     finally:
         if own:
             executor.close()
@@ -145,6 +154,23 @@ def _score_and_call(run: Run, executor: Executor | None) -> None:
     record_failures(paths.failed_files, paths.calls, given_up, missing)
     if not given_up:
         run.ledger.commit(CALLS, run.key, outputs=paths.model_outputs)
+
+
+def _refuse_no_dna(run: Run, counts: dict[str, int]) -> None:
+    """See that not every record is something else.
+
+    Raises:
+        InputError: no record is DNA.
+    """
+    names = ", ".join(name for source in run.sources for name in source.names)
+    if not counts["records"]:
+        logger.warning("no records in %s", names)
+    elif counts.get(f"status:{Status.NOT_DNA}", 0) == counts["records"]:
+        raise InputError(
+            names,
+            "no record is DNA: over 10% of the letters are outside its alphabet; "
+            "give nucleotide sequences, not proteins",
+        )
 
 
 def _executor(run: Run) -> Executor:

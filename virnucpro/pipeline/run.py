@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,10 @@ def prepare(
     spooled = spool(input_files, paths.checkpoints)
     sources = plan_sources(input_files, spooled, asked.paired, asked.reference)
     described = describe_inputs(input_files, spooled)
+    digests = iter([str(entry["sha256"]) for entry in described])
+    sources = tuple(
+        replace(source, digests=tuple(islice(digests, len(source.paths)))) for source in sources
+    )
     _check_same_inputs(ledger, output_dir, described)
 
     samples = [source.sample for source in sources]

@@ -21,7 +21,7 @@ from virnucpro.reports.tables import (
     header,
 )
 from virnucpro.scores.intervals import VIRAL
-from virnucpro.sequences.fasta_files import fasta_text
+from virnucpro.sequences.fasta_files import write_fasta
 
 TABLE_NAMES = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
 FASTA_NAMES = {False: "viral.fasta", True: "viral.fasta.gz"}
@@ -79,8 +79,7 @@ class TableFiles:
             inside = [c for c in viral if c.start >= region.start and c.end <= region.end]
             genome.write_region(self._regions_bed, self._gff, region, inside)
         if record is not None:
-            text = fasta_text(record.fasta_header, record.sequence, wrapped=True)
-            self._fasta.write(text)
+            write_fasta(self._fasta, [(record.fasta_header, record.sequence)], wrapped=True)
 
 
 def _open_fasta(folder: Path, is_packed: bool, stack: ExitStack) -> IO[str]:

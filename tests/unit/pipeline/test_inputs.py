@@ -10,6 +10,7 @@ import pytest
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.pipeline.inputs import folder_names, plan_sources, read_sources, sample_names
 from virnucpro.sequences.alignments import alignment_format, read_alignments
+from virnucpro.sequences.read_log import ReadLog
 
 
 def test_folders_never_leave_their_place():
@@ -57,7 +58,7 @@ def test_ids_are_unique_over_all_inputs_and_errors_name_what_was_given(tmp_path,
         ("a", "one"), ("a__2", "stdin"), ("a__2__2", "stdin"),
     ]  # fmt: skip
     assert len(caplog.records) == 1
-    list(read_sources(sources, is_first_time=False))
+    list(read_sources(sources, ReadLog(is_silent=True)))
     assert len(caplog.records) == 1
     copy.write_text("AC\n")
     with pytest.raises(InputError, match="standard input, line 1"):
