@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from virnucpro.pipeline.contigs import Contig, blocks, read_contigs
 from virnucpro.pipeline.run_setup import Run
 from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, CallRow, ChunkRow, header
 from virnucpro.scores.calibration import Calibration
-from virnucpro.scores.consensus import chunk_scores, read_predictions, write_consensus
+from virnucpro.scores.consensus import ChunkScore, write_consensus
 from virnucpro.sequences.chunks import chunk_windows
 
 
@@ -26,32 +27,38 @@ def write_model_calls(run: Run) -> dict[str, int]:
     """Write the chunk consensus, chunks.tsv, and the internal table of contigs.
 
     Returns:
-        Counts: chunks_scored, records, and records by `status:{name}`.
+        Counts: chunks_scored, records, records by `status:{name}`, and the ORFs of the failed
+        ones that could not be scored: unscored.
     """
     paths = run.paths
-    with atomic_write(paths.consensus) as file:
-        frames = read_predictions(paths.predictions)
-        chunks = write_consensus(file, chunk_scores(frames), scratch=paths.checkpoints)
-    return {"chunks_scored": chunks, **_write_contigs(run)}
-
-
-def _write_contigs(run: Run) -> dict[str, int]:
-    counts: Counter[str] = Counter(records=0)
-    caller = Caller(run.model)
+    counts: Counter[str] = Counter(records=0, unscored=0)
     with (
-        atomic_write(run.paths.contigs, "w") as table,
-        atomic_write(run.paths.chunks, "w") as track,
+        atomic_write(paths.contigs, "w") as table,
+        atomic_write(paths.chunks, "w") as track,
+        atomic_write(paths.consensus) as consensus,
     ):
-        table.write(header(CALL_COLUMNS))
-        track.write(header(CHUNK_COLUMNS))
-        for block in blocks(read_contigs(run.paths)):
-            p_chunks = caller.p_chunks(block)
-            for row in caller.rows(block, p_chunks):
-                table.write(row.line())
-                counts["records"] += 1
-                counts[f"status:{row.status}"] += 1
-            track.writelines(row.line() for row in chunk_rows(block, p_chunks, run.model.chunk_nt))
-    return dict(counts)
+        scores = _write_contigs(run, table, track, counts)
+        chunks = write_consensus(consensus, scores, scratch=paths.checkpoints)
+    return {"chunks_scored": chunks, **counts}
+
+
+def _write_contigs(
+    run: Run, table: IO[str], track: IO[str], counts: Counter[str]
+) -> Iterator[ChunkScore]:
+    """Write each contig and its chunks; gives the scores of the chunks on the way."""
+    caller = Caller(run.model)
+    table.write(header(CALL_COLUMNS))
+    track.write(header(CHUNK_COLUMNS))
+    for block in blocks(read_contigs(run.paths)):
+        p_chunks = caller.p_chunks(block)
+        for row in caller.rows(block, p_chunks):
+            table.write(row.line())
+            counts.update({"records": 1, f"status:{row.status}": 1})
+        track.writelines(row.line() for row in chunk_rows(block, p_chunks, run.model.chunk_nt))
+        for contig in block:
+            counts["unscored"] += contig.unscored
+            for chunk in contig.chunks:
+                yield ChunkScore(chunk.best.chunk_id, chunk.other, chunk.virus)
 
 
 class Caller:
@@ -126,4 +133,4 @@ def _status(contig: Contig) -> Status:
         return contig.record.status
     if contig.chunks:
         return Status.CALLED
-    return Status.FAILED if contig.orfs else Status.NO_ORF
+    return Status.FAILED if contig.unscored else Status.NO_ORF

@@ -47,7 +47,7 @@ class ScoredOrf:
 
 @dataclass(frozen=True, slots=True)
 class ScoredChunk:
-    """One chunk and its scored ORFs.
+    """One chunk and its ORFs, all of them scored.
 
     Attributes:
         number: its place among the contig's chunks, from 1.
@@ -75,12 +75,15 @@ class Contig:
     Attributes:
         record: the row of the record table.
         orfs: ORFs found, scored or not.
-        chunks: chunks with at least one scored ORF, in order.
+        chunks: chunks with at least one ORF, in order; none of a contig that lacks scores, as
+            the rest of it would call it otherwise than the whole does.
+        unscored: ORFs that could not be scored.
     """
 
     record: RecordRow
     orfs: int
     chunks: list[ScoredChunk] = field(default_factory=list)
+    unscored: int = 0
 
 
 def read_contigs(paths: RunPaths) -> Iterator[Contig]:
@@ -101,13 +104,17 @@ def read_contigs(paths: RunPaths) -> Iterator[Contig]:
 
 def contig_of(record: RecordRow, groups: Sequence[Sequence[ScoredOrf]], chunk_nt: int) -> Contig:
     """A record with the ORFs of its chunks, one group a chunk; `chunk_nt` cuts the chunks (nt)."""
+    orfs = sum(map(len, groups))
+    unscored = sum(not orf.is_scored for group in groups for orf in group)
+    if unscored:
+        return Contig(record, orfs, unscored=unscored)
     windows = chunk_windows(record.length, chunk_nt) if record.chunks else []
     chunks = [
-        _chunk(number, window, scored)
+        _chunk(number, window, group)
         for number, (window, group) in enumerate(zip(windows, groups, strict=True), start=1)
-        if (scored := [orf for orf in group if orf.is_scored])
+        if group
     ]
-    return Contig(record, sum(map(len, groups)), chunks)
+    return Contig(record, orfs, chunks)
 
 
 def blocks(contigs: Iterable[Contig]) -> Iterator[list[Contig]]:
@@ -124,7 +131,7 @@ def blocks(contigs: Iterable[Contig]) -> Iterator[list[Contig]]:
         yield block
 
 
-def _chunk(number: int, window: tuple[int, int], orfs: list[ScoredOrf]) -> ScoredChunk:
+def _chunk(number: int, window: tuple[int, int], orfs: Sequence[ScoredOrf]) -> ScoredChunk:
     best = max(orfs, key=lambda orf: orf.virus)
     return ScoredChunk(
         number, *window, best, max(orf.other for orf in orfs), best.virus, best.null

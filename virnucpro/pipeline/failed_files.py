@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from virnucpro.core.files import atomic_write
@@ -17,19 +17,6 @@ def replace_lines(log: Path, is_old: Callable[[str], bool], lines: Sequence[str]
             file.writelines(f"{line}\n" for line in (*kept, *lines))
     else:
         log.unlink(missing_ok=True)
-
-
-def record_lost_shards(log: Path, folder: Path, label: str, lost: Mapping[int, str]) -> None:
-    """Replace what is said of the shards of one packed stage.
-
-    Args:
-        log: failed_files.txt.
-        folder: of the stage.
-        label: the encoder's name there.
-        lost: shards that were given up, each with its reason.
-    """
-    lines = [f"{folder}/shard_{k:05d}|{label}|{one_line(why)}" for k, why in sorted(lost.items())]
-    replace_lines(log, lambda line: line.startswith(f"{folder}/shard_"), lines)
 
 
 def one_line(reason: str) -> str:

@@ -23,7 +23,7 @@ from virnucpro.pipeline.rank_messages import Assignment, RankJob
 from virnucpro.pipeline.rank_scheduler import RankScheduler
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.sequence_index import SequenceIndex, build_index
-from virnucpro.pipeline.shard_merge import ShardMerge, partial_file
+from virnucpro.pipeline.shard_merge import ShardMerge
 from virnucpro.pipeline.shard_plan import FEWEST_SHARDS, PLAN_FORMAT, Unit, plan_shards, unit_of
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ def run_multi_gpu_inference(
 
     Returns:
         `embeddings.h5` and the ranks that held work which no living rank could finish. The file
-        is complete if there are none, else it is not written and finished shards are kept. If
-        some shards failed wherever they were tried while others did not, the others are in
-        `partial_file`.
+        is complete if there are none, else it is not written and finished shards are kept.
 
     Raises:
         InputError: a file is not FASTA, or an id occurs twice.
@@ -94,9 +92,6 @@ def run_multi_gpu_inference(
         )
         scheduler.run()
         merge.is_complete = not scheduler.given_up
-    lost = scheduler.poisoned
-    if 0 < len(lost) < len(plan):
-        merge.write_without(lost, stage.encoder.dim, stage.attributes(index, devices[0]))
     _report(stage, scheduler, len(index), (started, merge.ended))
     return stage.merged, scheduler.failed_ranks
 
@@ -212,8 +207,7 @@ class _Stage:
     def prepare(self, keep_shards: bool) -> None:
         for folder in (self.shard_dir, self.log_dir):
             folder.mkdir(parents=True, exist_ok=True)
-        for old in (self.merged, partial_file(self.merged)):
-            old.unlink(missing_ok=True)  # nobody may take it for the result of this run
+        self.merged.unlink(missing_ok=True)  # nobody may take it for the result of this run
         unfinished = [] if keep_shards else [self.shard_dir.glob("shard_*.h5")]
         for path in chain(self.shard_dir.glob(".shard_*.tmp-*"), *unfinished):
             path.unlink(missing_ok=True)

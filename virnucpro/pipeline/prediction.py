@@ -17,7 +17,6 @@ from virnucpro.core.device import detect_cuda_devices
 from virnucpro.core.errors import WorkersFailedError
 from virnucpro.core.files import read_json
 from virnucpro.pipeline import orf_stages, results
-from virnucpro.pipeline.failed_files import record_lost_shards
 from virnucpro.pipeline.ingest import check_inputs, ingest
 from virnucpro.pipeline.jobs import FeatureJob
 from virnucpro.pipeline.output_dir import working_in
@@ -79,6 +78,8 @@ def run_prediction(
         run.record.check_free(*results.final_files(run))  # now, not after hours of work
         if not run.has_model_calls:
             counts = _orf_stages(run)
+            run.record.claim(run.paths.failed_files)
+            run.paths.failed_files.unlink(missing_ok=True)  # what failed is tried again
             with ExitStack() as stack:
                 embed = _Embedding(run, counts, persistent_models, stack)
                 _feature_stages(embed, use_v2_architecture, runtime_config or RuntimeConfig())
@@ -164,9 +165,12 @@ class _Embedding:
         return {**counts, "failed": len(result.failed), "tokens": result.tokens}
 
     def packed(self, slot: Slot, spec: EncoderSpec, config: RuntimeConfig) -> dict[str, Any]:
-        """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
+        """v2: all files at once, packed, one process per GPU; then vectors back to their files.
+
+        Raises:
+            WorkersFailedError: work that no rank could finish; finished shards are kept.
+        """
         from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
-        from virnucpro.pipeline.shard_merge import lost_shards, partial_file
 
         run, paths, compute = self.run, self.run.paths, self.run.settings.compute
         files = [paths.split_of(slot, number) for number in self.numbers]
@@ -195,17 +199,14 @@ class _Embedding:
             )
         engines = read_json(folder / "stage.json").get("ranks", [])
         run.record.note_engines(slot, [stats for stats in engines if stats])
-        lost = lost_shards(h5_path) if failed_ranks else {}
-        label = "ESM-2" if slot == "protein" else "DNABERT-S"
-        if failed_ranks and not lost:
+        if failed_ranks:
+            label = "ESM-2" if slot == "protein" else "DNABERT-S"
             raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs", label)
-        record_lost_shards(paths.failed_files, folder, label, lost)
-        done = self._to_files(slot, partial_file(h5_path) if lost else h5_path, todo)
-        for output in done if not lost else ():
+        done = self._to_files(slot, h5_path, todo)
+        for output in done:
             run.commit(_unit(slot, output), [output], {}, _PACKED)
         tokens = sum(int(stats.get("tokens", 0)) for stats in engines if stats)
-        counts = {"files": len(done), "kept": len(files) - len(todo), "tokens": tokens}
-        return {**counts, "failed_shards": len(lost)}
+        return {"files": len(done), "kept": len(files) - len(todo), "tokens": tokens}
 
     def _to_files(self, slot: Slot, h5_path: Path, numbers: Sequence[int]) -> list[Path]:
         """Vectors from shard order into the feature files of these numbers."""

@@ -103,12 +103,6 @@ class RankScheduler:
         """Ranks that held work which no living rank could finish."""
         return sorted({rank for rank, _ in self.given_up.values()})
 
-    @property
-    def poisoned(self) -> dict[int, str]:
-        """Shards that failed wherever they were tried; none where ranks ran out instead."""
-        reasons = {shard: reason for shard, (_, reason) in self.given_up.items()}
-        return {} if _NO_RANK in reasons.values() else reasons
-
     def run(self) -> None:
         """Return once every shard is done or given up.
 

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 
 from virnucpro.core.device import validate_and_get_device
+from virnucpro.core.errors import DamagedError
+from virnucpro.core.records import Status
 from virnucpro.pipeline import calls, final_tables, scoring
 from virnucpro.pipeline.failed_files import one_line, replace_lines
 from virnucpro.pipeline.output_dir import remove_intermediates, remove_report
@@ -25,6 +27,9 @@ def merge(run: Run, files: int) -> list[int]:
 
     Returns:
         Numbers of the split files that have no merged vectors, because something failed.
+
+    Raises:
+        DamagedError: a feature file is not what was written.
     """
     paths = run.paths
     paths.merged_dir.mkdir(exist_ok=True)
@@ -42,6 +47,8 @@ def merge(run: Run, files: int) -> list[int]:
             [dna for dna, _ in whole.values()], [protein for _, protein in whole.values()],
             paths.merged_dir, run.settings.compute.threads, run.reporter,
         )  # fmt: skip
+        for path in (path for dna, protein, _ in failed_pairs for path in (dna, protein)):
+            _refuse_damaged(path)
         for merged in merged_files:
             run.commit(_unit(merged), [merged], {})
         missing = sorted(pairs.keys() - {n for n in whole if paths.merged(n) in set(merged_files)})
@@ -66,28 +73,27 @@ def score(run: Run, files: int, missing: list[int]) -> None:
         return {**counts, "rows": scoring.write_prediction_table(paths)}
 
     outputs = [paths.scores, paths.predictions]
-    run.stage("prediction", outputs, make, made_from=made_from(run, missing))
+    run.stage("prediction", outputs, make, made_from=missing)
 
 
 def call(run: Run, missing: list[int]) -> None:
     """Stage 9: chunk consensus, chunk track, and the model's own call of each record."""
     paths = run.paths
     outputs = [paths.consensus, paths.chunks, paths.contigs]
-    run.stage(
-        "consensus", outputs, lambda: calls.write_model_calls(run),
-        made_from=made_from(run, missing),
-    )  # fmt: skip
-
-
-def made_from(run: Run, missing: list[int]) -> list[object]:
-    """What a later attempt at failed work can change: files without vectors, and the reasons."""
-    failed = run.paths.failed_files
-    return [missing, failed.read_text(encoding="utf-8") if failed.exists() else ""]
+    counts = run.stage(
+        "consensus", outputs, lambda: calls.write_model_calls(run), made_from=missing
+    )
+    if unscored := counts.get("unscored"):
+        records = counts[f"status:{Status.FAILED}"]
+        lines = [f"{paths.calls}|calls|{records} records failed: {unscored} ORFs without a score"]
+        replace_lines(paths.failed_files, lambda line: "|calls|" in line, lines)
 
 
 def final_files(run: Run) -> list[Path]:
-    """Every file that stays, the report included."""
-    return [*_model_outputs(run.paths), *final_tables.table_paths(run), *_pages(run)]
+    """Every file that stays, the report included, and the one that names failures."""
+    paths = run.paths
+    tables = final_tables.table_paths(run)
+    return [*_model_outputs(paths), *tables, *_pages(run), paths.failed_files]
 
 
 def finish(run: Run) -> int:
@@ -129,6 +135,22 @@ def _pages(run: Run) -> list[Path]:
 
 def _unit(merged: Path) -> str:
     return f"merged {merged.name}"
+
+
+def _refuse_damaged(path: Path) -> None:
+    """See that a feature file, if it is there, is whole.
+
+    Raises:
+        DamagedError: it is not.
+    """
+    from virnucpro.pipeline.feature_files import DamagedFeaturesError, check_records
+
+    try:
+        check_records(path)
+    except FileNotFoundError:
+        return
+    except DamagedFeaturesError as error:
+        raise DamagedError(path, error.problem) from error
 
 
 def _record_failed_pairs(failed_log: Path, failed: list[tuple[Path, Path, str]]) -> None:

@@ -6,7 +6,6 @@ the order of the plan. One shard is in memory at a time.
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import time
@@ -17,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import h5py
 import numpy as np
 
 from virnucpro.core.errors import OutputError
@@ -35,7 +33,6 @@ from virnucpro.pipeline.sequence_index import SequenceIndex, hash_ids
 
 log = logging.getLogger("virnucpro.pipeline.merge")
 
-_LOST = "lost"
 _Found = TypeVar("_Found")
 Plan = Sequence[np.ndarray[Any, Any]]
 
@@ -115,28 +112,6 @@ class ShardMerge:
             for shard in range(len(self.plan)):
                 shard_path(self.shard_dir, shard).unlink(missing_ok=True)
 
-    def write_without(
-        self, lost: Mapping[int, str], dim: int, attributes: Mapping[str, Any]
-    ) -> None:
-        """Write the shards that are there to `partial_file`, and in it what it lacks.
-
-        Args:
-            lost: shards that were given up, each with its reason.
-            dim: width of a vector.
-            attributes: of the whole file.
-
-        Raises:
-            OutputError: the file cannot be written, or a shard is not what was committed.
-        """
-        present = [shard for shard in range(len(self.plan)) if shard not in lost]
-        rows = sum(len(self.plan[shard]) for shard in present)
-        with committed(partial_file(self.merged)) as file:
-            writer = MergedWriter(file, rows, dim)
-            for shard in present:
-                self._add(shard, writer)
-            reasons = json.dumps({str(shard): reason for shard, reason in lost.items()})
-            writer.finish({**attributes, _LOST: reasons})
-
     def _join_all(
         self, arrived: queue.Queue[int | None], dim: int, attributes: Mapping[str, Any]
     ) -> None:
@@ -183,20 +158,6 @@ def _unless_damaged(
             raise
         log.warning("%s: %s; it is computed again", error.path, error.problem)
         return None
-
-
-def partial_file(merged: Path) -> Path:
-    """Where vectors lie when shards were given up, so that `merged` is whole or not there."""
-    return merged.with_suffix(f".partial{merged.suffix}")
-
-
-def lost_shards(merged: Path) -> dict[int, str]:
-    """The shards that the partial file lacks, each with its reason; none if there is no file."""
-    if not partial_file(merged).exists():
-        return {}
-    with h5py.File(partial_file(merged), "r") as file:
-        reasons = json.loads(str(file.attrs.get(_LOST, "{}")))
-    return {int(shard): str(reason) for shard, reason in reasons.items()}
 
 
 class _NotAllArrived(Exception):  # noqa: N818 - no error: work was given up, or the run ends
