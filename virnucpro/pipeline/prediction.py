@@ -21,7 +21,7 @@ from virnucpro.pipeline.ingest import check_inputs, ingest
 from virnucpro.pipeline.jobs import FeatureJob
 from virnucpro.pipeline.output_dir import working_in
 from virnucpro.pipeline.paths import default_output_dir
-from virnucpro.pipeline.run_setup import Run, choose_model, prepare
+from virnucpro.pipeline.run_setup import Run, choose_model, features_unit, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
 from virnucpro.pipeline.shard_plan import unit_of
@@ -147,12 +147,12 @@ class _Embedding:
         run, todo, made_from = self.run, [], [_FILE_WISE, self._tokens(slot)]
         for number in self.numbers:
             job = self._job(slot, spec, number)
-            if not run.is_done(_unit(slot, job.output_file), [job.output_file], made_from):
-                run.begin(_unit(slot, job.output_file), [job.output_file])
+            if not run.is_done(features_unit(slot, job.output_file), [job.output_file], made_from):
+                run.begin(features_unit(slot, job.output_file), [job.output_file])
                 todo.append(job)
 
         def commit(job: FeatureJob) -> None:
-            run.commit(_unit(slot, job.output_file), [job.output_file], {}, made_from)
+            run.commit(features_unit(slot, job.output_file), [job.output_file], {}, made_from)
 
         compute, pool = run.settings.compute, self._worker_pool()
         queue = BatchQueueManager(compute.devices, use_persistent_pool=pool,
@@ -204,7 +204,7 @@ class _Embedding:
             raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs", label)
         done = self._to_files(slot, h5_path, todo)
         for output in done:
-            run.commit(_unit(slot, output), [output], {}, _PACKED)
+            run.commit(features_unit(slot, output), [output], {}, _PACKED)
         tokens = sum(int(stats.get("tokens", 0)) for stats in engines if stats)
         return {"files": len(done), "kept": len(files) - len(todo), "tokens": tokens}
 
@@ -225,8 +225,8 @@ class _Embedding:
         run, todo = self.run, []
         for number in self.numbers:
             output = run.paths.features_of(slot, number)
-            if not run.is_done(_unit(slot, output), [output], _PACKED):
-                run.begin(_unit(slot, output), [output])
+            if not run.is_done(features_unit(slot, output), [output], _PACKED):
+                run.begin(features_unit(slot, output), [output])
                 todo.append(number)
         return todo
 
@@ -258,10 +258,6 @@ class _Embedding:
             )  # fmt: skip
             self._pool = self._stack.enter_context(pool)
         return self._pool
-
-
-def _unit(slot: Slot, path: Path) -> str:
-    return f"{slot} features {path.name}"
 
 
 def _stream_h5_to_pt_files(

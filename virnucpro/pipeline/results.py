@@ -13,7 +13,7 @@ from virnucpro.pipeline.failed_files import one_line, replace_lines
 from virnucpro.pipeline.output_dir import remove_intermediates, remove_report
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.paths import RunPaths
-from virnucpro.pipeline.run_setup import Run
+from virnucpro.pipeline.run_setup import Run, features_unit
 from virnucpro.pipeline.summary import summary_lines
 from virnucpro.reports.html import REPORT_FILES, write_report
 
@@ -47,8 +47,9 @@ def merge(run: Run, files: int) -> list[int]:
             [dna for dna, _ in whole.values()], [protein for _, protein in whole.values()],
             paths.merged_dir, run.settings.compute.threads, run.reporter,
         )  # fmt: skip
-        for path in (path for dna, protein, _ in failed_pairs for path in (dna, protein)):
-            _refuse_damaged(path)
+        for dna, protein, _ in failed_pairs:
+            _refuse_damaged(run, features_unit("dna", dna), dna)
+            _refuse_damaged(run, features_unit("protein", protein), protein)
         for merged in merged_files:
             run.commit(_unit(merged), [merged], {})
         missing = sorted(pairs.keys() - {n for n in whole if paths.merged(n) in set(merged_files)})
@@ -64,12 +65,18 @@ def score(run: Run, files: int, missing: list[int]) -> None:
     paths, compute = run.paths, run.settings.compute
 
     def make() -> dict[str, int]:
+        from virnucpro.pipeline.feature_files import DamagedFeaturesError
         from virnucpro.scores.classifier import load_classifier
 
         classifier = load_classifier(run.model, validate_and_get_device(compute.devices[0]))
-        counts = scoring.score_files(
-            paths, files, classifier, compute.classifier_batch, compute.reader_threads, run.reporter
-        )
+        try:
+            counts = scoring.score_files(
+                paths, files, classifier, compute.classifier_batch, compute.reader_threads,
+                run.reporter,
+            )  # fmt: skip
+        except DamagedFeaturesError as error:
+            _refuse_damaged(run, _unit(Path(error.path)), Path(error.path))
+            raise
         return {**counts, "rows": scoring.write_prediction_table(paths)}
 
     outputs = [paths.scores, paths.predictions]
@@ -137,8 +144,8 @@ def _unit(merged: Path) -> str:
     return f"merged {merged.name}"
 
 
-def _refuse_damaged(path: Path) -> None:
-    """See that a feature file, if it is there, is whole.
+def _refuse_damaged(run: Run, unit: str, path: Path) -> None:
+    """See that the file of a unit, if it is there, is whole; a resume makes it again if not.
 
     Raises:
         DamagedError: it is not.
@@ -150,6 +157,7 @@ def _refuse_damaged(path: Path) -> None:
     except FileNotFoundError:
         return
     except DamagedFeaturesError as error:
+        run.ledger.discard(unit)
         raise DamagedError(path, error.problem) from error
 
 

@@ -126,6 +126,11 @@ class Run:
         return counts
 
 
+def features_unit(slot: str, path: Path) -> str:
+    """The unit of work that makes a feature file of a slot, `dna` or `protein`."""
+    return f"{slot} features {path.name}"
+
+
 def choose_model(choice: ModelChoice) -> ModelSpec:
     """Find the model, and lay the user's chunk length and ORF policy over its own.
 

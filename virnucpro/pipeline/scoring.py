@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.records import Embeddings
@@ -45,7 +44,7 @@ def score_files(
         Counts: scored, unscored.
 
     Raises:
-        DamagedError: a merged file is not what was written.
+        DamagedFeaturesError: a merged file is not what was written.
     """
     scored = unscored = 0
     with (
@@ -124,13 +123,10 @@ def _read_ahead(
 
 
 def _merged(paths: RunPaths, number: int) -> Embeddings | None:
-    from virnucpro.pipeline.feature_files import DamagedFeaturesError, read_merged
+    from virnucpro.pipeline.feature_files import read_merged
 
     path = paths.merged(number)
-    try:
-        return read_merged(path) if path.exists() else None
-    except DamagedFeaturesError as error:
-        raise DamagedError(path, error.problem) from error
+    return read_merged(path) if path.exists() else None
 
 
 def _without_gaps(
