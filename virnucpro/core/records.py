@@ -36,11 +36,13 @@ class Record:
     """One input sequence.
 
     Attributes:
-        seq_id: first word of the header, made unique within the run.
+        seq_id: first word of the header, made unique within its sample.
         header: the header as given, without `>` or `@`.
         sequence: the letters as given, without gaps and blanks.
         sample: name of the input it came from.
         gaps: gap letters (`-`, `.`, `*`) that were removed (nt).
+        joint_id: `seq_id`, made unique among all samples of a run; for files that name no
+            sample. Empty means `seq_id`.
     """
 
     seq_id: str
@@ -48,16 +50,20 @@ class Record:
     sequence: str
     sample: str = ""
     gaps: int = 0
+    joint_id: str = ""
 
-    @property
-    def fasta_header(self) -> str:
-        """The header as given; where its first word is not the id, the id goes before it.
+    def __post_init__(self) -> None:
+        if not self.joint_id:
+            object.__setattr__(self, "joint_id", self.seq_id)
 
-        >>> Record("a__2", "a of the second file", "ACGT").fasta_header
+    def header_with(self, name: str) -> str:
+        """The header as given; where its first word is not `name`, that goes before it.
+
+        >>> Record("a", "a of the second file", "ACGT").header_with("a__2")
         'a__2 a of the second file'
         """
-        is_named = self.header.split(maxsplit=1)[:1] == [self.seq_id]
-        return self.header if is_named else f"{self.seq_id} {self.header}".rstrip()
+        is_named = self.header.split(maxsplit=1)[:1] == [name]
+        return self.header if is_named else f"{name} {self.header}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)

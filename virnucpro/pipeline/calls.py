@@ -17,7 +17,14 @@ from virnucpro.core.records import Status
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.contigs import Contig, blocks, read_contigs
 from virnucpro.pipeline.run_setup import Run
-from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, CallRow, ChunkRow, header
+from virnucpro.reports.tables import (
+    CHUNK_COLUMNS,
+    CONTIG_COLUMNS,
+    CallRow,
+    ChunkRow,
+    contig_line,
+    header,
+)
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.consensus import ChunkScore, write_consensus
 from virnucpro.sequences.chunks import chunk_windows
@@ -47,12 +54,12 @@ def _write_contigs(
 ) -> Iterator[ChunkScore]:
     """Write each contig and its chunks; gives the scores of the chunks on the way."""
     caller = Caller(run.model)
-    table.write(header(CALL_COLUMNS))
+    table.write(header(CONTIG_COLUMNS))
     track.write(header(CHUNK_COLUMNS))
     for block in blocks(read_contigs(run.paths)):
         p_chunks = caller.p_chunks(block)
-        for row in caller.rows(block, p_chunks):
-            table.write(row.line())
+        for row, contig in zip(caller.rows(block, p_chunks), block, strict=True):
+            table.write(contig_line(row, contig.record.joint_id))
             counts.update({"records": 1, f"status:{row.status}": 1})
         track.writelines(row.line() for row in chunk_rows(block, p_chunks, run.model.chunk_nt))
         for contig in block:
@@ -105,18 +112,19 @@ def chunk_rows(
     """Every chunk of the contigs, those without a score included, in order."""
     scores = iter(p_chunks.tolist())
     for contig in block:
-        seq_id, length = contig.record.seq_id, contig.record.length
+        seq_id, sample = contig.record.seq_id, contig.record.sample
+        length = contig.record.length
         windows = chunk_windows(length, chunk_nt) if contig.record.chunks else []
         scored = {chunk.number: chunk for chunk in contig.chunks}
         for number, (start, end) in enumerate(windows, start=1):
             chunk = scored.get(number)
             if chunk is None:
-                yield ChunkRow(seq_id, number, start, end)
+                yield ChunkRow(seq_id, number, start, end, sample=sample)
                 continue
             best = chunk.best
             yield ChunkRow(
                 seq_id, number, start, end, best.frame, start + best.start, start + best.end,
-                next(scores),
+                next(scores), sample,
             )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def read_contigs(paths: RunPaths) -> Iterator[Contig]:
     for record in read_rows(paths.records):
         groups: list[list[ScoredOrf]] = []
         for number in range(1, record.chunks + 1):
-            chunk_id = f"{record.seq_id}_chunk_{number}"
+            chunk_id = f"{record.joint_id}_chunk_{number}"
             group = []
             while waiting is not None and waiting.chunk_id == chunk_id:
                 group.append(waiting)

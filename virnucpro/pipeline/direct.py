@@ -72,8 +72,8 @@ class DirectEncoder:
             own = [] if status else chunk_record(record, self.model.chunk_nt)
             rows.append(
                 RecordRow(
-                    record.seq_id, record.sample, len(record.sequence), record.gaps, status,
-                    len(own), record.header,
+                    record.seq_id, record.joint_id, record.sample, len(record.sequence),
+                    record.gaps, status, len(own), record.header,
                 )
             )  # fmt: skip
             chunks += own

@@ -124,9 +124,10 @@ def ingest(
             length = len(record.sequence)
             table.write(
                 RecordRow(
-                    record.seq_id, record.sample, length, record.gaps, status, chunks, record.header
+                    record.seq_id, record.joint_id, record.sample, length, record.gaps, status,
+                    chunks, record.header,
                 ).line()
-            )
+            )  # fmt: skip
             counts.update(records=1, chunks=chunks, nt=length, gaps=record.gaps)
             if status:
                 counts[f"status:{status}"] += 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from virnucpro.core.records import Status
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-_FIELDS = 7
+_FIELDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class RecordRow:
     """One input record as later stages need it.
 
     Attributes:
-        seq_id: unique id.
+        seq_id: unique within the sample.
+        joint_id: unique within the run.
         sample: the input that it came from.
         length: nt without gaps.
         gaps: gap letters removed.
@@ -30,6 +31,7 @@ class RecordRow:
     """
 
     seq_id: str
+    joint_id: str
     sample: str
     length: int
     gaps: int
@@ -39,8 +41,11 @@ class RecordRow:
 
     def line(self) -> str:
         """The row as text, tabs and line ends escaped."""
-        fields = (self.seq_id, self.sample, self.length, self.gaps, self.status or "", self.chunks)
-        return "\t".join(_escape(str(field)) for field in (*fields, self.header)) + "\n"
+        fields = (
+            self.seq_id, self.joint_id, self.sample, self.length, self.gaps, self.status or "",
+            self.chunks, self.header,
+        )  # fmt: skip
+        return "\t".join(_escape(str(field)) for field in fields) + "\n"
 
 
 def read_rows(path: Path) -> Iterator[RecordRow]:
@@ -48,9 +53,9 @@ def read_rows(path: Path) -> Iterator[RecordRow]:
     with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
             fields = [_unescape(field) for field in line.rstrip("\n").split("\t")]
-            seq_id, sample, length, gaps, status, chunks, header = fields[:_FIELDS]
+            seq_id, joint_id, sample, length, gaps, status, chunks, header = fields[:_FIELDS]
             yield RecordRow(
-                seq_id, sample, int(length), int(gaps),
+                seq_id, joint_id, sample, int(length), int(gaps),
                 Status(status) if status else None, int(chunks), header,
             )  # fmt: skip
 

@@ -266,9 +266,10 @@ def _what_decides(
     described: Sequence[dict[str, object]], samples: Sequence[str], model: ModelSpec,
     settings: PredictionSettings,
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything that decides scores, and nothing else."""
+    """Everything that decides scores and the form of the tables made with them, no more."""
     return {
         "format": FORMAT,
+        "chunks": SCHEMA["chunks.tsv"],
         "inputs": [entry["sha256"] for entry in described],
         "names": [sample_name(str(entry["path"])) for entry in described],
         "samples": list(samples),

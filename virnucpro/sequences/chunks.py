@@ -44,8 +44,8 @@ def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
 
 
 def chunk_record(record: Record, chunk_nt: int) -> list[Chunk]:
-    """The chunks of a record, `{id}_chunk_1` first; letters keep their case."""
+    """The chunks of a record, `{joint id}_chunk_1` first; letters keep their case."""
     return [
-        Chunk(f"{record.seq_id}_chunk_{k}", record.sequence[start:end])
+        Chunk(f"{record.joint_id}_chunk_{k}", record.sequence[start:end])
         for k, (start, end) in enumerate(chunk_windows(len(record.sequence), chunk_nt), start=1)
     ]
