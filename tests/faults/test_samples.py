@@ -96,6 +96,7 @@ def test_files_without_a_sample_column_tell_the_samples_apart(predict, tmp_path)
     paths = [write(tmp_path / name / "x.fa", *records) for name in ("a", "b", "c")]
     out = tmp_path / "out"
     predict(*paths, "-o", out, "-k")
+    assert [row["id"] for row in rows_of(out)] == ["c1", "c2"] * 3
     joint = ["c1", "c2", "c1__2", "c2__2", "c1__3", "c2__3"]
     for name in ("viral.fasta", "viral_regions.bed", "viral_chunks.bed", "viral.gff3"):
         assert ids_of(out / name) == joint, name
@@ -171,6 +172,7 @@ def test_thresholds_of_a_finished_run_of_several_samples(predict, tmp_path):
     predict(*paths, "-o", out, "--resume", "--min-score", "1")
     assert (out / "viral.fasta").read_bytes() == b""
     predict(*paths, "-o", out, "--resume")
+    assert keys(out) == [("a", "c"), ("a", "c__2"), ("b", "c"), ("b", "c__2")]
     assert {path: path.read_bytes() for path in out.rglob("viral*")} == first
 
 
@@ -183,5 +185,6 @@ def test_the_report_keeps_contigs_of_one_name_apart(predict, tmp_path):
     out = tmp_path / "out"
     predict(folder / "c.fa", tmp_path / "sampleB" / "c.fa", "-o", out)
     page = (out / "report.html").read_text()
+    assert '"rows":{"id":["c","c"],"sample":[' in page
     tracks = page.split('"tracks":')[1].split('"regions"')[0]
     assert [tracks.count(f'"row":{row},') for row in (0, 1)] == [1, 1]
