@@ -18,10 +18,10 @@ HEADER_BYTES = ("utf-8", "surrogateescape")
 _AS_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
 
 
-def shown(text: str) -> str:
+def as_utf8(text: str) -> str:
     r"""Text for files that are UTF-8: bytes that are not are read as Latin-1.
 
-    >>> shown(b"pr\xf8ve".decode(*HEADER_BYTES))
+    >>> as_utf8(b"pr\xf8ve".decode(*HEADER_BYTES))
     'prøve'
     """
     return text if text.isascii() else text.translate(_AS_LATIN_1)
@@ -47,12 +47,14 @@ class Record:
     """One input sequence.
 
     Attributes:
-        seq_id: first word of the header, made unique within the run.
+        seq_id: first word of the header, made unique within its sample.
         header: the header as given, without `>` or `@` and the blanks behind it; bytes that are
             not UTF-8 are escaped, see `HEADER_BYTES`.
         sequence: the letters as given, without gaps, blanks and digits.
         sample: name of the input it came from.
         gaps: gap letters (`-`, `.`, `*`) that were removed (nt).
+        joint_id: `seq_id`, made unique among all samples of a run; for files that name no
+            sample. Empty means `seq_id`.
     """
 
     seq_id: str
@@ -60,20 +62,24 @@ class Record:
     sequence: str
     sample: str = ""
     gaps: int = 0
+    joint_id: str = ""
 
-    @property
-    def fasta_header(self) -> str:
-        """The header as given; where its first word is not the id, the id goes before it.
+    def __post_init__(self) -> None:
+        if not self.joint_id:
+            object.__setattr__(self, "joint_id", self.seq_id)
+
+    def header_with(self, name: str) -> str:
+        """The header as given; where its first word is not `name`, that goes before it.
 
         Bytes that are not UTF-8 are escaped; write it with `HEADER_BYTES`.
 
-        >>> Record("a__2", "a of the second file", "ACGT").fasta_header
+        >>> Record("a", "a of the second file", "ACGT").header_with("a__2")
         'a__2 a of the second file'
         """
         words = self.header.encode(*HEADER_BYTES).split(maxsplit=1)
-        if words and shown(words[0].decode(*HEADER_BYTES)) == self.seq_id:
+        if words and as_utf8(words[0].decode(*HEADER_BYTES)) == name:
             return self.header
-        return f"{self.seq_id} {self.header}" if words else self.seq_id
+        return f"{name} {self.header}" if words else name
 
 
 # One sequence as token ids, special tokens included: shape (tokens,).

@@ -27,8 +27,8 @@ from virnucpro.reports.tables import (
     CallRow,
     ChunkRow,
     RegionRow,
-    read_call_rows,
     read_chunk_rows,
+    read_contig_rows,
     rounded,
 )
 from virnucpro.scores.composition import Composition, FdrCurve
@@ -43,6 +43,7 @@ BLOCK_ROWS = 1_024
 class _Called:
     """A record with its final call, its chunks, and its sequence where it is viral."""
 
+    joint_id: str
     row: CallRow
     chunks: list[ChunkRow]
     record: Record | None
@@ -74,15 +75,17 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
         for number, source in enumerate(run.sources):
             summary = _Summary(source, curves.get(source.sample))
             with ExitStack() as stack:
-                files = [tables]
+                own_tables = None
                 if own:
                     own[number].mkdir(parents=True, exist_ok=True)
-                    files.append(stack.enter_context(TableFiles(own[number], is_packed)))
+                    own_tables = stack.enter_context(TableFiles(own[number], is_packed))
                 while waiting is not None and waiting.row.sample == source.sample:
-                    regions = find_regions(waiting.row, waiting.chunks)
-                    for file in files:
-                        file.add(waiting.row, regions, waiting.chunks, waiting.record)
-                    summary.add(waiting.row)
+                    row, regions = waiting.row, find_regions(waiting.row, waiting.chunks)
+                    found = (row, regions, waiting.chunks, waiting.record)
+                    tables.add(waiting.joint_id, *found)
+                    if own_tables is not None:
+                        own_tables.add(row.seq_id, *found)
+                    summary.add(row)
                     counts["regions"] += len(regions)
                     waiting = next(called, None)
             summaries.append(summary.as_dict())
@@ -145,14 +148,13 @@ class _Reread:
         self._names = ", ".join(name for source in sources for name in source.names)
         self._next = 0
 
-    def record(self, number: int, seq_id: str) -> Record:
-        """The `number`-th record, from 0; ask in rising order."""
+    def record(self, number: int, row: CallRow) -> Record:
+        """The `number`-th record, from 0, which has this row; ask in rising order."""
         record = next(islice(self._records, number - self._next, None), None)
         self._next = number + 1
-        if record is None or record.seq_id != seq_id:
-            problem = (
-                f"record {number + 1} is not {clipped(seq_id)} any more: changed during the run"
-            )
+        if record is None or (record.sample, record.seq_id) != row.key:
+            name = clipped(row.seq_id)
+            problem = f"record {number + 1} is not {name} any more: changed during the run"
             raise InputError(self._names, problem)
         return record
 
@@ -180,7 +182,7 @@ def _folders(run: Run) -> list[Path]:
 def _fdr_curves(run: Run) -> dict[str, FdrCurve]:
     """The false discovery rates of each sample that has scored records."""
     curves = {}
-    rows = (row for row in read_call_rows(run.paths.contigs) if row.p_virus is not None)
+    rows = (row for row, _ in read_contig_rows(run.paths.contigs) if row.p_virus is not None)
     for sample, own in groupby(rows, key=attrgetter("sample")):
         composition = Composition()
         while block := [row.p_virus for row in islice(own, BLOCK_ROWS)]:
@@ -192,25 +194,26 @@ def _fdr_curves(run: Run) -> dict[str, FdrCurve]:
 def _called(run: Run, curves: dict[str, FdrCurve]) -> Iterator[_Called]:
     chunks = read_chunk_rows(run.paths.chunks)
     inputs = _Reread(run.sources)
-    for number, row in enumerate(_rows_with_fdr(run, curves)):
+    for number, (row, joint_id) in enumerate(_rows_with_fdr(run, curves)):
         own = list(islice(chunks, row.chunks))
-        if [chunk.seq_id for chunk in own] != [row.seq_id] * row.chunks:
+        if [chunk.key for chunk in own] != [row.key] * row.chunks:
             raise DamagedError(run.paths.chunks, f"not the chunks of '{row.seq_id}' in its place")
-        record = inputs.record(number, row.seq_id) if row.call == VIRUS else None
-        yield _Called(row, own, record)
+        record = inputs.record(number, row) if row.call == VIRUS else None
+        yield _Called(joint_id, row, own, record)
     inputs.finish()
 
 
-def _rows_with_fdr(run: Run, curves: dict[str, FdrCurve]) -> Iterator[CallRow]:
+def _rows_with_fdr(run: Run, curves: dict[str, FdrCurve]) -> Iterator[tuple[CallRow, str]]:
     thresholds = run.settings.calling.thresholds
-    rows = read_call_rows(run.paths.contigs)
-    for sample, own in groupby(rows, key=attrgetter("sample")):
+    rows = read_contig_rows(run.paths.contigs)
+    for sample, own in groupby(rows, key=lambda found: found[0].sample):
         while block := list(islice(own, BLOCK_ROWS)):
-            scores = [row.p_virus for row in block if row.p_virus is not None]
+            scores = [row.p_virus for row, _ in block if row.p_virus is not None]
             rates = iter(curves[sample].at(np.array(scores)).tolist() if scores else ())
-            for row in block:
+            for row, joint_id in block:
                 if row.p_virus is None or row.call is None:
-                    yield row
+                    yield row, joint_id
                     continue
                 fdr = rounded(next(rates))
-                yield replace(row, fdr=fdr, call=thresholds.call(row.call, row.p_virus, fdr))
+                call = thresholds.call(row.call, row.p_virus, fdr)
+                yield replace(row, fdr=fdr, call=call), joint_id

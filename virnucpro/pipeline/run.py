@@ -198,6 +198,7 @@ def prepare(
     calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
     decides = {
         "format": FORMAT,
+        "chunks": SCHEMA["chunks.tsv"],
         "inputs": [entry["sha256"] for entry in described],
         "names": [sample_name(str(entry["path"])) for entry in described],
         "samples": samples,

@@ -118,10 +118,28 @@ def merge(run: Run, todo: Sequence[int], failures: dict[int, str]) -> dict[str, 
         paths.merged_dir, run.settings.compute.merge_workers, run.reporter,
     )  # fmt: skip
     number_of = {paths.dna_features(n): n for n in numbers}
-    for dna, _, reason in failed_pairs:
+    for dna, protein, reason in failed_pairs:
+        for path in (dna, protein):
+            _refuse_damaged(path)
         failures[number_of[dna] - 1] = f"{dna}|merge|{reason}"
         paths.merged(number_of[dna]).unlink(missing_ok=True)
     return {"files": len(merged), "failed": len(failed_pairs)}
+
+
+def _refuse_damaged(path: Path) -> None:
+    """See that a feature file, if it is there, is whole.
+
+    Raises:
+        DamagedError: it is not.
+    """
+    from virnucpro.pipeline.feature_files import DamagedFeaturesError, check_records
+
+    try:
+        check_records(path)
+    except FileNotFoundError:
+        return
+    except DamagedFeaturesError as error:
+        raise DamagedError(path, error.problem) from error
 
 
 def classify(run: Run, store: ScoreStore, numbers: Sequence[int], units: Units) -> dict[str, int]:

@@ -23,8 +23,8 @@ STATUS = {
     "not_dna": "Over 10% of the letters are no DNA letters: protein, or a damaged file.",
     "filtered": "Left out as asked, by --min-length or --sample-n.",
     "failed": (
-        "Computing failed for its reading frames; failed_files.txt gives the reason. "
-        "Run again with --resume to try only these."
+        "Computing failed for some of its reading frames, or all; failed_files.txt gives the "
+        "reason. Run again with --resume to try only these."
     ),
 }
 STAGE = {

@@ -22,7 +22,7 @@ from virnucpro.reports.tables import (
     read_chunk_rows,
     read_region_rows,
 )
-from virnucpro.reports.tracks import Track, choose, read_tracks
+from virnucpro.reports.tracks import Chosen, Track, choose, read_tracks
 
 SCRIPTS = ("page.js", "charts.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json")
@@ -126,12 +126,12 @@ def _scaled(value: float | None) -> int:
     return -1 if value is None else round(value * SCORE_UNIT)
 
 
-def _regions(path: Path, chosen: dict[str, int]) -> dict[int, list[tuple[int, int]]]:
+def _regions(path: Path, chosen: Chosen) -> dict[int, list[tuple[int, int]]]:
     """Viral stretches of the chosen contigs, by the place of their row."""
     regions: dict[int, list[tuple[int, int]]] = {}
-    for seq_id, start, end in read_region_rows(path) if path.exists() else ():
-        if seq_id in chosen:
-            regions.setdefault(chosen[seq_id], []).append((start, end))
+    for key, start, end in read_region_rows(path) if path.exists() else ():
+        if key in chosen:
+            regions.setdefault(chosen[key], []).append((start, end))
     return regions
 
 

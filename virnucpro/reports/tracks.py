@@ -30,30 +30,34 @@ class Track:
     joined: int
 
 
-def choose(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> dict[str, int]:
+Chosen = dict[tuple[str, str], int]  # the row of each contig, by its sample and id
+
+
+def choose(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> Chosen:
     """Pick contigs with several chunks: viral ones first, then those of mixed evidence.
 
     Returns:
-        Row number by id, of at most `MOST_TRACKS` contigs with `most_chunks` chunks in all.
+        Row number by sample and id, of at most `MOST_TRACKS` contigs that have `most_chunks`
+        chunks in all.
     """
     several = [(place, row) for place, row in enumerate(rows) if row.chunks > 1 and row.call]
     several.sort(key=lambda item: _interest(item[1]), reverse=True)
-    chosen: dict[str, int] = {}
+    chosen: Chosen = {}
     left = most_chunks
     for place, row in several:
         cost = min(row.chunks, MOST_PER_CONTIG)
         if cost <= left and len(chosen) < MOST_TRACKS:
-            chosen[row.seq_id] = place
+            chosen[row.key] = place
             left -= cost
     return chosen
 
 
-def read_tracks(chunks: Iterable[ChunkRow], chosen: dict[str, int]) -> list[Track]:
+def read_tracks(chunks: Iterable[ChunkRow], chosen: Chosen) -> list[Track]:
     """The tracks of the chosen contigs, in the order of the rows; holds those only."""
     tracks = []
-    for seq_id, group in groupby(chunks, key=lambda chunk: chunk.seq_id):
-        if seq_id in chosen:
-            tracks.append(_track(chosen[seq_id], list(group)))
+    for key, group in groupby(chunks, key=lambda chunk: chunk.key):
+        if key in chosen:
+            tracks.append(_track(chosen[key], list(group)))
     return sorted(tracks, key=lambda track: track.row)
 
 

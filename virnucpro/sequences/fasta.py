@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path, PurePath
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.records import HEADER_BYTES, Record, shown
+from virnucpro.core.records import HEADER_BYTES, Record, as_utf8
 from virnucpro.sequences.entries import Entry, read_entries
 from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.streams import TextStream
@@ -32,7 +32,7 @@ def sample_name(path: Path | str) -> str:
     name = PurePath(path)
     if name.suffix.lower() in _PACKED_SUFFIXES:
         name = name.with_suffix("")
-    return shown(name.stem)
+    return as_utf8(name.stem)
 
 
 def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Iterator[Record]:
@@ -98,7 +98,7 @@ def pairs_of(
             raise InputError(short, f"ends after {number - 1} records, its mate file does not")
         name = _mates_name(first, second, log)
         if name is None:
-            names = [shown(entry.header.decode(*HEADER_BYTES)) for entry in (second, first)]
+            names = [as_utf8(entry.header.decode(*HEADER_BYTES)) for entry in (second, first)]
             problem = f"record {number}: {names[0]!r} is no mate of {names[1]!r}"
             raise InputError(second_path, problem, second.line)
         seq_id = log.unique(name, _MATE_ENDINGS)
@@ -115,7 +115,7 @@ def first_word(header: bytes) -> str:
     'café\xa0au'
     """
     words = header.split(maxsplit=1)
-    return shown(words[0].decode(*HEADER_BYTES)) if words else ""
+    return as_utf8(words[0].decode(*HEADER_BYTES)) if words else ""
 
 
 def _entries(path: Path | str, log: ReadLog) -> Iterator[Entry]:

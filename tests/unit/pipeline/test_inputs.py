@@ -49,13 +49,14 @@ def test_pairs_need_an_even_number_and_standard_input_comes_once():
         plan_sources([Path("-"), Path("-")], {"-": Path("copy")}, paired=False)
 
 
-def test_ids_are_unique_over_all_inputs_and_errors_name_what_was_given(tmp_path, caplog):
+def test_ids_belong_to_a_sample_and_errors_name_what_was_given(tmp_path, caplog):
     one, copy = tmp_path / "one.fa", tmp_path / "copy"
     one.write_text(">a\nAC\n")
-    copy.write_text(">a\nGT\n>a__2\nTT\n")
+    copy.write_text(">a\nGT\n>a__2\nTT\n>a\nTT\n>\nTT\n")
     sources = plan_sources([one, Path("-")], {"-": copy}, paired=False)
-    assert [(r.seq_id, r.sample) for r in read_sources(sources)] == [
-        ("a", "one"), ("a__2", "stdin"), ("a__2__2", "stdin"),
+    assert [(r.seq_id, r.joint_id, r.sample) for r in read_sources(sources)] == [
+        ("a", "a", "one"), ("a", "a__2", "stdin"), ("a__2", "a__2__2", "stdin"),
+        ("a__3", "a__3", "stdin"), ("record_4", "record_4", "stdin"),
     ]  # fmt: skip
     assert len(caplog.records) == 1
     list(read_sources(sources, ReadLog(is_silent=True)))

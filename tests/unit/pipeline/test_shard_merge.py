@@ -10,7 +10,7 @@ from virnucpro.core.records import Embeddings
 from virnucpro.engines.shards import MergedWriter, ShardDamagedError, committed
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.sequence_index import build_index
-from virnucpro.pipeline.shard_merge import ShardMerge, lost_shards, partial_file
+from virnucpro.pipeline.shard_merge import ShardMerge
 
 PLAIN, FORCED = RuntimeConfig(), RuntimeConfig(force_restart=True)
 
@@ -57,8 +57,3 @@ def test_a_damaged_file_is_an_error_unless_it_may_be_made_again(merge, damage):
     with pytest.raises(ShardDamagedError, match=r"embeddings\.h5: .*--force-resume"):
         merge.is_finished(PLAIN)
     assert not merge.is_finished(FORCED)
-
-
-def test_without_a_partial_file_nothing_is_lost(merge):
-    assert lost_shards(merge.merged) == {}
-    assert partial_file(merge.merged).name == "embeddings.partial.h5"
