@@ -8,7 +8,6 @@ made. Its seal is over all of that, and nothing is read from a file whose seal i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import h5py
 
 from virnucpro.core.errors import DamagedError, OutputError
-from virnucpro.core.files import commit_file
+from virnucpro.core.files import commit_file, temporary_beside
 from virnucpro.core.records import Embeddings
 from virnucpro.engines.seals import SEAL_BYTES, is_sealed, read_seal, seal
 
@@ -127,9 +126,9 @@ def committed(path: Path) -> Iterator[h5py.File]:
     Raises:
         OutputError: it could not be written; what was under the final name is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = temporary_beside(path)
     try:
-        with h5py.File(temporary, "w", userblock_size=SEAL_BYTES) as file:
+        with h5py.File(temporary, "x", userblock_size=SEAL_BYTES) as file:
             yield file
             key = str(file.attrs.get("key", ""))
         seal(temporary, key)
