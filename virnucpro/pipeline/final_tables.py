@@ -20,6 +20,7 @@ import numpy as np
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record
 from virnucpro.pipeline.inputs import Source, read_sources
+from virnucpro.pipeline.our_files import files_of, remove
 from virnucpro.pipeline.run_setup import Run
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES, TableFiles
 from virnucpro.reports.tables import (
@@ -155,9 +156,9 @@ def _remove_other_fasta(run: Run) -> None:
     """Remove the viral FASTA that an earlier run left in the other form."""
     name = FASTA_NAMES[not run.settings.calling.gzip_fasta]
     root = run.paths.output_dir
-    for path in (folder / name for folder in _folders(run)):
-        if str(path.relative_to(root)) in run.record.data["files"]:
-            path.unlink(missing_ok=True)
+    names = [str((folder / name).relative_to(root)) for folder in _folders(run)]
+    listed = [name for name in names if name in run.record.data["files"]]
+    remove(root, files_of(root, listed), listed)
 
 
 def _folders(run: Run) -> list[Path]:

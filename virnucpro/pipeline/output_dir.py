@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
-import shutil
-from collections.abc import Container, Iterable, Iterator
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from virnucpro.core.errors import InputError, OutputError, UsageError
 from virnucpro.core.files import locked
-from virnucpro.pipeline.paths import RunPaths
-from virnucpro.pipeline.run_record import read_run, refuse
+from virnucpro.pipeline.ingest import check_content
+from virnucpro.pipeline.inputs import Source
+from virnucpro.pipeline.our_files import (
+    CHECKPOINTS,
+    FOLDERS,
+    LOCK,
+    files_of,
+    leftovers,
+    refuse,
+    refuse_links,
+    remove,
+)
+from virnucpro.pipeline.run_record import COPY, read_run
 from virnucpro.reports.html import REPORT_FILES
+from virnucpro.sequences.unpack import STDIN
 
 logger = logging.getLogger("virnucpro.pipeline")
 
-LOCK = ".virnucpro.lock"
-CHECKPOINTS = ".checkpoints"
-
-# What a killed run can leave under a name that is not final: of the file in brackets.
-_TEMPORARY = re.compile(r"\.(.+)\.tmp-\d+|(.+_merged)\.tmp")
 _BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(CHECKPOINTS)}|\.run\.json\.tmp-\d+")
-# What lies in the folder of checkpoints; anything else there is somebody else's.
-_INTERNAL = re.compile(
-    r"ledger|records\.tsv|orfs\.bin|unique\.bin|scores\.bin|contigs\.tsv|input_\d+"
-    r"|(esm|dnabert)_v2_shards|\.sort-.+|\..+\.tmp-\d+"
-)
 
 
 @contextmanager
-def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
+def working_in(
+    output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path] = ()
+) -> Iterator[None]:
     """Make the directory and hold it for this process until the block ends.
 
     Nothing is removed before the directory is held, and nothing that a run did not list.
@@ -41,18 +46,25 @@ def working_in(output_dir: Path, resume: bool, force: bool) -> Iterator[None]:
     Where an input turns out to be bad, or a file to be somebody else's, before a new run has
     finished any unit of work, nothing is left; what an earlier run left stays.
 
+    Args:
+        output_dir: made if missing.
+        resume: go on with an earlier run.
+        force: remove the files of an earlier run.
+        inputs: everything that the run reads; `-` is standard input.
+
     Raises:
         UsageError: another process works there; or it is not empty, and neither `resume` nor
-            `force` allows to go on.
+            `force` allows to go on; or an input is a file of the earlier run, or a link lies
+            where a run has its own files.
         OutputError: it cannot be made or written, or is lost while the block runs.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"{output_dir} is a file; give a directory with --output-dir")
     with output_errors(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
-        _check(output_dir, resume, force)
+        _check(output_dir, resume, force, inputs)
         with locked(output_dir / LOCK):
-            _check(output_dir, resume, force)  # it may have changed hands
+            _check(output_dir, resume, force, inputs)  # it may have changed hands
             if force:
                 _start_over(output_dir)
             is_new = read_run(output_dir) is None
@@ -87,124 +99,138 @@ _REMEDIES = {
 }  # fmt: skip
 
 
-def remove_leftovers(paths: RunPaths) -> None:
+def check_same_inputs(
+    output_dir: Path, earlier: dict[str, Any], described: Sequence[dict[str, object]],
+    sources: Sequence[Source],
+) -> None:  # fmt: skip
+    """See that a run may go on, or be made anew: of the same content, or of the same files.
+
+    Content that changed is read before anything of the earlier run is touched.
+
+    Raises:
+        UsageError: names what lies there.
+        InputError: a file that changed holds no records any more, or cannot be read.
+    """
+    inputs = [entry for entry in earlier["inputs"] if isinstance(entry, dict)]
+    known, found = (sorted(str(e.get("sha256")) for e in each) for each in (inputs, described))
+    if not inputs or known == found:
+        return
+    old, new = ([str(entry.get("path")) for entry in each] for each in (inputs, described))
+    if old == new:
+        changed = {
+            str(now["path"])
+            for before, now in zip(inputs, described, strict=True)
+            if before.get("sha256") != now["sha256"]
+        }
+        try:
+            check_content([source for source in sources if changed.intersection(source.names)])
+        except InputError as error:
+            kept = f"{error.problem}; the run of what it held before is kept in {output_dir}"
+            raise InputError(error.path, kept, error.line) from error
+    places = [[entry.get("place") for entry in each] for each in (inputs, described)]
+    if None in places[1] or places[0] != places[1]:
+        raise UsageError(
+            f"{output_dir} holds a run of {', '.join(old)}, not of {', '.join(new)}; "
+            "choose another --output-dir, or --force to start over"
+        )
+
+
+def remove_leftovers(output_dir: Path) -> None:
     """Remove temporary files of a run that was killed here; call it in a directory that is held.
 
     A temporary file is ours if the file that it was to become is one that run.json lists.
     """
-    run = read_run(paths.output_dir) or {"files": []}
-    listed = [path for path in _ours(paths.output_dir, run["files"]) if path != paths.checkpoints]
-    names = {paths.run_json.name, *(path.name for path in listed)}
-    folders = {paths.output_dir, *(path.parent for path in listed)}
-    candidates = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    for folder in (paths.esm_v2, paths.dnabert_v2):
-        if folder in listed and folder.is_dir():
-            inside = [*folder.rglob(".*")]
-            names |= {_becomes(path) for path in inside}
-            candidates += inside
-    left = [path for path in candidates if _becomes(path) in names]
-    if paths.checkpoints.is_dir():
-        left += (path for path in paths.checkpoints.rglob(".*") if _INTERNAL.fullmatch(path.name))
-    for path in left:
-        _remove(path)
-    if left:
-        logger.info("Removed %d temporary files that an earlier run left", len(left))
+    names = _listed(output_dir)
+    if count := remove(output_dir, leftovers(output_dir, names), names):
+        logger.info("Removed %d temporary files that an earlier run left", count)
 
 
-def remove_intermediates(paths: RunPaths, data: dict[str, Any]) -> None:
+def remove_intermediates(output_dir: Path, data: dict[str, Any]) -> None:
     """Remove what only the stages needed, and folders that are empty then.
 
     Args:
-        paths: of the run.
+        output_dir: of the run.
         data: its run.json; what `outputs` names stays, and so does the report.
     """
-    root = paths.output_dir
-    kept = {root / name for name in (*data["outputs"], *REPORT_FILES)}
-    for path in _ours(root, data["files"]):
-        if path not in kept and path not in (paths.checkpoints, paths.samples):
-            _remove(path)
-    _clear_checkpoints(paths.checkpoints, kept)
-    for folder in (paths.nucleotide_dir, paths.protein_dir):
-        with suppress(OSError):
-            folder.rmdir()
+    kept = {output_dir / name for name in ("run.json", COPY, *data["outputs"], *REPORT_FILES)}
+    names = [str(name) for name in data["files"]]
+    done_with = (path for path in files_of(output_dir, names) if path not in kept)
+    remove(output_dir, done_with, names)
 
 
-def remove_report(paths: RunPaths, data: dict[str, Any]) -> None:
+def remove_report(output_dir: Path, data: dict[str, Any]) -> None:
     """Remove the report that a run made, before its tables become others."""
-    pages = {paths.output_dir / name for name in REPORT_FILES}
-    for path in _ours(paths.output_dir, data["files"]):
-        if path in pages:
-            _remove(path)
+    pages = [name for name in REPORT_FILES if name in data["files"]]
+    remove(output_dir, files_of(output_dir, pages), pages)
 
 
-def _check(output_dir: Path, resume: bool, force: bool) -> None:
+def _check(output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path]) -> None:
     """Refuse a directory that may not be used."""
+    refuse_links(output_dir, _listed(output_dir) if force else ())
     content = {path.name for path in output_dir.iterdir()}
     is_begun = LOCK in content and all(map(_BEGUN.fullmatch, content))
     if is_begun or not content:
         return
     run = read_run(output_dir)
     is_ours = run is not None or (output_dir / CHECKPOINTS / "ledger").is_dir()
-    if force:
-        if "run.json" in content and not is_ours:
-            refuse(output_dir / "run.json")
-        return
-    if not is_ours:
+    if not is_ours and force:
+        # Where no run has begun, not even what lies in a folder of that name is ours.
+        foreign = [] if LOCK in content else files_of(output_dir, FOLDERS)
+        for path in (*foreign, output_dir / "run.json"):
+            if path.exists():
+                refuse(path)
+    if not is_ours and not force:
         raise UsageError(
             f"{output_dir} is not empty and holds no run of ours; choose another --output-dir, "
             "or --force to write beside what is there, over nothing"
         )
-    if not resume:
+    if not resume and not force:
         status = run.get("status") if run is not None else "run.json missing or damaged"
         status = "interrupted" if status == "running" else status
         raise UsageError(
             f"{output_dir} holds an earlier run ({status}); "
             "--resume goes on with it, --force starts over"
         )
+    _spare_inputs(output_dir, inputs)
+
+
+def _spare_inputs(output_dir: Path, inputs: Sequence[Path]) -> None:
+    """Refuse an input that is a file of the run which lies here, whatever name it is given by.
+
+    Raises:
+        UsageError: names the input.
+    """
+    names = _listed(output_dir)
+    if read_run(output_dir) is None:  # its list was lost, so that any name of ours may be its own
+        found = (path for depth in ("*", "*/*", "*/*/*") for path in output_dir.glob(depth))
+        names = [str(path.relative_to(output_dir)) for path in found]
+    files = [*files_of(output_dir, names), *leftovers(output_dir, names)]
+    ours = {_identity(path): path for path in files}
+    for path in inputs:
+        if (own := ours.get(_identity(path))) is not None:
+            raise UsageError(
+                f"{path} is {own}, a file of the run in {output_dir}, which a new run there "
+                "removes or replaces; choose another --output-dir"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What all names of a file have in common; None where there is none."""
+    try:
+        found = os.fstat(sys.stdin.fileno()) if str(path) == STDIN else path.stat()
+    except (OSError, ValueError, AttributeError):  # no such file; standard input is none, or closed
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _listed(output_dir: Path) -> list[str]:
+    """The names that the run here says are its own, and those that every run has."""
+    run = read_run(output_dir) or {"files": []}
+    return ["run.json", CHECKPOINTS, *map(str, run["files"])]
 
 
 def _start_over(output_dir: Path) -> None:
-    run = read_run(output_dir)
-    if run is None:
-        return
-    for path in _ours(output_dir, run["files"]):
-        if path != output_dir / CHECKPOINTS:
-            _remove(path)
-    _clear_checkpoints(output_dir / CHECKPOINTS)
-    (output_dir / "run.json").unlink(missing_ok=True)
-
-
-def _clear_checkpoints(folder: Path, kept: Container[Path] = ()) -> None:
-    """Remove what is ours in the folder of checkpoints, and the folder where nothing is left."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path not in kept and _INTERNAL.fullmatch(path.name):
-            _remove(path)
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _becomes(path: Path) -> str:
-    """Name of the file that a temporary one was to become; empty if it is no temporary one."""
-    found = _TEMPORARY.fullmatch(path.name)
-    if found is None:
-        return ""
-    return found[1] or f"{found[2]}.pt"
-
-
-def _ours(output_dir: Path, names: Iterable[Any]) -> Iterator[Path]:
-    """The files that run.json lists; a name that leaves the directory is passed over."""
-    root = output_dir.resolve()
-    for name in names:
-        path = output_dir / str(name)
-        if Path(str(name)).is_absolute() or ".." in Path(str(name)).parts or "\0" in str(name):
-            continue
-        if path == output_dir or path.is_symlink() or not path.resolve().is_relative_to(root):
-            continue
-        yield path
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove the run that lies here."""
+    if read_run(output_dir) is not None:
+        names = _listed(output_dir)
+        remove(output_dir, files_of(output_dir, names), names)

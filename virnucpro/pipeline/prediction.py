@@ -26,7 +26,6 @@ from virnucpro.pipeline.run_setup import Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
 from virnucpro.pipeline.shard_plan import unit_of
-from virnucpro.reports.html import write_report
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
@@ -69,15 +68,17 @@ def run_prediction(
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
     check_inputs(input_files)
     model = choose_model(settings.model)
-    with working_in(out, settings.output.resume, settings.output.force):
+    others = (settings.inputs.reference, settings.model.model_path)
+    read = [*input_files, *(path for path in others if path is not None)]
+    with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
         if run is None:
             logger.info("Already complete: %s", out)
-            if settings.output.report and not (out / "report.html").exists():
-                write_report(out)
+            results.keep(out, settings.output)
             return results.DONE
         run.record.check_free(*results.final_files(run))  # now, not after hours of work
         if not run.has_model_calls:
+            run.record.check_free(*results.stage_files(run))
             counts = _orf_stages(run)
             with ExitStack() as stack:
                 embed = _Embedding(run, counts, persistent_models, stack)

@@ -8,10 +8,13 @@ from pathlib import Path
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.pipeline import calls, final_tables, scoring
 from virnucpro.pipeline.failed_files import one_line, replace_lines
+from virnucpro.pipeline.our_files import files_of
 from virnucpro.pipeline.output_dir import remove_intermediates, remove_report
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.run_record import RunRecord, has_whole_report, read_run
 from virnucpro.pipeline.run_setup import Run
+from virnucpro.pipeline.settings import Output
 from virnucpro.pipeline.summary import summary_lines
 from virnucpro.reports.html import REPORT_FILES, write_report
 
@@ -87,7 +90,19 @@ def made_from(run: Run, missing: list[int]) -> list[object]:
 
 def final_files(run: Run) -> list[Path]:
     """Every file that stays, the report included."""
-    return [*_model_outputs(run.paths), *final_tables.table_paths(run), *_pages(run)]
+    pages = _pages(run.paths.output_dir, run.settings.output)
+    return [*_model_outputs(run.paths), *final_tables.table_paths(run), *pages]
+
+
+def stage_files(run: Run) -> list[Path]:
+    """What the stages write: files of known names, and of the numbered ones those that lie here."""
+    paths = run.paths
+    tables = [paths.records, paths.orf_table, paths.unique_table, paths.scores]
+    first = [paths.split_of("dna", 1), paths.split_of("protein", 1), paths.merged(1)]
+    found = (path for file in first for path in file.parent.glob("output_*"))
+    names = [str(path.relative_to(paths.output_dir)) for path in found]
+    numbered = files_of(paths.output_dir, names)
+    return [paths.chunked, paths.nucleotide, paths.protein, *tables, *first, *numbered]
 
 
 def finish(run: Run) -> int:
@@ -96,10 +111,10 @@ def finish(run: Run) -> int:
     Returns:
         Exit code: 0, or 6 where some split files failed.
     """
-    paths, record = run.paths, run.record
-    outputs = final_tables.table_paths(run)
-    record.claim(*outputs, *_pages(run))
-    remove_report(paths, record.data)
+    paths, record, output = run.paths, run.record, run.settings.output
+    outputs, pages = final_tables.table_paths(run), _pages(paths.output_dir, output)
+    record.claim(*outputs, *pages)
+    remove_report(paths.output_dir, record.data)
     with record.stage("tables") as counts:
         found, record.data["sample_summary"] = final_tables.write_final_tables(run)
         counts |= found
@@ -107,14 +122,27 @@ def finish(run: Run) -> int:
     status, code = ("partial", PARTIAL) if failed else ("done", DONE)
     model_outputs = _model_outputs(paths)
     record.finish(status, [*model_outputs, *outputs], [] if failed else model_outputs)
-    # Only now: a run that is killed here is complete, and its next start finds nothing to do.
-    if not failed and not run.settings.output.keep_intermediate:
-        remove_intermediates(paths, record.data)
-    if run.settings.output.report:
+    # Only now: a run that is killed here is complete, and its next start does the rest.
+    if not failed and not output.keep_intermediate:
+        remove_intermediates(paths.output_dir, record.data)
+    if output.report:
         write_report(paths.output_dir)
+    record.close(pages)
     for line in summary_lines(paths.output_dir, record.data):
         logger.info("%s", line)
     return code
+
+
+def keep(output_dir: Path, output: Output) -> None:
+    """See to all but the tables of a finished run: run.json, the report, and what can go."""
+    record = RunRecord(output_dir, read_run(output_dir) or {})
+    if not output.keep_intermediate:
+        remove_intermediates(output_dir, record.data)
+    pages = _pages(output_dir, output)
+    if output.report and not has_whole_report(output_dir, record.data):
+        record.claim(*pages)
+        write_report(output_dir)
+    record.close(pages)
 
 
 def _model_outputs(paths: RunPaths) -> list[Path]:
@@ -122,9 +150,8 @@ def _model_outputs(paths: RunPaths) -> list[Path]:
     return [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
 
 
-def _pages(run: Run) -> list[Path]:
-    names = REPORT_FILES if run.settings.output.report else ()
-    return [run.paths.output_dir / name for name in names]
+def _pages(output_dir: Path, output: Output) -> list[Path]:
+    return [output_dir / name for name in REPORT_FILES] if output.report else []
 
 
 def _unit(merged: Path) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from virnucpro.core.errors import DamagedError, UsageError
-from virnucpro.core.files import sha256_file, write_json
-from virnucpro.pipeline.paths import RunPaths
+from virnucpro.core.errors import DamagedError
+from virnucpro.core.files import read_json, sha256_file, write_json
+from virnucpro.pipeline.our_files import CHECKPOINTS, refuse, refuse_link_on_the_way
+from virnucpro.reports.html import REPORT_FILES
 
 FORMAT = 1
+COPY = f"{CHECKPOINTS}/run_record.json"
 
 # What later code relies on, in a file that anyone may have edited.
 _KINDS = {
@@ -30,23 +31,24 @@ class RunRecord:
     """The content of run.json while a run goes on.
 
     Args:
-        paths: of the run.
+        output_dir: of the run.
         data: what is written; see `docs/outputs.md` for the keys.
-        is_new: no earlier run worked here, so that what lies here is not ours.
+        lists_all: whatever a run of ours made here is in `files`, so that the rest is not ours.
 
     Attributes:
         data: as given.
     """
 
-    def __init__(self, paths: RunPaths, data: dict[str, Any], is_new: bool = False) -> None:
-        self._paths, self.data, self._is_new = paths, data, is_new
+    def __init__(self, output_dir: Path, data: dict[str, Any], lists_all: bool = True) -> None:
+        self.data, self._output_dir, self._lists_all = data, output_dir, lists_all
         self._start = time.monotonic()
 
     def claim(self, *files: Path) -> None:
         """Write down that these files, or folders, are ours, before they are made.
 
         Raises:
-            UsageError: the run is new here, and such a file lies here already: somebody else's.
+            UsageError: such a file lies here already and is somebody else's, or the way to it
+                leads through a link.
         """
         self.data["files"] += map(self._name, self.check_free(*files))
         self.save()
@@ -57,10 +59,12 @@ class RunRecord:
         Raises:
             UsageError: as `claim` does.
         """
+        for folder in {Path(self._name(path)).parent for path in files}:
+            refuse_link_on_the_way(self._output_dir, str(folder))
         known = set(self.data["files"])
         claimed = [path for path in files if self._name(path) not in known]
         for path in claimed:
-            if self._is_new and path.exists():
+            if self._lists_all and (path.is_symlink() or path.exists()):
                 refuse(path)
         return claimed
 
@@ -98,33 +102,39 @@ class RunRecord:
         self.data["model_outputs"] = [self._name(path) for path in model_outputs]
         self.save()
 
-    def _name(self, path: Path) -> str:
-        return str(path.relative_to(self._paths.output_dir))
+    def close(self, pages: Iterable[Path]) -> None:
+        """Record the report's hashes, forget files that are gone, and keep a copy of run.json.
+
+        A file that is gone is nobody's: whoever makes one of that name makes it for himself.
+        """
+        self.data["outputs"] |= {self._name(path): sha256_file(path) for path in pages}
+        self.data["files"] = [
+            name for name in self.data["files"] if (self._output_dir / str(name)).exists()
+        ]
+        for path in (self._output_dir / "run.json", self._output_dir / COPY):
+            if read_json(path) != self.data:
+                write_json(path, self.data)
 
     def save(self) -> None:
-        """Write run.json."""
-        write_json(self._paths.run_json, self.data)
+        """Write run.json; what a finished run kept for itself is out of date from now on."""
+        write_json(self._output_dir / "run.json", self.data)
+        (self._output_dir / COPY).unlink(missing_ok=True)
 
-
-def refuse(path: Path) -> NoReturn:
-    """Stop before a file is written over that no run of ours made.
-
-    Raises:
-        UsageError: names the file.
-    """
-    raise UsageError(
-        f"{path} is there already and no file of an earlier run; move it away, or "
-        "choose another --output-dir"
-    )
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self._output_dir))
 
 
 def read_run(output_dir: Path) -> dict[str, Any] | None:
-    """The run.json of `output_dir`, or None where there is none that is ours."""
-    try:
-        data = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    ours = isinstance(data, dict) and data.get("tool") == "virnucpro"
+    """What is known of the run in `output_dir`; None where there is none of ours.
+
+    That is run.json, or, where it was lost, the copy that a finished run keeps for itself.
+    """
+    return _read(output_dir / "run.json") or _read(output_dir / COPY)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    data = {} if path.is_symlink() else read_json(path)
+    ours = data.get("tool") == "virnucpro"
     ours = ours and all(isinstance(data.get(name), kind) for name, kind in _KINDS.items())
     return data if ours else None
 
@@ -137,10 +147,16 @@ def is_complete(
     Raises:
         DamagedError: an output file fails its checksum, and `repair` is not set.
     """
-    outputs = data.get("outputs")
     if data.get("tables_key") != tables_key or data.get("status") != "done":
         return False
-    return isinstance(outputs, dict) and _are_whole(output_dir, outputs, repair)
+    hashes = {name: sha256 for name, sha256 in data["outputs"].items() if name not in REPORT_FILES}
+    return _are_whole(output_dir, hashes, repair)
+
+
+def has_whole_report(output_dir: Path, data: dict[str, Any]) -> bool:
+    """Whether the report is there, and as the run wrote it."""
+    pages = [(output_dir / name, data["outputs"].get(name)) for name in REPORT_FILES]
+    return all(path.is_file() and sha256_file(path) == sha256 for path, sha256 in pages)
 
 
 def has_whole_model_outputs(

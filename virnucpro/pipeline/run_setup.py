@@ -15,14 +15,15 @@ from typing import Any
 from virnucpro import __version__
 from virnucpro.core.checkpoint import StageLedger
 from virnucpro.core.device import usable_cpus
-from virnucpro.core.errors import UsageError
+from virnucpro.core.errors import VirNucProError
 from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.ingest import describe_inputs, spool
 from virnucpro.pipeline.inputs import Source, check_grouping, plan_sources
-from virnucpro.pipeline.output_dir import remove_intermediates, remove_leftovers
+from virnucpro.pipeline.our_files import CHECKPOINTS
+from virnucpro.pipeline.output_dir import check_same_inputs, remove_leftovers
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.run_record import (
     FORMAT,
@@ -153,13 +154,16 @@ def prepare(
     """Hash the inputs and open the run; None where a finished run of the same keys lies here.
 
     Raises:
-        InputError: an input cannot be read.
+        InputError: an input cannot be read; or a run of its earlier content lies here, and it has
+            become empty, or is no input any more.
         OutputError: the output directory cannot be written.
-        UsageError: inputs cannot be paired, or standard input is given twice.
+        UsageError: inputs cannot be paired, standard input is given twice, or a run of other
+            inputs lies here.
     """
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
-    is_new = read_run(output_dir) is None and not paths.ledger.is_dir()
-    remove_leftovers(paths)
+    known = read_run(output_dir)
+    lists_all = known is not None or not paths.ledger.is_dir()
+    remove_leftovers(output_dir)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
     asked, output = settings.inputs, settings.output
     check_grouping(input_files, asked.paired)
@@ -170,20 +174,25 @@ def prepare(
     key = digest_of(_what_decides(described, samples, model, settings))
     calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
     tables_key = digest_of(key, calling, SCHEMA)
-    earlier = read_run(output_dir) if output.resume else None
+    earlier = known if output.resume else None
     if earlier is not None:
-        _check_same_inputs(output_dir, earlier, described)
-    if earlier is not None and is_complete(output_dir, earlier, tables_key, output.repair):
-        if not output.keep_intermediate:
-            remove_intermediates(paths, earlier)
-        return None
+        try:
+            check_same_inputs(output_dir, earlier, described, sources)
+        except VirNucProError:
+            for copy in spooled.values():
+                copy.unlink(missing_ok=True)
+            raise
+        if is_complete(output_dir, earlier, tables_key, output.repair):
+            return None
     data = _about(model, settings) | {
         "key": key, "tables_key": tables_key, "inputs": described, "samples": samples,
         "calling": {"preset": settings.calling.preset, **calling},
     }  # fmt: skip
     has_model_calls = False
     if earlier is not None:
-        data["files"] = sorted({".checkpoints", *map(str, earlier["files"])})
+        # A failed_files.txt here is that of the earlier run, which may not have listed it.
+        own = {CHECKPOINTS, paths.failed_files.name}
+        data["files"] = sorted({*own, *map(str, earlier["files"])})
         has_model_calls = has_whole_model_outputs(output_dir, earlier, key, output.repair)
     if has_model_calls and earlier is not None:
         kept = ("stages", "outputs", "model_outputs", "engines", "devices", "gpu_bytes")
@@ -197,10 +206,10 @@ def prepare(
         key=digest_of(key, kind, orfs_per_file(per_file, model, kind)),
         has_model_calls=has_model_calls,
         ledger=StageLedger(paths.ledger, reuse=output.resume, repair=output.repair),
-        record=RunRecord(paths, data, is_new),
+        record=RunRecord(output_dir, data, lists_all),
         reporter=ProgressReporter(output.progress),
     )
-    run.record.save()
+    run.record.claim(paths.failed_files)
     return run
 
 
@@ -214,7 +223,7 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
         "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
                   "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
         "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
-        "sample_summary": [], "stages": {}, "files": [".checkpoints"], "outputs": {},
+        "sample_summary": [], "stages": {}, "files": [CHECKPOINTS], "outputs": {},
         "model_outputs": [],
     }  # fmt: skip
 
@@ -223,25 +232,6 @@ def _versions() -> dict[str, str]:
     """Of Python and of the packages that numbers come from."""
     packages = {name: metadata.version(name) for name in ("torch", "numpy", "tokenizers", "h5py")}
     return {"python": platform.python_version(), **packages}
-
-
-def _check_same_inputs(
-    output_dir: Path, earlier: dict[str, Any], described: Sequence[dict[str, object]]
-) -> None:
-    """Refuse to go on with a run of other inputs: neither the same paths nor the same content.
-
-    Raises:
-        UsageError: names what lies there.
-    """
-    inputs = [entry for entry in earlier.get("inputs", ()) if isinstance(entry, dict)]
-    known, found = (sorted(str(e.get("sha256")) for e in each) for each in (inputs, described))
-    old, new = ([str(entry.get("path")) for entry in each] for each in (inputs, described))
-    if not inputs or old == new or known == found:
-        return
-    raise UsageError(
-        f"{output_dir} holds a run of {', '.join(old)}, not of {', '.join(new)}; "
-        "choose another --output-dir, or --force to start over"
-    )
 
 
 def orfs_per_file(asked: int | None, model: ModelSpec, kind: str) -> int:

@@ -53,7 +53,7 @@ def open_unpacked(path: Path | str) -> Iterator[Unpacked]:
     with ExitStack() as stack:
         try:
             if str(path) == STDIN:
-                path, raw = "standard input", cast("BinaryIO", sys.stdin.buffer)
+                path, raw = "standard input", standard_input()
             else:
                 raw = stack.enter_context(Path(path).open("rb"))
             head = raw.read(_MAGIC_BYTES)
@@ -66,6 +66,17 @@ def open_unpacked(path: Path | str) -> Iterator[Unpacked]:
                 raise InputError(path, f"{name} archive; unpack it first", 1)
         packing = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
         yield Unpacked(_unpacker(_Prefixed(head, raw), packing), path, packing)
+
+
+def standard_input() -> BinaryIO:
+    """The bytes of standard input.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input", "is closed; give a file, or a pipe for '-'")
+    return sys.stdin.buffer
 
 
 def _unpacker(packed: io.RawIOBase, packing: str | None) -> io.BufferedReader:
