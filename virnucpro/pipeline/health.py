@@ -15,6 +15,7 @@ from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import VirNucProError
+from virnucpro.core.files import temporary_beside
 from virnucpro.models.installed import check_installed
 from virnucpro.models.store import list_models, resolve_model
 
@@ -182,12 +183,12 @@ def _disk(folder: Path) -> Iterator[Finding]:
 
 def _write_speed(folder: Path) -> float:
     """Bytes a second that reach the disk; also proves that files can be locked and renamed."""
-    probe = folder / f".virnucpro-doctor-{os.getpid()}"
-    final = probe.with_suffix(".done")
+    probe = temporary_beside(folder / "virnucpro-doctor")
+    final = temporary_beside(folder / "virnucpro-doctor")
     block = os.urandom(1 << 20)
     try:
         start = time.monotonic()
-        with probe.open("wb") as file:
+        with probe.open("xb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for _ in range(WRITTEN_BYTES // len(block)):
                 file.write(block)

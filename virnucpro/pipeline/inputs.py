@@ -8,24 +8,26 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Any
 
 from virnucpro.core.errors import InputError, UsageError
-from virnucpro.core.files import atomic_write, sha256_file
-from virnucpro.core.records import Record
+from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
+from virnucpro.core.records import Record, Status
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
 from virnucpro.sequences.ids import IdRegistry
 from virnucpro.sequences.read_log import ReadLog
-from virnucpro.sequences.unpack import STDIN
+from virnucpro.sequences.screen import screen_record
+from virnucpro.sequences.unpack import STDIN, standard_input
 
 logger = logging.getLogger("virnucpro.pipeline")
+
+_OF_A_PROCESS = ("/dev/", "/proc/")  # such as /dev/stdin, a file to `Path.is_file` if it is one
 
 _FIRST_MATE = re.compile(r"[._-]R?1(_001)?$")
 _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
@@ -247,12 +249,21 @@ def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
         copies[str(path)] = target = folder / f"input_{number}"
         with ExitStack() as stack:
             try:
-                source = stack.enter_context(path.open("rb")) if _is_pipe(path) else None
+                pipe = stack.enter_context(path.open("rb")) if _is_pipe(path) else standard_input()
             except OSError as error:
                 raise InputError(path, f"cannot be read ({error.strerror})") from error
             file = stack.enter_context(atomic_write(target))
-            shutil.copyfileobj(source or sys.stdin.buffer, file, 1 << 20)
+            while block := _read(pipe, path):
+                file.write(block)
     return copies
+
+
+def _read(pipe: IO[bytes], path: Path) -> bytes:
+    try:
+        return pipe.read(BLOCK_BYTES)
+    except OSError as error:
+        name = "standard input" if str(path) == STDIN else path
+        raise InputError(name, f"cannot be read ({error.strerror})") from error
 
 
 def _is_pipe(path: Path) -> bool:
@@ -276,22 +287,41 @@ def check_inputs(paths: Sequence[Path]) -> None:
             raise InputError(path, f"cannot be read ({error.strerror})") from error
 
 
-def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, object]]:
-    """Name, size and SHA-256 of every input, in argument order.
+def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of every input, in argument order, and where it lies.
+
+    The place is None where another run finds something else in it: a pipe, standard input.
 
     Raises:
         InputError: an input cannot be read.
     """
-    described: list[dict[str, object]] = []
+    described = []
     for path in paths:
         real = spooled.get(str(path), path)
         try:
-            described.append(
-                {"path": str(path), "bytes": real.stat().st_size, "sha256": sha256_file(real)}
-            )
+            size, sha256 = real.stat().st_size, sha256_file(real)
         except OSError as error:
             raise InputError(path, f"cannot be read ({error.strerror})") from error
+        place = None if str(path) in spooled else str(path.absolute())
+        if place is not None and place.startswith(_OF_A_PROCESS):
+            place = None
+        described.append({"path": str(path), "place": place, "bytes": size, "sha256": sha256})
     return described
+
+
+def check_content(sources: Sequence[Source]) -> None:
+    """Read inputs through, and see that each has something that a run can be made of.
+
+    Raises:
+        InputError: a file is not sequences, or holds no records, or none that is DNA.
+    """
+    for source in sources:
+        records = read_sources([source], ReadLog(is_silent=True))
+        found = {screen_record(record) is Status.NOT_DNA for record in records}
+        if False not in found:
+            names = (name if name != STDIN else "standard input" for name in source.names)
+            problem = "no record is DNA" if found else "holds no records"
+            raise InputError(", ".join(names), problem)
 
 
 def sampler(sources: Sequence[Source], wanted: int | None) -> Callable[[int], bool]:

@@ -17,14 +17,21 @@ from typing import Any
 from virnucpro import __version__
 from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus
-from virnucpro.core.errors import UsageError
+from virnucpro.core.errors import InputError, UsageError, VirNucProError
 from virnucpro.core.files import digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.input_pass import Rules
-from virnucpro.pipeline.inputs import Source, describe_inputs, plan_sources, sampler, spool
+from virnucpro.pipeline.inputs import (
+    Source,
+    check_content,
+    describe_inputs,
+    plan_sources,
+    sampler,
+    spool,
+)
 from virnucpro.pipeline.output_dir import refuse, remove_leftovers
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.settings import Compute, ModelChoice, PredictionSettings
@@ -192,7 +199,12 @@ def prepare(
     sources = tuple(
         replace(source, digests=tuple(islice(digests, len(source.paths)))) for source in sources
     )
-    _check_same_inputs(ledger, output_dir, described)
+    try:
+        _check_same_inputs(ledger, output_dir, described, sources)
+    except VirNucProError:
+        for copy in spooled.values():
+            copy.unlink(missing_ok=True)
+        raise
 
     samples = [source.sample for source in sources]
     calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
@@ -234,28 +246,42 @@ def orfs_per_unit(compute: Compute, model: ModelSpec) -> int:
 
 
 def _check_same_inputs(
-    ledger: Ledger, output_dir: Path, described: Sequence[Mapping[str, Any]]
-) -> None:
-    """Refuse to go on with a run of other inputs: neither the same paths nor the same content.
+    ledger: Ledger, output_dir: Path, described: Sequence[Mapping[str, Any]],
+    sources: Sequence[Source],
+) -> None:  # fmt: skip
+    """See that a run may go on, or be made anew: of the same content, or of the same files.
+
+    Content that changed is read before anything of the earlier run is touched.
 
     Raises:
         UsageError: names what lies there.
+        InputError: a file that changed holds no records any more, or cannot be read.
     """
     entry = ledger.read(INPUTS, "")
-    now = {"paths": [str(one["path"]) for one in described],
-           "sha256": sorted(str(one["sha256"]) for one in described)}  # fmt: skip
-    if entry is not None:
-        known = entry.facts
-        if known == now:
-            return
-        if known["paths"] != now["paths"] and known["sha256"] != now["sha256"]:
-            old, new = (clipped(", ".join(facts["paths"]), 1_000) for facts in (known, now))
+    inputs = entry.facts["inputs"] if entry is not None else []
+    known, found = (sorted(str(one["sha256"]) for one in each) for each in (inputs, described))
+    old, new = ([str(one["path"]) for one in each] for each in (inputs, described))
+    if inputs and known != found:
+        if old == new:
+            changed = {
+                str(now["path"])
+                for before, now in zip(inputs, described, strict=True)
+                if before["sha256"] != now["sha256"]
+            }
+            try:
+                check_content([one for one in sources if changed.intersection(one.names)])
+            except InputError as error:
+                kept = f"{error.problem}; the run of what it held before is kept in {output_dir}"
+                raise InputError(error.path, kept, error.line) from error
+        places = [[one["place"] for one in each] for each in (inputs, described)]
+        if None in places[1] or places[0] != places[1]:
+            before, now = (clipped(", ".join(names), 1_000) for names in (old, new))
             raise UsageError(
-                f"{output_dir} holds a run of {old}, not of {new}; "
+                f"{output_dir} holds a run of {before}, not of {now}; "
                 "choose another --output-dir, or --force to start over"
             )
     ledger.discard(INPUTS)
-    ledger.commit(INPUTS, "", facts=now)
+    ledger.commit(INPUTS, "", facts={"inputs": described})
 
 
 def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
