@@ -68,12 +68,14 @@ class Ledger:
     def __init__(self, root: Path, folder: Path, reuse: bool = True, repair: bool = False) -> None:
         self.root, self.folder, self.reuse, self.repair = root, folder, reuse, repair
 
-    def read(self, unit: str, key: str) -> Entry | None:
+    def read(self, unit: str, key: str, repair: bool = False) -> Entry | None:
         """The entry of a unit that was committed under `key` and is whole; else None.
 
         Args:
             unit: name of the piece of work, unique within the run.
             key: digest of everything that decides the bytes of its result.
+            repair: damage only makes the unit not done; it does so too for a ledger that
+                repairs.
 
         Raises:
             DamagedError: the entry or one of its files fails its checksum, and `repair` is not
@@ -89,7 +91,7 @@ class Ledger:
             for name, (size, sha256) in entry.outputs.items():
                 check_file(self.root / name, size, sha256)
         except DamagedError as damage:
-            if not self.repair:
+            if not (repair or self.repair):
                 raise
             logger.warning("%s: %s; it is made again", damage.path, damage.problem)
             path.unlink(missing_ok=True)
@@ -173,6 +175,14 @@ class Ledger:
             with suppress(ValueError):
                 names.append(str(json.loads(line)))
         return names
+
+    def disclaim(self, *paths: Path) -> None:
+        """Strike files from the list, once they are removed: such a name is free again."""
+        gone = {path.relative_to(self.root).as_posix() for path in paths}
+        known = self.claimed()
+        if gone.intersection(known):
+            with atomic_write(self._claims, "w") as file:
+                file.writelines(json.dumps(name) + "\n" for name in known if name not in gone)
 
     @property
     def _claims(self) -> Path:

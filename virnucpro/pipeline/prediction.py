@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from virnucpro.core.checkpoint import Outputs
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import InputError, WorkersFailedError
 from virnucpro.core.files import digest_of, read_json
@@ -23,7 +24,7 @@ from virnucpro.pipeline.calls import ModelTables
 from virnucpro.pipeline.failed_files import record_failures
 from virnucpro.pipeline.input_pass import input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
-from virnucpro.pipeline.output_dir import remove_intermediates, working_in
+from virnucpro.pipeline.output_dir import check_free, remove_intermediates, working_in
 from virnucpro.pipeline.paths import default_output_dir
 from virnucpro.pipeline.run import (
     CALLS,
@@ -36,7 +37,7 @@ from virnucpro.pipeline.run import (
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
-from virnucpro.pipeline.staged import Units, classify, merge, written_units
+from virnucpro.pipeline.staged import Units, classify, merge, staged_files, written_units
 from virnucpro.pipeline.stream import NoExecutor, ScoreJob, ScoreStore, scored_shards
 from virnucpro.pipeline.summary import summary_lines
 from virnucpro.pipeline.worker_loop import Executor, InProcess
@@ -90,25 +91,28 @@ def run_prediction(
     read = [*input_files, *filter(None, [settings.inputs.reference])]
     with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
-        has_calls = run.ledger.read(CALLS, run.key) is not None
+        calls = run.ledger.read(CALLS, run.key)
         tables = run.ledger.read(TABLES, run.tables_key)
-        if has_calls and tables is not None:
+        if calls is not None and tables is not None:
             run.report.restore(tables.facts["run"])
             logger.info("Already complete: %s", out)
             _tidy(run)
             return _reported(run, DONE)
-        run.claim(run.paths.run_json, *_final_files(run))  # now, not after hours of work
+        is_staged = settings.compute.staged or use_v2_architecture or persistent_models
+        if is_staged:
+            check_free(out, staged_files(run))
+        run.claim(run.paths.run_json, run.paths.failed_files, *_final_files(run))  # now, not after hours of work
         run.report.save()
-        if not has_calls:
-            if settings.compute.staged or use_v2_architecture or persistent_models:
+        outputs = {} if calls is None else calls.outputs
+        if calls is None:
+            if is_staged:
                 engines = Engines(use_v2_architecture, persistent_models, runtime_config)
                 executor = NoExecutor(_score_staged(run, engines))
-            _score_and_call(run, executor)
-        code = _finish(run)
-        return _reported(run, code)
+            outputs = _score_and_call(run, executor)
+        return _reported(run, _finish(run, outputs))
 
 
-def _score_and_call(run: Run, executor: Executor | None) -> None:
+def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
     options = EmbeddingOptions(
@@ -150,10 +154,11 @@ def _score_and_call(run: Run, executor: Executor | None) -> None:
     finally:
         if own:
             executor.close()
-    run.claim(paths.failed_files)
     record_failures(paths.failed_files, paths.calls, given_up, missing)
+    outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
-        run.ledger.commit(CALLS, run.key, outputs=paths.model_outputs)
+        run.ledger.commit(CALLS, run.key, outputs=outputs)
+    return outputs
 
 
 def _refuse_no_dna(run: Run, counts: dict[str, int]) -> None:
@@ -185,7 +190,7 @@ def _executor(run: Run) -> Executor:
     return Workers(settings, compute.worker_timeout)
 
 
-def _finish(run: Run) -> int:
+def _finish(run: Run, model_outputs: Outputs) -> int:
     """Apply the thresholds, write the final tables, and close the run."""
     paths, report = run.paths, run.report
     run.ledger.discard(TABLES)
@@ -195,7 +200,7 @@ def _finish(run: Run) -> int:
         counts |= found
     failed = paths.failed_files.exists()
     outputs = run.ledger.describe(final_tables.table_paths(run))
-    report.finish("partial" if failed else "done", outputs)
+    report.finish("partial" if failed else "done", model_outputs | outputs)
     run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": report.data})
     if not failed:
         _tidy(run)
@@ -207,25 +212,28 @@ def _finish(run: Run) -> int:
 def _tidy(run: Run) -> None:
     """Remove what only the stages needed."""
     if not run.settings.output.keep_intermediate:
-        remove_intermediates(run.paths.output_dir, _final_files(run))
+        pages = [run.paths.output_dir / name for name in REPORT_FILES]
+        remove_intermediates(run.paths.output_dir, [*_final_files(run), *pages])
         run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
 
 
 def _reported(run: Run, code: int) -> int:
     """Make the report, unless it is there and whole."""
     pages = [run.paths.output_dir / name for name in REPORT_FILES]
-    if run.settings.output.report and run.ledger.read(REPORT, run.tables_key) is None:
+    asked = run.settings.output.report
+    if asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
         run.ledger.discard(REPORT)
-        run.ledger.claim(*pages)
+        run.claim(*pages)
         write_report(run.paths.output_dir)
         run.ledger.commit(REPORT, run.tables_key, outputs=pages)
     return code
 
 
 def _final_files(run: Run) -> list[Path]:
-    """Every file that stays, the report included."""
+    """Every file that stays, the report where it was asked for."""
     paths = run.paths
-    pages = [paths.output_dir / name for name in REPORT_FILES]
+    names = REPORT_FILES if run.settings.output.report else ()
+    pages = [paths.output_dir / name for name in names]
     return [paths.run_json, *paths.model_outputs, *final_tables.table_paths(run), *pages]
 
 
@@ -336,6 +344,8 @@ def _packed(
     if not numbers:
         return {"files": 0, "kept": len(todo)}
     folder = paths.esm_v2 if slot == "protein" else paths.dnabert_v2
+    shards = config.checkpoint_dir or paths.checkpoints
+    check_free(paths.output_dir, [shards / f"{folder.name}_shards"])
     run.claim(folder / "embeddings.h5", folder / "stage.json")
     folder.mkdir(exist_ok=True)
     model_config = {
@@ -346,7 +356,7 @@ def _packed(
     }
     num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
     logger.info("%s: %d ranks", spec.name, num_gpus)
-    run.ledger.claim(*(folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)))
+    run.claim(*(folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)))
     files = [paths.split_of(slot, n) for n in numbers]
     with run.reporter.create_file_bar(units.orfs, TITLES[slot], "ORFs") as bar:
         h5_path, failed_ranks = run_multi_gpu_inference(

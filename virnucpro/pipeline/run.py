@@ -32,7 +32,7 @@ from virnucpro.pipeline.inputs import (
     sampler,
     spool,
 )
-from virnucpro.pipeline.output_dir import refuse, remove_leftovers
+from virnucpro.pipeline.output_dir import check_free, remove_leftovers
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.settings import Compute, ModelChoice, PredictionSettings
 from virnucpro.reports.tables import SCHEMA
@@ -56,7 +56,6 @@ class Run:
         settings: what was asked for.
         key: digest of everything that decides a score, the kind of device included.
         tables_key: the same with everything that decides the final tables.
-        is_new: no earlier run worked here, so that what lies here is not ours.
         ledger: what is done, and which files are ours.
         report: run.json.
         reporter: progress.
@@ -68,7 +67,6 @@ class Run:
     settings: PredictionSettings
     key: str
     tables_key: str
-    is_new: bool
     ledger: Ledger
     report: RunReport
     reporter: ProgressReporter
@@ -96,13 +94,9 @@ class Run:
         """Write down that these files are ours, before they are made.
 
         Raises:
-            UsageError: the run is new here, and such a file lies here already: somebody else's.
+            UsageError: such a file lies here already: somebody else's; or a link is on the way.
         """
-        known = set(self.ledger.claimed())
-        for path in files:
-            name = path.relative_to(self.paths.output_dir).as_posix()
-            if self.is_new and name not in known and (path.exists() or path.is_symlink()):
-                refuse(path)
+        check_free(self.paths.output_dir, files)
         self.ledger.claim(*files)
 
 
@@ -189,7 +183,6 @@ def prepare(
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     asked, output, compute = settings.inputs, settings.output, settings.compute
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)
-    is_new = not ledger.claimed()
     remove_leftovers(output_dir)
     paths.ledger.mkdir(parents=True, exist_ok=True)
     spooled = spool(input_files, paths.checkpoints)
@@ -231,7 +224,7 @@ def prepare(
     })  # fmt: skip
     return Run(
         sources=sources, paths=paths, model=model, settings=settings, key=key,
-        tables_key=tables_key, is_new=is_new, ledger=ledger, report=report,
+        tables_key=tables_key, ledger=ledger, report=report,
         reporter=ProgressReporter(output.progress),
     )  # fmt: skip
 
@@ -280,8 +273,9 @@ def _check_same_inputs(
                 f"{output_dir} holds a run of {before}, not of {now}; "
                 "choose another --output-dir, or --force to start over"
             )
-    ledger.discard(INPUTS)
-    ledger.commit(INPUTS, "", facts={"inputs": described})
+    if inputs != described:
+        ledger.discard(INPUTS)
+        ledger.commit(INPUTS, "", facts={"inputs": described})
 
 
 def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:

@@ -40,6 +40,14 @@ class Units:
         return sum(self.sizes)
 
 
+def staged_files(run: Run) -> list[Path]:
+    """What the stages write: files of known names, and of the numbered ones those that are there."""
+    paths = run.paths
+    folders = (paths.nucleotide_dir, paths.protein_dir, paths.merged_dir)
+    numbered = [path for folder in folders for path in sorted(folder.glob("output_*"))]
+    return [paths.chunked, paths.nucleotide, paths.protein, *folders, *numbered]
+
+
 def written_units(run: Run) -> Units:
     """Stages 1 to 4: chunk, translate and split, in one pass that writes the original's files."""
     paths, ledger = run.paths, run.ledger
