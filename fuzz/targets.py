@@ -29,10 +29,10 @@ from virnucpro.core.checkpoint import StageLedger
 from virnucpro.core.config import Config
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.records import Embeddings
+from virnucpro.encoders.weights import open_checkpoint
 from virnucpro.engines import shards
 from virnucpro.models.classifier_file import read_classifier
 from virnucpro.models.model_json import read_model_json
-from virnucpro.models.weights import open_checkpoint
 from virnucpro.pipeline import feature_files
 from virnucpro.pipeline.run_record import is_complete, read_run
 from virnucpro.scores.calibration import Calibration

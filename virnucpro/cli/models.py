@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from virnucpro.models.fetch_plan import FetchPlan, Network
     from virnucpro.models.installed import Installed
     from virnucpro.models.specs import ModelSpec
-    from virnucpro.pipeline.verify import Check
+    from virnucpro.tools.verify import Check
 
 
 @click.group()
@@ -120,7 +120,7 @@ def verify(obj: dict[str, Path], name: str | None, golden: Path | None, device: 
     with --keep-intermediate.
     """
     from virnucpro.core.device import validate_and_get_device
-    from virnucpro.pipeline import verify as checks
+    from virnucpro.tools import verify as checks
 
     home = obj["home"]
     spec = _resolve(name or ("500" if golden else "mini"), home)

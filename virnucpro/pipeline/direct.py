@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.records import Embeddings, Orf, Record
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, choose_dtype, make_engine
-from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.pipeline.calls import Caller
 from virnucpro.pipeline.contigs import Contig, ScoredOrf, contig_of

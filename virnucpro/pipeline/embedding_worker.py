@@ -66,8 +66,9 @@ class LoadedEncoders:
     def _make(self, job: FeatureJob) -> SequenceEmbedder:
         import torch
 
+        from virnucpro.encoders.load import load_encoder
+        from virnucpro.encoders.tokenizers import make_tokenizer
         from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-        from virnucpro.models.load import load_encoder, make_tokenizer
         from virnucpro.pipeline.features import SequenceEmbedder
 
         device = torch.device(self.settings.device)

@@ -12,9 +12,9 @@ import numpy as np
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of, sha256_file
 from virnucpro.core.records import Embeddings
+from virnucpro.encoders.tokenizers import Tokenizer
 from virnucpro.engines.base import Engine
 from virnucpro.engines.feeding import tokenize
-from virnucpro.models.load import Tokenizer
 from virnucpro.pipeline import feature_files
 from virnucpro.sequences.fasta_files import read_fasta
 

@@ -39,8 +39,8 @@ from virnucpro.pipeline.rank_messages import (
 from virnucpro.pipeline.shard_reader import Read, ShardReader
 
 if TYPE_CHECKING:
+    from virnucpro.encoders.tokenizers import Tokenizer
     from virnucpro.engines.base import Engine, EngineKind
-    from virnucpro.models.load import Tokenizer
 
 log = logging.getLogger("virnucpro.pipeline.rank")
 
@@ -205,7 +205,7 @@ def _in_order(seq_ids: list[str], parts: list[Embeddings]) -> Embeddings:
 
 
 def _tokenizer(job: RankJob) -> Tokenizer:
-    from virnucpro.models.load import make_tokenizer
+    from virnucpro.encoders.tokenizers import make_tokenizer
 
     return make_tokenizer(job.encoder)
 
@@ -213,9 +213,9 @@ def _tokenizer(job: RankJob) -> Tokenizer:
 def _load(job: RankJob) -> Engine:
     import torch
 
+    from virnucpro.encoders.attention import TransformerEncoder
+    from virnucpro.encoders.load import load_encoder
     from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-    from virnucpro.models.attention import TransformerEncoder
-    from virnucpro.models.load import load_encoder
 
     config = job.config
     device = torch.device(job.device)

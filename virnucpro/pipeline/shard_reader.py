@@ -26,7 +26,7 @@ from virnucpro.pipeline.sequence_index import Places, read_sequences
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from virnucpro.models.load import Tokenizer
+    from virnucpro.encoders.tokenizers import Tokenizer
 
 log = logging.getLogger("virnucpro.pipeline.rank")
 

@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from virnucpro.core.files import atomic_write, sha256_file, write_json
+from virnucpro.encoders.small import save_tower
 from virnucpro.models.model_json import FORMAT, MODEL_FILE
 from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.models.tower import save_tower
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.classifier import PUBLISHED_KIND, PublishedMlp
 from virnucpro.scores.mini_classifier import MINI_KIND, save_mini_classifier

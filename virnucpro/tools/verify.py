@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro.core.records import Tokens
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.models.base import Encoder
-from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.pipeline.golden import Published, read_published
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import (
     FrameScore,
@@ -30,6 +30,7 @@ from virnucpro.scores.consensus import (
     format_rows,
     write_consensus,
 )
+from virnucpro.tools.golden import Published, read_published
 
 SEQUENCES = 12
 TOKEN_BUDGET = 1024

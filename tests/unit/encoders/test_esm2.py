@@ -16,10 +16,10 @@ from tests.checkpoints import (
     write_safetensors,
 )
 from tests.hidden_states import hidden_states
-from virnucpro.batches.collate import collate_packed, collate_padded
 from virnucpro.core.records import Tokens
-from virnucpro.models.esm2 import Esm2
-from virnucpro.models.load import load_encoder
+from virnucpro.encoders.esm2 import Esm2
+from virnucpro.encoders.load import load_encoder
+from virnucpro.engines.plans import collate_packed, collate_padded
 from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, Esm2Shape
 
 TOLERANCE = 1e-5

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from virnucpro.batches.collate import Batch
+from virnucpro.encoders.batches import Batch
 
 
 class Encoder(nn.Module, ABC):

@@ -8,13 +8,14 @@ import torch
 from torch.nn import functional
 
 from tests.hidden_states import split
-from virnucpro.batches.collate import PackedBatch, PaddedBatch, collate_packed, collate_padded
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.records import Tokens
-from virnucpro.models import layouts
-from virnucpro.models.attention import choose_backend, prove_backend
-from virnucpro.models.esm2 import Esm2
-from virnucpro.models.layouts import PackedLayout, RectangleLayout, bucket_width
+from virnucpro.encoders import layouts
+from virnucpro.encoders.attention import choose_backend, prove_backend
+from virnucpro.encoders.batches import PackedBatch, PaddedBatch
+from virnucpro.encoders.esm2 import Esm2
+from virnucpro.encoders.layouts import PackedLayout, RectangleLayout, bucket_width
+from virnucpro.engines.plans import collate_packed, collate_padded
 from virnucpro.models.specs import Esm2Shape
 
 LENGTHS = [5, 1, 140, 8, 9, 8, 300, 1022, 2]

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import DeviceError, InputError, UsageError
 from virnucpro.core.records import Tokens
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions, choose_dtype, make_engine
-from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.models.specs import EncoderSpec
-from virnucpro.pipeline.verify import fixed_sequences
 from virnucpro.sequences.chunks import chunk_record
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+from virnucpro.tools.verify import fixed_sequences
 
 BATCHES_TIMED = 2
 MOST_SEQUENCES = 2_000

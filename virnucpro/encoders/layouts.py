@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 
-from virnucpro.batches.collate import PackedBatch, PaddedBatch
+from virnucpro.encoders.batches import PackedBatch, PaddedBatch
 
 _UNSEEN = -1.0e4  # exp() of it is 0 in every float type, and float16 can hold it
 _Layout = TypeVar("_Layout", bound="Layout")

@@ -23,7 +23,7 @@ from tests.checkpoints import (
     write_sharded,
 )
 from virnucpro.core.errors import ModelError
-from virnucpro.models.load import load_encoder
+from virnucpro.encoders.load import load_encoder
 from virnucpro.models.specs import DnabertShape, EncoderSpec, Esm2Shape
 
 SHAPE = Esm2Shape(layers=2, dim=32, heads=2, ffn=128)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from virnucpro.batches.collate import Batch, PackedBatch
 from virnucpro.core.errors import DeviceError
-from virnucpro.models.base import Encoder
-from virnucpro.models.layouts import Layout, PackedLayout, RectangleLayout
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.batches import Batch, PackedBatch
+from virnucpro.encoders.layouts import Layout, PackedLayout, RectangleLayout
 
 _PROOF_LENGTHS = (3, 17, 1, 64)
 _PROOF_TOLERANCE = 2e-2  # on values of about 1, in bfloat16

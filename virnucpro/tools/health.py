@@ -102,7 +102,7 @@ def _devices() -> Iterator[Finding]:
 def _gpu(number: int) -> Finding:
     import torch
 
-    from virnucpro.models.attention import choose_backend
+    from virnucpro.encoders.attention import choose_backend
 
     device = torch.device("cuda", number)
     try:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from virnucpro.batches.collate import PackedBatch, collate_packed, collate_padded
 from virnucpro.core.records import Tokens
-from virnucpro.models.attention import pinned_kernels, prove_backend
-from virnucpro.models.dnabert import Dnabert
-from virnucpro.models.esm2 import Esm2
+from virnucpro.encoders.attention import pinned_kernels, prove_backend
+from virnucpro.encoders.batches import PackedBatch
+from virnucpro.encoders.dnabert import Dnabert
+from virnucpro.encoders.esm2 import Esm2
+from virnucpro.engines.plans import collate_packed, collate_padded
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 pytestmark = [

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from tiny_home import make_tiny_home
 
 from virnucpro.cli.info import doctor
-from virnucpro.pipeline.health import check_all
+from virnucpro.tools.health import check_all
 
 
 @pytest.fixture

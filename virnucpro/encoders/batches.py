@@ -1,19 +1,14 @@
-"""Lay token sequences side by side (padded) or end to end (packed).
+"""What encoders take: token ids side by side (padded) or end to end (packed).
 
-Room 3 (token ids -> batches). The two layouts are the whole difference between the engines:
-encoders take either and give the same vectors.
+Encoders take either and give the same vectors; `engines.plans` fills batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from virnucpro.core.records import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,43 +77,3 @@ class PackedBatch:
 
 
 Batch = PaddedBatch | PackedBatch
-
-
-def collate_padded(items: Sequence[Tokens], pad_id: int) -> PaddedBatch:
-    """Stack sequences into a rectangle filled up with `pad_id`.
-
-    Raises:
-        ValueError: if there are no items, or an item has no tokens.
-    """
-    lengths = _lengths(items)
-    tokens = np.full((len(items), int(lengths.max())), pad_id, dtype=np.int64)
-    for row, item in zip(tokens, items, strict=True):
-        row[: len(item)] = item.ids
-    return PaddedBatch(
-        tuple(item.seq_id for item in items), torch.from_numpy(tokens), torch.from_numpy(lengths)
-    )
-
-
-def collate_packed(items: Sequence[Tokens]) -> PackedBatch:
-    """Join sequences end to end.
-
-    Raises:
-        ValueError: if there are no items, or an item has no tokens.
-    """
-    lengths = _lengths(items)
-    bounds = np.zeros(len(items) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=bounds[1:])
-    tokens = np.concatenate([item.ids for item in items]).astype(np.int64, copy=False)
-    return PackedBatch(
-        tuple(item.seq_id for item in items),
-        torch.from_numpy(tokens),
-        torch.from_numpy(bounds),
-        int(lengths.max()),
-    )
-
-
-def _lengths(items: Sequence[Tokens]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    lengths = np.array([len(item) for item in items], dtype=np.int64)
-    if not len(lengths) or not lengths.all():
-        raise ValueError("a batch needs at least one sequence, and each at least one token")
-    return lengths

@@ -16,10 +16,10 @@ import torch
 
 from tests.checkpoints import OUTLIER, dnabert_config, dnabert_tensors, write_bin
 from tests.hidden_states import hidden_states
-from virnucpro.batches.collate import collate_packed, collate_padded
 from virnucpro.core.records import Tokens
-from virnucpro.models.dnabert import Dnabert, alibi_slopes
-from virnucpro.models.load import load_encoder
+from virnucpro.encoders.dnabert import Dnabert, alibi_slopes
+from virnucpro.encoders.load import load_encoder
+from virnucpro.engines.plans import collate_packed, collate_padded
 from virnucpro.models.specs import DNABERT_S, DnabertShape, EncoderSpec
 
 TOLERANCE = 1e-5

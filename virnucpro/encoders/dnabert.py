@@ -12,8 +12,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from virnucpro.models.attention import Float32Table, TransformerEncoder
-from virnucpro.models.layouts import Layout
+from virnucpro.encoders.attention import Float32Table, TransformerEncoder
+from virnucpro.encoders.layouts import Layout
 from virnucpro.models.specs import DnabertShape
 
 

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from virnucpro.batches.collate import collate_packed, collate_padded
 from virnucpro.core.errors import ModelError
 from virnucpro.core.records import Tokens
-from virnucpro.models.specs import EncoderSpec
-from virnucpro.models.tower import (
+from virnucpro.encoders.small import (
     DnaTower,
     ProteinTower,
-    load_mini,
+    TowerConfig,
+    load_small,
     save_tower,
     six_frames,
 )
-from virnucpro.models.tower_blocks import TowerConfig
-from virnucpro.tokens.mini import BaseTokenizer, ResidueTokenizer
+from virnucpro.encoders.tokenizers import BaseTokenizer
+from virnucpro.engines.plans import collate_packed, collate_padded
+from virnucpro.models.specs import EncoderSpec
 
 CONFIG = TowerConfig(width=24, dilations=(1, 2, 4))
 CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
@@ -111,7 +111,7 @@ def _letters(ids: torch.Tensor) -> list[str]:
 def test_saved_tower_loads_as_it_was(kind, tmp_path):
     tower, path = _tower(kind), tmp_path / "tower.safetensors"
     save_tower(kind, tower, path)
-    loaded = load_mini(_spec(kind, path, tower.dim), torch.device("cpu"), torch.float32).eval()
+    loaded = load_small(_spec(kind, path, tower.dim), torch.device("cpu"), torch.float32).eval()
     batch = collate_padded(_items(kind, [100, 40]), tower.pad_id)
     with torch.no_grad():
         torch.testing.assert_close(loaded(batch), tower(batch), atol=2e-2, rtol=2e-2)
@@ -124,16 +124,11 @@ def test_weights_of_another_kind_are_refused(tmp_path):
     path = tmp_path / "tower.safetensors"
     save_tower("mini-dna", _tower("mini-dna"), path)
     with pytest.raises(ModelError, match="mini-dna"):
-        load_mini(_spec("mini-protein", path, 48), torch.device("cpu"), torch.float32)
+        load_small(_spec("mini-protein", path, 48), torch.device("cpu"), torch.float32)
     path.write_bytes(b"no weights")
     with pytest.raises(ModelError):
-        load_mini(_spec("mini-dna", path, 96), torch.device("cpu"), torch.float32)
+        load_small(_spec("mini-dna", path, 96), torch.device("cpu"), torch.float32)
 
 
 def _spec(kind: str, path: Path, dim: int) -> EncoderSpec:
     return EncoderSpec(kind=kind, name="t", path=path, sha256="", dim=dim)
-
-
-def test_tokenizers_map_letters():
-    assert BaseTokenizer().encode("acgtuN-").tolist() == [0, 1, 2, 3, 3, 4, 4]
-    assert ResidueTokenizer().encode("AYX*").tolist() == [0, 19, 20, 20]
