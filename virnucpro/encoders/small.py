@@ -32,6 +32,7 @@ CODON_N = 64
 CODON_ROWS = 72
 RESIDUE_ROWS = 24
 _CPU_POSITIONS = 3072
+_MOST = 8192  # of a size of a network; a damaged file must not ask for all memory
 _CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 _RESIDUE_OF_CODON = torch.tensor([RESIDUES.find(aa) if aa != "*" else 21 for aa in _CODE])
 
@@ -55,6 +56,11 @@ class TowerConfig:
     hidden: int = 0
 
     def __post_init__(self) -> None:
+        sizes = (self.width, self.taps, self.stride, *self.dilations)
+        if not all(type(n) is int and 0 < n <= _MOST for n in sizes) or len(self.dilations) > 64:
+            raise ValueError(f"sizes must be whole numbers from 1 to {_MOST}")
+        if type(self.hidden) is not int or not 0 <= self.hidden <= _MOST:
+            raise ValueError(f"hidden must be a whole number from 0 to {_MOST}")
         if self.taps % self.stride or (self.taps // self.stride) % 2 == 0:
             raise ValueError(f"taps must be an odd multiple of stride: {self.taps}, {self.stride}")
 
@@ -347,33 +353,41 @@ TOWERS: dict[str, type[DnaTower] | type[ProteinTower]] = {
 }
 
 
-def save_tower(kind: str, encoder: DnaTower | ProteinTower, path: Path) -> dict[str, object]:
-    """Write an encoder as float16 safetensors that carry its shape; returns that shape."""
-    config = {**asdict(encoder.tower.config), "dim": encoder.dim}
+def save_tower(kind: str, encoder: DnaTower | ProteinTower, path: Path) -> None:
+    """Write an encoder as float16 safetensors that carry its shape."""
+    config = {"kind": kind, **asdict(encoder.tower.config), "dim": encoder.dim}
     tensors = {k: v.detach().half().cpu().contiguous() for k, v in encoder.state_dict().items()}
     with atomic_write(path) as file:
         # one entry: the order of several would change from file to file
-        file.write(save(tensors, metadata={"tower": json.dumps({"kind": kind, **config})}))
-    return config
+        file.write(save(tensors, metadata={"tower": json.dumps(config)}))
 
 
 def load_small(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
     """Read an encoder of a model directory.
 
     Raises:
-        ModelError: not a file that `save_tower` wrote, or of another kind than `spec` says.
+        ModelError: not a file that `save_tower` wrote, of another kind or width than `spec` says,
+            or with numbers that are not finite.
     """
     try:
         with safe_open(spec.path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            config = json.loads((file.metadata() or {})["tower"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = json.loads(metadata["tower"])
         if (kind := config.pop("kind")) != spec.kind:
-            raise ValueError(f"holds {kind!r}, not {spec.kind!r}")
+            raise ValueError(f"holds {kind!r:.40}, not {spec.kind}")
         config.pop("dim")
         config["dilations"] = tuple(config["dilations"])
-        encoder = TOWERS[spec.kind](TowerConfig(**config))
-        encoder.load_state_dict(tensors)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"{spec.path}: not weights of the bundled kind ({error})") from error
-    return encoder.to(device=device, dtype=dtype)
+        with torch.device("meta"):  # shapes are compared before memory is asked for
+            encoder = TOWERS[spec.kind](TowerConfig(**config))
+        if encoder.dim != spec.dim:
+            raise ValueError(f"vectors have {encoder.dim} dimensions, not {spec.dim}")
+        encoder.load_state_dict(tensors, assign=True)
+        encoder.to(device=device, dtype=dtype)
+        for name, tensor in encoder.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name} has values that are not finite")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError,
+            AttributeError) as error:  # fmt: skip
+        problem = f"{error!s:.300}"
+        raise ModelError(f"{spec.path}: not weights of the bundled kind ({problem})") from error
+    return encoder

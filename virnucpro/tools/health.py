@@ -15,7 +15,6 @@ from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import VirNucProError
-from virnucpro.models.installed import check_installed
 from virnucpro.models.store import list_models, resolve_model
 
 PACKAGES = ("torch", "numpy", "dnaio", "h5py", "tokenizers", "safetensors", "jinja2", "click")
@@ -154,12 +153,13 @@ def _installed(home: Path) -> Iterator[Finding]:
     text = f"{home}: {len(records)} installed"
     yield Finding("Model home", None, text if records else f"{text}; the bundled model needs none")
     for record in records:
+        name = record.folder.name
         try:
-            check_installed(record)
+            record.check()
         except VirNucProError as error:
-            yield Finding(record.name, False, str(error), f"virnucpro models fetch {record.name}")
+            yield Finding(name, False, str(error), f"virnucpro models fetch {name}")
         else:
-            yield Finding(record.name, True, f"{record.kind}, {record.size / 1e9:.2f} GB, whole")
+            yield Finding(name, True, f"{record.kind}, {record.size / 1e9:.2f} GB, whole")
 
 
 def _disk(folder: Path) -> Iterator[Finding]:

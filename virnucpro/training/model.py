@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.encoders.small import DnaTower, ProteinTower
-from virnucpro.scores.mini_classifier import MiniClassifier
+from virnucpro.scores.classifier import MiniClassifier
 from virnucpro.training.recipe import Recipe
 from virnucpro.training.sampler import Windows
 

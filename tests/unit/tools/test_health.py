@@ -35,7 +35,7 @@ def test_changed_weights_are_found_and_have_a_remedy(home, tmp_path):
 
 
 def test_a_damaged_record_is_a_problem_not_a_crash(home, tmp_path):
-    (home / "500" / "installed.json").write_text("{")
+    (home / "500" / "model.json").write_text("{")
     assert by_title(home, tmp_path)["Model home"].ok is False
 
 
