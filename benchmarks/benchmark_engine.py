@@ -37,9 +37,10 @@ from engine_tools import (
     write_fasta,
 )
 
+from virnucpro.encoders.attention import pinned_kernels
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.models.attention import pinned_kernels
-from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 

@@ -17,8 +17,8 @@ from virnucpro.pipeline.parallel_translate import (
     FEWEST_WORKERS,
     translate_blocks,
 )
-from virnucpro.pipeline.verify import verify_paths
 from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.tools.verify import verify_paths
 
 
 @pytest.mark.equivalence

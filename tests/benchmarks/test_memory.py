@@ -12,8 +12,9 @@ from bench_models import coding_contigs, proteins, write_fasta
 from staged_files import embeddings
 
 from virnucpro.core.records import Tokens
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.feature_files import write_dna_features
 from virnucpro.pipeline.prediction import _stream_h5_to_pt_files

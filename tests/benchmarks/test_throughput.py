@@ -9,10 +9,11 @@ import pytest
 import torch
 from bench_models import coding_contigs, proteins
 
-from virnucpro.batches.packing import pack
 from virnucpro.core.records import Chunk, Tokens
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-from virnucpro.models.load import load_encoder, make_tokenizer
+from virnucpro.engines.plans import pack
 from virnucpro.models.store import resolve_model
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 

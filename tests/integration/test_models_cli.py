@@ -17,8 +17,8 @@ from tiny_published import classifier_state, install_published, write_classifier
 from virnucpro.cli.main import cli
 from virnucpro.models import fetch_plan
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline import verify as checks
-from virnucpro.pipeline.verify import fixed_sequences
+from virnucpro.tools import verify as checks
+from virnucpro.tools.verify import fixed_sequences
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,12 @@ import torch
 
 from tests.checkpoints import esm2_config, esm2_tensors, write_safetensors
 from tests.reliability.runs import are_gone, descendants
-from virnucpro.batches.collate import collate_padded
 from virnucpro.core.errors import ModelError
 from virnucpro.core.records import Embeddings, Tokens
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.engines.plans import collate_padded
 from virnucpro.engines.shards import ShardDamagedError, write_shard
-from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.models.specs import EncoderSpec, Esm2Shape
 from virnucpro.pipeline import multi_gpu_inference, rank_scheduler
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference

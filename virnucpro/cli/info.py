@@ -94,7 +94,7 @@ def estimate(
 @click.pass_context
 def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
     """Check packages, devices, weights and the disk; exit code 1 where something is wrong."""
-    from virnucpro.pipeline.health import check_all
+    from virnucpro.tools.health import check_all
 
     findings = []
     for finding in check_all(model_home(_config(ctx)), output_dir):

@@ -17,7 +17,7 @@ from virnucpro.core.files import make_writable
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
-    from virnucpro.pipeline.budget_search import Trial
+    from virnucpro.tools.budget_search import Trial
 
 FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
 
@@ -56,7 +56,7 @@ def profile(
     """
     if min_batch > max_batch:
         raise UsageError(f"--min-batch {min_batch} is above --max-batch {max_batch}")
-    from virnucpro.pipeline.budget_search import best, sample_sequences, try_budgets
+    from virnucpro.tools.budget_search import best, sample_sequences, try_budgets
 
     config = ctx.ensure_object(dict).get("config") or Config.load(None, os.environ)
     chosen = validate_and_get_device(device)

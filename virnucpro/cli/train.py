@@ -69,7 +69,7 @@ def train(
     `classifier: mlp` in the configuration the published classifier is trained on vectors of
     frozen encoders.
     """
-    from virnucpro.models.model_json import MODEL_FILE
+    from virnucpro.models.manifest import MANIFEST
     from virnucpro.training.fit import FitSettings
     from virnucpro.training.jobs import read_job
     from virnucpro.training.mlp import MlpRecipe
@@ -87,11 +87,7 @@ def train(
     )
     if isinstance(recipe, MlpRecipe) and steps is not None:
         raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
-    if (
-        output_dir.is_dir()
-        and any(output_dir.iterdir())
-        and not (output_dir / MODEL_FILE).is_file()
-    ):
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / MANIFEST).is_file():
         raise UsageError(f"{output_dir} is not empty and holds no model; choose another -o")
     for folder in (output_dir.parent, settings.folder):
         make_writable(folder)

@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.models.load import Tokenizer
+from virnucpro.encoders.tokenizers import Tokenizer
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virnucpro.batches.collate import Batch
 from virnucpro.core.errors import DeviceError
-from virnucpro.models.attention import TransformerEncoder, pinned_kernels, prove_backend
-from virnucpro.models.base import Encoder
-from virnucpro.models.layouts import Layout, RectangleLayout
+from virnucpro.encoders.attention import TransformerEncoder, pinned_kernels, prove_backend
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.batches import Batch
+from virnucpro.encoders.layouts import Layout, RectangleLayout
 
 log = logging.getLogger("virnucpro.engines")
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from virnucpro.batches.collate import Batch
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.records import Tokens
+from virnucpro.encoders.batches import Batch
 from virnucpro.engines.forward import Forward
 
 log = logging.getLogger("virnucpro.engines")

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
+from virnucpro.encoders.base import Encoder
 from virnucpro.engines.base import BatchLayout, Embedded, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.forward import Forward, Prepared
 from virnucpro.engines.memory import budget_by_memory, compiling_pays, probe
-from virnucpro.models.base import Encoder
 
 log = logging.getLogger("virnucpro.engines")
 

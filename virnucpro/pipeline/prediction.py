@@ -101,7 +101,9 @@ def run_prediction(
         is_staged = settings.compute.staged or use_v2_architecture or persistent_models
         if is_staged:
             check_free(out, staged_files(run))
-        run.claim(run.paths.run_json, run.paths.failed_files, *_final_files(run))  # now, not after hours of work
+        run.claim(
+            run.paths.run_json, run.paths.failed_files, *_final_files(run)
+        )  # now, not after hours of work
         run.report.save()
         outputs = {} if calls is None else calls.outputs
         if calls is None:

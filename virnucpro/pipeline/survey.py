@@ -144,7 +144,7 @@ def _per_chunk(sample: list[Chunk], model: ModelSpec) -> tuple[float, float, flo
 
 
 def _tokens(spec: EncoderSpec, sequences: list[str]) -> int:
-    from virnucpro.models.load import make_tokenizer
+    from virnucpro.encoders.tokenizers import make_tokenizer
 
     tokenizer = make_tokenizer(spec)
     return sum(len(tokenizer.encode(sequence)) for sequence in sequences)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from virnucpro.core.records import Tokens
+    from virnucpro.encoders.base import Encoder
+    from virnucpro.encoders.tokenizers import Tokenizer
     from virnucpro.engines.base import Engine, EngineKind
-    from virnucpro.models.base import Encoder
-    from virnucpro.models.load import Tokenizer
     from virnucpro.scores.classifier import Classifier
 
 COLUMNS = 3
@@ -99,9 +99,9 @@ class LoadedModels:
     def _make(self, spec: EncoderSpec, options: EmbeddingOptions) -> Engine:
         import torch
 
+        from virnucpro.encoders.attention import TransformerEncoder
+        from virnucpro.encoders.load import load_encoder
         from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-        from virnucpro.models.attention import TransformerEncoder
-        from virnucpro.models.load import load_encoder
 
         device = torch.device(self.device)
         if self.threads is not None:
@@ -156,8 +156,8 @@ class Embedder:
 
     def tokens(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         """Token ids of each sequence, under the number of its row; needs no device."""
+        from virnucpro.encoders.tokenizers import make_tokenizer
         from virnucpro.engines.feeding import tokenize
-        from virnucpro.models.load import make_tokenizer
 
         if self._tokenizer is None:
             self._tokenizer = make_tokenizer(self.spec)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of
 from virnucpro.core.text import clipped
+from virnucpro.encoders.tokenizers import BaseTokenizer
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.unpack import UNPACK_ERRORS, open_unpacked
-from virnucpro.tokens.mini import BaseTokenizer
 
 MIN_RECORD_NT = 60
 OTHER, VIRUS, NULL = 0, 1, 2

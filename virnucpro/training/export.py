@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from virnucpro.core.files import atomic_write, sha256_file, write_json
-from virnucpro.models.model_json import FORMAT, MODEL_FILE
+from virnucpro.core.files import atomic_write
+from virnucpro.encoders.small import save_tower
+from virnucpro.models.classifier_file import PUBLISHED_KIND
+from virnucpro.models.manifest import write_manifest
 from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.models.tower import save_tower
 from virnucpro.scores.calibration import Calibration
-from virnucpro.scores.classifier import PUBLISHED_KIND, PublishedMlp
-from virnucpro.scores.mini_classifier import MINI_KIND, save_mini_classifier
+from virnucpro.scores.classifier import PublishedMlp, save_mini_classifier
 from virnucpro.training.model import MiniModel
 from virnucpro.training.sampler import orient
 
@@ -32,18 +31,20 @@ def export_model(
 ) -> None:
     """Write weights and `model.json`; `calibration.json` is listed if it is there already."""
     folder.mkdir(parents=True, exist_ok=True)
-    dna = save_tower("mini-dna", model.dna, folder / "dna.safetensors")
-    protein = save_tower("mini-protein", model.protein, folder / "protein.safetensors")
+    save_tower("mini-dna", model.dna, folder / "dna.safetensors")
+    save_tower("mini-protein", model.protein, folder / "protein.safetensors")
     save_mini_classifier(model.classifier, folder / CLASSIFIER_FILE)
-    files = ["dna.safetensors", "protein.safetensors", CLASSIFIER_FILE]
-    if (folder / CALIBRATION_FILE).exists():
-        files.append(CALIBRATION_FILE)
-    _describe(
-        folder, files, name=name, licence="MIT", source=source,
-        dna={"kind": "mini-dna", "file": "dna.safetensors", "config": dna},
-        protein={"kind": "mini-protein", "file": "protein.safetensors", "config": protein},
-        classifier={"kind": MINI_KIND, "file": CLASSIFIER_FILE, "groups": kinds},
-        orf_policy={"name": "longest", "keep": 1}, chunk_nt=chunk_nt,
+    calibration = CALIBRATION_FILE if (folder / CALIBRATION_FILE).exists() else ""
+    names = ["dna.safetensors", "protein.safetensors", CLASSIFIER_FILE]
+    write_manifest(
+        folder, [*names, *filter(None, [calibration])],
+        name=name, source=source, revision="", licence="MIT",
+        model={
+            "dna": {"kind": "mini-dna", "dim": model.dna.dim, "file": names[0]},
+            "protein": {"kind": "mini-protein", "dim": model.protein.dim, "file": names[1]},
+            "classifier": CLASSIFIER_FILE, "calibration": calibration,
+            "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": chunk_nt, "groups": kinds,
+        },
     )  # fmt: skip
 
 
@@ -59,30 +60,24 @@ def export_mlp(
         file.write(save(tensors, metadata={"kind": PUBLISHED_KIND}))
     dna = _encoder_entry(folder, "dna", base.dna)
     protein = _encoder_entry(folder, "protein", base.protein)
-    _describe(
+    write_manifest(
         folder, [CLASSIFIER_FILE, *(part["file"] for part in (dna, protein) if "file" in part)],
-        name=name, licence="not stated", source=source, dna=dna, protein=protein,
-        classifier={"kind": PUBLISHED_KIND, "file": CLASSIFIER_FILE},
-        orf_policy={"name": base.orf_policy.name, "keep": base.orf_policy.keep},
-        chunk_nt=base.chunk_nt,
+        name=name, source=source, revision="", licence="not stated",
+        model={
+            "dna": dna, "protein": protein, "classifier": CLASSIFIER_FILE, "calibration": "",
+            "orf_policy": {"name": base.orf_policy.name, "keep": base.orf_policy.keep},
+            "chunk_nt": base.chunk_nt, "groups": [],
+        },
     )  # fmt: skip
 
 
 def _encoder_entry(folder: Path, slot: str, spec: EncoderSpec) -> dict[str, Any]:
     if not spec.kind.startswith("mini"):
-        return {"model": spec.name}
+        return {"installed": spec.name}
     target = folder / f"{slot}.safetensors"
     if target.resolve() != spec.path.resolve():
         shutil.copyfile(spec.path, target)
-    return {"kind": spec.kind, "file": target.name, "config": {"dim": spec.dim}}
-
-
-def _describe(folder: Path, files: Sequence[str], **said: Any) -> None:
-    """Write `model.json`: what is said of the model, and the hashes of its files."""
-    calibration = CALIBRATION_FILE if CALIBRATION_FILE in files else None
-    hashes = {name: sha256_file(folder / name) for name in files}
-    value = {"format": FORMAT, **said, "calibration": calibration, "files": hashes}
-    write_json(folder / MODEL_FILE, value)
+    return {"kind": spec.kind, "dim": spec.dim, "file": target.name}
 
 
 def save_calibration(folder: Path, calibration: Calibration, fitted_on: str) -> None:

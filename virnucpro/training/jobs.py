@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from virnucpro.core.config import read_yaml
 from virnucpro.core.errors import ConfigError
-from virnucpro.scores.classifier import PUBLISHED_KIND
+from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.training.labelled import LabelledFiles
 from virnucpro.training.mlp import MlpRecipe
 from virnucpro.training.plain import build

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from virnucpro.models.tower import DnaTower, ProteinTower
-from virnucpro.scores.mini_classifier import MiniClassifier
+from virnucpro.encoders.small import DnaTower, ProteinTower
+from virnucpro.scores.classifier import MiniClassifier
 from virnucpro.training.recipe import Recipe
 from virnucpro.training.sampler import Windows
 

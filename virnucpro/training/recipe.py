@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from virnucpro.core.files import digest_of
-from virnucpro.models.tower_blocks import TowerConfig
+from virnucpro.encoders.small import TowerConfig
 from virnucpro.training.sampler import Noise
 
 

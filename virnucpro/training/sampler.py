@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnucpro.models.tower import CODON_N, six_frames
-from virnucpro.tokens.mini import BASE_N, BASE_PAD, RESIDUE_PAD, RESIDUE_X, RESIDUES
+from virnucpro.encoders.small import CODON_N, six_frames
+from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUE_PAD, RESIDUE_X, RESIDUES
 from virnucpro.training.corpus import Corpus
 
 _CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"

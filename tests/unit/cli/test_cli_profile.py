@@ -11,8 +11,8 @@ from tiny_home import make_tiny_home
 
 from virnucpro.cli.main import cli
 from virnucpro.core.errors import DeviceError
-from virnucpro.pipeline import budget_search
-from virnucpro.pipeline.budget_search import Trial, best
+from virnucpro.tools import budget_search
+from virnucpro.tools.budget_search import Trial, best
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from virnucpro.batches.collate import Batch, PackedBatch
 from virnucpro.core.records import Tokens
-from virnucpro.models.base import Encoder
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.batches import Batch, PackedBatch
 
 DIM = 4
 

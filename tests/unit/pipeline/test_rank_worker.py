@@ -9,8 +9,8 @@ from rank_here import rank_job, rows, serve
 from runs import are_gone
 from staged_files import tiny_protein_encoder, write_split_files
 
-from tests.unit.models.test_attention import varlen_by_hand
-from virnucpro.models import attention, layouts
+from tests.unit.encoders.test_attention import varlen_by_hand
+from virnucpro.encoders import attention, layouts
 from virnucpro.pipeline.rank_messages import Bye, Done, Ready
 
 RECORDS = 30

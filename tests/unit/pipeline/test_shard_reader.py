@@ -13,11 +13,10 @@ import pytest
 from runs import are_gone, wait_for
 from staged_files import tiny_dna_encoder, write_split_files
 
+from virnucpro.encoders.tokenizers import ProteinTokenizer, make_tokenizer
 from virnucpro.engines.feeding import tokenize
-from virnucpro.models.load import make_tokenizer
 from virnucpro.pipeline.sequence_index import build_index, read_sequences
 from virnucpro.pipeline.shard_reader import ShardReader
-from virnucpro.tokens.protein import ProteinTokenizer
 
 SHARDS, RECORDS = 7, 12
 

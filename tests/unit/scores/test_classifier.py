@@ -13,8 +13,7 @@ from safetensors.numpy import save_file
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
 from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.scores.classifier import load_classifier
-from virnucpro.scores.mini_classifier import MiniClassifier, save_mini_classifier
+from virnucpro.scores.classifier import MiniClassifier, load_classifier, save_mini_classifier
 from virnucpro.sequences.orfs import OrfPolicy
 
 SHAPES = {

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from virnucpro.core.records import Chunk
+from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUES, BaseTokenizer
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
-from virnucpro.tokens.mini import BASE_PAD, RESIDUES, BaseTokenizer
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, assemble
 from virnucpro.training.sampler import Noise, WindowSampler, orient
 
