@@ -160,9 +160,9 @@ def evaluate(
     """
     from virnucpro.core.progress import ProgressReporter
     from virnucpro.models.store import resolve_model
-    from virnucpro.training.windows import Drawing
     from virnucpro.training.evaluation import evaluate as measure
     from virnucpro.training.scoring import Scorer
+    from virnucpro.training.windows import Drawing
 
     job = _job(files, labels, config_file, data)
     make_writable(output_dir)
