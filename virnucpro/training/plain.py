@@ -54,43 +54,28 @@ def build(kind: type[T], raw: Any, where: str) -> T:
         raise ConfigError(f"{where}: {clipped(error, 500)}") from error
 
 
-def _inside(where: str, name: Any) -> str:
-    return f"{where}{'.' if ': ' in where else ': '}{clipped(name)}"
-
-
-def _mapping(raw: Any, where: str) -> dict[Any, Any]:
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{where} must be a mapping of names to values, got {shown(raw)}")
-    return raw
-
-
 def _checked(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) is UnionType:  # of a type and None, and there is a value
+        hint = get_args(hint)[0]
     origin, inner = get_origin(hint), get_args(hint)
-    if origin is UnionType:  # of a type and None, and there is a value
-        hint = inner[0]
     if is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
-        return _checked_list(inner[0], value, where)
+        if not isinstance(value, list):
+            raise ConfigError(f"{where} must be a list, such as [a, b], got {shown(value)}")
+        if inner[0] is str:  # YAML reads the class `null` as nothing
+            value = ["null" if entry is None else entry for entry in value]
+        return tuple(_checked(inner[0], v, f"{where}[{at}]") for at, v in enumerate(value))
     if origin is dict:
         items = _mapping(value, where).items()
-        return {
-            _scalar(str, k, f"{where}: the name"): _checked(inner[1], v, _inside(where, k))
-            for k, v in items
-        }
+        names = [_scalar(str, name, f"{where}: the name") for name, _ in items]
+        checked = [_checked(inner[1], v, _inside(where, name)) for name, v in items]
+        return dict(zip(names, checked, strict=True))
     if origin is Literal:
         if value not in inner:
             raise ConfigError(f"{where} must be {' or '.join(inner)}, got {shown(value)}")
         return value
     return _scalar(hint, value, where)
-
-
-def _checked_list(hint: Any, value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{where} must be a list, such as [a, b], got {shown(value)}")
-    if hint is str:  # YAML reads the class `null` as nothing
-        value = ["null" if entry is None else entry for entry in value]
-    return tuple(_checked(hint, entry, f"{where}[{at}]") for at, entry in enumerate(value))
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
@@ -99,3 +84,13 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     if not fits or (hint in (int, float) and not 0 <= value <= _MOST):
         raise ConfigError(f"{where} must be {wanted}, got {shown(value)}")
     return value if hint in (int, float) else hint(str(value))
+
+
+def _mapping(raw: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where} must be a mapping of names to values, got {shown(raw)}")
+    return raw
+
+
+def _inside(where: str, name: Any) -> str:
+    return f"{where}{'.' if ': ' in where else ': '}{clipped(name)}"
