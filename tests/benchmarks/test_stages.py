@@ -13,7 +13,7 @@ import torch
 from bench_models import blocks_done_here, coding_contigs, proteins, seconds_of, write_fasta
 from staged_files import embeddings, orf_ids, write_pairs, write_published_dna
 from virnucpro.pipeline.orf_stages import BLOCK_CHUNKS
-from virnucpro.pipeline.verify import verify_paths
+from virnucpro.tools.verify import verify_paths
 
 from virnucpro.core.records import Chunk, Tokens
 from virnucpro.encoders.load import load_encoder

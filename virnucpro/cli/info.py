@@ -19,7 +19,7 @@ from virnucpro.core.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import ModelSpec
-    from virnucpro.pipeline.survey import Survey
+    from virnucpro.tools.survey import Survey
 
 MARKS = {True: "ok", False: "FAIL", None: "--"}
 
@@ -58,7 +58,7 @@ def estimate(
     predictions on a sample of it with each model and device.
     """
     from virnucpro.pipeline.inputs import plan_sources, read_sources
-    from virnucpro.pipeline.survey import refuse_pipes, survey
+    from virnucpro.tools.survey import refuse_pipes, survey
 
     refuse_pipes([*input_files, *([reference] if reference else [])])
     config = _config(ctx)
@@ -169,8 +169,8 @@ def _models(
 def _time(
     ctx: click.Context, found: Survey, model: ModelSpec, device: str, options: list[str]
 ) -> dict[str, Any]:
-    from virnucpro.pipeline import estimate as pilots
-    from virnucpro.pipeline.run_setup import orfs_per_file
+    from virnucpro.pipeline.run import orfs_per_unit
+    from virnucpro.tools import estimate as pilots
 
     on_cpu = device == "cpu"
     needed, free = model.weight_bytes, pilots.free_memory()
@@ -180,7 +180,7 @@ def _time(
         return {"problem": "nothing to score"}
     smallest = pilots.smallest_pilot(model, on_cpu)
     given = _config(ctx).get("prediction.sequences_per_file")
-    per_file = orfs_per_file(given, model, "cpu" if on_cpu else "cuda")
+    per_file = orfs_per_unit(given, on_cpu, model)
     run = pilots.run_pilots(found, options, ctx.ensure_object(dict).get("config_file"))
     return asdict(pilots.estimate(found, per_file, smallest, run))
 

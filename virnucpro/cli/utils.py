@@ -158,7 +158,7 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
     Nothing is changed and nothing stored in a file is executed. Exit 0: all whole; 1: something
     is damaged (--force-resume recomputes it); 3: no such directory, or nothing to check in it.
     """
-    from virnucpro.pipeline.output_check import check_output_dir
+    from virnucpro.tools.output_check import check_output_dir
 
     if not directory.is_dir():
         click.echo(f"{directory}: no such directory", err=True)

@@ -34,7 +34,7 @@ from virnucpro.pipeline.inputs import (
 )
 from virnucpro.pipeline.output_dir import check_free, remove_leftovers
 from virnucpro.pipeline.paths import RunPaths
-from virnucpro.pipeline.settings import Compute, ModelChoice, PredictionSettings
+from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
 from virnucpro.sequences.orfs import OrfPolicy
@@ -74,7 +74,9 @@ class Run:
     @property
     def per_unit(self) -> int:
         """ORFs of a unit of work, and the most that a killed run has to do again."""
-        return orfs_per_unit(self.settings.compute, self.model)
+        compute = self.settings.compute
+        on_cpu = compute.devices[0] == "cpu"
+        return orfs_per_unit(compute.sequences_per_file, on_cpu, self.model)
 
     @property
     def threads(self) -> int:
@@ -216,7 +218,8 @@ def prepare(
         "paired": asked.paired,
     }
     kind = compute.devices[0].split(":")[0]  # their numbers differ in the last digits
-    key = digest_of(decides, kind, orfs_per_unit(compute, model))
+    per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
+    key = digest_of(decides, kind, per_unit)
     tables_key = digest_of(decides, calling, SCHEMA)
     report = RunReport(paths.run_json, _about(model, settings) | {
         "inputs": described, "samples": samples,
@@ -229,13 +232,12 @@ def prepare(
     )  # fmt: skip
 
 
-def orfs_per_unit(compute: Compute, model: ModelSpec) -> int:
+def orfs_per_unit(asked: int | None, on_cpu: bool, model: ModelSpec) -> int:
     """ORFs of a unit of work: as asked, else by model.
 
     A large encoder on a CPU takes seconds for each, and whole units are what survives a kill.
     """
-    on_cpu = compute.devices[0] == "cpu"
-    return compute.sequences_per_file or (100 if on_cpu and model.is_large else 10_000)
+    return asked or (100 if on_cpu and model.is_large else 10_000)
 
 
 def _check_same_inputs(

@@ -18,7 +18,7 @@ from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions, choose_dtype, make_engine
 from virnucpro.models.specs import EncoderSpec
-from virnucpro.sequences.chunks import chunk_record
+from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 from virnucpro.tools.verify import fixed_sequences
@@ -63,8 +63,9 @@ def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
     found: list[str] = []
     policy = OrfPolicy("longest")
     for record in read_records([test_file]):
-        for orfs in find_orfs(chunk_record(record, 500), policy):
-            found.extend(orf.dna if slot == "dna" else orf.protein for orf in orfs)
+        windows = chunk_windows(len(record.sequence), 500)
+        orfs = find_orfs([record.sequence[start:end] for start, end in windows], policy)
+        found += [orf.decode("ascii") for orf in (orfs.dna if slot == "dna" else orfs.protein)]
         if len(found) >= MOST_SEQUENCES:
             break
     if not found:
@@ -134,6 +135,6 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 
 def _filling(tokens: Sequence[NDArray[np.int64]], wanted: int) -> list[Tokens]:
-    """Repeat the sequences, under new ids, until there are `wanted` tokens or a little more."""
+    """Repeat the sequences until there are `wanted` tokens or a little more."""
     count = int(wanted * len(tokens) / sum(map(len, tokens))) + 1
-    return [Tokens(str(number), ids) for number, ids in enumerate(islice(cycle(tokens), count))]
+    return list(islice(cycle(tokens), count))

@@ -19,7 +19,7 @@ from virnucpro.core.records import Embeddings
 from virnucpro.core.text import clipped
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import feature_files
-from virnucpro.scores.consensus import read_predictions
+from virnucpro.scores.consensus import RESULTS_HEADER
 from virnucpro.sequences.fasta_files import read_fasta
 
 RESULTS = "prediction_results.txt"
@@ -90,11 +90,11 @@ def _from_results(root: Path, merged: Path) -> Published:
     dna, protein = (merged.with_name(f"{stem}_{kind}") for kind in ("nucleotide", "protein"))
     try:
         nucleotides, proteins = _sequences(dna), _sequences(protein)
-        vectors = [
+        vectors: list[dict[str, NDArray[Any]]] = [
             _rows(dna, "*_DNABERT*.pt", feature_files.read_dna_features),
             _rows(protein, "*_ESM.pt", feature_files.read_protein_features),
             _rows(merged, "*_merged.pt", feature_files.read_merged),
-            {row.orf_id: np.array(row[1:]) for row in read_predictions(merged / RESULTS)},
+            _predictions(merged / RESULTS),
         ]
         ids = list(nucleotides)
         stages = {
@@ -110,6 +110,15 @@ def _from_results(root: Path, merged: Path) -> Published:
     name = str((merged.parent / stem).relative_to(root))
     consensus = table if table.is_file() else None
     return Published(name, ids, list(nucleotides.values()), residues, stages, consensus)
+
+
+def _predictions(path: Path) -> dict[str, NDArray[np.float64]]:
+    """P(other) and P(virus) of each ORF of a prediction_results.txt, shape (2,)."""
+    header, *rows = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    if f"{header}\n" != RESULTS_HEADER:
+        raise InputError(path, "not a table of predictions", 1)
+    fields = (row.split("\t") for row in rows)
+    return {orf_id: np.array([float(other), float(virus)]) for orf_id, _, other, virus in fields}
 
 
 def _sequences(folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from virnucpro.core.config import read_yaml
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import digest_of
 from virnucpro.encoders.small import TowerConfig
-from virnucpro.scores.classifier import PUBLISHED_KIND
+from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.training.plain import build
 
 

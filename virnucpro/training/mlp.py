@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
-from virnucpro.core.checkpoint import StageLedger
+from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import ProgressReporter
@@ -73,7 +73,7 @@ def embed_windows(
         None if `stop_at`, a time of `time.monotonic()`, came before the last block.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ledger, model = StageLedger(folder / "ledger", repair=True), encoder.model
+    ledger, model = Ledger(folder, folder / "ledger", repair=True), encoder.model
     parts = [(w, first) for w in drawn for first in range(0, len(w.labels), BLOCK_WINDOWS)]
     paths, before = [], 0
     with progress.create_file_bar(len(parts), desc=f"Embedding {name}", unit="blocks") as bar:
@@ -86,7 +86,7 @@ def embed_windows(
                 model.dna.identity(), model.protein.identity(), str(model.orf_policy),
                 model.chunk_nt, bases.tobytes().hex(), targets, before,
             )  # fmt: skip
-            if not ledger.is_done(unit, key, outputs):
+            if ledger.read(unit, key) is None:
                 if time.monotonic() > stop_at:
                     return None
                 vectors, of = encoder.vectors(bases)
@@ -96,7 +96,8 @@ def embed_windows(
                 ):
                     with atomic_write(path) as file:
                         np.save(file, values, allow_pickle=False)
-                ledger.commit(unit, key, outputs)
+                ledger.discard(unit)
+                ledger.commit(unit, key, outputs=outputs)
             paths.append(outputs)
             before += len(targets)
             bar.update()

@@ -17,11 +17,12 @@ from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.encoders.small import save_tower
+from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.models.manifest import write_manifest
 from virnucpro.models.published import CLASSIFIERS, DNA_ENCODER, PROTEIN_ENCODER
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.models.store import find_encoder, resolve_model
-from virnucpro.scores.classifier import PUBLISHED_KIND, PublishedMlp, save_mini_classifier
+from virnucpro.scores.classifier import PublishedMlp, save_mini_classifier
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.training.calibrate import fit_calibration
 from virnucpro.training.corpus import NULL, Corpus, Label, load_labelled, split_by_target

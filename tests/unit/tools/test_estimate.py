@@ -7,7 +7,7 @@ from tiny_home import make_tiny_home
 from virnucpro.core.records import Record
 from virnucpro.models import specs
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline.estimate import (
+from virnucpro.tools.estimate import (
     Pilot,
     PilotFailedError,
     estimate,
@@ -15,7 +15,7 @@ from virnucpro.pipeline.estimate import (
     smallest_pilot,
 )
 from virnucpro.pipeline.run_setup import orfs_per_file
-from virnucpro.pipeline.survey import EvenSample, survey
+from virnucpro.tools.survey import EvenSample, survey
 from virnucpro.sequences.chunks import chunk_windows
 
 

@@ -6,17 +6,15 @@ ledger's records with the outputs they speak for, and the results that run.json 
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from virnucpro.core.checkpoint import LEDGER_FORMAT
+from virnucpro.core.checkpoint import check_file, read_entry
 from virnucpro.core.errors import VirNucProError
-from virnucpro.core.files import sha256_file
-from virnucpro.core.text import clipped, shown
+from virnucpro.core.text import clipped
+from virnucpro.pipeline.paths import LEDGER
 
 _Check = Callable[[Path], str]
 
@@ -44,19 +42,14 @@ def check_output_dir(directory: Path, load: bool = True) -> Iterator[Finding]:
     Yields:
         One finding a file; what a ledger record speaks for is part of the record's finding.
     """
-    everything = sorted(path for path in directory.rglob("*") if path.is_file())
-    by_name: dict[str, list[Path]] = {}
-    for path in everything:
-        by_name.setdefault(path.name, []).append(path)
-    for path in everything:
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         if path.suffix == ".pt":
             yield Finding(path, _problem(path, _read_pt if load else _is_zip))
         elif path.suffix == ".h5":
             yield Finding(path, _problem(path, _read_h5 if load else _is_hdf5))
-        elif path.suffix == ".json" and path.parent.name == "ledger":
-            yield Finding(path, _problem(path, lambda record: _read_record(record, by_name, load)))
-        elif path.name == "run.json":
-            yield Finding(path, _problem(path, lambda run: _read_run(run, load)))
+        elif path.suffix == ".entry" and path.parent.name == LEDGER:
+            root = path.parent.parent.parent
+            yield Finding(path, _problem(path, lambda entry: _read_entry(entry, root, load)))
 
 
 def _problem(path: Path, check: _Check) -> str:
@@ -93,37 +86,18 @@ def _read_pt(path: Path) -> str:
 
 
 def _read_h5(path: Path) -> str:
-    from virnucpro.engines.seals import is_sealed, read_seal
+    from virnucpro.pipeline import feature_files
 
-    return "" if is_sealed(path, read_seal(path)) else "fails its checksum"
-
-
-def _read_record(path: Path, by_name: dict[str, list[Path]], load: bool) -> str:
-    """A record is bad if an output that is still there differs from it; one that is gone is not."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["format"] != LEDGER_FORMAT:
-        return f"of format {shown(record['format'])}, not {LEDGER_FORMAT}"
-    for entry in record["outputs"]:
-        candidates = by_name.get(entry["name"], [])
-        if candidates and not any(_is_same(file, entry, load) for file in candidates):
-            return f"{clipped(record['unit'])}: {candidates[0]} is not what was committed"
+    feature_files.read_vectors(path)
     return ""
 
 
-def _is_same(path: Path, entry: dict[str, Any], load: bool) -> bool:
-    if path.stat().st_size != entry["size"]:
-        return False
-    return not load or bool(sha256_file(path) == entry["sha256"])
-
-
-def _read_run(path: Path, load: bool) -> str:
-    run = json.loads(path.read_text(encoding="utf-8"))
-    if run.get("tool") != "virnucpro":
-        return "not written by virnucpro"
-    for name, stated in run["outputs"].items():
-        file = path.parent / name
-        if not file.is_file():
-            return f"{clipped(name)} is missing"
-        if load and sha256_file(file) != stated:
-            return f"{clipped(name)} is not what the run wrote"
+def _read_entry(path: Path, root: Path, load: bool) -> str:
+    """An entry is bad if an output that is still there differs from it; one that is gone is not."""
+    for name, (size, sha256) in read_entry(path).outputs.items():
+        if (root / name).is_file():
+            if load:
+                check_file(root / name, size, sha256)
+            elif (root / name).stat().st_size != size:
+                return f"{name} is not what was committed"
     return ""

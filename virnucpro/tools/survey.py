@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virnucpro.core.errors import UsageError
-from virnucpro.core.records import Chunk, Record
+from virnucpro.core.records import Record
 from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.pipeline.ingest import screen
+from virnucpro.pipeline.input_pass import Rules
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.orfs import find_orfs
 from virnucpro.sequences.unpack import STDIN
@@ -37,17 +37,17 @@ class EvenSample:
     def __init__(self, size: int, seed: int = 0) -> None:
         self._size, self._random = size, random.Random(seed)
         self._weight, self.seen, self._next = 1.0, 0, 0
-        self.items: list[Chunk] = []
+        self.items: list[str] = []
 
     def offer(self, record: Record, windows: list[tuple[int, int]]) -> None:
         """Let the chunks of a record take part."""
         while self._next < self.seen + len(windows):
             number = self._next - self.seen
             start, end = windows[number]
-            self._keep(Chunk(str(self._next), record.sequence[start:end]))
+            self._keep(record.sequence[start:end])
         self.seen += len(windows)
 
-    def _keep(self, chunk: Chunk) -> None:
+    def _keep(self, chunk: str) -> None:
         if len(self.items) < self._size:
             self.items.append(chunk)
             self._next += 1
@@ -85,7 +85,7 @@ class Survey:
     orfs: int
     dna_tokens: int
     protein_tokens: int
-    sample: list[Chunk] = field(repr=False)
+    sample: list[str] = field(repr=False)
 
 
 def refuse_pipes(paths: Iterable[Path]) -> None:
@@ -115,12 +115,12 @@ def survey(records: Iterable[Record], model: ModelSpec, min_length: int = 0) -> 
         model: decides chunk length, ORF policy and tokens.
         min_length: shorter records are not scored (nt).
     """
-    sample = EvenSample(SAMPLE_CHUNKS)
+    sample, rules = EvenSample(SAMPLE_CHUNKS), Rules(model.chunk_nt, model.orf_policy, min_length)
     count = scored = nt = 0
-    for record in records:
+    for number, record in enumerate(records):
         count += 1
         nt += len(record.sequence)
-        if screen(record, min_length, model.orf_policy) is None:
+        if rules.status(record, number) is None:
             scored += 1
             sample.offer(record, chunk_windows(len(record.sequence), model.chunk_nt))
     random.Random(0).shuffle(sample.items)  # so that any first part of it is even too
@@ -132,19 +132,18 @@ def survey(records: Iterable[Record], model: ModelSpec, min_length: int = 0) -> 
     )  # fmt: skip
 
 
-def _per_chunk(sample: list[Chunk], model: ModelSpec) -> tuple[float, float, float]:
+def _per_chunk(sample: list[str], model: ModelSpec) -> tuple[float, float, float]:
     """ORFs, DNA tokens and protein tokens of a chunk, on average."""
     chunks = sample[:TOKEN_CHUNKS]
     if not chunks:
         return 0.0, 0.0, 0.0
-    orfs = [orf for found in find_orfs(chunks, model.orf_policy) for orf in found]
-    dna = _tokens(model.dna, [orf.dna for orf in orfs])
-    protein = _tokens(model.protein, [orf.protein for orf in orfs])
+    orfs = find_orfs(chunks, model.orf_policy)
+    dna, protein = _tokens(model.dna, orfs.dna), _tokens(model.protein, orfs.protein)
     return len(orfs) / len(chunks), dna / len(chunks), protein / len(chunks)
 
 
-def _tokens(spec: EncoderSpec, sequences: list[str]) -> int:
+def _tokens(spec: EncoderSpec, sequences: list[bytes]) -> int:
     from virnucpro.encoders.tokenizers import make_tokenizer
 
     tokenizer = make_tokenizer(spec)
-    return sum(len(tokenizer.encode(sequence)) for sequence in sequences)
+    return sum(len(tokenizer.encode(sequence.decode("ascii"))) for sequence in sequences)

@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.files import read_json
 from virnucpro.models.specs import ModelSpec
-from virnucpro.pipeline.survey import Survey
 from virnucpro.sequences.fasta_files import fasta_text
+from virnucpro.tools.survey import Survey
 
 SMALLEST_CHUNKS = 100
 ENOUGH_CHUNKS, ENOUGH_SECONDS = 2_000, 8.0
@@ -128,8 +128,8 @@ def run_pilots(found: Survey, options: Sequence[str], settings: Path | None = No
         with TemporaryDirectory(prefix="virnucpro-estimate-") as folder:
             fasta, out = Path(folder) / "sample.fa", Path(folder) / "out"
             with fasta.open("w", encoding="utf-8") as file:
-                for chunk in found.sample[:chunks]:
-                    file.write(fasta_text(chunk.chunk_id, chunk.sequence))
+                for number, chunk in enumerate(found.sample[:chunks]):
+                    file.write(fasta_text(f"chunk_{number}", chunk))
             command = [
                 sys.executable, "-m", "virnucpro", *general,
                 "predict", str(fasta), "-o", str(out), *options,
