@@ -11,7 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from virnucpro.reports import figures, pages
+from virnucpro.core.text import percent
+from virnucpro.reports import pages
 from virnucpro.training.figures import ALL_SETS, Curve, Row
 from virnucpro.training.scoring import LENGTH_CLASSES
 
@@ -110,7 +111,7 @@ def share(value: float) -> str:
     >>> share(0.0213), share(float("nan")) == NONE
     ('2.1%', True)
     """
-    return NONE if math.isnan(value) else figures.percent(value)
+    return NONE if math.isnan(value) else percent(value)
 
 
 def figure(value: float) -> str:
