@@ -65,7 +65,7 @@ class FakeHub:
         return None if data is None else (data, rest[0])
 
 
-def _handler(  # noqa: C901 - a class with a method per verb
+def _handler(
     hub: FakeHub,
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):

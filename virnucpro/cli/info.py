@@ -214,7 +214,7 @@ def _echo_survey(name: str, found: Survey) -> None:
 
 
 def _echo_run(run: dict[str, Any]) -> None:
-    from virnucpro.reports.figures import duration
+    from virnucpro.core.text import duration
 
     if "problem" in run:
         click.echo(f"  on {run['device']}: {run['problem']}")

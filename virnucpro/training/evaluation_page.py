@@ -13,7 +13,8 @@ from typing import Any
 from markupsafe import Markup
 
 from virnucpro.core.files import atomic_write, make_writable
-from virnucpro.reports import figures, pages
+from virnucpro.core.text import percent
+from virnucpro.reports import pages
 from virnucpro.training.figures import ALL_SETS, Curve, Row
 
 FILES = ("evaluation.tsv", "evaluation.json", "evaluation.html")
@@ -126,7 +127,7 @@ def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) 
     style = f"{pages.asset('report.css')}\n{pages.asset('evaluation.css', TEMPLATES)}"
     environment = pages.environment(TEMPLATES)
     environment.filters |= {
-        "share": lambda value: NONE if math.isnan(value) else figures.percent(value),
+        "share": lambda value: NONE if math.isnan(value) else percent(value),
         "figure": lambda value: NONE if math.isnan(value) else f"{value:.3f}",
         "span": span,
         "radius": radius,
