@@ -17,7 +17,6 @@ from virnucpro.core.errors import InputError
 from virnucpro.core.files import sha256_file
 from virnucpro.core.records import HEADER_BYTES, Record
 from virnucpro.core.text import clipped
-from virnucpro.sequences.codons import normalise, reverse_complement
 from virnucpro.sequences.fasta import first_word, sample_name
 from virnucpro.sequences.read_log import ReadLog
 
@@ -92,12 +91,10 @@ def _record(path: Path, read: Any, sample: str, log: ReadLog) -> Record:
     name = log.wished_id(first_word((read.query_name or "").encode(*HEADER_BYTES)))
     if read.is_read1 != read.is_read2:
         name += "/1" if read.is_read1 else "/2"
-    sequence = read.query_sequence or ""
+    sequence = read.get_forward_sequence() or ""
     if "=" in sequence:
         problem = f"read {name}: '=' for a letter of the reference; undo `samtools calmd -e`"
         raise InputError(path, problem)
-    if read.is_reverse:
-        sequence = reverse_complement(normalise(sequence)).decode("ascii")
     return Record(log.unique(name), name, sequence, sample)
 
 

@@ -212,10 +212,10 @@ def _fault(header: bytes, letters: bytes, plus: bytes, qualities: bytes) -> tupl
     faults = (
         (header.startswith(b">"), 0, f"a record of FASTA; {_JOINED}"),
         (not header.startswith(b"@"), 0, "a record begins with '@'; copy the file again"),
+        (unknown != b"", 1, _problem(unknown[:1])),
         (is_wrapped, 2, "a sequence on several lines; write it on one: `seqtk seq FILE`"),
         (not plus.startswith(b"+"), 2, "'+' comes after the letters; copy the file again"),
         (has_other_name, 2, "the name after '+' is not the record's; copy the file again"),
-        (unknown != b"", 1, _problem(unknown[:1])),
         (qualities.translate(None, _QUALITIES) != b"", 3, "no quality; copy the file again"),
         (len(letters) != len(qualities), 3, f"{counts}; copy the file, or write one line of each"),
     )
