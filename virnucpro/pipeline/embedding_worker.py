@@ -77,7 +77,11 @@ class LoadedEncoders:
             self._encoders[key] = load_encoder(job.encoder, device, dtype)
             self.loads += 1
         encoder = self._encoders[key]
-        options = EngineOptions(token_budget=job.token_budget, expected_tokens=job.expected_tokens)
+        options = EngineOptions(
+            token_budget=job.token_budget,
+            expected_tokens=job.expected_tokens,
+            feeding_threads=0 if device.type == "cpu" and self.settings.threads == 1 else 1,
+        )
         engine = make_engine(job.engine, encoder, device=device, options=options)
         return SequenceEmbedder(make_tokenizer(job.encoder), engine, encoder.dim)
 

@@ -93,7 +93,7 @@ class WorkerSettings:
 
     Attributes:
         device: `cpu` or `cuda:N`.
-        threads: CPU threads for torch; None leaves torch's choice.
+        threads: CPU threads, of arithmetic and of laying out batches; None leaves torch's choice.
         cache_clear_interval: jobs between two clearings of the GPU cache; 0 never.
         log_level: lowest level whose lines reach the parent.
         heartbeat_s: least time between two heartbeats (s).

@@ -192,17 +192,23 @@ class _Stage:
                 attributes=self.attributes(index, device),
                 expected_tokens=self.unit.estimate(index),
                 longest=self.unit.longest(index),
-                readers=self.readers(device),
-                cpu_threads=max(1, usable_cpus() // len(devices)),
+                readers=self.readers(device, len(devices)),
+                cpu_threads=max(1, (self.config.threads or usable_cpus()) // len(devices)),
             )
             for device in devices
         ]
 
-    def readers(self, device: str) -> int:
+    def readers(self, device: str, ranks: int = 1) -> int:
         """Processes that tokenise for one rank; arithmetic on the CPU leaves no core for them."""
         if self.config.dataloader_workers is not None:
             return self.config.dataloader_workers
-        return 0 if device == "cpu" else self.unit.readers
+        if device == "cpu":
+            return 0
+        # the rank itself takes one of its CPUs
+        bound = (
+            self.unit.readers if self.config.threads is None else self.config.threads // ranks - 1
+        )
+        return max(0, min(self.unit.readers, bound))
 
     def prepare(self, keep_shards: bool) -> None:
         for folder in (self.shard_dir, self.log_dir):

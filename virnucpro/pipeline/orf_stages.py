@@ -32,14 +32,14 @@ UNIQUE = np.dtype("<u4")
 
 
 def translate(
-    paths: RunPaths, policy: OrfPolicy, workers: int, reporter: ProgressReporter, total: int
+    paths: RunPaths, policy: OrfPolicy, threads: int, reporter: ProgressReporter, total: int
 ) -> dict[str, int]:
     """Stage 2: read all frames of all chunks; write DNA, protein and the place of each ORF.
 
     Args:
         paths: reads `chunked`; writes `nucleotide`, `protein` and `orf_table`.
         policy: which ORFs a chunk gives.
-        workers: processes; 1 works in this one.
+        threads: CPUs to use; fewer than 4 work in this process.
         reporter: shows progress.
         total: chunks to read.
 
@@ -53,6 +53,8 @@ def translate(
         atomic_write(paths.orf_table) as places,
         reporter.create_file_bar(total, "Translating chunks", "chunks") as bar,
     ):
+        # this process reads and writes meanwhile, which takes a CPU as well
+        workers = max(1, threads - 1)
         for block in translate_blocks(_chunk_blocks(paths.chunked), policy, workers):
             for found in block:
                 with_orf += bool(found)

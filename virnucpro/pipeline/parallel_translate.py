@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from virnucpro.core.device import usable_cpus
 from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.core.records import Chunk, Orf
 from virnucpro.pipeline.pools import ending, map_in_order
@@ -70,7 +71,7 @@ def translate_blocks(
     Args:
         blocks: chunks in groups, some thousands each.
         policy: which reading frames count as ORFs.
-        num_workers: processes; fewer than 3 work in this one, None takes every core.
+        num_workers: processes; fewer than 3 work in this one, None takes every usable CPU.
 
     Yields:
         Per block, in order: one list of ORFs a chunk.
@@ -78,7 +79,7 @@ def translate_blocks(
     Raises:
         ValueError: num_workers is below 1.
     """
-    workers = multiprocessing.cpu_count() if num_workers is None else num_workers
+    workers = usable_cpus() if num_workers is None else num_workers
     if workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {workers}")
     source = iter(blocks)

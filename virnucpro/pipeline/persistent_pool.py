@@ -56,6 +56,7 @@ class PersistentWorkerPool:
         devices: `cpu`, or `cuda:N` for each GPU.
         cache_clear_interval: jobs between two clearings of a worker's GPU cache; 0 never.
         worker_timeout: silence after which a busy worker counts as hung (s).
+        threads: CPU threads of all workers together; None means the usable CPUs.
 
     Attributes:
         pool: the workers; None before `create_pool` and after `close`.
@@ -72,6 +73,7 @@ class PersistentWorkerPool:
         devices: Sequence[str] = ("cpu",),
         cache_clear_interval: int = 10,
         worker_timeout: float = 900.0,
+        threads: int | None = None,
     ) -> None:
         if num_workers < 1 or not devices:
             raise ValueError(f"a pool needs workers and devices, got {num_workers} on {devices}")
@@ -79,7 +81,7 @@ class PersistentWorkerPool:
         self.worker_timeout = worker_timeout
         self.pool: list[Worker] | None = None
         common = WorkerSettings(
-            threads=max(1, usable_cpus() // num_workers),
+            threads=max(1, (threads or usable_cpus()) // num_workers),
             cache_clear_interval=cache_clear_interval,
             log_level=logging.getLogger("virnucpro").getEffectiveLevel(),
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from virnucpro.core.device import detect_cuda_devices
 from virnucpro.core.errors import WorkersFailedError
 from virnucpro.core.files import read_json
+from virnucpro.core.processes import at_most_threads
 from virnucpro.pipeline import orf_stages, results
 from virnucpro.pipeline.ingest import check_inputs, ingest
 from virnucpro.pipeline.jobs import FeatureJob
@@ -77,15 +78,16 @@ def run_prediction(
             return results.DONE
         run.record.check_free(*results.final_files(run))  # now, not after hours of work
         if not run.has_model_calls:
-            counts = _orf_stages(run)
-            run.record.claim(run.paths.failed_files)
-            run.paths.failed_files.unlink(missing_ok=True)  # what failed is tried again
             with ExitStack() as stack:
+                stack.enter_context(at_most_threads(run.threads))
+                counts = _orf_stages(run)
+                run.record.claim(run.paths.failed_files)
+                run.paths.failed_files.unlink(missing_ok=True)  # what failed is tried again
                 embed = _Embedding(run, counts, persistent_models, stack)
                 _feature_stages(embed, use_v2_architecture, runtime_config or RuntimeConfig())
-            missing = results.merge(run, counts["files"])
-            results.score(run, counts["files"], missing)
-            results.call(run, missing)
+                missing = results.merge(run, counts["files"])
+                results.score(run, counts["files"], missing)
+                results.call(run, missing)
         return results.finish(run)
 
 
@@ -99,7 +101,7 @@ def _orf_stages(run: Run) -> dict[str, int]:
     chunks = counts["chunks"]
     counts = run.stage(
         "translation", [paths.nucleotide, paths.protein, paths.orf_table],
-        lambda: orf_stages.translate(paths, policy, run.workers, run.reporter, chunks),
+        lambda: orf_stages.translate(paths, policy, run.threads, run.reporter, chunks),
     )  # fmt: skip
     run.record.claim(*orf_stages.split_files(paths, counts["orfs"], per_file))
     return run.stage(
@@ -157,7 +159,7 @@ class _Embedding:
         compute, pool = run.settings.compute, self._worker_pool()
         queue = BatchQueueManager(compute.devices, use_persistent_pool=pool,
             cache_clear_interval=compute.cache_clear_interval,
-            worker_timeout=compute.worker_timeout, progress=run.reporter,
+            worker_timeout=compute.worker_timeout, threads=run.threads, progress=run.reporter,
         )  # fmt: skip
         result = queue.process(todo, run.paths.failed_files, commit, TITLES[slot])
         run.record.note_engines(slot, [result.engine] if result.engine else [])
@@ -254,7 +256,7 @@ class _Embedding:
             pool = PersistentWorkerPool(
                 len(compute.devices), self.run.model.name, devices=compute.devices,
                 cache_clear_interval=compute.cache_clear_interval,
-                worker_timeout=compute.worker_timeout,
+                worker_timeout=compute.worker_timeout, threads=self.run.threads,
             )  # fmt: skip
             self._pool = self._stack.enter_context(pool)
         return self._pool

@@ -29,7 +29,7 @@ class RankJob:
         expected_tokens: of the whole stage, about.
         longest: tokens of the longest sequence, about; never less.
         readers: processes that read and tokenise for this rank.
-        cpu_threads: threads of one rank's arithmetic on the CPU.
+        cpu_threads: CPU threads of one rank, of arithmetic and of laying out batches.
     """
 
     encoder: EncoderSpec

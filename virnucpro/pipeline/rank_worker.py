@@ -219,18 +219,19 @@ def _load(job: RankJob) -> Engine:
 
     config = job.config
     device = torch.device(job.device)
+    torch.set_num_threads(job.cpu_threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         sys.setswitchinterval(_SWITCH_S)
-    else:
-        torch.set_num_threads(job.cpu_threads)
     dtype = choose_dtype(config.dtype, device, config.disable_fp16)
     encoder = load_encoder(job.encoder, device, dtype)
     if config.v1_attention and isinstance(encoder, TransformerEncoder):
         encoder.forced_backend = "sdpa"
+    # a device waits for nobody, unless the user wants one CPU thread and no more
+    is_alone = job.cpu_threads == 1 and (device.type == "cpu" or config.threads is not None)
     options = EngineOptions(
         token_budget=config.token_budget,
-        feeding_threads=0 if config.dataloader_workers == 0 else 1,
+        feeding_threads=0 if config.dataloader_workers == 0 or is_alone else 1,
         pin_memory=config.pin_memory,
         compile=config.compile,
         expected_tokens=job.expected_tokens,

@@ -63,6 +63,9 @@ def merge(run: Run, files: int) -> list[int]:
 def score(run: Run, files: int, missing: list[int]) -> None:
     """Stage 8: the classifier's score of every ORF but those of the `missing` split files."""
     paths, compute = run.paths, run.settings.compute
+    readers = compute.reader_threads
+    if compute.threads is not None:
+        readers = min(readers, compute.threads - 1)  # this thread scores
 
     def make() -> dict[str, int]:
         from virnucpro.pipeline.feature_files import DamagedFeaturesError
@@ -71,8 +74,7 @@ def score(run: Run, files: int, missing: list[int]) -> None:
         classifier = load_classifier(run.model, validate_and_get_device(compute.devices[0]))
         try:
             counts = scoring.score_files(
-                paths, files, classifier, compute.classifier_batch, compute.reader_threads,
-                run.reporter,
+                paths, files, classifier, compute.classifier_batch, readers, run.reporter,
             )  # fmt: skip
         except DamagedFeaturesError as error:
             _refuse_damaged(run, _unit(Path(error.path)), Path(error.path))

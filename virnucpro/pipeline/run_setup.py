@@ -71,8 +71,8 @@ class Run:
         return orfs_per_file(compute.sequences_per_file, self.model, device_kind(compute))
 
     @property
-    def workers(self) -> int:
-        """Processes that translate."""
+    def threads(self) -> int:
+        """CPU threads of all processes together."""
         return self.settings.compute.threads or usable_cpus()
 
     def unit_key(self, unit: str, made_from: object = "") -> str:

@@ -62,10 +62,11 @@ class BatchQueueManager:
             them; None starts workers anew in each `process`.
         cache_clear_interval: files between two clearings of the GPU cache; 0 never.
         worker_timeout: silence after which a busy worker counts as hung (s).
+        threads: CPU threads of all workers together; None means the usable CPUs.
         progress: shows a bar over the ORFs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but one by name, each with its default
         self,
         devices: Sequence[str] = ("cpu",),
         num_workers: int | None = None,
@@ -73,12 +74,14 @@ class BatchQueueManager:
         use_persistent_pool: PersistentWorkerPool | None = None,
         cache_clear_interval: int = 100,
         worker_timeout: float = 900.0,
+        threads: int | None = None,
         progress: ProgressReporter | None = None,
     ) -> None:
         self.devices, self.num_workers = tuple(devices), num_workers
         self.progress = progress or ProgressReporter(enabled=False)
         self._pool = use_persistent_pool
         self._interval, self._timeout = cache_clear_interval, worker_timeout
+        self._threads = threads
 
     @property
     def works_here(self) -> bool:
@@ -146,12 +149,12 @@ class BatchQueueManager:
         if self._pool is not None:
             yield partial(_run_in, self._pool)
         elif self.works_here:
-            yield partial(_run_here, LoadedEncoders(WorkerSettings()))
+            yield partial(_run_here, LoadedEncoders(WorkerSettings(threads=self._threads)))
         else:
             workers = max(1, min(self.num_workers or len(self.devices), jobs))
             with PersistentWorkerPool(
                 workers, "queue", devices=self.devices, cache_clear_interval=self._interval,
-                worker_timeout=self._timeout,
+                worker_timeout=self._timeout, threads=self._threads,
             ) as pool:  # fmt: skip
                 yield partial(_run_in, pool)
 
