@@ -88,3 +88,36 @@ def worker_without_a_disk(connection, settings):
         while True:
             connection.recv()
             connection.send(JobFailed("no space left", OutputError("no space left")))
+
+
+def worker_that_tells_its_threads(connection, settings):
+    """A real worker that writes down, beside each feature file, how many threads it may use."""
+    import torch
+
+    from virnucpro.pipeline import feature_files
+    from virnucpro.pipeline.embedding_worker import worker_main
+
+    for name in ("write_dna_features", "write_protein_features"):
+        _tell_before(feature_files, name, lambda: str(torch.get_num_threads()))
+    worker_main(connection, settings)
+
+
+def rank_that_tells_its_threads(rank, job, connection):
+    """A real rank that writes down, beside each shard, how many threads it may use."""
+    import torch
+
+    from virnucpro.engines import shards
+    from virnucpro.pipeline.rank_worker import rank_main
+
+    _tell_before(shards, "write_shard", lambda: str(torch.get_num_threads()))
+    rank_main(rank, job, connection)
+
+
+def _tell_before(module, name, fact):
+    write = getattr(module, name)
+
+    def tell(path, *rest):
+        path.with_name(f"{path.name}.threads").write_text(fact())
+        return write(path, *rest)
+
+    setattr(module, name, tell)

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 
 from virnucpro.cli.main import cli
+from virnucpro.core.device import usable_cpus
 from virnucpro.pipeline.embedding_worker import LoadedEncoders, run_job
 from virnucpro.pipeline.jobs import FeatureJob, JobDone, WorkerSettings
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
@@ -87,7 +88,7 @@ def test_persistent_pool_initialization(jobs):
         pool.create_pool()
         assert pool.pool == [worker]
         assert worker.settings.cache_clear_interval == 5
-        assert worker.settings.threads == multiprocessing.cpu_count()
+        assert worker.settings.threads == usable_cpus()
         [first] = answers(pool, jobs["dna"][:1])
         assert told(first) == (6, ("tiny-dnabert",), 1, 0)
         [second] = answers(pool, jobs["protein"][:1])

@@ -91,6 +91,7 @@ def runtime_options(compute: Compute) -> dict[str, Any]:
         "pin_memory": compute.pin_memory,
         "disable_packing": not compute.packing,
         "v1_attention": compute.v1_attention,
+        "threads": compute.threads,
         "devices": compute.devices,
         "worker_timeout": compute.worker_timeout,
     }

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from virnucpro.core.checkpoint import Outputs
-from virnucpro.core.device import detect_cuda_devices, usable_cpus
+from virnucpro.core.device import detect_cuda_devices
 from virnucpro.core.errors import InputError, WorkersFailedError
 from virnucpro.core.files import digest_of, read_json
+from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Status
 from virnucpro.pipeline import final_tables
 from virnucpro.pipeline.calls import ModelTables
@@ -107,10 +108,11 @@ def run_prediction(
         run.report.save()
         outputs = {} if calls is None else calls.outputs
         if calls is None:
-            if is_staged:
-                engines = Engines(use_v2_architecture, persistent_models, runtime_config)
-                executor = NoExecutor(_score_staged(run, engines))
-            outputs = _score_and_call(run, executor)
+            with at_most_threads(run.threads):
+                if is_staged:
+                    engines = Engines(use_v2_architecture, persistent_models, runtime_config)
+                    executor = NoExecutor(_score_staged(run, engines))
+                outputs = _score_and_call(run, executor)
         return _reported(run, _finish(run, outputs))
 
 
@@ -185,8 +187,8 @@ def _executor(run: Run) -> Executor:
     compute = run.settings.compute
     devices = compute.devices
     if len(devices) == 1:
-        return InProcess(devices[0], compute.threads)
-    threads = max(1, usable_cpus() // len(devices))
+        return InProcess(devices[0], run.threads)
+    threads = max(1, run.threads // len(devices))
     level = logging.getLogger("virnucpro").getEffectiveLevel()
     settings = [WorkerSettings(device=d, threads=threads, log_level=level) for d in devices]
     return Workers(settings, compute.worker_timeout)

@@ -162,7 +162,8 @@ def classify(run: Run, store: ScoreStore, numbers: Sequence[int], units: Units) 
     scored = 0
     with run.reporter.create_file_bar(len(numbers), "Scoring", "files") as bar:
         merged_files = [run.paths.merged(n) for n in numbers]
-        read_ahead = spread(read_merged, merged_files, compute.reader_threads)
+        readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
+        read_ahead = spread(read_merged, merged_files, readers)
         for n, path in zip(numbers, merged_files, strict=True):
             try:
                 merged = next(read_ahead)

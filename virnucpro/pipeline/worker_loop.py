@@ -161,7 +161,7 @@ def work(
                 yield key, job, None, error
 
     loaded: set[Job] = set()
-    with Ahead(prepared(), _PREPARED) as ahead:
+    with Ahead(prepared(), 0 if tasks.models.is_single_threaded else _PREPARED) as ahead:
         for key, job, ready, error in ahead:
             if key >= 0 and ready is None and error is None:
                 yield Done(key, None, {}, tasks.models.loads)

@@ -70,6 +70,11 @@ class LoadedModels:
         self._engines: dict[tuple[EncoderSpec, EmbeddingOptions], Engine] = {}
         self._classifiers: dict[str, Classifier] = {}
 
+    @property
+    def is_single_threaded(self) -> bool:
+        """Whether one CPU thread is all there may be, and nothing else waits for it."""
+        return self.threads == 1 and self.device == "cpu"
+
     def engine(self, spec: EncoderSpec, options: EmbeddingOptions) -> Engine:
         """An encoder in its engine.
 
@@ -105,7 +110,7 @@ class LoadedModels:
 
         device = torch.device(self.device)
         if self.threads is not None:
-            torch.set_num_threads(self.threads)
+            torch.set_num_threads(min(self.threads, torch.get_num_threads()))
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dtype = choose_dtype(options.dtype, device)
@@ -118,7 +123,7 @@ class LoadedModels:
             encoder.forced_backend = "sdpa"
         settings = EngineOptions(
             token_budget=options.token_budget,
-            feeding_threads=options.feeding_threads,
+            feeding_threads=0 if self.is_single_threaded else options.feeding_threads,
             pin_memory=options.pin_memory,
             compile=options.compile,
             expected_tokens=options.expected_tokens,
