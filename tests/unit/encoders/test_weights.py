@@ -236,7 +236,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(place, legacy, tmp_path):
         content["cfg"] = {"model": argparse.Namespace(encoder_layers=payload)}
     file = tmp_path / "esm2_evil.pt"
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ModelError, match="damaged, or holds more than tensors"):
+    with pytest.raises(ModelError, match=r"names exec.*nothing of it was executed"):
         load(file)
     assert not proof.exists()
     pickle.loads(pickle.dumps(payload))  # it would have worked
