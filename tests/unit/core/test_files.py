@@ -122,8 +122,8 @@ def test_without_hard_links_a_file_is_renamed_into_place(tmp_path, monkeypatch, 
 
 
 def test_a_lock_is_held_by_one(tmp_path):
-    with locked(tmp_path / "lock"), pytest.raises(UsageError, match="another run"):
-        with locked(tmp_path / "lock"):
-            pass
-    with locked(tmp_path / "lock"):
+    lock = tmp_path / "lock"
+    with locked(lock), pytest.raises(UsageError, match="another run"), locked(lock):
+        pass
+    with locked(lock):
         pass
