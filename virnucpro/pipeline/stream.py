@@ -53,14 +53,18 @@ class ScoreStore:
         """The scores of a finished unit, shape (size, 3); None where it is not finished.
 
         Raises:
-            DamagedError: they fail their checksum, and repair was not asked for.
+            DamagedError: they fail their checksum, or are of another number of ORFs, and repair
+                was not asked for.
         """
         entry = self._ledger.read(unit_name(number), self._key)
         if entry is None:
             return None
+        if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
+            if not self._ledger.repair:
+                raise DamagedError(self._ledger.folder, f"unit {number} has another number of ORFs")
+            self._ledger.discard(unit_name(number))
+            return None
         scores = np.frombuffer(entry.payload, dtype="<f4")
-        if len(scores) != size * COLUMNS:
-            raise DamagedError(self._ledger.folder, f"unit {number} has another number of ORFs")
         return scores.reshape(size, COLUMNS).astype(np.float32)
 
     def commit(self, number: int, scores: Scores) -> None:
