@@ -110,16 +110,16 @@ def scored_shards(
             yield event.number, None if known is not None else (event.dna, event.protein)
 
     for outcome in executor.run(job, units(), on_rows):
-        if outcome.key in scores:
-            on_rows(sizes[outcome.key])
-        elif isinstance(outcome, Done):
-            scores[outcome.key] = outcome.result
-            if store:
-                store.commit(outcome.key, outcome.result)
-        else:
+        if isinstance(outcome, GivenUp):
             if given_up is not None:
                 given_up[outcome.key] = outcome.reason
             scores[outcome.key] = np.full((sizes[outcome.key], COLUMNS), np.nan, np.float32)
+        elif outcome.result is None:  # known before; its shard may be gone already
+            on_rows(sizes[outcome.key])
+        else:
+            scores[outcome.key] = outcome.result
+            if store:
+                store.commit(outcome.key, outcome.result)
         while shards and all(number in scores for number, _ in shards[0].units):
             yield _joined(shards.popleft(), scores)
     while shards:
