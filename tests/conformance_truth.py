@@ -17,6 +17,8 @@ from rank_here import rank_job
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 from stand_ins import first_rank_that_dies_with_work
 from tokenizers import Tokenizer
+from virnucpro.engines.shards import is_whole
+from virnucpro.pipeline.rank_scheduler import RankScheduler
 
 from tests.integration.test_docs import all_options
 from tests.unit.encoders.test_attention import varlen_by_hand
@@ -25,10 +27,8 @@ from virnucpro.core.records import Tokens
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import BpeTokenizer, make_tokenizer
 from virnucpro.engines.plans import collate_packed, pack
-from virnucpro.engines.shards import is_whole
 from virnucpro.models.specs import DNABERT_S, EncoderSpec
 from virnucpro.pipeline.multi_gpu_inference import _Stage
-from virnucpro.pipeline.rank_scheduler import RankScheduler
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 
 CPU = torch.device("cpu")

@@ -10,9 +10,10 @@ import signal
 import time
 from contextlib import suppress
 
-from virnucpro.core.errors import DeviceError, OutputError
 from virnucpro.pipeline.jobs import JobDone, JobFailed
 from virnucpro.pipeline.rank_messages import Bye, CannotStart, Done, Failed, Ready, shard_path
+
+from virnucpro.core.errors import DeviceError, OutputError
 
 POISON_SHARD = 3
 
@@ -22,8 +23,9 @@ def rank_killed_by_one_shard(rank, job, connection):
 
     A rank writes one shard after the other, so the coordinator has heard of all before it.
     """
-    from virnucpro.engines import shards
     from virnucpro.pipeline.rank_worker import rank_main
+
+    from virnucpro.engines import shards
 
     write = shards.write_shard
 
@@ -93,9 +95,9 @@ def worker_without_a_disk(connection, settings):
 def worker_that_tells_its_threads(connection, settings):
     """A real worker that writes down, beside each feature file, how many threads it may use."""
     import torch
+    from virnucpro.pipeline.embedding_worker import worker_main
 
     from virnucpro.pipeline import feature_files
-    from virnucpro.pipeline.embedding_worker import worker_main
 
     for name in ("write_dna_features", "write_protein_features"):
         _tell_before(feature_files, name, lambda: str(torch.get_num_threads()))
@@ -105,9 +107,9 @@ def worker_that_tells_its_threads(connection, settings):
 def rank_that_tells_its_threads(rank, job, connection):
     """A real rank that writes down, beside each shard, how many threads it may use."""
     import torch
+    from virnucpro.pipeline.rank_worker import rank_main
 
     from virnucpro.engines import shards
-    from virnucpro.pipeline.rank_worker import rank_main
 
     _tell_before(shards, "write_shard", lambda: str(torch.get_num_threads()))
     rank_main(rank, job, connection)

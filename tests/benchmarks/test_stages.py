@@ -13,7 +13,6 @@ import torch
 from bench_models import blocks_done_here, coding_contigs, proteins, seconds_of, write_fasta
 from staged_files import embeddings, orf_ids, write_pairs, write_published_dna
 from virnucpro.pipeline.orf_stages import BLOCK_CHUNKS
-from virnucpro.tools.verify import verify_paths
 
 from virnucpro.core.records import Chunk, Tokens
 from virnucpro.encoders.load import load_encoder
@@ -31,6 +30,7 @@ from virnucpro.pipeline.parallel_translate import (
 from virnucpro.pipeline.prediction import _stream_h5_to_pt_files
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+from virnucpro.tools.verify import verify_paths
 
 CPUS = os.cpu_count() or 1
 WORKERS = sorted({n for n in (1, 2, 4, CPUS) if n <= CPUS})

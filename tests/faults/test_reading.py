@@ -20,17 +20,17 @@ import zstandard
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from tiny_home import make_tiny_home, write_tiny_classifier
+from virnucpro.pipeline.contigs import read_contigs
+from virnucpro.pipeline.ingest import ingest
+from virnucpro.pipeline.scoring import scored_orfs
 
 from virnucpro.cli.main import cli
 from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.records import HEADER_BYTES, Record
 from virnucpro.pipeline import orf_stages
-from virnucpro.pipeline.contigs import read_contigs
-from virnucpro.pipeline.ingest import ingest
 from virnucpro.pipeline.inputs import plan_sources
 from virnucpro.pipeline.paths import RunPaths
-from virnucpro.pipeline.scoring import scored_orfs
 from virnucpro.pipeline.settings import ModelChoice
 from virnucpro.sequences.alignments import read_alignments
 from virnucpro.sequences.fasta import read_records

@@ -17,13 +17,13 @@ from rank_here import rank_job
 from report_data import make_run
 from staged_files import tiny_protein_encoder, write_split_files
 from tiny_home import make_tiny_home
+from virnucpro.pipeline.rank_messages import Assignment, Beat, Done, Returned
+from virnucpro.pipeline.rank_worker import RankServer
 
 import virnucpro
 from virnucpro.cli.main import cli
 from virnucpro.core.errors import ModelError, VirNucProError
 from virnucpro.models.store import BUNDLED, resolve_model
-from virnucpro.pipeline.rank_messages import Assignment, Beat, Done, Returned
-from virnucpro.pipeline.rank_worker import RankServer
 from virnucpro.reports.html import write_report
 from virnucpro.training.jobs import read_job
 

@@ -17,6 +17,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from virnucpro.engines.shards import ShardDamagedError, write_shard
+from virnucpro.pipeline.sequence_index import build_index, read_sequences
+from virnucpro.pipeline.shard_plan import plan_shards, unit_of
 
 from tests.checkpoints import esm2_config, esm2_tensors, write_safetensors
 from tests.reliability.runs import are_gone, descendants
@@ -25,13 +28,10 @@ from virnucpro.core.records import Embeddings, Tokens
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.plans import collate_padded
-from virnucpro.engines.shards import ShardDamagedError, write_shard
 from virnucpro.models.specs import EncoderSpec, Esm2Shape
 from virnucpro.pipeline import multi_gpu_inference, rank_scheduler
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.sequence_index import build_index, read_sequences
-from virnucpro.pipeline.shard_plan import plan_shards, unit_of
 from virnucpro.sequences.fasta_files import read_fasta
 
 SHAPE = Esm2Shape(layers=1, dim=16, heads=2, ffn=32)

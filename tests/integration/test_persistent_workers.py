@@ -18,11 +18,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
+from virnucpro.pipeline.embedding_worker import LoadedEncoders, run_job
+from virnucpro.pipeline.jobs import FeatureJob, JobDone, WorkerSettings
 
 from virnucpro.cli.main import cli
 from virnucpro.core.device import usable_cpus
-from virnucpro.pipeline.embedding_worker import LoadedEncoders, run_job
-from virnucpro.pipeline.jobs import FeatureJob, JobDone, WorkerSettings
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.work_queue import BatchQueueManager
 

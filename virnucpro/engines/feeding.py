@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.encoders.tokenizers import Tokenizer
+if TYPE_CHECKING:
+    from virnucpro.encoders.tokenizers import Tokenizer
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")

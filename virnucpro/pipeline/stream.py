@@ -53,14 +53,18 @@ class ScoreStore:
         """The scores of a finished unit, shape (size, 3); None where it is not finished.
 
         Raises:
-            DamagedError: they fail their checksum, and repair was not asked for.
+            DamagedError: they fail their checksum, or are of another number of ORFs, and repair
+                was not asked for.
         """
         entry = self._ledger.read(unit_name(number), self._key)
         if entry is None:
             return None
+        if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
+            if not self._ledger.repair:
+                raise DamagedError(self._ledger.folder, f"unit {number} has another number of ORFs")
+            self._ledger.discard(unit_name(number))
+            return None
         scores = np.frombuffer(entry.payload, dtype="<f4")
-        if len(scores) != size * COLUMNS:
-            raise DamagedError(self._ledger.folder, f"unit {number} has another number of ORFs")
         return scores.reshape(size, COLUMNS).astype(np.float32)
 
     def commit(self, number: int, scores: Scores) -> None:
@@ -106,16 +110,16 @@ def scored_shards(
             yield event.number, None if known is not None else (event.dna, event.protein)
 
     for outcome in executor.run(job, units(), on_rows):
-        if outcome.key in scores:
-            on_rows(sizes[outcome.key])
-        elif isinstance(outcome, Done):
-            scores[outcome.key] = outcome.result
-            if store:
-                store.commit(outcome.key, outcome.result)
-        else:
+        if isinstance(outcome, GivenUp):
             if given_up is not None:
                 given_up[outcome.key] = outcome.reason
             scores[outcome.key] = np.full((sizes[outcome.key], COLUMNS), np.nan, np.float32)
+        elif outcome.result is None:  # known before; its shard may be gone already
+            on_rows(sizes[outcome.key])
+        else:
+            scores[outcome.key] = outcome.result
+            if store:
+                store.commit(outcome.key, outcome.result)
         while shards and all(number in scores for number, _ in shards[0].units):
             yield _joined(shards.popleft(), scores)
     while shards:

@@ -19,12 +19,12 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         data: its run.json.
     """
     stages = data["stages"]
-    tables, consensus = stages.get("tables", {}), stages.get("consensus", {})
+    tables, scoring = stages.get("tables", {}), stages.get("scoring", {})
     calls = ", ".join(f"{tables.get(f'call:{name}', 0):,} {name}" for name in CALLS)
     lines = [f"{tables.get('records', 0):,} records: {calls}{_false_share(data)}"]
     silent = {
         name.removeprefix("status:"): count
-        for name, count in consensus.items()
+        for name, count in scoring.items()
         if name.startswith("status:") and name != "status:called"
     }
     if silent:

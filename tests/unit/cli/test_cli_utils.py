@@ -11,11 +11,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from staged_files import embeddings, write_pair
+from virnucpro.engines.shards import write_shard
 
 from virnucpro.cli.main import cli
 from virnucpro.core.checkpoint import StageLedger
 from virnucpro.core.config import KEYS, Config
-from virnucpro.engines.shards import write_shard
 from virnucpro.pipeline.features import merge_features
 
 DNA = "ACGTTGCA" * 20

@@ -1,108 +1,157 @@
-"""The ledger answers yes only for the same key and whole outputs."""
+"""The ledger answers yes only for the same key and whole files, and a commit creates or nothing."""
 
 from __future__ import annotations
 
-import pytest
+import hashlib
+import json
+import threading
 
-from virnucpro.core.checkpoint import StageLedger, atomic_save
+import pytest
+import torch
+
+from virnucpro.core.checkpoint import CLAIMS, Ledger, atomic_save
 from virnucpro.core.errors import DamagedError
 
 
 @pytest.fixture
-def unit(tmp_path):
-    """A committed unit: its ledger and its output."""
-    output = tmp_path / "out.bin"
-    output.write_bytes(b"content")
-    ledger = StageLedger(tmp_path / "ledger")
-    ledger.commit("chunking", "key", [output], {"records": 3})
-    return ledger, output
+def ledger(tmp_path):
+    return Ledger(tmp_path, tmp_path / "ledger")
 
 
-def test_whole_output_under_the_same_key_is_done(unit):
-    ledger, output = unit
-    assert ledger.is_done("chunking", "key", [output])
-    assert ledger.facts("chunking") == {"records": 3}
+@pytest.fixture
+def output(tmp_path, ledger):
+    """The output of a committed unit."""
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"content")
+    assert ledger.commit("tables", "key", b"pay\nload", [path], {"records": 3})
+    return path
 
 
-@pytest.mark.parametrize("content", [b"", b"conten", b"kontent"])
-def test_changed_output_is_an_error_that_names_file_and_remedy(unit, content):
-    ledger, output = unit
-    output.write_bytes(content)
-    with pytest.raises(DamagedError, match=r"out\.bin: .*--force-resume"):
-        ledger.is_done("chunking", "key", [output])
+def entry_of(ledger):
+    [path] = ledger.folder.glob("*.entry")
+    return path
 
 
-@pytest.mark.parametrize("content", [b"", b"conten", b"kontent"])
-def test_changed_output_is_made_again_where_repair_is_asked_for(unit, tmp_path, content, caplog):
-    _, output = unit
-    output.write_bytes(content)
-    ledger = StageLedger(tmp_path / "ledger", repair=True)
-    assert not ledger.is_done("chunking", "key", [output])
-    assert str(output) in caplog.text
-
-
-def test_changed_output_of_another_key_is_nobodys_damage(unit):
-    ledger, output = unit
-    output.write_bytes(b"of another run")
-    assert not ledger.is_done("chunking", "other key", [output])
-
-
-def test_missing_output_is_not_done(unit):
-    ledger, output = unit
+def test_a_whole_unit_under_its_key_is_done_and_no_other(ledger, output):
+    entry = ledger.read("tables", "key")
+    assert (entry.facts, entry.payload) == ({"records": 3}, b"pay\nload")
+    assert entry.outputs == {"out.bin": (7, hashlib.sha256(b"content").hexdigest())}
+    assert ledger.read("tables", "other key") is ledger.read("scores 1", "key") is None
+    assert Ledger(ledger.root, ledger.folder, reuse=False).read("tables", "key") is None
     output.unlink()
-    assert not ledger.is_done("chunking", "key", [output])
+    assert ledger.read("tables", "key") is None
 
 
-def test_other_key_unit_or_number_of_outputs_is_not_done(unit):
-    ledger, output = unit
-    assert not ledger.is_done("chunking", "other key", [output])
-    assert not ledger.is_done("translation", "key", [output])
-    assert not ledger.is_done("chunking", "key", [output, output])
-    assert not ledger.is_done("chunking", "key", [output.with_name("other.bin")])
+@pytest.mark.parametrize("content", [b"", b"conten", b"kontent"])
+def test_a_changed_output_is_an_error_or_made_again(ledger, output, content, caplog):
+    output.write_bytes(content)
+    assert ledger.read("tables", "other key") is None  # nobody's damage
+    with pytest.raises(DamagedError, match=r"out\.bin: .*--force-resume"):
+        ledger.read("tables", "key")
+    repairing = Ledger(ledger.root, ledger.folder, repair=True)
+    assert repairing.read("tables", "key") is None
+    assert str(output) in caplog.text
+    assert repairing.commit("tables", "key", outputs=[output])
+    assert ledger.read("tables", "key").payload == b""
 
 
-def test_without_reuse_nothing_is_done(unit, tmp_path):
-    _, output = unit
-    ledger = StageLedger(tmp_path / "ledger", reuse=False)
-    assert not ledger.is_done("chunking", "key", [output])
+def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
+    assert ledger.commit("scores 1", "key", b"first")
+    before = entry_of(ledger).read_bytes()
+    assert not ledger.commit("scores 1", "key", b"second")
+    assert entry_of(ledger).read_bytes() == before
+    assert ledger.read("scores 1", "key").payload == b"first"
+    assert [path.name for path in ledger.folder.iterdir()] == [entry_of(ledger).name]
 
 
-RECORD = b'{"format": 1, "unit": "chunking", "key": "key", "outputs": %s}'
-DAMAGE = [b"", b"{", b"[]", b'{"format": 1}', b"\xff\xfe", b"[" * 100_000, b"null"]
-DAMAGE += [RECORD % outputs for outputs in (b"3", b"[3]", b"[{}]", b'{"name": "out.bin"}')]
+def test_of_many_commits_at_once_one_is_kept_whole(ledger):
+    kept = []
+
+    def commit(number):
+        if ledger.commit("scores 1", "key", bytes([number]) * 10_000):
+            kept.append(number)
+
+    threads = [threading.Thread(target=commit, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledger.read("scores 1", "key").payload == bytes(kept) * 10_000
 
 
-@pytest.mark.parametrize("damage", DAMAGE, ids=range(len(DAMAGE)))
-def test_damaged_record_is_not_done(unit, tmp_path, damage):
-    ledger, output = unit
-    for record in (tmp_path / "ledger").iterdir():
-        record.write_bytes(damage)
-    assert not ledger.is_done("chunking", "key", [output])
-    assert ledger.facts("chunking") == {}
+@pytest.mark.parametrize("place", [0, 70, 200, -1])
+def test_a_changed_byte_of_an_entry_is_damage(ledger, output, place):
+    content = bytearray(entry_of(ledger).read_bytes())
+    content[place] ^= 1
+    entry_of(ledger).write_bytes(content)
+    with pytest.raises(DamagedError, match="force-resume"):
+        ledger.read("tables", "key")
+    assert Ledger(ledger.root, ledger.folder, repair=True).read("tables", "key") is None
 
 
-def test_unit_names_never_leave_the_folder(tmp_path):
-    ledger = StageLedger(tmp_path / "ledger")
-    ledger.commit("../../escape", "key", [])
-    assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["ledger"]
+def sealed(text):
+    """An entry that is not ours, under a checksum that fits."""
+    text += b"\n"
+    return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
 
 
-def test_discarded_unit_is_not_done(unit):
-    ledger, output = unit
-    ledger.discard("chunking")
-    assert not ledger.is_done("chunking", "key", [output])
+ENTRY = {"format": 2, "facts": {}, "outputs": {}, "sha256": hashlib.sha256().hexdigest()}
+HOSTILE = [b"", b"\n\n", b"{", b"\xff\xfe\n\n", b"[" * 100_000]
+HOSTILE += [sealed(text) for text in (b"", b"[]", b"null", b"3", b"[" * 100_000, b"{}")]
+HOSTILE += [
+    sealed(json.dumps(ENTRY | change).encode())
+    for change in (
+        {"format": 1}, {"outputs": 3}, {"outputs": [3]}, {"outputs": {"a": 3}}, {"sha256": None},
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_entry_is_damage_and_never_done(ledger, output, content):
+    entry_of(ledger).write_bytes(content)
+    with pytest.raises(DamagedError):
+        ledger.read("tables", "key")
+    assert Ledger(ledger.root, ledger.folder, repair=True).read("tables", "key") is None
+
+
+def test_unit_names_never_leave_the_folder(ledger):
+    ledger.commit("../../escape", "../key")
+    assert entry_of(ledger).parent == ledger.folder
+    assert ledger.read("../../escape", "../key") is not None
+
+
+def test_what_is_forgotten_is_not_done_and_its_files_stay(ledger, output):
+    ledger.commit("tables", "other key")
+    ledger.commit("inputs", "")
+    ledger.discard("tables")
+    assert ledger.read("tables", "key") is ledger.read("tables", "other key") is None
     assert output.exists()
+    ledger.commit("scores 1", "key")
+    ledger.keep_only("inputs")
+    assert ledger.read("scores 1", "key") is None
+    assert ledger.read("inputs", "") is not None
 
 
-def test_discarded_outputs_cannot_be_taken_for_new_ones(unit):
-    ledger, output = unit
-    ledger.discard("chunking", [output])
-    assert not output.exists()
-    ledger.discard("chunking", [output])
+def test_claims_are_kept_once_and_a_torn_line_is_none(ledger):
+    names = ["a.txt", "samples/b\n.txt", "é.fa"]
+    ledger.claim(*(ledger.root / name for name in names))
+    ledger.claim(ledger.root / "a.txt")
+    assert ledger.claimed() == names
+    with (ledger.folder / CLAIMS).open("a") as file:
+        file.write('"torn')
+    assert ledger.claimed() == names
+
+
+def test_a_list_of_claims_that_is_a_link_is_never_written_through(ledger, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.write_text("precious")
+    ledger.folder.mkdir()
+    (ledger.folder / CLAIMS).symlink_to(theirs)
+    with pytest.raises(OSError, match="symbolic"):
+        ledger.claim(ledger.root / "a.txt")
+    assert theirs.read_text() == "precious"
 
 
 def test_saved_object_can_be_read_without_trust(tmp_path):
-    import torch
-
     atomic_save({"ids": ["a"]}, tmp_path / "x.pt")
     assert torch.load(tmp_path / "x.pt", weights_only=True) == {"ids": ["a"]}

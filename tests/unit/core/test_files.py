@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from virnucpro.core.errors import OutputError
-from virnucpro.core.files import atomic_write, digest_of, sha256_file, write_json
+from virnucpro.core.errors import OutputError, UsageError
+from virnucpro.core.files import (
+    atomic_write,
+    create_file,
+    digest_of,
+    locked,
+    read_json,
+    sha256_file,
+    write_json,
+)
 
 
 def test_content_appears_under_the_final_name_only_at_the_end(tmp_path):
@@ -79,6 +88,42 @@ def test_hash_of_a_file_is_that_of_its_content(tmp_path):
     assert sha256_file(path).startswith("ba7816bf8f01cfea")
 
 
-def test_json_is_written_whole(tmp_path):
-    write_json(tmp_path / "run.json", {"b": 1, "a": [2]})
-    assert (tmp_path / "run.json").read_text() == '{\n  "b": 1,\n  "a": [\n    2\n  ]\n}\n'
+def test_json_is_written_whole_and_read_without_trust(tmp_path):
+    path = tmp_path / "run.json"
+    write_json(path, {"b": 1, "a": [2]})
+    assert path.read_text() == '{\n  "b": 1,\n  "a": [\n    2\n  ]\n}\n'
+    assert read_json(path) == {"b": 1, "a": [2]}
+    for text in ("", "{", "[1]", "[" * 100_000):
+        path.write_text(text)
+        assert read_json(path) == {}
+
+
+def test_a_file_is_created_whole_or_the_one_that_is_there_stays(tmp_path):
+    path = tmp_path / "unit"
+    assert create_file(path, b"first")
+    assert not create_file(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(("number", "is_made"), [(errno.EPERM, True), (errno.ENOSPC, False)])
+def test_without_hard_links_a_file_is_renamed_into_place(tmp_path, monkeypatch, number, is_made):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    if is_made:
+        assert create_file(tmp_path / "unit", b"content")
+        assert (tmp_path / "unit").read_bytes() == b"content"
+    else:
+        with pytest.raises(OutputError, match="No space left"):
+            create_file(tmp_path / "unit", b"content")
+    assert len(list(tmp_path.iterdir())) == is_made
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    lock = tmp_path / "lock"
+    with locked(lock), pytest.raises(UsageError, match="another run"), locked(lock):
+        pass
+    with locked(lock):
+        pass

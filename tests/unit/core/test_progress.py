@@ -80,6 +80,18 @@ def test_without_a_terminal_there_is_a_plain_line_every_half_minute(
     ]
 
 
+def test_what_has_no_known_end_is_counted_and_nothing_counts_twice(
+    clock, caplog, no_gpu, monkeypatch
+):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    caplog.set_level(logging.INFO, "virnucpro")
+    for total in (None, 50):
+        with ProgressReporter().create_file_bar(total, "Scoring", "ORFs") as bar:
+            clock.now += 30
+            bar.update(60)
+    assert lines(caplog) == ["Scoring: 60 ORFs, 2.0/s", "Scoring: 50/50 ORFs, 1.7/s, ETA 0:00"]
+
+
 def test_the_busiest_gpu_is_shown_and_not_asked_at_every_step(clock, nvml):
     meter = GpuMeter()
     assert meter.text() == "GPU 30.0/80.0 GiB"

@@ -9,20 +9,12 @@ import pytest
 
 from virnucpro.core import errors
 from virnucpro.core.records import Embeddings
-from virnucpro.core.seen import SeenTable
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (3,), (3, 2, 1)])
 def test_vectors_need_one_id_each(shape):
     with pytest.raises(ValueError, match="2 ids"):
         Embeddings(("a", "b"), np.zeros(shape, np.float32))
-
-
-def test_numbers_follow_first_sight_also_after_growing():
-    table = SeenTable()
-    texts = [f"text {i % 700}" for i in range(2_000)]
-    assert [table.add(text)[0] for text in texts] == [i % 700 for i in range(2_000)]
-    assert len(table) == 700
 
 
 def test_errors_survive_a_process_boundary(tmp_path):

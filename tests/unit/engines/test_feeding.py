@@ -11,7 +11,7 @@ from virnucpro.engines.feeding import Ahead, spread, tokenize
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 5])
-@pytest.mark.parametrize("n", [0, 1, 9, 10, 11, 50])
+@pytest.mark.parametrize("n", [0, 1, 9, 50])
 def test_spread_is_map(threads, n):
     assert list(spread(lambda x: x * x, range(n), threads)) == [x * x for x in range(n)]
 
@@ -78,9 +78,7 @@ class Batches(Letters):
 
 @pytest.mark.parametrize("tokenizer", [Letters(), Batches()], ids=["one", "many"])
 @pytest.mark.parametrize("threads", [0, 3])
-def test_tokenize_keeps_ids_with_their_sequences(tokenizer, threads):
-    names = [f"s{i}" for i in range(600)]
+def test_tokenize_keeps_the_order_of_its_sequences(tokenizer, threads):
     sequences = ["A" * (i % 7 + 1) + chr(65 + i % 26) for i in range(600)]
-    items = tokenize(tokenizer, names, sequences, threads)
-    assert [item.seq_id for item in items] == names
-    assert [bytes(item.ids.astype(np.uint8)).decode() for item in items] == sequences
+    items = tokenize(tokenizer, sequences, threads)
+    assert [bytes(item.astype(np.uint8)).decode() for item in items] == sequences

@@ -36,19 +36,19 @@ class MeanEncoder(Encoder):
 
 def make_items(lengths, seed=0) -> list[Tokens]:
     draw = np.random.default_rng(seed)
-    return [Tokens(f"s{i}", draw.integers(1, 32, n)) for i, n in enumerate(lengths)]
+    return [draw.integers(1, 31, n) for n in lengths]
 
 
-def expected(encoder: MeanEncoder, items: list[Tokens]) -> dict[str, np.ndarray]:
+def expected(encoder: MeanEncoder, items: list[Tokens]) -> np.ndarray:
     rows = encoder.rows.detach().numpy()
-    return {item.seq_id: rows[item.ids].mean(0) for item in items}
+    return np.array([rows[item].mean(0) for item in items])
 
 
-def by_id(batches) -> dict[str, np.ndarray]:
-    """Vectors by id; fails on an id that comes twice."""
-    found: dict[str, np.ndarray] = {}
-    for batch in batches:
-        for seq_id, vector in zip(batch.seq_ids, batch.vectors, strict=True):
-            assert seq_id not in found, f"{seq_id} came twice"
-            found[seq_id] = vector
+def vectors_of(batches, count: int) -> np.ndarray:
+    """Vectors of all rows, shape (count, d); fails on a row that comes twice or never."""
+    found = np.full((count, DIM), np.nan, np.float32)
+    for rows, vectors in batches:
+        assert np.isnan(found[rows]).all(), f"one of {rows} came twice"
+        found[rows] = vectors
+    assert np.isfinite(found).all()
     return found

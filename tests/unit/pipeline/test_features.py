@@ -7,17 +7,17 @@ from staged_files import (
     tiny_protein_encoder,
     write_split_files,
 )
+from virnucpro.pipeline.embedding_worker import LoadedEncoders
+from virnucpro.pipeline.jobs import FeatureJob, WorkerSettings
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Embeddings
-from virnucpro.pipeline.embedding_worker import LoadedEncoders
 from virnucpro.pipeline.feature_files import read_dna_features, read_protein_features
 from virnucpro.pipeline.features import (
     SequenceEmbedder,
     extract_dnabert_features,
     extract_esm_features,
 )
-from virnucpro.pipeline.jobs import FeatureJob, WorkerSettings
 
 
 @pytest.fixture(params=["dna", "protein"])

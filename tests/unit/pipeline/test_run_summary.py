@@ -4,7 +4,7 @@ DATA = {
     "status": "done",
     "seconds": 75.2,
     "stages": {
-        "consensus": {"seconds": 1, "status:called": 26, "status:too_short": 1, "status:no_orf": 3},
+        "scoring": {"seconds": 1, "status:called": 26, "status:too_short": 1, "status:no_orf": 3},
         "tables": {"records": 30, "call:virus": 12, "call:non-virus": 13, "call:uncertain": 1},
     },
     "sample_summary": [

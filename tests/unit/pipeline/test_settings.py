@@ -3,9 +3,9 @@
 from unittest.mock import patch
 
 import pytest
+from virnucpro.pipeline.run_setup import device_kind
 
 from virnucpro.core.errors import DeviceError
-from virnucpro.pipeline.run_setup import device_kind
 from virnucpro.pipeline.settings import Compute
 
 

@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 from staged_files import embeddings, orf_ids, write_published_dna
+from virnucpro.pipeline.row_index import RowIndex
 
 from virnucpro.core.errors import OutputError
 from virnucpro.pipeline.feature_files import read_merged, read_protein_features, write_dna_features
 from virnucpro.pipeline.features import merge_features
 from virnucpro.pipeline.prediction import _stream_h5_to_pt_files
-from virnucpro.pipeline.row_index import RowIndex
 
 
 def write_shards(path, ids, vectors, as_bytes=False):

@@ -9,12 +9,12 @@ from unittest import mock
 import pytest
 import torch
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
+from virnucpro.pipeline.embedding_worker import LoadedEncoders
+from virnucpro.pipeline.jobs import FeatureJob, WorkerSettings
 
 from virnucpro.core.errors import ModelError
 from virnucpro.engines.forward import Forward
-from virnucpro.pipeline.embedding_worker import LoadedEncoders
 from virnucpro.pipeline.feature_files import read_dna_features, read_protein_features
-from virnucpro.pipeline.jobs import FeatureJob, WorkerSettings
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.work_queue import BatchQueueManager
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.core.records import FRAMES, Chunk, Orf
+from virnucpro.core.records import FRAMES
 from virnucpro.sequences import orfs as orfs_module
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
@@ -29,8 +29,14 @@ CODONS = {
 }
 
 
-def chunks_of(sequences):
-    return [Chunk(f"c{i}_chunk_1", s) for i, s in enumerate(sequences)]
+def rows_of(chunks, policy):
+    """(chunk, frame, start, end, DNA, protein) of each ORF."""
+    found = find_orfs(chunks, policy)
+    columns = (found.chunk, found.frame, found.start, found.end, found.dna, found.protein)
+    return [
+        (int(chunk), FRAMES[frame], int(start), int(end), dna.decode(), protein.decode())
+        for chunk, frame, start, end, dna, protein in zip(*columns, strict=True)
+    ]
 
 
 def slow_frames(sequence):
@@ -56,9 +62,9 @@ def slow_run(translation):
     return best
 
 
-def slow_orfs(chunk, policy):
+def slow_orfs(number, chunk, policy):
     found = []
-    for frame, strand, offset, translation in slow_frames(chunk.sequence):
+    for frame, strand, offset, translation in slow_frames(chunk):
         if policy.name == "open-frame":
             first, end = 0, len(translation)
             if "*" in translation or not translation.strip("X"):
@@ -70,11 +76,11 @@ def slow_orfs(chunk, policy):
         start, stop = offset + 3 * first, offset + 3 * end
         if frame[0] == "R":
             start, stop = len(strand) - stop, len(strand) - start
-        found.append(Orf(chunk.chunk_id + frame, translation[first:end], dna, start, stop))
-    found = [orf for orf in found if orf.protein]
-    if policy.name == "longest" and any(len(orf.protein) >= 5 for orf in found):
-        found = [orf for orf in found if len(orf.protein) >= 5]
-    kept = sorted(found, key=lambda orf: -len(orf.protein))[: policy.keep]
+        found.append((number, frame, start, stop, dna, translation[first:end]))
+    found = [orf for orf in found if orf[-1]]
+    if policy.name == "longest" and any(len(orf[-1]) >= 5 for orf in found):
+        found = [orf for orf in found if len(orf[-1]) >= 5]
+    kept = sorted(found, key=lambda orf: -len(orf[-1]))[: policy.keep]
     return [orf for orf in found if orf in kept]
 
 
@@ -90,8 +96,9 @@ def published_cases():
 
 @pytest.mark.parametrize(("case", "sequence", "expected"), published_cases())
 def test_open_frames_are_the_published_ones(case, sequence, expected):
-    [found] = find_orfs([Chunk(f"{case}_chunk_1", sequence)], OPEN)
-    assert [(orf.orf_id, orf.dna, orf.protein) for orf in found] == expected
+    found = rows_of([sequence], OPEN)
+    ids = [(f"{case}_chunk_1{frame}", dna, protein) for _, frame, *_, dna, protein in found]
+    assert ids == expected
 
 
 @pytest.mark.parametrize(
@@ -124,8 +131,8 @@ def test_open_frames_are_the_published_ones(case, sequence, expected):
     ids=["ambig", "iupac", "allN", "rna"],
 )
 def test_an_ambiguous_codon_is_x_and_keeps_its_place(sequence, expected):
-    [found] = find_orfs(chunks_of([sequence]), OPEN)
-    assert [(orf.orf_id[-2:], orf.dna, orf.protein) for orf in found] == expected
+    found = rows_of([sequence], OPEN)
+    assert [(frame, dna, protein) for _, frame, *_, dna, protein in found] == expected
 
 
 dna = st.text("ACGT", max_size=80)
@@ -139,9 +146,9 @@ policies = st.builds(OrfPolicy, st.sampled_from(["open-frame", "longest"]), st.i
 @settings(max_examples=300, deadline=None)
 @given(sequences=st.lists(dna | stops | mixed, max_size=6), policy=policies)
 def test_a_block_reads_as_each_chunk_alone(sequences, policy):
-    chunks = chunks_of(s.translate(str.maketrans("Eé", "NN")) for s in sequences)
-    given_chunks = chunks_of(sequences)
-    assert find_orfs(given_chunks, policy) == [slow_orfs(chunk, policy) for chunk in chunks]
+    chunks = [s.translate(str.maketrans("Eé", "NN")) for s in sequences]
+    expected = [row for i, chunk in enumerate(chunks) for row in slow_orfs(i, chunk, policy)]
+    assert rows_of(sequences, policy) == expected
 
 
 @given(codons=st.text("AAX*", max_size=60))
@@ -149,46 +156,41 @@ def test_a_block_reads_as_each_chunk_alone(sequences, policy):
 def test_the_longest_run_has_at_most_half_unknown(codons):
     sequence = "".join({"A": "GCT", "X": "NNN", "*": "TAA"}[codon] for codon in codons)
     first, end = slow_run(codons)
-    [found] = find_orfs(chunks_of([sequence]), OrfPolicy("longest"))
-    forward = [orf for orf in found if orf.orf_id.endswith("F1")]
+    found = rows_of([sequence], OrfPolicy("longest"))
+    forward = [row for row in found if row[1] == "F1"]
     if end - first >= 5:
-        assert (forward[0].protein, forward[0].start) == (codons[first:end], 3 * first)
+        assert (forward[0][2], forward[0][-1]) == (3 * first, codons[first:end])
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text("ACGT", min_size=60, max_size=60), st.text("ACGTN", max_size=90), st.integers(0, 90))
 def test_sixty_clear_bases_give_an_orf(clear, rest, place):
     sequence = rest[:place] + clear + rest[place:]
-    [found] = find_orfs(chunks_of([sequence]), OrfPolicy("longest", keep=1))
-    assert len(found) == 1
+    assert len(find_orfs([sequence], OrfPolicy("longest", keep=1))) == 1
 
 
 @pytest.mark.parametrize("unit", ["TAA", "TTA", "TAG", "CTA", "TGA", "TCA", "TAAC", "TTAATTAA"])
 def test_stops_everywhere_still_give_an_orf(unit):
-    sequence = (unit * 60)[:60]
-    [found] = find_orfs(chunks_of([sequence]), OrfPolicy("longest", keep=1))
-    assert len(found) == 1
+    assert len(find_orfs([(unit * 60)[:60]], OrfPolicy("longest", keep=1))) == 1
 
 
 def test_a_small_block_gives_the_same(monkeypatch):
-    chunks = chunks_of(["ATGGCTGCTGCAAAA", "", "GGGTTAAGTAAGTGTGATG", "ACG" * 20, "NNNN"])
-    whole = find_orfs(chunks, OrfPolicy("longest"))
+    chunks = ["ATGGCTGCTGCAAAA", "", "GGGTTAAGTAAGTGTGATG", "ACG" * 20, "NNNN"]
+    whole = rows_of(chunks, OrfPolicy("longest"))
     monkeypatch.setattr(orfs_module, "_BLOCK_NT", 1)
-    assert find_orfs(chunks, OrfPolicy("longest")) == whole
+    assert rows_of(chunks, OrfPolicy("longest")) == whole
 
 
 def test_longest_keeps_the_whole_strand_in_phase():
     sequence = "C" + "TAA" + "GCT" * 8 + "TAA" + "GC"
-    orf = next(
-        orf
-        for orf in find_orfs(chunks_of([sequence]), OrfPolicy("longest"))[0]
-        if orf.orf_id.endswith("F2")
-    )
-    assert (orf.protein, orf.dna, orf.start, orf.end) == ("A" * 8, sequence[1:], 4, 28)
+    found = rows_of([sequence], OrfPolicy("longest"))
+    assert (0, "F2", 4, 28, sequence[1:], "A" * 8) in found
 
 
-def test_no_chunks_give_no_lists():
-    assert find_orfs([], OPEN) == []
+@pytest.mark.parametrize("policy", ["open-frame", "longest"])
+def test_nothing_to_read_gives_no_rows(policy):
+    for chunks in ([], [""], ["A", "AC"], ["NNNNNNNNN"]):
+        assert rows_of(chunks, OrfPolicy(policy)) == []
 
 
 @pytest.mark.parametrize(("name", "keep"), [("best", 6), ("longest", 0), ("open-frame", 7)])

@@ -3,10 +3,12 @@ from collections import Counter
 
 import pytest
 from tiny_home import make_tiny_home
+from virnucpro.pipeline.run_setup import orfs_per_file
 
 from virnucpro.core.records import Record
 from virnucpro.models import specs
 from virnucpro.models.store import resolve_model
+from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.tools.estimate import (
     Pilot,
     PilotFailedError,
@@ -14,9 +16,7 @@ from virnucpro.tools.estimate import (
     run_pilots,
     smallest_pilot,
 )
-from virnucpro.pipeline.run_setup import orfs_per_file
 from virnucpro.tools.survey import EvenSample, survey
-from virnucpro.sequences.chunks import chunk_windows
 
 
 @pytest.fixture(scope="module")
