@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 from tiny_home import make_tiny_home
-from virnucpro.pipeline.run_setup import orfs_per_file
+from virnucpro.pipeline.run import orfs_per_unit
 
 from virnucpro.core.records import Record
 from virnucpro.models import specs
@@ -119,11 +119,11 @@ def test_large_weights_on_a_cpu_start_small(model):
 
 
 def test_units_of_a_large_model_on_a_cpu_are_small(model, monkeypatch):
-    assert orfs_per_file(None, model, "cpu") == orfs_per_file(None, model, "cuda") == 10_000
+    assert orfs_per_unit(None, True, model) == orfs_per_unit(None, False, model) == 10_000
     monkeypatch.setattr(specs, "_LARGE_BYTES", 10_000)
     assert (smallest_pilot(model, on_cpu=True), smallest_pilot(model, on_cpu=False)) == (4, 100)
-    assert [orfs_per_file(None, model, kind) for kind in ("cpu", "cuda")] == [100, 10_000]
-    assert orfs_per_file(7, model, "cpu") == 7
+    assert [orfs_per_unit(None, on_cpu, model) for on_cpu in (True, False)] == [100, 10_000]
+    assert orfs_per_unit(7, True, model) == 7
 
 
 def test_a_failing_pilot_says_why(model):

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from virnucpro.core.records import Chunk
 from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUES, BaseTokenizer
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
@@ -35,11 +34,11 @@ def test_training_sees_the_orf_that_prediction_finds():
     for row, s in zip(rows, letters, strict=True):
         row[: len(s)] = torch.from_numpy(BaseTokenizer().encode(s))
     windows = orient(rows, lengths)
-    chunks = [Chunk(f"c{i}", s) for i, s in enumerate(letters)]
-    for i, orfs in enumerate(find_orfs(chunks, OrfPolicy("longest", 1))):
+    orfs = find_orfs(letters, OrfPolicy("longest", 1))
+    for i in range(len(letters)):
         dna = "".join("ACGTN"[k] for k in windows.bases[i, : windows.lengths[i]])
         protein = "".join(RESIDUES[k] for k in windows.residues[i, : windows.residue_lengths[i]])
-        assert (dna, protein) == (orfs[0].dna, orfs[0].protein)
+        assert (dna, protein) == (orfs.dna[i].decode(), orfs.protein[i].decode())
 
 
 def test_windows_follow_from_the_seed_and_the_weights():
