@@ -25,24 +25,16 @@ from virnucpro.cli.settings import build_settings, environment_config
 from virnucpro.core.errors import UsageError
 from virnucpro.core.records import Embeddings, Record
 from virnucpro.core.text import shown
-from virnucpro.reports.tables import (
-    CALL_COLUMNS,
-    CallRow,
-    ChunkRow,
-    read_call_rows,
-    read_chunk_rows,
-)
+from virnucpro.reports import tables
+from virnucpro.reports.tables import CallRow, ChunkRow
 from virnucpro.scores.thresholds import PRESETS
 
 if TYPE_CHECKING:
-    from virnucpro.pipeline.record_table import RecordRow
     from virnucpro.pipeline.settings import PredictionSettings
     from virnucpro.scores.thresholds import PresetName
 
 Inputs = str | Path | Sequence[str | Path]
 Sequences = str | Path | Mapping[str, str] | Iterable[str | Record]
-
-_TYPES = ("mini", "300", "500")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +57,7 @@ class PredictionResult:
 
     def __iter__(self) -> Iterator[CallRow]:
         """One row for every input record, in input order. Streams."""
-        yield from read_call_rows(self.calls)  # holds this object, and so its directory
+        yield from tables.read_call_rows(self.calls)  # holds this object, and so its directory
 
     def __len__(self) -> int:
         """Input records."""
@@ -89,11 +81,11 @@ class PredictionResult:
 
     def chunks(self) -> Iterator[ChunkRow]:
         """The score along each record, chunk by chunk. Streams."""
-        yield from read_chunk_rows(self.output_dir / "chunks.tsv")
+        yield from tables.read_chunk_rows(self.output_dir / "chunks.tsv")
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Rows as dictionaries with the columns of calls.tsv; what is absent is None."""
-        return [dict(zip(CALL_COLUMNS, row.values(), strict=True)) for row in self]
+        return [dict(zip(tables.CALL_COLUMNS, row.values(), strict=True)) for row in self]
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with the columns of calls.tsv.
@@ -105,7 +97,7 @@ class PredictionResult:
             pandas = importlib.import_module("pandas")
         except ImportError as error:
             raise ImportError("to_pandas() needs pandas: pip install pandas") from error
-        return pandas.DataFrame(self.to_dicts(), columns=list(CALL_COLUMNS))
+        return pandas.DataFrame(self.to_dicts(), columns=list(tables.CALL_COLUMNS))
 
 
 def predict(  # noqa: PLR0913 - the public call; every option is one of the command's
@@ -160,6 +152,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     (2, 40)
     """
     from virnucpro.pipeline import prediction
+    from virnucpro.pipeline.run_record import read_run
 
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
@@ -175,16 +168,17 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     )  # fmt: skip
     if not files:
         raise UsageError("no input files")
-    is_temporary = output_dir is None
     out = Path(tempfile.mkdtemp(prefix="virnucpro-") if output_dir is None else output_dir)
     try:
         code = prediction.run_prediction(files, out, settings)
-        result = _result(out, code)
+        run = read_run(out) or {}
+        counts = {name: n for name, n in run["stages"]["tables"].items() if name != "seconds"}
+        result = PredictionResult(out, code, counts, run["sample_summary"])
     except BaseException:
-        if is_temporary:
+        if output_dir is None:
             shutil.rmtree(out, ignore_errors=True)
         raise
-    if is_temporary:
+    if output_dir is None:
         weakref.finalize(result, shutil.rmtree, out, ignore_errors=True)
     return result
 
@@ -224,42 +218,31 @@ def embed(
 
     settings = _settings(model, device=device, orf_policy=orf_policy)
     encoder = DirectEncoder(choose_model(settings.model), device)
-    parts = [Embeddings((), np.empty((0, encoder.model.dim), dtype=np.float32))]
+    ids: list[str] = []
+    parts = [np.empty((0, encoder.model.dim), dtype=np.float32)]
     for block in record_blocks(_records(sequences)):
         rows, found = encoder.orfs(block)
-        embedded = encoder.vectors([orf for groups in found for group in groups for orf in group])
-        if per == "record":
-            embedded = _means(embedded, rows, [sum(map(len, groups)) for groups in found])
-        parts.append(embedded)
-    ids = tuple(seq_id for part in parts for seq_id in part.seq_ids)
-    return Embeddings(ids, np.concatenate([part.vectors for part in parts]))
-
-
-def _means(embedded: Embeddings, rows: Sequence[RecordRow], orfs: Sequence[int]) -> Embeddings:
-    """The mean vector of each record that has ORFs; `orfs` says how many each has."""
-    ends = np.cumsum(orfs)
-    ids = tuple(row.seq_id for row, count in zip(rows, orfs, strict=True) if count)
-    means = np.empty((len(ids), embedded.vectors.shape[1]), dtype=np.float32)
-    places = ((end - count, end) for end, count in zip(ends, orfs, strict=True) if count)
-    for mean, (start, end) in zip(means, places, strict=True):
-        embedded.vectors[start:end].mean(axis=0, out=mean)
-    return Embeddings(ids, means)
+        orfs = [[orf for group in groups for orf in group] for groups in found]
+        embedded = encoder.vectors([orf for own in orfs for orf in own])
+        if per == "orf":
+            ids += embedded.seq_ids
+            parts.append(embedded.vectors)
+            continue
+        first = 0
+        for row, own in zip(rows, orfs, strict=True):
+            if own:
+                ids.append(row.seq_id)
+                mean = embedded.vectors[first : first + len(own)].mean(axis=0, dtype=np.float32)
+                parts.append(mean[None, :])
+            first += len(own)
+    return Embeddings(tuple(ids), np.concatenate(parts))
 
 
 def _settings(model: str | Path, **flags: Any) -> PredictionSettings:
-    known = str(model) in _TYPES
-    named = {"model_type": str(model) if known else "custom"}
-    path = {} if known else {"model_path": Path(model)}
-    flags = {**flags, **named, **path, "no_progress": True}
+    known = str(model) in ("mini", "300", "500")
+    named = {"model_type": str(model)} if known else {"model_path": Path(model)}
+    flags = {**flags, **named, "no_progress": True}
     return build_settings(flags, environment_config(), resume=bool(flags.get("resume")))
-
-
-def _result(output_dir: Path, exit_code: int) -> PredictionResult:
-    from virnucpro.pipeline.run_record import read_run
-
-    run = read_run(output_dir) or {}
-    counts = {k: v for k, v in run["stages"]["tables"].items() if k != "seconds"}
-    return PredictionResult(output_dir, exit_code, counts, run["sample_summary"])
 
 
 def _records(sequences: Sequences) -> Iterator[Record]:
@@ -267,12 +250,11 @@ def _records(sequences: Sequences) -> Iterator[Record]:
         from virnucpro.sequences.fasta import read_records
 
         yield from read_records([sequences])
-    elif isinstance(sequences, Mapping):
-        for seq_id, sequence in sequences.items():
+        return
+    named = sequences.items() if isinstance(sequences, Mapping) else enumerate(sequences, start=1)
+    for name, sequence in named:
+        if isinstance(sequence, Record):
+            yield sequence
+        else:
+            seq_id = name if isinstance(name, str) else f"sequence_{name}"
             yield Record(seq_id, seq_id, sequence)
-    else:
-        for number, sequence in enumerate(sequences, start=1):
-            if isinstance(sequence, Record):
-                yield sequence
-            else:
-                yield Record(f"sequence_{number}", f"sequence_{number}", sequence)
