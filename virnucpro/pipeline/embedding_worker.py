@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from virnucpro.core.errors import DeviceError, ModelError, OutputError
 from virnucpro.core.processes import become_worker
+from virnucpro.core.text import one_line
 from virnucpro.pipeline.jobs import FeatureJob, Heartbeat, JobDone, JobFailed, WorkerSettings
 from virnucpro.pipeline.worker_logs import relay_logs
 
@@ -111,7 +112,7 @@ def run_job(job: FeatureJob, encoders: LoadedEncoders, on_rows: OnRows) -> JobDo
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
         if isinstance(error, hopeless):
             return JobFailed(str(error), error)
-        return JobFailed(_one_line(error))
+        return JobFailed(one_line(error))
     finally:
         encoders.job_finished()
     engine = tuple((name, str(getattr(stats, name))) for name in _ENGINE_FACTS)
@@ -168,7 +169,3 @@ def _configure_memory(settings: WorkerSettings) -> None:
         import torch
 
         torch.set_num_threads(settings.threads)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from virnucpro.core.files import atomic_write
+from virnucpro.core.text import one_line
 
 
 def replace_lines(log: Path, is_old: Callable[[str], bool], lines: Sequence[str]) -> None:
@@ -30,12 +31,3 @@ def record_lost_shards(log: Path, folder: Path, label: str, lost: Mapping[int, s
     """
     lines = [f"{folder}/shard_{k:05d}|{label}|{one_line(why)}" for k, why in sorted(lost.items())]
     replace_lines(log, lambda line: line.startswith(f"{folder}/shard_"), lines)
-
-
-def one_line(reason: str) -> str:
-    r"""A reason that cannot be taken for two lines, or for another column.
-
-    >>> one_line("bad\n  file|x")
-    'bad file/x'
-    """
-    return " ".join(reason.split()).replace("|", "/")

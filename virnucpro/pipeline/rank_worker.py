@@ -24,6 +24,7 @@ from virnucpro.core.errors import VirNucProError
 from virnucpro.core.log import DATE_FORMAT, FORMAT
 from virnucpro.core.processes import become_worker
 from virnucpro.core.records import Embeddings, Tokens
+from virnucpro.core.text import one_line
 from virnucpro.pipeline.rank_messages import (
     Assignment,
     Beat,
@@ -184,11 +185,6 @@ class RankServer:
     def _send(self, message: object) -> None:
         with self._sending, suppress(OSError):  # a lost parent ends this process anyway
             self._connection.send(message)
-
-
-def one_line(error: BaseException) -> str:
-    """Type and text of an error."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _typed(error: Exception) -> VirNucProError | None:

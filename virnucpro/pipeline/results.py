@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 
 from virnucpro.core.device import validate_and_get_device
+from virnucpro.core.text import one_line
 from virnucpro.pipeline import calls, final_tables, scoring
-from virnucpro.pipeline.failed_files import one_line, replace_lines
+from virnucpro.pipeline.failed_files import replace_lines
 from virnucpro.pipeline.output_dir import remove_intermediates, remove_report
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.paths import RunPaths

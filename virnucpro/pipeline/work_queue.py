@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.text import one_line
 from virnucpro.pipeline.embedding_worker import LoadedEncoders, run_job
-from virnucpro.pipeline.failed_files import one_line, replace_lines
+from virnucpro.pipeline.failed_files import replace_lines
 from virnucpro.pipeline.jobs import FeatureJob, Heartbeat, JobDone, JobFailed, WorkerSettings
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 
