@@ -32,7 +32,7 @@ COMMANDS = {
     "models": ("models", "models", "List, fetch, import and verify models."),
     "estimate": ("info", "estimate", "Say what a prediction will cost before it starts."),
     "doctor": ("info", "doctor", "Check install, devices, weights and write speed."),
-    "report": ("report", "report", "Rebuild report.html of a finished run."),
+    "report": ("info", "report", "Rebuild report.html of a finished run."),
     "train": ("train", "train", "Train a model on labelled FASTA."),
     "evaluate": ("train", "evaluate", "Measure a model on labelled FASTA."),
     "benchmark": ("benchmark", "benchmark", "Run the benchmark suites of a source checkout."),

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +15,7 @@ import click
 from virnucpro.core.config import SWITCHES, Config, default_yaml, environment_name
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import InputError, UsageError
-from virnucpro.core.text import clipped
+from virnucpro.core.text import clipped, gib
 
 CHECKPOINTS_BAD, CHECKPOINTS_ABSENT = 1, 3
 
@@ -30,31 +29,29 @@ def utils() -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 def list_devices(as_json: bool) -> None:
     """Show what predict can compute on: CPUs, and every GPU with its memory."""
-    devices = list(_devices())
-    if as_json:
-        click.echo(json.dumps(devices, indent=1))
-        return
-    for device in devices:
-        click.echo("  ".join(str(value) for value in device.values()))
-    if len(devices) == 1:
-        click.echo("no GPU: predict --device auto takes the CPU")
-
-
-def _devices() -> Iterator[dict[str, object]]:
-    cpus = usable_cpus()
-    yield {"device": "cpu", "name": f"{cpus} CPUs usable", "numbers": "float32"}
+    cpus = f"{usable_cpus()} CPUs usable"
+    devices: list[dict[str, str]] = [{"device": "cpu", "name": cpus, "numbers": "float32"}]
     for number in detect_cuda_devices():
         import torch
 
         properties = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
-        yield {
-            "device": f"cuda:{number}",
-            "name": properties.name,
-            "memory": f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free",
-            "capability": f"{properties.major}.{properties.minor}",
-            "numbers": "float16",
-        }
+        devices.append(
+            {
+                "device": f"cuda:{number}",
+                "name": properties.name,
+                "memory": f"{free / 2**30:.1f} of {gib(total)} free",
+                "capability": f"{properties.major}.{properties.minor}",
+                "numbers": "float16",
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(devices, indent=1))
+        return
+    for device in devices:
+        click.echo("  ".join(device.values()))
+    if len(devices) == 1:
+        click.echo("no GPU: predict --device auto takes the CPU")
 
 
 @dataclass(slots=True)
@@ -192,25 +189,20 @@ def show(obj: dict[str, Config], as_json: bool) -> None:
     Flags of a command go before all of these. "not set" leaves the choice to the model or the
     machine.
     """
-    items = obj["config"].items()
+    items = [
+        (name, str(value) if isinstance(value, Path) else value, source)
+        for name, value, source in obj["config"].items()
+    ]
     if as_json:
         shown = {
-            name: {"value": _plain(value), "source": source, "variable": environment_name(name)}
+            name: {"value": value, "source": source, "variable": environment_name(name)}
             for name, value, source in items
         }
         click.echo(json.dumps(shown, indent=1))
         return
     width = max(len(name) for name, _, _ in items)
     for name, value, source in items:
-        click.echo(f"{name:<{width}}  {_text(value)}  ({source})")
+        click.echo(f"{name:<{width}}  {'not set' if value is None else value}  ({source})")
     for variable in SWITCHES:
         if variable in os.environ:
             click.echo(f"{variable}={os.environ[variable]}  (environment)")
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
-
-
-def _text(value: object) -> str:
-    return "not set" if value is None else str(_plain(value))

@@ -68,16 +68,14 @@ class Forward:
         for layer in self._layers:
             layer.compile(dynamic=False)
 
-    def prepare(self, batch: Batch, pin: bool, fixed: bool) -> Prepared:
+    def prepare(self, batch: Batch, pin: bool) -> Prepared:
         """Lay out a batch on the host for the kernels in use.
 
         Args:
-            batch: on the host; with fixed shapes it has more rows than ids.
+            batch: on the host.
             pin: put it in page-locked memory, so that its copy does not wait.
-            fixed: leave out the ids, which would differ from batch to batch.
         """
-        shaped = batch if fixed else batch
-        ready = self._transformer.lay_out(shaped) if self._transformer else shaped
+        ready = self._transformer.lay_out(batch) if self._transformer else batch
         return ready.pin_memory() if pin else ready
 
     def __call__(self, ready: Prepared, fixed: bool) -> Tensor:

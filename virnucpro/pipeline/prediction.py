@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from virnucpro.core.checkpoint import Outputs
-from virnucpro.core.device import detect_cuda_devices
+from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import InputError, WorkersFailedError
 from virnucpro.core.files import digest_of, read_json
 from virnucpro.core.processes import at_most_threads
@@ -37,7 +37,7 @@ from virnucpro.pipeline.run import (
     prepare,
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.settings import PredictionSettings
+from virnucpro.pipeline.settings import Compute, PredictionSettings
 from virnucpro.pipeline.staged import Units, classify, merge, staged_files, written_units
 from virnucpro.pipeline.stream import NoExecutor, ScoreJob, ScoreStore, scored_shards
 from virnucpro.pipeline.summary import summary_lines
@@ -131,7 +131,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     )
     given_up: dict[int, str] = {}
     own = executor is None
-    executor = executor or _executor(run)
+    executor = executor or make_executor(compute)
     run.ledger.discard(CALLS)
     try:
         with (
@@ -182,13 +182,12 @@ def _refuse_no_dna(run: Run, counts: dict[str, int]) -> None:
         )
 
 
-def _executor(run: Run) -> Executor:
+def make_executor(compute: Compute) -> Executor:
     """Where units are scored: in this process, or in one a device where there are several."""
-    compute = run.settings.compute
-    devices = compute.devices
+    devices, threads = compute.devices, compute.threads or usable_cpus()
     if len(devices) == 1:
-        return InProcess(devices[0], run.threads)
-    threads = max(1, run.threads // len(devices))
+        return InProcess(devices[0], threads)
+    threads = max(1, threads // len(devices))
     level = logging.getLogger("virnucpro").getEffectiveLevel()
     settings = [WorkerSettings(device=d, threads=threads, log_level=level) for d in devices]
     return Workers(settings, compute.worker_timeout)

@@ -41,7 +41,7 @@ class Units:
 
 
 def staged_files(run: Run) -> list[Path]:
-    """What the stages write: files of known names, and of the numbered ones those that are there."""
+    """What the stages write: files of known names, and numbered ones that exist."""
     paths = run.paths
     folders = (paths.nucleotide_dir, paths.protein_dir, paths.merged_dir)
     numbered = [path for folder in folders for path in sorted(folder.glob("output_*"))]

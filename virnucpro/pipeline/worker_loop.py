@@ -116,6 +116,10 @@ class Executor(Protocol):
             VirNucProError: no worker can start, or results cannot be written.
         """
 
+    @property
+    def loads(self) -> int:
+        """Encoders loaded so far."""
+
     def close(self) -> None:
         """Give everything back; safe to call twice."""
 
@@ -236,6 +240,11 @@ class InProcess:
                     yield message
                 elif isinstance(message, Failed):
                     yield GivenUp(message.key, message.reason)
+
+    @property
+    def loads(self) -> int:
+        """Encoders loaded so far."""
+        return self.models.loads
 
     def close(self) -> None:
         """Forget what is loaded."""

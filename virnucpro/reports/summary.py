@@ -134,7 +134,7 @@ def choose_tracks(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> Ch
     """Pick contigs with several chunks: viral ones first, then those of mixed evidence.
 
     Returns:
-        Row number by sample and id, of at most `MOST_TRACKS` contigs with `most_chunks` chunks in all.
+        Row number by sample and id, of at most `MOST_TRACKS` contigs, `most_chunks` chunks in all.
     """
 
     def interest(item: tuple[int, CallRow]) -> tuple[bool, bool, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from virnucpro.core.checkpoint import check_file, read_entry
@@ -49,7 +50,7 @@ def check_output_dir(directory: Path, load: bool = True) -> Iterator[Finding]:
             yield Finding(path, _problem(path, _read_h5 if load else _is_hdf5))
         elif path.suffix == ".entry" and path.parent.name == LEDGER:
             root = path.parent.parent.parent
-            yield Finding(path, _problem(path, lambda entry: _read_entry(entry, root, load)))
+            yield Finding(path, _problem(path, partial(_read_entry, root=root, load=load)))
 
 
 def _problem(path: Path, check: _Check) -> str:

@@ -64,9 +64,13 @@ class Features:
 
 
 def embed_windows(
-    folder: Path, name: str, drawn: Sequence[LabelledWindows], encoder: ModelOnDevice, stop_at: float,
+    folder: Path,
+    name: str,
+    drawn: Sequence[LabelledWindows],
+    encoder: ModelOnDevice,
+    stop_at: float,
     progress: ProgressReporter,
-) -> Features | None:  # fmt: skip
+) -> Features | None:
     """Embed windows block by block; finished blocks that are what would be made are kept.
 
     Returns:

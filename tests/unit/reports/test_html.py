@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from report_data import HOSTILE, make_run
 
-from virnucpro.cli.report import report
+from virnucpro.cli.info import report
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.reports.html import write_report
 from virnucpro.reports.summary import MOST_ROWS
