@@ -1,125 +1,102 @@
-"""Processes in place of ranks and workers. All but one start at once, and compute nothing.
-
-Spawned processes find these functions by name; importing this module must not import torch.
-"""
+"""Light jobs and disturbed workers; spawned processes find them by name, and need no torch."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import time
-from contextlib import suppress
-
-from virnucpro.pipeline.jobs import JobDone, JobFailed
-from virnucpro.pipeline.rank_messages import Bye, CannotStart, Done, Failed, Ready, shard_path
+from dataclasses import dataclass
+from pathlib import Path
 
 from virnucpro.core.errors import DeviceError, OutputError
+from virnucpro.pipeline.worker_loop import Done
 
-POISON_SHARD = 3
+POISON_UNIT = 2
 
 
-def rank_killed_by_one_shard(rank, job, connection):
-    """A real rank, killed when it is about to commit one shard, as for want of memory.
+@dataclass(frozen=True)
+class Squares:
+    """Squares numbers; a unit is (number, what goes wrong).
 
-    A rank writes one shard after the other, so the coordinator has heard of all before it.
+    Attributes:
+        folder: remembers who tried what, across processes.
+        broken: device on which it cannot start.
     """
-    from virnucpro.pipeline.rank_worker import rank_main
 
-    from virnucpro.engines import shards
+    folder: Path
+    broken: str = ""
 
-    write = shards.write_shard
+    def task(self, models):
+        return SquareTask(self, models.device)
 
-    def kill(path, *rest):
-        if path == shard_path(job.shard_dir, POISON_SHARD):
-            os.kill(os.getpid(), signal.SIGKILL)
-        write(path, *rest)
-
-    shards.write_shard = kill
-    rank_main(rank, job, connection)
+    def tries(self, number: int) -> list[int]:
+        """Pids of the processes that began a unit, in order."""
+        log = self.folder / str(number)
+        return [int(pid) for pid in log.read_text().split()] if log.exists() else []
 
 
-def rank_that_names_its_device(rank, job, connection):
-    """Writes down where it was to compute, and cannot."""
-    (job.log_dir / f"device_{rank}").write_text(job.device)
-    connection.send(CannotStart("no such GPU", DeviceError("no such GPU")))
+class SquareTask:
+    """Results are (square, pid of who computed it)."""
+
+    def __init__(self, job: Squares, device: str) -> None:
+        self.job, self.device = job, device
+
+    def load(self):
+        if self.device == self.job.broken:
+            raise DeviceError(f"{self.device} is broken")
+
+    def prepare(self, unit):
+        if unit[1] == "unreadable":
+            raise ValueError("cannot be\nread")
+        return unit
+
+    def run(self, unit):
+        number, trouble = unit
+        with (self.job.folder / str(number)).open("a") as log:
+            log.write(f"{os.getpid()}\n")
+        logging.getLogger("virnucpro.toy").info("unit %d", number)
+        yield 1
+        if trouble.endswith("once"):
+            trouble = trouble.removesuffix(" once") if len(self.job.tries(number)) == 1 else ""
+        if trouble in ("SIGKILL", "SIGSTOP"):
+            os.kill(os.getpid(), getattr(signal, trouble))
+        if trouble == "error":
+            raise RuntimeError("it would not")
+        if trouble == "full disk":
+            raise OutputError("no space left")
+        return number * number, os.getpid()
+
+    def stats(self):
+        return {}
 
 
-def worker_that_names_its_device(connection, settings):
-    """Its feature files hold the name of its device."""
-    with suppress(EOFError, OSError):
-        while True:
-            job = connection.recv()
-            job.output_file.write_text(settings.device)
-            connection.send(JobDone(job.rows, (), 1, 0))
+def _answering(before_answer):
+    """A worker that does something when it is about to answer the unit `POISON_UNIT`."""
+
+    def main(connection, settings, number):
+        from virnucpro.pipeline import workers
+
+        work = workers.work
+
+        def disturbed(tasks, items):
+            for message in work(tasks, items):
+                if isinstance(message, Done) and message.key == POISON_UNIT:
+                    before_answer()
+                yield message
+
+        workers.work = disturbed
+        workers.worker_main(connection, settings, number)
+
+    return main
 
 
-def rank_that_dies_with_work(rank, job, connection):
-    """Killed by any shard, as for want of memory."""
-    connection.send(Ready({}))
+def worker_killed_by_one_unit(connection, settings, number):
+    """Stands for `workers.worker_main`: one unit takes more memory than there is."""
+    _answering(lambda: os.kill(os.getpid(), signal.SIGKILL))(connection, settings, number)
+
+
+def worker_that_dies_with_work(connection, settings, number):
+    """Stands for `workers.worker_main`: any unit kills it."""
+    connection.recv()
     connection.recv()
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def rank_that_fails_every_shard(rank, job, connection):
-    """Lives, and can compute nothing."""
-    connection.send(Ready({}))
-    while (assignment := connection.recv()) is not None:
-        connection.send(Failed(assignment.shard, "RuntimeError: nothing fits"))
-    connection.send(Bye({}))
-
-
-def first_rank_that_dies_with_work(rank, job, connection):
-    """Rank 0 is killed by its first shard; only then do the others begin, and do all they get."""
-    dying = job.log_dir / "dying"
-    if rank == 0:
-        connection.send(Ready({}))
-        connection.recv()
-        dying.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    while not dying.exists():
-        time.sleep(0.01)
-    connection.send(Ready({}))
-    while (assignment := connection.recv()) is not None:
-        connection.send(Done(assignment.shard))
-    connection.send(Bye({}))
-
-
-def worker_without_a_disk(connection, settings):
-    """Cannot write any feature file, and no other worker could."""
-    with suppress(EOFError, OSError):
-        while True:
-            connection.recv()
-            connection.send(JobFailed("no space left", OutputError("no space left")))
-
-
-def worker_that_tells_its_threads(connection, settings):
-    """A real worker that writes down, beside each feature file, how many threads it may use."""
-    import torch
-    from virnucpro.pipeline.embedding_worker import worker_main
-
-    from virnucpro.pipeline import feature_files
-
-    for name in ("write_dna_features", "write_protein_features"):
-        _tell_before(feature_files, name, lambda: str(torch.get_num_threads()))
-    worker_main(connection, settings)
-
-
-def rank_that_tells_its_threads(rank, job, connection):
-    """A real rank that writes down, beside each shard, how many threads it may use."""
-    import torch
-    from virnucpro.pipeline.rank_worker import rank_main
-
-    from virnucpro.engines import shards
-
-    _tell_before(shards, "write_shard", lambda: str(torch.get_num_threads()))
-    rank_main(rank, job, connection)
-
-
-def _tell_before(module, name, fact):
-    write = getattr(module, name)
-
-    def tell(path, *rest):
-        path.with_name(f"{path.name}.threads").write_text(fact())
-        return write(path, *rest)
-
-    setattr(module, name, tell)

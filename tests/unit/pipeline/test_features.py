@@ -1,113 +1,97 @@
+"""A split file to a file of vectors: rows in file order, equal to each sequence alone."""
+
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from staged_files import (
-    tiny_dna_encoder,
-    tiny_protein_encoder,
-    write_split_files,
-)
-from virnucpro.pipeline.embedding_worker import LoadedEncoders
-from virnucpro.pipeline.jobs import FeatureJob, WorkerSettings
+from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.records import Embeddings
-from virnucpro.pipeline.feature_files import read_dna_features, read_protein_features
-from virnucpro.pipeline.features import (
-    SequenceEmbedder,
-    extract_dnabert_features,
-    extract_esm_features,
+from virnucpro.pipeline.feature_files import (
+    read_dna_features,
+    read_protein_features,
+    read_vectors,
 )
+from virnucpro.pipeline.features import EmbedJob, SplitFile
+from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels
+from virnucpro.sequences.fasta_files import read_fasta
+
+READERS = {"dna": read_dna_features, "protein": read_protein_features, "shard": read_vectors}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """{slot: (encoder, split file)}."""
+    folder = tmp_path_factory.mktemp("features")
+    [dna], [protein] = write_split_files(folder, 1)
+    return {
+        "dna": (tiny_dna_encoder(folder / "weights" / "dna"), dna),
+        "protein": (tiny_protein_encoder(folder / "weights" / "protein"), protein),
+    }
 
 
 @pytest.fixture(params=["dna", "protein"])
-def kind(request, tmp_path):
-    """(job, extract function, reader) for each of the two encoders."""
-    dna_files, protein_files = write_split_files(tmp_path, 1)
-    if request.param == "dna":
-        spec, file = tiny_dna_encoder(tmp_path / "weights"), dna_files[0]
-        use = extract_dnabert_features, read_dna_features
-    else:
-        spec, file = tiny_protein_encoder(tmp_path / "weights"), protein_files[0]
-        use = extract_esm_features, read_protein_features
-    output = file.with_suffix(".pt")
-    return FeatureJob(
-        encoder=spec, input_file=file, output_file=output, rows=6, token_budget=64
-    ), *use
+def slot(request, work):
+    return request.param, *work[request.param]
 
 
-def read_fasta(path):
-    lines = path.read_text().split("\n")
-    return dict(zip((line[1:] for line in lines[:-1:2]), lines[1::2], strict=True))
+def embedded(encoder, file, output, layout, models=None, **options):
+    """Vectors of one file, and what its task told while it worked."""
+    job = EmbedJob(encoder, EmbeddingOptions(**options))
+    task = job.task(models or LoadedModels("cpu"))
+    unit = SplitFile(input_file=file, output_file=output, layout=layout)
+    steps, told = task.run(task.prepare(unit)), []
+    try:
+        while True:
+            told.append(next(steps))
+    except StopIteration as end:
+        rows, tokens = end.value
+    found = READERS[layout](output)
+    assert rows == len(found) == sum(told)
+    assert models or tokens == task.stats()[encoder.kind]["tokens"]
+    return found, told
 
 
-def test_rows_are_in_file_order_and_equal_one_sequence_at_a_time(kind):
-    job, extract, read = kind
-    embedder = LoadedEncoders(WorkerSettings()).embedder(job)
-    seen = []
-    rows = read(extract(job.input_file, job.output_file, embedder, seen.append))
-    sequences = read_fasta(job.input_file)
+def test_rows_are_in_file_order_and_equal_one_sequence_at_a_time(slot, tmp_path):
+    layout, encoder, file = slot
+    models = LoadedModels("cpu")
+    rows, told = embedded(encoder, file, tmp_path / "f.pt", layout, models, token_budget=64)
+    assert len(told) > 1
+    sequences = dict(read_fasta(file))
     assert rows.seq_ids == tuple(sequences)
-    assert sum(seen) == len(rows) and len(seen) > 1
     for name, vector in zip(rows.seq_ids, rows.vectors, strict=True):
-        alone = embedder.embed([name], [sequences[name]], lambda rows: None)
+        (tmp_path / "one.fa").write_text(f">{name}\n{sequences[name]}\n")
+        alone, _ = embedded(encoder, tmp_path / "one.fa", tmp_path / "1.pt", layout, models)
         np.testing.assert_allclose(alone.vectors[0], vector, atol=2e-5)
+    packed, _ = embedded(encoder, file, tmp_path / "p.pt", layout, models, engine="packed")
+    np.testing.assert_allclose(packed.vectors, rows.vectors, atol=2e-5)
+    assert models.loads == 1
 
 
-def test_packed_batches_give_the_same_vectors(kind):
-    from dataclasses import replace
-
-    job, extract, read = kind
-    encoders = LoadedEncoders(WorkerSettings())
-    padded = read(extract(job.input_file, job.output_file, encoders.embedder(job)))
-    packed_job = replace(job, engine="packed")
-    packed = read(extract(job.input_file, job.output_file, encoders.embedder(packed_job)))
-    assert packed.seq_ids == padded.seq_ids
-    np.testing.assert_allclose(packed.vectors, padded.vectors, atol=2e-5)
-    assert encoders.loads == 1
+def test_every_layout_holds_the_same_rows_and_the_same_bytes_each_time(work, tmp_path):
+    encoder, file = work["protein"]
+    one, _ = embedded(encoder, file, tmp_path / "f.pt", "protein")
+    two, _ = embedded(encoder, file, tmp_path / "f.h5", "shard")
+    assert one.seq_ids == two.seq_ids
+    np.testing.assert_array_equal(one.vectors, two.vectors)
+    for name, layout in (("f.pt", "protein"), ("f.h5", "shard")):
+        embedded(encoder, file, tmp_path / f"again {name}", layout)
+        assert (tmp_path / f"again {name}").read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_an_id_that_occurs_twice_is_refused(kind):
-    job, extract, _ = kind
-    job.input_file.write_text(">a\nACA\n>a\nACC\n")
-    with pytest.raises(InputError, match="occurs twice"):
-        extract(job.input_file, job.output_file, LoadedEncoders(WorkerSettings()).embedder(job))
+def test_an_id_that_occurs_twice_is_refused_before_any_work(slot, tmp_path):
+    layout, encoder, _ = slot
+    (tmp_path / "f.fa").write_text(">a one\nACA\n>a two\nACC\n")
+    with pytest.raises(InputError, match=r"f\.fa: a sequence id occurs twice"):
+        embedded(replace(encoder, path=tmp_path), tmp_path / "f.fa", tmp_path / "f.pt", layout)
 
 
-def test_a_file_without_sequences_gives_a_file_without_rows(kind):
-    job, extract, read = kind
-    job.input_file.write_text("")
-    encoders = LoadedEncoders(WorkerSettings())
-    assert len(read(extract(job.input_file, job.output_file, encoders.embedder(job)))) == 0
-
-
-class Letters:
-    def encode(self, sequence):
-        return np.frombuffer(sequence.encode(), np.uint8).astype(np.int64)
-
-
-class CarelessEngine:
-    """Loses a sequence, or gives one back as NaN."""
-
-    stats = None
-
-    def __init__(self, loses=(), spoils=()):
-        self.loses, self.spoils = loses, spoils
-
-    def embed(self, items):
-        for item in items:
-            if item.seq_id not in self.loses:
-                value = np.nan if item.seq_id in self.spoils else 1.0
-                yield Embeddings((item.seq_id,), np.full((1, 2), value, np.float32))
-
-    def embed_units(self, units):
-        raise NotImplementedError
-
-
-@pytest.mark.parametrize("engine", [CarelessEngine(loses="b"), CarelessEngine(spoils="b")])
-def test_a_lost_or_spoiled_vector_is_an_error(tmp_path, engine):
-    (tmp_path / "f.fa").write_text(">a\nAC\n>b\nGT\n>c\nTT\n")
-    embedder = SequenceEmbedder(Letters(), engine, 2)
-    with pytest.raises(RuntimeError, match="1 vectors missing or not finite, first: b"):
-        extract_dnabert_features(tmp_path / "f.fa", tmp_path / "f.pt", embedder)
-    assert not (tmp_path / "f.pt").exists()
+@pytest.mark.parametrize("layout", ["own", "shard"])
+def test_a_file_without_sequences_gives_a_file_without_rows(slot, tmp_path, layout):
+    name, encoder, _ = slot
+    (tmp_path / "f.fa").write_text("")
+    layout = name if layout == "own" else layout
+    rows, _ = embedded(encoder, tmp_path / "f.fa", tmp_path / "out", layout)
+    assert rows.seq_ids == ()

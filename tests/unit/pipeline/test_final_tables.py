@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
 from virnucpro.pipeline.final_tables import table_paths, write_final_tables
@@ -25,7 +26,7 @@ from virnucpro.reports.tables import (
 from virnucpro.sequences.fasta_files import read_fasta
 
 
-def make_run(tmp_path, samples, calling=None, keep_names=()):
+def make_run(tmp_path, samples, calling=None):
     """`samples`: {stem: [(id, [p of each chunk, or None])]}; chunks are 500 nt side by side."""
     out = tmp_path / "out"
     (out / ".checkpoints").mkdir(parents=True)
@@ -45,7 +46,6 @@ def make_run(tmp_path, samples, calling=None, keep_names=()):
         sources=plan_sources(inputs, {}, paired=False),
         paths=paths,
         settings=SimpleNamespace(calling=calling or Calling()),
-        record=SimpleNamespace(data={"files": list(keep_names)}),
     )
 
 
@@ -113,15 +113,14 @@ def test_every_promised_file_is_written_for_every_sample(tmp_path):
 
 
 def test_the_other_form_of_the_fasta_goes_only_if_it_is_ours(tmp_path):
-    run = make_run(tmp_path, {"a": [("x", [0.9])]}, keep_names=["viral.fasta.gz"])
-    ours = run.paths.output_dir / "viral.fasta.gz"
-    ours.write_bytes(b"old")
+    run = make_run(tmp_path, {"a": [("x", [0.9])]})
+    other = run.paths.output_dir / "viral.fasta.gz"
+    other.write_bytes(b"of another run")
     write_final_tables(run)
-    assert not ours.exists()
-    run.record.data["files"].clear()
-    ours.write_bytes(b"not of this run")
+    assert other.exists()
+    Ledger(run.paths.output_dir, run.paths.ledger).claim(other)
     write_final_tables(run)
-    assert ours.exists()
+    assert not other.exists()
 
 
 def test_an_input_that_changed_meanwhile_is_an_error(tmp_path):

@@ -1,11 +1,17 @@
-"""Which devices a run uses: those named by number, else the one named by a word."""
+"""Which devices a run uses, how large its units are, and settings that make no sense."""
 
+from __future__ import annotations
+
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
-from virnucpro.pipeline.run_setup import device_kind
 
 from virnucpro.core.errors import DeviceError
+from virnucpro.pipeline import multi_gpu_inference
+from virnucpro.pipeline.multi_gpu_inference import choose_devices
+from virnucpro.pipeline.run import orfs_per_unit
+from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import Compute
 
 
@@ -22,9 +28,62 @@ from virnucpro.pipeline.settings import Compute
 def test_devices_are_those_that_were_named(compute, devices):
     with patch("virnucpro.core.device.detect_cuda_devices", return_value=[0, 1, 2, 3]):
         assert compute.devices == devices
-        assert device_kind(compute) == devices[0][:4].rstrip(":")
 
 
 def test_a_device_that_is_not_there_is_an_error():
     with pytest.raises(DeviceError, match="use --device cpu"):
         _ = Compute(device="cuda:1").devices
+
+
+@pytest.mark.parametrize(
+    ("device", "is_large", "asked", "size"),
+    [
+        ("cpu", True, None, 100), ("cpu", False, None, 10_000), ("cuda:0", True, None, 10_000),
+        ("cpu", True, 7, 7),
+    ],
+)  # fmt: skip
+def test_units_of_a_large_model_on_a_cpu_are_small(device, is_large, asked, size):
+    with patch("virnucpro.core.device.detect_cuda_devices", return_value=[0]):
+        compute = Compute(device=device, sequences_per_file=asked)
+        assert orfs_per_unit(compute, SimpleNamespace(is_large=is_large)) == size
+
+
+@pytest.mark.parametrize(
+    ("world", "devices", "seen", "chosen"),
+    [
+        (2, ("cuda:2", "cuda:3"), [0, 1, 2, 3], ("cuda:2", "cuda:3")),
+        (1, ("cuda:2", "cuda:3"), [0, 1, 2, 3], ("cuda:2",)),
+        (2, (), [0, 1, 2], ("cuda:0", "cuda:1")),
+        (3, (), [], ("cpu",) * 3),
+        (3, ("cpu",), [0], ("cpu",) * 3),
+    ],
+)
+def test_ranks_get_the_devices_that_were_named(monkeypatch, world, devices, seen, chosen):
+    monkeypatch.setattr(multi_gpu_inference, "detect_cuda_devices", lambda: seen)
+    assert choose_devices(world, devices) == chosen
+
+
+@pytest.mark.parametrize(("world", "devices"), [(3, ()), (2, ("cuda:1",)), (0, ())])
+def test_more_ranks_than_gpus_are_refused(monkeypatch, world, devices):
+    monkeypatch.setattr(multi_gpu_inference, "detect_cuda_devices", lambda: [0, 1])
+    with pytest.raises(DeviceError, match=r"ranks|world_size"):
+        choose_devices(world, devices)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"worker_timeout": 0}, {"max_attempts": 0}, {"dataloader_workers": -1},
+        {"token_budget": 0}, {"dtype": "int8"}, {"compile": "maybe"},
+        {"devices": ("cuda:0", "cuda:0")},
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"must be|takes one rank"):
+        RuntimeConfig(**wrong)
+
+
+def test_defaults_protect_work():
+    config = RuntimeConfig()
+    assert config.enable_checkpointing and not config.force_restart
+    assert (config.worker_timeout, config.checkpoint_dir) == (900, None)

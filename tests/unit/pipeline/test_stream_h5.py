@@ -1,4 +1,4 @@
-"""Shard order to file order."""
+"""Vectors of the packed engine to feature files: by row where rows are ours, else by id."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from virnucpro.pipeline.features import merge_features
 from virnucpro.pipeline.prediction import _stream_h5_to_pt_files
 
 
-def write_shards(path, ids, vectors, as_bytes=False):
-    """Rows in an order that has nothing to do with the files'."""
-    order = np.random.default_rng(3).permutation(len(ids))
+def write_shards(path, ids, vectors, as_bytes=False, is_ours=False):
+    """Rows in the order of the files, as ours are, or in one that has nothing to do with it."""
+    order = np.arange(len(ids)) if is_ours else np.random.default_rng(3).permutation(len(ids))
     kind = "S40" if as_bytes else h5py.string_dtype()
     with h5py.File(path, "w") as file:
         file.create_dataset("sequence_ids", data=[ids[i] for i in order], dtype=kind)
@@ -35,11 +35,12 @@ def files(tmp_path):
     return paths
 
 
+@pytest.mark.parametrize("is_ours", [False, True], ids=["by id", "by row"])
 @pytest.mark.parametrize("as_bytes", [False, True], ids=["str", "bytes"])
-def test_rows_go_to_their_files_and_merge(tmp_path, files, as_bytes):
+def test_rows_go_to_their_files_and_merge(tmp_path, files, as_bytes, is_ours):
     ids = orf_ids(1) + orf_ids(2)
     vectors = embeddings(ids, 4).vectors
-    h5 = write_shards(tmp_path / "e.h5", ids, vectors, as_bytes)
+    h5 = write_shards(tmp_path / "e.h5", ids, vectors, as_bytes, is_ours)
     written = _stream_h5_to_pt_files(h5, tmp_path / "out", files)
     assert [path.name for path in written] == ["output_1_ESM.pt", "output_2_ESM.pt"]
     for k, path in enumerate(written):
@@ -104,12 +105,3 @@ def test_memory_is_that_of_one_file_not_of_all(tmp_path):
     finally:
         tracemalloc.stop()
     assert one_file < peak < 6 * one_file < h5.stat().st_size / 3
-
-
-def test_row_index_tells_similar_ids_apart():
-    ids = ["a", "ab", "abc", "b_1", "b_10", "b_2"]
-    index = RowIndex(np.array([seq_id.encode() for seq_id in ids]))
-    assert index.rows(ids).tolist() == list(range(6))
-    assert index.rows(["", "abcde", "b_100", "b_", "zz"]).tolist() == [-1] * 5
-    assert index.rows([]).tolist() == []
-    assert RowIndex(np.empty(0, dtype="S1")).rows(["a"]).tolist() == [-1]

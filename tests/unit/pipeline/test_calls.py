@@ -1,0 +1,158 @@
+"""Scores of ORFs to calls of chunks and records; the original's tables, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from virnucpro.core.records import FRAMES, Record, Status
+from virnucpro.pipeline import input_pass as passing
+from virnucpro.pipeline.calls import Caller, ModelTables
+from virnucpro.pipeline.input_pass import Rules, Shard, input_pass
+from virnucpro.pipeline.paths import RunPaths
+from virnucpro.reports.tables import read_call_rows, read_chunk_rows
+from virnucpro.scores.calibration import Calibration
+from virnucpro.sequences.fasta import read_records
+from virnucpro.sequences.orfs import OrfPolicy
+
+GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
+MODEL = SimpleNamespace(name="toy", calibration=None)
+RULES = Rules(100, OrfPolicy("open-frame"))
+OPEN = "ATGGCCAAGGTTCTG" * 7  # no stop codon in F1
+
+
+def shards_of(records, rules=RULES):
+    return [event for event in input_pass(records, rules, 10) if isinstance(event, Shard)]
+
+
+def record(name, letters=OPEN):
+    return Record(name, name, letters, sample="s")
+
+
+def paths_in(folder):
+    paths = RunPaths(folder / "out", "in", 100)
+    paths.checkpoints.mkdir(parents=True)
+    return paths
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the golden files in ../shared")
+@pytest.mark.parametrize("name", ["orfs_vanilla", "fixed500_vanilla"])
+def test_golden_orfs_ids_and_tables(name, tmp_path):
+    golden = np.load(GOLDEN / f"{name}.npz")
+    seen = []
+    [shard] = [
+        event
+        for event in input_pass(
+            read_records([GOLDEN / f"{name}_input.fa"]), Rules(500, RULES.policy), 10,
+            on_block=lambda _, dna, protein: seen.extend(zip(dna, protein, strict=True)),
+        )
+        if isinstance(event, Shard)
+    ]  # fmt: skip
+    places = list(zip(shard.orfs["chunk"].tolist(), shard.orfs["frame"].tolist(), strict=True))
+    assert shard.orf_ids(places) == golden["ids"].tolist()
+    expected = zip(golden["nucleotide"].tolist(), golden["protein"].tolist(), strict=True)
+    assert [(dna.decode(), protein.decode()) for dna, protein in seen] == list(expected)
+    paths = paths_in(tmp_path)
+    scores = np.full((len(places), 3), np.nan, np.float32)
+    scores[:, :2] = golden["scores"]
+    with ModelTables(paths, MODEL) as tables:
+        tables.add(shard, scores)
+        tables.finish()
+    assert paths.predictions.read_bytes() == (GOLDEN / f"{name}_scores.tsv").read_bytes()
+    assert paths.consensus.read_bytes() == (GOLDEN / f"{name}_consensus.tsv").read_bytes()
+
+
+def with_scores(shard, virus):
+    """Scores (orfs, 3) where each ORF's P(virus) is given by its record's id."""
+    owners = shard.chunks["record"][shard.orfs["chunk"]]
+    p = np.array([virus[shard.records[i].seq_id] for i in owners], dtype=np.float32)
+    return np.stack([1 - p, p, np.full(len(p), np.nan)], axis=1).astype(np.float32)
+
+
+@pytest.fixture
+def part(tmp_path):
+    """Tables of four records, one of which lacks the score of one of its many ORFs."""
+    records = [record("host"), record("whole", OPEN * 5), record("torn", OPEN * 5)]
+    records += [record("short", "AC"), record("stops", "TAACTAACTGATTAGTTAGCTA" * 4)]
+    [shard] = shards_of(records)
+    scores = with_scores(shard, {"host": 0.1, "whole": 0.9, "torn": 0.9})
+    owners = shard.chunks["record"][shard.orfs["chunk"]]
+    lost = np.flatnonzero(owners == 2)[3]
+    scores[lost] = np.nan
+    paths = paths_in(tmp_path)
+    with ModelTables(paths, MODEL) as tables:
+        called = tables.add(shard, scores)
+        tables.finish()
+    return SimpleNamespace(paths=paths, called=called, counts=tables.counts, shard=shard)
+
+
+def test_a_record_that_lacks_one_score_is_failed_and_has_no_p(part):
+    host, whole, torn, short, stops = read_call_rows(part.paths.contigs)
+    assert [row.status for row in (host, whole, torn, short, stops)] == [
+        Status.CALLED, Status.CALLED, Status.FAILED, Status.TOO_SHORT, Status.NO_ORF,
+    ]  # fmt: skip
+    assert (host.call, whole.call) == ("non-virus", "virus")
+    assert (torn.p_virus, torn.call, torn.chunks_scored, torn.supporting) == (None, None, 0, 0)
+    assert torn.chunks == whole.chunks > 3 and torn.orfs == whole.orfs > 4
+    assert whole.chunks_scored == whole.supporting == whole.chunks
+    assert part.called.missing == {2: 1}
+    assert part.counts["status:failed"] == 1
+    assert part.counts["scored"] == part.counts["orfs"] - 1
+
+
+def test_chunks_of_a_failed_record_are_left_out_of_the_consensus(part):
+    ids = [line.split("\t")[0] for line in part.paths.consensus.read_text().splitlines()[1:]]
+    whole = next(row for row in read_call_rows(part.paths.contigs) if row.seq_id == "whole")
+    assert sorted({seq_id.rpartition("_chunk_")[0] for seq_id in ids}) == ["host", "whole"]
+    assert len(ids) == whole.chunks + 2  # `host` has two chunks
+    own = [row for row in read_chunk_rows(part.paths.chunks) if row.seq_id == "torn"]
+    assert [row.p_virus for row in own] == [None] * whole.chunks
+    predictions = part.paths.predictions.read_text()
+    assert "torn_chunk_1F1\tvirus" in predictions  # a score that is known is shown
+
+
+def test_the_orf_with_the_most_virus_speaks_for_its_chunk():
+    [shard] = shards_of([record("a", OPEN[:60]), record("b", OPEN[:100])])
+    scores = with_scores(shard, {"a": 0.2, "b": 0.3})
+    best = np.flatnonzero(shard.orfs["chunk"] == 1)[-1]
+    scores[best, :2] = 0.4, 0.6
+    called = Caller(MODEL).call(shard, scores)
+    assert called.is_virus.tolist() == [False, False]  # another frame looks less viral by more
+    row = called.chunk_rows[1]
+    orf = shard.orfs[best]
+    assert (row.frame, row.orf_start, row.orf_end) == (
+        FRAMES[orf["frame"]], int(orf["start"]), int(orf["end"]),
+    )  # fmt: skip
+    z = Calibration().contig(np.array([[0.7, 0.6, np.nan]]), np.array([100]))
+    assert row.p_virus == pytest.approx(z[0], abs=1e-6)
+    scores[shard.orfs["chunk"] == 1, 0] = 0.6
+    assert Caller(MODEL).call(shard, scores).is_virus.tolist() == [False, True]  # a tie is virus
+
+
+def test_shards_make_no_difference_to_the_tables(tmp_path, monkeypatch):
+    records = [record(f"r{i}", OPEN[i:] * (1 + i % 4)) for i in range(9)]
+    virus = {f"r{i}": i / 9 for i in range(9)}
+    written = []
+    for size in (100, 2):
+        monkeypatch.setattr(passing, "SHARD_RECORDS", size)
+        paths = paths_in(tmp_path / str(size))
+        with ModelTables(paths, MODEL) as tables:
+            for shard in shards_of(records):
+                tables.add(shard, with_scores(shard, virus))
+            tables.finish()
+        files = (paths.predictions, paths.consensus, paths.chunks, paths.contigs)
+        counts = {name: n for name, n in tables.counts.items() if name != "embedded"}
+        written.append(([path.read_bytes() for path in files], counts))
+    assert written[0] == written[1]
+
+
+def test_an_error_in_the_midst_leaves_no_table(tmp_path):
+    paths = paths_in(tmp_path)
+    with pytest.raises(KeyError), ModelTables(paths, MODEL) as tables:
+        [shard] = shards_of([record("a")])
+        tables.add(shard, with_scores(shard, {"a": 0.5}))
+        raise KeyError
+    assert [path for path in paths.output_dir.rglob("*") if path.is_file()] == []

@@ -1,0 +1,209 @@
+"""Records become rows, and distinct ORFs units, the same whatever reads them."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from virnucpro.core.records import FRAMES, Record, Status
+from virnucpro.pipeline import input_pass as module
+from virnucpro.pipeline import parallel_translate
+from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
+from virnucpro.sequences.chunks import chunk_windows
+from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+
+CHUNK_NT = 90
+RULES = Rules(CHUNK_NT, OrfPolicy("longest"))
+LENGTHS = [100, 30, 700, 90, 60, 181, 0, 270, 65, 89, 333]
+
+
+def dna(length, seed):
+    return "".join(random.Random(seed).choices("ACGTacgt", k=length))
+
+
+def record(name, letters):
+    return Record(name, f"{name} of test", letters, sample="s")
+
+
+@pytest.fixture
+def records():
+    """Short ones, one of many chunks, one of nothing known, and copies near and far."""
+    made = [record(f"r{i}", dna(length, i)) for i, length in enumerate(LENGTHS)]
+    made.insert(4, record("unknown", "N" * 100))
+    made.insert(3, record("copy of r2", made[2].sequence))
+    return [*made, record("late copy", made[2].sequence)]
+
+
+@pytest.fixture
+def sized(monkeypatch):
+    """`sized(records of a shard, chunks of a block)`."""
+
+    def set_sizes(shard, block):
+        monkeypatch.setattr(module, "SHARD_RECORDS", shard)
+        monkeypatch.setattr(module, "BLOCK_CHUNKS", block)
+
+    return set_sizes
+
+
+def run(records, per_unit=7, workers=1, rules=RULES, **options):
+    """Units and shards, after a look at their order."""
+    units, shards, waiting = [], [], []
+    for event in input_pass(iter(records), rules, per_unit, workers, **options):
+        if isinstance(event, Unit):
+            units.append(event)
+            waiting.append((event.number, len(event)))
+            continue
+        shards.append(event)
+        assert event.units == waiting, "a shard comes right after its units"
+        waiting = []
+    assert waiting == []
+    return units, shards
+
+
+def columns(rows, *names):
+    return [tuple(int(row[name]) for name in names) for row in rows]
+
+
+def expect_slow_reading(records, size, units, shards):
+    """Every record, chunk and ORF of each shard is what the record alone gives."""
+    assert len(shards) == -(-len(records) // size)
+    by_number = {unit.number: unit for unit in units}
+    for k, shard in enumerate(shards):
+        part = records[k * size : (k + 1) * size]
+        assert [row.seq_id for row in shard.records] == [one.seq_id for one in part]
+        assert [row.length for row in shard.records] == [len(one.sequence) for one in part]
+        chunks, orfs = [], []
+        for i, one in enumerate(part):
+            is_scored = shard.records[i].status is None
+            windows = chunk_windows(len(one.sequence), CHUNK_NT) if is_scored else []
+            assert shard.records[i].chunks == len(windows)
+            for number, (start, end) in enumerate(windows):
+                found = find_orfs([one.sequence[start:end]], RULES.policy)
+                for j in range(len(found)):
+                    place = (len(chunks), int(found.frame[j]), int(found.start[j]))
+                    orfs.append((*place, int(found.end[j]), found.dna[j], found.protein[j]))
+                chunks.append((i, number, start, end))
+        assert columns(shard.chunks, "record", "number", "start", "end") == chunks
+        assert columns(shard.orfs, "chunk", "frame", "start", "end") == [orf[:4] for orf in orfs]
+        mine = [by_number[number] for number, _ in shard.units]
+        distinct = [pair for u in mine for pair in zip(u.dna, u.protein, strict=True)]
+        assert len(set(distinct)) == len(distinct)
+        assert [distinct[row] for row in shard.orfs["distinct"]] == [orf[4:] for orf in orfs]
+        places = [place for unit in mine for place in unit.places]
+        first = dict(zip(distinct[::-1], places[::-1], strict=True))
+        seen = {orf[4:]: orf[:2] for orf in orfs[::-1]}
+        assert first == seen
+
+
+@pytest.mark.parametrize(
+    ("shard", "block", "per_unit"),
+    [(100, 100, 1_000), (5, 2, 7), (3, 100, 7), (1, 1, 1), (4, 3, 6), (14, 8, 5)],
+)
+def test_rows_are_those_of_each_record_alone(records, sized, shard, block, per_unit):
+    sized(shard, block)
+    units, shards = run(records, per_unit)
+    expect_slow_reading(records, shard, units, shards)
+    assert [unit.number for unit in units] == list(range(len(units)))
+    for whole in shards:
+        *full, last = [size for _, size in whole.units] or [per_unit]
+        assert set(full) <= {per_unit} and 0 < last <= per_unit
+
+
+def test_units_and_shards_depend_on_no_block_and_no_worker(records, sized, monkeypatch):
+    sized(5, 1_000)
+    expected = run(records)
+    sized(5, 2)
+    assert_same(run(records), expected)
+    # all blocks go to processes: this one must not translate
+    monkeypatch.setattr(parallel_translate, "BLOCKS_BEFORE_POOL", 0)
+    monkeypatch.setattr(parallel_translate, "find_orfs", None)
+    assert_same(run(records, workers=3), expected)
+
+
+def assert_same(one, other):
+    assert one[0] == other[0]
+    for left, right in zip(one[1], other[1], strict=True):
+        assert (left.records, left.units) == (right.records, right.units)
+        assert left.chunks.tobytes() == right.chunks.tobytes()
+        assert left.orfs.tobytes() == right.orfs.tobytes()
+
+
+def test_copies_within_a_shard_are_computed_once_and_in_the_next_one_again(sized):
+    original, rest = dna(300, 1), dna(80, 2)
+    records = [record("a", original), record("b", original), record("c", rest)]
+    sized(2, 100)
+    units, (first, second) = run([*records[:2], record("d", original), *records[2:]])
+    assert sum(size for _, size in first.units) == len(first.orfs) / 2
+    assert first.orfs["distinct"].tolist() == 2 * list(range(len(first.orfs) // 2))
+    again = {orf for unit in units for orf in unit.dna if unit.number >= second.units[0][0]}
+    assert again >= set(units[0].dna)
+
+
+def test_a_shard_with_many_chunks_ends_at_the_next_record(monkeypatch):
+    monkeypatch.setattr(module, "SHARD_CHUNKS", 5)
+    lengths = [400, 100, 10 * CHUNK_NT, 60, 60]
+    _, shards = run([record(f"r{i}", dna(n, i)) for i, n in enumerate(lengths)])
+    assert [[row.seq_id for row in shard.records] for shard in shards] == [
+        ["r0"], ["r1", "r2"], ["r3", "r4"],
+    ]  # fmt: skip
+
+
+def test_units_come_while_the_input_is_still_read(sized):
+    sized(1_000, 4)
+    read = []
+
+    def source():
+        for i in range(500):
+            read.append(i)
+            yield record(f"r{i}", dna(CHUNK_NT, i))
+
+    first = next(input_pass(source(), RULES, per_unit=6))
+    assert first.number == 0
+    assert len(read) <= 8
+
+
+def test_letters_are_told_before_their_rows_come(records, sized):
+    sized(5, 2)
+    chunks, orfs, shown = [], [], []
+
+    def keep(texts, nucleotide, protein):
+        chunks.extend(texts)
+        orfs.extend(zip(nucleotide, protein, strict=True))
+
+    for event in input_pass(records, RULES, 7, on_block=keep):
+        if not isinstance(event, Unit):
+            assert (len(chunks), len(orfs)) == (len(event.chunks), len(event.orfs))
+            shown += chunks
+            chunks.clear()
+            orfs.clear()
+    scored = [one.sequence for one in records if RULES.status(one, 0) is None]
+    windows = [s[a:b] for s in scored for a, b in chunk_windows(len(s), CHUNK_NT)]
+    assert shown == windows  # copies too, and as given
+
+
+def test_ids_are_made_of_rows():
+    _, [shard] = run([record("short", "ACGT"), record("a/1", dna(200, 1))])
+    assert shard.chunk_ids() == [f"a/1_chunk_{k}" for k in (1, 2, 3)]
+    assert shard.chunk_ids(np.array([2, 0])) == ["a/1_chunk_3", "a/1_chunk_1"]
+    assert shard.orf_ids([(1, FRAMES.index("R2")), (0, 0)]) == ["a/1_chunk_2R2", "a/1_chunk_1F1"]
+    assert shard.orf_ids([]) == []
+
+
+def test_what_is_not_scored_has_its_reason_and_no_chunk():
+    texts = ["ACGT", "N" * 100, "MKVLEEFPQW" * 9, dna(100, 1), dna(300, 2), dna(300, 3)]
+    rules = Rules(CHUNK_NT, RULES.policy, min_length=200, is_sampled=lambda number: number != 4)
+    _, [shard] = run([record(f"r{i}", text) for i, text in enumerate(texts)], rules=rules)
+    assert [row.status for row in shard.records] == [
+        Status.TOO_SHORT, Status.AMBIGUOUS, Status.NOT_DNA, Status.FILTERED, Status.FILTERED, None,
+    ]  # fmt: skip
+    assert [row.chunks for row in shard.records] == [0, 0, 0, 0, 0, 4]
+    assert set(shard.chunks["record"].tolist()) == {5}
+
+
+@pytest.mark.parametrize("records", [[], [record("short", "ACGT")]])
+def test_nothing_to_score_gives_a_shard_without_units(records):
+    units, [shard] = run(records)
+    assert units == [] and len(shard.records) == len(records)
+    assert len(shard.chunks) == len(shard.orfs) == 0

@@ -1,0 +1,196 @@
+"""Units to scores to shards: in input order, each unit computed once, none lost."""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import numpy as np
+import pytest
+
+from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.errors import DamagedError
+from virnucpro.core.records import Record
+from virnucpro.pipeline import input_pass as passing
+from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
+from virnucpro.pipeline.stream import NoExecutor, ScoreStore, scored_shards, unit_name
+from virnucpro.pipeline.worker_loop import Done, GivenUp
+from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+
+RULES = Rules(120, OrfPolicy("longest"))
+
+
+def true_score(dna):
+    p = (zlib.crc32(dna) % 1_000) / 1_000
+    return [1 - p, p, np.nan]
+
+
+def scores_of(unit):
+    return np.array([true_score(dna) for dna in unit[0]], dtype=np.float32)
+
+
+class Toy:
+    """Computes what it is given, in an order of its own; gives some units up.
+
+    Attributes:
+        computed: keys of the units that it was given to compute.
+    """
+
+    def __init__(self, order=lambda outcomes: outcomes, poison=()):
+        self.order, self.poison, self.computed = order, poison, []
+
+    def run(self, job, items, on_rows):
+        return self.order(self._outcomes(items, on_rows))
+
+    def _outcomes(self, items, on_rows):
+        for key, unit in items:
+            if unit is None:
+                yield Done(key, None, {}, 0)
+                continue
+            self.computed.append(key)
+            if key in self.poison:
+                yield GivenUp(key, "it would not")
+            else:
+                on_rows(len(unit[0]))
+                yield Done(key, scores_of(unit), {}, 0)
+
+
+def shuffled(seed):
+    return lambda outcomes: iter(random.Random(seed).sample(found := list(outcomes), len(found)))
+
+
+RECORDS = [
+    Record(f"r{i}", f"r{i}", "".join(random.Random(i % 17).choices("ACGT", k=40 + 37 * (i % 9))))
+    for i in range(24)
+]
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """Events of five shards; some records are copies, some are too short for an ORF."""
+    monkeypatch.setattr(passing, "SHARD_RECORDS", 5)
+    monkeypatch.setattr(passing, "BLOCK_CHUNKS", 4)
+    return lambda: input_pass(iter(RECORDS), RULES, per_unit=6)
+
+
+@pytest.fixture
+def units(events):
+    return [event for event in events() if isinstance(event, Unit)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "key")
+
+
+def expect_true_scores(found, but=()):
+    """Every ORF of every record has its own score, in order; ORFs of `but` have none."""
+    records = []
+    for shard, scores in found:
+        assert scores.shape == (len(shard.orfs), 3)
+        unit_of = np.repeat([n for n, _ in shard.units], [size for _, size in shard.units])
+        wanted = []
+        for chunk, distinct in zip(shard.orfs["chunk"], shard.orfs["distinct"], strict=True):
+            wanted.append(unit_of[distinct] not in but)
+            record, _, start, end = shard.chunks[chunk].tolist()
+            letters = RECORDS[len(records) + record].sequence[start:end]
+            frame = shard.orfs["frame"][len(wanted) - 1]
+            orfs = find_orfs([letters], RULES.policy)
+            dna = orfs.dna[orfs.frame.tolist().index(frame)]
+            expected = true_score(dna) if wanted[-1] else [np.nan] * 3
+            np.testing.assert_allclose(scores[len(wanted) - 1], expected, atol=1e-6)
+        records += [row.seq_id for row in shard.records]
+    assert records == [record.seq_id for record in RECORDS]
+
+
+@pytest.mark.parametrize("order", [iter, lambda found: reversed(list(found)), *map(shuffled, "abc")])
+def test_shards_keep_their_order_whatever_order_outcomes_come_in(events, units, order):
+    assert len(units) > 12
+    expect_true_scores(scored_shards(events(), None, Toy(order), None))
+
+
+def test_a_shard_comes_as_soon_as_its_units_are_done(events):
+    toy = Toy()
+    shard, _ = next(scored_shards(events(), None, toy, None))
+    assert shard.records[0].seq_id == "r0"
+    assert len(toy.computed) <= len(shard.units) + 1
+
+
+def test_finished_units_are_not_computed_again(events, units, store):
+    for unit in units[::3]:
+        store.commit(unit.number, scores_of((unit.dna, unit.protein)))
+    toy, told = Toy(shuffled("d")), []
+    expect_true_scores(scored_shards(events(), store, toy, None, told.append))
+    known = {unit.number for unit in units[::3]}
+    assert toy.computed == [unit.number for unit in units if unit.number not in known]
+    assert sum(told) == sum(map(len, units))
+    again = Toy()
+    expect_true_scores(scored_shards(events(), store, again, None))
+    assert again.computed == []
+
+
+def test_what_was_done_before_a_stop_stays_done(events, units, store):
+    found = scored_shards(events(), store, Toy(), None)
+    first, _ = next(found)
+    found.close()
+    again = Toy()
+    expect_true_scores(scored_shards(events(), store, again, None))
+    assert not set(again.computed) & {number for number, _ in first.units}
+
+
+@pytest.mark.parametrize("poison", [{0}, {3, 4}, {11}])
+def test_a_unit_that_is_given_up_has_no_scores_and_is_not_done(events, units, store, poison):
+    reasons = {}
+    toy = Toy(shuffled("e"), poison)
+    found = list(scored_shards(events(), store, toy, None, given_up=reasons))
+    assert reasons == dict.fromkeys(sorted(poison), "it would not")
+    expect_true_scores(found, but=poison)
+    mended = Toy()
+    expect_true_scores(scored_shards(events(), store, mended, None))
+    assert set(mended.computed) == poison
+
+
+def test_a_late_commit_of_the_same_unit_changes_nothing(events, units, store):
+    slow = scored_shards(events(), store, Toy(), None)
+    next(slow)
+    others = [u for u in units if store.read(u.number, len(u)) is None]
+    for unit in others:  # another worker is quicker
+        store.commit(unit.number, np.full((len(unit), 3), 0.25, np.float32))
+    for _ in slow:
+        pass
+    for unit in units:
+        store.commit(unit.number, np.full((len(unit), 3), 0.75, np.float32))
+    kept = {unit.number: store.read(unit.number, len(unit)) for unit in units}
+    assert all((kept[unit.number] == 0.25).all() for unit in others)
+    for unit in units:
+        if unit not in others:
+            expected = scores_of((unit.dna, unit.protein))
+            np.testing.assert_array_equal(kept[unit.number], expected)
+
+
+def test_scores_under_another_key_are_nobodys(units, store, tmp_path):
+    store.commit(0, scores_of((units[0].dna, units[0].protein)))
+    other = ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "another key")
+    assert other.read(0, len(units[0])) is None
+
+
+@pytest.mark.parametrize("payload", [b"", b"12345", bytes(12), bytes(12 * 7)])
+def test_scores_of_another_number_of_orfs_are_damage(events, units, tmp_path, payload):
+    ledger = Ledger(tmp_path, tmp_path / "ledger")
+    ledger.commit(unit_name(0), "key", payload)
+    with pytest.raises(DamagedError, match="another number of ORFs"):
+        list(scored_shards(events(), ScoreStore(ledger, "key"), Toy(), None))
+    mending = ScoreStore(Ledger(tmp_path, tmp_path / "ledger", repair=True), "key")
+    expect_true_scores(scored_shards(events(), mending, Toy(), None))
+    assert len(mending.read(0, 6)) == 6
+
+
+def test_what_was_scored_elsewhere_is_joined_and_the_rest_given_up(events, units, store):
+    for unit in units[2:]:
+        store.commit(unit.number, scores_of((unit.dna, unit.protein)))
+    reasons = {}
+    elsewhere = NoExecutor({0: "a file|ESM-2|lost"})
+    expect_true_scores(
+        scored_shards(events(), store, elsewhere, None, given_up=reasons), but={0, 1}
+    )
+    assert reasons == {0: "a file|ESM-2|lost", 1: "not scored"}

@@ -1,0 +1,268 @@
+"""Processes are killed, stopped, starved and fed poison; no unit is lost, and no process left."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import are_gone
+from stand_ins import Squares, worker_that_dies_with_work
+
+from virnucpro.core.errors import DeviceError, OutputError
+from virnucpro.pipeline import workers as module
+from virnucpro.pipeline.worker_loop import Done, InProcess
+from virnucpro.pipeline.workers import AHEAD, Workers, WorkerSettings
+
+COUNT = 12
+TESTS = Path(__file__).resolve().parents[2]
+
+
+def settings(*devices, **more):
+    return [WorkerSettings(device=device, **more) for device in devices]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two workers for every test that may disturb them; those that are lost are replaced."""
+    pool = Workers(settings("cpu", "cpu"))
+    yield pool
+    pids = [worker.process.pid for worker in pool.start()]
+    pool.close()
+    assert are_gone(pids)
+
+
+@pytest.fixture(params=["in-process", "workers"])
+def executor(request):
+    here = request.param == "in-process"
+    return InProcess("cpu") if here else request.getfixturevalue("pool")
+
+
+@pytest.fixture
+def job(tmp_path):
+    return Squares(tmp_path)
+
+
+def units(count=COUNT, **troubles):
+    """Keys and units; `u3="error"` gives unit 3 that trouble."""
+    for n in range(count):
+        yield n, (n, troubles.get(f"u{n}", ""))
+
+
+def done(executor, job, items, on_rows=lambda rows: None):
+    """Results and reasons by key; an error if a key comes twice."""
+    results, reasons = {}, {}
+    for outcome in executor.run(job, items, on_rows):
+        assert outcome.key not in results | reasons
+        if isinstance(outcome, Done):
+            results[outcome.key] = outcome.result
+        else:
+            reasons[outcome.key] = outcome.reason
+    return results, reasons
+
+
+def expect_squares(results, but=()):
+    wanted = {n: n * n for n in range(COUNT) if n not in but}
+    assert {key: square for key, (square, _) in results.items()} == wanted
+
+
+def pids_of(pool):
+    return [worker.process.pid for worker in pool.start()]
+
+
+def test_workers_give_what_one_process_gives(pool, job):
+    here, _ = done(InProcess("cpu"), job, units())
+    expect_squares(here)
+    assert {pid for _, pid in here.values()} == {os.getpid()}
+    told = []
+    there, reasons = done(pool, job, units(), told.append)
+    expect_squares(there)
+    assert {pid for _, pid in there.values()} == set(pids_of(pool))  # each of the two, no other
+    assert sum(told) == COUNT and reasons == {}
+
+
+def test_workers_stay_from_one_run_to_the_next(pool, job):
+    before = pids_of(pool)
+    for _ in range(2):
+        expect_squares(done(pool, job, units())[0])
+    assert pids_of(pool) == before
+
+
+@pytest.mark.parametrize("trouble", ["SIGKILL once", "SIGSTOP once"])
+def test_a_lost_worker_is_replaced_and_no_unit_with_it(pool, job, caplog, monkeypatch, trouble):
+    monkeypatch.setattr(pool, "worker_timeout", 3.0)
+    before = set(pids_of(pool))
+    results, reasons = done(pool, job, units(u4=trouble))
+    expect_squares(results)
+    assert reasons == {}
+    assert len(before & set(pids_of(pool))) == 1
+    first, second = job.tries(4)
+    assert first in before and second != first and are_gone([first])
+    reason = "exit code -9" if "KILL" in trouble else "no sign of life for 3 s"
+    assert reason in caplog.text and "trying it again, alone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [("error", "RuntimeError: it would not"), ("unreadable", "ValueError: cannot be read")],
+)
+def test_a_unit_that_fails_twice_is_given_up_and_all_others_come(executor, job, trouble, reason):
+    results, reasons = done(executor, job, units(u0=trouble, u7=trouble))
+    expect_squares(results, but={0, 7})
+    assert reasons == {0: reason, 7: reason}
+    assert len(job.tries(7)) == (2 if trouble == "error" else 0)
+
+
+def test_a_unit_that_kills_its_worker_twice_is_given_up_alone(pool, job):
+    results, reasons = done(pool, job, units(u2="SIGKILL", u3="SIGKILL"))
+    expect_squares(results, but={2, 3})
+    assert reasons == dict.fromkeys((2, 3), "worker process died (exit code -9)")
+    for poison in (2, 3):
+        assert len(set(job.tries(poison))) == len(job.tries(poison)) == 2
+    assert not [n for n in set(range(COUNT)) - {2, 3} if len(job.tries(n)) > 2]
+
+
+def test_a_unit_that_fails_once_is_done(executor, job):
+    results, reasons = done(executor, job, units(u5="error once"))
+    expect_squares(results)
+    assert reasons == {} and len(job.tries(5)) == 2
+
+
+def test_a_full_disk_is_no_fault_of_a_unit(executor, job):
+    with pytest.raises(OutputError, match="no space left"):
+        done(executor, job, units(u3="full disk"))
+    expect_squares(done(executor, job, units())[0])
+
+
+def test_finished_units_pass_in_their_turn(executor, job):
+    items = [(n, None if n % 3 else (n, "")) for n in range(COUNT)]
+    results, _ = done(executor, job, items)
+    assert set(results) == set(range(COUNT))
+    assert {n for n, result in results.items() if result is None} == {n for n, u in items if not u}
+    assert not job.tries(1)
+
+
+def test_units_are_read_no_further_than_workers_need(executor, job):
+    read = []
+
+    def source():
+        for key, unit in units(100):
+            read.append(key)
+            yield key, unit
+
+    outcomes = executor.run(job, source(), lambda rows: None)
+    for finished in range(1, 10):
+        next(outcomes)
+        assert len(read) <= finished + 2 * (AHEAD + 1) + 1
+    outcomes.close()
+
+
+def test_an_error_while_units_are_read_reaches_the_caller(executor, job):
+    def source():
+        yield 0, (0, "")
+        raise KeyError("input")
+
+    with pytest.raises(KeyError, match="input"):
+        done(executor, job, source())
+    expect_squares(done(executor, job, units())[0])
+
+
+def test_no_late_answer_meets_a_later_caller(pool, job):
+    outcomes = pool.run(job, units(100), lambda rows: None)
+    next(outcomes)
+    outcomes.close()
+    expect_squares(done(pool, job, units())[0])
+
+
+def test_a_worker_that_cannot_start_leaves_its_units_to_others(tmp_path, caplog):
+    pool = Workers(settings("bad", "cpu"))
+    try:
+        results, reasons = done(pool, Squares(tmp_path, broken="bad"), units())
+        expect_squares(results)
+        assert reasons == {}
+        assert "worker 0 cannot start: DeviceError: bad is broken" in caplog.text
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("make", [lambda: InProcess("bad"), lambda: Workers(settings("bad"))])
+def test_where_nobody_can_start_the_cause_is_raised(tmp_path, make):
+    executor, before = make(), set(multiprocessing.active_children())
+    with pytest.raises(DeviceError, match="bad is broken"):
+        done(executor, Squares(tmp_path, broken="bad"), units())
+    executor.close()
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_where_every_worker_dies_all_units_are_given_up(job, monkeypatch):
+    monkeypatch.setattr(module, "worker_main", worker_that_dies_with_work)
+    pool = Workers(settings("cpu"))
+    results, reasons = done(pool, job, units(5))
+    pool.close()
+    assert results == {} and set(reasons) == set(range(5))
+    assert "no worker is left" in reasons.values()
+
+
+def test_no_process_outlives_an_error_of_the_caller(job):
+    pool = Workers(settings("cpu", "cpu"))
+    pids = []
+    with pytest.raises(ZeroDivisionError):
+        try:
+            for _ in pool.run(job, units(100, u1="SIGSTOP"), lambda rows: None):
+                pids += pids_of(pool)
+                raise ZeroDivisionError
+        finally:
+            pool.close()
+    assert pids and are_gone(pids)
+    assert pool.pool is None
+    pool.close()
+
+
+def test_log_lines_reach_the_parent_or_a_file_of_the_worker(pool, job, tmp_path, caplog):
+    caplog.set_level("INFO", "virnucpro")
+    done(pool, job, units(3))
+    assert [f"unit {n}" in caplog.messages for n in range(3)] == [True] * 3
+    caplog.clear()
+    own = Workers(settings("cpu", log_file=tmp_path / "worker.log"))
+    try:
+        done(own, job, units(3))
+        pid = own.start()[0].process.pid
+    finally:
+        own.close()
+    text = (tmp_path / "worker.log").read_text()
+    assert f"Worker 0 on cpu, pid {pid}" in text and "unit 2" in text
+    assert not [line for line in caplog.messages if line.startswith("unit")]
+
+
+PARENT = """
+import multiprocessing, sys
+from pathlib import Path
+from stand_ins import Squares
+from virnucpro.pipeline.workers import Workers, WorkerSettings
+
+if __name__ == "__main__":
+    pool = Workers([WorkerSettings(), WorkerSettings()])
+    units = ((n, (n, "SIGSTOP" if n == 1 else "")) for n in range(10_000_000))
+    for outcome in pool.run(Squares(Path(sys.argv[1])), units, lambda rows: None):
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": path},
+    ) as parent:  # fmt: skip
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(pids) == 2
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)  # a stopped process ends as soon as it goes on
+    assert are_gone(pids)

@@ -1,0 +1,107 @@
+"""A scorer: distinct ORFs in, a row of scores for each out, whatever the batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_home import make_tiny_home
+
+from virnucpro.core.errors import ModelError
+from virnucpro.models.store import resolve_model
+from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels, Scorer, finished
+
+ORFS = [b"ATGGCC" * k + b"A" * (k % 3) for k in range(1, 13)]
+PROTEINS = [b"MA" * k for k in range(1, 13)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return resolve_model("500", None, make_tiny_home(tmp_path_factory.mktemp("scorer") / "home"))
+
+
+def scores_of(scorer, dna=ORFS, protein=PROTEINS):
+    return finished(scorer.run(scorer.prepare((dna, protein))))
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    """Scores of each ORF computed in a unit of its own."""
+    scorer = Scorer(model, LoadedModels("cpu"))
+    pairs = zip(ORFS, PROTEINS, strict=True)
+    return np.concatenate([scores_of(scorer, [dna], [protein]) for dna, protein in pairs])
+
+
+@pytest.mark.parametrize("engine", ["padded", "packed"])
+@pytest.mark.parametrize("budget", [None, 40])
+def test_packed_equals_padded_equals_each_orf_alone(model, alone, engine, budget):
+    options = EmbeddingOptions(engine=engine, token_budget=budget)
+    scorer = Scorer(model, LoadedModels("cpu"), options, options, classifier_batch=5)
+    found = scores_of(scorer)
+    assert found.shape == (len(ORFS), 3)
+    np.testing.assert_allclose(found[:, :2], alone[:, :2], atol=1e-5)
+    np.testing.assert_allclose(found[:, :2].sum(axis=1), 1, atol=1e-5)
+    assert np.isnan(found[:, 2]).all()  # this classifier knows no null
+    assert len({row.tobytes() for row in found}) == len(ORFS)
+    stats = scorer.stats()
+    assert {stats[slot]["layout"] for slot in ("dna", "protein")} == {engine}
+    if budget:
+        for slot in ("dna", "protein"):
+            assert stats[slot]["token_budget"] == budget
+            assert stats[slot]["slots"] <= stats[slot]["batches"] * 80  # the longest alone
+
+
+def test_every_orf_is_told_of_once_and_there_are_signs_of_life_before(model):
+    options = EmbeddingOptions(token_budget=40)
+    scorer = Scorer(model, LoadedModels("cpu"), options, options)
+    told = list(scorer.run(scorer.prepare((ORFS, PROTEINS))))
+    assert sum(told) == len(ORFS)
+    assert told[0] == 0 and len(told) > 4
+
+
+def test_no_orfs_give_no_rows(model):
+    assert scores_of(Scorer(model, LoadedModels("cpu")), [], []).shape == (0, 3)
+
+
+def test_the_classifier_gets_no_more_rows_than_its_batch(model, alone, monkeypatch):
+    models = LoadedModels("cpu")
+    classifier, sizes = models.classifier(model), []
+
+    class Counting:
+        def scores(self, vectors):
+            sizes.append(len(vectors))
+            return classifier.scores(vectors)
+
+    monkeypatch.setattr(models, "classifier", lambda model: Counting())
+    found = scores_of(Scorer(model, models, classifier_batch=5))
+    assert sizes == [5, 5, 2]
+    np.testing.assert_allclose(found[:, :2], alone[:, :2], atol=1e-5)
+
+
+def test_what_is_loaded_serves_again(model):
+    models = LoadedModels("cpu")
+    for _ in range(2):
+        Scorer(model, models).load()
+    scores_of(Scorer(model, models, EmbeddingOptions(engine="packed")))
+    assert models.loads == 2
+
+
+class Careless:
+    """An engine that leaves a row out."""
+
+    def embed(self, items):
+        yield np.array([0, 2]), np.ones((2, 16), np.float32)
+
+
+def test_a_row_without_a_vector_is_an_error(model, monkeypatch):
+    models = LoadedModels("cpu")
+    monkeypatch.setattr(models, "engine", lambda spec, options: Careless())
+    with pytest.raises(RuntimeError, match="1 rows got no vector, first 1"):
+        scores_of(Scorer(model, models), ORFS[:3], PROTEINS[:3])
+
+
+def test_missing_weights_are_a_model_error_before_any_unit(model, tmp_path):
+    nowhere = replace(model, protein=replace(model.protein, path=tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match="nowhere"):
+        Scorer(nowhere, LoadedModels("cpu")).load()
