@@ -114,14 +114,22 @@ def _pause(where: str) -> NoReturn:
 @click.command()
 @click.argument("files", nargs=-1)
 @click.option(
-    "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TSV of id, class and group (or family) of every record.",
+    "--labels", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TSV of id, class and group (or family) of every record; may be given again.",
 )  # fmt: skip
 @click.option(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Take the dev sets of a training configuration, such as recipes/mini.yaml.",
 )  # fmt: skip
 @_DATA
+@click.option(
+    "--decoys", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Also measure a FASTA of sequences that callers mistake for viruses, kind by kind.",
+)  # fmt: skip
+@click.option(
+    "--decoy-kinds", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TSV of id and kind of every decoy.",
+)  # fmt: skip
 @click.option("--windows", is_flag=True, help="Draw windows and nulls; else score whole records.")
 @click.option(
     "--lengths", default="150,300,500,1000", show_default=True, help="Lengths of windows (nt)."
@@ -149,9 +157,10 @@ def _pause(where: str) -> NoReturn:
 )  # fmt: skip
 @click.pass_context
 def evaluate(
-    ctx: click.Context, files: tuple[str, ...], labels: Path | None, config_file: Path | None,
-    data: Path | None, windows: bool, lengths: str, count: int, null_count: int, seed: int,
-    model_type: str | None, model_path: Path | None, device: str, output_dir: Path,
+    ctx: click.Context, files: tuple[str, ...], labels: tuple[Path, ...],
+    config_file: Path | None, data: Path | None, decoys: Path | None, decoy_kinds: Path | None,
+    windows: bool, lengths: str, count: int, null_count: int, seed: int, model_type: str | None,
+    model_path: Path | None, device: str, output_dir: Path,
 ) -> None:  # fmt: skip
     """Measure a model on labelled FASTA, through the path that predictions take.
 
@@ -165,7 +174,12 @@ def evaluate(
     from virnucpro.training.scoring import ModelOnDevice
     from virnucpro.training.windows import Drawing
 
+    if (decoys is None) != (decoy_kinds is None):
+        raise UsageError("--decoys and --decoy-kinds go together")
     job = _job(files, labels, config_file, data)
+    if decoys:
+        panel = replace(job.evaluate, decoys=decoys, decoy_kinds=decoy_kinds)
+        job = replace(job, evaluate=panel)
     make_writable(output_dir)
     drawing = None
     if windows:
@@ -176,13 +190,13 @@ def evaluate(
     report = measure(ModelOnDevice(model, device), job, drawing, progress)
     paths = report.write(output_dir)
     for row in report.rows:
-        if row.level == "set":
+        if row.level in ("set", "decoy"):
             click.echo(_line(row))
     click.echo(f"{output_dir}: {', '.join(path.name for path in paths)}")
 
 
 def _job(
-    files: tuple[str, ...], labels: Path | None, config_file: Path | None, data: Path | None
+    files: tuple[str, ...], labels: tuple[Path, ...], config_file: Path | None, data: Path | None
 ) -> Job:
     from virnucpro.training.jobs import Job, LabelledFiles, read_evaluation
 
@@ -192,7 +206,7 @@ def _job(
         return read_evaluation(config_file, data)
     if not files:
         raise UsageError("give labelled FASTA files, or --config")
-    if labels is not None:
+    if labels:
         return Job(data=LabelledFiles(dev=tuple(map(Path, files)), table=labels))
     pairs = [name.partition("=") for name in files]
     if not all(kind and path for kind, _, path in pairs):
@@ -209,7 +223,8 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 def _line(row: Row) -> str:
     name = f"{row.set_name} {row.group}".strip()
-    parts = [f"{row.length_nt:>6} nt  {name:<28} {row.count:>6}  coverage {row.coverage:.3f}"]
+    length = f"{row.length_nt:>6} nt" if row.length_nt else "      all"
+    parts = [f"{length}  {name:<28} {row.count:>6}  coverage {row.coverage:.3f}"]
     if row.auroc == row.auroc:
         parts.append(f"AUROC {row.auroc:.3f}  recall at 1% {row.recall_1:.3f}  ECE {row.ece:.3f}")
     parts.append(f"virus {row.virus:.3f}  uncertain {row.uncertain:.3f}")

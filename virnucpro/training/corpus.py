@@ -126,7 +126,7 @@ class Corpus:
 
 
 def read_labels(path: Path) -> dict[str, Label]:
-    """Labels by record id, from a table with the columns id, class and group.
+    """Labels by record id, from a table with the columns id, class (or kind) and group.
 
     Class `virus` is the positive class, `null` the third, anything else is other. Without a
     `group` column a virus belongs to its family, or to its source where the family is open,
@@ -140,12 +140,14 @@ def read_labels(path: Path) -> dict[str, Label]:
         text = io.TextIOWrapper(unpacked.source, encoding="utf-8", newline="")
         rows = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
         try:
-            if not {"id", "class"} <= set(rows.fieldnames or ()):
+            names = set(rows.fieldnames or ())
+            column = "kind" if "kind" in names and "class" not in names else "class"
+            if not {"id", column} <= names:
                 raise InputError(str(path), "needs the columns id and class", 1)
             for row in rows:
-                if row["id"] is None or row["class"] is None:
-                    raise InputError(str(path), "the row has no id or no class", rows.line_num)
-                labels[row["id"]] = _label(row["class"], _group(row))
+                if row["id"] is None or row[column] is None:
+                    raise InputError(str(path), f"the row has no id or no {column}", rows.line_num)
+                labels[row["id"]] = _label(row[column], _group(row[column], row))
         except (*UNPACK_ERRORS, UnicodeDecodeError, csv.Error) as error:
             raise InputError(str(path), f"cannot be read ({clipped(error)})") from error
     return labels
@@ -155,11 +157,11 @@ def _label(kind: str, group: str) -> Label:
     return Label({"virus": VIRUS, "null": NULL}.get(kind, OTHER), kind, group)
 
 
-def _group(row: dict[str, str]) -> str:
+def _group(kind: str, row: dict[str, str]) -> str:
     source = row.get("source") or "unnamed"
     if row.get("group"):
         return row["group"]
-    if row["class"] != "virus":
+    if kind != "virus":
         return row.get("species") or source
     family = row.get("family") or ""
     if not family or "(" in family:
@@ -223,9 +225,14 @@ def load_dev(files: LabelledFiles) -> dict[str, Corpus]:
 def _with_labels(
     paths: Sequence[Path], files: LabelledFiles, by_record: bool
 ) -> list[tuple[Path, LabelOf]]:
-    if files.table:
-        label_of = read_labels(files.table).get
-        return [(path, label_of) for path in paths]
+    if files.tables:
+        labels: dict[str, Label] = {}
+        for table in files.tables:
+            found = read_labels(table)
+            if twice := labels.keys() & found.keys():
+                raise InputError(str(table), f"record {min(twice)} is in another table too")
+            labels |= found
+        return [(path, labels.get) for path in paths]
     if len(files.classes) != len(paths):
         raise ConfigError("give a table of labels, or a class for each file")
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.training.corpus import load_dev, split_by_target
+from virnucpro.training.corpus import load_corpus, load_dev, read_labels, split_by_target
 from virnucpro.training.evaluation_page import LENGTH_CLASSES, Report
-from virnucpro.training.figures import Part, curves_of, rows_of, side_by_side
+from virnucpro.training.figures import Part, curves_of, decoys_of, rows_of, side_by_side
 from virnucpro.training.jobs import Job
 from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import Drawing, dev_windows
@@ -27,7 +27,13 @@ def evaluate(
         InputError: unreadable input, or no set has a sequence that is long enough.
         ConfigError: no table, and not one class a file.
     """
-    sets, start, parts = load_dev(job.data), time.monotonic(), list[Part]()
+    sets, decoys, panel = load_dev(job.data), list[Part](), job.evaluate
+    if panel.decoys and panel.decoy_kinds:
+        corpus = load_corpus([(panel.decoys, read_labels(panel.decoy_kinds).get)])
+        labels, ids, rows = zip(*corpus.records(), strict=True)
+        name = panel.decoys.name.split(".")[0]
+        decoys.append((name, [0] * len(ids), labels, ids, *scorer.calls(rows)))
+    start, parts = time.monotonic(), list[Part]()
     if drawing is not None:
         drawn = dev_windows(split_by_target(sets), drawing)
         count = sum(len(w.labels) for w in drawn)
@@ -49,7 +55,7 @@ def evaluate(
         raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
     seconds = time.monotonic() - start
     logger.info("scored %d sequences in %.1f s", count, seconds)
-    leave_out = frozenset(job.evaluate.leave_out)
+    leave_out = frozenset(panel.leave_out)
     facts = {
         "model": scorer.model.name,
         "model_digest": scorer.model.digest,
@@ -61,4 +67,5 @@ def evaluate(
         "seconds": round(seconds, 1),
     }
     scored = side_by_side(parts)
-    return Report(facts, rows_of(scored, leave_out), curves_of(scored))
+    found = rows_of(scored, leave_out) + (decoys_of(side_by_side(decoys)) if decoys else [])
+    return Report(facts, found, curves_of(scored))

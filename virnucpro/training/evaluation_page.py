@@ -137,7 +137,7 @@ def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) 
     return environment.get_template("evaluation.html").render(
         facts=facts,
         sets=_by_length(sets),
-        has_few=any(row.count < FEW or is_thin(row) for row in rows),
+        has_few=any(row.count < FEW or (row.level != "decoy" and is_thin(row)) for row in rows),
         less=len(facts["left_out"]) if any("(less)" in row.set_name for row in sets) else 0,
         curves=curves,
         scored=scored,
@@ -146,6 +146,7 @@ def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) 
         families=choices("family", 1),
         classes=choices("class", -1),
         nulls=_by_length(row for row in rows if row.level == "null"),
+        decoys=[row for row in rows if row.level == "decoy"],
         few=FEW,
         style=Markup(style),
         policy=pages.policy(style),

@@ -29,8 +29,8 @@ class Row:
     over all of them.
 
     Attributes:
-        length_nt: length, or shortest length of the class (nt).
-        level: `set`, `class`, `family` or `null`.
+        length_nt: length, or shortest length of the class (nt); 0 for decoys of any length.
+        level: `set`, `class`, `family`, `null`, or `decoy` for a kind of the decoy panel.
         set_name: set; `all` for all sets together.
         group: class, family or kind of null; empty for a whole set.
         count: sequences.
@@ -110,6 +110,13 @@ def rows_of(scored: Any, leave_out: frozenset[str] = frozenset()) -> list[Row]:
         for level, set_name, group, inside in _groups(at, leave_out)
         if inside.any()
     ]
+
+
+def decoys_of(scored: Any) -> list[Row]:
+    """Shares of calls of each kind in the record array, the most often called virus first."""
+    kinds = np.unique(scored.kind).tolist()
+    rows = [_row(scored, "decoy", scored.set_name[0], kind, scored.kind == kind) for kind in kinds]
+    return sorted(rows, key=lambda row: -row.virus)
 
 
 def curves_of(scored: Any) -> list[Curve]:

@@ -21,22 +21,40 @@ class LabelledFiles:
     Attributes:
         train: FASTA files to train on.
         dev: FASTA files to choose or to measure on, each of them a set.
-        table: TSV of id, class and group; None means that `classes` says what a file holds.
+        table: one TSV of id, class and group, or several; none means that `classes` says what a
+            file holds.
         classes: class of each file without a table, those of `train` first: `virus`, `null` or
             any other.
     """
 
     train: tuple[Path, ...] = ()
     dev: tuple[Path, ...] = ()
-    table: Path | None = None
+    table: Path | tuple[Path, ...] = ()
     classes: tuple[str, ...] = ()
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """The tables, none to several of them."""
+        return self.table if isinstance(self.table, tuple) else (self.table,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
-    """What else is measured: `leave_out` names records to measure sets without, once more."""
+    """What else is measured.
+
+    Attributes:
+        leave_out: records to measure sets without, once more.
+        decoys: FASTA of sequences that callers mistake for viruses, none of them viral.
+        decoy_kinds: TSV of id and kind of each.
+    """
 
     leave_out: tuple[str, ...] = ()
+    decoys: Path | None = None
+    decoy_kinds: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.decoys is None) != (self.decoy_kinds is None):
+            raise ValueError("decoys and decoy_kinds go together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +96,10 @@ class Noise:
         indel_share: share of windows with insertions and deletions.
         unknown_share: share of windows with some bases read as N.
         converted_share: share of windows with every C read as T, as bisulfite leaves them.
+        masked_share: share of windows with one to three runs of N, half of them at an end, which
+            take up to half of the window; None as 0.
+        adapter_share: share of windows that run into sequencing adapters; viral ones stay viral
+            and hold at least half. Adapters alone are then one of the null kinds. None as 0.
     """
 
     substitutions: float = 0.03
@@ -86,6 +108,8 @@ class Noise:
     indel_share: float = 0.25
     unknown_share: float = 0.01
     converted_share: float = 0.03
+    masked_share: float | None = None
+    adapter_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +198,8 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Identity of the recipe (hex)."""
-        return digest_of(asdict(self))
+        """Identity of the recipe (hex); a setting that is None is as if it did not exist."""
+        return digest_of(asdict(self, dict_factory=_given))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +248,10 @@ class MlpRecipe:
         return digest_of(asdict(self))
 
 
+def _given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in pairs if value is not None}
+
+
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
     """Read what to train, and the recipe that decides the weights.
 
@@ -248,7 +276,7 @@ def read_evaluation(path: Path, data: Path | None) -> Job:
         ConfigError: as `read_job`, or there are no dev files or no table.
     """
     job, _ = _read(path, data)
-    if not job.data.dev or not job.data.table:
+    if not job.data.dev or not job.data.tables:
         raise ConfigError(f"{path}: data needs dev (a list of FASTA files) and table (a TSV)")
     return job
 
@@ -257,10 +285,13 @@ def _read(path: Path, data: Path | None) -> tuple[Job, Any]:
     said = read_yaml(path)
     recipe = said.pop("recipe", None) or {}
     job, root = build(Job, said, str(path)), data or path.parent
+    files, panel = job.data, job.evaluate
     files = replace(
-        job.data,
-        train=tuple(root / name for name in job.data.train),
-        dev=tuple(root / name for name in job.data.dev),
-        table=root / job.data.table if job.data.table else None,
+        files,
+        train=tuple(root / name for name in files.train),
+        dev=tuple(root / name for name in files.dev),
+        table=tuple(root / name for name in files.tables),
     )
-    return replace(job, data=files), recipe
+    if panel.decoys and panel.decoy_kinds:
+        panel = replace(panel, decoys=root / panel.decoys, decoy_kinds=root / panel.decoy_kinds)
+    return replace(job, data=files, evaluate=panel), recipe

@@ -55,8 +55,9 @@ def build(kind: type[T], raw: Any, where: str) -> T:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) is UnionType:  # of a type and None, and there is a value
-        hint = get_args(hint)[0]
+    if get_origin(hint) is UnionType:  # of a type and None, or of one and a list of them
+        one, other = get_args(hint)
+        hint = other if isinstance(value, list) and get_origin(other) is tuple else one
     origin, inner = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]

@@ -88,7 +88,8 @@ def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
         return corpus
     record = rng.choice(usable, _NULL_SOURCE_WINDOWS)
     start = corpus.starts[record] + (rng.random(len(record)) * room[record]).astype(np.int64)
-    bank = null_bank(rng, corpus.bases[start[:, None] + np.arange(length)], recipe.null_bank_share)
+    windows = corpus.bases[start[:, None] + np.arange(length)]
+    bank = null_bank(rng, windows, recipe.null_bank_share, bool(recipe.noise.adapter_share))
     return corpus.followed_by(
         Corpus.of(
             (Label(NULL, "null", kind), f"{kind}{i}", row)

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from virnucpro.encoders.small import CODON_N, six_frames
 from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUE_PAD, RESIDUE_X, RESIDUES
-from virnucpro.training.corpus import Corpus
+from virnucpro.training.corpus import VIRUS, Corpus
 from virnucpro.training.jobs import Noise
+from virnucpro.training.windows import adapters
 
 _CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 _IS_STOP = [aa == "*" for aa in _CODE] + [False]
+_ADAPTER_TAILS, _LONGEST_TAIL = 500, 500
+_MOST_MASKED = 0.5  # of a window
 _RESIDUE = [RESIDUES.find(aa) if aa != "*" else RESIDUE_X for aa in _CODE] + [RESIDUE_X]
 
 
@@ -56,6 +59,8 @@ class WindowSampler:
         self.cumulative, self.target = placed[5:]
         self.device, self.noise = device, noise
         self.random = torch.Generator(device=device)
+        tails = adapters(np.random.default_rng(0), _ADAPTER_TAILS, _LONGEST_TAIL)
+        self.adapters = torch.from_numpy(tails).to(device)
 
     def draw(
         self, n: int, shortest: int, longest: int, seed: int
@@ -70,7 +75,12 @@ class WindowSampler:
         length = torch.minimum(length, end - start)
         begin = at - (self._uniform(n) * length).long()
         begin = torch.maximum(torch.minimum(begin, end - length), start)
-        rows = self._substituted(self._cut(begin, end, length, longest))
+        rows = self._cut(begin, end, length, longest)
+        if share := self.noise.adapter_share:
+            rows = self._with_adapters(rows, length, self.target[group] == VIRUS, share)
+        rows = self._substituted(rows)
+        if share := self.noise.masked_share:
+            rows = self._masked(rows, length, share)
         turn = (self._uniform(n) < 0.5)[:, None]
         rows = torch.where(turn, reverse_complement(rows, length), rows)
         return orient(rows, length), self.target[group], group
@@ -90,6 +100,31 @@ class WindowSampler:
         place = (column + jump.cumsum(dim=1)).clamp(min=0)
         at = torch.minimum(begin[:, None] + place, end[:, None] - 1)
         return torch.where(column < length[:, None], self.bases[at].long(), BASE_PAD)
+
+    def _with_adapters(self, rows: Tensor, length: Tensor, viral: Tensor, share: float) -> Tensor:
+        """Rows that run into adapters where the insert ends; viral inserts hold at least half."""
+        n, width = rows.shape
+        insert = self._uniform(n)
+        insert = (torch.where(viral, 0.5 + 0.5 * insert, insert) * length).long()[:, None]
+        which = (self._uniform(n) * len(self.adapters)).long()[:, None]
+        column = torch.arange(width, device=self.device)
+        tail = self.adapters[which, (column - insert).clamp(0, self.adapters.shape[1] - 1)]
+        hit = (self._uniform(n) < share)[:, None]
+        hit = hit & (column >= insert) & (column < length[:, None])
+        return torch.where(hit, tail.long(), rows)
+
+    def _masked(self, rows: Tensor, length: Tensor, share: float) -> Tensor:
+        """Rows with one to three runs of N; one of four lies at each end."""
+        n, width = rows.shape
+        column = torch.arange(width, device=self.device)
+        runs = 1 + (self._uniform(n) * 3).long()
+        runs = runs * (self._uniform(n) < share)
+        for k in range(3):
+            size = (self._uniform(n) * _MOST_MASKED * length / runs.clamp(min=1)).long()
+            start = ((2 * self._uniform(n) - 0.5).clamp(0, 1) * (length - size)).long()
+            inside = (column >= start[:, None]) & (column < (start + size)[:, None])
+            rows = torch.where(inside & (k < runs)[:, None], BASE_N, rows)
+        return rows
 
     def _substituted(self, rows: Tensor) -> Tensor:
         """Rows with substitutions, conversions and unknown bases."""

@@ -18,6 +18,11 @@ from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
 Bases = NDArray[np.uint8]
 
 _REPEAT_UNITS = np.array([6, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]) / 27  # shares of 1 to 12 bases
+_ADAPTERS = (
+    "AGATCGGAAGAGCACACGTCTGAACTCCAGTCA", "AGATCGGAAGAGCGTCGTGTAGGGAAAGAGTGT",
+    "CTGTCTCTTATACACATCT", "TGGAATTCTCGGGTGCCAAGG", "CAAGCAGAAGACGGCATACGAGAT",
+    "AATGATACGGCGACCACCGAGATCTACAC", "AATGTACTTCGTTCAGTTACGTATTGCT",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +151,27 @@ def low_complexity(rng: np.random.Generator, n: int, length: int) -> Bases:
     return np.where(rng.random((n, length)) < noise, random, out).astype(np.uint8)
 
 
+def adapters(rng: np.random.Generator, n: int, length: int) -> Bases:
+    """What is read behind an insert: shape (n, length).
+
+    Common adapters, or made-up ones of 20 to 40 bases, each with an index of 8 random bases; in
+    half of the sequences one and the same again and again; then G, as some machines read no signal.
+    """
+    out = np.full((n, length), 2, dtype=np.uint8)
+    for row in out:
+        parts = []
+        for _ in range(rng.integers(1, 13)):
+            known = rng.integers(2 * len(_ADAPTERS))
+            part = rng.integers(0, 4, rng.integers(20, 41))
+            if known < len(_ADAPTERS):
+                part = np.array(["ACGT".index(base) for base in _ADAPTERS[known]])
+            parts.append(np.concatenate([part, rng.integers(0, 4, 8)]))
+        parts = parts[:1] * len(parts) if rng.random() < 0.5 else parts
+        joined = np.concatenate(parts)[:length]
+        row[: len(joined)] = joined
+    return out
+
+
 def without_n(rng: np.random.Generator, windows: Bases) -> Bases:
     """The windows with a random base in place of every ambiguous one."""
     return np.where(windows > 3, rng.integers(0, 4, windows.shape), windows).astype(np.uint8)
@@ -215,7 +241,7 @@ def _all_reach(last: int, step: dict[int, int]) -> bool:
 
 
 def null_bank(
-    rng: np.random.Generator, windows: Bases, share: float = 1.0
+    rng: np.random.Generator, windows: Bases, share: float = 1.0, with_adapters: bool = False
 ) -> list[tuple[str, Bases]]:
     """Named blocks of null sequences to sample training windows from.
 
@@ -229,7 +255,7 @@ def null_bank(
     def pick(n: int) -> Bases:
         return windows[rng.integers(0, len(windows), some(n))]
 
-    return [
+    bank = [
         ("uniform", uniform(rng, some(16_000), length)),
         ("skewed", skewed(rng, some(6_000), length)),
         ("markov1", markov(rng, pick(16_000), 1)),
@@ -238,3 +264,4 @@ def null_bank(
         ("shuffle2", block_shuffle(rng, pick(3_000), 2)),
         ("low", low_complexity(rng, some(10_000), length)),
     ]
+    return [*bank, ("adapters", adapters(rng, some(6_000), length))] if with_adapters else bank

@@ -144,6 +144,25 @@ def test_whole_records_get_the_calls_of_predict(data, tmp_path):
     assert row["auroc"] == ""  # nothing to measure viruses against
 
 
+def test_decoys_are_measured_kind_by_kind(tiny, data, tmp_path):
+    kinds, out = tmp_path / "kinds.tsv", tmp_path / "out"
+    kinds.write_text("id\tkind\n" + "".join(f"bacteria{i}\tkind {i % 2}\n" for i in range(18)))
+    _run("predict", data / "bacteria.fa", "-m", "custom", "-p", tiny, "-d", "cpu", "--no-report",
+         "-o", tmp_path / "calls")  # fmt: skip
+    command = ["evaluate", f"virus={data / 'virus.fa'}", "-p", tiny, "-d", "cpu", "-o", out]
+    assert "go together" in _run(*command, "--decoy-kinds", kinds, code=2).output
+    _run(*command, "--decoys", data / "bacteria.fa", "--decoy-kinds", kinds)
+    rows = {r["group"]: r for r in _rows(out) if r["level"] == "decoy"}
+    calls = {r["id"]: r["call"] for r in _rows(tmp_path / "calls" / "calls.tsv")}
+    for kind in (0, 1):
+        of_kind = [calls[f"bacteria{i}"] for i in range(kind, 18, 2)]
+        row = rows[f"kind {kind}"]
+        assert (row["set_name"], row["count"], row["auroc"]) == ("bacteria", "9", "")
+        assert float(row["virus"]) == pytest.approx(of_kind.count("virus") / 9, abs=1e-4)
+    page = (out / "evaluation.html").read_text()
+    assert '<h2 id="decoys-title">' in page and ">kind 1</th>" in page
+
+
 def _rows(table: Path) -> list[dict[str, str]]:
     with (table / "evaluation.tsv" if table.is_dir() else table).open() as file:
         return list(csv.DictReader(file, delimiter="\t"))

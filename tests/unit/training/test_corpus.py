@@ -33,17 +33,17 @@ def test_held_out_groups_are_in_no_training_set(data):
 
 
 def test_classes_of_files_stand_in_for_a_table(data):
-    train, dev = load_labelled(_files(data, table=None, classes=("virus", "bacteria")))
+    train, dev = load_labelled(_files(data, table=(), classes=("virus", "bacteria")))
     assert sum(g.target == VIRUS for g in (*train.groups, *dev["dev_virus"].groups)) == 18
     classes = ("virus", "bacteria", "null")
-    files = _files(data, table=None, dev=(data / "virus.fa",), classes=classes)
+    files = _files(data, table=(), dev=(data / "virus.fa",), classes=classes)
     assert [g.kind for g in load_labelled(files)[1]["virus"].groups] == ["null"] * 18
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"table": None, "classes": ("virus",)}, "a class for each"),
+        ({"table": (), "classes": ("virus",)}, "a class for each"),
         ({"train": ()}, "no training files"),
         ({"train": ("bacteria.fa",)}, "viruses have a single group or none"),
     ],
@@ -82,6 +82,17 @@ def test_nulls_follow_the_corpus_from_the_seed(data):
     kinds = {g.group for g in first.groups if g.target == NULL}
     assert {"uniform", "markov1", "shuffle1", "low"} <= kinds
     assert with_nulls(train, build(Recipe, {**TINY_RECIPE, "null_share": 0.0}, "")) is train
+
+
+def test_several_tables_label_several_files_and_no_record_twice(data, tmp_path):
+    head, *rows = (data / "labels.tsv").read_text().splitlines(keepends=True)
+    tables = tmp_path / "virus.tsv", tmp_path / "bacteria.tsv"
+    for path in tables:
+        path.write_text(head + "".join(row for row in rows if row.startswith(path.stem)))
+    both, whole = _files(data, table=tables), _files(data)
+    assert load_labelled(both)[0].digest() == load_labelled(whole)[0].digest()
+    with pytest.raises(InputError, match=r"bacteria.* record bacteria0 is in another table too"):
+        load_labelled(_files(data, table=(data / "labels.tsv", tables[1])))
 
 
 def test_what_cannot_be_read_is_named(data, tmp_path):

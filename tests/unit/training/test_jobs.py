@@ -26,8 +26,15 @@ def test_the_recipe_of_the_bundled_model_is_the_same_as_ever():
     job, recipe = read_job(MINI, Path("data"))
     assert isinstance(recipe, Recipe) and recipe.digest == MINI_DIGEST
     assert (job.name, job.chunk_nt, job.dev_count) == ("mini", 500, 2000)
-    assert job.data.table == Path("data/meta.tsv.xz") and len(job.data.dev) == 3
-    assert len(read_evaluation(MINI, None).evaluate.leave_out) == 10
+    assert job.data.tables == (Path("data/meta.tsv.xz"),) and len(job.data.dev) == 3
+    panel = read_evaluation(MINI, None).evaluate
+    assert len(panel.leave_out) == 10 and panel.decoys == MINI.parent / "decoys.fa.xz"
+
+
+def test_a_table_may_be_several(config):
+    one, two = (read_evaluation(config(f"data: {{dev: [a.fa], table: {t}}}"), Path("d")).data
+                for t in ("a.tsv", "[a.tsv, b.tsv]"))  # fmt: skip
+    assert (one.tables, two.tables) == ((Path("d/a.tsv"),), (Path("d/a.tsv"), Path("d/b.tsv")))
 
 
 def test_the_classifier_decides_what_is_trained_and_numbers_may_be_names(config):
@@ -35,7 +42,7 @@ def test_the_classifier_decides_what_is_trained_and_numbers_may_be_names(config)
                   " recipe: {rate: 1}}")  # fmt: skip
     job, recipe = read_job(path, None)
     assert (job.name, job.model, recipe) == ("7", "500", MlpRecipe(rate=1))
-    assert (job.data.train, job.data.table) == ((path.parent / "1",), path.parent / "2")
+    assert (job.data.train, job.data.tables) == ((path.parent / "1",), (path.parent / "2",))
 
 
 def test_settings_without_a_value_are_the_defaults_and_a_bare_null_is_the_class(config):
@@ -57,7 +64,9 @@ def test_settings_without_a_value_are_the_defaults_and_a_bare_null_is_the_class(
         ("data: {trian: [a.fa]}", "data has no setting named trian; it has train"),
         ("data: {train: a.fa}", r"data.train must be a list, such as \[a, b\], got 'a.fa'"),
         ("data: {dev: [[a.fa]]}", r"data.dev\[0\] must be the name of a file"),
-        ("data: {table: [a.tsv]}", "data.table must be the name of a file"),
+        ("data: {table: {a: b}}", "data.table must be the name of a file"),
+        ("data: {table: [[a.tsv]]}", r"data.table\[0\] must be the name of a file"),
+        ("evaluate: {decoys: a.fa}", "decoys and decoy_kinds go together"),
         ("evaluate: {leave_out: [1.5]}", r"evaluate.leave_out\[0\] must be text; put quotes"),
         ("chunk_nt: five", "chunk_nt must be a whole number"),
         ("dev_count: 0", "must be 1 or more"),
