@@ -97,7 +97,8 @@ DEPRECATED = {
     "--merge-threads",
     "threads",
     type=click.IntRange(min=LEAST["threads"]),
-    help="Processes that translate and merge (also: --merge-threads); default: CPUs.",
+    help="CPU threads of the run, encoders included, and processes that merge (also: "
+    "--merge-threads); default: the CPUs that it may use.",
 )
 @click.option("--dnabert-batch-size", type=click.IntRange(min=16), help="DNA tokens per batch.")
 @click.option(
