@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "virnucpro"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES_OF_A_MODULE = 300
+MOST_LINES_OF_A_MODULE = 500
 MOST_LINES_OF_A_FUNCTION = 60  # its docstring not counted
 
 
