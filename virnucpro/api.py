@@ -130,7 +130,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
         output_dir: where results stay; None means a temporary directory that is removed with
             the result.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
-        threads: processes that translate and merge; None means the CPUs of this machine.
+        threads: CPU threads of all processes together; None means the CPUs it may use.
         expected_length: chunk length (nt); None means the model's own.
         orf_policy: None means the model's own.
         min_length: shorter records get a row and no score (nt).

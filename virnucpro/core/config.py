@@ -53,7 +53,7 @@ KEYS: dict[str, Key] = {
     "prediction.sequences_per_file": Key(
         None, "int", "ORFs per unit of work; default: 10000, or 100 of a large model on a CPU", 1
     ),
-    "prediction.threads": Key(None, "int", "processes that translate and merge; default: CPUs", 1),
+    "prediction.threads": Key(None, "int", "CPU threads of a run; default: usable CPUs", 1),
     "prediction.min_length": Key(0, "int", "shortest record to score (nt)"),
     "prediction.worker_timeout": Key(
         900, "int", "silence of a busy worker that counts as hung (s)", 1

@@ -43,7 +43,7 @@ class Compute:
         gpus: devices to use, in order; empty means `device`.
         ranks: processes of the packed engine; None means one per GPU, else 1.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        threads: processes that translate and merge; None means the CPUs of this machine.
+        threads: CPU threads of all processes together; None means the CPUs it may use.
         classifier_batch: rows per classifier batch.
         reader_threads: threads that read merged files ahead of the classifier; 0 reads in line.
         staged: go through the original's stages and files.

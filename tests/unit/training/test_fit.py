@@ -127,8 +127,8 @@ def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_pa
         found[name] = resolve_model("custom", tmp_path / name, tmp_path / "home")
     bases = np.random.default_rng(3).integers(0, 4, (20, 300)).astype(np.uint8)
     expected = probabilities(model, bases, rows=7)
-    contigs = DirectScorer(found["plain"], "cpu").contigs(list(as_records(bases)))
-    got = np.array([(c.other, c.virus, c.null) for c in (contig.chunks[0] for contig in contigs)])
+    scored = list(DirectScorer(found["plain"], "cpu").shards(as_records(bases)))
+    got = np.concatenate([scores for _, scores in scored])
     np.testing.assert_allclose(got, expected, atol=5e-3)
     assert np.ptp(expected[:, 1]) > 0.01
     assert found["plain"].digest != found["fitted"].digest
