@@ -11,7 +11,7 @@ from tests.hidden_states import split
 from virnucpro.batches.collate import PackedBatch, PaddedBatch, collate_packed, collate_padded
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.records import Tokens
-from virnucpro.models import layouts
+from virnucpro.models import kernels, layouts
 from virnucpro.models.attention import choose_backend, prove_backend
 from virnucpro.models.esm2 import Esm2
 from virnucpro.models.layouts import PackedLayout, RectangleLayout, bucket_width
@@ -200,6 +200,7 @@ def test_the_cpu_always_uses_sdpa(dtype):
 def test_a_gpu_uses_varlen_where_the_kernel_runs(
     monkeypatch, dtype, head_dim, alibi, capability, wanted
 ):
+    monkeypatch.setattr(kernels, "triton", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert choose_backend(torch.device("cuda:0"), dtype, head_dim, alibi) == wanted
 

@@ -1,4 +1,4 @@
-"""The varlen kernel and the precision of float16, at the head width of the published networks."""
+"""Kernels for packed tokens, ours and PyTorch's, and what float16 costs, on a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from virnucpro.batches.collate import PackedBatch, collate_packed, collate_padded
 from virnucpro.core.records import Tokens
+from virnucpro.models import attention
 from virnucpro.models.attention import pinned_kernels, prove_backend
 from virnucpro.models.dnabert import Dnabert
 from virnucpro.models.esm2 import Esm2
@@ -22,12 +23,25 @@ NETWORKS = {
     "esm2": (lambda: Esm2(Esm2Shape(layers=6, dim=320, heads=5, ffn=1280)), "varlen"),
     "dnabert": (lambda: Dnabert(DnabertShape(layers=4, dim=192, heads=3, ffn=512)), "sdpa"),
 }
+WITHOUT_OURS = "without our kernels"
+
+
+@pytest.fixture(params=["with our kernels", WITHOUT_OURS])
+def ours(request, monkeypatch):
+    """Whether our own kernels may run; without them as on an older GPU."""
+    if request.param == WITHOUT_OURS:
+        monkeypatch.setattr(attention, "run_on", lambda *_: False)
+        return False
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("our kernels are made for Hopper")
+    return True
 
 
 @pytest.fixture(params=NETWORKS, ids=list(NETWORKS))
-def trio(request):
+def trio(request, ours):
     """The network in float32 on the CPU and in float16 on the GPU, and its backend there."""
     make, backend = NETWORKS[request.param]
+    backend = "triton" if ours else backend
     torch.manual_seed(0)
     plain = make().eval().requires_grad_(False)
     fast = make().requires_grad_(False)
@@ -66,6 +80,7 @@ def test_float32_on_the_gpu_uses_the_portable_path_and_is_exact(trio):
     assert relative(exact(collate_packed(items)), plain(collate_packed(items))) < 1e-5
 
 
+@pytest.mark.parametrize("ours", [WITHOUT_OURS], indirect=True)
 def test_fixed_shapes_compile_and_give_the_same_vectors(trio):
     _, fast, _ = trio
     batch = collate_packed(sequences([49, 51, 51, 40]))
