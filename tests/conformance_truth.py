@@ -23,7 +23,6 @@ from virnucpro.pipeline.rank_scheduler import RankScheduler
 from tests.integration.test_docs import all_options
 from tests.unit.encoders.test_attention import varlen_by_hand
 from virnucpro.core.config import parse_flag, unknown_variables
-from virnucpro.core.records import Tokens
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import BpeTokenizer, make_tokenizer
 from virnucpro.engines.plans import collate_packed, pack
@@ -65,7 +64,7 @@ def no_mixing(logs):
     spec = tiny_protein_encoder(logs.root / "mixing")
     encoder, tokenizer = load_encoder(spec, CPU, torch.float32), make_tokenizer(spec)
     encoder.forced_backend = "varlen"
-    items = [Tokens(t, tokenizer.encode(t)) for t in ("MKVLA", "GGHWY", "CCCCCCC")]
+    items = [(tokenizer.encode(t)) for t in ("MKVLA", "GGHWY", "CCCCCCC")]
     with patch("virnucpro.encoders.layouts.varlen_attn", varlen_by_hand), torch.inference_mode():
         alone = torch.cat([encoder(collate_packed([item])) for item in items])
         for order in ([0, 1, 2], [2, 1, 0], [1, 2]):

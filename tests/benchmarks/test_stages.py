@@ -14,7 +14,7 @@ from bench_models import blocks_done_here, coding_contigs, proteins, seconds_of,
 from staged_files import embeddings, orf_ids, write_pairs, write_published_dna
 from virnucpro.pipeline.orf_stages import BLOCK_CHUNKS
 
-from virnucpro.core.records import Chunk, Tokens
+from virnucpro.core.records import Chunk
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
@@ -50,7 +50,7 @@ def embed(engine, items):
 def encoder_and_items(spec, device, texts, dtype="auto"):
     encoder = load_encoder(spec, device, choose_dtype(dtype, device))
     tokenizer = make_tokenizer(spec)
-    return encoder, [Tokens(str(i), tokenizer.encode(text)) for i, text in enumerate(texts)]
+    return encoder, [(tokenizer.encode(text)) for i, text in enumerate(texts)]
 
 
 @pytest.mark.scaling

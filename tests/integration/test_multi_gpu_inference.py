@@ -24,7 +24,7 @@ from virnucpro.pipeline.shard_plan import plan_shards, unit_of
 from tests.checkpoints import esm2_config, esm2_tensors, write_safetensors
 from tests.reliability.runs import are_gone, descendants
 from virnucpro.core.errors import ModelError
-from virnucpro.core.records import Embeddings, Tokens
+from virnucpro.core.records import Embeddings
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.plans import collate_padded
@@ -99,7 +99,7 @@ def expect_own_vectors(path, files, spec):
     encoder = load_encoder(spec, torch.device("cpu"), torch.float32)
     tokenizer = make_tokenizer(spec)
     for name, letters in (pair for file in files for pair in read_fasta(file)):
-        wanted = encoder(collate_padded([Tokens(name, tokenizer.encode(letters))], 1))[0].numpy()
+        wanted = encoder(collate_padded([(tokenizer.encode(letters))], 1))[0].numpy()
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -1,12 +1,14 @@
 """The one place that decides which attention kernels run, and what all transformers share.
 
-Room 4 (batch -> one vector per ORF). Kernels are named: `varlen` reads packed tokens with
-segment bounds (CUDA, 16-bit), `sdpa` reads rectangles and runs everywhere.
+Room 4 (batch -> one vector per ORF). Kernels are named: `triton` are our own, for packed tokens
+(Hopper GPUs, 16-bit), `varlen` is PyTorch's for them (CUDA, 16-bit), `sdpa` reads rectangles and
+runs everywhere.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,14 +21,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from virnucpro.core.errors import DeviceError
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.batches import Batch, PackedBatch
-from virnucpro.encoders.layouts import Layout, PackedLayout, RectangleLayout
+from virnucpro.encoders.kernels import run_on
+from virnucpro.encoders.layouts import Layout, PackedLayout, RectangleLayout, TiledLayout
+
+log = logging.getLogger("virnucpro.engines")
 
 _PROOF_LENGTHS = (3, 17, 1, 64)
 _PROOF_TOLERANCE = 2e-2  # on values of about 1, in bfloat16
+# Relative norm of whole vectors: five times what rounding alone makes of 36 layers.
+_NETWORK_TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float32: 1e-4}
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str:
-    """Name the kernels for packed tokens: `varlen` where it runs, else `sdpa`.
+    """Name the kernels for packed tokens: `triton` or `varlen` where they run, else `sdpa`.
 
     Args:
         device: where the weights are.
@@ -34,6 +41,12 @@ def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alib
         head_dim: width of one attention head.
         alibi: attention adds a distance penalty, which the varlen kernel does not know.
     """
+    if run_on(device, dtype, head_dim):
+        return TiledLayout.backend
+    return _pytorch_backend(device, dtype, head_dim, alibi)
+
+
+def _pytorch_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str:
     fits = dtype in (torch.float16, torch.bfloat16) and head_dim % 8 == 0 and head_dim <= 256
     if alibi or not fits or device.type != "cuda":
         return "sdpa"
@@ -114,6 +127,8 @@ class TransformerEncoder(Encoder):
 
     def lay_out(self, batch: Batch) -> Layout:
         """Arrange a batch for the kernels in use; on the batch's device."""
+        if self.backend == TiledLayout.backend:
+            return TiledLayout.of(batch, self.pad_id)
         if isinstance(batch, PackedBatch) and self.backend == PackedLayout.backend:
             return PackedLayout.of(batch)
         return RectangleLayout.of(batch, self.pad_id)
@@ -132,13 +147,23 @@ class TransformerEncoder(Encoder):
 def prove_backend(encoder: TransformerEncoder) -> str:
     """Run the chosen kernels once on numbers whose answer is known.
 
+    Our own kernels give way to PyTorch's, with a line in the log, where they do not hold; forced
+    ones are left to whoever forced them.
+
     Returns:
         The name of the backend.
 
     Raises:
-        DeviceError: if they do not run, or differ from plain attention.
+        DeviceError: if PyTorch's do not run, or differ from plain attention.
     """
     weights = next(encoder.parameters())
+    if encoder.backend == TiledLayout.backend and encoder.forced_backend is None:
+        problem = _against_plain(encoder)
+        if problem:
+            head_dim, alibi = encoder.dim // encoder.heads, encoder.uses_alibi
+            instead = _pytorch_backend(weights.device, weights.dtype, head_dim, alibi)
+            log.warning("Triton kernels %s; '%s' is used instead", problem, instead)
+            encoder.forced_backend = instead
     if encoder.backend != PackedLayout.backend:
         return encoder.backend
     lengths = torch.tensor((0, *_PROOF_LENGTHS)).cumsum(0).int()
@@ -158,6 +183,24 @@ def prove_backend(encoder: TransformerEncoder) -> str:
     if not worst < _PROOF_TOLERANCE:
         raise DeviceError(f"attention kernel 'varlen' is off by {worst:.2g} on this device")
     return encoder.backend
+
+
+def _against_plain(encoder: TransformerEncoder) -> str:
+    """What is wrong with our own kernels in this network: its vectors both ways are compared."""
+    weights = next(encoder.parameters())
+    bounds = torch.tensor((0, *_PROOF_LENGTHS, 65, 200)).cumsum(0).int()
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(4, 24, (int(bounds[-1]),), generator=generator)
+    batch = PackedBatch(tokens, bounds, 200)
+    plain = RectangleLayout.of(batch, encoder.pad_id).to(weights.device)
+    with torch.inference_mode(), pinned_kernels():
+        wanted = encoder.encode(plain)
+        try:
+            got = encoder.encode(TiledLayout.of(batch, encoder.pad_id).to(weights.device)).cpu()
+        except Exception as error:  # noqa: BLE001 - a compiler of kernels may raise anything
+            return f"do not run here ({type(error).__name__}: {str(error).strip()[-200:]})"
+    off = float((got - wanted.cpu()).norm() / wanted.norm())
+    return "" if off < _NETWORK_TOLERANCES[weights.dtype] else f"are off by {off:.2g} here"
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -7,13 +7,15 @@ Room 4 (batch -> one vector per ORF). A BERT with distance penalties instead of 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import Float32Table, TransformerEncoder
-from virnucpro.encoders.layouts import Layout
+from virnucpro.encoders.kernels import Sight
+from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import DnabertShape
 
 
@@ -39,10 +41,25 @@ class Dnabert(TransformerEncoder):
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states: shape (T, dim)."""
+        if isinstance(layout, TiledLayout):
+            return self._tiled(layout)
         states: Tensor = self.embed_norm(self.embed(layout.tokens) + self.token_types.weight[0])
         masks = layout.masks(self.slopes(), states.dtype)
         for layer in self.layers:
             states = layer(states, layout, masks)
+        return states
+
+    def _tiled(self, layout: TiledLayout) -> Tensor:
+        """As `hidden`, with our own kernels."""
+        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, None, self.slopes())
+        table = self.embed.weight + self.token_types.weight[0]
+        embedded = functional.embedding(layout.tokens, table)
+        states: Tensor = kernels.add_norm(embedded, None, self.embed_norm)
+        for layer in cast("list[DnabertLayer]", self.layers):
+            seen = kernels.attend(layer.qkv(states), where)
+            states = kernels.add_norm(states, layer.out(seen), layer.attention_norm, keep=False)
+            inner = kernels.geglu(states, layer.gate_up.weight)
+            states = kernels.add_norm(states, layer.down(inner), layer.ffn_norm, keep=False)
         return states
 
 

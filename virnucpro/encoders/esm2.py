@@ -6,14 +6,16 @@ for padded and packed batches alike.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import Float32Table, TransformerEncoder
-from virnucpro.encoders.layouts import Layout
+from virnucpro.encoders.kernels import Sight
+from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import Esm2Shape
 
 VOCABULARY = 33
@@ -48,14 +50,26 @@ class Esm2(TransformerEncoder):
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states, after the final layer norm: shape (T, dim)."""
         states = self._embeddings(layout)
-        masks = layout.masks(None, states.dtype)
         if layout.longest <= self.short_tokens:
             states = states.float()
+        if isinstance(layout, TiledLayout):
+            return self._tiled(states, layout)
+        masks = layout.masks(None, self.norm.weight.dtype)
         angles = self.rotary(layout.positions())
         for layer in self.layers:
             states = layer(states, angles, layout, masks)
         normed: Tensor = self.norm(states)
         return normed
+
+    def _tiled(self, states: Tensor, layout: TiledLayout) -> Tensor:
+        """The layers once more, for kernels that work across the border of two layers."""
+        turns = self.rotary.table(layout.longest)
+        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, turns, None)
+        update = None
+        for layer in cast("list[Esm2Layer]", self.layers):
+            update = layer.tiled(states, update, where)
+        last: Tensor = kernels.add_norm(states, update, self.norm)
+        return last
 
     def _embeddings(self, layout: Layout) -> Tensor:
         """Embed tokens; masked ones are 0 and the others make up for them, as in training."""
@@ -109,6 +123,23 @@ class Esm2Layer(nn.Module):
         result: Tensor = states + self.down(inner)
         return result
 
+    def tiled(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
+        """As `forward` with our own kernels, which add late: `states` takes the sums.
+
+        Args:
+            states: shape (T, dim), without what the layer before gave.
+            update: what it gave, shape (T, dim); None in the first.
+            where: who sees whom.
+
+        Returns:
+            What this layer gives, (T, dim), for the next to add.
+        """
+        normed = kernels.add_norm(states, update, self.attention_norm)
+        seen = self.out(kernels.attend(self.qkv(normed), where))
+        normed = kernels.add_norm(states, seen, self.ffn_norm)
+        given: Tensor = self.down(kernels.gelu_linear(normed, self.up))
+        return given
+
 
 class Rotary(nn.Module):
     """Angles of rotary positions, float32 whatever the weights are.
@@ -125,6 +156,12 @@ class Rotary(nn.Module):
         """Cosines and sines, each (T, 1, 1, head_dim / 2), float32."""
         angles = positions[:, None].float() * self.frequencies()
         return angles.cos()[:, None, None], angles.sin()[:, None, None]
+
+    def table(self, longest: int) -> Tensor:
+        """Cosines, then sines of the first positions: (longest, head_dim), float32."""
+        frequencies = self.frequencies()
+        angles = torch.arange(longest, device=frequencies.device)[:, None].float() * frequencies
+        return torch.cat((angles.cos(), angles.sin()), -1)
 
 
 def rotate(heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 
 from virnucpro.encoders.batches import PackedBatch, PaddedBatch
+from virnucpro.encoders.kernels import tiles_of
 
 _UNSEEN = -1.0e4  # exp() of it is 0 in every float type, and float16 can hold it
 _Layout = TypeVar("_Layout", bound="Layout")
@@ -153,13 +154,38 @@ class PackedLayout(Layout):
 
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
         """Average the tokens of each sequence, without `skip` at both its ends."""
-        lengths = self.cu_seqlens.diff()
-        positions = self.positions()
-        kept = (positions >= skip) & (positions < lengths[self.segments] - skip)
-        values = hidden.float().masked_fill(~kept[:, None], 0.0)
-        offsets = self.cu_seqlens.long()
-        sums = torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True)
-        return sums / (lengths - 2 * skip).clamp(min=1)[:, None]
+        starts, ends = self.cu_seqlens[:-1].long(), self.cu_seqlens[1:].long()
+        first = torch.minimum(starts + skip, ends)
+        last = torch.maximum(ends - skip, first)
+        # What lies between two sequences is a segment of its own, and left out.
+        offsets = torch.stack([first, last], 1).flatten()
+        every = torch.segment_reduce(hidden.float(), "sum", offsets=offsets, axis=0, unsafe=True)
+        return every[::2] / (last - first).clamp(min=1)[:, None]
+
+
+@dataclass(frozen=True)
+class TiledLayout(PackedLayout):
+    """A packed layout for the Triton kernels, which want to know where programs begin.
+
+    Attributes:
+        tiles: shape (m, 2), int32; see `tiles_of`.
+    """
+
+    backend: ClassVar[str] = "triton"
+    tiles: Tensor
+
+    @classmethod
+    def of(cls, batch: PackedBatch | PaddedBatch, pad_id: int) -> TiledLayout:  # type: ignore[override]
+        """Lay out a batch; one on a GPU costs a wait, so do it before the copy.
+
+        Products in float8 want a multiple of 16 tokens: those at the end belong to no sequence,
+        and nobody sees them.
+        """
+        packed = unpadded(batch) if isinstance(batch, PaddedBatch) else batch
+        tokens = functional.pad(packed.tokens, (0, -len(packed.tokens) % 16), value=pad_id)
+        flat = PackedLayout.of(replace(packed, tokens=tokens))
+        tiles = tiles_of(packed.cu_seqlens.cpu()).to(tokens.device)
+        return cls(tokens, flat.cu_seqlens, flat.segments, flat.max_length, tiles)
 
 
 @dataclass(frozen=True)
@@ -279,6 +305,14 @@ class RectangleLayout(Layout):
 
     def _rows(self, values: Tensor) -> tuple[Tensor, ...]:
         return torch.split(values, [rows for rows, _ in self.shapes])
+
+
+def unpadded(batch: PaddedBatch) -> PackedBatch:
+    """The rows of a rectangle end to end, without what fills them up."""
+    columns = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    tokens = batch.tokens[columns < batch.lengths[:, None]]
+    bounds = functional.pad(batch.lengths.cumsum(0), (1, 0)).int()
+    return PackedBatch(tokens, bounds, int(batch.lengths.max()))
 
 
 def bucket_width(lengths: Tensor) -> Tensor:

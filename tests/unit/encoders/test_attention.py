@@ -9,8 +9,7 @@ from torch.nn import functional
 
 from tests.hidden_states import split
 from virnucpro.core.errors import DeviceError
-from virnucpro.core.records import Tokens
-from virnucpro.encoders import layouts
+from virnucpro.encoders import kernels, layouts
 from virnucpro.encoders.attention import choose_backend, prove_backend
 from virnucpro.encoders.batches import PackedBatch, PaddedBatch
 from virnucpro.encoders.esm2 import Esm2
@@ -42,7 +41,7 @@ def varlen(monkeypatch):
 
 def sequences(lengths=LENGTHS):
     numbers = np.random.default_rng(0)
-    return [Tokens(f"s{i}", numbers.integers(4, 30, n)) for i, n in enumerate(lengths)]
+    return [(numbers.integers(4, 30, n)) for i, n in enumerate(lengths)]
 
 
 def all_layouts(items):
@@ -59,7 +58,7 @@ def test_every_token_keeps_its_sequence_and_its_place():
     for layout in all_layouts(items):
         pairs = torch.stack([layout.tokens, layout.positions()], dim=1)
         for item, rows in zip(items, split(layout, pairs), strict=True):
-            assert rows[:, 0].tolist() == item.ids.tolist()
+            assert rows[:, 0].tolist() == item.tolist()
             assert rows[:, 1].tolist() == list(range(len(item)))
 
 
@@ -79,7 +78,7 @@ def test_means_cover_each_sequence_without_its_ends(skip):
 def test_a_packed_layout_never_asks_the_host():
     """Tensors without content: whoever wants a number of them, gets an error."""
     batch = collate_packed(sequences())
-    bare = PackedBatch(batch.seq_ids, batch.tokens.to("meta"), batch.cu_seqlens.to("meta"), 1022)
+    bare = PackedBatch(batch.tokens.to("meta"), batch.cu_seqlens.to("meta"), 1022)
     layout = PackedLayout.of(bare)
     states = torch.empty(len(batch.tokens), 6, device="meta", dtype=torch.float16)
     assert layout.mean(states, 1).shape == (len(LENGTHS), 6)
@@ -141,7 +140,7 @@ def test_extra_empty_sequences_and_a_tail_of_padding_touch_no_other_row(varlen):
     total = len(batch.tokens)
     tokens = torch.cat([batch.tokens, torch.full((24,), encoder.pad_id)])
     tail = torch.tensor([total + 24] * 4, dtype=torch.int32)
-    fixed = PackedBatch(batch.seq_ids, tokens, torch.cat([batch.cu_seqlens, tail]), 64)
+    fixed = PackedBatch(tokens, torch.cat([batch.cu_seqlens, tail]), 64)
     for backend in ("varlen", "sdpa"):
         encoder.forced_backend = backend
         vectors = encoder(fixed)
@@ -156,14 +155,14 @@ def test_rows_of_padding_alone_touch_no_other_row():
     wanted = encoder(batch)
     tokens = torch.cat([batch.tokens, torch.ones(2, 30, dtype=torch.int64)])
     lengths = torch.cat([batch.lengths, torch.zeros(2, dtype=torch.int64)])
-    vectors = encoder(PaddedBatch(batch.seq_ids, tokens, lengths))
+    vectors = encoder(PaddedBatch(tokens, lengths))
     assert float((vectors[:3] - wanted).abs().max()) <= 3e-6
     assert not vectors[3:].any()
 
 
 def test_every_row_sees_at_least_one_key_whatever_the_kernel_makes_of_none():
     lengths = torch.tensor([0, 3])
-    layout = RectangleLayout.of(PaddedBatch((), torch.ones(2, 8, dtype=torch.int64), lengths), 1)
+    layout = RectangleLayout.of(PaddedBatch(torch.ones(2, 8, dtype=torch.int64), lengths), 1)
     (mask,) = layout.masks(None, torch.float32)
     assert mask.sum(-1).flatten().tolist() == [1, 3]
 
@@ -201,6 +200,7 @@ def test_the_cpu_always_uses_sdpa(dtype):
 def test_a_gpu_uses_varlen_where_the_kernel_runs(
     monkeypatch, dtype, head_dim, alibi, capability, wanted
 ):
+    monkeypatch.setattr(kernels, "triton", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert choose_backend(torch.device("cuda:0"), dtype, head_dim, alibi) == wanted
 

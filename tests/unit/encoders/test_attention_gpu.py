@@ -1,4 +1,4 @@
-"""The varlen kernel and the precision of float16, at the head width of the published networks."""
+"""Kernels for packed tokens, ours and PyTorch's, and what float16 costs, on a GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from virnucpro.core.records import Tokens
+from virnucpro.encoders import attention
 from virnucpro.encoders.attention import pinned_kernels, prove_backend
 from virnucpro.encoders.batches import PackedBatch
 from virnucpro.encoders.dnabert import Dnabert
@@ -23,12 +23,25 @@ NETWORKS = {
     "esm2": (lambda: Esm2(Esm2Shape(layers=6, dim=320, heads=5, ffn=1280)), "varlen"),
     "dnabert": (lambda: Dnabert(DnabertShape(layers=4, dim=192, heads=3, ffn=512)), "sdpa"),
 }
+WITHOUT_OURS = "without our kernels"
+
+
+@pytest.fixture(params=["with our kernels", WITHOUT_OURS])
+def ours(request, monkeypatch):
+    """Whether our own kernels may run; without them as on an older GPU."""
+    if request.param == WITHOUT_OURS:
+        monkeypatch.setattr(attention, "run_on", lambda *_: False)
+        return False
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("our kernels are made for Hopper")
+    return True
 
 
 @pytest.fixture(params=NETWORKS, ids=list(NETWORKS))
-def trio(request):
+def trio(request, ours):
     """The network in float32 on the CPU and in float16 on the GPU, and its backend there."""
     make, backend = NETWORKS[request.param]
+    backend = "triton" if ours else backend
     torch.manual_seed(0)
     plain = make().eval().requires_grad_(False)
     fast = make().requires_grad_(False)
@@ -38,7 +51,7 @@ def trio(request):
 
 def sequences(lengths=LENGTHS):
     numbers = np.random.default_rng(0)
-    return [Tokens(f"s{i}", numbers.integers(4, 30, n + 2)) for i, n in enumerate(lengths)]
+    return [(numbers.integers(4, 30, n + 2)) for i, n in enumerate(lengths)]
 
 
 def relative(got, wanted):
@@ -67,6 +80,7 @@ def test_float32_on_the_gpu_uses_the_portable_path_and_is_exact(trio):
     assert relative(exact(collate_packed(items)), plain(collate_packed(items))) < 1e-5
 
 
+@pytest.mark.parametrize("ours", [WITHOUT_OURS], indirect=True)
 def test_fixed_shapes_compile_and_give_the_same_vectors(trio):
     _, fast, _ = trio
     batch = collate_packed(sequences([49, 51, 51, 40]))
@@ -74,7 +88,7 @@ def test_fixed_shapes_compile_and_give_the_same_vectors(trio):
     total = len(batch.tokens) + 20
     tokens = torch.cat([batch.tokens, torch.full((20,), fast.pad_id)])
     tail = torch.tensor([total] * 3, dtype=torch.int32)
-    fixed = PackedBatch((), tokens, torch.cat([batch.cu_seqlens, tail]), 64)
+    fixed = PackedBatch(tokens, torch.cat([batch.cu_seqlens, tail]), 64)
     layout = fast.lay_out(fixed).to(fast.device)
     with pinned_kernels():
         vectors = torch.compile(fast.encode, fullgraph=True, dynamic=False)(layout)

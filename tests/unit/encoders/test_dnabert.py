@@ -16,7 +16,6 @@ import torch
 
 from tests.checkpoints import OUTLIER, dnabert_config, dnabert_tensors, write_bin
 from tests.hidden_states import hidden_states
-from virnucpro.core.records import Tokens
 from virnucpro.encoders.dnabert import Dnabert, alibi_slopes
 from virnucpro.encoders.load import load_encoder
 from virnucpro.engines.plans import collate_packed, collate_padded
@@ -44,7 +43,7 @@ def case(request, tmp_path_factory):
         ids = np.split(data[f"{request.param}/ids"].astype(np.int64), bounds)
         hidden = np.split(data[f"{request.param}/hidden"], bounds)
         means = data[f"{request.param}/mean"]
-    return encoder, [Tokens(f"d{i}", x) for i, x in enumerate(ids)], hidden, means
+    return encoder, [(x) for i, x in enumerate(ids)], hidden, means
 
 
 def layouts(items, pad_id):
@@ -112,7 +111,7 @@ def test_encoding_compiles_to_one_graph_for_batches_of_one_form():
 
     compiled = torch.compile(encoder.encode, backend=backend, fullgraph=True, dynamic=False)
     for length in (5, 6, 7):
-        items = [Tokens("a", np.arange(length)), Tokens("b", np.arange(8))]
+        items = [np.arange(length), np.arange(8)]
         layout = encoder.lay_out(collate_packed(items))
         assert torch.allclose(compiled(layout), encoder.encode(layout), atol=1e-6)
     assert len(traces) == 1

@@ -16,7 +16,6 @@ from tests.checkpoints import (
     write_safetensors,
 )
 from tests.hidden_states import hidden_states
-from virnucpro.core.records import Tokens
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.load import load_encoder
 from virnucpro.engines.plans import collate_packed, collate_padded
@@ -44,10 +43,7 @@ def pair(request, tmp_path_factory):
 
 def proteins(lengths=LENGTHS, seed=0):
     numbers = np.random.default_rng(seed)
-    return [
-        Tokens(f"p{i}", np.array([0, *numbers.integers(3, 30, n), 2]))
-        for i, n in enumerate(lengths)
-    ]
+    return [(np.array([0, *numbers.integers(3, 30, n), 2])) for i, n in enumerate(lengths)]
 
 
 def padded_tensor(items):
@@ -100,8 +96,8 @@ def test_hidden_states_equal_the_reference(pair, reference):
 def test_masked_tokens_are_made_up_for_as_in_training(pair, reference):
     shape, tensors, encoder = pair
     items = proteins([12, 40, 5])
-    items[0].ids[3:6] = MASK
-    items[2].ids[2] = MASK
+    items[0][3:6] = MASK
+    items[2][2] = MASK
     theirs = reference(shape, tensors, items)
     for batch in (collate_padded(items, 1), collate_packed(items)):
         assert largest_difference(hidden_states(encoder, batch), theirs) <= TOLERANCE
@@ -129,7 +125,7 @@ def test_the_layout_and_the_company_of_a_protein_change_nothing(pair):
 
 def test_a_protein_without_residues_gives_zeros(pair):
     _, _, encoder = pair
-    empty = Tokens("empty", np.array([0, 2]))
+    empty = np.array([0, 2])
     for batch in (collate_padded([empty, *proteins([9])], 1), collate_packed([empty])):
         vectors = encoder(batch)
         assert not vectors[0].any()

@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 from staged_files import embeddings, orf_ids, write_published_dna
-from virnucpro.pipeline.row_index import RowIndex
 
 from virnucpro.core.errors import OutputError
 from virnucpro.pipeline.feature_files import read_merged, read_protein_features, write_dna_features

@@ -3,11 +3,11 @@ from collections import Counter
 
 import pytest
 from tiny_home import make_tiny_home
-from virnucpro.pipeline.run import orfs_per_unit
 
 from virnucpro.core.records import Record
 from virnucpro.models import specs
 from virnucpro.models.store import resolve_model
+from virnucpro.pipeline.run import orfs_per_unit
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.tools.estimate import (
     Pilot,
