@@ -144,21 +144,29 @@ def test_whole_records_get_the_calls_of_predict(data, tmp_path):
     assert row["auroc"] == ""  # nothing to measure viruses against
 
 
-def test_decoys_are_measured_kind_by_kind(tiny, data, tmp_path):
-    kinds, out = tmp_path / "kinds.tsv", tmp_path / "out"
+def test_decoys_are_measured_kind_by_kind_and_sets_without_some_records(tiny, data, tmp_path):
+    kinds, out, decoys = tmp_path / "kinds.tsv", tmp_path / "out", data / "bacteria.fa"
     kinds.write_text("id\tkind\n" + "".join(f"bacteria{i}\tkind {i % 2}\n" for i in range(18)))
-    _run("predict", data / "bacteria.fa", "-m", "custom", "-p", tiny, "-d", "cpu", "--no-report",
+    _run("predict", decoys, "-p", tiny, "-m", "custom", "-d", "cpu", "--no-report",
          "-o", tmp_path / "calls")  # fmt: skip
-    command = ["evaluate", f"virus={data / 'virus.fa'}", "-p", tiny, "-d", "cpu", "-o", out]
-    assert "go together" in _run(*command, "--decoy-kinds", kinds, code=2).output
-    _run(*command, "--decoys", data / "bacteria.fa", "--decoy-kinds", kinds)
-    rows = {r["group"]: r for r in _rows(out) if r["level"] == "decoy"}
     calls = {r["id"]: r["call"] for r in _rows(tmp_path / "calls" / "calls.tsv")}
-    for kind in (0, 1):
-        of_kind = [calls[f"bacteria{i}"] for i in range(kind, 18, 2)]
-        row = rows[f"kind {kind}"]
-        assert (row["set_name"], row["count"], row["auroc"]) == ("bacteria", "9", "")
-        assert float(row["virus"]) == pytest.approx(of_kind.count("virus") / 9, abs=1e-4)
+    command = ["evaluate", "-p", tiny, "-d", "cpu", "-o", out]
+    viral = f"virus={data / 'virus.fa'}"
+    assert "go together" in _run(*command, viral, "--decoy-kinds", kinds, code=2).output
+    panel = {"decoys": str(decoys), "decoy_kinds": str(kinds), "leave_out": ["virus0", "virus1"]}
+    files = {"dev": ["virus.fa"], "table": "labels.tsv"}
+    config = _config(tmp_path, {"data": files, "evaluate": panel})
+    for given in (["--config", config, "--data", data],
+                  [viral, "--decoys", decoys, "--decoy-kinds", kinds]):  # fmt: skip
+        _run(*command, *given)
+        rows = {(r["level"], r["set_name"], r["group"]): r for r in _rows(out)}
+        for kind in (0, 1):
+            of_kind = [calls[f"bacteria{i}"] for i in range(kind, 18, 2)]
+            row = rows["decoy", "bacteria", f"kind {kind}"]
+            assert (row["count"], row["auroc"]) == ("9", "")
+            assert float(row["virus"]) == pytest.approx(of_kind.count("virus") / 9, abs=1e-4)
+        less = rows.get(("set", "virus (less)", ""), {}).get("count")
+        assert less == ("16" if "--config" in given else None)
     page = (out / "evaluation.html").read_text()
     assert '<h2 id="decoys-title">' in page and ">kind 1</th>" in page
 
