@@ -65,7 +65,7 @@ def test_a_trained_model_tells_its_classes_apart(tiny, data, tmp_path):
     model = resolve_model("custom", tiny, tmp_path)
     assert (model.name, model.chunk_nt, model.orf_policy.name) == ("tiny", 200, "longest")
     assert model.calibration is not None
-    groups = json.loads((tiny / "model.json").read_text())["classifier"]["groups"]
+    groups = json.loads((tiny / "model.json").read_text())["model"]["groups"]
     assert "bacteria" in groups and "null" in groups
     assert any(name.startswith("virus: virus group") for name in groups)
     out = tmp_path / "evaluation"

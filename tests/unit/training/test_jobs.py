@@ -90,7 +90,7 @@ def test_a_file_that_says_something_else_is_told(config, read, text, told):
         ("dna: {}, protein: {width: 8}", "recipe.dna.width is missing"),
         ("dna: {width: 8, dilations: [1, x]}, protein: {width: 8}", r"dna.dilations\[1\] must be"),
         ("dna: {width: 8, taps: 4}, protein: {width: 8}", "recipe.dna: taps must be"),
-        ("dna: {width: 8, dilations: [0]}, protein: {width: 8}", "recipe: width and dilations"),
+        ("dna: {width: 8, dilations: [0]}, protein: {width: 8}", "recipe.dna: sizes must be"),
         ("dna: {width: 8, stride: 0}, protein: {width: 8}", "recipe.dna: "),
         (TOWERS + ", rate: 1e-3", r"recipe.rate must be a number .* 1.0e-3, got '1e-3'"),
         (TOWERS + ", rate: .nan", "recipe.rate must be a number"),
