@@ -127,6 +127,11 @@ class RunReport:
         if (device := str(stats.get("device"))) not in devices:
             devices.append(device)
 
+    def note_engines(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record how each slot was embedded."""
+        for slot, one in stats.items():
+            self.note_engine(slot, one)
+
     def finish(self, status: str, outputs: Sequence[Path]) -> None:
         """Record the end of the run, `done` or `partial`, and the hash of each output file."""
         self.data["status"] = status
