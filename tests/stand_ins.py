@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class SquareTask:
         if trouble.endswith("once"):
             trouble = trouble.removesuffix(" once") if len(self.job.tries(number)) == 1 else ""
         if trouble in ("SIGKILL", "SIGSTOP"):
+            assert multiprocessing.parent_process(), "not in a worker"
             os.kill(os.getpid(), getattr(signal, trouble))
         if trouble == "error":
             raise RuntimeError("it would not")

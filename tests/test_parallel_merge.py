@@ -32,28 +32,6 @@ GET_CONTEXT = "virnucpro.pipeline.parallel_merge.multiprocessing.get_context"
 SMALL = (3, 4)
 
 
-class InlinePool:
-    """Stands in for a pool of processes: works when asked for the next result."""
-
-    def __init__(self):
-        self.sizes = []
-
-    def __call__(self, num_workers):
-        self.sizes.append(num_workers)
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return None
-
-    def imap(self, work, tasks, chunksize):
-        assert chunksize == 1
-        results = map(work, tasks)
-        return mock.Mock(next=lambda timeout: next(results))
-
-
 class MergeCase(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -63,10 +41,15 @@ class MergeCase(unittest.TestCase):
         self.out.mkdir()
 
     def inline_processes(self):
+        """Work in this process in place of others; returns the mock that is asked for them."""
         patcher = mock.patch(GET_CONTEXT)
         get_context = patcher.start()
         self.addCleanup(patcher.stop)
-        get_context.return_value.Pool = InlinePool()
+        pool = get_context.return_value.Pool.return_value
+        pool.__enter__.return_value = pool
+        pool.imap.side_effect = lambda work, tasks, chunksize: mock.Mock(
+            next=mock.Mock(side_effect=map(work, tasks))
+        )
         return get_context
 
 
@@ -118,26 +101,23 @@ class TestOnePair(MergeCase):
         assert f"no sequence id in common with {protein}" in log.output[-1]
         assert not list(self.out.iterdir())
 
+    def expect_none(self, pair, text):
+        with self.assertLogs("virnucpro", "ERROR") as log:
+            assert merge_file_pair_worker(pair) is None
+        assert text in log.output[0]
+        assert not list(self.out.iterdir())
+
     def test_missing_file_gives_none(self):
         nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
         protein.unlink()
-        with self.assertLogs("virnucpro", "ERROR") as log:
-            assert merge_file_pair_worker((nucleotide, protein, self.out / "m.pt")) is None
-        assert f"File not found: {protein}" in log.output[0]
+        self.expect_none((nucleotide, protein, self.out / "m.pt"), f"File not found: {protein}")
 
-    def test_torn_file_gives_none(self):
+    def test_torn_file_or_unwritable_output_gives_none(self):
         nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
+        nowhere = self.folder / "nowhere" / "m.pt"
+        self.expect_none((nucleotide, protein, nowhere), "Unexpected error in merge: ")
         protein.write_bytes(protein.read_bytes()[:-200])
-        with self.assertLogs("virnucpro", "ERROR") as log:
-            assert merge_file_pair_worker((nucleotide, protein, self.out / "m.pt")) is None
-        assert "Failed to load tensors: " in log.output[0]
-
-    def test_unwritable_output_gives_none(self):
-        nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
-        output = self.folder / "nowhere" / "m.pt"
-        with self.assertLogs("virnucpro", "ERROR") as log:
-            assert merge_file_pair_worker((nucleotide, protein, output)) is None
-        assert "Unexpected error in merge: " in log.output[0]
+        self.expect_none((nucleotide, protein, self.out / "m.pt"), "Failed to load tensors: ")
 
 
 class TestReuse(MergeCase):
@@ -175,7 +155,9 @@ class TestReuse(MergeCase):
 class TestManyPairs(MergeCase):
     def test_ten_pairs_in_two_processes_equal_the_sequential_merge(self):
         nucleotides, proteins = write_pairs(self.folder, 10, dims=SMALL)
-        merged, failed = parallel_merge_features(nucleotides, proteins, self.out, num_workers=2)
+        here = AssertionError("a pair was merged in this process")
+        with mock.patch("virnucpro.pipeline.features.merge_features", side_effect=here):
+            merged, failed = parallel_merge_features(nucleotides, proteins, self.out, num_workers=2)
         assert failed == []
         assert merged == [self.out / f"output_{k}_merged.pt" for k in range(1, 11)]
         for nucleotide, protein, output in zip(nucleotides, proteins, merged, strict=True):

@@ -1,4 +1,4 @@
-"""Every way through the pipeline gives the same calls.
+"""Every way through the pipeline gives the same calls, and does its work where it says.
 
 Tolerance: padded and packed batches add the same float32 numbers in another order; through two
 layers, the classifier and the logistic that moves a probability by less than 1e-5.
@@ -6,98 +6,175 @@ layers, the classifier and the logistic that moves a probability by less than 1e
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import logging
+import multiprocessing
+import re
+from unittest.mock import patch
 
 import pytest
-from click.testing import CliRunner
-from tiny_home import make_tiny_home
+from runs_here import facts, predict_here, tables, write_dna
 
-from virnucpro.cli.main import cli
-from virnucpro.pipeline import orf_stages, parallel_translate
+from virnucpro.pipeline import input_pass, parallel_translate
+from virnucpro.pipeline.runtime_config import RuntimeConfig
+from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 TOLERANCE = 1e-5
-EXAMPLE = Path(__file__).parents[2] / "examples" / "demo.fa"
-
-PATHS = {
-    "threads-4": ["--threads", "4"],
-    "persistent-models": ["--persistent-models"],
-    "v1-fallback": ["--parallel", "--v1-fallback"],
-    "parallel-1-rank": ["--parallel", "--ranks", "1"],
-    "parallel-2-ranks": ["--parallel", "--ranks", "2"],
-    "parallel-3-ranks": ["--parallel", "--ranks", "3"],
-    "dnabert-v2": ["--parallel", "--dnabert-v2"],
+UNITS = 5
+V2 = {"use_v2_architecture": True}
+WAYS = {
+    "translated by three": {"threads": 4},
+    "two workers": {},
+    "staged, two merge": {"staged": True, "merge_workers": 2},
+    "persistent": {"staged": True, "how": {"persistent_models": True}},
+    "v2, one rank": {"ranks": 1, "how": V2},
+    "v2, two ranks": {"ranks": 2, "how": V2},
+    "v2, DNA too": {"ranks": 1, "dnabert_v2": True, "how": V2},
 }
-PACKED = {name for name, options in PATHS.items() if "--parallel" in options} - {"v1-fallback"}
 
 
 @pytest.fixture(scope="module")
-def predict(tmp_path_factory):
-    """Run predict on the example with tiny published-format weights; returns its directory."""
-    root = tmp_path_factory.mktemp("paths")
-    home = make_tiny_home(root / "home")
-    settings = root / "settings.yaml"
-    settings.write_text("prediction: {sequences_per_file: 20}\nprogress: {enabled: false}\n")
+def fasta(tmp_path_factory):
+    lengths = [400, 20, 620, 150, 90, 400]
+    return write_dna(tmp_path_factory.mktemp("input") / "in.fa", lengths)
 
-    def run(name, *options):
-        out = root / name
-        arguments = ["-c", str(settings), "predict", str(EXAMPLE), "-m", "500", "-o", str(out)]
-        environment = {"VIRNUCPRO_MODEL_DIR": str(home)}
-        result = CliRunner().invoke(cli, [*arguments, *options, "--no-report"], env=environment)
-        assert result.exit_code == 0, result.output
+
+@pytest.fixture(scope="module")
+def plain(tiny_home, fasta):
+    out = fasta.parent / "plain"
+    assert predict_here(tiny_home, fasta, out) == 0
+    return out
+
+
+class Witness(logging.Handler):
+    """Which worker processes there are whenever something is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def emit(self, record):
+        for child in multiprocessing.active_children():
+            self.seen[child.pid] = child.name
+
+
+@pytest.fixture
+def witness():
+    handler = Witness()
+    logging.getLogger("virnucpro").addHandler(handler)
+    yield handler.seen
+    logging.getLogger("virnucpro").removeHandler(handler)
+
+
+@pytest.fixture
+def run(tiny_home, fasta, tmp_path):
+    """`run(way)`: its output directory, intermediate files kept."""
+
+    def run(way, **more):
+        out = tmp_path / "out"
+        options = {"output": {"keep_intermediate": True}, **WAYS[way], **more}
+        assert predict_here(tiny_home, fasta, out, **options) == 0
         return out
 
     return run
 
 
-@pytest.fixture(scope="module")
-def plain(predict):
-    return predict("one-process", "--threads", "1")
-
-
-def read(path):
-    return [line.split("\t") for line in path.read_text().splitlines()]
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of two chunks, none of them for this process: others translate any input."""
-
-    def refuse(*_):
-        raise AssertionError("the process of the run has translated a block itself")
-
-    monkeypatch.setattr(orf_stages, "BLOCK_CHUNKS", 2)
-    monkeypatch.setattr(parallel_translate, "BLOCKS_BEFORE_POOL", 0)
-    monkeypatch.setattr(parallel_translate, "find_orfs", refuse)  # in this process only
-
-
-@pytest.mark.parametrize("name", PATHS)
-def test_path_gives_the_calls_of_one_process(predict, plain, name, request):
-    if name == "threads-4":
-        request.getfixturevalue("small_blocks")
-    out = predict(name, *PATHS[name])
-    for table in ("calls.tsv", "chunks.tsv", "demo_merged/prediction_results.txt"):
-        expected, got = read(plain / table), read(out / table)
-        assert len(got) == len(expected) > 20
-        for one, other in zip(expected, got, strict=True):
-            assert_same_row(one, other)
-    consensus = "demo_merged/prediction_results_highestscore.csv"
-    assert (out / consensus).read_bytes() == (plain / consensus).read_bytes()
-    assert engines_of(out) == {
-        "dna": "packed" if name == "dnabert-v2" else "padded",
-        "protein": "packed" if name in PACKED else "padded",
-    }
+def expect_calls_of(out, plain):
+    for name, table in tables(plain).items():
+        mine, theirs = (text.decode().splitlines() for text in (tables(out)[name], table))
+        assert len(mine) == len(theirs) > 5
+        for one, other in zip(mine, theirs, strict=True):
+            for left, right in zip(one.split("\t"), other.split("\t"), strict=True):
+                if left != right:
+                    assert float(left) == pytest.approx(float(right), abs=TOLERANCE)
 
 
 def engines_of(out):
-    """Which engine embedded each slot, as run.json says."""
-    engines = json.loads((out / "run.json").read_text())["engines"]
-    return {slot: facts.split()[0] for slot, facts in engines.items()}
+    """Which engine embedded DNA and proteins, as run.json says."""
+    engines = facts(out)["engines"]
+    return [engines[slot].split()[0] for slot in ("dna", "protein")]
 
 
-def assert_same_row(one, other):
-    """Texts are equal, and numbers within the tolerance."""
-    assert len(one) == len(other)
-    for left, right in zip(one, other, strict=True):
-        if left != right:
-            assert float(left) == pytest.approx(float(right), abs=TOLERANCE)
+def not_here(what):
+    """Refuses to do something in this process; others that are spawned know nothing of it."""
+    return patch(f"virnucpro.{what}", side_effect=AssertionError(f"{what} ran in this process"))
+
+
+def test_plain_run(plain):
+    assert engines_of(plain) == ["padded", "padded"]
+    assert facts(plain)["devices"] == ["cpu"]
+    assert {path.name for path in plain.iterdir()} & {"in_nucleotide", "esm_v2"} == set()
+
+
+def test_translation_in_other_processes(run, plain, monkeypatch):
+    monkeypatch.setattr(input_pass, "BLOCK_CHUNKS", 2)
+    monkeypatch.setattr(parallel_translate, "BLOCKS_BEFORE_POOL", 0)
+    with not_here("pipeline.parallel_translate.find_orfs"):
+        out = run("translated by three")
+    assert tables(out) == tables(plain)
+
+
+def test_one_stream_on_two_workers(run, plain):
+    workers = Workers([WorkerSettings(threads=1), WorkerSettings(threads=1)])
+    try:
+        with not_here("models.load.load_encoder"):
+            out = run("two workers", how={"executor": workers})
+        assert [worker.loads for worker in workers.pool] == [2, 2]
+    finally:
+        workers.close()
+    assert tables(out) == tables(plain)
+
+
+def test_staged_run_merges_in_other_processes(run, plain, caplog):
+    caplog.set_level("INFO", "virnucpro")
+    with not_here("pipeline.features.merge_features"):
+        out = run("staged, two merge")
+    assert f"parallel merge with 2 workers ({UNITS} files to merge)" in caplog.text
+    expect_calls_of(out, plain)
+    assert engines_of(out) == ["padded", "padded"]
+    assert len(list(out.glob("in_nucleotide/output_*.fa"))) == UNITS
+
+
+def test_persistent_run_embeds_in_the_one_worker_that_stays(run, plain, caplog, witness):
+    caplog.set_level("INFO", "virnucpro")
+    with not_here("models.load.load_encoder"):
+        out = run("persistent", output={"progress": True, "keep_intermediate": True})
+    expect_calls_of(out, plain)
+    assert list(witness.values()) == ["virnucpro-500-0"]  # one process in all, for both encoders
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("way", "ranks"), [("v2, one rank", 1), ("v2, two ranks", 2)])
+def test_v2_embeds_proteins_only_on_as_many_ranks_as_asked_for(run, plain, way, ranks):
+    out = run(way)
+    expect_calls_of(out, plain)
+    assert engines_of(out) == ["padded", "packed"]
+    assert not (out / "dnabert_v2").exists()
+    logs = [path.read_text() for path in sorted((out / "esm_v2" / "logs").iterdir())]
+    assert len(logs) == ranks
+    pids = [re.search(r"Worker \d on cpu, pid (\d+)", text)[1] for text in logs]
+    assert len(set(pids)) == ranks
+    assert all("Engine: packed on cpu" in text for text in logs)
+
+
+def test_dna_goes_through_v2_where_it_is_asked_to(run, plain):
+    out = run("v2, DNA too")
+    expect_calls_of(out, plain)
+    assert engines_of(out) == ["packed", "packed"]
+    assert (out / "dnabert_v2" / "logs" / "worker_0.log").is_file()
+
+
+@pytest.mark.parametrize("way", [{}, {"staged": True}], ids=["one stream", "staged"])
+def test_batch_sizes_reach_both_engines(tiny_home, fasta, tmp_path, caplog, way):
+    caplog.set_level("INFO", "virnucpro")
+    assert predict_here(
+        tiny_home, fasta, tmp_path / "out", dna_tokens=1111, protein_tokens=222, **way
+    ) == 0  # fmt: skip
+    found = re.findall(r"Engine: padded on cpu.* (\d+) tokens a batch", caplog.text)
+    assert found == ["1111", "222"]
+
+
+def test_batch_sizes_reach_v2(run):
+    config = RuntimeConfig(token_budget=333)
+    out = run("v2, one rank", dna_tokens=1111, how=V2 | {"runtime_config": config})
+    log = (out / "esm_v2" / "logs" / "worker_0.log").read_text()
+    assert "333 tokens a batch" in log

@@ -144,7 +144,10 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
             events = input_pass(records, run.rules, run.per_unit, run.threads)
             store = ScoreStore(run.ledger, run.key)
             missing: dict[str, int] = {}
-            for shard, scores in scored_shards(events, store, executor, job, bar.update, given_up):
+            scored = scored_shards(
+                events, store, executor, job, bar.update, given_up, run.report.note_engines
+            )
+            for shard, scores in scored:
                 called = tables.add(shard, scores)
                 missing |= {shard.records[i].joint_id: n for i, n in called.missing.items()}
             tables.finish()

@@ -133,6 +133,11 @@ class RunReport:
         if (device := str(stats.get("device"))) not in devices:
             devices.append(device)
 
+    def note_engines(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record how each slot was embedded."""
+        for slot, one in stats.items():
+            self.note_engine(slot, one)
+
     def finish(self, status: str, outputs: Outputs) -> None:
         """Record the end of the run, `done` or `partial`, and the SHA-256 of its outputs."""
         hashes = {name: sha256 for name, (_, sha256) in outputs.items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,7 @@ def scored_shards(
     job: ScoreJob,
     on_rows: OnRows = lambda rows: None,
     given_up: dict[int, str] | None = None,
+    on_stats: Callable[[Mapping[str, Any]], object] = lambda stats: None,
 ) -> Iterator[tuple[Shard, Scores]]:
     """Score what is not scored yet, and join scores to ORFs by their rows.
 
@@ -89,6 +91,7 @@ def scored_shards(
         job: what it does.
         on_rows: told how many more ORFs are done.
         given_up: gets the units that could not be scored, each with the reason.
+        on_stats: told what the engines did so far, by slot, after each unit.
 
     Yields:
         Each shard with the scores of its ORFs, shape (orfs, 3); NaN where there is none.
@@ -118,6 +121,7 @@ def scored_shards(
             on_rows(sizes[outcome.key])
         else:
             scores[outcome.key] = outcome.result
+            on_stats(outcome.stats)
             if store:
                 store.commit(outcome.key, outcome.result)
         while shards and all(number in scores for number, _ in shards[0].units):

@@ -102,7 +102,7 @@ class NeedyEncoder(MeanEncoder):
 
 
 @pytest.mark.parametrize("most", [64, 100, 129])
-def test_out_of_memory_halves_the_budget_for_good_and_loses_nothing(kind, most):
+def test_out_of_memory_halves_the_budget_and_loses_nothing(kind, most):
     encoder, items = NeedyEncoder(most), make_items(LENGTHS)
     engine = engine_of(kind, encoder, 1_024)
     assert_embeds(engine, encoder, items)

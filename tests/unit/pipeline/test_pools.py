@@ -19,11 +19,12 @@ def square(number):
     return number * number
 
 
-def squares_but_dies_once(task):
-    number, marker = task
-    if number == 3 and not Path(marker).exists():
+def signalled_once(task):
+    """Squares; the worker that gets 3 first sends itself a signal."""
+    number, how, marker = task
+    if number == 3 and multiprocessing.parent_process() and not Path(marker).exists():
         Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), how)
     return number * number
 
 
@@ -35,6 +36,10 @@ def refuses_seven(number):
 
 def interrupt_is_ignored(_):
     return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def large(number):
+    return bytes([number]) * (1 << 22)
 
 
 @pytest.fixture
@@ -58,12 +63,26 @@ def test_results_keep_order_and_tasks_are_read_two_windows_ahead(pool):
     first = [next(results) for _ in range(4)]
     assert len(read) == 2
     assert first + list(results) == [n * n for n in range(40)]
+    assert all(map_in_order(pool, interrupt_is_ignored, [[1, 2]]))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_killed_worker_costs_no_result(pool, tmp_path, caplog):
-    windows = [[(n, str(tmp_path / "died")) for n in range(k, k + 5)] for k in (0, 5)]
-    assert list(map_in_order(pool, squares_but_dies_once, windows)) == [n * n for n in range(10)]
-    assert "a worker process was killed" in caplog.text
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_a_lost_worker_costs_no_result(pool, tmp_path, caplog, monkeypatch, how):
+    if how is signal.SIGSTOP:
+        monkeypatch.setattr(pools, "HUNG_S", 3.0)
+    windows = [[(n, how, str(tmp_path / "lost")) for n in range(k, k + 5)] for k in (0, 5)]
+    assert list(map_in_order(pool, signalled_once, windows)) == [n * n for n in range(10)]
+    assert "a worker process was killed or hangs" in caplog.text
+
+
+@pytest.mark.parametrize("work", [square, large], ids=["while they wait", "while they answer"])
+def test_workers_that_are_all_killed_block_nobody(pool, work):
+    results = map_in_order(pool, work, ([n, n + 1] for n in range(0, 8, 2)))
+    first = next(results)
+    for child in multiprocessing.active_children():
+        child.kill()
+    assert [first, *results] == [work(n) for n in range(8)]
 
 
 def test_errors_of_workers_and_of_the_source_reach_the_caller(pool):
@@ -76,45 +95,6 @@ def test_errors_of_workers_and_of_the_source_reach_the_caller(pool):
 
     with pytest.raises(InputError, match="cut short"):
         list(map_in_order(pool, square, broken()))
-
-
-def test_workers_leave_ctrl_c_to_the_parent(pool):
-    assert all(map_in_order(pool, interrupt_is_ignored, [[1, 2]]))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_workers_killed_while_they_wait_block_nobody(pool):
-    results = map_in_order(pool, square, ([n] for n in range(5)))
-    first = next(results)
-    for child in multiprocessing.active_children():
-        child.kill()
-    assert [first, *results] == [n * n for n in range(5)]
-
-
-def large(number):
-    return bytes(1 << 22)
-
-
-def stop_once(task):
-    number, marker = task
-    if number == 3 and not Path(marker).exists():
-        Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGSTOP)
-    return number
-
-
-def test_workers_killed_while_they_answer_block_nobody(pool):
-    results = map_in_order(pool, large, ([n, n, n] for n in range(3)))
-    next(results)
-    for child in multiprocessing.active_children():
-        child.kill()
-    assert len(list(results)) == 8
-
-
-def test_a_worker_that_hangs_costs_no_result(pool, tmp_path, monkeypatch):
-    monkeypatch.setattr(pools, "HUNG_S", 2.0)
-    windows = [[(n, str(tmp_path / "stopped")) for n in range(k, k + 5)] for k in (0, 5)]
-    assert list(map_in_order(pool, stop_once, windows)) == list(range(10))
 
 
 def test_an_interrupt_ends_the_pool_at_once(pool):
