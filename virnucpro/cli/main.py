@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 import click
 
 from virnucpro import __version__
+from virnucpro.cli.streams import Streams
 from virnucpro.core.config import Config, nearest, unknown_variables
 from virnucpro.core.errors import Interrupted, VirNucProError
 from virnucpro.core.log import setup_logging
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_WITHIN_S = 4.0
+_IMPORTING = "<frozen importlib"
 
 # name: (module, function, summary). Modules are imported when a command runs, so that
 # `virnucpro --help` stays fast.
@@ -133,16 +136,23 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     stop = Interrupted(number)
-    deadline = threading.Timer(STOP_WITHIN_S, _stop_now, [stop])
+    context = click.get_current_context(silent=True)
+    command = context.find_root().invoked_subcommand if context else None
+    words = f"virnucpro: {stop}{AFTER_A_STOP.get(command or '', '')}\n"
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_IMPORTING):
+            _stop_now(stop, words)  # others' code, half imported, makes a traceback of an exception
+        frame = frame.f_back
+    deadline = threading.Timer(STOP_WITHIN_S, _stop_now, [stop, words])
     deadline.daemon = True
     deadline.start()
     raise stop
 
 
-def _stop_now(stop: Interrupted) -> None:
+def _stop_now(stop: Interrupted, words: str) -> None:
     """End a process that does not come to a safe place; files are whole or not there anyway."""
-    sys.stderr.write(f"virnucpro: {stop}\n")
-    sys.stderr.flush()
+    with suppress(OSError):
+        os.write(2, words.encode())
     os._exit(stop.exit_code)
 
 
@@ -150,6 +160,7 @@ def main() -> None:
     """Entry point of the console script."""
     # Waiting threads that spin halve the speed on a shared machine; torch's OpenMP reads this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    streams = Streams()
     for each in STOP_SIGNALS:
         signal.signal(each, _terminate)
     try:
@@ -157,3 +168,12 @@ def main() -> None:
     except Interrupted as stop:  # it came before or after a command
         click.echo(f"virnucpro: {stop}", err=True)
         sys.exit(stop.exit_code)
+    except OSError as error:
+        if not streams.lost_output(error):
+            raise
+        click.echo(f"virnucpro: error: standard output: {error.strerror}", err=True)
+        sys.exit(1)
+    finally:
+        for each in STOP_SIGNALS:  # nothing is left to be stopped but the interpreter
+            signal.signal(each, lambda number, frame: os._exit(128 + number))
+        streams.close()

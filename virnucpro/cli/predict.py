@@ -230,7 +230,6 @@ def _prepare(ctx: click.Context, flags: dict[str, Any]) -> Config:
     if flags["expandable_segments"]:
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("REF_PATH", os.devnull)  # htslib would ask the network for a reference
     config = obj.get("config")
     return config if config is not None else Config.load(None, os.environ)
 

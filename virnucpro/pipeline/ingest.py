@@ -25,7 +25,7 @@ from virnucpro.sequences.unpack import STDIN, standard_input
 logger = logging.getLogger("virnucpro.pipeline")
 
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
-_OF_A_PROCESS = ("/dev/", "/proc/")  # such as /dev/stdin, a file to `Path.is_file` if it is one
+_OF_A_PROCESS = ("/dev/stdin", "/dev/fd/", "/proc/")  # files, where a file was redirected to them
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:

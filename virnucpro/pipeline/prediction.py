@@ -66,10 +66,10 @@ def run_prediction(
     """
     settings = settings or PredictionSettings()
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
-    check_inputs(input_files)
+    reference, model_path = settings.inputs.reference, settings.model.model_path
+    check_inputs([*input_files, *([reference] if reference else [])])
     model = choose_model(settings.model)
-    others = (settings.inputs.reference, settings.model.model_path)
-    read = [*input_files, *(path for path in others if path is not None)]
+    read = [*input_files, *(path for path in (reference, model_path) if path is not None)]
     with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
         if run is None:

@@ -5,6 +5,7 @@ Room 1 (FASTA -> chunks -> ORFs).
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ AlignmentFormat = Literal["BAM", "CRAM", "SAM"]
 _GZIP, _CRAM, _BAM = b"\x1f\x8b", b"CRAM", b"BAM\x01"
 _SAM_HEADER = re.compile(rb"@(HD|SQ|RG|PG|CO)\t")
 _HEAD_BYTES = 4_096
+# What htslib takes for an address among the places of REF_PATH, and all behind it.
+_ADDRESS = re.compile(r"(^|:)(\||URL=)*(https?|ftp):.*", re.DOTALL)
 
 
 def alignment_format(path: Path) -> AlignmentFormat | None:
@@ -46,16 +49,23 @@ def read_alignments(
     Each read comes once, as it left the sequencer: secondary and supplementary alignments are
     passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`.
 
+    A reference is looked for in files only, never on the network.
+
     Args:
         path: the file; no index is needed.
         log: ids given out so far; one for all inputs of a run.
         reference: FASTA that a CRAM file was packed against, where it needs one.
 
     Raises:
-        InputError: pysam is not installed, or the file is broken or truncated.
+        InputError: pysam is not installed, the file is broken or truncated, or `reference` is
+            no file.
     """
     log = ReadLog() if log is None else log
     pysam = _pysam(path)
+    if reference is not None and not reference.is_file():
+        raise InputError(reference, "is no file; give the FASTA that the CRAM was packed against")
+    # htslib reads it as it opens a file, and asks a public server where it is empty
+    os.environ["REF_PATH"] = _ADDRESS.sub("", os.environ.get("REF_PATH", "")) or os.devnull
     sample, duplicates = sample_name(path), log.duplicates
     verbosity = pysam.set_verbosity(0)  # what htslib would print comes as an exception too
     try:
