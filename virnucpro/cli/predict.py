@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,9 @@ def predict(
     its own. Results: calls.tsv has one row for every input record; report.html shows them.
     """
     config = _prepare(ctx, flags)
+    log_file = ctx.obj.get("log", {}).get("log_file")
+    if log_file is not None and any(_is_one_file(log_file, path) for path in input_files):
+        raise UsageError(f"--log-file {log_file} is an input; choose another one")
     ctx.obj["persistent_models"] = persistent_models
     gpus = _choose_gpus(flags["gpus"], flags["device"], config)
     parallel = parallel or len(gpus) > 1
@@ -232,6 +236,12 @@ def _prepare(ctx: click.Context, flags: dict[str, Any]) -> Config:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = obj.get("config")
     return config if config is not None else Config.load(None, os.environ)
+
+
+def _is_one_file(path: Path, other: Path) -> bool:
+    with suppress(OSError):  # one of them is not there
+        return path.samefile(other)
+    return False
 
 
 def _warn_of_no_effect(flags: dict[str, Any], parallel: bool, v1_fallback: bool) -> None:

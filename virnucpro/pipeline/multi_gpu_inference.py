@@ -214,8 +214,8 @@ class _Stage:
             folder.mkdir(parents=True, exist_ok=True)
         for old in (self.merged, partial_file(self.merged)):
             old.unlink(missing_ok=True)  # nobody may take it for the result of this run
-        unfinished = [] if keep_shards else [self.shard_dir.glob("shard_*.h5")]
-        for path in chain(self.shard_dir.glob(".shard_*.tmp-*"), *unfinished):
+        unfinished = [] if keep_shards else [self.shard_dir.glob("shard_[0-9]*.h5")]
+        for path in chain(self.shard_dir.glob(".shard_[0-9]*.h5.tmp-*"), *unfinished):
             path.unlink(missing_ok=True)
 
 

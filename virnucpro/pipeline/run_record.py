@@ -112,7 +112,7 @@ class RunRecord:
             name for name in self.data["files"] if (self._output_dir / str(name)).exists()
         ]
         for path in (self._output_dir / "run.json", self._output_dir / COPY):
-            if read_json(path) != self.data:
+            if path.parent.is_dir() and read_json(path) != self.data:
                 write_json(path, self.data)
 
     def save(self) -> None:
