@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 __version__ = "2.0.0"
 __all__ = ["PredictionResult", "Session", "__version__", "embed", "predict"]
@@ -18,7 +17,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the Python interface when it is first asked for: `import virnucpro` stays light."""
     if name in ("PredictionResult", "Session", "embed", "predict"):
         return getattr(import_module("virnucpro.api"), name)

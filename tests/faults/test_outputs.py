@@ -145,16 +145,25 @@ def test_other_files_that_are_read_are_spared_too(run, made):
     expect_spared(out, before, mine, "--reference", own, "--force")
 
 
-def test_standard_input_may_not_come_from_a_file_that_force_removes(run):
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_standard_input_may_not_come_from_a_file_that_force_removes(run, name):
     out = run("plain")
     before = contents(out)
-    words = [sys.executable, "-m", "virnucpro", "predict", "-", "-o", str(out), "--force"]
+    words = [sys.executable, "-m", "virnucpro", "predict", name, "-o", str(out), "--force"]
     with (out / "viral.fasta").open("rb") as file:
         refused = subprocess.run(
             words, stdin=file, capture_output=True, text=True, env=environment(), check=False
         )
     assert refused.returncode == 2 and "a file of the run in" in refused.stderr
     assert contents(out) == before
+
+
+def test_no_log_lines_are_written_into_an_input(run, source):
+    before = source.read_bytes()
+    for words in (["-l", str(source)], ["--log-file", f"{source.parent}/./{source.name}"]):
+        refused = CliRunner().invoke(cli, [*words, "predict", str(source), "-o", "out"])
+        assert refused.exit_code == 2 and "is an input" in refused.output
+    assert source.read_bytes() == before
 
 
 def test_an_input_is_spared_where_the_list_of_files_was_lost(run):
@@ -239,6 +248,24 @@ def test_standard_input_is_compared_by_content(run, made):
     assert refused.exit_code == 2 and "--force starts over" in refused.output
 
 
+def test_a_file_by_the_name_of_standard_input_is_compared_by_content(tmp_path, made):
+    def fed(path, *flags):
+        standard, file = os.dup(0), os.open(path, os.O_RDONLY)
+        os.dup2(file, 0)
+        try:
+            return predict("/dev/stdin", "-o", tmp_path / "out", "--no-report", *flags)
+        finally:
+            os.dup2(standard, 0)
+            os.close(standard)
+            os.close(file)
+
+    assert fed(made / "s.fa").exit_code == 0
+    before = contents(tmp_path)
+    assert fed(made / "other.fa", "--resume").exit_code == 2
+    assert "Already complete" in fed(made / "s.fa", "--resume").output
+    assert contents(tmp_path) == before
+
+
 def test_pipes_are_compared_by_content(tmp_path, made):
     pipe, out = tmp_path / "pipe.fa", tmp_path / "out"
     os.mkfifo(pipe)
@@ -257,6 +284,15 @@ def test_pipes_are_compared_by_content(tmp_path, made):
     assert fed(b">x\n" + text, "--resume").exit_code == 2
     assert "Already complete" in fed(text, "--resume").output
     assert contents(out) == before
+
+
+def test_a_stopped_run_outlives_an_input_that_became_empty(run, source):
+    out = run("kept")
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "status": "running", "outputs": {}}))
+    (out / "calls.tsv").unlink()
+    source.write_bytes(b"")
+    expect_kept(out, 3, "holds no records", source)
 
 
 def test_the_same_name_in_another_directory_is_another_file(tmp_path, monkeypatch):

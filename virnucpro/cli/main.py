@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from virnucpro import __version__
+from virnucpro.cli.streams import Streams
 from virnucpro.core.config import Config, nearest, unknown_variables
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
@@ -24,6 +26,7 @@ from virnucpro.core.text import clipped
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_WITHIN_S = 4.0
 LONGEST_MESSAGE = 500  # of those that click makes, which hold what was given as it is
+_IMPORTING = "<frozen importlib"
 
 # name: (module, function, summary). Modules are imported when a command runs, so that
 # `virnucpro --help` stays fast.
@@ -146,16 +149,23 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     stop = Interrupted(number)
-    deadline = threading.Timer(STOP_WITHIN_S, _stop_now, [stop])
+    context = click.get_current_context(silent=True)
+    command = context.find_root().invoked_subcommand if context else None
+    words = f"virnucpro: {stop}{AFTER_A_STOP.get(command or '', '')}\n"
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_IMPORTING):
+            _stop_now(stop, words)  # others' code, half imported, makes a traceback of an exception
+        frame = frame.f_back
+    deadline = threading.Timer(STOP_WITHIN_S, _stop_now, [stop, words])
     deadline.daemon = True
     deadline.start()
     raise stop
 
 
-def _stop_now(stop: Interrupted) -> None:
+def _stop_now(stop: Interrupted, words: str) -> None:
     """End a process that does not come to a safe place; files are whole or not there anyway."""
-    sys.stderr.write(f"virnucpro: {stop}\n")
-    sys.stderr.flush()
+    with suppress(OSError):
+        os.write(2, words.encode())
     os._exit(stop.exit_code)
 
 
@@ -166,6 +176,7 @@ def main() -> None:
     # Libraries count the CPUs of the machine, whatever share of them this process has.
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cpus()))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy has no large products here
+    streams = Streams()
     for each in STOP_SIGNALS:
         signal.signal(each, _terminate)
     try:
@@ -173,3 +184,12 @@ def main() -> None:
     except Interrupted as stop:  # it came before or after a command
         click.echo(f"virnucpro: {stop}", err=True)
         sys.exit(stop.exit_code)
+    except OSError as error:
+        if not streams.lost_output(error):
+            raise
+        click.echo(f"virnucpro: error: standard output: {error.strerror}", err=True)
+        sys.exit(1)
+    finally:
+        for each in STOP_SIGNALS:  # nothing is left to be stopped but the interpreter
+            signal.signal(each, lambda number, frame: os._exit(128 + number))
+        streams.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,9 @@ def predict(
     """
     _set_up(ctx, flags)
     config = config_of(ctx)
+    log_file = ctx.obj.get("log", {}).get("log_file")
+    if log_file is not None and any(_is_one_file(log_file, path) for path in input_files):
+        raise UsageError(f"--log-file {log_file} is an input; choose another one")
     ctx.obj["persistent_models"] = persistent_models
     gpus = _choose_gpus(flags["gpus"], flags["device"], config)
     if flags["v1_attention"] and v1_fallback:
@@ -227,7 +231,12 @@ def _set_up(ctx: click.Context, flags: dict[str, Any]) -> None:
     if flags["expandable_segments"]:
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("REF_PATH", os.devnull)  # htslib would ask the network for a reference
+
+
+def _is_one_file(path: Path, other: Path) -> bool:
+    with suppress(OSError):  # one of them is not there
+        return path.samefile(other)
+    return False
 
 
 def _warn_of_no_effect(ctx: click.Context, packed: bool, staged: bool) -> None:

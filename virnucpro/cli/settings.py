@@ -144,8 +144,8 @@ def environment_config() -> Config:
 
 def model_home(config: Config) -> Path:
     """Where fetched and imported models lie; by default in the user's cache."""
-    home: Path = config.get("models.home", Path("~/.cache/virnucpro/models").expanduser())
-    return home
+    home: Path | None = config.get("models.home")
+    return settings.default_home() if home is None else home
 
 
 def embedding_dtype(config: Config) -> str:

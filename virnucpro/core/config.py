@@ -250,7 +250,13 @@ def _checked(name: str, value: Any, source: str) -> Any:
         raise ConfigError(
             f"{source}: {name} must be one of {', '.join(choices)}, got {shown(value)}"
         )
-    return Path(str(value)).expanduser() if kind == "path" else str(value)
+    if kind != "path":
+        return str(value)
+    try:
+        return Path(str(value)).expanduser()
+    except RuntimeError as error:
+        problem = "no home directory is known for it; give the path in full"
+        raise ConfigError(f"{source}: {name}: {shown(value)}: {problem}") from error
 
 
 def _whole_number(name: str, value: Any, source: str) -> int:

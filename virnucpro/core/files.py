@@ -180,9 +180,10 @@ def locked(lock: Path) -> Iterator[None]:
     """Hold a kernel lock, which goes with the process; no child inherits it.
 
     Raises:
-        UsageError: another process holds it.
-        OSError: the file cannot be made, or is a link.
+        UsageError: another process holds it, or it is a link.
     """
+    if lock.is_symlink():
+        raise UsageError(f"{lock} is a link, and no lock of ours; move it away")
     descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         try:

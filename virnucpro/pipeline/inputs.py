@@ -27,7 +27,7 @@ from virnucpro.sequences.unpack import STDIN, standard_input
 
 logger = logging.getLogger("virnucpro.pipeline")
 
-_OF_A_PROCESS = ("/dev/", "/proc/")  # such as /dev/stdin, a file to `Path.is_file` if it is one
+_OF_A_PROCESS = ("/dev/stdin", "/dev/fd/", "/proc/")  # files, where a file was redirected to them
 
 _FIRST_MATE = re.compile(r"[._-]R?1(_001)?$")
 _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")

@@ -87,9 +87,9 @@ def run_prediction(
     """
     settings = settings or PredictionSettings()
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
-    check_inputs(input_files)
-    model = choose_model(settings.model)
     read = [*input_files, *filter(None, [settings.inputs.reference])]
+    check_inputs(read)
+    model = choose_model(settings.model)
     with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
         calls = run.ledger.read(CALLS, run.key)

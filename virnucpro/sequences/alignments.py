@@ -5,6 +5,7 @@ Room 1 (FASTA -> chunks -> ORFs).
 
 from __future__ import annotations
 
+import os
 import re
 import string
 import zlib
@@ -27,6 +28,8 @@ _SAM_HEADER = re.compile(rb"@(HD|SQ|RG|PG|CO)\t")
 _HEAD_BYTES = 4_096
 _SEQUENCE_FIELD = 9
 _SAM_LETTERS = string.ascii_letters.encode() + b"=.*\r\n"
+# What htslib takes for an address among the places of REF_PATH, and all behind it.
+_ADDRESS = re.compile(r"(^|:)(\||URL=)*(https?|ftp):.*", re.DOTALL)
 
 
 def alignment_format(path: Path) -> AlignmentFormat | None:
@@ -52,6 +55,8 @@ def read_alignments(
     Each read comes once, as it left the sequencer: secondary and supplementary alignments are
     passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`.
 
+    A reference is looked for in files only, never on the network.
+
     Args:
         path: the file; no index is needed.
         log: of the run, whose owner lets it warn; None warns here.
@@ -59,10 +64,15 @@ def read_alignments(
 
     Raises:
         InputError: pysam is not installed, the file is broken or truncated or changes while it
-            is read, or a sequence holds what is no letter.
+            is read, a sequence holds what is no letter, or
+            `reference` is no file.
     """
     of_run, log = log, ReadLog() if log is None else log
     pysam = _pysam(path)
+    if reference is not None and not reference.is_file():
+        raise InputError(reference, "is no file; give the FASTA that the CRAM was packed against")
+    # htslib reads it as it opens a file, and asks a public server where it is empty
+    os.environ["REF_PATH"] = _ADDRESS.sub("", os.environ.get("REF_PATH", "")) or os.devnull
     sample, kind = sample_name(path), alignment_format(path)
     if kind == "SAM":
         _check_letters(path)
