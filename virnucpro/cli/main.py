@@ -18,7 +18,7 @@ import click
 from virnucpro import __version__
 from virnucpro.cli.streams import Streams
 from virnucpro.core.config import Config, nearest, unknown_variables
-from virnucpro.core.device import usable_cpus
+from virnucpro.core.device import usable_cpus, visible_cpus
 from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
 from virnucpro.core.log import setup_logging
 from virnucpro.core.text import clipped
@@ -173,8 +173,8 @@ def main() -> None:
     """Entry point of the console script."""
     # Waiting threads that spin halve the speed on a shared machine; torch's OpenMP reads this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Libraries count the CPUs of the machine, whatever share of them this process has.
-    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cpus()))
+    if (cpus := usable_cpus()) < visible_cpus():  # libraries know nothing of quotas
+        os.environ.setdefault("OMP_NUM_THREADS", str(cpus))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy has no large products here
     streams = Streams()
     for each in STOP_SIGNALS:

@@ -83,10 +83,15 @@ def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
     return wanted
 
 
+def visible_cpus() -> int:
+    """CPUs of this process's affinity; libraries count these."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cpus or 1
+
+
 def usable_cpus() -> int:
     """CPUs that this process may use, by affinity, quotas of control groups and Slurm."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    limits = [cpus or 1, *(max(1, math.ceil(quota)) for quota in _quotas())]
+    limits = [visible_cpus(), *(max(1, math.ceil(quota)) for quota in _quotas())]
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if slurm.isdigit() and int(slurm) > 0:
         limits.append(int(slurm))
