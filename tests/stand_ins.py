@@ -72,8 +72,8 @@ class SquareTask:
         return {}
 
 
-def _answering(before_answer):
-    """A worker that does something when it is about to answer the unit `POISON_UNIT`."""
+def _answering(before_answer, keys=(POISON_UNIT,)):
+    """A worker that does something when it is about to answer one of these units."""
 
     def main(connection, settings, number):
         from virnucpro.pipeline import workers
@@ -82,7 +82,7 @@ def _answering(before_answer):
 
         def disturbed(tasks, items):
             for message in work(tasks, items):
-                if isinstance(message, Done) and message.key == POISON_UNIT:
+                if isinstance(message, Done) and message.key in keys:
                     before_answer()
                 yield message
 
@@ -102,3 +102,15 @@ def worker_that_dies_with_work(connection, settings, number):
     connection.recv()
     connection.recv()
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def worker_that_tells_its_threads(connection, settings, number):
+    """A real one that writes down how many threads torch has, and on which device it works."""
+
+    def tell():
+        import torch
+
+        told = Path(os.environ["TOLD_TO"], str(os.getpid()))
+        told.write_text(f"{torch.get_num_threads()} {settings.device}")
+
+    _answering(tell, range(1000))(connection, settings, number)
