@@ -1,12 +1,13 @@
 """Exactness and speed of the engines on GPUs, beside rivals and ceilings of the same process.
 
     python benchmarks/benchmark_engine.py --out results.json \
-        --tokenizer .bench/tokenizer.json --windows .bench/windows.fa      # one GPU, 8 minutes
+        --tokenizer .bench/tokenizer.json --windows .bench/windows.fa      # one GPU, 6 minutes
     python benchmarks/benchmark_engine.py --out two.json --sections scaling  # two GPUs, 5 minutes
     python benchmarks/benchmark_engine.py --out tiny.json --tiny ...         # CPU, a smoke test
 
 Weights are random at full size: values do not change speed. Every figure is the median of a few
-runs after a warm-up, real tokens a second, in the sense that padding does not count.
+runs after a warm-up, real tokens a second, in the sense that padding does not count. `kernels` are
+our own, `compiled` and `eager` the plain path with and without torch.compile.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import argparse
 import json
 import logging
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +39,15 @@ from engine_tools import (
     write_fasta,
 )
 
+from virnucpro.encoders.fp8 import to_fp8
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.models.attention import pinned_kernels
-from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 
-ALL = "ceiling exact chunks reads rivals profile stage dnabert dnabert_stage"
+ALL = "ceiling exact chunks reads rivals profile fp8 stage dnabert dnabert_stage"
+READ_NT = 170  # in tokens, of which trained tokenizers make 36, what 150 nt are to the published
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 
 
@@ -67,12 +71,17 @@ class Esm:
         """Our encoder with the shared weights."""
         return load_encoder(self.spec, self.bench.device, dtype)
 
-    def exact(self) -> None:
-        """Engines against float32 of the other implementation, one protein a call."""
+    @cached_property
+    def encoder(self):
+        """Our encoder in the numbers whose speed counts."""
+        return self.load(self.bench.half)
+
+    @cached_property
+    def references(self):
+        """Proteins of many lengths, and their vectors in float32 by transformers, one a call."""
         bench = self.bench
         lengths = [*range(1, 65), *range(70, 1023, 17), 1022] if bench.cuda else [1, 2, 9, 40]
-        draw = np.random.default_rng(2)
-        order = draw.permutation(len(lengths))
+        order = np.random.default_rng(2).permutation(len(lengths))
         items = tokens_of(self.tokenizer, proteins(np.array(lengths)[order]))
         self.rival.to(F32)
         reference = {}
@@ -81,92 +90,77 @@ class Esm:
                 ids = torch.from_numpy(item.ids)[None].to(bench.device)
                 hidden = self.rival(input_ids=ids).last_hidden_state[0, 1:-1]
                 reference[item.seq_id] = hidden.float().mean(0).cpu().numpy()
-        shuffled = [items[i] for i in draw.permutation(len(items))]
-        found = {}
+        return items, reference
+
+    def exact(self) -> None:
+        """Engines against float32 of the other implementation, lengths 1 to 1,022."""
+        bench = self.bench
         for name, dtype in (("fp16", F16), ("bf16", BF16), ("fp32", F32)):
             encoder = self.load(dtype if bench.cuda else F32)
-            for kind in ("packed", "padded"):
-                options = EngineOptions(token_budget=16_384, compile="off")
-                engine = make_engine(kind, encoder, device=bench.device, options=options)
-                found[name, kind] = vectors(engine, items)
-                value = differences(found[name, kind], reference)
-                bench.put("exact", f"{name} {kind} ({engine.stats.backend})", value)
-            options = EngineOptions(token_budget=4_096, compile="off")
-            engine = make_engine("packed", encoder, device=bench.device, options=options)
-            other = differences(vectors(engine, shuffled), found[name, "packed"])
-            bench.put("exact", f"{name} other order and batches", other)
+            self._differences(f"{name} packed", encoder, 16_384)
+            self._differences(f"{name} padded", encoder, 16_384, "padded")
+            self._differences(f"{name} packed, other batches", encoder, 4_096)
             if name == "fp16" and bench.cuda:
-                options = EngineOptions(token_budget=16_384, compile="on", longest=1024)
-                engine = make_engine("packed", encoder, device=bench.device, options=options)
-                value = differences(vectors(engine, items), reference)
-                bench.put("exact", "fp16 packed compiled", value)
-            del encoder, engine
+                encoder.forced_backend = "varlen"
+                self._differences("fp16 packed eager", encoder, 16_384)
+                torch._dynamo.reset()
+                self._differences("fp16 packed compiled", encoder, 16_384, compiled="on")
+            del encoder
             bench.free()
+
+    def _differences(self, label, encoder, budget, kind="packed", compiled="off") -> None:
+        items, reference = self.references
+        options = EngineOptions(token_budget=budget, compile=compiled, longest=1_024)
+        start = time.perf_counter()
+        engine = make_engine(kind, encoder, device=self.bench.device, options=options)
+        made = time.perf_counter() - start  # the first of a kind compiles its kernels
+        value = {**differences(vectors(engine, items), reference), "made_s": made}
+        self.bench.put("exact", f"{label} ({engine.stats.backend})", value)
 
     def speed(self, name: str) -> None:
         """Model only, batches already on the device."""
-        bench = self.bench
-        encoder = self.load(bench.half)
-        on = "on" if bench.cuda else "off"
-        cases = [(bench.budget, "off"), (bench.budget, on)]
-        cases += [(bench.budget // 4, on)] if name == "chunks" else []
-        for budget, compiled in cases:
-            self._one(name, encoder, budget, compiled)
-        if name == "chunks":
-            encoder = self.load(BF16 if bench.cuda else F32)
-            self._one(name + " bf16", encoder, bench.budget, on)
+        for how in ("kernels", "eager", "compiled") if self.bench.cuda else ("eager",):
+            self._one(name, how)
 
-    def _one(self, name, encoder, budget, compiled) -> None:
-        bench = self.bench
-        data = self.work[name.split()[0]]
+    def _one(self, name: str, how: str) -> None:
+        bench, data = self.bench, self.work[name]
         torch._dynamo.reset()  # or an earlier case's shapes would count
+        self.encoder.forced_backend = forced(bench, "varlen", how)
         options = EngineOptions(
-            token_budget=budget, compile=compiled, longest=max(len(item) for item in data)
-        )
+            token_budget=bench.budget, compile="on" if how == "compiled" else "off",
+            longest=max(len(item) for item in data),
+        )  # fmt: skip
         start = time.perf_counter()
-        engine = make_engine("packed", encoder, device=bench.device, options=options)
+        engine = make_engine("packed", self.encoder, device=bench.device, options=options)
         made = time.perf_counter() - start
-        rate = model_only(bench, engine, data)
-        label = f"{name} {budget} compile {compiled}"
+        rate = model_only(bench, engine, data, most=2)
         text = f"{rate:,.0f} tok/s (engine made in {made:.1f} s)"
-        bench.put("esm2", label, {"tok_s": rate, "made_s": made}, text)
+        bench.put("esm2", f"{name} {how}", {"tok_s": rate, "made_s": made}, text)
         self.best[name] = max(self.best.get(name, 0.0), rate)
 
-    def whole(self) -> None:
-        """The whole network compiled at once, which takes long."""
-        bench = self.bench
-        if not bench.cuda:
+    def fp8(self) -> None:
+        """Three of four products in float8; the weights are no longer good for anything else."""
+        if not self.bench.cuda:
             return
-        encoder = self.load(bench.half)
-        options = EngineOptions(token_budget=bench.budget, compile="off")
-        engine = make_engine("packed", encoder, device=bench.device, options=options)
-        batch = engine.layout.fixed(engine.layout.collate(self.work["chunks"][:390]), bench.budget)
-        ready = engine._forward.prepare(batch, False, True).to(bench.device)
-        torch._dynamo.reset()
-        whole = torch.compile(encoder.encode, dynamic=False)
-
-        def run() -> None:
-            with torch.inference_mode(), pinned_kernels():
-                whole(ready)
-
-        start = time.perf_counter()
-        run()
-        bench.sync()
-        made = time.perf_counter() - start
-        rate = 390 * 168 / bench.seconds(run)
-        text = f"{rate:,.0f} tok/s (compiled in {made:.1f} s)"
-        bench.put("esm2", f"chunks {bench.budget} whole network compiled",
-                  {"tok_s": rate, "made_s": made}, text)  # fmt: skip
+        self.encoder.forced_backend = None
+        quantised = to_fp8(self.encoder)
+        for name in ("chunks", "reads"):
+            options = EngineOptions(token_budget=self.bench.budget, compile="off")
+            engine = make_engine("packed", quantised, device=self.bench.device, options=options)
+            rate = model_only(self.bench, engine, self.work[name], most=2)
+            self.bench.put("esm2", f"{name} fp8", {"tok_s": rate}, f"{rate:,.0f} tok/s")
+        self._differences("fp8 packed", quantised, 16_384)
+        del self.encoder
 
     def rivals(self) -> None:
         """transformers: float32 in the original's batches; float16, padded and sorted."""
         bench = self.bench
         slots = 2_016 if bench.cuda else 512
         for name in ("chunks", "reads"):
-            self._rival(name, slots, 12, "float32, original's batches")
+            self._rival(name, slots, 4, "float32, original's batches")
         self.rival.to(bench.half)
         for name in ("chunks", "reads"):
-            self._rival(name, 64_512 if bench.cuda else 1_024, 6, "sdpa float16")
+            self._rival(name, 64_512 if bench.cuda else 1_024, 2, "sdpa float16")
         for name in ("chunks", "reads"):
             values = bench.results["rivals"]
             theirs = values[f"{name} transformers sdpa float16"]
@@ -202,16 +196,15 @@ class Esm:
         bench.put("rivals", f"{name} transformers {which}", rate, f"{rate:,.0f} tok/s")
 
     def profile(self) -> None:
-        """Where a compiled batch spends its time."""
+        """Where a batch spends its time."""
         bench = self.bench
-        encoder = self.load(bench.half)
-        options = EngineOptions(
-            token_budget=bench.budget, compile="on" if bench.cuda else "off", longest=168
-        )
-        engine = make_engine("packed", encoder, device=bench.device, options=options)
-        work = engine._prepare(None, engine._planned(self.work["chunks"])[0])
-        ready = work.ready.to(bench.device)
-        profiled(bench, "esm2 kernels", lambda: engine._forward(ready, work.fixed))
+        self.encoder.forced_backend = None
+        options = EngineOptions(token_budget=bench.budget, compile="off")
+        engine = make_engine("packed", self.encoder, device=bench.device, options=options)
+        for name, data in self.work.items():
+            work = engine._prepare(None, engine._planned(data)[0])
+            ready = work.ready.to(bench.device)
+            profiled(bench, f"esm2 {name}", partial(engine._forward, ready, work.fixed))
 
     def stage(self) -> None:
         """FASTA on disk to HDF5 on disk, one rank in its own process."""
@@ -225,40 +218,52 @@ class Esm:
 
 
 def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
-    """DNABERT-S, model only, both engines; returns the best rate (sequences/s)."""
+    """DNABERT-S, model only and through the engine; returns the best rate of 499 nt (seq/s)."""
     spec = save_dnabert(bench, tokenizer)
     encode = make_tokenizer(spec)
-    sequences = dna_windows(windows, 40_000 if bench.cuda else 80)
-    seconds = bench.seconds(lambda: tokens_of(encode, sequences), 2, 0)
-    items = tokens_of(encode, sequences)
-    mean = float(np.mean([len(item) for item in items]))
-    bench.put("dnabert", "mean tokens of 499 nt", mean, f"{mean:.1f}")
-    bench.put("dnabert", "tokenised", len(items) / seconds, f"{len(items) / seconds:,.0f} seq/s")
-    matmuls = dnabert_ceiling(bench, mean)
+    whole = dna_windows(windows, 40_000 if bench.cuda else 80)
+    reads = [window[i : i + READ_NT] for window in whole for i in (0, READ_NT)]
     encoder = load_encoder(spec, bench.device, bench.half)
-    best = 0.0
-    on = "on" if bench.cuda else "off"
-    budgets = (16_384, 32_768, 65_536) if bench.cuda else (1_024,)
-    cases = [(b, kind, on) for b in budgets for kind in ("padded", "packed")]
-    cases += [(budgets[-1], "padded", "off")]
-    for budget, kind, compiled in cases:
-        torch._dynamo.reset()
-        options = EngineOptions(token_budget=budget, compile=compiled)
-        engine = make_engine(kind, encoder, device=bench.device, options=options)
-        start = time.perf_counter()
-        rate = model_only(bench, engine, items[:10_000], sequences=True, most=None)
-        made = time.perf_counter() - start
-        through = len(items) / bench.seconds(lambda e=engine: vectors(e, items), 2)
-        label = f"{kind} {budget} compile {compiled}"
-        text = (f"{rate:,.0f} seq/s model, {rate / matmuls:.0%} of ceiling, "
-                f"{through:,.0f} seq/s from tokens to host")  # fmt: skip
-        value = {"seq_s": rate, "of_ceiling": rate / matmuls, "engine_seq_s": through, "s": made}
-        bench.put("dnabert", label, value, text)
-        best = max(best, rate)
-    work = engine._prepare(None, engine._planned(items)[len(items) * int(mean) // budget // 2])
-    ready = work.ready.to(bench.device)
-    profiled(bench, "dnabert kernels", lambda: engine._forward(ready, work.fixed))
-    return best
+    best = {}
+    for length, sequences in ((499, whole), (READ_NT, reads)):
+        seconds = bench.seconds(lambda some=sequences: tokens_of(encode, some), 1, 0)
+        items = tokens_of(encode, sequences)
+        mean = float(np.mean([len(item) for item in items]))
+        bench.put("dnabert", f"{length} nt, tokens", mean, f"{mean:.1f}")
+        rate = len(items) / seconds
+        bench.put("dnabert", f"{length} nt, tokenised", rate, f"{rate:,.0f} seq/s")
+        ceiling_rate = dnabert_ceiling(bench, f"{length} nt, matrix products alone", mean)
+        for how in ("kernels", "eager", "compiled") if bench.cuda else ("eager",):
+            torch._dynamo.reset()
+            encoder.forced_backend = forced(bench, "sdpa", how)
+            # Rectangles compile best when small: few widths in a batch, and more of it in cache.
+            budget = bench.budget // 4 if how == "compiled" else bench.budget
+            options = EngineOptions(
+                token_budget=budget, compile="on" if how == "compiled" else "off"
+            )
+            start = time.perf_counter()
+            engine = make_engine("packed", encoder, device=bench.device, options=options)
+            made = time.perf_counter() - start
+            rate = model_only(bench, engine, items[:20_000], sequences=True, most=None)
+            through = len(items) / bench.seconds(lambda e=engine, i=items: vectors(e, i), 2)
+            text = (f"{rate:,.0f} seq/s model, {rate / ceiling_rate:.0%} of its products, "
+                    f"{through:,.0f} seq/s from tokens to host")  # fmt: skip
+            value = {"seq_s": rate, "of_ceiling": rate / ceiling_rate, "engine_seq_s": through,
+                     "made_s": made}  # fmt: skip
+            bench.put("dnabert", f"{length} nt {how}", value, text)
+            best[length] = max(best.get(length, 0.0), rate)
+        encoder.forced_backend = None
+        options = EngineOptions(token_budget=bench.budget, compile="off")
+        engine = make_engine("packed", encoder, device=bench.device, options=options)
+        work = engine._prepare(None, engine._planned(items)[0])
+        ready = work.ready.to(bench.device)
+        profiled(bench, f"dnabert {length} nt", partial(engine._forward, ready, work.fixed))
+    return best[499]
+
+
+def forced(bench: Bench, plain: str, how: str) -> str | None:
+    """The backend to force: PyTorch's, unless our own kernels are measured."""
+    return plain if bench.cuda and how != "kernels" else None
 
 
 def dnabert_stage(bench: Bench, tokenizer: Path, windows: Path, best: float | None) -> None:
@@ -336,7 +341,7 @@ def ceiling(bench: Bench) -> None:
             bench.put("ceiling", label, {"tok_s": tok_s, "tflops": rate * flops / 1e12}, text)
 
 
-def dnabert_ceiling(bench: Bench, tokens: float) -> float:
+def dnabert_ceiling(bench: Bench, name: str, tokens: float) -> float:
     """Sequences a second that DNABERT-S's matrix products alone would allow."""
     shape = bench.dnabert_shape
     d, f = shape.dim, shape.ffn
@@ -345,7 +350,7 @@ def dnabert_ceiling(bench: Bench, tokens: float) -> float:
     seq_s = rate / shape.layers / tokens
     flops = 2 * (4 * d * d + 3 * d * f)
     text = f"{seq_s:,.0f} seq/s, {rate * flops / 1e12:.0f} TFLOP/s"
-    bench.put("dnabert", "matmul ceiling", {"seq_s": seq_s, "tflops": rate * flops / 1e12}, text)
+    bench.put("dnabert", name, {"seq_s": seq_s, "tflops": rate * flops / 1e12}, text)
     return seq_s
 
 
@@ -401,7 +406,7 @@ def profiled(bench: Bench, name: str, run: Callable[[], object]) -> None:
     for _ in range(3):
         run()
     bench.sync()
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
         run()
         bench.sync()
     rows = [r for r in found.key_averages() if r.self_device_time_total > 0]
@@ -430,7 +435,7 @@ def sections(bench: Bench, args: argparse.Namespace) -> None:
         "reads": lambda: esm().speed("reads"),
         "rivals": lambda: esm().rivals(),
         "profile": lambda: esm().profile(),
-        "whole": lambda: esm().whole(),
+        "fp8": lambda: esm().fp8(),
         "stage": lambda: esm().stage(),
         "dnabert": lambda: best.append(dnabert(bench, args.tokenizer, args.windows)),
         "dnabert_stage": lambda: dnabert_stage(
@@ -454,16 +459,21 @@ def sections(bench: Bench, args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON, written as it goes")
-    parser.add_argument("--sections", default=ALL, help=f"some of: {ALL} whole scaling")
+    parser.add_argument("--sections", default=ALL, help=f"some of: {ALL} scaling")
     parser.add_argument("--seconds", type=float, default=420, help="start no section after this")
     parser.add_argument("--tokenizer", type=Path, default=Path(".bench/tokenizer.json"))
     parser.add_argument("--windows", type=Path, default=Path(".bench/windows.fa"))
     parser.add_argument("--work", type=Path, default=Path("/tmp/virnucpro-bench"))
     parser.add_argument("--proteins", type=int, default=200_000, help="of the scaling section")
+    parser.add_argument("--commit", default="", help="kept with the results")
     parser.add_argument("--tiny", action="store_true", help="a toy network on the CPU")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     bench = Bench(args.out, args.work, args.tiny)
+    bench.results |= {
+        "commit": args.commit,
+        "command": " ".join(["python benchmarks/benchmark_engine.py", *sys.argv[1:]]),
+    }
     sections(bench, args)
     width = max(len(name) for name, _ in bench.rows)
     print("\n" + "\n".join(f"{name:<{width}}  {text[:150]}" for name, text in bench.rows))

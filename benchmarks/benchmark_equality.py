@@ -27,9 +27,9 @@ from tests.checkpoints import (
 )
 from tests.hidden_states import hidden_states
 from tests.unit.models import test_dnabert, test_esm2
-from virnucpro.batches.collate import collate_packed, collate_padded
 from virnucpro.core.records import Tokens
-from virnucpro.models.load import load_encoder
+from virnucpro.encoders.load import load_encoder
+from virnucpro.engines.plans import collate_packed, collate_padded
 from virnucpro.models.specs import EncoderSpec
 
 

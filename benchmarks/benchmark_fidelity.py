@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from benchmarks.engine_tools import differences
-from virnucpro.batches.collate import collate_padded
 from virnucpro.core.records import Tokens
+from virnucpro.encoders.dnabert import Dnabert
+from virnucpro.encoders.esm2 import Esm2
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.models.dnabert import Dnabert
-from virnucpro.models.esm2 import Esm2
+from virnucpro.engines.plans import collate_padded
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES
 
 CPU = torch.device("cpu")

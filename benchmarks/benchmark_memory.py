@@ -41,9 +41,10 @@ def write_reads(path: Path, reads: int, nt: int = READ_NT, first: int = 0) -> No
 
 def stages(folder: Path, reads: int) -> dict[str, Any]:
     """Stages 1 to 4 with the bundled model's policy, in this process."""
+    from virnucpro.pipeline.ingest import ingest
+
     from virnucpro.core.progress import ProgressReporter
     from virnucpro.pipeline import orf_stages
-    from virnucpro.pipeline.ingest import ingest
     from virnucpro.pipeline.inputs import plan_sources
     from virnucpro.pipeline.paths import RunPaths
     from virnucpro.pipeline.settings import ModelChoice
@@ -75,7 +76,6 @@ def index(folder: Path, sequences: int) -> dict[str, Any]:
 def rows(folder: Path, sequences: int) -> dict[str, Any]:
     """The index of ids with which vectors find back to their files."""
     import h5py
-
     from virnucpro.pipeline.row_index import VectorFile
 
     path = folder / "embeddings.h5"

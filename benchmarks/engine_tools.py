@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import platform
 import statistics
 import threading
 import time
@@ -35,7 +37,14 @@ class Bench:
         self.rows: list[tuple[str, str]] = []
         self.esm2_shape = TINY_ESM2 if tiny else ESM2_SIZES["esm2_t36_3B_UR50D"]
         self.dnabert_shape = TINY_DNABERT if tiny else DNABERT_S
-        self.results: dict[str, object] = {"about": self.about()}
+        self.results: dict[str, object] = {
+            "machine": f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, "
+            f"{os.cpu_count()} CPU cores"
+            if self.cuda
+            else platform.machine(),
+            "date": time.strftime("%Y-%m-%d"),
+            "about": self.about(),
+        }
         self.started = time.perf_counter()
         work.mkdir(parents=True, exist_ok=True)
 
@@ -161,7 +170,7 @@ def save_esm2(bench: Bench, model, half: bool) -> EncoderSpec:
 
 def save_dnabert(bench: Bench, tokenizer: Path) -> EncoderSpec:
     """Random DNABERT-S weights under their published names, beside a tokenizer."""
-    from virnucpro.models.dnabert import Dnabert
+    from virnucpro.encoders.dnabert import Dnabert
 
     torch.manual_seed(0)
     shape = bench.dnabert_shape

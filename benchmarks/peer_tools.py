@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.training import nulls
 from virnucpro.training.corpus import load_corpus, read_labels
-from virnucpro.training.metrics import auroc, mcc
-from virnucpro.training.windows import draw_windows
+from virnucpro.training.figures import auroc, mcc
+from virnucpro.training.windows import draw_windows, uniform
 
 LENGTH_NT = 500
 SETS = {
@@ -98,10 +97,10 @@ def draw_sequences(options: argparse.Namespace) -> dict[str, list[str]]:
     for at, (name, file) in enumerate(SETS.items()):
         rng = np.random.default_rng([options.seed, at])
         count = options.windows // (2 if name == "cellular" else 4)
-        corpus = load_corpus([options.data / file], labels)
+        corpus = load_corpus([(options.data / file, labels.get)])
         drawn[name] = draw_windows(corpus, name, LENGTH_NT, count, rng).bases
     rng = np.random.default_rng([options.seed, len(SETS)])
-    drawn["random"] = nulls.uniform(rng, options.random, LENGTH_NT)
+    drawn["random"] = uniform(rng, options.random, LENGTH_NT)
     return {
         name: [LETTERS[row].tobytes().decode() for row in bases] for name, bases in drawn.items()
     }

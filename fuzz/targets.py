@@ -29,10 +29,10 @@ from virnucpro.core.checkpoint import StageLedger
 from virnucpro.core.config import Config
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.records import Embeddings
+from virnucpro.encoders.weights import open_checkpoint
 from virnucpro.engines import shards
 from virnucpro.models.classifier_file import read_classifier
-from virnucpro.models.model_json import read_model_json
-from virnucpro.models.weights import open_checkpoint
+from virnucpro.models.manifest import read_manifest
 from virnucpro.pipeline import feature_files
 from virnucpro.pipeline.run_record import is_complete, read_run
 from virnucpro.scores.calibration import Calibration
@@ -146,7 +146,7 @@ def _json_files(folder: Path, data: bytes) -> None:
     ledger.facts("unit")
     _put(folder, "model.json", data)
     with contextlib.suppress(VirNucProError):
-        read_model_json(folder)
+        read_manifest(folder)
     Calibration.load(folder / "model.json")
 
 
@@ -212,7 +212,13 @@ def _json_seeds() -> list[bytes]:
         {"format": 1, "unit": "unit", "key": "key", "outputs": [entry], "facts": {"files": 1}},
         {"tool": "virnucpro", "files": ["a"], "tables_key": "key", "status": "done",
          "outputs": {"run.json": "00"}},
-        {"format": 1, "name": "mini", "files": {}, "dna": {"kind": "mini-dna"}},
+        {"format": 2, "name": "a", "source": "", "revision": "", "licence": "", "files": {},
+         "encoder": {"kind": "esm2", "dim": 8, "file": ""}},
+        {"format": 2, "name": "a", "source": "", "revision": "", "licence": "",
+         "files": {"c": {"sha256": "0" * 64, "size": 1, "mtime_ns": 0}},
+         "model": {"dna": {"installed": "d"}, "protein": {"installed": "p"}, "classifier": "c",
+                   "calibration": "", "orf_policy": {"name": "longest", "keep": 1},
+                   "chunk_nt": 500, "groups": []}},
         {"format": 1, "slope": 1.0, "offset": [0.0]},
     ]  # fmt: skip
     return [json.dumps(value).encode() for value in values]

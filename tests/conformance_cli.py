@@ -7,7 +7,6 @@ from conformance_behaviour import (
     logging_before_torch,
     nothing_failed,
     nothing_finished,
-    one_lost_shard,
     pools_end,
     progress_of_pools,
 )
@@ -57,7 +56,7 @@ ROUTED = [
 ]  # fmt: skip
 
 
-FAIL_FAST = every(one_lost_shard, nothing_finished)
+FAIL_FAST = nothing_finished
 
 
 def features_line(logs):

@@ -76,7 +76,7 @@ ROWS = {
     ),
     "001-20": PROGRESS,
     "001-21": every(
-        literal(MERGE, "multiprocessing.cpu_count()"),
+        tested(UNIT, "test_settings"),
         tested(WHOLE, "test_auto_worker_detection"),
     ),
     "001-22": settings,

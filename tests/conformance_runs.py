@@ -52,7 +52,7 @@ RUNS = {
         in_place_of("persistent_pool.worker_main", stand_ins.worker_without_a_disk),
     ),
     "a shard kills its ranks": Asked(
-        PACKED, 6, in_place_of(RANK, stand_ins.rank_killed_by_one_shard)
+        PACKED, 1, in_place_of(RANK, stand_ins.rank_killed_by_one_shard)
     ),
     "every rank dies": Asked(PACKED, 1, in_place_of(RANK, stand_ins.rank_that_dies_with_work)),
     "every shard fails": Asked(

@@ -17,20 +17,18 @@ from rank_here import rank_job
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 from stand_ins import first_rank_that_dies_with_work
 from tokenizers import Tokenizer
+from virnucpro.engines.shards import is_whole
+from virnucpro.pipeline.rank_scheduler import RankScheduler
 
 from tests.integration.test_docs import all_options
-from tests.unit.models.test_attention import varlen_by_hand
-from virnucpro.batches.collate import collate_packed
-from virnucpro.batches.packing import pack
+from tests.unit.encoders.test_attention import varlen_by_hand
 from virnucpro.core.config import parse_flag, unknown_variables
-from virnucpro.core.records import Tokens
-from virnucpro.engines.shards import is_whole
-from virnucpro.models.load import load_encoder, make_tokenizer
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import BpeTokenizer, make_tokenizer
+from virnucpro.engines.plans import collate_packed, pack
 from virnucpro.models.specs import DNABERT_S, EncoderSpec
 from virnucpro.pipeline.multi_gpu_inference import _Stage
-from virnucpro.pipeline.rank_scheduler import RankScheduler
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.tokens.dna import BpeTokenizer
 
 CPU = torch.device("cpu")
 
@@ -66,8 +64,8 @@ def no_mixing(logs):
     spec = tiny_protein_encoder(logs.root / "mixing")
     encoder, tokenizer = load_encoder(spec, CPU, torch.float32), make_tokenizer(spec)
     encoder.forced_backend = "varlen"
-    items = [Tokens(t, tokenizer.encode(t)) for t in ("MKVLA", "GGHWY", "CCCCCCC")]
-    with patch("virnucpro.models.layouts.varlen_attn", varlen_by_hand), torch.inference_mode():
+    items = [(tokenizer.encode(t)) for t in ("MKVLA", "GGHWY", "CCCCCCC")]
+    with patch("virnucpro.encoders.layouts.varlen_attn", varlen_by_hand), torch.inference_mode():
         alone = torch.cat([encoder(collate_packed([item])) for item in items])
         for order in ([0, 1, 2], [2, 1, 0], [1, 2]):
             batch = collate_packed([items[i] for i in order])

@@ -18,6 +18,8 @@ class FakeHub:
         main: commit that `main` means, by repository.
         stated: bytes whose hashes the hub states, where they differ from what it sends.
         breaks: bytes after which the next downloads break off, one by one.
+        answer: raw JSON in place of what the hub says of a repository.
+        headers: of files, in place of the usual ones; None leaves one out.
         requests: what was asked for, as "METHOD path range".
     """
 
@@ -26,6 +28,8 @@ class FakeHub:
         self.main: dict[str, str] = {}
         self.stated: dict[str, bytes] = {}
         self.breaks: list[int] = []
+        self.answer: bytes | None = None
+        self.headers: dict[str, str | None] = {}
         self.requests: list[str] = []
         self.url = ""
 
@@ -61,7 +65,7 @@ class FakeHub:
         return None if data is None else (data, rest[0])
 
 
-def _handler(  # noqa: C901 - a class with a method per verb
+def _handler(
     hub: FakeHub,
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
@@ -82,6 +86,7 @@ def _handler(  # noqa: C901 - a class with a method per verb
             if path.startswith("/api/models/"):
                 repository, _, revision = path.removeprefix("/api/models/").partition("/revision/")
                 data = hub.info(repository, revision or "main")
+                data = hub.answer if hub.answer is not None else data
                 found = None if data is None else (data, "")
             else:
                 found = hub.content(path)
@@ -97,13 +102,18 @@ def _handler(  # noqa: C901 - a class with a method per verb
                 return
             body = data[start:]
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Content-Type", "application/json")
+            headers: dict[str, str | None] = {
+                "Content-Length": str(len(body)), "Content-Type": "application/json"
+            }  # fmt: skip
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             if commit:
-                self.send_header("X-Repo-Commit", commit)
-                self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+                headers["X-Repo-Commit"] = commit
+                headers["ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
+                headers |= hub.headers
+            for name, value in headers.items():
+                if value is not None:
+                    self.send_header(name, value)
             self.end_headers()
             if with_body:
                 self.wfile.write(self.cut(body, commit))

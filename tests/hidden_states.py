@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from virnucpro.batches.collate import Batch
-from virnucpro.models.attention import TransformerEncoder, pinned_kernels
-from virnucpro.models.layouts import PackedLayout, RectangleLayout
+from virnucpro.encoders.attention import TransformerEncoder, pinned_kernels
+from virnucpro.encoders.batches import Batch
+from virnucpro.encoders.layouts import PackedLayout, RectangleLayout
 
 
 def hidden_states(encoder: TransformerEncoder, batch: Batch) -> list[Tensor]:

@@ -96,7 +96,7 @@ def _record(
         score = None if rng.random() < 0.1 else share
         frame = f"{rng.choice('FR')}{rng.randrange(1, 4)}"
         end = min(start + CHUNK_NT, length)
-        windows.append(ChunkRow(seq_id, chunk + 1, start, end, frame, start, end, score))
+        windows.append(ChunkRow(seq_id, chunk + 1, start, end, frame, start, end, score, sample))
     scores = [window.p_virus for window in windows if window.p_virus is not None]
     scored, supporting = len(scores), sum(score >= 0.5 for score in scores)
     called = status is Status.CALLED

@@ -226,9 +226,8 @@ class TestManyPairs(MergeCase):
 
     def test_settings(self):
         pairs = [(Path("n"), Path("p"), Path("o"))] * 100
-        assert get_optimal_settings(pairs) == (
-            multiprocessing.cpu_count(), 1, max(1, 100 // (multiprocessing.cpu_count() * 4))
-        )  # fmt: skip
+        with mock.patch("os.sched_getaffinity", return_value=set(range(3))):
+            assert get_optimal_settings(pairs) == (3, 1, 8)
         assert get_optimal_settings(pairs, 4) == (4, 1, 6)
         assert get_optimal_settings(pairs[:31], 4) == (4, 1, 1)
 

@@ -1,4 +1,4 @@
-"""Small labelled sequences for training and evaluation: two compositions, several groups."""
+"""Small labelled sequences for training and evaluation, and a recipe that learns them at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import numpy as np
 
 # little T, so that some frames of 300 nt hold no stop codon
 SHARES = {"virus": [0.45, 0.25, 0.25, 0.05], "bacteria": [0.15, 0.45, 0.35, 0.05]}
+TINY_RECIPE = {
+    "dna": {"width": 16, "dilations": [1]},
+    "protein": {"width": 16, "taps": 6, "stride": 2, "dilations": [1]},
+    "hidden": 16,
+    "steps": 16,
+    "null_bank_share": 0.001,
+    "evaluate_every": 8,
+    "buckets": [{"shortest": 150, "longest": 220, "batch": 64}],
+}
 
 
 def write_labelled(folder: Path, groups: int = 6, each: int = 3, length: int = 700) -> Path:

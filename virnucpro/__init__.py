@@ -1,15 +1,15 @@
 """VirNucPro tells viral from non-viral DNA in short sequences: reads and contigs.
 
-`virnucpro.predict` calls records, `virnucpro.embed` gives vectors; see `virnucpro.api`.
+`virnucpro.predict` calls records, `virnucpro.Session` keeps a model loaded between calls,
+`virnucpro.embed` gives vectors; see `virnucpro.api`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 __version__ = "2.0.0"
-__all__ = ["PredictionResult", "__version__", "embed", "predict"]
+__all__ = ["PredictionResult", "Session", "__version__", "embed", "predict"]
 
 
 def __dir__() -> list[str]:
@@ -17,8 +17,8 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the Python interface when it is first asked for: `import virnucpro` stays light."""
-    if name in ("PredictionResult", "embed", "predict"):
+    if name in ("PredictionResult", "Session", "embed", "predict"):
         return getattr(import_module("virnucpro.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

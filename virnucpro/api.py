@@ -24,24 +24,18 @@ import numpy as np
 from virnucpro.cli.settings import build_settings, environment_config
 from virnucpro.core.errors import UsageError
 from virnucpro.core.records import Embeddings, Record
-from virnucpro.reports.tables import (
-    CALL_COLUMNS,
-    CallRow,
-    ChunkRow,
-    read_call_rows,
-    read_chunk_rows,
-)
+from virnucpro.core.text import shown
+from virnucpro.reports import tables
+from virnucpro.reports.tables import CallRow, ChunkRow
 from virnucpro.scores.thresholds import PRESETS
 
 if TYPE_CHECKING:
-    from virnucpro.pipeline.record_table import RecordRow
     from virnucpro.pipeline.settings import PredictionSettings
+    from virnucpro.pipeline.worker_loop import Executor
     from virnucpro.scores.thresholds import PresetName
 
 Inputs = str | Path | Sequence[str | Path]
 Sequences = str | Path | Mapping[str, str] | Iterable[str | Record]
-
-_TYPES = ("mini", "300", "500")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +43,8 @@ class PredictionResult:
     """What a prediction found. Iterating reads calls.tsv row by row.
 
     Attributes:
-        output_dir: where all files lie; a temporary one goes with this object.
+        output_dir: where all files lie; a temporary one goes with this object and with the
+            iterators over it.
         exit_code: 0 done, 6 done but for some records, whose status is `failed`.
         counts: records, regions, and records by `call:{name}`.
         samples: for each sample its records, viral records, estimated share of viruses, and
@@ -63,7 +58,7 @@ class PredictionResult:
 
     def __iter__(self) -> Iterator[CallRow]:
         """One row for every input record, in input order. Streams."""
-        return read_call_rows(self.calls)
+        yield from tables.read_call_rows(self.calls)  # holds this object, and so its directory
 
     def __len__(self) -> int:
         """Input records."""
@@ -87,11 +82,11 @@ class PredictionResult:
 
     def chunks(self) -> Iterator[ChunkRow]:
         """The score along each record, chunk by chunk. Streams."""
-        return read_chunk_rows(self.output_dir / "chunks.tsv")
+        yield from tables.read_chunk_rows(self.output_dir / "chunks.tsv")
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Rows as dictionaries with the columns of calls.tsv; what is absent is None."""
-        return [dict(zip(CALL_COLUMNS, row.values(), strict=True)) for row in self]
+        return [dict(zip(tables.CALL_COLUMNS, row.values(), strict=True)) for row in self]
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with the columns of calls.tsv.
@@ -103,7 +98,7 @@ class PredictionResult:
             pandas = importlib.import_module("pandas")
         except ImportError as error:
             raise ImportError("to_pandas() needs pandas: pip install pandas") from error
-        return pandas.DataFrame(self.to_dicts(), columns=list(CALL_COLUMNS))
+        return pandas.DataFrame(self.to_dicts(), columns=list(tables.CALL_COLUMNS))
 
 
 def predict(  # noqa: PLR0913 - the public call; every option is one of the command's
@@ -135,7 +130,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
         output_dir: where results stay; None means a temporary directory that is removed with
             the result.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
-        threads: processes that translate and merge; None means the CPUs of this machine.
+        threads: CPU threads of all processes together; None means the CPUs it may use.
         expected_length: chunk length (nt); None means the model's own.
         orf_policy: None means the model's own.
         min_length: shorter records get a row and no score (nt).
@@ -157,34 +152,89 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     >>> result.counts["call:virus"], len(result)  # doctest: +SKIP
     (2, 40)
     """
-    from virnucpro.pipeline import prediction
+    with Session(model, device=device, threads=threads) as session:
+        return session.predict(
+            inputs,
+            output_dir=output_dir, expected_length=expected_length, orf_policy=orf_policy,
+            min_length=min_length, sample_n=sample_n, paired=paired, reference=reference,
+            preset=preset, min_score=min_score, max_fdr=max_fdr,
+            keep_intermediate=keep_intermediate, resume=resume, force=force, report=report,
+        )  # fmt: skip
 
-    if preset is not None and preset not in PRESETS:
-        raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    files = [Path(inputs)] if isinstance(inputs, (str, Path)) else [Path(path) for path in inputs]
-    settings = _settings(
-        model,
-        device=device, threads=threads, expected_length=expected_length, orf_policy=orf_policy,
-        min_length=min_length, sample_n=sample_n, paired=paired,
-        reference=None if reference is None else Path(reference),
-        min_score=min_score, max_fdr=max_fdr,
-        keep_intermediate=keep_intermediate, resume=resume, force=force, no_report=not report,
-        **({preset: True} if preset else {}),
-    )  # fmt: skip
-    if not files:
-        raise UsageError("no input files")
-    is_temporary = output_dir is None
-    out = Path(tempfile.mkdtemp(prefix="virnucpro-") if output_dir is None else output_dir)
-    try:
-        code = prediction.run_prediction(files, out, settings)
-        result = _result(out, code)
-    except BaseException:
+
+class Session:
+    """A model that stays loaded from one prediction to the next. A context manager.
+
+    Args:
+        model: as for `predict`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
+        threads: CPU threads; None means the CPUs of this machine.
+
+    Attributes:
+        loads: encoders loaded so far; they are loaded when first needed.
+
+    >>> with Session("mini") as session:  # doctest: +SKIP
+    ...     results = [session.predict(path) for path in ("a.fa", "b.fa")]
+    """
+
+    def __init__(
+        self, model: str | Path = "mini", *, device: str | None = None, threads: int | None = None
+    ) -> None:
+        self._model, self._device, self._threads = model, device, threads
+        self._executor: Executor | None = None
+
+    @property
+    def loads(self) -> int:
+        """Encoders loaded so far."""
+        return self._executor.loads if self._executor is not None else 0
+
+    def predict(
+        self, inputs: Inputs, *, output_dir: str | Path | None = None, **options: Any
+    ) -> PredictionResult:
+        """Call every record of `inputs`; arguments and errors are those of `virnucpro.predict`."""
+        from virnucpro.pipeline import prediction
+        from virnucpro.reports.explain import read_run
+
+        preset = options.pop("preset", None)
+        if preset is not None and preset not in PRESETS:
+            raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
+        one = isinstance(inputs, (str, Path))
+        files = [Path(inputs)] if one else [Path(path) for path in inputs]  # type: ignore[arg-type, union-attr]
+        if not files:
+            raise UsageError("no input files")
+        flags = {"device": self._device, "threads": self._threads, **options}
+        flags["no_report"] = not flags.pop("report", False)
+        if flags.get("reference") is not None:
+            flags["reference"] = Path(flags["reference"])
+        settings = _settings(self._model, **flags, **({preset: True} if preset else {}))
+        if self._executor is None:
+            self._executor = prediction.make_executor(settings.compute)
+        is_temporary = output_dir is None
+        out = Path(tempfile.mkdtemp(prefix="virnucpro-") if output_dir is None else output_dir)
+        try:
+            code = prediction.run_prediction(files, out, settings, executor=self._executor)
+            run = read_run(out)
+        except BaseException:
+            if is_temporary:
+                shutil.rmtree(out, ignore_errors=True)
+            raise
+        counts = {k: v for k, v in run["stages"]["tables"].items() if k != "seconds"}
+        result = PredictionResult(out, code, counts, run["sample_summary"])
         if is_temporary:
-            shutil.rmtree(out, ignore_errors=True)
-        raise
-    if is_temporary:
-        weakref.finalize(result, shutil.rmtree, out, ignore_errors=True)
-    return result
+            weakref.finalize(result, shutil.rmtree, out, ignore_errors=True)
+        return result
+
+    def close(self) -> None:
+        """Give the model back; safe to call twice."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def embed(
@@ -216,49 +266,32 @@ def embed(
     (1, 1536)
     """
     if per not in ("orf", "record"):
-        raise UsageError(f"per must be orf or record, got {per!r}")
-    from virnucpro.pipeline.direct import DirectEncoder, record_blocks
-    from virnucpro.pipeline.run_setup import choose_model
+        raise UsageError(f"per must be orf or record, got {shown(per)}")
+    from virnucpro.pipeline.direct import DirectScorer
+    from virnucpro.pipeline.run import choose_model
 
     settings = _settings(model, device=device, orf_policy=orf_policy)
-    encoder = DirectEncoder(choose_model(settings.model), device)
-    parts = [Embeddings((), np.empty((0, encoder.model.dim), dtype=np.float32))]
-    for block in record_blocks(_records(sequences)):
-        rows, found = encoder.orfs(block)
-        embedded = encoder.vectors([orf for groups in found for group in groups for orf in group])
-        if per == "record":
-            embedded = _means(embedded, rows, [sum(map(len, groups)) for groups in found])
-        parts.append(embedded)
-    ids = tuple(seq_id for part in parts for seq_id in part.seq_ids)
-    return Embeddings(ids, np.concatenate([part.vectors for part in parts]))
-
-
-def _means(embedded: Embeddings, rows: Sequence[RecordRow], orfs: Sequence[int]) -> Embeddings:
-    """The mean vector of each record that has ORFs; `orfs` says how many each has."""
-    ends = np.cumsum(orfs)
-    means = [
-        embedded.vectors[end - count : end].mean(axis=0)
-        for end, count in zip(ends, orfs, strict=True)
-        if count
-    ]
-    ids = tuple(row.seq_id for row, count in zip(rows, orfs, strict=True) if count)
-    return Embeddings(ids, np.reshape(means, (len(ids), embedded.vectors.shape[1])))
+    scorer = DirectScorer(choose_model(settings.model), device)
+    ids: list[str] = []
+    parts = [np.empty((0, scorer.model.dim), dtype=np.float32)]
+    for shard, vectors in scorer.vectors(_records(sequences)):
+        if per == "orf":
+            places = zip(shard.orfs["chunk"].tolist(), shard.orfs["frame"].tolist(), strict=True)
+            ids += shard.orf_ids(list(places))
+            parts.append(vectors)
+            continue
+        record_of = shard.chunks["record"][shard.orfs["chunk"]]
+        for record in np.unique(record_of).tolist():
+            ids.append(shard.records[record].seq_id)
+            parts.append(vectors[record_of == record].mean(axis=0, dtype=np.float32)[None, :])
+    return Embeddings(tuple(ids), np.concatenate(parts))
 
 
 def _settings(model: str | Path, **flags: Any) -> PredictionSettings:
-    known = str(model) in _TYPES
-    named = {"model_type": str(model) if known else "custom"}
-    path = {} if known else {"model_path": Path(model)}
-    flags = {**flags, **named, **path, "no_progress": True}
+    known = str(model) in ("mini", "300", "500")
+    named = {"model_type": str(model)} if known else {"model_path": Path(model)}
+    flags = {**flags, **named, "no_progress": True}
     return build_settings(flags, environment_config(), resume=bool(flags.get("resume")))
-
-
-def _result(output_dir: Path, exit_code: int) -> PredictionResult:
-    from virnucpro.pipeline.run_record import read_run
-
-    run = read_run(output_dir) or {}
-    counts = {k: v for k, v in run["stages"]["tables"].items() if k != "seconds"}
-    return PredictionResult(output_dir, exit_code, counts, run["sample_summary"])
 
 
 def _records(sequences: Sequences) -> Iterator[Record]:
@@ -266,12 +299,11 @@ def _records(sequences: Sequences) -> Iterator[Record]:
         from virnucpro.sequences.fasta import read_records
 
         yield from read_records([sequences])
-    elif isinstance(sequences, Mapping):
-        for seq_id, sequence in sequences.items():
+        return
+    named = sequences.items() if isinstance(sequences, Mapping) else enumerate(sequences, start=1)
+    for name, sequence in named:
+        if isinstance(sequence, Record):
+            yield sequence
+        else:
+            seq_id = name if isinstance(name, str) else f"sequence_{name}"
             yield Record(seq_id, seq_id, sequence)
-    else:
-        for number, sequence in enumerate(sequences, start=1):
-            if isinstance(sequence, Record):
-                yield sequence
-            else:
-                yield Record(f"sequence_{number}", f"sequence_{number}", sequence)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -25,10 +25,9 @@ from virnucpro.models.specs import DNABERT_S, ESM2_SIZES
 from virnucpro.models.store import install_local, resolve_model
 from virnucpro.pipeline import parallel_translate
 
-SENSE = [
-    "".join((a, b, c)) for a in "ACGT" for b in "ACGT" for c in "ACGT"
-    if a + b + c not in ("TAA", "TAG", "TGA")
-]  # fmt: skip
+STOPS = ("TAA", "TAG", "TGA")
+CODONS = ["".join((a, b, c)) for a in "ACGT" for b in "ACGT" for c in "ACGT"]
+SENSE = [codon for codon in CODONS if codon not in STOPS]
 RESIDUES = list("ACDEFGHIKLMNPQRSTVWY")
 ON_GPU_WITHOUT_WEIGHTS = "esm2_t30_150M_UR50D"
 
@@ -36,23 +35,14 @@ ON_GPU_WITHOUT_WEIGHTS = "esm2_t30_150M_UR50D"
 def make_home(home: Path, real_size: bool) -> Path:
     """Where models lie: the user's own if `500` is installed there, else random weights.
 
-    Args:
-        home: is filled where random weights are needed.
-        real_size: ESM-2 150M and DNABERT-S as published; else networks of two layers.
+    With `real_size` those are of ESM-2 150M and DNABERT-S, else of networks of two layers.
     """
     if not real_size:
         return make_tiny_home(home)
-    own = os.environ.get("VIRNUCPRO_MODEL_DIR")
-    if own:
-        try:
+    if own := os.environ.get("VIRNUCPRO_MODEL_DIR"):
+        with suppress(VirNucProError):
             resolve_model("500", None, Path(own))
             return Path(own)
-        except VirNucProError:
-            pass
-    return _random_home(home)
-
-
-def _random_home(home: Path) -> Path:
     sources = home.parent / f"{home.name}-sources"
     esm2 = ESM2_SIZES[ON_GPU_WITHOUT_WEIGHTS]
     write_safetensors(sources / "protein", esm2_tensors(esm2, seed=2), esm2_config(esm2))
@@ -81,6 +71,12 @@ def proteins(count: int, mean: float = 49.0, seed: int = 0) -> list[str]:
     return ["".join(draw.choice(RESIDUES, length)) for length in lengths]
 
 
+def seconds_of(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 @contextmanager
 def blocks_done_here() -> Iterator[list[int]]:
     """Inside, the size of each block that this process translates itself goes into a list."""
@@ -99,15 +95,3 @@ def write_fasta(path: Path, sequences, prefix="s") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f">{prefix}{i}\n{text}\n" for i, text in enumerate(sequences)))
     return path
-
-
-def stage_facts(folder: Path) -> dict:
-    """What the packed stage wrote about itself."""
-    return json.loads((folder / "stage.json").read_text())
-
-
-def efficiency(facts: dict) -> float:
-    """Real tokens over token slots, over all ranks."""
-    ranks = [rank for rank in facts["ranks"] if rank]
-    slots = sum(rank["slots"] for rank in ranks)
-    return sum(rank["tokens"] for rank in ranks) / slots if slots else 1.0

@@ -41,36 +41,30 @@ def pytest_collection_modifyitems(items):
 
 def pytest_runtest_makereport(item, call):
     """A failed assertion is a requirement missed; any other error: the suite could not run."""
-    if (
-        call.when == "call"
-        and call.excinfo is not None
-        and call.excinfo.errisinstance(AssertionError)
-    ):
-        said = str(call.excinfo.value).splitlines() or ["assertion failed"]
+    found = call.excinfo
+    if call.when == "call" and found is not None and found.errisinstance(AssertionError):
+        said = str(found.value).splitlines() or ["assertion failed"]
         Figures(item.cls.suite, item.config.stash[FIGURES]).failed(item.name, said[0])
 
 
 def pytest_sessionfinish(session):
-    path = session.config.getoption("--bench-report")
-    rows = session.config.stash.get(FIGURES, [])
+    option, rows = session.config.getoption, session.config.stash.get(FIGURES, [])
+    path, cuda = option("--bench-report"), torch.cuda.is_available()
     if path is None or not rows:
         return
-    cuda = torch.cuda.is_available()
-    machine = {
-        "device": torch.cuda.get_device_name(0) if cuda else "cpu",
-        "gpus": f"{torch.cuda.device_count()} GPUs" if cuda else "no GPU",
-        "cpus": f"{torch.get_num_threads()} threads",
-        "torch": f"torch {torch.__version__}",
-        "system": platform.platform(),
-    }
-    ratios = [row for row in rows if row["unit"] == "x" and row["better"] == "higher"]
-    speedups = {row["name"]: row["value"] for row in ratios}
+    speedups = {r["name"]: r["value"] for r in rows if (r["unit"], r["better"]) == ("x", "higher")}
     report = {
         "format": 1,
         "version": __version__,
-        "data_size": session.config.getoption("--bench-size"),
-        "quick": session.config.getoption("--bench-quick"),
-        "machine": machine,
+        "data_size": option("--bench-size"),
+        "quick": option("--bench-quick"),
+        "machine": {
+            "device": torch.cuda.get_device_name(0) if cuda else "cpu",
+            "gpus": f"{torch.cuda.device_count()} GPUs" if cuda else "no GPU",
+            "cpus": f"{torch.get_num_threads()} threads",
+            "torch": f"torch {torch.__version__}",
+            "system": platform.platform(),
+        },
         "results": rows,
         "performance": {"speedups": speedups},
     }

@@ -46,30 +46,29 @@ def test_the_same_table_as_the_command(home, predict, fasta, tmp_path):
     assert [chunk.seq_id for chunk in result.chunks()] == ["a", "a", "b"]
     assert result.viral_fasta.read_text().startswith(">a first\n")
     assert result.samples[0]["sample"] == "contigs"
+    relaxed = virnucpro.predict(fasta, threads=1, preset="relaxed", **TINY)
+    assert {row.call for row in relaxed} == {"non-virus", None}
 
 
-def test_a_temporary_directory_goes_with_the_result(home, fasta, tmp_path, monkeypatch):
+def test_results_stay_where_they_were_asked_for_and_else_go_with_the_result(
+    home, fasta, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = virnucpro.predict([fasta], threads=1, **TINY)
     folder = result.output_dir
-    assert folder.parent == tmp_path
-    assert folder.exists()
+    assert folder.parent == tmp_path and folder.exists()
     del result
     assert not folder.exists()
-    fasta.write_bytes(b"no header")
-    with pytest.raises(InputError):
-        virnucpro.predict(fasta, **TINY)
-    assert [path.name for path in tmp_path.iterdir()] == ["contigs.fa"]
-
-
-def test_results_stay_where_they_were_asked_for(home, fasta, tmp_path):
     result = virnucpro.predict(fasta, output_dir=tmp_path / "out", threads=1, **TINY)
     del result
-    assert (tmp_path / "out" / "calls.tsv").exists()
     with pytest.raises(UsageError, match="--resume"):
         virnucpro.predict(fasta, output_dir=tmp_path / "out", **TINY)
     again = virnucpro.predict(fasta, output_dir=tmp_path / "out", resume=True, threads=1, **TINY)
     assert len(again) == 3
+    fasta.write_bytes(b"no header")
+    with pytest.raises(InputError):
+        virnucpro.predict(fasta, **TINY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["contigs.fa", "out"]
 
 
 def test_rows_as_dictionaries_and_as_a_frame(home, fasta, monkeypatch):
@@ -85,15 +84,6 @@ def test_rows_as_dictionaries_and_as_a_frame(home, fasta, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
         result.to_pandas()
-
-
-def test_presets_and_wrong_thresholds(home, fasta):
-    relaxed = virnucpro.predict(fasta, threads=1, preset="relaxed", **TINY)
-    assert {row.call for row in relaxed} == {"non-virus", None}
-    with pytest.raises(UsageError, match="min_score"):
-        virnucpro.predict(fasta, min_score=2.0, **TINY)
-    with pytest.raises(UsageError, match="no input"):
-        virnucpro.predict([], **TINY)
 
 
 def test_vectors_are_the_same_however_sequences_are_given(home, fasta, random_dna):
@@ -122,18 +112,16 @@ def test_one_vector_a_record_is_the_mean_of_its_orfs(home, fasta):
     "wrong",
     [
         {"preset": "conservativ"}, {"expected_length": 5}, {"sample_n": 0}, {"threads": 0},
-        {"min_length": -4}, {"orf_policy": "x"},
+        {"min_length": -4}, {"orf_policy": "x"}, {"min_score": 2.0},
     ],
 )  # fmt: skip
 def test_values_that_the_command_refuses_are_refused(home, fasta, wrong):
     ((name, value),) = wrong.items()
-    with pytest.raises(UsageError, match=f"{name} must be .*{value}"):
+    with pytest.raises(UsageError, match=f"{name} must .*{value}"):
         virnucpro.predict(fasta, **wrong)
-    if name == "orf_policy":
-        with pytest.raises(UsageError, match=name):
-            virnucpro.embed(fasta, orf_policy=value)
-
-
-def test_vectors_per_something_else_are_refused(home, fasta):
+    with pytest.raises(UsageError, match="no input"):
+        virnucpro.predict([], **TINY)
+    with pytest.raises(UsageError, match="orf_policy"):
+        virnucpro.embed(fasta, orf_policy="x")
     with pytest.raises(UsageError, match="per must be orf or record"):
         virnucpro.embed(fasta, per="contig")

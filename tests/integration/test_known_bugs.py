@@ -31,8 +31,9 @@ from virnucpro.cli.settings import build_settings
 from virnucpro.core.config import KEYS, Config, environment_name
 from virnucpro.core.errors import OutputError
 from virnucpro.core.records import Chunk
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.models.load import load_encoder, make_tokenizer
 from virnucpro.pipeline import rank_scheduler, scoring
 from virnucpro.pipeline.features import SequenceEmbedder
 from virnucpro.sequences.fasta_files import read_fasta

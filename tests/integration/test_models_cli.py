@@ -15,10 +15,10 @@ from fake_hub import serve_hub
 from tiny_published import classifier_state, install_published, write_classifier
 
 from virnucpro.cli.main import cli
-from virnucpro.models import fetch_plan
+from virnucpro.models import fetch as fetching
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline import verify as checks
-from virnucpro.pipeline.verify import fixed_sequences
+from virnucpro.tools import verify as checks
+from virnucpro.tools.verify import fixed_sequences
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_import_refuses_a_pickle_that_would_run(tmp_path):
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert found.returncode == 4
-    assert "builtins.exec" in found.stderr
+    assert "names exec" in found.stderr
     assert "nothing of it was executed" in found.stderr
     assert not bait.exists()
     assert not list((tmp_path / "home").rglob("*.safetensors"))
@@ -83,9 +83,9 @@ def hub(monkeypatch):
         hub.main["zhihan1996/DNABERT-S"] = commit
         files = {"config.json": b'{"hidden_size": 32}', "model.safetensors": b"weights" * 100}
         hub.repositories["zhihan1996/DNABERT-S"] = {commit: files}
-        real = fetch_plan.Network
+        real = fetching.Network
         monkeypatch.setattr(
-            fetch_plan, "Network", lambda **given: real(**given, endpoint=hub.url, github=hub.url)
+            fetching, "Network", lambda **given: real(**given, endpoint=hub.url, github=hub.url)
         )
         yield hub
 

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from tests.checkpoints import esm2_config, esm2_tensors, write_safetensors
-from virnucpro.batches.collate import collate_padded
 from virnucpro.core.errors import DamagedError, ModelError
-from virnucpro.models.load import load_encoder, make_tokenizer
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.engines.plans import collate_padded
 from virnucpro.models.specs import EncoderSpec, Esm2Shape
 from virnucpro.pipeline import workers
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
@@ -67,9 +68,7 @@ def undisturbed(files, spec, tmp_path_factory):
 
 def run(files, spec, out, world, on_sequences=lambda more: None, **config):
     model = {"model_type": "esm2", "model_name": spec.name, "encoder_spec": spec}
-    return run_multi_gpu_inference(
-        files, out, model, world, RuntimeConfig(**config), on_sequences
-    )
+    return run_multi_gpu_inference(files, out, model, world, RuntimeConfig(**config), on_sequences)
 
 
 def content(path):

@@ -80,10 +80,19 @@ def test_loads_without_console_errors_or_sideways_scrolling(browser, pages, name
     assert (shown == "rgb(20, 24, 27)") == dark
 
 
-def test_charts_are_drawn(table):
+def test_charts_are_drawn_and_all_is_reached_by_keyboard_in_both_themes(table):
     for chart in ("histogram", "lengths", "track"):
         marks = f"return document.querySelectorAll('#{chart} [class*=fill-]').length"
         assert table.run(marks) > 3, chart
+    mouse_only = (
+        "return [...document.querySelectorAll('#records th button, #records td button, nav button,"
+        " select, input, #theme')].filter(e => e.tabIndex < 0).length"
+    )
+    assert table.run(mouse_only) == 0
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    before = table.run(colour)
+    table.click("#theme")
+    assert table.run(colour) != before
 
 
 def test_search_filters_rows(table):
@@ -124,17 +133,13 @@ def test_a_click_on_a_header_sorts_and_a_second_turns_round(table):
     assert table.run(sorted_by) == "Length (nt)"
 
 
-def test_pages_turn(table):
+def test_pages_turn_to_records_without_a_score(table):
     first = table.run(SHOWN)
     table.click("#after")
     second = table.run(SHOWN)
     assert len(first) == len(second) == 50 and not set(first) & set(second)
     table.click("#last")
     assert len(table.run(SHOWN)) == 30
-
-
-def test_records_without_a_score_have_dashes(table):
-    table.click("#last")
     rows = "return [...document.querySelectorAll('#records tbody tr')].map(r => r.innerText)"
     silent = [row for row in table.run(rows) if "ambiguous" in row or "too_short" in row]
     assert silent and all("0 : 0" not in row and row.count(DASH) >= 3 for row in silent)
@@ -164,32 +169,13 @@ def test_lengths_have_ticks(browser, tmp_path, lengths):
     assert len(marks) >= 2 and len(set(marks)) == len(marks)
 
 
-def test_the_contig_picker_names_the_sample(table):
-    words = "return document.getElementById('track-choice').options[0].textContent"
-    assert " · sample_" in table.run(words)
-
-
 def test_a_row_opens_its_track(table):
     name = table.run(
         "const b = [...document.querySelectorAll('#records tbody button')][2];"
         "const id = b.closest('tr').cells[0].textContent; b.click(); return id"
     )
     chosen = "return document.getElementById('track-choice').selectedOptions[0].textContent"
-    assert table.run(chosen).startswith(f"{name} · ")
-
-
-def test_everything_can_be_reached_by_keyboard(table):
-    mouse_only = (
-        "return [...document.querySelectorAll('#records th button, #records td button, nav button,"
-        " select, input, #theme')].filter(e => e.tabIndex < 0).length"
-    )
-    assert table.run(mouse_only) == 0
-
-
-def test_the_theme_can_be_switched(table):
-    before = table.run("return getComputedStyle(document.body).backgroundColor")
-    table.click("#theme")
-    assert table.run("return getComputedStyle(document.body).backgroundColor") != before
+    assert table.run(chosen).startswith(f"{name} · sample_")
 
 
 def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):

@@ -57,7 +57,7 @@ class FaultyDisk:
             return rename(path, target)
 
         def faulty_open(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
-            if "w" not in mode:
+            if "x" not in mode:
                 return opened(path, mode, *rest, **options)
             self.hit("open")
             file = io.BufferedWriter(_FaultyFile(path, self))
@@ -79,7 +79,7 @@ class FaultyDisk:
 
 class _FaultyFile(io.FileIO):
     def __init__(self, path: Path, disk: FaultyDisk) -> None:
-        super().__init__(path, "w")
+        super().__init__(path, "x")
         self._disk = disk
 
     def write(self, data: Any) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 PRELOADED = ["torch", "tiny_home", "virnucpro.cli.main", "virnucpro.cli.predict"]
 PRELOADED += [f"virnucpro.pipeline.{name}" for name in ("prediction", "multi_gpu_inference")]
 PRELOADED += ["virnucpro.pipeline.features", "virnucpro.engines.packed", "virnucpro.engines.padded"]
-PRELOADED += ["virnucpro.models.load", "virnucpro.scores.classifier", "virnucpro.reports.html"]
+PRELOADED += ["virnucpro.encoders.load", "virnucpro.scores.classifier", "virnucpro.reports.html"]
 
 Fault = Callable[[], object]
 

@@ -64,7 +64,7 @@ def test_worker_processes_end_with_the_run(runs, tmp_path, options, begun, numbe
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_translating_processes_end_with_the_run(runs, tmp_path, number):
-    running = runs.start(tmp_path / "out", "-t", "3", fault=faults.translate_in_processes)
+    running = runs.start(tmp_path / "out", "-t", "4", fault=faults.translate_in_processes)
     assert wait_for(lambda: len(descendants(running.pid)) >= 3)
     assert stop(running, number) == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
 

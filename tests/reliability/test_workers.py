@@ -1,4 +1,4 @@
-"""Poison work is tried again, then set aside and reported; the rest is done; resume mends it."""
+"""Poison work is tried again, then set aside and reported; the rest is kept; resume mends it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import signal
 
 import faults
 from runs import descendants, results, wait_for
-
-ORFS = "reads_merged/prediction_results.txt"
 
 
 def statuses(out):
@@ -19,10 +17,11 @@ def statuses(out):
 
 
 def expect_partial(running, out, label):
-    """The run is done in part; returns its lines in failed_files.txt."""
+    """The run is done in part; returns the lines of its failed units in failed_files.txt."""
     assert running.code == 6, running.said
-    lines = (out / "failed_files.txt").read_text().splitlines()
+    *lines, sums = (out / "failed_files.txt").read_text().splitlines()
     assert all(len(line.split("|")) == 3 and line.split("|")[1] == label for line in lines)
+    assert sums.split("|")[:2] == [str(out / "calls.tsv"), "calls"]
     return lines
 
 
@@ -52,14 +51,14 @@ def test_a_file_that_kills_workers_costs_its_records_only(runs, undisturbed, tmp
     expect_mended(runs, out, undisturbed)
 
 
-def test_a_shard_that_kills_ranks_costs_its_records_only(runs, undisturbed, tmp_path):
+def test_a_shard_that_kills_ranks_fails_the_run_and_costs_no_other(runs, undisturbed, tmp_path):
     out = tmp_path / "out"
     packed = ("--parallel", "--ranks", "1")
     running = runs.finish(out, *packed, fault=faults.kill_ranks_with_one_shard)
-    [line] = expect_partial(running, out, "ESM-2")
-    assert "shard_00003|" in line
-    rows = results(out)[ORFS].count(b"\n")
-    assert 0 < rows < undisturbed[ORFS].count(b"\n")
+    assert running.code == 1 and "ESM-2 inference failed on 1/1 workers" in running.said
+    assert not (out / "calls.tsv").exists()
+    shards = {path.name for path in (out / ".checkpoints").glob("esm_v2_shards/shard_*.h5")}
+    assert len(shards) > 1 and "shard_00003.h5" not in shards
     expect_mended(runs, out, undisturbed, *packed)
 
 

@@ -6,7 +6,6 @@ from click.testing import CliRunner
 from tiny_home import make_tiny_home
 
 from virnucpro.cli.info import citation, completion, estimate
-from virnucpro.cli.main import cli
 
 
 @pytest.fixture
@@ -15,16 +14,10 @@ def home(tmp_path, monkeypatch):
     return make_tiny_home(tmp_path / "home")
 
 
-@pytest.fixture
-def fasta(tmp_path):
-    path = tmp_path / "in.fa"
-    path.write_text(">a\n" + "ACG" * 300 + "\n>b\n" + "GCA" * 100 + "\n>c\nAC\n")
-    return path
-
-
 def test_citation_names_the_paper_and_is_valid_bibtex():
     text = CliRunner().invoke(citation).output
     assert "10.1093/bib/bbaf224" in text and "ESM-2" in text and "DNABERT-S" in text
+    assert "Science 379(6637):1123-1130. doi:10.1126/science.ade2574\n" in text
     entries = CliRunner().invoke(citation, ["--bibtex"]).output.strip().split("\n\n")
     assert len(entries) == 4
     for entry in entries:
@@ -37,20 +30,14 @@ def test_completion_prints_a_script(shell):
     assert result.exit_code == 0 and f"{shell}_complete" in result.output
 
 
-def test_counting_needs_no_pilot(home, fasta):
+@pytest.mark.slow
+def test_counts_time_and_memory_of_an_input(home, tmp_path):
+    fasta = tmp_path / "in.fa"
+    fasta.write_text(">a\n" + "ACG" * 300 + "\n>b\n" + "GCA" * 100 + "\n>c\nAC\n")
     options = ["-m", "500", "--count-only", "--json", str(fasta)]
     (row,) = json.loads(CliRunner().invoke(estimate, options, obj={}).output)
     assert (row["records"], row["scored"], row["chunks"]) == (3, 2, 3)
     assert row["orfs"] > 0 and row["protein_tokens"] > row["orfs"] and row["runs"] == []
-
-
-@pytest.mark.slow
-def test_time_and_memory_of_a_real_pilot(home, fasta):
     result = CliRunner().invoke(estimate, ["-m", "500", "-d", "cpu", str(fasta)], obj={})
     assert result.exit_code == 0
     assert re.search(r"on cpu: about [\d.]+ \w+.*, memory \d\.\d GiB", result.output)
-
-
-def test_standard_input_is_refused(home):
-    result = CliRunner().invoke(cli, ["estimate", "-m", "500", "-"])
-    assert result.exit_code == 2 and "give files" in result.output

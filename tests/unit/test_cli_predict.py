@@ -23,7 +23,7 @@ def tmp_fasta(tmp_path):
 def invoke(tmp_fasta):
     """Run predict with `gpus` visible; returns what run_prediction was given, and the output."""
 
-    def run(*options, gpus=(0, 1), code=0):
+    def run(*options, gpus=(0, 1), code=0, general=()):
         with (
             patch("virnucpro.pipeline.prediction.run_prediction", return_value=code) as pipeline,
             patch("virnucpro.cli.predict.validate_and_get_device", return_value="cpu"),
@@ -31,51 +31,49 @@ def invoke(tmp_fasta):
             patch("virnucpro.core.device.detect_cuda_devices", return_value=list(gpus)),
             patch("virnucpro.cli.predict.Config", MagicMock()),
         ):
-            arguments = ["predict", str(tmp_fasta), *options]
-            result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+            arguments = [*general, "predict", tmp_fasta, *options]
+            result = CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False)
         return pipeline.call_args.kwargs if pipeline.called else None, result
 
     return run
 
 
 def test_parallel_routes_esm2_to_v2(invoke, tmp_path):
-    given, result = invoke("--parallel", "--output-dir", str(tmp_path))
+    given, result = invoke("--parallel", "--output-dir", tmp_path)
     assert result.exit_code == 0
     assert given["use_v2_architecture"] is True
     assert isinstance(given["runtime_config"], RuntimeConfig)
+    assert given["runtime_config"].enable_checkpointing is False
+    assert given["runtime_config"].force_restart is False
 
 
 def test_v1_fallback_routes_all_to_v1(invoke, tmp_path):
-    given, _ = invoke("--parallel", "--v1-fallback", "--output-dir", str(tmp_path))
+    given, _ = invoke("--parallel", "--v1-fallback", "--output-dir", tmp_path)
     assert given["use_v2_architecture"] is False
     assert given["runtime_config"] is None
 
 
 def test_single_gpu_routes_to_v1(invoke, tmp_path):
-    given, _ = invoke("--output-dir", str(tmp_path), gpus=[0])
+    given, result = invoke("--output-dir", tmp_path, gpus=[0])
     assert given["use_v2_architecture"] is False
+    assert "Architecture: v1.0 (single-GPU or non-parallel mode)" in result.output
 
 
 def test_several_gpus_imply_parallel(invoke):
     given, result = invoke(gpus=[0, 1])
     assert given["use_v2_architecture"] is True
+    assert given["output_dir"] == Path("reads_predictions")  # named after the first input
     assert "Detected 2 GPUs, enabling parallel processing" in result.output
 
 
 def test_parallel_constructs_runtime_config_with_resume(invoke, tmp_path):
-    given, _ = invoke("--parallel", "--resume", "--output-dir", str(tmp_path))
+    given, _ = invoke("--parallel", "--resume", "--output-dir", tmp_path)
     assert given["runtime_config"].enable_checkpointing is True
     assert given["runtime_config"].checkpoint_dir == tmp_path / ".checkpoints"
 
 
-def test_parallel_without_resume_reuses_nothing(invoke):
-    given, _ = invoke("--parallel")
-    assert given["runtime_config"].enable_checkpointing is False
-    assert given["runtime_config"].force_restart is False
-
-
 def test_parallel_force_resume_sets_config(invoke, tmp_path):
-    given, _ = invoke("--parallel", "--force-resume", "--output-dir", str(tmp_path))
+    given, _ = invoke("--parallel", "--force-resume", "--output-dir", tmp_path)
     assert given["runtime_config"].force_restart is True
     assert given["runtime_config"].enable_checkpointing is True
 
@@ -85,9 +83,6 @@ def test_hybrid_architecture_logged(invoke):
     assert "Architecture: v2.0 hybrid" in result.output
     assert "  ESM-2 embedding: v2.0 (async DataLoader + sequence packing)" in result.output
     assert "  DNABERT-S embedding: v1.0 (fast enough, v2.0 planned for v2.1)" in result.output
-
-
-def test_dnabert_v2_architecture_logged(invoke):
     given, result = invoke("--parallel", "--dnabert-v2")
     assert "  DNABERT-S embedding: v2.0 (--dnabert-v2)" in result.output
     assert given["settings"].compute.dnabert_v2
@@ -97,11 +92,6 @@ def test_v1_fallback_architecture_logged(invoke):
     _, result = invoke("--parallel", "--v1-fallback")
     line = "Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)"
     assert line in result.output
-
-
-def test_single_gpu_architecture_logged(invoke):
-    _, result = invoke(gpus=[0])
-    assert "Architecture: v1.0 (single-GPU or non-parallel mode)" in result.output
 
 
 def test_partial_exit_code_is_passed_through(invoke):
@@ -115,45 +105,40 @@ def test_named_gpus_are_the_ones_used(invoke):
     assert given["runtime_config"].devices == ("cuda:3", "cuda:2")
 
 
-def test_a_named_device_is_the_only_one_used(invoke):
-    given, _ = invoke("--device", "cpu", gpus=range(4))
+@pytest.mark.parametrize(
+    ("name", "devices"), [("cpu", ("cpu",)), ("CPU", ("cpu",)), ("2", ("cuda:2",))]
+)
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_a_named_device_is_the_only_one_used(invoke, monkeypatch, name, devices, by_flag):
+    if not by_flag:
+        monkeypatch.setenv("VIRNUCPRO_DEVICE_NAME", name)
+    flag = ["--device", name] if by_flag else []
+    given, _ = invoke(*flag, gpus=range(4))
     assert given["use_v2_architecture"] is False
-    assert given["settings"].compute.gpus == ()
-    given, _ = invoke("--device", "CPU", "--parallel", gpus=range(4))
-    assert given["runtime_config"].devices == ("cpu",)
-    given, _ = invoke("--device", "cuda:1", "--parallel", gpus=range(4))
-    assert given["runtime_config"].devices == ("cuda:1",)
-
-
-@pytest.mark.parametrize(("name", "devices"), [("cpu", ("cpu",)), ("2", ("cuda:2",))])
-def test_a_device_named_in_the_settings_is_the_only_one_used(
-    invoke, monkeypatch, tmp_path, name, devices
-):
-    monkeypatch.setenv("VIRNUCPRO_DEVICE_NAME", name)
-    given, _ = invoke(gpus=range(4))
-    assert given["use_v2_architecture"] is False
-    assert given["settings"].compute.device == name
-    given, _ = invoke("--parallel", gpus=range(4))
+    assert (given["settings"].compute.gpus, given["settings"].compute.device) == ((), name)
+    given, _ = invoke("--parallel", *flag, gpus=range(4))
     assert given["runtime_config"].devices == devices
     given, _ = invoke("--device", "auto", gpus=range(4))
     assert given["runtime_config"].devices == ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
 
 
-def test_gpus_and_device_exclude_each_other(invoke):
-    given, result = invoke("--gpus", "2,3", "--device", "cpu", gpus=range(4))
-    assert (given, result.exit_code) == (None, 2)
-
-
-def test_missing_gpu_is_a_device_error(invoke):
-    given, result = invoke("--gpus", "2,9", gpus=range(4))
-    assert given is None
-    assert result.exit_code == 5
-    assert "GPU 9" in result.output
-
-
-def test_v1_attention_with_v1_fallback_is_a_usage_error(invoke):
-    given, result = invoke("--parallel", "--v1-attention", "--v1-fallback")
-    assert (given, result.exit_code) == (None, 2)
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (["--gpus", "2,3", "--device", "cpu"], 2, "give one of them"),
+        (["--gpus", "2,9"], 5, "GPU 9"),
+        (["--parallel", "--v1-attention", "--v1-fallback"], 2, "drop --v1-fallback"),
+        (["-m", "custom"], 2, "needs --model-path"),
+        (["--force", "--resume"], 2, "give one of them"),
+        (["--conservative", "--relaxed"], 2, "give one of them"),
+        (["--min-score", "1.5"], 2, "--min-score"),
+        (["--max-fdr", "-1"], 2, "--max-fdr"),
+    ],
+)
+def test_what_does_not_fit_together_ends_before_any_work(invoke, options, code, told):
+    given, result = invoke(*options, gpus=range(4))
+    assert (given, result.exit_code) == (None, code)
+    assert told in result.output
 
 
 @pytest.mark.parametrize(
@@ -163,6 +148,7 @@ def test_v1_attention_with_v1_fallback_is_a_usage_error(invoke):
         ("VIRNUCPRO_DISABLE_PACKING", "yes", "disable_packing", True),
         ("VIRNUCPRO_DISABLE_PACKING", "false", "disable_packing", False),
         ("VIRNUCPRO_V1_ATTENTION", "true", "v1_attention", True),
+        ("VIRNUCPRO_FEATURES_DATALOADER_WORKERS", "0", "dataloader_workers", 0),
     ],
 )
 def test_environment_switches_reach_the_engine(
@@ -171,74 +157,45 @@ def test_environment_switches_reach_the_engine(
     monkeypatch.setenv(variable, value)
     given, _ = invoke("--parallel")
     assert getattr(given["runtime_config"], field) == expected
-
-
-@pytest.mark.parametrize(("options", "workers"), [([], None), (["0"], 0), (["5"], 5)])
-def test_processes_that_tokenise_reach_the_engine(tmp_fasta, options, workers):
-    flag = ["--dataloader-workers", *options] if options else []
-    with patch("virnucpro.pipeline.prediction.run_prediction", return_value=0) as pipeline:
-        words = ["predict", str(tmp_fasta), "--parallel", *flag]
-        CliRunner().invoke(cli, words, catch_exceptions=False)
-    assert pipeline.call_args.kwargs["runtime_config"].dataloader_workers == workers
-
-
-def test_unreadable_switch_is_a_usage_error(invoke, monkeypatch):
     monkeypatch.setenv("VIRNUCPRO_DISABLE_PACKING", "perhaps")
     given, result = invoke("--parallel")
     assert (given, result.exit_code) == (None, 2)
     assert "VIRNUCPRO_DISABLE_PACKING=perhaps" in result.output
 
 
-@pytest.mark.parametrize(
-    "flag", ["--skip-checkpoint-validation", "--cuda-streams", "--no-cuda-streams"]
-)
-def test_flag_without_effect_warns(invoke, flag):
-    given, result = invoke(flag)
-    assert given is not None
-    assert "is deprecated and has no effect" in result.output
+@pytest.mark.parametrize(("options", "workers"), [([], None), (["0"], 0), (["5"], 5)])
+def test_processes_that_tokenise_reach_the_engine(invoke, options, workers):
+    given, _ = invoke("--parallel", *(["--dataloader-workers", *options] if options else []))
+    assert given["runtime_config"].dataloader_workers == workers
 
 
-def test_flag_goes_over_environment_over_file(tmp_path, tmp_fasta, monkeypatch):
+def test_flag_goes_over_environment_over_file(invoke, tmp_path, monkeypatch):
     settings = tmp_path / "settings.yaml"
     settings.write_text("prediction: {batch_size: 11, num_workers: 12, threads: 13}\n")
     monkeypatch.setenv("VIRNUCPRO_PREDICTION_BATCH_SIZE", "21")
     monkeypatch.setenv("VIRNUCPRO_PREDICTION_NUM_WORKERS", "22")
-    with patch("virnucpro.pipeline.prediction.run_prediction", return_value=0) as pipeline:
-        arguments = ["-c", str(settings), "predict", str(tmp_fasta), "-b", "31"]
-        CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    compute = pipeline.call_args.kwargs["settings"].compute
+    given, _ = invoke("-b", "31", general=["-c", settings])
+    compute = given["settings"].compute
     assert (compute.classifier_batch, compute.reader_threads, compute.threads) == (31, 22, 13)
 
 
-def test_custom_model_needs_a_path(invoke):
-    given, result = invoke("-m", "custom")
-    assert (given, result.exit_code) == (None, 2)
-
-
-def test_default_output_directory_is_named_after_the_first_input(invoke):
-    given, _ = invoke()
-    assert given["output_dir"] == Path("reads_predictions")
-
-
 @pytest.mark.parametrize(
-    ("options", "flag"),
+    ("options", "told"),
     [
-        (["--dnabert-v2"], "--dnabert-v2"),
-        (["--ranks", "2"], "--ranks"),
-        (["--v1-fallback"], "--v1-fallback"),
-        (["--v1-attention"], "--v1-attention"),
-        (["--parallel", "--v1-fallback", "--dnabert-v2"], "--dnabert-v2"),
-        (["--parallel", "--esm-batch-size", "4096"], "--esm-batch-size"),
+        (["--skip-checkpoint-validation"], "is deprecated and has no effect"),
+        (["--cuda-streams"], "is deprecated and has no effect"),
+        (["--no-cuda-streams"], "is deprecated and has no effect"),
+        (["--dnabert-v2"], "--dnabert-v2 has no effect"),
+        (["--ranks", "2"], "--ranks has no effect"),
+        (["--v1-fallback"], "--v1-fallback has no effect"),
+        (["--v1-attention"], "--v1-attention has no effect"),
+        (["--parallel", "--v1-fallback", "--dnabert-v2"], "--dnabert-v2 has no effect"),
+        (["--parallel", "--esm-batch-size", "4096"], "--esm-batch-size has no effect"),
+        (["--parallel", "--dnabert-v2", "--ranks", "2", "--v1-attention"], None),
+        (["--esm-batch-size", "4096"], None),
     ],
 )
-def test_a_flag_that_the_engine_does_not_read_is_named(invoke, options, flag):
-    _, result = invoke(*options, gpus=())
-    assert result.exit_code == 0
-    assert f"{flag} has no effect" in result.output
-
-
-def test_flags_of_the_engine_in_use_are_not_named(invoke):
-    _, result = invoke("--parallel", "--dnabert-v2", "--ranks", "2", "--v1-attention", gpus=())
-    assert "no effect" not in result.output
-    _, result = invoke("--esm-batch-size", "4096", gpus=())
-    assert "no effect" not in result.output
+def test_a_flag_that_nothing_reads_is_named_and_no_other(invoke, options, told):
+    given, result = invoke(*options, gpus=())
+    assert given is not None
+    assert told in result.output if told else "no effect" not in result.output

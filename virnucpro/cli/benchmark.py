@@ -7,7 +7,6 @@ compares, prints and turns the figures into an exit code.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import click
 import virnucpro
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list
 from virnucpro.core.errors import UsageError, VirNucProError
+from virnucpro.core.files import read_json, write_json
 
 PASSED, MISSED, NOT_RUN = 0, 1, 2
 TIMEOUT_S = 3600
@@ -41,6 +41,14 @@ V1_NOTES = (
     "Note: v1.0 comparison requires 'v1.0' git tag in repository",
     "Tests will skip gracefully if v1.0 tag is unavailable",
     "That is about the code of 1.0; here both paths are in this checkout and no tag is needed.",
+)
+NO_PYTEST = "pytest is missing; in the checkout: python -m pip install -e . --group dev"
+NO_CHECKOUT = (
+    "The benchmark suites are in the source tree (tests/benchmarks), not in the installed "
+    f"package.\nGet it: clone the project's repository at version {virnucpro.__version__}, or "
+    "unpack the source archive (pip download --no-deps --no-binary :all: "
+    f"virnucpro=={virnucpro.__version__});\n"
+    "then in it: python -m pip install -e . --group dev && virnucpro benchmark"
 )
 
 
@@ -104,13 +112,16 @@ def benchmark(
     """  # noqa: D301 - backslash and b keep click from joining the lines
     root = _checkout()
     if root is None or importlib.util.find_spec("pytest") is None:
-        click.echo(_how_to_get_a_checkout(root), err=True)
+        click.echo(NO_CHECKOUT if root is None else NO_PYTEST, err=True)
         sys.exit(NOT_RUN)
     try:
         folder = (output_dir or root / "build" / "benchmarks").absolute()
         folder.mkdir(parents=True, exist_ok=True)
         visible = parse_gpu_list(gpus, detect_cuda_devices()) if gpus else detect_cuda_devices()
-        earlier = _read_earlier(compare_to) if compare_to else {}
+        earlier = _rows(read_json(compare_to)) if compare_to else []
+        if compare_to and not earlier:
+            problem = "no figures in it; give an earlier benchmark_*.json"
+            raise UsageError(f"--compare-to {compare_to}: {problem}")
     except (VirNucProError, OSError) as error:
         click.echo(f"virnucpro: error: {error}", err=True)
         sys.exit(NOT_RUN)
@@ -122,14 +133,21 @@ def benchmark(
         folder / f"benchmark_{stamp}_{os.getpid()}.json",
     )  # fmt: skip
     ended = _run(_build_pytest_command(request), root, _visible_names(visible) if gpus else "")
-    found = _read_report(request.report)
-    _compare(found, earlier)
+    found = read_json(request.report)
+    _compare(_rows(found), earlier)
     if found:
-        text = _markdown(found)
-        request.report.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        write_json(request.report, found)
+        lines = [f"# {_title(found)}", "", "| suite | figure | value | requirement | verdict |"]
+        lines.append("|---|---|---|---|---|")
+        for row in _rows(found):
+            cells = (cell.replace("|", "/") for cell in _cells(row))
+            lines.append(f"| {' | '.join(cells)} |")
+        text = "\n".join(lines) + "\n"
         request.report.with_suffix(".md").write_text(text, encoding="utf-8")
     _display_summary(found)
-    sys.exit(_exit_code(found, ended))
+    if any(row.get("verdict") == "missed" for row in _rows(found)):
+        sys.exit(MISSED)
+    sys.exit(PASSED if _rows(found) and ended == 0 else NOT_RUN)
 
 
 def _checkout() -> Path | None:
@@ -137,18 +155,6 @@ def _checkout() -> Path | None:
     root = Path(virnucpro.__file__).resolve().parents[1]
     is_tree = (root / "tests" / "benchmarks").is_dir() and (root / "pyproject.toml").is_file()
     return root if is_tree else None
-
-
-def _how_to_get_a_checkout(root: Path | None) -> str:
-    if root is not None:
-        return "pytest is missing; in the checkout: python -m pip install -e . --group dev"
-    version = virnucpro.__version__
-    return (
-        "The benchmark suites are in the source tree (tests/benchmarks), not in the installed "
-        f"package.\nGet it: clone the project's repository at version {version}, or unpack the "
-        f"source archive (pip download --no-deps --no-binary :all: virnucpro=={version});\n"
-        "then in it: python -m pip install -e . --group dev && virnucpro benchmark"
-    )
 
 
 def _build_pytest_command(request: Request) -> list[str]:
@@ -184,47 +190,23 @@ def _run(command: Sequence[str], root: Path, visible: str) -> int | None:
     return done.returncode
 
 
-def _read_report(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _read_earlier(path: Path) -> dict[str, Any]:
-    report = _read_report(path)
-    if not _rows(report):
-        raise UsageError(f"--compare-to {path}: no figures in it; give an earlier benchmark_*.json")
-    return report
-
-
 def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = report.get("results")
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def _compare(report: dict[str, Any], earlier: dict[str, Any]) -> None:
+def _compare(rows: list[dict[str, Any]], earlier: list[dict[str, Any]]) -> None:
     """Add to each figure its ratio to the same figure of an earlier report."""
-    known = {(row.get("suite"), row.get("name")): row.get("value") for row in _rows(earlier)}
-    for row in _rows(report):
+    known = {(row.get("suite"), row.get("name")): row.get("value") for row in earlier}
+    for row in rows:
         before, now = known.get((row.get("suite"), row.get("name"))), row.get("value")
         if not isinstance(before, int | float) or not isinstance(now, int | float) or not before:
             continue
         row["ratio_to_earlier"] = ratio = round(now / before, 4)
-        better = row.get("better")
-        if (better == "higher" and ratio < 1 - WORSE_BY) or (
-            better == "lower" and ratio > 1 + WORSE_BY
-        ):
+        is_lower, is_higher = ratio < 1 - WORSE_BY, ratio > 1 + WORSE_BY
+        if {"higher": is_lower, "lower": is_higher}.get(str(row.get("better"))):
             row["verdict"] = "missed"
             row["reason"] = f"{ratio:.2f} x the earlier figure"
-
-
-def _exit_code(report: dict[str, Any], ended: int | None) -> int:
-    rows = _rows(report)
-    if any(row.get("verdict") == "missed" for row in rows):
-        return MISSED
-    return PASSED if rows and ended == 0 else NOT_RUN
 
 
 def _display_summary(report: dict[str, Any]) -> None:
@@ -245,42 +227,26 @@ def _display_summary(report: dict[str, Any]) -> None:
     performance = report.get("performance")
     speedups = performance.get("speedups") if isinstance(performance, dict) else None
     if isinstance(speedups, dict) and speedups:
-        click.echo(
-            "speed-ups: "
-            + ", ".join(f"{name} {_number(value)}x" for name, value in speedups.items())
-        )
+        words = (f"{name} {_number(value)}x" for name, value in speedups.items())
+        click.echo(f"speed-ups: {', '.join(words)}")
 
 
 def _title(report: dict[str, Any]) -> str:
     machine = report.get("machine")
-    parts = [f"{report.get('data_size', '?')} data"]
-    parts += [str(value) for value in machine.values()] if isinstance(machine, dict) else []
-    return "Benchmark: " + ", ".join(parts)
+    words = map(str, machine.values()) if isinstance(machine, dict) else ()
+    return ", ".join([f"Benchmark: {report.get('data_size', '?')} data", *words])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    value, ratio = row.get("value"), row.get("ratio_to_earlier")
-    shown = _number(value)
+    """A figure as the cells of a row: suite, name, value, requirement, verdict."""
+    value, ratio = f"{_number(row.get('value'))} {row.get('unit', '')}", row.get("ratio_to_earlier")
     earlier = "" if ratio is None else f" ({ratio:.2f} x earlier)"
     verdict = ": ".join(str(row[key]) for key in ("verdict", "reason") if row.get(key))
-    return [
-        str(row.get("suite", "")),
-        str(row.get("name", "")),
-        f"{shown} {row.get('unit', '')}".strip() + earlier,
-        str(row.get("requirement", "")),
-        verdict,
-    ]
+    suite, name, requirement = (str(row.get(key, "")) for key in ("suite", "name", "requirement"))
+    return [suite, name, value.strip() + earlier, requirement, verdict]
 
 
 def _number(value: object) -> str:
     if not isinstance(value, int | float):
         return str(value or "")
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _markdown(report: dict[str, Any]) -> str:
-    lines = [f"# {_title(report)}", "", "| suite | figure | value | requirement | verdict |"]
-    lines.append("|---|---|---|---|---|")
-    for row in _rows(report):
-        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in _cells(row)) + " |")
-    return "\n".join(lines) + "\n"

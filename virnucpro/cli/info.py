@@ -1,9 +1,8 @@
-"""Commands that say something and change nothing: estimate, doctor, citation, completion."""
+"""Commands that say something and compute nothing: estimate, doctor, report, citation and so on."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import get_completion_class
 
-from virnucpro.cli.settings import model_home
-from virnucpro.core.config import MODEL_TYPES, Config
+from virnucpro.cli.settings import PAIRED, REFERENCE, config_of, model_home
+from virnucpro.core.config import MODEL_TYPES
 from virnucpro.core.device import detect_cuda_devices
 from virnucpro.core.errors import ModelError, UsageError
+from virnucpro.core.text import duration, gib
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import ModelSpec
-    from virnucpro.pipeline.survey import Survey
+    from virnucpro.tools.survey import Survey
 
 MARKS = {True: "ok", False: "FAIL", None: "--"}
+COUNTED = ("records", "scored", "nt", "chunks", "orfs", "dna_tokens", "protein_tokens")
+PLACE = click.Path(path_type=Path)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command()
@@ -29,23 +32,20 @@ MARKS = {True: "ok", False: "FAIL", None: "--"}
     "input_files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False)
 )
 @click.option(
-    "--model-type", "-m", "models", multiple=True,
-    type=click.Choice(MODEL_TYPES),
+    "--model-type", "-m", "models", multiple=True, type=click.Choice(MODEL_TYPES),
     help="Model, may be given again; default: every installed one.",
 )  # fmt: skip
-@click.option("--model-path", "-p", type=click.Path(path_type=Path), help="A custom model.")
+@click.option("--model-path", "-p", type=PLACE, help="A custom model.")
 @click.option(
     "--device", "-d", "devices", multiple=True,
     help="Device, may be given again; default: the CPU, one GPU, and all GPUs.",
 )  # fmt: skip
 @click.option("--expected-length", "-e", type=click.IntRange(min=30), help="Chunk length (nt).")
 @click.option("--min-length", type=click.IntRange(min=0), help="Shortest record (nt).")
-@click.option("--paired", is_flag=True, help="Take the inputs two by two for files of mates.")
-@click.option(
-    "--reference", type=click.Path(dir_okay=False, path_type=Path), help="FASTA of CRAM inputs."
-)
+@PAIRED
+@REFERENCE
 @click.option("--count-only", is_flag=True, help="Count chunks and tokens; time nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.pass_context
 def estimate(
     ctx: click.Context, input_files: tuple[Path, ...], models: tuple[str, ...],
@@ -57,48 +57,68 @@ def estimate(
     Reads the input whole, counts its chunks, reading frames and tokens, and times short
     predictions on a sample of it with each model and device.
     """
-    if any(str(path) == "-" for path in input_files):
-        raise UsageError("estimate reads its input more than once: give files, not '-'")
     from virnucpro.pipeline.inputs import plan_sources, read_sources
-    from virnucpro.pipeline.survey import survey
+    from virnucpro.tools.survey import refuse_pipes, survey
 
-    config = _config(ctx)
+    refuse_pipes([*input_files, *([reference] if reference else [])])
+    config = config_of(ctx)
     sources = plan_sources(input_files, {}, paired, reference)
     shortest = config.get("prediction.min_length") if min_length is None else min_length
     chunk_nt = expected_length or config.get("prediction.expected_length")
+    gpus = detect_cuda_devices()
+    if not devices:
+        several = [",".join(map(str, gpus))] if len(gpus) > 1 else []
+        devices = ("cpu", *(["cuda:0"] if gpus else []), *several)
     rows = []
     for name, model in _models(models, model_path, model_home(config)):
         chosen = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
         found = survey(read_sources(sources), chosen, shortest)
-        row: dict[str, Any] = {"model": name, **_counts(found), "runs": []}
+        counts = {field: getattr(found, field) for field in COUNTED}
+        row: dict[str, Any] = {"model": name, **counts, "runs": []}
         rows.append(row)
         if not as_json:
-            _echo_survey(name, found)
-        for device in [] if count_only else devices or _devices():
-            options = ["-m", name, *_device_options(device), "--min-length", str(shortest)]
+            click.echo(
+                f"{name}: {found.records:,} records, {found.nt:,} nt; {found.scored:,} to be "
+                f"scored in {found.chunks:,} chunks, about {found.orfs:,} ORFs, "
+                f"{found.dna_tokens:,} DNA tokens, {found.protein_tokens:,} protein tokens"
+            )
+        for device in [] if count_only else devices:
+            options = ["-m", name, "--min-length", str(shortest)]
             options += ["-p", str(model_path)] if model_path else []
             options += ["-e", str(chunk_nt)] if chunk_nt else []
+            if "," in device:
+                options += ["--gpus", device]
+            elif device.startswith("cuda") and len(gpus) > 1:
+                options += ["--gpus", device.removeprefix("cuda").removeprefix(":") or "0"]
+            else:
+                options += ["--device", device]
             run = {"device": device, **_time(ctx, found, chosen, device, options)}
             row["runs"].append(run)
-            if not as_json:
-                _echo_run(run)
+            if as_json:
+                continue
+            if "problem" in run:
+                click.echo(f"  on {device}: {run['problem']}")
+                continue
+            memory = f"memory {gib(run['memory'])}"
+            memory += f", GPU memory {gib(run['gpu_memory'])}" if run["gpu_memory"] else ""
+            click.echo(f"  on {device}: about {duration(run['seconds'])}, {memory}")
     if as_json:
         click.echo(json.dumps(rows, indent=2))
 
 
 @click.command()
 @click.option(
-    "--output-dir", "-o", type=click.Path(path_type=Path), default=Path(),
+    "--output-dir", "-o", type=PLACE, default=Path(),
     help="Where results would go; default: here.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.pass_context
 def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
     """Check packages, devices, weights and the disk; exit code 1 where something is wrong."""
-    from virnucpro.pipeline.health import check_all
+    from virnucpro.tools.health import check_all
 
     findings = []
-    for finding in check_all(model_home(_config(ctx)), output_dir):
+    for finding in check_all(model_home(config_of(ctx)), output_dir):
         findings.append(finding)
         if not as_json:
             click.echo(f"{MARKS[finding.ok]:>4}  {finding.title}: {finding.text}")
@@ -110,6 +130,18 @@ def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
     else:
         click.echo(f"{len(failed)} problems" if failed else "all well")
     sys.exit(1 if failed else 0)
+
+
+@click.command()
+@click.argument("output_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def report(output_dir: Path) -> None:
+    """Write report.html and virnucpro_mqc.json again from the tables in OUTPUT_DIR."""
+    from virnucpro.core.files import read_json
+    from virnucpro.reports.html import write_report
+
+    if read_json(output_dir / "run.json").get("status") == "running":
+        raise UsageError(f"{output_dir} holds a run that did not end; predict --resume goes on")
+    click.echo(write_report(output_dir))
 
 
 @click.command()
@@ -140,92 +172,42 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(made(root, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
 
 
-def _config(ctx: click.Context) -> Config:
-    config: Config | None = ctx.ensure_object(dict).get("config")
-    return config if config is not None else Config.load(None, os.environ)
-
-
 def _models(
     names: tuple[str, ...], model_path: Path | None, home: Path
 ) -> list[tuple[str, ModelSpec]]:
     """The models asked for, or every installed one."""
     from virnucpro.models.store import resolve_model
 
+    if model_path is not None and not names:
+        names = ("custom",)
     if names:
         return [(name, resolve_model(name, model_path, home)) for name in names]
-    if model_path is not None:
-        return [("custom", resolve_model("custom", model_path, home))]
     found = []
     for name in ("mini", "300", "500"):
         try:
             found.append((name, resolve_model(name, None, home)))
-        except ModelError as error:
+        except ModelError:
             if name == "mini":
                 raise
             click.echo(f"{name}: not installed", err=True)
-            del error
     return found
 
 
 def _time(
     ctx: click.Context, found: Survey, model: ModelSpec, device: str, options: list[str]
 ) -> dict[str, Any]:
-    from virnucpro.pipeline import estimate as pilots
-    from virnucpro.pipeline.run_setup import orfs_per_file
+    """What short runs say about the whole run, or the `problem` that forbids it."""
+    from virnucpro.pipeline.run import orfs_per_unit
+    from virnucpro.tools import estimate as pilots
 
     on_cpu = device == "cpu"
     needed, free = model.weight_bytes, pilots.free_memory()
     if on_cpu and free is not None and needed > free:
-        return {"problem": f"weights take {_bytes(needed)}, {_bytes(free)} of memory are free"}
+        return {"problem": f"weights take {gib(needed)}, {gib(free)} of memory are free"}
     if not found.chunks:
         return {"problem": "nothing to score"}
     smallest = pilots.smallest_pilot(model, on_cpu)
-    given = _config(ctx).get("prediction.sequences_per_file")
-    per_file = orfs_per_file(given, model, "cpu" if on_cpu else "cuda")
+    given = config_of(ctx).get("prediction.sequences_per_file")
+    per_file = orfs_per_unit(given, on_cpu, model)
     run = pilots.run_pilots(found, options, ctx.ensure_object(dict).get("config_file"))
     return asdict(pilots.estimate(found, per_file, smallest, run))
-
-
-def _devices() -> list[str]:
-    gpus = detect_cuda_devices()
-    every = ",".join(map(str, gpus))
-    return ["cpu", *(["cuda:0"] if gpus else []), *([every] if len(gpus) > 1 else [])]
-
-
-def _device_options(device: str) -> list[str]:
-    gpus = detect_cuda_devices()
-    if "," in device:
-        return ["--gpus", device]
-    if device.startswith("cuda") and len(gpus) > 1:
-        return ["--gpus", device.removeprefix("cuda").removeprefix(":") or "0"]
-    return ["--device", device]
-
-
-def _counts(found: Survey) -> dict[str, int]:
-    names = ("records", "scored", "nt", "chunks", "orfs", "dna_tokens", "protein_tokens")
-    return {name: getattr(found, name) for name in names}
-
-
-def _echo_survey(name: str, found: Survey) -> None:
-    click.echo(
-        f"{name}: {found.records:,} records, {found.nt:,} nt; {found.scored:,} to be scored in "
-        f"{found.chunks:,} chunks, about {found.orfs:,} ORFs, {found.dna_tokens:,} DNA tokens, "
-        f"{found.protein_tokens:,} protein tokens"
-    )
-
-
-def _echo_run(run: dict[str, Any]) -> None:
-    from virnucpro.reports.figures import duration
-
-    if "problem" in run:
-        click.echo(f"  on {run['device']}: {run['problem']}")
-        return
-    gpu = f", GPU memory {_bytes(run['gpu_memory'])}" if run["gpu_memory"] else ""
-    click.echo(
-        f"  on {run['device']}: about {duration(run['seconds'])}, memory "
-        f"{_bytes(run['memory'])}{gpu}"
-    )
-
-
-def _bytes(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,12 +16,17 @@ from typing import Any
 import click
 
 from virnucpro import __version__
+from virnucpro.cli.streams import Streams
 from virnucpro.core.config import Config, nearest, unknown_variables
-from virnucpro.core.errors import Interrupted, VirNucProError
+from virnucpro.core.device import usable_cpus, visible_cpus
+from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
 from virnucpro.core.log import setup_logging
+from virnucpro.core.text import clipped
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_WITHIN_S = 4.0
+LONGEST_MESSAGE = 500  # of those that click makes, which hold what was given as it is
+_IMPORTING = "<frozen importlib"
 
 # name: (module, function, summary). Modules are imported when a command runs, so that
 # `virnucpro --help` stays fast.
@@ -28,7 +35,7 @@ COMMANDS = {
     "models": ("models", "models", "List, fetch, import and verify models."),
     "estimate": ("info", "estimate", "Say what a prediction will cost before it starts."),
     "doctor": ("info", "doctor", "Check install, devices, weights and write speed."),
-    "report": ("report", "report", "Rebuild report.html of a finished run."),
+    "report": ("info", "report", "Rebuild report.html of a finished run."),
     "train": ("train", "train", "Train a model on labelled FASTA."),
     "evaluate": ("train", "evaluate", "Measure a model on labelled FASTA."),
     "benchmark": ("benchmark", "benchmark", "Run the benchmark suites of a source checkout."),
@@ -82,10 +89,19 @@ class LazyGroup(click.Group):
         except VirNucProError as error:
             click.echo(f"virnucpro: error: {error}", err=True)
             sys.exit(error.exit_code)
+        except click.UsageError as error:
+            if len(message := error.format_message()) <= LONGEST_MESSAGE:
+                raise
+            raise click.UsageError(clipped(message, LONGEST_MESSAGE), error.ctx) from error
         except Interrupted as stop:
             after = AFTER_A_STOP.get(ctx.invoked_subcommand or "", "")
             click.echo(f"virnucpro: {stop}{after}", err=True)
             sys.exit(stop.exit_code)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            click.echo(f"virnucpro: error: {clipped(error.filename)}: {error.strerror}", err=True)
+            sys.exit(UsageError.exit_code)
         except MemoryError:
             click.echo("virnucpro: error: out of memory; use fewer threads", err=True)
             sys.exit(5)
@@ -125,7 +141,7 @@ def cli(
     }
     logger = setup_logging(**obj["log"])
     for name, near in unknown_variables(os.environ):
-        logger.warning("%s sets nothing; did you mean %s?", name, near)
+        logger.warning("%s sets nothing; did you mean %s?", clipped(name), near)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -133,16 +149,23 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     stop = Interrupted(number)
-    deadline = threading.Timer(STOP_WITHIN_S, _stop_now, [stop])
+    context = click.get_current_context(silent=True)
+    command = context.find_root().invoked_subcommand if context else None
+    words = f"virnucpro: {stop}{AFTER_A_STOP.get(command or '', '')}\n"
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_IMPORTING):
+            _stop_now(stop, words)  # others' code, half imported, makes a traceback of an exception
+        frame = frame.f_back
+    deadline = threading.Timer(STOP_WITHIN_S, _stop_now, [stop, words])
     deadline.daemon = True
     deadline.start()
     raise stop
 
 
-def _stop_now(stop: Interrupted) -> None:
+def _stop_now(stop: Interrupted, words: str) -> None:
     """End a process that does not come to a safe place; files are whole or not there anyway."""
-    sys.stderr.write(f"virnucpro: {stop}\n")
-    sys.stderr.flush()
+    with suppress(OSError):
+        os.write(2, words.encode())
     os._exit(stop.exit_code)
 
 
@@ -150,6 +173,10 @@ def main() -> None:
     """Entry point of the console script."""
     # Waiting threads that spin halve the speed on a shared machine; torch's OpenMP reads this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if (cpus := usable_cpus()) < visible_cpus():  # libraries know nothing of quotas
+        os.environ.setdefault("OMP_NUM_THREADS", str(cpus))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy has no large products here
+    streams = Streams()
     for each in STOP_SIGNALS:
         signal.signal(each, _terminate)
     try:
@@ -157,3 +184,12 @@ def main() -> None:
     except Interrupted as stop:  # it came before or after a command
         click.echo(f"virnucpro: {stop}", err=True)
         sys.exit(stop.exit_code)
+    except OSError as error:
+        if not streams.lost_output(error):
+            raise
+        click.echo(f"virnucpro: error: standard output: {error.strerror}", err=True)
+        sys.exit(1)
+    finally:
+        for each in STOP_SIGNALS:  # nothing is left to be stopped but the interpreter
+            signal.signal(each, lambda number, frame: os._exit(128 + number))
+        streams.close()

@@ -15,12 +15,14 @@ import click
 from virnucpro.cli.settings import model_home
 from virnucpro.core.config import Config, parse_flag
 from virnucpro.core.errors import ModelError, UsageError
+from virnucpro.core.text import clipped
 
 if TYPE_CHECKING:
-    from virnucpro.models.fetch_plan import FetchPlan, Network
-    from virnucpro.models.installed import Installed
+    from virnucpro.models.fetch import FetchPlan, Network
+    from virnucpro.models.manifest import Manifest
     from virnucpro.models.specs import ModelSpec
-    from virnucpro.pipeline.verify import Check
+    from virnucpro.models.store import Spec
+    from virnucpro.tools.verify import Check
 
 
 @click.group()
@@ -45,11 +47,19 @@ def list_command(obj: dict[str, Path]) -> None:
 
     home = obj["home"]
     click.echo(f"models in {home}")
-    _show_bundled(store.BUNDLED, home)
+    try:
+        digest = store.load_model(store.BUNDLED, home).digest
+        _show(store.model_in(store.BUNDLED), "mini (bundled)", f", digest {digest}")
+    except ModelError as error:
+        click.echo(f"\nmini (bundled): DAMAGED: {error}")
     installed = store.list_models(home)
     for record in installed:
-        _show_installed(record)
-    names = {record.name for record in installed}
+        _show(record, f"{record.folder.name} ({record.kind})")
+        try:
+            record.check()
+        except ModelError as error:
+            click.echo(f"  DAMAGED: {error}")
+    names = {record.folder.name for record in installed}
     for name in [name for name in ("300", "500") if name not in names]:
         click.echo(f"\n{name}: not installed; `virnucpro models fetch {name}`")
 
@@ -69,11 +79,10 @@ def fetch(
     obj: dict[str, Path], names: tuple[str, ...], revisions: tuple[str, ...], yes: bool
 ) -> None:
     """Download NAMES: 300, 500 (each with its encoders), DNABERT-S, esm2_t36_3B_UR50D."""
-    from virnucpro.models import hub
-    from virnucpro.models.fetch_plan import plan_fetch
+    from virnucpro.models import fetch as fetching
 
     home, network = obj["home"], _network()
-    plans = plan_fetch(list(names), home, _revisions(revisions, names), network)
+    plans = fetching.plan_fetch(list(names), home, _revisions(revisions, names), network)
     _show_plans(plans, home)
     missing = [plan for plan in plans if plan.files or not plan.installed]
     if not missing:
@@ -82,11 +91,8 @@ def fetch(
     if not yes and sys.stdin.isatty():
         click.confirm("Download?", default=True, abort=True)
     for plan in missing:
-        with click.progressbar(
-            length=plan.size, label=plan.name, file=sys.stderr, show_pos=False
-        ) as bar:
-            record = hub.fetch(plan, home, network, bar.update)
-        click.echo(f"{record.name}: installed in {record.folder}")
+        record = fetching.fetch(plan, home, network)
+        click.echo(f"{plan.name}: installed in {record.folder}")
 
 
 @models.command("import")
@@ -97,10 +103,25 @@ def import_command(obj: dict[str, Path], source: Path, name: str) -> None:
     """Install local files: a published .pth (its pickle is never run), or a model directory."""
     from virnucpro.models.store import install_local
 
-    record = install_local(source, name, obj["home"])
+    record = install_local(source, name, obj["home"], _prove)
     click.echo(f"{name}: installed in {record.folder}")
     for file, entry in record.files.items():
         click.echo(f"  {file}  sha256 {entry.sha256}")
+
+
+def _prove(spec: Spec) -> None:
+    """Load what is about to be installed, one tensor of an encoder at a time."""
+    from virnucpro.encoders.load import check_encoder
+    from virnucpro.models.specs import EncoderSpec
+    from virnucpro.scores.classifier import load_classifier
+
+    if isinstance(spec, EncoderSpec):
+        check_encoder(spec)
+        return
+    for encoder in (spec.dna, spec.protein):
+        if encoder.path.parent == spec.classifier.parent:  # the others are installed
+            check_encoder(encoder)
+    load_classifier(spec, "cpu")
 
 
 @models.command()
@@ -120,13 +141,13 @@ def verify(obj: dict[str, Path], name: str | None, golden: Path | None, device: 
     with --keep-intermediate.
     """
     from virnucpro.core.device import validate_and_get_device
-    from virnucpro.pipeline import verify as checks
+    from virnucpro.tools import verify as checks
 
     home = obj["home"]
     spec = _resolve(name or ("500" if golden else "mini"), home)
     click.echo(f"{spec.name}: digest {spec.digest}")
     logging.getLogger("virnucpro.engines").setLevel(logging.WARNING)  # one engine a check
-    _verify_hashes(spec, home)
+    _verify_hashes(spec)
     where = validate_and_get_device(device)
     failed = _show_checks(checks.verify_paths(spec, where))
     if golden:
@@ -144,17 +165,15 @@ def _resolve(name: str, home: Path) -> ModelSpec:
     return resolve_model("custom", Path(name), home)
 
 
-def _verify_hashes(spec: ModelSpec, home: Path) -> None:
+def _verify_hashes(spec: ModelSpec) -> None:
     """Hash every installed file that the model uses."""
-    from virnucpro.models.installed import check_installed, read_record
+    from virnucpro.models.manifest import read_manifest
 
     places = (spec.dna.path, spec.protein.path, spec.classifier)
-    folders = {path if path.is_dir() else path.parent for path in places}
-    for folder in sorted(folders):
-        record = read_record(folder)
-        if record:
-            check_installed(record, full=True)
-            click.echo(f"ok    {record.name}: {len(record.files)} files have their recorded hash")
+    for folder in sorted({path if path.is_dir() else path.parent for path in places}):
+        if record := read_manifest(folder):
+            record.check(full=True)
+            click.echo(f"ok    {folder.name}: {len(record.files)} files have their recorded hash")
 
 
 def _show_checks(results: Iterable[Check]) -> int:
@@ -170,7 +189,7 @@ def _show_checks(results: Iterable[Check]) -> int:
 
 
 def _network() -> Network:
-    from virnucpro.models.fetch_plan import Network
+    from virnucpro.models.fetch import Network
 
     obj = click.get_current_context().find_object(dict) or {}
     offline = parse_flag(os.environ.get("HF_HUB_OFFLINE", ""), "HF_HUB_OFFLINE")
@@ -182,7 +201,9 @@ def _revisions(given: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str]
     for text in given:
         name, _, revision = text.rpartition("=")
         if not name and len(names) > 1:
-            raise UsageError(f"--revision {text}: say for which of {', '.join(names)}: NAME=COMMIT")
+            raise UsageError(
+                f"--revision {clipped(text)}: say for which of {', '.join(names)}: NAME=COMMIT"
+            )
         revisions[name or names[0]] = revision
     return revisions
 
@@ -199,36 +220,13 @@ def _show_plans(plans: list[FetchPlan], home: Path) -> None:
     click.echo(f"total: {_size(sum(plan.size for plan in plans))}; free: {_size(free)}")
 
 
-def _show_installed(record: Installed) -> None:
-    from virnucpro.models.installed import check_installed
-
-    click.echo(f"\n{record.name} ({record.kind}): {_size(record.size)}, {record.licence}")
+def _show(record: Manifest, title: str, more: str = "") -> None:
+    click.echo(f"\n{title}: {_size(record.size)}, {record.licence}")
     revision = f" at {record.revision}" if record.revision else ""
     click.echo(f"  from {record.source}{revision}")
-    click.echo(f"  in {record.folder}")
+    click.echo(f"  in {record.folder}{more}")
     for name, entry in record.files.items():
         click.echo(f"  {name}  {_size(entry.size)}  sha256 {entry.sha256}")
-    try:
-        check_installed(record)
-    except ModelError as error:
-        click.echo(f"  DAMAGED: {error}")
-
-
-def _show_bundled(folder: Path, home: Path) -> None:
-    from virnucpro.models.model_json import read_model_json
-    from virnucpro.models.store import load_folder
-
-    try:
-        digest, value = load_folder(folder, home).digest, read_model_json(folder)
-    except ModelError as error:
-        click.echo(f"\nmini (bundled): DAMAGED: {error}")
-        return
-    size = sum((folder / name).stat().st_size for name in value["files"])
-    click.echo(f"\nmini (bundled): {_size(size)}, {value.get('licence', 'not stated')}")
-    click.echo(f"  from {value.get('source', 'not stated')}")
-    click.echo(f"  in {folder}, digest {digest}")
-    for name, sha256 in value["files"].items():
-        click.echo(f"  {name}  {_size((folder / name).stat().st_size)}  sha256 {sha256}")
 
 
 def _size(count: int) -> str:

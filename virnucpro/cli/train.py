@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -15,13 +15,11 @@ from virnucpro.core.config import MODEL_TYPES, Config
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import locked, make_writable
+from virnucpro.core.text import clipped
 
 if TYPE_CHECKING:
     from virnucpro.training.figures import Row
-    from virnucpro.training.fit import FitSettings
     from virnucpro.training.jobs import Job
-    from virnucpro.training.mlp import MlpRecipe
-    from virnucpro.training.recipe import Recipe
 
 EXIT_IN_PART = 6
 _DATA = click.option(
@@ -68,10 +66,10 @@ def train(
     `classifier: mlp` in the configuration the published classifier is trained on vectors of
     frozen encoders.
     """
-    from virnucpro.models.model_json import MODEL_FILE
+    from virnucpro.models.manifest import MANIFEST
     from virnucpro.training.fit import FitSettings
-    from virnucpro.training.jobs import read_job
-    from virnucpro.training.mlp import MlpRecipe
+    from virnucpro.training.jobs import MlpRecipe, read_job
+    from virnucpro.training.run import train_bundled, train_mlp
 
     job, recipe = read_job(config_file, data)
     if seed is not None:
@@ -86,60 +84,52 @@ def train(
     )
     if isinstance(recipe, MlpRecipe) and steps is not None:
         raise UsageError("--steps is for the bundled kind; `classifier: mlp` counts epochs")
-    if (
-        output_dir.is_dir()
-        and any(output_dir.iterdir())
-        and not (output_dir / MODEL_FILE).is_file()
-    ):
+    is_used = output_dir.is_dir() and any(output_dir.iterdir())
+    if is_used and not (output_dir / MANIFEST).is_file():
         raise UsageError(f"{output_dir} is not empty and holds no model; choose another -o")
     for folder in (output_dir.parent, settings.folder):
         make_writable(folder)
     with locked(settings.folder / ".lock"):
         if isinstance(recipe, MlpRecipe):
-            _train_mlp(job, recipe, settings, output_dir, model_home(_config(ctx)))
+            mlp = train_mlp(job, recipe, settings, model_home(_config(ctx)), output_dir)
+            if mlp is None:
+                _pause(f"while embedding; {settings.folder} keeps what is done:")
+            click.echo(
+                f"{output_dir}: model written, epoch {mlp.epoch}; AUROC on held-out windows with "
+                f"a reading frame {mlp.auroc:.4f}"
+            )
         else:
             recipe = replace(recipe, steps=steps or recipe.steps)
-            _train_bundled(job, recipe, settings, output_dir)
+            fit = train_bundled(job, recipe, settings, output_dir)
+            if not fit.finished:
+                _pause(f"at step {fit.step} of {recipe.steps};")
+            click.echo(f"{output_dir}: model written; mean AUROC on dev {fit.best:.4f}")
 
 
-def _train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output_dir: Path) -> None:
-    from virnucpro.training.run import train_bundled
-
-    report = train_bundled(job, recipe, settings, output_dir)
-    if not report.finished:
-        click.echo(f"paused at step {report.steps} of {recipe.steps}; run again to go on")
-        sys.exit(EXIT_IN_PART)
-    click.echo(f"{output_dir}: model written; mean AUROC on dev {report.best:.4f}")
-
-
-def _train_mlp(
-    job: Job, recipe: MlpRecipe, settings: FitSettings, output_dir: Path, home: Path
-) -> None:
-    from virnucpro.training.mlp_run import train_mlp
-
-    fit = train_mlp(job, recipe, settings, home, output_dir)
-    if fit is None:
-        click.echo(
-            f"paused while embedding; {settings.folder} keeps what is done: run again to go on"
-        )
-        sys.exit(EXIT_IN_PART)
-    click.echo(
-        f"{output_dir}: model written, epoch {fit.epoch}; AUROC on held-out windows with a "
-        f"reading frame {fit.auroc:.4f}"
-    )
+def _pause(where: str) -> NoReturn:
+    click.echo(f"paused {where} run again to go on")
+    sys.exit(EXIT_IN_PART)
 
 
 @click.command()
 @click.argument("files", nargs=-1)
 @click.option(
-    "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TSV of id, class and group (or family) of every record.",
+    "--labels", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TSV of id, class and group (or family) of every record; may be given again.",
 )  # fmt: skip
 @click.option(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Take the dev sets of a training configuration, such as recipes/mini.yaml.",
 )  # fmt: skip
 @_DATA
+@click.option(
+    "--decoys", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Also measure a FASTA of sequences that callers mistake for viruses, kind by kind.",
+)  # fmt: skip
+@click.option(
+    "--decoy-kinds", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TSV of id and kind of every decoy.",
+)  # fmt: skip
 @click.option("--windows", is_flag=True, help="Draw windows and nulls; else score whole records.")
 @click.option(
     "--lengths", default="150,300,500,1000", show_default=True, help="Lengths of windows (nt)."
@@ -167,9 +157,10 @@ def _train_mlp(
 )  # fmt: skip
 @click.pass_context
 def evaluate(
-    ctx: click.Context, files: tuple[str, ...], labels: Path | None, config_file: Path | None,
-    data: Path | None, windows: bool, lengths: str, count: int, null_count: int, seed: int,
-    model_type: str | None, model_path: Path | None, device: str, output_dir: Path,
+    ctx: click.Context, files: tuple[str, ...], labels: tuple[Path, ...],
+    config_file: Path | None, data: Path | None, decoys: Path | None, decoy_kinds: Path | None,
+    windows: bool, lengths: str, count: int, null_count: int, seed: int, model_type: str | None,
+    model_path: Path | None, device: str, output_dir: Path,
 ) -> None:  # fmt: skip
     """Measure a model on labelled FASTA, through the path that predictions take.
 
@@ -179,29 +170,35 @@ def evaluate(
     """
     from virnucpro.core.progress import ProgressReporter
     from virnucpro.models.store import resolve_model
-    from virnucpro.pipeline.direct import DirectScorer
-    from virnucpro.training.evaluation import Drawing
     from virnucpro.training.evaluation import evaluate as measure
+    from virnucpro.training.scoring import ModelOnDevice
+    from virnucpro.training.windows import Drawing
 
+    if (decoys is None) != (decoy_kinds is None):
+        raise UsageError("--decoys and --decoy-kinds go together")
     job = _job(files, labels, config_file, data)
+    if decoys:
+        panel = replace(job.evaluate, decoys=decoys, decoy_kinds=decoy_kinds)
+        job = replace(job, evaluate=panel)
     make_writable(output_dir)
     drawing = None
     if windows:
         drawing = Drawing(lengths=_lengths(lengths), count=count, null_count=null_count, seed=seed)
     kind = model_type or ("custom" if model_path else "mini")
     model = resolve_model(kind, model_path, model_home(_config(ctx)))
-    scorer = DirectScorer(model, device)
-    report = measure(scorer, job, drawing, ProgressReporter(_wants_progress(ctx)))
+    progress = ProgressReporter(_wants_progress(ctx))
+    report = measure(ModelOnDevice(model, device), job, drawing, progress)
     paths = report.write(output_dir)
-    click.echo("".join(_row(row) for row in report.headline()), nl=False)
+    for row in report.rows:
+        if row.level in ("set", "decoy"):
+            click.echo(_line(row))
     click.echo(f"{output_dir}: {', '.join(path.name for path in paths)}")
 
 
 def _job(
-    files: tuple[str, ...], labels: Path | None, config_file: Path | None, data: Path | None
+    files: tuple[str, ...], labels: tuple[Path, ...], config_file: Path | None, data: Path | None
 ) -> Job:
-    from virnucpro.training.jobs import Job, read_evaluation
-    from virnucpro.training.labelled import LabelledFiles
+    from virnucpro.training.jobs import Job, LabelledFiles, read_evaluation
 
     if config_file is not None:
         if files or labels:
@@ -209,7 +206,7 @@ def _job(
         return read_evaluation(config_file, data)
     if not files:
         raise UsageError("give labelled FASTA files, or --config")
-    if labels is not None:
+    if labels:
         return Job(data=LabelledFiles(dev=tuple(map(Path, files)), table=labels))
     pairs = [name.partition("=") for name in files]
     if not all(kind and path for kind, _, path in pairs):
@@ -220,17 +217,18 @@ def _job(
 
 def _lengths(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", text):
-        raise UsageError(f"--lengths {text}: give numbers with commas between them")
+        raise UsageError(f"--lengths {clipped(text)}: give numbers with commas between them")
     return tuple(int(part) for part in text.split(","))
 
 
-def _row(row: Row) -> str:
+def _line(row: Row) -> str:
     name = f"{row.set_name} {row.group}".strip()
-    parts = [f"{row.length_nt:>6} nt  {name:<28} {row.count:>6}  coverage {row.coverage:.3f}"]
+    length = f"{row.length_nt:>6} nt" if row.length_nt else "      all"
+    parts = [f"{length}  {name:<28} {row.count:>6}  coverage {row.coverage:.3f}"]
     if row.auroc == row.auroc:
         parts.append(f"AUROC {row.auroc:.3f}  recall at 1% {row.recall_1:.3f}  ECE {row.ece:.3f}")
     parts.append(f"virus {row.virus:.3f}  uncertain {row.uncertain:.3f}")
-    return "  ".join(parts) + "\n"
+    return "  ".join(parts)
 
 
 def _config(ctx: click.Context) -> Config:

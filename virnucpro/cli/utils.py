@@ -6,15 +6,16 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from virnucpro.core.config import SWITCHES, Config, default_yaml, environment_name
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import InputError, UsageError
+from virnucpro.core.text import clipped, gib
 
 CHECKPOINTS_BAD, CHECKPOINTS_ABSENT = 1, 3
 
@@ -28,31 +29,29 @@ def utils() -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 def list_devices(as_json: bool) -> None:
     """Show what predict can compute on: CPUs, and every GPU with its memory."""
-    devices = list(_devices())
-    if as_json:
-        click.echo(json.dumps(devices, indent=1))
-        return
-    for device in devices:
-        click.echo("  ".join(str(value) for value in device.values()))
-    if len(devices) == 1:
-        click.echo("no GPU: predict --device auto takes the CPU")
-
-
-def _devices() -> Iterator[dict[str, object]]:
-    cpus = usable_cpus()
-    yield {"device": "cpu", "name": f"{cpus} CPUs usable", "numbers": "float32"}
+    cpus = f"{usable_cpus()} CPUs usable"
+    devices: list[dict[str, str]] = [{"device": "cpu", "name": cpus, "numbers": "float32"}]
     for number in detect_cuda_devices():
         import torch
 
         properties = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
-        yield {
-            "device": f"cuda:{number}",
-            "name": properties.name,
-            "memory": f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free",
-            "capability": f"{properties.major}.{properties.minor}",
-            "numbers": "float16",
-        }
+        devices.append(
+            {
+                "device": f"cuda:{number}",
+                "name": properties.name,
+                "memory": f"{free / 2**30:.1f} of {gib(total)} free",
+                "capability": f"{properties.major}.{properties.minor}",
+                "numbers": "float16",
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(devices, indent=1))
+        return
+    for device in devices:
+        click.echo("  ".join(device.values()))
+    if len(devices) == 1:
+        click.echo("no GPU: predict --device auto takes the CPU")
 
 
 @dataclass(slots=True)
@@ -89,31 +88,40 @@ def validate(file: Path, max_errors: int) -> None:
 
 def _inspect(file: Path, max_errors: int) -> _Inspection:
     from virnucpro.core.records import Status
-    from virnucpro.sequences.fasta import ReadLog, read_records
+    from virnucpro.pipeline.ingest import check_inputs, spool
+    from virnucpro.pipeline.inputs import plan_sources, read_sources
+    from virnucpro.sequences.read_log import ReadLog
     from virnucpro.sequences.screen import screen_record
 
-    seen, log = _Inspection(), ReadLog()
+    seen, log = _Inspection(), ReadLog(is_silent=True)
     names = {
         Status.TOO_SHORT: "records shorter than 60 nt: no call",
         Status.AMBIGUOUS: "records without 60 plain bases in a row: no call by `longest`",
     }
-    try:
-        for record in read_records([file], log):
-            seen.records += 1
-            seen.letters += len(record.sequence)
-            status = screen_record(record)
-            if status is Status.NOT_DNA:
-                seen.errors.append(f"{file}: record {seen.records} ({record.seq_id}) is not DNA")
-            elif status is not None:
-                seen.notes[names[status]] += 1
-            if len(seen.errors) >= max_errors:
-                seen.notes["error limit reached, the rest was not read"] += 1
-                break
-    except InputError as error:
-        seen.errors.append(str(error))
+    with TemporaryDirectory() as folder:
+        try:
+            check_inputs([file])
+            sources = plan_sources([file], spool([file], Path(folder)), paired=False)
+            for record in read_sources(sources, log):
+                seen.records += 1
+                seen.letters += len(record.sequence)
+                status = screen_record(record)
+                if status is Status.NOT_DNA:
+                    problem = f"record {seen.records} ({clipped(record.seq_id)}) is not DNA"
+                    seen.errors.append(f"{file}: {problem}")
+                elif status is not None:
+                    seen.notes[names[status]] += 1
+                if len(seen.errors) >= max_errors:
+                    seen.notes["error limit reached, the rest was not read"] += 1
+                    break
+        except InputError as error:
+            seen.errors.append(str(error))
     seen.notes["records with an id seen before: renamed to {id}__2"] += log.duplicates
     seen.notes["records without an id: named record_{n}"] += log.unnamed
     seen.notes["gap letters: removed"] += log.gaps
+    seen.notes["digits in sequences: removed"] += log.digits
+    seen.notes["blanks in sequences: removed"] += log.blanks
+    seen.notes["bgzip without its end block: is the file whole?"] += len(log.cut_short)
     seen.notes = +seen.notes
     return seen
 
@@ -147,7 +155,7 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
     Nothing is changed and nothing stored in a file is executed. Exit 0: all whole; 1: something
     is damaged (--force-resume recomputes it); 3: no such directory, or nothing to check in it.
     """
-    from virnucpro.pipeline.output_check import check_output_dir
+    from virnucpro.tools.output_check import check_output_dir
 
     if not directory.is_dir():
         click.echo(f"{directory}: no such directory", err=True)
@@ -181,25 +189,20 @@ def show(obj: dict[str, Config], as_json: bool) -> None:
     Flags of a command go before all of these. "not set" leaves the choice to the model or the
     machine.
     """
-    items = obj["config"].items()
+    items = [
+        (name, str(value) if isinstance(value, Path) else value, source)
+        for name, value, source in obj["config"].items()
+    ]
     if as_json:
         shown = {
-            name: {"value": _plain(value), "source": source, "variable": environment_name(name)}
+            name: {"value": value, "source": source, "variable": environment_name(name)}
             for name, value, source in items
         }
         click.echo(json.dumps(shown, indent=1))
         return
     width = max(len(name) for name, _, _ in items)
     for name, value, source in items:
-        click.echo(f"{name:<{width}}  {_text(value)}  ({source})")
+        click.echo(f"{name:<{width}}  {'not set' if value is None else value}  ({source})")
     for variable in SWITCHES:
         if variable in os.environ:
             click.echo(f"{variable}={os.environ[variable]}  (environment)")
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
-
-
-def _text(value: object) -> str:
-    return "not set" if value is None else str(_plain(value))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.core.errors import DamagedError
-from virnucpro.core.files import atomic_write, create_file, digest_of, fsync_folder, sha256_file
+from virnucpro.core.files import atomic_write, create_file, fsync_folder, sha256_file
 
 logger = logging.getLogger("virnucpro.core")
 
@@ -37,6 +37,9 @@ def atomic_save(obj: Any, path: Path) -> None:
         torch.save(obj, file)
 
 
+Outputs = dict[str, tuple[int, str]]  # by name: size (bytes) and SHA-256
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What the ledger says of a finished unit.
@@ -49,7 +52,7 @@ class Entry:
 
     facts: dict[str, Any]
     payload: bytes
-    outputs: dict[str, tuple[int, str]]
+    outputs: Outputs
 
 
 class Ledger:
@@ -65,12 +68,14 @@ class Ledger:
     def __init__(self, root: Path, folder: Path, reuse: bool = True, repair: bool = False) -> None:
         self.root, self.folder, self.reuse, self.repair = root, folder, reuse, repair
 
-    def read(self, unit: str, key: str) -> Entry | None:
+    def read(self, unit: str, key: str, repair: bool = False) -> Entry | None:
         """The entry of a unit that was committed under `key` and is whole; else None.
 
         Args:
             unit: name of the piece of work, unique within the run.
             key: digest of everything that decides the bytes of its result.
+            repair: damage only makes the unit not done; it does so too for a ledger that
+                repairs.
 
         Raises:
             DamagedError: the entry or one of its files fails its checksum, and `repair` is not
@@ -86,7 +91,7 @@ class Ledger:
             for name, (size, sha256) in entry.outputs.items():
                 check_file(self.root / name, size, sha256)
         except DamagedError as damage:
-            if not self.repair:
+            if not (repair or self.repair):
                 raise
             logger.warning("%s: %s; it is made again", damage.path, damage.problem)
             path.unlink(missing_ok=True)
@@ -98,7 +103,7 @@ class Ledger:
         unit: str,
         key: str,
         payload: bytes = b"",
-        outputs: Sequence[Path] = (),
+        outputs: Sequence[Path] | Outputs = (),
         facts: dict[str, Any] | None = None,
     ) -> bool:
         """Record `unit` as finished; call it once its outputs have their final names.
@@ -107,7 +112,7 @@ class Ledger:
             unit: name of the piece of work.
             key: digest of everything that decides the bytes of its result.
             payload: the result, where it is small.
-            outputs: the files it made, below the root.
+            outputs: the files it made, below the root, or what `describe` says of them.
             facts: JSON-able values to be had again from `read`.
 
         Returns:
@@ -117,14 +122,18 @@ class Ledger:
         header = {
             "format": LEDGER_FORMAT, "unit": unit, "key": key, "facts": facts or {},
             "bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest(),
-            "outputs": {
-                path.relative_to(self.root).as_posix(): (path.stat().st_size, sha256_file(path))
-                for path in outputs
-            },
+            "outputs": outputs if isinstance(outputs, dict) else self.describe(outputs),
         }  # fmt: skip
-        text = json.dumps(header, sort_keys=True).encode() + b"\n"
+        text = json.dumps(header, default=str).encode() + b"\n"
         seal = hashlib.sha256(text).hexdigest().encode() + b"\n"
         return create_file(self._path(unit, key), seal + text + payload)
+
+    def describe(self, outputs: Sequence[Path]) -> Outputs:
+        """Size and SHA-256 of files by their names, relative to the root."""
+        return {
+            path.relative_to(self.root).as_posix(): (path.stat().st_size, sha256_file(path))
+            for path in outputs
+        }
 
     def discard(self, unit: str) -> None:
         """Forget what was committed of `unit`, under whatever key; its outputs stay."""
@@ -167,13 +176,21 @@ class Ledger:
                 names.append(str(json.loads(line)))
         return names
 
+    def disclaim(self, *paths: Path) -> None:
+        """Strike files from the list, once they are removed: such a name is free again."""
+        gone = {path.relative_to(self.root).as_posix() for path in paths}
+        known = self.claimed()
+        if gone.intersection(known):
+            with atomic_write(self._claims, "w") as file:
+                file.writelines(json.dumps(name) + "\n" for name in known if name not in gone)
+
     @property
     def _claims(self) -> Path:
         return self.folder / CLAIMS
 
     def _path(self, unit: str, key: str) -> Path:
         # Units may carry text from outside; a digest can never leave the folder.
-        return self.folder / f"{_name(unit)}-{digest_of(key)[:24]}{_SUFFIX}"
+        return self.folder / f"{_name(unit)}-{_name(key)}{_SUFFIX}"
 
 
 def read_entry(path: Path) -> Entry:
@@ -214,4 +231,4 @@ def check_file(path: Path, size: int, sha256: str) -> None:
 
 
 def _name(unit: str) -> str:
-    return digest_of(unit)[:24]
+    return hashlib.sha256(unit.encode("utf-8", "surrogateescape")).hexdigest()[:24]

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.core.errors import ConfigError
+from virnucpro.core.text import clipped, shown
 
 ENVIRONMENT_PREFIX = "VIRNUCPRO_"
 MODEL_TYPES = ("mini", "300", "500", "custom")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 SWITCHES = ("VIRNUCPRO_DISABLE_FP16", "VIRNUCPRO_DISABLE_PACKING", "VIRNUCPRO_V1_ATTENTION")
+MOST_YAML_BYTES, MOST_YAML_DIGITS = 1 << 18, 1_000
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -51,7 +53,7 @@ KEYS: dict[str, Key] = {
     "prediction.sequences_per_file": Key(
         None, "int", "ORFs per unit of work; default: 10000, or 100 of a large model on a CPU", 1
     ),
-    "prediction.threads": Key(None, "int", "processes that translate and merge; default: CPUs", 1),
+    "prediction.threads": Key(None, "int", "CPU threads of a run; default: usable CPUs", 1),
     "prediction.min_length": Key(0, "int", "shortest record to score (nt)"),
     "prediction.worker_timeout": Key(
         900, "int", "silence of a busy worker that counts as hung (s)", 1
@@ -112,7 +114,8 @@ class Config:
             ConfigError: there is no such key.
         """
         if name not in self._values:
-            raise ConfigError(f"unknown setting '{name}'; did you mean '{nearest(name, KEYS)}'?")
+            near = nearest(name, KEYS)
+            raise ConfigError(f"unknown setting {shown(name)}; did you mean '{near}'?")
         value = self._values[name][0]
         return default if value is None else value
 
@@ -140,7 +143,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The most similar of the words that would have been understood."""
-    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
+    return difflib.get_close_matches(clipped(word), list(known), n=1, cutoff=0.0)[0]
 
 
 def parse_flag(text: str, name: str) -> bool:
@@ -152,7 +155,7 @@ def parse_flag(text: str, name: str) -> bool:
     word = text.strip().lower()
     if word in _TRUE or word in _FALSE:
         return word in _TRUE
-    raise ConfigError(f"{name}={text}: use 1, true, yes or 0, false, no")
+    raise ConfigError(f"{name}={clipped(text)}: use 1, true, yes or 0, false, no")
 
 
 def default_yaml() -> str:
@@ -174,24 +177,41 @@ def default_yaml() -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of sections; an empty file has none.
 
+    A file cannot grow while it is read: no value may stand for another one (`*name`), and it
+    has at most 256 KiB.
+
     Raises:
         ConfigError: it cannot be read, or is no mapping.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """The safe one, for numbers that Python can also write."""
+        """The safe one, without aliases, for numbers that Python can also write."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()  # type: ignore[no-untyped-call]
+                problem = f"*{event.anchor} stands for another value: write that value out"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            return super().compose_node(parent, index)
 
         def construct_yaml_int(self, node: Any) -> int:
+            if len(node.value) > MOST_YAML_DIGITS:  # 1:1:1 and on is base 60, and takes for ever
+                raise ValueError(f"a number of {len(node.value)} digits")
             number: int = super().construct_yaml_int(node)
-            str(number)  # over 4,300 digits, in hexadecimal say, are a ValueError here
             return number
 
     Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     try:
-        value = Loader(path.read_text(encoding="utf-8")).get_single_data()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
+        with path.open("rb") as file:
+            content = file.read(MOST_YAML_BYTES + 1)
+        if len(content) > MOST_YAML_BYTES:
+            raise ValueError(f"over {MOST_YAML_BYTES:,} bytes")
+        loader = Loader(content.decode("utf-8"))
+        loader.name = path.name
+        value = loader.get_single_data()
+    except (OSError, yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({clipped(error)})") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -212,7 +232,7 @@ def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str
         else:
             leaf = f"{name}.{next(iter(value))}" if isinstance(value, dict) and value else name
             near = nearest(leaf, KEYS)
-            raise ConfigError(f"{source}: unknown setting '{leaf}'; did you mean '{near}'?")
+            raise ConfigError(f"{source}: unknown setting {shown(leaf)}; did you mean '{near}'?")
     return flat
 
 
@@ -225,16 +245,24 @@ def _checked(name: str, value: Any, source: str) -> Any:
     if kind == "int":
         return _whole_number(name, value, source)
     if not isinstance(value, str | int):
-        raise ConfigError(f"{source}: {name} must be text, got {value!r}")
+        raise ConfigError(f"{source}: {name} must be text, got {shown(value)}")
     if (choices := KEYS[name].choices) and str(value) not in choices:
-        raise ConfigError(f"{source}: {name} must be one of {', '.join(choices)}, got {value!r}")
-    return Path(str(value)).expanduser() if kind == "path" else str(value)
+        raise ConfigError(
+            f"{source}: {name} must be one of {', '.join(choices)}, got {shown(value)}"
+        )
+    if kind != "path":
+        return str(value)
+    try:
+        return Path(str(value)).expanduser()
+    except RuntimeError as error:
+        problem = "no home directory is known for it; give the path in full"
+        raise ConfigError(f"{source}: {name}: {shown(value)}: {problem}") from error
 
 
 def _whole_number(name: str, value: Any, source: str) -> int:
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal() or len(text) > 12:
-        raise ConfigError(f"{source}: {name} must be a whole number, got {value!r}")
+        raise ConfigError(f"{source}: {name} must be a whole number, got {shown(value)}")
     if int(text) < KEYS[name].least:
         raise ConfigError(f"{source}: {name} must be at least {KEYS[name].least}, got {text}")
     return int(text)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from virnucpro.core.errors import DeviceError, UsageError
+from virnucpro.core.text import shown
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
 
 # Made by NVIDIA's driver; the last one under WSL. Where none is, torch need not be asked.
 DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
+_NUMBER = re.compile(r"[0-9]{1,4}")
+PROC = Path("/proc/self")
 
 
 def detect_cuda_devices() -> list[int]:
@@ -50,14 +56,14 @@ def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
     if text == "auto":
         return f"cuda:{devices[0]}" if devices else "cpu"
     number = text.removeprefix("cuda").removeprefix(":") or "0"
-    if not number.isdigit() or text.startswith("-"):
-        raise UsageError(f"device '{name}': use auto, cpu, cuda, cuda:N or N")
+    if not _NUMBER.fullmatch(number):
+        raise UsageError(f"device {shown(name)}: use auto, cpu, cuda, cuda:N or N")
     if int(number) in devices:
         return f"cuda:{int(number)}"
     if fallback_to_cpu:
         return "cpu"
     seen = ", ".join(f"cuda:{d}" for d in devices) or "none"
-    raise DeviceError(f"device '{name}' is not there (GPUs seen: {seen}); use --device cpu")
+    raise DeviceError(f"device {shown(name)} is not there (GPUs seen: {seen}); use --device cpu")
 
 
 def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
@@ -68,17 +74,71 @@ def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
         DeviceError: a GPU is not there.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
-        raise UsageError(f"--gpus '{text}': give distinct device numbers, as in --gpus 0,1")
+    if not all(map(_NUMBER.fullmatch, parts)) or len(set(parts)) != len(parts):
+        raise UsageError(f"--gpus {shown(text)}: give distinct device numbers, as in --gpus 0,1")
     wanted = [int(part) for part in parts]
     missing = [number for number in wanted if number not in devices]
     if missing:
-        raise DeviceError(f"--gpus '{text}': GPU {missing[0]} is not there (seen: {devices})")
+        raise DeviceError(f"--gpus {shown(text)}: GPU {missing[0]} is not there (seen: {devices})")
     return wanted
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may use: affinity and a Slurm allocation are respected."""
+def visible_cpus() -> int:
+    """CPUs of this process's affinity; libraries count these."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cpus or 1
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use, by affinity, quotas of control groups and Slurm."""
+    limits = [visible_cpus(), *(max(1, math.ceil(quota)) for quota in _quotas())]
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(cpus or 1, int(slurm)) if slurm.isdigit() and int(slurm) > 0 else cpus or 1
+    if slurm.isdigit() and int(slurm) > 0:
+        limits.append(int(slurm))
+    return min(limits)
+
+
+def _quotas() -> Iterator[float]:
+    """CPUs that each control group of this process allows, of version 1 or 2, those above too.
+
+    Source:
+        Linux, Documentation/admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst; proc(5).
+    """
+    groups = {}  # path within the hierarchy, by whether it is that of version 2
+    for line in _lines(PROC / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            groups[not controllers] = path
+    for line in _lines(PROC / "mountinfo"):
+        fields, _, about = line.partition(" - ")
+        root, place = (field.replace("\\040", " ") for field in fields.split(" ")[3:5])
+        kind, _, options = about.split(" ")[:3]
+        is_second = kind == "cgroup2"
+        if not (is_second or (kind == "cgroup" and "cpu" in options.split(","))):
+            continue
+        # in a container the path may lie outside of what is mounted there: the mount is its group
+        inside = PurePosixPath(groups.get(is_second, "/"))
+        inside = inside.relative_to(root) if inside.is_relative_to(root) else PurePosixPath()
+        if ".." in inside.parts:
+            inside = PurePosixPath()
+        for group in (inside, *inside.parents):
+            yield from _quota(Path(place) / group, is_second)
+
+
+def _quota(group: Path, is_second: bool) -> Iterator[float]:
+    """What one control group allows (CPUs); nothing where it sets no bound."""
+    if is_second:
+        words = [word for line in _lines(group / "cpu.max") for word in line.split()]
+    else:
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        words = [line for name in names for line in _lines(group / name)]
+    if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
+        yield int(words[0]) / int(words[1])
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file that the kernel makes; none where there is no such file."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

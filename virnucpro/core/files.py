@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-import threading
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,29 +28,48 @@ def atomic_write(path: Path, mode: str = "wb", temporary: Path | None = None) ->
     The order is write, fsync, rename, fsync of the folder, so that after a crash the final
     name holds either the old content or the new one.
 
+    The temporary file is made, never opened: nobody's file is written over, and no link followed.
+
     Args:
         path: the final name; its folder must exist.
         mode: `wb` or `w+b`, or `w` for UTF-8 text with LF line ends.
-        temporary: name to write under first, in the same folder; None picks a hidden one.
+        temporary: name to write under first, in the same folder, where only a killed run can
+            have left a file; None picks a hidden one.
 
     Raises:
         OutputError: the disk is full, read-only or gone; nothing is left behind.
     """
-    temporary = temporary or path.with_name(f".{path.name}.tmp-{os.getpid()}")
     options = (
         {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     )
     try:
-        with temporary.open(mode, **options) as file:  # type: ignore[call-overload]
+        if temporary is None:
+            temporary = temporary_beside(path)
+        else:
+            temporary.unlink(missing_ok=True)
+        file = temporary.open(mode.replace("w", "x"), **options)  # type: ignore[call-overload]
+    except OSError as error:
+        raise _not_written(path, error) from error
+    try:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         commit_file(temporary, path)
     except OSError as error:
-        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
+        raise _not_written(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name in the folder of `path` that nobody can have foreseen."""
+    return path.with_name(f".{path.name}.tmp-{secrets.randbelow(10**9)}")
+
+
+def _not_written(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: could not be written ({error.strerror or error})")
 
 
 def create_file(path: Path, content: bytes) -> bool:
@@ -62,7 +81,7 @@ def create_file(path: Path, content: bytes) -> bool:
     Raises:
         OutputError: the disk is full, read-only or gone; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -78,14 +97,14 @@ def create_file(path: Path, content: bytes) -> bool:
             temporary.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
-        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
+        raise _not_written(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return True
 
 
-_NO_LINKS_HERE = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_NO_LINKS_HERE = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def commit_file(temporary: Path, path: Path) -> None:
@@ -115,10 +134,10 @@ def make_writable(folder: Path) -> None:
     Raises:
         OutputError: they cannot.
     """
-    probe = folder / f".probe.tmp-{os.getpid()}"
+    probe = temporary_beside(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
+        probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         problem = f"{folder}: cannot be written ({error.strerror}); choose another place"
@@ -161,9 +180,11 @@ def locked(lock: Path) -> Iterator[None]:
     """Hold a kernel lock, which goes with the process; no child inherits it.
 
     Raises:
-        UsageError: another process holds it.
+        UsageError: another process holds it, or it is a link.
     """
-    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    if lock.is_symlink():
+        raise UsageError(f"{lock} is a link, and no lock of ours; move it away")
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from virnucpro.core.errors import OutputError
@@ -28,15 +29,37 @@ class JsonFormatter(logging.Formatter):
         )
 
 
-class _Console(logging.StreamHandler):  # type: ignore[type-arg] # no [] before Python 3.11
+class _Lines(logging.Handler):
     """Lines for whoever reads them: a reader that goes away, or a full disk, ends no run."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing more where the stream takes nothing more."""
+        """Say nothing more where nothing more is taken."""
         if isinstance(sys.exc_info()[1], OSError):
             self.setLevel(logging.CRITICAL + 1)
         else:
             super().handleError(record)
+
+
+class _Console(_Lines, logging.StreamHandler):  # type: ignore[type-arg] # no [] before Python 3.11
+    """Lines on a standard stream."""
+
+
+class _File(_Lines, logging.FileHandler):
+    """Lines in a file, which other handlers are told of when it takes no more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say once that the file ends here."""
+        error = sys.exc_info()[1]
+        super().handleError(record)
+        if isinstance(error, OSError):
+            logging.getLogger("virnucpro").warning(
+                "%s ends here: %s", self.baseFilename, error.strerror
+            )
+
+    def close(self) -> None:
+        """Close the file; what it did not take is lost, as was said."""
+        with suppress(OSError):
+            super().close()
 
 
 def setup_logging(
@@ -73,7 +96,7 @@ def setup_logging(
 
 def _file_handler(path: Path) -> logging.Handler:
     try:
-        return logging.FileHandler(path, encoding="utf-8")
+        return _File(path, encoding="utf-8")
     except OSError as error:
         problem = f"{path}: cannot be written ({error.strerror}); choose another --log-file"
         raise OutputError(problem) from error

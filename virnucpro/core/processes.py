@@ -29,6 +29,37 @@ def children_ignore_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
+# Each library has its own; they are read when it is loaded.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS",
+)  # fmt: skip
+
+
+@contextmanager
+def at_most_threads(threads: int) -> Iterator[None]:
+    """Bound the CPU threads of arithmetic in this block, and of processes that it starts.
+
+    Args:
+        threads: of this process together. Processes have one each, unless they set more; whoever
+            starts them sees to the sum.
+    """
+    import torch  # before the variables are set: it would take them for its own
+
+    before = torch.get_num_threads()
+    known = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    torch.set_num_threads(min(threads, before))
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        for name, value in known.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def _end_with_parent() -> None:
     """Wait for the parent's end, however it comes, and end this process at once."""
     parent = multiprocessing.parent_process()

@@ -12,6 +12,20 @@ if TYPE_CHECKING:
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
+# How a header's bytes become text and come back unchanged, whatever they are.
+HEADER_BYTES = ("utf-8", "surrogateescape")
+
+_AS_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
+
+
+def as_utf8(text: str) -> str:
+    r"""Text for files that are UTF-8: bytes that are not are read as Latin-1.
+
+    >>> as_utf8(b"pr\xf8ve".decode(*HEADER_BYTES))
+    'prøve'
+    """
+    return text if text.isascii() else text.translate(_AS_LATIN_1)
+
 
 class Status(str, Enum):
     """What became of an input record; the `status` column of calls.tsv."""
@@ -33,11 +47,14 @@ class Record:
     """One input sequence.
 
     Attributes:
-        seq_id: first word of the header, made unique within the run.
-        header: the header as given, without `>` or `@`.
-        sequence: the letters as given, without gaps and blanks.
+        seq_id: first word of the header, made unique within its sample.
+        header: the header as given, without `>` or `@` and the blanks behind it; bytes that are
+            not UTF-8 are escaped, see `HEADER_BYTES`.
+        sequence: the letters as given, without gaps, blanks and digits.
         sample: name of the input it came from.
         gaps: gap letters (`-`, `.`, `*`) that were removed (nt).
+        joint_id: `seq_id`, made unique among all samples of a run; for files that name no
+            sample. Empty means `seq_id`.
     """
 
     seq_id: str
@@ -45,16 +62,24 @@ class Record:
     sequence: str
     sample: str = ""
     gaps: int = 0
+    joint_id: str = ""
 
-    @property
-    def fasta_header(self) -> str:
-        """The header as given; where its first word is not the id, the id goes before it.
+    def __post_init__(self) -> None:
+        if not self.joint_id:
+            object.__setattr__(self, "joint_id", self.seq_id)
 
-        >>> Record("a__2", "a of the second file", "ACGT").fasta_header
+    def header_with(self, name: str) -> str:
+        """The header as given; where its first word is not `name`, that goes before it.
+
+        Bytes that are not UTF-8 are escaped; write it with `HEADER_BYTES`.
+
+        >>> Record("a", "a of the second file", "ACGT").header_with("a__2")
         'a__2 a of the second file'
         """
-        is_named = self.header.split(maxsplit=1)[:1] == [self.seq_id]
-        return self.header if is_named else f"{self.seq_id} {self.header}".rstrip()
+        words = self.header.encode(*HEADER_BYTES).split(maxsplit=1)
+        if words and as_utf8(words[0].decode(*HEADER_BYTES)) == name:
+            return self.header
+        return f"{name} {self.header}" if words else name
 
 
 # One sequence as token ids, special tokens included: shape (tokens,).

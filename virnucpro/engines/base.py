@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.batches.budget import Lengths
 from virnucpro.core.records import Tokens
-from virnucpro.models.base import Encoder
+from virnucpro.encoders.base import Encoder
+from virnucpro.engines.plans import Lengths
 
 EngineKind = Literal["padded", "packed"]
 # Indices of some items, shape (batch,), and their vectors, shape (batch, d) float32.

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from virnucpro.models.load import Tokenizer
+    from virnucpro.encoders.tokenizers import Tokenizer
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")

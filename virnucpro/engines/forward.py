@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virnucpro.batches.collate import Batch, PackedBatch, PaddedBatch
 from virnucpro.core.errors import DeviceError
-from virnucpro.models.attention import TransformerEncoder, pinned_kernels, prove_backend
-from virnucpro.models.base import Encoder
-from virnucpro.models.layouts import Layout, RectangleLayout
+from virnucpro.encoders.attention import TransformerEncoder, pinned_kernels, prove_backend
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.batches import Batch
+from virnucpro.encoders.layouts import Layout, RectangleLayout, TiledLayout
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -46,8 +46,8 @@ class Forward:
         self._transformer = encoder if isinstance(encoder, TransformerEncoder) else None
         self._layers = list(getattr(encoder, "layers", [])) or [encoder]
         self.backend = "conv" if self._transformer is None else RectangleLayout.backend
-        if packed and self._transformer is not None:
-            with self._on_device():
+        with self._on_device():
+            if self._transformer and (packed or self._transformer.backend == TiledLayout.backend):
                 self.backend = prove_backend(self._transformer)
         self._shapes: set[tuple[Any, ...]] = set()
         self.compiles = self._insist = False
@@ -59,25 +59,26 @@ class Forward:
         return torch.float32 if parameter is None else parameter.dtype
 
     def compile(self, insist: bool) -> None:
-        """Compile from now on, when a shape first occurs.
+        """Compile from now on, when a shape first occurs; our own kernels leave nothing to do.
 
         Args:
             insist: a failure of the compiler is an error; else go on without it.
         """
+        if self.backend == TiledLayout.backend:
+            log.info("torch.compile left out: the Triton kernels are faster, and for any shape")
+            return
         self.compiles, self._insist = True, insist
         for layer in self._layers:
             layer.compile(dynamic=False)
 
-    def prepare(self, batch: Batch, pin: bool, fixed: bool) -> Prepared:
+    def prepare(self, batch: Batch, pin: bool) -> Prepared:
         """Lay out a batch on the host for the kernels in use.
 
         Args:
-            batch: on the host; with fixed shapes it has more rows than ids.
+            batch: on the host.
             pin: put it in page-locked memory, so that its copy does not wait.
-            fixed: leave out the ids, which would differ from batch to batch.
         """
-        shaped = batch if fixed else batch
-        ready = self._transformer.lay_out(shaped) if self._transformer else shaped
+        ready = self._transformer.lay_out(batch) if self._transformer else batch
         return ready.pin_memory() if pin else ready
 
     def __call__(self, ready: Prepared, fixed: bool) -> Tensor:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from virnucpro.batches.collate import Batch
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.records import Tokens
+from virnucpro.encoders.batches import Batch
 from virnucpro.engines.forward import Forward
 
 log = logging.getLogger("virnucpro.engines")
@@ -50,7 +50,7 @@ def probe(forward: Forward, collate: Callable[[Sequence[Tokens]], Batch]) -> Pro
     length = _PROBE_LENGTH
     letters = np.full(length, 5, dtype=np.int64)
     items = [letters] * (_PROBE_TOKENS // length)
-    ready = forward.prepare(collate(items), pin=False, fixed=False)
+    ready = forward.prepare(collate(items), pin=False)
     try:
         forward(ready, fixed=False)
         torch.cuda.synchronize(device)

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.batches.budget import Lengths
-from virnucpro.batches.collate import PackedBatch, collate_packed
-from virnucpro.batches.packing import pack
 from virnucpro.core.records import Tokens
+from virnucpro.encoders.batches import PackedBatch
+from virnucpro.engines.plans import Lengths, collate_packed, pack
 
 TOKENS_PER_SEQUENCE = 32  # a batch holds at most budget / 32 sequences: a bound for fixed shapes
 LONGEST_STEP = 128  # rows of queries that an attention kernel takes at once

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.batches.budget import Lengths, batches_within, padded_cost
-from virnucpro.batches.collate import PaddedBatch, collate_padded
 from virnucpro.core.records import Tokens
-from virnucpro.models.layouts import bucket_width
+from virnucpro.encoders.batches import PaddedBatch
+from virnucpro.encoders.layouts import bucket_width
+from virnucpro.engines.plans import Lengths, batches_within, collate_padded, padded_cost
 
 
 class PaddedPlan:

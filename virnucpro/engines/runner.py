@@ -20,11 +20,11 @@ from torch import Tensor
 
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
+from virnucpro.encoders.base import Encoder
 from virnucpro.engines.base import BatchLayout, Embedded, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.forward import Forward, Prepared
 from virnucpro.engines.memory import budget_by_memory, compiling_pays, probe
-from virnucpro.models.base import Encoder
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -167,9 +167,8 @@ class BatchEngine:
         batch = self.layout.collate(items)
         fixes = self._forward.compiles and max(map(len, items)) > self._forward.encoder.short_tokens
         fixed = self.layout.fixed(batch, self.stats.token_budget) if fixes else None
-        is_fixed = fixed is not None
-        ready = self._forward.prepare(batch if fixed is None else fixed, self._pin, is_fixed)
-        return _Work(rows, items, ready, is_fixed)
+        ready = self._forward.prepare(batch if fixed is None else fixed, self._pin)
+        return _Work(rows, items, ready, fixed is not None)
 
     def _launch(self, work: _Work) -> Iterator[_Pending]:
         """Queue a batch, in parts if it does not fit; every part is yielded before the next."""
@@ -265,7 +264,7 @@ class BatchEngine:
 
     def _in_float32(self, exact: Forward, items: list[Tokens]) -> Tensor:
         """Vectors of a batch; one that float32 has no memory for is computed in halves."""
-        ready = exact.prepare(self.layout.collate(items), pin=False, fixed=False)
+        ready = exact.prepare(self.layout.collate(items), pin=False)
         try:
             return exact(ready, fixed=False).cpu()
         except torch.OutOfMemoryError as error:

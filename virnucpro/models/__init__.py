@@ -1,1 +1,1 @@
-"""Room 4: a batch to one vector per ORF."""
+"""What a model is made of, where its files lie, and how they get there."""

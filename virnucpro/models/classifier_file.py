@@ -1,58 +1,84 @@
-"""Published classifier files to safetensors: names, shapes and numbers are checked.
+"""Classifier files: names, shapes and numbers are checked, whatever form they come in.
 
-Room 4 (batch -> one vector per ORF). Only safetensors are read at run time; what the original
-publishes (a pickled module) and plain state dicts pass through `unpickle` once.
+What the original publishes is a pickled module; plain state dicts and safetensors are read too.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import atomic_write
-from virnucpro.models.pickle_machine import Inert, TensorView
-from virnucpro.models.unpickle import MAX_FILE_BYTES, read_torch_file
+from virnucpro.models.torch_file import TorchFile
 
+PUBLISHED_KIND = "mlp"
 BATCH_NORM_EPS = 1e-5
 CLASSES = 2
-STATE_DICT_KEYS = ("state_dict", "model_state_dict")
-_MAX_DEPTH = 3
+_MAX_BYTES = 256 << 20  # the published classifiers have 6.8 MB
+_MAX_TENSORS = 64
+_STATE_DICT_KEYS = ("state_dict", "model_state_dict")
 
 Tensors = dict[str, NDArray[np.float32]]
 
 
-def import_classifier(source: Path, target: Path) -> Tensors:
+class _Layer:
+    """Stands for a layer of a pickled module: keeps what it was given, and can do nothing."""
+
+    state: dict[str, Any]
+
+    def __new__(cls) -> _Layer:  # pickles make it without calling `__init__`
+        layer = super().__new__(cls)
+        layer.state = {}
+        return layer
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state if isinstance(state, dict) else {}
+
+
+_LAYERS = [
+    (_Layer, "__main__.MLPClassifier"),
+    (_Layer, "torch.nn.modules.linear.Linear"),
+    (_Layer, "torch.nn.modules.batchnorm.BatchNorm1d"),
+    (_Layer, "torch.nn.modules.dropout.Dropout"),
+    (_Layer, "torch.nn.modules.activation.ReLU"),
+]
+
+
+def import_classifier(source: Path, target: Path) -> None:
     """Turn a published classifier into safetensors.
 
     Args:
         source: pickled module or state dict (`.pth`), or safetensors.
         target: the safetensors file to write; its folder must exist.
 
-    Returns:
-        The tensors that were written.
-
     Raises:
-        ModelError: the file is unsafe, damaged or no classifier of this family.
+        ModelError: the file is unsafe, damaged or no published classifier.
         OutputError: `target` cannot be written.
     """
-    tensors = read_classifier(source)
+    kind, tensors = read_classifier(source)
+    if kind != PUBLISHED_KIND:
+        raise ModelError(f"{source}: a classifier of the kind {kind!r:.40}; import its folder")
     with atomic_write(target) as file:
-        file.write(save(dict(tensors), metadata={"kind": "mlp"}))
-    return tensors
+        file.write(save(dict(tensors), metadata={"kind": kind}))
 
 
-def read_classifier(path: Path) -> Tensors:
+def read_classifier(path: Path) -> tuple[str, Tensors]:
     """Read and check a classifier file, told by its content and not by its name.
 
+    Returns:
+        The kind of network, and its tensors, all finite; those of the kind `mlp` have the names
+        and shapes of the published network.
+
     Raises:
-        ModelError: the file is unsafe, damaged or no classifier of this family.
+        ModelError: the file is unsafe, damaged, or holds other numbers.
     """
     try:
         with path.open("rb") as file:
@@ -60,64 +86,76 @@ def read_classifier(path: Path) -> Tensors:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    if size > MAX_FILE_BYTES:
+    if size > _MAX_BYTES:
         raise ModelError(f"{path}: {size} bytes are too many for a classifier")
     # safetensors begin with the length of their JSON header; a pickle would claim terabytes
     is_safetensors = start[8:] == b"{" and int.from_bytes(start[:8], "little") < size
-    arrays = _read_safetensors(path) if is_safetensors else _read_pickled(path)
+    kind, arrays = _read_safetensors(path) if is_safetensors else _read_pickled(path)
     arrays.pop("bn1.num_batches_tracked", None)  # counts training batches, decides nothing
-    tensors = {name: array.astype(np.float32) for name, array in arrays.items()}
-    _check(path, tensors)
-    return tensors
+    tensors = {}
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise ModelError(f"{path}: {name!r:.80} holds {array.dtype}, not plain floats")
+        tensors[name] = array.astype(np.float32)
+        if not np.isfinite(tensors[name]).all():
+            raise ModelError(f"{path}: {name!r:.80} holds numbers that are not finite")
+    if kind == PUBLISHED_KIND:
+        _check_published(path, tensors)
+    return kind, tensors
 
 
-def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+def _read_safetensors(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
     try:
-        return load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            kind = (file.metadata() or {}).get("kind", PUBLISHED_KIND)
+            return kind, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: neither a torch file nor safetensors ({error})") from error
+        raise ModelError(f"{path}: not a safetensors file ({error})") from error
 
 
-def _read_pickled(path: Path) -> dict[str, NDArray[Any]]:
-    tree, read = read_torch_file(path)
-    if isinstance(tree, dict):
-        for key in STATE_DICT_KEYS:
-            if isinstance(tree.get(key), dict):
-                tree = tree[key]
-                break
-        views = tree
-    elif isinstance(tree, Inert):
-        views = dict(_views_of(path, tree, "", _MAX_DEPTH))
+def _read_pickled(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
+    file = TorchFile(path, _LAYERS)
+    tree = file.content
+    if isinstance(tree, _Layer):
+        values = dict(_tensors_of(path, tree, "", depth=3))
+    elif isinstance(tree, dict):
+        values = next((tree[k] for k in _STATE_DICT_KEYS if isinstance(tree.get(k), dict)), tree)
     else:
         raise ModelError(f"{path}: holds a {type(tree).__name__}, no classifier")
-    found = {name: view for name, view in views.items() if isinstance(view, TensorView)}
-    if len(found) != len(views) or len(found) > 16:
+    if len(values) > _MAX_TENSORS:
         raise ModelError(f"{path}: holds more than the tensors of a classifier")
-    return {str(name): read(view) for name, view in found.items()}
+    arrays = {}
+    for name, value in values.items():
+        tensor = file.tensor(name, value)
+        if not tensor.is_contiguous():  # a view could claim any size
+            raise ModelError(f"{path}: {name!r:.80} is not laid out row by row")
+        try:
+            arrays[str(name)] = tensor.detach().numpy()
+        except TypeError as error:
+            raise ModelError(f"{path}: {name!r:.80} holds {tensor.dtype}") from error
+    return PUBLISHED_KIND, arrays
 
 
-def _views_of(path: Path, module: Inert, prefix: str, depth: int) -> list[tuple[str, Any]]:
+def _tensors_of(path: Path, layer: _Layer, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
     """Tensors of a module and of those inside it, with dotted names."""
     if depth == 0:
         raise ModelError(f"{path}: modules nested too deep for a classifier")
-    eps = module.state.get("eps", BATCH_NORM_EPS)
-    if eps != BATCH_NORM_EPS:
+    eps = layer.state.get("eps", BATCH_NORM_EPS)
+    if type(eps) is not float or eps != BATCH_NORM_EPS:
         raise ModelError(f"{path}: batch norm with an unusual epsilon")
-    views = []
     for kind in ("_parameters", "_buffers", "_modules"):
-        members = module.state.get(kind, {})
-        if not isinstance(members, dict) or len(members) > 16:
+        members = layer.state.get(kind, {})
+        if not isinstance(members, dict) or len(members) > _MAX_TENSORS:
             raise ModelError(f"{path}: not the layers of a classifier")
         for name, member in members.items():
-            if isinstance(member, TensorView):
-                views.append((f"{prefix}{name}", member))
-            elif isinstance(member, Inert):
-                views += _views_of(path, member, f"{prefix}{name}.", depth - 1)
-    return views
+            if isinstance(member, _Layer):
+                yield from _tensors_of(path, member, f"{prefix}{name}.", depth - 1)
+            elif member is not None and kind != "_modules":
+                yield f"{prefix}{name}", member
 
 
-def _check(path: Path, tensors: Tensors) -> None:
-    """Check names, shapes and that each number is finite."""
+def _check_published(path: Path, tensors: Tensors) -> None:
+    """Check names and shapes, and that a variance is one."""
     weight = tensors.get("hidden_layer.weight", np.zeros(0))
     hidden, width = weight.shape if weight.ndim == 2 else (0, 0)
     expected = {
@@ -136,7 +174,5 @@ def _check(path: Path, tensors: Tensors) -> None:
     for name, shape in expected.items():
         if tensors[name].shape != shape or 0 in shape:
             raise ModelError(f"{path}: {name} has shape {tensors[name].shape}, expected {shape}")
-        if not np.isfinite(tensors[name]).all():
-            raise ModelError(f"{path}: {name} holds numbers that are not finite")
     if (tensors["bn1.running_var"] < 0).any():
         raise ModelError(f"{path}: bn1.running_var holds negative variances")

@@ -17,7 +17,14 @@ from virnucpro.core.records import FRAMES, Status
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Shard
 from virnucpro.pipeline.paths import RunPaths
-from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, CallRow, ChunkRow, header
+from virnucpro.reports.tables import (
+    CHUNK_COLUMNS,
+    CONTIG_COLUMNS,
+    CallRow,
+    ChunkRow,
+    contig_line,
+    header,
+)
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
 
@@ -113,13 +120,15 @@ class Caller:
                          strict=True))  # fmt: skip
         chunk_rows = []
         for k, (record, number, start, end) in enumerate(chunks.tolist()):
-            seq_id = shard.records[record].seq_id
+            seq_id, sample = shard.records[record].seq_id, shard.records[record].sample
             if k not in found:
-                chunk_rows.append(ChunkRow(seq_id, number + 1, start, end))
+                chunk_rows.append(ChunkRow(seq_id, number + 1, start, end, sample=sample))
                 continue
             (_, frame, orf_start, orf_end, _), p = found[k]
             place = (start + orf_start, start + orf_end)
-            chunk_rows.append(ChunkRow(seq_id, number + 1, start, end, FRAMES[frame], *place, p))
+            chunk_rows.append(
+                ChunkRow(seq_id, number + 1, start, end, FRAMES[frame], *place, p, sample)
+            )
         lacking = {int(i): int(missing[i]) for i in np.flatnonzero(missing)}
         return Called(rows, chunk_rows, scored, virus >= other, lacking)
 
@@ -158,7 +167,7 @@ class ModelTables:
             self._stack = stack.pop_all()
         self._predictions.write(RESULTS_HEADER)
         self._chunks.write(header(CHUNK_COLUMNS))
-        self._records.write(header(CALL_COLUMNS))
+        self._records.write(header(CONTIG_COLUMNS))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -175,7 +184,10 @@ class ModelTables:
         self._predictions.write(format_rows(ids, scores[present]))
         self._consensus.add(shard.chunk_ids(called.scored_chunks), called.is_virus.tolist())
         self._chunks.writelines(row.line() for row in called.chunk_rows)
-        self._records.writelines(row.line() for row in called.rows)
+        self._records.writelines(
+            contig_line(row, record.joint_id)
+            for row, record in zip(called.rows, shard.records, strict=True)
+        )
         self.counts.update(
             records=len(shard.records), chunks=len(shard.chunks), orfs=len(shard.orfs),
             nt=sum(record.length for record in shard.records),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from virnucpro.core.files import atomic_write
+from virnucpro.core.text import one_line
 
 
 def record_failures(
@@ -33,12 +34,3 @@ def record_failures(
     )
     with atomic_write(log, "w") as file:
         file.writelines(f"{line}\n" for line in lines)
-
-
-def one_line(reason: str) -> str:
-    r"""A reason that cannot be taken for two lines, or for another column.
-
-    >>> one_line("bad\n  file|x")
-    'bad file/x'
-    """
-    return " ".join(reason.split()).replace("|", "/")

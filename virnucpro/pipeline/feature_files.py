@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Embeddings
+from virnucpro.core.text import clipped
 from virnucpro.sequences.fasta_files import read_fasta
 
 # The stage that its warnings are about.
@@ -36,6 +37,7 @@ logger = logging.getLogger("virnucpro.pipeline.prediction")
 
 _MARKS = {"version": "1.0", "status": "complete"}
 _ROOT = "archive"  # the folder inside the zip when torch saves to a stream
+_FOLDER = 0x10  # the attribute that makes a record of a zip a folder
 
 # what reading a damaged or hostile file may end in, with weights_only
 _UNREADABLE = (
@@ -47,6 +49,8 @@ _UNREADABLE = (
 
 class DamagedFeaturesError(InputError, RuntimeError):
     """A feature file that cannot be read, or does not hold what its layout says."""
+
+    exit_code = 1  # no input of the user's: a run made it
 
 
 def write_dna_features(path: Path, embeddings: Embeddings) -> None:
@@ -227,6 +231,7 @@ def read_dna_features(path: Path) -> Embeddings:
         FileNotFoundError: there is no such file.
         DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
     """
+    check_records(path)
     stored = _read_record(path, "vectors.npy")
     if stored is not None:
         return _checked(path, _stored_ids(path), _array(path, stored))
@@ -236,7 +241,9 @@ def read_dna_features(path: Path) -> Embeddings:
         labels = [row["label"] for row in rows]
         vectors = np.array([_floats(row["mean_representation"]) for row in rows], dtype=np.float32)
     except _UNREADABLE as error:
-        raise DamagedFeaturesError(path, f"rows are not mean representations ({error})") from error
+        raise DamagedFeaturesError(
+            path, f"rows are not mean representations ({clipped(error)})"
+        ) from error
     if labels != ids:
         raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
     return _checked(path, ids, vectors)
@@ -249,11 +256,14 @@ def read_protein_features(path: Path) -> Embeddings:
         FileNotFoundError: there is no such file.
         DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
     """
+    check_records(path)
     ids, rows = _listed(path, _load(path), "proteins")
     try:
         vectors = torch.stack(rows).float().numpy() if rows else np.empty((0, 0), np.float32)
     except _UNREADABLE as error:
-        raise DamagedFeaturesError(path, f"rows are not vectors of one width ({error})") from error
+        raise DamagedFeaturesError(
+            path, f"rows are not vectors of one width ({clipped(error)})"
+        ) from error
     return _checked(path, ids, vectors)
 
 
@@ -264,6 +274,7 @@ def read_merged(path: Path) -> Embeddings:
         FileNotFoundError: there is no such file.
         DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
     """
+    check_records(path)
     content = _load(path)
     data = content.get("data")
     if not isinstance(content.get("ids"), list) or not isinstance(data, torch.Tensor):
@@ -278,6 +289,7 @@ def read_dna_ids(path: Path) -> list[str]:
         FileNotFoundError: there is no such file.
         DamagedFeaturesError: unreadable, or not of this layout.
     """
+    check_records(path)
     ids = _stored_ids(path)
     return _checked_ids(path, ids or _listed(path, _load(path), "nucleotide")[0])
 
@@ -285,13 +297,41 @@ def read_dna_ids(path: Path) -> list[str]:
 def merged_inputs(path: Path) -> str | None:
     """Digest of the files that a merged file was made from; None if it is torn or not ours."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                return None
+        check_records(path)
         stored = _read_record(path, "inputs.txt")
     except (OSError, *_UNREADABLE):
         return None
     return None if stored is None else stored.decode("ascii", "replace")
+
+
+def check_records(path: Path) -> None:
+    """See that every record of a `.pt` file is what was written; torch does not ask.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFeaturesError: not a `.pt` file in zip form, or a record fails its checksum.
+    """
+    try:
+        size = path.stat().st_size
+        if not zipfile.is_zipfile(path):
+            raise DamagedFeaturesError(path, "not a .pt file in zip form")
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                # a few kB could unpack to the whole memory
+                raise DamagedFeaturesError(path, "holds packed records, as no .pt file does")
+            if any(record.external_attr & _FOLDER for record in records):
+                # torch would take it for empty, and give whatever lies in memory
+                raise DamagedFeaturesError(path, "holds folders, as no .pt file does")
+            # records that lie over each other could make a small file endless to check
+            if sum(record.file_size for record in records) > size:
+                raise DamagedFeaturesError(path, "holds less than its records claim")
+            if (damaged := archive.testzip()) is not None:
+                raise DamagedFeaturesError(path, f"record {damaged} fails its checksum")
+    except (DamagedFeaturesError, FileNotFoundError):
+        raise
+    except (OSError, *_UNREADABLE) as error:  # a damaged directory may point before the file
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
 
 
 def _saved(payload: object) -> io.BytesIO:
@@ -318,14 +358,11 @@ def _read_record(path: Path, name: str) -> bytes | None:
     try:
         with zipfile.ZipFile(path) as archive:
             info = archive.NameToInfo.get(f"{_ROOT}/{name}")
-            # stored as is: a packed record could be far larger than its file
-            if info is None or info.compress_type != zipfile.ZIP_STORED:
-                return None
-            return archive.read(info)
+            return None if info is None else archive.read(info)
     except FileNotFoundError:
         raise
     except (OSError, *_UNREADABLE) as error:  # a damaged directory may point before the file
-        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
 
 
 def _stored_ids(path: Path) -> list[str]:
@@ -333,7 +370,7 @@ def _stored_ids(path: Path) -> list[str]:
     try:
         ids = [] if stored is None else json.loads(stored)
     except (ValueError, RecursionError) as error:
-        raise DamagedFeaturesError(path, f"ids cannot be read ({error})") from error
+        raise DamagedFeaturesError(path, f"ids cannot be read ({clipped(error)})") from error
     return ids if isinstance(ids, list) else []
 
 
@@ -341,7 +378,7 @@ def _array(path: Path, stored: bytes) -> NDArray[np.float32]:
     try:
         vectors = np.load(io.BytesIO(stored), allow_pickle=False)
     except (*_UNREADABLE, OSError, MemoryError) as error:
-        raise DamagedFeaturesError(path, f"vectors cannot be read ({error})") from error
+        raise DamagedFeaturesError(path, f"vectors cannot be read ({clipped(error)})") from error
     if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
         raise DamagedFeaturesError(path, "vectors are not float32")
     return vectors
@@ -349,13 +386,9 @@ def _array(path: Path, stored: bytes) -> NDArray[np.float32]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size and not zipfile.is_zipfile(path):
-            raise DamagedFeaturesError(path, "not a .pt file in zip form")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (DamagedFeaturesError, FileNotFoundError):
-        raise
     except (OSError, *_UNREADABLE) as error:
-        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
     if not isinstance(content, dict):
         raise DamagedFeaturesError(path, "does not hold a dictionary")
     return content
@@ -381,7 +414,9 @@ def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Em
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         first = names[int(np.argmin(finite))]
-        raise DamagedFeaturesError(path, f"the vector of {first} holds values that are not finite")
+        raise DamagedFeaturesError(
+            path, f"the vector of {clipped(first)} holds values that are not finite"
+        )
     return Embeddings(tuple(names), vectors)
 
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of, sha256_file
-from virnucpro.core.records import Embeddings
+from virnucpro.core.records import HEADER_BYTES, Embeddings
 from virnucpro.models.specs import EncoderSpec
 from virnucpro.pipeline import feature_files
 from virnucpro.scores.scorer import Embedder, EmbeddingOptions, LoadedModels
+from virnucpro.sequences.fasta import first_word
 from virnucpro.sequences.fasta_files import read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
@@ -75,7 +76,7 @@ class EmbedTask:
         names: list[str] = []
         sequences: list[bytes] = []
         for name, sequence in read_fasta(unit.input_file):
-            names.append(name.split(maxsplit=1)[0] if name else "")
+            names.append(first_word(name.encode(*HEADER_BYTES)))
             sequences.append(sequence.encode("latin-1", "replace"))
         if len(set(names)) != len(names):
             raise InputError(unit.input_file, "a sequence id occurs twice")

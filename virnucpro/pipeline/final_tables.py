@@ -17,23 +17,24 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.core.errors import InputError
+from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.records import Record
+from virnucpro.core.text import clipped
 from virnucpro.pipeline.inputs import Source, read_sources
-from virnucpro.pipeline.output_dir import our_files
 from virnucpro.pipeline.run import Run
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES, TableFiles
 from virnucpro.reports.tables import (
     CallRow,
     ChunkRow,
     RegionRow,
-    read_call_rows,
     read_chunk_rows,
+    read_contig_rows,
     rounded,
 )
 from virnucpro.scores.composition import Composition, FdrCurve
 from virnucpro.scores.intervals import ScoredWindow, viral_stretches
 from virnucpro.scores.thresholds import VIRUS
+from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024
 
@@ -42,6 +43,7 @@ BLOCK_ROWS = 1_024
 class _Called:
     """A record with its final call, its chunks, and its sequence where it is viral."""
 
+    joint_id: str
     row: CallRow
     chunks: list[ChunkRow]
     record: Record | None
@@ -73,15 +75,17 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
         for number, source in enumerate(run.sources):
             summary = _Summary(source, curves.get(source.sample))
             with ExitStack() as stack:
-                files = [tables]
+                own_tables = None
                 if own:
                     own[number].mkdir(parents=True, exist_ok=True)
-                    files.append(stack.enter_context(TableFiles(own[number], is_packed)))
+                    own_tables = stack.enter_context(TableFiles(own[number], is_packed))
                 while waiting is not None and waiting.row.sample == source.sample:
-                    regions = find_regions(waiting.row, waiting.chunks)
-                    for file in files:
-                        file.add(waiting.row, regions, waiting.chunks, waiting.record)
-                    summary.add(waiting.row)
+                    row, regions = waiting.row, find_regions(waiting.row, waiting.chunks)
+                    found = (row, regions, waiting.chunks, waiting.record)
+                    tables.add(waiting.joint_id, *found)
+                    if own_tables is not None:
+                        own_tables.add(row.seq_id, *found)
+                    summary.add(row)
                     counts["regions"] += len(regions)
                     waiting = next(called, None)
             summaries.append(summary.as_dict())
@@ -140,25 +144,34 @@ class _Reread:
     """The input records again, read on only as far as someone asks."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        self._records = read_sources(sources, is_first_time=False)
+        self._records = read_sources(sources, ReadLog(is_silent=True))
+        self._names = ", ".join(name for source in sources for name in source.names)
         self._next = 0
 
-    def record(self, number: int, seq_id: str) -> Record:
-        """The `number`-th record, from 0; ask in rising order."""
+    def record(self, number: int, row: CallRow) -> Record:
+        """The `number`-th record, from 0, which has this row; ask in rising order."""
         record = next(islice(self._records, number - self._next, None), None)
         self._next = number + 1
-        if record is None or record.seq_id != seq_id:
-            raise InputError(f"record {number + 1} ({seq_id})", "the input changed during the run")
+        if record is None or (record.sample, record.seq_id) != row.key:
+            name = clipped(row.seq_id)
+            problem = f"record {number + 1} is not {name} any more: changed during the run"
+            raise InputError(self._names, problem)
         return record
+
+    def finish(self) -> None:
+        """Read what is left, if any of it was asked for: only then is it known to be the same."""
+        if self._next:
+            for _ in self._records:
+                pass
 
 
 def _remove_other_fasta(run: Run) -> None:
     """Remove the viral FASTA that an earlier run left in the other form."""
     name = FASTA_NAMES[not run.settings.calling.gzip_fasta]
-    ours = set(our_files(run.paths.output_dir))
+    root, ours = run.paths.output_dir, set(run.ledger.claimed())
     for path in (folder / name for folder in _folders(run)):
-        if path in ours:
-            path.unlink()
+        if path.relative_to(root).as_posix() in ours and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def _folders(run: Run) -> list[Path]:
@@ -169,7 +182,7 @@ def _folders(run: Run) -> list[Path]:
 def _fdr_curves(run: Run) -> dict[str, FdrCurve]:
     """The false discovery rates of each sample that has scored records."""
     curves = {}
-    rows = (row for row in read_call_rows(run.paths.contigs) if row.p_virus is not None)
+    rows = (row for row, _ in read_contig_rows(run.paths.contigs) if row.p_virus is not None)
     for sample, own in groupby(rows, key=attrgetter("sample")):
         composition = Composition()
         while block := [row.p_virus for row in islice(own, BLOCK_ROWS)]:
@@ -181,22 +194,26 @@ def _fdr_curves(run: Run) -> dict[str, FdrCurve]:
 def _called(run: Run, curves: dict[str, FdrCurve]) -> Iterator[_Called]:
     chunks = read_chunk_rows(run.paths.chunks)
     inputs = _Reread(run.sources)
-    for number, row in enumerate(_rows_with_fdr(run, curves)):
+    for number, (row, joint_id) in enumerate(_rows_with_fdr(run, curves)):
         own = list(islice(chunks, row.chunks))
-        record = inputs.record(number, row.seq_id) if row.call == VIRUS else None
-        yield _Called(row, own, record)
+        if [chunk.key for chunk in own] != [row.key] * row.chunks:
+            raise DamagedError(run.paths.chunks, f"not the chunks of '{row.seq_id}' in its place")
+        record = inputs.record(number, row) if row.call == VIRUS else None
+        yield _Called(joint_id, row, own, record)
+    inputs.finish()
 
 
-def _rows_with_fdr(run: Run, curves: dict[str, FdrCurve]) -> Iterator[CallRow]:
+def _rows_with_fdr(run: Run, curves: dict[str, FdrCurve]) -> Iterator[tuple[CallRow, str]]:
     thresholds = run.settings.calling.thresholds
-    rows = read_call_rows(run.paths.contigs)
-    for sample, own in groupby(rows, key=attrgetter("sample")):
+    rows = read_contig_rows(run.paths.contigs)
+    for sample, own in groupby(rows, key=lambda found: found[0].sample):
         while block := list(islice(own, BLOCK_ROWS)):
-            scores = [row.p_virus for row in block if row.p_virus is not None]
+            scores = [row.p_virus for row, _ in block if row.p_virus is not None]
             rates = iter(curves[sample].at(np.array(scores)).tolist() if scores else ())
-            for row in block:
+            for row, joint_id in block:
                 if row.p_virus is None or row.call is None:
-                    yield row
+                    yield row, joint_id
                     continue
                 fdr = rounded(next(rates))
-                yield replace(row, fdr=fdr, call=thresholds.call(row.call, row.p_virus, fdr))
+                call = thresholds.call(row.call, row.p_virus, fdr)
+                yield replace(row, fdr=fdr, call=call), joint_id

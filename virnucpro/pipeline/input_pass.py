@@ -259,7 +259,7 @@ def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, l
         windows = [] if status else chunk_windows(len(letters), rules.chunk_nt)
         rows.append(
             RecordRow(
-                record.seq_id, record.seq_id, record.sample, len(letters), record.gaps, status,
+                record.seq_id, record.joint_id, record.sample, len(letters), record.gaps, status,
                 len(windows),
             )
         )  # fmt: skip

@@ -5,26 +5,35 @@ Read twice: to score the records, and to write out those that are called viral.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-import shutil
-import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Any
 
 from virnucpro.core.errors import InputError, UsageError
-from virnucpro.core.files import atomic_write, sha256_file
-from virnucpro.core.records import Record
+from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
+from virnucpro.core.records import Record, Status
 from virnucpro.sequences.alignments import alignment_format, read_alignments
-from virnucpro.sequences.fasta import ReadLog, read_pairs, read_records, sample_name
-from virnucpro.sequences.unpack import STDIN
+from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
+from virnucpro.sequences.ids import IdRegistry
+from virnucpro.sequences.read_log import ReadLog
+from virnucpro.sequences.screen import screen_record
+from virnucpro.sequences.unpack import STDIN, standard_input
+
+logger = logging.getLogger("virnucpro.pipeline")
+
+_OF_A_PROCESS = ("/dev/stdin", "/dev/fd/", "/proc/")  # files, where a file was redirected to them
 
 _FIRST_MATE = re.compile(r"[._-]R?1(_001)?$")
 _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_FOLDER = 80
+_MATE_ENDINGS = ("/1", "/2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +46,7 @@ class Source:
         names: the inputs as the user gave them.
         paths: where they lie; standard input has been copied to a file.
         reference: FASTA for CRAM files that need one.
+        digests: hex SHA-256 of each input when the run began; empty where nobody wrote it down.
     """
 
     sample: str
@@ -44,12 +54,13 @@ class Source:
     names: tuple[str, ...]
     paths: tuple[Path, ...]
     reference: Path | None = None
+    digests: tuple[str, ...] = ()
 
 
 def plan_sources(
     inputs: Sequence[Path], spooled: Mapping[str, Path], paired: bool, reference: Path | None = None
 ) -> tuple[Source, ...]:
-    """Group inputs into samples, in argument order.
+    """Group inputs into samples, in argument order; a file that is given twice is told.
 
     Args:
         inputs: as given; `-` is standard input.
@@ -61,6 +72,7 @@ def plan_sources(
         UsageError: an odd number of inputs to pair, or standard input twice.
     """
     check_grouping(inputs, paired)
+    _tell_repeats(inputs)
     width = 2 if paired else 1
     groups = [tuple(inputs[i : i + width]) for i in range(0, len(inputs), width)]
     samples = sample_names(inputs, paired)
@@ -89,22 +101,53 @@ def check_grouping(inputs: Sequence[Path], paired: bool) -> None:
 
 
 def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
-    """One name a sample, from the stem of its first input; equal stems get a number.
+    """One name a sample, no two alike: the stem of its first input.
 
-    >>> sample_names([Path("a/x.fa"), Path("b/x.fa"), Path("y.fq.gz")])
-    ['x', 'x__2', 'y']
+    Inputs of one stem that lie in several folders are called by their folders, as assemblers
+    name all their files alike. Names that are alike even so get a number.
+
+    >>> sample_names([Path("gut/contigs.fa"), Path("soil/contigs.fa"), Path("y.fq.gz")])
+    ['gut', 'soil', 'y']
+    >>> sample_names([Path("a/gut/x.fa"), Path("b/gut/x.fa"), Path("gut.fa")])
+    ['gut', 'gut__2', 'gut__3']
     >>> sample_names([Path("gut_R1.fq"), Path("gut_R2.fq")], paired=True)
     ['gut']
     """
-    seen: Counter[str] = Counter()
-    names = []
+    stems, folders = [], []
     for path in inputs[:: 2 if paired else 1]:
         stem = sample_name(path)
         stem = _FIRST_MATE.sub("", stem) or stem if paired else stem
-        stem = _NOT_PRINTED.sub("_", stem)
-        seen[stem] += 1
-        names.append(stem if seen[stem] == 1 else f"{stem}__{seen[stem]}")
-    return names
+        stems.append(_NOT_PRINTED.sub("_", stem))
+        # a folder is called as the user calls it, so that no link is followed
+        whole = os.path.abspath(path)  # noqa: PTH100
+        folders.append(Path(STDIN if str(path) == STDIN else whole).parent)
+    folders_of: defaultdict[str, set[Path]] = defaultdict(set)
+    for stem, folder in zip(stems, folders, strict=True):
+        folders_of[stem].add(folder)
+    names = IdRegistry()
+    return [
+        names.unique(
+            _NOT_PRINTED.sub("_", folder.name)
+            if len(folders_of[stem]) > 1 and folder.name
+            else stem
+        )
+        for stem, folder in zip(stems, folders, strict=True)
+    ]
+
+
+def _tell_repeats(inputs: Sequence[Path]) -> None:
+    """Warn of each file that is given again, under whatever name."""
+    known: dict[tuple[int, int], Path] = {}
+    for path in inputs:
+        if not path.exists():
+            continue
+        found = path.stat()
+        place = found.st_dev, found.st_ino
+        if place in known:
+            logger.warning(
+                "%s is given twice (first as %s): its records are called twice", path, known[place]
+            )
+        known.setdefault(place, path)
 
 
 def folder_names(samples: Sequence[str]) -> list[str]:
@@ -126,46 +169,64 @@ def folder_names(samples: Sequence[str]) -> list[str]:
     return names
 
 
-def read_sources(sources: Sequence[Source], is_first_time: bool = True) -> Iterator[Record]:
-    """The records of all samples, in order, ids unique over all of them. Streams.
+def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Iterator[Record]:
+    """The records of all samples, in order. Streams.
+
+    Ids are unique within a sample, and are the same whatever other samples there are. Joint ids
+    are unique over all of them: an id that an earlier sample has becomes `{id}__2`.
 
     Args:
         sources: what to read.
-        is_first_time: warn of renamed duplicates.
+        log: a new one; a silent one where the inputs are read again.
 
     Raises:
-        InputError: an input is not sequences; names it as the user did.
+        InputError: an input is not sequences, or not what it was when the run began, which is
+            told when it was read to its end; names it as the user did.
     """
-    log = ReadLog(is_silent=not is_first_time)
+    log = ReadLog() if log is None else log
+    joint_ids = IdRegistry() if len(sources) > 1 else None
     for source in sources:
+        log.ids, log.records = IdRegistry(), 0
+        shown = dict(zip(map(str, source.paths), source.names, strict=True))
         try:
-            for record in _records(source, log):
-                yield (
-                    record
-                    if record.sample == source.sample
-                    else replace(record, sample=source.sample)
-                )
+            for records in _records(source, log):
+                yield from _of_sample(source.sample, records, joint_ids)
+            for path, digest in zip(source.paths, source.digests, strict=bool(source.digests)):
+                if log.digests[str(path)] != digest:
+                    raise InputError(path, "changed during the run; run again when it is whole")
         except InputError as error:
-            shown = dict(zip(map(str, source.paths), source.names, strict=True))
             name = shown.get(str(error.path), str(error.path))
             name = "standard input" if name == STDIN else name
             raise InputError(name, error.problem, error.line) from error
+        log.cut_short = [shown.get(path, path) for path in log.cut_short]
+    log.warn()
 
 
-def _records(source: Source, log: ReadLog) -> Iterator[Record]:
+def _of_sample(
+    sample: str, records: tuple[Record, ...], joint_ids: IdRegistry | None
+) -> Iterator[Record]:
+    """A record, or two mates, with the sample's name and joint ids; mates are told apart alike."""
+    endings = _MATE_ENDINGS if len(records) == 2 else ("",)
+    seq_id = records[0].seq_id.removesuffix(endings[0])
+    joint_id = seq_id if joint_ids is None else joint_ids.unique(seq_id, endings)
+    for record, ending in zip(records, endings, strict=True):
+        yield replace(record, sample=sample, joint_id=joint_id + ending)
+
+
+def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
+    """Records one by one, mates two by two."""
     if len(source.paths) == 2:
         first, second = source.paths
         for path in source.paths:
             if alignment_format(path):
                 raise InputError(path, "holds alignments, which know their mates: drop --paired")
-        for mates in read_pairs([(first, second)], log):
-            yield from mates
+        yield from pairs_of(first, second, log)
         return
     (path,) = source.paths
     if alignment_format(path):
-        yield from read_alignments(path, log, source.reference)
+        yield from zip(read_alignments(path, log, source.reference))
     else:
-        yield from read_records([path], log)
+        yield from zip(records_of(path, log))
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -188,12 +249,21 @@ def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
         copies[str(path)] = target = folder / f"input_{number}"
         with ExitStack() as stack:
             try:
-                source = stack.enter_context(path.open("rb")) if _is_pipe(path) else None
+                pipe = stack.enter_context(path.open("rb")) if _is_pipe(path) else standard_input()
             except OSError as error:
                 raise InputError(path, f"cannot be read ({error.strerror})") from error
             file = stack.enter_context(atomic_write(target))
-            shutil.copyfileobj(source or sys.stdin.buffer, file, 1 << 20)
+            while block := _read(pipe, path):
+                file.write(block)
     return copies
+
+
+def _read(pipe: IO[bytes], path: Path) -> bytes:
+    try:
+        return pipe.read(BLOCK_BYTES)
+    except OSError as error:
+        name = "standard input" if str(path) == STDIN else path
+        raise InputError(name, f"cannot be read ({error.strerror})") from error
 
 
 def _is_pipe(path: Path) -> bool:
@@ -217,29 +287,48 @@ def check_inputs(paths: Sequence[Path]) -> None:
             raise InputError(path, f"cannot be read ({error.strerror})") from error
 
 
-def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, object]]:
-    """Name, size and SHA-256 of every input, in argument order.
+def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of every input, in argument order, and where it lies.
+
+    The place is None where another run finds something else in it: a pipe, standard input.
 
     Raises:
         InputError: an input cannot be read.
     """
-    described: list[dict[str, object]] = []
+    described = []
     for path in paths:
         real = spooled.get(str(path), path)
         try:
-            described.append(
-                {"path": str(path), "bytes": real.stat().st_size, "sha256": sha256_file(real)}
-            )
+            size, sha256 = real.stat().st_size, sha256_file(real)
         except OSError as error:
             raise InputError(path, f"cannot be read ({error.strerror})") from error
+        place = None if str(path) in spooled else str(path.absolute())
+        if place is not None and place.startswith(_OF_A_PROCESS):
+            place = None
+        described.append({"path": str(path), "place": place, "bytes": size, "sha256": sha256})
     return described
+
+
+def check_content(sources: Sequence[Source]) -> None:
+    """Read inputs through, and see that each has something that a run can be made of.
+
+    Raises:
+        InputError: a file is not sequences, or holds no records, or none that is DNA.
+    """
+    for source in sources:
+        records = read_sources([source], ReadLog(is_silent=True))
+        found = {screen_record(record) is Status.NOT_DNA for record in records}
+        if False not in found:
+            names = (name if name != STDIN else "standard input" for name in source.names)
+            problem = "no record is DNA" if found else "holds no records"
+            raise InputError(", ".join(names), problem)
 
 
 def sampler(sources: Sequence[Source], wanted: int | None) -> Callable[[int], bool]:
     """Whether record `i` belongs to an even spread of `wanted` records; None means all do."""
     if wanted is None:
         return lambda number: True
-    total = sum(1 for _ in read_sources(sources, is_first_time=False))
+    total = sum(1 for _ in read_sources(sources, ReadLog(is_silent=True)))
     if total <= wanted:
         return lambda number: True
     return lambda number: (number + 1) * wanted // total > number * wanted // total

@@ -98,7 +98,7 @@ def run_multi_gpu_inference(
         [
             WorkerSettings(
                 device=device,
-                threads=max(1, usable_cpus() // len(devices)),
+                threads=max(1, (config.threads or usable_cpus()) // len(devices)),
                 log_file=log_dir / f"worker_{rank}.log",
             )
             for rank, device in enumerate(devices)

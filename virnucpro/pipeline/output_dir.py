@@ -28,8 +28,9 @@ LOCK = ".virnucpro.lock"
 _BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(CHECKPOINTS)}")
 _TEMPORARY = re.compile(r"(.*/)?(?:\.([^/]+)\.tmp-[\d-]+|([^/]+_merged)\.tmp)", re.DOTALL)
 # What lies in the folder of checkpoints.
+_SORTED = re.compile(rf"{re.escape(CHECKPOINTS)}/\.sort-(?:\d+|merged)")
 _INTERNAL = re.compile(
-    rf"(?:{re.escape(CHECKPOINTS)}/)(?:input_\d+|contigs\.tsv|\.sort-\w+"
+    rf"(?:{re.escape(CHECKPOINTS)}/)(?:input_\d+|contigs\.tsv|\.sort-(?:\d+|merged)"
     r"|ledger/(?:files\.txt|[0-9a-f]{24}-[0-9a-f]{24}\.entry)"
     r"|(?:esm|dnabert)_v2_shards/shard_\d+\.h5)"
 )
@@ -120,7 +121,7 @@ def remove_leftovers(output_dir: Path) -> None:
             names = (path.relative_to(output_dir) for path in (output_dir / folder).iterdir())
             left += [name.as_posix() for name in names if _becomes(name.as_posix()) in listed]
     for name in _inside(output_dir, CHECKPOINTS):
-        if _INTERNAL.fullmatch(_becomes(name)) or "/.sort-" in name:
+        if _INTERNAL.fullmatch(_becomes(name)) or _SORTED.fullmatch(name):
             left.append(name)
     paths = [output_dir / name for name in left if not _has_link(output_dir, name)]
     if count := _remove(output_dir, paths):
@@ -136,8 +137,24 @@ def remove_intermediates(output_dir: Path, kept: Collection[Path]) -> None:
     """
     ledger = output_dir / CHECKPOINTS / LEDGER
     stays = {*kept, output_dir / CHECKPOINTS / "contigs.tsv"}
-    ours = our_files(output_dir)
-    _remove(output_dir, [path for path in ours if path not in stays and path.parent != ledger])
+    gone = [p for p in our_files(output_dir) if p not in stays and p.parent != ledger]
+    _remove(output_dir, gone)
+    Ledger(output_dir, ledger).disclaim(*gone)
+
+
+def check_free(output_dir: Path, files: Iterable[Path]) -> None:
+    """See that files can be made: none is there that is not ours, and no link is on the way.
+
+    Raises:
+        UsageError: names the file, or the link.
+    """
+    known = set(_claimed(output_dir))
+    for path in files:
+        name = path.relative_to(output_dir).as_posix()
+        if (link := _link_on_the_way(output_dir, name)) is not None:
+            refuse(link)
+        if name not in known and path.exists() and not path.is_dir():
+            refuse(path)
 
 
 def refuse(path: Path) -> NoReturn:

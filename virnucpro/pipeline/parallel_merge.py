@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError
 from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.core.progress import Bar, ProgressReporter
@@ -23,8 +24,9 @@ logger = logging.getLogger("virnucpro.pipeline.merge")
 FilePair = tuple[Path, Path, Path]  # nucleotide features, protein features, merged output
 FailedPair = tuple[Path, Path, str]  # nucleotide features, protein features, reason
 
-# below this, reading and writing takes less time than starting processes that import torch
+# below these, reading and writing takes less time than starting processes that import torch
 WORTH_PROCESSES_BYTES = 256 << 20
+WORTH_PROCESSES_CPUS = 4
 
 _FEATURE_SUFFIX = re.compile(r"_(DNABERT_S|DNABERT|ESM)$")
 
@@ -88,13 +90,13 @@ def get_optimal_settings(
 
     Args:
         file_pairs: what is to be merged.
-        num_workers: None means the number of CPUs.
+        num_workers: None means the number of usable CPUs.
 
     >>> get_optimal_settings([], num_workers=4)
     (4, 1, 1)
     """
     if num_workers is None:
-        num_workers = multiprocessing.cpu_count()
+        num_workers = usable_cpus()
         logger.info("Auto-detected %d CPU cores for merging", num_workers)
     return num_workers, 1, max(1, len(file_pairs) // (num_workers * 4))
 
@@ -111,7 +113,8 @@ def parallel_merge_features(
         nucleotide_files: such as `output_1_DNABERT_S.pt`.
         protein_files: such as `output_1_ESM.pt`, in any order.
         output_dir: gets `output_1_merged.pt`; made if missing.
-        num_workers: processes; None means the number of CPUs, or one if the files are small.
+        num_workers: processes; None means the number of usable CPUs, or one where CPUs are few
+            or the files are small.
 
     Returns:
         Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
@@ -136,11 +139,17 @@ def parallel_merge_with_progress(
 ) -> tuple[list[Path], list[FailedPair]]:
     """`parallel_merge_features` with a bar that counts merged and failed pairs."""
     file_pairs, failed_pairs = pair_files(nucleotide_files, protein_files, output_dir)
-    is_small = num_workers is None and _input_bytes(file_pairs) < WORTH_PROCESSES_BYTES
+    is_free = num_workers is None
     num_workers, _, chunksize = get_optimal_settings(file_pairs, num_workers)
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    workers = 1 if is_small else min(num_workers, len(file_pairs))
+    workers, why = min(num_workers, len(file_pairs)), "single file"
+    if is_free and workers > 1 and _input_bytes(file_pairs) < WORTH_PROCESSES_BYTES:
+        workers, why = 1, "small files"
+    elif is_free and workers > 1 and num_workers < WORTH_PROCESSES_CPUS:
+        workers, why = 1, "few CPUs"
+    if workers < 2:
+        logger.info("Using sequential merge (%s or single core system)", why)
     output_dir.mkdir(parents=True, exist_ok=True)
     merged_files: list[Path] = []
     progress = progress or ProgressReporter()
@@ -221,8 +230,6 @@ def _outcomes(
     file_pairs: Sequence[FilePair], num_workers: int, chunksize: int
 ) -> Iterator[MergeOutcome]:
     if num_workers < 2:
-        why = "small files" if len(file_pairs) > 1 else "single file"
-        logger.info("Using sequential merge (%s or single core system)", why)
         yield from map(_merge, file_pairs)
         return
     logger.info(

@@ -52,7 +52,7 @@ class RunPaths:
 
     @property
     def chunked(self) -> Path:
-        """The chunks, letters as given, wrapped at 60."""
+        """The chunks, letters as given, wrapped at 60; for people, never read back."""
         return self.output_dir / f"{self.stem}_chunked{self.chunk_nt}.fa"
 
     @property
@@ -114,6 +114,13 @@ class RunPaths:
     def chunks(self) -> Path:
         """One row per chunk of every record that was cut into chunks."""
         return self.output_dir / "chunks.tsv"
+
+    @property
+    def model_outputs(self) -> list[Path]:
+        """What depends on input and model alone, and a run with other thresholds starts from."""
+        merged = self.merged_dir
+        names = ("prediction_results.txt", "prediction_results_highestscore.csv")
+        return [*(merged / name for name in names), self.chunks, self.contigs]
 
     @property
     def samples(self) -> Path:

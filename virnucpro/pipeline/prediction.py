@@ -14,15 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from virnucpro.core.checkpoint import Outputs
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
-from virnucpro.core.errors import WorkersFailedError
+from virnucpro.core.errors import InputError, WorkersFailedError
 from virnucpro.core.files import digest_of, read_json
+from virnucpro.core.processes import at_most_threads
+from virnucpro.core.records import Status
 from virnucpro.pipeline import final_tables
 from virnucpro.pipeline.calls import ModelTables
 from virnucpro.pipeline.failed_files import record_failures
 from virnucpro.pipeline.input_pass import input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
-from virnucpro.pipeline.output_dir import remove_intermediates, working_in
+from virnucpro.pipeline.output_dir import check_free, remove_intermediates, working_in
 from virnucpro.pipeline.paths import default_output_dir
 from virnucpro.pipeline.run import (
     CALLS,
@@ -34,14 +37,15 @@ from virnucpro.pipeline.run import (
     prepare,
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.settings import PredictionSettings
-from virnucpro.pipeline.staged import Units, classify, merge, written_units
+from virnucpro.pipeline.settings import Compute, PredictionSettings
+from virnucpro.pipeline.staged import Units, classify, merge, staged_files, written_units
 from virnucpro.pipeline.stream import NoExecutor, ScoreJob, ScoreStore, scored_shards
 from virnucpro.pipeline.summary import summary_lines
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.reports.html import REPORT_FILES, write_report
 from virnucpro.scores.scorer import EmbeddingOptions
+from virnucpro.sequences.read_log import ReadLog
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
@@ -83,27 +87,36 @@ def run_prediction(
     """
     settings = settings or PredictionSettings()
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
-    check_inputs(input_files)
-    model = choose_model(settings.model)
     read = [*input_files, *filter(None, [settings.inputs.reference])]
+    check_inputs(read)
+    model = choose_model(settings.model)
     with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
-        if run.ledger.read(TABLES, run.tables_key) is not None:
+        calls = run.ledger.read(CALLS, run.key)
+        tables = run.ledger.read(TABLES, run.tables_key)
+        if calls is not None and tables is not None:
+            run.report.restore(tables.facts["run"])
             logger.info("Already complete: %s", out)
             _tidy(run)
             return _reported(run, DONE)
-        run.claim(run.paths.run_json, *_final_files(run))  # now, not after hours of work
+        is_staged = settings.compute.staged or use_v2_architecture or persistent_models
+        if is_staged:
+            check_free(out, staged_files(run))
+        run.claim(
+            run.paths.run_json, run.paths.failed_files, *_final_files(run)
+        )  # now, not after hours of work
         run.report.save()
-        if run.ledger.read(CALLS, run.key) is None:
-            if settings.compute.staged or use_v2_architecture or persistent_models:
-                engines = Engines(use_v2_architecture, persistent_models, runtime_config)
-                executor = NoExecutor(_score_staged(run, engines))
-            _score_and_call(run, executor)
-        code = _finish(run)
-        return _reported(run, code)
+        outputs = {} if calls is None else calls.outputs
+        if calls is None:
+            with at_most_threads(run.threads):
+                if is_staged:
+                    engines = Engines(use_v2_architecture, persistent_models, runtime_config)
+                    executor = NoExecutor(_score_staged(run, engines))
+                outputs = _score_and_call(run, executor)
+        return _reported(run, _finish(run, outputs))
 
 
-def _score_and_call(run: Run, executor: Executor | None) -> None:
+def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
     options = EmbeddingOptions(
@@ -118,17 +131,16 @@ def _score_and_call(run: Run, executor: Executor | None) -> None:
     )
     given_up: dict[int, str] = {}
     own = executor is None
-    executor = executor or _executor(run)
-    outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
+    executor = executor or make_executor(compute)
     run.ledger.discard(CALLS)
-    run.claim(*outputs)
     try:
         with (
             run.report.stage("scoring") as counts,
             run.reporter.create_file_bar(None, "Scoring", "ORFs") as bar,
             ModelTables(paths, run.model) as tables,
         ):
-            records = read_sources(run.sources)
+            log = ReadLog()
+            records = read_sources(run.sources, log)
             events = input_pass(records, run.rules, run.per_unit, run.threads)
             store = ScoreStore(run.ledger, run.key)
             missing: dict[str, int] = {}
@@ -139,42 +151,64 @@ def _score_and_call(run: Run, executor: Executor | None) -> None:
                 called = tables.add(shard, scores)
                 missing |= {shard.records[i].joint_id: n for i, n in called.missing.items()}
             tables.finish()
-            counts |= tables.counts
+            counts |= {
+                **tables.counts,
+                "gaps": log.gaps,
+                "digits": log.digits,
+                "blanks": log.blanks,
+            }
+            _refuse_no_dna(run, counts)
     finally:
         if own:
             executor.close()
-    run.claim(paths.failed_files)
     record_failures(paths.failed_files, paths.calls, given_up, missing)
+    outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
-        run.ledger.commit(CALLS, run.key, outputs=outputs, facts={"counts": dict(tables.counts)})
+        run.ledger.commit(CALLS, run.key, outputs=outputs)
+    return outputs
 
 
-def _executor(run: Run) -> Executor:
+def _refuse_no_dna(run: Run, counts: dict[str, int]) -> None:
+    """See that not every record is something else.
+
+    Raises:
+        InputError: no record is DNA.
+    """
+    names = ", ".join(name for source in run.sources for name in source.names)
+    if not counts["records"]:
+        logger.warning("no records in %s", names)
+    elif counts.get(f"status:{Status.NOT_DNA}", 0) == counts["records"]:
+        raise InputError(
+            names,
+            "no record is DNA: over 10% of the letters are outside its alphabet; "
+            "give nucleotide sequences, not proteins",
+        )
+
+
+def make_executor(compute: Compute) -> Executor:
     """Where units are scored: in this process, or in one a device where there are several."""
-    compute = run.settings.compute
-    devices = compute.devices
+    devices, threads = compute.devices, compute.threads or usable_cpus()
     if len(devices) == 1:
-        return InProcess(devices[0], compute.threads)
-    threads = max(1, usable_cpus() // len(devices))
+        return InProcess(devices[0], threads)
+    threads = max(1, threads // len(devices))
     level = logging.getLogger("virnucpro").getEffectiveLevel()
     settings = [WorkerSettings(device=d, threads=threads, log_level=level) for d in devices]
     return Workers(settings, compute.worker_timeout)
 
 
-def _finish(run: Run) -> int:
+def _finish(run: Run, model_outputs: Outputs) -> int:
     """Apply the thresholds, write the final tables, and close the run."""
     paths, report = run.paths, run.report
     run.ledger.discard(TABLES)
     run.ledger.discard(REPORT)
-    outputs = final_tables.table_paths(run)
     with report.stage("tables") as counts:
         found, report.data["sample_summary"] = final_tables.write_final_tables(run)
         counts |= found
     failed = paths.failed_files.exists()
-    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
-    report.finish("partial" if failed else "done", [*model_outputs, *outputs])
+    outputs = run.ledger.describe(final_tables.table_paths(run))
+    report.finish("partial" if failed else "done", model_outputs | outputs)
+    run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": report.data})
     if not failed:
-        run.ledger.commit(TABLES, run.tables_key, outputs=[*model_outputs, *outputs])
         _tidy(run)
     for line in summary_lines(paths.output_dir, report.data):
         logger.info("%s", line)
@@ -184,27 +218,29 @@ def _finish(run: Run) -> int:
 def _tidy(run: Run) -> None:
     """Remove what only the stages needed."""
     if not run.settings.output.keep_intermediate:
-        remove_intermediates(run.paths.output_dir, _final_files(run))
+        pages = [run.paths.output_dir / name for name in REPORT_FILES]
+        remove_intermediates(run.paths.output_dir, [*_final_files(run), *pages])
         run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
 
 
 def _reported(run: Run, code: int) -> int:
     """Make the report, unless it is there and whole."""
     pages = [run.paths.output_dir / name for name in REPORT_FILES]
-    if run.settings.output.report and run.ledger.read(REPORT, run.tables_key) is None:
+    asked = run.settings.output.report
+    if asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
         run.ledger.discard(REPORT)
-        run.ledger.claim(*pages)
+        run.claim(*pages)
         write_report(run.paths.output_dir)
         run.ledger.commit(REPORT, run.tables_key, outputs=pages)
     return code
 
 
 def _final_files(run: Run) -> list[Path]:
-    """Every file that stays, the report included."""
+    """Every file that stays, the report where it was asked for."""
     paths = run.paths
-    pages = [paths.output_dir / name for name in REPORT_FILES]
-    model_outputs = [paths.predictions, paths.consensus, paths.chunks, paths.contigs]
-    return [paths.run_json, *model_outputs, *final_tables.table_paths(run), *pages]
+    names = REPORT_FILES if run.settings.output.report else ()
+    pages = [paths.output_dir / name for name in names]
+    return [paths.run_json, *paths.model_outputs, *final_tables.table_paths(run), *pages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +350,8 @@ def _packed(
     if not numbers:
         return {"files": 0, "kept": len(todo)}
     folder = paths.esm_v2 if slot == "protein" else paths.dnabert_v2
+    shards = config.checkpoint_dir or paths.checkpoints
+    check_free(paths.output_dir, [shards / f"{folder.name}_shards"])
     run.claim(folder / "embeddings.h5", folder / "stage.json")
     folder.mkdir(exist_ok=True)
     model_config = {
@@ -324,7 +362,7 @@ def _packed(
     }
     num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
     logger.info("%s: %d ranks", spec.name, num_gpus)
-    run.ledger.claim(*(folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)))
+    run.claim(*(folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)))
     files = [paths.split_of(slot, n) for n in numbers]
     with run.reporter.create_file_bar(units.orfs, TITLES[slot], "ORFs") as bar:
         h5_path, failed_ranks = run_multi_gpu_inference(

@@ -10,24 +10,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from virnucpro import __version__
-from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus
-from virnucpro.core.errors import UsageError
-from virnucpro.core.files import digest_of, sha256_file, write_json
+from virnucpro.core.errors import InputError, UsageError, VirNucProError
+from virnucpro.core.files import digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.text import clipped
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.input_pass import Rules
-from virnucpro.pipeline.inputs import Source, describe_inputs, plan_sources, sampler, spool
-from virnucpro.pipeline.output_dir import refuse, remove_leftovers
+from virnucpro.pipeline.inputs import (
+    Source,
+    check_content,
+    describe_inputs,
+    plan_sources,
+    sampler,
+    spool,
+)
+from virnucpro.pipeline.output_dir import check_free, remove_leftovers
 from virnucpro.pipeline.paths import RunPaths
-from virnucpro.pipeline.settings import Compute, ModelChoice, PredictionSettings
+from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
+from virnucpro.sequences.orfs import OrfPolicy
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -46,7 +56,6 @@ class Run:
         settings: what was asked for.
         key: digest of everything that decides a score, the kind of device included.
         tables_key: the same with everything that decides the final tables.
-        is_new: no earlier run worked here, so that what lies here is not ours.
         ledger: what is done, and which files are ours.
         report: run.json.
         reporter: progress.
@@ -58,7 +67,6 @@ class Run:
     settings: PredictionSettings
     key: str
     tables_key: str
-    is_new: bool
     ledger: Ledger
     report: RunReport
     reporter: ProgressReporter
@@ -66,7 +74,9 @@ class Run:
     @property
     def per_unit(self) -> int:
         """ORFs of a unit of work, and the most that a killed run has to do again."""
-        return orfs_per_unit(self.settings.compute, self.model)
+        compute = self.settings.compute
+        on_cpu = compute.devices[0] == "cpu"
+        return orfs_per_unit(compute.sequences_per_file, on_cpu, self.model)
 
     @property
     def threads(self) -> int:
@@ -86,13 +96,9 @@ class Run:
         """Write down that these files are ours, before they are made.
 
         Raises:
-            UsageError: the run is new here, and such a file lies here already: somebody else's.
+            UsageError: such a file lies here already: somebody else's; or a link is on the way.
         """
-        known = set(self.ledger.claimed())
-        for path in files:
-            name = path.relative_to(self.paths.output_dir).as_posix()
-            if self.is_new and name not in known and (path.exists() or path.is_symlink()):
-                refuse(path)
+        check_free(self.paths.output_dir, files)
         self.ledger.claim(*files)
 
 
@@ -132,13 +138,18 @@ class RunReport:
         for slot, one in stats.items():
             self.note_engine(slot, one)
 
-    def finish(self, status: str, outputs: Sequence[Path]) -> None:
-        """Record the end of the run, `done` or `partial`, and the hash of each output file."""
-        self.data["status"] = status
+    def finish(self, status: str, outputs: Outputs) -> None:
+        """Record the end of the run, `done` or `partial`, and the SHA-256 of its outputs."""
+        hashes = {name: sha256 for name, (_, sha256) in outputs.items()}
+        self.data |= {"status": status, "outputs": hashes}
         self.data["seconds"] = round(time.monotonic() - self._start, 3)
-        root = self._path.parent
-        self.data["outputs"] = {str(p.relative_to(root)): sha256_file(p) for p in outputs}
         self.save()
+
+    def restore(self, data: dict[str, Any]) -> None:
+        """Make run.json again as a finished run left it, where it is gone or another."""
+        self.data = data
+        if read_json(self._path) != data:
+            self.save()
 
     def save(self) -> None:
         """Write run.json."""
@@ -162,7 +173,7 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
             "--orf-policy %s: the model was trained with %s; scores are outside its training",
             choice.orf_policy, model.orf_policy.name,
         )  # fmt: skip
-        model = replace(model, orf_policy=replace(model.orf_policy, name=choice.orf_policy))
+        model = replace(model, orf_policy=OrfPolicy(choice.orf_policy))
     return model
 
 
@@ -179,18 +190,27 @@ def prepare(
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     asked, output, compute = settings.inputs, settings.output, settings.compute
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)
-    is_new = not ledger.claimed()
     remove_leftovers(output_dir)
     paths.ledger.mkdir(parents=True, exist_ok=True)
     spooled = spool(input_files, paths.checkpoints)
     sources = plan_sources(input_files, spooled, asked.paired, asked.reference)
     described = describe_inputs(input_files, spooled)
-    _check_same_inputs(ledger, output_dir, described)
+    digests = iter([str(entry["sha256"]) for entry in described])
+    sources = tuple(
+        replace(source, digests=tuple(islice(digests, len(source.paths)))) for source in sources
+    )
+    try:
+        _check_same_inputs(ledger, output_dir, described, sources)
+    except VirNucProError:
+        for copy in spooled.values():
+            copy.unlink(missing_ok=True)
+        raise
 
     samples = [source.sample for source in sources]
     calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
     decides = {
         "format": FORMAT,
+        "chunks": SCHEMA["chunks.tsv"],
         "inputs": [entry["sha256"] for entry in described],
         "names": [sample_name(str(entry["path"])) for entry in described],
         "samples": samples,
@@ -203,7 +223,8 @@ def prepare(
         "paired": asked.paired,
     }
     kind = compute.devices[0].split(":")[0]  # their numbers differ in the last digits
-    key = digest_of(decides, kind, orfs_per_unit(compute, model))
+    per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
+    key = digest_of(decides, kind, per_unit)
     tables_key = digest_of(decides, calling, SCHEMA)
     report = RunReport(paths.run_json, _about(model, settings) | {
         "inputs": described, "samples": samples,
@@ -211,42 +232,57 @@ def prepare(
     })  # fmt: skip
     return Run(
         sources=sources, paths=paths, model=model, settings=settings, key=key,
-        tables_key=tables_key, is_new=is_new, ledger=ledger, report=report,
+        tables_key=tables_key, ledger=ledger, report=report,
         reporter=ProgressReporter(output.progress),
     )  # fmt: skip
 
 
-def orfs_per_unit(compute: Compute, model: ModelSpec) -> int:
+def orfs_per_unit(asked: int | None, on_cpu: bool, model: ModelSpec) -> int:
     """ORFs of a unit of work: as asked, else by model.
 
     A large encoder on a CPU takes seconds for each, and whole units are what survives a kill.
     """
-    on_cpu = compute.devices[0] == "cpu"
-    return compute.sequences_per_file or (100 if on_cpu and model.is_large else 10_000)
+    return asked or (100 if on_cpu and model.is_large else 10_000)
 
 
 def _check_same_inputs(
-    ledger: Ledger, output_dir: Path, described: Sequence[Mapping[str, Any]]
-) -> None:
-    """Refuse to go on with a run of other inputs: neither the same paths nor the same content.
+    ledger: Ledger, output_dir: Path, described: Sequence[Mapping[str, Any]],
+    sources: Sequence[Source],
+) -> None:  # fmt: skip
+    """See that a run may go on, or be made anew: of the same content, or of the same files.
+
+    Content that changed is read before anything of the earlier run is touched.
 
     Raises:
         UsageError: names what lies there.
+        InputError: a file that changed holds no records any more, or cannot be read.
     """
     entry = ledger.read(INPUTS, "")
-    now = {"paths": [str(one["path"]) for one in described],
-           "sha256": sorted(str(one["sha256"]) for one in described)}  # fmt: skip
-    if entry is not None:
-        known = entry.facts
-        if known == now:
-            return
-        if known["paths"] != now["paths"] and known["sha256"] != now["sha256"]:
+    inputs = entry.facts["inputs"] if entry is not None else []
+    known, found = (sorted(str(one["sha256"]) for one in each) for each in (inputs, described))
+    old, new = ([str(one["path"]) for one in each] for each in (inputs, described))
+    if inputs and known != found:
+        if old == new:
+            changed = {
+                str(now["path"])
+                for before, now in zip(inputs, described, strict=True)
+                if before["sha256"] != now["sha256"]
+            }
+            try:
+                check_content([one for one in sources if changed.intersection(one.names)])
+            except InputError as error:
+                kept = f"{error.problem}; the run of what it held before is kept in {output_dir}"
+                raise InputError(error.path, kept, error.line) from error
+        places = [[one["place"] for one in each] for each in (inputs, described)]
+        if None in places[1] or places[0] != places[1]:
+            before, now = (clipped(", ".join(names), 1_000) for names in (old, new))
             raise UsageError(
-                f"{output_dir} holds a run of {', '.join(known['paths'])}, not of "
-                f"{', '.join(now['paths'])}; choose another --output-dir, or --force to start over"
+                f"{output_dir} holds a run of {before}, not of {now}; "
+                "choose another --output-dir, or --force to start over"
             )
-    ledger.discard(INPUTS)
-    ledger.commit(INPUTS, "", facts=now)
+    if inputs != described:
+        ledger.discard(INPUTS)
+        ledger.commit(INPUTS, "", facts={"inputs": described})
 
 
 def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:

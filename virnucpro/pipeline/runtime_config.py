@@ -31,6 +31,7 @@ class RuntimeConfig:
         disable_fp16: float32 wherever float16 would be used.
         disable_packing: padded batches in place of packed ones.
         v1_attention: plain attention kernels in place of the packed ones.
+        threads: CPU threads of all ranks together; None means the usable CPUs.
         devices: one per rank, such as `cuda:2`; empty means the visible GPUs, else the CPU.
         compile: `auto` compiles when the job repays it, `on` always, `off` never.
     """
@@ -47,6 +48,7 @@ class RuntimeConfig:
     disable_fp16: bool = False
     disable_packing: bool = False
     v1_attention: bool = False
+    threads: int | None = None
     devices: tuple[str, ...] = ()
     compile: Literal["auto", "on", "off"] = "auto"
 
@@ -57,6 +59,8 @@ class RuntimeConfig:
             raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
         if self.dataloader_workers is not None and self.dataloader_workers < 0:
             raise ValueError(f"dataloader_workers must be >= 0, got {self.dataloader_workers}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
         if self.token_budget is not None and self.token_budget < 1:
             raise ValueError(f"token_budget must be at least 1, got {self.token_budget}")
         if self.dtype not in DTYPES:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from virnucpro.core.device import device_name
 from virnucpro.scores.thresholds import PresetName, Thresholds, thresholds
 from virnucpro.sequences.orfs import PolicyName
+
+
+def default_home() -> Path:
+    """Where models lie by default: in the user's cache.
+
+    A user without a home directory has none: the path says so, and can be neither found nor made.
+    """
+    try:
+        return Path("~/.cache/virnucpro/models").expanduser()
+    except RuntimeError:
+        return Path(os.devnull, "no home directory, set VIRNUCPRO_MODEL_DIR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +38,7 @@ class ModelChoice:
 
     model_type: str = "mini"
     model_path: Path | None = None
-    home: Path = field(default_factory=lambda: Path("~/.cache/virnucpro/models").expanduser())
+    home: Path = field(default_factory=default_home)
     chunk_nt: int | None = None
     orf_policy: PolicyName | None = None
     min_length: int = 0
@@ -43,7 +55,7 @@ class Compute:
         gpus: devices to use, in order; empty means `device`.
         ranks: processes of the packed engine; None means one per GPU, else 1.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        threads: processes that translate and merge; None means the CPUs of this machine.
+        threads: CPU threads of all processes together; None means the CPUs it may use.
         classifier_batch: rows per classifier batch.
         reader_threads: threads that read merged files ahead of the classifier; 0 reads in line.
         staged: go through the original's stages and files.

@@ -40,6 +40,14 @@ class Units:
         return sum(self.sizes)
 
 
+def staged_files(run: Run) -> list[Path]:
+    """What the stages write: files of known names, and numbered ones that exist."""
+    paths = run.paths
+    folders = (paths.nucleotide_dir, paths.protein_dir, paths.merged_dir)
+    numbered = [path for folder in folders for path in sorted(folder.glob("output_*"))]
+    return [paths.chunked, paths.nucleotide, paths.protein, *folders, *numbered]
+
+
 def written_units(run: Run) -> Units:
     """Stages 1 to 4: chunk, translate and split, in one pass that writes the original's files."""
     paths, ledger = run.paths, run.ledger
@@ -118,10 +126,28 @@ def merge(run: Run, todo: Sequence[int], failures: dict[int, str]) -> dict[str, 
         paths.merged_dir, run.settings.compute.merge_workers, run.reporter,
     )  # fmt: skip
     number_of = {paths.dna_features(n): n for n in numbers}
-    for dna, _, reason in failed_pairs:
+    for dna, protein, reason in failed_pairs:
+        for path in (dna, protein):
+            _refuse_damaged(path)
         failures[number_of[dna] - 1] = f"{dna}|merge|{reason}"
         paths.merged(number_of[dna]).unlink(missing_ok=True)
     return {"files": len(merged), "failed": len(failed_pairs)}
+
+
+def _refuse_damaged(path: Path) -> None:
+    """See that a feature file, if it is there, is whole.
+
+    Raises:
+        DamagedError: it is not.
+    """
+    from virnucpro.pipeline.feature_files import DamagedFeaturesError, check_records
+
+    try:
+        check_records(path)
+    except FileNotFoundError:
+        return
+    except DamagedFeaturesError as error:
+        raise DamagedError(path, error.problem) from error
 
 
 def classify(run: Run, store: ScoreStore, numbers: Sequence[int], units: Units) -> dict[str, int]:
@@ -136,7 +162,8 @@ def classify(run: Run, store: ScoreStore, numbers: Sequence[int], units: Units) 
     scored = 0
     with run.reporter.create_file_bar(len(numbers), "Scoring", "files") as bar:
         merged_files = [run.paths.merged(n) for n in numbers]
-        read_ahead = spread(read_merged, merged_files, compute.reader_threads)
+        readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
+        read_ahead = spread(read_merged, merged_files, readers)
         for n, path in zip(numbers, merged_files, strict=True):
             try:
                 merged = next(read_ahead)

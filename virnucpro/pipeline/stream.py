@@ -148,6 +148,11 @@ class NoExecutor:
             else:
                 yield GivenUp(key, self._reasons.get(key, "not scored"))
 
+    @property
+    def loads(self) -> int:
+        """None."""
+        return 0
+
     def close(self) -> None:
         """Nothing to give back."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from virnucpro.core.errors import OutputError, VirNucProError
+from virnucpro.core.text import clipped
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -115,6 +116,10 @@ class Executor(Protocol):
             VirNucProError: no worker can start, or results cannot be written.
         """
 
+    @property
+    def loads(self) -> int:
+        """Encoders loaded so far."""
+
     def close(self) -> None:
         """Give everything back; safe to call twice."""
 
@@ -160,7 +165,7 @@ def work(
                 yield key, job, None, error
 
     loaded: set[Job] = set()
-    with Ahead(prepared(), _PREPARED) as ahead:
+    with Ahead(prepared(), 0 if tasks.models.is_single_threaded else _PREPARED) as ahead:
         for key, job, ready, error in ahead:
             if key >= 0 and ready is None and error is None:
                 yield Done(key, None, {}, tasks.models.loads)
@@ -236,6 +241,11 @@ class InProcess:
                 elif isinstance(message, Failed):
                     yield GivenUp(message.key, message.reason)
 
+    @property
+    def loads(self) -> int:
+        """Encoders loaded so far."""
+        return self.models.loads
+
     def close(self) -> None:
         """Forget what is loaded."""
         self.models = LoadedModels(self.models.device, self.models.threads)
@@ -244,7 +254,7 @@ class InProcess:
 
 def one_line(error: BaseException) -> str:
     """Type and text of an error."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {clipped(error, 1_000)}"
 
 
 def typed(error: Exception) -> VirNucProError | None:

@@ -125,6 +125,11 @@ class Workers:
                 if worker.held:  # no late answer may meet a later caller
                     self._kill(worker)
 
+    @property
+    def loads(self) -> int:
+        """Encoders loaded so far, by all workers."""
+        return sum(worker.loads for worker in self.pool or [])
+
     def close(self) -> None:
         """End the workers: asked first, then killed."""
         workers, self.pool = self.pool or [], None

@@ -1,11 +1,15 @@
-"""Plain words for what calls.tsv says in one word."""
+"""Plain words for what calls.tsv and run.json say in one word or one number."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from virnucpro.core.errors import UsageError
+from virnucpro.core.files import read_json
+from virnucpro.core.text import duration
 from virnucpro.scores.thresholds import PRESETS
 
 STATUS = {
@@ -23,11 +27,11 @@ STATUS = {
     "not_dna": "Over 10% of the letters are no DNA letters: protein, or a damaged file.",
     "filtered": "Left out as asked, by --min-length or --sample-n.",
     "failed": (
-        "Computing failed for its reading frames; failed_files.txt gives the reason. "
-        "Run again with --resume to try only these."
+        "Computing failed for some of its reading frames, or all; failed_files.txt gives the "
+        "reason. Run again with --resume to try only these."
     ),
 }
-STAGE = {
+STAGES = {
     "chunking": "Read and cut into chunks",
     "translation": "Find reading frames",
     "splitting": "Split into files",
@@ -38,11 +42,48 @@ STAGE = {
     "consensus": "Call records",
     "tables": "Write tables",
 }
+POLICIES = {
+    "open-frame": "every frame of a chunk without a stop codon",
+    "longest": "the longest stretches of a chunk without a stop codon",
+}
+COUNTS = {
+    "embedded": "ORFs embedded", "embedded_nt": "nt embedded", "embedded_aa": "aa embedded",
+    "duplicates": "ORFs duplicated", "duplicate_nt": "nt duplicated", "orfs": "ORFs",
+    "chunks_with_orf": "chunks with an ORF", "kept": "files kept", "failed": "files failed",
+    "scored": "ORFs scored", "unscored": "ORFs without a score",
+}  # fmt: skip
+# What a stage works through, best first: the first that its counts hold gives its rate.
+RATED = {
+    "tokens": "tokens", "orfs": "ORFs", "rows": "ORFs", "chunks_scored": "chunks", "nt": "nt",
+    "records": "records", "files": "files",
+}  # fmt: skip
+# Libraries start and models load inside a stage: in a short one, that is most of its time.
+RATED_SECONDS = 30.0
+# A run's own clock and the sum of its stages, each rounded to a thousandth, differ this much.
+CLOCK_SECONDS = 0.01
 
 
-def status_text(status: str) -> str:
-    """One sentence or two on a status, for a reader who has not seen the manual."""
-    return STATUS.get(status, "Not called.")
+def read_run(output_dir: Path) -> dict[str, Any]:
+    """What run.json says.
+
+    Raises:
+        UsageError: there is none, or it was not written by this program.
+    """
+    run = read_json(output_dir / "run.json")
+    if run.get("tool") != "virnucpro":
+        raise UsageError(f"{output_dir} holds no run: run.json is missing, damaged or not ours")
+    return run
+
+
+def part(run: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A mapping inside run.json; empty where there is none."""
+    value = run.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: object) -> float | None:
+    """A number of a file that anyone may have edited; None for anything else."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def thresholds(calling: Mapping[str, Any]) -> str:
@@ -72,18 +113,118 @@ def uncertain(histogram: Sequence[int]) -> list[tuple[int, str]]:
     any in training is uncertain.
     """
     half = len(histogram) // 2
-    below, above = sum(histogram[:half]), sum(histogram[half:])
-    known = [
-        (
-            below,
-            "uncertain below 0.5: unlike anything the model was trained on, as random bases and "
-            "repeats are. Such a low score does not speak against a virus.",
-        ),
-        (above, "uncertain from 0.5 on: short of the thresholds, or unlike the training data too."),
+    low = (
+        "uncertain below 0.5: unlike anything the model was trained on, as random bases and "
+        "repeats are. Such a low score does not speak against a virus."
+    )
+    high = "uncertain from 0.5 on: short of the thresholds, or unlike the training data too."
+    counts = [(sum(histogram[:half]), low), (sum(histogram[half:]), high)]
+    return [(count, text) for count, text in counts if count]
+
+
+class Stage(NamedTuple):
+    """One stage of a run: its time as a share of all stages', its rate and counts in words."""
+
+    title: str
+    seconds: float
+    share: float
+    rate: str
+    counts: str
+
+
+def stages(run: Mapping[str, Any]) -> list[Stage]:
+    """Every stage of run.json that has a time, in order; a short one has no rate."""
+    timed, found = _timed(run), []
+    total = sum(facts["seconds"] for facts in timed.values()) or 1.0
+    for name, facts in timed.items():
+        seconds = float(facts["seconds"])
+        counts = {
+            key: value
+            for key, value in facts.items()
+            if isinstance(value, int)
+            and value
+            and not key.startswith(("seconds", "status:", "call:"))
+        }
+        rated = next((key for key in RATED if key in counts), None)
+        rate = ""
+        if rated is not None and seconds >= RATED_SECONDS:
+            speed = counts[rated] / seconds
+            rate = f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} {RATED[rated]}/s"
+        words = ", ".join(_counted(key, value) for key, value in counts.items())
+        title = STAGES.get(name, name.replace("_", " "))
+        found.append(Stage(title, seconds, seconds / total, rate, words))
+    return found
+
+
+def history(run: Mapping[str, Any]) -> str:
+    """What of this result an earlier start had made; empty where nothing was."""
+    if _is_called_again(run):
+        return (
+            f"Calls and tables were made again, in {duration(run['seconds'])}, from the scores of "
+            "an earlier run; the other stages and their times are that run's."
+        )
+    if any(facts.get("kept") for facts in _timed(run).values()):
+        return "Files were kept from an earlier start of this run, whose time is not counted."
+    return ""
+
+
+def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of everything worth knowing about a run."""
+    model, engines = part(run, "model"), part(run, "engines")
+    compute = part(part(run, "parameters"), "compute")
+    policy, keep = str(model.get("orf_policy", "")), model.get("orf_keep")
+    kept = f", at most {keep} a chunk" if keep and policy in POLICIES else ""
+    asked = [] if compute.get("device") == "auto" else [compute.get("device", "")]
+    devices = run.get("devices") or [f"cuda:{gpu}" for gpu in compute.get("gpus") or ()] or asked
+    # each engine is told as layout, number format and backend
+    formats = [words[1] for words in map(str.split, map(str, engines.values())) if words[1:]]
+    versions = {"VirNucPro": run.get("version", "")}
+    versions |= part(run, "versions") or {"Python": run.get("python", "")}
+    seconds = number(run.get("seconds"))
+    if seconds is not None and _is_called_again(run):  # the earlier run's stages count too
+        seconds = _stage_seconds(run)
+    pairs = [
+        ("Model", str(model.get("name", ""))),
+        ("Model hash", str(model.get("digest", ""))),
+        ("Chunk length", f"{model['chunk_nt']} nt" if "chunk_nt" in model else ""),
+        ("Reading frames", POLICIES.get(policy, policy) + kept),
+        ("Device", ", ".join(map(str, devices))),
+        ("Engines", "; ".join(f"{slot}: {words}" for slot, words in engines.items())),
+        ("Number format", ", ".join(dict.fromkeys(formats))),
+        ("Version", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("System", str(run.get("host", ""))),
+        ("Started", str(run.get("started", ""))),
+        ("Time in all", "" if seconds is None else duration(seconds)),
+        ("Command", " ".join(map(str, run.get("command", [])))),
     ]
-    return [(count, text) for count, text in known if count]
+    return [(name, value) for name, value in pairs if value]
 
 
-def number(value: object) -> float | None:
-    """A number of a file that anyone may have edited; None for anything else."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def _timed(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    found = part(run, "stages").items()
+    return {
+        name: facts
+        for name, facts in found
+        if isinstance(facts, dict) and isinstance(facts.get("seconds"), int | float)
+    }
+
+
+def _stage_seconds(run: Mapping[str, Any]) -> float:
+    return float(sum(facts["seconds"] for facts in _timed(run).values()))
+
+
+def _is_called_again(run: Mapping[str, Any]) -> bool:
+    """Whether stages took longer than the run they are told in, as they are an earlier one's."""
+    seconds = number(run.get("seconds"))
+    return seconds is not None and _stage_seconds(run) > seconds + CLOCK_SECONDS
+
+
+def _counted(key: str, value: int) -> str:
+    """A count in words.
+
+    >>> _counted("chunks_with_orf", 2000), _counted("files", 1)
+    ('2,000 chunks with an ORF', '1 file')
+    """
+    noun, *more = COUNTS.get(key, key.replace("_", " ")).split(" ", 1)
+    noun = noun.removesuffix("s") if value == 1 else noun
+    return " ".join([f"{value:,}", noun, *more])

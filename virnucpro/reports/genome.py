@@ -19,7 +19,9 @@ _SEQID = re.compile(r"[^a-zA-Z0-9.:^*$@!+_?|-]")
 _ATTRIBUTE = re.compile(r"[\x00-\x1f\x7f%;=&,]")
 
 
-def write_region(bed: IO[str], gff: IO[str], region: RegionRow, chunks: list[ChunkRow]) -> None:
+def write_region(
+    bed: IO[str], gff: IO[str], name: str, region: RegionRow, chunks: list[ChunkRow]
+) -> None:
     """Write one region and the best ORFs of its viral chunks.
 
     BED gets one line of six columns, score 1000 x mean p_virus. GFF3 gets a `viral_sequence`
@@ -28,13 +30,14 @@ def write_region(bed: IO[str], gff: IO[str], region: RegionRow, chunks: list[Chu
     Args:
         bed: `viral_regions.bed`.
         gff: `viral.gff3`; write `GFF3_HEADER` first.
+        name: the contig's id in these files.
         region: nt, 0-based, end excluded.
         chunks: chunks of the region with p_virus above one half.
     """
-    name = f"{bed_name(region.seq_id)}\t{region.start}\t{region.end}"
-    bed.write(f"{name}\tviral_region_{region.number}\t{_score(region.mean_p)}\t.\n")
-    seq_id = gff_seqid(region.seq_id)
-    own_id = f"{gff_attribute(region.seq_id)}:viral_region_{region.number}"
+    place = f"{bed_name(name)}\t{region.start}\t{region.end}"
+    bed.write(f"{place}\tviral_region_{region.number}\t{_score(region.mean_p)}\t.\n")
+    seq_id = gff_seqid(name)
+    own_id = f"{gff_attribute(name)}:viral_region_{region.number}"
     if region.number == 1:
         gff.write(f"##sequence-region {seq_id} 1 {region.contig_length}\n")
     gff.write(
@@ -53,13 +56,16 @@ def write_region(bed: IO[str], gff: IO[str], region: RegionRow, chunks: list[Chu
         )
 
 
-def write_chunk(bed: IO[str], chunk: ChunkRow) -> None:
-    """Write one viral chunk to `viral_chunks.bed`: nine columns, the best ORF drawn thick."""
+def write_chunk(bed: IO[str], name: str, chunk: ChunkRow) -> None:
+    """Write a viral chunk of the contig `name` to `viral_chunks.bed`.
+
+    Nine columns, the best ORF drawn thick.
+    """
     if chunk.orf_start is None or chunk.p_virus is None:
         return
     colour = _BLUE if chunk.strand == "-" else _RED
     bed.write(
-        f"{bed_name(chunk.seq_id)}\t{chunk.start}\t{chunk.end}\tchunk_{chunk.number}{chunk.frame}"
+        f"{bed_name(name)}\t{chunk.start}\t{chunk.end}\tchunk_{chunk.number}{chunk.frame}"
         f"\t{_score(chunk.p_virus)}\t{chunk.strand}\t{chunk.orf_start}\t{chunk.orf_end}"
         f"\t{colour}\n"
     )

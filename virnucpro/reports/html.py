@@ -8,21 +8,24 @@ lets no other script run.
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from virnucpro.core.files import atomic_write
-from virnucpro.reports import citations, explain, figures, pages
-from virnucpro.reports.multiqc import write_multiqc
-from virnucpro.reports.summary import CALLS, LENGTH_BINS_PER_DECADE, Summary, summarise
-from virnucpro.reports.tables import (
-    read_call_rows,
-    read_chunk_rows,
-    read_region_rows,
+from virnucpro.core.files import atomic_write, write_json
+from virnucpro.core.text import size
+from virnucpro.reports import citations, explain, pages
+from virnucpro.reports.summary import (
+    CALLS,
+    LENGTH_BINS_PER_DECADE,
+    Summary,
+    choose_tracks,
+    read_tracks,
+    summarise,
 )
-from virnucpro.reports.tracks import Track, choose, read_tracks
+from virnucpro.reports.tables import read_call_rows, read_chunk_rows, read_region_rows
 
 SCRIPTS = ("page.js", "charts.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json")
@@ -30,6 +33,9 @@ SCORE_UNIT = 100_000
 MOST_SAMPLES = 400
 # Reads of about one length make a column, not a chart of length against score.
 ONE_LENGTH = 1.25
+COLORS = {
+    "virus": "#b4472f", "uncertain": "#c9a03a", "non_virus": "#6f93ab", "not_called": "#b8bcc2",
+}  # fmt: skip
 
 
 def write_report(output_dir: Path) -> Path:
@@ -47,61 +53,97 @@ def write_report(output_dir: Path) -> Path:
         InputError: calls.tsv is missing, or a table is damaged.
         OutputError: the report cannot be written.
     """
-    run = figures.read_run(output_dir)
+    run = explain.read_run(output_dir)
     summary = summarise(read_call_rows(output_dir / "calls.tsv"))
-    chosen = choose(summary.top)
-    chunks, regions = output_dir / "chunks.tsv", output_dir / "regions.tsv"
-    tracks = read_tracks(read_chunk_rows(chunks) if chunks.exists() else (), chosen)
-    data = {
-        **_columns(summary),
-        "calls": CALLS,
-        "histogram": summary.histogram,
-        "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
-        "perDecade": LENGTH_BINS_PER_DECADE,
-        "minScore": explain.number(_calling(run).get("min_score")),
-        "tracks": [_track(track) for track in tracks],
-        "regions": _regions(regions, chosen),
-    }
-    path, summary_path = (output_dir / name for name in REPORT_FILES)
-    with atomic_write(path, "w") as file:
-        file.write(_page(run, summary, data))
-    write_multiqc(summary_path, summary, run)
-    return path
+    page, graph = (output_dir / name for name in REPORT_FILES)
+    text = _page(run, summary, _data(run, summary, output_dir))
+    with atomic_write(page, "w") as file:
+        file.write(text)
+    write_json(graph, _multiqc(run, summary))
+    return page
 
 
 def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
+    records, calling = summary.records, explain.part(run, "calling")
+    inputs = [entry for entry in run.get("inputs", []) if isinstance(entry, dict)]
+    names = [Path(str(entry.get("path", ""))).name for entry in inputs]
+    answer = {
+        "parts": [
+            {"call": name or "none", "title": name or "not called", "count": summary.calls[name],
+             "share": summary.calls[name] / records if records else 0.0}
+            for name in ("virus", "uncertain", "non-virus", "")
+        ],
+        "title": names[0] if len(names) == 1 else f"{len(names)} files" if names else "",
+        "partial": run.get("status") == "partial",
+        "thresholds": explain.thresholds(calling) if calling else "",
+    }  # fmt: skip
+    statuses = [
+        (status, count, explain.STATUS.get(status, "Not called."))
+        for status, count in summary.statuses.most_common()
+        if status != "called"
+    ]
+    ranked = sorted(summary.samples.items(), key=lambda item: -item[1]["virus"])
+    samples = [
+        {"number": data["samples"].index(name), "name": name or "(one input)",
+         "records": counts.total(), "virus": counts["virus"], "uncertain": counts["uncertain"],
+         "non_virus": counts["non-virus"], "none": counts[""],
+         "fdr": summary.sample_fdr.get(name)}
+        for name, counts in ranked[:MOST_SAMPLES]
+    ]  # fmt: skip
     style = pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
+    # JSON that cannot end the element it stands in
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     return pages.environment().get_template("report.html").render(
         run=run,
+        model=str(explain.part(run, "model").get("name", "?")),
         summary=summary,
-        answer=_answer(run, summary),
-        facts=figures.facts(run),
-        inputs=figures.inputs(run),
-        stages=figures.stages(run),
-        rated_seconds=figures.RATED_SECONDS,
-        history=figures.history(run),
+        answer=answer,
+        facts=explain.facts(run),
+        inputs=[
+            (str(entry.get("path", "")), size(entry.get("bytes", 0)), str(entry.get("sha256", "")))
+            for entry in inputs
+        ],
+        stages=explain.stages(run),
+        rated_seconds=explain.RATED_SECONDS,
+        history=explain.history(run),
         uncertain=explain.uncertain(summary.histogram["uncertain"]),
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        statuses=_statuses(summary),
-        samples=_samples(summary),
-        references=citations.references(str((run.get("model") or {}).get("name", ""))),
+        statuses=statuses,
+        samples={"rows": samples, "hidden": len(ranked) - len(samples)},
+        references=citations.references(str(explain.part(run, "model").get("name", ""))),
         has_tracks=bool(data["tracks"]),
         style=Markup(style),
         script=Markup(script),
         policy=pages.policy(style, script),
-        data=Markup(_json(data)),
+        data=Markup(text),
     )  # fmt: skip
 
 
-def _columns(summary: Summary) -> dict[str, Any]:
-    """The rows shown, one list a column; numbers are -1 where there is none."""
-    rows = summary.top
-    samples = list(summary.samples)
-    sample_of = {name: number for number, name in enumerate(samples)}
-    statuses = list(summary.statuses)
-    status_of = {name: number for number, name in enumerate(statuses)}
-    call_of = {name: number for number, name in enumerate(CALLS)}
+def _data(run: dict[str, Any], summary: Summary, output_dir: Path) -> dict[str, Any]:
+    """What the page's script reads: rows as one list a column, figures, tracks and regions.
+
+    Numbers are -1 where there is none; starts of windows are differences, as windows follow
+    each other.
+    """
+    rows, samples, statuses = summary.top, list(summary.samples), list(summary.statuses)
+    places = [{name: at for at, name in enumerate(names)} for names in (samples, statuses, CALLS)]
+    sample_of, status_of, call_of = places
+    chosen = choose_tracks(rows)
+    chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
+    tracks = []
+    for track in read_tracks(read_chunk_rows(chunks) if chunks.exists() else (), chosen):
+        frames = list(dict.fromkeys(frame for *_, frame in track.windows))
+        flat, before = [], 0
+        for start, end, score, frame in track.windows:
+            flat += [start - before, end - start, score, frames.index(frame)]
+            before = start
+        tracks.append({"row": track.row, "joined": track.joined, "frames": frames, "windows": flat})
+    regions: dict[int, list[tuple[int, int]]] = {}
+    for key, start, end in read_region_rows(table) if table.exists() else ():
+        if key in chosen:
+            regions.setdefault(chosen[key], []).append((start, end))
     return {
         "samples": samples,
         "statuses": statuses,
@@ -117,8 +159,15 @@ def _columns(summary: Summary) -> dict[str, Any]:
             "fdr": [_scaled(row.fdr) for row in rows],
             "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
             "status": [status_of[str(row.status)] for row in rows],
-            "hint": {number: row.class_hint for number, row in enumerate(rows) if row.class_hint},
+            "hint": {place: row.class_hint for place, row in enumerate(rows) if row.class_hint},
         },
+        "calls": CALLS,
+        "histogram": summary.histogram,
+        "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
+        "perDecade": LENGTH_BINS_PER_DECADE,
+        "minScore": explain.number(explain.part(run, "calling").get("min_score")),
+        "tracks": tracks,
+        "regions": regions,
     }
 
 
@@ -126,72 +175,34 @@ def _scaled(value: float | None) -> int:
     return -1 if value is None else round(value * SCORE_UNIT)
 
 
-def _regions(path: Path, chosen: dict[str, int]) -> dict[int, list[tuple[int, int]]]:
-    """Viral stretches of the chosen contigs, by the place of their row."""
-    regions: dict[int, list[tuple[int, int]]] = {}
-    for seq_id, start, end in read_region_rows(path) if path.exists() else ():
-        if seq_id in chosen:
-            regions.setdefault(chosen[seq_id], []).append((start, end))
-    return regions
+def _multiqc(run: dict[str, Any], summary: Summary) -> dict[str, Any]:
+    """A stacked bar graph of calls per sample, which MultiQC finds by the name of its file.
 
-
-def _track(track: Track) -> dict[str, Any]:
-    """A track as flat numbers: starts as differences, since windows follow each other."""
-    frames: list[str] = []
-    flat: list[int] = []
-    before = 0
-    for start, end, score, frame in track.windows:
-        if frame not in frames:
-            frames.append(frame)
-        flat += [start - before, end - start, score, frames.index(frame)]
-        before = start
-    return {"row": track.row, "joined": track.joined, "frames": frames, "windows": flat}
-
-
-def _answer(run: dict[str, Any], summary: Summary) -> dict[str, Any]:
-    """What the first lines of the page say."""
-    records = summary.records
-    parts = [
-        {"call": name or "none", "title": name or "not called", "count": summary.calls[name],
-         "share": summary.calls[name] / records if records else 0.0}
-        for name in ("virus", "uncertain", "non-virus", "")
-    ]  # fmt: skip
-    inputs = [Path(str(entry.get("path", ""))).name for entry in run.get("inputs", [])]
-    title = inputs[0] if len(inputs) == 1 else f"{len(inputs)} files"
-    return {
-        "parts": parts,
-        "title": title if inputs else "",
-        "partial": run.get("status") == "partial",
-        "thresholds": explain.thresholds(_calling(run)) if _calling(run) else "",
+    MultiQC puts what it reads into its page as it is, so that markup in names is escaped here.
+    """
+    model, version = explain.part(run, "model").get("name", ""), run.get("version", "")
+    data = {
+        escape(sample) or "all": {
+            "virus": counts["virus"],
+            "uncertain": counts["uncertain"],
+            "non_virus": counts["non-virus"],
+            "not_called": counts[""],
+        }
+        for sample, counts in summary.samples.items()
     }
-
-
-def _calling(run: dict[str, Any]) -> dict[str, Any]:
-    calling = run.get("calling")
-    return calling if isinstance(calling, dict) else {}
-
-
-def _statuses(summary: Summary) -> list[tuple[str, int, str]]:
-    return [
-        (status, count, explain.status_text(status))
-        for status, count in summary.statuses.most_common()
-        if status != "called"
-    ]
-
-
-def _samples(summary: Summary) -> dict[str, Any]:
-    ranked = sorted(summary.samples.items(), key=lambda item: -item[1]["virus"])
-    rows = [
-        {"number": list(summary.samples).index(name), "name": name or "(one input)",
-         "records": counts.total(), "virus": counts["virus"], "uncertain": counts["uncertain"],
-         "non_virus": counts["non-virus"], "none": counts[""],
-         "fdr": summary.sample_fdr.get(name)}
-        for name, counts in ranked[:MOST_SAMPLES]
-    ]  # fmt: skip
-    return {"rows": rows, "hidden": len(ranked) - len(rows)}
-
-
-def _json(data: dict[str, Any]) -> str:
-    """JSON that cannot end the element it stands in."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return {
+        "id": "virnucpro_calls",
+        "section_name": "VirNucPro",
+        "description": escape(f"Records by call, VirNucPro {version}, model {model}."),
+        "plot_type": "bargraph",
+        "pconfig": {
+            "id": "virnucpro_calls_plot",
+            "title": "VirNucPro: calls",
+            "ylab": "Records",
+        },
+        "categories": {
+            name: {"name": name.replace("_", "-" if name == "non_virus" else " "), "color": color}
+            for name, color in COLORS.items()
+        },
+        "data": data,
+    }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from virnucpro.reports import figures
+from virnucpro.core.text import duration, percent
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -25,8 +25,8 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     )  # fmt: skip
     made.filters |= {
         "count": lambda number: f"{number:,}",
-        "duration": figures.duration,
-        "percent": figures.percent,
+        "duration": duration,
+        "percent": percent,
     }
     return made
 

@@ -1,20 +1,26 @@
-"""One pass over calls.tsv -> everything the report shows of it, in bounded memory."""
+"""calls.tsv and chunks.tsv -> everything the report shows of them, in bounded memory."""
 
 from __future__ import annotations
 
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
 
-from virnucpro.reports.tables import CallRow
+from virnucpro.reports.tables import CallRow, ChunkRow
 
 CALLS = ("virus", "non-virus", "uncertain", "")
 SCORE_BINS = 50
 LENGTH_BINS_PER_DECADE = 16
 MOST_ROWS = 20_000
 MOST_ID_BYTES = 1_500_000
+MOST_CHUNKS = 30_000
+MOST_PER_CONTIG = 1_500
+MOST_TRACKS = 1_000
+SCORE_STEPS = 1_000
 
 
 @dataclass(slots=True)
@@ -41,7 +47,9 @@ class Summary:
     calls: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     samples: dict[str, Counter[str]] = field(default_factory=dict)
-    histogram: dict[str, list[int]] = field(default_factory=dict)
+    histogram: dict[str, list[int]] = field(
+        default_factory=lambda: {call: [0] * SCORE_BINS for call in CALLS if call}
+    )
     grid: Counter[tuple[int, int, str]] = field(default_factory=Counter)
     shortest: int = 0
     longest: int = 0
@@ -55,13 +63,37 @@ class Summary:
         """Records with a score."""
         return self.records - self.calls[""]
 
+    def count(self, row: CallRow) -> None:
+        """Take a row into all figures but `fdr` and `top`."""
+        name = row.call if row.call in CALLS else ""
+        self.records += 1
+        self.calls[name] += 1
+        self.statuses[str(row.status)] += 1
+        self.samples.setdefault(row.sample, Counter())[name] += 1
+        if name == "virus":
+            self.viral_nt += row.length
+            if row.fdr is not None:  # fdr rises down the ranks, and each sample has its own
+                highest = self.sample_fdr.get(row.sample, 0.0)
+                self.sample_fdr[row.sample] = max(highest, row.fdr)
+        if row.p_virus is None or not name:
+            return
+        self.shortest = min(self.shortest or row.length, row.length)
+        self.longest = max(self.longest, row.length)
+        score_bin = min(int(row.p_virus * SCORE_BINS), SCORE_BINS - 1)
+        self.histogram[name][score_bin] += 1
+        length_bin = math.floor(LENGTH_BINS_PER_DECADE * math.log10(max(row.length, 1)))
+        self.grid[length_bin, score_bin, name] += 1
+
 
 def summarise(rows: Iterable[CallRow], most_rows: int = MOST_ROWS) -> Summary:
-    """Count, bin and rank the rows of calls.tsv; holds at most `most_rows` of them."""
-    summary = Summary(histogram={call: [0] * SCORE_BINS for call in CALLS if call})
+    """Count, bin and rank the rows of calls.tsv; holds at most `most_rows` of them.
+
+    Fewer are kept where long ids would make the report large.
+    """
+    summary = Summary()
     heap: list[tuple[float, int, CallRow]] = []
     for number, row in enumerate(rows):
-        _count(summary, row)
+        summary.count(row)
         rank = (-1.0 if row.p_virus is None else row.p_virus, -number, row)
         if len(heap) < most_rows:
             heapq.heappush(heap, rank)
@@ -71,36 +103,67 @@ def summarise(rows: Iterable[CallRow], most_rows: int = MOST_ROWS) -> Summary:
         false = sum(summary.samples[name]["virus"] * fdr for name, fdr in rates.items())
         summary.fdr = false / summary.calls["virus"]
     heap.sort(key=lambda rank: (-rank[0], -rank[1]))
-    summary.top = _within_bytes([row for _, _, row in heap])
+    letters = 0
+    for _, _, row in heap:
+        letters += len(row.seq_id.encode("utf-8", "surrogateescape")) + len(row.class_hint)
+        if letters > MOST_ID_BYTES:
+            break
+        summary.top.append(row)
     return summary
 
 
-def _count(summary: Summary, row: CallRow) -> None:
-    name = row.call if row.call in CALLS else ""
-    summary.records += 1
-    summary.calls[name] += 1
-    summary.statuses[str(row.status)] += 1
-    summary.samples.setdefault(row.sample, Counter())[name] += 1
-    if name == "virus":
-        summary.viral_nt += row.length
-        if row.fdr is not None:  # fdr rises down the ranks, and each sample has its own
-            highest = summary.sample_fdr.get(row.sample, 0.0)
-            summary.sample_fdr[row.sample] = max(highest, row.fdr)
-    if row.p_virus is None or not name:
-        return
-    summary.shortest = min(summary.shortest or row.length, row.length)
-    summary.longest = max(summary.longest, row.length)
-    score_bin = min(int(row.p_virus * SCORE_BINS), SCORE_BINS - 1)
-    summary.histogram[name][score_bin] += 1
-    length_bin = math.floor(LENGTH_BINS_PER_DECADE * math.log10(max(row.length, 1)))
-    summary.grid[length_bin, score_bin, name] += 1
+class Track(NamedTuple):
+    """Scores along one contig.
+
+    Attributes:
+        row: its place among the rows shown.
+        windows: start, end (nt, 0-based, end excluded), score in thousandths (-1: not scored)
+            and frame of each window, in order.
+        joined: chunks in one window; above 1 where the contig has too many to draw each.
+    """
+
+    row: int
+    windows: list[tuple[int, int, int, str]]
+    joined: int
 
 
-def _within_bytes(rows: list[CallRow]) -> list[CallRow]:
-    """As many rows from the top as keep the report small, however long the ids are."""
-    total = 0
-    for number, row in enumerate(rows):
-        total += len(row.seq_id.encode("utf-8", "surrogateescape")) + len(row.class_hint)
-        if total > MOST_ID_BYTES:
-            return rows[:number]
-    return rows
+Chosen = dict[tuple[str, str], int]  # the row of each contig, by its sample and id
+
+
+def choose_tracks(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> Chosen:
+    """Pick contigs with several chunks: viral ones first, then those of mixed evidence.
+
+    Returns:
+        Row number by sample and id, of at most `MOST_TRACKS` contigs, `most_chunks` chunks in all.
+    """
+
+    def interest(item: tuple[int, CallRow]) -> tuple[bool, bool, int]:
+        row = item[1]
+        return row.call == "virus", bool(row.supporting and row.opposing), row.chunks
+
+    several = [(place, row) for place, row in enumerate(rows) if row.chunks > 1 and row.call]
+    chosen: Chosen = {}
+    for place, row in sorted(several, key=interest, reverse=True):
+        cost = min(row.chunks, MOST_PER_CONTIG)
+        if cost <= most_chunks and len(chosen) < MOST_TRACKS:
+            chosen[row.key] = place
+            most_chunks -= cost
+    return chosen
+
+
+def read_tracks(chunks: Iterable[ChunkRow], chosen: Chosen) -> list[Track]:
+    """The tracks of the chosen contigs, in the order of the rows; holds those only."""
+    tracks = []
+    for key, group in groupby(chunks, key=lambda chunk: chunk.key):
+        if key not in chosen:
+            continue
+        own, windows = list(group), []
+        joined = -(-len(own) // MOST_PER_CONTIG)
+        for first in range(0, len(own), joined):
+            window = own[first : first + joined]
+            scored = [(c.p_virus, c.frame) for c in window if c.p_virus is not None]
+            p_virus, frame = max(scored, key=lambda pair: pair[0], default=(None, ""))
+            score = -1 if p_virus is None else round(p_virus * SCORE_STEPS)
+            windows.append((window[0].start, window[-1].end, score, frame))
+        tracks.append(Track(chosen[key], windows, joined))
+    return sorted(tracks, key=lambda track: track.row)

@@ -21,7 +21,7 @@ from virnucpro.reports.tables import (
     header,
 )
 from virnucpro.scores.intervals import VIRAL
-from virnucpro.sequences.fasta_files import fasta_text
+from virnucpro.sequences.fasta_files import write_fasta
 
 TABLE_NAMES = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
 FASTA_NAMES = {False: "viral.fasta", True: "viral.fasta.gz"}
@@ -60,11 +60,13 @@ class TableFiles:
         return self._stack.__exit__(kind, error, traceback)
 
     def add(
-        self, row: CallRow, regions: list[RegionRow], chunks: list[ChunkRow], record: Record | None
-    ) -> None:
+        self, name: str, row: CallRow, regions: list[RegionRow], chunks: list[ChunkRow],
+        record: Record | None,
+    ) -> None:  # fmt: skip
         """Write one record.
 
         Args:
+            name: its id in the files that have no column for the sample.
             row: its line in calls.tsv.
             regions: its viral regions, in order.
             chunks: all its chunks, in order.
@@ -73,14 +75,13 @@ class TableFiles:
         self._calls.write(row.line())
         viral = [chunk for chunk in chunks if chunk.p_virus is not None and chunk.p_virus > VIRAL]
         for chunk in viral:
-            genome.write_chunk(self._chunks_bed, chunk)
+            genome.write_chunk(self._chunks_bed, name, chunk)
         for region in regions:
             self._regions.write(region.line())
             inside = [c for c in viral if c.start >= region.start and c.end <= region.end]
-            genome.write_region(self._regions_bed, self._gff, region, inside)
+            genome.write_region(self._regions_bed, self._gff, name, region, inside)
         if record is not None:
-            text = fasta_text(record.fasta_header, record.sequence, wrapped=True)
-            self._fasta.write(text)
+            write_fasta(self._fasta, [(record.header_with(name), record.sequence)], wrapped=True)
 
 
 def _open_fasta(folder: Path, is_packed: bool, stack: ExitStack) -> IO[str]:

@@ -17,19 +17,20 @@ from virnucpro.core.records import Status
 
 _Row = TypeVar("_Row")
 
-SCHEMA = {"calls.tsv": 1, "chunks.tsv": 1, "regions.tsv": 1}
+SCHEMA = {"calls.tsv": 1, "chunks.tsv": 2, "regions.tsv": 1}
 
 CALL_COLUMNS = (
     "id", "length", "chunks", "orfs", "status", "p_virus", "call", "model", "sample",
     "chunks_scored", "share_scored", "supporting", "opposing", "fdr", "class_hint",
 )  # fmt: skip
 CHUNK_COLUMNS = (
-    "id", "chunk", "start", "end", "strand", "frame", "orf_start", "orf_end", "p_virus",
+    "id", "chunk", "start", "end", "strand", "frame", "orf_start", "orf_end", "p_virus", "sample",
 )  # fmt: skip
 REGION_COLUMNS = (
     "id", "region", "start", "end", "length", "share_of_contig", "supporting", "opposing",
     "mean_p_virus", "log_odds", "call", "sample",
 )  # fmt: skip
+CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class CallRow:
     """What became of one input record.
 
     Attributes:
-        seq_id: unique id.
+        seq_id: unique within its sample.
         length: nt, gaps removed.
         chunks: chunks it was cut into.
         orfs: ORFs found in them.
@@ -70,6 +71,11 @@ class CallRow:
     class_hint: str = ""
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Sample and id: what tells it from every other record of a run."""
+        return self.sample, self.seq_id
+
+    @property
     def share_scored(self) -> float | None:
         """Chunks scored over chunks; None without chunks."""
         return self.chunks_scored / self.chunks if self.chunks else None
@@ -100,6 +106,7 @@ class ChunkRow:
         orf_start: first base of that ORF.
         orf_end: one past its last.
         p_virus: calibrated as for a contig of this one chunk; None without a score.
+        sample: name of the input that the contig came from.
     """
 
     seq_id: str
@@ -110,6 +117,12 @@ class ChunkRow:
     orf_start: int | None = None
     orf_end: int | None = None
     p_virus: float | None = None
+    sample: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Sample and id of the contig."""
+        return self.sample, self.seq_id
 
     @property
     def strand(self) -> str:
@@ -120,7 +133,7 @@ class ChunkRow:
         """The row as text."""
         return _line(
             self.seq_id, self.number, self.start, self.end, self.strand, self.frame,
-            self.orf_start, self.orf_end, self.p_virus,
+            self.orf_start, self.orf_end, self.p_virus, self.sample,
         )  # fmt: skip
 
 
@@ -186,13 +199,31 @@ def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
     return _rows(path, CHUNK_COLUMNS, _chunk_row)
 
 
-def read_region_rows(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Stream the contig's id, start and end (nt) of each row of a regions.tsv.
+def read_region_rows(path: Path) -> Iterator[tuple[tuple[str, str], int, int]]:
+    """Stream the contig's sample and id, start and end (nt) of each row of a regions.tsv.
 
     Raises:
         InputError: it cannot be read, has other columns, or a row does not fit.
     """
-    return _rows(path, REGION_COLUMNS, lambda fields: (fields[0], int(fields[2]), int(fields[3])))
+    return _rows(
+        path,
+        REGION_COLUMNS,
+        lambda fields: ((fields[-1], fields[0]), int(fields[2]), int(fields[3])),
+    )
+
+
+def contig_line(row: CallRow, joint_id: str) -> str:
+    """A row of the internal table of contigs: a call, and the id among all samples."""
+    return f"{row.line()[:-1]}\t{joint_id}\n"
+
+
+def read_contig_rows(path: Path) -> Iterator[tuple[CallRow, str]]:
+    """Stream the internal table of contigs: calls, each with its id among all samples.
+
+    Raises:
+        InputError: it cannot be read, has other columns, or a row does not fit.
+    """
+    return _rows(path, CONTIG_COLUMNS, lambda fields: (_call_row(fields[:-1]), fields[-1]))
 
 
 def rounded(value: float) -> float:
@@ -211,11 +242,11 @@ def _call_row(fields: list[str]) -> CallRow:
 
 
 def _chunk_row(fields: list[str]) -> ChunkRow:
-    seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus = fields
+    seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus, sample = fields
     return ChunkRow(
         seq_id, int(number), int(start), int(end), frame,
         int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
-        _number(p_virus),
+        _number(p_virus), sample,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ be the mean and 1 the sum.
 
 from __future__ import annotations
 
-import json
+import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import write_json
+from virnucpro.core.text import clipped
+from virnucpro.models.manifest import read_json
 
 FORMAT = 1
 VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
 _SMALLEST = 1e-7
+_LARGEST, _MOST_LENGTHS = 1e9, 1000
 
 Floats = NDArray[np.float64]
 
@@ -63,9 +66,9 @@ class Calibration:
         """
         if path is None:
             return cls()
+        value = read_json(path)
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if value.pop("format") != FORMAT:
+            if value.pop("format", None) != FORMAT:
                 raise ValueError(f"not format {FORMAT}")
             value.pop("fitted_on", None)
             given: dict[str, Any] = {
@@ -73,8 +76,8 @@ class Calibration:
             }
             known = cls(**given)
             known._check()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ModelError(f"{path}: not a calibration ({error})") from error
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{path}: not a calibration ({clipped(error)})") from error
         return known
 
     def save(self, path: Path, fitted_on: str) -> None:
@@ -82,13 +85,23 @@ class Calibration:
         write_json(path, {"format": FORMAT, "fitted_on": fitted_on, **asdict(self)})
 
     def _check(self) -> None:
+        lists = (self.lengths_nt, self.slope, self.intercept, self.limit_lengths_nt,
+                 self.virus_above)  # fmt: skip
+        numbers = [*(n for one in lists for n in one), self.gain, self.other_below, self.null_above]
+        if any(type(n) not in (int, float) or not abs(n) <= _LARGEST for n in numbers):
+            raise ValueError(f"its parameters are lists of numbers, and numbers, up to {_LARGEST}")
         if not len(self.lengths_nt) == len(self.slope) == len(self.intercept):
             raise ValueError("lengths_nt, slope and intercept differ in length")
         if len(self.limit_lengths_nt) != len(self.virus_above):
             raise ValueError("limit_lengths_nt and virus_above differ in length")
-        numbers = (*self.slope, *self.intercept, *self.virus_above, self.gain)
-        if not np.isfinite(numbers).all() or min(self.slope) <= 0:
-            raise ValueError("slopes must be positive and all numbers finite")
+        for lengths in (self.lengths_nt, self.limit_lengths_nt):
+            if not 0 < len(lengths) <= _MOST_LENGTHS or lengths[0] <= 0:
+                raise ValueError(f"1 to {_MOST_LENGTHS} lengths, each over 0")
+            if any(a >= b for a, b in itertools.pairwise(lengths)):
+                raise ValueError("lengths must rise")
+        shares = (self.gain, self.other_below, *self.virus_above)
+        if min(self.slope) <= 0 or min(*shares, self.null_above) < 0 or max(shares) > 1:
+            raise ValueError("slopes must be positive, gain and limits of p_virus from 0 to 1")
 
     def log_odds(self, scores: Floats, lengths_nt: NDArray[np.integer]) -> Floats:
         """Calibrated log-odds of single chunks: scores (n, 2 or 3), lengths (n,) to (n,)."""

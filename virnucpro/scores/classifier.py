@@ -1,7 +1,7 @@
-"""The classifier: merged rows in, P(other) and P(virus) out.
+"""The classifiers: merged vectors in, probabilities out.
 
-Room 6 (merged rows -> calls). The published network lives here, the bundled model's in
-`mini_classifier`; which one a weights file holds is written in its metadata.
+The published network gives P(other) and P(virus), the bundled model's also P(null). Which one a
+weights file holds is written in its metadata.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+import torch.nn.functional as F  # noqa: N812
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.core.errors import ModelError
-from virnucpro.core.files import sha256_file
-from virnucpro.scores.mini_classifier import MINI_KIND, MiniClassifier
+from virnucpro.core.files import atomic_write, sha256_file
+from virnucpro.models.classifier_file import PUBLISHED_KIND, read_classifier
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from virnucpro.models.specs import ModelSpec
 
-PUBLISHED_KIND = "mlp"
+MINI_KIND = "mini"
 
 
 class PublishedMlp(nn.Module):
@@ -58,6 +60,51 @@ class PublishedMlp(nn.Module):
         """Logits, shape (n, 2), for vectors of shape (n, width)."""
         logits: Tensor = self.output_layer(torch.relu(self.bn1(self.hidden_layer(vectors))))
         return logits
+
+
+class MiniClassifier(nn.Module):
+    """Layer norm, one hidden layer with squared ReLU, three classes.
+
+    The third class, null, holds sequence that no genome explains (random, shuffled, low
+    complexity). `kinds` further logits name the group a sequence came from; training uses
+    them, and they serve as a hint of what a sequence is.
+    """
+
+    def __init__(self, width: int, hidden: int = 256, kinds: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.width, self.dropout = width, dropout
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, 3)
+        self.kind = nn.Linear(hidden, kinds) if kinds else None
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> MiniClassifier:
+        """The network that these weights are of.
+
+        Raises:
+            ValueError, KeyError, TypeError, RuntimeError: they are of another.
+        """
+        hidden, width = tensors["hidden.weight"].shape
+        network = cls(width, hidden, len(tensors.get("kind.weight", ())))
+        network.load_state_dict(tensors)
+        return network
+
+    def features(self, vectors: Tensor) -> Tensor:
+        """Vectors (n, width) to hidden features (n, hidden)."""
+        h = F.dropout(self.norm(vectors), self.dropout, self.training)
+        h = F.relu(self.hidden(h))
+        return F.dropout(h * h, self.dropout, self.training)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Vectors (n, width) to logits (n, 3): other, virus, null."""
+        logits: Tensor = self.out(self.features(vectors))
+        return logits
+
+    def both(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the three classes and of the kinds: (n, 3), (n, kinds)."""
+        h = self.features(vectors)
+        return self.out(h), self.kind(h) if self.kind is not None else h[:, :0]
 
 
 _NETWORKS: dict[str, type[PublishedMlp] | type[MiniClassifier]] = {
@@ -97,10 +144,11 @@ class Classifier:
 
 
 def load_classifier(spec: ModelSpec, device: torch.device | str) -> Classifier:
-    """Load the classifier of a model, after checking its hash.
+    """Load the classifier of a model, after checking its hash and its numbers.
 
     Raises:
-        ModelError: the file is missing, is not the recorded one, or does not fit the encoders.
+        ModelError: the file is missing, is not the recorded one, holds numbers that are not
+            finite, or does not fit the encoders.
     """
     path = spec.classifier
     if not path.is_file():
@@ -109,7 +157,13 @@ def load_classifier(spec: ModelSpec, device: torch.device | str) -> Classifier:
         raise ModelError(
             f"{path}: not the file that was installed (sha256 differs); install the model again"
         )
-    network = _read_network(path)
+    kind, tensors = read_classifier(path)
+    if kind not in _NETWORKS:
+        raise ModelError(f"{path}: holds a classifier of the unknown kind {kind!r:.40}")
+    try:
+        network = _NETWORKS[kind].of({name: torch.from_numpy(t) for name, t in tensors.items()})
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"{path}: not a VirNucPro classifier ({error})") from error
     if network.width != spec.dim:
         raise ModelError(
             f"{path}: takes vectors of width {network.width}; {spec.dna.name} and "
@@ -118,21 +172,8 @@ def load_classifier(spec: ModelSpec, device: torch.device | str) -> Classifier:
     return Classifier(network, torch.device(device))
 
 
-def _read_network(path: Path) -> PublishedMlp | MiniClassifier:
-    """Read a network from safetensors; its sizes come from the tensors.
-
-    Raises:
-        ModelError: tensors are missing, unknown or of unexpected shape.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            kind = (file.metadata() or {}).get("kind", PUBLISHED_KIND)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a safetensors file ({error})") from error
-    if kind not in _NETWORKS:
-        raise ModelError(f"{path}: holds a classifier of the unknown kind {kind!r}")
-    try:
-        return _NETWORKS[kind].of(tensors)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"{path}: not a VirNucPro classifier ({error})") from error
+def save_mini_classifier(network: MiniClassifier, path: Path) -> None:
+    """Write a classifier as float16 safetensors that name their kind."""
+    tensors = {k: v.detach().half().cpu().contiguous() for k, v in network.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(save(tensors, metadata={"kind": MINI_KIND}))

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from virnucpro.core.records import Tokens
+    from virnucpro.encoders.base import Encoder
+    from virnucpro.encoders.tokenizers import Tokenizer
     from virnucpro.engines.base import Engine, EngineKind
-    from virnucpro.models.base import Encoder
-    from virnucpro.models.load import Tokenizer
     from virnucpro.scores.classifier import Classifier
 
 COLUMNS = 3
@@ -70,6 +70,11 @@ class LoadedModels:
         self._engines: dict[tuple[EncoderSpec, EmbeddingOptions], Engine] = {}
         self._classifiers: dict[str, Classifier] = {}
 
+    @property
+    def is_single_threaded(self) -> bool:
+        """Whether one CPU thread is all there may be, and nothing else waits for it."""
+        return self.threads == 1 and self.device == "cpu"
+
     def engine(self, spec: EncoderSpec, options: EmbeddingOptions) -> Engine:
         """An encoder in its engine.
 
@@ -99,13 +104,13 @@ class LoadedModels:
     def _make(self, spec: EncoderSpec, options: EmbeddingOptions) -> Engine:
         import torch
 
+        from virnucpro.encoders.attention import TransformerEncoder
+        from virnucpro.encoders.load import load_encoder
         from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-        from virnucpro.models.attention import TransformerEncoder
-        from virnucpro.models.load import load_encoder
 
         device = torch.device(self.device)
         if self.threads is not None:
-            torch.set_num_threads(self.threads)
+            torch.set_num_threads(min(self.threads, torch.get_num_threads()))
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dtype = choose_dtype(options.dtype, device)
@@ -118,7 +123,7 @@ class LoadedModels:
             encoder.forced_backend = "sdpa"
         settings = EngineOptions(
             token_budget=options.token_budget,
-            feeding_threads=options.feeding_threads,
+            feeding_threads=0 if self.is_single_threaded else options.feeding_threads,
             pin_memory=options.pin_memory,
             compile=options.compile,
             expected_tokens=options.expected_tokens,
@@ -156,8 +161,8 @@ class Embedder:
 
     def tokens(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         """Token ids of each sequence, under the number of its row; needs no device."""
+        from virnucpro.encoders.tokenizers import make_tokenizer
         from virnucpro.engines.feeding import tokenize
-        from virnucpro.models.load import make_tokenizer
 
         if self._tokenizer is None:
             self._tokenizer = make_tokenizer(self.spec)

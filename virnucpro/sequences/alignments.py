@@ -5,7 +5,9 @@ Room 1 (FASTA -> chunks -> ORFs).
 
 from __future__ import annotations
 
+import os
 import re
+import string
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +15,21 @@ from types import ModuleType
 from typing import Any, Literal
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.records import Record
-from virnucpro.sequences.fasta import ReadLog, first_word, sample_name, warn_of_duplicates
+from virnucpro.core.files import sha256_file
+from virnucpro.core.records import HEADER_BYTES, Record
+from virnucpro.core.text import clipped
+from virnucpro.sequences.fasta import first_word, sample_name
+from virnucpro.sequences.read_log import ReadLog
 
 AlignmentFormat = Literal["BAM", "CRAM", "SAM"]
 
 _GZIP, _CRAM, _BAM = b"\x1f\x8b", b"CRAM", b"BAM\x01"
 _SAM_HEADER = re.compile(rb"@(HD|SQ|RG|PG|CO)\t")
 _HEAD_BYTES = 4_096
+_SEQUENCE_FIELD = 9
+_SAM_LETTERS = string.ascii_letters.encode() + b"=.*\r\n"
+# What htslib takes for an address among the places of REF_PATH, and all behind it.
+_ADDRESS = re.compile(r"(^|:)(\||URL=)*(https?|ftp):.*", re.DOTALL)
 
 
 def alignment_format(path: Path) -> AlignmentFormat | None:
@@ -46,40 +55,69 @@ def read_alignments(
     Each read comes once, as it left the sequencer: secondary and supplementary alignments are
     passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`.
 
+    A reference is looked for in files only, never on the network.
+
     Args:
         path: the file; no index is needed.
-        log: ids given out so far; one for all inputs of a run.
+        log: of the run, whose owner lets it warn; None warns here.
         reference: FASTA that a CRAM file was packed against, where it needs one.
 
     Raises:
-        InputError: pysam is not installed, or the file is broken or truncated.
+        InputError: pysam is not installed, the file is broken or truncated or changes while it
+            is read, a sequence holds what is no letter, or
+            `reference` is no file.
     """
-    log = ReadLog() if log is None else log
+    of_run, log = log, ReadLog() if log is None else log
     pysam = _pysam(path)
-    sample, duplicates = sample_name(path), log.duplicates
+    if reference is not None and not reference.is_file():
+        raise InputError(reference, "is no file; give the FASTA that the CRAM was packed against")
+    # htslib reads it as it opens a file, and asks a public server where it is empty
+    os.environ["REF_PATH"] = _ADDRESS.sub("", os.environ.get("REF_PATH", "")) or os.devnull
+    sample, kind = sample_name(path), alignment_format(path)
+    if kind == "SAM":
+        _check_letters(path)
     verbosity = pysam.set_verbosity(0)  # what htslib would print comes as an exception too
     try:
+        digest = sha256_file(path)
         with pysam.AlignmentFile(
             str(path), check_sq=False, reference_filename=str(reference) if reference else None
         ) as file:
             for read in file.fetch(until_eof=True):
                 if not (read.is_secondary or read.is_supplementary):
-                    yield _record(read, sample, log)
-        warn_of_duplicates(log, log.duplicates - duplicates)
+                    yield _record(path, read, sample, log)
+        log.digests[str(path)] = sha256_file(path)
     except (OSError, ValueError, NotImplementedError) as error:  # the last: gzip but not BGZF
-        hint = " (a CRAM may need --reference)" if alignment_format(path) == "CRAM" else ""
-        raise InputError(path, f"broken or truncated alignments: {error}{hint}") from error
+        hint = " (a CRAM may need --reference)" if kind == "CRAM" else ""
+        raise InputError(path, f"broken or truncated alignments: {clipped(error)}{hint}") from error
     finally:
         pysam.set_verbosity(verbosity)
+    if log.digests[str(path)] != digest:
+        raise InputError(path, "changed while it was read; run again when it is whole")
+    if of_run is None:
+        log.warn()
 
 
-def _record(read: Any, sample: str, log: ReadLog) -> Record:
-    name = first_word(read.query_name or "", log)
+def _record(path: Path, read: Any, sample: str, log: ReadLog) -> Record:
+    name = log.wished_id(first_word((read.query_name or "").encode(*HEADER_BYTES)))
     if read.is_read1 != read.is_read2:
         name += "/1" if read.is_read1 else "/2"
-    seq_id = log.ids.unique(name)
-    log.duplicates += seq_id != name
-    return Record(seq_id, name, read.get_forward_sequence() or "", sample)
+    sequence = read.get_forward_sequence() or ""
+    if "=" in sequence:
+        problem = f"read {name}: '=' for a letter of the reference; undo `samtools calmd -e`"
+        raise InputError(path, problem)
+    return Record(log.unique(name), name, sequence, sample)
+
+
+def _check_letters(path: Path) -> None:
+    """Refuse a SAM file with signs that htslib would read as some base."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            fields = line.split(b"\t", _SEQUENCE_FIELD + 1)
+            if line.startswith(b"@") or len(fields) <= _SEQUENCE_FIELD:
+                continue
+            if unknown := fields[_SEQUENCE_FIELD].translate(None, _SAM_LETTERS):
+                problem = f"{unknown[:1]!r} in the sequence of a read; write the file again"
+                raise InputError(path, problem, number)
 
 
 def _pysam(path: Path) -> ModuleType:

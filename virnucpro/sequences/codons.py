@@ -49,16 +49,25 @@ _CODES = _letter_codes()
 _FORWARD = _codon_table(reverse=False)
 _REVERSE = _codon_table(reverse=True)
 _STOPS = bytes((a == STOP) + 2 * (b == STOP) for a, b in zip(_FORWARD, _REVERSE, strict=True))
-# `?` stands for a letter that ASCII lacks.
-_NORMAL = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzU?", b"ABCDEFGHIJKLMNOPQRSTTVWXYZTN")
 _COMPLEMENT = bytes.maketrans(b"ACGTRYKMBVDH", b"TGCAYRMKVBHD")
 
 
-def normalise(sequence: str) -> bytes:
-    """Upper case, U as T; one byte a letter, `N` for a letter outside ASCII.
+def _normal_letters() -> bytes:
+    """`N` for what is no letter of DNA; a line feed, which keeps chunks of a block apart, stays."""
+    plain, as_given = b"ACGTTNRYKMSWBDHV\n", b"ACGTUNRYKMSWBDHV\n"
+    normal = bytes.maketrans(as_given + as_given.lower(), plain + plain)
+    known = as_given + as_given.lower()
+    return bytes(normal[byte] if byte in known else ord("N") for byte in range(256))
 
-    >>> normalise("acgun")
-    b'ACGTN'
+
+_NORMAL = _normal_letters()
+
+
+def normalise(sequence: str) -> bytes:
+    """Upper-case letters of IUPAC, one byte each: U as T, `N` for what is none of them.
+
+    >>> normalise("acgunXé")
+    b'ACGTNNN'
     """
     return sequence.encode("ascii", "replace").translate(_NORMAL)
 

@@ -1,66 +1,24 @@
 """FASTA and FASTQ -> records with ids that are unique within the run.
 
 Room 1 (FASTA -> chunks -> ORFs). Streams: one record is in memory at a time, and 8 to 9 bytes for
-each id seen. Parsing is dnaio's; `streams.py` feeds it checked bytes.
+each id seen.
 """
 
 from __future__ import annotations
 
-import io
-import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path, PurePath
-from typing import NamedTuple
-
-from dnaio.exceptions import FileFormatError
-from dnaio.readers import FastaReader, FastqReader
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.records import Record
-from virnucpro.sequences.fasta_files import FastaEntry
-from virnucpro.sequences.ids import IdRegistry
-from virnucpro.sequences.streams import MAX_RECORD_NT, CheckedStream
+from virnucpro.core.records import HEADER_BYTES, Record, as_utf8
+from virnucpro.sequences.entries import Entry, read_entries
+from virnucpro.sequences.read_log import ReadLog
+from virnucpro.sequences.streams import TextStream
 from virnucpro.sequences.unpack import STDIN, open_unpacked
 
-logger = logging.getLogger("virnucpro.sequences")
-
 _PACKED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
-_GAPS = "-.*"
-_BLANKS = " \t\v\f\r"
-_WITHOUT_BLANKS = str.maketrans("", "", _BLANKS)
-_WITHOUT_BOTH = str.maketrans("", "", _GAPS + _BLANKS)
 _MATE_ENDINGS = ("/1", "/2")
-
-
-@dataclass(slots=True)
-class ReadLog:
-    """What was met while reading; hand the same one to several calls of a run.
-
-    Attributes:
-        records: records read.
-        duplicates: records that were renamed because their id had been seen.
-        unnamed: records without an id, called `record_{n}`.
-        gaps: gap letters removed (nt).
-        ids: the ids given out.
-        max_record_nt: a longer record ends the run.
-        is_silent: do not warn of renamed duplicates; for inputs that are read again.
-    """
-
-    records: int = 0
-    duplicates: int = 0
-    unnamed: int = 0
-    gaps: int = 0
-    ids: IdRegistry = field(default_factory=IdRegistry)
-    max_record_nt: int = MAX_RECORD_NT
-    is_silent: bool = False
-
-
-class _Entry(NamedTuple):
-    header: str
-    sequence: str
-    line: int | None
 
 
 def sample_name(path: Path | str) -> str:
@@ -74,32 +32,32 @@ def sample_name(path: Path | str) -> str:
     name = PurePath(path)
     if name.suffix.lower() in _PACKED_SUFFIXES:
         name = name.with_suffix("")
-    return name.stem
+    return as_utf8(name.stem)
 
 
 def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Iterator[Record]:
     """The records of all inputs, in order; `-` is standard input. Streams.
 
-    Plain text or packed with gzip, bzip2, xz or zstandard, by content. The id is the header's
-    first word; without one it is `record_{n}`, n counting all records of the run from 1. A
-    second record with an id becomes `{id}__2`. Blanks within lines are removed, gap letters
-    (`-`, `.`, `*`) are removed and counted. An empty input has no records.
+    Plain text or packed with gzip, bzip2, xz or zstandard, by content. The id is the header up to
+    the first ASCII blank, bytes that are not UTF-8 read as Latin-1; without one it is
+    `record_{n}`, n counting all records of the run from 1. A second record with an id becomes
+    `{id}__2`. Gap letters (`-`, `.`, `*`), in FASTA also blanks and digits within lines, are left
+    out and counted. An empty input has no records.
 
     Raises:
-        InputError: no header, NUL byte, UTF-16, truncated packing, broken FASTQ, a directory, a
-            missing or unreadable file, a record over 1 Gnt. Records before the fault have been
-            yielded.
+        InputError: no header, a sign that no sequence holds, more digits than letters in a
+            record, a NUL byte, UTF-16, truncated packing, broken FASTQ, another format, a
+            directory, a missing or unreadable file, a record over 1 Gnt. Records before the
+            fault have been yielded.
     """
     log = ReadLog() if log is None else log
-    duplicates = log.duplicates
-    for path in _each_once(paths):
-        sample = sample_name(path)
-        for entry in _entries(path, log):
-            name = first_word(entry.header, log)
-            seq_id = log.ids.unique(name)
-            log.duplicates += seq_id != name
-            yield _record(seq_id, entry, sample, log)
-    warn_of_duplicates(log, log.duplicates - duplicates)
+    stdin_seen = False
+    for path in paths:
+        if str(path) == STDIN and stdin_seen:
+            raise InputError("standard input", "given twice; it can be read once")
+        stdin_seen |= str(path) == STDIN
+        yield from records_of(path, log)
+    log.warn()
 
 
 def read_pairs(
@@ -115,97 +73,72 @@ def read_pairs(
         InputError: as `read_records`; mates whose names differ; one file has more records.
     """
     log = ReadLog() if log is None else log
-    duplicates = log.duplicates
     for first_path, second_path in pairs:
-        sample = sample_name(first_path)
-        both = zip_longest(_entries(first_path, log), _entries(second_path, log))
-        for number, (first, second) in enumerate(both, start=1):
-            if first is None or second is None:
-                short = first_path if first is None else second_path
-                raise InputError(short, f"ends after {number - 1} records, its mate file does not")
-            name = _mates_name(first, second, log)
-            if name is None:
-                problem = f"record {number}: {second.header!r} is no mate of {first.header!r}"
-                raise InputError(second_path, problem, second.line)
-            seq_id = log.ids.unique(name, _MATE_ENDINGS)
-            log.duplicates += seq_id != name
-            yield (
-                _record(f"{seq_id}/1", first, sample, log),
-                _record(f"{seq_id}/2", second, sample, log),
-            )
-    warn_of_duplicates(log, log.duplicates - duplicates)
+        yield from pairs_of(first_path, second_path, log)
+    log.warn()
 
 
-def _each_once(paths: Iterable[Path | str]) -> Iterator[Path | str]:
-    stdin_seen = False
-    for path in paths:
-        if str(path) == STDIN:
-            if stdin_seen:
-                raise InputError("standard input", "given twice; it can be read once")
-            stdin_seen = True
-        yield path
+def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
+    """The records of one input; its warnings wait in the log."""
+    sample = sample_name(path)
+    for entry in _entries(path, log):
+        name = log.wished_id(first_word(entry.header))
+        yield _record(log.unique(name), entry, sample)
 
 
-def _entries(path: Path | str, log: ReadLog) -> Iterator[_Entry]:
-    """Header and letters of each record of one input, and its line in FASTQ."""
-    with open_unpacked(path) as unpacked:
-        stream = CheckedStream(unpacked, log.max_record_nt)
-        if stream.kind is None:
-            return
-
-        def opener(*_: object) -> io.BufferedReader:
-            return io.BufferedReader(stream, 1 << 17)
-
-        try:
-            if stream.kind == "fasta":
-                with FastaReader(str(path), sequence_class=FastaEntry, opener=opener) as fasta:
-                    for read in fasta:
-                        yield _Entry(read.name, read.sequence, None)
-            else:
-                with FastqReader(str(path), opener=opener) as fastq:
-                    for number, read in enumerate(fastq):
-                        line = stream.skipped_lines + 4 * number + 1
-                        yield _Entry(read.name, read.sequence, line)
-        except FileFormatError as error:
-            place = None if error.line is None else stream.skipped_lines + error.line + 1
-            raise stream.error(f"broken {error.format}: {error.message}", place) from error
-        except UnicodeDecodeError as error:
-            raise stream.error(f"letters that this locale cannot read: {error}") from error
+def pairs_of(
+    first_path: Path | str, second_path: Path | str, log: ReadLog
+) -> Iterator[tuple[Record, Record]]:
+    """The mates of one pair of files; their warnings wait in the log."""
+    sample = sample_name(first_path)
+    both = zip_longest(_entries(first_path, log), _entries(second_path, log))
+    for number, (first, second) in enumerate(both, start=1):
+        if first is None or second is None:
+            short = first_path if first is None else second_path
+            raise InputError(short, f"ends after {number - 1} records, its mate file does not")
+        name = _mates_name(first, second, log)
+        if name is None:
+            names = [as_utf8(entry.header.decode(*HEADER_BYTES)) for entry in (second, first)]
+            problem = f"record {number}: {names[0]!r} is no mate of {names[1]!r}"
+            raise InputError(second_path, problem, second.line)
+        seq_id = log.unique(name, _MATE_ENDINGS)
+        yield (
+            _record(f"{seq_id}/1", first, sample),
+            _record(f"{seq_id}/2", second, sample),
+        )
 
 
-def first_word(header: str, log: ReadLog) -> str:
-    """The wished id of the next record; it is counted."""
-    log.records += 1
+def first_word(header: bytes) -> str:
+    r"""A header up to the first ASCII blank, fit to be an id; empty if it has no word.
+
+    >>> first_word(b"caf\xe9\xa0au lait")
+    'café\xa0au'
+    """
     words = header.split(maxsplit=1)
-    if words:
-        return words[0]
-    log.unnamed += 1
-    return f"record_{log.records}"
+    return as_utf8(words[0].decode(*HEADER_BYTES)) if words else ""
 
 
-def _mates_name(first: _Entry, second: _Entry, log: ReadLog) -> str | None:
+def _entries(path: Path | str, log: ReadLog) -> Iterator[Entry]:
+    with open_unpacked(path) as unpacked:
+        yield from read_entries(TextStream(unpacked), log)
+        log.digests[str(path)] = unpacked.finish()
+        if unpacked.is_cut_short:
+            log.cut_short.append(str(unpacked.path))
+
+
+def _mates_name(first: Entry, second: Entry, log: ReadLog) -> str | None:
     """What two mates are both called; None if they are no mates."""
-    one, two = first.header.split(maxsplit=1)[:1], second.header.split(maxsplit=1)[:1]
-    name = first_word(first.header, log)
+    one, two = first_word(first.header), first_word(second.header)
+    name = log.wished_id(one)
     log.records += 1
     if one == two:
         return name
-    if not one or not two or one[0][:-1] != two[0][:-1]:
+    if not one or not two or one[:-1] != two[:-1]:
         return None
-    is_numbered = one[0][-2:] in ("/1", ".1", "_1") and two[0][-1] == "2"
+    is_numbered = one[-2:] in ("/1", ".1", "_1") and two[-1] == "2"
     return name[:-2] if is_numbered and len(name) > 2 else None
 
 
-def _record(seq_id: str, entry: _Entry, sample: str, log: ReadLog) -> Record:
-    letters = entry.sequence.translate(_WITHOUT_BOTH)
-    gaps = 0
-    if len(letters) < len(entry.sequence):
-        gaps = len(entry.sequence.translate(_WITHOUT_BLANKS)) - len(letters)
-        log.gaps += gaps
-    return Record(seq_id, entry.header, letters, sample, gaps)
-
-
-def warn_of_duplicates(log: ReadLog, count: int) -> None:
-    """Say once how many records of an input were renamed."""
-    if count and not log.is_silent:
-        logger.warning("%d records had an id that was taken; renamed to {id}__2 and on", count)
+def _record(seq_id: str, entry: Entry, sample: str) -> Record:
+    header = entry.header.decode(*HEADER_BYTES)
+    return Record(seq_id, header, entry.sequence, sample, entry.gaps)

@@ -8,28 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
-
-from dnaio.exceptions import FastaFormatError
-from dnaio.readers import FastaReader
+from typing import IO
 
 from virnucpro.core.errors import InputError
+from virnucpro.core.records import HEADER_BYTES
+from virnucpro.core.text import clipped
 
 WRAP_NT = 60
-
-
-class FastaEntry(NamedTuple):
-    """What dnaio makes of a FASTA record; its own type refuses letters outside ASCII.
-
-    Attributes:
-        name: the header without `>`.
-        sequence: the letters, line breaks removed.
-        qualities: always None; dnaio passes it.
-    """
-
-    name: str
-    sequence: str
-    qualities: str | None = None
+_PIECE_NT = WRAP_NT << 14
 
 
 def fasta_text(seq_id: str, sequence: str, *, wrapped: bool = False) -> str:
@@ -38,10 +24,18 @@ def fasta_text(seq_id: str, sequence: str, *, wrapped: bool = False) -> str:
     >>> fasta_text("c_chunk_1", "ACGT")
     '>c_chunk_1\nACGT\n'
     """
+    return "".join(_pieces(seq_id, sequence, wrapped))
+
+
+def _pieces(seq_id: str, sequence: str, wrapped: bool) -> Iterator[str]:
+    """The text of a record in pieces, so that a chromosome is not in memory in many forms."""
+    yield f">{seq_id}\n"
     if not wrapped or len(sequence) <= WRAP_NT:
-        return f">{seq_id}\n{sequence}\n"
-    lines = [sequence[i : i + WRAP_NT] for i in range(0, len(sequence), WRAP_NT)]
-    return "\n".join([f">{seq_id}", *lines, ""])
+        yield f"{sequence}\n"
+        return
+    for first in range(0, len(sequence), _PIECE_NT):
+        piece = sequence[first : first + _PIECE_NT]
+        yield "\n".join([piece[i : i + WRAP_NT] for i in range(0, len(piece), WRAP_NT)] + [""])
 
 
 def write_fasta(
@@ -53,7 +47,7 @@ def write_fasta(
     """
     count = 0
     for seq_id, sequence in entries:
-        handle.write(fasta_text(seq_id, sequence, wrapped=wrapped))
+        handle.writelines(_pieces(seq_id, sequence, wrapped))
         count += 1
     return count
 
@@ -64,9 +58,19 @@ def read_fasta(path: Path | str) -> Iterator[tuple[str, str]]:
     Raises:
         InputError: the file cannot be read or is no FASTA.
     """
+    encoding, errors = HEADER_BYTES
     try:
-        with FastaReader(str(path), sequence_class=FastaEntry, opener=open) as reader:
-            for entry in reader:
-                yield entry.name, entry.sequence
-    except (OSError, FastaFormatError, UnicodeDecodeError) as error:
-        raise InputError(path, f"no readable FASTA file: {error}") from error
+        with Path(path).open(encoding=encoding, errors=errors, newline="\n") as file:
+            if (first := file.read(1)) not in ("", ">"):
+                raise InputError(path, "no readable FASTA file: it does not begin with '>'", 1)
+            seq_id, lines = file.readline().removesuffix("\n"), list[str]()
+            for line in file:
+                if line.startswith(">"):
+                    yield seq_id, "".join(lines)
+                    seq_id, lines = line[1:].removesuffix("\n"), []
+                else:
+                    lines.append(line.removesuffix("\n"))
+            if first:
+                yield seq_id, "".join(lines)
+    except OSError as error:
+        raise InputError(path, f"no readable FASTA file: {clipped(error)}") from error

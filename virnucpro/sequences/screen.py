@@ -5,18 +5,15 @@ Room 1 (FASTA -> chunks -> ORFs).
 
 from __future__ import annotations
 
-import numpy as np
-
 from virnucpro.core.records import Record, Status
-from virnucpro.sequences.codons import is_unambiguous
+from virnucpro.sequences.entries import DNA_LETTERS
 
 # A chunk with this many unambiguous bases in a row always gives an ORF (nt).
 MIN_RUN_NT = 60
 # More than this share of other letters, and a record is protein or text rather than DNA.
 MAX_OTHER_SHARE = 0.1
 
-_BASES = b"ACGTUacgtu"
-_DNA_LETTERS = b"ACGTUNRYKMSWBDHV" + b"acgtunrykmswbdhv"
+_CLEAR = bytes(ord("+" if letter in b"ACGTUacgtu" else "-") for letter in range(256))
 
 
 def screen_record(record: Record, min_nt: int = MIN_RUN_NT) -> Status | None:
@@ -37,24 +34,18 @@ def screen_record(record: Record, min_nt: int = MIN_RUN_NT) -> Status | None:
     'ambiguous'
     """
     letters = record.sequence.encode("ascii", "replace")
-    others = len(letters.translate(None, _DNA_LETTERS))
+    others = len(letters.translate(None, DNA_LETTERS))
     if others > MAX_OTHER_SHARE * len(letters):
         return Status.NOT_DNA
     if len(letters) < min_nt:
         return Status.TOO_SHORT
-    if longest_unambiguous_run(letters) < min_nt:
-        return Status.AMBIGUOUS
-    return None
+    return None if has_clear_run(letters, min_nt) else Status.AMBIGUOUS
 
 
-def longest_unambiguous_run(letters: bytes) -> int:
-    """Length of the longest run of A, C, G, T, U (nt).
+def has_clear_run(letters: bytes, length: int) -> bool:
+    """Whether as many letters in a row are A, C, G, T or U, any case (nt).
 
-    >>> longest_unambiguous_run(b"ACNNGTUAN")
-    4
+    >>> has_clear_run(b"ACNNGTUAN", 4), has_clear_run(b"ACNNGTUAN", 5)
+    (True, False)
     """
-    if not letters.translate(None, _BASES):
-        return len(letters)
-    breaks = np.flatnonzero(~is_unambiguous(letters))
-    borders = np.concatenate([[-1], breaks, [len(letters)]])
-    return int(np.diff(borders).max()) - 1
+    return letters.translate(_CLEAR).find(b"+" * length) >= 0

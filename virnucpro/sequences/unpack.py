@@ -1,20 +1,23 @@
 """Open an input, whatever it is packed with; the content decides, not the name.
 
-Room 1 (FASTA -> chunks -> ORFs). Memory is bounded whatever a file unpacks to.
+Room 1 (FASTA -> chunks -> ORFs). Memory is bounded whatever a file unpacks to, and the bytes are
+hashed as they come.
 """
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import lzma
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 import zstandard
 
@@ -23,7 +26,6 @@ from virnucpro.core.errors import InputError
 STDIN = "-"
 UNPACK_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
-_MAGIC_BYTES = 6
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -31,16 +33,45 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstandard",
     b"\x50\x2a\x4d\x18": "zstandard",
 }
-_ARCHIVES = {b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"\x1f\x9d": "compress (.Z)"}
-_ZSTANDARD_BUFFER_BYTES = 1 << 17
+_ARCHIVES = {
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "rar",
+    b"\x1f\x9d": "compress (.Z)",
+}
+_BGZF_EXTRA = slice(12, 16)
+# The empty block that ends every file of bgzip.
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_BUFFER_BYTES = 1 << 17
 
 
-class Unpacked(NamedTuple):
-    """An open input: its unpacked bytes, its name in errors, its packing if it has one."""
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """An open input.
+
+    Attributes:
+        source: its unpacked bytes.
+        path: its name in errors.
+        packing: what it is packed with; None if it is plain.
+        is_bgzip: whether that is the gzip of bgzip, which ends with a block of its own.
+    """
 
     source: io.BufferedReader
     path: Path | str
     packing: str | None
+    is_bgzip: bool
+    _raw: _RawInput
+
+    def finish(self) -> str:
+        """Read what the parser left; hex SHA-256 of the input's bytes as they lie there."""
+        while self._raw.read(_BUFFER_BYTES):
+            pass
+        return self._raw.digest.hexdigest()
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether a file of bgzip, read to its end, lacks its end block."""
+        return self.is_bgzip and self._raw.tail != _BGZF_END
 
 
 @contextmanager
@@ -53,64 +84,89 @@ def open_unpacked(path: Path | str) -> Iterator[Unpacked]:
     with ExitStack() as stack:
         try:
             if str(path) == STDIN:
-                path, raw = "standard input", cast("BinaryIO", sys.stdin.buffer)
+                path, source = "standard input", standard_input()
             else:
-                raw = stack.enter_context(Path(path).open("rb"))
-            head = raw.read(_MAGIC_BYTES)
+                source = stack.enter_context(Path(path).open("rb"))
+            raw = _RawInput(source)
+            packed: io.BufferedReader = io.BufferedReader(raw, _BUFFER_BYTES)
+            head = packed.peek(_BGZF_EXTRA.stop)
         except OSError as error:
             raise InputError(path, f"cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise InputError(repr(path), f"cannot be opened: {error}") from error
-        for magic, name in _ARCHIVES.items():
-            if head.startswith(magic):
-                raise InputError(path, f"{name} archive; unpack it first", 1)
-        packing = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-        yield Unpacked(_unpacker(_Prefixed(head, raw), packing), path, packing)
+        if archive := archive_of(head):
+            raise InputError(path, f"{archive} archive; unpack it first", 1)
+        packing = packing_of(head)
+        is_bgzip = packing == "gzip" and head[_BGZF_EXTRA] == b"BC\x02\x00"
+        yield Unpacked(_unpacker(packed, packing), path, packing, is_bgzip, raw)
 
 
-def _unpacker(packed: io.RawIOBase, packing: str | None) -> io.BufferedReader:
+def standard_input() -> BinaryIO:
+    """The bytes of standard input.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input", "is closed; give a file, or a pipe for '-'")
+    return sys.stdin.buffer
+
+
+def packing_of(head: bytes) -> str | None:
+    """What bytes are packed with, by the first of them; None if with nothing we know."""
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def archive_of(head: bytes) -> str | None:
+    """The kind of archive that begins so; None if it is none we know."""
+    return next((name for magic, name in _ARCHIVES.items() if head.startswith(magic)), None)
+
+
+def _unpacker(packed: io.BufferedReader, packing: str | None) -> io.BufferedReader:
     """Something with `read1` that gives unpacked bytes."""
-    source: io.BufferedReader = io.BufferedReader(packed)
     if packing == "gzip":
-        return cast("io.BufferedReader", gzip.GzipFile(fileobj=source))
-    if packing == "bzip2":
-        return cast("io.BufferedReader", bz2.BZ2File(source))
-    if packing == "xz":
-        return cast("io.BufferedReader", lzma.LZMAFile(source))
-    if packing == "zstandard":
-        return io.BufferedReader(_Zstandard(source), _ZSTANDARD_BUFFER_BYTES)
-    return source
+        return cast("io.BufferedReader", gzip.GzipFile(fileobj=packed))
+    starts: dict[str | None, Callable[[], Any]] = {
+        "bzip2": bz2.BZ2Decompressor,
+        "xz": lzma.LZMADecompressor,
+        "zstandard": _ZstandardFrame,
+    }
+    if packing in starts:
+        return io.BufferedReader(_Frames(packed, starts[packing]), _BUFFER_BYTES)
+    return packed
 
 
-class _Prefixed(io.RawIOBase):
-    """A source whose first bytes were read already, to learn its format."""
+class _RawInput(io.RawIOBase):
+    """The bytes as they lie there: hashed as they are read, the last few kept."""
 
-    def __init__(self, head: bytes, source: BinaryIO) -> None:
-        self._head, self._source = head, source
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self.digest, self.tail = hashlib.sha256(), b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._head[: len(buffer)] or self._source.read(len(buffer))
-        self._head = self._head[len(data) :]
+        data = self._source.read(len(buffer))
+        self.digest.update(data)
+        self.tail = (self.tail + data[-len(_BGZF_END) :])[-len(_BGZF_END) :]
         buffer[: len(data)] = data
         return len(data)
 
 
-class _Zstandard(io.RawIOBase):
-    """Unpacks zstandard frames one after the other.
+class _Frames(io.RawIOBase):
+    """Unpacks frames one after the other; only zeros may stand between and behind them.
 
-    Unlike the library's own reader it tells a truncated frame from the end of the data.
+    The libraries' own readers drop what follows the last whole frame, so that files of two kinds
+    that were joined would lose the second; zstandard's takes a truncated frame for the end.
     """
 
-    # A few bytes can stand for 128 KiB, so small bites bound what one call unpacks.
+    # A few bytes can stand for 128 KiB of zstandard, which unpacks all it is given.
     _bite_bytes = 1 << 8
 
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._frame: zstandard.ZstdDecompressionObj | None = None
+    def __init__(self, source: BinaryIO, start: Callable[[], Any]) -> None:
+        self._source, self._start = source, start
+        self._frame: Any = None
         self._packed = b""
         self._ready = memoryview(b"")
 
@@ -119,11 +175,12 @@ class _Zstandard(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._ready:
-            self._packed = self._packed or self._source.read(self._bite_bytes)
-            if not self._packed:
-                if self._frame is not None:
+            if not self._packed and (self._frame is None or self._frame.needs_input):
+                self._packed = self._source.read(self._bite_bytes)
+                if not self._packed and self._frame is not None:
                     raise EOFError("the last frame is incomplete")
-                return 0
+                if not self._packed:
+                    return 0
             self._unpack()
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
@@ -132,8 +189,31 @@ class _Zstandard(io.RawIOBase):
 
     def _unpack(self) -> None:
         if self._frame is None:
-            self._frame = self._decompressor.decompressobj()
-        self._ready = memoryview(self._frame.decompress(self._packed))
+            self._packed = self._packed.lstrip(b"\0")
+            if not self._packed:
+                return
+            self._frame = self._start()
+        self._ready = memoryview(self._frame.decompress(self._packed, _BUFFER_BYTES))
         self._packed = b""
         if self._frame.eof:
             self._packed, self._frame = self._frame.unused_data, None
+
+
+class _ZstandardFrame:
+    """One frame of zstandard, as the decompressors of the standard library are used."""
+
+    needs_input = True
+
+    def __init__(self) -> None:
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+
+    def decompress(self, packed: bytes, _most_bytes: int) -> bytes:
+        return self._frame.decompress(packed)
+
+    @property
+    def eof(self) -> bool:
+        return self._frame.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data

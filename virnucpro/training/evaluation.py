@@ -4,66 +4,58 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.pipeline.direct import DirectScorer
-from virnucpro.training.evaluation_report import Report
-from virnucpro.training.figures import curves_of, rows_of
+from virnucpro.training.corpus import load_corpus, load_dev, read_labels, split_by_target
+from virnucpro.training.evaluation_page import LENGTH_CLASSES, Report
+from virnucpro.training.figures import Part, curves_of, decoys_of, rows_of, side_by_side
 from virnucpro.training.jobs import Job
-from virnucpro.training.labelled import load_dev
-from virnucpro.training.scoring import score_records, score_windows, split_by_target
-from virnucpro.training.windows import dev_windows
+from virnucpro.training.scoring import ModelOnDevice
+from virnucpro.training.windows import Drawing, dev_windows
 
 logger = logging.getLogger("virnucpro.training")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
-    """How windows are drawn.
-
-    Attributes:
-        lengths: of the windows (nt).
-        count: windows of each set and length.
-        null_count: random, shuffled and low-complexity windows of each length, as many of each.
-        seed: everything follows from it.
-    """
-
-    lengths: tuple[int, ...]
-    count: int
-    null_count: int
-    seed: int
-
-
 def evaluate(
-    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter
+    scorer: ModelOnDevice, job: Job, drawing: Drawing | None, progress: ProgressReporter
 ) -> Report:
-    """Score labelled sequences and measure the scores.
-
-    Args:
-        scorer: the model.
-        job: labelled sequences, and what is left out of them.
-        drawing: how windows are drawn from them; None scores whole records.
-        progress: shows how far it is.
+    """Score the job's dev sets, whole records or windows drawn from them, and measure the scores.
 
     Raises:
         InputError: unreadable input, or no set has a sequence that is long enough.
         ConfigError: no table, and not one class a file.
     """
-    sets = load_dev(job.data)
-    start = time.monotonic()
-    if drawing is None:
-        scored = score_records(scorer, sets, progress)
+    sets, decoys, panel = load_dev(job.data), list[Part](), job.evaluate
+    if panel.decoys and panel.decoy_kinds:
+        corpus = load_corpus([(panel.decoys, read_labels(panel.decoy_kinds).get)])
+        labels, ids, rows = zip(*corpus.records(), strict=True)
+        name = panel.decoys.name.split(".")[0]
+        decoys.append((name, [0] * len(ids), labels, ids, *scorer.calls(rows)))
+    start, parts = time.monotonic(), list[Part]()
+    if drawing is not None:
+        drawn = dev_windows(split_by_target(sets), drawing)
+        count = sum(len(w.labels) for w in drawn)
+        with progress.create_file_bar(count, desc="Scoring", unit="windows") as bar:
+            for w in drawn:
+                n = len(w.labels)
+                ids = w.records or ("",) * n
+                parts.append((w.name, [w.length_nt] * n, w.labels, ids, *scorer.calls(w.bases)))
+                bar.update(n)
     else:
-        drawn = dev_windows(split_by_target(sets), **asdict(drawing))
-        scored = score_windows(scorer, drawn, progress)
-    count = sum(len(s.labels) for s in scored)
+        count = sum(len(corpus.ids) for corpus in sets.values())
+        with progress.create_file_bar(count, desc="Scoring", unit="records") as bar:
+            for name, corpus in sets.items():
+                labels, ids, rows = zip(*corpus.records(), strict=True)
+                lengths = [max(c for c in LENGTH_CLASSES if c <= len(row)) for row in rows]
+                parts.append((name, lengths, labels, ids, *scorer.calls(rows)))
+                bar.update(len(rows))
     if not count:
         raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
     seconds = time.monotonic() - start
     logger.info("scored %d sequences in %.1f s", count, seconds)
-    leave_out = frozenset(job.evaluate.leave_out)
+    leave_out = frozenset(panel.leave_out)
     facts = {
         "model": scorer.model.name,
         "model_digest": scorer.model.digest,
@@ -74,4 +66,6 @@ def evaluate(
         "sequences": count,
         "seconds": round(seconds, 1),
     }
-    return Report(facts, rows_of(scored, leave_out), curves_of(scored))
+    scored = side_by_side(parts)
+    found = rows_of(scored, leave_out) + (decoys_of(side_by_side(decoys)) if decoys else [])
+    return Report(facts, found, curves_of(scored))

@@ -1,21 +1,25 @@
-"""evaluation.html: the figures of a model as one page that needs no network and no script."""
+"""An evaluation as TSV, as JSON and as one HTML page that needs no network and no script."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from virnucpro.reports import figures, pages
+from virnucpro.core.files import atomic_write, make_writable
+from virnucpro.core.text import percent
+from virnucpro.reports import pages
 from virnucpro.training.figures import ALL_SETS, Curve, Row
-from virnucpro.training.scoring import LENGTH_CLASSES
 
+FILES = ("evaluation.tsv", "evaluation.json", "evaluation.html")
 TEMPLATES = Path(__file__).parent / "templates"
+LENGTH_CLASSES = (60, 150, 300, 500, 1000, 3000, 10_000)  # of whole records, from so many nt on
 FEW = 20
 NONE = "\N{EN DASH}"
 LARGEST_DOT, SMALLEST_DOT = 10.0, 2.5
@@ -24,181 +28,130 @@ DOT_KEYS = (20, 200, 2_000, 20_000)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A row of the page, with the warnings that it needs.
+class Report:
+    """What an evaluation found.
 
     Attributes:
-        row: the figures.
-        span: its length, in words.
-        has_few: whether fewer than `FEW` sequences are in the group.
-        has_few_to_compare: whether AUROC and its like rest on fewer, on either side.
-    """
-
-    row: Row
-    span: str
-    has_few: bool
-    has_few_to_compare: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The lines of one length, which the reader can open.
-
-    Attributes:
-        span: the length, in words.
-        lines: to be shown.
-        count: sequences in them.
-        is_open: whether the page shows them first, as the length with the most sequences.
-    """
-
-    span: str
-    lines: list[Line]
-    count: int
-    is_open: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A reliability curve.
-
-    Attributes:
-        span: its length, in words.
-        curve: the figures.
-        dots: mean p_virus, share of viruses, count and radius of each bin.
-        has_few: whether fewer than `FEW` viruses or others are in it.
-    """
-
-    span: str
-    curve: Curve
-    dots: list[tuple[float, float, int, float]]
-    has_few: bool
-
-
-def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) -> str:
-    """The page.
-
-    Args:
         facts: model, input and draws.
         rows: every figure.
         curves: reliability by length.
     """
+
+    facts: dict[str, Any]
+    rows: list[Row]
+    curves: list[Curve]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write all three files into `folder`, which is made if need be; returns their paths.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        make_writable(folder)
+        names = [field.name for field in fields(Row)]
+        rows = [[_plain(getattr(row, name)) for name in names] for row in self.rows]
+        shown = [["" if value is None else str(value) for value in row] for row in rows]
+        curves = [{k: _plain(v) for k, v in asdict(curve).items()} for curve in self.curves]
+        whole = {**self.facts, "columns": names, "rows": rows, "reliability": curves}
+        texts = (
+            "".join("\t".join(line) + "\n" for line in [names, *shown]),
+            _json(whole),
+            render(self.facts, self.rows, self.curves),
+        )
+        paths = [folder / name for name in FILES]
+        for path, text in zip(paths, texts, strict=True):
+            with atomic_write(path, "w") as file:
+                file.write(text)
+        return paths
+
+
+def _plain(value: Any) -> Any:
+    """What JSON takes: numbers to five digits, None for NaN."""
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 5)
+    return value
+
+
+def _json(value: dict[str, Any]) -> str:
+    """JSON with one line for each field, and for each entry of a list of lists or mappings."""
+    parts = []
+    for name, part in value.items():
+        text = json.dumps(part)
+        if isinstance(part, list) and part and isinstance(part[0], list | dict):
+            text = "[\n" + ",\n".join(json.dumps(entry) for entry in part) + "\n]"
+        parts.append(f"{json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) -> str:
+    """The page of a report with these facts, rows and curves."""
+    scored = {  # sequences with a score, by length and side
+        (row.length_nt, row.group): round(row.count * row.coverage)
+        for row in rows
+        if row.level == "set" and row.set_name == ALL_SETS
+    }
+
+    def is_thin(row: Row) -> bool:
+        """Whether AUROC and its like rest on few sequences, on either side."""
+        is_viral = row.level == "family" or (row.level == "set" and not row.group)
+        others = scored.get((row.length_nt, "cellular" if is_viral else ""), 0)
+        return min(others, round(row.count * row.coverage)) < FEW
+
+    def span(length_nt: int) -> str:
+        """A length in words: of windows, or of a class of whole records."""
+        if facts["windows"] is not None:
+            return f"{length_nt:,} nt"
+        longer = min((n for n in LENGTH_CLASSES if n > length_nt), default=None)
+        return f"from {length_nt:,} nt" if longer is None else f"{length_nt:,} to {longer - 1:,} nt"
+
+    def choices(level: str, sign: int) -> list[tuple[int, int, list[Row]]]:
+        """Length, sequences and rows of each length; the groups of few sequences stand last."""
+        groups = _by_length(row for row in rows if row.level == level)
+        for group in groups:
+            group.sort(key=lambda row: (row.count < FEW, sign * row.virus))
+        return [(group[0].length_nt, sum(row.count for row in group), group) for group in groups]
+
+    def opened(choices: list[tuple[int, int, list[Row]]]) -> int:
+        """The length with the most sequences, of several the model's own."""
+        chunk_nt = facts["chunk_nt"]
+        return max(choices, key=lambda c: (c[1], -abs(math.log(c[0] / chunk_nt))))[0]
+
+    largest = max([FULL_DOT, *(n for curve in curves for _, _, n in curve.bins)])
+
+    def radius(count: int) -> float:
+        """Of a dot: the cube root tells both tens and thousands apart."""
+        return round(max(SMALLEST_DOT, LARGEST_DOT * math.pow(count / largest, 1 / 3)), 2)
+
     style = f"{pages.asset('report.css')}\n{pages.asset('evaluation.css', TEMPLATES)}"
     environment = pages.environment(TEMPLATES)
-    environment.filters |= {"share": share, "figure": figure}
-    lines = _lines(facts, rows)
-    sets = [line for line in lines if line.row.level == "set" and line.row.group != "null"]
-    largest = max([FULL_DOT, *(n for curve in curves for _, _, n in curve.bins)])
+    environment.filters |= {
+        "share": lambda value: NONE if math.isnan(value) else percent(value),
+        "figure": lambda value: NONE if math.isnan(value) else f"{value:.3f}",
+        "span": span,
+        "radius": radius,
+        "opened": opened,
+    }
+    sets = [row for row in rows if row.level == "set" and row.group != "null"]
     return environment.get_template("evaluation.html").render(
         facts=facts,
         sets=_by_length(sets),
-        has_few=any(line.has_few or line.has_few_to_compare for line in lines),
-        less=len(facts["left_out"]) if any("(less)" in x.row.set_name for x in sets) else 0,
-        plots=_plots(facts, rows, curves, largest),
-        keys=[(n, _radius(n, largest)) for n in DOT_KEYS if n <= largest],
-        families=_choices(facts, _of_level(lines, "family"), _by_recall),
-        classes=_choices(facts, _of_level(lines, "class"), _by_errors),
-        nulls=_by_length(_of_level(lines, "null")),
+        has_few=any(row.count < FEW or (row.level != "decoy" and is_thin(row)) for row in rows),
+        less=len(facts["left_out"]) if any("(less)" in row.set_name for row in sets) else 0,
+        curves=curves,
+        scored=scored,
+        is_thin=is_thin,
+        keys=[n for n in DOT_KEYS if n <= largest],
+        families=choices("family", 1),
+        classes=choices("class", -1),
+        nulls=_by_length(row for row in rows if row.level == "null"),
+        decoys=[row for row in rows if row.level == "decoy"],
         few=FEW,
         style=Markup(style),
         policy=pages.policy(style),
     )  # fmt: skip
 
 
-def share(value: float) -> str:
-    """A share as a percentage; NaN is a dash.
-
-    >>> share(0.0213), share(float("nan")) == NONE
-    ('2.1%', True)
-    """
-    return NONE if math.isnan(value) else figures.percent(value)
-
-
-def figure(value: float) -> str:
-    """A figure to three digits; NaN is a dash.
-
-    >>> figure(0.98765)
-    '0.988'
-    """
-    return NONE if math.isnan(value) else f"{value:.3f}"
-
-
-def _lines(facts: dict[str, Any], rows: Sequence[Row]) -> list[Line]:
-    """Rows with warnings: a viral row is compared with all cellular ones of its length."""
-    viral, cellular = _scored_of("", rows), _scored_of("cellular", rows)
-    lines = []
-    for row in rows:
-        is_viral = row.level == "family" or (row.level == "set" and not row.group)
-        others = (cellular if is_viral else viral).get(row.length_nt, 0)
-        fewest = min(others, _scored(row))
-        span = _span(facts, row.length_nt)
-        lines.append(Line(row, span, row.count < FEW, fewest < FEW))
-    return lines
-
-
-def _scored_of(group: str, rows: Sequence[Row]) -> dict[int, int]:
-    """Scored sequences by length: viral ones where the group is empty, or `cellular` ones."""
-    whole = (row for row in rows if row.level == "set" and row.set_name == ALL_SETS)
-    return {row.length_nt: _scored(row) for row in whole if row.group == group}
-
-
-def _of_level(lines: Iterable[Line], level: str) -> list[Line]:
-    return [line for line in lines if line.row.level == level]
-
-
-def _plots(
-    facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve], largest: int
-) -> list[Plot]:
-    viral, cellular = _scored_of("", rows), _scored_of("cellular", rows)
-    plots = []
-    for curve in curves:
-        dots = [(x, y, n, _radius(n, largest)) for x, y, n in curve.bins]
-        fewest = min(side.get(curve.length_nt, 0) for side in (viral, cellular))
-        plots.append(Plot(_span(facts, curve.length_nt), curve, dots, fewest < FEW))
-    return plots
-
-
-def _scored(row: Row) -> int:
-    return round(row.count * row.coverage)
-
-
-def _span(facts: dict[str, Any], length_nt: int) -> str:
-    """A length in words: of windows, or of a class of whole records."""
-    if facts["windows"] is not None:
-        return f"{length_nt:,} nt"
-    longer = min((n for n in LENGTH_CLASSES if n > length_nt), default=None)
-    return f"from {length_nt:,} nt" if longer is None else f"{length_nt:,} to {longer - 1:,} nt"
-
-
-def _by_length(lines: Iterable[Line]) -> list[list[Line]]:
-    return [list(group) for _, group in groupby(lines, key=lambda line: line.row.length_nt)]
-
-
-def _choices(
-    facts: dict[str, Any], lines: Iterable[Line], order: Callable[[Line], tuple[bool, float]]
-) -> list[Choice]:
-    """One choice a length, in order; the fullest is open, or of several the model's own."""
-    groups = [sorted(group, key=order) for group in _by_length(lines)]
-    counts = [sum(line.row.count for line in group) for group in groups]
-
-    def preference(number: int) -> tuple[int, float]:
-        length = groups[number][0].row.length_nt
-        return counts[number], -abs(math.log(length / facts["chunk_nt"]))
-
-    best = max(range(len(groups)), key=preference, default=0)
-    return [
-        Choice(group[0].span, group, count, number == best)
-        for number, (group, count) in enumerate(zip(groups, counts, strict=True))
-    ]
-
-
-def _by_recall(line: Line) -> tuple[bool, float]:
-    return line.has_few, line.row.virus
-
-
-def _by_errors(line: Line) -> tuple[bool, float]:
-    return line.has_few, -line.row.virus
-
-
-def _radius(count: int, largest: int) -> float:
-    """Of a dot: the cube root tells both tens and thousands apart."""
-    return round(max(SMALLEST_DOT, LARGEST_DOT * math.pow(count / largest, 1 / 3)), 2)
+def _by_length(rows: Iterable[Row]) -> list[list[Row]]:
+    return [list(group) for _, group in groupby(rows, key=lambda row: row.length_nt)]

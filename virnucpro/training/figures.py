@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.training import metrics
-from virnucpro.training.corpus import NULL, OTHER, VIRUS
-from virnucpro.training.scoring import Scored
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Label
 
+Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+Part = tuple[str, Sequence[int], Sequence[Label], Sequence[str], Floats, NDArray[np.str_]]
+
 ALL_SETS = "all"
 
 
@@ -23,12 +25,12 @@ class Row:
 
     A viral group is measured against all cellular sequences of its length, a cellular group
     against all viral ones; null sequences only have shares of calls. AUROC, AUPRC, recall at a
-    false-positive rate and ECE are over sequences with a score, and `coverage` says how many
-    those are; shares of calls and MCC are over all of them.
+    false-positive rate and ECE are over sequences with a score; shares of calls and MCC are
+    over all of them.
 
     Attributes:
-        length_nt: length, or shortest length of the class (nt).
-        level: `set`, `class`, `family` or `null`.
+        length_nt: length, or shortest length of the class (nt); 0 for decoys of any length.
+        level: `set`, `class`, `family`, `null`, or `decoy` for a kind of the decoy panel.
         set_name: set; `all` for all sets together.
         group: class, family or kind of null; empty for a whole set.
         count: sequences.
@@ -62,11 +64,6 @@ class Row:
     mean_p: float
     ece: float = float("nan")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Every field; NaN is None."""
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in pairs}
-
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -77,119 +74,168 @@ class Curve:
     bins: tuple[tuple[float, float, int], ...]
 
 
-class _Length:
-    """All sequences of one length, side by side."""
-
-    def __init__(self, sets: Sequence[Scored]) -> None:
-        self.length_nt = sets[0].length_nt
-        labels = [label for s in sets for label in s.labels]
-        self.set_name = np.repeat([s.name for s in sets], [len(s.labels) for s in sets])
-        self.record = np.concatenate(
-            [np.array(s.records or ("",) * len(s.labels), dtype=np.str_) for s in sets]
-        )
-        self.target = np.array([x.target for x in labels])
-        self.kind = np.array([x.kind for x in labels])
-        self.group = np.array([x.group for x in labels])
-        self.p = np.concatenate([s.p for s in sets])
-        self.calls = np.concatenate([s.calls for s in sets])
-        self.scored: Mask = ~np.isnan(self.p)
-
-    def row(self, names: tuple[str, str, str], inside: Mask, against: int | None) -> Row:
-        """Figures of the group `inside`, measured against all of one target."""
-        calls, n = self.calls[inside], int(inside.sum())
-        p = self.p[inside & self.scored]
-        level, set_name, group = names
-        return Row(
-            length_nt=self.length_nt, level=level, set_name=set_name, group=group, count=n,
-            coverage=float((calls != "").mean()),
-            virus=float((calls == "virus").mean()),
-            uncertain=float((calls == "uncertain").mean()),
-            non_virus=float((calls == "non-virus").mean()),
-            mean_p=float(p.mean()) if len(p) else float("nan"),
-            **(self._contrast(inside, self.target == against) if against is not None else {}),
-        )  # fmt: skip
-
-    def _contrast(self, inside: Mask, against: Mask) -> dict[str, float]:
-        both = inside | against
-        positive = self.target == VIRUS
-        p, truth = self.p[both & self.scored], positive[both & self.scored]
-        if truth.all() or not truth.any():
-            return {}
-        return {
-            "auroc": metrics.auroc(p, truth),
-            "auprc": metrics.auprc(p, truth),
-            "mcc": metrics.mcc((self.calls == "virus")[both], positive[both]),
-            "recall_1": metrics.recall_at(p, truth, 0.01),
-            "recall_5": metrics.recall_at(p, truth, 0.05),
-            "ece": metrics.ece(p, truth, weight=metrics.balanced(truth)),
-        }
-
-
-def rows_of(sets: Sequence[Scored], leave_out: frozenset[str] = frozenset()) -> list[Row]:
-    """Figures of everything that was scored, length after length.
+def side_by_side(parts: Iterable[Part]) -> Any:
+    """Scored sequences as one record array, a row each.
 
     Args:
-        sets: scored sequences.
-        leave_out: records without which each set that holds any is measured once more.
+        parts: name of the set; for each of n sequences length (nt) or shortest length of its
+            class, label, id of the record (empty for null sequences), p_virus (NaN where nothing
+            was scored) and call (empty there).
     """
-    rows: list[Row] = []
-    for at in _lengths(sets):
-        rows += _set_rows(at, leave_out)
-        for level, target, names in (
-            ("class", OTHER, at.kind), ("family", VIRUS, at.group), ("null", NULL, at.group)
-        ):  # fmt: skip
-            rows += _group_rows(at, level, target, names)
-    return rows
+    held = [part for part in parts if len(part[2])]
+    names, lengths, labels, ids, p, calls = zip(*held, strict=True)
+    every = [label for some in labels for label in some]
+    columns = {
+        "length_nt": np.concatenate(lengths),
+        "set_name": np.repeat(names, [len(some) for some in labels]),
+        "record": np.concatenate(ids),
+        "target": np.array([label.target for label in every]),
+        "kind": np.array([label.kind for label in every]),
+        "group": np.array([label.group for label in every]),
+        "p": np.concatenate(p),
+        "call": np.concatenate(calls),
+    }
+    kinds = [(name, column.dtype) for name, column in columns.items()]
+    return np.rec.fromarrays(list(columns.values()), dtype=kinds)
 
 
-def curves_of(sets: Sequence[Scored]) -> list[Curve]:
-    """Reliability at each length, viruses and others weighing the same, without nulls."""
-    curves = []
-    for at in _lengths(sets):
-        kept = at.scored & (at.target != NULL)
-        p, truth = at.p[kept], (at.target == VIRUS)[kept]
-        if truth.any() and not truth.all():
-            weight = metrics.balanced(truth)
-            bins = metrics.reliability(p, truth, weight=weight)
-            curves.append(Curve(at.length_nt, metrics.ece(p, truth, weight=weight), tuple(bins)))
-    return curves
+def rows_of(scored: Any, leave_out: frozenset[str] = frozenset()) -> list[Row]:
+    """Figures of everything in the record array, length after length.
 
-
-def _lengths(sets: Sequence[Scored]) -> list[_Length]:
-    kept = [s for s in sets if len(s.labels)]
+    Sets that hold records of `leave_out` are measured once more without them.
+    """
     return [
-        _Length([s for s in kept if s.length_nt == length])
-        for length in sorted({s.length_nt for s in kept})
+        _row(at, level, set_name, group, inside)
+        for at in _by_length(scored)
+        for level, set_name, group, inside in _groups(at, leave_out)
+        if inside.any()
     ]
 
 
-def _set_rows(at: _Length, leave_out: frozenset[str]) -> list[Row]:
-    viral, cellular = at.target == VIRUS, at.target == OTHER
-    rows = []
-    if viral.any():
-        rows.append(at.row(("set", ALL_SETS, ""), viral, OTHER))
-    for name in dict.fromkeys(at.set_name.tolist()):
-        inside = (at.set_name == name) & viral
-        if inside.any():
-            rows.append(at.row(("set", name, ""), inside, OTHER))
-        left = inside & np.isin(at.record, sorted(leave_out))
-        if left.any() and (inside & ~left).any():
-            rows.append(at.row(("set", f"{name} (less)", ""), inside & ~left, OTHER))
-    if cellular.any():
-        rows.append(at.row(("set", ALL_SETS, "cellular"), cellular, VIRUS))
-    if (at.target == NULL).any():
-        rows.append(at.row(("set", ALL_SETS, "null"), at.target == NULL, None))
-    return rows
+def decoys_of(scored: Any) -> list[Row]:
+    """Shares of calls of each kind in the record array, the most often called virus first."""
+    kinds = np.unique(scored.kind).tolist()
+    rows = [_row(scored, "decoy", scored.set_name[0], kind, scored.kind == kind) for kind in kinds]
+    return sorted(rows, key=lambda row: -row.virus)
 
 
-def _group_rows(at: _Length, level: str, target: int, names: NDArray[np.str_]) -> list[Row]:
-    against = {OTHER: VIRUS, VIRUS: OTHER}.get(target)
+def curves_of(scored: Any) -> list[Curve]:
+    """Reliability at each length, viruses and others weighing the same, without nulls."""
+    curves = []
+    for at in _by_length(scored):
+        kept = at[~np.isnan(at.p) & (at.target != NULL)]
+        truth = kept.target == VIRUS
+        if truth.any() and not truth.all():
+            curves.append(Curve(at.length_nt[0].item(), *reliability(kept.p, truth)))
+    return curves
+
+
+def _by_length(scored: Any) -> Iterator[Any]:
+    for length in np.unique(scored.length_nt):
+        yield scored[scored.length_nt == length]
+
+
+def _groups(at: Any, leave_out: frozenset[str]) -> Iterator[tuple[str, str, str, Mask]]:
+    """Level, set, group and members of every row of one length; some have no members."""
+    viral, cellular, null = (at.target == target for target in (VIRUS, OTHER, NULL))
+    names = list(dict.fromkeys(at.set_name.tolist()))
+    left = np.isin(at.record, sorted(leave_out))
+    yield "set", ALL_SETS, "", viral
+    for name in names:
+        inside = viral & (at.set_name == name)
+        yield "set", name, "", inside
+        if (inside & left).any():
+            yield "set", f"{name} (less)", "", inside & ~left
+    yield "set", ALL_SETS, "cellular", cellular
+    yield "set", ALL_SETS, "null", null
+    for level, of_target, groups in (
+        ("class", cellular, at.kind), ("family", viral, at.group), ("null", null, at.group)
+    ):  # fmt: skip
+        for name in names:
+            here = of_target & (at.set_name == name)
+            for group in np.unique(groups[here]).tolist():
+                yield level, name, group, here & (groups == group)
+
+
+def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
+    """Figures of the members, measured against all of the other target."""
+    own, scored = at[inside], ~np.isnan(at.p)
+    p = at.p[inside & scored]
+    shares = {call: float((own.call == call).mean()) for call in ("virus", "uncertain")}
+    against = {OTHER: VIRUS, VIRUS: OTHER}.get(own.target[0], -1)
+    both = inside | (at.target == against)
+    compared = at[both & scored]
+    truth = compared.target == VIRUS
+    contrast = {}
+    if against >= 0 and truth.any() and not truth.all():
+        contrast = {
+            "auroc": auroc(compared.p, truth),
+            "auprc": auprc(compared.p, truth),
+            "mcc": mcc(at.call[both] == "virus", at.target[both] == VIRUS),
+            "recall_1": recall_at(compared.p, truth, 0.01),
+            "recall_5": recall_at(compared.p, truth, 0.05),
+            "ece": reliability(compared.p, truth)[0],
+        }
+    return Row(
+        length_nt=at.length_nt[0].item(), level=level, set_name=set_name, group=group,
+        count=len(own), coverage=float((own.call != "").mean()),
+        **shares, non_virus=float((own.call == "non-virus").mean()),
+        mean_p=float(p.mean()) if len(p) else float("nan"), **contrast,
+    )  # fmt: skip
+
+
+def auroc(scores: Floats, positive: Mask) -> float:
+    """Chance that a positive scores above a negative; ties count half. NaN without both.
+
+    >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+    0.75
+    """
+    hits, misses = int(positive.sum()), int((~positive).sum())
+    if not hits or not misses:
+        return float("nan")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * misses))
+
+
+def auprc(scores: Floats, positive: Mask) -> float:
+    """Average precision: precision at each positive, tied scores taken together."""
+    _, inverse = np.unique(-scores, return_inverse=True)
+    found = np.bincount(inverse, positive)
+    precision = found.cumsum() / np.bincount(inverse).cumsum()
+    return float((precision * found).sum() / positive.sum())
+
+
+def mcc(called: Mask, positive: Mask) -> float:
+    """Matthews correlation coefficient of calls; 0 where it is not defined."""
+    tp, fp = (float((called & side).sum()) for side in (positive, ~positive))
+    fn, tn = (float((~called & side).sum()) for side in (positive, ~positive))
+    below = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return (tp * tn - fp * fn) / below**0.5 if below else 0.0
+
+
+def recall_at(scores: Floats, positive: Mask, false_positive_rate: float) -> float:
+    """Share of positives above the score that `false_positive_rate` of negatives exceed."""
+    negatives = np.sort(scores[~positive])
+    limit = negatives[len(negatives) - 1 - int(false_positive_rate * len(negatives))]
+    return float((scores[positive] > limit).mean())
+
+
+def reliability(
+    p: Floats, positive: Mask, bins: int = 15
+) -> tuple[float, tuple[tuple[float, float, int], ...]]:
+    """Expected calibration error and its bins, positives and negatives weighing the same.
+
+    Each bin of equal width that holds any gives mean probability, share of positives and count.
+    """
+    share = positive.mean()
+    weight = np.where(positive, 0.5 / share, 0.5 / (1 - share))
+    which = np.minimum((p * bins).astype(np.int64), bins - 1)
+    error = np.abs(np.bincount(which, weight / weight.sum() * (p - positive))).sum()
     rows = []
-    inside = at.target == target
-    for set_name in dict.fromkeys(at.set_name[inside].tolist()):
-        here = inside & (at.set_name == set_name)
-        rows += [
-            at.row((level, set_name, group), here & (names == group), against)
-            for group in sorted(set(names[here].tolist()))
-        ]
-    return rows
+    for index in np.unique(which):
+        inside = which == index
+        w = weight[inside] / weight[inside].sum()
+        mean, observed = (w * p[inside]).sum(), (w * positive[inside]).sum()
+        rows.append((float(mean), float(observed), int(inside.sum())))
+    return float(error), tuple(rows)

@@ -7,7 +7,9 @@ that did best on the dev windows so far; `progress.tsv` one row for each look at
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
+import pickle
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +18,25 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from virnucpro.core.checkpoint import atomic_save
-from virnucpro.core.errors import ConfigError, VirNucProError
-from virnucpro.core.files import digest_of
-from virnucpro.core.progress import Bar, ProgressReporter
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
-from virnucpro.training.model import MiniModel, compile_blocks
-from virnucpro.training.optim import Average, make_optimisers, rate_at
-from virnucpro.training.recipe import Bucket, Recipe
-from virnucpro.training.sampler import Windows, WindowSampler, orient
-from virnucpro.training.states import cut_log, read_state
-from virnucpro.training.windows import LabelledWindows, dev_figures
+from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucProError
+from virnucpro.core.files import atomic_write, digest_of
+from virnucpro.core.progress import ProgressReporter
+from virnucpro.encoders.small import DnaTower, ProteinTower
+from virnucpro.scores.classifier import MiniClassifier
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
+from virnucpro.training.figures import auroc
+from virnucpro.training.jobs import Recipe
+from virnucpro.training.optim import make_optimisers, rate_at
+from virnucpro.training.sampler import Windows, WindowSampler, oriented
+from virnucpro.training.windows import LabelledWindows
 
 logger = logging.getLogger("virnucpro.training")
+
+_SAVE_SECONDS = 60.0
 
 
 class TrainingError(VirNucProError):
@@ -42,9 +48,6 @@ class TrainingError(VirNucProError):
 
     def __str__(self) -> str:
         return f"training diverged by step {self.step}: lower the recipe's rates"
-
-
-_SAVE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,28 +69,43 @@ class FitSettings:
     progress: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """What a training reached: optimiser steps done, best dev figure, finished or paused."""
+class MiniModel(nn.Module):
+    """DNA encoder, protein encoder and classifier as one module; `kinds` groups are told apart."""
 
-    steps: int
-    best: float
-    finished: bool
+    def __init__(self, recipe: Recipe, kinds: int) -> None:
+        super().__init__()
+        self.dna = DnaTower(recipe.dna)
+        self.protein = ProteinTower(recipe.protein)
+        width = self.dna.dim + self.protein.dim
+        self.classifier = MiniClassifier(width, recipe.hidden, kinds, recipe.dropout)
+
+    def forward(self, windows: Windows) -> tuple[Tensor, Tensor]:
+        """Logits of other, virus, null (n, 3) and of the groups (n, kinds)."""
+        dna = self.dna.embed(windows.bases, windows.lengths)
+        protein = self.protein.embed(windows.residues, windows.residue_lengths)
+        return self.classifier.both(torch.cat([dna, protein], dim=1))
 
 
-def group_weights(corpus: Corpus, recipe: Recipe) -> np.ndarray:
+@torch.no_grad()
+def logits_of(model: MiniModel, windows: Windows, rows: int) -> Tensor:
+    """Logits of other, virus and null, `rows` windows at a time: (n, 3) float32 on the CPU."""
+    model.eval()
+    parts = zip(*(torch.split(tensor, rows) for tensor in windows), strict=True)
+    with torch.compiler.set_stance("force_eager"):
+        return torch.cat([model(Windows(*part))[0].float() for part in parts]).cpu()
+
+
+def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
     """Share of windows of each group, shape (groups,), summing to 1.
 
     Virus families and null kinds: square root of bases, times `family_weights`. Others: the
     class by the square root of its bases times `kind_weights`, and so the groups in it.
     """
     first, last = corpus.group_bounds()
-    size: np.ndarray = np.sqrt((last - first).astype(np.float64))
-    target = np.array([g.target for g in corpus.groups])
-    kinds = np.array([g.kind for g in corpus.groups])
-    for i, label in enumerate(corpus.groups):
-        size[i] *= recipe.family_weights.get(label.group, 1.0)
-    for kind in np.unique(kinds[(target != VIRUS) & (target != NULL)]):
+    target, kinds = corpus.targets, np.array([g.kind for g in corpus.groups])
+    favour = [recipe.family_weights.get(g.group, 1.0) for g in corpus.groups]
+    size: NDArray[np.float64] = np.sqrt((last - first).astype(np.float64)) * favour
+    for kind in np.unique(kinds[target == OTHER]):
         inside = kinds == kind
         whole = np.sqrt(float((last - first)[inside].sum())) * recipe.kind_weights.get(kind, 1.0)
         size[inside] *= whole / size[inside].sum()
@@ -96,17 +114,18 @@ def group_weights(corpus: Corpus, recipe: Recipe) -> np.ndarray:
         inside = target == value
         rest = 1 - recipe.virus_share - recipe.null_share
         size[inside] *= shares.get(int(value), rest) / size[inside].sum()
-    shares_of: np.ndarray = size / size.sum()
-    return shares_of
-
-
-def _kind(label: Label) -> tuple[int, str, str]:
-    """What the second loss tells apart: virus families, and classes of anything else."""
-    return label.target, label.kind, label.group if label.target == VIRUS else ""
+    weights: NDArray[np.float64] = size / size.sum()
+    return weights
 
 
 class Fit:
-    """One training run.
+    """One training run on windows of `corpus`, chosen by the windows `dev`.
+
+    Attributes:
+        step: optimiser steps done.
+        best: best mean AUROC on dev so far.
+        finished: whether `run` reached its end; else it paused.
+        kinds: target, class and, of viruses, group that the second loss tells apart, in order.
 
     Raises:
         ConfigError: the dev windows are not of viruses and of others.
@@ -117,62 +136,69 @@ class Fit:
     ) -> None:
         self.recipe, self.settings, self.device = recipe, settings, settings.device
         torch.manual_seed(recipe.seed)
-        names = [_kind(g) for g in corpus.groups]
+        names = [(g.target, g.kind, g.group if g.target == VIRUS else "") for g in corpus.groups]
         self.kinds = sorted(set(names))
         self.kind_of = torch.tensor([self.kinds.index(n) for n in names], device=self.device)
         self.model = MiniModel(recipe, len(self.kinds)).to(self.device)
+        self.average = copy.deepcopy(self.model)
         if settings.fused:
-            compile_blocks(self.model)
-        weights = group_weights(corpus, recipe)
-        self.sampler = WindowSampler(corpus, weights, self.device, recipe.noise)
+            # shapes stay free, so that buckets share one graph for each width and dilation
+            torch._dynamo.config.recompile_limit = 64
+            for tower in (self.model.dna.tower, self.model.protein.tower):
+                for part in (tower.stem, *tower.blocks, tower.pool):
+                    part.compile(dynamic=True)
+        self.sampler = WindowSampler(
+            corpus, group_weights(corpus, recipe), self.device, recipe.noise
+        )
         self.optimisers = make_optimisers(self.model, recipe)
-        self.average = Average(self.model, recipe.ema)
-        self.dev = [(w, self._on_device(w)) for w in dev if len(w.labels)]
+        self.dev = [(w, oriented(w.bases, self.device)) for w in dev if len(w.labels)]
         # What a saved state must agree with before it is gone on from.
         self.made_from = digest_of(recipe.digest, corpus.digest(), [w.digest() for w in dev])
         if not {VIRUS, OTHER} <= {w.labels[0].target for w, _ in self.dev}:
             raise ConfigError("dev files need viruses and others as long as the shortest window")
         self.step, self.best, self.since_best, self.seen = 0, -1.0, 0, 0
+        self.finished = False
 
-    def _on_device(self, windows: LabelledWindows) -> Windows:
-        rows = torch.from_numpy(windows.bases.astype(np.int64)).to(self.device)
-        return orient(rows, torch.full((len(rows),), windows.length_nt, device=self.device))
+    def run(self) -> None:
+        """Train until the recipe's end, early stopping, or `stop_after`; resumes by itself.
 
-    def run(self) -> FitReport:
-        """Train until the recipe's end, early stopping, or `stop_after`; resumes by itself."""
-        self.settings.folder.mkdir(parents=True, exist_ok=True)
-        self._resume()
+        Raises:
+            UsageError: the folder holds a run of another recipe or of other data.
+            ModelError: what it holds is damaged.
+            TrainingError: the weights are no longer finite.
+        """
+        recipe, settings = self.recipe, self.settings
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        if (settings.folder / "last.pt").exists():
+            self._resume()
         start = saved = time.monotonic()
-        reporter = ProgressReporter(self.settings.progress)
-        paused = False
-        with reporter.create_file_bar(self.recipe.steps, desc="Training", unit="steps") as bar:
+        reporter, paused = ProgressReporter(settings.progress), False
+        with reporter.create_file_bar(recipe.steps, desc="Training", unit="steps") as bar:
             bar.update(self.step)
-            while not self._is_over() and not paused:
+            while self.step < recipe.steps and self.since_best <= recipe.patience and not paused:
                 loss = self._one_step()
-                self._tell(bar, loss)
-                if self.step % self.recipe.evaluate_every == 0 or self.step == self.recipe.steps:
+                if self.step % 50 == 0:
+                    bar.update(50, loss=f"{float(loss):.4f}", best=f"{self.best:.4f}")
+                if self.step % recipe.evaluate_every == 0 or self.step == recipe.steps:
                     self._look(time.monotonic() - start)
-                paused = time.monotonic() - start > self.settings.stop_after
+                paused = time.monotonic() - start > settings.stop_after
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     self._save()
                     saved = time.monotonic()
         self._save()
-        return FitReport(self.step, self.best, not paused)
+        self.finished = not paused
 
-    def _is_over(self) -> bool:
-        return self.step >= self.recipe.steps or self.since_best > self.recipe.patience
-
-    def _tell(self, bar: Bar, loss: Tensor) -> None:
-        if self.step % 50 == 0:
-            bar.update(50, loss=f"{float(loss):.4f}", best=f"{self.best:.4f}")
-
-    def _bucket(self) -> Bucket:
-        shares = np.array([b.share for b in self.recipe.buckets])
-        rng = np.random.default_rng([self.recipe.seed, self.step])
-        return self.recipe.buckets[rng.choice(len(shares), p=shares / shares.sum())]
+    def best_model(self) -> tuple[MiniModel, int]:
+        """The weights that did best on dev, and their step."""
+        saved = _read_state(self.settings.folder / "best.pt", self.device, self.made_from)
+        self.average.load_state_dict(saved["weights"])
+        return self.average, int(saved["step"])
 
     def _one_step(self) -> Tensor:
-        bucket, recipe = self._bucket(), self.recipe
+        recipe = self.recipe
+        shares = np.array([b.share for b in recipe.buckets])
+        rng = np.random.default_rng([recipe.seed, self.step])
+        bucket = recipe.buckets[rng.choice(len(shares), p=shares / shares.sum())]
         seed = recipe.seed * 1_000_003 + self.step
         windows, target, group = self.sampler.draw(
             bucket.batch, bucket.shortest, bucket.longest, seed
@@ -186,53 +212,24 @@ class Fit:
                 of_kind = F.cross_entropy(kinds.float(), self.kind_of[group])
                 loss = loss + recipe.kind_loss * of_kind
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         share = rate_at(self.step, recipe)
         for optimiser, top in zip(self.optimisers, (recipe.rate, recipe.muon_rate), strict=False):
-            for group_ in optimiser.param_groups:
-                group_["lr"] = top * share
+            for parameters in optimiser.param_groups:
+                parameters["lr"] = top * share
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        self.average.update(self.model, self.step)
+        decay = min(recipe.ema, (self.step + 1) / (self.step + 20))  # young averages forget faster
+        current = [p.detach() for p in self.model.parameters()]
+        torch._foreach_lerp_([p.detach() for p in self.average.parameters()], current, 1 - decay)
         self.step += 1
         self.seen += bucket.batch
         return loss.detach()
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.device.type != "cuda":
-            return contextlib.nullcontext()
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-
-    @torch.no_grad()
-    def dev_logits(self) -> list[np.ndarray]:
-        """Logits of the averaged weights for every dev set, each (n, 3) float32."""
-        live = {k: v.clone() for k, v in self.model.named_parameters()}
-        self._put(self.average.state())
-        self.model.eval()
-        with torch.compiler.set_stance("force_eager"), self._autocast():
-            logits = [self._logits(windows) for _, windows in self.dev]
-        self._put(live)
-        return logits
-
-    def _logits(self, windows: Windows) -> np.ndarray:
-        each = (windows.bases, windows.lengths, windows.residues, windows.residue_lengths)
-        parts = zip(*(torch.split(t, 500) for t in each), strict=True)
-        logits = torch.cat([self.model(Windows(*part))[0].float() for part in parts])
-        return logits.cpu().numpy()
-
-    def load_best(self) -> int:
-        """Put the weights that did best on dev into the model; returns their step."""
-        saved = read_state(self.settings.folder / "best.pt", self.device, self.made_from)
-        self._put(saved["weights"])
-        return int(saved["step"])
-
-    @torch.no_grad()
-    def _put(self, weights: dict[str, Tensor]) -> None:
-        for name, p in self.model.named_parameters():
-            p.copy_(weights[name])
-
     def _look(self, seconds: float) -> None:
-        logits = self.dev_logits()
+        """Measure the averaged weights on dev; keep them if they are the best so far."""
+        with self._autocast():
+            logits = [logits_of(self.average, windows, 500).numpy() for _, windows in self.dev]
         figures = dev_figures([w for w, _ in self.dev], logits)
         value = float(np.mean([v for k, v in figures.items() if k.startswith("auroc")]))
         if not all(np.isfinite(x).all() for x in logits):
@@ -240,39 +237,81 @@ class Fit:
         self.since_best += self.recipe.evaluate_every
         if value > self.best:
             self.best, self.since_best = value, 0
-            state = {k: v.cpu() for k, v in self.average.state().items()}
-            best = {"weights": state, "step": self.step, "figures": figures}
+            weights = {k: v.cpu() for k, v in self.average.state_dict().items()}
+            best = {"weights": weights, "step": self.step, "figures": figures}
             atomic_save({**best, "made_from": self.made_from}, self.settings.folder / "best.pt")
-        self._log({"seconds": seconds, "mean": value, **figures})
-
-    def _log(self, figures: dict[str, float]) -> None:
+        logger.info("step %d: %s", self.step, " ".join(f"{k}={v:.4f}" for k, v in figures.items()))
+        figures = {"seconds": seconds, "mean": value, **figures}
         path = self.settings.folder / "progress.tsv"
-        fresh = not path.exists()
+        is_new = not path.exists()
         with path.open("a", encoding="utf-8") as file:
-            if fresh:
+            if is_new:
                 file.write("\t".join(["step", "windows", *figures]) + "\n")
             values = [str(self.step), str(self.seen), *(f"{v:.5g}" for v in figures.values())]
             file.write("\t".join(values) + "\n")
-        logger.info("step %d: %s", self.step, " ".join(f"{k}={v:.4f}" for k, v in figures.items()))
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.device.type != "cuda":
+            return contextlib.nullcontext()
+        return torch.autocast("cuda", dtype=torch.bfloat16)
 
     def _save(self) -> None:
         state = {
             "made_from": self.made_from, "step": self.step, "best": self.best,
             "since_best": self.since_best, "seen": self.seen,
-            "model": self.model.state_dict(), "average": self.average.state(),
+            "model": self.model.state_dict(), "average": self.average.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
         }  # fmt: skip
         atomic_save(state, self.settings.folder / "last.pt")
 
     def _resume(self) -> None:
-        if not (self.settings.folder / "last.pt").exists():
-            return
-        state = read_state(self.settings.folder / "last.pt", self.device, self.made_from)
+        folder = self.settings.folder
+        state = _read_state(folder / "last.pt", self.device, self.made_from)
         self.step, self.best = state["step"], state["best"]
         self.since_best, self.seen = state["since_best"], state["seen"]
         self.model.load_state_dict(state["model"])
-        self.average.load(state["average"])
+        self.average.load_state_dict(state["average"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        cut_log(self.settings.folder / "progress.tsv", self.step)
+        log = folder / "progress.tsv"
+        if log.exists():  # forget looks at dev that a killed run took after this state
+            head, *rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if int(row.split("\t", 1)[0]) <= self.step]
+            with atomic_write(log, "w") as file:
+                file.writelines([head, *kept])
         logger.info("going on from step %d", self.step)
+
+
+def dev_figures(sets: list[LabelledWindows], logits: list[NDArray[np.float32]]) -> dict[str, float]:
+    """AUROC of each viral set against the cellular ones by length, and nulls called viral."""
+    figures: dict[str, float] = {}
+    for length in sorted({w.length_nt for w in sets}):
+        here = [(w, x) for w, x in zip(sets, logits, strict=True) if w.length_nt == length]
+        cells = [x for w, x in here if w.labels[0].target == OTHER]
+        for windows, x in here:
+            if windows.labels[0].target == VIRUS and cells:
+                both = np.concatenate([x, *cells])
+                viral = np.arange(len(both)) < len(x)
+                figures[f"auroc_{windows.name}_{length}"] = auroc(both[:, 1] - both[:, 0], viral)
+        null = [x for w, x in here if w.labels[0].target == NULL]
+        if null:
+            viral = np.concatenate(null).argmax(axis=1) == VIRUS
+            figures[f"null_{length}"] = float(viral.mean())
+    return figures
+
+
+def _read_state(path: Path, device: torch.device, made_from: str) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        found = state["made_from"]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        problem = f"{path}: damaged; remove {path.parent} to start over"
+        raise ModelError(problem) from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{path}: refused, it holds more than weights") from error
+    if found != made_from:
+        raise UsageError(
+            f"{path} was made with another recipe or other data; give another --run-dir, or "
+            f"remove {path.parent} to start over"
+        )
+    return state

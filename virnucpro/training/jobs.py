@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from virnucpro.core.config import read_yaml
 from virnucpro.core.errors import ConfigError
-from virnucpro.scores.classifier import PUBLISHED_KIND
-from virnucpro.training.labelled import LabelledFiles
-from virnucpro.training.mlp import MlpRecipe
+from virnucpro.core.files import digest_of
+from virnucpro.encoders.small import TowerConfig
+from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.training.plain import build
-from virnucpro.training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledFiles:
+    """FASTA to train, to choose and to measure on.
+
+    Attributes:
+        train: FASTA files to train on.
+        dev: FASTA files to choose or to measure on, each of them a set.
+        table: one TSV of id, class and group, or several; none means that `classes` says what a
+            file holds.
+        classes: class of each file without a table, those of `train` first: `virus`, `null` or
+            any other.
+    """
+
+    train: tuple[Path, ...] = ()
+    dev: tuple[Path, ...] = ()
+    table: Path | tuple[Path, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """The tables, none to several of them."""
+        return self.table if isinstance(self.table, tuple) else (self.table,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
-    """What else is measured: `leave_out` names records to measure sets without, once more."""
+    """What else is measured.
+
+    Attributes:
+        leave_out: records to measure sets without, once more.
+        decoys: FASTA of sequences that callers mistake for viruses, none of them viral.
+        decoy_kinds: TSV of id and kind of each.
+    """
 
     leave_out: tuple[str, ...] = ()
+    decoys: Path | None = None
+    decoy_kinds: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.decoys is None) != (self.decoy_kinds is None):
+            raise ValueError("decoys and decoy_kinds go together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +85,173 @@ class Job:
             raise ValueError("chunk_nt and dev_count must be 1 or more")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Sequencing errors and the like in training windows; every rate is per base.
+
+    Attributes:
+        substitutions: highest rate of a window; the rate is uniform below it.
+        substituted_share: share of windows with substitutions at all.
+        indels: highest rate of a window.
+        indel_share: share of windows with insertions and deletions.
+        unknown_share: share of windows with some bases read as N.
+        converted_share: share of windows with every C read as T, as bisulfite leaves them.
+        masked_share: share of windows with one to three runs of N, half of them at an end, which
+            take up to half of the window; None as 0.
+        adapter_share: share of windows that run into sequencing adapters; viral ones stay viral
+            and hold at least half. Adapters alone are then one of the null kinds. None as 0.
+    """
+
+    substitutions: float = 0.03
+    substituted_share: float = 0.7
+    indels: float = 0.01
+    indel_share: float = 0.25
+    unknown_share: float = 0.01
+    converted_share: float = 0.03
+    masked_share: float | None = None
+    adapter_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """Windows of one step: `shortest` to `longest` nt, `batch` of them, with this `share`."""
+
+    shortest: int
+    longest: int
+    batch: int
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest or self.batch < 1:
+            raise ValueError(
+                "needs a batch of 1 or more windows, and shortest no more than longest"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides the weights of a model of the bundled kind, besides the data.
+
+    Attributes:
+        dna: tower over the six codon frames.
+        protein: tower over the ORF's residues.
+        hidden: hidden width of the classifier.
+        dropout: on the merged vector and the hidden features.
+        steps: optimiser steps.
+        buckets: window lengths; a step draws one bucket.
+        virus_share: share of viral windows; `null_share` of null ones; the rest is cellular.
+        kind_weights: weight of a cellular class over the square root of its bases.
+        family_weights: likewise for virus families, by name.
+        noise: errors put into the windows.
+        null_bank_share: size of the bank of null sequences, over that of about 60 Mbp.
+        optimiser: "adamw" or "muon" (Muon for the inner matrices, AdamW for the rest).
+        rate: highest learning rate of AdamW; `muon_rate` of Muon; both fall along a cosine.
+        decay: weight decay.
+        warmup: share of the steps over which the rates rise.
+        smoothing: label smoothing.
+        kind_loss: weight of the loss for the group (family, class) of a window.
+        ema: decay of the averaged weights, which are the ones kept.
+        seed: everything random follows from it.
+        evaluate_every: steps between two looks at the dev sets.
+        patience: steps without a better figure before training stops.
+    """
+
+    dna: TowerConfig
+    protein: TowerConfig
+    hidden: int = 256
+    dropout: float = 0.1
+    steps: int = 10_000
+    buckets: tuple[Bucket, ...] = (
+        Bucket(shortest=150, longest=255, batch=8192, share=0.34),
+        Bucket(shortest=256, longest=510, batch=4096, share=0.36),
+        Bucket(shortest=511, longest=1020, batch=2048, share=0.30),
+    )
+    virus_share: float = 0.46
+    null_share: float = 0.083
+    kind_weights: dict[str, float] = field(default_factory=dict)
+    family_weights: dict[str, float] = field(default_factory=dict)
+    noise: Noise = field(default_factory=Noise)
+    null_bank_share: float = 1.0
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    rate: float = 2e-3
+    muon_rate: float = 0.01
+    decay: float = 0.02
+    warmup: float = 0.03
+    smoothing: float = 0.02
+    kind_loss: float = 0.2
+    ema: float = 0.999
+    seed: int = 0
+    evaluate_every: int = 1_000
+    patience: int = 1_000
+
+    def __post_init__(self) -> None:
+        if not self.buckets or sum(bucket.share for bucket in self.buckets) <= 0:
+            raise ValueError("buckets must hold one or more with a share above 0")
+        if min(self.hidden, self.steps, self.evaluate_every) < 1:
+            raise ValueError("hidden, steps and evaluate_every must be 1 or more")
+        if min(min(tower.width, *tower.dilations) for tower in (self.dna, self.protein)) < 1:
+            raise ValueError("width and dilations of dna and protein must be 1 or more")
+        if max(self.virus_share + self.null_share, self.dropout, self.smoothing, self.ema) > 1:
+            raise ValueError(
+                "dropout, smoothing, ema, and virus_share with null_share must be 1 or less"
+            )
+
+    @property
+    def digest(self) -> str:
+        """Identity of the recipe (hex); a setting that is None is as if it did not exist."""
+        return digest_of(asdict(self, dict_factory=_given))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlpRecipe:
+    """Everything that decides the published classifier's weights, besides data and encoders.
+
+    Attributes:
+        windows: windows drawn of the viral and of the other training records, each.
+        dev_windows: the same of each held-out set.
+        null_share: random, shuffled and low-complexity windows, of `windows`; they are `other`.
+        hidden: hidden width.
+        dropout: after the ReLU.
+        optimiser: `sgd` with momentum 0.9, or `adamw`.
+        rate: learning rate; falls to 0 along a cosine.
+        decay: weight decay.
+        batch: rows of a step.
+        epochs: the most passes over the rows.
+        patience: passes without a better figure before training stops.
+        seed: everything random follows from it.
+    """
+
+    windows: int = 20_000
+    dev_windows: int = 2_000
+    null_share: float = 0.1
+    hidden: int = 512
+    dropout: float = 0.5
+    optimiser: Literal["sgd", "adamw"] = "adamw"
+    rate: float = 1e-3
+    decay: float = 0.01
+    batch: int = 256
+    epochs: int = 40
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 2:
+            raise ValueError("batch must be 2 or more: the network has a batch norm")
+        if min(self.windows, self.dev_windows, self.hidden, self.epochs) < 1 or self.dropout > 1:
+            raise ValueError(
+                "windows, dev_windows, hidden and epochs must be 1 or more, dropout 1 or less"
+            )
+
+    @property
+    def digest(self) -> str:
+        """Identity of the recipe (hex)."""
+        return digest_of(asdict(self))
+
+
+def _given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in pairs if value is not None}
+
+
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
     """Read what to train, and the recipe that decides the weights.
 
@@ -74,7 +276,7 @@ def read_evaluation(path: Path, data: Path | None) -> Job:
         ConfigError: as `read_job`, or there are no dev files or no table.
     """
     job, _ = _read(path, data)
-    if not job.data.dev or not job.data.table:
+    if not job.data.dev or not job.data.tables:
         raise ConfigError(f"{path}: data needs dev (a list of FASTA files) and table (a TSV)")
     return job
 
@@ -82,5 +284,14 @@ def read_evaluation(path: Path, data: Path | None) -> Job:
 def _read(path: Path, data: Path | None) -> tuple[Job, Any]:
     said = read_yaml(path)
     recipe = said.pop("recipe", None) or {}
-    job = build(Job, said, str(path))
-    return replace(job, data=job.data.under(data or path.parent)), recipe
+    job, root = build(Job, said, str(path)), data or path.parent
+    files, panel = job.data, job.evaluate
+    files = replace(
+        files,
+        train=tuple(root / name for name in files.train),
+        dev=tuple(root / name for name in files.dev),
+        table=tuple(root / name for name in files.tables),
+    )
+    if panel.decoys and panel.decoy_kinds:
+        panel = replace(panel, decoys=root / panel.decoys, decoy_kinds=root / panel.decoy_kinds)
+    return replace(job, data=files, evaluate=panel), recipe

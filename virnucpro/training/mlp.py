@@ -1,76 +1,113 @@
 """Train the published classifier on vectors of frozen encoders.
 
-The network is the published one: linear, batch norm, ReLU, dropout, linear. Windows of the
-held-out groups decide when to stop.
+Vectors of the windows are made once, block by block, and lie on disk: `{name}-{k}.npy` holds
+them (rows, d) float32, `{name}-{k}.rows.npy` the window and the target of each row (rows, 2)
+int64. The network is the published one: linear, batch norm, ReLU, dropout, linear. Windows of
+the held-out groups decide when to stop.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import asdict, dataclass
-from typing import Literal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
-from torch import Tensor
 
+from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import ConfigError
-from virnucpro.core.files import digest_of
+from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.scores.classifier import PublishedMlp
-from virnucpro.training.feature_store import Features
-from virnucpro.training.metrics import auroc
+from virnucpro.training.corpus import VIRUS
+from virnucpro.training.figures import auroc
+from virnucpro.training.jobs import MlpRecipe
+from virnucpro.training.scoring import ModelOnDevice
+from virnucpro.training.windows import LabelledWindows
 
 logger = logging.getLogger("virnucpro.training")
 
+BLOCK_WINDOWS = 1_000
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpRecipe:
-    """Everything that decides the weights, besides data and encoders.
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Vectors of windows, still on disk.
 
     Attributes:
-        windows: windows drawn of the viral and of the other training records, each.
-        dev_windows: the same of each held-out set.
-        null_share: random, shuffled and low-complexity windows, of `windows`; they are `other`.
-        hidden: hidden width.
-        dropout: after the ReLU.
-        optimiser: `sgd` with momentum 0.9, or `adamw`.
-        rate: learning rate; falls to 0 along a cosine.
-        decay: weight decay.
-        batch: rows of a step.
-        epochs: the most passes over the rows.
-        patience: passes without a better figure before training stops.
-        seed: everything random follows from it.
+        blocks: vectors of each block, (rows, d) float32, memory-mapped.
+        window: window of each row, shape (rows,), over all blocks.
+        viral: whether it is viral, shape (rows,).
+        windows: number of windows, those without a row included.
     """
 
-    windows: int = 20_000
-    dev_windows: int = 2_000
-    null_share: float = 0.1
-    hidden: int = 512
-    dropout: float = 0.5
-    optimiser: Literal["sgd", "adamw"] = "adamw"
-    rate: float = 1e-3
-    decay: float = 0.01
-    batch: int = 256
-    epochs: int = 40
-    patience: int = 5
-    seed: int = 0
+    blocks: tuple[NDArray[np.float32], ...]
+    window: NDArray[np.int64]
+    viral: NDArray[np.bool_]
+    windows: int
 
-    def __post_init__(self) -> None:
-        if self.batch < 2:
-            raise ValueError("batch must be 2 or more: the network has a batch norm")
-        if min(self.windows, self.dev_windows, self.hidden, self.epochs) < 1 or self.dropout > 1:
-            raise ValueError(
-                "windows, dev_windows, hidden and epochs must be 1 or more, dropout 1 or less"
-            )
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of some rows, in the order given: shape (len(rows), d)."""
+        ends = np.cumsum([len(block) for block in self.blocks])
+        block_of = np.searchsorted(ends, rows, side="right")
+        out = np.empty((len(rows), self.blocks[0].shape[1]), dtype=np.float32)
+        for k in np.unique(block_of).tolist():
+            here = block_of == k
+            out[here] = self.blocks[k][rows[here] - (ends[k] - len(self.blocks[k]))]
+        return out
 
-    @property
-    def digest(self) -> str:
-        """Identity of the recipe (hex)."""
-        return digest_of(asdict(self))
+
+def embed_windows(
+    folder: Path,
+    name: str,
+    drawn: Sequence[LabelledWindows],
+    encoder: ModelOnDevice,
+    stop_at: float,
+    progress: ProgressReporter,
+) -> Features | None:
+    """Embed windows block by block; finished blocks that are what would be made are kept.
+
+    Returns:
+        None if `stop_at`, a time of `time.monotonic()`, came before the last block.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger, model = Ledger(folder, folder / "ledger", repair=True), encoder.model
+    parts = [(w, first) for w in drawn for first in range(0, len(w.labels), BLOCK_WINDOWS)]
+    paths, before = [], 0
+    with progress.create_file_bar(len(parts), desc=f"Embedding {name}", unit="blocks") as bar:
+        for k, (windows, first) in enumerate(parts):
+            unit = f"{name}-{k:05d}"
+            outputs = [folder / f"{unit}.npy", folder / f"{unit}.rows.npy"]
+            bases = windows.bases[first : first + BLOCK_WINDOWS]
+            targets = [label.target for label in windows.labels[first : first + BLOCK_WINDOWS]]
+            key = digest_of(
+                model.dna.identity(), model.protein.identity(), str(model.orf_policy),
+                model.chunk_nt, bases.tobytes().hex(), targets, before,
+            )  # fmt: skip
+            if ledger.read(unit, key) is None:
+                if time.monotonic() > stop_at:
+                    return None
+                vectors, of = encoder.vectors(bases)
+                viral = np.array(targets)[of] == VIRUS
+                for path, values in zip(
+                    outputs, (vectors, np.stack([before + of, viral], axis=1)), strict=True
+                ):
+                    with atomic_write(path) as file:
+                        np.save(file, values, allow_pickle=False)
+                ledger.discard(unit)
+                ledger.commit(unit, key, outputs=outputs)
+            paths.append(outputs)
+            before += len(targets)
+            bar.update()
+    rows = np.concatenate([np.load(p, allow_pickle=False) for _, p in paths]).astype(np.int64)
+    blocks = tuple(np.load(p, mmap_mode="r", allow_pickle=False) for p, _ in paths)
+    return Features(blocks, rows[:, 0], rows[:, 1] == 1, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +128,30 @@ def fit_mlp(
     Raises:
         ConfigError: too few rows, or of one class only.
     """
-    for name, features in (("training", train), ("held-out", dev)):
-        if (len(features) < recipe.batch and name == "training") or len(features) < 2:
-            raise ConfigError(f"{len(features)} {name} rows with a reading frame: too few")
+    for name, features, fewest in (("training", train, recipe.batch), ("held-out", dev, 2)):
+        if len(features.window) < fewest:
+            rows = len(features.window)
+            raise ConfigError(f"{rows} {name} rows with a reading frame: too few")
         if features.viral.all() or not features.viral.any():
             raise ConfigError(f"{name} rows are of one class only")
     torch.manual_seed(recipe.seed)
-    network = PublishedMlp(train.width, recipe.hidden).to(device)
-    optimiser = _optimiser(network, recipe)
+    network = PublishedMlp(train.blocks[0].shape[1], recipe.hidden).to(device)
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "sgd":
+        optimiser = torch.optim.SGD(
+            network.parameters(), lr=recipe.rate, momentum=0.9, weight_decay=recipe.decay
+        )
+    else:
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=recipe.rate, weight_decay=recipe.decay
+        )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs)
     best: MlpFit | None = None
     with progress.create_file_bar(recipe.epochs, desc="Training", unit="epochs") as bar:
         for epoch in range(1, recipe.epochs + 1):
             loss = _one_epoch(network, optimiser, train, recipe, epoch)
             schedule.step()
-            value = window_auroc(dev, scores_of(network, dev))
+            value = _window_auroc(network, dev)
             bar.update(1, loss=f"{loss:.4f}", auroc=f"{value:.4f}")
             logger.info("epoch %d: loss %.4f, held-out AUROC %.4f", epoch, loss, value)
             if best is None or value > best.auroc:
@@ -116,30 +162,24 @@ def fit_mlp(
     return best
 
 
-def _optimiser(network: PublishedMlp, recipe: MlpRecipe) -> torch.optim.Optimizer:
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), lr=recipe.rate, momentum=0.9, weight_decay=recipe.decay
-        )
-    return torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
-
-
 def _one_epoch(
     network: PublishedMlp, optimiser: torch.optim.Optimizer, train: Features, recipe: MlpRecipe,
     epoch: int,
 ) -> float:  # fmt: skip
-    """One pass over the rows in random order; both classes weigh the same."""
+    """One pass over the rows in random order, both classes weighing the same; the mean loss."""
     device = network.output_layer.weight.device
     share = float(train.viral.mean())
     balance = torch.tensor([0.5 / (1 - share), 0.5 / share], device=device, dtype=torch.float32)
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(train))
+    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(train.window))
     network.train()
     total = 0.0
     whole = len(order) - len(order) % recipe.batch
     for rows in np.split(order[:whole], whole // recipe.batch):
         vectors = torch.from_numpy(train.take(rows)).to(device)
         target = torch.from_numpy(train.viral[rows].astype(np.int64)).to(device)
-        loss = F.cross_entropy(_logits(network, vectors, recipe.dropout), target, balance)
+        h = torch.relu(network.bn1(network.hidden_layer(vectors)))
+        logits = network.output_layer(F.dropout(h, recipe.dropout))
+        loss = F.cross_entropy(logits, target, balance)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -147,29 +187,17 @@ def _one_epoch(
     return total / whole
 
 
-def _logits(network: PublishedMlp, vectors: Tensor, dropout: float) -> Tensor:
-    h = torch.relu(network.bn1(network.hidden_layer(vectors)))
-    logits: Tensor = network.output_layer(F.dropout(h, dropout))
-    return logits
-
-
 @torch.no_grad()
-def scores_of(network: PublishedMlp, features: Features) -> NDArray[np.float64]:
-    """P(virus) of every row: shape (rows,)."""
+def _window_auroc(network: PublishedMlp, features: Features) -> float:
+    """AUROC over windows with a row; a window's score is that of its highest row."""
     device = network.output_layer.weight.device
     network.eval()
-    parts = []
-    for rows in np.array_split(np.arange(len(features)), max(1, len(features) // 4096)):
-        vectors = torch.from_numpy(features.take(rows)).to(device)
-        parts.append(network(vectors).softmax(dim=1)[:, 1].double().cpu().numpy())
-    return np.concatenate(parts)
-
-
-def window_auroc(features: Features, scores: NDArray[np.float64]) -> float:
-    """AUROC over windows with a row; a window's score is that of its highest row."""
     highest = np.full(features.windows, -1.0)
-    np.maximum.at(highest, features.window, scores)
     viral = np.zeros(features.windows, dtype=bool)
-    viral[features.window[features.viral]] = True
-    scored = highest >= 0
-    return auroc(highest[scored], viral[scored])
+    count = len(features.window)
+    for rows in np.array_split(np.arange(count), max(1, count // 4096)):
+        vectors = torch.from_numpy(features.take(rows)).to(device)
+        scores = network(vectors).softmax(dim=1)[:, 1].double().cpu().numpy()
+        np.maximum.at(highest, features.window[rows], scores)
+        viral[features.window[rows]] = features.viral[rows]
+    return auroc(highest[highest >= 0], viral[highest >= 0])

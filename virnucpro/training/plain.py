@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from reprlib import repr as short
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from virnucpro.core.errors import ConfigError
+from virnucpro.core.text import clipped, shown
 
 T = TypeVar("T")
 
@@ -40,7 +40,9 @@ def build(kind: type[T], raw: Any, where: str) -> T:
     values: dict[str, Any] = {}
     for name, value in _mapping(raw, where).items():
         if name not in known:
-            raise ConfigError(f"{where} has no setting named {name}; it has {', '.join(known)}")
+            raise ConfigError(
+                f"{where} has no setting named {clipped(name)}; it has {', '.join(known)}"
+            )
         if value is not None:
             values[name] = _checked(known[name], value, _inside(where, name))
     for field in fields(kind):  # type: ignore[arg-type]
@@ -49,51 +51,47 @@ def build(kind: type[T], raw: Any, where: str) -> T:
     try:
         return kind(**values)
     except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _inside(where: str, name: Any) -> str:
-    return f"{where}.{name}" if ": " in where else f"{where}: {name}"
-
-
-def _mapping(raw: Any, where: str) -> dict[Any, Any]:
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{where} must be a mapping of names to values, got {short(raw)}")
-    return raw
+        raise ConfigError(f"{where}: {clipped(error, 500)}") from error
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) is UnionType:  # of a type and None, or of one and a list of them
+        one, other = get_args(hint)
+        hint = other if isinstance(value, list) and get_origin(other) is tuple else one
     origin, inner = get_origin(hint), get_args(hint)
-    if origin is UnionType:  # of a type and None, and there is a value
-        hint = inner[0]
     if is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
-        return _checked_list(inner[0], value, where)
+        if not isinstance(value, list):
+            raise ConfigError(f"{where} must be a list, such as [a, b], got {shown(value)}")
+        if inner[0] is str:  # YAML reads the class `null` as nothing
+            value = ["null" if entry is None else entry for entry in value]
+        return tuple(_checked(inner[0], v, f"{where}[{at}]") for at, v in enumerate(value))
     if origin is dict:
         items = _mapping(value, where).items()
-        return {
-            _scalar(str, k, f"{where}: the name"): _checked(inner[1], v, _inside(where, k))
-            for k, v in items
-        }
+        names = [_scalar(str, name, f"{where}: the name") for name, _ in items]
+        checked = [_checked(inner[1], v, _inside(where, name)) for name, v in items]
+        return dict(zip(names, checked, strict=True))
     if origin is Literal:
         if value not in inner:
-            raise ConfigError(f"{where} must be {' or '.join(inner)}, got {short(value)}")
+            raise ConfigError(f"{where} must be {' or '.join(inner)}, got {shown(value)}")
         return value
     return _scalar(hint, value, where)
-
-
-def _checked_list(hint: Any, value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{where} must be a list, such as [a, b], got {short(value)}")
-    if hint is str:  # YAML reads the class `null` as nothing
-        value = ["null" if entry is None else entry for entry in value]
-    return tuple(_checked(hint, entry, f"{where}[{at}]") for at, entry in enumerate(value))
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
     kinds, wanted = _SCALARS[hint]
     fits = isinstance(value, kinds) and not isinstance(value, bool)
     if not fits or (hint in (int, float) and not 0 <= value <= _MOST):
-        raise ConfigError(f"{where} must be {wanted}, got {short(value)}")
+        raise ConfigError(f"{where} must be {wanted}, got {shown(value)}")
     return value if hint in (int, float) else hint(str(value))
+
+
+def _mapping(raw: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where} must be a mapping of names to values, got {shown(raw)}")
+    return raw
+
+
+def _inside(where: str, name: Any) -> str:
+    return f"{where}{'.' if ': ' in where else ': '}{clipped(name)}"

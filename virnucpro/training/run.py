@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import save
 
-from virnucpro.training.calibrate import Limits, fit_calibration
-from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label, assemble, join
-from virnucpro.training.export import export_model, probabilities, save_calibration
-from virnucpro.training.fit import Fit, FitReport, FitSettings
-from virnucpro.training.jobs import Job
-from virnucpro.training.labelled import load_labelled
-from virnucpro.training.nulls import null_bank
-from virnucpro.training.recipe import Recipe
-from virnucpro.training.windows import dev_windows
+from virnucpro.core.errors import ConfigError
+from virnucpro.core.files import atomic_write
+from virnucpro.core.progress import ProgressReporter
+from virnucpro.encoders.small import save_tower
+from virnucpro.models.classifier_file import PUBLISHED_KIND
+from virnucpro.models.manifest import write_manifest
+from virnucpro.models.published import CLASSIFIERS, DNA_ENCODER, PROTEIN_ENCODER
+from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.models.store import find_encoder, resolve_model
+from virnucpro.scores.classifier import PublishedMlp, save_mini_classifier
+from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.training.calibrate import fit_calibration
+from virnucpro.training.corpus import NULL, Corpus, Label, load_labelled, split_by_target
+from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
+from virnucpro.training.jobs import Job, MlpRecipe, Recipe
+from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
+from virnucpro.training.sampler import oriented
+from virnucpro.training.scoring import ModelOnDevice
+from virnucpro.training.windows import (
+    Drawing,
+    LabelledWindows,
+    dev_windows,
+    draw_nulls,
+    draw_windows,
+    null_bank,
+)
 
 logger = logging.getLogger("virnucpro.training")
 
+CLASSIFIER_FILE = "classifier.safetensors"
+CALIBRATION_FILE = "calibration.json"
 DEV_LENGTHS = (150, 300, 500, 1000)
 _NULL_SOURCE_WINDOWS = 4_000
 
 
-def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> FitReport:
+def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> Fit:
     """Train, resuming what `settings.folder` holds; once finished, write the model directory.
 
     The best weights are calibrated on the dev sets.
@@ -37,21 +61,21 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     """
     corpus, dev = load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
-    corpus = with_nulls(corpus, recipe)
-    windows = dev_windows(dev, DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
-    fit = Fit(corpus, windows, recipe, settings)
-    report = fit.run()
-    if not report.finished:
-        return report
-    step = fit.load_best()
-    calibration = fit_calibration(
-        partial(probabilities, fit.model), dev, job.dev_count, Limits(chunk_nt=job.chunk_nt)
+    drawing = Drawing(
+        lengths=DEV_LENGTHS, count=job.dev_count, null_count=job.dev_count // 4, seed=recipe.seed
     )
-    save_calibration(output, calibration, ", ".join(sorted(dev)))
-    kinds = [f"virus: {group}" if target == VIRUS else kind for target, kind, group in fit.kinds]
-    source = f"virnucpro train, recipe {recipe.digest[:16]}, step {step}"
-    export_model(output, job.name, fit.model, kinds, job.chunk_nt, source)
-    return report
+    fit = Fit(with_nulls(corpus, recipe), dev_windows(dev, drawing), recipe, settings)
+    fit.run()
+    if fit.finished:
+        model, step = fit.best_model()
+        score = partial(probabilities, model)
+        calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
+        output.mkdir(parents=True, exist_ok=True)
+        calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
+        kinds = [f"virus: {group}" if group else kind for _, kind, group in fit.kinds]
+        source = f"virnucpro train, recipe {recipe.digest[:16]}, step {step}"
+        export_model(output, job.name, model, kinds, job.chunk_nt, source)
+    return fit
 
 
 def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
@@ -64,12 +88,140 @@ def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
         return corpus
     record = rng.choice(usable, _NULL_SOURCE_WINDOWS)
     start = corpus.starts[record] + (rng.random(len(record)) * room[record]).astype(np.int64)
-    bank = null_bank(rng, corpus.bases[start[:, None] + np.arange(length)], recipe.null_bank_share)
-    return join(
-        corpus,
-        assemble(
+    windows = corpus.bases[start[:, None] + np.arange(length)]
+    bank = null_bank(rng, windows, recipe.null_bank_share, bool(recipe.noise.adapter_share))
+    return corpus.followed_by(
+        Corpus.of(
             (Label(NULL, "null", kind), f"{kind}{i}", row)
             for kind, block in bank
             for i, row in enumerate(block)
-        ),
+        )
     )
+
+
+def probabilities(
+    model: MiniModel, bases: NDArray[np.uint8], rows: int = 256
+) -> NDArray[np.float32]:
+    """P(other), P(virus), P(null) of windows (n, length), `rows` at a time: shape (n, 3)."""
+    windows = oriented(bases, next(model.parameters()).device)
+    found: NDArray[np.float32] = logits_of(model, windows, rows).softmax(dim=1).numpy()
+    return found
+
+
+def export_model(
+    folder: Path, name: str, model: MiniModel, kinds: list[str], chunk_nt: int, source: str
+) -> None:
+    """Write weights and the manifest beside the `calibration.json` that is in the folder."""
+    names = ["dna.safetensors", "protein.safetensors", CLASSIFIER_FILE, CALIBRATION_FILE]
+    save_tower("mini-dna", model.dna, folder / names[0])
+    save_tower("mini-protein", model.protein, folder / names[1])
+    save_mini_classifier(model.classifier, folder / CLASSIFIER_FILE)
+    write_manifest(
+        folder, names, name=name, source=source, revision="", licence="MIT",
+        model={
+            "dna": {"kind": "mini-dna", "dim": model.dna.dim, "file": names[0]},
+            "protein": {"kind": "mini-protein", "dim": model.protein.dim, "file": names[1]},
+            "classifier": CLASSIFIER_FILE, "calibration": CALIBRATION_FILE,
+            "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": chunk_nt, "groups": kinds,
+        },
+    )  # fmt: skip
+
+
+def train_mlp(
+    job: Job, recipe: MlpRecipe, settings: FitSettings, home: Path, output: Path
+) -> MlpFit | None:
+    """Draw windows, embed them, train, write the model directory; None if time was up.
+
+    Raises:
+        InputError: unreadable sequences or labels.
+        ConfigError: no training files, or too little to train on.
+        ModelError: the encoders are missing.
+    """
+    base = base_model(job.model, home)
+    train, dev = load_labelled(job.data)
+    encoder = ModelOnDevice(base, str(settings.device))
+    stop_at = time.monotonic() + settings.stop_after
+    rng = np.random.default_rng([recipe.seed, 0])
+    drawn = _drawn({"train": train}, base.chunk_nt, recipe.windows, rng)
+    nulls = int(recipe.null_share * recipe.windows / 3)
+    if nulls:
+        drawn += draw_nulls(np.concatenate([w.bases for w in drawn]), nulls, rng)
+    held = _drawn(dev, base.chunk_nt, recipe.dev_windows, rng)
+    progress, found = ProgressReporter(settings.progress), []
+    for name, windows in (("train", drawn), ("dev", held)):
+        features = embed_windows(settings.folder, name, windows, encoder, stop_at, progress)
+        if features is None:
+            return None
+        found.append(features)
+        rows, covered = len(features.window), len(np.unique(features.window))
+        share = 100 * covered / max(1, features.windows)
+        logger.info("%s: %d rows; %.1f%% of the windows", name, rows, share)
+    fit = fit_mlp(found[0], found[1], recipe, settings.device, progress)
+    source = f"virnucpro train, recipe {recipe.digest[:16]}, epoch {fit.epoch}"
+    export_mlp(output, job.name, base, fit.network, source)
+    return fit
+
+
+def base_model(name: str, home: Path) -> ModelSpec:
+    """Encoders, chunk length and ORF policy to train a classifier for.
+
+    Raises:
+        ModelError: they are not installed.
+    """
+    if name == "mini":
+        return resolve_model("mini", None, home)
+    if name not in CLASSIFIERS:
+        return resolve_model("custom", Path(name), home)
+    return ModelSpec(
+        name=name,
+        dna=find_encoder(DNA_ENCODER, home),
+        protein=find_encoder(PROTEIN_ENCODER, home),
+        classifier=Path(CLASSIFIER_FILE),
+        classifier_sha256="",
+        orf_policy=OrfPolicy("open-frame"),
+        chunk_nt=CLASSIFIERS[name].chunk_nt,
+    )
+
+
+def _drawn(
+    sets: dict[str, Corpus], length_nt: int, count: int, rng: np.random.Generator
+) -> list[LabelledWindows]:
+    """Windows of the viral and of the other records of each set, `count` of each."""
+    of_target = split_by_target(dict(sorted(sets.items())))
+    drawn = [draw_windows(c, name, length_nt, count, rng) for name, c in of_target.items()]
+    drawn = [windows for windows in drawn if len(windows.labels)]
+    if not drawn:
+        raise ConfigError(f"no record is as long as a chunk ({length_nt} nt)")
+    return drawn
+
+
+def export_mlp(
+    folder: Path, name: str, base: ModelSpec, network: PublishedMlp, source: str
+) -> None:
+    """Write the classifier and the manifest; encoders that are files of `base` are copied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = network.state_dict()
+    state.pop("bn1.num_batches_tracked")
+    tensors = {key: value.float().cpu().contiguous() for key, value in state.items()}
+    with atomic_write(folder / CLASSIFIER_FILE) as file:
+        file.write(save(tensors, metadata={"kind": PUBLISHED_KIND}))
+    dna = _encoder_entry(folder, "dna", base.dna)
+    protein = _encoder_entry(folder, "protein", base.protein)
+    write_manifest(
+        folder, [CLASSIFIER_FILE, *(part["file"] for part in (dna, protein) if "file" in part)],
+        name=name, source=source, revision="", licence="not stated",
+        model={
+            "dna": dna, "protein": protein, "classifier": CLASSIFIER_FILE, "calibration": "",
+            "orf_policy": {"name": base.orf_policy.name, "keep": base.orf_policy.keep},
+            "chunk_nt": base.chunk_nt, "groups": [],
+        },
+    )  # fmt: skip
+
+
+def _encoder_entry(folder: Path, slot: str, spec: EncoderSpec) -> dict[str, Any]:
+    if not spec.kind.startswith("mini"):
+        return {"installed": spec.name}
+    target = folder / f"{slot}.safetensors"
+    if target.resolve() != spec.path.resolve():
+        shutil.copyfile(spec.path, target)
+    return {"kind": spec.kind, "dim": spec.dim, "file": target.name}

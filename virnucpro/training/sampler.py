@@ -1,26 +1,32 @@
 """Draw training windows on the device: sample, mutate, find the longest ORF, tokenise.
 
-Everything is vectorised and follows from (seed, step), so a resumed run draws what the
-uninterrupted one would have drawn.
+Everything is vectorised and follows from a seed, so a resumed run draws what the uninterrupted
+one would have drawn.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from virnucpro.models.tower import CODON_N, six_frames
-from virnucpro.tokens.mini import BASE_N, BASE_PAD, RESIDUE_PAD, RESIDUE_X, RESIDUES
-from virnucpro.training.corpus import Corpus
+from virnucpro.encoders.small import CODON_N, six_frames
+from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUE_PAD, RESIDUE_X, RESIDUES
+from virnucpro.training.corpus import VIRUS, Corpus
+from virnucpro.training.jobs import Noise
+from virnucpro.training.windows import adapters
 
 _CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
+_IS_STOP = [aa == "*" for aa in _CODE] + [False]
+_ADAPTER_TAILS, _LONGEST_TAIL = 500, 500
+_MOST_MASKED = 0.5  # of a window
+_RESIDUE = [RESIDUES.find(aa) if aa != "*" else RESIDUE_X for aa in _CODE] + [RESIDUE_X]
 
 
-@dataclass(frozen=True, slots=True)
-class Windows:
+class Windows(NamedTuple):
     """A batch ready for the encoders.
 
     Attributes:
@@ -36,44 +42,25 @@ class Windows:
     residue_lengths: Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
-    """Sequencing errors and the like; every rate is per base.
-
-    Attributes:
-        substitutions: highest rate of a window; the rate is uniform below it.
-        substituted_share: share of windows with substitutions at all.
-        indels: highest rate of a window.
-        indel_share: share of windows with insertions and deletions.
-        unknown_share: share of windows with some bases read as N.
-        converted_share: share of windows with every C read as T, as bisulfite leaves them.
-    """
-
-    substitutions: float = 0.03
-    substituted_share: float = 0.7
-    indels: float = 0.01
-    indel_share: float = 0.25
-    unknown_share: float = 0.01
-    converted_share: float = 0.03
-
-
 class WindowSampler:
-    """Draws labelled windows from a corpus that lies on `device`."""
+    """Draws labelled windows on a device; `weights` (groups,) says how often each group."""
 
     def __init__(
-        self, corpus: Corpus, weights: np.ndarray, device: torch.device, noise: Noise
+        self, corpus: Corpus, weights: NDArray[np.float64], device: torch.device, noise: Noise
     ) -> None:
-        def place(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-        self.device, self.noise = device, noise
-        self.bases, self.starts = place(corpus.bases), place(corpus.starts)
-        self.ends = place(corpus.ends)
         first, last = corpus.group_bounds()
-        self.first, self.span = place(first), place(last - first)
-        self.cumulative = place(np.cumsum(weights / weights.sum()))
-        self.target = place(np.array([g.target for g in corpus.groups]))
+        cumulative = np.cumsum(weights / weights.sum())
+        arrays = (
+            corpus.bases, corpus.starts, corpus.ends, first, last - first, cumulative,
+            corpus.targets,
+        )  # fmt: skip
+        placed = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays]
+        self.bases, self.starts, self.ends, self.first, self.span = placed[:5]
+        self.cumulative, self.target = placed[5:]
+        self.device, self.noise = device, noise
         self.random = torch.Generator(device=device)
+        tails = adapters(np.random.default_rng(0), _ADAPTER_TAILS, _LONGEST_TAIL)
+        self.adapters = torch.from_numpy(tails).to(device)
 
     def draw(
         self, n: int, shortest: int, longest: int, seed: int
@@ -88,42 +75,69 @@ class WindowSampler:
         length = torch.minimum(length, end - start)
         begin = at - (self._uniform(n) * length).long()
         begin = torch.maximum(torch.minimum(begin, end - length), start)
-        rows = self._mutate(self._cut(begin, end, length, longest), length)
-        return orient(self._flip(rows, length), length), self.target[group], group
+        rows = self._cut(begin, end, length, longest)
+        if share := self.noise.adapter_share:
+            rows = self._with_adapters(rows, length, self.target[group] == VIRUS, share)
+        rows = self._substituted(rows)
+        if share := self.noise.masked_share:
+            rows = self._masked(rows, length, share)
+        turn = (self._uniform(n) < 0.5)[:, None]
+        rows = torch.where(turn, reverse_complement(rows, length), rows)
+        return orient(rows, length), self.target[group], group
 
     def _uniform(self, *shape: int) -> Tensor:
         kind = torch.float64 if len(shape) == 1 else torch.float32
         return torch.rand(*shape, generator=self.random, device=self.device, dtype=kind)
 
     def _cut(self, begin: Tensor, end: Tensor, length: Tensor, width: int) -> Tensor:
+        """Rows of the corpus with insertions and deletions: shape (n, width)."""
         n = len(begin)
         rate = self._uniform(n) * self.noise.indels
-        rate = rate * (self._uniform(n) < self.noise.indel_share)
+        rate = (rate * (self._uniform(n) < self.noise.indel_share))[:, None].float()
         draw = self._uniform(n, width)
-        rate = rate[:, None].float()
         jump = (draw < rate / 2).long() - (draw > 1 - rate / 2).long()
-        place = torch.arange(width, device=self.device) + jump.cumsum(dim=1)
-        at = torch.minimum(begin[:, None] + place.clamp(min=0), end[:, None] - 1)
-        inside = torch.arange(width, device=self.device) < length[:, None]
-        return torch.where(inside, self.bases[at].long(), BASE_PAD)
+        column = torch.arange(width, device=self.device)
+        place = (column + jump.cumsum(dim=1)).clamp(min=0)
+        at = torch.minimum(begin[:, None] + place, end[:, None] - 1)
+        return torch.where(column < length[:, None], self.bases[at].long(), BASE_PAD)
 
-    def _mutate(self, rows: Tensor, length: Tensor) -> Tensor:
+    def _with_adapters(self, rows: Tensor, length: Tensor, viral: Tensor, share: float) -> Tensor:
+        """Rows that run into adapters where the insert ends; viral inserts hold at least half."""
+        n, width = rows.shape
+        insert = self._uniform(n)
+        insert = (torch.where(viral, 0.5 + 0.5 * insert, insert) * length).long()[:, None]
+        which = (self._uniform(n) * len(self.adapters)).long()[:, None]
+        column = torch.arange(width, device=self.device)
+        tail = self.adapters[which, (column - insert).clamp(0, self.adapters.shape[1] - 1)]
+        hit = (self._uniform(n) < share)[:, None]
+        hit = hit & (column >= insert) & (column < length[:, None])
+        return torch.where(hit, tail.long(), rows)
+
+    def _masked(self, rows: Tensor, length: Tensor, share: float) -> Tensor:
+        """Rows with one to three runs of N; one of four lies at each end."""
+        n, width = rows.shape
+        column = torch.arange(width, device=self.device)
+        runs = 1 + (self._uniform(n) * 3).long()
+        runs = runs * (self._uniform(n) < share)
+        for k in range(3):
+            size = (self._uniform(n) * _MOST_MASKED * length / runs.clamp(min=1)).long()
+            start = ((2 * self._uniform(n) - 0.5).clamp(0, 1) * (length - size)).long()
+            inside = (column >= start[:, None]) & (column < (start + size)[:, None])
+            rows = torch.where(inside & (k < runs)[:, None], BASE_N, rows)
+        return rows
+
+    def _substituted(self, rows: Tensor) -> Tensor:
+        """Rows with substitutions, conversions and unknown bases."""
         n, width = rows.shape
         rate = self._uniform(n) * self.noise.substitutions
         rate = rate * (self._uniform(n) < self.noise.substituted_share)
         draw = self._uniform(n, width)
-        step = 1 + (draw * 7919.0).long() % 3
         converted = (self._uniform(n) < self.noise.converted_share)[:, None]
         rows = torch.where(converted & (rows == 1), 3, rows)
         hit = (draw < rate[:, None]) & (rows < 4)
-        rows = torch.where(hit, (rows + step) % 4, rows)
+        rows = torch.where(hit, (rows + 1 + (draw * 7919.0).long() % 3) % 4, rows)
         lost = (self._uniform(n) < self.noise.unknown_share)[:, None]
-        lost = lost & (draw > 0.98) & (rows < 4)
-        return torch.where(lost, BASE_N, rows)
-
-    def _flip(self, rows: Tensor, length: Tensor) -> Tensor:
-        flip = (self._uniform(len(rows)) < 0.5)[:, None]
-        return torch.where(flip, reverse_complement(rows, length), rows)
+        return torch.where(lost & (draw > 0.98) & (rows < 4), BASE_N, rows)
 
 
 def reverse_complement(rows: Tensor, length: Tensor) -> Tensor:
@@ -134,33 +148,14 @@ def reverse_complement(rows: Tensor, length: Tensor) -> Tensor:
     return torch.where(place < length[:, None], turned, BASE_PAD)
 
 
-def longest_orf(rows: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The longest stop-free run of codons over six frames; ties go to F1..R3, leftmost.
+def orient(rows: Tensor, length: Tensor) -> Windows:
+    """Put each row on its longest ORF's strand and frame, and read off the protein.
 
     Args:
         rows: shape (n, L), bases.
         length: shape (n,).
-
-    Returns:
-        Frame 0..5, first codon and codon count of each row's run, each (n,).
     """
-    strands = [rows, reverse_complement(rows, length)]
-    ids = torch.cat([six_frames(strand, length)[0][:, :3] for strand in strands], dim=1)
-    stops = torch.tensor([aa == "*" for aa in _CODE] + [False], device=rows.device)
-    blocked = (ids < 0) | stops[ids.clamp(min=0)]
-    place = torch.arange(ids.shape[2], device=rows.device)
-    last = torch.where(blocked, place, -1).cummax(dim=2).values
-    run = (place - last).flatten(1)
-    cells = run.shape[1]
-    best = (run * (cells + 1) - torch.arange(cells, device=rows.device)).argmax(dim=1)
-    count = run.gather(1, best[:, None])[:, 0]
-    frame = best // ids.shape[2]
-    return frame, best % ids.shape[2] + 1 - count, count
-
-
-def orient(rows: Tensor, length: Tensor) -> Windows:
-    """Put each row on its longest ORF's strand and frame, and read off the protein."""
-    frame, first, count = longest_orf(rows, length)
+    frame, first, count = _longest_orf(rows, length)
     rows = torch.where((frame >= 3)[:, None], reverse_complement(rows, length), rows)
     shift = frame % 3
     place = torch.arange(rows.shape[1], device=rows.device)
@@ -168,10 +163,32 @@ def orient(rows: Tensor, length: Tensor) -> Windows:
     rows = rows.gather(1, (place + shift[:, None]).clamp(max=rows.shape[1] - 1))
     rows = torch.where(place < length[:, None], rows, BASE_PAD)
     ids = six_frames(rows, length)[0][:, 0]
-    table = [RESIDUES.find(aa) if aa != "*" else RESIDUE_X for aa in _CODE] + [RESIDUE_X]
-    letters = torch.tensor(table, device=rows.device)
+    letters = torch.tensor(_RESIDUE, device=rows.device)
     place = torch.arange(ids.shape[1], device=rows.device)
     codons = ids.gather(1, (place + first[:, None]).clamp(max=ids.shape[1] - 1))
-    inside = place < count[:, None]
-    residues = torch.where(inside, letters[codons.clamp(0, CODON_N)], RESIDUE_PAD)
+    residues = torch.where(place < count[:, None], letters[codons.clamp(0, CODON_N)], RESIDUE_PAD)
     return Windows(rows, length, residues, count)
+
+
+def oriented(bases: NDArray[np.uint8], device: torch.device) -> Windows:
+    """Windows of one length, shape (n, L), on `device`."""
+    rows = torch.from_numpy(bases.astype(np.int64)).to(device)
+    return orient(rows, torch.full((len(rows),), rows.shape[1], device=device))
+
+
+def _longest_orf(rows: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Frame 0..5, first codon and codon count of each row's longest stop-free run, each (n,).
+
+    Ties go to F1..R3, leftmost.
+    """
+    strands = [rows, reverse_complement(rows, length)]
+    ids = torch.cat([six_frames(strand, length)[0][:, :3] for strand in strands], dim=1)
+    stops = torch.tensor(_IS_STOP, device=rows.device)
+    blocked = (ids < 0) | stops[ids.clamp(min=0)]
+    place = torch.arange(ids.shape[2], device=rows.device)
+    last = torch.where(blocked, place, -1).cummax(dim=2).values
+    run = (place - last).flatten(1)
+    cells = run.shape[1]
+    best = (run * (cells + 1) - torch.arange(cells, device=rows.device)).argmax(dim=1)
+    count = run.gather(1, best[:, None])[:, 0]
+    return best // ids.shape[2], best % ids.shape[2] + 1 - count, count

@@ -1,4 +1,8 @@
-"""Draw labelled windows of fixed lengths to measure a model on, the same ones every time."""
+"""Windows to measure a model on, the same ones every time, and sequence that no genome explains.
+
+Null sequence is random, shuffled or of low complexity: whole blocks at once, arrays of bases
+0..3, shape (n, length), in and out.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.files import digest_of
-from virnucpro.training import nulls
 from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
-from virnucpro.training.metrics import auroc
 
 Bases = NDArray[np.uint8]
+
+_REPEAT_UNITS = np.array([6, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]) / 27  # shares of 1 to 12 bases
+_ADAPTERS = (
+    "AGATCGGAAGAGCACACGTCTGAACTCCAGTCA", "AGATCGGAAGAGCGTCGTGTAGGGAAAGAGTGT",
+    "CTGTCTCTTATACACATCT", "TGGAATTCTCGGGTGCCAAGG", "CAAGCAGAAGACGGCATACGAGAT",
+    "AATGATACGGCGACCACCGAGATCTACAC", "AATGTACTTCGTTCAGTTACGTATTGCT",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """How windows are drawn.
+
+    Attributes:
+        lengths: of the windows (nt).
+        count: windows of each set and length.
+        null_count: random, shuffled and low-complexity windows of each length, as many of each.
+        seed: everything follows from it.
+    """
+
+    lengths: tuple[int, ...]
+    count: int
+    null_count: int
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +69,7 @@ class LabelledWindows:
 def draw_windows(
     corpus: Corpus, name: str, length_nt: int, count: int, rng: np.random.Generator
 ) -> LabelledWindows:
-    """Draw windows on random strands from records that are long enough.
+    """Draw windows on random strands from records that are long enough; none where none is.
 
     Viral windows: families weighted by the square root of their bases; others: by bases.
     """
@@ -51,7 +77,14 @@ def draw_windows(
     usable = np.flatnonzero(room > 0)
     if not len(usable):
         return LabelledWindows(name, length_nt, np.zeros((0, length_nt), np.uint8), ())
-    weight = _record_weights(corpus, usable)
+    size = (corpus.ends - corpus.starts)[usable].astype(np.float64)
+    group = corpus.group_of[usable]
+    total = np.bincount(group, size, minlength=len(corpus.groups))
+    viral = corpus.targets == VIRUS
+    share = np.where(viral, np.sqrt(total), total)
+    share[viral] /= max(share[viral].sum(), 1e-9)
+    share[~viral] /= max(share[~viral].sum(), 1e-9)
+    weight = share[group] * size / total[group]
     record = usable[rng.choice(len(usable), count, p=weight / weight.sum())]
     start = corpus.starts[record] + (rng.random(count) * room[record]).astype(np.int64)
     bases = corpus.bases[start[:, None] + np.arange(length_nt)]
@@ -59,37 +92,20 @@ def draw_windows(
     turned = bases[flip, ::-1]
     bases[flip] = np.where(turned < 4, 3 - turned, turned)
     labels = tuple(corpus.groups[g] for g in corpus.group_of[record])
-    ids = tuple(corpus.ids[r] for r in record)
-    return LabelledWindows(name, length_nt, bases, labels, ids)
-
-
-def _record_weights(corpus: Corpus, usable: NDArray[np.int64]) -> NDArray[np.float64]:
-    size = (corpus.ends - corpus.starts)[usable].astype(np.float64)
-    group = corpus.group_of[usable]
-    total = np.bincount(group, size, minlength=len(corpus.groups))
-    viral = np.array([g.target == VIRUS for g in corpus.groups])
-    share = np.where(viral, np.sqrt(total), total)
-    share[viral] /= max(share[viral].sum(), 1e-9)
-    share[~viral] /= max(share[~viral].sum(), 1e-9)
-    weight: NDArray[np.float64] = share[group] * size / total[group]
-    return weight
+    return LabelledWindows(name, length_nt, bases, labels, tuple(corpus.ids[r] for r in record))
 
 
 def draw_nulls(real: Bases, count: int, rng: np.random.Generator) -> list[LabelledWindows]:
-    """Uniform random, dinucleotide-shuffled and low-complexity windows, `count` of each.
+    """Random, shuffled and low-complexity windows, `count` of each.
 
-    Args:
-        real: windows to shuffle, shape (n, length_nt).
-        count: windows of each kind.
-        rng: source of randomness.
+    The shuffled ones keep the dinucleotides of windows of `real`, shape (n, length_nt).
     """
     length_nt = real.shape[1]
-    picked = real[rng.integers(0, len(real), count)]
-    picked = np.where(picked > 3, rng.integers(0, 4, picked.shape), picked).astype(np.uint8)
+    picked = without_n(rng, real[rng.integers(0, len(real), count)])
     kinds = {
-        "random": nulls.uniform(rng, count, length_nt),
-        "shuffled": np.stack([nulls.dinucleotide_shuffle(rng, row) for row in picked]),
-        "low-complexity": nulls.low_complexity(rng, count, length_nt),
+        "random": uniform(rng, count, length_nt),
+        "shuffled": np.stack([dinucleotide_shuffle(rng, row) for row in picked]),
+        "low-complexity": low_complexity(rng, count, length_nt),
     }
     return [
         LabelledWindows("null", length_nt, bases, (Label(NULL, "null", kind),) * count)
@@ -97,36 +113,155 @@ def draw_nulls(real: Bases, count: int, rng: np.random.Generator) -> list[Labell
     ]
 
 
-def dev_windows(
-    sets: dict[str, Corpus], lengths: tuple[int, ...], count: int, null_count: int, seed: int
-) -> list[LabelledWindows]:
-    """All sets at all lengths, then nulls of each length; follows from `seed` alone."""
+def dev_windows(sets: dict[str, Corpus], drawing: Drawing) -> list[LabelledWindows]:
+    """All sets at all lengths, then nulls of each length; a set with short records gives none."""
     drawn: list[LabelledWindows] = []
-    for at, length_nt in enumerate(lengths):
-        here: list[LabelledWindows] = []
+    for at, length_nt in enumerate(drawing.lengths):
+        here = []
         for which, (name, corpus) in enumerate(sorted(sets.items())):
-            rng = np.random.default_rng([seed, at, which])
-            here.append(draw_windows(corpus, name, length_nt, count, rng))
+            rng = np.random.default_rng([drawing.seed, at, which])
+            here.append(draw_windows(corpus, name, length_nt, drawing.count, rng))
         real = np.concatenate([w.bases for w in here])
-        if null_count and len(real):
-            here += draw_nulls(real, null_count, np.random.default_rng([seed, at, 99]))
+        if drawing.null_count and len(real):
+            rng = np.random.default_rng([drawing.seed, at, 99])
+            here += draw_nulls(real, drawing.null_count, rng)
         drawn += here
     return drawn
 
 
-def dev_figures(sets: list[LabelledWindows], logits: list[np.ndarray]) -> dict[str, float]:
-    """AUROC of each viral set against the cellular ones by length, and nulls called viral."""
-    figures: dict[str, float] = {}
-    for length in sorted({w.length_nt for w in sets}):
-        here = [(w, x) for w, x in zip(sets, logits, strict=True) if w.length_nt == length]
-        cells = [x for w, x in here if w.labels[0].target not in (VIRUS, NULL)]
-        for windows, x in here:
-            if windows.labels[0].target == VIRUS and cells:
-                both = np.concatenate([x, *cells])
-                viral = np.arange(len(both)) < len(x)
-                figures[f"auroc_{windows.name}_{length}"] = auroc(both[:, 1] - both[:, 0], viral)
-        null = [x for w, x in here if w.labels[0].target == NULL]
-        if null:
-            viral = np.concatenate(null).argmax(axis=1) == VIRUS
-            figures[f"null_{length}"] = float(viral.mean())
-    return figures
+def uniform(rng: np.random.Generator, n: int, length: int) -> Bases:
+    """Each base with probability 1/4: shape (n, length)."""
+    return rng.integers(0, 4, (n, length), dtype=np.uint8)
+
+
+def skewed(rng: np.random.Generator, n: int, length: int) -> Bases:
+    """Independent bases; each sequence has its own composition: shape (n, length)."""
+    cumulative = rng.dirichlet([2.0] * 4, n).cumsum(axis=1)[:, None, :3]
+    out: Bases = (rng.random((n, length, 1)) > cumulative).sum(axis=2).astype(np.uint8)
+    return out
+
+
+def low_complexity(rng: np.random.Generator, n: int, length: int) -> Bases:
+    """Tandem repeats of units of 1 to 12 bases, homopolymers among them, with some noise."""
+    unit = rng.integers(0, 4, (n, 12), dtype=np.uint8)
+    size = rng.choice(np.arange(1, 13), n, p=_REPEAT_UNITS)[:, None]
+    out = np.take_along_axis(unit, np.arange(length)[None] % size, axis=1)
+    noise = rng.random((n, 1)) * 0.15 * (rng.random((n, 1)) < 0.8)
+    random = rng.integers(0, 4, (n, length), dtype=np.uint8)
+    return np.where(rng.random((n, length)) < noise, random, out).astype(np.uint8)
+
+
+def adapters(rng: np.random.Generator, n: int, length: int) -> Bases:
+    """What is read behind an insert: shape (n, length).
+
+    Common adapters, or made-up ones of 20 to 40 bases, each with an index of 8 random bases; in
+    half of the sequences one and the same again and again; then G, as some machines read no signal.
+    """
+    out = np.full((n, length), 2, dtype=np.uint8)
+    for row in out:
+        parts = []
+        for _ in range(rng.integers(1, 13)):
+            known = rng.integers(2 * len(_ADAPTERS))
+            part = rng.integers(0, 4, rng.integers(20, 41))
+            if known < len(_ADAPTERS):
+                part = np.array(["ACGT".index(base) for base in _ADAPTERS[known]])
+            parts.append(np.concatenate([part, rng.integers(0, 4, 8)]))
+        parts = parts[:1] * len(parts) if rng.random() < 0.5 else parts
+        joined = np.concatenate(parts)[:length]
+        row[: len(joined)] = joined
+    return out
+
+
+def without_n(rng: np.random.Generator, windows: Bases) -> Bases:
+    """The windows with a random base in place of every ambiguous one."""
+    return np.where(windows > 3, rng.integers(0, 4, windows.shape), windows).astype(np.uint8)
+
+
+def markov(rng: np.random.Generator, windows: Bases, order: int) -> Bases:
+    """A chain of `order` with each window's own transition counts, one per window.
+
+    Order 1 keeps a window's dinucleotides, as a dinucleotide shuffle does, in expectation.
+    """
+    n, length = windows.shape
+    clean = without_n(rng, windows).astype(np.int64)
+    states = 4**order
+    context = np.zeros((n, length - order), dtype=np.int64)
+    for k in range(order):
+        context = context * 4 + clean[:, k : length - order + k]
+    window = np.arange(n)
+    cell = ((window[:, None] * states + context) * 4 + clean[:, order:]).ravel()
+    counts = np.bincount(cell, minlength=n * states * 4).reshape(n, states, 4) + 0.01
+    cumulative = (counts / counts.sum(axis=2, keepdims=True)).cumsum(axis=2)[:, :, :3]
+    out = np.empty((n, length), dtype=np.uint8)
+    out[:, :order] = clean[:, :order]
+    state = context[:, 0]
+    draws = rng.random((length, n, 1))
+    for i in range(order, length):
+        out[:, i] = (draws[i] > cumulative[window, state]).sum(axis=1)
+        state = (state * 4 + out[:, i]) % states
+    return out
+
+
+def block_shuffle(rng: np.random.Generator, windows: Bases, block: int) -> Bases:
+    """The blocks of `block` bases of each window in random order."""
+    n, length = windows.shape
+    count = length // block
+    blocks = windows[:, : count * block].reshape(n, count, block)
+    order = rng.random((n, count)).argsort(axis=1)
+    return np.take_along_axis(blocks, order[:, :, None], axis=1).reshape(n, count * block)
+
+
+def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
+    """One sequence, shape (length,), with exactly the same dinucleotides in random order.
+
+    Source: the Euler-path method of Altschul and Erickson (1985), by last edges.
+    """
+    edges = [list(bases[1:][bases[:-1] == base]) for base in range(4)]
+    last = int(bases[-1])
+    while True:
+        exits = {b: int(rng.integers(len(e))) for b, e in enumerate(edges) if e and b != last}
+        if _all_reach(last, {b: int(edges[b][i]) for b, i in exits.items()}):
+            break
+    for base, out in enumerate(edges):
+        final = [out.pop(exits[base])] if base in exits else []
+        edges[base] = [*rng.permutation(np.array(out, dtype=np.uint8)), *final]
+    next_edge = [iter(out) for out in edges]
+    path = [bases[0]]
+    while len(path) < len(bases):
+        path.append(next(next_edge[path[-1]]))
+    return np.array(path, dtype=np.uint8)
+
+
+def _all_reach(last: int, step: dict[int, int]) -> bool:
+    """Whether from every base the steps lead to `last`."""
+    reached = {last}
+    for _ in step:
+        reached |= {base for base, after in step.items() if after in reached}
+    return reached >= step.keys()
+
+
+def null_bank(
+    rng: np.random.Generator, windows: Bases, share: float = 1.0, with_adapters: bool = False
+) -> list[tuple[str, Bases]]:
+    """Named blocks of null sequences to sample training windows from.
+
+    Some are shuffled from `windows`, shape (n, length); `share` 1 gives about 60 Mbp.
+    """
+    length = windows.shape[1]
+
+    def some(n: int) -> int:
+        return max(8, int(n * share))
+
+    def pick(n: int) -> Bases:
+        return windows[rng.integers(0, len(windows), some(n))]
+
+    bank = [
+        ("uniform", uniform(rng, some(16_000), length)),
+        ("skewed", skewed(rng, some(6_000), length)),
+        ("markov1", markov(rng, pick(16_000), 1)),
+        ("markov2", markov(rng, pick(6_000), 2)),
+        ("shuffle1", block_shuffle(rng, pick(4_000), 1)),
+        ("shuffle2", block_shuffle(rng, pick(3_000), 2)),
+        ("low", low_complexity(rng, some(10_000), length)),
+    ]
+    return [*bank, ("adapters", adapters(rng, some(6_000), length))] if with_adapters else bank

@@ -1,7 +1,5 @@
 """`virnucpro profile` measures real batches and recommends one of them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -11,8 +9,8 @@ from tiny_home import make_tiny_home
 
 from virnucpro.cli.main import cli
 from virnucpro.core.errors import DeviceError
-from virnucpro.pipeline import budget_search
-from virnucpro.pipeline.budget_search import Trial, best
+from virnucpro.tools import budget_search
+from virnucpro.tools.budget_search import Trial, best
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +18,20 @@ def home(tmp_path_factory):
     return make_tiny_home(tmp_path_factory.mktemp("profile") / "home")
 
 
-def profile(home, *options):
-    words = ["profile", "-d", "cpu", "--min-batch", "512", *map(str, options)]
-    return CliRunner().invoke(cli, words, env={"VIRNUCPRO_MODEL_DIR": str(home)})
+@pytest.fixture
+def profile(home):
+    def run(*options, home=home):
+        words = ["profile", "-d", "cpu", "--model", "esm2", "--min-batch", "512", *options]
+        env = {"VIRNUCPRO_MODEL_DIR": str(home)}
+        return CliRunner().invoke(cli, list(map(str, words)), env=env)
+
+    return run
 
 
 @pytest.mark.parametrize("engine", ["padded", "packed"])
-def test_profile_recommends_a_budget_that_it_tried(home, tmp_path, engine):
+def test_profile_recommends_a_budget_that_it_tried(profile, tmp_path, engine):
     report = tmp_path / "profile.json"
-    options = ["--model", "esm2", "--max-batch", "2048", "--engine", engine, "-o", report]
-    result = profile(home, *options)
+    result = profile("--max-batch", 2048, "--engine", engine, "-o", report)
     assert result.exit_code == 0, result.output
     found = json.loads(report.read_text())["encoders"]["esm2_t36_3B_UR50D"]
     assert [trial["token_budget"] for trial in found["trials"]] == [512, 1024, 2048]
@@ -39,38 +41,32 @@ def test_profile_recommends_a_budget_that_it_tried(home, tmp_path, engine):
     assert (flag in result.output) == (engine == "padded")
 
 
-def test_profile_measures_in_the_numbers_of_the_settings(home, monkeypatch):
+def test_profile_measures_in_the_numbers_of_the_settings(profile, monkeypatch):
     asked = []
     real = budget_search.load_encoder
     monkeypatch.setattr(budget_search, "load_encoder", lambda *a: (asked.append(a[2]), real(*a))[1])
     monkeypatch.setenv("VIRNUCPRO_DEVICE_DTYPE", "bfloat16")
-    assert profile(home, "--model", "esm2", "--max-batch", "512").exit_code == 0
+    assert profile("--max-batch", 512).exit_code == 0
     assert asked == [torch.bfloat16]
 
 
-def test_profile_refuses_a_report_that_could_not_be_written(home):
-    result = profile(home, "--model", "esm2", "-o", "/proc/no/p.json")
-    assert result.exit_code == 1
-    assert "tokens/s" not in result.output
-
-
-def test_profile_measures_with_the_orfs_of_a_file(home, tmp_path):
+def test_profile_measures_with_the_orfs_of_a_file(profile, tmp_path):
     fasta = tmp_path / "in.fa"
     fasta.write_text(">a\n" + "ATGGCCAAGGTTCTG" * 30 + "\n")
-    result = profile(
-        home, "--model", "dnabert-s", "--max-batch", "600", "--step", "50", "--test-file", fasta
-    )
+    options = ["--max-batch", 600, "--step", 50, "--test-file", fasta]
+    result = profile("--model", "dnabert-s", *options)
     assert result.exit_code == 0, result.output
-    assert "--dnabert-batch-size" in result.output
-    assert "562 tokens" in result.output
+    assert "--dnabert-batch-size" in result.output and "562 tokens" in result.output
 
 
-def test_profile_refuses_what_cannot_work(home, tmp_path):
-    assert profile(home, "--model", "esm2", "--max-batch", "16").exit_code == 2
+def test_profile_refuses_what_cannot_work(profile, tmp_path):
     empty = tmp_path / "empty.fa"
     empty.write_text("")
-    assert profile(home, "--model", "esm2", "--test-file", empty).exit_code == 3
-    assert profile(tmp_path / "nothing", "--model", "esm2").exit_code == 4
+    assert profile("--max-batch", 16).exit_code == 2
+    assert profile("--test-file", empty).exit_code == 3
+    assert profile(home=tmp_path / "nothing").exit_code == 4
+    result = profile("-o", "/proc/no/p.json")
+    assert result.exit_code == 1 and "tokens/s" not in result.output
 
 
 def test_best_is_the_smallest_budget_near_the_highest_rate():

@@ -68,6 +68,74 @@ def test_bad_gpu_list(text):
         parse_gpu_list(text, [0, 1])
 
 
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """`kernel(cgroup, mounts, files)`: 8 CPUs by affinity, and what the kernel says of groups.
+
+    A mount is (root, folder under `tmp_path`, kind, options); files lie under `tmp_path`.
+    """
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(devices, "PROC", tmp_path / "proc")
+    (tmp_path / "proc").mkdir()
+
+    def say(cgroup, mounts, files):
+        lines = [
+            f"31 23 0:28 {root} {tmp_path}/{place} rw,relatime shared:4 - {kind} {kind} {options}"
+            for root, place, kind, options in [("/", "sys", "tmpfs", "rw"), *mounts]
+        ]
+        (tmp_path / "proc" / "mountinfo").write_text("\n".join(lines) + "\n")
+        (tmp_path / "proc" / "cgroup").write_text("\n".join(cgroup) + "\n")
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(f"{text}\n")
+
+    return say
+
+
+V1 = ("/", "sys/cpu,cpuacct", "cgroup", "rw,cpu,cpuacct")
+V2 = ("/", "sys", "cgroup2", "rw,nsdelegate")
+QUOTA, PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mounts", "files", "cpus"),
+    [
+        (["0::/a/b"], [V2], {"sys/a/b/cpu.max": "300000 100000"}, 3),
+        (["0::/a/b"], [V2], {"sys/a/cpu.max": "200000 100000", "sys/a/b/cpu.max": "max 100000"}, 2),
+        (["0::/"], [V2], {"sys/cpu.max": "250000 100000"}, 3),
+        (["0::/"], [V2], {"sys/cpu.max": "10000 100000"}, 1),
+        (["0::/a"], [V2], {"sys/a/cpu.max": "max 100000"}, 8),
+        (["0::/a"], [V2], {"sys/a/cpu.max": "9900000 100000"}, 8),
+        (["0::/a"], [V2], {"sys/a/cpu.max": "nonsense"}, 8),
+        # a container sees its own group as the root of the mount, and its path as the host does
+        (["0::/docker/x"], [("/docker/x", *V2[1:])], {"sys/cpu.max": "400000 100000"}, 4),
+        (["0::/../other"], [V2], {"sys/cpu.max": "400000 100000"}, 4),
+        (
+            ["4:cpu,cpuacct:/job", "0::/"], [V1, ("/", "sys/unified", *V2[2:])],
+            {f"sys/cpu,cpuacct/job/{QUOTA}": "150000", f"sys/cpu,cpuacct/job/{PERIOD}": "100000"},
+            2,
+        ),
+        (
+            ["4:cpu,cpuacct:/docker/x"], [V1],
+            {f"sys/cpu,cpuacct/{QUOTA}": "500000", f"sys/cpu,cpuacct/{PERIOD}": "100000"}, 5,
+        ),
+        (
+            ["4:cpu,cpuacct:/"], [V1],
+            {f"sys/cpu,cpuacct/{QUOTA}": "-1", f"sys/cpu,cpuacct/{PERIOD}": "100000"}, 8,
+        ),
+        (["5:cpuset:/a"], [("/", "sys/cpuset", "cgroup", "rw,cpuset")], {}, 8),
+    ],
+)  # fmt: skip
+def test_quotas_of_control_groups_bound_the_cpus(kernel, cgroup, mounts, files, cpus):
+    kernel(cgroup, mounts, files)
+    assert usable_cpus() == cpus
+
+
+def test_without_a_word_of_the_kernel_affinity_counts(kernel):
+    assert usable_cpus() == 8
+
+
 def test_slurm_allocation_bounds_the_cpus(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
     assert usable_cpus() == 1

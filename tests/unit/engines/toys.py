@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from virnucpro.batches.collate import Batch, PackedBatch
-from virnucpro.core.records import Tokens
-from virnucpro.models.base import Encoder
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.batches import Batch, PackedBatch
 
 DIM = 4
 
@@ -34,12 +33,12 @@ class MeanEncoder(Encoder):
         return (rows * inside[:, :, None]).sum(1) / batch.lengths[:, None]
 
 
-def make_items(lengths, seed=0) -> list[Tokens]:
+def make_items(lengths, seed=0) -> list[np.ndarray]:
     draw = np.random.default_rng(seed)
     return [draw.integers(1, 31, n) for n in lengths]
 
 
-def expected(encoder: MeanEncoder, items: list[Tokens]) -> np.ndarray:
+def expected(encoder: MeanEncoder, items: list[np.ndarray]) -> np.ndarray:
     rows = encoder.rows.detach().numpy()
     return np.array([rows[item].mean(0) for item in items])
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +22,8 @@ from tiny_published import (
 )
 
 from virnucpro.core.errors import ModelError, OutputError
-from virnucpro.core.files import sha256_file
 from virnucpro.models import store
-from virnucpro.models.installed import RECORD_NAME, check_installed, read_record
+from virnucpro.models.manifest import MANIFEST, read_manifest, write_manifest
 from virnucpro.models.store import install_local, list_models, resolve_model
 from virnucpro.sequences.orfs import OrfPolicy
 
@@ -48,9 +48,18 @@ def test_500_is_the_published_pair_with_its_policy(home):
     assert pickle.loads(pickle.dumps(spec)).digest == spec.digest
 
 
-def test_remote_code_is_not_installed(home):
-    names = {path.name for path in (home / "encoders" / "DNABERT-S").iterdir()}
-    assert names == {"config.json", "tokenizer.json", "pytorch_model.bin", RECORD_NAME}
+def test_the_list_shows_what_is_installed_and_no_remote_code(home):
+    found = {manifest.name: [manifest.kind, *manifest.files] for manifest in list_models(home)}
+    assert found == {
+        "DNABERT-S": ["encoder", "config.json", "pytorch_model.bin", "tokenizer.json"],
+        "esm2_t36_3B_UR50D": [
+            "encoder", "config.json", "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors", "model.safetensors.index.json",
+        ],
+        "500": ["model", "classifier.safetensors"],
+    }  # fmt: skip
+    assert {path.name for path in (home / "500").iterdir()} == {MANIFEST, "classifier.safetensors"}
+    assert list_models(home / "absent") == []
 
 
 def test_every_file_that_decides_a_score_is_in_the_digest(home, tmp_path):
@@ -68,9 +77,8 @@ def test_an_encoder_that_does_not_say_its_width_is_refused(home, tmp_path, text)
     changed = write_dna(tmp_path / "dna")
     (changed / "config.json").write_text(text)
     shutil.rmtree(home / "encoders" / "DNABERT-S")
-    install_local(changed, "DNABERT-S", home)
     with pytest.raises(ModelError, match=r"config\.json: (damaged|gives no width)"):
-        resolve_model("500", None, home)
+        install_local(changed, "DNABERT-S", home)
 
 
 @pytest.mark.parametrize("name", ["300", "500"])
@@ -87,27 +95,28 @@ def test_a_missing_encoder_is_named(home):
         resolve_model("500", None, home)
 
 
-@pytest.mark.parametrize("damage", ["size", "content", "gone"])
-def test_a_changed_file_is_not_used(home, damage):
-    weights = home / "encoders" / "DNABERT-S" / "pytorch_model.bin"
-    data = weights.read_bytes()
+@pytest.mark.parametrize(
+    "file", ["encoders/DNABERT-S/pytorch_model.bin", "500/classifier.safetensors"]
+)
+@pytest.mark.parametrize("damage", ["size", "content", "gone", "kept time"])
+def test_a_changed_file_is_not_used(home, file, damage):
+    """Gigabytes are hashed only where their time of change differs; `check(full=True)` always."""
+    path = home / file
+    data, times = path.read_bytes(), path.stat().st_mtime_ns
     if damage == "gone":
-        weights.unlink()
+        path.unlink()
     else:
-        weights.write_bytes(data + b"x" if damage == "size" else data[::-1])
-    with pytest.raises(ModelError, match="DNABERT-S"):
-        resolve_model("500", None, home)
-
-
-def test_damage_that_keeps_size_and_time_is_found_by_the_full_check(home):
-    weights = home / "encoders" / "DNABERT-S" / "pytorch_model.bin"
-    times = weights.stat().st_mtime_ns
-    weights.write_bytes(weights.read_bytes()[::-1])
-    os.utime(weights, ns=(times, times))
-    record = read_record(weights.parent)
-    check_installed(record)
-    with pytest.raises(ModelError, match="sha256"):
-        check_installed(record, full=True)
+        path.write_bytes(data + b"x" if damage == "size" else data[::-1])
+    if damage == "kept time":
+        os.utime(path, ns=(times, times))
+    with pytest.raises(ModelError, match=r"bytes|sha256|cannot be read") as caught:
+        read_manifest(path.parent).check(full=True)
+    assert str(path) in str(caught.value)
+    if damage == "kept time" and file.startswith("encoders"):
+        read_manifest(path.parent).check()
+    else:
+        with pytest.raises(ModelError, match=r"bytes|sha256|cannot be read"):
+            resolve_model("500", None, home)
 
 
 def test_a_copied_home_works(home):
@@ -115,32 +124,46 @@ def test_a_copied_home_works(home):
     assert resolve_model("500", None, home).name == "500"
 
 
-@pytest.mark.parametrize("form", ["pth", "safetensors", "folder"])
+@pytest.mark.parametrize("form", ["pth", "safetensors", "folder", "500", "installed"])
 def test_a_custom_classifier_runs_with_the_published_encoders(home, tmp_path, form):
+    path = tmp_path / "classifier.safetensors"
     if form == "pth":
         path = write_classifier(tmp_path / "model.pth")
     else:
-        path = tmp_path / "classifier.safetensors"
-        state = {name: tensor.numpy() for name, tensor in classifier_state().items()}
-        save_file(state, path)
-    spec = resolve_model("custom", tmp_path if form == "folder" else path, home)
-    assert (spec.name, spec.dim) == ("custom", WIDTH)
-    assert spec.classifier.suffix == ".safetensors"
-    assert resolve_model("custom", path, home).digest == spec.digest
+        save_file({name: tensor.numpy() for name, tensor in classifier_state().items()}, path)
+    if form == "500":
+        spec = resolve_model("500", path, home)
+        assert spec.digest == resolve_model("500", path, home).digest
+    elif form == "installed":
+        install_local(path, "mine", home)
+        spec = resolve_model("custom", Path("mine"), home)
+    else:
+        spec = resolve_model("custom", tmp_path if form == "folder" else path, home)
+        assert (spec.classifier, spec.name) == (path, "custom")
+    assert (spec.dim, spec.chunk_nt, spec.orf_policy) == (WIDTH, 500, OrfPolicy("open-frame"))
 
 
-def test_a_hostile_custom_classifier_is_refused(home, tmp_path):
-    path = tmp_path / "evil.pth"
-    path.write_bytes(b"cposix\nsystem\n(X\x05\x00\x00\x00touchtR.")
-    with pytest.raises(ModelError, match="refused"):
-        resolve_model("custom", path, home)
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("evil.pth", b"cposix\nsystem\n(X\x05\x00\x00\x00touchtR.", "refused"),
+        ("contigs.fa", b">a\nACGT\n", r"contigs\.fa"),
+        ("none", None, "no such model"),
+    ],
+)
+def test_what_is_no_classifier_is_told_before_encoders_are_asked_for(
+    tmp_path, name, content, message
+):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve_model("custom", tmp_path / name, tmp_path / "nothing")
+    assert "DNABERT-S" not in str(caught.value)
 
 
-def test_custom_needs_a_path_that_exists(home, tmp_path):
+def test_custom_needs_a_path():
     with pytest.raises(ModelError, match="--model-path"):
-        resolve_model("custom", None, home)
-    with pytest.raises(ModelError, match="no such model"):
-        resolve_model("custom", tmp_path / "none", home)
+        resolve_model("custom", None, Path("home"))
 
 
 @pytest.fixture
@@ -148,18 +171,18 @@ def own(tmp_path):
     """A model directory of ours."""
     folder = tmp_path / "own"
     folder.mkdir()
-    for name in ("dna", "protein", "classifier"):
-        save_file({"w": np.zeros(3, np.float32)}, folder / f"{name}.safetensors")
     names = [f"{name}.safetensors" for name in ("dna", "protein", "classifier")]
-    value = {
-        "format": 1, "name": "own", "licence": "MIT", "source": "test",
-        "dna": {"kind": "mini-dna", "file": names[0], "config": {"dim": 8}},
-        "protein": {"kind": "mini-protein", "file": names[1], "config": {"dim": 16}},
-        "classifier": {"kind": "mini", "file": names[2]},
-        "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": 400, "calibration": None,
-        "files": {name: sha256_file(folder / name) for name in names},
-    }  # fmt: skip
-    (folder / "model.json").write_text(json.dumps(value))
+    for name in names:
+        save_file({"w": np.zeros(3, np.float32)}, folder / name)
+    write_manifest(
+        folder, names, name="own", source="test", revision="", licence="MIT",
+        model={
+            "dna": {"kind": "mini-dna", "file": names[0], "dim": 8},
+            "protein": {"kind": "mini-protein", "file": names[1], "dim": 16},
+            "classifier": names[2], "calibration": "",
+            "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": 400, "groups": [],
+        },
+    )  # fmt: skip
     return folder
 
 
@@ -174,52 +197,67 @@ def test_a_model_directory_can_be_installed_and_used_by_name(own, tmp_path):
     home = tmp_path / "home"
     digest = resolve_model("custom", own, home).digest
     record = install_local(own, "mine", home)
-    assert (record.kind, record.licence) == ("model", "MIT")
+    assert (record.kind, record.licence, record.folder.name) == ("model", "MIT", "mine")
     shutil.rmtree(own)
-    from pathlib import Path
-
     assert resolve_model("custom", Path("mine"), home).digest == digest
 
 
+ENCODER = {"kind": "mini-dna", "file": "dna.safetensors", "dim": 8}
+FILE = {"sha256": "0" * 64, "size": 1, "mtime_ns": 0}
+CHANGES = [
+    {"format": 1}, {"format": "2"}, {"name": "../x"}, {"name": 1}, {"licence": None},
+    {"source": ["x"]}, {"more": 1}, {"files": {}}, {"files": None}, {"files": []},
+    {"files": {"../../../etc/passwd": FILE}}, {"files": {"dna.safetensors": "0"}},
+    {"files": {"dna.safetensors": FILE | {"size": "1"}}}, {"encoder": ENCODER},
+    {"files": {"dna.safetensors": FILE | {"sha256": "0"}}}, {"model": None}, {"model": []},
+]  # fmt: skip
+MODEL_CHANGES = [
+    {"chunk_nt": 0}, {"chunk_nt": "500"}, {"chunk_nt": 500.0}, {"chunk_nt": True},
+    {"chunk_nt": 10**9}, {"orf_policy": {"name": "none", "keep": 1}}, {"orf_policy": {}},
+    {"orf_policy": {"name": "longest", "keep": 9}},
+    {"orf_policy": {"name": "longest", "keep": "1"}},
+    {"orf_policy": {"name": ["longest"], "keep": 1}}, {"orf_policy": "longest"}, {"dna": {}},
+    {"dna": ENCODER | {"file": "../dna.safetensors"}}, {"dna": ENCODER | {"kind": "pickle"}},
+    {"dna": ENCODER | {"kind": ["esm2"]}}, {"dna": ENCODER | {"dim": 10**9}}, {"classifier": []},
+    {"dna": ENCODER | {"dim": 8.0}}, {"dna": ENCODER | {"file": ""}}, {"classifier": ""},
+    {"dna": ENCODER | {"installed": "x"}}, {"protein": {"installed": "absent"}},
+    {"protein": {"installed": "../../etc"}}, {"protein": {"installed": 3}}, {"groups": "abc"},
+    {"calibration": "absent.json"}, {"calibration": None}, {"more": 1},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"format": 2}, {"name": "../x"}, {"chunk_nt": 0}, {"chunk_nt": "500"}, {"files": {}},
-        {"files": None}, {"orf_policy": {"name": "none", "keep": 1}}, {"dna": {}},
-        {"dna": {"kind": "mini-dna", "file": "../dna.safetensors", "config": {"dim": 8}}},
-        {"dna": {"kind": "pickle", "file": "dna.safetensors", "config": {"dim": 8}}},
-        {"calibration": "absent.json"}, {"orf_policy": {"name": "longest", "keep": 9}},
-        {"protein": {"model": "absent"}}, {"protein": {"model": "../../etc"}},
-        {"files": {"../../../etc/passwd": "0"}}, {"classifier": []},
-    ],
-)  # fmt: skip
-def test_a_description_that_is_not_valid_is_refused(own, tmp_path, change):
-    path = own / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    ("place", "change"),
+    [*((None, change) for change in CHANGES), *(("model", change) for change in MODEL_CHANGES)],
+    ids=lambda value: json.dumps(value)[:60],
+)
+def test_a_description_that_is_not_valid_is_refused(own, tmp_path, place, change):
+    path = own / MANIFEST
+    value = json.loads(path.read_text())
+    (value[place] if place else value).update(change)
+    path.write_text(json.dumps(value))
     with pytest.raises(ModelError):
         resolve_model("custom", own, tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '"\ud800"', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{", "{}", "[" * 100_000, '"\ud800"', "\x00"])
 def test_a_description_that_is_no_json_is_refused(own, tmp_path, text):
-    (own / "model.json").write_text(text, encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(ModelError):
+    (own / MANIFEST).write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(ModelError, match=r"model\.json"):
         resolve_model("custom", own, tmp_path)
 
 
-def test_a_file_unlike_its_listed_hash_is_refused(own, tmp_path):
-    save_file({"w": np.ones(3, np.float32)}, own / "dna.safetensors")
-    with pytest.raises(ModelError, match="sha256"):
-        resolve_model("custom", own, tmp_path)
-
-
-def test_the_list_shows_what_is_installed(home):
-    names = [(record.name, record.kind) for record in list_models(home)]
-    assert names == [
-        ("DNABERT-S", "encoder"), ("esm2_t36_3B_UR50D", "encoder"), ("500", "classifier"),
-    ]  # fmt: skip
-    assert all(record.size > 0 and len(record.sha256) == 64 for record in list_models(home))
-    assert list_models(home / "absent") == []
+@pytest.mark.parametrize("form", ["record alone", "both", "description alone"])
+def test_what_an_older_version_installed_is_told_with_its_remedy(home, form):
+    folder = home / "500"
+    (folder / MANIFEST).unlink()
+    if form != "description alone":
+        (folder / "installed.json").write_text('{"format": 1, "name": "500"}')
+    if form != "record alone":
+        (folder / MANIFEST).write_text('{"format": 1, "name": "500"}')
+    for use in (lambda: resolve_model("500", None, home), lambda: list_models(home)):
+        with pytest.raises(ModelError, match=r"another version.*remove the folder and fetch or"):
+            use()
 
 
 @pytest.fixture
@@ -240,14 +278,6 @@ def test_a_home_of_somebody_else_is_an_error_that_says_so(home, request):
         list_models(home)
     with pytest.raises(ModelError, match="cannot be read"):
         resolve_model("500", None, home)
-
-
-def test_a_file_that_is_no_classifier_is_told_before_encoders_are_asked_for(tmp_path):
-    path = tmp_path / "contigs.fa"
-    path.write_text(">a\nACGT\n")
-    with pytest.raises(ModelError, match=r"contigs\.fa") as caught:
-        resolve_model("custom", path, tmp_path / "nothing")
-    assert "DNABERT-S" not in str(caught.value)
 
 
 def test_nothing_is_overwritten_and_odd_names_are_refused(home, tmp_path):
@@ -271,10 +301,3 @@ def test_a_failed_install_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="No space left"):
         install_local(write_dna(tmp_path / "dna"), "DNABERT-S", tmp_path / "home")
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
-
-
-@pytest.mark.parametrize("text", ["{}", "[]", "x", '{"format": 1, "files": {"../x": {}}}'])
-def test_a_damaged_record_is_an_error(home, text):
-    (home / "500" / RECORD_NAME).write_text(text)
-    with pytest.raises(ModelError, match=r"installed\.json"):
-        resolve_model("500", None, home)

@@ -194,7 +194,7 @@ def test_a_damaged_file_is_an_error_or_reads_as_before(tmp_path, reader):
         assert len(back) in (0, 2)
 
 
-def test_a_packed_record_is_passed_over(tmp_path):
+def test_a_packed_record_is_refused(tmp_path):
     # a few kB could unpack to the whole memory
     write_published_dna(tmp_path / "f.pt", ["a"], dim=2)
     bomb = io.BytesIO()
@@ -202,7 +202,8 @@ def test_a_packed_record_is_passed_over(tmp_path):
     with zipfile.ZipFile(tmp_path / "f.pt", "a", zipfile.ZIP_DEFLATED) as archive:
         root = archive.namelist()[0].split("/")[0]
         archive.writestr(f"{root}/vectors.npy", bomb.getvalue())
-    assert read_dna_features(tmp_path / "f.pt").vectors.shape == (1, 2)
+    with pytest.raises(DamagedFeaturesError, match="packed records"):
+        read_dna_features(tmp_path / "f.pt")
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):

@@ -15,10 +15,11 @@ from virnucpro.pipeline.inputs import plan_sources
 from virnucpro.pipeline.paths import RunPaths
 from virnucpro.pipeline.settings import Calling
 from virnucpro.reports.tables import (
-    CALL_COLUMNS,
     CHUNK_COLUMNS,
+    CONTIG_COLUMNS,
     CallRow,
     ChunkRow,
+    contig_line,
     header,
     read_call_rows,
 )
@@ -32,14 +33,14 @@ def make_run(tmp_path, samples, calling=None):
     paths = RunPaths(out, "in", 500)
     inputs = []
     with paths.contigs.open("w") as calls, paths.chunks.open("w") as track:
-        calls.write(header(CALL_COLUMNS))
+        calls.write(header(CONTIG_COLUMNS))
         track.write(header(CHUNK_COLUMNS))
         for sample, contigs in samples.items():
             inputs.append(tmp_path / f"{sample}.fa")
             with inputs[-1].open("w") as fasta:
                 for seq_id, scores in contigs:
                     fasta.write(f">{seq_id}\n{'ACGTA' * 100 * max(1, len(scores))}\n")
-                    calls.write(call_row(seq_id, scores, sample).line())
+                    calls.write(contig_line(call_row(seq_id, scores, sample), seq_id))
                     track.writelines(row.line() for row in chunk_rows(seq_id, scores))
     return SimpleNamespace(
         sources=plan_sources(inputs, {}, paired=False),

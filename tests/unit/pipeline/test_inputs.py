@@ -10,6 +10,7 @@ import pytest
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.pipeline.inputs import folder_names, plan_sources, read_sources, sample_names
 from virnucpro.sequences.alignments import alignment_format, read_alignments
+from virnucpro.sequences.read_log import ReadLog
 
 
 def test_folders_never_leave_their_place():
@@ -48,16 +49,17 @@ def test_pairs_need_an_even_number_and_standard_input_comes_once():
         plan_sources([Path("-"), Path("-")], {"-": Path("copy")}, paired=False)
 
 
-def test_ids_are_unique_over_all_inputs_and_errors_name_what_was_given(tmp_path, caplog):
+def test_ids_belong_to_a_sample_and_errors_name_what_was_given(tmp_path, caplog):
     one, copy = tmp_path / "one.fa", tmp_path / "copy"
     one.write_text(">a\nAC\n")
-    copy.write_text(">a\nGT\n>a__2\nTT\n")
+    copy.write_text(">a\nGT\n>a__2\nTT\n>a\nTT\n>\nTT\n")
     sources = plan_sources([one, Path("-")], {"-": copy}, paired=False)
-    assert [(r.seq_id, r.sample) for r in read_sources(sources)] == [
-        ("a", "one"), ("a__2", "stdin"), ("a__2__2", "stdin"),
+    assert [(r.seq_id, r.joint_id, r.sample) for r in read_sources(sources)] == [
+        ("a", "a", "one"), ("a", "a__2", "stdin"), ("a__2", "a__2__2", "stdin"),
+        ("a__3", "a__3", "stdin"), ("record_4", "record_4", "stdin"),
     ]  # fmt: skip
     assert len(caplog.records) == 1
-    list(read_sources(sources, is_first_time=False))
+    list(read_sources(sources, ReadLog(is_silent=True)))
     assert len(caplog.records) == 1
     copy.write_text("AC\n")
     with pytest.raises(InputError, match="standard input, line 1"):

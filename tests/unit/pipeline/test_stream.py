@@ -103,7 +103,9 @@ def expect_true_scores(found, but=()):
     assert records == [record.seq_id for record in RECORDS]
 
 
-@pytest.mark.parametrize("order", [iter, lambda found: reversed(list(found)), *map(shuffled, "abc")])
+@pytest.mark.parametrize(
+    "order", [iter, lambda found: reversed(list(found)), *map(shuffled, "abc")]
+)
 def test_shards_keep_their_order_whatever_order_outcomes_come_in(events, units, order):
     assert len(units) > 12
     expect_true_scores(scored_shards(events(), None, Toy(order), None))

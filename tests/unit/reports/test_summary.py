@@ -1,8 +1,16 @@
+"""What the report shows of calls.tsv and chunks.tsv."""
+
 from report_data import make_run
 
 from virnucpro.core.records import Status
-from virnucpro.reports.summary import MOST_ID_BYTES, summarise
-from virnucpro.reports.tables import CallRow, read_call_rows
+from virnucpro.reports.summary import (
+    MOST_ID_BYTES,
+    MOST_PER_CONTIG,
+    choose_tracks,
+    read_tracks,
+    summarise,
+)
+from virnucpro.reports.tables import CallRow, ChunkRow, read_call_rows, read_chunk_rows
 
 
 def call(seq_id="a", p_virus=0.5, name="non-virus", length=500, fdr=None, sample="s"):
@@ -12,24 +20,30 @@ def call(seq_id="a", p_virus=0.5, name="non-virus", length=500, fdr=None, sample
     )
 
 
+def contig(seq_id, chunks, name, supporting=0, opposing=0):
+    return CallRow(
+        seq_id, chunks * 500, chunks, chunks, Status.CALLED, 0.5, name, "mini",
+        chunks_scored=chunks, supporting=supporting, opposing=opposing,
+    )  # fmt: skip
+
+
 def test_counts_and_bins_cover_every_record(tmp_path):
     calls = make_run(tmp_path, records=300, samples=3) / "calls.tsv"
     summary = summarise(read_call_rows(calls))
     assert summary.records == sum(summary.calls.values()) == sum(summary.statuses.values()) == 300
-    assert sum(map(sum, summary.histogram.values())) == summary.scored
+    assert sum(map(sum, summary.histogram.values())) == summary.scored < 300
     assert sum(summary.grid.values()) == summary.scored
     assert sum(counts.total() for counts in summary.samples.values()) == 300
-    assert summary.scored < 300
+    assert summarise([call(p_virus=1.0, name="virus")]).histogram["virus"][-1] == 1
 
 
-def test_top_rows_are_the_highest_with_ties_in_input_order():
+def test_top_rows_are_the_highest_with_ties_in_input_order_and_bounded():
     rows = [call("low", 0.1), call("x", 0.9), call("none", None, ""), call("y", 0.9)]
     assert [row.seq_id for row in summarise(rows).top] == ["x", "y", "low", "none"]
     assert [row.seq_id for row in summarise(rows, most_rows=2).top] == ["x", "y"]
-
-
-def test_score_of_one_falls_in_the_last_bin():
-    assert summarise([call(p_virus=1.0, name="virus")]).histogram["virus"][-1] == 1
+    top = summarise(call("x" * 1000 + str(i), p_virus=1 - i / 5000) for i in range(2000)).top
+    assert 1400 < len(top) < MOST_ID_BYTES / 1000
+    assert top[0].seq_id.endswith("x0")
 
 
 def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records():
@@ -42,6 +56,7 @@ def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records():
     summary = summarise(rows)
     assert abs(summary.fdr - (2 * 0.02 + 0.08) / 3) < 1e-12
     assert summary.sample_fdr == {"s": 0.02, "t": 0.08}
+    assert summarise([call()]).fdr is None
 
 
 def test_lengths_span_the_scored_records():
@@ -51,12 +66,39 @@ def test_lengths_span_the_scored_records():
     assert summarise(rows[2:]).longest == 0
 
 
-def test_no_viral_record_has_no_risk():
-    assert summarise([call()]).fdr is None
+def test_viral_contigs_come_first_then_mixed_ones():
+    rows = [
+        contig("plain", 10, "non-virus", 0, 10),
+        contig("mixed", 10, "non-virus", 4, 6),
+        contig("viral", 10, "virus", 10, 0),
+        contig("single", 1, "virus", 1, 0),
+    ]
+    assert list(choose_tracks(rows, most_chunks=20)) == ["viral", "mixed"]
+    assert "single" not in choose_tracks(rows)
 
 
-def test_long_ids_shorten_the_table():
-    rows = [call("x" * 1000 + str(i), p_virus=1 - i / 5000) for i in range(2000)]
-    top = summarise(rows).top
-    assert 1400 < len(top) < MOST_ID_BYTES / 1000
-    assert top[0].seq_id.endswith("x0")
+def test_windows_keep_place_frame_and_what_was_not_scored():
+    chunks = [
+        ChunkRow("other", 1, 0, 500, "F1", p_virus=0.5),
+        ChunkRow("c", 1, 0, 500, "R2", p_virus=0.25),
+        ChunkRow("c", 2, 450, 900),
+    ]
+    (track,) = read_tracks(chunks, {"c": 3})
+    assert (track.row, track.joined) == (3, 1)
+    assert track.windows == [(0, 500, 250, "R2"), (450, 900, -1, "")]
+    long = [
+        ChunkRow("c", i + 1, i * 500, i * 500 + 500, "F1", p_virus=i / 4000) for i in range(4000)
+    ]
+    (track,) = read_tracks(long, {"c": 0})
+    assert len(track.windows) <= MOST_PER_CONTIG
+    assert track.windows[0][:2] == (0, 500 * track.joined)
+    assert track.windows[-1][1:3] == (2_000_000, 1000)
+
+
+def test_tracks_of_a_run_belong_to_rows_shown(tmp_path):
+    folder = make_run(tmp_path, records=300)
+    top = summarise(read_call_rows(folder / "calls.tsv")).top
+    chosen = choose_tracks(top)
+    tracks = read_tracks(read_chunk_rows(folder / "chunks.tsv"), chosen)
+    assert len(tracks) == len(chosen) > 10
+    assert all(top[track.row].chunks > 1 for track in tracks)

@@ -29,9 +29,9 @@ ROWS = [
     CallRow("../x", 10, 0, 0, Status.TOO_SHORT, None, None, "mini", "gut"),
 ]
 CHUNKS = [
-    ChunkRow("a;b=c", 1, 0, 500, "F1", 0, 300, 0.9),
-    ChunkRow("a;b=c", 2, 500, 1000),
-    ChunkRow("a;b=c", 3, 700, 1200, "R2", 730, 1000, 0.75),
+    ChunkRow("a;b=c", 1, 0, 500, "F1", 0, 300, 0.9, "gut"),
+    ChunkRow("a;b=c", 2, 500, 1000, sample="gut"),
+    ChunkRow("a;b=c", 3, 700, 1200, "R2", 730, 1000, 0.75, "gut"),
 ]
 REGION = RegionRow("a;b=c", 1, 0, 1200, 1200, 2, 0, 0.825, 3.3, "virus", "gut")
 
@@ -49,7 +49,7 @@ def test_rows_come_back_as_written(tmp_path):
     regions.write_text(header(REGION_COLUMNS) + REGION.line())
     assert list(read_call_rows(calls)) == ROWS
     assert list(read_chunk_rows(chunks)) == CHUNKS
-    assert list(read_region_rows(regions)) == [("a;b=c", 0, 1200)]
+    assert list(read_region_rows(regions)) == [(("gut", "a;b=c"), 0, 1200)]
     assert [row.strand for row in CHUNKS] == ["+", "", "-"]
     assert [row.share_scored for row in ROWS] == [2 / 3, None]
 
@@ -86,8 +86,9 @@ def test_a_row_that_does_not_fit_is_named(tmp_path, read, columns, line, good, b
 
 def write_all(folder, gzip_fasta=False):
     with TableFiles(folder, gzip_fasta) as files:
-        files.add(ROWS[0], [REGION], CHUNKS, Record("a;b=c", "a;b=c the header", "acgtN" * 20))
-        files.add(ROWS[1], [], [], None)
+        record = Record("a;b=c", "a;b=c the header", "acgtN" * 20)
+        files.add("a;b=c", ROWS[0], [REGION], CHUNKS, record)
+        files.add("../x", ROWS[1], [], [], None)
 
 
 def test_browser_files_hold_places_in_their_own_convention(tmp_path):
@@ -129,7 +130,7 @@ def test_fasta_keeps_header_and_letters_and_packs_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("gzip_fasta", [False, True])
 def test_an_error_leaves_no_file_behind(tmp_path, gzip_fasta):
     with pytest.raises(ZeroDivisionError), TableFiles(tmp_path, gzip_fasta) as files:
-        files.add(ROWS[1], [], [], None)
+        files.add("../x", ROWS[1], [], [], None)
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 

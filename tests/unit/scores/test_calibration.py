@@ -68,7 +68,22 @@ def test_saved_parameters_load_as_they_were(tmp_path):
     assert Calibration.load(path) == fitted
 
 
-@pytest.mark.parametrize("change", [{"format": 9}, {"slope": [0.0]}, {"gain": "x"}, {"extra": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 9}, {"extra": 1}, {"slope": [0.0]}, {"slope": ["1"]}, {"slope": [True]},
+        {"slope": 1.0}, {"slope": []}, {"slope": [[1.0]]}, {"slope": [1.0, 1.0]},
+        {"slope": [float("nan")]}, {"intercept": [float("inf")]}, {"intercept": [1e300]},
+        {"intercept": "0"}, {"lengths_nt": [-5.0]}, {"lengths_nt": [0]}, {"gain": "x"},
+        {"gain": -1}, {"gain": 9}, {"gain": None}, {"gain": [0.5]}, {"other_below": "0.5"},
+        {"other_below": None}, {"other_below": 2}, {"null_above": None}, {"null_above": [1]},
+        {"null_above": float("nan")}, {"virus_above": [2.0]}, {"virus_above": []},
+        {"limit_lengths_nt": [500.0, 500.0], "virus_above": [0.5, 0.5]},
+        {"limit_lengths_nt": [500.0, 300.0], "virus_above": [0.5, 0.5]},
+        {"limit_lengths_nt": list(range(1, 2000)), "virus_above": [0.5] * 1999},
+    ],
+    ids=lambda change: json.dumps(change)[:40],
+)  # fmt: skip
 def test_parameters_that_make_no_sense_are_refused(change, tmp_path):
     path = tmp_path / "calibration.json"
     Calibration().save(path, "toy")

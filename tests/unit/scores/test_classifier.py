@@ -13,8 +13,7 @@ from safetensors.numpy import save_file
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
 from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.scores.classifier import load_classifier
-from virnucpro.scores.mini_classifier import MiniClassifier, save_mini_classifier
+from virnucpro.scores.classifier import MiniClassifier, load_classifier, save_mini_classifier
 from virnucpro.sequences.orfs import OrfPolicy
 
 SHAPES = {
@@ -121,7 +120,7 @@ def test_a_missing_or_odd_file_is_refused(path, tmp_path):
     with pytest.raises(ModelError, match="missing"):
         load_classifier(replace(spec, classifier=tmp_path / "none"), "cpu")
     path.write_bytes(b"no weights")
-    with pytest.raises(ModelError, match="not a safetensors file"):
+    with pytest.raises(ModelError, match="refused: damaged"):
         load_classifier(spec_of(path), "cpu")
     save_file(weights() | {"hidden_layer.bias": np.zeros(4, np.float32)}, path)
     with pytest.raises(ModelError, match=r"hidden_layer\.bias"):

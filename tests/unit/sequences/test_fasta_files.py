@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro.core.errors import InputError
-from virnucpro.sequences.chunks import chunk_record
+from virnucpro.pipeline.input_pass import Rules, input_pass
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.fasta_files import fasta_text, read_fasta, write_fasta
-from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+from virnucpro.sequences.orfs import OrfPolicy
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
 INPUTS = {
@@ -35,31 +35,47 @@ def text_of(entries, **options):
     return handle.getvalue()
 
 
+def passed(name):
+    """Chunk ids and letters, and ids, DNA and proteins of all ORFs of a published input."""
+    chunks, dna, protein = [], [], []
+
+    def keep(texts, more_dna, more_protein):
+        chunks.extend(texts)
+        dna.extend(letters.decode() for letters in more_dna)
+        protein.extend(letters.decode() for letters in more_protein)
+
+    records = read_records([GOLDEN / INPUTS[name]])
+    *_, shard = input_pass(records, Rules(500, OrfPolicy("open-frame")), 10_000, on_block=keep)
+    places = zip(shard.orfs["chunk"].tolist(), shard.orfs["frame"].tolist(), strict=True)
+    return (
+        list(zip(shard.chunk_ids(), chunks, strict=True)),
+        shard.orf_ids(list(places)),
+        dna,
+        protein,
+    )
+
+
 @needs_golden
 @pytest.mark.parametrize("name", INPUTS)
 def test_chunks_are_written_as_published(name):
-    chunks = [c for r in read_records([GOLDEN / INPUTS[name]]) for c in chunk_record(r, 500)]
-    written = text_of(((c.chunk_id, c.sequence) for c in chunks), wrapped=True)
-    assert written == (GOLDEN / f"{name}_chunked500.fa").read_text()
+    chunks, *_ = passed(name)
+    assert text_of(chunks, wrapped=True) == (GOLDEN / f"{name}_chunked500.fa").read_text()
 
 
 @needs_golden
 @pytest.mark.parametrize("name", [name for name in INPUTS if name != "test_sequences_small"])
 def test_orfs_are_written_as_published(name):
-    chunks = [c for r in read_records([GOLDEN / INPUTS[name]]) for c in chunk_record(r, 500)]
-    orfs = [orf for found in find_orfs(chunks, OrfPolicy("open-frame")) for orf in found]
-    assert orfs
-    dna = text_of((orf.orf_id, orf.dna) for orf in orfs)
-    proteins = text_of((orf.orf_id, orf.protein) for orf in orfs)
-    assert dna == (GOLDEN / f"{name}_orf_nucleotide.fa").read_text()
-    assert proteins == (GOLDEN / f"{name}_orf_protein.faa").read_text()
+    _, ids, dna, protein = passed(name)
+    assert ids
+    written = [text_of(zip(ids, letters, strict=True)) for letters in (dna, protein)]
+    assert written[0] == (GOLDEN / f"{name}_orf_nucleotide.fa").read_text()
+    assert written[1] == (GOLDEN / f"{name}_orf_protein.faa").read_text()
 
 
 @needs_golden
 def test_the_published_sequences_without_an_open_frame_give_none():
-    records = read_records([GOLDEN / INPUTS["test_sequences_small"]])
-    chunks = [chunk for record in records for chunk in chunk_record(record, 500)]
-    assert [find_orfs([chunk], OrfPolicy("open-frame")) for chunk in chunks] == [[[]]] * 11
+    chunks, ids, *_ = passed("test_sequences_small")
+    assert (len(chunks), ids) == (11, [])
 
 
 @pytest.mark.parametrize(

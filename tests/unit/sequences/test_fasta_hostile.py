@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.core.errors import InputError
-from virnucpro.sequences import streams
-from virnucpro.sequences.fasta import ReadLog, read_pairs, read_records
+from virnucpro.sequences import entries, streams
+from virnucpro.sequences.fasta import read_pairs, read_records
+from virnucpro.sequences.read_log import ReadLog
 
 NOISE = bytes((i * i * 31 + i // 7) % 251 for i in range(40_000)).hex().encode()
 LONG = b">a\n" + b"\n".join(NOISE[i : i + 60] for i in range(0, len(NOISE), 60))
@@ -54,7 +55,7 @@ def put(tmp_path):
         (b"@a\nACGT\n+\nIIII\nb\nA\n+\nI\n", 5, "FASTQ"),
         (b"\n@a\nACGT\n+\nIIII\n@b\nACGT\n", 8, "FASTQ"),
         (b"@a\nACGT\n+\n", 4, "FASTQ"),
-        (b"@a\nAC\n+\nII\n@\xe9\nAC\n+\nII\n", 5, "ASCII"),
+        (b"@a\nAC\n+\nII\n@\xe9\nAC\n+\nI\xe9\n", 8, "no quality"),
     ],
 )
 def test_what_is_no_sequence_file_is_refused_with_its_line(put, data, line, problem):
@@ -144,7 +145,7 @@ def test_an_endless_record_is_refused_by_name(put, monkeypatch, data, name):
 
 def test_an_endless_header_is_refused_and_a_long_one_read(put, monkeypatch):
     monkeypatch.setattr(streams, "_BLOCK_BYTES", 512)
-    monkeypatch.setattr(streams, "MAX_HEADER_BYTES", 2_000)
+    monkeypatch.setattr(entries, "MAX_HEADER_BYTES", 2_000)
     good = b">a\nACGT\n>" + b"h" * 1_500 + b"\n" + b"ACGT\n" * 900
     assert [len(record.sequence) for record in read_records([put(good)])] == [4, 3_600]
     with pytest.raises(InputError, match="header of more than 2,000"):

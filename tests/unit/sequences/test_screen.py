@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro.core.records import Chunk, Record, Status
+from virnucpro.core.records import Record, Status
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
-from virnucpro.sequences.screen import longest_unambiguous_run, screen_record
+from virnucpro.sequences.screen import has_clear_run, screen_record
 
 PROTEIN = "MKVLATPLEGHIRSDQWFYC" * 5
 
@@ -44,10 +44,12 @@ def test_without_a_minimum_only_other_letters_hold_back(sequence):
 @given(st.text("ACGTUacgtuNRY", max_size=200))
 def test_the_longest_run_is_the_longest_part_between_others(sequence):
     parts = "".join("x" if base in "NRY" else "a" for base in sequence).split("x")
-    assert longest_unambiguous_run(sequence.encode()) == max(map(len, parts))
+    longest = max(map(len, parts))
+    assert has_clear_run(sequence.encode(), longest)
+    assert not has_clear_run(sequence.encode(), longest + 1)
 
 
 @given(st.text("ACGTN", min_size=60, max_size=300))
 def test_a_record_that_passes_has_an_orf(sequence):
     if screen_record(Record("r", "r", sequence)) is None:
-        assert find_orfs([Chunk("r_chunk_1", sequence)], OrfPolicy("longest", 1))[0]
+        assert len(find_orfs([sequence], OrfPolicy("longest", 1))) == 1

@@ -1,30 +1,28 @@
-from __future__ import annotations
+"""The calibration that training fits: honest probabilities, bounded error rates."""
 
 import numpy as np
 import pytest
 
 from virnucpro.scores.calibration import Calibration
-from virnucpro.training.calibrate import Limits, fit_calibration
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label, assemble
-from virnucpro.training.metrics import balanced, ece
-from virnucpro.training.windows import dev_windows
+from virnucpro.training.calibrate import fit_calibration
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
+from virnucpro.training.figures import reliability
+from virnucpro.training.windows import Drawing, dev_windows
 
 PATTERN = np.array([True, True, False])  # weak, weak, strong: viral sequence follows it loosely
 
 
 def _set(target: int, seed: int) -> Corpus:
     rng = np.random.default_rng(seed)
-    kind = "virus" if target == VIRUS else "bacteria"
-    return assemble(
-        (Label(target, kind, f"g{i}"), f"r{i}", _made_up(rng, target)) for i in range(4)
-    )
+    kind, place = "virus" if target == VIRUS else "bacteria", np.arange(6000) % 3
 
+    def made_up() -> np.ndarray:
+        follow = rng.random(6000) < (0.6 if target == VIRUS else 0.5)
+        coin = rng.integers(0, 2, 6000)
+        weak = np.where(follow, PATTERN[place], ~PATTERN[place])
+        return np.where(weak, 3 * coin, 1 + coin).astype(np.uint8)
 
-def _made_up(rng: np.random.Generator, target: int) -> np.ndarray:
-    follow = rng.random(6000) < (0.6 if target == VIRUS else 0.5)
-    weak = np.where(follow, PATTERN[np.arange(6000) % 3], ~PATTERN[np.arange(6000) % 3])
-    coin = rng.integers(0, 2, 6000)
-    return np.where(weak, 3 * coin, 1 + coin).astype(np.uint8)
+    return Corpus.of((Label(target, kind, f"g{i}"), f"r{i}", made_up()) for i in range(4))
 
 
 def _too_sure(bases: np.ndarray) -> np.ndarray:
@@ -44,41 +42,42 @@ def sets() -> dict[str, Corpus]:
 
 @pytest.fixture(scope="module")
 def fitted(sets) -> Calibration:
-    return fit_calibration(_too_sure, sets, 300, Limits(cellular=0.05, null=0.02))
+    return fit_calibration(_too_sure, sets, 300, 500)
+
+
+def _drawn(sets, length, count, nulls, seed):
+    drawing = Drawing(lengths=(length,), count=count, null_count=nulls, seed=seed)
+    for windows in dev_windows(sets, drawing):
+        n = len(windows.labels)
+        yield windows, (_too_sure(windows.bases), np.full(n, length), np.arange(n), n)
 
 
 def test_probabilities_become_honest(sets, fitted):
-    drawn = dev_windows(sets, (150,), 1000, 0, seed=7)
-    viral = np.concatenate([[x.target == VIRUS for x in w.labels] for w in drawn])
-    scores = np.concatenate([_too_sure(w.bases) for w in drawn])
-    lengths, alone = np.full(len(viral), 150), np.arange(len(viral))
-    raw = Calibration().contigs(scores, lengths, alone, len(viral))[0]
-    p = fitted.contigs(scores, lengths, alone, len(viral))[0]
-    before, after = (ece(x, viral, weight=balanced(viral)) for x in (raw, p))
+    drawn = list(_drawn(sets, 150, 1000, 0, 7))
+    viral = np.concatenate([[x.target == VIRUS for x in w.labels] for w, _ in drawn])
+    before, after = (
+        reliability(np.concatenate([how.contigs(*scores)[0] for _, scores in drawn]), viral)[0]
+        for how in (Calibration(), fitted)
+    )
     assert after < 0.05 < 0.1 < before
     assert fitted.slope[0] < 0.8
 
 
 def test_calls_keep_the_error_rates(sets, fitted):
-    drawn = dev_windows(sets, (500,), 300, 300, seed=9)
-    for windows in drawn:
-        if windows.labels[0].target == VIRUS:
-            continue
-        n = len(windows.labels)
-        calls = fitted.contigs(_too_sure(windows.bases), np.full(n, 500), np.arange(n), n)[1]
-        limit = 0.02 if windows.labels[0].target == NULL else 0.05
-        assert (calls == "virus").mean() <= limit + 0.02, windows.labels[0]  # other draws
+    for windows, scores in _drawn(sets, 500, 300, 300, 9):
+        label = windows.labels[0]
+        if label.target != VIRUS:
+            limit = 0.006 if label.target == NULL else 0.03
+            calls = fitted.contigs(*scores)[1]
+            assert (calls == "virus").mean() <= limit + 0.02, label  # other draws
 
 
-def test_longer_contigs_become_more_certain(fitted):
+def test_longer_contigs_become_more_certain(sets, fitted):
     assert 0 < fitted.gain <= 1
-    assert fitted.limit_lengths_nt == (150, 300, 500, 1000, 2000, 5000)
     assert all(0.5 <= limit < 1 for limit in fitted.virus_above)
-
-
-def test_chunks_may_be_longer_than_some_contigs(sets):
-    longer = fit_calibration(_too_sure, sets, 40, Limits(chunk_nt=1500))
-    assert longer.limit_lengths_nt == (150, 300, 500, 1000, 2000, 5000)
+    chunks_longer_than_some = fit_calibration(_too_sure, sets, 40, 1500)
+    for found in (fitted, chunks_longer_than_some):
+        assert found.limit_lengths_nt == (150, 300, 500, 1000, 2000, 5000)
 
 
 def test_repeats_are_uncertain(fitted):
@@ -87,4 +86,4 @@ def test_repeats_are_uncertain(fitted):
 
 
 def test_one_class_alone_gives_no_calibration(sets):
-    assert fit_calibration(_too_sure, {"a": sets["dev_virus"]}, 20) == Calibration()
+    assert fit_calibration(_too_sure, {"a": sets["dev_virus"]}, 20, 500) == Calibration()

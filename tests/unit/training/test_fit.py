@@ -1,4 +1,4 @@
-from __future__ import annotations
+"""Training the bundled kind: seeds, pauses, damaged states, and the model that comes out."""
 
 import pickle
 from dataclasses import replace
@@ -6,38 +6,34 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from training_data import TINY_RECIPE
 
 from virnucpro.core.errors import ConfigError, ModelError, UsageError
-from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, assemble
-from virnucpro.training.fit import Fit, FitSettings
+from virnucpro.models.store import resolve_model
+from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.scores.calibration import Calibration
+from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
+from virnucpro.training.fit import Fit, FitSettings, MiniModel
+from virnucpro.training.jobs import Recipe
 from virnucpro.training.plain import build
-from virnucpro.training.recipe import Recipe
-from virnucpro.training.windows import LabelledWindows, dev_windows
+from virnucpro.training.run import export_model, probabilities
+from virnucpro.training.scoring import as_records
+from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows
 
+BUCKETS = [{"shortest": 150, "longest": 200, "batch": 32},
+           {"shortest": 201, "longest": 255, "batch": 24}]  # fmt: skip
 RECIPE = build(
     Recipe,
-    {
-        "dna": {"width": 16, "dilations": [1]},
-        "protein": {"width": 16, "taps": 6, "stride": 2, "dilations": [1]},
-        "hidden": 32,
-        "steps": 20,
-        "null_share": 0.0,
-        "virus_share": 0.5,
-        "optimiser": "muon",
-        "evaluate_every": 10,
-        "buckets": [
-            {"shortest": 150, "longest": 200, "batch": 32},
-            {"shortest": 201, "longest": 255, "batch": 24},
-        ],
-    },
+    {**TINY_RECIPE, "hidden": 32, "steps": 20, "evaluate_every": 10, "null_share": 0.0,
+     "virus_share": 0.5, "optimiser": "muon", "buckets": BUCKETS},
     "recipe",
-)
+)  # fmt: skip
 
 
 def _corpus(seed: int) -> Corpus:
     rng = np.random.default_rng(seed)
     share = {VIRUS: [0.35, 0.15, 0.15, 0.35], OTHER: [0.15, 0.35, 0.35, 0.15]}
-    return assemble(
+    return Corpus.of(
         (Label(t, "virus" if t == VIRUS else "bacteria", f"g{i % 3}"), f"r{t}{i}",
          rng.choice(4, 600, p=share[t]).astype(np.uint8))
         for t in (VIRUS, OTHER) for i in range(6)
@@ -47,85 +43,72 @@ def _corpus(seed: int) -> Corpus:
 @pytest.fixture(scope="module")
 def dev() -> list[LabelledWindows]:
     whole = _corpus(1)
-    viral = np.array([whole.groups[g].target == VIRUS for g in whole.group_of])
-    rows = [(whole.groups[whole.group_of[i]], whole.ids[i],
-             whole.bases[whole.starts[i] : whole.ends[i]]) for i in range(12)]  # fmt: skip
-    sets = {
-        "virus": assemble(r for r, v in zip(rows, viral, strict=True) if v),
-        "cells": assemble(r for r, v in zip(rows, viral, strict=True) if not v),
-    }
-    return dev_windows(sets, (150,), 40, 0, 0)
+    sets = {"virus": whole.of_groups(whole.targets == VIRUS),
+            "cells": whole.of_groups(whole.targets == OTHER)}  # fmt: skip
+    return dev_windows(sets, Drawing(lengths=(150,), count=40, null_count=0, seed=0))
 
 
-def _fit(folder, dev, recipe: Recipe = RECIPE, stop_after: float = float("inf")) -> Fit:
+def _fit(folder, dev, recipe: Recipe = RECIPE, stop_after=float("inf"), corpus=None) -> Fit:
     settings = FitSettings(
         folder=folder, device=torch.device("cpu"), progress=False, stop_after=stop_after
     )
-    return Fit(_corpus(0), dev, recipe, settings)
+    fit = Fit(corpus or _corpus(0), dev, recipe, settings)
+    fit.run()
+    return fit
 
 
 def _weights(fit: Fit) -> list[torch.Tensor]:
-    return [*fit.model.state_dict().values(), *fit.average.state().values()]
+    return [*fit.model.state_dict().values(), *fit.average.state_dict().values()]
 
 
 def test_twenty_steps_learn_and_equal_seeds_give_equal_weights(tmp_path, dev):
     first, second = _fit(tmp_path / "a", dev), _fit(tmp_path / "b", dev)
-    report = first.run()
-    second.run()
-    assert report.finished and report.steps == 20 and report.best > 0.95
+    assert first.finished and first.step == 20 and first.best > 0.95
     assert all(torch.equal(a, b) for a, b in zip(_weights(first), _weights(second), strict=True))
     other = _fit(tmp_path / "c", dev, replace(RECIPE, seed=1))
-    other.run()
     assert not torch.equal(_weights(first)[0], _weights(other)[0])
 
 
 def test_a_paused_run_goes_on_to_the_same_weights(tmp_path, dev):
     whole = _fit(tmp_path / "whole", dev)
-    whole.run()
-    pauses = 0
-    while True:
-        part = _fit(tmp_path / "parts", dev, stop_after=0.0 if pauses < 3 else float("inf"))
-        if part.run().finished:
-            break
-        pauses += 1
-    assert pauses == 3
+    for _ in range(3):
+        assert not _fit(tmp_path / "parts", dev, stop_after=0.0).finished
+    part = _fit(tmp_path / "parts", dev)
     assert all(torch.equal(a, b) for a, b in zip(_weights(whole), _weights(part), strict=True))
-    assert whole.load_best() == part.load_best()
+    assert whole.best_model()[1] == part.best_model()[1]
 
 
 def test_another_recipe_does_not_go_on_from_a_run(tmp_path, dev):
-    _fit(tmp_path, dev, stop_after=0.0).run()
+    _fit(tmp_path, dev, stop_after=0.0)
     with pytest.raises(UsageError, match="another recipe"):
-        _fit(tmp_path, dev, replace(RECIPE, rate=1.0)).run()
+        _fit(tmp_path, dev, replace(RECIPE, rate=1.0))
 
 
 def test_other_data_does_not_go_on_from_a_run(tmp_path, dev):
-    assert not _fit(tmp_path, dev, stop_after=0.0).run().finished
-    other = Fit(_corpus(5), dev, RECIPE, FitSettings(folder=tmp_path, device=torch.device("cpu")))
+    _fit(tmp_path, dev, stop_after=0.0)
     with pytest.raises(UsageError, match="other data"):
-        other.run()
+        _fit(tmp_path, dev, corpus=_corpus(5))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04half", pickle.dumps({"made_from": print}, 2)])
 def test_a_damaged_state_is_told_with_its_remedy(tmp_path, dev, content):
     (tmp_path / "last.pt").write_bytes(content)
     with pytest.raises(ModelError, match=r"last\.pt: (damaged|refused)"):
-        _fit(tmp_path, dev).run()
+        _fit(tmp_path, dev)
 
 
 def test_looks_after_the_saved_state_are_forgotten(tmp_path, dev):
-    assert not _fit(tmp_path, dev, stop_after=0.0).run().finished
-    rows = "step\twindows\n0\t1\n10\t2\n"
-    (tmp_path / "progress.tsv").write_text(rows)
-    assert _fit(tmp_path, dev).run().finished
+    _fit(tmp_path, dev, stop_after=0.0)
+    (tmp_path / "progress.tsv").write_text("step\twindows\n0\t1\n10\t2\n")
+    assert _fit(tmp_path, dev).finished
     steps = [row.split("\t")[0] for row in (tmp_path / "progress.tsv").read_text().splitlines()]
     assert steps == ["step", "0", "10", "20"]
 
 
 def test_training_stops_early_without_progress(tmp_path, dev):
     recipe = replace(RECIPE, rate=0.0, muon_rate=0.0, steps=1000, evaluate_every=2, patience=3)
-    report = _fit(tmp_path, dev, recipe).run()
-    assert report.finished and report.steps < 20
+    fit = _fit(tmp_path, dev, recipe)
+    assert fit.finished and fit.step < 20
 
 
 def test_weights_cannot_be_chosen_on_one_class(tmp_path, dev):
@@ -133,8 +116,22 @@ def test_weights_cannot_be_chosen_on_one_class(tmp_path, dev):
         _fit(tmp_path, [w for w in dev if w.name == "virus"])
 
 
-def test_unknown_settings_are_refused():
-    with pytest.raises(ConfigError, match="no setting named speed"):
-        build(Recipe, {"dna": {"width": 8}, "protein": {"width": 8}, "speed": 1}, "recipe")
-    with pytest.raises(ConfigError):
-        build(Recipe, {"dna": {"width": 8, "colour": 1}, "protein": {"width": 8}}, "recipe")
+def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_path):
+    torch.manual_seed(0)
+    model = MiniModel(RECIPE, 3).eval()
+    found = {}
+    for name, calibration in (("plain", Calibration()), ("fitted", Calibration(slope=(2.0,)))):
+        (tmp_path / name).mkdir()
+        calibration.save(tmp_path / name / "calibration.json", "nothing")
+        export_model(tmp_path / name, "toy", model, ["bacteria", "virus: a", "null"], 300, "a test")
+        found[name] = resolve_model("custom", tmp_path / name, tmp_path / "home")
+    bases = np.random.default_rng(3).integers(0, 4, (20, 300)).astype(np.uint8)
+    expected = probabilities(model, bases, rows=7)
+    scored = list(DirectScorer(found["plain"], "cpu").shards(as_records(bases)))
+    got = np.concatenate([scores for _, scores in scored])
+    np.testing.assert_allclose(got, expected, atol=5e-3)
+    assert np.ptp(expected[:, 1]) > 0.01
+    assert found["plain"].digest != found["fitted"].digest
+    (tmp_path / "fitted" / "calibration.json").write_text("{}")
+    with pytest.raises(ModelError, match="sha256"):
+        resolve_model("custom", tmp_path / "fitted", tmp_path)

@@ -1,53 +1,52 @@
-from __future__ import annotations
+"""Training windows: the ORF of prediction, the seed, the record's borders, the noise."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from virnucpro.core.records import Chunk
+from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUES, BaseTokenizer
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
-from virnucpro.tokens.mini import BASE_PAD, RESIDUES, BaseTokenizer
-from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, assemble
-from virnucpro.training.sampler import Noise, WindowSampler, orient
+from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
+from virnucpro.training.jobs import Noise
+from virnucpro.training.sampler import WindowSampler, orient
+from virnucpro.training.windows import adapters
 
 CLEAN = Noise(substituted_share=0, indel_share=0, unknown_share=0, converted_share=0)
+CORPUS = Corpus.of(
+    [
+        (Label(VIRUS, "virus", "a"), "a1", np.zeros(400, np.uint8)),
+        (Label(VIRUS, "virus", "b"), "b1", np.full(90, 3, np.uint8)),
+        (Label(OTHER, "bacteria", "c"), "c1",
+         np.random.default_rng(0).integers(0, 4, 900).astype(np.uint8)),
+    ]
+)  # fmt: skip
 
 
-def _rows(letters: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = torch.tensor([len(s) for s in letters])
-    rows = torch.full((len(letters), int(lengths.max())), BASE_PAD)
-    for row, s in zip(rows, letters, strict=True):
-        row[: len(s)] = torch.from_numpy(BaseTokenizer().encode(s))
-    return rows, lengths
+def _sampler(weights, noise=CLEAN, corpus=CORPUS):
+    return WindowSampler(corpus, np.array(weights, float), torch.device("cpu"), noise)
 
 
 def test_training_sees_the_orf_that_prediction_finds():
     rng = np.random.default_rng(5)
-    sizes = rng.integers(60, 300, 200)
-    letters = ["".join("ACGT"[k] for k in rng.integers(0, 4, n)) for n in sizes]
-    windows = orient(*_rows(letters))
-    chunks = [Chunk(f"c{i}", s) for i, s in enumerate(letters)]
-    found = find_orfs(chunks, OrfPolicy("longest", 1))
-    for i, orfs in enumerate(found):
+    letters = [
+        "".join("ACGT"[k] for k in rng.integers(0, 4, n)) for n in rng.integers(60, 300, 200)
+    ]
+    lengths = torch.tensor([len(s) for s in letters])
+    rows = torch.full((len(letters), int(lengths.max())), BASE_PAD)
+    for row, s in zip(rows, letters, strict=True):
+        row[: len(s)] = torch.from_numpy(BaseTokenizer().encode(s))
+    windows = orient(rows, lengths)
+    orfs = find_orfs(letters, OrfPolicy("longest", 1))
+    for i in range(len(letters)):
         dna = "".join("ACGTN"[k] for k in windows.bases[i, : windows.lengths[i]])
         protein = "".join(RESIDUES[k] for k in windows.residues[i, : windows.residue_lengths[i]])
-        assert (dna, protein) == (orfs[0].dna, orfs[0].protein)
-
-
-def _corpus() -> Corpus:
-    rng = np.random.default_rng(0)
-    return assemble(
-        [
-            (Label(VIRUS, "virus", "a"), "a1", np.zeros(400, np.uint8)),
-            (Label(VIRUS, "virus", "b"), "b1", np.full(90, 3, np.uint8)),
-            (Label(OTHER, "bacteria", "c"), "c1", rng.integers(0, 4, 900).astype(np.uint8)),
-        ]
-    )
+        assert (dna, protein) == (orfs.dna[i].decode(), orfs.protein[i].decode())
 
 
 def test_windows_follow_from_the_seed_and_the_weights():
-    corpus = _corpus()
-    weights = np.array([g.group == "b" for g in corpus.groups]) * 3.0 + 1.0
-    sampler = WindowSampler(corpus, weights, torch.device("cpu"), Noise())
+    weights = np.array([4.0 if g.group == "b" else 1.0 for g in CORPUS.groups])
+    sampler = _sampler(weights, Noise())
     first, again = sampler.draw(4000, 150, 200, 7), sampler.draw(4000, 150, 200, 7)
     assert torch.equal(first[0].bases, again[0].bases) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0].bases, sampler.draw(4000, 150, 200, 8)[0].bases)
@@ -56,28 +55,46 @@ def test_windows_follow_from_the_seed_and_the_weights():
 
 
 def test_windows_hold_their_record_and_no_more():
-    corpus = _corpus()
-    sampler = WindowSampler(corpus, np.ones(3), torch.device("cpu"), CLEAN)
-    windows, target, group = sampler.draw(300, 150, 200, 1)
-    for i in range(300):
-        label = corpus.groups[int(group[i])]
-        bases = windows.bases[i]
-        inside = bases[: int(windows.lengths[i])]
+    windows, target, group = _sampler([1, 1, 1]).draw(300, 150, 200, 1)
+    for i, bases in enumerate(windows.bases):
+        label, length = CORPUS.groups[int(group[i])], int(windows.lengths[i])
         assert int(target[i]) == label.target
-        assert (bases[int(windows.lengths[i]) :] == BASE_PAD).all()
+        assert (bases[length:] == BASE_PAD).all()
         if label.group in "ab":
-            assert len(set(inside.tolist())) == 1
+            assert len(set(bases[:length].tolist())) == 1
         lowest, highest = (88, 90) if label.group == "b" else (148, 200)
-        assert lowest <= len(inside) <= highest
+        assert lowest <= length <= highest
+
+
+def test_masked_windows_keep_half_of_their_bases():
+    noise = replace(CLEAN, masked_share=0.5)
+    windows = _sampler([1, 1, 1], noise).draw(2000, 150, 200, 1)[0]
+    inside = torch.arange(windows.bases.shape[1]) < windows.lengths[:, None]
+    share = ((windows.bases == BASE_N) & inside).sum(dim=1) / windows.lengths
+    assert 0.4 < (share > 0).float().mean() < 0.5  # some runs are shorter than one base
+    assert 0.4 < share.max() < 0.53  # a base or two may be cut off to reach the frame
+    ends = windows.bases.gather(1, torch.stack([windows.lengths * 0, windows.lengths - 1], dim=1))
+    assert 0.2 < (ends == BASE_N).any(dim=1)[share > 0].float().mean() < 0.8
+
+
+def test_windows_run_into_adapters_and_viral_ones_stay_half_viral():
+    noise = replace(CLEAN, adapter_share=1.0)
+    windows, target, group = _sampler([1, 1, 1], noise).draw(2000, 150, 200, 1)
+    viral = torch.tensor([label.group == "a" for label in CORPUS.groups])[group]  # all A, or all T
+    same = torch.maximum((windows.bases == 0).sum(1), (windows.bases == 3).sum(1))
+    kept = (same / windows.lengths)[viral]
+    assert kept.min() > 0.48 and kept.mean() < 0.9
+    assert (target[viral] == VIRUS).all()
+    tails = adapters(np.random.default_rng(0), 200, 120)
+    assert tails.shape == (200, 120) and tails.max() < 4
+    assert len({row.tobytes() for row in tails}) > 190
 
 
 def test_noise_changes_about_as_many_bases_as_it_says():
-    corpus = assemble([(Label(OTHER, "x", "x"), "x", np.zeros(2000, np.uint8))])
+    corpus = Corpus.of([(Label(OTHER, "x", "x"), "x", np.zeros(2000, np.uint8))])
     noise = Noise(substitutions=0.1, substituted_share=1, indel_share=0, unknown_share=0,
                   converted_share=0)  # fmt: skip
-    sampler = WindowSampler(corpus, np.ones(1), torch.device("cpu"), noise)
-    bases = sampler.draw(500, 300, 300, 3)[0].bases
-    total = (bases < BASE_PAD).sum()
+    bases = _sampler([1], noise, corpus).draw(500, 300, 300, 3)[0].bases
     flipped = (bases == 3).float().mean(dim=1) > 0.5
     same = torch.where(flipped[:, None], bases == 3, bases == 0).sum()
-    assert 0.03 < 1 - float(same / total) < 0.07
+    assert 0.03 < 1 - float(same / (bases < BASE_PAD).sum()) < 0.07

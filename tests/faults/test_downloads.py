@@ -1,0 +1,157 @@
+"""Whatever a server sends or an earlier try left behind, a fetch works or says why it does not."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+
+import pytest
+import torch
+from click.testing import CliRunner
+from fake_hub import serve_hub
+from tiny_published import classifier_state
+
+from virnucpro.cli.main import cli
+from virnucpro.models import published, store
+
+REPOSITORY, COMMIT = "zhihan1996/DNABERT-S", "a" * 40
+WEIGHTS = b"weights" * 100
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Both sources of models on this machine, and a model home that nobody else has."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
+    buffer = io.BytesIO()
+    torch.save(classifier_state(), buffer)
+    data = buffer.getvalue()
+    entry = published.PublishedClassifier(
+        chunk_nt=500,
+        file="500_model.pth",
+        blob=hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
+    )
+    monkeypatch.setitem(published.CLASSIFIERS, "500", entry)
+    with serve_hub() as hub:
+        for repository in (REPOSITORY, "facebook/esm2_t36_3B_UR50D"):
+            hub.main[repository] = COMMIT
+            files = {"config.json": b'{"hidden_size": 32}', "model.safetensors": WEIGHTS}
+            hub.repositories[repository] = {COMMIT: files}
+        hub.repositories[published.CLASSIFIER_REPOSITORY] = {
+            published.CLASSIFIER_REVISION: {"500_model.pth": data}
+        }
+        from virnucpro.models import fetch
+
+        real = fetch.Network
+        monkeypatch.setattr(
+            fetch, "Network", lambda **given: real(**given, endpoint=hub.url, github=hub.url)
+        )
+        yield hub
+
+
+def fetched(name):
+    """Fetch a model; the message if that is refused, and nothing if it worked."""
+    result = CliRunner().invoke(cli, ["models", "fetch", name])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (0, 4), result.output
+    assert "Traceback" not in result.output
+    return result.output.splitlines()[-1] if result.exit_code else ""
+
+
+@pytest.mark.parametrize("name", ["DNABERT-S", "500"])
+@pytest.mark.parametrize("longer", [0, 1, 5000], ids=["as long", "longer", "much longer"])
+def test_what_a_broken_download_left_never_stands_in_the_way(hub, tmp_path, name, longer):
+    hub.breaks = [300] * 50
+    assert "fetch" in fetched(name)
+    left = [
+        path
+        for path in tmp_path.glob("home/.partial/**/*")
+        if path.suffix in (".pth", ".safetensors")
+    ]
+    for path in left:
+        path.write_bytes(
+            b"x" * (20_000 + longer) if path.suffix == ".pth" else b"x" * (700 + longer)
+        )
+    hub.breaks.clear()
+    assert fetched(name) == ""
+    assert fetched(name) == ""
+
+
+HEADERS = {
+    "length of letters": {"Content-Length": "abc"},
+    "negative length": {"Content-Length": "-5"},
+    "length with a fraction": {"Content-Length": "1e3"},
+    "endless length": {"Content-Length": "9" * 5000},
+    "no length": {"Content-Length": None},
+    "no hash": {"ETag": None},
+    "odd hash": {"ETag": '"../../x"'},
+    "no commit": {"X-Repo-Commit": None},
+    "odd commit": {"X-Repo-Commit": "../../etc"},
+    "compressed, it says": {"Content-Encoding": "gzip"},
+    "elsewhere": {"Location": "file:///etc/passwd"},
+}
+
+
+@pytest.mark.parametrize("name", ["DNABERT-S", "500"])
+@pytest.mark.parametrize("case", HEADERS)
+def test_odd_headers_are_an_error_or_do_not_matter(hub, tmp_path, name, case):
+    hub.headers = HEADERS[case]
+    why = fetched(name)
+    hub.headers = {}
+    assert "error: " in why or why == ""
+    assert fetched(name) == ""
+    for manifest in store.list_models(tmp_path / "home"):
+        manifest.check(full=True)
+
+
+FILE = {"rfilename": "model.safetensors", "size": 700, "blobId": "0" * 40}
+ANSWERS = {
+    "no object": [1], "nothing": None, "text": "x", "empty": {}, "no commit": {"siblings": []},
+    "commit of a number": {"sha": 5, "siblings": []}, "files of a number": {"siblings": 5},
+    "files of text": {"siblings": ["model.safetensors"]},
+    "a file without a name": {"siblings": [{}]},
+    "name of a number": {"siblings": [FILE | {"rfilename": 5}]},
+    "size of text": {"siblings": [FILE | {"size": "many"}]},
+    "negative size": {"siblings": [FILE | {"size": -5}]},
+    "size of a list": {"siblings": [FILE | {"size": [1]}]},
+    "hash of a number": {"siblings": [FILE | {"lfs": 5}]},
+    "hash without one": {"siblings": [FILE | {"lfs": {"size": 1}}]},
+    "licence of a list": {"siblings": [FILE], "cardData": {"license": [[]]}},
+    "card of text": {"siblings": [FILE], "cardData": "mit"},
+    "nested": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_odd_json_is_an_error(hub, tmp_path, case):
+    value = ANSWERS[case]
+    if isinstance(value, dict):
+        value = {"id": REPOSITORY, "sha": COMMIT} | value
+    hub.answer = b"[" * 100_000 if case == "nested" else json.dumps(value).encode()
+    why = fetched("DNABERT-S")
+    assert "error: " in why and "zhihan1996/DNABERT-S" in why
+    assert len(why) < 1000
+    assert store.list_models(tmp_path / "home") == []
+    hub.answer = None
+    assert fetched("DNABERT-S") == ""
+
+
+@pytest.mark.parametrize("sha", ["main", COMMIT[:39], "../../etc", "b" * 40])
+def test_a_commit_that_was_not_asked_for_is_refused(hub, sha):
+    hub.answer = json.dumps({"id": REPOSITORY, "sha": sha, "siblings": [FILE]}).encode()
+    result = CliRunner().invoke(cli, ["models", "fetch", "DNABERT-S", "--revision", COMMIT])
+    assert result.exit_code == 4 and "asked for" in result.output
+
+
+def test_a_server_that_sends_without_end_is_stopped(hub, monkeypatch):
+    from virnucpro.models import fetch
+
+    assert fetched("DNABERT-S") == fetched("esm2_t36_3B_UR50D") == ""
+    monkeypatch.setattr(fetch, "_MAX_CLASSIFIER_BYTES", 100)
+    for headers in ({}, {"Content-Length": None}):
+        hub.headers = headers
+        assert "gives more than 100 bytes" in fetched("500")

@@ -1,0 +1,240 @@
+"""Model files are checked when they are loaded and when they are imported, before any record is.
+
+A file with numbers that are none, or with sizes beyond reason, ends the run with exit code 4 and
+its name; no record is `failed` for it, and no message advises to run a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from tiny_published import (
+    DNA,
+    classifier_state,
+    install_published,
+    write_classifier,
+    write_dna,
+    write_protein,
+)
+
+from virnucpro.cli.main import cli
+from virnucpro.models.manifest import MANIFEST, read_manifest, write_manifest
+from virnucpro.models.store import BUNDLED, install_local
+
+ADVICE = ("weights_only", "safe_globals", "torch.load", "allowlist", "arbitrary code")
+
+
+@pytest.fixture(scope="module")
+def installed_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("installed")
+    return install_published(folder / "home", folder / "sources")
+
+
+@pytest.fixture
+def home(installed_once, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
+    return shutil.copytree(installed_once, tmp_path / "home")
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    letters = np.random.default_rng(4).choice(list("ACGT"), 300)
+    path = tmp_path / "in.fa"
+    path.write_text(">a\n" + "".join(letters) + "\n")
+    return path
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli, [*map(str, arguments)])
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    assert not any(word in result.output for word in ADVICE)
+    return result.exit_code, result.output
+
+
+def predict(fasta, *options):
+    out = fasta.with_name("out")
+    code, said = run("-q", "predict", fasta, "-o", out, "-d", "cpu", "--no-report", *options)
+    return code, said, (out / "calls.tsv").exists()
+
+
+def rewrite(folder, **changes):
+    """Write the manifest anew, so that the hashes are those of the changed files."""
+    given = read_manifest(folder)
+    said = {key: getattr(given, key) for key in ("name", "source", "revision", "licence")}
+    write_manifest(folder, [*given.files], **said, **{given.kind: given.entry | changes})
+
+
+def own(tmp_path, file, change, said=None):
+    """The bundled model with one changed file, whose manifest is right."""
+    folder = tmp_path / "own"
+    shutil.copytree(BUNDLED, folder)
+    path = folder / file
+    if file.endswith(".json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    else:
+        with safe_open(path, framework="numpy") as opened:
+            metadata = opened.metadata()
+        tensors = load_file(path)
+        for name, value in change.items():
+            tensors[name].flat[3] = value
+        if said is not None:
+            tower = json.loads(metadata["tower"]) | said
+            metadata = {"tower": json.dumps(tower)}
+        save_file(tensors, path, metadata=metadata)
+    rewrite(folder)
+    return folder
+
+
+NAN, INF = float("nan"), float("inf")
+DAMAGED = {
+    "classifier, no number": ("classifier.safetensors", {"out.weight": NAN}, None),
+    "classifier, infinite": ("classifier.safetensors", {"hidden.bias": INF}, None),
+    "DNA encoder, no number": ("dna.safetensors", {"tower.stem.weight": NAN}, None),
+    "protein encoder, infinite": ("protein.safetensors", {"tower.stem.bias": -INF}, None),
+    "a width beyond reason": ("dna.safetensors", {}, {"width": 10**9}),
+    "a width that is none": ("dna.safetensors", {}, {"width": "256"}),
+    "a width of another network": ("dna.safetensors", {}, {"width": 128}),
+    "blocks beyond reason": ("dna.safetensors", {}, {"dilations": [1] * 100_000}),
+    "blocks of text": ("dna.safetensors", {}, {"dilations": ["1", "1", "2", "4"]}),
+    "hidden of a list": ("protein.safetensors", {}, {"hidden": [1]}),
+    "an unknown size": ("protein.safetensors", {}, {"heads": 3}),
+    "slopes of text": ("calibration.json", {"slope": ["a", "b", "c", "d"]}, None),
+    "a limit of text": ("calibration.json", {"other_below": "low"}, None),
+    "no limit": ("calibration.json", {"null_above": None}, None),
+    "lengths that fall": ("calibration.json", {"lengths_nt": [1000, 500, 300, 150]}, None),
+    "lengths below 0": ("calibration.json", {"lengths_nt": [-150, 300, 500, 1000]}, None),
+    "a gain beyond reason": ("calibration.json", {"gain": 1e6}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_part_of_a_model_ends_the_run_with_its_name(tmp_path, fasta, case):
+    file, change, said = DAMAGED[case]
+    code, text, has_calls = predict(fasta, "-m", "custom", "-p", own(tmp_path, file, change, said))
+    assert (code, has_calls) == (4, False)
+    assert file in text
+
+
+@pytest.mark.parametrize("entry", [{"dim": 512}, {"dim": 10**7}, {"dim": -1}])
+def test_a_manifest_that_lies_about_a_width_is_refused(tmp_path, fasta, entry):
+    folder = own(tmp_path, "calibration.json", {})
+    value = json.loads((folder / MANIFEST).read_text())
+    value["model"]["dna"] |= entry
+    (folder / MANIFEST).write_text(json.dumps(value))
+    code, text, has_calls = predict(fasta, "-m", "custom", "-p", folder)
+    assert (code, has_calls) == (4, False)
+    assert "dna.safetensors" in text or MANIFEST in text
+
+
+def changed_classifier(path, **changes):
+    tensors = {name: tensor.numpy().copy() for name, tensor in classifier_state().items()}
+    for name, value in changes.items():
+        tensors[name.replace("__", ".")].flat[0] = value
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("change", [{"output_layer__bias": NAN}, {"bn1__running_var": -1.0}])
+def test_a_damaged_classifier_of_the_published_encoders_is_refused(home, tmp_path, fasta, change):
+    path = changed_classifier(tmp_path / "c.safetensors", **change)
+    code, text, has_calls = predict(fasta, "-m", "custom", "-p", path)
+    assert (code, has_calls) == (4, False)
+    assert str(path) in text
+
+
+class Payload:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def _damage_dna(folder, kind, bait):
+    """A published DNA encoder with a fault."""
+    write_dna(folder)
+    path = folder / "pytorch_model.bin"
+    tensors = torch.load(path, weights_only=True)
+    name = "encoder.layer.1.mlp.wo.weight"
+    if kind == "no number":
+        tensors[name][0, 0] = NAN
+    elif kind == "missing":
+        del tensors[name]
+    elif kind == "another width":
+        tensors[name] = torch.zeros(DNA.dim + 1, DNA.ffn)
+    elif kind.startswith("hostile"):
+        tensors["evil"] = Payload(f"touch {bait}")
+    if kind == "hostile, old format":
+        torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    elif kind == "no weights":
+        path.write_bytes(b"not weights")
+    else:
+        torch.save(tensors, path)
+    config = folder / "config.json"
+    if kind == "heads beyond reason":
+        config.write_text(
+            json.dumps(json.loads(config.read_text()) | {"num_attention_heads": 10**9})
+        )
+    elif kind == "tokenizer":
+        (folder / "tokenizer.json").write_text("{}")
+    elif kind == "no tokenizer":
+        (folder / "tokenizer.json").unlink()
+    return folder
+
+
+ENCODER_FAULTS = [
+    "no number", "missing", "another width", "hostile", "hostile, old format", "no weights",
+    "heads beyond reason", "tokenizer", "no tokenizer",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", ENCODER_FAULTS)
+def test_import_refuses_a_damaged_encoder(home, tmp_path, fault):
+    shutil.rmtree(home / "encoders" / "DNABERT-S")
+    bait = tmp_path / "bait"
+    source = _damage_dna(tmp_path / "dna", fault, bait)
+    code, text = run("models", "import", source, "--name", "DNABERT-S")
+    assert code == 4, text
+    assert str(source) in text
+    assert not bait.exists()
+    assert not (home / "encoders" / "DNABERT-S").exists()
+
+
+@pytest.mark.parametrize("fault", ["no number", "hostile", "hostile, old format"])
+def test_a_damaged_encoder_that_is_installed_ends_the_run(home, tmp_path, fasta, fault):
+    shutil.rmtree(home / "encoders" / "DNABERT-S")
+    install_local(_damage_dna(tmp_path / "dna", fault, tmp_path / "bait"), "DNABERT-S", home)
+    code, text, has_calls = predict(fasta, "-m", "500", "--orf-policy", "longest")
+    assert (code, has_calls) == (4, False), text
+    assert str(home / "encoders" / "DNABERT-S") in text
+    assert not (tmp_path / "bait").exists()
+
+
+@pytest.mark.parametrize("case", ["classifier, infinite", "DNA encoder, no number"])
+def test_import_refuses_a_damaged_model_directory(home, tmp_path, case):
+    file, change, said = DAMAGED[case]
+    folder = own(tmp_path, file, change, said)
+    code, text = run("models", "import", folder, "--name", "mine")
+    assert code == 4 and file in text
+    assert not (home / "mine").exists()
+
+
+def test_import_takes_what_is_whole(home, tmp_path):
+    for name, source in (
+        ("DNABERT-S", write_dna(tmp_path / "dna")),
+        ("esm2_t36_3B_UR50D", write_protein(tmp_path / "protein")),
+        ("mine", BUNDLED),
+        ("300", write_classifier(tmp_path / "300_model.pth")),
+    ):
+        shutil.rmtree(home / "encoders" / name, ignore_errors=True)
+        code, text = run("models", "import", source, "--name", name)
+        assert code == 0, text
+    assert np.isfinite(read_manifest(home / "mine").size)

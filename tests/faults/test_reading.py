@@ -1,0 +1,636 @@
+"""What is read is read right, or told: no record is lost, no letter is guessed."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import hashlib
+import json
+import logging
+import lzma
+import random
+import re
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import torch
+import zstandard
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from tiny_home import make_tiny_home, write_tiny_classifier
+from virnucpro.pipeline.contigs import read_contigs
+from virnucpro.pipeline.ingest import ingest
+from virnucpro.pipeline.scoring import scored_orfs
+
+from virnucpro.cli.main import cli
+from virnucpro.core.errors import DamagedError, InputError
+from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.records import HEADER_BYTES, Record
+from virnucpro.pipeline import orf_stages
+from virnucpro.pipeline.inputs import plan_sources
+from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.settings import ModelChoice
+from virnucpro.sequences.alignments import read_alignments
+from virnucpro.sequences.fasta import read_records
+from virnucpro.sequences.fasta_files import read_fasta, write_fasta
+from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.sequences.read_log import ReadLog
+
+CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
+PACKERS = {
+    "plain": bytes,
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstandard": zstandard.compress,
+}
+
+
+def dna(seed, length=300):
+    return "".join(random.Random(seed).choices("ACGT", k=length))
+
+
+def fastq(header, sequence):
+    return f"@{header}\n{sequence}\n+\n{'I' * len(sequence)}\n"
+
+
+A, B, C = (dna(seed) for seed in (1, 2, 3))
+
+
+class Predict:
+    """`predict(*words)` on tiny weights that call everything viral; gives code, text and rows."""
+
+    def __init__(self, root: Path) -> None:
+        torch.set_num_threads(1)
+        self.environment = {"VIRNUCPRO_MODEL_DIR": str(make_tiny_home(root / "home"))}
+        self.classifier = write_tiny_classifier(root / "viral.safetensors")
+        weights = load_file(self.classifier)
+        save_file({**weights, "output_layer.bias": torch.tensor([-9.0, 9.0])}, self.classifier)
+
+    def __call__(self, *words: object, stdin: bytes | None = None):
+        fixed = ["predict", "-m", "500", "-p", str(self.classifier), "--orf-policy", "longest"]
+        fixed += ["-t", "1", "--no-progress", "--no-report"]
+        words = [*fixed, *map(str, words)]
+        done = CliRunner().invoke(cli, words, env=self.environment, input=stdin)
+        return done.exit_code, " ".join(done.output.split())
+
+
+@pytest.fixture(scope="module")
+def predict(tmp_path_factory):
+    return Predict(tmp_path_factory.mktemp("reading"))
+
+
+@pytest.fixture
+def put(tmp_path):
+    def write(data, name="in.fa"):
+        path = tmp_path / name
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+        return path
+
+    return write
+
+
+def rows_of(out):
+    with (out / "calls.tsv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def validate(path):
+    done = CliRunner().invoke(cli, ["utils", "validate", str(path)])
+    return done.exit_code, " ".join(done.output.split())
+
+
+def results_in(out):
+    """What a finished run leaves, of the files of an output directory."""
+    final = re.compile(r"calls|regions|viral|chunks\.tsv|report|prediction_results|mqc")
+    return [path.name for path in out.rglob("*") if path.is_file() and final.match(path.name)]
+
+
+# ---- letters that join, and files that are read back
+
+
+@pytest.mark.parametrize("flags", [(), ("--parallel",)], ids=["file-wise", "packed"])
+@pytest.mark.parametrize("packer", ["plain", "gzip"])
+def test_a_glued_record_ends_the_run_and_hides_no_later_one(predict, put, tmp_path, packer, flags):
+    glued = put(PACKERS[packer]((CASES / "glued.fa").read_bytes()))
+    code, said = predict(glued, "-o", tmp_path / "out", *flags)
+    assert code == 3
+    assert "in.fa, line 4: '>' inside a line" in said
+    assert results_in(tmp_path / "out") == []
+
+
+def test_every_record_of_files_joined_well_is_called(predict, tmp_path):
+    code, said = predict(CASES / "glued_ok.fa", "-o", tmp_path / "out")
+    assert code == 0, said
+    assert {row["status"] for row in rows_of(tmp_path / "out")} == {"called"}
+    records = [record.seq_id for record in read_records([tmp_path / "out" / "viral.fasta"])]
+    assert records == [row["id"] for row in rows_of(tmp_path / "out")]
+
+
+@pytest.fixture
+def stages(put, tmp_path):
+    """The first stages on text, without a model: `stages(text)` gives the paths."""
+
+    def run(data):
+        paths = RunPaths(tmp_path, "in", 500)
+        paths.checkpoints.mkdir(exist_ok=True)
+        counts = ingest(plan_sources([put(data)], {}, False), paths, ModelChoice(), LONGEST)
+        paths.chunked.unlink()  # for people: no stage may need it
+        found = orf_stages.translate(paths, LONGEST, 1, ProgressReporter(False), counts["chunks"])
+        orf_stages.split(paths, 10_000)
+        paths.scores.write_bytes(bytes(12 * found["orfs"]))
+        return paths
+
+    return run
+
+
+LONGEST = OrfPolicy("longest")
+ODD_IDS = ["a\x1cb", "b\x85", "c\u2028d", "e\xa0f", "g>h", "@i", "+", ";j", "#k", "l\x1e"]
+
+
+def test_what_stages_read_back_holds_upper_case_letters_of_dna_on_one_line(stages):
+    odd = A.lower()[:90] + "uUrRyYnNxXeE" + A[102:]
+    paths = stages("".join(f">{name} text\n{odd}\n" for name in ODD_IDS))
+    for path, count in ((paths.chunk_letters, 1), (paths.nucleotide, 6)):
+        lines = path.read_text(encoding="utf-8").split("\n")
+        assert lines.pop() == ""
+        assert len(lines) == 2 * count * len(ODD_IDS)
+        assert all(re.fullmatch("[ACGTNRYKMSWBDHV]+", line) for line in lines[1::2])
+    assert [contig.record.seq_id for contig in read_contigs(paths)] == ODD_IDS
+    assert all(contig.orfs == 6 for contig in read_contigs(paths))
+
+
+def drop_line(path, first, count=1):
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    del lines[first : first + count]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def drop_bytes(path, count):
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+@pytest.mark.parametrize(
+    ("damage", "read"),
+    [
+        (lambda paths: drop_line(paths.records, 1), read_contigs),
+        (lambda paths: drop_line(paths.records, 0), read_contigs),
+        (lambda paths: drop_bytes(paths.orf_table, 8), read_contigs),
+        (lambda paths: drop_line(paths.nucleotide, 2, 2), scored_orfs),
+        (lambda paths: drop_bytes(paths.unique_table, 4), scored_orfs),
+        (lambda paths: drop_line(paths.protein, 2, 2), lambda p: [orf_stages.split(p, 100)]),
+        (lambda paths: drop_line(paths.protein, 34, 2), lambda p: [orf_stages.split(p, 100)]),
+        (
+            lambda paths: drop_line(paths.chunk_letters, 2, 2),
+            lambda p: [orf_stages.translate(p, LONGEST, 1, ProgressReporter(False), 3)],
+        ),
+    ],
+    ids=["record", "first record", "place", "dna", "unique", "protein", "last protein", "chunk"],
+)
+def test_a_join_out_of_step_is_an_error(stages, damage, read):
+    paths = stages(f">a\n{A}\n>b\n{B}\n>c\n{C}\n")
+    assert list(read(paths))
+    damage(paths)
+    with pytest.raises(DamagedError):
+        list(read(paths))
+
+
+# ---- known letters, and everything else
+
+
+def spaced(sequence):
+    return "\n".join(
+        f"{i + 1:>9} " + " ".join(sequence[i : i + 60][j : j + 10] for j in range(0, 60, 10))
+        for i in range(0, len(sequence), 60)
+    )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        A.lower(),
+        A.replace("T", "U"),
+        f"{A[:100]}\r\n{A[100:]}\r\n",
+        f"{A[:100]}\r{A[100:]}",
+        f"{A[:100]}  \t\n{A[100:]}\v\f",
+        f"{A[:77]}--..*{A[77:]}*",
+        spaced(A),
+        f"\n{A[:10]}\n\n \n{A[10:]}",
+    ],
+    ids=["lower", "rna", "crlf", "cr", "blanks", "gaps", "numbers", "blank-lines"],
+)
+def test_what_is_known_changes_no_call(predict, put, tmp_path, written):
+    path = put(f">before\n{B}\n>a\n{written}\n>behind\n{C}\n")
+    plain = put(f">before\n{B}\n>a\n{A}\n>behind\n{C}\n", "plain.fa")
+    for one in (path, plain):
+        code, said = predict(one, "-o", tmp_path / one.stem)
+        assert code == 0, said
+    assert [{**row, "sample": ""} for row in rows_of(tmp_path / "in")] == [
+        {**row, "sample": ""} for row in rows_of(tmp_path / "plain")
+    ]
+
+
+def test_digits_and_blanks_are_left_out_counted_and_told_once(predict, tmp_path):
+    code, said = predict(CASES / "A_gblike.fa", "-o", tmp_path / "out", "--sample-n", "9")
+    assert code == 0, said
+    text = (CASES / "A_gblike.fa").read_text()
+    body = "".join(line for line in text.split("\n") if not line.startswith(">"))
+    letters, digits = (sum(map(is_one, body)) for is_one in (str.isalpha, str.isdigit))
+    blanks = len(body) - letters - digits
+    assert said.count("were left out") == 1
+    assert f"{digits} digits and {blanks} blanks" in said
+    assert sum(int(row["length"]) for row in rows_of(tmp_path / "out")) == letters
+    counts = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["chunking"]
+    assert (counts["digits"], counts["blanks"]) == (digits, blanks)
+    noted = validate(CASES / "A_gblike.fa")
+    assert noted[0] == 0
+    assert f"{digits} digits" in noted[1]
+
+
+def test_other_letters_stay_unclear_bases_up_to_a_tenth(predict, put, tmp_path):
+    few, many = A[:270] + "E" * 30, A[:269] + "E" * 31
+    code, said = predict(put(f">few\n{few}\n>many\n{many}\n"), "-o", tmp_path / "out")
+    assert code == 0, said
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["called", "not_dna"]
+
+
+FASTA, FASTQ = f">a\n{A}\n>b\n{B}\n", fastq("a", A) + fastq("b", B)
+REFUSED = {
+    "C2_cat_noeol": ((CASES / "C2_cat_noeol.fa").read_bytes(), 85, "'>' inside a line"),
+    "H_bom_cat": ((CASES / "H_bom_cat.fa").read_bytes(), 86, "byte order mark"),
+    "C2_fa_then_fq": ((CASES / "C2_fa_then_fq.fa").read_bytes(), 187, "FASTQ"),
+    "C_semiin": ((CASES / "C_semiin.fa").read_bytes(), 2, "comments"),
+    "C_hashmid": ((CASES / "C_hashmid.fa").read_bytes(), 2, "comments"),
+    "hash": ((CASES / "hash.fa").read_bytes(), 2, "comments"),
+    "fs": ((CASES / "fs.fa").read_bytes(), 2, "0x1c"),
+    "mark after a blank line": (f"{FASTA}\n\ufeff>c\n{C}\n", 6, "byte order mark"),
+    "two marks": (f"\ufeff\ufeff{FASTA}", 1, "byte order mark"),
+    "mark in a line": (f"{FASTA[:-1]}\ufeff>c\n{C}\n", 4, "byte order mark"),
+    "mark in fastq": (f"{FASTQ}\ufeff{FASTQ}", 9, "byte order mark"),
+    "blank before a header": (f"{FASTA} >c\n{C}\n", 5, "'>'"),
+    "crlf": (FASTA.replace("\n", "\r\n") + f"A>c\r\n{C}", 5, "'>'"),
+    "cr": (FASTA.replace("\n", "\r") + f"A>c\r{C}", 5, "'>'"),
+    "plus": (f"{FASTA}+\nIIII\n", 5, "FASTQ"),
+    "digits": (f">a\n{A}\n>q\n40 40 38 2\n40 40\n", 3, "11 digits and 0 letters"),
+    "digits over letters": (f">q\nACG1234\n>a\n{A}\n", 1, "4 digits and 3 letters"),
+    "equals": (f">a\n{A}=\n", 2, "'='"),
+    "tilde": (f">a\n{A}\n~~~\n", 3, "'~'"),
+    "question mark": (f">a\n{A}??\n", 2, "'?'"),
+    "slashes": (f">a\n{A}\n//\n", 3, "'/'"),
+    "no-break space": (f">a\n{A}\xa0{A}\n", 2, "0xc2"),
+    "no-break space in Latin-1": (f">a\n{A}\xa0{A}\n".encode("latin-1"), 2, "0xa0"),
+    "next line": (f">a\n{A}\x85{A}\n".encode("latin-1"), 2, "0x85"),
+    "line separator": (f">a\n{A}\u2028{A}\n", 2, "0xe2"),
+    "letter outside ASCII": (f">a\n{A}é\n", 2, "0xc3"),
+    "unit separator": (f">a\n{A}\n{A}\x1f\n", 3, "0x1f"),
+    "nul": (f">a\n{A}\0\n", 2, "NUL"),
+    "nul in a header": (f">a\0\n{A}\n", 1, "NUL"),
+    "digits in fastq": (fastq("a", A[:-1] + "1") + FASTQ, 2, "digit"),
+    "sign in fastq": (fastq("a", A[:9] + ">" + A[10:]) + FASTQ, 2, "'>'"),
+    "blank in fastq": (fastq("a", A[:9] + " " + A[10:]) + FASTQ, 2, "0x20"),
+    "control in fastq": (fastq("a", A[:9] + "\x1d" + A[10:]) + FASTQ, 2, "0x1d"),
+    "fasta after fastq": (FASTQ + FASTA, 9, "FASTA"),
+    "fastq glued": (FASTQ[:-1] + FASTQ, 8, "qualities"),
+    "header twice in fastq": (f"{FASTQ}@c\n{FASTQ}", 10, "'@'"),
+    "other name": (FASTQ.replace("+", "+a"), 7, "name after '+'"),
+    "blank line in fastq": (f"{FASTQ}\n{FASTQ}", 10, "blank line"),
+    "fastq cut": (FASTQ[:-400], 7, "inside a record"),
+    "plain after bzip2": (bz2.compress(FASTA.encode()) + FASTA.encode(), None, "damaged bzip2"),
+    "plain after xz": (lzma.compress(FASTA.encode()) + FASTA.encode(), None, "damaged xz"),
+    "plain after gzip": (gzip.compress(FASTA.encode()) + FASTA.encode(), None, "damaged gzip"),
+    "gzip after bzip2": (
+        bz2.compress(FASTA.encode()) + gzip.compress(FASTA.encode()), None, "damaged bzip2",
+    ),
+    "gzip after plain": (FASTA.encode() + gzip.compress(FASTA.encode(), mtime=0), 5, "NUL"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_sequence_holds_ends_the_run_with_file_and_line(predict, put, tmp_path, name):
+    data, line, problem = REFUSED[name]
+    path = put(data)
+    code, said = predict(path, "-o", tmp_path / "out")
+    assert code == 3, said
+    assert problem in said
+    where = f"{path}, line {line}: " if line else f"{path}, line "
+    assert where in said
+    assert results_in(tmp_path / "out") == []
+    refusal = said[said.index(where) :]
+    assert validate(path)[0] == 3
+    assert refusal in validate(path)[1]
+
+
+@pytest.mark.parametrize("kind", ["several inputs", "standard input", "gzip"])
+def test_a_glued_record_is_told_however_it_comes(predict, put, tmp_path, kind):
+    data = (CASES / "C2_cat_noeol.fa").read_bytes()
+    good, bad = put(FASTA, "good.fa"), put(gzip.compress(data) if kind == "gzip" else data)
+    inputs = [good, "-"] if kind == "standard input" else [good, bad]
+    code, said = predict(*inputs, "-o", tmp_path / "out", stdin=data)
+    assert code == 3
+    name = "standard input" if kind == "standard input" else str(bad)
+    assert f"{name}, line 85: '>' inside a line" in said
+    assert results_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_whole_streams_joined_are_one_file_and_zeros_may_follow(put, packer):
+    parts = [PACKERS[packer](text.encode()) for text in (FASTA[:100], FASTA[100:])]
+    joined = b"".join(parts) + bytes(0 if packer == "plain" else 512)
+    assert [record.sequence for record in read_records([put(joined)])] == [A, B]
+
+
+@pytest.mark.parametrize("flags", [(), ("--parallel",)], ids=["file-wise", "packed"])
+def test_ids_end_at_ascii_blanks_only(predict, put, tmp_path, flags):
+    text = "".join(f">{name}\t{name} x\n{dna(i)}\n" for i, name in enumerate(ODD_IDS))
+    code, said = predict(put(text), "-o", tmp_path / "out", *flags)
+    assert code == 0, said
+    rows = (tmp_path / "out" / "calls.tsv").read_bytes().decode().split("\n")[1:-1]
+    assert [row.split("\t")[0] for row in rows] == ODD_IDS
+    assert {row.split("\t")[4] for row in rows} == {"called"}
+    written = (tmp_path / "out" / "viral.fasta").read_bytes().decode().split("\n")
+    assert [line for line in written if line.startswith(">")] == [
+        f">{name}\t{name} x" for name in ODD_IDS
+    ]
+
+
+# ---- alignments
+
+
+@pytest.fixture
+def bam(tmp_path):
+    """`bam(reads)`: a file of (name, flag, letters)."""
+    pysam = pytest.importorskip("pysam")
+
+    def write(*reads, path=tmp_path / "in.bam"):
+        header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "ref", "LN": 9000}]}
+        with pysam.AlignmentFile(str(path), "wb", header=header) as file:
+            for name, flag, letters in reads:
+                read = pysam.AlignedSegment(file.header)
+                read.query_name, read.flag, read.query_sequence = name, flag, letters
+                read.reference_id = -1 if flag & 4 else 0
+                file.write(read)
+        return path
+
+    return write
+
+
+def test_a_read_of_the_reverse_strand_is_complemented_in_every_letter(bam):
+    [forward, reverse] = read_alignments(
+        bam(("f", 0, "AACGRYKMBVDHSWN"), ("r", 16, "AACGRYKMBVDHSWN"))
+    )
+    assert forward.sequence == "AACGRYKMBVDHSWN"
+    assert reverse.sequence == "NWSDHBVKMRYCGTT"
+
+
+def test_letters_of_a_reference_are_not_guessed(bam, predict, tmp_path):
+    path = bam(("a", 4, A), ("b", 4, "ACG=" * 40))
+    code, said = predict(path, "-o", tmp_path / "out")
+    assert code == 3
+    assert "read b: '='" in said
+    assert "read b: '='" in validate(path)[1]
+
+
+@pytest.mark.parametrize("letters", [A[:-1] + "1", A[:-1] + ">", A[:-1] + "#"])
+def test_signs_in_the_text_of_sam_are_not_read_as_bases(put, letters):
+    pytest.importorskip("pysam")
+    path = put(f"@HD\tVN:1.6\n@SQ\tSN:r\tLN:9\na\t4\t*\t0\t0\t*\t*\t0\t0\t{letters}\t*\n", "in.sam")
+    with pytest.raises(InputError, match="in the sequence of a read") as caught:
+        list(read_alignments(path))
+    assert caught.value.line == 3
+
+
+# ---- memory
+
+
+RECORD_NT = 6_000_000
+
+
+@pytest.mark.parametrize("unit", ["N", "A", "a", "NA", "-A", "e", "ACGTN" * 12, "1AA"])
+def test_one_long_record_takes_at_most_six_bytes_a_letter(put, tmp_path, unit):
+    path = put(b">long\n" + (unit.encode() * RECORD_NT)[:RECORD_NT] + b"\n>short\n" + A.encode())
+    paths = RunPaths(tmp_path, "in", 500)
+    paths.checkpoints.mkdir()
+    tracemalloc.start()
+    ingest(plan_sources([path], {}, False), paths, ModelChoice(), LONGEST)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * RECORD_NT
+
+
+def test_a_long_viral_record_is_written_in_little_memory(tmp_path):
+    sequence = A * (RECORD_NT // len(A))
+    with (tmp_path / "viral.fasta").open("w") as file:
+        tracemalloc.start()
+        write_fasta(file, [("a", sequence)], wrapped=True)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 2 * RECORD_NT
+    assert list(read_fasta(tmp_path / "viral.fasta")) == [("a", sequence)]
+
+
+# ---- inputs that change
+
+
+def change_at_opening(monkeypatch, path, number, changed):
+    """Give `path` other bytes just before it is opened for the `number`-th time."""
+    opened, really_open = [0], Path.open
+
+    def opening(self, *arguments, **options):
+        if self == path:
+            opened[0] += 1
+            if opened[0] == number:
+                with really_open(path, "wb") as file:
+                    file.write(changed)
+        return really_open(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opening)
+    return opened
+
+
+@pytest.mark.parametrize("flags", [(), ("--sample-n", "2")], ids=["all", "sampled"])
+@pytest.mark.parametrize("kind", ["fasta", "fastq", "gzip", "trailing", "bam"])
+def test_an_input_that_changes_is_noticed_on_every_pass(
+    predict, put, tmp_path, monkeypatch, kind, flags, request
+):
+    if kind == "bam":
+        bam = request.getfixturevalue("bam")
+        path = bam(("a", 4, A), ("b", 4, B), ("c", 4, C))
+        other = bam(("a", 4, A), ("b", 4, B), ("c", 4, A), path=tmp_path / "other.bam")
+        before, changed = path.read_bytes(), other.read_bytes()
+    else:
+        texts = [
+            "".join(
+                fastq(name, letters) if kind == "fastq" else f">{name}\n{letters}\n"
+                for name, letters in (("a", A), ("b", B), ("c", last))
+            ).encode()
+            for last in (C, A)
+        ]
+        if kind == "trailing":  # nothing that a parser sees
+            texts = [gzip.compress(texts[0], mtime=0) + bytes(count) for count in (512, 513)]
+        elif kind == "gzip":
+            texts = [gzip.compress(text, mtime=0) for text in texts]
+        before, changed = texts
+        path = put(before)
+    with monkeypatch.context() as patch:
+        opened = change_at_opening(patch, path, 0, changed)
+        assert predict(path, "-o", tmp_path / "whole", *flags)[0] == 0
+    noticed = 0
+    for number in range(1, opened[0] + 1):
+        path.write_bytes(before)
+        out = tmp_path / f"out{number}"
+        with monkeypatch.context() as patch:
+            change_at_opening(patch, path, number, changed)
+            code, said = predict(path, "-o", out, *flags)
+        if code == 0:  # changed before the run wrote down what it is
+            inputs = json.loads((out / "run.json").read_text())["inputs"]
+            assert inputs[0]["sha256"] == hashlib.sha256(changed).hexdigest()
+            assert noticed == 0
+            continue
+        noticed += 1
+        assert code == 3
+        assert f"{path}: changed" in said
+        assert results_in(out) == []
+    assert noticed >= (3 if flags else 2)
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_the_reader_hashes_the_bytes_as_they_lie_there(put, packer):
+    data = PACKERS[packer](FASTA.encode()) + bytes(0 if packer == "plain" else 99)
+    path, log = put(data), ReadLog()
+    records = read_records([path], log)
+    next(records)
+    assert log.digests == {}
+    assert len(list(records)) == 1
+    assert log.digests == {str(path): hashlib.sha256(data).hexdigest()}
+
+
+# ---- names, packing, other formats
+
+
+def test_sampling_warns_of_duplicates_once(predict, put, tmp_path):
+    inputs = [put(f">a\n{A}\n>a\n{B}\n>a\n{C}\n", "1.fa"), put(f">a\n{A}\n", "2.fa")]
+    code, said = predict(*inputs, "-o", tmp_path / "out", "--sample-n", "2")
+    assert code == 0, said
+    assert said.count("had an id that was taken") == 1
+
+
+def test_a_blank_before_the_name_goes_and_the_id_comes_first(predict, put, tmp_path):
+    text = (CASES / "H_space.fa").read_bytes() + f">\t\v c  d \n{C}\n> \n{A}\n".encode()
+    code, said = predict(put(text), "-o", tmp_path / "out")
+    assert code == 0, said
+    lines = (tmp_path / "out" / "viral.fasta").read_text().split("\n")
+    headers = [line for line in lines if line.startswith(">")]
+    assert headers == [">NODE_1", ">NODE_2", ">c  d ", ">record_4"]
+
+
+HEADERS = [
+    b"pr\xf8ve_1 fra Troms\xf8",
+    "prøve_2 frå Tromsø".encode(),
+    b"b\xe9\xff\x80 \xc3",
+    b"plain",
+]
+SHOWN = ["prøve_1", "prøve_2", "béÿ\x80", "plain"]
+
+
+@pytest.mark.parametrize("kind", ["fasta", "fastq", "mates"])
+def test_header_bytes_pass_through_and_tables_are_utf8(predict, put, tmp_path, kind):
+    def text(k):
+        mark, end = ((b">", b""), (b"@", b"\n+\n" + b"I" * 300))[kind != "fasta"]
+        sequences = [dna(10 * k + i).encode() for i in range(len(HEADERS))]
+        return b"".join(
+            mark + header + b"\n" + sequence + end + b"\n"
+            for header, sequence in zip(HEADERS, sequences, strict=True)
+        )
+
+    inputs, expected = [put(text(0))], list(HEADERS)
+    ids = SHOWN
+    if kind == "mates":
+        inputs.append(put(text(1), "mate.fq"))
+        ids = [f"{name}/{end}" for name in SHOWN for end in (1, 2)]
+        expected = [
+            f"{name}/{end} ".encode() + header
+            for name, header in zip(SHOWN, HEADERS, strict=True) for end in (1, 2)
+        ]  # fmt: skip
+    out = tmp_path / "out"
+    flags = ["--paired"] if kind == "mates" else []
+    code, said = predict(*inputs, "-o", out, *flags)
+    assert code == 0, said
+    rows = (out / "calls.tsv").read_bytes().decode().split("\n")[1:-1]
+    assert [row.split("\t")[0] for row in rows] == ids
+    written = (out / "viral.fasta").read_bytes().split(b"\n")
+    assert [line[1:] for line in written if line.startswith(b">")] == expected
+    for path in out.rglob("*"):
+        if path.suffix in (".tsv", ".txt", ".csv", ".json", ".html", ".bed", ".gff3"):
+            path.read_bytes().decode("utf-8")
+
+
+def test_the_cases_with_latin_1_are_read(predict, tmp_path):
+    for name, first in (("B_latin1.fa", "prøve_1"), ("B_fq_latin1.fq", "prøve_1")):
+        code, said = predict(CASES / name, "-o", tmp_path / name)
+        assert code == 0, said
+        assert rows_of(tmp_path / name)[0]["id"] == first
+
+
+def test_a_renamed_record_of_latin_1_is_written_with_its_id_before_its_bytes():
+    header = b"pr\xf8ve x".decode(*HEADER_BYTES)
+    assert Record("prøve", header, "A").fasta_header == header
+    assert Record("prøve__2", header, "A").fasta_header == f"prøve__2 {header}"
+
+
+@pytest.mark.parametrize("flags", [(), ("--sample-n", "1")])
+def test_bgzip_without_its_end_block_is_a_warning_said_once(predict, tmp_path, flags):
+    code, said = predict(CASES / "C_bgzf_noeof.fa.gz", "-o", tmp_path / "out", *flags)
+    assert code == 0, said
+    assert said.count("C_bgzf_noeof.fa.gz: bgzip without its end block") == 1
+    assert "bgzip without its end block" in validate(CASES / "C_bgzf_noeof.fa.gz")[1]
+
+
+def test_whole_bgzip_and_plain_gzip_are_no_warning(put, caplog):
+    data = (CASES / "C_bgzf_noeof.fa.gz").read_bytes()
+    end = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+    with caplog.at_level(logging.WARNING):
+        list(read_records([put(data + end), put(gzip.compress(FASTA.encode()), "plain.gz")]))
+    assert caplog.records == []
+
+
+GENBANK = "LOCUS       X    9 bp    DNA\nORIGIN\n        1 acgtacgta\n//\n"
+EMBL = "ID   X; SV 1; linear; DNA; STD; VRL; 9 BP.\nSQ   Sequence 9 BP;\n     acgtacgta 9\n//\n"
+GFF = "ctg\tProdigal\tCDS\t1\t99\t.\t+\t0\tID=1\n"
+FOREIGN = {
+    "gzip in gzip": ((CASES / "C_gzgz.fa.gz").read_bytes(), "gzip inside gzip", "unpack"),
+    "zstandard in xz": (
+        lzma.compress(zstandard.compress(FASTA.encode())), "zstandard inside xz", "unpack",
+    ),
+    "zip in gzip": (gzip.compress(b"PK\x03\x04" + bytes(300)), "zip inside gzip", "unpack"),
+    "tar in gzip": (gzip.compress(b"a.fa".ljust(257, b"\0") + b"ustar"), "tar archive", "unpack"),
+    "wrapped FASTQ": ((CASES / "C_wrapped.fq").read_bytes(), "several lines", "seqtk seq"),
+    "GenBank": (GENBANK, "GenBank", "any2fasta"),
+    "GenBank, packed": (gzip.compress(GENBANK.encode()), "GenBank", "any2fasta"),
+    "GenBank, blank lines": (f"\r\n\r\n{GENBANK}", "GenBank", "any2fasta"),
+    "EMBL": (EMBL, "EMBL", "any2fasta"),
+    "GFF": (f"##gff-version 3\n{GFF}", "GFF", "FASTA or FASTQ file"),
+    "GFF without its line": (GFF, "GFF", "FASTA or FASTQ file"),
+    "GTF": (f"#!genome-build x\n{GFF}", "GFF or GTF", "FASTA or FASTQ file"),
+    "GFA": ("H\tVN:Z:1.0\nS\t1\tACGT\n", "GFA", "any2fasta"),
+    "GFA without its line": ("S\t1\tACGT\nL\t1\t+\t1\t+\t0M\n", "GFA", "any2fasta"),
+    "VCF": ("##fileformat=VCFv4.2\n", "VCF", "FASTA or FASTQ file"),
+    "Stockholm": ("# STOCKHOLM 1.0\na ACGT\n", "Stockholm", "any2fasta"),
+    "Clustal": ("CLUSTAL W\n\na ACGT\n", "Clustal", "any2fasta"),
+    "page": ("<!DOCTYPE html>\n<html>", "HTML", "fetch"),
+    "packed SAM": (gzip.compress(b"@HD\tVN:1.6\n"), "SAM", "unpack"),
+    "SAM without header": ("r\t0\tc\t1\t60\t4M\t*\t0\t0\tACGT\tIIII\n", "SAM", "header"),
+    "comment first": (f"; about\n{FASTA}", "comment", "remove"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_another_format_is_named_with_the_remedy(predict, put, tmp_path, name):
+    data, kind, remedy = FOREIGN[name]
+    path = put(data)
+    code, said = predict(path, "-o", tmp_path / "out")
+    assert code == 3
+    assert kind in said
+    assert remedy in said
+    assert kind in validate(path)[1]

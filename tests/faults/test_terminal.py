@@ -1,0 +1,308 @@
+"""Streams closed or full, no home directory, early signals, no network: never a traceback."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import random
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import virnucpro
+from virnucpro.cli.main import cli
+from virnucpro.core.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+SECONDS = 120.0
+
+
+def dna(seed, length=300):
+    return "".join(random.Random(seed).choices("ACGT", k=length))
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory):
+    path = tmp_path_factory.mktemp("terminal") / "in.fa"
+    path.write_text(f">a\n{dna(1)}\n>b\n{dna(2)}\n")
+    return path
+
+
+def shell(folder, words, redirections="", code="-m virnucpro", **more):
+    """Run the command in a shell in a folder; what it said on the streams that are left."""
+    line = f"{shlex.quote(sys.executable)} {code} {shlex.join(map(str, words))} {redirections}"
+    return subprocess.run(
+        ["bash", "-c", line], env={**ENVIRONMENT, **more}, capture_output=True, text=True,
+        timeout=SECONDS, check=False, cwd=folder,
+    )  # fmt: skip
+
+
+# Standard streams
+
+
+@pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", "2>/dev/full >/dev/full"])
+def test_a_run_that_nobody_hears_ends_well(fasta, tmp_path, redirections):
+    words = ["predict", fasta, "-o", tmp_path / "out", "--no-report", "-t", "1"]
+    done = shell(tmp_path, words, redirections)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len((tmp_path / "out" / "calls.tsv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("redirections", ["2>&-", "2>/dev/full >/dev/full"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["predict", "--no-such-flag"], 2), (["-q", "predict", "no-such-file.fa"], 3),
+        (["models", "fetch", "no-such-model"], 4), (["report", "."], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)  # fmt: skip
+def test_errors_keep_their_exit_code_where_nobody_hears_them(words, code, redirections, tmp_path):
+    done = shell(tmp_path, words, redirections, VIRNUCPRO_MODEL_DIR=str(tmp_path))
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--version"], ["--help"], ["predict", "--help"], ["config", "show"], ["models", "list"]],
+    ids=" ".join,
+)
+def test_an_answer_that_cannot_be_written_is_a_failure(tmp_path, words):
+    done = shell(tmp_path, words, "> /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "virnucpro: error: standard output: No space left on device\n"
+    silent = shell(tmp_path, words, ">/dev/full 2>&1")
+    assert (silent.returncode, silent.stdout, silent.stderr) == (1, "", "")
+
+
+def test_an_answer_without_standard_error_is_given(tmp_path):
+    done = shell(tmp_path, ["--version"], "2>&- <&-")
+    assert (done.returncode, done.stdout) == (0, f"VirNucPro, version {virnucpro.__version__}\n")
+
+
+@pytest.mark.parametrize("words", [["predict", "-"], ["utils", "validate", "-"]], ids=" ".join)
+def test_a_closed_standard_input_is_bad_input(words, tmp_path):
+    out = ["-o", tmp_path / "out"] if "predict" in words else []
+    done = shell(tmp_path, [*words, *out], "<&-")
+    assert done.returncode == 3
+    assert "standard input: cannot be read" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+OPENS = """
+import os, sys
+from virnucpro.cli.main import main
+try:
+    main()
+except SystemExit:
+    pass
+os.write(int(sys.argv[1].removeprefix("--numbers=")), b"%d" % os.open(os.devnull, os.O_RDONLY))
+"""
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    script = tmp_path / "opens.py"
+    script.write_text(OPENS)
+    done = shell(tmp_path, ["--numbers=7"], "7>&1 >&- 2>&- <&-", code=str(script))
+    assert int(done.stdout) > 2
+
+
+def test_a_log_file_on_a_full_disk_ends_no_run(fasta, tmp_path, capfd):
+    words = ["-l", "/dev/full", "predict", str(fasta), "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, [*words, "--no-report", "-t", "1", "--no-progress"])
+    assert done.exit_code == 0
+    assert done.output.count("/dev/full ends here: No space left on device") == 1
+    assert capfd.readouterr().err == ""
+
+
+# A user without a home directory
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    def gone(*_):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", gone)
+    for name in ("HOME", "VIRNUCPRO_MODEL_DIR", "VIRNUCPRO_MODELS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["predict", "FASTA", "-o", "OUT", "--no-report", "-t", "1", "--no-progress"], 0),
+        (["predict", "FASTA", "-o", "OUT", "-m", "500"], 4), (["models", "list"], 0),
+        (["models", "fetch", "500", "-y"], 4), (["config", "show"], 0),
+        (["estimate", "FASTA", "-m", "mini", "--count-only"], 0), (["utils", "list-devices"], 0),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else str(value),
+)  # fmt: skip
+def test_no_home_directory_is_needed(homeless, fasta, tmp_path, monkeypatch, words, code):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIRNUCPRO_OFFLINE", "1")
+    names = {"FASTA": str(fasta), "OUT": "out"}
+    done = CliRunner().invoke(cli, [names.get(word, word) for word in words])
+    assert done.exit_code == code, (done.output, done.exception)
+    assert code != 4 or "VIRNUCPRO_MODEL_DIR" in done.output
+    assert not (tmp_path / "~").exists()
+
+
+def test_without_a_home_models_still_lie_where_the_settings_say(homeless, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path))
+    done = CliRunner().invoke(cli, ["predict", __file__, "-m", "500", "-o", str(tmp_path / "out")])
+    assert done.exit_code == 4 and str(tmp_path) in done.output
+
+
+@pytest.mark.parametrize("words", [["models", "list"], ["predict", "FASTA"], ["doctor"]])
+@pytest.mark.parametrize("variable", ["VIRNUCPRO_MODEL_DIR", "VIRNUCPRO_LOGGING_FILE"])
+def test_a_home_of_nobody_known_is_a_usage_error(fasta, monkeypatch, words, variable):
+    monkeypatch.setenv(variable, "~no-such-user/x")
+    done = CliRunner().invoke(cli, [str(fasta) if word == "FASTA" else word for word in words])
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert f"{variable}: " in done.output and "give the path in full" in done.output
+
+
+def test_the_same_in_a_settings_file(tmp_path):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("models: {home: '~no-such-user/x'}\n")
+    done = CliRunner().invoke(cli, ["-c", str(settings), "config", "show"])
+    assert done.exit_code == 2 and "~no-such-user/x" in done.output
+
+
+# Signals before a command has begun
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+module, number = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:3]
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            print("found", flush=True)
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Finder())
+runpy.run_module("virnucpro", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("virnucpro.cli.main", ["--version"]), ("click", ["--help"]), ("click.types", ["doctor"]),
+        ("virnucpro.core.config", ["predict", "FASTA"]), ("torch", ["predict", "FASTA"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)  # fmt: skip
+def test_an_interrupt_while_importing_ends_without_a_traceback(tmp_path, fasta, module, words):
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    words = [str(fasta) if word == "FASTA" else word for word in words]
+    number, code = (15, 143) if module == "click.types" else (2, 130)
+    done = shell(tmp_path, [module, number, *words], code=str(script))
+    assert "found" in done.stdout
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and "Error" not in done.stderr
+
+
+# References of CRAM files
+
+
+@pytest.fixture
+def server():
+    """An address that nobody may ask for anything, and how often it was asked."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                asked.append(connection.recv(100))
+                connection.sendall(b"HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                connection.close()
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.fixture
+def cram(tmp_path):
+    """A CRAM file whose reference has moved, the reference, and its place by checksum."""
+    pysam = pytest.importorskip("pysam")
+    contig, reference, path = dna(5, 1000), tmp_path / "ref.fa", tmp_path / "reads.cram"
+    reference.write_text(f">chr\n{contig}\n")
+    header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "chr", "LN": 1000}]}
+    with pysam.AlignmentFile(
+        str(path), "wc", header=header, reference_filename=str(reference)
+    ) as file:
+        read = pysam.AlignedSegment(file.header)
+        read.query_name, read.flag, read.query_sequence = "r", 0, contig[10:310]
+        read.reference_id, read.reference_start, read.cigartuples = 0, 10, [(0, 300)]
+        file.write(read)
+    with pysam.AlignmentFile(str(path), check_sq=False, reference_filename=str(reference)) as file:
+        checksum = file.header["SQ"][0]["M5"]
+    (tmp_path / "by_checksum").mkdir()
+    (tmp_path / "by_checksum" / checksum).write_text(contig)
+    reference.rename(tmp_path / "moved.fa")
+    return path, tmp_path / "moved.fa", tmp_path / "by_checksum"
+
+
+def predict(*arguments):
+    return CliRunner().invoke(cli, ["predict", *map(str, arguments), "-t", "1", "--no-progress"])
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+@pytest.mark.parametrize(
+    "path", ["{0}/%s", "URL={0}/%s", "|{0}/%s", "/nowhere/%s:{0}/%s", "{0}/%s:/nowhere/%s"]
+)
+def test_no_reference_is_asked_of_the_network(cram, server, tmp_path, monkeypatch, path, offline):
+    address, asked = server
+    monkeypatch.setenv("REF_PATH", path.format(address))
+    monkeypatch.setenv("VIRNUCPRO_OFFLINE", offline)
+    refused = predict(cram[0], "-o", tmp_path / "out", "--no-report")
+    assert refused.exit_code == 3 and "--reference" in refused.output
+    assert asked == []
+
+
+def test_neither_by_other_ways(cram, server, tmp_path, monkeypatch):
+    address, asked = server
+    monkeypatch.setenv("REF_PATH", f"{address}/%s")
+    remote = predict(cram[0], "-o", tmp_path / "out", "--reference", f"{address}/ref.fa")
+    assert remote.exit_code == 3 and "ref.fa" in remote.output
+    words = ["estimate", str(cram[0]), "-m", "mini", "--count-only"]
+    assert CliRunner().invoke(cli, words).exit_code == 3
+    with pytest.raises(InputError):
+        virnucpro.predict(cram[0])
+    with pytest.raises(InputError):
+        virnucpro.predict(cram[0], reference=f"{address}/ref.fa")
+    assert asked == []
+
+
+def test_references_in_files_are_found(cram, server, tmp_path, monkeypatch):
+    address, asked = server
+    monkeypatch.setenv("REF_PATH", f"{cram[2]}/%s:{address}/%s")
+    flags = ("--no-report", "--min-score", "0")
+    assert predict(cram[0], "-o", tmp_path / "found", *flags).exit_code == 0
+    monkeypatch.setenv("REF_PATH", f"{address}/%s")
+    done = predict(cram[0], "-o", tmp_path / "given", "--reference", cram[1], *flags)
+    assert done.exit_code == 0, done.output
+    calls = [(tmp_path / name / "calls.tsv").read_text() for name in ("found", "given")]
+    assert calls[0] == calls[1] and asked == []

@@ -1,0 +1,117 @@
+"""`-t N` bounds the CPU threads of a run, and no CPU is counted that the process may not use."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import stand_ins
+import torch
+from click.testing import CliRunner
+from tiny_home import make_tiny_home
+
+from virnucpro.cli.main import cli
+from virnucpro.pipeline import features, parallel_merge, persistent_pool, rank_scheduler
+from virnucpro.scores import classifier
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    home = make_tiny_home(tmp_path_factory.mktemp("threads") / "home")
+    return {"VIRNUCPRO_MODEL_DIR": str(home)}
+
+
+@pytest.fixture
+def predict(environment, tmp_path):
+    """`predict(*options)` into `tmp_path / "out"`; what it printed."""
+    fasta = tmp_path / "in.fa"
+    fasta.write_text(f">a\n{''.join(random.Random(1).choices('ACGT', k=2500))}\n")
+
+    def run(*options):
+        words = ["predict", str(fasta), "-m", "500", "--orf-policy", "longest", "--no-progress"]
+        words += ["--no-report", "-k", "-o", str(tmp_path / "out"), *options]
+        done = CliRunner().invoke(cli, words, env=environment)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    return run
+
+
+@pytest.fixture
+def of_torch(monkeypatch):
+    """Pretend that torch has so many threads; gives those that it had at each step of a run."""
+    told = []
+
+    def pretend(count):
+        torch.set_num_threads(count)
+        for module, name in (
+            (features, "extract_dnabert_features"), (features, "extract_esm_features"),
+            (features, "merge_features"), (classifier, "load_classifier"),
+        ):  # fmt: skip
+            monkeypatch.setattr(module, name, telling(getattr(module, name)))
+        return told
+
+    def telling(work):
+        def tell(*given, **named):
+            told.append(torch.get_num_threads())
+            return work(*given, **named)
+
+        return tell
+
+    before = torch.get_num_threads()
+    yield pretend
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("torchs", "asked", "used"), [(4, 1, 1), (4, 3, 3), (2, 5, 2)])
+def test_encoders_and_classifier_keep_within_the_threads_asked_for(
+    predict, of_torch, torchs, asked, used
+):
+    told = of_torch(torchs)
+    predict("-t", str(asked))
+    assert told == [used] * 4
+    assert torch.get_num_threads() == torchs
+
+
+def test_without_a_number_the_usable_cpus_bound_them(predict, of_torch, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 5})
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(parallel_merge, "WORTH_PROCESSES_BYTES", 0)
+    monkeypatch.setenv("VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE", "8")
+    told = of_torch(4)
+    said = predict()
+    assert len(told) > 4 and set(told) == {2}
+    assert "Auto-detected 2 CPU cores for merging" in said
+    assert "sequential merge (few CPUs" in said
+
+
+def test_one_thread_starts_no_second_one(predict, monkeypatch):
+    """Neither one that lays out batches nor one that reads merged files ahead."""
+    started = []
+
+    class Telling(ThreadPoolExecutor):
+        def __init__(self, *given, **named):
+            started.append(named)
+            super().__init__(*given, **named)
+
+    for name in ("virnucpro.engines.feeding", "virnucpro.pipeline.scoring"):
+        monkeypatch.setattr(f"{name}.ThreadPoolExecutor", Telling)
+    predict("-t", "1", "-w", "3")
+    assert started == []
+    predict("-t", "3", "-w", "3", "--force")
+    assert {"max_workers": 2} in started
+
+
+def test_worker_processes_share_the_threads(predict, tmp_path, monkeypatch):
+    monkeypatch.setattr(persistent_pool, "worker_main", stand_ins.worker_that_tells_its_threads)
+    predict("--persistent-models", "-t", "3")
+    told = [path.read_text() for path in (tmp_path / "out").rglob("*.pt.threads")]
+    assert told == ["3"] * 2
+
+
+def test_ranks_share_the_threads(predict, tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_scheduler, "rank_main", stand_ins.rank_that_tells_its_threads)
+    predict("--parallel", "--ranks", "2", "-t", "5")
+    told = [path.read_text() for path in (tmp_path / "out").rglob("*.h5.threads")]
+    assert told and set(told) == {"2"}

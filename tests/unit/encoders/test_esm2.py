@@ -1,0 +1,199 @@
+"""ESM-2 computes what fair-esm and transformers compute, in every layout."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from tests.checkpoints import (
+    OUTLIER,
+    esm2_config,
+    esm2_tensors,
+    fair_esm_content,
+    write_safetensors,
+)
+from tests.hidden_states import hidden_states
+from virnucpro.encoders.esm2 import Esm2
+from virnucpro.encoders.load import load_encoder
+from virnucpro.engines.plans import collate_packed, collate_padded
+from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, Esm2Shape
+
+TOLERANCE = 1e-5
+SHAPES = {
+    "two-heads": Esm2Shape(layers=3, dim=32, heads=2, ffn=128),
+    "five-heads": Esm2Shape(layers=2, dim=80, heads=5, ffn=320),
+    "deep": Esm2Shape(layers=7, dim=48, heads=3, ffn=192),
+}
+LENGTHS = [1, 200, 2, 33, 7, 64, 65, 129, 1, 16]
+MASK, UNKNOWN = 32, 3
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=list(SHAPES))
+def pair(request, tmp_path_factory):
+    """A shape, its weights and our encoder."""
+    shape = SHAPES[request.param]
+    tensors = esm2_tensors(shape, seed=shape.dim)
+    folder = write_safetensors(tmp_path_factory.mktemp("esm"), tensors, esm2_config(shape))
+    spec = EncoderSpec(kind="esm2", name="tiny", path=folder, sha256="", dim=shape.dim)
+    return shape, tensors, load_encoder(spec, torch.device("cpu"), torch.float32)
+
+
+def proteins(lengths=LENGTHS, seed=0):
+    numbers = np.random.default_rng(seed)
+    return [(np.array([0, *numbers.integers(3, 30, n), 2])) for i, n in enumerate(lengths)]
+
+
+def padded_tensor(items):
+    batch = collate_padded(items, pad_id=1)
+    return batch.tokens, batch.tokens != 1
+
+
+@torch.no_grad()
+def hidden_of_fair_esm(shape, tensors, items):
+    import esm
+
+    with warnings.catch_warnings():  # it misses the contact head, which nobody asks for
+        warnings.simplefilter("ignore")
+        model, _ = esm.pretrained.load_model_and_alphabet_core(
+            "esm2_tiny", fair_esm_content(shape, tensors)
+        )
+    tokens, _ = padded_tensor(items)
+    states = model.eval()(tokens, repr_layers=[shape.layers])["representations"][shape.layers]
+    return [row[: len(item)] for row, item in zip(states, items, strict=True)]
+
+
+@torch.no_grad()
+def hidden_of_transformers(shape, tensors, items):
+    from transformers import EsmConfig, EsmModel
+
+    model = EsmModel(EsmConfig(**esm2_config(shape)), add_pooling_layer=False).eval()
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert not unexpected
+    assert all("inv_freq" in name or "contact_head" in name for name in missing)
+    tokens, mask = padded_tensor(items)
+    states = model(tokens, attention_mask=mask.long()).last_hidden_state
+    return [row[: len(item)] for row, item in zip(states, items, strict=True)]
+
+
+def largest_difference(ours, theirs):
+    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("reference", [hidden_of_fair_esm, hidden_of_transformers])
+def test_hidden_states_equal_the_reference(pair, reference):
+    shape, tensors, encoder = pair
+    items = proteins()
+    theirs = reference(shape, tensors, items)
+    assert max(float(h[:, OUTLIER].abs().max()) for h in theirs) > 10  # the outlier is there
+    for batch in (collate_padded(items, 1), collate_packed(items)):
+        assert largest_difference(hidden_states(encoder, batch), theirs) <= TOLERANCE
+
+
+@pytest.mark.parametrize("reference", [hidden_of_fair_esm, hidden_of_transformers])
+def test_masked_tokens_are_made_up_for_as_in_training(pair, reference):
+    shape, tensors, encoder = pair
+    items = proteins([12, 40, 5])
+    items[0][3:6] = MASK
+    items[2][2] = MASK
+    theirs = reference(shape, tensors, items)
+    for batch in (collate_padded(items, 1), collate_packed(items)):
+        assert largest_difference(hidden_states(encoder, batch), theirs) <= TOLERANCE
+
+
+def test_vectors_are_means_over_residues_without_bos_and_eos(pair):
+    shape, tensors, encoder = pair
+    items = proteins()
+    wanted = torch.stack([h[1:-1].mean(0) for h in hidden_of_fair_esm(shape, tensors, items)])
+    for batch in (collate_padded(items, 1), collate_packed(items)):
+        vectors = encoder(batch)
+        assert vectors.dtype == torch.float32
+        assert float((vectors - wanted).abs().max()) <= TOLERANCE
+
+
+def test_the_layout_and_the_company_of_a_protein_change_nothing(pair):
+    _, _, encoder = pair
+    items = proteins()
+    alone = torch.cat([encoder(collate_packed([item])) for item in items])
+    order = np.random.default_rng(1).permutation(len(items))
+    shuffled = [items[i] for i in order]
+    for batch in (collate_padded(shuffled, 1), collate_packed(shuffled)):
+        assert float((encoder(batch) - alone[order]).abs().max()) <= 3e-6
+
+
+def test_a_protein_without_residues_gives_zeros(pair):
+    _, _, encoder = pair
+    empty = np.array([0, 2])
+    for batch in (collate_padded([empty, *proteins([9])], 1), collate_packed([empty])):
+        vectors = encoder(batch)
+        assert not vectors[0].any()
+        assert torch.isfinite(vectors).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_rotary_angles_stay_float32_whatever_the_weights_are(dtype):
+    encoder = Esm2(SHAPES["two-heads"])
+    wanted = encoder.rotary(torch.tensor([1022]))
+    got = encoder.to(dtype).rotary(torch.tensor([1022]))
+    assert encoder.embed.weight.dtype == dtype
+    for a, b in zip(got, wanted, strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b)
+
+
+def test_half_precision_stays_close_and_pools_in_float32(pair):
+    shape, _, encoder = pair
+    items = proteins([30, 166, 3])
+    half = Esm2(shape).eval().requires_grad_(False)
+    half.load_state_dict(encoder.state_dict())
+    half = half.to(torch.bfloat16)
+    vectors = half(collate_packed(items))
+    assert vectors.dtype == torch.float32
+    wanted = encoder(collate_packed(items))
+    assert float((vectors - wanted).norm() / wanted.norm()) < 3e-2
+
+
+def test_short_proteins_sum_their_layers_in_float32(monkeypatch):
+    torch.manual_seed(3)
+    exact = Esm2(Esm2Shape(layers=30, dim=64, heads=2, ffn=256)).eval().requires_grad_(False)
+    half = Esm2(exact.shape).eval().requires_grad_(False)
+    half.load_state_dict(exact.half().float().state_dict())  # the same weights: sums differ alone
+    half = half.half()
+    batch = collate_packed(proteins([1, 2, 3, 5, 8, 13]))
+    wanted = exact.float()(batch)
+
+    def error():
+        vectors = half(batch)
+        assert vectors.dtype == torch.float32
+        return float(((vectors - wanted).norm(dim=1) / wanted.norm(dim=1)).max())
+
+    in_float32 = error()
+    monkeypatch.setattr(Esm2, "short_tokens", 0)
+    assert in_float32 < 0.75 * error()
+
+
+def test_the_published_sizes_have_the_published_parameter_counts():
+    millions = {"8M": 7.5, "35M": 33.5, "150M": 148, "650M": 651, "3B": 2839, "15B": 15134}
+    for name, shape in ESM2_SIZES.items():
+        with torch.device("meta"):
+            count = sum(p.numel() for p in Esm2(shape).parameters())
+        size = name.split("_")[2]
+        assert count / 1e6 == pytest.approx(millions[size], rel=0.02), name
+
+
+def test_encoding_compiles_to_one_graph_for_batches_of_one_form():
+    encoder = Esm2(Esm2Shape(layers=1, dim=16, heads=2, ffn=32)).eval().requires_grad_(False)
+    traces = []
+
+    def backend(graph, _):
+        traces.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(encoder.encode, backend=backend, fullgraph=True, dynamic=False)
+    for seed in (1, 2, 3):
+        layout = encoder.lay_out(collate_packed(proteins([5, 20], seed)))
+        assert torch.allclose(compiled(layout), encoder.encode(layout), atol=1e-6)
+    assert len(traces) == 1
+    torch._dynamo.reset()

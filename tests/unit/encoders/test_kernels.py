@@ -1,0 +1,191 @@
+"""The layers around our own kernels: the same vectors as the plain path, and the way back to it.
+
+The kernels themselves need a GPU (`test_kernels_gpu.py`); here plain PyTorch stands for them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from tests import plain_kernels
+from virnucpro.core.errors import DeviceError
+from virnucpro.encoders import attention, kernels
+from virnucpro.encoders.attention import choose_backend, prove_backend
+from virnucpro.encoders.batches import PackedBatch
+from virnucpro.encoders.dnabert import Dnabert
+from virnucpro.encoders.esm2 import Esm2
+from virnucpro.encoders.fp8 import Fp8Layer, Fp8Linear, to_fp8
+from virnucpro.encoders.layouts import TiledLayout
+from virnucpro.engines.base import EngineOptions, make_engine
+from virnucpro.engines.plans import collate_packed, collate_padded
+from virnucpro.models.specs import DnabertShape, Esm2Shape
+
+CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
+MIXED, SHORT = [5, 1, 66, 130, 64, 65, 200], [3, 16, 1, 9]
+NETWORKS = {
+    "esm2": lambda: Esm2(Esm2Shape(layers=4, dim=64, heads=2, ffn=256)),
+    "dnabert": lambda: Dnabert(DnabertShape(layers=2, dim=64, heads=2, ffn=128)),
+}
+
+
+@pytest.fixture(params=NETWORKS, ids=list(NETWORKS))
+def encoder(request):
+    torch.manual_seed(0)
+    return NETWORKS[request.param]().eval().requires_grad_(False)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """The kernels run on the CPU, in plain PyTorch."""
+    plain_kernels.install(monkeypatch)
+    monkeypatch.setattr(attention, "run_on", lambda *_: True)
+
+
+def batches(lengths, pad_id):
+    numbers = np.random.default_rng(0)
+    items = [(numbers.integers(4, 30, n)) for i, n in enumerate(lengths)]
+    return collate_packed(items), collate_padded(items, pad_id)
+
+
+@pytest.mark.parametrize("lengths", [MIXED, SHORT], ids=["mixed", "short"])
+def test_layers_around_our_kernels_give_the_vectors_of_the_plain_path(
+    encoder, lengths, monkeypatch
+):
+    packed, padded = batches(lengths, encoder.pad_id)
+    wanted = encoder(packed)
+    plain_kernels.install(monkeypatch)
+    encoder.forced_backend = "triton"
+    for batch in (packed, padded):
+        assert encoder.lay_out(batch).backend == "triton"
+        assert float((encoder(batch) - wanted).abs().max()) <= 3e-6
+
+
+def test_empty_sequences_and_tokens_of_none_touch_no_other_row(encoder, installed):
+    packed, _ = batches([7, 30, 3], encoder.pad_id)
+    wanted = encoder(packed)
+    tail = torch.full((24,), encoder.pad_id)
+    ends = torch.tensor([40 + 24] * 3, dtype=torch.int32)
+    longer = PackedBatch(torch.cat([packed.tokens, tail]), torch.cat([packed.cu_seqlens, ends]), 30)
+    vectors = encoder(longer)
+    assert vectors.shape == (6, encoder.dim)
+    assert float((vectors[:3] - wanted).abs().max()) <= 3e-6
+    assert not vectors[4:].any()
+
+
+def test_tokens_come_in_sixteens_and_tiles_cover_each_place_once():
+    packed, padded = batches(MIXED, 1)
+    for batch in (packed, padded):
+        layout = TiledLayout.of(batch, 1)
+        assert len(layout.tokens) % 16 == 0
+        assert layout.tokens[: len(packed.tokens)].tolist() == packed.tokens.tolist()
+        assert layout.cu_seqlens.tolist() == packed.cu_seqlens.tolist()
+        places = [(s, f + i) for s, f in layout.tiles.tolist() for i in range(kernels.QUERIES)]
+        real = sorted(place for place in places if place[1] < MIXED[place[0]])
+        assert real == [(i, place) for i, n in enumerate(MIXED) for place in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "head_dim", "alibi", "wanted"),
+    [
+        ((9, 0), torch.float16, 64, False, "triton"),
+        ((9, 0), torch.bfloat16, 64, True, "triton"),
+        ((9, 0), torch.float32, 64, False, "sdpa"),
+        ((9, 0), torch.float16, 24, False, "varlen"),
+        ((8, 9), torch.float16, 64, False, "varlen"),
+        ((8, 0), torch.float16, 64, True, "sdpa"),
+    ],
+)
+def test_our_kernels_are_chosen_on_hopper_in_16_bits_only(
+    monkeypatch, capability, dtype, head_dim, alibi, wanted
+):
+    monkeypatch.setattr(kernels, "triton", object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_backend(CUDA, dtype, head_dim, alibi) == wanted
+    assert choose_backend(CPU, dtype, head_dim, alibi) == "sdpa"
+
+
+def test_without_triton_pytorch_serves(monkeypatch):
+    monkeypatch.setattr(kernels, "triton", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert choose_backend(CUDA, torch.float16, 64, alibi=False) == "varlen"
+    assert choose_backend(CUDA, torch.float16, 64, alibi=True) == "sdpa"
+
+
+def test_kernels_that_hold_are_used(encoder, installed):
+    assert prove_backend(encoder) == "triton"
+    assert encoder.forced_backend is None
+
+
+@pytest.mark.parametrize("name", ["add_norm", "attend"])
+def test_a_wrong_kernel_gives_way_to_the_plain_path(encoder, installed, monkeypatch, caplog, name):
+    right = getattr(plain_kernels, name)
+    monkeypatch.setattr(kernels, name, lambda *args, **options: right(*args, **options) * 1.02)
+    packed, _ = batches(MIXED, encoder.pad_id)
+    wrong = encoder(packed)
+    with caplog.at_level(logging.WARNING, "virnucpro.engines"):
+        assert prove_backend(encoder) == "sdpa"
+    assert "Triton kernels are off by" in caplog.text
+    assert encoder.lay_out(packed).backend == "sdpa"
+    assert float((encoder(packed) - wrong).abs().max()) > 1e-4
+
+
+def test_a_kernel_that_does_not_compile_gives_way_too(encoder, installed, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise AssertionError("unsupported layout")
+
+    monkeypatch.setattr(kernels, "add_norm", refuse)
+    assert prove_backend(encoder) == "sdpa"
+    assert "do not run here (AssertionError: unsupported layout)" in caplog.text
+
+
+def test_an_engine_leaves_the_compiler_out_and_gives_the_same_vectors(encoder, installed):
+    packed, _ = batches(MIXED, encoder.pad_id)
+    wanted = encoder(packed)
+    lengths = packed.cu_seqlens.tolist()
+    parts = itertools.pairwise(lengths)
+    items = [packed.tokens[a:b].numpy() for a, b in parts]
+    options = EngineOptions(token_budget=256, compile="on", longest=200)
+    for kind in ("packed", "padded"):
+        engine = make_engine(kind, encoder, device=CPU, options=options)
+        found = {
+            int(number): row
+            for rows, vectors in engine.embed(items)
+            for number, row in zip(rows, vectors, strict=True)
+        }
+        assert engine.stats.backend == "triton"
+        assert not engine.stats.compiled
+        for i, row in found.items():
+            assert np.abs(row - wanted[i].numpy()).max() <= 3e-6
+        assert len(found) == len(items)
+
+
+def test_float8_keeps_the_ends_and_stays_near(installed):
+    torch.manual_seed(0)
+    encoder = NETWORKS["esm2"]().eval().requires_grad_(False)
+    packed, _ = batches(MIXED, encoder.pad_id)
+    wanted = encoder(packed)
+    quantised = to_fp8(encoder)
+    assert [isinstance(x, Fp8Layer) for x in quantised.layers] == [False, True, True, False]
+    assert prove_backend(quantised) == "triton"
+    off = float((quantised(packed) - wanted).norm() / wanted.norm())
+    assert 1e-4 < off < 5e-2  # float8 was there, and did its work
+
+
+def test_float8_weights_are_within_their_rounding_row_by_row():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(48, 32).requires_grad_(False)
+    linear.weight.data *= torch.logspace(-3, 3, 32)[:, None]
+    quantised = Fp8Linear(linear)
+    weight = quantised.values.float() * quantised.scale.T
+    row = linear.weight.abs().amax(1, keepdim=True)
+    assert float(((weight - linear.weight).abs() / row).max()) <= 2**-4
+
+
+def test_float8_is_refused_where_our_kernels_do_not_run():
+    with pytest.raises(DeviceError, match="H100"):
+        to_fp8(NETWORKS["esm2"]())

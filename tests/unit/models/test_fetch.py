@@ -1,0 +1,224 @@
+"""Fetching: the first fetch records revision and hashes, and nothing else is accepted after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+
+import pytest
+import torch
+from fake_hub import serve_hub
+from huggingface_hub import constants
+from safetensors.numpy import load_file
+
+from virnucpro.core.errors import ModelError, OutputError
+from virnucpro.models.fetch import Network, fetch, plan_fetch
+from virnucpro.models.manifest import MANIFEST, read_manifest
+from virnucpro.models.published import (
+    CLASSIFIER_REPOSITORY,
+    CLASSIFIER_REVISION,
+    CLASSIFIERS,
+    PublishedClassifier,
+    needed_files,
+)
+
+ESM, DNA = "esm2_t36_3B_UR50D", "DNABERT-S"
+ESM_REPOSITORY, DNA_REPOSITORY = "facebook/esm2_t36_3B_UR50D", "zhihan1996/DNABERT-S"
+FIRST, SECOND = "1" * 40, "2" * 40
+CONFIG = json.dumps({"hidden_size": 8}).encode()
+WEIGHTS = b"first weights" * 999
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with serve_hub() as hub:
+        for repository in (ESM_REPOSITORY, DNA_REPOSITORY):
+            hub.main[repository] = FIRST
+            hub.repositories[repository] = {
+                FIRST: {
+                    "config.json": CONFIG,
+                    "model.safetensors": WEIGHTS,
+                    "bert_layers.py": b"import os",
+                    "pytorch_model.bin": b"pickle",
+                },
+                SECOND: {"config.json": CONFIG, "model.safetensors": b"second weights"},
+            }
+        yield hub
+
+
+@pytest.fixture
+def network(hub):
+    return Network(endpoint=hub.url, github=hub.url)
+
+
+def fetch_all(names, home, network, **revisions):
+    return [fetch(plan, home, network) for plan in plan_fetch(names, home, revisions, network)]
+
+
+def downloads(hub):
+    return [
+        request for request in hub.requests if request.startswith("GET /") and "api" not in request
+    ]
+
+
+def test_only_weights_and_texts_are_planned_and_come(hub, network, tmp_path):
+    (plan,) = plan_fetch([ESM], tmp_path, {}, network)
+    assert [file.name for file in plan.files] == ["config.json", "model.safetensors"]
+    assert (plan.size, plan.revision) == (len(CONFIG) + len(WEIGHTS), FIRST)
+    assert downloads(hub) == []
+    installed = fetch(plan, tmp_path, network)
+    names = {path.name for path in installed.folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", MANIFEST}
+    assert installed.files["model.safetensors"].sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+    assert (installed.revision, installed.licence, installed.kind) == (FIRST, "mit", "encoder")
+    assert installed == read_manifest(tmp_path / "encoders" / ESM)
+    assert not list(tmp_path.glob(".partial/*"))
+
+
+def test_the_recorded_revision_stays_when_the_hub_moves_on(hub, network, tmp_path):
+    (installed,) = fetch_all([ESM], tmp_path, network)
+    hub.main[ESM_REPOSITORY] = SECOND
+    before = len(hub.requests)
+    assert fetch_all([ESM], tmp_path, network) == [installed]
+    assert len(hub.requests) == before
+    with pytest.raises(ModelError, match="is installed; remove the folder"):
+        fetch_all([ESM], tmp_path, network, **{ESM: SECOND})
+
+
+def test_a_pinned_revision_is_fetched(network, tmp_path):
+    (installed,) = fetch_all([ESM], tmp_path, network, **{ESM: SECOND})
+    assert (installed.folder / "model.safetensors").read_bytes() == b"second weights"
+    assert installed.revision == SECOND
+
+
+def test_a_damaged_file_is_fetched_again_alone(hub, network, tmp_path):
+    (installed,) = fetch_all([ESM], tmp_path, network)
+    (installed.folder / "model.safetensors").write_bytes(b"x")
+    hub.main[ESM_REPOSITORY] = SECOND
+    hub.requests.clear()
+    fetch_all([ESM], tmp_path, network)
+    assert all("config.json" not in request for request in downloads(hub))
+    assert {path.name for path in installed.folder.iterdir()} == {*installed.files, MANIFEST}
+    installed.check(full=True)
+
+
+@pytest.mark.parametrize("stated_too", [False, True], ids=["sent", "stated and sent"])
+def test_changed_remote_content_is_refused_whenever_it_comes(hub, network, tmp_path, stated_too):
+    (installed,) = fetch_all([ESM], tmp_path, network)
+    (installed.folder / "model.safetensors").unlink()
+    files = hub.repositories[ESM_REPOSITORY][FIRST]
+    if not stated_too:
+        hub.stated["model.safetensors"] = files["model.safetensors"]
+    files["model.safetensors"] = b"other weights" * 999
+    for _ in range(2):  # what was refused is not taken for the file later
+        with pytest.raises(ModelError, match="refused"):
+            fetch_all([ESM], tmp_path, network)
+    assert not (installed.folder / "model.safetensors").exists()
+    files["model.safetensors"] = WEIGHTS
+    assert fetch_all([ESM], tmp_path, network) == [installed]
+    installed.check(full=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_content_unlike_what_the_hub_states_is_refused_at_once(hub, network, tmp_path, name):
+    hub.stated[name] = hub.repositories[DNA_REPOSITORY][FIRST][name][::-1]
+    with pytest.raises(ModelError, match="not the content that its source states"):
+        fetch_all([DNA], tmp_path, network)
+    assert read_manifest(tmp_path / "encoders" / DNA) is None
+
+
+def test_a_fetch_that_broke_off_goes_on_at_its_revision(hub, network, tmp_path):
+    """Whole files stay; the one that broke off starts over."""
+    (plan,) = plan_fetch([DNA], tmp_path, {}, network)
+    hub.breaks = [200] * 10 + [0] * 10
+    with pytest.raises(ModelError, match="fetch again to go on"):
+        fetch(plan, tmp_path, network)
+    hub.breaks.clear()
+    hub.main[DNA_REPOSITORY] = SECOND
+    hub.requests.clear()
+    (installed,) = fetch_all([DNA], tmp_path, network)
+    assert installed.revision == plan.revision == FIRST
+    assert not [request for request in downloads(hub) if "config.json" in request]
+
+
+@pytest.mark.parametrize("name", [DNA, "500"])
+def test_a_short_break_is_bridged(published_500, hub, network, tmp_path, name):
+    plan = plan_fetch([name], tmp_path, {}, network)[-1]
+    hub.breaks = [500, 1]
+    assert fetch(plan, tmp_path, network).revision == plan.revision
+    assert hub.breaks == []
+
+
+def test_offline_asks_nothing_and_says_what_to_do(hub, network, tmp_path):
+    (installed,) = fetch_all([ESM], tmp_path, network)
+    offline = Network(offline=True, endpoint=hub.url, github=hub.url)
+    hub.requests.clear()
+    assert fetch_all([ESM], tmp_path, offline) == [installed]
+    for name in (DNA, "500"):
+        with pytest.raises(ModelError, match="offline mode is on"):
+            fetch_all([name], tmp_path, offline)
+    assert hub.requests == []
+
+
+def test_the_hubs_own_offline_mode_is_a_clear_error(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="no answer"):
+        plan_fetch([ESM], tmp_path, {}, network)
+
+
+def test_a_full_disk_is_found_before_the_download(hub, network, tmp_path, monkeypatch):
+    (plan,) = plan_fetch([ESM], tmp_path, {}, network)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(OutputError, match=r"needs 0\.00 GB"):
+        fetch(plan, tmp_path, network)
+    assert downloads(hub) == []
+
+
+def test_remote_names_never_become_other_paths():
+    hostile = ["../model.safetensors", "/etc/passwd", "a/model.safetensors", "vocab.txt\n",
+               "model-00001-of-00002.safetensors/x", "..", "config.json.py"]  # fmt: skip
+    assert needed_files(hostile) == []
+    sharded = ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"]
+    assert needed_files([*hostile, *sharded]) == sharded
+
+
+@pytest.fixture
+def published_500(hub, monkeypatch, tmp_path):
+    """A classifier as the original publishes it, with the state dict of a small network."""
+    torch.manual_seed(1)
+    network = torch.nn.ModuleDict(
+        {"hidden_layer": torch.nn.Linear(16, 4), "bn1": torch.nn.BatchNorm1d(4),
+         "output_layer": torch.nn.Linear(4, 2)}
+    )  # fmt: skip
+    torch.save(network.state_dict(), tmp_path / "500_model.pth")
+    data = (tmp_path / "500_model.pth").read_bytes()
+    hub.repositories[CLASSIFIER_REPOSITORY] = {CLASSIFIER_REVISION: {"500_model.pth": data}}
+    blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    entry = PublishedClassifier(chunk_nt=500, file="500_model.pth", blob=blob)
+    monkeypatch.setitem(CLASSIFIERS, "500", entry)
+    return network.state_dict()
+
+
+def test_a_model_brings_its_encoders_and_a_converted_classifier(published_500, network, tmp_path):
+    home = tmp_path / "home"
+    dna, esm, classifier = fetch_all(["500"], home, network)
+    assert (dna.name, esm.name, classifier.name) == (DNA, ESM, "500")
+    path = classifier.folder / "classifier.safetensors"
+    assert (load_file(path)["bn1.weight"] == published_500["bn1.weight"].numpy()).all()
+    assert classifier.revision == CLASSIFIER_REVISION
+    assert not list(home.rglob("*.pth"))
+    path.write_bytes(b"x")
+    fetch_all(["500"], home, network)
+    classifier.check(full=True)
+
+
+def test_a_changed_classifier_is_refused(published_500, hub, network, tmp_path):
+    files = hub.repositories[CLASSIFIER_REPOSITORY][CLASSIFIER_REVISION]
+    files["500_model.pth"] = files["500_model.pth"][::-1]
+    with pytest.raises(ModelError, match="not the content that its source states"):
+        fetch_all(["500"], tmp_path / "home", network)
+    assert read_manifest(tmp_path / "home" / "500") is None

@@ -1,1 +1,0 @@
-"""Room 3: token ids to batches."""

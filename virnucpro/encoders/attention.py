@@ -1,0 +1,208 @@
+"""The one place that decides which attention kernels run, and what all transformers share.
+
+Room 4 (batch -> one vector per ORF). Kernels are named: `triton` are our own, for packed tokens
+(Hopper GPUs, 16-bit), `varlen` is PyTorch's for them (CUDA, 16-bit), `sdpa` reads rectangles and
+runs everywhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from virnucpro.core.errors import DeviceError
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.batches import Batch, PackedBatch
+from virnucpro.encoders.kernels import run_on
+from virnucpro.encoders.layouts import Layout, PackedLayout, RectangleLayout, TiledLayout
+
+log = logging.getLogger("virnucpro.engines")
+
+_PROOF_LENGTHS = (3, 17, 1, 64)
+_PROOF_TOLERANCE = 2e-2  # on values of about 1, in bfloat16
+# Relative norm of whole vectors: five times what rounding alone makes of 36 layers.
+_NETWORK_TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float32: 1e-4}
+
+
+def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str:
+    """Name the kernels for packed tokens: `triton` or `varlen` where they run, else `sdpa`.
+
+    Args:
+        device: where the weights are.
+        dtype: of the weights.
+        head_dim: width of one attention head.
+        alibi: attention adds a distance penalty, which the varlen kernel does not know.
+    """
+    if run_on(device, dtype, head_dim):
+        return TiledLayout.backend
+    return _pytorch_backend(device, dtype, head_dim, alibi)
+
+
+def _pytorch_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str:
+    fits = dtype in (torch.float16, torch.bfloat16) and head_dim % 8 == 0 and head_dim <= 256
+    if alibi or not fits or device.type != "cuda":
+        return "sdpa"
+    return "varlen" if torch.cuda.get_device_capability(device) >= (8, 0) else "sdpa"
+
+
+@contextmanager
+def pinned_kernels() -> Iterator[None]:
+    """Let PyTorch choose only among kernels whose speed is known for short sequences.
+
+    Enter it around compiled code too: the choice is made while tracing.
+    """
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
+        yield
+
+
+class Float32Table(nn.Module):
+    """Constants that follow the weights from device to device and never change their dtype.
+
+    `.half()` and `.to(dtype)` would round a buffer, and `.to_empty()` would lose it.
+    """
+
+    table: Tensor
+
+    def __init__(self, values: Sequence[float]) -> None:
+        super().__init__()
+        self.values = tuple(values)
+        self.register_buffer("table", self._made_on(torch.device("cpu")), persistent=False)
+
+    def forward(self) -> Tensor:
+        """The constants: shape (values,), float32, on the device of the weights."""
+        return self.table
+
+    def _made_on(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.values, dtype=torch.float32, device=device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32Table:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.table = self._made_on(self.table.device)
+        return self
+
+
+class TransformerEncoder(Encoder):
+    """A stack of attention layers over the flat tokens of a layout.
+
+    Attributes:
+        heads: attention heads.
+        skip: special tokens at each end that do not count in the mean.
+        uses_alibi: attention adds a distance penalty.
+        forced_backend: name of the kernels to use instead of the best ones; None for those.
+    """
+
+    heads: int
+    skip: ClassVar[int] = 0
+    uses_alibi: ClassVar[bool] = False
+    forced_backend: str | None = None
+
+    @abstractmethod
+    def hidden(self, layout: Layout) -> Tensor:
+        """Last hidden states: shape (T, dim), in the dtype of the weights.
+
+        This is what is worth compiling: tensors in, a tensor out, no wait for the device.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def backend(self) -> str:
+        """Name of the attention kernels that packed batches use."""
+        if self.forced_backend is not None:
+            return self.forced_backend
+        weights = next(self.parameters())
+        head_dim = self.dim // self.heads
+        return choose_backend(weights.device, weights.dtype, head_dim, self.uses_alibi)
+
+    def lay_out(self, batch: Batch) -> Layout:
+        """Arrange a batch for the kernels in use; on the batch's device."""
+        if self.backend == TiledLayout.backend:
+            return TiledLayout.of(batch, self.pad_id)
+        if isinstance(batch, PackedBatch) and self.backend == PackedLayout.backend:
+            return PackedLayout.of(batch)
+        return RectangleLayout.of(batch, self.pad_id)
+
+    def encode(self, layout: Layout) -> Tensor:
+        """Vectors of a layout on the encoder's device: shape (n, dim), float32."""
+        return layout.mean(self.hidden(layout), self.skip)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Embed each sequence of `batch`: shape (n, dim), float32, rows in batch order."""
+        layout = self.lay_out(batch).to(self.device, non_blocking=True)
+        with pinned_kernels():
+            return self.encode(layout)
+
+
+def prove_backend(encoder: TransformerEncoder) -> str:
+    """Run the chosen kernels once on numbers whose answer is known.
+
+    Our own kernels give way to PyTorch's, with a line in the log, where they do not hold; forced
+    ones are left to whoever forced them.
+
+    Returns:
+        The name of the backend.
+
+    Raises:
+        DeviceError: if PyTorch's do not run, or differ from plain attention.
+    """
+    weights = next(encoder.parameters())
+    if encoder.backend == TiledLayout.backend and encoder.forced_backend is None:
+        problem = _against_plain(encoder)
+        if problem:
+            head_dim, alibi = encoder.dim // encoder.heads, encoder.uses_alibi
+            instead = _pytorch_backend(weights.device, weights.dtype, head_dim, alibi)
+            log.warning("Triton kernels %s; '%s' is used instead", problem, instead)
+            encoder.forced_backend = instead
+    if encoder.backend != PackedLayout.backend:
+        return encoder.backend
+    lengths = torch.tensor((0, *_PROOF_LENGTHS)).cumsum(0).int()
+    total = int(lengths[-1])
+    generator = torch.Generator().manual_seed(0)
+    shape = (total, encoder.heads, encoder.dim // encoder.heads)
+    plain = [torch.randn(shape, generator=generator) for _ in range(3)]
+    q, k, v = (x.to(weights.device, weights.dtype) for x in plain)
+    batch = PackedBatch(torch.zeros(total, dtype=torch.int64), lengths, max(_PROOF_LENGTHS))
+    try:
+        got = PackedLayout.of(batch).to(weights.device).attend((q, k, v), ())
+    except (RuntimeError, NotImplementedError) as error:
+        raise DeviceError(f"attention kernel 'varlen' does not run here: {error}") from error
+    spans = itertools.pairwise(lengths.tolist())
+    wanted = torch.cat([_plain_attention(*(x[a:b] for x in plain)) for a, b in spans])
+    worst = float((got.float().cpu() - wanted).abs().max())
+    if not worst < _PROOF_TOLERANCE:
+        raise DeviceError(f"attention kernel 'varlen' is off by {worst:.2g} on this device")
+    return encoder.backend
+
+
+def _against_plain(encoder: TransformerEncoder) -> str:
+    """What is wrong with our own kernels in this network: its vectors both ways are compared."""
+    weights = next(encoder.parameters())
+    bounds = torch.tensor((0, *_PROOF_LENGTHS, 65, 200)).cumsum(0).int()
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(4, 24, (int(bounds[-1]),), generator=generator)
+    batch = PackedBatch(tokens, bounds, 200)
+    plain = RectangleLayout.of(batch, encoder.pad_id).to(weights.device)
+    with torch.inference_mode(), pinned_kernels():
+        wanted = encoder.encode(plain)
+        try:
+            got = encoder.encode(TiledLayout.of(batch, encoder.pad_id).to(weights.device)).cpu()
+        except Exception as error:  # noqa: BLE001 - a compiler of kernels may raise anything
+            return f"do not run here ({type(error).__name__}: {str(error).strip()[-200:]})"
+    off = float((got - wanted.cpu()).norm() / wanted.norm())
+    return "" if off < _NETWORK_TOLERANCES[weights.dtype] else f"are off by {off:.2g} here"
+
+
+def _plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = torch.einsum("ihd,jhd->hij", q, k) * q.shape[-1] ** -0.5
+    return torch.einsum("hij,jhd->ihd", scores.softmax(-1), v).flatten(1)

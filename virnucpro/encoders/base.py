@@ -1,0 +1,33 @@
+"""What every encoder is: token ids in, one vector per sequence out.
+
+Room 4 (batch -> one vector per ORF).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from virnucpro.encoders.batches import Batch
+
+
+class Encoder(nn.Module, ABC):
+    """Turns a batch into pooled vectors; the same for padded and packed batches.
+
+    Attributes:
+        dim: width of a vector.
+        pad_id: token that fills padded rows.
+        short_tokens: sequences up to this long want batches of their own; 0 for none.
+        cpu_tokens: token slots of a batch on a CPU, where free memory says nothing of its caches.
+    """
+
+    short_tokens: ClassVar[int] = 0
+    cpu_tokens: ClassVar[int] = 4_096
+    dim: int
+    pad_id: int
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Embed each sequence of `batch`: shape (n, dim), float32, rows in batch order."""

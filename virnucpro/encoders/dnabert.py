@@ -1,0 +1,101 @@
+"""DNABERT-S: DNA tokens in, one vector per sequence out.
+
+Room 4 (batch -> one vector per ORF). A BERT with distance penalties instead of positions
+(ALiBi, the same in both directions) and a gated feed-forward block.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from virnucpro.encoders import kernels
+from virnucpro.encoders.attention import Float32Table, TransformerEncoder
+from virnucpro.encoders.kernels import Sight
+from virnucpro.encoders.layouts import Layout, TiledLayout
+from virnucpro.models.specs import DnabertShape
+
+
+class Dnabert(TransformerEncoder):
+    """The DNABERT-S network, then the mean over all tokens, CLS and SEP among them.
+
+    Source:
+        Zhou et al. 2024, arXiv:2402.08777; ALiBi: Press et al. 2022, arXiv:2108.12409.
+    """
+
+    uses_alibi: ClassVar[bool] = True
+    pad_id = 3
+
+    def __init__(self, shape: DnabertShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.dim, self.heads = shape.dim, shape.heads
+        self.embed = nn.Embedding(shape.vocab, shape.dim)
+        self.token_types = nn.Embedding(shape.token_types, shape.dim)
+        self.embed_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.slopes = Float32Table(alibi_slopes(shape.heads))
+        self.layers = nn.ModuleList(DnabertLayer(shape) for _ in range(shape.layers))
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """Last hidden states: shape (T, dim)."""
+        if isinstance(layout, TiledLayout):
+            return self._tiled(layout)
+        states: Tensor = self.embed_norm(self.embed(layout.tokens) + self.token_types.weight[0])
+        masks = layout.masks(self.slopes(), states.dtype)
+        for layer in self.layers:
+            states = layer(states, layout, masks)
+        return states
+
+    def _tiled(self, layout: TiledLayout) -> Tensor:
+        """As `hidden`, with our own kernels."""
+        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, None, self.slopes())
+        table = self.embed.weight + self.token_types.weight[0]
+        embedded = functional.embedding(layout.tokens, table)
+        states: Tensor = kernels.add_norm(embedded, None, self.embed_norm)
+        for layer in cast("list[DnabertLayer]", self.layers):
+            seen = kernels.attend(layer.qkv(states), where)
+            states = kernels.add_norm(states, layer.out(seen), layer.attention_norm, keep=False)
+            inner = kernels.geglu(states, layer.gate_up.weight)
+            states = kernels.add_norm(states, layer.down(inner), layer.ffn_norm, keep=False)
+        return states
+
+
+class DnabertLayer(nn.Module):
+    """Attention and gated feed-forward block, the sum normed after each."""
+
+    def __init__(self, shape: DnabertShape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
+        self.out = nn.Linear(shape.dim, shape.dim)
+        self.attention_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.gate_up = nn.Linear(shape.dim, 2 * shape.ffn, bias=False)
+        self.down = nn.Linear(shape.ffn, shape.dim)
+        self.ffn_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+
+    def forward(self, states: Tensor, layout: Layout, masks: tuple[Tensor, ...]) -> Tensor:
+        """Shape (T, dim) to (T, dim)."""
+        q, k, v = self.qkv(states).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        seen = self.out(layout.attend((q, k, v), masks))
+        states = self.attention_norm(states + seen)
+        gate, up = self.gate_up(states).chunk(2, dim=-1)
+        normed: Tensor = self.ffn_norm(states + self.down(functional.gelu(gate) * up))
+        return normed
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """How much each head minds distance, steepest first.
+
+    A geometric series for a power of two; the heads beyond one take every second slope of
+    the series that is twice as long.
+
+    >>> alibi_slopes(3)
+    [0.0625, 0.00390625, 0.25]
+    """
+    series = 2 ** int(math.log2(heads))
+    main = [8 * (i + 1) / series for i in range(series)]
+    rest = [8 * (2 * i + 1) / (2 * series) for i in range(heads - series)]
+    return [2.0**-exponent for exponent in main + rest]

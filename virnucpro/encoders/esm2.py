@@ -1,0 +1,172 @@
+"""ESM-2: protein tokens in, one vector per protein out.
+
+Room 4 (batch -> one vector per ORF). Plain PyTorch; computes what the published network does,
+for padded and packed batches alike.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from virnucpro.encoders import kernels
+from virnucpro.encoders.attention import Float32Table, TransformerEncoder
+from virnucpro.encoders.kernels import Sight
+from virnucpro.encoders.layouts import Layout, TiledLayout
+from virnucpro.models.specs import Esm2Shape
+
+VOCABULARY = 33
+PAD_ID, MASK_ID = 1, 32
+_TRAINED_MASK_RATIO = 0.15 * 0.8  # of all tokens, 15% were picked and 80% of those masked
+
+
+class Esm2(TransformerEncoder):
+    """The ESM-2 network up to its last layer norm, then the mean over residues.
+
+    BOS and EOS take part in attention and not in the mean.
+
+    Source:
+        Lin et al. 2023, doi:10.1126/science.ade2574; fair-esm 2.0.0.
+    """
+
+    skip: ClassVar[int] = 1
+    pad_id = PAD_ID
+    # Each layer adds to a token's states and rounds the sum. A mean over few residues keeps more
+    # of that than the fidelity we promise in float16 allows; where all are short, sums are float32.
+    short_tokens: ClassVar[int] = 16
+
+    def __init__(self, shape: Esm2Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.dim, self.heads = shape.dim, shape.heads
+        self.embed = nn.Embedding(VOCABULARY, shape.dim)
+        self.rotary = Rotary(shape.dim // shape.heads)
+        self.layers = nn.ModuleList(Esm2Layer(shape) for _ in range(shape.layers))
+        self.norm = Norm(shape.dim, eps=shape.eps)
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """Last hidden states, after the final layer norm: shape (T, dim)."""
+        states = self._embeddings(layout)
+        if layout.longest <= self.short_tokens:
+            states = states.float()
+        if isinstance(layout, TiledLayout):
+            return self._tiled(states, layout)
+        masks = layout.masks(None, self.norm.weight.dtype)
+        angles = self.rotary(layout.positions())
+        for layer in self.layers:
+            states = layer(states, angles, layout, masks)
+        normed: Tensor = self.norm(states)
+        return normed
+
+    def _tiled(self, states: Tensor, layout: TiledLayout) -> Tensor:
+        """The layers once more, for kernels that work across the border of two layers."""
+        turns = self.rotary.table(layout.longest)
+        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, turns, None)
+        update = None
+        for layer in cast("list[Esm2Layer]", self.layers):
+            update = layer.tiled(states, update, where)
+        last: Tensor = kernels.add_norm(states, update, self.norm)
+        return last
+
+    def _embeddings(self, layout: Layout) -> Tensor:
+        """Embed tokens; masked ones are 0 and the others make up for them, as in training."""
+        states: Tensor = self.embed(layout.tokens)
+        if not self.shape.token_dropout:
+            return states
+        masked = layout.tokens == MASK_ID
+        ratio = layout.spread(layout.row_means(masked[:, None], 0)[:, 0])
+        scale = (1 - _TRAINED_MASK_RATIO) / (1 - ratio)
+        scale = scale.masked_fill(masked, 0.0)
+        return (states.float() * scale[:, None]).to(states.dtype)
+
+
+class Norm(nn.LayerNorm):
+    """Layer norm whose result has the numbers of the weights, whatever it is given."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Shape (T, dim) to (T, dim)."""
+        if states.dtype == self.weight.dtype:
+            return super().forward(states)
+        weight, bias = self.weight.to(states.dtype), self.bias.to(states.dtype)
+        normed = functional.layer_norm(states, self.normalized_shape, weight, bias, self.eps)
+        return normed.to(self.weight.dtype)
+
+
+class Esm2Layer(nn.Module):
+    """Attention and feed-forward block, each on normed states and added to them."""
+
+    def __init__(self, shape: Esm2Shape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.attention_norm = Norm(shape.dim, eps=shape.eps)
+        self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
+        self.out = nn.Linear(shape.dim, shape.dim)
+        self.ffn_norm = Norm(shape.dim, eps=shape.eps)
+        self.up = nn.Linear(shape.dim, shape.ffn)
+        self.down = nn.Linear(shape.ffn, shape.dim)
+
+    def forward(
+        self,
+        states: Tensor,
+        angles: tuple[Tensor, Tensor],
+        layout: Layout,
+        masks: tuple[Tensor, ...],
+    ) -> Tensor:
+        """Shape (T, dim) to (T, dim)."""
+        qkv = self.qkv(self.attention_norm(states)).unflatten(-1, (3, self.heads, -1))
+        q, k = rotate(qkv[:, :2], angles).unbind(1)
+        states = states + self.out(layout.attend((q, k, qkv[:, 2]), masks))
+        inner = functional.gelu(self.up(self.ffn_norm(states)))
+        result: Tensor = states + self.down(inner)
+        return result
+
+    def tiled(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
+        """As `forward` with our own kernels, which add late: `states` takes the sums.
+
+        Args:
+            states: shape (T, dim), without what the layer before gave.
+            update: what it gave, shape (T, dim); None in the first.
+            where: who sees whom.
+
+        Returns:
+            What this layer gives, (T, dim), for the next to add.
+        """
+        normed = kernels.add_norm(states, update, self.attention_norm)
+        seen = self.out(kernels.attend(self.qkv(normed), where))
+        normed = kernels.add_norm(states, seen, self.ffn_norm)
+        given: Tensor = self.down(kernels.gelu_linear(normed, self.up))
+        return given
+
+
+class Rotary(nn.Module):
+    """Angles of rotary positions, float32 whatever the weights are.
+
+    A float16 frequency would be off by up to 0.16 rad at position 1022.
+    """
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
+        self.frequencies = Float32Table((1.0 / 10000**exponents).tolist())
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, each (T, 1, 1, head_dim / 2), float32."""
+        angles = positions[:, None].float() * self.frequencies()
+        return angles.cos()[:, None, None], angles.sin()[:, None, None]
+
+    def table(self, longest: int) -> Tensor:
+        """Cosines, then sines of the first positions: (longest, head_dim), float32."""
+        frequencies = self.frequencies()
+        angles = torch.arange(longest, device=frequencies.device)[:, None].float() * frequencies
+        return torch.cat((angles.cos(), angles.sin()), -1)
+
+
+def rotate(heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (i, i + d/2) of a head by its angle: (T, 2, h, d), computed in float32."""
+    cos, sin = angles
+    first, second = heads.float().chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.to(heads.dtype)

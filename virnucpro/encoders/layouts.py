@@ -1,0 +1,329 @@
+"""How the tokens of a batch lie in memory, and which of them may see each other.
+
+Room 4 (batch -> one vector per ORF). Every layer but attention works on a flat list of tokens,
+so it needs no layout. What depends on one (positions, attention, pooling) stands here, twice:
+`PackedLayout` has no padding and needs a kernel that knows segment bounds; `RectangleLayout`
+sorts sequences of like length into rectangles and works wherever PyTorch does.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
+
+from virnucpro.encoders.batches import PackedBatch, PaddedBatch
+from virnucpro.encoders.kernels import tiles_of
+
+_UNSEEN = -1.0e4  # exp() of it is 0 in every float type, and float16 can hold it
+_Layout = TypeVar("_Layout", bound="Layout")
+
+
+class Layout(ABC):
+    """The tokens of one batch in a flat list, T long.
+
+    Attributes:
+        backend: name of the attention kernels that this layout uses.
+        tokens: shape (T,), int64.
+    """
+
+    backend: ClassVar[str]
+    tokens: Tensor
+
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """No sequence has more tokens than this."""
+
+    @abstractmethod
+    def positions(self) -> Tensor:
+        """Place of each token in its sequence, from 0: shape (T,), integers."""
+
+    @abstractmethod
+    def spread(self, values: Tensor) -> Tensor:
+        """One value per sequence, in the order of `mean`'s sums, to one per token."""
+
+    @abstractmethod
+    def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """What attention adds to its scores; made once a batch, used by every layer.
+
+        Args:
+            slopes: ALiBi slopes, one a head, shape (h,), float32; None for no ALiBi.
+            dtype: of queries, keys and values.
+        """
+
+    @abstractmethod
+    def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
+        """Full attention inside each sequence: three times (T, h, d) to (T, h * d)."""
+
+    @abstractmethod
+    def row_means(self, hidden: Tensor, skip: int) -> Tensor:
+        """As `mean`, rows in the order of the layout; what `spread` takes."""
+
+    @abstractmethod
+    def mean(self, hidden: Tensor, skip: int) -> Tensor:
+        """Average the tokens of each sequence, without `skip` at both its ends.
+
+        Args:
+            hidden: shape (T, d).
+            skip: special tokens left out at each end.
+
+        Returns:
+            Shape (n, d), float32, in batch order; zeros where nothing is left to average.
+        """
+
+    def to(self: _Layout, device: torch.device, non_blocking: bool = False) -> _Layout:
+        """The same layout on `device`."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: _Layout) -> _Layout:
+        """The same layout in page-locked memory, so that copies can overlap with work."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self: _Layout, change: Callable[[Tensor], Tensor]) -> _Layout:
+        values = {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
+        tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        return type(self)(**(values | tensors))
+
+
+@dataclass(frozen=True)
+class PackedLayout(Layout):
+    """Sequences end to end. Nothing but CUDA in float16 or bfloat16 has the kernel for it.
+
+    Shapes may be fixed for compilation: extra sequences of no tokens at the end are rows of
+    zeros, and a last sequence of padding is a row to drop. Neither touches another row.
+
+    Attributes:
+        tokens: shape (T,), int64.
+        cu_seqlens: shape (n + 1,), int32: where each sequence starts.
+        segments: shape (T,), int64: which sequence a token belongs to.
+        max_length: no sequence has more tokens; may be rounded up.
+    """
+
+    backend: ClassVar[str] = "varlen"
+    tokens: Tensor
+    cu_seqlens: Tensor
+    segments: Tensor
+    max_length: int
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> PackedLayout:
+        """Find out which token belongs where, without a word to the host."""
+        ends = batch.cu_seqlens[1:]
+        index = torch.arange(len(batch.tokens), device=ends.device, dtype=ends.dtype)
+        segments = torch.searchsorted(ends, index, right=True).clamp_(max=len(ends) - 1)
+        return cls(batch.tokens, batch.cu_seqlens, segments, batch.max_length)
+
+    @property
+    def longest(self) -> int:
+        """No sequence has more tokens than this."""
+        return self.max_length
+
+    def positions(self) -> Tensor:
+        """Place of each token in its sequence, from 0: shape (T,), integers."""
+        index = torch.arange(len(self.tokens), device=self.tokens.device)
+        return index - self.cu_seqlens[self.segments]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """One value per sequence to one per token."""
+        return values[self.segments]
+
+    def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Nothing: the kernel reads the bounds. It knows no ALiBi."""
+        if slopes is not None:
+            raise ValueError("the varlen kernel has no ALiBi; use a RectangleLayout")
+        return ()
+
+    def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
+        """Full attention inside each sequence: three times (T, h, d) to (T, h * d)."""
+        bounds, longest = self.cu_seqlens, self.max_length
+        # Only positional arguments: the keywords differ between PyTorch versions, and full
+        # attention without a causal mask is the default in all of them.
+        seen = varlen_attn(*qkv, bounds, bounds, longest, longest)
+        return torch.as_tensor(seen).flatten(1)
+
+    def row_means(self, hidden: Tensor, skip: int) -> Tensor:
+        """As `mean`: the layout keeps the order of the batch."""
+        return self.mean(hidden, skip)
+
+    def mean(self, hidden: Tensor, skip: int) -> Tensor:
+        """Average the tokens of each sequence, without `skip` at both its ends."""
+        starts, ends = self.cu_seqlens[:-1].long(), self.cu_seqlens[1:].long()
+        first = torch.minimum(starts + skip, ends)
+        last = torch.maximum(ends - skip, first)
+        # What lies between two sequences is a segment of its own, and left out.
+        offsets = torch.stack([first, last], 1).flatten()
+        every = torch.segment_reduce(hidden.float(), "sum", offsets=offsets, axis=0, unsafe=True)
+        return every[::2] / (last - first).clamp(min=1)[:, None]
+
+
+@dataclass(frozen=True)
+class TiledLayout(PackedLayout):
+    """A packed layout for the Triton kernels, which want to know where programs begin.
+
+    Attributes:
+        tiles: shape (m, 2), int32; see `tiles_of`.
+    """
+
+    backend: ClassVar[str] = "triton"
+    tiles: Tensor
+
+    @classmethod
+    def of(cls, batch: PackedBatch | PaddedBatch, pad_id: int) -> TiledLayout:  # type: ignore[override]
+        """Lay out a batch; one on a GPU costs a wait, so do it before the copy.
+
+        Products in float8 want a multiple of 16 tokens: those at the end belong to no sequence,
+        and nobody sees them.
+        """
+        packed = unpadded(batch) if isinstance(batch, PaddedBatch) else batch
+        tokens = functional.pad(packed.tokens, (0, -len(packed.tokens) % 16), value=pad_id)
+        flat = PackedLayout.of(replace(packed, tokens=tokens))
+        tiles = tiles_of(packed.cu_seqlens.cpu()).to(tokens.device)
+        return cls(tokens, flat.cu_seqlens, flat.segments, flat.max_length, tiles)
+
+
+@dataclass(frozen=True)
+class RectangleLayout(Layout):
+    """Sequences of like length side by side, one rectangle after the other in the flat list.
+
+    A rectangle is a view of the flat list, so attention copies nothing to get at it, and the
+    padding is what rounding up a length costs. Rows of length 0 are allowed and harmless.
+
+    Attributes:
+        tokens: shape (T,), int64, padded on the right in each row.
+        lengths: shape (rows,), int64: real tokens in each row.
+        order: shape (n,), int64: the row of each sequence of the batch.
+        shapes: (rows, width) of each rectangle.
+    """
+
+    backend: ClassVar[str] = "sdpa"
+    tokens: Tensor
+    lengths: Tensor
+    order: Tensor
+    shapes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, batch: PaddedBatch | PackedBatch, pad_id: int) -> RectangleLayout:
+        """Lay out a batch; a packed one on a GPU costs one wait, so do it before the copy."""
+        if isinstance(batch, PaddedBatch):
+            rows, width = batch.tokens.shape
+            order = torch.arange(rows, device=batch.tokens.device)
+            return cls(batch.tokens.flatten(), batch.lengths, order, ((rows, width),))
+        return cls._of_packed(batch, pad_id)
+
+    @classmethod
+    def _of_packed(cls, batch: PackedBatch, pad_id: int) -> RectangleLayout:
+        bounds = batch.cu_seqlens.long().cpu()
+        lengths = bounds.diff()
+        widths = bucket_width(lengths)
+        by_width = torch.argsort(widths, stable=True)
+        order = torch.empty_like(by_width)
+        order[by_width] = torch.arange(len(order))
+        kinds, counts = torch.unique_consecutive(widths[by_width], return_counts=True)
+        starts = torch.zeros(len(order) + 1, dtype=torch.int64)
+        torch.cumsum(widths[by_width], 0, out=starts[1:])
+        shift = starts[order] - bounds[:-1]  # from a token's old place to its new one
+        real = int(bounds[-1])
+        place = torch.arange(real) + shift.repeat_interleave(lengths, output_size=real)
+        tokens = batch.tokens.new_full((int(starts[-1]),), pad_id)
+        tokens[place.to(tokens.device)] = batch.tokens[:real]
+        shapes = tuple(zip(counts.tolist(), kinds.tolist(), strict=True))
+        device = tokens.device
+        return cls(tokens, lengths[by_width].to(device), order.to(device), shapes)
+
+    @property
+    def longest(self) -> int:
+        """No sequence has more tokens than this."""
+        return max(width for _, width in self.shapes)
+
+    def positions(self) -> Tensor:
+        """Place of each token in its row, from 0: shape (T,), integers."""
+        places = [self._columns(width).repeat(rows) for rows, width in self.shapes]
+        return torch.cat(places)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """One value per row to one per token."""
+        parts = zip(self._rows(values), self.shapes, strict=True)
+        wide = [part[:, None].expand(-1, width).flatten() for part, (_, width) in parts]
+        return torch.cat(wide)
+
+    def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """For each rectangle which keys exist, or, with ALiBi, how far away they are.
+
+        Returns:
+            Boolean (rows, 1, 1, width), or `dtype` (rows, h, width, width).
+        """
+        seen = []
+        for lengths, (_, width) in zip(self._rows(self.lengths), self.shapes, strict=True):
+            columns = self._columns(width)
+            # The first key always counts: a row of padding alone must not divide by 0.
+            exists = (columns < lengths.clamp(min=1)[:, None])[:, None, None, :]
+            if slopes is not None:
+                distance = (columns[:, None] - columns[None, :]).abs()
+                bias = (-slopes[:, None, None] * distance).to(dtype)
+                exists = torch.where(exists, bias, _UNSEEN)
+            seen.append(exists)
+        return tuple(seen)
+
+    def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
+        """Full attention inside each row: three times (T, h, d) to (T, h * d)."""
+        seen = []
+        start = 0
+        for (rows, width), mask in zip(self.shapes, masks, strict=True):
+            stop = start + rows * width
+            q, k, v = (x[start:stop].view(rows, width, *x.shape[1:]).transpose(1, 2) for x in qkv)
+            out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            seen.append(out.transpose(1, 2).reshape(stop - start, -1))
+            start = stop
+        return torch.cat(seen) if len(seen) > 1 else seen[0]
+
+    def row_means(self, hidden: Tensor, skip: int) -> Tensor:
+        """As `mean`, in the order of the rows."""
+        sums = []
+        blocks = torch.split(hidden, [rows * width for rows, width in self.shapes])
+        for block, lengths, shape in zip(
+            blocks, self._rows(self.lengths), self.shapes, strict=True
+        ):
+            columns = self._columns(shape[1])
+            kept = (columns >= skip) & (columns < lengths[:, None] - skip)
+            values = block.view(*shape, -1).float().masked_fill(~kept[:, :, None], 0.0)
+            sums.append(values.sum(1))
+        return torch.cat(sums) / (self.lengths - 2 * skip).clamp(min=1)[:, None]
+
+    def mean(self, hidden: Tensor, skip: int) -> Tensor:
+        """Average the tokens of each sequence, without `skip` at both its ends."""
+        return self.row_means(hidden, skip)[self.order]
+
+    def _columns(self, width: int) -> Tensor:
+        return torch.arange(width, device=self.tokens.device)
+
+    def _rows(self, values: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(values, [rows for rows, _ in self.shapes])
+
+
+def unpadded(batch: PaddedBatch) -> PackedBatch:
+    """The rows of a rectangle end to end, without what fills them up."""
+    columns = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    tokens = batch.tokens[columns < batch.lengths[:, None]]
+    bounds = functional.pad(batch.lengths.cumsum(0), (1, 0)).int()
+    return PackedBatch(tokens, bounds, int(batch.lengths.max()))
+
+
+def bucket_width(lengths: Tensor) -> Tensor:
+    """Round lengths up so that few widths remain: shape (n,), int64 (tokens).
+
+    To a multiple of 8 up to 128 tokens (the kernels want that much), of 16 up to 256 and so
+    on: at most a sixteenth is padding beyond 64 tokens, and 1,024 tokens make 40 widths.
+
+    >>> bucket_width(torch.tensor([1, 8, 104, 130, 1022])).tolist()
+    [8, 8, 104, 144, 1024]
+    """
+    octave = torch.log2(lengths.clamp(min=128).double() - 0.5).floor().long()
+    step = torch.where(lengths <= 128, 8, 2 ** (octave - 3))
+    return ((lengths.clamp(min=1) + step - 1) // step) * step

@@ -1,0 +1,234 @@
+"""FASTA and FASTQ text -> headers and letters; what is no sequence is told with its line.
+
+Room 1 (FASTA -> chunks -> ORFs). Known in a line of sequence are letters and gaps, in FASTA also
+blanks and digits; gaps, blanks and digits are left out and counted. Any other sign ends the
+reading, since it tells of files that were joined or of another format: a guess would lose records.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from virnucpro.sequences.read_log import ReadLog
+from virnucpro.sequences.streams import BLANKS, TextStream
+
+MAX_HEADER_BYTES = 1 << 20
+
+GAPS = b"-.*"
+DNA_LETTERS = b"ACGTUNRYKMSWBDHV" + b"acgtunrykmswbdhv"
+
+_DIGITS = string.digits.encode()
+_LETTERS = string.ascii_letters.encode()
+_LEFT_OUT = GAPS + BLANKS + _DIGITS
+_QUALITIES = bytes(range(33, 127))
+_RECORD_LINES = 4
+_NAME_BYTES = 200
+
+_JOINED = "were files joined? Give them as inputs of their own"
+_UNKNOWN = {
+    b">": f"'>' inside a line: the line before it has no end; {_JOINED}",
+    b"@": f"'@' in a sequence: a record of FASTQ? {_JOINED}",
+    b"+": f"'+' in a sequence: a record of FASTQ? {_JOINED}",
+    b";": "';' in a sequence: remove comments inside records",
+    b"#": "'#' in a sequence: remove comments inside records",
+    b"=": "'=' in a sequence: write the letters that it stands for",
+}
+
+
+class Entry(NamedTuple):
+    """One record as it is written.
+
+    Attributes:
+        header: its bytes without `>` or `@`, and without blanks before its first word.
+        sequence: its letters, case as given.
+        gaps: gap letters that were left out.
+        line: of its header; None in FASTA.
+    """
+
+    header: bytes
+    sequence: str
+    gaps: int = 0
+    line: int | None = None
+
+
+def read_entries(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
+    """The records of one input, in order; a block and a record are in memory.
+
+    Raises:
+        InputError: a sign that no sequence holds, more digits than letters, FASTQ that is
+            broken or written on several lines, a record without end.
+    """
+    if stream.kind == "fasta":
+        return _fasta(stream, log)
+    return _fastq(stream, log) if stream.kind else iter(())
+
+
+def _fasta(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
+    blocks = stream.blocks()
+    text, line = next(blocks)[1:], stream.skipped_lines + 1
+    record: _FastaRecord | None = None
+    for block in chain(blocks, [b"\n>"]):  # the end comes as if one more record began
+        *pieces, text = (text + block).split(b"\n>")
+        for piece in pieces:
+            record = record or _FastaRecord(stream, log, line)
+            record.add(piece, line)
+            yield record.entry()
+            record, line = None, line + piece.count(b"\n") + 1
+        if not pieces:  # a long record: what is known of it goes out of the way
+            record = record or _FastaRecord(stream, log, line)
+            last = text.endswith(b"\n")
+            record.add(text[: len(text) - last], line)
+            line += text.count(b"\n") - last
+            text = b"\n" * last
+
+
+class _FastaRecord:
+    """A record of FASTA under way; its text comes in pieces, cut anywhere."""
+
+    def __init__(self, stream: TextStream, log: ReadLog, line: int) -> None:
+        self._stream, self._log, self._line = stream, log, line
+        self._header, self._in_header = b"", True
+        self._letters = bytearray()
+        self._gaps = self._digits = self._bytes = 0
+
+    def add(self, text: bytes, line: int) -> None:
+        """The next piece of its text, which begins in `line` of the input."""
+        self._bytes += len(text)
+        if self._in_header:
+            header, end, text = text.partition(b"\n")
+            self._header += header
+            self._in_header, line = not end, line + 1
+            if len(self._header) > MAX_HEADER_BYTES:
+                problem = f"a header of more than {MAX_HEADER_BYTES:,} bytes"
+                raise self._stream.error(problem, self._line)
+        if self._bytes > self._log.max_record_nt:
+            problem = f"record {self._name}: longer than {self._log.max_record_nt:,} letters"
+            raise self._stream.error(problem, line)
+        letters = text.translate(None, b"\n")
+        if letters.translate(None, DNA_LETTERS):
+            letters = self._without_the_rest(text, line)
+        self._letters += letters
+
+    def entry(self) -> Entry:
+        """The whole record."""
+        if self._digits > len(self._letters):
+            problem = (
+                f"record {self._name}: {self._digits} digits and {len(self._letters)} letters; "
+                "give sequences, not their qualities"
+            )
+            raise self._stream.error(problem, self._line)
+        return Entry(self._header.lstrip(BLANKS), self._letters.decode("ascii"), self._gaps)
+
+    @property
+    def _name(self) -> str:
+        words = self._header[:_NAME_BYTES].split(maxsplit=1) or [b"without a name"]
+        return words[0].decode("utf-8", "replace")
+
+    def _without_the_rest(self, text: bytes, line: int) -> bytes:
+        """The letters of a piece; counts gaps, blanks and digits, refuses any other sign."""
+        if unknown := text.translate(None, _LETTERS + _LEFT_OUT + b"\n"):
+            sign = unknown[:1]
+            line += text[: text.index(sign)].count(b"\n")
+            raise self._stream.error(_problem(sign), line)
+        letters = text.translate(None, _LEFT_OUT + b"\n")
+        gaps, digits, blanks = (
+            len(text) - len(text.translate(None, signs)) for signs in (GAPS, _DIGITS, BLANKS)
+        )
+        self._gaps, self._digits = self._gaps + gaps, self._digits + digits
+        log = self._log
+        log.gaps, log.digits, log.blanks = log.gaps + gaps, log.digits + digits, log.blanks + blanks
+        return letters
+
+
+def _fastq(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
+    blocks = stream.blocks()
+    waiting: list[bytes] = []
+    line, ends, last_line = stream.skipped_lines + 1, 0, 0
+    for block in blocks:
+        waiting.append(block)
+        ends += block.count(b"\n")
+        begun = block.rfind(b"\n") + 1
+        last_line = len(block) - begun if begun else last_line + len(block)
+        if last_line > log.max_record_nt:
+            raise stream.error(f"record: longer than {log.max_record_nt:,} letters")
+        if ends < _RECORD_LINES:
+            continue
+        lines = b"".join(waiting).split(b"\n")
+        whole = ends - ends % _RECORD_LINES
+        for i in range(0, whole, _RECORD_LINES):
+            if not lines[i].strip(BLANKS):
+                _refuse_text(chain([b"\n".join(lines[i:])], blocks), line, stream)
+                return
+            yield _fastq_entry(lines[i : i + _RECORD_LINES], line, stream, log)
+            line += _RECORD_LINES
+        waiting, ends = [b"\n".join(lines[whole:])], ends - whole
+    lines = b"".join(waiting).split(b"\n")
+    while lines and not lines[-1].strip(BLANKS):
+        lines.pop()
+    if len(lines) == _RECORD_LINES - 1 and not lines[1].strip(BLANKS):
+        lines.append(b"")  # without letters the line of qualities is as empty as the end
+    if len(lines) == _RECORD_LINES:
+        yield _fastq_entry(lines, line, stream, log)
+    elif lines:
+        raise stream.error("FASTQ ends inside a record; copy the file again", line + len(lines))
+
+
+def _refuse_text(blocks: Iterable[bytes], line: int, stream: TextStream) -> None:
+    """Only blank lines may follow the last record of FASTQ."""
+    for block in blocks:
+        text = block.lstrip(BLANKS + b"\n")
+        line += block.count(b"\n") - text.count(b"\n")
+        if text:
+            raise stream.error("FASTQ: a blank line before it; remove it", line)
+
+
+def _fastq_entry(four: list[bytes], line: int, stream: TextStream, log: ReadLog) -> Entry:
+    header, letters, plus, qualities = four
+    is_plain = (
+        header.startswith(b"@") and plus == b"+" and len(letters) == len(qualities)
+        and not letters.translate(None, DNA_LETTERS) and not qualities.translate(None, _QUALITIES)
+    )  # fmt: skip
+    gaps = 0
+    if not is_plain:
+        letters, qualities = letters.rstrip(BLANKS), qualities.rstrip(BLANKS)
+        if fault := _fault(header, letters, plus, qualities):
+            place, problem = fault
+            raise stream.error(f"FASTQ: {problem}", line + place)
+        gaps = len(letters) - len(letters := letters.translate(None, GAPS))
+        log.gaps += gaps
+    return Entry(header[1:].lstrip(BLANKS), letters.decode("ascii"), gaps, line)
+
+
+def _fault(header: bytes, letters: bytes, plus: bytes, qualities: bytes) -> tuple[int, str] | None:
+    """Which of the four lines of a record of FASTQ, from 0, is wrong, and why; None if all fit."""
+    known = _LETTERS + GAPS
+    unknown = letters.translate(None, known)
+    is_wrapped = plus != b"" and not plus.translate(None, known + BLANKS)
+    has_other_name = plus[1:].strip(BLANKS) not in (b"", header[1:].strip(BLANKS))
+    counts = f"{len(letters)} letters and {len(qualities)} qualities"
+    faults = (
+        (header.startswith(b">"), 0, f"a record of FASTA; {_JOINED}"),
+        (not header.startswith(b"@"), 0, "a record begins with '@'; copy the file again"),
+        (unknown != b"", 1, _problem(unknown[:1])),
+        (is_wrapped, 2, "a sequence on several lines; write it on one: `seqtk seq FILE`"),
+        (not plus.startswith(b"+"), 2, "'+' comes after the letters; copy the file again"),
+        (has_other_name, 2, "the name after '+' is not the record's; copy the file again"),
+        (qualities.translate(None, _QUALITIES) != b"", 3, "no quality; copy the file again"),
+        (len(letters) != len(qualities), 3, f"{counts}; copy the file, or write one line of each"),
+    )
+    return next(((line, problem) for is_so, line, problem in faults if is_so), None)
+
+
+def _problem(sign: bytes) -> str:
+    """Why a sign in a line of sequence cannot be read, and the remedy."""
+    if sign.isdigit():
+        return "a digit in the line of letters; copy the file again"
+    if sign in _UNKNOWN:
+        return _UNKNOWN[sign]
+    shown = (
+        f"'{sign.decode()}'" if sign.translate(None, _QUALITIES) == b"" else f"byte 0x{sign.hex()}"
+    )
+    return f"{shown} in a sequence; remove it, or save the file as plain text"

@@ -1,1 +1,0 @@
-"""Room 2: ORFs to token ids."""

@@ -1,0 +1,1 @@
+"""Around a run: prove a model, check an installation, find the best batch size."""

@@ -1,0 +1,140 @@
+"""Find the token budget at which an encoder is fastest on a device, by trying budgets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from virnucpro.core.errors import DeviceError, InputError, UsageError
+from virnucpro.core.records import Tokens
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.engines.base import EngineKind, EngineOptions, choose_dtype, make_engine
+from virnucpro.models.specs import EncoderSpec
+from virnucpro.sequences.chunks import chunk_windows
+from virnucpro.sequences.fasta import read_records
+from virnucpro.sequences.orfs import OrfPolicy, find_orfs
+from virnucpro.tools.verify import fixed_sequences
+
+BATCHES_TIMED = 2
+MOST_SEQUENCES = 2_000
+_CLOSE_ENOUGH = 0.97  # of the best rate: beyond it a larger batch only takes memory
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One budget that was tried.
+
+    Attributes:
+        token_budget: token slots of a batch.
+        tokens_per_s: real tokens embedded a second; 0 if it did not fit.
+        efficiency: real tokens over token slots.
+        peak_bytes: memory in use at the peak; None where the device does not say.
+        fits: the device had memory for such batches.
+    """
+
+    token_budget: int
+    tokens_per_s: float
+    efficiency: float
+    peak_bytes: int | None
+    fits: bool
+
+
+def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
+    """What to measure with: ORFs of a file, or the fixed ones of `verify`.
+
+    Args:
+        slot: `dna` or `protein`.
+        test_file: FASTA or FASTQ; its first records are cut into 500 nt chunks.
+
+    Raises:
+        InputError: the file cannot be read, or gives no ORF.
+    """
+    if test_file is None:
+        dna, protein = fixed_sequences(64)
+        return dna if slot == "dna" else protein
+    found: list[str] = []
+    policy = OrfPolicy("longest")
+    for record in read_records([test_file]):
+        windows = chunk_windows(len(record.sequence), 500)
+        orfs = find_orfs([record.sequence[start:end] for start, end in windows], policy)
+        found += [orf.decode("ascii") for orf in (orfs.dna if slot == "dna" else orfs.protein)]
+        if len(found) >= MOST_SEQUENCES:
+            break
+    if not found:
+        raise InputError(test_file, "gives no ORF to measure with")
+    return found[:MOST_SEQUENCES]
+
+
+def try_budgets(
+    spec: EncoderSpec,
+    sequences: Sequence[str],
+    budgets: Sequence[int],
+    device: torch.device,
+    kind: EngineKind = "padded",
+    dtype: str = "auto",
+) -> Iterator[Trial]:
+    """Measure one budget after another; ends with the first that does not fit.
+
+    Args:
+        spec: the encoder.
+        sequences: are repeated until two batches are full.
+        budgets: token slots of a batch, ascending.
+        device: where to compute.
+        kind: `padded` or `packed`.
+        dtype: numbers to compute with, as in `engines.base.choose_dtype`.
+
+    Raises:
+        ModelError: the encoder cannot be loaded.
+        UsageError: every budget is smaller than the longest sequence.
+    """
+    encoder = load_encoder(spec, device, choose_dtype(dtype, device))
+    tokenizer = make_tokenizer(spec)
+    tokens = [tokenizer.encode(sequence) for sequence in sequences]
+    longest = max(map(len, tokens))
+    if longest > max(budgets):
+        raise UsageError(f"the longest sequence has {longest} tokens: raise --max-batch")
+    for budget in (budget for budget in budgets if budget >= longest):
+        items = _filling(tokens, BATCHES_TIMED * budget)
+        options = EngineOptions(token_budget=budget, compile="off", feeding_threads=0)
+        engine = make_engine(kind, encoder, device=device, options=options)
+        for _ in engine.embed(items[: max(1, len(items) // BATCHES_TIMED)]):
+            pass  # the first batch pays for what later ones find ready
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        start = time.perf_counter()
+        for _ in engine.embed(items):
+            pass
+        seconds = time.perf_counter() - start
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        fits = engine.stats.oom_halvings == 0
+        rate = sum(map(len, items)) / seconds if fits else 0.0
+        yield Trial(budget, rate, engine.stats.efficiency, peak, fits)
+        if not fits:
+            return
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The smallest budget whose rate is within 3% of the highest.
+
+    Raises:
+        DeviceError: none fits.
+    """
+    fitting = [trial for trial in trials if trial.fits]
+    if not fitting:
+        raise DeviceError("no batch fits; give a smaller --min-batch, or shorter sequences")
+    enough = _CLOSE_ENOUGH * max(trial.tokens_per_s for trial in fitting)
+    return next(trial for trial in fitting if trial.tokens_per_s >= enough)
+
+
+def _filling(tokens: Sequence[NDArray[np.int64]], wanted: int) -> list[Tokens]:
+    """Repeat the sequences until there are `wanted` tokens or a little more."""
+    count = int(wanted * len(tokens) / sum(map(len, tokens))) + 1
+    return list(islice(cycle(tokens), count))

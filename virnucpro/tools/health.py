@@ -1,0 +1,201 @@
+"""Is this installation fit to run: packages, devices, weights, and the disk it writes to."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from virnucpro.core.device import usable_cpus
+from virnucpro.core.errors import VirNucProError
+from virnucpro.core.files import temporary_beside
+from virnucpro.models.store import list_models, resolve_model
+
+PACKAGES = ("torch", "numpy", "h5py", "tokenizers", "safetensors", "jinja2", "click")
+EXTRAS = {"pysam": "BAM and CRAM", "nvidia-ml-py": "GPU figures while running"}
+LEAST_FREE = 1 << 30
+WRITTEN_BYTES = 64 << 20
+SLOW_BYTES_PER_SECOND = 20e6
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        title: what was looked at.
+        ok: True, False, or None where it is only worth knowing.
+        text: what was found.
+        remedy: what to do; empty where all is well.
+    """
+
+    title: str
+    ok: bool | None
+    text: str
+    remedy: str = ""
+
+
+def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
+    """Every check, one after another.
+
+    Args:
+        home: where fetched and imported models lie.
+        output_dir: where results would go.
+    """
+    yield _python()
+    yield from _packages()
+    yield from _devices()
+    yield _bundled(home)
+    yield from _installed(home)
+    yield from _disk(output_dir)
+
+
+def _python() -> Finding:
+    text = f"{platform.python_version()} on {platform.platform()}, {usable_cpus()} CPUs"
+    good = sys.version_info >= (3, 10)
+    return Finding("Python", good, text, "" if good else "use Python 3.10 or later")
+
+
+def _packages() -> Iterator[Finding]:
+    missing = [name for name in PACKAGES if not _version(name)]
+    there = ", ".join(f"{name} {_version(name)}" for name in PACKAGES if _version(name))
+    remedy = f"pip install {' '.join(missing)}" if missing else ""
+    yield Finding("Packages", not missing, there, remedy)
+    for name, use in EXTRAS.items():
+        version = _version(name)
+        text = version if version else f"not installed; only needed for: {use}"
+        yield Finding(name, None, text)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except ImportError as error:
+        yield Finding("PyTorch", False, f"cannot be imported: {error}", "pip install torch")
+        return
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPU only"
+    yield Finding(
+        "PyTorch", None, f"{torch.__version__}, {built}, {torch.get_num_threads()} threads"
+    )
+    yield _computes("cpu", "CPU", memory=_ram())
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        yield _gpu(number)
+    if torch.version.cuda and not torch.cuda.is_available():
+        text = "none seen; everything runs on the CPU"
+        yield Finding("GPU", None, text, "if there is one: see that nvidia-smi lists it")
+
+
+def _gpu(number: int) -> Finding:
+    import torch
+
+    from virnucpro.encoders.attention import choose_backend
+
+    device = torch.device("cuda", number)
+    try:
+        facts = torch.cuda.get_device_properties(number)
+        free, total = torch.cuda.mem_get_info(number)
+    except RuntimeError as error:
+        return Finding(f"cuda:{number}", False, str(error).splitlines()[0], "see nvidia-smi")
+    backend = choose_backend(device, torch.float16, head_dim=64, alibi=False)
+    memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    text = f"{facts.name}, {memory}, compute {facts.major}.{facts.minor}, attention {backend}"
+    return _computes(str(device), f"cuda:{number}", text)
+
+
+def _computes(device: str, title: str, memory: str) -> Finding:
+    import torch
+
+    try:
+        ones = torch.ones(64, 64, device=device)
+        right = float((ones @ ones).sum()) == 64.0**3
+    except RuntimeError as error:
+        remedy = "free the device, or use --device cpu"
+        return Finding(title, False, f"{memory}; {str(error).splitlines()[0]}", remedy)
+    remedy = "" if right else "the device computes wrong: do not use it"
+    return Finding(title, right, memory, remedy)
+
+
+def _ram() -> str:
+    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
+    if not all(name in os.sysconf_names for name in names):
+        return "memory not known"
+    page, total, _ = (os.sysconf(name) for name in names)
+    return f"{page * total / 2**30:.1f} GiB of memory"
+
+
+def _bundled(home: Path) -> Finding:
+    try:
+        model = resolve_model("mini", None, home)
+    except VirNucProError as error:
+        return Finding("Model mini", False, str(error), "install virnucpro again")
+    return Finding("Model mini", True, f"whole, hash {model.digest[:12]}")
+
+
+def _installed(home: Path) -> Iterator[Finding]:
+    try:
+        records = list_models(home)
+    except VirNucProError as error:
+        yield Finding("Model home", False, str(error), f"remove that folder from {home}")
+        return
+    text = f"{home}: {len(records)} installed"
+    yield Finding("Model home", None, text if records else f"{text}; the bundled model needs none")
+    for record in records:
+        name = record.folder.name
+        try:
+            record.check()
+        except VirNucProError as error:
+            yield Finding(name, False, str(error), f"virnucpro models fetch {name}")
+        else:
+            yield Finding(name, True, f"{record.kind}, {record.size / 1e9:.2f} GB, whole")
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        free = shutil.disk_usage(existing).free
+        speed = _write_speed(existing)
+    except OSError as error:
+        remedy = "choose another --output-dir"
+        yield Finding("Output", False, f"{existing}: {error.strerror}", remedy)
+        return
+    enough = free >= LEAST_FREE
+    text = f"{existing}: {free / 2**30:.1f} GiB free"
+    remedy = "" if enough else "make room; feature files take about 15 kB a reading frame"
+    yield Finding("Output space", enough, text, remedy)
+    slow = speed < SLOW_BYTES_PER_SECOND
+    remedy = "slow: choose a local disk for --output-dir" if slow else ""
+    yield Finding("Output speed", None if slow else True, f"{speed / 1e6:.0f} MB/s written", remedy)
+
+
+def _write_speed(folder: Path) -> float:
+    """Bytes a second that reach the disk; also proves that files can be locked and renamed."""
+    probe = temporary_beside(folder / "virnucpro-doctor")
+    final = temporary_beside(folder / "virnucpro-doctor")
+    block = os.urandom(1 << 20)
+    try:
+        start = time.monotonic()
+        with probe.open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for _ in range(WRITTEN_BYTES // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        probe.replace(final)
+        return WRITTEN_BYTES / (time.monotonic() - start)
+    finally:
+        probe.unlink(missing_ok=True)
+        final.unlink(missing_ok=True)

@@ -1,0 +1,242 @@
+"""Prove a model on this machine: each fast path against the plain one, and published outputs.
+
+The plain path is one sequence at a time in float32. Numbers are compared in three ways, since
+one dimension of a protein vector can hold most of its length: the largest difference, the
+relative error, and the angle without the largest dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from virnucpro.core.records import Tokens
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.engines.base import EngineOptions, make_engine
+from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.scores.classifier import load_classifier
+from virnucpro.scores.consensus import format_rows
+from virnucpro.tools.golden import Published, read_published
+
+SEQUENCES = 12
+FRAME_LETTERS = 2  # F1 to R3 at the end of an ORF id
+TOKEN_BUDGET = 1024
+_CODONS = (5, 166)  # shortest and longest ORF (codons)
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """How far a path may be from the plain one.
+
+    Attributes:
+        relative: length of the difference over the length of the vector.
+        angle: 1 - cosine without the largest dimension.
+        score: difference of a probability.
+    """
+
+    relative: float
+    angle: float
+    score: float
+
+
+TOLERANCES = {
+    torch.float32: Tolerance(relative=1e-4, angle=1e-6, score=1e-4),
+    # Twice what random weights of the full size are off by, whatever the length.
+    torch.float16: Tolerance(relative=3e-3, angle=1e-3, score=1e-2),
+}
+GOLDEN_LIMITS = {"dnabert": 1e-4, "esm2": 1e-3, "merged": 1e-3, "scores": 1e-4}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One comparison: what, how far apart, and how far they may be (infinite: only told)."""
+
+    what: str
+    value: float
+    limit: float = float("inf")
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value is within the limit; a value that is no number is not."""
+        return self.value <= self.limit
+
+
+def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
+    """Compare every fast path of this machine with the plain path, on a fixed set of ORFs.
+
+    Args:
+        spec: an installed model.
+        device: where to compute; float16 is tried on CUDA only.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    dna, protein = fixed_sequences()
+    vectors: dict[str, list[Vectors]] = {}
+    for slot, sequences in ((spec.dna, dna), (spec.protein, protein)):
+        items = _tokens(slot, sequences)
+        for path, found in _paths(slot, items, device):
+            vectors.setdefault(path, []).append(found)
+            if path != "plain":
+                plain = vectors["plain"][len(vectors[path]) - 1]
+                yield from _compare(f"{slot.name}, {path}", found, plain, _tolerance(path))
+    classifier = load_classifier(spec, device)
+    scores = {path: classifier.scores(_merge(parts)) for path, parts in vectors.items()}
+    plain_scores = scores.pop("plain")
+    for path, found in scores.items():
+        difference = _largest(found - plain_scores)
+        yield Check(f"scores, {path}: largest difference", difference, _tolerance(path).score)
+
+
+def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterator[Check]:
+    """Recompute published outputs with the plain path.
+
+    Args:
+        spec: an installed model.
+        folder: as `golden.read_published` takes it.
+        device: where to compute.
+
+    Raises:
+        ModelError: the model cannot be loaded, or the folder holds no such files.
+    """
+    everything = read_published(folder, spec)
+    encoders = [_Plain(slot, device) for slot in (spec.dna, spec.protein)]
+    classifier = load_classifier(spec, device)
+    for published in everything:
+        name, golden = published.name, published.stages
+        sequences = (published.nucleotide, published.protein)
+        dna, protein = (e.embed(s) for e, s in zip(encoders, sequences, strict=True))
+        merged = _merge([dna, protein])
+        found = {"dnabert": dna, "esm2": protein, "merged": merged.numpy()}
+        found["scores"] = classifier.scores(merged)[:, :2]
+        for stage, limit in GOLDEN_LIMITS.items():
+            difference = _largest(found[stage] - golden[stage])
+            yield Check(f"{name}, {stage}: largest difference", difference, limit)
+        alone = classifier.scores(torch.from_numpy(golden["merged"]))[:, :2]
+        difference = _largest(alone - golden["scores"])
+        yield Check(f"{name}, classifier on published vectors", difference, 1e-4)
+        yield from _verify_tables(published, found["scores"])
+
+
+def fixed_sequences(count: int = SEQUENCES) -> tuple[list[str], list[str]]:
+    """DNA and its protein, of many lengths, the same on every machine.
+
+    Returns:
+        `count` DNA sequences (nt) and as many proteins (aa).
+    """
+    numbers = np.random.RandomState(20)  # its stream is frozen for good
+    codons = np.linspace(*_CODONS, count).astype(int)
+    dna = ["".join(numbers.choice(list("ACGT"), 3 * length + 1)) for length in codons]
+    protein = ["".join(numbers.choice(list("ACDEFGHIKLMNPQRSTVWY"), length)) for length in codons]
+    return dna, protein
+
+
+def _paths(
+    slot: EncoderSpec, items: Sequence[Tokens], device: torch.device
+) -> Iterator[tuple[str, Vectors]]:
+    """Vectors of each path by its name, the plain path first."""
+    encoder = load_encoder(slot, device, torch.float32)
+    yield "plain", _one_by_one(encoder, items, device)
+    for kind in _KINDS:
+        yield f"{kind} float32", _embed(kind, encoder, items, device)
+    if device.type == "cuda":
+        del encoder
+        encoder = load_encoder(slot, device, torch.float16)
+        for kind in _KINDS:
+            yield f"{kind} float16", _embed(kind, encoder, items, device)
+
+
+_KINDS: tuple[Literal["padded", "packed"], ...] = ("padded", "packed")
+
+
+class _Plain:
+    """An encoder on the plain path."""
+
+    def __init__(self, slot: EncoderSpec, device: torch.device) -> None:
+        self.slot, self.device = slot, device
+        self.encoder = load_encoder(slot, device, torch.float32)
+
+    def embed(self, sequences: Sequence[str]) -> Vectors:
+        return _one_by_one(self.encoder, _tokens(self.slot, sequences), self.device)
+
+
+def _tokens(slot: EncoderSpec, sequences: Sequence[str]) -> list[Tokens]:
+    tokenizer = make_tokenizer(slot)
+    return [tokenizer.encode(text) for text in sequences]
+
+
+def _one_by_one(encoder: Encoder, items: Sequence[Tokens], device: torch.device) -> Vectors:
+    rows = [_embed("padded", encoder, [item], device) for item in items]
+    return np.concatenate(rows) if rows else np.zeros((0, encoder.dim), np.float32)
+
+
+def _embed(
+    kind: Literal["padded", "packed"],
+    encoder: Encoder,
+    items: Sequence[Tokens],
+    device: torch.device,
+) -> Vectors:
+    """Vectors in the order of `items`, shape (n, d)."""
+    budget = max([TOKEN_BUDGET, *(2 * len(item) for item in items)])
+    options = EngineOptions(token_budget=budget, feeding_threads=0, compile="off")
+    engine = make_engine(kind, encoder, device=device, options=options)
+    vectors = np.full((len(items), encoder.dim), np.nan, dtype=np.float32)
+    for rows, found in engine.embed(items):
+        vectors[rows] = found
+    return vectors
+
+
+def _compare(what: str, found: Vectors, plain: Vectors, allowed: Tolerance) -> Iterator[Check]:
+    difference = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
+    rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
+    a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
+    cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    yield Check(f"{what}: largest difference", _largest(found - plain))
+    yield Check(f"{what}: relative error", float(difference.max()), allowed.relative)
+    yield Check(
+        f"{what}: 1 - cosine without the largest dimension",
+        max(0.0, float((1 - cosine).max())),
+        allowed.angle,
+    )
+
+
+def _merge(parts: Sequence[Vectors]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts, axis=1))
+
+
+def _largest(difference: NDArray[Any]) -> float:
+    return float(np.abs(difference).max(initial=0.0))
+
+
+def _tolerance(path: str) -> Tolerance:
+    return TOLERANCES[torch.float16 if path.endswith("float16") else torch.float32]
+
+
+def _verify_tables(published: Published, scores: Vectors) -> Iterator[Check]:
+    """Labels of all ORFs and, where its file is there, the consensus table."""
+    name, ids = published.name, published.ids
+    ours, theirs = (
+        [row.split("\t")[1] for row in format_rows(ids, table.astype(np.float32)).splitlines()]
+        for table in (scores, published.stages["scores"])
+    )
+    differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
+    yield Check(f"{name}, labels that differ", differing, 0)
+    if published.consensus is not None:
+        best: dict[str, NDArray[Any]] = {}
+        for orf_id, row in zip(ids, scores, strict=True):
+            chunk_id = orf_id[:-FRAME_LETTERS]
+            best[chunk_id] = np.maximum(best.get(chunk_id, row), row)
+        found = {(chunk_id, str(bool(virus >= other))) for chunk_id, (other, virus) in best.items()}
+        lines = published.consensus.read_text(encoding="utf-8").splitlines()[1:]
+        known = {tuple(line.split("\t")[:2]) for line in lines}
+        yield Check(f"{name}, chunk calls that differ", len(found ^ known), 0)
