@@ -9,8 +9,11 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from virnucpro.core.errors import DeviceError, OutputError
-from virnucpro.pipeline.worker_loop import Done
+from virnucpro.pipeline.worker_logs import LogLine
+from virnucpro.pipeline.worker_loop import Done, Failed
 
 POISON_UNIT = 2
 
@@ -114,3 +117,21 @@ def worker_that_tells_its_threads(connection, settings, number):
         told.write_text(f"{torch.get_num_threads()} {settings.device}")
 
     _answering(tell, range(1000))(connection, settings, number)
+
+
+def worker_that_names_its_device(connection, settings, number):
+    """Stands for `workers.worker_main`: computes nothing, and says where it would have."""
+    while (item := connection.recv()) is not None:
+        key, job, unit = item
+        if unit is None:
+            continue
+        scores = unit if isinstance(unit, tuple) else None
+        what = "scores" if scores else unit.layout
+        connection.send(LogLine("virnucpro.toy", logging.INFO, f"{what} on {settings.device}"))
+        if what == "shard":
+            connection.send(Failed(key, "no such GPU"))
+        elif scores:
+            connection.send(Done(key, np.full((len(scores[0]), 3), 0.5, np.float32), {}, 0))
+        else:
+            unit.output_file.write_text("")
+            connection.send(Done(key, (1, 1), {job.encoder.kind: {}}, 0))
