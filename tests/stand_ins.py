@@ -135,3 +135,28 @@ def worker_that_names_its_device(connection, settings, number):
         else:
             unit.output_file.write_text("")
             connection.send(Done(key, (1, 1), {job.encoder.kind: {}}, 0))
+
+
+def _refusing(error):
+    """A worker in which no file of sequences can be embedded."""
+
+    def main(connection, settings, number):
+        from virnucpro.pipeline import features, workers
+
+        def prepare(task, unit):
+            raise error
+
+        features.EmbedTask.prepare = prepare
+        workers.worker_main(connection, settings, number)
+
+    return main
+
+
+def worker_without_a_disk(connection, settings, number):
+    """Stands for `workers.worker_main`: there is no room for results."""
+    _refusing(OutputError("no space left"))(connection, settings, number)
+
+
+def worker_that_fails_every_unit(connection, settings, number):
+    """Stands for `workers.worker_main`: no unit is at fault more than another."""
+    _refusing(RuntimeError("it would not"))(connection, settings, number)

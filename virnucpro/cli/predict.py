@@ -115,7 +115,7 @@ PLACE = click.Path(path_type=Path)
     "once: more memory held continuously. A run loads each encoder once with or without; less "
     "loading for several samples in sequence is what virnucpro.Session in Python is for.",
 )  # fmt: skip
-@click.option("--dataloader-workers", type=AT_LEAST_0, help="Processes that tokenise.")
+@click.option("--dataloader-workers", type=AT_LEAST_0, help="Threads that tokenise, in each rank.")
 @click.option(
     "--pin-memory/--no-pin-memory", default=None, help="Page-locked batches; default: on CUDA."
 )
