@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -15,45 +13,54 @@ POISON_FILES = {"output_2.fa", "output_3.fa"}  # some records lie wholly in them
 
 def translate_in_processes() -> None:
     """Start the translation pool for any input."""
-    from virnucpro.pipeline import orf_stages, parallel_translate
+    from virnucpro.pipeline import input_pass, parallel_translate
 
     parallel_translate.BLOCKS_BEFORE_POOL = 0
-    orf_stages.BLOCK_CHUNKS = 1
+    input_pass.BLOCK_CHUNKS = 1
+
+
+def fail_on_some_units() -> None:
+    """The second and the third unit of a stream cannot be scored, however often one tries."""
+    from virnucpro.scores.scorer import Scorer
+
+    prepare, seen = Scorer.prepare, []
+
+    def fail(self, unit):
+        if unit not in seen:
+            seen.append(unit)
+        if seen.index(unit) in (1, 2):
+            raise RuntimeError("poison | in\nthis unit")
+        return prepare(self, unit)
+
+    Scorer.prepare = fail
 
 
 def fail_on_some_files() -> None:
     """The DNA of some split files cannot be embedded."""
-    from virnucpro.pipeline import features
+    from virnucpro.pipeline.features import EmbedTask
 
-    extract = features.extract_dnabert_features
+    prepare = EmbedTask.prepare
 
-    def fail(nucleotide_file, *rest):
-        if nucleotide_file.name in POISON_FILES:
+    def fail(self, file):
+        if file.layout == "dna" and file.input_file.name in POISON_FILES:
             raise RuntimeError("poison | in\nthis file")
-        return extract(nucleotide_file, *rest)
+        return prepare(self, file)
 
-    features.extract_dnabert_features = fail
+    EmbedTask.prepare = fail
 
 
 def kill_workers_with_some_files() -> None:
     """Whichever worker gets one of some protein files is killed, as for want of memory."""
-    from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
+    from virnucpro.pipeline import workers
 
-    assign = PersistentWorkerPool.assign
-
-    def kill(self, worker, job):
-        assign(self, worker, job)
-        if job.is_protein and job.input_file.name in POISON_FILES:
-            os.kill(worker.process.pid, signal.SIGKILL)
-
-    PersistentWorkerPool.assign = kill
+    workers.worker_main = stand_ins.worker_killed_by_some_files
 
 
 def kill_ranks_with_one_shard() -> None:
     """Whichever rank is about to commit one shard is killed."""
-    from virnucpro.pipeline import rank_scheduler
+    from virnucpro.pipeline import workers
 
-    rank_scheduler.rank_main = stand_ins.rank_killed_by_one_shard
+    workers.worker_main = stand_ins.worker_killed_by_one_unit
 
 
 def write_down_events(log: Path) -> None:

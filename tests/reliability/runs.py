@@ -173,10 +173,15 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> bool:
     return False
 
 
+def entries(out: Path) -> dict[str, Path]:
+    """Files of the ledger by the unit of work they speak of."""
+    files = (out / ".checkpoints" / "ledger").glob("[!.]*.entry")
+    return {json.loads(path.read_bytes().split(b"\n", 2)[1])["unit"]: path for path in files}
+
+
 def units(out: Path) -> list[str]:
     """Units of work in the ledger."""
-    files = (out / ".checkpoints" / "ledger").glob("[!.]*.json")
-    return [json.loads(path.read_text())["unit"] for path in files]
+    return [*entries(out)]
 
 
 def are_gone(pids: Sequence[int], seconds: float = 10.0) -> bool:

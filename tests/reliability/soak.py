@@ -28,13 +28,14 @@ from runs import Runs, are_gone, descendants, results, units
 MODES = {
     "one process": (),
     "bundled model": ("-m", "mini"),
+    "staged": ("--staged",),
     "packed, 2 ranks": ("--parallel", "--ranks", "2"),
     "packed DNA too": ("--parallel", "--ranks", "2", "--dnabert-v2"),
     "persistent workers": ("--persistent-models",),
 }
 WEIGHTS = {
-    "one process": 50, "bundled model": 40, "packed, 2 ranks": 4, "packed DNA too": 3,
-    "persistent workers": 3,
+    "one process": 40, "bundled model": 40, "staged": 10, "packed, 2 ranks": 4,
+    "packed DNA too": 3, "persistent workers": 3,
 }  # fmt: skip
 IN_A_ROW = (1, 1, 1, 2, 3)
 
@@ -157,8 +158,7 @@ def stage_under_way(out: Path) -> str:
     if (out / "calls.tsv").exists():
         return "after the final tables"
     found = units(out)
-    order = ["consensus", "prediction", "merged", "protein features", "dna features", "splitting"]
-    order += ["translation", "chunking"]
+    order = ["tables", "calls", "scores", "protein features", "dna features", "reading", "inputs"]
     done = next((name for name in order if any(unit.startswith(name) for unit in found)), "")
     return f"after the first unit of {done}" if done else "in the first stage"
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 
+import faults
 import pytest
-from runs import results, units
+from runs import entries, results, units
 
+from virnucpro.core.checkpoint import read_entry
 from virnucpro.core.files import sha256_file
+
+STAGED = ("--staged", "-k")
 
 
 @pytest.fixture(scope="module")
 def stopped(runs):
     """A run that made and kept everything but was killed before it could say so."""
     out = runs.folder / "stopped"
-    assert runs.finish(out, "-k").code == 0
+    assert runs.finish(out, *STAGED).code == 0
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**record, "status": "running", "outputs": {}}))
     (out / "calls.tsv").unlink()
@@ -46,7 +50,7 @@ def stamps(out):
 
 def test_finished_units_are_taken_as_they_are(runs, undisturbed, kept):
     before = stamps(kept)
-    assert runs.finish(kept, "--resume", "-k").code == 0
+    assert runs.finish(kept, "--resume", *STAGED).code == 0
     assert stamps(kept) == before
     assert results(kept) == undisturbed
 
@@ -59,45 +63,56 @@ def test_a_finished_run_is_not_touched(runs, finished, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def forget(out, *kinds):
+    """Take units of these kinds for not done."""
+    for unit, path in entries(out).items():
+        if unit.rstrip("0123456789 ") in kinds:
+            path.unlink()
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "made_again"),
     [
-        "reads_chunked500.fa", "reads_nucleotide.fa", "reads_protein.faa",
-        "reads_nucleotide/output_2.fa", "reads_nucleotide/output_2_DNABERT_S.pt",
-        "reads_protein/output_2_ESM.pt", "reads_merged/output_2_merged.pt",
-        ".checkpoints/scores.bin", "reads_merged/prediction_results.txt", "chunks.tsv",
+        ("reads_chunked500.fa", (".fa", ".faa")),
+        ("reads_nucleotide.fa", (".fa", ".faa")),
+        ("reads_protein.faa", (".fa", ".faa")),
+        ("reads_nucleotide/output_2.fa", (".fa", ".faa")),
+        ("reads_nucleotide/output_2_DNABERT_S.pt", ("output_2_DNABERT_S.pt",)),
+        ("reads_protein/output_2_ESM.pt", ("output_2_ESM.pt",)),
+        ("reads_merged/prediction_results.txt", ()),
+        ("chunks.tsv", ()),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_file_stops_resume_and_force_resume_makes_only_it_again(
-    runs, undisturbed, kept, name
+    runs, undisturbed, kept, name, made_again
 ):
+    if made_again:
+        forget(kept, "scores", "calls", "tables")
     path = kept / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    refused = runs.finish(kept, "--resume", "-k")
+    refused = runs.finish(kept, "--resume", *STAGED)
     assert refused.code == 1
     assert f"{path}: fails its checksum; run again with --force-resume" in refused.said
     before = stamps(kept)
-    assert runs.finish(kept, "--force-resume", "-k").code == 0
+    assert runs.finish(kept, "--force-resume", *STAGED).code == 0
     assert path.read_bytes() == whole
     assert results(kept) == undisturbed
-    changed = {key for key, stamp in stamps(kept).items() if before[key] != stamp}
-    if name == "reads_nucleotide/output_2.fa":
-        changed = {key for key in changed if key.endswith(".pt")}
-        name = "chunks.tsv"
-    assert changed <= FAMILIES.get(name, {name})
+    changed = {key for key, stamp in stamps(kept).items() if before.get(key) != stamp}
+    assert all(key.endswith((*made_again, "_merged.pt")) for key in changed)
 
 
-# Files of one unit are made together.
-_TEXT = {"reads_nucleotide.fa", "reads_protein.faa", ".checkpoints/orfs.bin"}
-FAMILIES = {
-    "reads_chunked500.fa": {"reads_chunked500.fa"},
-    "reads_nucleotide.fa": _TEXT,
-    "reads_protein.faa": _TEXT,
-    ".checkpoints/scores.bin": {".checkpoints/scores.bin"},
-    "reads_merged/prediction_results.txt": {".checkpoints/scores.bin"},
-    "chunks.tsv": set(),
-}
+def test_a_damaged_entry_of_the_ledger_stops_resume_and_only_its_unit_is_scored_again(
+    runs, undisturbed, tmp_path
+):
+    out = tmp_path / "out"
+    assert runs.finish(out, fault=faults.fail_on_some_units).code == 6
+    path = entries(out)["scores 0"]
+    path.write_bytes(path.read_bytes()[:-1])
+    refused = runs.finish(out, "--resume")
+    assert refused.code == 1 and f"{path}: fails its checksum" in refused.said
+    assert runs.finish(out, "--force-resume").code == 0
+    assert results(out) == undisturbed
 
 
 def test_damaged_results_of_a_finished_run_are_not_written_over(
@@ -106,7 +121,7 @@ def test_damaged_results_of_a_finished_run_are_not_written_over(
     out = shutil.copytree(finished, tmp_path / "out")
     (out / "calls.tsv").write_text("edited by hand\n")
     refused = runs.finish(out, "--resume")
-    assert refused.code == 1 and "calls.tsv: fails its checksum" in refused.said
+    assert refused.code == 1 and "calls.tsv: holds 15 bytes where" in refused.said
     assert (out / "calls.tsv").read_text() == "edited by hand\n"
     assert runs.finish(out, "--force-resume").code == 0
     assert results(out) == undisturbed
@@ -131,7 +146,7 @@ def test_a_lost_or_torn_run_json_costs_nothing(runs, undisturbed, kept, content)
     refused = runs.finish(kept)
     assert refused.code == 2 and "--resume goes on with it" in refused.said
     before = stamps(kept)
-    assert runs.finish(kept, "--resume", "-k").code == 0
+    assert runs.finish(kept, "--resume", *STAGED).code == 0
     assert stamps(kept) == before
     assert results(kept) == undisturbed
 
@@ -144,7 +159,8 @@ def test_resume_begins_where_there_is_nothing_yet(runs, undisturbed, tmp_path, b
     if begun in ("locked", "barely"):
         (out / ".virnucpro.lock").touch()
     if begun == "barely":
-        (out / ".checkpoints").mkdir()
+        (out / ".checkpoints" / "ledger").mkdir(parents=True)
+        (out / ".checkpoints" / "ledger" / "files.txt").write_text('"run.json"\n')
         (out / ".run.json.tmp-77").write_text("{")
     assert runs.finish(out, "--resume").code == 0
     assert results(out) == undisturbed
@@ -224,14 +240,13 @@ def test_a_finished_run_of_another_file_of_that_name_is_left_alone(runs, finishe
 
 def test_temporary_files_of_a_killed_run_are_removed(runs, undisturbed, kept):
     left = [
-        ".calls.tsv.tmp-1", ".checkpoints/.records.tsv.tmp-22", ".checkpoints/ledger/.a.json.tmp-3",
-        "reads_merged/output_1_merged.tmp", "reads_protein/.output_1_ESM.pt.tmp-4",
+        ".calls.tsv.tmp-1", ".checkpoints/.contigs.tsv.tmp-22",
+        "reads_merged/.output_1_merged.pt.tmp-3", "reads_protein/.output_1_ESM.pt.tmp-4",
     ]  # fmt: skip
     for name in left:
         (kept / name).write_text("half")
-    (kept / ".checkpoints" / ".sort-x").mkdir()
-    assert runs.finish(kept, "--resume", "-k").code == 0
-    assert not any((kept / name).exists() for name in (*left, ".checkpoints/.sort-x"))
+    assert runs.finish(kept, "--resume", *STAGED).code == 0
+    assert not any((kept / name).exists() for name in left)
     assert results(kept) == undisturbed
 
 
@@ -273,26 +288,26 @@ def test_changed_input_model_or_setting_never_reuses_old_work(runs, kept, tmp_pa
 
 def test_other_vectors_of_an_older_model_are_never_merged(runs, kept, tmp_path):
     """A file that fails under the new model leaves no place for the old model's vectors."""
-    import faults
-
-    running = runs.finish(kept, "--resume", "-k", "-m", "300", fault=faults.fail_on_some_files)
+    running = runs.finish(kept, "--resume", *STAGED, "-m", "300", fault=faults.fail_on_some_files)
     assert running.code == 6
     for name in faults.POISON_FILES:
         stem = name.removesuffix(".fa")
         assert not (kept / "reads_merged" / f"{stem}_merged.pt").exists()
     fresh = tmp_path / "fresh"
-    assert runs.finish(fresh, "-m", "300", fault=faults.fail_on_some_files).code == 6
+    assert runs.finish(fresh, "--staged", "-m", "300", fault=faults.fail_on_some_files).code == 6
     assert results(kept) == results(fresh)
 
 
 def test_every_unit_of_a_run_is_in_the_ledger_with_its_digests(kept):
-    kinds = {unit.split(" output_")[0] for unit in units(kept)}
+    kinds = {unit.rstrip("0123456789 ") for unit in units(kept)}
     assert kinds == {
-        "chunking", "translation", "splitting", "dna features", "protein features", "merged",
-        "prediction", "consensus",
+        "inputs", "reading", "dna features", "protein features", "scores", "calls", "tables",
     }  # fmt: skip
-    for path in (kept / ".checkpoints" / "ledger").glob("*.json"):
-        for entry in json.loads(path.read_text())["outputs"]:
-            files = kept.rglob(entry["name"])  # split files of DNA and protein share names
-            found = {(file.stat().st_size, sha256_file(file)) for file in files}
-            assert (entry["size"], entry["sha256"]) in found
+    named = 0
+    for unit, path in entries(kept).items():
+        for name, (size, sha256) in read_entry(path).outputs.items():
+            if name != "calls.tsv":
+                assert (kept / name).stat().st_size == size, unit
+                assert sha256_file(kept / name) == sha256, unit
+                named += 1
+    assert named > 20

@@ -71,8 +71,8 @@ def working_in(
             try:
                 yield
             except (InputError, UsageError):
-                if is_new and not (output_dir / "run.json").is_file():
-                    _remove(output_dir, our_files(output_dir))
+                if is_new and len([*(output_dir / CHECKPOINTS / LEDGER).glob("*.entry")]) < 2:
+                    _remove(output_dir, our_files(output_dir))  # it knows its inputs, no more
                 raise
 
 

@@ -120,6 +120,8 @@ def merge(run: Run, todo: Sequence[int], failures: dict[int, str]) -> dict[str, 
 
     paths = run.paths
     numbers = [n for n in todo if n - 1 not in failures]
+    for unit in failures:
+        paths.merged(unit + 1).unlink(missing_ok=True)  # of an earlier model, perhaps
     run.claim(*(paths.merged(n) for n in numbers))
     merged, failed_pairs = parallel_merge_with_progress(
         [paths.dna_features(n) for n in numbers], [paths.protein_features(n) for n in numbers],
