@@ -13,7 +13,7 @@ from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.calls import Caller, ModelTables
 from virnucpro.pipeline.input_pass import Rules, Shard, input_pass
 from virnucpro.pipeline.paths import RunPaths
-from virnucpro.reports.tables import read_call_rows, read_chunk_rows
+from virnucpro.reports.tables import read_chunk_rows, read_contig_rows
 from virnucpro.scores.calibration import Calibration
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy
@@ -90,7 +90,7 @@ def part(tmp_path):
 
 
 def test_a_record_that_lacks_one_score_is_failed_and_has_no_p(part):
-    host, whole, torn, short, stops = read_call_rows(part.paths.contigs)
+    host, whole, torn, short, stops = (row for row, _ in read_contig_rows(part.paths.contigs))
     assert [row.status for row in (host, whole, torn, short, stops)] == [
         Status.CALLED, Status.CALLED, Status.FAILED, Status.TOO_SHORT, Status.NO_ORF,
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_record_that_lacks_one_score_is_failed_and_has_no_p(part):
 
 def test_chunks_of_a_failed_record_are_left_out_of_the_consensus(part):
     ids = [line.split("\t")[0] for line in part.paths.consensus.read_text().splitlines()[1:]]
-    whole = next(row for row in read_call_rows(part.paths.contigs) if row.seq_id == "whole")
+    whole = part.called.rows[1]
     assert sorted({seq_id.rpartition("_chunk_")[0] for seq_id in ids}) == ["host", "whole"]
     assert len(ids) == whole.chunks + 2  # `host` has two chunks
     own = [row for row in read_chunk_rows(part.paths.chunks) if row.seq_id == "torn"]

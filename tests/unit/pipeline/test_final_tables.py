@@ -41,11 +41,12 @@ def make_run(tmp_path, samples, calling=None):
                 for seq_id, scores in contigs:
                     fasta.write(f">{seq_id}\n{'ACGTA' * 100 * max(1, len(scores))}\n")
                     calls.write(contig_line(call_row(seq_id, scores, sample), seq_id))
-                    track.writelines(row.line() for row in chunk_rows(seq_id, scores))
+                    track.writelines(row.line() for row in chunk_rows(seq_id, scores, sample))
     return SimpleNamespace(
         sources=plan_sources(inputs, {}, paired=False),
         paths=paths,
         settings=SimpleNamespace(calling=calling or Calling()),
+        ledger=Ledger(out, paths.ledger),
     )
 
 
@@ -60,10 +61,11 @@ def call_row(seq_id, scores, sample):
     )  # fmt: skip
 
 
-def chunk_rows(seq_id, scores):
+def chunk_rows(seq_id, scores, sample):
     for i, p in enumerate(scores):
         place = (seq_id, i + 1, 500 * i, 500 * i + 500)
-        yield ChunkRow(*place) if p is None else ChunkRow(*place, "R1", 500 * i, 500 * i + 300, p)
+        best = () if p is None else ("R1", 500 * i, 500 * i + 300, p)
+        yield ChunkRow(*place, *best, sample=sample)
 
 
 def lines(path):
@@ -118,7 +120,7 @@ def test_the_other_form_of_the_fasta_goes_only_if_it_is_ours(tmp_path):
     other.write_bytes(b"of another run")
     write_final_tables(run)
     assert other.exists()
-    Ledger(run.paths.output_dir, run.paths.ledger).claim(other)
+    run.ledger.claim(other)
     write_final_tables(run)
     assert not other.exists()
 
