@@ -206,6 +206,9 @@ def _of_sample(
     sample: str, records: tuple[Record, ...], joint_ids: IdRegistry | None
 ) -> Iterator[Record]:
     """A record, or two mates, with the sample's name and joint ids; mates are told apart alike."""
+    if joint_ids is None and records[0].sample == sample:
+        yield from records  # nothing to change: a copy would take as long as to parse it
+        return
     endings = _MATE_ENDINGS if len(records) == 2 else ("",)
     seq_id = records[0].seq_id.removesuffix(endings[0])
     joint_id = seq_id if joint_ids is None else joint_ids.unique(seq_id, endings)
