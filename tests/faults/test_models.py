@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,8 +27,10 @@ from tiny_published import (
 )
 
 from virnucpro.cli.main import cli
+from virnucpro.core.errors import ModelError
+from virnucpro.encoders.small import load_small
 from virnucpro.models.manifest import MANIFEST, read_manifest, write_manifest
-from virnucpro.models.store import BUNDLED, install_local
+from virnucpro.models.store import BUNDLED, install_local, resolve_model
 
 ADVICE = ("weights_only", "safe_globals", "torch.load", "allowlist", "arbitrary code")
 
@@ -121,6 +124,16 @@ def test_a_damaged_part_of_a_model_ends_the_run_with_its_name(tmp_path, fasta, c
     code, text, has_calls = predict(fasta, "-m", "custom", "-p", own(tmp_path, file, change, said))
     assert (code, has_calls) == (4, False)
     assert file in text
+
+
+def test_a_network_of_another_size_is_refused_before_it_takes_memory(tmp_path, monkeypatch):
+    folder = own(tmp_path, "dna.safetensors", {}, {"width": 4096})
+    made, real = [], torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *shape: made.append(real(*shape)) or made[-1])
+    spec = replace(resolve_model("custom", folder, tmp_path).dna, dim=4 * 4096)
+    with pytest.raises(ModelError, match=r"dna\.safetensors"):
+        load_small(spec, torch.device("cpu"), torch.float32)
+    assert {tensor.device.type for tensor in made} == {"meta"}
 
 
 @pytest.mark.parametrize("entry", [{"dim": 512}, {"dim": 10**7}, {"dim": -1}])

@@ -182,7 +182,7 @@ def _ask_hub(name: str, revision: str, network: Network) -> FetchPlan:
         )
     except Exception as error:  # of whichever HTTP library it stands on, or of odd content
         raise ModelError(
-            f"{known.repository} at {revision:.80}: the hub gave no answer ({error!s:.200}); fetch "
+            f"{known.repository} at {revision:.80}: the hub gave no answer ({_said(error)}); fetch "
             "it where there is a network, then `virnucpro models import` takes the files"
         ) from error
     if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
@@ -225,23 +225,22 @@ def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
 
 
 def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path, network: Network) -> None:
-    if plan.name in published.CLASSIFIERS:
-        url = f"{network.github}/{plan.source}/{plan.revision}/{file.name}"
-        download(url, path, _MAX_CLASSIFIER_BYTES)
-    else:
-        from huggingface_hub import hf_hub_download
-
+    for attempt in range(1, ATTEMPTS + 1):
         try:
-            hf_hub_download(
-                plan.source, file.name, revision=plan.revision, local_dir=path.parent, token=False,
-                endpoint=network.endpoint, etag_timeout=TIMEOUT_S,
-            )  # fmt: skip
+            if plan.name in published.CLASSIFIERS:
+                url = f"{network.github}/{plan.source}/{plan.revision}/{file.name}"
+                path.write_bytes(download(url, _MAX_CLASSIFIER_BYTES))
+            else:
+                _download_from_hub(plan, file, path, network)
+            break
         except Exception as error:  # of whichever HTTP library it stands on, or of odd headers
-            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            of_the_disk = isinstance(error, OSError) and error.errno in _OF_THE_DISK
+            if isinstance(error, ModelError) or of_the_disk:
                 raise
-            raise ModelError(
-                f"{plan.source}: {file.name} did not come ({error!s:.200}); fetch again to go on"
-            ) from error
+            if attempt == ATTEMPTS:
+                problem = f"{file.name} did not come ({_said(error)})"
+                raise ModelError(f"{plan.source}: {problem}; fetch again to go on") from error
+            time.sleep(PAUSE_S * attempt)
     recorded = plan.installed.files.get(file.name) if plan.installed else None
     is_right = path.is_file() and not path.is_symlink()
     is_right = is_right and file.blob in ("", git_blob(path))
@@ -252,6 +251,18 @@ def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path, network: Network)
             f"{plan.source} at {plan.revision}: {file.name} is not the content that its source "
             "states, or that was recorded at the first fetch; refused"
         )
+
+
+def _download_from_hub(plan: FetchPlan, file: RemoteFile, path: Path, network: Network) -> None:
+    from huggingface_hub import hf_hub_download
+
+    for left in path.parent.rglob("*.incomplete") if not path.exists() else ():
+        if left.stat().st_size >= file.size:  # it is not the file, and cannot be completed
+            left.unlink()
+    hf_hub_download(
+        plan.source, file.name, revision=plan.revision, local_dir=path.parent, token=False,
+        endpoint=network.endpoint, etag_timeout=TIMEOUT_S,
+    )  # fmt: skip
 
 
 def _settle(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
@@ -277,37 +288,30 @@ def _settle(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
     return replace(made, folder=folder)
 
 
-def download(url: str, path: Path, limit: int) -> None:
-    """Download a small file that is on no hub, whole: it is begun anew where it broke off.
+def download(url: str, limit: int) -> bytes:
+    """The content of a small file that is on no hub.
 
     Args:
         url: address of the file.
-        path: where to write it.
-        limit: the most bytes that the file may have.
+        limit: the most bytes that it may have.
 
     Raises:
-        ModelError: no connection, an error of the server, or too many bytes.
-        OSError: `path` cannot be written.
+        ModelError: too many bytes, or an answer that will not change.
+        OSError, http.client.HTTPException: no connection, or one that broke off.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "virnucpro"})
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
-                stated: int = reply.length or 0
-                data = reply.read(limit + 1) if stated <= limit else b""
-            if len(data) > limit or stated > limit:
-                raise ModelError(f"{url}: gives more than {limit} bytes")
-            if len(data) < stated:
-                raise ValueError(f"{len(data)} of {stated} bytes came")
-            break
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise ModelError(f"{url}: {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if attempt == ATTEMPTS:
-                raise ModelError(f"{url}: cannot be fetched ({error!s:.200})") from error
-            time.sleep(PAUSE_S * attempt)
-    path.write_bytes(data)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
+            stated: int = reply.length or 0
+            data: bytes = reply.read(limit + 1) if stated <= limit else b""
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise ModelError(f"{url}: {error.code} {error.reason}") from error
+    if max(stated, len(data)) > limit:
+        raise ModelError(f"{url}: gives more than {limit} bytes")
+    if len(data) < stated:
+        raise http.client.IncompleteRead(data, stated - len(data))
+    return data
 
 
 def git_blob(path: Path) -> str:
@@ -317,3 +321,7 @@ def git_blob(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -305,7 +305,7 @@ class Stateful(nn.Parameter):
     """Pickles as a parameter whose attributes stand in for methods."""
 
     def __reduce_ex__(self, _):
-        state = {"is_contiguous": OrderedDict, "detach": OrderedDict}
+        state = {"detach": OrderedDict}
         rebuild = torch._utils._rebuild_parameter_with_state
         return rebuild, (torch.zeros(4), False, OrderedDict(), state)
 
