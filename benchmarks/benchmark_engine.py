@@ -86,10 +86,10 @@ class Esm:
         self.rival.to(F32)
         reference = {}
         with torch.inference_mode():
-            for item in items:
-                ids = torch.from_numpy(item.ids)[None].to(bench.device)
+            for row, item in enumerate(items):
+                ids = torch.from_numpy(item)[None].to(bench.device)
                 hidden = self.rival(input_ids=ids).last_hidden_state[0, 1:-1]
-                reference[item.seq_id] = hidden.float().mean(0).cpu().numpy()
+                reference[row] = hidden.float().mean(0).cpu().numpy()
         return items, reference
 
     def exact(self) -> None:
@@ -202,7 +202,7 @@ class Esm:
         options = EngineOptions(token_budget=bench.budget, compile="off")
         engine = make_engine("packed", self.encoder, device=bench.device, options=options)
         for name, data in self.work.items():
-            work = engine._prepare(None, engine._planned(data)[0])
+            work = engine._prepare(planned(engine, data)[0])
             ready = work.ready.to(bench.device)
             profiled(bench, f"esm2 {name}", partial(engine._forward, ready, work.fixed))
 
@@ -210,11 +210,11 @@ class Esm:
         """FASTA on disk to HDF5 on disk, one rank in its own process."""
         bench = self.bench
         count = 30_000 if bench.cuda else 40
-        fasta = write_fasta(bench.work / "chunks.faa", proteins(protein_lengths("chunks", count)))
+        files = write_fasta(bench.work / "chunks.faa", proteins(protein_lengths("chunks", count)))
         if bench.cuda:
             self.rival = None  # the rank needs the memory
         bench.free()
-        run_stage(bench, "stage", self.spec, fasta, 1, self.best.get("chunks"), 168 * count)
+        run_stage(bench, "stage", self.spec, files, 1, self.best.get("chunks"), 168 * count)
 
 
 def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
@@ -255,7 +255,7 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
         encoder.forced_backend = None
         options = EngineOptions(token_budget=bench.budget, compile="off")
         engine = make_engine("packed", encoder, device=bench.device, options=options)
-        work = engine._prepare(None, engine._planned(items)[0])
+        work = engine._prepare(planned(engine, items)[0])
         ready = work.ready.to(bench.device)
         profiled(bench, f"dnabert {length} nt", partial(engine._forward, ready, work.fixed))
     return best[499]
@@ -269,8 +269,8 @@ def forced(bench: Bench, plain: str, how: str) -> str | None:
 def dnabert_stage(bench: Bench, tokenizer: Path, windows: Path, best: float | None) -> None:
     spec = save_dnabert(bench, tokenizer)
     count = 300_000 if bench.cuda else 60
-    fasta = write_fasta(bench.work / "windows.fa", dna_windows(windows, count))
-    run_stage(bench, "dnabert stage", spec, fasta, 1, best, count)
+    files = write_fasta(bench.work / "windows.fa", dna_windows(windows, count))
+    run_stage(bench, "dnabert stage", spec, files, 1, best, count)
 
 
 def scaling(bench: Bench, count: int) -> None:
@@ -280,20 +280,19 @@ def scaling(bench: Bench, count: int) -> None:
     del model
     bench.free()
     lengths = protein_lengths("reads", count)
-    fasta = write_fasta(bench.work / "reads.faa", proteins(lengths))
+    files = write_fasta(bench.work / "reads.faa", proteins(lengths))
     tokens = int(lengths.sum()) + 2 * count
-    seconds = {}
+    rates = {}
     for ranks in (2, 1):
-        rows = run_stage(bench, f"{ranks} GPU", spec, fasta, ranks, None, tokens)
-        seconds[ranks] = rows["seconds_from_then_on"]
-        ratio = f"{seconds[1] / seconds[2]:.3f} x" if len(seconds) == 2 else "first"
-        value = {"seconds": seconds[ranks], "proteins": count, "tokens": tokens}
-        bench.put("scaling", f"{ranks} GPU", value, f"{seconds[ranks]:.2f} s ({ratio})")
-    bench.put("scaling", "speed-up", seconds[1] / seconds[2], f"{seconds[1] / seconds[2]:.3f} x")
+        found = run_stage(bench, f"{ranks} GPU", spec, files, ranks, None, tokens)
+        rates[ranks] = found["rate"]
+        value = {"seconds": found["seconds_from_then_on"], "proteins": count, "tokens": tokens}
+        bench.put("scaling", f"{ranks} GPU", value, f"{found['seconds_from_then_on']:.2f} s")
+    bench.put("scaling", "speed-up", rates[2] / rates[1], f"{rates[2] / rates[1]:.3f} x")
 
 
-def run_stage(bench, name, spec, fasta, ranks, model_only_rate, units) -> dict:
-    """One run of a packed stage; `units` are what its rate counts."""
+def run_stage(bench, name, spec, files, ranks, model_only_rate, units) -> dict:
+    """One run of a packed stage; `units` are what its rate counts, from the first vectors on."""
     out = bench.work / f"out-{name.replace(' ', '-')}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -302,22 +301,28 @@ def run_stage(bench, name, spec, fasta, ranks, model_only_rate, units) -> dict:
         devices=devices, compile="on" if bench.cuda else "off", enable_checkpointing=False,
         token_budget=bench.budget if spec.kind == "esm2" else None,
     )  # fmt: skip
+    done: list[tuple[float, int]] = []
     with Busy(ranks if bench.cuda else 0) as busy:
         began = time.monotonic()
         path, failed = run_multi_gpu_inference(
-            [fasta], out, {"model_type": spec.kind, "encoder_spec": spec}, ranks, config
-        )
+            files, out, {"model_type": spec.kind, "encoder_spec": spec}, ranks, config,
+            lambda more: done.append((time.monotonic(), more)),
+        )  # fmt: skip
+        ended = time.monotonic()
     if failed or not path.exists():
         raise RuntimeError(f"ranks {failed} failed: {(out / 'stage.json').read_text()}")
     about = json.loads((out / "stage.json").read_text())
-    seconds = about["seconds_from_then_on"]
-    ready = began + about["seconds_until_first_rank_ready"]
-    about["busy_percent"] = busy.mean(ready + 1, ready + seconds - 1)
+    (ready, first), *_ = [(at, rows) for at, rows in done if rows]
+    units *= 1 - first / sum(rows for _, rows in done)
+    seconds = ended - ready
+    about["seconds_until_first_vectors"] = ready - began
+    about["seconds_from_then_on"] = seconds
+    about["busy_percent"] = busy.mean(ready + 1, ended - 1)
     about["rate"] = units / seconds
     about["gib_written"] = path.stat().st_size / 2**30
     share = units / seconds / model_only_rate if model_only_rate else float("nan")
     about["of_model_only"] = share
-    rate, busy_percent, load = about["rate"], about["busy_percent"], about["seconds"] - seconds
+    rate, busy_percent, load = about["rate"], about["busy_percent"], ready - began
     text = (
         f"{rate:,.0f} a second after load, {share:.1%} of model only, "
         f"GPU busy {busy_percent:.1f}%, load {load:.1f} s"
@@ -372,19 +377,24 @@ def _products(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, loops: int) 
 
 def model_only(bench, engine, items, sequences: bool = False, most: int | None = 6) -> float:
     """Real tokens (or sequences) a second, batches prepared and on the device."""
-    plan = engine._planned(items)[:most]
-    work = [engine._prepare(None, some) for some in plan]
+    plan = planned(engine, items)[:most]
+    work = [engine._prepare(some) for some in plan]
     ready = [(w.ready.to(bench.device), w.fixed) for w in work]
     seconds = bench.seconds(lambda: [engine._forward(batch, fixed) for batch, fixed in ready])
-    done = [len(some) if sequences else sum(len(item) for item in some) for some in plan]
+    done = [len(some) if sequences else sum(map(len, some)) for _, some in plan]
     return sum(done) / seconds
 
 
-def vectors(engine, items) -> dict[str, np.ndarray]:
+def planned(engine, items):
+    """Batches as the engine makes them: rows and items of each."""
+    return engine._planned(items, np.arange(len(items)))
+
+
+def vectors(engine, items) -> dict[int, np.ndarray]:
     return {
-        seq_id: row
-        for batch in engine.embed(items)
-        for seq_id, row in zip(batch.seq_ids, batch.vectors, strict=True)
+        row: vector
+        for rows, found in engine.embed(items)
+        for row, vector in zip(rows.tolist(), found, strict=True)
     }
 
 
@@ -392,7 +402,7 @@ def stacked(batch, device) -> tuple[torch.Tensor, torch.Tensor | None]:
     longest = max(len(item) for item in batch)
     ids = torch.ones(len(batch), longest, dtype=torch.int64)
     for row, item in zip(ids, batch, strict=True):
-        row[: len(item)] = torch.from_numpy(item.ids)
+        row[: len(item)] = torch.from_numpy(item)
     mask = None if bool((ids != 1).all()) else (ids != 1).long().to(device)
     return ids.to(device), mask
 
@@ -406,7 +416,7 @@ def profiled(bench: Bench, name: str, run: Callable[[], object]) -> None:
     for _ in range(3):
         run()
     bench.sync()
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
         run()
         bench.sync()
     rows = [r for r in found.key_averages() if r.self_device_time_total > 0]

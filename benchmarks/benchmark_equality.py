@@ -26,8 +26,7 @@ from tests.checkpoints import (
     write_safetensors,
 )
 from tests.hidden_states import hidden_states
-from tests.unit.models import test_dnabert, test_esm2
-from virnucpro.core.records import Tokens
+from tests.unit.encoders import test_dnabert, test_esm2
 from virnucpro.encoders.load import load_encoder
 from virnucpro.engines.plans import collate_packed, collate_padded
 from virnucpro.models.specs import EncoderSpec
@@ -67,9 +66,8 @@ def dnabert_rows(folder):
         bounds = np.cumsum(data[f"{name}/lengths"])[:-1]
         ids = np.split(data[f"{name}/ids"].astype(np.int64), bounds)
         hidden = [torch.from_numpy(h) for h in np.split(data[f"{name}/hidden"], bounds)]
-        items = [Tokens(f"d{i}", x) for i, x in enumerate(ids)]
         encoder = load("dnabert", home, shape.dim)
-        yield row(encoder, items, hidden, f"DNABERT-S {name}", "published code, frozen numbers")
+        yield row(encoder, ids, hidden, f"DNABERT-S {name}", "published code, frozen numbers")
 
 
 def main():

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from benchmarks.engine_tools import differences
-from virnucpro.core.records import Tokens
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.engines.base import EngineOptions, make_engine
@@ -33,12 +32,12 @@ DNA_TOKENS = [*range(3, 16), 20, 36, 64, 104, 150]
 
 def esm2_items():
     draw = np.random.default_rng(2)
-    return [Tokens(f"p{n}", np.array([0, *draw.integers(4, 24, n), 2])) for n in RESIDUES]
+    return [np.array([0, *draw.integers(4, 24, n), 2]) for n in RESIDUES]
 
 
 def dnabert_items():
     draw = np.random.default_rng(2)
-    return [Tokens(f"d{n}", np.array([1, *draw.integers(5, 4096, n - 2), 2])) for n in DNA_TOKENS]
+    return [np.array([1, *draw.integers(5, 4096, n - 2), 2]) for n in DNA_TOKENS]
 
 
 def random_network(network):
@@ -64,24 +63,23 @@ def half(network):
 def vectors(encoder, kind, items, budget):
     options = EngineOptions(token_budget=budget, compile="off")
     batches = make_engine(kind, encoder, device=CPU, options=options).embed(items)
-    return {name: row for b in batches for name, row in zip(b.seq_ids, b.vectors, strict=True)}
+    return {row: vector for rows, found in batches for row, vector in zip(rows, found, strict=True)}
 
 
 def compared(name, network, items, cases):
     """A row for each layout and for each way to batch."""
     encoder = random_network(network)
     reference = {
-        item.seq_id: encoder(collate_padded([item], encoder.pad_id))[0].numpy() for item in items
+        row: encoder(collate_padded([item], encoder.pad_id))[0].numpy()
+        for row, item in enumerate(items)
     }
     encoder = half(encoder)
     for title, kind, budget, short in cases:
         type(encoder).short_tokens = short
         found = vectors(encoder, kind, items, budget)
         each = {
-            len(item): differences(
-                {item.seq_id: found[item.seq_id]}, {item.seq_id: reference[item.seq_id]}
-            )["relative_norm"]
-            for item in items
+            len(item): differences({row: found[row]}, {row: reference[row]})["relative_norm"]
+            for row, item in enumerate(items)
         }
         by_length = {f"{tokens} tokens": round(worst, 6) for tokens, worst in each.items()}
         yield {

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmark_memory import write_reads
 
-from virnucpro.core.checkpoint import StageLedger
+from virnucpro.core.checkpoint import Ledger
 
 
 class Clock:
@@ -73,8 +73,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     clock = Clock()
-    for name in ("commit", "is_done", "discard", "facts"):
-        clock.wrap(StageLedger, name, "ledger")
+    for name in ("commit", "read", "discard", "claim"):
+        clock.wrap(Ledger, name, "ledger")
     clock.wrap(os, "fsync", "fsync, those of the ledger included")
     with tempfile.TemporaryDirectory() as folder:
         fasta, out = Path(folder) / "reads.fa", Path(folder) / "out"

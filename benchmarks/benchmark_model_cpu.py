@@ -26,6 +26,7 @@ import torch
 from virnucpro.core.records import Record
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.scores.scorer import EmbeddingOptions
 from virnucpro.sequences.fasta import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,12 +66,10 @@ def measure(records: list[Record], way: tuple[str, str, int], first: dict) -> di
     torch.set_num_threads(threads)
     load = round(os.getloadavg()[0], 2)
     model = resolve_model("mini", None, Path("no-home"))
-    scorer = DirectScorer(model, "cpu", engine, dtype)
-    scorer.contigs(records[:32])
+    scorer = DirectScorer(model, "cpu", EmbeddingOptions(engine=engine, dtype=dtype))
+    list(scorer.score(records[:32]))
     rounds = [timed(lambda: list(scorer.score(records))) for _ in range(ROUNDS)]
-    _, found = scorer.orfs(records)
-    orfs = [orf for groups in found for group in groups for orf in group]
-    vectors = scorer.vectors(orfs).vectors
+    [(shard, vectors)] = scorer.vectors(records)
     rows = list(scorer.score(records))
     p = np.array([row.p_virus for row in rows])
     first.setdefault("vectors", vectors)
@@ -88,7 +87,7 @@ def measure(records: list[Record], way: tuple[str, str, int], first: dict) -> di
         "largest_vector_difference": float(np.abs(vectors - first["vectors"]).max()),
         "largest_p_virus_difference": float(np.abs(p - first["p"]).max()),
         "calls_changed": sum(a.call != b for a, b in zip(rows, first["calls"], strict=True)),
-        "mean_residues": round(float(np.mean([len(orf.protein) for orf in orfs])), 1),
+        "mean_residues": round(float(np.mean(shard.orfs["end"] - shard.orfs["start"])) / 3, 1),
     }
 
 

@@ -126,9 +126,8 @@ def direct(fasta: Path, cores: int) -> None:
     scorer = DirectScorer(resolve_model("mini", None, Path.home() / ".virnucpro"), "cpu")
     list(scorer.score(records[:100]))
     found: dict[str, float] = {"windows": len(records), "load_before": os.getloadavg()[0]}
-    orfs = [o for groups in scorer.orfs(records)[1] for group in groups for o in group]
     for name, work in (
-        ("encoders_", lambda: scorer.vectors(orfs)),
+        ("encoders_", lambda: list(scorer.vectors(records))),
         ("", lambda: list(scorer.score(records))),
     ):
         wall, cpu = time.monotonic(), time.process_time()

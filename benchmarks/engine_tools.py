@@ -20,6 +20,7 @@ from virnucpro.core.records import Tokens
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, EncoderSpec, Esm2Shape
 
 RESIDUES = np.frombuffer(b"LAGVSERTIDPQKNFYMHWC", dtype=np.uint8)
+PER_FILE = 10_000
 TINY_ESM2 = Esm2Shape(layers=2, dim=32, heads=2, ffn=64)
 TINY_DNABERT = DnabertShape(layers=2, dim=32, heads=2, ffn=64)
 
@@ -219,9 +220,14 @@ def proteins(lengths: np.ndarray) -> list[str]:
     return [letters[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def write_fasta(path: Path, sequences: list[str]) -> Path:
-    path.write_text("".join(f">s{i}F1\n{s}\n" for i, s in enumerate(sequences)))
-    return path
+def write_fasta(path: Path, sequences: list[str]) -> list[Path]:
+    """Split files beside `path`, as a run has them: a file is a unit of work."""
+    files = []
+    for first in range(0, len(sequences), PER_FILE):
+        some = enumerate(sequences[first : first + PER_FILE], start=first)
+        files.append(path.with_name(f"{path.stem}_{len(files)}{path.suffix}"))
+        files[-1].write_text("".join(f">s{i}F1\n{letters}\n" for i, letters in some))
+    return files
 
 
 def dna_windows(path: Path, count: int) -> list[str]:
@@ -235,10 +241,10 @@ def dna_windows(path: Path, count: int) -> list[str]:
 def tokens_of(tokenizer, sequences: list[str]) -> list[Tokens]:
     from virnucpro.engines.feeding import tokenize
 
-    return tokenize(tokenizer, [f"s{i}" for i in range(len(sequences))], sequences)
+    return tokenize(tokenizer, sequences)
 
 
-def differences(ours: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, float]:
+def differences(ours: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -> dict[str, float]:
     """Worst max-abs, relative norm, and cosine without the largest dimension."""
     a = np.stack([ours[k] for k in reference]).astype(np.float64)
     b = np.stack(list(reference.values())).astype(np.float64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -19,22 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 import zstandard
 from safetensors.numpy import save as save_safetensors
 
-from virnucpro.core.checkpoint import StageLedger
+from virnucpro.core.checkpoint import CLAIMS, Ledger
 from virnucpro.core.config import Config
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.records import Embeddings
 from virnucpro.encoders.weights import open_checkpoint
-from virnucpro.engines import shards
 from virnucpro.models.classifier_file import read_classifier
 from virnucpro.models.manifest import read_manifest
 from virnucpro.pipeline import feature_files
-from virnucpro.pipeline.run_record import is_complete, read_run
+from virnucpro.reports.explain import facts, history, read_run, stages
 from virnucpro.scores.calibration import Calibration
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import read_pairs, read_records
@@ -135,19 +134,30 @@ def _environment(folder: Path, data: bytes) -> None:
 
 
 def _json_files(folder: Path, data: bytes) -> None:
-    """run.json, a ledger record, model.json, a calibration: all of them JSON of a known form."""
+    """run.json, model.json, a calibration: all of them JSON of a known form."""
     _put(folder, "run.json", data)
-    found = read_run(folder)
-    if found is not None:
-        is_complete(folder, found, "key")
-    ledger = StageLedger(folder)
-    ledger._path("unit").write_bytes(data)
-    ledger.is_done("unit", "key", [folder / "run.json"])
-    ledger.facts("unit")
-    _put(folder, "model.json", data)
+    with contextlib.suppress(VirNucProError):
+        run = read_run(folder)
+        for read in (stages, history, facts):
+            read(run)
+    path = _put(folder, "model.json", data)
     with contextlib.suppress(VirNucProError):
         read_manifest(folder)
-    Calibration.load(folder / "model.json")
+    Calibration.load(path)
+
+
+def _ledger(folder: Path, data: bytes) -> None:
+    """An entry whose seal is right whatever its header says, and the list of claimed files."""
+    ledger = Ledger(folder, folder / "ledger")
+    ledger.folder.mkdir(exist_ok=True)
+    ledger.discard("unit")
+    header, _, payload = data.partition(b"\n")
+    seal = hashlib.sha256(header + b"\n").hexdigest().encode()
+    ledger._path("unit", "key").write_bytes(b"\n".join((seal, header, payload)))
+    (ledger.folder / CLAIMS).write_bytes(data)
+    if not all(isinstance(name, str) for name in ledger.claimed()):
+        raise AssertionError("a claimed name is no text")
+    ledger.read("unit", "key")
 
 
 def _features(folder: Path, data: bytes) -> None:
@@ -159,11 +169,6 @@ def _features(folder: Path, data: bytes) -> None:
     for read in readers:
         with contextlib.suppress(VirNucProError):
             read(path)
-
-
-def _hdf5(folder: Path, data: bytes) -> None:
-    path = _put(folder, "shard.h5", data)
-    shards.read_shard(path, "key")
 
 
 def _safetensors(folder: Path, data: bytes) -> None:
@@ -207,11 +212,9 @@ def _training_seeds() -> list[bytes]:
 
 
 def _json_seeds() -> list[bytes]:
-    entry = {"name": "run.json", "size": 3, "sha256": "00"}
     values: list[Any] = [
-        {"format": 1, "unit": "unit", "key": "key", "outputs": [entry], "facts": {"files": 1}},
-        {"tool": "virnucpro", "files": ["a"], "tables_key": "key", "status": "done",
-         "outputs": {"run.json": "00"}},
+        {"tool": "virnucpro", "seconds": 1.5, "stages": {"scoring": {"seconds": 1.0, "orfs": 2}},
+         "engines": {"dna": "padded float32 sdpa"}, "devices": ["cpu"], "model": {"name": "a"}},
         {"format": 2, "name": "a", "source": "", "revision": "", "licence": "", "files": {},
          "encoder": {"kind": "esm2", "dim": 8, "file": ""}},
         {"format": 2, "name": "a", "source": "", "revision": "", "licence": "",
@@ -224,6 +227,13 @@ def _json_seeds() -> list[bytes]:
     return [json.dumps(value).encode() for value in values]
 
 
+def _ledger_seeds() -> list[bytes]:
+    empty = hashlib.sha256().hexdigest()
+    header = {"format": 2, "unit": "unit", "key": "key", "facts": {"sequences": 1}, "bytes": 0,
+              "sha256": empty, "outputs": {"run.json": [3, "00"]}}  # fmt: skip
+    return [json.dumps(header).encode() + b"\n", b'"run.json"\n"a/b.fa"\n"torn']
+
+
 def _feature_seeds() -> list[bytes]:
     embeddings = Embeddings(("a_F1", "b_R2"), np.arange(6, dtype=np.float32).reshape(2, 3))
     found = []
@@ -234,20 +244,6 @@ def _feature_seeds() -> list[bytes]:
         feature_files.write_merged(folder / "m.pt", embeddings, "00")
         found = [path.read_bytes() for path in sorted(folder.iterdir())]
     return found
-
-
-def _hdf5_seeds() -> list[bytes]:
-    embeddings = Embeddings(("a", "b"), np.zeros((2, 3), dtype=np.float32))
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(_temporary()))
-        shards.write_shard(folder / "s.h5", embeddings, {"key": "key"})
-        with shards.committed(folder / "m.h5") as file:
-            writer = shards.MergedWriter(file, 2, 3)
-            writer.add(embeddings, lambda found: True)
-            writer.finish({"key": "key"})
-        with h5py.File(folder / "e.h5", "w"):
-            pass
-        return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
 def _safetensors_seeds() -> list[bytes]:
@@ -284,7 +280,7 @@ TARGETS = {
         Target("environment", _environment, lambda: [b"1", b"true", b""], 3),
         Target("json", _json_files, _json_seeds, 8),
         Target("features", _features, _feature_seeds, 5),
-        Target("hdf5", _hdf5, _hdf5_seeds, 4),
+        Target("ledger", _ledger, _ledger_seeds, 4),
         Target("safetensors", _safetensors, _safetensors_seeds, 4),
         Target("pickled", _pickled, _pickled_seeds, 4),
     )
