@@ -36,16 +36,12 @@ def test_a_device_that_is_not_there_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("device", "is_large", "asked", "size"),
-    [
-        ("cpu", True, None, 100), ("cpu", False, None, 10_000), ("cuda:0", True, None, 10_000),
-        ("cpu", True, 7, 7),
-    ],
+    ("on_cpu", "is_large", "asked", "size"),
+    [(True, True, None, 100), (True, False, None, 10_000), (False, True, None, 10_000),
+     (True, True, 7, 7)],
 )  # fmt: skip
-def test_units_of_a_large_model_on_a_cpu_are_small(device, is_large, asked, size):
-    with patch("virnucpro.core.device.detect_cuda_devices", return_value=[0]):
-        compute = Compute(device=device, sequences_per_file=asked)
-        assert orfs_per_unit(compute, SimpleNamespace(is_large=is_large)) == size
+def test_units_of_a_large_model_on_a_cpu_are_small(on_cpu, is_large, asked, size):
+    assert orfs_per_unit(asked, on_cpu, SimpleNamespace(is_large=is_large)) == size
 
 
 @pytest.mark.parametrize(
