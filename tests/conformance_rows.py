@@ -33,12 +33,8 @@ LISTS = ("nucleotide_files", "protein_files", "output_dir", "num_workers")
 MATCHES = tested(WHOLE, f"{CASE}.test_parallel_merge_matches_sequential")
 
 MERGING = {
-    "001-01 001-30 001-31": tested(
+    "001-01 001-02 001-30 001-31": tested(
         UNIT, "test_ten_pairs_in_two_processes_equal_the_sequential_merge"
-    ),
-    "001-02": every(
-        names(MERGE_MODULE, "merge_batch_worker"),
-        tested(UNIT, "test_log_lines_of_a_worker_travel_with_the_outcome"),
     ),
     "001-03 001-14 001-35 001-48": every(
         tested(UNIT, "test_processes_are_spawned"),
@@ -194,7 +190,7 @@ RESUMING = tested(
 )  # fmt: skip
 
 PACKED = {
-    "002-01 002-02 002-31 002-32 002-33 002-39 002-69 002-70": every(
+    "002-01 002-02 002-32 002-33 002-39 002-69 002-70": every(
         shown.routes, tested(ROUTING, "test_parallel_routes_esm2_to_v2")
     ),
     "002-03 002-71": every(shown.routes, tested(ROUTING, "test_v1_fallback_routes_all_to_v1")),
@@ -256,6 +252,7 @@ PACKED = {
     "002-28": together(PREDICTION, 'run.report.stage("protein_features")', "if engines.use_v2:"),
     "002-29": logged("parallel", "ESM-2: Using v2.0 async architecture"),
     "002-30": shown.features_line,
+    "002-31": literal(PREDICTION, "len(detect_cuda_devices()) or 1"),
     "002-34": parameters(
         f"{MULTI}:run_multi_gpu_inference",
         "fasta_files", "output_dir", "model_config", "world_size", "runtime_config",
@@ -394,7 +391,7 @@ GUIDANCE = {
     "004-29": lines(GUIDE, r"`--esm-batch-size`.*ignored"),
     "004-30": lines(GUIDE, r"`--dnabert-batch-size`.*still used"),
     "004-31": every(
-        lines(GUIDE, r"`--dataloader-workers`.*used: threads that tokenise in each rank"),
+        lines(GUIDE, r"`--dataloader-workers.*threads", r"`--dataloader-workers.*used.*default 1"),
         shown.threads_of_readers,
     ),
     "004-32": lines(GUIDE, r"`--persistent-models`.*no effect on ESM-2"),
@@ -432,7 +429,8 @@ GUIDANCE = {
         r"`VIRNUCPRO_DISABLE_PACKING` \| unset \|",
     ),
     "004-38": lines(
-        GUIDE, "## Deprecation Timeline", r"v2\.0 .*available", r"v2\.1 .*warns", r"v3\.0 .*removed"
+        GUIDE, "## Deprecation Timeline", r"v2\.0 .*available", r"v2\.1 .*warns",
+        r"v3\.0 .*removed", r"v1\.0 engine is not removed",
     ),
     "004-39": every(
         says("fails fast", "RuntimeError", "failed_files.txt", "every N-th sequence"),

@@ -55,15 +55,21 @@ def test_v1_fallback_routes_all_to_v1(invoke, tmp_path):
 
 def test_single_gpu_routes_to_v1(invoke, tmp_path):
     given, result = invoke("--output-dir", tmp_path, gpus=[0])
-    assert given["use_v2_architecture"] is False
-    assert "Architecture: v1.0 (single-GPU or non-parallel mode)" in result.output
+    assert given["use_v2_architecture"] is False and given["runtime_config"] is None
+    assert not given["settings"].compute.staged
+    assert "Architecture: one stream" in result.output
+    for flags in (["--staged"], ["--persistent-models"], ["--merge-threads", 2], ["-k"]):
+        given, result = invoke("--output-dir", tmp_path, *flags, gpus=[0])
+        assert given["use_v2_architecture"] is False and given["settings"].compute.staged
+        assert "Architecture: v1.0 (single-GPU or non-parallel mode)" in result.output
 
 
-def test_several_gpus_imply_parallel(invoke):
+def test_several_gpus_are_all_used_by_one_stream(invoke):
     given, result = invoke(gpus=[0, 1])
-    assert given["use_v2_architecture"] is True
+    assert given["use_v2_architecture"] is False
+    assert given["settings"].compute.devices == ("cuda:0", "cuda:1")
     assert given["output_dir"] == Path("reads_predictions")  # named after the first input
-    assert "Detected 2 GPUs, enabling parallel processing" in result.output
+    assert "Architecture: one stream" in result.output
 
 
 def test_parallel_constructs_runtime_config_with_resume(invoke, tmp_path):
@@ -101,7 +107,8 @@ def test_partial_exit_code_is_passed_through(invoke):
 
 def test_named_gpus_are_the_ones_used(invoke):
     given, _ = invoke("--gpus", "3,2", gpus=range(4))
-    assert given["settings"].compute.gpus == (3, 2)
+    assert given["settings"].compute.devices == ("cuda:3", "cuda:2")
+    given, _ = invoke("--parallel", "--gpus", "3,2", gpus=range(4))
     assert given["runtime_config"].devices == ("cuda:3", "cuda:2")
 
 
@@ -119,7 +126,7 @@ def test_a_named_device_is_the_only_one_used(invoke, monkeypatch, name, devices,
     given, _ = invoke("--parallel", *flag, gpus=range(4))
     assert given["runtime_config"].devices == devices
     given, _ = invoke("--device", "auto", gpus=range(4))
-    assert given["runtime_config"].devices == ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
+    assert given["settings"].compute.devices == ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +171,7 @@ def test_environment_switches_reach_the_engine(
 
 
 @pytest.mark.parametrize(("options", "workers"), [([], None), (["0"], 0), (["5"], 5)])
-def test_processes_that_tokenise_reach_the_engine(invoke, options, workers):
+def test_threads_that_tokenise_reach_the_engine(invoke, options, workers):
     given, _ = invoke("--parallel", *(["--dataloader-workers", *options] if options else []))
     assert given["runtime_config"].dataloader_workers == workers
 
@@ -187,12 +194,12 @@ def test_flag_goes_over_environment_over_file(invoke, tmp_path, monkeypatch):
         (["--no-cuda-streams"], "is deprecated and has no effect"),
         (["--dnabert-v2"], "--dnabert-v2 has no effect"),
         (["--ranks", "2"], "--ranks has no effect"),
-        (["--v1-fallback"], "--v1-fallback has no effect"),
-        (["--v1-attention"], "--v1-attention has no effect"),
+        (["--staged", "--v1-attention"], "--v1-attention has no effect"),
+        (["--v1-fallback", "--pin-memory"], "--pin-memory has no effect"),
         (["--parallel", "--v1-fallback", "--dnabert-v2"], "--dnabert-v2 has no effect"),
         (["--parallel", "--esm-batch-size", "4096"], "--esm-batch-size has no effect"),
         (["--parallel", "--dnabert-v2", "--ranks", "2", "--v1-attention"], None),
-        (["--esm-batch-size", "4096"], None),
+        (["--esm-batch-size", "4096", "--v1-attention", "--pin-memory"], None),
     ],
 )
 def test_a_flag_that_nothing_reads_is_named_and_no_other(invoke, options, told):

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from staged_files import embeddings, write_pair
-from virnucpro.engines.shards import write_shard
 
 from virnucpro.cli.main import cli
-from virnucpro.core.checkpoint import StageLedger
+from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.config import KEYS, Config
+from virnucpro.pipeline.feature_files import write_vectors
 from virnucpro.pipeline.features import merge_features
 
 DNA = "ACGTTGCA" * 20
@@ -38,9 +38,11 @@ def checkpoints(tmp_path):
     merge_features(dna, protein, out / "features" / "output_1_merged.pt")
     shards = out / ".checkpoints" / "esm_v2_shards"
     shards.mkdir(parents=True)
-    write_shard(shards / "shard_00000.h5", embeddings(["a", "b"], 4), {"key": "k"})
-    ledger = StageLedger(out / ".checkpoints" / "ledger")
-    ledger.commit("features", "k", [dna, protein])
+    shard = shards / "shard_00000.h5"
+    write_vectors(shard, [embeddings(["a", "b"], 4)], {"key": "k"})
+    ledger = Ledger(out, out / ".checkpoints" / "ledger")
+    ledger.commit("features", "k", outputs=[dna, protein, shard])
+    ledger.commit("scores 0", "k", b"scores of a unit")
     return out
 
 
@@ -133,7 +135,7 @@ def test_whole_checkpoints_exit_0(run, checkpoints):
     for options in ((), ("--skip-load",)):
         result = run("utils", "validate-checkpoints", checkpoints, *options)
         assert result.exit_code == 0, result.output
-        assert "5 files checked, 0 bad" in result.output
+        assert "6 files checked, 0 bad" in result.output
 
 
 def damage_merged(out):
@@ -153,13 +155,25 @@ def change_committed_output(out):
 def plant_nan(out):
     bad = embeddings(["a"], 4)
     bad.vectors[0, 0] = np.nan
-    write_shard(out / "shard_00001.h5", bad, {"key": "k"})
+    write_vectors(out / "shard_00001.h5", [bad], {"key": "k"})
+
+
+def empty_features(out):
     (out / "features" / "output_1_ESM.pt").write_bytes(b"")
 
 
+def damage_scores(out):
+    for path in (out / ".checkpoints" / "ledger").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"scores of a unit", b"scores of a Unit"))
+
+
 @pytest.mark.parametrize(
-    "damage", [damage_merged, damage_shard, change_committed_output, plant_nan]
-)
+    "damage",
+    [
+        damage_merged, damage_shard, change_committed_output, plant_nan, empty_features,
+        damage_scores,
+    ],
+)  # fmt: skip
 def test_damaged_checkpoints_exit_1(run, checkpoints, damage):
     damage(checkpoints)
     result = run("utils", "validate-checkpoints", checkpoints)
