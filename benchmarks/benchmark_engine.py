@@ -418,7 +418,7 @@ def profiled(bench: Bench, name: str, run: Callable[[], object]) -> None:
     for _ in range(3):
         run()
     bench.sync()
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
         run()
         bench.sync()
     rows = [r for r in found.key_averages() if r.self_device_time_total > 0]

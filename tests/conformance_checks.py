@@ -14,6 +14,7 @@ from click.testing import CliRunner
 ROOT = Path(__file__).resolve().parents[1]
 PIPELINE, CLI = "virnucpro/pipeline", "virnucpro/cli"
 MERGE, FEATURES = f"{PIPELINE}/parallel_merge.py", f"{PIPELINE}/features.py"
+MERGE_MODULE = "virnucpro.pipeline.parallel_merge"
 PREDICTION, PREDICT = f"{PIPELINE}/prediction.py", f"{CLI}/predict.py"
 BENCHMARK, GUIDE = f"{CLI}/benchmark.py", "docs/MIGRATION_v2.md"
 

@@ -17,14 +17,15 @@ from click.testing import CliRunner
 from tiny_home import make_tiny_home
 
 from virnucpro.cli.main import cli
+from virnucpro.pipeline import multi_gpu_inference
 
-RECORDS = 6
+RECORDS = 6  # each is a unit of work
 ONE_FRAME = "ATGCTAACCGCTAACTTACTTACCGCTTAC"  # the five other frames have stop codons in it
 CODONS = ["ATG", "GCC", "AAG", "GTT", "CTG", "TCA", "CCA", "GAT"]
 
 
-def in_place_of(name, function):
-    return lambda: patch(f"virnucpro.pipeline.{name}", function)
+def worker(function):
+    return lambda: patch("virnucpro.pipeline.workers.worker_main", function)
 
 
 def every_line_of_progress():
@@ -35,38 +36,39 @@ def every_line_of_progress():
 class Asked:
     """A run: options, the exit code they end with, and what goes wrong."""
 
-    options: list[str]
+    options: str
     code: int = 0
     fault: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
-PACKED = ["--parallel", "--ranks", "1", "--no-progress"]
-RANK = "rank_scheduler.rank_main"
+PACKED, KEPT = "--parallel --ranks 1 --no-progress", "--persistent-models -t 1"
 RUNS = {
-    "merge-threads": Asked(["--merge-threads", "2", "--no-progress"]),
-    "parallel": Asked(["--parallel", "--ranks", "1", "--no-progress"]),
-    "fallback": Asked(["--parallel", "--v1-fallback", "-t", "1", "--no-progress"]),
-    "persistent": Asked(["--persistent-models", "-t", "1"], fault=every_line_of_progress),
+    "default": Asked("--no-progress"),
+    "merge-threads": Asked("--merge-threads 2 --no-progress"),
+    "parallel": Asked(PACKED),
+    "fallback": Asked("--parallel --v1-fallback -t 1 --no-progress"),
+    "persistent": Asked(KEPT, fault=every_line_of_progress),
     "persistent, disk full": Asked(
-        ["--persistent-models", "-t", "1", "--no-progress"], 1,
-        in_place_of("persistent_pool.worker_main", stand_ins.worker_without_a_disk),
+        f"{KEPT} --no-progress", 1, worker(stand_ins.worker_without_a_disk)
     ),
-    "a shard kills its ranks": Asked(
-        PACKED, 1, in_place_of(RANK, stand_ins.rank_killed_by_one_shard)
-    ),
-    "every rank dies": Asked(PACKED, 1, in_place_of(RANK, stand_ins.rank_that_dies_with_work)),
-    "every shard fails": Asked(
-        PACKED, 1, in_place_of(RANK, stand_ins.rank_that_fails_every_shard)
-    ),
-}  # fmt: skip
+    "a shard kills its ranks": Asked(PACKED, 1, worker(stand_ins.worker_killed_by_one_unit)),
+    "every rank dies": Asked(PACKED, 1, worker(stand_ins.worker_that_dies_with_work)),
+    "every shard fails": Asked(PACKED, 1, worker(stand_ins.worker_that_fails_every_unit)),
+}
 
 
 @dataclass
 class Runs:
-    """`runs(name)` is what a run of `RUNS` printed; each is done once, when first asked for."""
+    """`runs(name)` is what a run of `RUNS` printed; each is done once, when first asked for.
+
+    Attributes:
+        left: by run, names of the processes that were left when it had ended.
+        packed: by run, the arguments of each call of the packed engine.
+    """
 
     root: Path
     left: dict[str, list[str]] = field(default_factory=dict)
+    packed: dict[str, list[dict]] = field(default_factory=dict)
     _printed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,15 +83,19 @@ class Runs:
             asked = RUNS[name]
             environment = {
                 "VIRNUCPRO_MODEL_DIR": str(self.home),
-                "VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE": "3",
+                "VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE": "1",
             }
             words = ["predict", str(self.fasta), "-m", "500", "-o", str(self.out(name))]
-            with asked.fault():
-                done = CliRunner().invoke(
-                    cli, [*words, *asked.options, "--no-report"], env=environment
-                )
+            words += [*asked.options.split(), "--no-report"]
+            engine = "run_multi_gpu_inference"
+            seen = patch.object(
+                multi_gpu_inference, engine, wraps=getattr(multi_gpu_inference, engine)
+            )
+            with asked.fault(), seen as calls:
+                done = CliRunner().invoke(cli, words, env=environment)
             assert done.exit_code == asked.code, done.output
             self._printed[name] = done.output
+            self.packed[name] = [call.kwargs for call in calls.call_args_list]
             self.left[name] = [child.name for child in multiprocessing.active_children()]
         return self._printed[name]
 
@@ -102,8 +108,8 @@ class Runs:
         self(name)
         return json.loads((self.out(name) / "run.json").read_text())
 
-    def statuses(self, name: str) -> list[str]:
-        """Of each record, in order."""
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """Rows of its calls.tsv."""
         self(name)
         with (self.out(name) / "calls.tsv").open(newline="") as file:
-            return [row["status"] for row in csv.DictReader(file, delimiter="\t")]
+            return list(csv.DictReader(file, delimiter="\t"))

@@ -9,8 +9,11 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from virnucpro.core.errors import DeviceError, OutputError
-from virnucpro.pipeline.worker_loop import Done
+from virnucpro.pipeline.worker_logs import LogLine
+from virnucpro.pipeline.worker_loop import Done, Failed
 
 POISON_UNIT = 2
 
@@ -72,8 +75,8 @@ class SquareTask:
         return {}
 
 
-def _answering(before_answer):
-    """A worker that does something when it is about to answer the unit `POISON_UNIT`."""
+def _answering(before_answer, keys=(POISON_UNIT,)):
+    """A worker that does something when it is about to answer one of these units."""
 
     def main(connection, settings, number):
         from virnucpro.pipeline import workers
@@ -82,7 +85,7 @@ def _answering(before_answer):
 
         def disturbed(tasks, items):
             for message in work(tasks, items):
-                if isinstance(message, Done) and message.key == POISON_UNIT:
+                if isinstance(message, Done) and message.key in keys:
                     before_answer()
                 yield message
 
@@ -102,3 +105,58 @@ def worker_that_dies_with_work(connection, settings, number):
     connection.recv()
     connection.recv()
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def worker_that_tells_its_threads(connection, settings, number):
+    """A real one that writes down how many threads torch has, and on which device it works."""
+
+    def tell():
+        import torch
+
+        told = Path(os.environ["TOLD_TO"], str(os.getpid()))
+        told.write_text(f"{torch.get_num_threads()} {settings.device}")
+
+    _answering(tell, range(1000))(connection, settings, number)
+
+
+def worker_that_names_its_device(connection, settings, number):
+    """Stands for `workers.worker_main`: computes nothing, and says where it would have."""
+    while (item := connection.recv()) is not None:
+        key, job, unit = item
+        if unit is None:
+            continue
+        scores = unit if isinstance(unit, tuple) else None
+        what = "scores" if scores else unit.layout
+        connection.send(LogLine("virnucpro.toy", logging.INFO, f"{what} on {settings.device}"))
+        if what == "shard":
+            connection.send(Failed(key, "no such GPU"))
+        elif scores:
+            connection.send(Done(key, np.full((len(scores[0]), 3), 0.5, np.float32), {}, 0))
+        else:
+            unit.output_file.write_text("")
+            connection.send(Done(key, (1, 1), {job.encoder.kind: {}}, 0))
+
+
+def _refusing(error):
+    """A worker in which no file of sequences can be embedded."""
+
+    def main(connection, settings, number):
+        from virnucpro.pipeline import features, workers
+
+        def prepare(task, unit):
+            raise error
+
+        features.EmbedTask.prepare = prepare
+        workers.worker_main(connection, settings, number)
+
+    return main
+
+
+def worker_without_a_disk(connection, settings, number):
+    """Stands for `workers.worker_main`: there is no room for results."""
+    _refusing(OutputError("no space left"))(connection, settings, number)
+
+
+def worker_that_fails_every_unit(connection, settings, number):
+    """Stands for `workers.worker_main`: no unit is at fault more than another."""
+    _refusing(RuntimeError("it would not"))(connection, settings, number)

@@ -8,13 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import conformance_cli
-import conformance_guide
-import conformance_merge
 import pytest
+from conformance_rows import ROWS
 from conformance_runs import Runs
 
-ROWS = conformance_merge.ROWS | conformance_cli.ROWS | conformance_guide.ROWS
 LIST = Path(__file__).resolve().parents[2] / "shared" / "docs" / "conformance.md"
 
 

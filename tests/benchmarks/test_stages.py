@@ -12,15 +12,14 @@ import pytest
 import torch
 from bench_models import blocks_done_here, coding_contigs, proteins, seconds_of, write_fasta
 from staged_files import embeddings, orf_ids, write_pairs, write_published_dna
-from virnucpro.pipeline.orf_stages import BLOCK_CHUNKS
 
-from virnucpro.core.records import Chunk
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
 from virnucpro.engines.plans import pack
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.feature_files import read_merged, write_dna_features
+from virnucpro.pipeline.input_pass import BLOCK_CHUNKS
 from virnucpro.pipeline.parallel_merge import parallel_merge_features
 from virnucpro.pipeline.parallel_translate import (
     BLOCKS_BEFORE_POOL,
@@ -38,10 +37,6 @@ LONGEST = OrfPolicy("longest")
 BUDGET = 16_384
 
 
-def chunks_of(texts):
-    return [Chunk(f"c_{i}", text) for i, text in enumerate(texts)]
-
-
 def embed(engine, items):
     """Seconds to embed all of them."""
     return seconds_of(lambda: [None for _ in engine.embed(items)])
@@ -50,7 +45,7 @@ def embed(engine, items):
 def encoder_and_items(spec, device, texts, dtype="auto"):
     encoder = load_encoder(spec, device, choose_dtype(dtype, device))
     tokenizer = make_tokenizer(spec)
-    return encoder, [(tokenizer.encode(text)) for i, text in enumerate(texts)]
+    return encoder, [tokenizer.encode(text) for text in texts]
 
 
 @pytest.mark.scaling
@@ -80,7 +75,7 @@ class TestWorkerScaling:
     def test_translation(self, figures, sequences, quick):
         """Blocks as the pipeline makes them; the first of them are done without workers."""
         blocks = BLOCKS_BEFORE_POOL * (2 if quick else 4) + sequences // 100
-        work = [chunks_of(coding_contigs(BLOCK_CHUNKS))] * blocks
+        work = [(None, coding_contigs(BLOCK_CHUNKS))] * blocks
 
         def translate(workers):
             return seconds_of(lambda: [None for _ in translate_blocks(work, LONGEST, workers)])
@@ -100,12 +95,12 @@ class TestThroughput:
 
     def test_translation(self, figures, quick):
         """CPU time, so that other work on the machine does not count."""
-        chunks, passes = chunks_of(coding_contigs(2_000)), 5 if quick else 20
+        chunks, passes = coding_contigs(2_000), 5 if quick else 20
         find_orfs(chunks, LONGEST)
         start = time.process_time()
         for _ in range(passes):
             find_orfs(chunks, LONGEST)
-        letters = passes * sum(len(chunk.sequence) for chunk in chunks)
+        letters = passes * sum(map(len, chunks))
         rate = letters / (time.process_time() - start) / 1e6
         figures.note("six-frame translation to ORFs, one core", rate, "Mbp/s", "higher")
 
@@ -197,13 +192,16 @@ class TestEquivalence:
     def test_translation(self, figures, sequences):
         """In one process, and with the fewest workers on more blocks than go without them."""
         blocks = BLOCKS_BEFORE_POOL + 8
-        chunks = chunks_of(coding_contigs(max(blocks, sequences)))
-        work = [chunks[i::blocks] for i in range(blocks)]
+        chunks = coding_contigs(max(blocks, sequences))
+        work = [(i, chunks[i::blocks]) for i in range(blocks)]
         one = list(translate_blocks(work, LONGEST, 1))
         with blocks_done_here() as here:
             many = list(translate_blocks(work, LONGEST, FEWEST_WORKERS))
         figures.at_least("translation, blocks done by other processes", blocks - len(here), 1)
-        different = sum(a != b for a, b in zip(one, many, strict=True))
+        different = sum(
+            (a.dna, a.protein, a.frame.tolist()) != (b.dna, b.protein, b.frame.tolist())
+            for (_, _, a), (_, _, b) in zip(one, many, strict=True)
+        )
         figures.at_most("translation, blocks that differ from one process", different, 0)
 
     def test_merging(self, figures, sequences, tmp_path):

@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import stand_ins
 import torch
 from click.testing import CliRunner
 from staged_files import embeddings
@@ -16,11 +15,13 @@ from tiny_home import make_tiny_home
 
 from virnucpro.cli.main import cli
 from virnucpro.core.errors import VirNucProError
-from virnucpro.pipeline import feature_files, features, rank_scheduler
+from virnucpro.pipeline import feature_files, features
+from virnucpro.scores import scorer
 
 FINAL = ["calls.tsv", "chunks.tsv", "regions.tsv", "viral.fasta", "viral.gff3"]
 FINAL += ["viral_regions.bed", "viral_chunks.bed"]
 FINAL += [f"in_merged/prediction_results{end}" for end in (".txt", "_highestscore.csv")]
+STAGED = ("--staged",)
 FALLBACK = ("--parallel", "--v1-fallback")
 
 
@@ -65,28 +66,42 @@ def is_mended(run, out):
     return all((out / name).read_bytes() == (run.undisturbed / name).read_bytes() for name in FINAL)
 
 
-def fail_second_file(monkeypatch, name):
-    """The function of this name fails for the second split file, wherever it is called."""
-    work = getattr(features, name)
+def fail_second_unit(monkeypatch, place):
+    """One of the units fails at this place of the work, however often it is tried."""
+    if place == "merging":
+        merge = features.merge_features
 
-    def fail(file, *rest):
-        if file.name.startswith("output_2"):
-            raise RuntimeError("poison")
-        return work(file, *rest)
+        def fail_file(file, *rest):
+            if file.name.startswith("output_2"):
+                raise RuntimeError("poison")
+            return merge(file, *rest)
 
-    monkeypatch.setattr(features, name, fail)
+        monkeypatch.setattr(features, "merge_features", fail_file)
+        return
+    task = scorer.Scorer if place == "scoring" else features.EmbedTask
+    prepare, units = task.prepare, []
+
+    def fail(self, unit):
+        if place in ("scoring", getattr(unit, "layout", None)):
+            units.extend([unit] if unit not in units else [])
+            if units.index(unit) == 1:
+                raise RuntimeError("poison")
+        return prepare(self, unit)
+
+    monkeypatch.setattr(task, "prepare", fail)
 
 
-@pytest.mark.parametrize("options", [(), FALLBACK], ids=["default", "fallback"])
 @pytest.mark.parametrize(
-    "stage", ["extract_dnabert_features", "extract_esm_features", "merge_features"]
-)
+    ("place", "options"),
+    [("scoring", ()), ("dna", STAGED), ("protein", STAGED), ("merging", STAGED),
+     ("protein", FALLBACK)],
+)  # fmt: skip
 def test_a_record_that_lacks_scores_is_failed_and_mended(
-    run, tmp_path, monkeypatch, stage, options
+    run, tmp_path, monkeypatch, place, options
 ):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        fail_second_file(patch, stage)
+        fail_second_unit(patch, place)
         code, said = run(out, *options)
     assert code == 6, said
     whole = {row["id"]: row for row in rows_of(run.undisturbed / "calls.tsv")}
@@ -118,33 +133,11 @@ def test_a_record_that_lacks_scores_is_failed_and_mended(
     assert is_mended(run, out)
 
 
-def test_a_shard_that_is_given_up_fails_the_stage_and_the_others_are_kept(
-    run, tmp_path, monkeypatch
-):
-    out, packed = tmp_path / "out", ("--parallel", "--ranks", "1")
-    with monkeypatch.context() as patch:
-        patch.setattr(rank_scheduler, "rank_main", stand_ins.rank_killed_by_one_shard)
-        code, said = run(out, *packed)
-    assert code == 1
-    assert "ESM-2 inference failed on 1/1 workers: ranks [0]" in " ".join(said.split())
-    assert not any((out / name).exists() for name in (*FINAL, "failed_files.txt"))
-    shards = sorted((out / ".checkpoints" / "esm_v2_shards").glob("shard_*.h5"))
-    assert len(shards) > 2 and f"shard_{stand_ins.POISON_SHARD:05d}.h5" not in shards
-    dna = (out / "in_nucleotide" / "output_1_DNABERT_S.pt").stat().st_mtime_ns
-    code, said = run(out, "--resume", *packed, "-k")
-    assert code == 0 and f"{len(shards)} of {len(shards) + 1} shards are finished" in said
-    assert (out / "in_nucleotide" / "output_1_DNABERT_S.pt").stat().st_mtime_ns == dna
-    whole = rows_of(run.undisturbed / "calls.tsv")
-    for row, alone in zip(rows_of(out / "calls.tsv"), whole, strict=True):
-        assert row["status"] == alone["status"]
-        assert float(row["p_virus"] or 0) == pytest.approx(float(alone["p_virus"] or 0), abs=1e-5)
-
-
 def test_what_failed_once_does_not_outlive_its_cause(run, tmp_path, monkeypatch):
     """Another input in the same place has other files, and the list of failures is its own."""
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        fail_second_file(patch, "extract_esm_features")
+        fail_second_unit(patch, "scoring")
         assert run(out)[0] == 6
     monkeypatch.setitem(run.environment, "VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE", "1000")
     assert run(out, "--force")[0] == 0
@@ -195,12 +188,12 @@ def test_a_flipped_byte_ends_the_run_with_the_name_of_the_file(run, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(features, "merge_features", damage)
-        code, said = run(out)
+        code, said = run(out, "--staged")
     said = " ".join(said.split())
     assert code == 1
     assert f"{damaged[0]}: record" in said and "--force-resume" in said
     assert not (out / "calls.tsv").exists()
-    assert run(out, "--force-resume")[0] == 0
+    assert run(out, "--force-resume", "--staged")[0] == 0
     assert is_mended(run, out)
 
 

@@ -13,12 +13,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from rank_here import rank_job
 from report_data import make_run
-from staged_files import tiny_protein_encoder, write_split_files
 from tiny_home import make_tiny_home
-from virnucpro.pipeline.rank_messages import Assignment, Beat, Done, Returned
-from virnucpro.pipeline.rank_worker import RankServer
 
 import virnucpro
 from virnucpro.cli.main import cli
@@ -76,7 +72,7 @@ def test_rows_and_chunks_outlive_the_result_they_come_from(home, fasta, tmp_path
 @pytest.mark.parametrize("sequences", [["ACG"], ["ACG", random_dna(300)], [random_dna(300), "A"]])
 @pytest.mark.parametrize("per", ["orf", "record"])
 def test_vectors_stay_float32_where_a_record_has_none(home, sequences, per, monkeypatch):
-    monkeypatch.setattr("virnucpro.pipeline.direct.BLOCK_RECORDS", 1)
+    monkeypatch.setattr("virnucpro.pipeline.input_pass.SHARD_RECORDS", 1)
     found = virnucpro.embed(sequences, model="500", orf_policy="longest", per=per)
     assert found.vectors.dtype == np.float32
     assert found.vectors.shape == (len(found.seq_ids), 32)
@@ -239,7 +235,6 @@ def test_messages_about_the_environment_and_mates_stay_short(home, tmp_path, mon
 # What a flag does is what it says
 
 
-@pytest.mark.xfail(strict=True, reason="no encoder stays loaded from one run to the next yet")
 def test_a_session_loads_each_encoder_once_for_all_its_runs(fasta, tmp_path):
     with virnucpro.Session("mini") as session:
         first = session.predict(fasta, output_dir=tmp_path / "one", threads=1)
@@ -277,7 +272,7 @@ def log_of(fasta):
         (["--parallel", "--dnabert-v2", "--persistent-models"], "--persistent-models"),
         (["--parallel", "--dnabert-v2", "--cache-clear-interval", "5"], "--cache-clear-interval"),
         (["--dataloader-workers", "0"], "--dataloader-workers"),
-        (["--no-pin-memory"], "--pin-memory"),
+        (["--staged", "--no-pin-memory"], "--pin-memory"),
         (["--parallel", "--v1-fallback", "--dataloader-workers", "2"], "--dataloader-workers"),
     ],
 )
@@ -353,39 +348,7 @@ def test_estimate_names_an_input_that_is_missing(home, tmp_path):
 # A stop
 
 
-class StoppingConnection:
-    """The end of a pipe that a rank holds; stops the rank at its first finished batch."""
-
-    def __init__(self, assignments):
-        self._assignments = [*assignments]
-        self.said, self.server = [], None
-
-    def recv(self):
-        if not self._assignments:
-            threading.Event().wait()  # as a coordinator that has nothing more to say
-        return self._assignments.pop(0)
-
-    def send(self, message):
-        self.said.append(message)
-        if isinstance(message, Beat):
-            self.server.stop()
-
-
-def test_a_stop_keeps_whole_shards_only_as_the_guide_says(tmp_path):
-    _, files = write_split_files(tmp_path / "split", 1, 40)
-    spec = tiny_protein_encoder(tmp_path / "weights")
-    job, shards = rank_job(
-        tmp_path / "out", spec, files, strides=1, dataloader_workers=0, token_budget=128
-    )
-    assert [type(shard) for shard in shards] == [Assignment]
-    connection = StoppingConnection(shards)
-    connection.server = RankServer(job, connection)
-    connection.server.serve()
-    beats = [message.sequences for message in connection.said if isinstance(message, Beat)]
-    assert 0 < sum(beats) < 40
-    assert any(isinstance(message, Returned) for message in connection.said)
-    assert not any(isinstance(message, Done) for message in connection.said)
-    assert list(job.shard_dir.glob("*.h5")) == []
+def test_a_stop_keeps_whole_units_only_as_the_guide_says():
     guide, promises = ((ROOT / "docs" / name).read_text() for name in GUIDES)
     assert "The finished batches of a shard that is\n  still open are lost" in guide
     assert "the finished batches of an open file or shard are lost" in promises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from concurrent.futures import ThreadPoolExecutor
+import threading
 
 import pytest
 import stand_ins
@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from tiny_home import make_tiny_home
 
 from virnucpro.cli.main import cli
-from virnucpro.pipeline import features, parallel_merge, persistent_pool, rank_scheduler
-from virnucpro.scores import classifier
+from virnucpro.pipeline import features, parallel_merge, workers
+from virnucpro.scores.scorer import Embedder, Scorer
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,10 @@ def of_torch(monkeypatch):
 
     def pretend(count):
         torch.set_num_threads(count)
-        for module, name in (
-            (features, "extract_dnabert_features"), (features, "extract_esm_features"),
-            (features, "merge_features"), (classifier, "load_classifier"),
+        for owner, name in (
+            (Embedder, "embed"), (Scorer, "classify"), (features, "merge_features"),
         ):  # fmt: skip
-            monkeypatch.setattr(module, name, telling(getattr(module, name)))
+            monkeypatch.setattr(owner, name, telling(getattr(owner, name)))
         return told
 
     def telling(work):
@@ -64,13 +63,14 @@ def of_torch(monkeypatch):
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("options", [(), ("--staged",)], ids=["stream", "staged"])
 @pytest.mark.parametrize(("torchs", "asked", "used"), [(4, 1, 1), (4, 3, 3), (2, 5, 2)])
 def test_encoders_and_classifier_keep_within_the_threads_asked_for(
-    predict, of_torch, torchs, asked, used
+    predict, of_torch, torchs, asked, used, options
 ):
     told = of_torch(torchs)
-    predict("-t", str(asked))
-    assert told == [used] * 4
+    predict("-t", str(asked), *options)
+    assert len(told) >= 3 and set(told) == {used}
     assert torch.get_num_threads() == torchs
 
 
@@ -80,38 +80,37 @@ def test_without_a_number_the_usable_cpus_bound_them(predict, of_torch, monkeypa
     monkeypatch.setattr(parallel_merge, "WORTH_PROCESSES_BYTES", 0)
     monkeypatch.setenv("VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE", "8")
     told = of_torch(4)
-    said = predict()
+    said = predict("--staged")
     assert len(told) > 4 and set(told) == {2}
     assert "Auto-detected 2 CPU cores for merging" in said
     assert "sequential merge (few CPUs" in said
 
 
-def test_one_thread_starts_no_second_one(predict, monkeypatch):
-    """Neither one that lays out batches nor one that reads merged files ahead."""
-    started = []
+@pytest.mark.parametrize("options", [(), ("--staged", "-w", "3")], ids=["stream", "staged"])
+def test_one_thread_starts_no_second_one(predict, monkeypatch, options):
+    """Neither one that lays out batches nor one that reads ahead."""
+    started, start = [], threading.Thread.start
 
-    class Telling(ThreadPoolExecutor):
-        def __init__(self, *given, **named):
-            started.append(named)
-            super().__init__(*given, **named)
+    def telling(self):
+        started.append(self.name)
+        start(self)
 
-    for name in ("virnucpro.engines.feeding", "virnucpro.pipeline.scoring"):
-        monkeypatch.setattr(f"{name}.ThreadPoolExecutor", Telling)
-    predict("-t", "1", "-w", "3")
+    monkeypatch.setattr(threading.Thread, "start", telling)
+    predict("-t", "1", *options)
     assert started == []
-    predict("-t", "3", "-w", "3", "--force")
-    assert {"max_workers": 2} in started
+    predict("-t", "3", "--force", *options)
+    assert [name for name in started if name.startswith("feed")]
 
 
-def test_worker_processes_share_the_threads(predict, tmp_path, monkeypatch):
-    monkeypatch.setattr(persistent_pool, "worker_main", stand_ins.worker_that_tells_its_threads)
-    predict("--persistent-models", "-t", "3")
-    told = [path.read_text() for path in (tmp_path / "out").rglob("*.pt.threads")]
-    assert told == ["3"] * 2
-
-
-def test_ranks_share_the_threads(predict, tmp_path, monkeypatch):
-    monkeypatch.setattr(rank_scheduler, "rank_main", stand_ins.rank_that_tells_its_threads)
-    predict("--parallel", "--ranks", "2", "-t", "5")
-    told = [path.read_text() for path in (tmp_path / "out").rglob("*.h5.threads")]
-    assert told and set(told) == {"2"}
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [("--persistent-models -t 3", "3 cpu"), ("--parallel --ranks 2 -t 5", "2 cpu")],
+    ids=["kept workers", "ranks"],
+)
+def test_worker_processes_share_the_threads(predict, tmp_path, monkeypatch, options, share):
+    monkeypatch.setattr(workers, "worker_main", stand_ins.worker_that_tells_its_threads)
+    (tmp_path / "told").mkdir()
+    monkeypatch.setenv("TOLD_TO", str(tmp_path / "told"))
+    predict(*options.split())
+    told = [path.read_text() for path in (tmp_path / "told").iterdir()]
+    assert told and set(told) == {share}

@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from unittest.mock import patch
 
 import pytest
 import stand_ins
+from runs_here import predict_here, write_dna
 
-from virnucpro.core.errors import OutputError
-from virnucpro.pipeline import persistent_pool, rank_scheduler
-
-SEEN = [0, 1, 2, 3]
-
-
-@pytest.fixture
-def devices_of(predict, tmp_path, random_dna, monkeypatch):
-    """`devices_of(*options)`: where each rank was to compute, and each DNA and protein file."""
-    fasta = tmp_path / "in.fa"
-    fasta.write_text("".join(f">c{i}\n{random_dna(400, i)}\n" for i in range(6)))
-    monkeypatch.setenv("VIRNUCPRO_PREDICTION_SEQUENCES_PER_FILE", "3")
-    for module in ("cli.predict", "core.device", "pipeline.prediction"):
-        monkeypatch.setattr(f"virnucpro.{module}.detect_cuda_devices", lambda: SEEN)
-    monkeypatch.setattr(rank_scheduler, "rank_main", stand_ins.rank_that_names_its_device)
-    monkeypatch.setattr(persistent_pool, "worker_main", stand_ins.worker_that_names_its_device)
-    out = tmp_path / "out"
-
-    def texts(pattern):
-        return [path.read_text() for path in sorted(out.rglob(pattern))]
-
-    def run(*options, code):
-        with patch("virnucpro.pipeline.results.merge", side_effect=OutputError("stop here")):
-            done = predict(fasta, "-o", out, "--parallel", *options)
-        assert done.exit_code == code, done.output
-        return texts("device_*"), texts("output_*_DNABERT_S.pt"), texts("output_*_ESM.pt")
-
-    return run
+from virnucpro.core import device
+from virnucpro.core.errors import OutputError, WorkersFailedError
+from virnucpro.pipeline import multi_gpu_inference, prediction, workers
+from virnucpro.pipeline.runtime_config import RuntimeConfig
 
 
-def test_ranks_compute_on_the_gpus_that_were_named(devices_of):
-    ranks, dna, _ = devices_of("--gpus", "2,3", code=5)
-    assert ranks == ["cuda:2", "cuda:3"]
-    assert set(dna) == {"cuda:2", "cuda:3"}
+def packed(*devices):
+    """Arguments of `run_prediction` for the packed engine on these devices."""
+    return {"use_v2_architecture": True, "runtime_config": RuntimeConfig(devices=devices)}
 
 
-def test_one_rank_computes_on_the_first_gpu_that_was_named(devices_of):
-    ranks, _, _ = devices_of("--gpus", "3,1", "--ranks", "1", code=5)
-    assert ranks == ["cuda:3"]
+WAYS = {
+    "one stream": ({"gpus": (3, 1)}, {"scores": {"cuda:3", "cuda:1"}}, None),
+    "staged": (
+        {"gpus": (3, 2), "staged": True},
+        {"dna": {"cuda:3", "cuda:2"}, "protein": {"cuda:3", "cuda:2"}}, OutputError,
+    ),
+    "persistent": (
+        {"gpus": (3, 2), "how": {"persistent_models": True}},
+        {"dna": {"cuda:3", "cuda:2"}, "protein": {"cuda:3", "cuda:2"}}, OutputError,
+    ),
+    "a named device": (
+        {"device": "cuda:1", "staged": True}, {"dna": {"cuda:1"}, "protein": {"cuda:1"}},
+        OutputError,
+    ),
+    "packed": (
+        {"gpus": (2, 3), "how": packed("cuda:2", "cuda:3")},
+        {"dna": {"cuda:2", "cuda:3"}, "shard": {"cuda:2", "cuda:3"}}, WorkersFailedError,
+    ),
+    "packed, one rank": (
+        {"gpus": (3, 1), "ranks": 1, "how": packed("cuda:3", "cuda:1")},
+        {"dna": {"cuda:3", "cuda:1"}, "shard": {"cuda:3"}}, WorkersFailedError,
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("more", [[], ["--persistent-models"]], ids=["anew", "persistent"])
-def test_workers_compute_on_the_gpus_that_were_named(devices_of, more):
-    ranks, dna, protein = devices_of("--gpus", "3,2", "--v1-fallback", *more, code=1)
-    assert ranks == []
-    assert set(dna) == set(protein) == {"cuda:3", "cuda:2"}
-
-
-def test_a_named_device_is_the_workers_own(devices_of):
-    _, dna, protein = devices_of("--device", "cuda:1", "--v1-fallback", code=1)
-    assert set(dna) == set(protein) == {"cuda:1"}
+@pytest.mark.parametrize("way", WAYS)
+def test_work_goes_to_the_gpus_that_were_named(tiny_home, tmp_path, monkeypatch, caplog, way):
+    options, expected, error = WAYS[way]
+    caplog.set_level("INFO", "virnucpro")
+    for module in (device, prediction, multi_gpu_inference):
+        monkeypatch.setattr(module, "detect_cuda_devices", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(workers, "worker_main", stand_ins.worker_that_names_its_device)
+    fasta, out = write_dna(tmp_path / "in.fa", [400] * 4), tmp_path / "out"
+    with patch("virnucpro.pipeline.prediction.merge", side_effect=OutputError("stop here")):
+        if error is None:
+            assert predict_here(tiny_home, fasta, out, **options) == 0
+        else:
+            with pytest.raises(error):
+                predict_here(tiny_home, fasta, out, **options)
+    seen = {}
+    for what, gpu in re.findall(r"(\w+) on (cuda:\d)$", caplog.text, re.MULTILINE):
+        seen.setdefault(what, set()).add(gpu)
+    assert seen == expected

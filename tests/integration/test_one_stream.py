@@ -162,9 +162,7 @@ def test_an_executor_that_is_given_stays_loaded_from_run_to_run(run, tmp_path, u
     assert tables(tmp_path / "out") == undisturbed
 
 
-def test_the_staged_path_resumes_what_one_stream_began(
-    run, undisturbed, tmp_path
-):
+def test_the_staged_path_resumes_what_one_stream_began(run, undisturbed, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(how={"executor": Picky(stop_after=3)})
     keep = {"resume": True, "keep_intermediate": True}

@@ -116,7 +116,7 @@ def test_translation_in_other_processes(run, plain, monkeypatch):
 def test_one_stream_on_two_workers(run, plain):
     workers = Workers([WorkerSettings(threads=1), WorkerSettings(threads=1)])
     try:
-        with not_here("models.load.load_encoder"):
+        with not_here("encoders.load.load_encoder"):
             out = run("two workers", how={"executor": workers})
         assert [worker.loads for worker in workers.pool] == [2, 2]
     finally:
@@ -136,7 +136,7 @@ def test_staged_run_merges_in_other_processes(run, plain, caplog):
 
 def test_persistent_run_embeds_in_the_one_worker_that_stays(run, plain, caplog, witness):
     caplog.set_level("INFO", "virnucpro")
-    with not_here("models.load.load_encoder"):
+    with not_here("encoders.load.load_encoder"):
         out = run("persistent", output={"progress": True, "keep_intermediate": True})
     expect_calls_of(out, plain)
     assert list(witness.values()) == ["virnucpro-500-0"]  # one process in all, for both encoders

@@ -1,42 +1,52 @@
-"""Long work tells how far it is, in ORFs, with a rate and an ETA, whichever engine works."""
+"""Long work tells how far it is, in ORFs, with a rate, whichever way it goes."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from runs_here import facts, predict_here, write_dna
 
-from virnucpro.cli.main import cli
 from virnucpro.core import progress
+from virnucpro.pipeline.workers import Workers, WorkerSettings
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "demo.fa"
-LINE = re.compile(r"(Embedding \w+): (\d+)/(\d+) ORFs, [\d.]+/s, ETA [\d:]+")
-
+LINE = re.compile(r"(\w+(?: \w+)?): (\d+)(?:/(\d+))? ORFs, [\d.]+/s(?:, ETA [\d:]+)?")
+EMBEDDING = {"Embedding DNA", "Embedding proteins"}
 WAYS = {
-    "here": [],
-    "workers": ["--persistent-models"],
-    "packed": ["--parallel", "--dnabert-v2", "--ranks", "2"],
+    "one stream": ({}, {"Scoring"}),
+    "workers": ({}, {"Scoring"}),
+    "staged": ({"staged": True}, EMBEDDING),
+    "packed": ({"dnabert_v2": True, "ranks": 1, "how": {"use_v2_architecture": True}}, EMBEDDING),
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_embedding_tells_of_orfs_while_one_file_is_at_work(way, tiny_home, tmp_path, monkeypatch):
+def test_work_tells_of_orfs_while_one_unit_is_at_work(
+    way, tiny_home, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    words = ["predict", str(EXAMPLE), "-m", "500", "-o", str(tmp_path / "out"), "--no-report"]
-    budgets = ["--dnabert-batch-size", "512", "--esm-batch-size", "512"]
-    policy = ["--orf-policy", "longest", "-t", "1"]
-    result = CliRunner().invoke(
-        cli, [*words, *policy, *budgets, *WAYS[way]], env={"VIRNUCPRO_MODEL_DIR": str(tiny_home)}
-    )
-    assert result.exit_code == 0, result.output
-    told = {"Embedding DNA": [], "Embedding proteins": []}
-    for title, done, total in LINE.findall(result.output):
-        told[title].append((int(done), int(total)))
-    for lines in told.values():
-        assert len({total for _, total in lines}) == 1
-        assert [done for done, _ in lines] == sorted(done for done, _ in lines)
-        assert lines[-1][0] == lines[-1][1]
-        if way != "workers":  # they tell once a second, and may be done before
-            assert len(lines) > 2
+    caplog.set_level("INFO", "virnucpro")
+    options, titles = WAYS[way]
+    if way == "workers":
+        workers = Workers([WorkerSettings(threads=1, heartbeat_s=0.0)])
+        options = {"how": {"executor": workers}}
+    fasta = write_dna(tmp_path / "in.fa", [400, 300, 900])
+    try:
+        assert predict_here(
+            tiny_home, fasta, tmp_path / "out", output={"progress": True}, dna_tokens=600,
+            protein_tokens=200, sequences_per_file=1_000, **options,
+        ) == 0  # fmt: skip
+    finally:
+        if way == "workers":
+            workers.close()
+    orfs = facts(tmp_path / "out")["stages"]["scoring"]["embedded"]
+    told = {title: [] for title in titles}
+    for line in filter(None, map(LINE.match, caplog.messages)):
+        title, done, total = line.groups()
+        if title in told:
+            told[title].append(int(done))
+            assert total == (None if title == "Scoring" else str(orfs))
+    for counts in told.values():
+        assert counts == sorted(counts) and counts[-1] == orfs
+        if way != "packed":  # ranks tell twice a second, and may be done before
+            assert len(set(counts)) > 2

@@ -20,8 +20,7 @@ from virnucpro.core.text import clipped
 if TYPE_CHECKING:
     from virnucpro.models.fetch import FetchPlan, Network
     from virnucpro.models.manifest import Manifest
-    from virnucpro.models.specs import ModelSpec
-    from virnucpro.models.store import Spec
+    from virnucpro.models.specs import EncoderSpec, ModelSpec
     from virnucpro.tools.verify import Check
 
 
@@ -109,13 +108,13 @@ def import_command(obj: dict[str, Path], source: Path, name: str) -> None:
         click.echo(f"  {file}  sha256 {entry.sha256}")
 
 
-def _prove(spec: Spec) -> None:
+def _prove(spec: EncoderSpec | ModelSpec) -> None:
     """Load what is about to be installed, one tensor of an encoder at a time."""
     from virnucpro.encoders.load import check_encoder
-    from virnucpro.models.specs import EncoderSpec
+    from virnucpro.models import specs
     from virnucpro.scores.classifier import load_classifier
 
-    if isinstance(spec, EncoderSpec):
+    if isinstance(spec, specs.EncoderSpec):
         check_encoder(spec)
         return
     for encoder in (spec.dna, spec.protein):

@@ -112,10 +112,10 @@ PLACE = click.Path(path_type=Path)
 @click.option(
     "--persistent-models/--no-persistent-models", default=False,
     help="Staged, with models that stay in GPU memory between stages, in processes that start "
-    "once: more memory held continuously, and less loading for several samples in sequence, "
-    "from Python with virnucpro.Session.",
+    "once: more memory held continuously. A run loads each encoder once with or without; less "
+    "loading for several samples in sequence is what virnucpro.Session in Python is for.",
 )  # fmt: skip
-@click.option("--dataloader-workers", type=AT_LEAST_0, help="Processes that tokenise.")
+@click.option("--dataloader-workers", type=AT_LEAST_0, help="Threads that tokenise, in each rank.")
 @click.option(
     "--pin-memory/--no-pin-memory", default=None, help="Page-locked batches; default: on CUDA."
 )

@@ -88,8 +88,7 @@ def validate(file: Path, max_errors: int) -> None:
 
 def _inspect(file: Path, max_errors: int) -> _Inspection:
     from virnucpro.core.records import Status
-    from virnucpro.pipeline.ingest import check_inputs, spool
-    from virnucpro.pipeline.inputs import plan_sources, read_sources
+    from virnucpro.pipeline.inputs import check_inputs, plan_sources, read_sources, spool
     from virnucpro.sequences.read_log import ReadLog
     from virnucpro.sequences.screen import screen_record
 

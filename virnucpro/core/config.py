@@ -66,7 +66,7 @@ KEYS: dict[str, Key] = {
         None, "int", "protein tokens per batch; default: by memory", 16
     ),
     "features.dataloader_workers": Key(
-        None, "int", "processes that tokenise for a GPU; default: by encoder"
+        None, "int", "threads that tokenise in a rank of the packed engine; default: 1"
     ),
     "models.home": Key(
         None, "path", "where fetched and imported models lie", variable="VIRNUCPRO_MODEL_DIR"

@@ -22,17 +22,8 @@ from pathlib import Path
 
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
+from virnucpro.models import published
 from virnucpro.models.manifest import Manifest, read_manifest, write_manifest
-from virnucpro.models.published import (
-    CLASSIFIER_LICENCE,
-    CLASSIFIER_REPOSITORY,
-    CLASSIFIER_REVISION,
-    CLASSIFIERS,
-    DNA_ENCODER,
-    ENCODERS,
-    PROTEIN_ENCODER,
-    needed_files,
-)
 from virnucpro.models.store import describe_encoder, install_classifier
 
 TIMEOUT_S = 30.0
@@ -68,14 +59,6 @@ class RemoteFile:
     size: int
     sha256: str = ""
     blob: str = ""
-
-    def is_at(self, path: Path) -> bool:
-        """Whether `path` is a plain file with the content that the source states."""
-        if path.is_symlink() or not path.is_file():
-            return False
-        if self.blob and git_blob(path) != self.blob:
-            return False
-        return not self.sha256 or sha256_file(path) == self.sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,86 +103,91 @@ def plan_fetch(
     """
     wanted: dict[str, None] = {}
     for name in names:
-        if name not in CLASSIFIERS and name not in ENCODERS:
-            known = ", ".join([*CLASSIFIERS, *ENCODERS])
+        if name not in published.CLASSIFIERS and name not in published.ENCODERS:
+            known = ", ".join([*published.CLASSIFIERS, *published.ENCODERS])
             raise ModelError(f"{name:.200}: not a model that can be fetched; one of {known}")
-        parts = (DNA_ENCODER, PROTEIN_ENCODER, name) if name in CLASSIFIERS else (name,)
-        wanted |= dict.fromkeys(parts)
+        if name in published.CLASSIFIERS:
+            wanted |= dict.fromkeys((published.DNA_ENCODER, published.PROTEIN_ENCODER))
+        wanted[name] = None
     for name in revisions.keys() - wanted.keys():
         raise ModelError(f"a revision for {name:.200}, which is not fetched")
     return [_plan(name, home, revisions.get(name), network) for name in wanted]
 
 
-def _folder(name: str, home: Path) -> Path:
-    return home / name if name in CLASSIFIERS else home / "encoders" / name
-
-
 def _plan(name: str, home: Path, pinned: str | None, network: Network) -> FetchPlan:
     folder = _folder(name, home)
     installed = read_manifest(folder)
-    damaged: list[str] = []
-    if installed:
-        if pinned and pinned != installed.revision:
-            raise ModelError(
-                f"{folder}: revision {installed.revision or 'of local files'} is installed; "
-                f"remove the folder to fetch {pinned:.80}"
-            )
-        damaged = [file for file in installed.files if installed.problem(file, full=True)]
-        if not damaged:
-            source, revision = installed.source, installed.revision
-            return FetchPlan(name, source, revision, installed.licence, (), installed)
+    damaged = (
+        [one for one in installed.files if installed.problem(one, full=True)] if installed else []
+    )
+    if installed and pinned not in (None, installed.revision):
+        raise ModelError(
+            f"{folder}: revision {installed.revision or 'of local files'} is installed; "
+            f"remove the folder to fetch {pinned:.80}"
+        )
+    if installed and not damaged:
+        source, revision = installed.source, installed.revision
+        return FetchPlan(name, source, revision, installed.licence, (), installed)
     if network.offline:
         raise ModelError(
             f"{name} is not installed whole in {home} and offline mode is on "
             "(VIRNUCPRO_OFFLINE or HF_HUB_OFFLINE); `virnucpro models import` takes local files"
         )
-    if name in CLASSIFIERS:
-        revision = pinned or CLASSIFIER_REVISION
+    if name in published.CLASSIFIERS:
+        revision, known = pinned or published.CLASSIFIER_REVISION, published.CLASSIFIERS[name]
         if not _COMMIT.fullmatch(revision):
             raise ModelError(
                 f"{revision:.80}: give the revision of {name} as 40 hexadecimal digits"
             )
-        blob = CLASSIFIERS[name].blob if revision == CLASSIFIER_REVISION else ""
-        file = RemoteFile(CLASSIFIERS[name].file, _CLASSIFIER_BYTES, blob=blob)
-        return FetchPlan(
-            name, CLASSIFIER_REPOSITORY, revision, CLASSIFIER_LICENCE, (file,), installed
-        )
+        blob = known.blob if revision == published.CLASSIFIER_REVISION else ""
+        files = (RemoteFile(known.file, _CLASSIFIER_BYTES, blob=blob),)
+        source, licence = published.CLASSIFIER_REPOSITORY, published.CLASSIFIER_LICENCE
+        return FetchPlan(name, source, revision, licence, files, installed)
     if installed and not installed.revision:
         raise ModelError(f"{folder}: damaged, and installed from local files; import them again")
     begun = [path.name.partition("@")[2] for path in (home / ".partial").glob(f"{name}@*")]
     revision = installed.revision if installed else pinned or (begun[0] if begun else "main")
     plan = _ask_hub(name, revision, network)
     remote = {file.name: file for file in plan.files}
-    names = damaged or needed_files(remote)
+    names = damaged or published.needed_files(remote)
     if not names or not {*names, "config.json"} <= remote.keys():
         raise ModelError(f"{plan.source} at {plan.revision}: has no weights we can read")
     return replace(plan, files=tuple(remote[one] for one in names), installed=installed)
+
+
+def _folder(name: str, home: Path) -> Path:
+    return home / name if name in published.CLASSIFIERS else home / "encoders" / name
 
 
 def _ask_hub(name: str, revision: str, network: Network) -> FetchPlan:
     """All files of an encoder's repository."""
     from huggingface_hub import HfApi
 
-    repository, licence = ENCODERS[name].repository, ENCODERS[name].licence
+    known = published.ENCODERS[name]
     api = HfApi(endpoint=network.endpoint, token=False)
     try:
-        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
+        info = api.model_info(
+            known.repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S
+        )
         commit = str(info.sha)
-        licence = str(getattr(info.card_data, "license", None) or licence)
+        licence = str(getattr(info.card_data, "license", None) or known.licence)
         files = tuple(
-            RemoteFile(str(one.rfilename), max(0, int(one.size or 0)), sha256=str(one.lfs.sha256))
-            if one.lfs
-            else RemoteFile(str(one.rfilename), max(0, int(one.size or 0)), blob=one.blob_id or "")
+            RemoteFile(
+                name=str(one.rfilename),
+                size=max(0, int(one.size or 0)),
+                sha256=str(one.lfs.sha256) if one.lfs else "",
+                blob="" if one.lfs else str(one.blob_id or ""),
+            )
             for one in info.siblings or ()
         )
     except Exception as error:  # of whichever HTTP library it stands on, or of odd content
         raise ModelError(
-            f"{repository} at {revision:.80}: the hub gave no answer ({error!s:.200}); fetch it "
-            "where there is a network, then `virnucpro models import` takes the files"
+            f"{known.repository} at {revision:.80}: the hub gave no answer ({error!s:.200}); fetch "
+            "it where there is a network, then `virnucpro models import` takes the files"
         ) from error
     if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
-        raise ModelError(f"{repository}: asked for {revision:.80}, the hub gave {commit:.80}")
-    return FetchPlan(name, repository, commit, licence, files, None)
+        raise ModelError(f"{known.repository}: asked for {revision:.80}, the hub gave {commit:.80}")
+    return FetchPlan(name, known.repository, commit, licence, files, None)
 
 
 def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
@@ -218,9 +206,8 @@ def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
         return plan.installed
     partial = home / ".partial" / f"{plan.name}@{plan.revision}"
     try:
-        for other in partial.parent.glob(f"{plan.name}@*"):
-            if other != partial:
-                shutil.rmtree(other)
+        for other in {*partial.parent.glob(f"{plan.name}@*")} - {partial}:
+            shutil.rmtree(other)
         partial.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(partial).free
         arrived = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
@@ -229,72 +216,65 @@ def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
                 f"{home}: {plan.name} needs {plan.size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
             )
         for file in plan.files:
-            if plan.name in CLASSIFIERS:
-                url = f"{network.github}/{plan.source}/{plan.revision}/{file.name}"
-                download(url, partial / file.name, _MAX_CLASSIFIER_BYTES)
-            else:
-                _download_from_hub(plan, file.name, partial, network)
-            if not file.is_at(partial / file.name):
-                (partial / file.name).unlink(missing_ok=True)
-                raise ModelError(
-                    f"{plan.source} at {plan.revision}: {file.name} is not the content that its "
-                    "source states; refused"
-                )
-        settle = _settle_classifier if plan.name in CLASSIFIERS else _settle_encoder
-        installed = settle(plan, partial, home)
+            _fetch_file(plan, file, partial / file.name, network)
+        installed = _settle(plan, partial, home)
         shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{home}: {plan.name} could not be stored ({error})") from error
     return installed
 
 
-def _download_from_hub(plan: FetchPlan, name: str, partial: Path, network: Network) -> None:
-    from huggingface_hub import hf_hub_download
+def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path, network: Network) -> None:
+    if plan.name in published.CLASSIFIERS:
+        url = f"{network.github}/{plan.source}/{plan.revision}/{file.name}"
+        download(url, path, _MAX_CLASSIFIER_BYTES)
+    else:
+        from huggingface_hub import hf_hub_download
 
-    try:
-        hf_hub_download(
-            plan.source, name, revision=plan.revision, local_dir=partial, token=False,
-            endpoint=network.endpoint, etag_timeout=TIMEOUT_S,
-        )  # fmt: skip
-    except Exception as error:  # of whichever HTTP library it stands on, or of odd headers
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-            raise
-        raise ModelError(
-            f"{plan.source}: {name} did not come ({error!s:.200}); fetch again to go on"
-        ) from error
-
-
-def _settle_classifier(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
-    """Convert it; the pickled module is not kept."""
-    if plan.installed:
-        shutil.rmtree(plan.installed.folder)
-    [file] = plan.files
-    origin = f"github.com/{plan.source}/{file.name}"
-    return install_classifier(partial / file.name, plan.name, home, origin, plan.revision)
-
-
-def _settle_encoder(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
-    """Give the files their final place; those of an installed encoder must be the same again."""
-    folder, names = _folder(plan.name, home), [file.name for file in plan.files]
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # what the hub's library noted
-    if plan.installed is None:
-        said = describe_encoder(partial, plan.name) | {"licence": plan.licence}
-        made = write_manifest(partial, names, source=plan.source, revision=plan.revision, **said)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial.replace(folder)
-        return replace(made, folder=folder)
-    for name in names:
-        recorded = plan.installed.files[name]
-        if sha256_file(partial / name) != recorded.sha256:
-            (partial / name).unlink()
+        try:
+            hf_hub_download(
+                plan.source, file.name, revision=plan.revision, local_dir=path.parent, token=False,
+                endpoint=network.endpoint, etag_timeout=TIMEOUT_S,
+            )  # fmt: skip
+        except Exception as error:  # of whichever HTTP library it stands on, or of odd headers
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                raise
             raise ModelError(
-                f"{plan.source} at {plan.revision}: {name} is not the content recorded at the "
-                "first fetch; refused"
-            )
-        (partial / name).replace(folder / name)
-        os.utime(folder / name, ns=(recorded.mtime_ns, recorded.mtime_ns))
-    plan.installed.check()
-    return plan.installed
+                f"{plan.source}: {file.name} did not come ({error!s:.200}); fetch again to go on"
+            ) from error
+    recorded = plan.installed.files.get(file.name) if plan.installed else None
+    is_right = path.is_file() and not path.is_symlink()
+    is_right = is_right and file.blob in ("", git_blob(path))
+    sha256 = sha256_file(path) if is_right else ""
+    if not is_right or {file.sha256, recorded.sha256 if recorded else ""} - {"", sha256}:
+        path.unlink(missing_ok=True)  # or the next fetch would take it for whole
+        raise ModelError(
+            f"{plan.source} at {plan.revision}: {file.name} is not the content that its source "
+            "states, or that was recorded at the first fetch; refused"
+        )
+
+
+def _settle(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
+    """Give checked files their final place and record them."""
+    folder, names = _folder(plan.name, home), [file.name for file in plan.files]
+    if plan.name in published.CLASSIFIERS:  # converted and not kept, so a damaged one came anew
+        if plan.installed:
+            shutil.rmtree(folder)
+        origin = f"github.com/{plan.source}/{names[0]}"
+        return install_classifier(partial / names[0], plan.name, home, origin, plan.revision)
+    if plan.installed:
+        for name in names:
+            (partial / name).replace(folder / name)
+            time_ns = plan.installed.files[name].mtime_ns
+            os.utime(folder / name, ns=(time_ns, time_ns))
+        plan.installed.check()
+        return plan.installed
+    said = describe_encoder(partial, plan.name) | {"licence": plan.licence}
+    made = write_manifest(partial, names, source=plan.source, revision=plan.revision, **said)
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # what the hub's library noted
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(folder)
+    return replace(made, folder=folder)
 
 
 def download(url: str, path: Path, limit: int) -> None:

@@ -1,7 +1,4 @@
-"""The published models: what they are made of and where they come from.
-
-Room 4 (batch -> one vector per ORF). A table only; `hub` fetches, `store` finds.
-"""
+"""The published models: what they are made of and where they come from; a table only."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ DNA_ENCODER = "DNABERT-S"
 PROTEIN_ENCODER = "esm2_t36_3B_UR50D"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PublishedEncoder:
     """An encoder on the Hugging Face hub."""
 
@@ -40,12 +37,8 @@ class PublishedClassifier:
 
 
 ENCODERS = {
-    DNA_ENCODER: PublishedEncoder(
-        kind="dnabert", repository="zhihan1996/DNABERT-S", licence="see the model card"
-    ),
-    PROTEIN_ENCODER: PublishedEncoder(
-        kind="esm2", repository="facebook/esm2_t36_3B_UR50D", licence="MIT"
-    ),
+    DNA_ENCODER: PublishedEncoder("dnabert", "zhihan1996/DNABERT-S", "see the model card"),
+    PROTEIN_ENCODER: PublishedEncoder("esm2", "facebook/esm2_t36_3B_UR50D", "MIT"),
 }
 CLASSIFIER_REPOSITORY = "Li-Jing-1997/VirNucPro"
 CLASSIFIER_REVISION = "0f93f2755a7ea1acd3ff1bcf182892f960ef3326"
@@ -75,16 +68,13 @@ def needed_files(names: Iterable[str]) -> list[str]:
     Safetensors go before pickled weights, whole files before sharded ones. Only names that are
     written in this module can come out, so none leads out of a folder.
 
-    Returns:
-        Names in order, weights last; empty if there are no weights.
-
     >>> needed_files(["pytorch_model.bin", "bert_layers.py", "config.json", "../vocab.txt"])
     ['config.json', 'pytorch_model.bin']
     """
     available = set(names)
-    texts = [name for name in _TEXT_FILES if name in available]
     for pattern, index in _WEIGHTS:
         weights = sorted(name for name in available if pattern.fullmatch(name))
         if weights and (not index or index in available):
-            return texts + ([index] if index else []) + weights
+            texts = [name for name in (*_TEXT_FILES, index) if name and name in available]
+            return texts + weights
     return []

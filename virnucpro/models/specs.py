@@ -1,6 +1,6 @@
 """What a model is made of: shapes of the published encoders, and what decides a score.
 
-Room 4 (batch -> one vector per ORF). No torch here: specs travel to light worker processes.
+No torch here: specs travel to light worker processes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.sequences.orfs import OrfPolicy
 
+_LARGE_BYTES = 2 << 30
 EncoderKind = Literal["esm2", "dnabert", "mini-dna", "mini-protein"]
 
 
@@ -62,17 +62,16 @@ class DnabertShape:
     eps: float = 1e-12
 
 
-def _esm2(layers: int, dim: int, heads: int) -> Esm2Shape:
-    return Esm2Shape(layers=layers, dim=dim, heads=heads, ffn=4 * dim)
-
-
-ESM2_SIZES: dict[str, Esm2Shape] = {
-    "esm2_t6_8M_UR50D": _esm2(6, 320, 20),
-    "esm2_t12_35M_UR50D": _esm2(12, 480, 20),
-    "esm2_t30_150M_UR50D": _esm2(30, 640, 20),
-    "esm2_t33_650M_UR50D": _esm2(33, 1280, 20),
-    "esm2_t36_3B_UR50D": _esm2(36, 2560, 40),
-    "esm2_t48_15B_UR50D": _esm2(48, 5120, 40),
+ESM2_SIZES = {
+    name: Esm2Shape(layers=layers, dim=dim, heads=heads, ffn=4 * dim)
+    for name, layers, dim, heads in (
+        ("esm2_t6_8M_UR50D", 6, 320, 20),
+        ("esm2_t12_35M_UR50D", 12, 480, 20),
+        ("esm2_t30_150M_UR50D", 30, 640, 20),
+        ("esm2_t33_650M_UR50D", 33, 1280, 20),
+        ("esm2_t36_3B_UR50D", 36, 2560, 40),
+        ("esm2_t48_15B_UR50D", 48, 5120, 40),
+    )
 }
 """The six published sizes, by their published names."""
 
@@ -100,13 +99,8 @@ class EncoderSpec:
 
     def identity(self) -> dict[str, Any]:
         """What decides a vector: all but the place where the weights lie."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "sha256": self.sha256,
-            "dim": self.dim,
-            "precision": "float32",  # of the reference; published digests hold it
-        }
+        said = {key: getattr(self, key) for key in ("kind", "name", "sha256", "dim")}
+        return said | {"precision": "float32"}  # of the reference; published digests hold it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +137,13 @@ class ModelSpec:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights of both encoders as they lie on disk."""
-        return sum(map(_bytes_on_disk, (self.dna.path, self.protein.path)))
+        files = [
+            file
+            for path in (self.dna.path, self.protein.path)
+            for file in (path.iterdir() if path.is_dir() else [path])
+            if file.suffix in (".safetensors", ".bin", ".pt")
+        ]
+        return sum(file.stat().st_size for file in files)
 
     @property
     def is_large(self) -> bool:
@@ -163,13 +163,3 @@ class ModelSpec:
             "calibration": self.calibration_sha256,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-_LARGE_BYTES = 2 << 30
-
-
-def _bytes_on_disk(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    files = (file for kind in ("safetensors", "bin", "pt") for file in path.glob(f"*.{kind}"))
-    return sum(file.stat().st_size for file in files)

@@ -13,7 +13,7 @@ The bundled model lies in the package.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from virnucpro.core.config import MODEL_TYPES
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
+from virnucpro.models import published
 from virnucpro.models.classifier_file import import_classifier, read_classifier
 from virnucpro.models.manifest import (
     MANIFEST,
@@ -30,14 +31,6 @@ from virnucpro.models.manifest import (
     read_manifest,
     write_manifest,
 )
-from virnucpro.models.published import (
-    CLASSIFIER_LICENCE,
-    CLASSIFIERS,
-    DNA_ENCODER,
-    ENCODERS,
-    PROTEIN_ENCODER,
-    needed_files,
-)
 from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, ModelSpec
 from virnucpro.sequences.orfs import OrfPolicy
 
@@ -45,7 +38,7 @@ BUNDLED = Path(__file__).parent / "mini"
 CLASSIFIER_FILE = "classifier.safetensors"
 CUSTOM_CHUNK_NT = 500
 
-Spec = EncoderSpec | ModelSpec
+Prove = Callable[[EncoderSpec | ModelSpec], None]
 
 
 def resolve_model(model_type: str, model_path: Path | None, home: Path) -> ModelSpec:
@@ -70,12 +63,12 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
             raise ModelError("a custom model needs --model-path: a model directory or a classifier")
         return _custom(model_path, home)
     if model_path is not None:
-        return published_pair(model_type, model_path, home)
+        return _published_pair(model_type, model_path, home)
     if read_manifest(home / model_type) is None:
         raise ModelError(
             f"model {model_type} is not installed in {home}: `virnucpro models fetch "
             f"{model_type}` downloads it with its encoders, `virnucpro models import "
-            f"{CLASSIFIERS[model_type].file} --name {model_type}` takes a local file"
+            f"{published.CLASSIFIERS[model_type].file} --name {model_type}` takes a local file"
         )
     return load_model(home / model_type, home)
 
@@ -89,7 +82,26 @@ def _custom(path: Path, home: Path) -> ModelSpec:
         path = path / CLASSIFIER_FILE
     if not path.is_file():
         raise ModelError(f"{path}: no such model; `virnucpro models list` shows them")
-    return published_pair("custom", path, home)
+    return _published_pair("custom", path, home)
+
+
+def _published_pair(name: str, classifier: Path, home: Path) -> ModelSpec:
+    """The published encoders with a classifier file, which need not be installed."""
+    read_classifier(classifier)  # first: a file that is none needs no encoder
+    return ModelSpec(
+        name=name,
+        dna=find_encoder(published.DNA_ENCODER, home),
+        protein=find_encoder(published.PROTEIN_ENCODER, home),
+        classifier=classifier,
+        classifier_sha256=sha256_file(classifier),
+        orf_policy=OrfPolicy("open-frame"),
+        chunk_nt=_chunk_nt(name),
+    )
+
+
+def _chunk_nt(name: str) -> int:
+    known = published.CLASSIFIERS.get(name)
+    return known.chunk_nt if known else CUSTOM_CHUNK_NT
 
 
 def load_model(folder: Path, home: Path) -> ModelSpec:
@@ -132,24 +144,6 @@ def find_encoder(name: str, home: Path) -> EncoderSpec:
     return manifest.encoder_spec()
 
 
-def published_pair(name: str, classifier: Path, home: Path) -> ModelSpec:
-    """The published encoders with a classifier file, which need not be installed.
-
-    Raises:
-        ModelError: as `resolve_model`.
-    """
-    read_classifier(classifier)  # first: a file that is none needs no encoder
-    return ModelSpec(
-        name=name,
-        dna=find_encoder(DNA_ENCODER, home),
-        protein=find_encoder(PROTEIN_ENCODER, home),
-        classifier=classifier,
-        classifier_sha256=sha256_file(classifier),
-        orf_policy=OrfPolicy("open-frame"),
-        chunk_nt=CLASSIFIERS[name].chunk_nt if name in CLASSIFIERS else CUSTOM_CHUNK_NT,
-    )
-
-
 def list_models(home: Path) -> list[Manifest]:
     """Everything that is installed in a home, encoders first.
 
@@ -157,17 +151,17 @@ def list_models(home: Path) -> list[Manifest]:
         ModelError: a manifest, or the home, cannot be read.
     """
     try:
-        folders = [
-            one
+        inside = [
+            folder
             for parent in (home / "encoders", home)
-            for one in (sorted(parent.iterdir()) if parent.is_dir() else [])
-            if one.name[0] != "." and one.is_dir()
+            for folder in (sorted(parent.iterdir()) if parent.is_dir() else [])
+            if folder.name[0] != "." and folder.is_dir()
         ]
     except OSError as error:
         raise ModelError(
             f"{home}: cannot be read ({error.strerror}); VIRNUCPRO_MODEL_DIR names another place"
         ) from error
-    return [one for one in map(read_manifest, folders) if one is not None]
+    return [manifest for folder in inside if (manifest := read_manifest(folder))]
 
 
 def install_classifier(
@@ -186,23 +180,21 @@ def install_classifier(
         ModelError: the file is unsafe, damaged or no classifier.
         OutputError: the home cannot be written.
     """
-    known = CLASSIFIERS.get(name)
     return _install(
-        home / name, lambda folder: import_classifier(source, folder / CLASSIFIER_FILE),
-        [CLASSIFIER_FILE], name=name, revision=revision,
-        source=f"{origin} (sha256 {sha256_file(source)})",
-        licence=CLASSIFIER_LICENCE if known else "not stated",
+        home / name, [CLASSIFIER_FILE], lambda to, file: import_classifier(source, to / file),
+        name=name, source=f"{origin} (sha256 {sha256_file(source)})", revision=revision,
+        licence=published.CLASSIFIER_LICENCE if name in published.CLASSIFIERS else "not stated",
         model={
-            "dna": {"installed": DNA_ENCODER}, "protein": {"installed": PROTEIN_ENCODER},
-            "classifier": CLASSIFIER_FILE, "calibration": "",
-            "orf_policy": {"name": "open-frame", "keep": 6},
-            "chunk_nt": known.chunk_nt if known else CUSTOM_CHUNK_NT, "groups": [],
+            "dna": {"installed": published.DNA_ENCODER},
+            "protein": {"installed": published.PROTEIN_ENCODER},
+            "classifier": CLASSIFIER_FILE, "calibration": "", "groups": [],
+            "orf_policy": {"name": "open-frame", "keep": 6}, "chunk_nt": _chunk_nt(name),
         },
     )  # fmt: skip
 
 
 def install_local(
-    source: Path, name: str, home: Path, prove: Callable[[Spec], None] = lambda spec: None
+    source: Path, name: str, home: Path, prove: Prove = lambda spec: None
 ) -> Manifest:
     """Install from local files: a model directory of ours, an encoder, or a classifier.
 
@@ -221,71 +213,63 @@ def install_local(
         raise ModelError(f"{name!r:.200} cannot be the name of an installed model")
     if not source.exists():
         raise ModelError(f"{source}: no such file or directory")
-    if name in ENCODERS or name in ESM2_SIZES:
+    if name in published.ENCODERS or name in ESM2_SIZES:
         return _install_encoder(source, name, home, prove)
     if not source.is_dir():
         return install_classifier(source, name, home, source.name)
     prove(load_model(source, home))
     given = model_in(source)
     said = {key: getattr(given, key) for key in ("name", "source", "revision", "licence")}
-    names = [*given.files]
-    return _install(home / name, _copy_of(source, names), names, model=given.entry, **said)
+    return _install(home / name, given.files, _from(source), model=given.entry, **said)
 
 
-def _install_encoder(
-    source: Path, name: str, home: Path, prove: Callable[[Spec], None]
-) -> Manifest:
-    names = needed_files(path.name for path in source.iterdir()) if source.is_dir() else []
-    single = source.is_file() and source.suffix == ".pt" and name in ESM2_SIZES
-    if single:
-        names, source = [source.name], source.parent
+def _install_encoder(source: Path, name: str, home: Path, prove: Prove) -> Manifest:
+    file, names = "", []
+    if source.is_dir():
+        names = published.needed_files(path.name for path in source.iterdir())
+    elif source.suffix == ".pt" and name in ESM2_SIZES:
+        file, names, source = source.name, [source.name], source.parent
     if not names:
         raise ModelError(f"{source}: holds no weights of {name} in a published layout")
-    said = describe_encoder(source, name, names[0] if single else "")
-    entry = said["encoder"]
-    prove(EncoderSpec(name=name, sha256="", kind=entry["kind"], dim=entry["dim"],
-                      path=source / entry["file"]))  # fmt: skip
+    said = describe_encoder(source, name, file)
+    kind, dim = said["encoder"]["kind"], said["encoder"]["dim"]
+    prove(EncoderSpec(kind=kind, name=name, path=source / file, sha256="", dim=dim))
     return _install(
-        home / "encoders" / name, _copy_of(source, names), names,
+        home / "encoders" / name, names, _from(source),
         source=f"local files of {source.name}", revision="", **said,
     )  # fmt: skip
 
 
 def describe_encoder(folder: Path, name: str, file: str = "") -> dict[str, Any]:
-    """What a manifest says of a published encoder: name, licence, kind, width.
+    """What a manifest says of a published encoder: name, licence, kind and width.
 
     Raises:
         ModelError: its `config.json` gives no width.
     """
-    kind, licence = "esm2", "MIT"
-    if name in ENCODERS:
-        kind, licence = ENCODERS[name].kind, ENCODERS[name].licence
-    config = folder / "config.json"
-    dim = ESM2_SIZES[name].dim if file else read_json(config).get("hidden_size")
+    known = published.ENCODERS.get(name)
+    dim = ESM2_SIZES[name].dim if file else read_json(folder / "config.json").get("hidden_size")
     if type(dim) is not int or dim < 1:
-        raise ModelError(f"{config}: gives no width (hidden_size {dim!r:.80})")
-    return {
-        "name": name, "licence": licence, "encoder": {"kind": kind, "dim": dim, "file": file}
-    }  # fmt: skip
+        raise ModelError(f"{folder / 'config.json'}: gives no width (hidden_size {dim!r:.80})")
+    encoder = {"kind": known.kind if known else "esm2", "dim": dim, "file": file}
+    return {"name": name, "licence": known.licence if known else "MIT", "encoder": encoder}
 
 
-def _copy_of(source: Path, names: list[str]) -> Callable[[Path], None]:
-    def fill(folder: Path) -> None:
-        for name in names:
-            shutil.copyfile(source / name, folder / name)
-
-    return fill
+def _from(source: Path) -> Callable[[Path, str], object]:
+    return lambda folder, name: shutil.copyfile(source / name, folder / name)
 
 
-def _install(folder: Path, fill: Callable[[Path], None], names: list[str], **said: Any) -> Manifest:
-    """Fill a folder beside the final one, write its manifest, and give it its name."""
+def _install(
+    folder: Path, names: Iterable[str], put: Callable[[Path, str], object], **said: Any
+) -> Manifest:
+    """Put files into a folder beside the final one, write its manifest, give it its name."""
     if read_manifest(folder):
         raise ModelError(f"{folder}: already installed; remove the folder to replace it")
     partial = folder.parent / f".installing-{folder.name}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        fill(partial)
+        for name in names:
+            put(partial, name)
         manifest = write_manifest(partial, names, **said)
         partial.replace(folder)
     except OSError as error:

@@ -18,6 +18,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +129,17 @@ def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
 
 
 def write_vectors(
-    path: Path, parts: Iterable[Embeddings], attributes: Mapping[str, str], rows: int | None = None
-) -> None:
+    path: Path, parts: Iterable[Embeddings], attributes: Mapping[str, str], rows: int | None = None,
+    dim: int = 0,
+) -> None:  # fmt: skip
     """Write HDF5: `sequence_ids` (n,) text, `embeddings` (n, d) float32, and attributes. Streams.
 
     Args:
         path: final name; its folder must exist.
         parts: rows in their order.
-        attributes: what the file says of itself; `dim` gives d where there is no row.
+        attributes: what the file says of itself.
         rows: n; None where there is one part.
+        dim: d where there is no part.
 
     Raises:
         OutputError: the file could not be written; nothing is left behind.
@@ -146,8 +149,8 @@ def write_vectors(
     with atomic_write(path, "w+b") as file, h5py.File(file, "w") as content:
         content.attrs.update(attributes)
         first = 0
-        for part in parts:
-            if first == 0:
+        for part in chain(parts, [Embeddings((), np.empty((0, dim), dtype=np.float32))]):
+            if "embeddings" not in content:
                 shape = (len(part) if rows is None else rows, part.vectors.shape[1])
                 ids = content.create_dataset("sequence_ids", shape[:1], h5py.string_dtype())
                 vectors = content.create_dataset("embeddings", shape, "<f4")

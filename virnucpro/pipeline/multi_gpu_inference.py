@@ -8,6 +8,7 @@ the result is the same whatever the number of ranks, and whatever was done befor
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,14 +62,14 @@ def run_multi_gpu_inference(
     encoder: EncoderSpec = model_config["encoder_spec"]
     devices = choose_devices(world_size, config.devices)
     started = time.monotonic()
-    folder = config.checkpoint_dir or output_dir / ".checkpoints"
+    output_dir = output_dir.absolute()
+    folder = (config.checkpoint_dir or output_dir / ".checkpoints").absolute()
     shard_dir, log_dir = folder / f"{output_dir.name}_shards", output_dir / "logs"
     merged = output_dir / "embeddings.h5"
     for made in (shard_dir, log_dir):
         made.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(
-        folder.parent, folder / "ledger", config.enable_checkpointing, config.force_restart
-    )
+    root = Path(os.path.commonpath([folder.parent, output_dir]))
+    ledger = Ledger(root, folder / "ledger", config.enable_checkpointing, config.force_restart)
 
     options = _options(config, bool(model_config.get("enable_fp16", True)), fasta_files)
     keys = [_key(encoder, options, devices[0], sha256_file(path)) for path in fasta_files]
@@ -125,7 +126,7 @@ def run_multi_gpu_inference(
     if not given_up:
         about = {"key": whole_key, "model_hash": digest_of(encoder.identity()),
                  "dtype": options.dtype}  # fmt: skip
-        write_vectors(merged, map(read_vectors, shards), about, sum(rows.values()))
+        write_vectors(merged, map(read_vectors, shards), about, sum(rows.values()), encoder.dim)
         facts = {"sequences": sum(rows.values())}
         ledger.commit(whole, whole_key, outputs=[merged], facts=facts)
         for name, shard in zip(names, shards, strict=True):

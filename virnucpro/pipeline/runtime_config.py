@@ -22,9 +22,8 @@ class RuntimeConfig:
             None means `<output_dir>/.checkpoints`.
         force_restart: recompute damaged shards instead of stopping.
         worker_timeout: silence after which a worker counts as lost (s).
-        max_attempts: workers a shard may fail on before it is given up.
-        dataloader_workers: processes per rank that read and tokenise ahead; 0 does that in the
-            rank, between batches; None means as many as the encoder needs.
+        dataloader_workers: threads of a rank that tokenise side by side; 0 means one, and no
+            batch laid out before it is due; None means one.
         pin_memory: page-locked batches; None means on CUDA.
         token_budget: token slots of a batch; None means by free memory.
         dtype: `auto` (float16 on CUDA, float32 elsewhere), `float32`, `float16`, `bfloat16`.
@@ -40,7 +39,6 @@ class RuntimeConfig:
     checkpoint_dir: Path | None = None
     force_restart: bool = False
     worker_timeout: float = 900.0
-    max_attempts: int = 2
     dataloader_workers: int | None = None
     pin_memory: bool | None = None
     token_budget: int | None = None
@@ -55,8 +53,6 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if self.worker_timeout <= 0:
             raise ValueError(f"worker_timeout must be positive, got {self.worker_timeout} s")
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
         if self.dataloader_workers is not None and self.dataloader_workers < 0:
             raise ValueError(f"dataloader_workers must be >= 0, got {self.dataloader_workers}")
         if self.threads is not None and self.threads < 1:

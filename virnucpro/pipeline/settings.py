@@ -63,8 +63,7 @@ class Compute:
         sequences_per_file: ORFs per split file, the unit of work; None means by model.
         dna_tokens: DNA tokens per batch; None means by memory.
         protein_tokens: protein tokens per batch; None means by memory.
-        loader_workers: processes that tokenise for one rank; None means 1 or 2 beside a GPU, by
-            encoder, and none beside a CPU.
+        loader_workers: threads that tokenise in a rank of the packed engine; None means one.
         pin_memory: page-locked batches; None means on CUDA.
         packing: False falls back to padded batches.
         dnabert_v2: send DNA through the packed engine too.

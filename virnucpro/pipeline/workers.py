@@ -356,6 +356,11 @@ def worker_main(connection: Connection, settings: WorkerSettings, number: int) -
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         sys.setswitchinterval(_SWITCH_S)
 
+    if settings.threads is not None:
+        import torch
+
+        torch.set_num_threads(settings.threads)  # where the parent left one to every process
+
     def inbox() -> Iterator[tuple[int, Job, Any]]:
         with suppress(EOFError, OSError):
             while (item := connection.recv()) is not None:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import HEADER_BYTES, Record, as_utf8
+from virnucpro.core.text import shown
 from virnucpro.sequences.entries import Entry, read_entries
 from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.streams import TextStream
@@ -99,7 +100,7 @@ def pairs_of(
         name = _mates_name(first, second, log)
         if name is None:
             names = [as_utf8(entry.header.decode(*HEADER_BYTES)) for entry in (second, first)]
-            problem = f"record {number}: {names[0]!r} is no mate of {names[1]!r}"
+            problem = f"record {number}: {shown(names[0])} is no mate of {shown(names[1])}"
             raise InputError(second_path, problem, second.line)
         seq_id = log.unique(name, _MATE_ENDINGS)
         yield (

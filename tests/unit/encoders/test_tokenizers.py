@@ -95,9 +95,9 @@ def test_a_missing_or_damaged_file_is_a_model_error_at_the_first_use(tmp_path, c
         tokenizer.encode("A")
 
 
-def test_tokenizers_and_specs_load_without_torch():
+def test_nothing_heavy_is_imported_before_it_is_needed():
     program = (
-        "import sys, virnucpro.encoders.tokenizers, virnucpro.models.specs\n"
-        "assert not {'torch', 'tokenizers'} & set(sys.modules)"
+        "import sys, virnucpro.encoders.tokenizers, virnucpro.models.fetch, virnucpro.cli.models\n"
+        "assert not {'torch', 'tokenizers', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

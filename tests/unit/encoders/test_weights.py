@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
-import shutil
+import re
 
 import pytest
 import torch
@@ -28,14 +27,14 @@ from virnucpro.models.specs import DnabertShape, EncoderSpec, Esm2Shape
 
 SHAPE = Esm2Shape(layers=2, dim=32, heads=2, ffn=128)
 DNA_SHAPE = DnabertShape(layers=2, dim=24, heads=3, ffn=40, vocab=60)
-TENSORS = esm2_tensors(SHAPE, seed=1)
-CONFIG = esm2_config(SHAPE)
-CPU = torch.device("cpu")
+TENSORS, CONFIG = esm2_tensors(SHAPE, seed=1), esm2_config(SHAPE)
+DNA_TENSORS, DNA_CONFIG = dnabert_tensors(DNA_SHAPE, seed=2), dnabert_config(DNA_SHAPE)
+DENSE = "encoder.layer.1.output.dense.weight"
 
 
 def load(path, kind="esm2", dim=32, dtype=torch.float32):
     spec = EncoderSpec(kind=kind, name="tiny", path=path, sha256="", dim=dim)
-    return load_encoder(spec, CPU, dtype)
+    return load_encoder(spec, torch.device("cpu"), dtype)
 
 
 def with_prefix(prefix, tensors):
@@ -84,76 +83,60 @@ def wanted(tmp_path_factory):
 
 @pytest.mark.parametrize("make", FORMATS.values(), ids=list(FORMATS))
 def test_every_published_format_gives_the_same_weights(make, tmp_path, wanted):
-    encoder = load(make(tmp_path))
+    path = make(tmp_path)
+    encoder = load(path)
     assert encoder.shape == SHAPE
     state = encoder.state_dict()
     assert set(state) == set(wanted)
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
     assert not any(p.requires_grad for p in encoder.parameters())
+    assert {p.dtype for p in load(path, dtype=torch.float16).parameters()} == {torch.float16}
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
 def test_dnabert_loads_with_and_without_a_prefix(prefix, tmp_path):
-    tensors = with_prefix(prefix, dnabert_tensors(DNA_SHAPE, seed=2))
+    tensors = with_prefix(prefix, DNA_TENSORS)
     extra = {"cls.predictions.decoder.bias": torch.zeros(60)} if prefix else {}
-    config = dnabert_config(DNA_SHAPE)
-    encoder = load(write_safetensors(tmp_path / "d", tensors | extra, config), "dnabert", 24)
+    encoder = load(write_safetensors(tmp_path / "d", tensors | extra, DNA_CONFIG), "dnabert", 24)
     assert encoder.shape == DNA_SHAPE
     name = f"{prefix}encoder.layer.1.mlp.wo.weight"
     assert torch.equal(encoder.layers[1].down.weight, tensors[name])
 
 
-def test_a_bias_that_the_network_has_not_is_refused(tmp_path):
-    extra = {"encoder.layer.1.mlp.gated_layers.bias": torch.ones(80)}
-    tensors = dnabert_tensors(DNA_SHAPE, seed=2) | extra
-    with pytest.raises(ModelError, match=r"unexpected.*gated_layers\.bias"):
-        load(write_bin(tmp_path / "d", tensors, dnabert_config(DNA_SHAPE)), "dnabert", 24)
+def without(part):
+    return {name: tensor for name, tensor in TENSORS.items() if part not in name}
 
 
-def test_weights_come_in_the_asked_precision(tmp_path):
-    half = load(write_safetensors(tmp_path / "x", TENSORS, CONFIG), dtype=torch.float16)
-    assert {p.dtype for p in half.parameters()} == {torch.float16}
-
-
-def changed(**changes):
-    return TENSORS | changes
-
-
-DENSE = "encoder.layer.1.output.dense.weight"
 BROKEN_TENSORS = {
-    "missing": ({n: t for n, t in TENSORS.items() if n != DENSE}, "missing.*layers.1.down.weight"),
-    "missing-part": (
-        {n: t for n, t in TENSORS.items() if "layer.1.attention.self.query" not in n},
-        "missing.*layers.1.qkv.weight",
-    ),
-    "missing-layer": (
-        {n: t for n, t in TENSORS.items() if "layer.0." not in n},
-        "missing tensors.*layers.0",
-    ),
-    "unexpected": (changed(**{"adapter.down.weight": torch.ones(2)}), "unexpected.*adapter.down"),
-    "unexpected-layer-part": (
-        changed(**{"encoder.layer.0.gate.weight": torch.ones(2)}),
-        "unexpected.*layer.0.gate",
-    ),
-    "gap": (changed(**{"encoder.layer.9999.LayerNorm.bias": torch.ones(32)}), "layers are missing"),
-    "shape": (
-        changed(**{DENSE: torch.ones(32, 64)}),
-        r"dense.weight is \(32, 64\), wanted \(32, 128\)",
-    ),
-    "integers": (
-        changed(**{DENSE: torch.ones(32, 128, dtype=torch.int8)}),
-        "int8, not plain floats",
-    ),
-    "nan": (changed(**{DENSE: torch.full((32, 128), float("nan"))}), "values that"),
-    "nothing": ({"a": torch.ones(1)}, "unexpected tensors: a"),
+    "missing": (without(DENSE), "missing.*layers.1.down.weight"),
+    "missing part": (without("layer.1.attention.self.query"), "missing.*layers.1.qkv.weight"),
+    "missing layer": (without("layer.0."), "missing tensors.*layers.0"),
+    "unexpected": ({"adapter.down.weight": torch.ones(2)}, "unexpected.*adapter.down"),
+    "odd part": ({"encoder.layer.0.gate.weight": torch.ones(2)}, "unexpected.*layer.0.gate"),
+    "gap": ({"encoder.layer.9999.LayerNorm.bias": torch.ones(32)}, "layers are missing"),
+    "shape": ({DENSE: torch.ones(32, 64)}, r"dense.weight is \(32, 64\), wanted \(32, 128\)"),
+    "integers": ({DENSE: torch.ones(32, 128, dtype=torch.int8)}, "int8, not plain floats"),
+    "nan": ({DENSE: torch.full((32, 128), float("nan"))}, "values that torch.float16"),
+    "overflow": ({DENSE: torch.full((32, 128), 1e5)}, "values that torch.float16"),
 }
 
 
-@pytest.mark.parametrize(("tensors", "problem"), BROKEN_TENSORS.values(), ids=list(BROKEN_TENSORS))
+@pytest.mark.parametrize("case", BROKEN_TENSORS)
 @pytest.mark.parametrize("write", [write_safetensors, write_bin])
-def test_tensors_that_do_not_fit_are_named(write, tensors, problem, tmp_path):
+def test_tensors_that_do_not_fit_are_named(write, case, tmp_path):
+    tensors, problem = BROKEN_TENSORS[case]
+    tensors = tensors if "missing" in case else TENSORS | tensors
+    folder = write(tmp_path / "x", tensors, CONFIG)
     with pytest.raises(ModelError, match=problem):
-        load(write(tmp_path / "x", tensors, CONFIG))
+        load(folder, dtype=torch.float16)
+    if case == "overflow":  # which float32 can hold
+        load(folder)
+
+
+def test_a_bias_that_the_network_has_not_is_refused(tmp_path):
+    tensors = DNA_TENSORS | {"encoder.layer.1.mlp.gated_layers.bias": torch.ones(80)}
+    with pytest.raises(ModelError, match=r"unexpected.*gated_layers\.bias"):
+        load(write_bin(tmp_path / "d", tensors, DNA_CONFIG), "dnabert", 24)
 
 
 @pytest.mark.parametrize(
@@ -162,31 +145,18 @@ def test_tensors_that_do_not_fit_are_named(write, tensors, problem, tmp_path):
         ({"num_attention_heads": 3}, "3 attention heads for 32"),
         ({"num_attention_heads": "2"}, "attention heads"),
         ({"num_attention_heads": 32}, "attention heads"),
+        ({"num_attention_heads": True}, "attention heads"),
+        ({"num_attention_heads": None}, r"heads unknown; add config\.json"),
         ({"hidden_size": 64}, "hidden_size is 64, but the tensors say 32"),
         ({"num_hidden_layers": 5}, "num_hidden_layers is 5"),
         ({"position_embedding_type": "absolute"}, "not ESM-2"),
         ({"layer_norm_eps": None}, "layer_norm_eps is"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps is"),
     ],
 )
 def test_a_configuration_that_contradicts_the_tensors_is_refused(change, problem, tmp_path):
     with pytest.raises(ModelError, match=problem):
         load(write_safetensors(tmp_path / "x", TENSORS, CONFIG | change))
-
-
-def test_heads_must_be_known(tmp_path):
-    folder = write_safetensors(tmp_path / "x", TENSORS, CONFIG)
-    (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match=r"heads unknown; add config\.json"):
-        load(folder)
-
-
-def test_a_float16_overflow_is_an_error_and_not_infinity(tmp_path):
-    folder = write_safetensors(
-        tmp_path / "x", changed(**{DENSE: torch.full((32, 128), 1e5)}), CONFIG
-    )
-    load(folder)
-    with pytest.raises(ModelError, match=r"dense\.weight has values that torch\.float16"):
-        load(folder, dtype=torch.float16)
 
 
 def test_vectors_of_another_width_than_the_model_wants_are_refused(tmp_path):
@@ -205,96 +175,100 @@ def test_files_that_break_off_are_model_errors(form, keep, tmp_path):
 
 
 @pytest.mark.parametrize("position", range(0, 2000, 97))
-def test_flipped_bytes_are_model_errors_or_other_numbers(position, tmp_path):
+def test_flipped_bytes_are_model_errors(position, tmp_path):
     file = write_fair_esm(tmp_path / "esm2.pt", SHAPE, TENSORS)
     content = bytearray(file.read_bytes())
     content[position] ^= 0xFF
     file.write_bytes(content)
-    try:
+    with pytest.raises(ModelError, match=re.escape(str(file))):
         load(file)
-    except ModelError as error:
-        assert str(file) in str(error)
 
 
 class Payload:
-    def __init__(self, command):
-        self.command = command
+    def __init__(self, proof):
+        self.command = f"open({str(proof)!r}, 'w').close()"
 
     def __reduce__(self):
         return exec, (self.command,)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("place", ["state", "options"])
-def test_a_malicious_pickle_is_refused_and_not_run(place, legacy, tmp_path):
-    proof = tmp_path / "proof"
-    payload = Payload(f"open({str(proof)!r}, 'w').close()")
+@pytest.mark.parametrize("place", ["state", "options", "beside"])
+def test_only_options_get_in_beside_tensors(place, legacy, tmp_path):
     content = fair_esm_content(SHAPE, TENSORS)
     if place == "state":
-        content["model"]["evil"] = payload
-    else:
+        content["model"]["evil"] = Payload(tmp_path / "proof")
+    elif place == "options":
+        payload = Payload(tmp_path / "proof")
         content["cfg"] = {"model": argparse.Namespace(encoder_layers=payload)}
+    else:
+        content["more"] = argparse.ArgumentParser
     file = tmp_path / "esm2_evil.pt"
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ModelError, match=r"names exec.*nothing of it was executed"):
+    with pytest.raises(ModelError, match=r"names (exec|argparse\.ArgumentParser), .*was executed"):
         load(file)
-    assert not proof.exists()
-    pickle.loads(pickle.dumps(payload))  # it would have worked
-    assert proof.exists()
+    assert not (tmp_path / "proof").exists()
 
 
-def test_only_the_namespace_of_argparse_gets_in(tmp_path):
-    content = fair_esm_content(SHAPE, TENSORS) | {"more": argparse.ArgumentParser}
+def test_options_of_odd_kinds_are_left(tmp_path):
+    content = fair_esm_content(SHAPE, TENSORS)
+    content["cfg"]["model"].encoder_embed_dim = torch.ones(3)
     torch.save(content, tmp_path / "esm2.pt")
-    with pytest.raises(ModelError, match="ArgumentParser"):
-        load(tmp_path / "esm2.pt")
-    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+    assert load(tmp_path / "esm2.pt").shape == SHAPE
 
 
-@pytest.mark.parametrize("name", ["../up.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""])
-def test_an_index_cannot_name_files_elsewhere(name, tmp_path):
-    folder = write_sharded(tmp_path / "x", TENSORS, CONFIG)
-    shutil.copy(folder / "model-00001-of-00002.safetensors", tmp_path / "up.safetensors")
-    index = {"weight_map": dict.fromkeys(TENSORS, name)}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="not a file beside the index"):
+def index(content):
+    def write(folder):
+        write_sharded(folder, TENSORS, CONFIG)
+        (folder / "model.safetensors.index.json").write_text(content)
+
+    return write
+
+
+def twice(folder):
+    write_sharded(folder, TENSORS, CONFIG)
+    save_file(TENSORS, folder / "model-00002-of-00002.safetensors")
+
+
+def no_shard(folder):
+    write_sharded(folder, TENSORS, CONFIG)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+
+
+def two_files(folder):
+    for name in ("a.pt", "b.pt"):
+        torch.save({}, folder / name)
+
+
+ELSEWHERE = ["../up.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""]
+NO_INDEX = ["", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "[" * 99999]
+LAYOUTS = [
+    *((index(json.dumps({"weight_map": {"a": name}})), "beside the index") for name in ELSEWHERE),
+    *((index(content), r"index\.json") for content in NO_INDEX),
+    (twice, "is there twice"),
+    (no_shard, "shard is missing"),
+    (two_files, "several weight files"),
+    (lambda folder: None, "no weights here"),
+    (lambda folder: torch.save([1, 2], folder / "a.pt"), "not a table of tensors"),
+    (lambda folder: torch.save({"a": "text"}, folder / "a.pt"), "'a' is a str, not a tensor"),
+    (lambda folder: torch.save({"model": 3}, folder / "a.pt"), "no table of tensors"),
+    (lambda folder: torch.save({"a": torch.ones(1)}, folder / "a.pt"), "unexpected tensors: a"),
+]
+
+
+@pytest.mark.parametrize(("write", "problem"), LAYOUTS)
+def test_a_folder_that_is_no_whole_model_is_a_model_error(write, problem, tmp_path):
+    save_file(TENSORS, tmp_path / "up.safetensors")
+    folder = tmp_path / "x"
+    folder.mkdir()
+    write(folder)
+    with pytest.raises(ModelError, match=problem):
         load(folder)
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "[" * 99999]
-)
-def test_a_damaged_index_is_a_model_error(content, tmp_path):
-    folder = write_sharded(tmp_path / "x", TENSORS, CONFIG)
-    (folder / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(ModelError, match=r"index\.json"):
-        load(folder)
-
-
-def test_a_missing_shard_and_a_tensor_in_two_shards_are_model_errors(tmp_path):
-    folder = write_sharded(tmp_path / "x", TENSORS, CONFIG)
-    second = folder / "model-00002-of-00002.safetensors"
-    save_file(TENSORS, second)
-    with pytest.raises(ModelError, match="is there twice"):
-        load(folder)
-    second.unlink()
-    with pytest.raises(ModelError, match="shard is missing"):
-        load(folder)
-
-
-def test_what_is_no_model_at_all_is_a_model_error(tmp_path):
-    with pytest.raises(ModelError, match="no weights here"):
-        load(tmp_path)
+def test_a_file_that_is_no_model_is_a_model_error(tmp_path):
     with pytest.raises(ModelError, match="no such weights"):
         load(tmp_path / "absent.pt")
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ModelError, match="not a weight file"):
         load(tmp_path / "notes.txt")
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ModelError, match="not a table of tensors"):
-        load(tmp_path / "list.pt")
-    torch.save({"a": "text"}, tmp_path / "text.pt")
-    with pytest.raises(ModelError, match="'a' is a str, not a tensor"):
-        load(tmp_path / "text.pt")
-    with pytest.raises(ModelError, match="several weight files"):
-        load(tmp_path)

@@ -81,18 +81,14 @@ def test_an_encoder_that_does_not_say_its_width_is_refused(home, tmp_path, text)
         install_local(changed, "DNABERT-S", home)
 
 
-@pytest.mark.parametrize("name", ["300", "500"])
-def test_what_is_missing_is_named_with_the_remedy(tmp_path, name):
+@pytest.mark.parametrize("name", ["300", "500", "esm2_t36_3B_UR50D"])
+def test_what_is_missing_is_named_with_the_remedy(home, name):
+    shutil.rmtree(home / ("500" if name == "500" else f"encoders/{name}"), ignore_errors=True)
     with pytest.raises(ModelError, match=f"virnucpro models fetch {name}") as caught:
-        resolve_model(name, None, tmp_path)
+        resolve_model("300" if name == "300" else "500", None, home)
     assert caught.value.exit_code == 4
-    assert f"virnucpro models import {name}_model.pth --name {name}" in str(caught.value)
-
-
-def test_a_missing_encoder_is_named(home):
-    shutil.rmtree(home / "encoders" / "esm2_t36_3B_UR50D")
-    with pytest.raises(ModelError, match="models fetch esm2_t36_3B_UR50D"):
-        resolve_model("500", None, home)
+    path = f"{name}_model.pth" if name in ("300", "500") else "DIR"
+    assert f"virnucpro models import {path} --name {name}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +99,8 @@ def test_a_changed_file_is_not_used(home, file, damage):
     """Gigabytes are hashed only where their time of change differs; `check(full=True)` always."""
     path = home / file
     data, times = path.read_bytes(), path.stat().st_mtime_ns
+    os.utime(path, ns=(1, 1))  # a copied home works
+    assert resolve_model("500", None, home).name == "500"
     if damage == "gone":
         path.unlink()
     else:
@@ -117,11 +115,6 @@ def test_a_changed_file_is_not_used(home, file, damage):
     else:
         with pytest.raises(ModelError, match=r"bytes|sha256|cannot be read"):
             resolve_model("500", None, home)
-
-
-def test_a_copied_home_works(home):
-    os.utime(home / "encoders" / "DNABERT-S" / "config.json", ns=(1, 1))
-    assert resolve_model("500", None, home).name == "500"
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors", "folder", "500", "installed"])
@@ -161,11 +154,6 @@ def test_what_is_no_classifier_is_told_before_encoders_are_asked_for(
     assert "DNABERT-S" not in str(caught.value)
 
 
-def test_custom_needs_a_path():
-    with pytest.raises(ModelError, match="--model-path"):
-        resolve_model("custom", None, Path("home"))
-
-
 @pytest.fixture
 def own(tmp_path):
     """A model directory of ours."""
@@ -186,20 +174,17 @@ def own(tmp_path):
     return folder
 
 
-def test_a_model_directory_says_all_that_decides_scores(own, tmp_path):
-    spec = resolve_model("custom", own, tmp_path)
-    assert (spec.name, spec.dim, spec.chunk_nt) == ("own", 24, 400)
-    assert spec.orf_policy == OrfPolicy("longest", 1)
-    assert spec.dna.path == own / "dna.safetensors"
-
-
-def test_a_model_directory_can_be_installed_and_used_by_name(own, tmp_path):
+def test_a_model_directory_says_all_that_decides_scores_and_can_be_installed(own, tmp_path):
     home = tmp_path / "home"
-    digest = resolve_model("custom", own, home).digest
+    spec = resolve_model("custom", own, home)
+    assert (spec.name, spec.dim, spec.chunk_nt) == ("own", 24, 400)
+    assert (spec.orf_policy, spec.dna.path) == (OrfPolicy("longest", 1), own / "dna.safetensors")
     record = install_local(own, "mine", home)
     assert (record.kind, record.licence, record.folder.name) == ("model", "MIT", "mine")
     shutil.rmtree(own)
-    assert resolve_model("custom", Path("mine"), home).digest == digest
+    assert resolve_model("custom", Path("mine"), home).digest == spec.digest
+    with pytest.raises(ModelError, match="--model-path"):
+        resolve_model("custom", None, home)
 
 
 ENCODER = {"kind": "mini-dna", "file": "dna.safetensors", "dim": 8}

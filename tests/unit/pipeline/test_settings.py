@@ -73,7 +73,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch, world, devices):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"worker_timeout": 0}, {"max_attempts": 0}, {"dataloader_workers": -1},
+        {"worker_timeout": 0}, {"dataloader_workers": -1},
         {"token_budget": 0}, {"dtype": "int8"}, {"compile": "maybe"},
         {"devices": ("cuda:0", "cuda:0")},
     ],

@@ -65,12 +65,18 @@ def by_formula(x, w):
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def test_scores_follow_the_published_formula(path):
+def test_scores_follow_the_published_formula_whatever_the_neighbours(path):
     vectors = np.random.RandomState(4).randn(40, 12).astype(np.float32)
-    scores = load_classifier(spec_of(path), "cpu").scores(torch.from_numpy(vectors))
+    classifier = load_classifier(spec_of(path), "cpu")
+    scores = classifier.scores(torch.from_numpy(vectors))
     assert (scores.dtype, scores.shape) == (np.float32, (40, 2))
     np.testing.assert_allclose(scores, by_formula(vectors, weights()), atol=1e-6)
     assert scores[:, 1].std() > 0.02
+    alone = [classifier.scores(torch.from_numpy(vectors[i : i + 1])) for i in range(40)]
+    np.testing.assert_allclose(scores, np.concatenate(alone), atol=1e-6)
+    assert classifier.scores(torch.zeros(0, 12)).shape == (0, 2)
+    with pytest.raises(ModelError, match="width 12"):
+        classifier.scores(torch.zeros(3, 13))
 
 
 def test_a_bundled_classifier_has_a_third_class(mini):
@@ -80,58 +86,36 @@ def test_a_bundled_classifier_has_a_third_class(mini):
     assert scores.shape == (7, 3)
     with torch.no_grad():
         np.testing.assert_array_equal(scores, network(vectors).softmax(1).numpy())
-
-
-def test_a_row_does_not_see_its_neighbours(path):
-    classifier = load_classifier(spec_of(path), torch.device("cpu"))
-    vectors = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))
-    alone = np.concatenate([classifier.scores(vectors[i : i + 1]) for i in range(8)])
-    np.testing.assert_allclose(classifier.scores(vectors), alone, atol=1e-7)
-
-
-def test_no_rows_give_no_scores(path):
-    assert load_classifier(spec_of(path), "cpu").scores(torch.zeros(0, 12)).shape == (0, 2)
-
-
-def test_a_changed_file_is_refused(path):
-    spec = spec_of(path)
-    save_file(weights() | {"bn1.bias": np.zeros(5, np.float32)}, path)
-    with pytest.raises(ModelError, match="not the file that was installed"):
-        load_classifier(spec, "cpu")
-
-
-def test_a_classifier_of_another_width_is_refused(path):
-    with pytest.raises(ModelError, match="width 12; dna and protein give 3328"):
-        load_classifier(spec_of(path, 3328), "cpu")
-
-
-def test_a_bundled_classifier_of_another_width_is_refused(mini):
     with pytest.raises(ModelError, match="width 12; dna and protein give 13"):
-        load_classifier(spec_of(mini[1], 13), "cpu")
-
-
-def test_vectors_of_another_width_are_refused(path):
-    with pytest.raises(ModelError, match="width 12"):
-        load_classifier(spec_of(path), "cpu").scores(torch.zeros(3, 13))
-
-
-def test_a_missing_or_odd_file_is_refused(path, tmp_path):
-    spec = spec_of(path)
-    with pytest.raises(ModelError, match="missing"):
-        load_classifier(replace(spec, classifier=tmp_path / "none"), "cpu")
-    path.write_bytes(b"no weights")
-    with pytest.raises(ModelError, match="refused: damaged"):
-        load_classifier(spec_of(path), "cpu")
-    save_file(weights() | {"hidden_layer.bias": np.zeros(4, np.float32)}, path)
-    with pytest.raises(ModelError, match=r"hidden_layer\.bias"):
-        load_classifier(spec_of(path), "cpu")
+        load_classifier(spec_of(path, 13), "cpu")
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
-    [("mini", "not a VirNucPro classifier"), ("forest", "of the unknown kind 'forest'")],
+    ("tensors", "kind", "message"),
+    [
+        (None, "", "refused: damaged"),
+        ({"hidden_layer.bias": np.zeros(4, np.float32)}, "mlp", r"hidden_layer\.bias"),
+        ({}, "mini", "not a VirNucPro classifier"),
+        ({}, "forest", "of the unknown kind 'forest'"),
+        ({"bn1.bias": np.full(5, np.nan, np.float32)}, "mlp", "bn1.bias.* not finite"),
+        ({"bn1.bias": np.full(5, np.inf, np.float32)}, "mini", "bn1.bias.* not finite"),
+    ],
 )
-def test_a_file_that_is_not_of_its_kind_is_refused(path, kind, message):
-    save_file(weights(), path, metadata={"kind": kind})
+def test_an_odd_file_is_refused(path, tensors, kind, message):
+    if tensors is None:
+        path.write_bytes(b"no weights")
+    else:
+        save_file(weights() | tensors, path, metadata={"kind": kind})
     with pytest.raises(ModelError, match=message):
         load_classifier(spec_of(path), "cpu")
+
+
+def test_a_missing_or_changed_file_or_one_of_another_width_is_refused(path, tmp_path):
+    spec = spec_of(path)
+    with pytest.raises(ModelError, match="width 12; dna and protein give 3328"):
+        load_classifier(spec_of(path, 3328), "cpu")
+    with pytest.raises(ModelError, match="missing"):
+        load_classifier(replace(spec, classifier=tmp_path / "none"), "cpu")
+    save_file(weights() | {"bn1.bias": np.zeros(5, np.float32)}, path)
+    with pytest.raises(ModelError, match="not the file that was installed"):
+        load_classifier(spec, "cpu")
