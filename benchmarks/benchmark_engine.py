@@ -210,7 +210,9 @@ class Esm:
         """FASTA on disk to HDF5 on disk, one rank in its own process."""
         bench = self.bench
         count = 30_000 if bench.cuda else 40
-        files = write_fasta(bench.work / "chunks.faa", proteins(protein_lengths("chunks", count)))
+        files = write_fasta(
+            bench.work / "chunks.faa", proteins(protein_lengths("chunks", count)), bench.per_file
+        )
         if bench.cuda:
             self.rival = None  # the rank needs the memory
         bench.free()
@@ -269,7 +271,7 @@ def forced(bench: Bench, plain: str, how: str) -> str | None:
 def dnabert_stage(bench: Bench, tokenizer: Path, windows: Path, best: float | None) -> None:
     spec = save_dnabert(bench, tokenizer)
     count = 300_000 if bench.cuda else 60
-    files = write_fasta(bench.work / "windows.fa", dna_windows(windows, count))
+    files = write_fasta(bench.work / "windows.fa", dna_windows(windows, count), bench.per_file)
     run_stage(bench, "dnabert stage", spec, files, 1, best, count)
 
 
@@ -280,7 +282,7 @@ def scaling(bench: Bench, count: int) -> None:
     del model
     bench.free()
     lengths = protein_lengths("reads", count)
-    files = write_fasta(bench.work / "reads.faa", proteins(lengths))
+    files = write_fasta(bench.work / "reads.faa", proteins(lengths), bench.per_file)
     tokens = int(lengths.sum()) + 2 * count
     rates = {}
     for ranks in (2, 1):

@@ -1,10 +1,10 @@
 """Peak memory of a run beside its encoders: reading, ORFs, units, ledger, calls and tables.
 
-    python benchmarks/benchmark_memory.py --mbp 50 500 --output benchmarks/results/memory.json
+    python benchmarks/benchmark_memory.py --mbp 100 500 --output benchmarks/results/memory.json
 
 Input is made up as it is written, and every ORF gets a made-up score. Each measurement is a
-process of its own; the constant is the peak of the smallest input, and what a record costs is
-the rise from there to the largest.
+process of its own; the constant is the peak of the smallest input, which should fill a few shards,
+and what a record costs is the rise from there to the largest.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def rise(found: list[dict[str, Any]]) -> float:
 def main() -> None:
     """Measure and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mbp", type=int, nargs="*", default=[50, 500])
+    parser.add_argument("--mbp", type=int, nargs="*", default=[100, 500])
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)

@@ -20,7 +20,6 @@ from virnucpro.core.records import Tokens
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, EncoderSpec, Esm2Shape
 
 RESIDUES = np.frombuffer(b"LAGVSERTIDPQKNFYMHWC", dtype=np.uint8)
-PER_FILE = 10_000
 TINY_ESM2 = Esm2Shape(layers=2, dim=32, heads=2, ffn=64)
 TINY_DNABERT = DnabertShape(layers=2, dim=32, heads=2, ffn=64)
 
@@ -34,6 +33,7 @@ class Bench:
         self.device = torch.device("cuda", 0) if self.cuda else torch.device("cpu")
         self.half = torch.float16 if self.cuda else torch.float32
         self.budget = 65_536 if self.cuda else 1_024
+        self.per_file = 10_000 if self.cuda else 10
         self.repeats = 5 if self.cuda else 1
         self.rows: list[tuple[str, str]] = []
         self.esm2_shape = TINY_ESM2 if tiny else ESM2_SIZES["esm2_t36_3B_UR50D"]
@@ -220,11 +220,11 @@ def proteins(lengths: np.ndarray) -> list[str]:
     return [letters[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def write_fasta(path: Path, sequences: list[str]) -> list[Path]:
+def write_fasta(path: Path, sequences: list[str], per_file: int) -> list[Path]:
     """Split files beside `path`, as a run has them: a file is a unit of work."""
     files = []
-    for first in range(0, len(sequences), PER_FILE):
-        some = enumerate(sequences[first : first + PER_FILE], start=first)
+    for first in range(0, len(sequences), per_file):
+        some = enumerate(sequences[first : first + per_file], start=first)
         files.append(path.with_name(f"{path.stem}_{len(files)}{path.suffix}"))
         files[-1].write_text("".join(f">s{i}F1\n{letters}\n" for i, letters in some))
     return files

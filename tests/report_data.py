@@ -125,7 +125,7 @@ def _run(rows: list[CallRow], names: list[str]) -> dict[str, object]:
     nt = sum(row.length for row in rows)
     orfs = sum(row.orfs for row in rows)
     return {
-        "tool": "virnucpro", "format": 1, "version": "2.0.0", "status": "done", "key": "0" * 64,
+        "tool": "virnucpro", "format": 1, "version": "2.0.0", "status": "done",
         "started": "2026-03-01T10:00:00+0000", "seconds": 83.4, "python": "3.11.8",
         "host": "Linux-6.1-x86_64", "command": ["virnucpro", "predict", *names],
         "model": {"name": "mini", "digest": "ab" * 32, "chunk_nt": CHUNK_NT,
@@ -136,14 +136,12 @@ def _run(rows: list[CallRow], names: list[str]) -> dict[str, object]:
         "samples": names,
         "calling": {"preset": None, "min_score": None, "max_fdr": None, "only_stricter": False},
         "stages": {
-            "chunking": {"seconds": 1.2, "records": len(rows), "nt": nt},
-            "translation": {"seconds": 2.6, "orfs": orfs},
-            "splitting": {"seconds": 0.4, "files": 1},
+            "reading": {"seconds": 4.2, "orfs": orfs, "files": 1},
             "dna_features": {"seconds": 30.1, "files": 1, "tokens": orfs * 500},
             "protein_features": {"seconds": 41.7, "files": 1, "tokens": orfs * 168},
             "merging": {"seconds": 1.4, "files": 1, "failed": 0},
-            "prediction": {"seconds": 4.9, "rows": orfs},
-            "consensus": {"seconds": 1.1, "chunks_scored": orfs, "records": len(rows)},
+            "prediction": {"seconds": 4.9, "scored": orfs},
+            "scoring": {"seconds": 1.1, "records": len(rows), "nt": nt, "chunks_scored": orfs},
         },
-        "files": [], "outputs": {},
+        "outputs": {},
     }  # fmt: skip

@@ -32,14 +32,12 @@ STATUS = {
     ),
 }
 STAGES = {
-    "chunking": "Read and cut into chunks",
-    "translation": "Find reading frames",
-    "splitting": "Split into files",
+    "reading": "Read, cut and split into files",
     "dna_features": "DNA encoder",
     "protein_features": "Protein encoder",
     "merging": "Join vectors",
     "prediction": "Classify",
-    "consensus": "Call records",
+    "scoring": "Read, score and call",
     "tables": "Write tables",
 }
 POLICIES = {
@@ -47,15 +45,13 @@ POLICIES = {
     "longest": "the longest stretches of a chunk without a stop codon",
 }
 COUNTS = {
-    "embedded": "ORFs embedded", "embedded_nt": "nt embedded", "embedded_aa": "aa embedded",
-    "duplicates": "ORFs duplicated", "duplicate_nt": "nt duplicated", "orfs": "ORFs",
-    "chunks_with_orf": "chunks with an ORF", "kept": "files kept", "failed": "files failed",
-    "scored": "ORFs scored", "unscored": "ORFs without a score",
+    "embedded": "distinct ORFs", "orfs": "ORFs", "kept": "files kept", "failed": "files failed",
+    "scored": "ORFs scored", "chunks_scored": "chunks scored", "gaps": "gaps removed",
+    "digits": "digits removed", "blanks": "blanks removed",
 }  # fmt: skip
 # What a stage works through, best first: the first that its counts hold gives its rate.
 RATED = {
-    "tokens": "tokens", "orfs": "ORFs", "rows": "ORFs", "chunks_scored": "chunks", "nt": "nt",
-    "records": "records", "files": "files",
+    "tokens": "tokens", "orfs": "ORFs", "scored": "ORFs", "records": "records", "files": "files",
 }  # fmt: skip
 # Libraries start and models load inside a stage: in a short one, that is most of its time.
 RATED_SECONDS = 30.0
@@ -222,8 +218,8 @@ def _is_called_again(run: Mapping[str, Any]) -> bool:
 def _counted(key: str, value: int) -> str:
     """A count in words.
 
-    >>> _counted("chunks_with_orf", 2000), _counted("files", 1)
-    ('2,000 chunks with an ORF', '1 file')
+    >>> _counted("scored", 2000), _counted("files", 1)
+    ('2,000 ORFs scored', '1 file')
     """
     noun, *more = COUNTS.get(key, key.replace("_", " ")).split(" ", 1)
     noun = noun.removesuffix("s") if value == 1 else noun

@@ -134,9 +134,9 @@ def test_stages_have_times_counts_in_words_and_rates_where_they_are_long(tmp_pat
     page = page_of(make_run(tmp_path))
     assert re.search(r"Protein encoder</th><td class=\"num\">42 s</td>.*?[\d,]+ tokens/s", page)
     assert "ORFs/s" not in page and "stages of under 30 s" in page
-    stages = {"translation": {"seconds": 1, "orfs": 1, "chunks_with_orf": 2000, "failed": 0}}
+    stages = {"scoring": {"seconds": 1, "orfs": 1, "chunks_scored": 2000, "failed": 0}}
     page = page_of(tmp_path, stages=stages)
-    assert ">1 ORF, 2,000 chunks with an ORF<" in page
+    assert ">1 ORF, 2,000 chunks scored<" in page
     assert ">Rate<" not in page and "Times include the start of libraries" in page
 
 

@@ -73,8 +73,8 @@ def test_viral_contigs_come_first_then_mixed_ones():
         contig("viral", 10, "virus", 10, 0),
         contig("single", 1, "virus", 1, 0),
     ]
-    assert list(choose_tracks(rows, most_chunks=20)) == ["viral", "mixed"]
-    assert "single" not in choose_tracks(rows)
+    assert list(choose_tracks(rows, most_chunks=20)) == [("", "viral"), ("", "mixed")]
+    assert ("", "single") not in choose_tracks(rows)
 
 
 def test_windows_keep_place_frame_and_what_was_not_scored():
@@ -83,13 +83,13 @@ def test_windows_keep_place_frame_and_what_was_not_scored():
         ChunkRow("c", 1, 0, 500, "R2", p_virus=0.25),
         ChunkRow("c", 2, 450, 900),
     ]
-    (track,) = read_tracks(chunks, {"c": 3})
+    (track,) = read_tracks(chunks, {("", "c"): 3})
     assert (track.row, track.joined) == (3, 1)
     assert track.windows == [(0, 500, 250, "R2"), (450, 900, -1, "")]
     long = [
         ChunkRow("c", i + 1, i * 500, i * 500 + 500, "F1", p_virus=i / 4000) for i in range(4000)
     ]
-    (track,) = read_tracks(long, {"c": 0})
+    (track,) = read_tracks(long, {("", "c"): 0})
     assert len(track.windows) <= MOST_PER_CONTIG
     assert track.windows[0][:2] == (0, 500 * track.joined)
     assert track.windows[-1][1:3] == (2_000_000, 1000)
