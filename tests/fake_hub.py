@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_published import classifier_state
+
+from virnucpro.models import fetch, published
 
 
 class FakeHub:
@@ -32,6 +41,32 @@ class FakeHub:
         self.headers: dict[str, str | None] = {}
         self.requests: list[str] = []
         self.url = ""
+
+    def offer(self, repository: str, commit: str, **files: bytes) -> None:
+        """Add a revision, which `main` means from now on; `__` stands for the dot of a name."""
+        named = {name.replace("__", "."): data for name, data in files.items()}
+        self.repositories.setdefault(repository, {})[commit] = named
+        self.main[repository] = commit
+
+    def offer_500(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Add a small classifier in the place of the published one."""
+        buffer = io.BytesIO()
+        torch.save(classifier_state(), buffer)
+        data = buffer.getvalue()
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        entry = published.PublishedClassifier(chunk_nt=500, file="500_model.pth", blob=blob)
+        monkeypatch.setitem(published.CLASSIFIERS, "500", entry)
+        self.offer(
+            published.CLASSIFIER_REPOSITORY, published.CLASSIFIER_REVISION, **{entry.file: data}
+        )
+
+    def serves_the_command(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+        """Let `virnucpro models` ask this hub, and use a home of its own."""
+        for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(home))
+        here = functools.partial(fetch.Network, endpoint=self.url, github=self.url)
+        monkeypatch.setattr(fetch, "Network", here)
 
     def info(self, repository: str, revision: str) -> bytes | None:
         commit = self.main.get(repository, "") if revision == "main" else revision

@@ -2,54 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import time
 
 import pytest
-import torch
 from click.testing import CliRunner
 from fake_hub import serve_hub
-from tiny_published import classifier_state
 
 from virnucpro.cli.main import cli
-from virnucpro.models import published, store
+from virnucpro.models import fetch, store
 
 REPOSITORY, COMMIT = "zhihan1996/DNABERT-S", "a" * 40
-WEIGHTS = b"weights" * 100
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """Both sources of models on this machine, and a model home that nobody else has."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
-    buffer = io.BytesIO()
-    torch.save(classifier_state(), buffer)
-    data = buffer.getvalue()
-    entry = published.PublishedClassifier(
-        chunk_nt=500,
-        file="500_model.pth",
-        blob=hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
-    )
-    monkeypatch.setitem(published.CLASSIFIERS, "500", entry)
     with serve_hub() as hub:
         for repository in (REPOSITORY, "facebook/esm2_t36_3B_UR50D"):
-            hub.main[repository] = COMMIT
-            files = {"config.json": b'{"hidden_size": 32}', "model.safetensors": WEIGHTS}
-            hub.repositories[repository] = {COMMIT: files}
-        hub.repositories[published.CLASSIFIER_REPOSITORY] = {
-            published.CLASSIFIER_REVISION: {"500_model.pth": data}
-        }
-        from virnucpro.models import fetch
-
-        real = fetch.Network
-        monkeypatch.setattr(
-            fetch, "Network", lambda **given: real(**given, endpoint=hub.url, github=hub.url)
-        )
+            config = b'{"hidden_size": 32}'
+            hub.offer(repository, COMMIT, config__json=config, model__safetensors=b"weights" * 100)
+        hub.offer_500(monkeypatch)
+        hub.serves_the_command(monkeypatch, tmp_path / "home")
         yield hub
 
 
@@ -142,8 +117,6 @@ def test_a_commit_that_was_not_asked_for_is_refused(hub, sha):
 
 
 def test_a_server_that_sends_without_end_is_stopped(hub, monkeypatch):
-    from virnucpro.models import fetch
-
     assert fetched("DNABERT-S") == fetched("esm2_t36_3B_UR50D") == ""
     monkeypatch.setattr(fetch, "_MAX_CLASSIFIER_BYTES", 100)
     for headers in ({}, {"Content-Length": None}):

@@ -15,7 +15,6 @@ from fake_hub import serve_hub
 from tiny_published import classifier_state, install_published, write_classifier
 
 from virnucpro.cli.main import cli
-from virnucpro.models import fetch as fetching
 from virnucpro.models.store import resolve_model
 from virnucpro.tools import verify as checks
 from virnucpro.tools.verify import fixed_sequences
@@ -58,16 +57,10 @@ def test_import_converts_a_published_file(home, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "empty"))
     with serve_hub() as hub:
-        commit = "a" * 40
-        hub.main["zhihan1996/DNABERT-S"] = commit
-        files = {"config.json": b'{"hidden_size": 32}', "model.safetensors": b"weights" * 100}
-        hub.repositories["zhihan1996/DNABERT-S"] = {commit: files}
-        real = fetching.Network
-        monkeypatch.setattr(
-            fetching, "Network", lambda **given: real(**given, endpoint=hub.url, github=hub.url)
-        )
+        files = {"config__json": b'{"hidden_size": 32}', "model__safetensors": b"weights" * 100}
+        hub.offer("zhihan1996/DNABERT-S", "a" * 40, **files)
+        hub.serves_the_command(monkeypatch, tmp_path / "empty")
         yield hub
 
 

@@ -403,6 +403,9 @@ def test_damage_is_an_error_or_tensors(tmp_path, form):
             head = 900 if form.startswith("head") else len(whole)
             data = mutated(whole[:head], numbers) + whole[head:]
         (tmp_path / "m.pth").write_bytes(data)
+        with contextlib.suppress(ModelError):
+            checkpoint = open_checkpoint(tmp_path / "m.pth")
+            assert [checkpoint.read(name).shape for name in checkpoint.shapes]
         try:
             kind, tensors = read_classifier(tmp_path / "m.pth")
         except ModelError as error:

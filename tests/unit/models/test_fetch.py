@@ -8,10 +8,10 @@ import shutil
 import time
 
 import pytest
-import torch
 from fake_hub import serve_hub
 from huggingface_hub import constants
 from safetensors.numpy import load_file
+from tiny_published import classifier_state
 
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.models.fetch import Network, fetch, plan_fetch
@@ -19,8 +19,6 @@ from virnucpro.models.manifest import MANIFEST, read_manifest
 from virnucpro.models.published import (
     CLASSIFIER_REPOSITORY,
     CLASSIFIER_REVISION,
-    CLASSIFIERS,
-    PublishedClassifier,
     needed_files,
 )
 
@@ -36,16 +34,10 @@ def hub(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with serve_hub() as hub:
         for repository in (ESM_REPOSITORY, DNA_REPOSITORY):
-            hub.main[repository] = FIRST
-            hub.repositories[repository] = {
-                FIRST: {
-                    "config.json": CONFIG,
-                    "model.safetensors": WEIGHTS,
-                    "bert_layers.py": b"import os",
-                    "pytorch_model.bin": b"pickle",
-                },
-                SECOND: {"config.json": CONFIG, "model.safetensors": b"second weights"},
-            }
+            hub.offer(repository, SECOND, config__json=CONFIG, model__safetensors=b"second weights")
+            hub.offer(repository, FIRST, config__json=CONFIG, model__safetensors=WEIGHTS,
+                      bert_layers__py=b"import os", pytorch_model__bin=b"pickle")  # fmt: skip
+        hub.offer_500(monkeypatch)
         yield hub
 
 
@@ -141,7 +133,7 @@ def test_a_fetch_that_broke_off_goes_on_at_its_revision(hub, network, tmp_path):
 
 
 @pytest.mark.parametrize("name", [DNA, "500"])
-def test_a_short_break_is_bridged(published_500, hub, network, tmp_path, name):
+def test_a_short_break_is_bridged(hub, network, tmp_path, name):
     plan = plan_fetch([name], tmp_path, {}, network)[-1]
     hub.breaks = [500, 1]
     assert fetch(plan, tmp_path, network).revision == plan.revision
@@ -182,29 +174,12 @@ def test_remote_names_never_become_other_paths():
     assert needed_files([*hostile, *sharded]) == sharded
 
 
-@pytest.fixture
-def published_500(hub, monkeypatch, tmp_path):
-    """A classifier as the original publishes it, with the state dict of a small network."""
-    torch.manual_seed(1)
-    network = torch.nn.ModuleDict(
-        {"hidden_layer": torch.nn.Linear(16, 4), "bn1": torch.nn.BatchNorm1d(4),
-         "output_layer": torch.nn.Linear(4, 2)}
-    )  # fmt: skip
-    torch.save(network.state_dict(), tmp_path / "500_model.pth")
-    data = (tmp_path / "500_model.pth").read_bytes()
-    hub.repositories[CLASSIFIER_REPOSITORY] = {CLASSIFIER_REVISION: {"500_model.pth": data}}
-    blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-    entry = PublishedClassifier(chunk_nt=500, file="500_model.pth", blob=blob)
-    monkeypatch.setitem(CLASSIFIERS, "500", entry)
-    return network.state_dict()
-
-
-def test_a_model_brings_its_encoders_and_a_converted_classifier(published_500, network, tmp_path):
+def test_a_model_brings_its_encoders_and_a_converted_classifier(network, tmp_path):
     home = tmp_path / "home"
     dna, esm, classifier = fetch_all(["500"], home, network)
     assert (dna.name, esm.name, classifier.name) == (DNA, ESM, "500")
     path = classifier.folder / "classifier.safetensors"
-    assert (load_file(path)["bn1.weight"] == published_500["bn1.weight"].numpy()).all()
+    assert (load_file(path)["bn1.weight"] == classifier_state()["bn1.weight"].numpy()).all()
     assert classifier.revision == CLASSIFIER_REVISION
     assert not list(home.rglob("*.pth"))
     path.write_bytes(b"x")
@@ -212,7 +187,7 @@ def test_a_model_brings_its_encoders_and_a_converted_classifier(published_500, n
     classifier.check(full=True)
 
 
-def test_a_changed_classifier_is_refused(published_500, hub, network, tmp_path):
+def test_a_changed_classifier_is_refused(hub, network, tmp_path):
     files = hub.repositories[CLASSIFIER_REPOSITORY][CLASSIFIER_REVISION]
     files["500_model.pth"] = files["500_model.pth"][::-1]
     with pytest.raises(ModelError, match="not the content that its source states"):
