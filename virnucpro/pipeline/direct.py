@@ -17,9 +17,9 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.calls import Caller
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.stream import ScoreJob, scored_shards
-from virnucpro.pipeline.worker_loop import InProcess
+from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.scorer import EmbeddingOptions, Scorer, finished
+from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels, Scorer, finished
 
 PER_UNIT = 2_000
 
@@ -31,18 +31,24 @@ class DirectScorer:
         model: what decides scores.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
         options: how its encoders run; None means the defaults.
+        executor: who scores units; None means this process, on `device`.
 
     Raises:
         DeviceError: the device is not there.
     """
 
     def __init__(
-        self, model: ModelSpec, device: str = "cpu", options: EmbeddingOptions | None = None
+        self,
+        model: ModelSpec,
+        device: str = "cpu",
+        options: EmbeddingOptions | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self.model = model
         options = options or EmbeddingOptions()
         self._job = ScoreJob(model=model, dna=options, protein=options)
-        self._executor = InProcess(device_name(device))
+        self._device = device_name(device)
+        self._executor = executor or InProcess(self._device)
 
     def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
         """One row for every record, in order. Streams.
@@ -60,7 +66,7 @@ class DirectScorer:
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
-        task: Scorer = self._job.task(self._executor.models)
+        task: Scorer = self._job.task(LoadedModels(self._device))
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
         for event in _events(records, self.model):
             if isinstance(event, Unit):
