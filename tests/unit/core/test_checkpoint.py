@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 
 import pytest
 import torch
@@ -65,18 +66,10 @@ def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
 
 
 def test_of_many_commits_at_once_one_is_kept_whole(ledger):
-    kept = []
-
-    def commit(number):
-        if ledger.commit("scores 1", "key", bytes([number]) * 10_000):
-            kept.append(number)
-
-    threads = [threading.Thread(target=commit, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert ledger.read("scores 1", "key").payload == bytes(kept) * 10_000
+    with ThreadPoolExecutor(8) as pool:
+        contents = [bytes([n]) * 10_000 for n in range(8)]
+        is_kept = list(pool.map(lambda content: ledger.commit("scores 1", "key", content), contents))
+    assert [ledger.read("scores 1", "key").payload] == list(compress(contents, is_kept))
 
 
 @pytest.mark.parametrize("place", [0, 70, 200, -1])
