@@ -153,27 +153,27 @@ class TestParallelMergeIntegration(unittest.TestCase):
 
     def test_auto_worker_detection(self):
         get_context = self.pool_of_this_process()
+        parallel_merge_features(*self.pairs, self.out, 4)
+        get_context.return_value.Pool.assert_called_once_with(4)
         with (
             mock.patch("multiprocessing.cpu_count", return_value=6),
             mock.patch("virnucpro.pipeline.parallel_merge.WORTH_PROCESSES_BYTES", 0),
             self.assertLogs("virnucpro", "INFO") as log,
         ):
             parallel_merge_features(*self.pairs, self.out)
-        get_context.return_value.Pool.assert_called_once_with(6)
+        get_context.return_value.Pool.assert_called_with(6)
         assert any("Auto-detected 6 CPU cores" in line for line in log.output)
         assert any("parallel merge with 6 workers" in line for line in log.output)
 
     def test_workload_aware_merge(self):
         get_context = self.pool_of_this_process()
-        (nucleotides, proteins), one = self.pairs, self.out / "one"
+        nucleotides, proteins = self.pairs
         with self.assertLogs("virnucpro", "INFO") as log:
-            parallel_merge_features(nucleotides[:1], proteins[:1], one, 4)
-            parallel_merge_features(nucleotides, proteins, self.out / "small")
+            parallel_merge_features(nucleotides[:1], proteins[:1], self.out, 4)
+            parallel_merge_features(nucleotides, proteins, self.out)
         get_context.assert_not_called()
         assert sum("sequential merge" in line for line in log.output) == 2
         assert any("small files" in line for line in log.output)
-        parallel_merge_features(nucleotides, proteins, self.out / "many", 4)
-        get_context.return_value.Pool.assert_called_once_with(4)
 
     def test_memory_efficient_streaming(self):
         pairs = write_pairs(self.out / "features", 110, rows=12)

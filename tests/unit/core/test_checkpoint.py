@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import compress
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
 def test_of_many_commits_at_once_one_is_kept_whole(ledger):
     with ThreadPoolExecutor(8) as pool:
         contents = [bytes([n]) * 10_000 for n in range(8)]
-        is_kept = list(pool.map(lambda content: ledger.commit("scores 1", "key", content), contents))
+        is_kept = list(pool.map(partial(ledger.commit, "scores 1", "key"), contents))
     assert [ledger.read("scores 1", "key").payload] == list(compress(contents, is_kept))
 
 

@@ -60,7 +60,7 @@ def test_unknown_key_names_the_nearest_known_one(write, text, near):
 @pytest.mark.parametrize(
     "text",
     [
-        *("prediction: {batch_size: %s}" % value for value in ("many", -1, 0, "true", 10**16)),
+        *(f"prediction: {{batch_size: {value}}}" for value in ("many", -1, 0, "true", 10**16)),
         "prediction: {sequences_per_file: 0}", "prediction: {expected_length: 29}",
         "prediction: {model_type: maxi}", "features: {esm: {toks_per_batch: 0}}",
         "logging: {format: xml}", "progress: {enabled: perhaps}", "device: {name: [cpu]}",
