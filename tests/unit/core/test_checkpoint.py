@@ -115,15 +115,13 @@ def test_unit_names_never_leave_the_folder(ledger):
 
 
 def test_what_is_forgotten_is_not_done_and_its_files_stay(ledger, output):
-    ledger.commit("tables", "other key")
-    ledger.commit("inputs", "")
+    for unit, key in (("tables", "other key"), ("inputs", ""), ("scores 1", "key")):
+        ledger.commit(unit, key)
     ledger.discard("tables")
     assert ledger.read("tables", "key") is ledger.read("tables", "other key") is None
     assert output.exists()
-    ledger.commit("scores 1", "key")
     ledger.keep_only("inputs")
-    assert ledger.read("scores 1", "key") is None
-    assert ledger.read("inputs", "") is not None
+    assert ledger.read("scores 1", "key") is None and ledger.read("inputs", "") is not None
 
 
 def test_claims_are_kept_once_and_a_torn_line_is_none(ledger):
