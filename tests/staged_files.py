@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -107,3 +108,16 @@ def tiny_protein_encoder(folder: Path) -> EncoderSpec:
 def _spec(kind, folder, dim) -> EncoderSpec:
     sha256 = sha256_file(folder / "model.safetensors")
     return EncoderSpec(kind=kind, name=f"tiny-{kind}", path=folder, sha256=sha256, dim=dim)
+
+
+def inline_processes(case):
+    """For one test, merge in this process in place of others; gives the mock asked for them."""
+    patcher = mock.patch("virnucpro.pipeline.parallel_merge.multiprocessing.get_context")
+    get_context = patcher.start()
+    case.addCleanup(patcher.stop)
+    pool = get_context.return_value.Pool.return_value
+    pool.__enter__.return_value = pool
+    pool.imap.side_effect = lambda work, tasks, chunksize: mock.Mock(
+        next=mock.Mock(side_effect=map(work, tasks))
+    )
+    return get_context

@@ -16,14 +16,13 @@ from unittest import mock
 
 import numpy as np
 import torch
-from staged_files import orf_ids, write_pair, write_pairs, write_published_dna
+from staged_files import inline_processes, orf_ids, write_pair, write_pairs, write_published_dna
 from tiny_home import make_tiny_home
 
 from virnucpro.pipeline.parallel_merge import parallel_merge_features, parallel_merge_with_progress
 
 logger = logging.getLogger("virnucpro.tests.merge")
 
-GET_CONTEXT = "virnucpro.pipeline.parallel_merge.multiprocessing.get_context"
 ROOT = Path(__file__).resolve().parents[1]
 CPUS = os.cpu_count() or 1
 
@@ -55,18 +54,6 @@ class TestParallelMergeIntegration(unittest.TestCase):
     def setUp(self):
         self.out = self.root / self._testMethodName
         self.out.mkdir()
-
-    def pool_of_this_process(self):
-        """Replace processes by calls; returns the mock that is asked for them."""
-        patcher = mock.patch(GET_CONTEXT)
-        get_context = patcher.start()
-        self.addCleanup(patcher.stop)
-        pool = get_context.return_value.Pool.return_value
-        pool.__enter__.return_value = pool
-        pool.imap.side_effect = lambda work, tasks, chunksize: mock.Mock(
-            next=mock.Mock(side_effect=map(work, tasks))
-        )
-        return get_context
 
     def test_parallel_merge_matches_sequential(self):
         one, alone = merge_timed(self.pairs, self.out / "1", 1)
@@ -152,28 +139,25 @@ class TestParallelMergeIntegration(unittest.TestCase):
         assert sum("Skipping merge - output exists" in line for line in log.output) == 3
 
     def test_auto_worker_detection(self):
-        get_context = self.pool_of_this_process()
+        get_context = inline_processes(self)
+        nucleotides, proteins = self.pairs
+        with self.assertLogs("virnucpro", "INFO") as log:
+            parallel_merge_features(nucleotides[:1], proteins[:1], self.out, 4)
+            parallel_merge_features(nucleotides, proteins, self.out)
+        get_context.assert_not_called()
+        assert sum("sequential merge" in line for line in log.output) == 2
+        assert any("small files" in line for line in log.output)
+        parallel_merge_features(*self.pairs, self.out, 4)
+        get_context.return_value.Pool.assert_called_once_with(4)
         with (
-            mock.patch("multiprocessing.cpu_count", return_value=6),
+            mock.patch("virnucpro.pipeline.parallel_merge.usable_cpus", return_value=6),
             mock.patch("virnucpro.pipeline.parallel_merge.WORTH_PROCESSES_BYTES", 0),
             self.assertLogs("virnucpro", "INFO") as log,
         ):
             parallel_merge_features(*self.pairs, self.out)
-        get_context.return_value.Pool.assert_called_once_with(6)
+        get_context.return_value.Pool.assert_called_with(6)
         assert any("Auto-detected 6 CPU cores" in line for line in log.output)
         assert any("parallel merge with 6 workers" in line for line in log.output)
-
-    def test_workload_aware_merge(self):
-        get_context = self.pool_of_this_process()
-        (nucleotides, proteins), one = self.pairs, self.out / "one"
-        with self.assertLogs("virnucpro", "INFO") as log:
-            parallel_merge_features(nucleotides[:1], proteins[:1], one, 4)
-            parallel_merge_features(nucleotides, proteins, self.out / "small")
-        get_context.assert_not_called()
-        assert sum("sequential merge" in line for line in log.output) == 2
-        assert any("small files" in line for line in log.output)
-        parallel_merge_features(nucleotides, proteins, self.out / "many", 4)
-        get_context.return_value.Pool.assert_called_once_with(4)
 
     def test_memory_efficient_streaming(self):
         pairs = write_pairs(self.out / "features", 110, rows=12)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import compress
 
 import pytest
 import torch
@@ -65,18 +67,10 @@ def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
 
 
 def test_of_many_commits_at_once_one_is_kept_whole(ledger):
-    kept = []
-
-    def commit(number):
-        if ledger.commit("scores 1", "key", bytes([number]) * 10_000):
-            kept.append(number)
-
-    threads = [threading.Thread(target=commit, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert ledger.read("scores 1", "key").payload == bytes(kept) * 10_000
+    with ThreadPoolExecutor(8) as pool:
+        contents = [bytes([n]) * 10_000 for n in range(8)]
+        is_kept = list(pool.map(partial(ledger.commit, "scores 1", "key"), contents))
+    assert [ledger.read("scores 1", "key").payload] == list(compress(contents, is_kept))
 
 
 @pytest.mark.parametrize("place", [0, 70, 200, -1])
@@ -121,15 +115,13 @@ def test_unit_names_never_leave_the_folder(ledger):
 
 
 def test_what_is_forgotten_is_not_done_and_its_files_stay(ledger, output):
-    ledger.commit("tables", "other key")
-    ledger.commit("inputs", "")
+    for unit, key in (("tables", "other key"), ("inputs", ""), ("scores 1", "key")):
+        ledger.commit(unit, key)
     ledger.discard("tables")
     assert ledger.read("tables", "key") is ledger.read("tables", "other key") is None
     assert output.exists()
-    ledger.commit("scores 1", "key")
     ledger.keep_only("inputs")
-    assert ledger.read("scores 1", "key") is None
-    assert ledger.read("inputs", "") is not None
+    assert ledger.read("scores 1", "key") is None and ledger.read("inputs", "") is not None
 
 
 def test_claims_are_kept_once_and_a_torn_line_is_none(ledger):

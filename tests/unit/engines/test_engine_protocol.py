@@ -51,10 +51,7 @@ def test_rows_in_are_rows_out_exactly_once(kind, threads, budget):
 def test_every_number_of_sequences_around_a_full_batch_works(kind, n):
     encoder, items = MeanEncoder(), make_items([16] * n)
     assert_embeds(engine_of(kind, encoder, 64), encoder, items)
-
-
-def test_vectors_are_float32_rows(kind):
-    batches = list(engine_of(kind, MeanEncoder().double()).embed(make_items([4, 5])))
+    batches = engine_of(kind, MeanEncoder().double()).embed(items)
     assert all(vectors.dtype == np.float32 and vectors.shape[1] == DIM for _, vectors in batches)
 
 
@@ -165,9 +162,8 @@ def test_stats_name_what_ran(kind):
     engine = engine_of(kind, MeanEncoder(), 256, compile="auto")
     list(engine.embed(make_items([64] * 4)))
     stats = engine.stats.as_dict()
-    assert (stats["layout"], stats["token_budget"]) == (kind, 256)
-    assert (stats["device"], stats["dtype"], stats["compiled"]) == ("cpu", "float32", False)
-    assert (stats["batches"], stats["efficiency"]) == (1, 1)
+    known = {"layout": kind, "token_budget": 256, "device": "cpu", "dtype": "float32"}
+    assert stats.items() >= (known | {"compiled": False, "batches": 1, "efficiency": 1}).items()
 
 
 def test_an_unknown_engine_is_refused():

@@ -21,42 +21,34 @@ from virnucpro.engines.packed import PackedPlan, segments
 from virnucpro.engines.padded import PaddedPlan
 
 
+def fixed_vectors(layout, items):
+    """A batch brought to a fixed shape, which holds what the encoder gives each item alone."""
+    encoder = MeanEncoder()
+    fixed = layout.fixed(layout.collate(items), 1_024)
+    vectors = encoder(fixed)[: len(items)].detach().numpy()
+    np.testing.assert_allclose(vectors, expected(encoder, items), rtol=1e-5)
+    return fixed
+
+
 @pytest.mark.parametrize("lengths", [[300, 400, 200], [64] * 16, [1] * 20 + [900], [1000]])
 def test_a_packed_batch_of_fixed_shape_gives_the_same_vectors(lengths):
-    layout, encoder, items = PackedPlan(pad_id=0), MeanEncoder(), make_items(lengths)
-    batch = layout.collate(items)
-    fixed = layout.fixed(batch, 1_024)
+    fixed = fixed_vectors(PackedPlan(pad_id=0), make_items(lengths))
     assert len(fixed.tokens) == 1_024
     assert len(fixed.cu_seqlens) == segments(1_024) + 1
     assert int(fixed.cu_seqlens.diff().max()) <= fixed.max_length
     assert fixed.max_length % 128 == 0
-    vectors = encoder(fixed)[: len(items)].detach().numpy()
-    np.testing.assert_allclose(vectors, expected(encoder, items), rtol=1e-5)
 
 
-def test_all_packed_batches_of_a_budget_have_one_shape():
-    layout = PackedPlan(pad_id=0, longest=200)
+def test_batches_of_a_budget_have_few_shapes():
+    packed, padded = PackedPlan(pad_id=0, longest=200), PaddedPlan(pad_id=0)
     fixed = [
-        layout.fixed(layout.collate(make_items(lengths)), 1_024)
+        fixed_vectors(packed, make_items(lengths))
         for lengths in ([200] * 5, [30] * 26 + [199], [90] * 10)
     ]
-    shapes = {(f.tokens.shape, f.cu_seqlens.shape, f.max_length) for f in fixed}
-    assert len(shapes) == 1
-
-
-def test_a_batch_that_is_mostly_padding_is_left_as_it_is():
-    packed, padded = PackedPlan(pad_id=0), PaddedPlan(pad_id=0)
-    items = make_items([30] * 4)
-    assert packed.fixed(packed.collate(items), 1_024) is None
-    assert padded.fixed(padded.collate(items), 1_024) is None
-
-
-def test_a_padded_batch_of_fixed_shape_gives_the_same_vectors():
-    layout, encoder, items = PaddedPlan(pad_id=0), MeanEncoder(), make_items([30, 28, 31] * 9)
-    fixed = layout.fixed(layout.collate(items), 1_024)
-    assert fixed.tokens.shape == (32, 32)
-    vectors = encoder(fixed)[: len(items)].detach().numpy()
-    np.testing.assert_allclose(vectors, expected(encoder, items), rtol=1e-5)
+    assert len({(f.tokens.shape, f.cu_seqlens.shape, f.max_length) for f in fixed}) == 1
+    assert fixed_vectors(padded, make_items([30, 28, 31] * 9)).tokens.shape == (32, 32)
+    for layout in (packed, padded):  # mostly padding: better left as it is
+        assert layout.fixed(layout.collate(make_items([30] * 4)), 1_024) is None
 
 
 @pytest.mark.parametrize("budget", [64, 100, 1_000])
@@ -80,15 +72,10 @@ def test_most_rectangles_are_full_and_of_one_width():
 
 def test_the_compiler_is_used_when_asked_and_changes_no_vector(monkeypatch):
     calls = []
-
-    def record(self, **options):
-        calls.append(options)
-
-    monkeypatch.setattr(torch.nn.Module, "compile", record)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: calls.append(how))
     encoder, items = MeanEncoder(), make_items([100, 90, 60] * 20)
-    options = EngineOptions(compile="on", longest=100)
-    engine = make_engine("packed", encoder, device=torch.device("cpu"), token_budget=1_024,
-                         options=options)  # fmt: skip
+    options = EngineOptions(compile="on", longest=100, token_budget=1_024)
+    engine = make_engine("packed", encoder, device=torch.device("cpu"), options=options)
     found = vectors_of(engine.embed(items), len(items))
     assert calls == [{"dynamic": False}]
     assert engine.stats.compiled
@@ -125,11 +112,7 @@ def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
 
 @pytest.mark.parametrize(
     ("free", "per_token", "budget"),
-    [
-        (60 << 30, 100_000, LARGEST_BUDGET),
-        (2 << 30, 100_000, 8_192),
-        (1 << 20, 1e6, SMALLEST_BUDGET),
-    ],
+    [(60 << 30, 1e5, LARGEST_BUDGET), (2 << 30, 1e5, 8_192), (1 << 20, 1e6, SMALLEST_BUDGET)],
 )
 def test_the_budget_is_a_power_of_two_that_fits(free, per_token, budget):
     assert budget_by_memory(Probe(per_token, free)) == budget
@@ -138,13 +121,11 @@ def test_the_budget_is_a_power_of_two_that_fits(free, per_token, budget):
 @pytest.mark.parametrize(
     ("tokens", "weights", "pays"),
     [
-        (0, 2_839_000_000, False),
-        (1_000_000, 2_839_000_000, False),
-        (5_000_000, 2_839_000_000, True),
-        (5_000_000, 117_000_000, False),
+        (0, 2_839_000_000, False), (1_000_000, 2_839_000_000, False),
+        (5_000_000, 2_839_000_000, True), (5_000_000, 117_000_000, False),
         (200_000_000, 117_000_000, True),
     ],
-)
+)  # fmt: skip
 def test_compiling_is_for_long_jobs_of_large_encoders(tokens, weights, pays, caplog):
     caplog.set_level("INFO", "virnucpro.engines")
     assert compiling_pays(tokens, weights) is pays
@@ -154,13 +135,11 @@ def test_compiling_is_for_long_jobs_of_large_encoders(tokens, weights, pays, cap
 @pytest.mark.parametrize(
     ("name", "device", "disabled", "chosen"),
     [
-        ("auto", "cuda", False, torch.float16),
-        ("auto", "cuda", True, torch.float32),
-        ("auto", "cpu", False, torch.float32),
-        ("float16", "cuda", True, torch.float32),
+        ("auto", "cuda", False, torch.float16), ("auto", "cuda", True, torch.float32),
+        ("auto", "cpu", False, torch.float32), ("float16", "cuda", True, torch.float32),
         ("bfloat16", "cuda", True, torch.bfloat16),
     ],
-)
+)  # fmt: skip
 def test_dtype_follows_device_and_wish(name, device, disabled, chosen):
     assert choose_dtype(name, torch.device(device), disabled) is chosen
 

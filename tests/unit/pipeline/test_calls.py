@@ -121,13 +121,10 @@ def test_the_orf_with_the_most_virus_speaks_for_its_chunk():
     scores[best, :2] = 0.4, 0.6
     called = Caller(MODEL).call(shard, scores)
     assert called.is_virus.tolist() == [False, False]  # another frame looks less viral by more
-    row = called.chunk_rows[1]
-    orf = shard.orfs[best]
-    assert (row.frame, row.orf_start, row.orf_end) == (
-        FRAMES[orf["frame"]], int(orf["start"]), int(orf["end"]),
-    )  # fmt: skip
-    z = Calibration().contig(np.array([[0.7, 0.6, np.nan]]), np.array([100]))
-    assert row.p_virus == pytest.approx(z[0], abs=1e-6)
+    row, (_, frame, start, end, _) = called.chunk_rows[1], shard.orfs[best].tolist()
+    assert (row.frame, row.orf_start, row.orf_end) == (FRAMES[frame], start, end)
+    p, _ = Calibration().contig(np.array([[0.7, 0.6, np.nan]]), np.array([100]))
+    assert row.p_virus == pytest.approx(p, abs=1e-6)
     scores[shard.orfs["chunk"] == 1, 0] = 0.6
     assert Caller(MODEL).call(shard, scores).is_virus.tolist() == [False, True]  # a tie is virus
 
@@ -147,12 +144,3 @@ def test_shards_make_no_difference_to_the_tables(tmp_path, monkeypatch):
         counts = {name: n for name, n in tables.counts.items() if name != "embedded"}
         written.append(([path.read_bytes() for path in files], counts))
     assert written[0] == written[1]
-
-
-def test_an_error_in_the_midst_leaves_no_table(tmp_path):
-    paths = paths_in(tmp_path)
-    with pytest.raises(KeyError), ModelTables(paths, MODEL) as tables:
-        [shard] = shards_of([record("a")])
-        tables.add(shard, with_scores(shard, {"a": 0.5}))
-        raise KeyError
-    assert [path for path in paths.output_dir.rglob("*") if path.is_file()] == []

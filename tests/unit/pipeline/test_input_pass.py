@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from virnucpro.core.records import FRAMES, Record, Status
+from virnucpro.core.records import Record, Status
 from virnucpro.pipeline import input_pass as module
 from virnucpro.pipeline import parallel_translate
 from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
@@ -62,39 +62,32 @@ def run(records, per_unit=7, workers=1, rules=RULES, **options):
     return units, shards
 
 
-def columns(rows, *names):
-    return [tuple(int(row[name]) for name in names) for row in rows]
-
-
 def expect_slow_reading(records, size, units, shards):
     """Every record, chunk and ORF of each shard is what the record alone gives."""
     assert len(shards) == -(-len(records) // size)
-    by_number = {unit.number: unit for unit in units}
     for k, shard in enumerate(shards):
         part = records[k * size : (k + 1) * size]
         assert [row.seq_id for row in shard.records] == [one.seq_id for one in part]
         assert [row.length for row in shard.records] == [len(one.sequence) for one in part]
         chunks, orfs = [], []
-        for i, one in enumerate(part):
-            is_scored = shard.records[i].status is None
-            windows = chunk_windows(len(one.sequence), CHUNK_NT) if is_scored else []
-            assert shard.records[i].chunks == len(windows)
+        for i, (one, row) in enumerate(zip(part, shard.records, strict=True)):
+            windows = chunk_windows(len(one.sequence), CHUNK_NT) if row.status is None else []
+            assert row.chunks == len(windows)
             for number, (start, end) in enumerate(windows):
                 found = find_orfs([one.sequence[start:end]], RULES.policy)
-                for j in range(len(found)):
-                    place = (len(chunks), int(found.frame[j]), int(found.start[j]))
-                    orfs.append((*place, int(found.end[j]), found.dna[j], found.protein[j]))
+                places = (found.frame.tolist(), found.start.tolist(), found.end.tolist())
+                for orf in zip(*places, found.dna, found.protein, strict=True):
+                    orfs.append((len(chunks), *orf))
                 chunks.append((i, number, start, end))
-        assert columns(shard.chunks, "record", "number", "start", "end") == chunks
-        assert columns(shard.orfs, "chunk", "frame", "start", "end") == [orf[:4] for orf in orfs]
-        mine = [by_number[number] for number, _ in shard.units]
+        assert shard.chunks.tolist() == chunks
+        assert [row[:4] for row in shard.orfs.tolist()] == [orf[:4] for orf in orfs]
+        mine = [unit for unit in units if (unit.number, len(unit)) in shard.units]
         distinct = [pair for u in mine for pair in zip(u.dna, u.protein, strict=True)]
         assert len(set(distinct)) == len(distinct)
         assert [distinct[row] for row in shard.orfs["distinct"]] == [orf[4:] for orf in orfs]
         places = [place for unit in mine for place in unit.places]
-        first = dict(zip(distinct[::-1], places[::-1], strict=True))
-        seen = {orf[4:]: orf[:2] for orf in orfs[::-1]}
-        assert first == seen
+        first = {orf[4:]: orf[:2] for orf in orfs[::-1]}
+        assert dict(zip(distinct, places, strict=True)) == first
 
 
 @pytest.mark.parametrize(
@@ -187,7 +180,7 @@ def test_ids_are_made_of_rows():
     _, [shard] = run([record("short", "ACGT"), record("a/1", dna(200, 1))])
     assert shard.chunk_ids() == [f"a/1_chunk_{k}" for k in (1, 2, 3)]
     assert shard.chunk_ids(np.array([2, 0])) == ["a/1_chunk_3", "a/1_chunk_1"]
-    assert shard.orf_ids([(1, FRAMES.index("R2")), (0, 0)]) == ["a/1_chunk_2R2", "a/1_chunk_1F1"]
+    assert shard.orf_ids([(1, 4), (0, 0)]) == ["a/1_chunk_2R2", "a/1_chunk_1F1"]
     assert shard.orf_ids([]) == []
 
 

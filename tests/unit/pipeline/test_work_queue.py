@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 import torch
@@ -16,8 +15,7 @@ from virnucpro.pipeline.feature_files import read_dna_features
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.work_queue import BatchQueueManager
-from virnucpro.pipeline.worker_loop import Tasks
-from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels
+from virnucpro.scores.scorer import EmbeddingOptions
 
 
 @pytest.fixture(scope="module")
@@ -98,15 +96,6 @@ def test_a_sequence_that_does_not_fit_costs_its_file_only(job, files, monkeypatc
     assert [file for file, _ in result.failed] == files[:1]
     assert "one sequence" in result.failed[0][1]
     assert result.finished == tuple(files[1:])
-
-
-def test_the_gpu_cache_is_cleared_every_few_files():
-    often, never = Tasks(LoadedModels("cuda:0"), 3), Tasks(LoadedModels("cuda:0"))
-    with mock.patch("torch.cuda.empty_cache") as empty_cache:
-        for _ in range(7):
-            often.unit_finished()
-            never.unit_finished()
-    assert empty_cache.call_count == 2
 
 
 def test_a_pool_needs_workers_and_devices():

@@ -81,15 +81,11 @@ def test_workers_give_what_one_process_gives(pool, job):
     told = []
     there, reasons = done(pool, job, units(), told.append)
     expect_squares(there)
-    assert {pid for _, pid in there.values()} == set(pids_of(pool))  # each of the two, no other
+    pids = {pid for _, pid in there.values()}
+    assert pids == set(pids_of(pool))  # each of the two, no other
     assert sum(told) == COUNT and reasons == {}
-
-
-def test_workers_stay_from_one_run_to_the_next(pool, job):
-    before = pids_of(pool)
-    for _ in range(2):
-        expect_squares(done(pool, job, units())[0])
-    assert pids_of(pool) == before
+    done(pool, job, units())
+    assert pids == set(pids_of(pool))  # they stay
 
 
 @pytest.mark.parametrize("trouble", ["SIGKILL once", "SIGSTOP once"])
@@ -132,9 +128,22 @@ def test_a_unit_that_fails_once_is_done(executor, job):
     assert reasons == {} and len(job.tries(5)) == 2
 
 
-def test_a_full_disk_is_no_fault_of_a_unit(executor, job):
-    with pytest.raises(OutputError, match="no space left"):
-        done(executor, job, units(u3="full disk"))
+def no_more(source_error):
+    yield 0, (0, "")
+    raise source_error
+
+
+@pytest.mark.parametrize(
+    ("items", "error"),
+    [
+        (lambda: units(u3="full disk"), OutputError),  # no fault of a unit
+        (lambda: no_more(KeyError("input")), KeyError),
+    ],
+    ids=["a full disk", "the input"],
+)
+def test_an_error_that_is_no_units_own_reaches_the_caller(executor, job, items, error):
+    with pytest.raises(error):
+        done(executor, job, items())
     expect_squares(done(executor, job, units())[0])
 
 
@@ -146,7 +155,7 @@ def test_finished_units_pass_in_their_turn(executor, job):
     assert not job.tries(1)
 
 
-def test_units_are_read_no_further_than_workers_need(executor, job):
+def test_units_are_read_no_further_than_workers_need_and_no_answer_comes_late(executor, job):
     read = []
 
     def source():
@@ -159,23 +168,7 @@ def test_units_are_read_no_further_than_workers_need(executor, job):
         next(outcomes)
         assert len(read) <= finished + 2 * (AHEAD + 1) + 1
     outcomes.close()
-
-
-def test_an_error_while_units_are_read_reaches_the_caller(executor, job):
-    def source():
-        yield 0, (0, "")
-        raise KeyError("input")
-
-    with pytest.raises(KeyError, match="input"):
-        done(executor, job, source())
-    expect_squares(done(executor, job, units())[0])
-
-
-def test_no_late_answer_meets_a_later_caller(pool, job):
-    outcomes = pool.run(job, units(100), lambda rows: None)
-    next(outcomes)
-    outcomes.close()
-    expect_squares(done(pool, job, units())[0])
+    expect_squares(done(executor, job, units())[0])  # no late answer meets a later caller
 
 
 def test_a_worker_that_cannot_start_leaves_its_units_to_others(tmp_path, caplog):
