@@ -64,14 +64,12 @@ def test_one_row_each_with_its_status_and_counts_that_add_up(run, random_dna, tm
     }
     assert [row.seq_id for row in rows][:5] == ["plain", "record_2", "nothing", "short", "n"]
     counts = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]
-    assert counts["chunking"]["records"] == counts["tables"]["records"] == len(rows)
-    assert counts["chunking"]["chunks"] == sum(row.chunks for row in rows)
-    assert counts["chunking"]["gaps"] == 6
-    assert counts["translation"]["orfs"] == sum(row.orfs for row in rows)
-    assert counts["splitting"]["embedded"] + counts["splitting"]["duplicates"] == sum(
-        row.orfs for row in rows
-    )
-    assert counts["consensus"]["chunks_scored"] == sum(row.chunks_scored for row in rows)
+    scoring = counts["scoring"]
+    assert scoring["records"] == counts["tables"]["records"] == len(rows)
+    assert scoring["chunks"] == sum(row.chunks for row in rows)
+    assert scoring["gaps"] == 6
+    assert scoring["orfs"] == sum(row.orfs for row in rows)
+    assert scoring["chunks_scored"] == sum(row.chunks_scored for row in rows)
     assert len(list(read_chunk_rows(tmp_path / "out" / "chunks.tsv"))) == sum(
         row.chunks for row in rows
     )
@@ -87,9 +85,8 @@ def test_copies_get_the_same_row_and_are_embedded_once(run, random_dna, tmp_path
     result, (a, b, c) = run(text.encode())
     assert result.exit_code == 0
     assert (a.p_virus, a.call, a.fdr) == (c.p_virus, c.call, c.fdr) != (b.p_virus, b.call, b.fdr)
-    counts = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["splitting"]
-    assert counts["duplicates"] == c.orfs
-    assert counts["duplicate_nt"] > 0
+    counts = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["scoring"]
+    assert counts["orfs"] == a.orfs + b.orfs + c.orfs
 
 
 def test_an_empty_file_gives_tables_of_headers_only(run, tmp_path):

@@ -10,10 +10,10 @@ import json
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -30,12 +30,12 @@ from virnucpro.cli.main import cli
 from virnucpro.cli.settings import build_settings
 from virnucpro.core.config import KEYS, Config, environment_name
 from virnucpro.core.errors import OutputError
-from virnucpro.core.records import Chunk
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.engines import feeding
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.pipeline import rank_scheduler, scoring
-from virnucpro.pipeline.features import SequenceEmbedder
+from virnucpro.pipeline import workers as worker_processes
+from virnucpro.pipeline.feature_files import read_merged
 from virnucpro.sequences.fasta_files import read_fasta
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
@@ -78,7 +78,7 @@ def undisturbed(call, tmp_path):
 
 def test_a_run_stopped_twice_has_every_vector_once_under_its_own_id(tmp_path, monkeypatch):
     """Ids must not come from an unordered set, nor rows be written again by the second resume."""
-    monkeypatch.setattr(rank_scheduler, "_TICK_S", 0.1)
+    monkeypatch.setattr(worker_processes, "_TICK_S", 0.1)
     files, spec = write_proteins(tmp_path), make_spec(tmp_path / "esm")
     out = tmp_path / "esm_v2"
 
@@ -101,12 +101,13 @@ def test_a_run_stopped_twice_has_every_vector_once_under_its_own_id(tmp_path, mo
     device = torch.device("cpu")
     encoder = load_encoder(spec, device, torch.float32)
     engine = make_engine("padded", encoder, device=device, options=EngineOptions(compile="off"))
-    expected = SequenceEmbedder(make_tokenizer(spec), engine, encoder.dim).embed(
-        names, sequences, lambda rows: None
-    )
+    tokenizer = make_tokenizer(spec)
+    expected = np.empty((len(names), encoder.dim), dtype=np.float32)
+    for rows, vectors in engine.embed([tokenizer.encode(letters) for letters in sequences]):
+        expected[rows] = vectors
     found = content(path)
     assert len(found) == len(names)
-    for name, vector in zip(names, expected.vectors, strict=True):
+    for name, vector in zip(names, expected, strict=True):
         torch.testing.assert_close(torch.tensor(found[name]), torch.tensor(vector))
 
 
@@ -132,24 +133,23 @@ def test_rescue_switches_give_the_same_calls(call, undisturbed, tmp_path, layout
 @pytest.mark.parametrize(
     ("stage", "unfinished"),
     [
-        ("orf_stages.translate", "translation"),
-        ("orf_stages.split", "splitting"),
-        ("results.parallel_merge_with_progress", "merging"),
-        ("scoring.score_files", "prediction"),
-        ("calls.write_model_calls", "consensus"),
+        ("staged.write_fasta", "reading"),
+        ("parallel_merge.parallel_merge_with_progress", "merging"),
+        ("prediction.classify", "prediction"),
+        ("prediction.scored_shards", "scoring"),
         ("final_tables.write_final_tables", "tables"),
     ],
 )
 def test_resume_after_a_failure_in_any_stage(call, undisturbed, tmp_path, stage, unfinished):
     out = tmp_path / "out"
     with patch(f"virnucpro.pipeline.{stage}", side_effect=OutputError("no space left")):
-        failed = call(out)
+        failed = call(out, "--staged")
     assert failed.exit_code == 1
     assert "no space left" in failed.output
     record = json.loads((out / "run.json").read_text())
     assert unfinished not in record["stages"]
     assert record["status"] != "done"
-    resumed = call(out, "--resume")
+    resumed = call(out, "--resume", "--staged")
     assert resumed.exit_code == 0, resumed.output
     assert results(out) == undisturbed
     assert json.loads((out / "run.json").read_text())["status"] == "done"
@@ -164,7 +164,7 @@ def test_settings_that_change_no_result_keep_finished_work(call, undisturbed, tm
 
 
 def test_a_batch_size_is_a_number_of_tokens_on_any_number_of_workers(call, tmp_path):
-    for name, more in (("one", []), ("pool", ["--persistent-models"])):
+    for name, more in (("one", ["--staged"]), ("pool", ["--persistent-models"])):
         sizes = ["--dnabert-batch-size", "1111", "--esm-batch-size", "1222"]
         done = call(tmp_path / name, *sizes, *more)
         assert done.exit_code == 0, done.output
@@ -174,23 +174,19 @@ def test_a_batch_size_is_a_number_of_tokens_on_any_number_of_workers(call, tmp_p
 
 @pytest.mark.parametrize(("workers", "batch"), [(3, 7), (0, 256)])
 def test_the_classifier_reads_with_the_threads_that_were_set(call, tmp_path, workers, batch):
-    with (
-        patch("virnucpro.pipeline.scoring.score_files", wraps=scoring.score_files) as given,
-        patch("virnucpro.pipeline.scoring.ThreadPoolExecutor", wraps=ThreadPoolExecutor) as pool,
-    ):
-        done = call(tmp_path / "out", "-w", str(workers), "-b", str(batch))
+    with patch("virnucpro.engines.feeding.spread", wraps=feeding.spread) as given:
+        done = call(tmp_path / "out", "--staged", "-t", "9", "-w", str(workers), "-b", str(batch))
     assert done.exit_code == 0, done.output
-    assert given.call_args.args[3:5] == (batch, workers)
-    assert [found.kwargs["max_workers"] for found in pool.call_args_list] == (
-        [workers] if workers else []
-    )
+    assert [found.args[2] for found in given.call_args_list if found.args[0] is read_merged] == [
+        workers
+    ]
 
 
 @pytest.mark.parametrize("policy", ["open-frame", "longest"])
 @pytest.mark.parametrize("letters", ["", "A", "AC", "NNNNNNNNN", "NNTAANN"])
 def test_an_empty_protein_is_no_orf(policy, letters):
-    (found,) = find_orfs([Chunk("c_chunk_1", letters)], OrfPolicy(policy))
-    assert all(orf.protein.strip("X") for orf in found)
+    found = find_orfs([letters], OrfPolicy(policy))
+    assert all(protein.strip(b"X") for protein in found.protein)
 
 
 VALUES = {

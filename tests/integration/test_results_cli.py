@@ -79,15 +79,15 @@ def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, m
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "first"
     predict(fasta, "-o", undisturbed, "--min-score", middle)
 
-    def never(run):
+    def never(run, executor):
         raise AssertionError("stages ran again")
 
-    monkeypatch.setattr(prediction, "_orf_stages", never)
+    monkeypatch.setattr(prediction, "_score_and_call", never)
     result = predict(fasta, "-o", out, "--min-score", middle, "--resume")
     assert result.exit_code == 0, result.output
     for name in (*FINAL, "viral.fasta", "chunks.tsv"):
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
-    assert json.loads((out / "run.json").read_text())["stages"]["translation"]["orfs"] > 0
+    assert json.loads((out / "run.json").read_text())["stages"]["tables"]["records"] > 0
     (out / "calls.tsv").unlink()
     assert predict(fasta, "-o", out, "--min-score", middle, "--resume").exit_code == 0
     assert (out / "calls.tsv").read_bytes() == (undisturbed / "calls.tsv").read_bytes()

@@ -63,7 +63,7 @@ def expect_clean_failure(small, out, disk, message):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_any_call_may_fail(small, quick_folder, operation):
     calls = small.calls[operation]
-    assert calls > 30
+    assert calls > 10
     for number in range(1, calls + 1):
         out = quick_folder / f"{operation}-{number}"
         disk = FaultyDisk(operation, number, stays=operation != "rename")
@@ -80,7 +80,7 @@ def test_other_causes_are_told_as_they_are(small, tmp_path, code):
     assert small.run(tmp_path / "out") == small.expected
 
 
-@pytest.mark.parametrize("number", [1, 9, 20, 31])
+@pytest.mark.parametrize("number", [1, 5, 9, 13])
 def test_a_directory_that_vanishes_is_an_output_error(small, tmp_path, number):
     out = tmp_path / "out"
     disk = FaultyDisk("open", number, instead=lambda: shutil.rmtree(out))
@@ -100,6 +100,6 @@ def test_the_order_of_a_commit_is_write_fsync_rename_fsync(small, tmp_path):
         small.run(tmp_path / "out")
     text = "".join({"open": "o", "write": "w", "fsync": "f", "rename": "r"}[o] for o in order)
     renames = [place for place, letter in enumerate(text) if letter == "r"]
-    assert len(renames) > 30
+    assert len(renames) > 10
     for place in renames:
         assert text[place - 1] == "f" and text[place + 1] == "f"

@@ -35,6 +35,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("options", [(), ("--parallel", "--ranks", "1")], ids=["v1", "packed"])
 def test_a_full_disk_stops_the_run_and_resume_goes_on(runs, undisturbed, small_disk, options):
     folder, mount = small_disk
+    assert options or mount("remount,size=28k")
     out = folder / "out"
     running = runs.finish(out, *options)
     assert running.code == 1
@@ -57,7 +58,7 @@ def test_a_file_over_the_limit_stops_the_run_and_resume_goes_on(runs, undisturbe
 
 
 def limit_file_size():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500, resource.RLIM_INFINITY))
 
 
 def test_a_read_only_directory_is_an_error_that_says_so(runs, small_disk):

@@ -182,7 +182,7 @@ def test_a_suite_really_runs(tmp_path):
     rows = json.loads(report.read_text())["results"]
     assert {entry["suite"] for entry in rows} == {"v2-throughput"}
     assert [entry["name"] for entry in rows if entry["unit"] == "tokens/s"] == [
-        f"{readers} reader processes, {budget} tokens a batch"
+        f"{readers} threads that tokenise, {budget} tokens a batch"
         for readers in (0, 1)
         for budget in (1024, 4096)
     ]

@@ -122,7 +122,7 @@ def test_a_recipe_of_other_values_is_told(config, settings, told):
         ("{epochs: 0}", "epochs must be 1 or more"),
         ("{optimiser: muon}", "recipe.optimiser must be sgd or adamw"),
         ("{steps: 3}", "recipe has no setting named steps"),
-        ("&r [*r]", "recipe must be a mapping"),
+        ("&r [*r]", "stands for another value"),
     ],
 )
 def test_a_recipe_of_the_published_classifier_is_checked_too(config, recipe, told):
