@@ -291,7 +291,8 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
     return {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
         "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv, "host": f"{platform.system()}-{platform.release()}-{platform.machine()}",
+        "command": sys.argv,
+        "host": f"{platform.system()}-{platform.release()}-{platform.machine()}",
         "versions": {"python": platform.python_version(), **packages},
         "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
                   "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
