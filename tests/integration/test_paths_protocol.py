@@ -164,7 +164,8 @@ def test_dna_goes_through_v2_where_it_is_asked_to(run, plain):
 
 
 @pytest.mark.parametrize("way", [{}, {"staged": True}], ids=["one stream", "staged"])
-def test_batch_sizes_reach_both_engines(tiny_home, fasta, tmp_path, caplog, way):
+def test_batch_sizes_reach_both_engines(tiny_home, fasta, tmp_path, caplog, monkeypatch, way):
+    monkeypatch.setattr(logging.getLogger("virnucpro"), "propagate", True)
     caplog.set_level("INFO", "virnucpro")
     assert predict_here(
         tiny_home, fasta, tmp_path / "out", dna_tokens=1111, protein_tokens=222, **way
