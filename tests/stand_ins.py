@@ -52,6 +52,9 @@ class SquareTask:
     def prepare(self, unit):
         if unit[1] == "unreadable":
             raise ValueError("cannot be\nread")
+        if unit[1] == "SIGKILL while it is prepared":
+            assert multiprocessing.parent_process(), "not in a worker"
+            os.kill(os.getpid(), signal.SIGKILL)
         return unit
 
     def run(self, unit):
