@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,15 @@ class SquareTask:
     """Results are (square, pid of who computed it)."""
 
     def __init__(self, job: Squares, device: str) -> None:
-        self.job, self.device = job, device
+        self.job, self.device, self.is_trying_again = job, device, False
 
     def load(self):
         if self.device == self.job.broken:
             raise DeviceError(f"{self.device} is broken")
 
     def prepare(self, unit):
+        if self.is_trying_again:
+            (self.job.folder / "not alone").touch()
         if unit[1] == "unreadable":
             raise ValueError("cannot be\nread")
         if unit[1] == "SIGKILL while it is prepared":
@@ -63,6 +66,10 @@ class SquareTask:
             log.write(f"{os.getpid()}\n")
         logging.getLogger("virnucpro.toy").info("unit %d", number)
         yield 1
+        if len(self.job.tries(number)) > 1:
+            self.is_trying_again = True
+            time.sleep(0.3)  # whoever is handed out beside it is seen
+            self.is_trying_again = False
         if trouble.endswith("once"):
             trouble = trouble.removesuffix(" once") if len(self.job.tries(number)) == 1 else ""
         if trouble in ("SIGKILL", "SIGSTOP"):

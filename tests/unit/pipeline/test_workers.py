@@ -130,6 +130,24 @@ def test_a_unit_that_fails_once_is_done(executor, job):
     assert reasons == {} and len(job.tries(5)) == 2
 
 
+def test_a_unit_is_tried_again_alone_though_there_are_others_to_do(job, caplog):
+    def source():
+        yield 0, (0, "SIGKILL once")
+        n = 0
+        while "trying it again, alone" not in caplog.text:
+            n += 1
+            yield n, None
+        yield from ((n + k, (n + k, "")) for k in range(1, 5))
+
+    pool = Workers(settings("cpu"))
+    try:
+        results, _ = done(pool, job, source())
+    finally:
+        pool.close()
+    assert results[0][0] == 0 and sum(map(bool, results.values())) == 5
+    assert not (job.folder / "not alone").exists()
+
+
 def no_more(source_error):
     yield 0, (0, "")
     raise source_error
