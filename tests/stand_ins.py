@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +52,7 @@ class SquareTask:
     def prepare(self, unit):
         if self.is_trying_again:
             (self.job.folder / "not alone").touch()
+        self.is_trying_again = bool(self.job.tries(unit[0]))
         if unit[1] == "unreadable":
             raise ValueError("cannot be\nread")
         if unit[1] == "SIGKILL while it is prepared":
@@ -66,10 +66,6 @@ class SquareTask:
             log.write(f"{os.getpid()}\n")
         logging.getLogger("virnucpro.toy").info("unit %d", number)
         yield 1
-        if len(self.job.tries(number)) > 1:
-            self.is_trying_again = True
-            time.sleep(0.3)  # whoever is handed out beside it is seen
-            self.is_trying_again = False
         if trouble.endswith("once"):
             trouble = trouble.removesuffix(" once") if len(self.job.tries(number)) == 1 else ""
         if trouble in ("SIGKILL", "SIGSTOP"):
@@ -79,6 +75,7 @@ class SquareTask:
             raise RuntimeError("it would not")
         if trouble == "full disk":
             raise OutputError("no space left")
+        self.is_trying_again = False
         return number * number, os.getpid()
 
     def stats(self):

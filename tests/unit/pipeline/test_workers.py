@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,7 @@ def test_a_unit_is_tried_again_alone_though_there_are_others_to_do(job, caplog):
         n = 0
         while "trying it again, alone" not in caplog.text:
             n += 1
+            time.sleep(0.01)
             yield n, None
         yield from ((n + k, (n + k, "")) for k in range(1, 5))
 
