@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,8 @@ class SquareTask:
             log.write(f"{os.getpid()}\n")
         logging.getLogger("virnucpro.toy").info("unit %d", number)
         yield 1
+        if self.is_trying_again:
+            time.sleep(0.2)  # whoever was handed out beside it is prepared meanwhile
         if trouble.endswith("once"):
             trouble = trouble.removesuffix(" once") if len(self.job.tries(number)) == 1 else ""
         if trouble in ("SIGKILL", "SIGSTOP"):
