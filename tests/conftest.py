@@ -17,8 +17,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 def logger_as_imported():
     """A command that ran in this process has set up its log; the next test must not see that."""
     yield
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "virnucpro":
+            logging.getLogger(name).setLevel(logging.NOTSET)
     logger = logging.getLogger("virnucpro")
-    logger.propagate, logger.level = True, logging.NOTSET
+    logger.propagate = True
     for handler in list(logger.handlers):
         if not type(handler).__module__.startswith("_pytest"):
             logger.removeHandler(handler)

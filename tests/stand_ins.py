@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +44,21 @@ class SquareTask:
     """Results are (square, pid of who computed it)."""
 
     def __init__(self, job: Squares, device: str) -> None:
-        self.job, self.device = job, device
+        self.job, self.device, self.is_trying_again = job, device, False
 
     def load(self):
         if self.device == self.job.broken:
             raise DeviceError(f"{self.device} is broken")
 
     def prepare(self, unit):
+        if self.is_trying_again:
+            (self.job.folder / "not alone").touch()
+        self.is_trying_again = bool(self.job.tries(unit[0]))
         if unit[1] == "unreadable":
             raise ValueError("cannot be\nread")
+        if unit[1] == "SIGKILL while it is prepared":
+            assert multiprocessing.parent_process(), "not in a worker"
+            os.kill(os.getpid(), signal.SIGKILL)
         return unit
 
     def run(self, unit):
@@ -60,6 +67,8 @@ class SquareTask:
             log.write(f"{os.getpid()}\n")
         logging.getLogger("virnucpro.toy").info("unit %d", number)
         yield 1
+        if self.is_trying_again:
+            time.sleep(0.2)  # whoever was handed out beside it is prepared meanwhile
         if trouble.endswith("once"):
             trouble = trouble.removesuffix(" once") if len(self.job.tries(number)) == 1 else ""
         if trouble in ("SIGKILL", "SIGSTOP"):
@@ -69,6 +78,7 @@ class SquareTask:
             raise RuntimeError("it would not")
         if trouble == "full disk":
             raise OutputError("no space left")
+        self.is_trying_again = False
         return number * number, os.getpid()
 
     def stats(self):

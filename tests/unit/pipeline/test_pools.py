@@ -44,8 +44,10 @@ def large(number):
 
 @pytest.fixture
 def pool():
+    handler = signal.getsignal(signal.SIGINT)
     with children_ignore_interrupts():
         pool = multiprocessing.get_context("spawn").Pool(2)
+    assert signal.getsignal(signal.SIGINT) is handler
     with ending(pool):
         yield pool
     assert not multiprocessing.active_children()
@@ -64,7 +66,6 @@ def test_results_keep_order_and_tasks_are_read_two_windows_ahead(pool):
     assert len(read) == 2
     assert first + list(results) == [n * n for n in range(40)]
     assert all(map_in_order(pool, interrupt_is_ignored, [[1, 2]]))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from stand_ins import Squares, worker_that_dies_with_work
 from virnucpro.core.errors import DeviceError, OutputError
 from virnucpro.pipeline import workers as module
 from virnucpro.pipeline.worker_loop import Done, InProcess
-from virnucpro.pipeline.workers import AHEAD, Workers, WorkerSettings
+from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 COUNT = 12
 TESTS = Path(__file__).resolve().parents[2]
@@ -113,19 +114,40 @@ def test_a_unit_that_fails_twice_is_given_up_and_all_others_come(executor, job, 
     assert len(job.tries(7)) == (2 if trouble == "error" else 0)
 
 
-def test_a_unit_that_kills_its_worker_twice_is_given_up_alone(pool, job):
-    results, reasons = done(pool, job, units(u2="SIGKILL", u3="SIGKILL"))
-    expect_squares(results, but={2, 3})
-    assert reasons == dict.fromkeys((2, 3), "worker process died (exit code -9)")
-    for poison in (2, 3):
-        assert len(set(job.tries(poison))) == len(job.tries(poison)) == 2
-    assert not [n for n in set(range(COUNT)) - {2, 3} if len(job.tries(n)) > 2]
+@pytest.mark.parametrize("trouble", ["SIGKILL", "SIGKILL while it is prepared"])
+def test_a_unit_that_kills_its_worker_twice_is_given_up_alone(pool, job, trouble):
+    """While it is prepared, another unit computes, which must not be blamed twice."""
+    results, reasons = done(pool, job, units(u2=trouble, u7=trouble))
+    expect_squares(results, but={2, 7})
+    assert reasons == dict.fromkeys((2, 7), "worker process died (exit code -9)")
+    for poison in (2, 7):
+        assert len(set(job.tries(poison))) == len(job.tries(poison))
+        assert len(job.tries(poison)) == (2 if trouble == "SIGKILL" else 0)
 
 
 def test_a_unit_that_fails_once_is_done(executor, job):
     results, reasons = done(executor, job, units(u5="error once"))
     expect_squares(results)
     assert reasons == {} and len(job.tries(5)) == 2
+
+
+def test_a_unit_is_tried_again_alone_though_there_are_others_to_do(job, caplog):
+    def source():
+        yield 0, (0, "SIGKILL once")
+        n = 0
+        while "trying it again, alone" not in caplog.text:
+            n += 1
+            time.sleep(0.01)
+            yield n, None
+        yield from ((n + k, (n + k, "")) for k in range(1, 5))
+
+    pool = Workers(settings("cpu"))
+    try:
+        results, _ = done(pool, job, source())
+    finally:
+        pool.close()
+    assert results[0][0] == 0 and sum(map(bool, results.values())) == 5
+    assert not (job.folder / "not alone").exists()
 
 
 def no_more(source_error):
@@ -166,7 +188,7 @@ def test_units_are_read_no_further_than_workers_need_and_no_answer_comes_late(ex
     outcomes = executor.run(job, source(), lambda rows: None)
     for finished in range(1, 10):
         next(outcomes)
-        assert len(read) <= finished + 2 * (AHEAD + 1) + 1
+        assert len(read) <= finished + 7  # each of two holds two and prepares one
     outcomes.close()
     expect_squares(done(executor, job, units())[0])  # no late answer meets a later caller
 
