@@ -1,0 +1,272 @@
+"""The bundled model's encoders on a CPU: files, shapes, and the forward pass in numpy.
+
+The networks are those of `small`, which trains them and runs them on a GPU; both give the same
+vectors but for the last digits of float32. Whoever calls limits the BLAS to one thread, so that a
+vector depends on the sequences computed with it and on nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from virnucpro.core.errors import ModelError
+from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUES
+from virnucpro.models.specs import EncoderSpec
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+CODON_N = 64
+RESIDUE_ROWS = 22
+ROWS = {"mini-dna": 72, "mini-protein": 24}
+"""Rows of the stem's table by kind of encoder; some are never looked up."""
+_CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
+RESIDUE_OF_CODON = np.array([RESIDUES.find(aa) if aa != "*" else 21 for aa in _CODE])
+EPSILON = 1e-5
+LOWEST = -30.0  # stands for a position outside of a sequence where the largest is taken
+_MOST = 8192  # of a size of a network; a damaged file must not ask for all memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerConfig:
+    """Shape of one tower.
+
+    Attributes:
+        width: channels.
+        taps: letters (codons or residues) that one stem position sees.
+        stride: letters between two stem positions.
+        dilations: one residual block each; the spacing of its three taps.
+        hidden: channels inside a block; 0 means `width`.
+        shallow: blocks that the five frames beside the ORF's pass through, of a DNA tower; None
+            means all.
+    """
+
+    width: int
+    taps: int = 9
+    stride: int = 3
+    dilations: tuple[int, ...] = (1, 1, 2, 4)
+    hidden: int = 0
+    shallow: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = (self.width, self.taps, self.stride, *self.dilations)
+        if not all(type(n) is int and 0 < n <= _MOST for n in sizes) or len(self.dilations) > 64:
+            raise ValueError(f"sizes must be whole numbers from 1 to {_MOST}")
+        if type(self.hidden) is not int or not 0 <= self.hidden <= _MOST:
+            raise ValueError(f"hidden must be a whole number from 0 to {_MOST}")
+        depth = len(self.dilations)
+        if self.shallow is not None and (
+            type(self.shallow) is not int or self.shallow not in range(depth + 1)
+        ):
+            raise ValueError(f"shallow must be a whole number from 0 to {depth}")
+        if self.taps % self.stride or (self.taps // self.stride) % 2 == 0:
+            raise ValueError(f"taps must be an odd multiple of stride: {self.taps}, {self.stride}")
+
+    def shapes(self, kind: str) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of a tower, by name."""
+        width, hidden = self.width, self.hidden or self.width
+        found: dict[str, tuple[int, ...]] = {
+            "stem.weight": (self.taps, ROWS[kind], width), "stem.bias": (width,),
+            "pool.norm.weight": (width,), "pool.norm.bias": (width,),
+        }  # fmt: skip
+        if kind == "mini-dna":
+            found["stem.residue"] = (self.taps, RESIDUE_ROWS, width)
+        if self.shallow is not None:
+            found |= {f"shallow_pool.norm.{name}": (width,) for name in ("weight", "bias")}
+        for i in range(len(self.dilations)):
+            found |= {
+                f"blocks.{i}.norm.weight": (width,), f"blocks.{i}.norm.bias": (width,),
+                f"blocks.{i}.up.weight": (hidden, width, 1, 3), f"blocks.{i}.up.bias": (hidden,),
+                f"blocks.{i}.down.weight": (width, hidden), f"blocks.{i}.down.bias": (width,),
+            }  # fmt: skip
+        return found
+
+
+def read_tower(spec: EncoderSpec) -> tuple[TowerConfig, dict[str, Floats]]:
+    """Shape and tensors of an encoder's file, the tensors by their names inside the tower.
+
+    Raises:
+        ModelError: not a file that `small.save_tower` wrote, of another kind or width than `spec`
+            says, or with numbers that are not finite.
+    """
+    try:
+        with safe_open(spec.path, framework="np") as file:
+            facts = json.loads((file.metadata() or {})["tower"])
+            if (kind := facts.pop("kind")) != spec.kind:
+                raise ValueError(f"holds {kind!r:.40}, not {spec.kind}")
+            if (dim := facts.pop("dim")) != spec.dim:
+                raise ValueError(f"vectors have {dim} dimensions, not {spec.dim}")
+            config = TowerConfig(**{**facts, "dilations": tuple(facts["dilations"])})
+            if dim != config.width * (4 if kind == "mini-dna" else 2):
+                raise ValueError(f"width {config.width} does not give {dim} dimensions")
+            shapes = {f"tower.{name}": shape for name, shape in config.shapes(kind).items()}
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            if found != shapes:
+                wrong = sorted(set(found.items()) ^ set(shapes.items()))[0]
+                raise ValueError(f"{wrong[0]} is missing, unknown, or of another shape")
+            tensors = {name: file.get_tensor(name).astype(np.float32) for name in shapes}
+        for name, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                raise ValueError(f"{name} has values that are not finite")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"{error!s:.300}"
+        raise ModelError(f"{spec.path}: not weights of the bundled kind ({problem})") from error
+    return config, {name.removeprefix("tower."): tensor for name, tensor in tensors.items()}
+
+
+def six_frames(bases: Integers, lengths: Integers) -> tuple[Integers, Integers]:
+    """Codon ids of the three frames of each strand; see `small.six_frames`."""
+    n, width = bases.shape
+    codons = -(-width // 3)
+    padded = np.pad(bases, ((0, 0), (0, 3 * codons + 2 - width)), constant_values=BASE_PAD)
+    a, b, c = (padded[:, k : k + 3 * codons] for k in range(3))
+    unclear = (a > 3) | (b > 3) | (c > 3)
+    strands = (16 * a + 4 * b + c, 63 - (16 * c + 4 * b + a))
+    forward, backward = (
+        np.where(unclear, CODON_N, ids).reshape(n, codons, 3).transpose(0, 2, 1) for ids in strands
+    )
+    counts = np.maximum(lengths[:, None] - np.arange(3), 0) // 3
+    place = np.arange(codons)
+    turned = np.maximum(counts[:, :, None] - 1 - place, 0)
+    ids = np.concatenate([forward, np.take_along_axis(backward, turned, axis=2)], axis=1)
+    counts = np.concatenate([counts, counts], axis=1)
+    return np.where(place < counts[:, :, None], ids, -1), counts
+
+
+class Norm:
+    """Layer norm over channels."""
+
+    def __init__(self, weights: Mapping[str, Floats], name: str) -> None:
+        self._gain, self._shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        self._average = np.full(len(self._gain), 1 / len(self._gain), dtype=np.float32)
+
+    def __call__(self, x: Floats, out: Floats) -> Floats:
+        """Shape (positions, width) to the same, written to `out`."""
+        np.subtract(x, (x @ self._average)[:, None], out=out)
+        variance = np.einsum("ij,ij->i", out, out) / np.float32(x.shape[1])
+        out *= (1 / np.sqrt(variance + np.float32(EPSILON)))[:, None]
+        out *= self._gain
+        out += self._shift
+        return out
+
+
+class Block:
+    """Residual block: norm per position, 3-wide convolution, squared ReLU, linear map."""
+
+    def __init__(self, weights: Mapping[str, Floats], number: int, dilation: int) -> None:
+        name = f"blocks.{number}"
+        self.dilation, self.norm = dilation, Norm(weights, f"{name}.norm")
+        up, down = weights[f"{name}.up.weight"], weights[f"{name}.down.weight"]
+        self.up = np.ascontiguousarray(up[:, :, 0].transpose(2, 1, 0).reshape(-1, len(up)))
+        self.down = np.ascontiguousarray(down.T)
+        self.up_bias, self.down_bias = weights[f"{name}.up.bias"], weights[f"{name}.down.bias"]
+
+
+class Tower:
+    """Stem, residual blocks, pool; see `small.Tower`."""
+
+    def __init__(self, config: TowerConfig, weights: Mapping[str, Floats]) -> None:
+        self.config = config
+        table = weights["stem.weight"].copy()
+        if "stem.residue" in weights:
+            table[:, :CODON_N] += weights["stem.residue"][:, RESIDUE_OF_CODON]
+        self._rows = table.shape[1] + 1
+        # the last row of each tap stands for no letter
+        self._table = np.pad(table, ((0, 0), (0, 1), (0, 0))).reshape(-1, config.width)
+        self._bias = weights["stem.bias"]
+        self._blocks = [Block(weights, i, d) for i, d in enumerate(config.dilations)]
+        self._pool = Norm(weights, "pool.norm")
+        self._shallow_pool = None if config.shallow is None else Norm(weights, "shallow_pool.norm")
+
+    def forward(self, ids: Integers, counts: Integers) -> Floats:
+        """Letters (n, P), -1 for none, with `counts` (n,) each to max and mean: (2, n, width)."""
+        return self._through(ids, counts, self._blocks, self._pool)
+
+    def glance(self, ids: Integers, counts: Integers) -> Floats:
+        """As `forward`, through the first `shallow` blocks alone, if the tower has any such."""
+        if self._shallow_pool is None:
+            return self.forward(ids, counts)
+        return self._through(ids, counts, self._blocks[: self.config.shallow], self._shallow_pool)
+
+    def _through(self, ids: Integers, counts: Integers, blocks: list[Block], pool: Norm) -> Floats:
+        x, places = self._stem(ids)
+        n, width = len(ids), x.shape[1]
+        inside = np.arange(places) * self.config.stride < counts[:, None]
+        outside = np.flatnonzero(~inside)  # of sequences shorter than the longest
+        x[outside] = 0
+        h, y = np.empty_like(x), np.empty((len(x), 0), dtype=np.float32)
+        taps = np.zeros((n, places, 3 * width), dtype=np.float32)  # before, at, after a position
+        for block in blocks:
+            at = block.norm(x, out=h).reshape(n, places, width)
+            h[outside] = 0
+            d = min(block.dilation, places)
+            taps[:, d:, :width], taps[:, :d, :width] = at[:, : places - d], 0
+            taps[:, :, width : 2 * width] = at
+            taps[:, : places - d, 2 * width :], taps[:, places - d :, 2 * width :] = at[:, d:], 0
+            if y.shape[1] != block.up.shape[1]:
+                y = np.empty((len(x), block.up.shape[1]), dtype=np.float32)
+            np.matmul(taps.reshape(len(x), -1), block.up, out=y)
+            y += block.up_bias
+            np.maximum(y, 0, out=y)
+            y *= y
+            np.matmul(y, block.down, out=h)
+            h += block.down_bias
+            x += h
+        at = pool(x, out=h).reshape(n, places, width)
+        h[outside] = LOWEST
+        highest = at.max(axis=1)
+        h[outside] = 0
+        mean = at.sum(axis=1) / np.maximum(inside.sum(axis=1, dtype=np.float32), 1)[:, None]
+        return np.stack([highest, mean])
+
+    def _stem(self, ids: Integers) -> tuple[Floats, int]:
+        """Sum over `taps` letters of one row for each (tap, letter); positions of a sequence."""
+        taps, stride = self.config.taps, self.config.stride
+        left = (taps - stride) // 2
+        places = -(-ids.shape[1] // stride)
+        right = (places - 1) * stride + taps - left - ids.shape[1]
+        padded = np.pad(ids, ((0, 0), (left, right)), constant_values=-1)
+        padded[padded < 0] = self._rows - 1
+        x = np.tile(self._bias, (len(ids) * places, 1))
+        rows = np.empty_like(x)
+        for tap in range(taps):
+            letters = padded[:, tap : tap + (places - 1) * stride + 1 : stride].reshape(-1)
+            np.take(self._table, letters + tap * self._rows, axis=0, out=rows, mode="clip")
+            x += rows
+        return x, places
+
+
+class SmallEncoder:
+    """One of the two encoders, in float32.
+
+    Attributes:
+        pad_id: the letter that stands past the end of a sequence.
+        per_letter: positions that are computed for a letter of a sequence, about.
+
+    Raises:
+        ModelError: as `read_tower`.
+    """
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        config, weights = read_tower(spec)
+        self._is_dna, self.dim = spec.kind == "mini-dna", spec.dim
+        self._tower = Tower(config, weights)
+        self.per_letter = (2 if self._is_dna else 1) / config.stride
+
+    def embed(self, letters: Integers, lengths: Integers) -> Floats:
+        """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
+        if not self._is_dna:
+            inside = np.arange(letters.shape[1]) < lengths[:, None]
+            return np.hstack(list(self._tower.forward(np.where(inside, letters, -1), lengths)))
+        ids, counts = six_frames(letters, lengths)
+        own = self._tower.forward(ids[:, 0], counts[:, 0])
+        rest = self._tower.glance(
+            ids[:, 1:].reshape(-1, ids.shape[2]), counts[:, 1:].reshape(-1)
+        ).reshape(2, len(letters), 5, -1)
+        return np.hstack([*own, rest[0].max(axis=1), rest[1].mean(axis=1)])
