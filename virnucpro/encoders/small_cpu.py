@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from virnucpro.core.errors import ModelError
-from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUES
+from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUE_PAD, RESIDUES
 from virnucpro.models.specs import EncoderSpec
 
 Floats = NDArray[np.float32]
@@ -256,6 +256,7 @@ class SmallEncoder:
     def __init__(self, spec: EncoderSpec) -> None:
         config, weights = read_tower(spec)
         self._is_dna, self.dim = spec.kind == "mini-dna", spec.dim
+        self.pad_id = BASE_PAD if self._is_dna else RESIDUE_PAD
         self._tower = Tower(config, weights)
         self.per_letter = (2 if self._is_dna else 1) / config.stride
 

@@ -1,0 +1,64 @@
+"""The engine of the bundled model on a CPU: pieces that fit the caches, one thread each.
+
+What is computed together follows from the sequences alone, and the BLAS runs on one thread inside
+a piece, so that any number of threads gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from virnucpro.core.records import Tokens
+from virnucpro.encoders.small_cpu import SmallEncoder
+from virnucpro.engines.base import Embedded, EngineStats
+from virnucpro.engines.feeding import spread
+
+_POSITIONS = 1024  # of a piece: its widest array takes about 3 MB
+
+
+class LightEngine:
+    """Vectors of a small encoder; see `base.Engine`.
+
+    Args:
+        encoder: of the bundled model.
+        threads: pieces computed side by side.
+    """
+
+    def __init__(self, encoder: SmallEncoder, threads: int) -> None:
+        self._encoder, self._threads = encoder, threads
+        self.stats = EngineStats(
+            layout="padded", device="cpu", dtype="float32", backend="numpy",
+            token_budget=int(_POSITIONS / encoder.per_letter),
+        )  # fmt: skip
+
+    def embed(self, items: Sequence[Tokens]) -> Iterator[Embedded]:
+        """Yield the vectors of piece after piece, long sequences first, each item once."""
+        lengths = np.array([len(item) for item in items], dtype=np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        budget = self.stats.token_budget
+
+        def pieces() -> Iterator[NDArray[np.int64]]:
+            first = 0
+            while first < len(order):
+                last = first + max(1, budget // max(1, int(lengths[order[first]])))
+                yield order[first:last]
+                first = last
+
+        def vectors(rows: NDArray[np.int64]) -> Embedded:
+            letters = np.full((len(rows), max(1, lengths[rows[0]])), self._encoder.pad_id)
+            for place, row in enumerate(rows):
+                letters[place, : lengths[row]] = items[row]
+            return rows, self._encoder.embed(letters, lengths[rows])
+
+        with threadpool_limits(1, "blas"):
+            for rows, found in spread(vectors, pieces(), self._threads):
+                tokens = int(lengths[rows].sum())
+                self.stats.sequences += len(rows)
+                self.stats.batches += 1
+                self.stats.tokens += tokens
+                self.stats.slots += len(rows) * max(1, int(lengths[rows[0]]))
+                yield rows, found
