@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from virnucpro.core.config import read_yaml
+from virnucpro.core.build import build, read_yaml
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import digest_of
 from virnucpro.encoders.small import TowerConfig
 from virnucpro.models.classifier_file import PUBLISHED_KIND
-from virnucpro.training.plain import build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

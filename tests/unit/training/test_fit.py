@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from training_data import TINY_RECIPE
+from virnucpro.training.plain import build
 
 from virnucpro.core.errors import ConfigError, ModelError, UsageError
 from virnucpro.models.store import resolve_model
@@ -15,7 +16,6 @@ from virnucpro.scores.calibration import Calibration
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
 from virnucpro.training.fit import Fit, FitSettings, MiniModel
 from virnucpro.training.jobs import Recipe
-from virnucpro.training.plain import build
 from virnucpro.training.run import export_model, probabilities
 from virnucpro.training.scoring import as_records
 from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows
