@@ -16,12 +16,12 @@ T = TypeVar("T")
 MOST_YAML_BYTES = 1 << 18
 _LONG_NUMBER = re.compile(r"[-+]?[0-9]\S{1000}")  # 1:1:1 and on is base 60, and takes for ever
 _SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number from 0 to 10^12"),
-    float: ((int, float), "a number from 0 to 10^12, such as 0.001 or 1.0e-3"),
+    int: ((int,), "a whole number from 0 to 10^19"),
+    float: ((int, float), "a number from 0 to 10^19, such as 0.001 or 1.0e-3"),
     str: ((str, int), "text; put quotes around it"),
     Path: ((str, int), "the name of a file; put quotes around it"),
 }
-_MOST = 10**12
+_MOST = 10**19  # times in nanoseconds are below it
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
