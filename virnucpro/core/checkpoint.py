@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,41 +136,27 @@ class Ledger:
 
     def claim(self, *paths: Path) -> None:
         """Write down that these files are ours, durably, before they are made."""
-        names = [path.relative_to(self.root).as_posix() for path in paths]
-        known = set(self.claimed())
-        lines = [json.dumps(name) + "\n" for name in names if name not in known]
-        if not lines:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._claims, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "a", encoding="ascii") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def claimed(self) -> list[str]:
-        """Names of the files that are ours, relative to the root; a torn last line is none."""
-        try:
-            lines = self._claims.read_text(encoding="ascii", errors="replace").splitlines()
-        except OSError:
-            return []
-        names = []
-        for line in lines:
-            with suppress(ValueError):
-                names.append(str(json.loads(line)))
-        return names
+        self._claim([*self.claimed(), *(path.relative_to(self.root).as_posix() for path in paths)])
 
     def disclaim(self, *paths: Path) -> None:
         """Strike files from the list, once they are removed: such a name is free again."""
         gone = {path.relative_to(self.root).as_posix() for path in paths}
-        known = self.claimed()
-        if gone.intersection(known):
-            with atomic_write(self._claims, "w") as file:
-                file.writelines(json.dumps(name) + "\n" for name in known if name not in gone)
+        self._claim([name for name in self.claimed() if name not in gone])
 
-    @property
-    def _claims(self) -> Path:
-        return self.folder / CLAIMS
+    def _claim(self, names: list[str]) -> None:
+        if [*dict.fromkeys(names)] != self.claimed():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.folder / CLAIMS, "w") as file:
+                file.writelines(json.dumps(name) + "\n" for name in dict.fromkeys(names))
+
+    def claimed(self) -> list[str]:
+        """Names of the files that are ours, relative to the root; a line that is torn is none."""
+        names = []
+        with suppress(OSError):
+            for line in (self.folder / CLAIMS).read_bytes().splitlines():
+                with suppress(ValueError):
+                    names.append(str(json.loads(line)))
+        return names
 
     def _path(self, unit: str, key: str) -> Path:
         # Units may carry text from outside; a digest can never leave the folder.

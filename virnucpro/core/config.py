@@ -19,6 +19,7 @@ from virnucpro.core.text import clipped, shown
 MODEL_TYPES = ("mini", "300", "500", "custom")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 SWITCHES = ("VIRNUCPRO_DISABLE_FP16", "VIRNUCPRO_DISABLE_PACKING", "VIRNUCPRO_V1_ATTENTION")
+MOST = 10**12
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -182,8 +183,8 @@ def _checked(name: str, value: Any, source: str) -> Any:
     if key.kind is int and isinstance(value, str) and value.strip().isdecimal():
         value = int(value[:100])
     value = scalar(key.kind, value, where)
-    if key.kind is int and value < key.least:
-        raise ConfigError(f"{where} must be at least {key.least}, got {value}")
+    if key.kind is int and not key.least <= value <= MOST:
+        raise ConfigError(f"{where} must be at least {key.least} and at most {MOST}, got {value}")
     if key.choices and value not in key.choices:
         raise ConfigError(f"{where} must be one of {', '.join(key.choices)}, got {shown(value)}")
     try:

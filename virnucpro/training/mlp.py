@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,12 @@ BLOCK_WINDOWS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Vectors of windows, still on disk.
+    """Vectors of windows, still on disk."""
 
-    Attributes:
-        blocks: vectors of each block, (rows, d) float32, memory-mapped.
-        window: window of each row, shape (rows,), over all blocks.
-        viral: whether it is viral, shape (rows,).
-        windows: number of windows, those without a row included.
-    """
-
-    blocks: tuple[NDArray[np.float32], ...]
-    window: NDArray[np.int64]
-    viral: NDArray[np.bool_]
-    windows: int
+    blocks: tuple[NDArray[np.float32], ...]  # vectors of each block (rows, d), memory-mapped
+    window: NDArray[np.int64]  # window of each row, shape (rows,), over all blocks
+    viral: NDArray[np.bool_]  # whether it is viral, shape (rows,)
+    windows: int  # number of windows, those without a row included
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of some rows, in the order given: shape (len(rows), d)."""
@@ -136,15 +130,13 @@ def fit_mlp(
             raise ConfigError(f"{name} rows are of one class only")
     torch.manual_seed(recipe.seed)
     network = PublishedMlp(train.blocks[0].shape[1], recipe.hidden).to(device)
-    optimiser: torch.optim.Optimizer
-    if recipe.optimiser == "sgd":
-        optimiser = torch.optim.SGD(
-            network.parameters(), lr=recipe.rate, momentum=0.9, weight_decay=recipe.decay
-        )
-    else:
-        optimiser = torch.optim.AdamW(
-            network.parameters(), lr=recipe.rate, weight_decay=recipe.decay
-        )
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "sgd": partial(torch.optim.SGD, momentum=0.9),
+        "adamw": torch.optim.AdamW,
+    }
+    optimiser = kinds[recipe.optimiser](
+        network.parameters(), lr=recipe.rate, weight_decay=recipe.decay
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs)
     best: MlpFit | None = None
     with progress.create_file_bar(recipe.epochs, desc="Training", unit="epochs") as bar:

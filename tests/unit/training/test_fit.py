@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from training_data import TINY_RECIPE
-from virnucpro.training.plain import build
 
+from virnucpro.core.build import build
 from virnucpro.core.errors import ConfigError, ModelError, UsageError
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
