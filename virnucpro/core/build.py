@@ -63,13 +63,7 @@ def build(kind: type[T], raw: Any, where: str) -> T:
     """Make a dataclass from a mapping; a key without a value counts as not given.
 
     Numbers stay as they are and lists become tuples, so the digest of the fields is that of the
-    file's values: 1 and 1.0 differ.
-
-    Args:
-        kind: a dataclass of numbers, text, paths, other such dataclasses, and tuples and
-            mappings of them.
-        raw: what the YAML file holds there.
-        where: the file and maybe a key; begins every message.
+    file's values: 1 and 1.0 differ. `where`, the file and maybe a key, begins every message.
 
     Raises:
         ConfigError: no mapping, or a setting is unknown, missing, of another type or out of range.

@@ -60,11 +60,10 @@ class Ledger:
         self.root, self.folder, self.reuse, self.repair = root, folder, reuse, repair
 
     def read(self, unit: str, key: str, repair: bool = False) -> Entry | None:
-        """The entry of a unit that was committed under `key` and is whole; else None.
+        """The entry of a unit that was committed under `key` and whose files are there; else None.
 
         Raises:
-            DamagedError: the entry or one of its files fails its checksum, and neither `repair`
-                nor the ledger's is set. A file that is gone makes the unit not done.
+            DamagedError: a checksum fails, and neither `repair` nor the ledger's is set.
         """
         path = self._path(unit, key)
         if not self.reuse or not path.is_file():
@@ -91,15 +90,10 @@ class Ledger:
         outputs: Sequence[Path] | Outputs = (),
         facts: dict[str, Any] | None = None,
     ) -> None:
-        """Record `unit` as finished; nothing is changed if it had been, by whoever.
+        """Record `unit` as finished under `key`; nothing is changed if it had been, by whoever.
 
-        Args:
-            unit: name of the piece of work, unique within the run.
-            key: digest of everything that decides the bytes of its result.
-            payload: the result, where it is small.
-            outputs: the files it made, which have their final names, or what `describe` says
-                of them.
-            facts: JSON-able values to be had again from `read`.
+        The result is the `payload`, where it is small, or files that have their final names:
+        `outputs` are their paths, or what `describe` says of them. `facts` must be JSON-able.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         header = {

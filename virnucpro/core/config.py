@@ -82,10 +82,6 @@ class Config:
     def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
         """Lay environment over file over defaults.
 
-        Args:
-            path: YAML file; None reads no file.
-            environ: environment variables, such as `VIRNUCPRO_PREDICTION_BATCH_SIZE`.
-
         Raises:
             ConfigError: unreadable file, unknown key (names the nearest), or a wrong type.
         """
@@ -109,11 +105,7 @@ class Config:
 
 
 def environment_name(name: str) -> str:
-    """The environment variable of a key.
-
-    >>> environment_name("models.home")
-    'VIRNUCPRO_MODELS_HOME'
-    """
+    """The environment variable of a key: VIRNUCPRO_MODELS_HOME of `models.home`."""
     return "VIRNUCPRO_" + name.upper().replace(".", "_")
 
 
@@ -130,11 +122,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def parse_flag(text: str, name: str) -> bool:
-    """Read a yes-or-no environment variable.
-
-    Raises:
-        ConfigError: neither 1/true/yes/on nor 0/false/no/off/empty.
-    """
+    """Read a yes-or-no environment variable; any other word is a ConfigError."""
     word = text.strip().lower()
     if word in _TRUE or word in _FALSE:
         return word in _TRUE

@@ -40,9 +40,7 @@ def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -
 def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
     """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists.
 
-    Args:
-        name: what the user asked for; `auto` is the first GPU, else the CPU.
-        fallback_to_cpu: answer with the CPU where a named GPU is missing.
+    `auto` is the first GPU, else the CPU; `fallback_to_cpu` takes the CPU where a GPU is missing.
 
     Raises:
         UsageError: the name is none of these.
@@ -66,12 +64,7 @@ def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
 
 
 def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
-    """Read a list such as `2,3` and check it against the GPUs that are there.
-
-    Raises:
-        UsageError: not a list of distinct numbers.
-        DeviceError: a GPU is not there.
-    """
+    """Read distinct numbers such as `2,3`; a DeviceError tells of a GPU that is not there."""
     parts = [part.strip() for part in text.split(",")]
     if not all(map(_NUMBER.fullmatch, parts)) or len(set(parts)) != len(parts):
         raise UsageError(f"--gpus {shown(text)}: give distinct device numbers, as in --gpus 0,1")

@@ -92,11 +92,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_writable(folder: Path) -> None:
-    """Make a folder, and see that files can be made in it, before long work that ends there.
-
-    Raises:
-        OutputError: they cannot.
-    """
+    """Make a folder, and see that files can be made in it, before long work that ends there."""
     probe = temporary_beside(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,11 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(lock: Path) -> Iterator[None]:
-    """Hold a kernel lock, which goes with the process; no child inherits it.
-
-    Raises:
-        UsageError: another process holds it, or it is a link.
-    """
+    """Hold a kernel lock, which goes with the process; a UsageError if another process holds it."""
     if lock.is_symlink():
         raise UsageError(f"{lock} is a link, and no lock of ours; move it away")
     with os.fdopen(os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)) as file:

@@ -59,11 +59,7 @@ def setup_logging(
 ) -> logging.Logger:
     """Configure the `virnucpro` logger, replacing what an earlier call set up.
 
-    Args:
-        verbose: show DEBUG lines.
-        quiet: show errors only, on standard error.
-        log_file: also write every line there, DEBUG included.
-        style: `text` or `json`.
+    `quiet` shows errors only, on standard error; `log_file` gets every line, DEBUG included.
 
     Raises:
         OutputError: `log_file` cannot be written.

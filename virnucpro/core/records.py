@@ -58,13 +58,7 @@ class Record:
             object.__setattr__(self, "joint_id", self.seq_id)
 
     def header_with(self, name: str) -> str:
-        """The header as given; where its first word is not `name`, that goes before it.
-
-        Bytes that are not UTF-8 are escaped; write it with `HEADER_BYTES`.
-
-        >>> Record("a", "a of the second file", "ACGT").header_with("a__2")
-        'a__2 a of the second file'
-        """
+        """The header as given; where its first word is not `name`, that goes before it."""
         words = self.header.encode(*HEADER_BYTES).split(maxsplit=1)
         if words and as_utf8(words[0].decode(*HEADER_BYTES)) == name:
             return self.header

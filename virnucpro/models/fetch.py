@@ -74,13 +74,7 @@ class FetchPlan:
 def plan_fetch(
     names: list[str], home: Path, revisions: Mapping[str, str], network: Network
 ) -> list[FetchPlan]:
-    """Say what must be downloaded; a model brings its encoders.
-
-    Args:
-        names: `300`, `500`, or names of published encoders.
-        home: the model home.
-        revisions: by name, where one is pinned.
-        network: how to reach the world.
+    """Say what must be downloaded for models or encoders; a model brings its encoders.
 
     Raises:
         ModelError: unknown name, no network, or what is installed has another revision.
@@ -175,11 +169,6 @@ def _ask_hub(name: str, revision: str, network: Network) -> FetchPlan:
 
 def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
     """Download what is missing, check it, and put it in its place.
-
-    Args:
-        plan: from `plan_fetch`.
-        home: the model home.
-        network: how to reach the world.
 
     Raises:
         ModelError: no network, or a file is not what was stated or recorded; it is removed.

@@ -193,14 +193,10 @@ def is_plain_name(name: str) -> bool:
 def write_manifest(folder: Path, names: Iterable[str], **said: Any) -> Manifest:
     """Hash the files of a folder, and write its manifest.
 
-    Args:
-        folder: where they lie.
-        names: those that are used.
-        said: name, source, revision, licence, and `encoder` or `model`.
+    `said` are name, source, revision, licence, and `encoder` or `model`.
 
     Raises:
         ModelError: one is no plain file, or `said` is no description.
-        OutputError: it cannot be written.
     """
     files = {}
     for name in sorted(names):
@@ -217,11 +213,7 @@ def write_manifest(folder: Path, names: Iterable[str], **said: Any) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read the manifest of a folder; None where there is none.
-
-    Raises:
-        ModelError: it is damaged, or of another version of the program.
-    """
+    """The manifest of a folder, None where there is none; a ModelError if it is damaged."""
     path = folder / MANIFEST
     try:
         if not path.exists() and not (folder / _OLD_RECORD).exists():
@@ -246,11 +238,7 @@ def _built(folder: Path, value: dict[str, Any]) -> Manifest:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that lies beside weights.
-
-    Raises:
-        ModelError: the file is missing, damaged, over 16 MiB, or holds something else.
-    """
+    """The JSON object in a file that lies beside weights; a ModelError if there is none."""
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise ValueError("over 16 MiB")

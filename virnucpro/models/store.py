@@ -82,11 +82,7 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
 
 
 def base_model(name: str, home: Path) -> ModelSpec:
-    """Encoders, chunk length and ORF policy to train a classifier for, under any model's name.
-
-    Raises:
-        ModelError: the encoders are not installed.
-    """
+    """Encoders, chunk length and ORF policy to train a classifier for, of any model's name."""
     if name in published.CLASSIFIERS:
         return _published_pair(name, Path(CLASSIFIER_FILE), "", home)
     if name == "mini":
@@ -128,11 +124,7 @@ def model_in(folder: Path) -> Manifest:
 
 
 def find_encoder(name: str, home: Path) -> EncoderSpec:
-    """An installed encoder; files whose size and time of change are as recorded are not hashed.
-
-    Raises:
-        ModelError: as `resolve_model`.
-    """
+    """An installed encoder; files whose size and time of change are as recorded are not hashed."""
     manifest = read_manifest(home / "encoders" / name) if is_plain_name(name) else None
     if manifest is None or not manifest.encoder:
         raise ModelError(
@@ -144,11 +136,7 @@ def find_encoder(name: str, home: Path) -> EncoderSpec:
 
 
 def list_models(home: Path) -> list[Manifest]:
-    """Everything that is installed in a home, encoders first.
-
-    Raises:
-        ModelError: a manifest, or the home, cannot be read.
-    """
+    """Everything that is installed in a home, encoders first."""
     try:
         inside = [
             folder
@@ -167,13 +155,6 @@ def install_classifier(
     source: Path, name: str, home: Path, origin: str, revision: str = ""
 ) -> Manifest:
     """Convert a classifier for the published encoders to safetensors, and install it as a model.
-
-    Args:
-        source: `.pth` (never executed) or safetensors.
-        name: folder of the home, such as `500`.
-        home: the model home.
-        origin: where it came from.
-        revision: of its source, if it has one.
 
     Raises:
         ModelError: the file is unsafe, damaged or no classifier.
@@ -206,7 +187,6 @@ def install_local(
 
     Raises:
         ModelError: the files are not what `name` needs, or it is already installed otherwise.
-        OutputError: the home cannot be written.
     """
     if not is_plain_name(name) or name in ("mini", "encoders", "custom"):
         raise ModelError(f"{name!r:.200} cannot be the name of an installed model")
@@ -240,11 +220,7 @@ def _install_encoder(source: Path, name: str, home: Path, prove: Prove) -> Manif
 
 
 def describe_encoder(folder: Path, name: str, file: str = "") -> dict[str, Any]:
-    """What a manifest says of a published encoder: name, licence, kind and width.
-
-    Raises:
-        ModelError: its `config.json` gives no width.
-    """
+    """What a manifest says of a published encoder: name, licence, kind and width."""
     known = published.ENCODERS.get(name)
     dim = ESM2_SIZES[name].dim if file else read_json(folder / "config.json").get("hidden_size")
     if type(dim) is not int or dim < 1:

@@ -21,12 +21,7 @@ logger = logging.getLogger("virnucpro.training")
 def evaluate(
     scorer: ModelOnDevice, job: Job, drawing: Drawing | None, progress: ProgressReporter
 ) -> Report:
-    """Score the job's dev sets, whole records or windows drawn from them, and measure the scores.
-
-    Raises:
-        InputError: unreadable input, or no set has a sequence that is long enough.
-        ConfigError: no table, and not one class a file.
-    """
+    """Score the dev sets, whole records or windows drawn from them, and measure the scores."""
     sets, decoys, panel = load_dev(job.data), list[Part](), job.evaluate
     if panel.decoys and panel.decoy_kinds:
         corpus = load_corpus([(panel.decoys, read_labels(panel.decoy_kinds).get)])

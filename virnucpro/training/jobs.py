@@ -183,9 +183,7 @@ def _given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
     """Read what to train, and the recipe that decides the weights.
 
-    Args:
-        path: the YAML file.
-        data: folder that the names under `data` are relative to; None means the file's own.
+    Names under `data` are relative to that folder; None means the file's own.
 
     Raises:
         ConfigError: no YAML, or a key that is unknown, missing or of another type.
@@ -198,11 +196,7 @@ def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
 
 
 def read_evaluation(path: Path, data: Path | None) -> Job:
-    """Read what to measure; `path` and `data` as in `read_job`, and no recipe is needed.
-
-    Raises:
-        ConfigError: as `read_job`, or there are no dev files or no table.
-    """
+    """Read what to measure, as `read_job`; no recipe is needed, but dev files and a table."""
     job, _ = _read(path, data)
     if not job.data.dev or not job.data.tables:
         raise ConfigError(f"{path}: data needs dev (a list of FASTA files) and table (a TSV)")

@@ -65,11 +65,7 @@ def embed_windows(
     stop_at: float,
     progress: ProgressReporter,
 ) -> Features | None:
-    """Embed windows block by block; finished blocks that are what would be made are kept.
-
-    Returns:
-        None if `stop_at`, a time of `time.monotonic()`, came before the last block.
-    """
+    """Embed windows block by block, reusing finished blocks; None if `stop_at` came before."""
     folder.mkdir(parents=True, exist_ok=True)
     ledger, model = Ledger(folder, folder / "ledger", repair=True), encoder.model
     parts = [(w, first) for w in drawn for first in range(0, len(w.labels), BLOCK_WINDOWS)]
@@ -117,11 +113,7 @@ def fit_mlp(
     train: Features, dev: Features, recipe: MlpRecipe, device: torch.device,
     progress: ProgressReporter,
 ) -> MlpFit:  # fmt: skip
-    """Train until the held-out windows get no better; returns the best epoch's weights.
-
-    Raises:
-        ConfigError: too few rows, or of one class only.
-    """
+    """Train until the held-out windows get no better; returns the best epoch's weights."""
     for name, features, fewest in (("training", train, recipe.batch), ("held-out", dev, 2)):
         if len(features.window) < fewest:
             rows = len(features.window)

@@ -128,13 +128,7 @@ def export_model(
 def train_mlp(
     job: Job, recipe: MlpRecipe, settings: FitSettings, home: Path, output: Path
 ) -> MlpFit | None:
-    """Draw windows, embed them, train, write the model directory; None if time was up.
-
-    Raises:
-        InputError: unreadable sequences or labels.
-        ConfigError: no training files, or too little to train on.
-        ModelError: the encoders are missing.
-    """
+    """Draw windows, embed them, train, write the model directory; None if time was up."""
     base = base_model(job.model, home)
     train, dev = load_labelled(job.data)
     encoder = ModelOnDevice(base, str(settings.device))
