@@ -1,9 +1,9 @@
 """Train the published classifier on vectors of frozen encoders.
 
 Vectors of the windows are made once, block by block, and lie on disk: `{name}-{k}.npy` holds
-them (rows, d) float32, `{name}-{k}.rows.npy` the window and the target of each row (rows, 2)
-int64. The network is the published one: linear, batch norm, ReLU, dropout, linear. Windows of
-the held-out groups decide when to stop.
+them (rows, d) float32, and the ledger the window of each row (rows,) int64. The network is the
+published one: linear, batch norm, ReLU, dropout, linear. Windows of the held-out groups decide
+when to stop.
 """
 
 from __future__ import annotations
@@ -69,35 +69,34 @@ def embed_windows(
     folder.mkdir(parents=True, exist_ok=True)
     ledger, model = Ledger(folder, folder / "ledger", repair=True), encoder.model
     parts = [(w, first) for w in drawn for first in range(0, len(w.labels), BLOCK_WINDOWS)]
-    paths, before = [], 0
+    blocks, rows, before = list[NDArray[np.float32]](), [np.empty(0, np.int64)], 0
+    viral = np.array([label.target == VIRUS for w in drawn for label in w.labels])
     with progress.create_file_bar(len(parts), desc=f"Embedding {name}", unit="blocks") as bar:
         for k, (windows, first) in enumerate(parts):
             unit = f"{name}-{k:05d}"
-            outputs = [folder / f"{unit}.npy", folder / f"{unit}.rows.npy"]
+            output = folder / f"{unit}.npy"
             bases = windows.bases[first : first + BLOCK_WINDOWS]
-            targets = [label.target for label in windows.labels[first : first + BLOCK_WINDOWS]]
             key = digest_of(
                 model.dna.identity(), model.protein.identity(), str(model.orf_policy),
-                model.chunk_nt, bases.tobytes().hex(), targets, before,
+                model.chunk_nt, bases.tobytes().hex(),
             )  # fmt: skip
-            if ledger.read(unit, key) is None:
+            entry = ledger.read(unit, key)
+            if entry is None:
                 if time.monotonic() > stop_at:
                     return None
                 vectors, of = encoder.vectors(bases)
-                viral = np.array(targets)[of] == VIRUS
-                for path, values in zip(
-                    outputs, (vectors, np.stack([before + of, viral], axis=1)), strict=True
-                ):
-                    with atomic_write(path) as file:
-                        np.save(file, values, allow_pickle=False)
+                with atomic_write(output) as file:
+                    np.save(file, vectors, allow_pickle=False)
                 ledger.discard(unit)
-                ledger.commit(unit, key, outputs=outputs)
-            paths.append(outputs)
-            before += len(targets)
+                ledger.commit(unit, key, of.tobytes(), [output])
+            else:
+                of = np.frombuffer(entry.payload, np.int64)
+            blocks.append(np.load(output, mmap_mode="r", allow_pickle=False))
+            rows.append(before + of)
+            before += len(bases)
             bar.update()
-    rows = np.concatenate([np.load(p, allow_pickle=False) for _, p in paths]).astype(np.int64)
-    blocks = tuple(np.load(p, mmap_mode="r", allow_pickle=False) for p, _ in paths)
-    return Features(blocks, rows[:, 0], rows[:, 1] == 1, before)
+    window = np.concatenate(rows)
+    return Features(tuple(blocks), window, viral[window], before)
 
 
 @dataclass(frozen=True, slots=True)
