@@ -291,7 +291,7 @@ def _settings(model: str | Path, **flags: Any) -> PredictionSettings:
     known = str(model) in ("mini", "300", "500")
     named = {"model_type": str(model)} if known else {"model_path": Path(model)}
     flags = {**flags, **named, "no_progress": True}
-    return build_settings(flags, environment_config(), resume=bool(flags.get("resume")))
+    return build_settings(flags, environment_config())
 
 
 def _records(sequences: Sequences) -> Iterator[Record]:

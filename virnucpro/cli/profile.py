@@ -7,38 +7,31 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from click import option
 
+from virnucpro.cli import options
+from virnucpro.cli.options import TOKENS
 from virnucpro.cli.settings import config_of, embedding_dtype, model_home
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import make_writable, write_json
 
 FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
-TOKENS = click.IntRange(min=16)
 
 
 @click.command()
-@click.option(
-    "--model", "-m", "name", required=True, type=click.Choice(["dnabert-s", "esm2", "mini"]),
-    help="Which encoders: dnabert-s and esm2 must be installed; mini measures both of its own.",
-)  # fmt: skip
-@click.option(
-    "--device", "-d", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or N."
-)
-@click.option(
-    "--engine", type=click.Choice(["padded", "packed"]), default="padded", show_default=True,
-    help="padded is what the batch sizes of predict are for; packed sizes its own by memory.",
-)  # fmt: skip
-@click.option("--min-batch", type=TOKENS, default=512, show_default=True)
-@click.option("--max-batch", type=TOKENS, default=8192, show_default=True)
-@click.option("--step", type=TOKENS, help="Tokens between budgets; default: twice.")
-@click.option(
-    "--test-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure with the ORFs of this FASTA or FASTQ instead of built-in ones.",
-)  # fmt: skip
-@click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Also write JSON here."
-)
+@option("--model", "-m", "name", required=True, type=click.Choice(["dnabert-s", "esm2", "mini"]),
+        help="dnabert-s and esm2 must be installed; mini measures both of its own.")  # fmt: skip
+@options.device
+@option("--engine", type=click.Choice(["padded", "packed"]), default="padded", show_default=True,
+        help="padded is what the batch sizes of predict are for; packed sizes its own "
+        "by memory.")  # fmt: skip
+@option("--min-batch", type=TOKENS, default=512, show_default=True)
+@option("--max-batch", type=TOKENS, default=8192, show_default=True)
+@option("--step", type=TOKENS, help="Tokens between budgets; default: twice.")
+@option("--test-file", type=options.FILE,
+        help="Measure with the ORFs of this FASTA or FASTQ instead of built-in ones.")  # fmt: skip
+@option("--output", "-o", type=options.NEW_FILE, help="Also write JSON here.")
 @click.pass_context
 def profile(
     ctx: click.Context, name: str, device: str, engine: Literal["padded", "packed"],
@@ -49,11 +42,11 @@ def profile(
     Embeds sequences with one budget after another (tokens per batch) and recommends the
     smallest whose rate is within 3% of the highest. A budget decides time and memory only.
     """
-    if min_batch > max_batch:
-        raise UsageError(f"--min-batch {min_batch} is above --max-batch {max_batch}")
     from virnucpro.models.store import find_encoder, resolve_model
     from virnucpro.tools.budget_search import best, sample_sequences, try_budgets
 
+    if min_batch > max_batch:
+        raise UsageError(f"--min-batch {min_batch} is above --max-batch {max_batch}")
     config = config_of(ctx)
     home, chosen = model_home(config), validate_and_get_device(device)
     if output is not None:
@@ -76,22 +69,18 @@ def profile(
         dtype = embedding_dtype(config)
         for trial in try_budgets(spec, sequences, budgets, chosen, engine, dtype):
             trials.append(trial)
-            line = f"  {trial.token_budget:>7} tokens  does not fit"
+            rate = "does not fit"
             if trial.fits:
                 rate = f"{trial.tokens_per_s:>10,.0f} tokens/s"
-                line = f"  {trial.token_budget:>7} tokens  {rate}"
-                line += f"  {100 * trial.efficiency:.1f}% real tokens"
-                if trial.peak_bytes is not None:
-                    line += f"  {trial.peak_bytes / 2**30:.2f} GiB at the peak"
-            click.echo(line)
+                rate += f"  {100 * trial.efficiency:.1f}% real tokens"
+            if trial.fits and trial.peak_bytes is not None:
+                rate += f"  {trial.peak_bytes / 2**30:.2f} GiB at the peak"
+            click.echo(f"  {trial.token_budget:>7} tokens  {rate}")
         winner = best(trials).token_budget
         flag = FLAGS[slot] if engine == "padded" else ""
         click.echo(f"  best: {flag} {winner}" if flag else f"  best: a batch of {winner} tokens")
-        encoders[spec.name] = {
-            "flag": flag,
-            "recommended": winner,
-            "trials": [asdict(trial) for trial in trials],
-        }
+        tried = [asdict(trial) for trial in trials]
+        encoders[spec.name] = {"flag": flag, "recommended": winner, "trials": tried}
     if output is not None:
         write_json(output, {"device": str(chosen), "engine": engine, "encoders": encoders})
         click.echo(f"wrote {output}")

@@ -12,21 +12,15 @@ from virnucpro.cli import benchmark as module
 from virnucpro.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[3]
-SUITE_OPTIONS = {
-    "scaling": "-m scaling",
-    "throughput": "-m throughput",
-    "memory": "-m memory",
-    "equivalence": "-m equivalence",
-    "v2-validation": "-k TestProductionValidation",
-    "v2-scaling": "-k TestV2Scaling",
-    "v2-throughput": "-k TestParameterTuning",
-    "v1-comparison": "-k TestV1Comparison",
-}
+SUITE_OPTIONS = {name: f"-m {name}" for name in ("scaling", "throughput", "memory", "equivalence")}
+SUITE_OPTIONS |= {
+    "v2-validation": "-k TestProductionValidation", "v2-scaling": "-k TestV2Scaling",
+    "v2-throughput": "-k TestParameterTuning", "v1-comparison": "-k TestV1Comparison",
+}  # fmt: skip
 
 
-def command(suite, has_gpu=False, quick=False, vanilla=False):
-    request = module.Request(suite, "small", quick, vanilla, has_gpu, Path("report.json"))
-    return module._build_pytest_command(request)
+def command(suite, has_gpu=False):
+    return module._build_pytest_command(suite, Path("report.json"), has_gpu)
 
 
 def row(value=1.0, verdict="passed", name="figure"):
@@ -46,6 +40,7 @@ def measured(monkeypatch, tmp_path):
 
     def run(rows, *options, ended=0):
         def stand_in(command, root, visible):
+            run.command = command
             report = next(word for word in command if word.startswith("--bench-report="))
             content = {"results": rows, "data_size": "tiny", "machine": {"device": "cpu"}}
             if rows is not None:
@@ -70,9 +65,11 @@ def test_suite_all_takes_what_the_machine_can_run():
     assert "-k" not in on_cpu and on_cpu.count("-m") == 1  # of python, not a marker
 
 
-def test_size_quick_and_baseline_reach_the_suites():
-    words = command("all", quick=True, vanilla=True)
-    assert {"--bench-size=small", "--bench-quick", "--bench-vanilla"} <= set(words)
+def test_size_quick_and_baseline_reach_the_suites(measured):
+    measured([row()], "--data-size", "medium")
+    assert "--bench-size=medium" in measured.command
+    measured([row()], "--data-size", "medium", "--quick", "--vanilla-baseline")
+    assert {"--bench-size=tiny", "--bench-quick", "--bench-vanilla"} <= set(measured.command)
 
 
 def test_every_class_that_a_suite_names_exists():

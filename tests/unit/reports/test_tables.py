@@ -9,8 +9,7 @@ import pytest
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record, Status
-from virnucpro.reports.genome import bed_name, gff_attribute, gff_seqid
-from virnucpro.reports.table_files import TableFiles
+from virnucpro.reports.table_files import TableFiles, bed_name, gff_attribute, gff_seqid
 from virnucpro.reports.tables import (
     CALL_COLUMNS,
     CHUNK_COLUMNS,
