@@ -58,8 +58,8 @@ class TableFiles:
             if self._gzip_fasta:
                 # no name and no date inside: the same records give the same bytes
                 packed = gzip.GzipFile(filename="", mode="wb", fileobj=fasta, mtime=0)
-                form = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-                fasta = stack.enter_context(io.TextIOWrapper(packed, **form))
+                text = io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="\n")
+                fasta = stack.enter_context(text)
             self._fasta = fasta
             self._stack = stack.pop_all()
         self._calls.write(header(CALL_COLUMNS))
