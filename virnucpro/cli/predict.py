@@ -33,8 +33,9 @@ DEPRECATED = {
 }
 # Headings of --help, each by the option that it stands before.
 HEADINGS = {
-    "paired": "Input", "model_type": "Calling", "output_dir": "Output", "device": "Computing",
-    "gpus": "Published models and GPUs", "cuda_streams": "Deprecated", "help": "Help",
+    "--paired": "Input", "--model-type": "Calling", "--output-dir": "Output",
+    "--device": "Computing", "--gpus": "Published models and GPUs",
+    "--cuda-streams": "Deprecated", "--help": "Help",
 }  # fmt: skip
 SHARE = click.FloatRange(0, 1)
 
@@ -46,7 +47,7 @@ class GroupedCommand(click.Command):
         """Write one section for each heading."""
         title, sections = "", dict[str, list[tuple[str, str]]]()
         for parameter in self.get_params(ctx):
-            title = HEADINGS.get(str(parameter.name), title)
+            title = next((HEADINGS[flag] for flag in parameter.opts if flag in HEADINGS), title)
             record = parameter.get_help_record(ctx)
             if record and isinstance(parameter, click.Option):
                 sections.setdefault(title, []).append(record)
