@@ -183,12 +183,12 @@ class Session:
         files = list(map(Path, [inputs] if isinstance(inputs, str | Path) else inputs))
         if not files:
             raise UsageError("no input files")
-        settings = _settings(
-            self._model, device=self._device, threads=self._threads,
-            no_report=not options.pop("report", False),
-            reference=None if reference is None else Path(reference),
-            **options, **({preset: True} if preset else {}),
-        )  # fmt: skip
+        flags = {
+            "device": self._device, "threads": self._threads, **options,
+            "no_report": not options.get("report", False),
+            "reference": None if reference is None else Path(reference),
+        }  # fmt: skip
+        settings = _settings(self._model, **flags, **({preset: True} if preset else {}))
         if self._executor is None:
             self._executor = prediction.make_executor(settings.compute)
         is_temporary = output_dir is None
