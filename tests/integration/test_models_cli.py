@@ -189,6 +189,9 @@ def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
     assert "not a file of published outputs" in run("verify", "500", "--golden", folder, code=4)
 
 
-def test_help_needs_no_torch():
-    code = "import sys; from virnucpro.cli import models; sys.exit('torch' in sys.modules)"
+def test_help_needs_neither_torch_nor_numpy():
+    code = (
+        "from virnucpro.cli import main, models, predict, train, info, utils, profile, benchmark\n"
+        "import sys; sys.exit(bool({'numpy', 'torch'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
