@@ -22,7 +22,7 @@ import virnucpro
 from virnucpro.cli import options
 from virnucpro.cli.options import flag
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list
-from virnucpro.core.errors import UsageError, VirNucProError
+from virnucpro.core.errors import DeviceError, UsageError
 from virnucpro.core.files import atomic_write, read_json, write_json
 
 PASSED, MISSED, NOT_RUN = 0, 1, 2
@@ -44,13 +44,11 @@ Note: v1.0 comparison requires 'v1.0' git tag in repository
 Tests will skip gracefully if v1.0 tag is unavailable
 That is about the code of 1.0; here both paths are in this checkout and no tag is needed."""
 NO_PYTEST = "pytest is missing; in the checkout: python -m pip install -e . --group dev"
-NO_CHECKOUT = (
-    "The benchmark suites are in the source tree (tests/benchmarks), not in the installed "
-    f"package.\nGet it: clone the project's repository at version {virnucpro.__version__}, or "
-    "unpack the source archive (pip download --no-deps --no-binary :all: "
-    f"virnucpro=={virnucpro.__version__});\n"
-    "then in it: python -m pip install -e . --group dev && virnucpro benchmark"
-)
+NO_CHECKOUT = f"""\
+the benchmark suites are in the source tree (tests/benchmarks), not in the installed package.
+Get it: clone the project's repository at version {virnucpro.__version__}, or unpack the source
+archive (pip download --no-deps --no-binary :all: virnucpro=={virnucpro.__version__});
+then in it: python -m pip install -e . --group dev && virnucpro benchmark"""
 
 
 @click.command()
@@ -93,20 +91,18 @@ def benchmark(
     """  # noqa: D301 - backslash and b keep click from joining the lines
     root = _checkout()
     if root is None or importlib.util.find_spec("pytest") is None:
-        click.echo(NO_CHECKOUT if root is None else NO_PYTEST, err=True)
-        sys.exit(NOT_RUN)
+        raise UsageError(NO_CHECKOUT if root is None else NO_PYTEST)
     try:
         folder = (output_dir or root / "build" / "benchmarks").absolute()
         folder.mkdir(parents=True, exist_ok=True)
         visible = detect_cuda_devices()
         visible = parse_gpu_list(gpus, visible) if gpus else visible
         earlier = _rows(read_json(compare_to)) if compare_to else []
-        if compare_to and not earlier:
-            problem = "no figures in it; give an earlier benchmark_*.json"
-            raise UsageError(f"--compare-to {compare_to}: {problem}")
-    except (VirNucProError, OSError) as error:
-        click.echo(f"virnucpro: error: {error}", err=True)
-        sys.exit(NOT_RUN)
+    except (DeviceError, OSError) as error:  # 5 and 1 elsewhere, here the suite could not run
+        raise UsageError(str(error)) from error
+    if compare_to and not earlier:
+        problem = "no figures in it; give an earlier benchmark_*.json"
+        raise UsageError(f"--compare-to {compare_to}: {problem}")
     if suite in ("v1-comparison", "all"):
         click.echo(V1_NOTES)
     path = folder / f"benchmark_{time.strftime('%Y%m%d-%H%M%S')}_{os.getpid()}.json"

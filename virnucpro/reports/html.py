@@ -67,13 +67,6 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
     inputs = [entry for entry in run.get("inputs", []) if isinstance(entry, dict)]
     names = [Path(str(entry.get("path", ""))).name for entry in inputs]
     ranked = sorted(summary.samples.items(), key=lambda item: -item[1]["virus"])
-    samples = [
-        {"number": data["samples"].index(name), "name": name or "(one input)",
-         "records": counts.total(), "virus": counts["virus"], "uncertain": counts["uncertain"],
-         "non_virus": counts["non-virus"], "none": counts[""],
-         "fdr": summary.sample_fdr.get(name)}
-        for name, counts in ranked[:MOST_SAMPLES]
-    ]  # fmt: skip
     uncertain, half = summary.histogram["uncertain"], SCORE_BINS // 2
     model = str(explain.part(run, "model").get("name", "?"))
     style = pages.asset("report.css")
@@ -97,7 +90,9 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
         history=explain.history(run),
         uncertain=(sum(uncertain[:half]), sum(uncertain[half:])),
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        samples={"rows": samples, "hidden": len(ranked) - len(samples)},
+        samples=ranked[:MOST_SAMPLES],
+        hidden=len(ranked[MOST_SAMPLES:]),
+        numbers=data["samples"],
         references=citations.references(model),
         has_tracks=bool(data["tracks"]),
         style=Markup(style),
