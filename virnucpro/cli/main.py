@@ -38,7 +38,7 @@ COMMANDS = {
     "train": ("train", "Train a model on labelled FASTA."),
     "evaluate": ("train", "Measure a model on labelled FASTA."),
     "benchmark": ("benchmark", "Run the benchmark suites of a source checkout."),
-    "profile": ("profile", "Find the best token budget on this machine."),
+    "profile": ("info", "Find the best token budget on this machine."),
     "config": ("utils", "Show the settings in force and where they come from."),
     "utils": ("utils", "List devices, validate files and checkpoints."),
     "citation": ("info", "How to cite."),

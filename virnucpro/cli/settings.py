@@ -29,12 +29,7 @@ STAGED = ("staged", "parallel", "v1_fallback", "persistent_models", "merge_threa
 def build_settings(
     flags: Mapping[str, Any], config: Config, gpus: tuple[int, ...] = ()
 ) -> PredictionSettings:
-    """Lay flags over settings.
-
-    Args:
-        flags: values by the name of the flag; None, or no entry, where it was not given.
-        config: the settings in force.
-        gpus: devices to use; empty leaves it to the `device` flag.
+    """Lay flags, by name, over settings; without `gpus` the `device` flag says where to compute.
 
     Raises:
         UsageError: a value is out of range, or flags do not fit together.

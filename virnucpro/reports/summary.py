@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
@@ -79,20 +79,21 @@ def summarise(rows: Iterable[CallRow], most_rows: int = MOST_ROWS) -> Summary:
     Fewer are kept where long ids would make the report large.
     """
     summary = Summary()
-    heap: list[tuple[float, int, CallRow]] = []
-    for number, row in enumerate(rows):
-        summary.count(row)
-        rank = (-1.0 if row.p_virus is None else row.p_virus, -number, row)
-        if len(heap) < most_rows:
-            heapq.heappush(heap, rank)
-        elif rank[:2] > heap[0][:2]:
-            heapq.heapreplace(heap, rank)
+
+    def counted() -> Iterator[CallRow]:
+        for row in rows:
+            summary.count(row)
+            yield row
+
+    def score(row: CallRow) -> float:
+        return -1.0 if row.p_virus is None else row.p_virus
+
+    best = heapq.nlargest(most_rows, counted(), score)  # of equals the first ones
     if rates := summary.sample_fdr:
         false = sum(summary.samples[name]["virus"] * fdr for name, fdr in rates.items())
         summary.fdr = false / summary.calls["virus"]
-    heap.sort(key=lambda rank: (-rank[0], -rank[1]))
     letters = 0
-    for _, _, row in heap:
+    for row in best:
         letters += len(row.seq_id.encode("utf-8", "surrogateescape")) + len(row.class_hint)
         if letters > MOST_ID_BYTES:
             break

@@ -74,14 +74,9 @@ class TableFiles:
         self, name: str, row: CallRow, regions: list[RegionRow], chunks: list[ChunkRow],
         record: Record | None,
     ) -> None:  # fmt: skip
-        """Write one record.
+        """Write one record: its rows in order, its sequence where it is called viral.
 
-        Args:
-            name: its id in the files that have no column for the sample.
-            row: its line in calls.tsv.
-            regions: its viral regions, in order.
-            chunks: all its chunks, in order.
-            record: its sequence, where it is called viral.
+        `name` is its id in the files that have no column for the sample.
         """
         self._calls.write(row.line())
         viral = [c for c in chunks if c.orf_start is not None and (c.p_virus or 0.0) > VIRAL]
