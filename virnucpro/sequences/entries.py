@@ -75,8 +75,9 @@ def _fasta(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
         for piece in pieces:
             record = record or _FastaRecord(stream, log, line)
             record.add(piece, line)
-            yield record.entry()
-            record, line = None, line + piece.count(b"\n") + 1
+            entry, record = record.entry(), None  # a long record is in memory once from here on
+            line += piece.count(b"\n") + 1
+            yield entry
         if not pieces:  # a long record: what is known of it goes out of the way
             record = record or _FastaRecord(stream, log, line)
             last = text.endswith(b"\n")
