@@ -16,7 +16,7 @@ from virnucpro.sequences.unpack import UNPACK_ERRORS, Unpacked, archive_of, pack
 
 BLANKS = b" \t\v\f"
 
-_BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 18
 _LONGEST_MAGIC = 263
 _MARK = codecs.BOM_UTF8
 _NEVER = {
@@ -86,7 +86,7 @@ class TextStream:
 
     def _pull(self) -> bytes:
         try:
-            return self._unpacked.source.read1(_BLOCK_BYTES)
+            return self._unpacked.source.read1(BLOCK_BYTES)
         except UNPACK_ERRORS as error:
             if self._unpacked.packing is None:
                 raise self.error(f"reading failed: {error}") from error
