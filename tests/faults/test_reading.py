@@ -235,7 +235,7 @@ REFUSED = {
     "nul in a header": (f">a\0\n{A}\n", 1, "NUL"),
     "digits in fastq": (fastq("a", A[:-1] + "1") + FASTQ, 2, "digit"),
     "sign in fastq": (fastq("a", A[:9] + ">" + A[10:]) + FASTQ, 2, "'>'"),
-    "blank in fastq": (fastq("a", A[:9] + " " + A[10:]) + FASTQ, 2, "0x20"),
+    "blank in fastq": (fastq("a", A[:9] + " " + A[10:]) + FASTQ, 2, "a blank"),
     "control in fastq": (fastq("a", A[:9] + "\x1d" + A[10:]) + FASTQ, 2, "0x1d"),
     "fasta after fastq": (FASTQ + FASTA, 9, "FASTA"),
     "fastq glued": (FASTQ[:-1] + FASTQ, 8, "qualities"),

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import sha256_file
-from virnucpro.core.records import HEADER_BYTES, Record
+from virnucpro.core.records import Record
 from virnucpro.core.text import clipped
 from virnucpro.sequences.fasta import first_word, sample_name
 from virnucpro.sequences.read_log import ReadLog
@@ -98,7 +98,7 @@ def read_alignments(
 
 
 def _record(path: Path, read: Any, sample: str, log: ReadLog) -> Record:
-    name = log.wished_id(first_word((read.query_name or "").encode(*HEADER_BYTES)))
+    name = log.wished_id(first_word(read.query_name or ""))
     if read.is_read1 != read.is_read2:
         name += "/1" if read.is_read1 else "/2"
     sequence = read.get_forward_sequence() or ""

@@ -40,7 +40,7 @@ class IdRegistry:
         >>> [ids.unique(name) for name in ("a", "a", "b", "a", "a__2")]
         ['a', 'a__2', 'b', 'a__3', 'a__2__2']
         """
-        if len(endings) == 1 and self._add(seq_id + endings[0]):
+        if endings == ("",) and self._add(seq_id):
             return seq_id
         if not self._is_free(seq_id, endings):
             seq_id = f"{seq_id}__{self._free_number(seq_id, endings)}"

@@ -51,13 +51,16 @@ class ReadLog:
     def wished_id(self, word: str) -> str:
         """Count a record; the id that it should get: its first word, or a number without one."""
         self.records += 1
-        self.unnamed += not word
-        return word or f"record_{self.records}"
+        if word:
+            return word
+        self.unnamed += 1
+        return f"record_{self.records}"
 
     def unique(self, name: str, endings: tuple[str, ...] = ("",)) -> str:
         """The id that a record gets, as `IdRegistry.unique`; a new name is counted."""
         seq_id = self.ids.unique(name, endings)
-        self.duplicates += seq_id != name
+        if seq_id != name:
+            self.duplicates += 1
         return seq_id
 
     def warn(self) -> None:

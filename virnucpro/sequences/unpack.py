@@ -63,9 +63,16 @@ class Unpacked:
     _raw: _RawInput
 
     def finish(self) -> str:
-        """Read what the parser left; hex SHA-256 of the input's bytes as they lie there."""
-        while self._raw.read(_BUFFER_BYTES):
-            pass
+        """Read what the parser left; hex SHA-256 of the input's bytes as they lie there.
+
+        Raises:
+            InputError: the rest cannot be read.
+        """
+        try:
+            while self._raw.read(_BUFFER_BYTES):
+                pass
+        except OSError as error:
+            raise InputError(self.path, f"reading failed: {error}") from error
         return self._raw.digest.hexdigest()
 
     @property
@@ -139,7 +146,7 @@ def _unpacker(packed: io.BufferedReader, packing: str | None) -> io.BufferedRead
 class _RawInput(io.RawIOBase):
     """The bytes as they lie there: hashed as they are read, the last few kept."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: Any) -> None:
         self._source = source
         self.digest, self.tail = hashlib.sha256(), b""
 
@@ -147,11 +154,10 @@ class _RawInput(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._source.read(len(buffer))
-        self.digest.update(data)
-        self.tail = (self.tail + data[-len(_BGZF_END) :])[-len(_BGZF_END) :]
-        buffer[: len(data)] = data
-        return len(data)
+        size: int = self._source.readinto(buffer)
+        self.digest.update(buffer[:size])
+        self.tail = (self.tail + bytes(buffer[:size][-len(_BGZF_END) :]))[-len(_BGZF_END) :]
+        return size
 
 
 class _Frames(io.RawIOBase):
