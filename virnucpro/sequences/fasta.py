@@ -1,6 +1,6 @@
 """FASTA and FASTQ -> records with ids that are unique within the run.
 
-Room 1 (FASTA -> chunks -> ORFs). Streams: one record is in memory at a time, and 8 to 9 bytes for
+Streams: one record is in memory at a time, and 8 to 9 bytes for
 each id seen.
 """
 

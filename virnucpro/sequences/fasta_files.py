@@ -1,6 +1,6 @@
 """The FASTA files that lie between stages: written and read back here only.
 
-Room 1 (FASTA -> chunks -> ORFs). These files are ours: plain, ids of one word, no surprises. What
+These files are ours: plain, ids of one word, no surprises. What
 users hand in goes through `fasta.py`.
 """
 
@@ -52,11 +52,7 @@ def _wrapped(sequence: str) -> str:
 
 
 def read_fasta(path: Path | str) -> Iterator[tuple[str, str]]:
-    """(id, sequence) of each record of a plain FASTA file of ours, in its order. Streams.
-
-    Raises:
-        InputError: the file cannot be read or is no FASTA.
-    """
+    """(id, sequence) of each record of a plain FASTA file of ours, in its order. Streams."""
     encoding, errors = HEADER_BYTES
     try:
         with Path(path).open(encoding=encoding, errors=errors, newline="\n") as file:

@@ -1,6 +1,6 @@
 """Input bytes -> blocks of text with one kind of line end, and what the text is.
 
-Room 1 (FASTA -> chunks -> ORFs). Whatever is wrong with a file as a file is told here, with its
+Whatever is wrong with a file as a file is told here, with its
 line; what is wrong with its records, in `entries.py`.
 """
 
@@ -59,9 +59,6 @@ class TextStream:
         kind: by the first letter; None if there is nothing but blanks.
         skipped_lines: blank lines before the first record, which are left out.
         lines: line ends seen so far in the whole input.
-
-    Raises:
-        InputError: from the constructor and from reading.
     """
 
     def __init__(self, unpacked: Unpacked) -> None:

@@ -1,7 +1,6 @@
 """Open an input, whatever it is packed with; the content decides, not the name.
 
-Room 1 (FASTA -> chunks -> ORFs). Memory is bounded whatever a file unpacks to, and the bytes are
-hashed as they come.
+Memory is bounded whatever a file unpacks to, and the bytes are hashed as they come.
 """
 
 from __future__ import annotations
@@ -63,11 +62,7 @@ class Unpacked:
     _raw: _RawInput
 
     def finish(self) -> str:
-        """Read what the parser left; hex SHA-256 of the input's bytes as they lie there.
-
-        Raises:
-            InputError: the rest cannot be read.
-        """
+        """Read what the parser left; hex SHA-256 of the input's bytes as they lie there."""
         try:
             while self._raw.read(_BUFFER_BYTES):
                 pass
@@ -83,11 +78,7 @@ class Unpacked:
 
 @contextmanager
 def open_unpacked(path: Path | str) -> Iterator[Unpacked]:
-    """Open a file, or standard input for `-`, to read its unpacked bytes.
-
-    Raises:
-        InputError: a directory, a missing or unreadable file, an archive of files.
-    """
+    """Open a file, or standard input for `-`, to read its unpacked bytes."""
     with ExitStack() as stack:
         try:
             if str(path) == STDIN:
@@ -109,11 +100,7 @@ def open_unpacked(path: Path | str) -> Iterator[Unpacked]:
 
 
 def standard_input() -> BinaryIO:
-    """The bytes of standard input.
-
-    Raises:
-        InputError: it is closed.
-    """
+    """The bytes of standard input, if it is open."""
     if sys.stdin is None:
         raise InputError("standard input", "is closed; give a file, or a pipe for '-'")
     return sys.stdin.buffer
