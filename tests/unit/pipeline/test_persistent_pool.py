@@ -13,8 +13,7 @@ from virnucpro.core.errors import ModelError
 from virnucpro.engines.forward import Forward
 from virnucpro.pipeline.feature_files import read_dna_features
 from virnucpro.pipeline.features import EmbedJob, SplitFile
-from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-from virnucpro.pipeline.work_queue import BatchQueueManager
+from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.scores.scorer import EmbeddingOptions
 
 
