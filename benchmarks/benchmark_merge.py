@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -66,11 +65,11 @@ def main() -> None:
     args = parser.parse_args()
     git = ["git", "rev-parse", "HEAD"]
     commit = args.commit or subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    results: dict[str, dict[str, object]] = {}
+    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in ("ours", "published"):
             files = write_pairs(Path(temporary, name), args.pairs, args.rows, name == "published")
-            took: dict[int, float] = {}
+            alone = 0.0
             for workers in WORKERS:
                 seconds = []
                 for _ in range(args.repeats):
@@ -79,22 +78,23 @@ def main() -> None:
                         merged, failed = parallel_merge_features(*files, Path(out), workers)
                         seconds.append(time.perf_counter() - started)
                     assert len(merged) == args.pairs and not failed
-                took[workers] = statistics.median(seconds)
-                print(f"{name:10} {workers} workers {took[workers]:7.2f} s "
-                      f"{took[1] / took[workers]:5.2f} x", flush=True)  # fmt: skip
-            results[name] = {
-                "megabytes": round(sum(p.stat().st_size for part in files for p in part) / 1e6),
-                "seconds": {str(n): round(value, 3) for n, value in took.items()},
-                "times_faster": {str(n): round(took[1] / value, 2) for n, value in took.items()},
-            }
-    about = {
-        "machine": f"{platform.machine()}, {usable_cpus()} of {os.cpu_count()} CPUs usable",
-        "python": platform.python_version(), "numpy": np.__version__,
+                median = statistics.median(seconds)
+                alone = alone or median
+                rows.append({"format": name, "workers": workers, "seconds": round(median, 2),
+                             "times faster": round(alone / median, 2)})  # fmt: skip
+                print(rows[-1], flush=True)
+    result = {
+        "title": "Merging",
+        "about": f"{args.pairs} pairs of {args.rows} sequences, median of {args.repeats} merges",
+        "machine": {
+            "cpu": platform.machine(), "cores": usable_cpus(),
+            "python": platform.python_version(), "numpy": np.__version__,
+        },
         "date": time.strftime("%Y-%m-%d"), "commit": commit,
         "command": " ".join(["python", *sys.argv]),
-        "pairs": args.pairs, "rows": args.rows, "repeats": args.repeats,
+        "merges": rows,
     }  # fmt: skip
-    args.output.write_text(json.dumps(about | {"results": results}, indent=2) + "\n")
+    args.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
