@@ -3,6 +3,10 @@
 What `torch.save` writes is a zip of a pickle and of tensors' bytes. Both are written and read
 here without torch: it takes seconds to import, in each process that merges, and its safe reader
 takes 9 s for 10,000 rows of floats.
+
+Whoever writes may meet an `OutputError`, and nothing is left behind; whoever reads, a
+`FileNotFoundError`, or a `DamagedFeaturesError` for a file that cannot be read, is not of its
+layout, or holds values that are not finite.
 """
 
 from __future__ import annotations
@@ -48,11 +52,7 @@ class DamagedFeaturesError(InputError, RuntimeError):
 
 
 def write_dna_features(path: Path, embeddings: Embeddings) -> None:
-    """Write `{nucleotide: ids, data: [{label, mean_representation: floats}]}`.
-
-    Raises:
-        OutputError: the file could not be written; nothing is left behind.
-    """
+    """Write `{nucleotide: ids, data: [{label, mean_representation: floats}]}`."""
     label, mean = b"}(" + _text("label"), _text("mean_representation") + b"]("
     cells = np.empty((embeddings.vectors.shape[1], 9), dtype=np.uint8)
     cells[:, 0] = ord("G")  # a float: eight bytes, the highest first
@@ -65,11 +65,7 @@ def write_dna_features(path: Path, embeddings: Embeddings) -> None:
 
 
 def write_protein_features(path: Path, embeddings: Embeddings) -> None:
-    """Write `{proteins: ids, data: [tensor (d,) float32]}`.
-
-    Raises:
-        OutputError: the file could not be written; nothing is left behind.
-    """
+    """Write `{proteins: ids, data: [tensor (d,) float32]}`."""
     vectors, dim = embeddings.vectors, embeddings.vectors.shape[1]
     rows = _tensors(vectors.size, range(0, vectors.size, dim), dim)
     _write(path, [_text("proteins"), *_list(map(_text, embeddings.seq_ids)),
@@ -83,9 +79,6 @@ def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
         path: the merged file.
         embeddings: n rows, DNA columns first.
         inputs: digest of the files it was made from, kept in a record that torch passes over.
-
-    Raises:
-        OutputError: the file could not be written; nothing is left behind.
     """
     vectors = embeddings.vectors
     entries = [_text("ids"), *_list(map(_text, embeddings.seq_ids)),
@@ -149,13 +142,8 @@ def _write(
 
 
 def read_dna_features(path: Path) -> Embeddings:
-    """Read a DNA feature file, ours or the original's.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
-    """
-    ids, rows = _listed(path, "nucleotide")
+    """Read a DNA feature file, ours or the original's."""
+    ids, rows = _content(path, "nucleotide", list)
     try:
         labels = [row["label"] for row in rows]
         vectors = [row["mean_representation"] for row in rows]
@@ -165,30 +153,18 @@ def read_dna_features(path: Path) -> Embeddings:
         raise DamagedFeaturesError(path, problem) from error
     if labels != ids:
         raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
-    return _stacked(path, ids, joined)
+    return _checked(path, ids, _stacked(path, joined))
 
 
 def read_protein_features(path: Path) -> Embeddings:
-    """Read a protein feature file, ours or the original's.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
-    """
-    return _stacked(path, *_listed(path, "proteins"))
+    """Read a protein feature file, ours or the original's."""
+    ids, rows = _content(path, "proteins", list)
+    return _checked(path, ids, _stacked(path, rows))
 
 
 def read_merged(path: Path) -> Embeddings:
-    """Read a merged file: rows with their ids, DNA columns first.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
-    """
-    content = _load(path)
-    ids, data = content.get("ids"), content.get("data")
-    if not isinstance(ids, list) or not isinstance(data, np.ndarray):
-        raise DamagedFeaturesError(path, "not a merged file: no ids, or data is not a tensor")
+    """Read a merged file: rows with their ids, DNA columns first."""
+    ids, data = _content(path, "ids", np.ndarray)
     return _checked(path, ids, data.astype(np.float32))
 
 
@@ -201,12 +177,7 @@ def merged_inputs(path: Path) -> str | None:
 
 
 def read_records(path: Path) -> dict[str, bytes]:
-    """Content of every record of a `.pt` file by its name inside the archive's one folder.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFeaturesError: not a `.pt` file in zip form, or a record fails its checksum.
-    """
+    """Content of every record of a `.pt` file by its name in the archive's one folder, checked."""
     records: dict[str, bytes] = {}
     name = ""
     try:
@@ -297,7 +268,8 @@ class _Unpickler(pickle._Unpickler):
     dispatch[ord("G")] = _load_floats
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _content(path: Path, key: str, kind: type) -> tuple[list[Any], Any]:
+    """The list of ids, and what stands beside it as `data`."""
     records = read_records(path)
     try:
         content = _Unpickler(records).load()
@@ -306,33 +278,27 @@ def _load(path: Path) -> dict[str, Any]:
         raise DamagedFeaturesError(path, problem) from error
     if not isinstance(content, dict):
         raise DamagedFeaturesError(path, "does not hold a dictionary")
-    return content
+    ids, data = content.get(key), content.get("data")
+    if not isinstance(ids, list) or not isinstance(data, kind):
+        raise DamagedFeaturesError(path, f"no `{key}` and `data` as in its layout")
+    return ids, data
 
 
-def _listed(path: Path, key: str) -> tuple[list[Any], list[Any]]:
-    content = _load(path)
-    ids, rows = content.get(key), content.get("data")
-    if not isinstance(ids, list) or not isinstance(rows, list):
-        raise DamagedFeaturesError(path, f"no lists `{key}` and `data` in it")
-    return ids, rows
-
-
-def _stacked(path: Path, ids: Sequence[Any], rows: Sequence[Any]) -> Embeddings:
-    """Rows of one width, of which each takes its part of the file."""
-    shape: tuple[int, ...] = (0,) if not rows else getattr(rows[0], "shape", ())
-    if len(shape) != 1 or any(getattr(row, "shape", None) != shape for row in rows):
+def _stacked(path: Path, rows: Sequence[Any]) -> NDArray[np.float32]:
+    shapes: set[tuple[int, ...]] = {getattr(row, "shape", ()) for row in rows} or {(0,)}
+    shape = shapes.pop()
+    if shapes or len(shape) != 1:
         raise DamagedFeaturesError(path, "rows are not vectors of one width")
+    # each row takes its part of the file: a few bytes could name one row many times
     if 2 * len(rows) * shape[0] > path.stat().st_size:
         raise DamagedFeaturesError(path, "holds less than its rows claim")
     vectors = np.empty((len(rows), *shape), dtype=np.float32)
     for number, row in enumerate(rows):
         vectors[number] = row
-    return _checked(path, ids, vectors)
+    return vectors
 
 
 def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Embeddings:
-    if not len(ids) and not vectors.size:
-        return Embeddings((), np.empty((0, vectors.shape[-1] if vectors.ndim == 2 else 0), "f4"))
     if vectors.ndim != 2 or len(vectors) != len(ids):
         raise DamagedFeaturesError(path, f"{len(ids)} ids for data of shape {vectors.shape}")
     if not all(isinstance(seq_id, str) for seq_id in ids):
@@ -357,9 +323,6 @@ def write_vectors(
         parts: rows in their order.
         shape: (n, d) of all parts.
         about: attributes of the file.
-
-    Raises:
-        OutputError: the file could not be written; nothing is left behind.
     """
     import h5py
 
@@ -375,11 +338,7 @@ def write_vectors(
 
 
 def read_vectors(path: Path) -> Embeddings:
-    """Read a whole file of `write_vectors`.
-
-    Raises:
-        DamagedFeaturesError: unreadable, or not of this layout.
-    """
+    """Read a whole file of `write_vectors`."""
     import h5py
 
     try:

@@ -140,15 +140,7 @@ def run_multi_gpu_inference(
 
 
 def choose_devices(world_size: int, devices: Sequence[str]) -> tuple[str, ...]:
-    """The device of each rank.
-
-    Args:
-        world_size: ranks.
-        devices: to use, in order; empty means the visible GPUs, else the CPU.
-
-    Raises:
-        DeviceError: not even one rank, or more ranks than GPUs.
-    """
+    """The device of each rank; no `devices` means the visible GPUs, else the CPU."""
     chosen = tuple(devices) or tuple(f"cuda:{number}" for number in detect_cuda_devices())
     if world_size < 1:
         raise DeviceError(f"world_size must be at least 1, got {world_size}")

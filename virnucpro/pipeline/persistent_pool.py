@@ -71,19 +71,17 @@ class PersistentWorkerPool(Workers):
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class QueueResult:
     """What became of split files.
 
     Attributes:
-        finished: those whose output is in place, in their order.
-        failed: the others, each with its reason.
+        failed: those without an output, each with its reason.
         tokens: tokens embedded.
         engine: what the engine says of itself; empty where nothing was embedded.
     """
 
-    finished: tuple[SplitFile, ...]
-    failed: tuple[tuple[SplitFile, str], ...]
+    failed: dict[SplitFile, str] = field(default_factory=dict)
     tokens: int = 0
     engine: dict[str, Any] = field(default_factory=dict)
 
@@ -137,30 +135,23 @@ class BatchQueueManager:
             DeviceError: the same for the device.
             OutputError: an output cannot be written.
         """
-        failed: dict[int, str] = {}
-        tokens = 0
-        engine: dict[str, Any] = {}
+        result = QueueResult()
         executor = self._pool or self._executor(len(files))
         try:
             with self.progress.create_file_bar(rows, desc, "ORFs") as bar:
                 for outcome in executor.run(job, enumerate(files), bar.update):
                     file = files[outcome.key]
                     if isinstance(outcome, Done):
-                        tokens += outcome.result[1]
-                        engine = outcome.stats[job.encoder.kind]
+                        result.tokens += outcome.result[1]
+                        result.engine = outcome.stats[job.encoder.kind]
                         on_done(file)
                     else:
                         logger.warning("%s: %s", file.input_file, outcome.reason)
-                        failed[outcome.key] = outcome.reason
+                        result.failed[file] = outcome.reason
         finally:
             if self._pool is None:
                 executor.close()
-        return QueueResult(
-            tuple(file for key, file in enumerate(files) if key not in failed),
-            tuple((files[key], reason) for key, reason in sorted(failed.items())),
-            tokens,
-            engine,
-        )
+        return result
 
     def _executor(self, files: int) -> Executor:
         if tuple(self.devices) == ("cpu",):

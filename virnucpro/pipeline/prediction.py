@@ -334,11 +334,11 @@ def _file_wise(
         job, list(files), sum(sizes[n - 1] for n in files.values()),
         lambda file: _commit(run, slot, files[file], "file-wise"), TITLES[slot],
     )  # fmt: skip
-    for file, reason in result.failed:
+    for file, reason in result.failed.items():
         failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{reason}"
     if result.engine:
         run.report.note_engine(slot, result.engine)
-    counts = {"files": len(result.finished), "kept": len(todo) - len(files)}
+    counts = {"files": len(files) - len(result.failed), "kept": len(todo) - len(files)}
     return {**counts, "failed": len(result.failed), "tokens": result.tokens}
 
 

@@ -123,7 +123,7 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
     ("content", "problem"),
     [
         ([1, 2], "dictionary"),
-        ({"data": []}, "lists `proteins` and `data`"),
+        ({"data": []}, "no `proteins` and `data`"),
         ({"proteins": ["a"], "data": []}, "1 ids for data"),
         ({"proteins": ["a", "a"], "data": [torch.ones(2), torch.ones(2)]}, "occurs twice"),
         ({"proteins": [1], "data": [torch.ones(2)]}, "not text"),
