@@ -276,8 +276,7 @@ def embed(
     parts = [np.empty((0, scorer.model.dim), dtype=np.float32)]
     for shard, vectors in scorer.vectors(_records(sequences)):
         if per == "orf":
-            places = zip(shard.orfs["chunk"].tolist(), shard.orfs["frame"].tolist(), strict=True)
-            ids += shard.orf_ids(list(places))
+            ids += shard.orf_ids()
             parts.append(vectors)
             continue
         record_of = shard.chunks["record"][shard.orfs["chunk"]]

@@ -82,9 +82,7 @@ def written_units(run: Run) -> Units:
                     chunked, zip(event.chunk_ids(), chunks, strict=True),
                     wrapped=True,
                 )  # fmt: skip
-                places = list(zip(event.orfs["chunk"].tolist(), event.orfs["frame"].tolist(),
-                                  strict=True))  # fmt: skip
-                for orf_id, (dna, amino) in zip(event.orf_ids(places), orfs, strict=True):
+                for orf_id, (dna, amino) in zip(event.orf_ids(), orfs, strict=True):
                     nucleotide.write(fasta_text(orf_id, dna.decode("ascii")))
                     protein.write(fasta_text(orf_id, amino.decode("ascii")))
                 split += _split(run, event, open_units)
@@ -102,7 +100,7 @@ def _split(run: Run, shard: Shard, units: Iterable[Unit]) -> list[Path]:
     """Write the split files of a shard's units, DNA and protein of each."""
     written = []
     for unit in units:
-        ids = shard.orf_ids(unit.places)
+        ids = shard.orf_ids(unit.rows)
         for slot, sequences in (("dna", unit.dna), ("protein", unit.protein)):
             path = run.paths.split_of(slot, unit.number + 1)
             path.parent.mkdir(exist_ok=True)
