@@ -32,7 +32,6 @@ from virnucpro.pipeline.worker_loop import (
     OnRows,
     Outcome,
     Ready,
-    Tasks,
     raise_if_hopeless,
     start_error,
     work,
@@ -366,9 +365,9 @@ def worker_main(connection: Connection, settings: WorkerSettings, number: int) -
             while (item := connection.recv()) is not None:
                 yield item
 
-    tasks = Tasks(LoadedModels(settings.device, settings.threads), settings.cache_clear_interval)
+    models = LoadedModels(settings.device, settings.threads, settings.cache_clear_interval)
     rows, last = 0, time.monotonic()
-    for message in work(tasks, inbox()):
+    for message in work(models, inbox()):
         if isinstance(message, Beat):
             rows += message.rows
             if time.monotonic() - last < settings.heartbeat_s:
