@@ -34,21 +34,13 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A shard with its calls.
+    """A shard with its calls."""
 
-    Attributes:
-        rows: one for each record; `fdr` is left open.
-        chunk_rows: one for each chunk.
-        scored_chunks: rows of the shard's chunks that have a score, shape (n,).
-        is_virus: whether some frame of each is at least as viral as any is not, shape (n,).
-        missing: ORFs of each record that have no score, by joint id; no record that has all.
-    """
-
-    rows: list[CallRow]
+    rows: list[CallRow]  # of each record; `fdr` is left open
     chunk_rows: list[ChunkRow]
-    scored_chunks: NDArray[np.int64]
-    is_virus: NDArray[np.bool_]
-    missing: dict[str, int]
+    scored_chunks: NDArray[np.int64]  # rows of the shard's chunks that have a score, shape (n,)
+    is_virus: NDArray[np.bool_]  # some frame is at least as viral as any is not, shape (n,)
+    missing: dict[str, int]  # ORFs without a score, by joint id of the record
 
 
 class Caller:

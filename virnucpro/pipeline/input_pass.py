@@ -41,18 +41,12 @@ Rows = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides which ORFs an input gives.
+    """What decides which ORFs an input gives."""
 
-    Attributes:
-        chunk_nt: length of a chunk (nt).
-        policy: which reading frames of a chunk are scored.
-        min_length: shorter records are not scored (nt).
-        is_sampled: whether the record of this number, from 0, is scored.
-    """
-
-    chunk_nt: int
-    policy: OrfPolicy
-    min_length: int = 0
+    chunk_nt: int  # length of a chunk (nt)
+    policy: OrfPolicy  # which reading frames of a chunk are scored
+    min_length: int = 0  # shorter records are not scored (nt)
+    # whether the record of this number, from 0, is scored
     is_sampled: Callable[[int], bool] = lambda number: True
 
     def status(self, record: Record, number: int) -> Status | None:
@@ -77,19 +71,12 @@ class RecordRow(NamedTuple):
 
 @dataclass(slots=True)
 class Unit:
-    """Distinct ORFs of one shard that are computed, committed and lost together.
+    """Distinct ORFs of one shard that are computed, committed and lost together."""
 
-    Attributes:
-        number: of the unit in the run, from 0.
-        dna: DNA of each ORF (nt).
-        protein: its translation (aa).
-        rows: the row of the shard's ORFs that each was first seen in.
-    """
-
-    number: int
-    dna: list[bytes] = field(default_factory=list)
-    protein: list[bytes] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    number: int  # of the unit in the run, from 0
+    dna: list[bytes] = field(default_factory=list)  # of each ORF (nt)
+    protein: list[bytes] = field(default_factory=list)  # its translation (aa)
+    rows: list[int] = field(default_factory=list)  # of the shard, where each was first seen
 
     def __len__(self) -> int:
         return len(self.dna)
@@ -97,19 +84,12 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A stretch of the input: its records, chunks and ORFs as rows, in input order.
-
-    Attributes:
-        records: its records.
-        chunks: shape (chunks,) of `CHUNK`.
-        orfs: shape (orfs,) of `ORF`.
-        units: number and size of its units, in order; their ORFs are the shard's distinct ones.
-    """
+    """A stretch of the input: its records, chunks and ORFs as rows, in input order."""
 
     records: list[RecordRow]
-    chunks: Rows
-    orfs: Rows
-    units: list[tuple[int, int]]
+    chunks: Rows  # shape (chunks,) of `CHUNK`
+    orfs: Rows  # shape (orfs,) of `ORF`
+    units: list[tuple[int, int]]  # number and size; their ORFs are the shard's distinct ones
 
     def chunk_ids(self, rows: Rows | slice = slice(None)) -> list[str]:
         """`{joint id}_chunk_{k}` of the chunks at `rows`, k from 1."""

@@ -38,23 +38,14 @@ _MATE_ENDINGS = ("/1", "/2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One sample: a file, or two files of mates.
+    """One sample: a file, or two files of mates."""
 
-    Attributes:
-        sample: its name in tables.
-        folder: the same as a plain folder name, unique within the run.
-        names: the inputs as the user gave them.
-        paths: where they lie; standard input has been copied to a file.
-        reference: FASTA for CRAM files that need one.
-        digests: hex SHA-256 of each input when the run began; empty where nobody wrote it down.
-    """
-
-    sample: str
-    folder: str
-    names: tuple[str, ...]
-    paths: tuple[Path, ...]
-    reference: Path | None = None
-    digests: tuple[str, ...] = ()
+    sample: str  # its name in tables
+    folder: str  # the same as a plain folder name, unique within the run
+    names: tuple[str, ...]  # the inputs as the user gave them
+    paths: tuple[Path, ...]  # where they lie; standard input has been copied to a file
+    reference: Path | None = None  # FASTA for CRAM files that need one
+    digests: tuple[str, ...] = ()  # hex SHA-256 when the run began; empty where nobody wrote it
 
 
 def plan_sources(

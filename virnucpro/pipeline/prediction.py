@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -109,8 +109,9 @@ def run_prediction(
         else:
             with at_most_threads(run.threads):
                 if is_staged:
-                    engines = Engines(use_v2_architecture, persistent_models, runtime_config)
-                    executor = NoExecutor(_score_staged(run, engines))
+                    executor = NoExecutor(
+                        _score_staged(run, use_v2_architecture, persistent_models, runtime_config)
+                    )
                 _write_tables(run, _score_and_call(run, executor))
         is_partial = run.paths.failed_files.exists()
         if not is_partial:
@@ -241,22 +242,9 @@ def _pages(run: Run) -> list[Path]:
     return [run.paths.output_dir / name for name in REPORT_FILES]
 
 
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """Which engine embeds which slot.
-
-    Attributes:
-        use_v2: proteins go through the packed engine, one process per GPU.
-        persistent: keep encoders loaded in worker processes between stages.
-        config: how the packed engine runs.
-    """
-
-    use_v2: bool = False
-    persistent: bool = False
-    config: RuntimeConfig | None = None
-
-
-def _score_staged(run: Run, engines: Engines) -> dict[int, str]:
+def _score_staged(
+    run: Run, use_v2: bool, persistent_models: bool, config: RuntimeConfig | None
+) -> dict[int, str]:
     """Score every unit through feature and merged files; scores go to the ledger.
 
     Returns:
@@ -265,27 +253,35 @@ def _score_staged(run: Run, engines: Engines) -> dict[int, str]:
     Raises:
         WorkersFailedError: the packed engine gave work up; finished shards are kept.
         DamagedError: a feature file is not what was written.
-        OutputError: a file cannot be written.
     """
-    store = ScoreStore(run.ledger, run.key)
+    compute, store = run.settings.compute, ScoreStore(run.ledger, run.key)
     units = written_units(run)
     failures: dict[int, str] = {}
     todo = [n for n in units.numbers if store.read(n - 1, units.sizes[n - 1]) is None]
     if not todo:
         return {}
     with ExitStack() as stack:
-        pool = _pool(run, stack) if engines.persistent else None
+        pool = None
+        if persistent_models:
+            from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
+
+            pool = PersistentWorkerPool(
+                len(compute.devices), run.model.name, devices=compute.devices, threads=run.threads,
+                cache_clear_interval=compute.cache_clear_interval,
+                worker_timeout=compute.worker_timeout,
+            )  # fmt: skip
+            stack.enter_context(pool).create_pool()
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
         with run.report.stage("dna_features") as counts:
-            if engines.use_v2 and run.settings.compute.dnabert_v2:
-                counts |= _packed(run, "dna", run.model.dna, todo, units, engines.config)
+            if use_v2 and compute.dnabert_v2:
+                counts |= _packed(run, "dna", run.model.dna, todo, units, config)
             else:
                 counts |= _file_wise(run, "dna", run.model.dna, todo, units, pool, failures)
         # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
         with run.report.stage("protein_features") as counts:
-            if engines.use_v2:
+            if use_v2:
                 logger.info("ESM-2: Using v2.0 async architecture")
-                counts |= _packed(run, "protein", run.model.protein, todo, units, engines.config)
+                counts |= _packed(run, "protein", run.model.protein, todo, units, config)
                 logger.info("v2.0 ESM-2 complete: %d feature files created", counts["files"])
             else:
                 counts |= _file_wise(run, "protein", run.model.protein, todo, units, pool, failures)
@@ -398,11 +394,8 @@ def _stream_h5_to_pt_files(
 
     Args:
         h5_path: datasets `sequence_ids` (n,) and `embeddings` (n, d) float32, in any order.
-        output_dir: gets `output_k_ESM.pt`; made if missing.
+        output_dir: gets `output_k_ESM.pt`, which are returned; made if missing.
         nucleotide_feature_files: `output_k_DNABERT_S.pt`; they give ids and their order.
-
-    Returns:
-        The files written, in the order of `nucleotide_feature_files`.
 
     Raises:
         DamagedFeaturesError: a nucleotide file cannot be read.
@@ -419,18 +412,6 @@ def _stream_h5_to_pt_files(
             write_protein_features(output_file, vectors.of(read_dna_ids(nucleotide_file)))
             written.append(output_file)
     return written
-
-
-def _pool(run: Run, stack: ExitStack) -> PersistentWorkerPool:
-    from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-
-    compute = run.settings.compute
-    pool = PersistentWorkerPool(
-        len(compute.devices), run.model.name, devices=compute.devices, threads=run.threads,
-        cache_clear_interval=compute.cache_clear_interval, worker_timeout=compute.worker_timeout,
-    )  # fmt: skip
-    stack.enter_context(pool).create_pool()
-    return pool
 
 
 def _is_done(run: Run, slot: Slot, number: int, how: str) -> bool:

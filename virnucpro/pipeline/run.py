@@ -47,33 +47,18 @@ _OF_SCORING = ("stages", "engines", "devices", "gpu_bytes")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One prediction under way.
+    """One prediction under way; a key is the digest of all that decides what lies under it."""
 
-    Attributes:
-        sources: the samples to read, standard input already spooled.
-        paths: where everything lies.
-        model: what decides scores.
-        settings: what was asked for.
-        per_unit: ORFs of a unit of work, and the most that a killed run has to do again.
-        threads: CPU threads and processes of the whole run.
-        key: of scores: digest of all that decides them to the last digit.
-        calls_key: of the model's calls, which are done on whatever kind of device they were made.
-        tables_key: of the final tables.
-        ledger: what is done, and which files are ours.
-        report: run.json.
-        reporter: progress.
-    """
-
-    sources: tuple[Source, ...]
+    sources: tuple[Source, ...]  # standard input already spooled
     paths: RunPaths
     model: ModelSpec
     settings: PredictionSettings
-    per_unit: int
-    threads: int
-    key: str
-    calls_key: str
-    tables_key: str
-    ledger: Ledger
+    per_unit: int  # ORFs of a unit of work, and the most that a killed run has to do again
+    threads: int  # CPU threads and processes of the whole run
+    key: str  # of scores, to the last digit
+    calls_key: str  # of the model's calls: done on whatever kind of device they were made
+    tables_key: str  # of the final tables
+    ledger: Ledger  # what is done, and which files are ours
     report: RunReport
     reporter: ProgressReporter
 

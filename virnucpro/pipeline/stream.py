@@ -31,7 +31,7 @@ class ScoreJob:
     classifier_batch: int = 256
 
     def task(self, models: LoadedModels) -> Scorer:
-        """Both encoders and the classifier on the device of `models`."""
+        """See `Job`."""
         return Scorer(self.model, models, self.dna, self.protein, self.classifier_batch)
 
 
@@ -50,8 +50,7 @@ class ScoreStore:
         """The scores of a finished unit, shape (size, 3); None where it is not finished.
 
         Raises:
-            DamagedError: they fail their checksum, or are of another number of ORFs, and repair
-                was not asked for.
+            DamagedError: they are not what was committed, and repair was not asked for.
         """
         entry = self._ledger.read(unit_name(number), self._key)
         if entry is None:
@@ -131,11 +130,7 @@ def scored_shards(
 
 
 class NoExecutor:
-    """Stands where units were scored elsewhere: what is not scored by now was given up.
-
-    Args:
-        reasons: by unit; a unit without one is given up too.
-    """
+    """Stands where units were scored elsewhere: what is not scored by now was given up."""
 
     loads = 0
 

@@ -35,27 +35,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Parameters of one model; the defaults are those of a model without a calibration.
+    """Parameters of one model; the defaults are those of a model without a calibration."""
 
-    Attributes:
-        lengths_nt: chunk lengths at which slope and intercept were fitted, rising.
-        slope: at those lengths.
-        intercept: at those lengths.
-        gain: how fast evidence grows with the number of chunks, 0 to 1.
-        limit_lengths_nt: contig lengths at which the limits were chosen, rising.
-        virus_above: least p_virus of the call `virus` at those lengths.
-        other_below: p_virus below which the call is `non-virus`; between the two, `uncertain`.
-        null_above: mean P(null) from which the call is `uncertain` whatever p_virus says.
-    """
-
+    # chunk lengths at which slope and intercept were fitted, rising
     lengths_nt: tuple[float, ...] = (500.0,)
     slope: tuple[float, ...] = (1.0,)
     intercept: tuple[float, ...] = (0.0,)
-    gain: float = 0.0
+    gain: float = 0.0  # how fast evidence grows with the number of chunks, 0 to 1
+    # contig lengths at which the limits were chosen, rising
     limit_lengths_nt: tuple[float, ...] = (500.0,)
-    virus_above: tuple[float, ...] = (0.5,)
-    other_below: float = 0.5
-    null_above: float = 2.0
+    virus_above: tuple[float, ...] = (0.5,)  # least p_virus of the call `virus`
+    other_below: float = 0.5  # `non-virus` below; between the two, `uncertain`
+    null_above: float = 2.0  # mean P(null) from which all is `uncertain`
 
     @classmethod
     def load(cls, path: Path | None) -> Calibration:

@@ -28,29 +28,17 @@ COLUMNS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingOptions:
-    """How an encoder runs; decides time and memory, never a score beyond the tolerance.
+    """How an encoder runs; decides time and memory, never a score beyond the tolerance."""
 
-    Attributes:
-        engine: `padded` or `packed`; None means packed on a GPU.
-        dtype: `auto` (float16 on CUDA, float32 elsewhere), `float32`, `float16`, `bfloat16`.
-        token_budget: token slots of a batch; None means by free memory.
-        feeding_threads: threads that lay out batches ahead of the device; 0 for none.
-        tokenizer_threads: threads that tokenise side by side.
-        pin_memory: page-locked batches; None means on CUDA.
-        compile: `auto` compiles when the job repays it, `on` always, `off` never.
-        expected_tokens: of the whole job, about, for that decision.
-        plain_attention: plain attention kernels in place of the packed ones.
-    """
-
-    engine: EngineKind | None = None
-    dtype: str = "auto"
-    token_budget: int | None = None
-    feeding_threads: int = 1
-    tokenizer_threads: int = 1
-    pin_memory: bool | None = None
-    compile: Literal["auto", "on", "off"] = "auto"
-    expected_tokens: int = 0
-    plain_attention: bool = False
+    engine: EngineKind | None = None  # None means packed on a GPU
+    dtype: str = "auto"  # float16 on CUDA, float32 elsewhere; or float32, float16, bfloat16
+    token_budget: int | None = None  # token slots of a batch; None means by free memory
+    feeding_threads: int = 1  # lay out batches ahead of the device; 0 for none
+    tokenizer_threads: int = 1  # tokenise side by side
+    pin_memory: bool | None = None  # page-locked batches; None means on CUDA
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: when the job repays it
+    expected_tokens: int = 0  # of the whole job, about, for that decision
+    plain_attention: bool = False  # plain kernels in place of the packed ones
 
 
 class LoadedModels:
