@@ -137,14 +137,14 @@ def _called(
     records = enumerate(read_sources(run.sources, ReadLog(is_silent=True)))
     is_read = False
     for number, (row, joint_id) in enumerate(_rows_with_fdr(run, curves)):
-        own = list(islice(chunks, row.chunks))
-        if [chunk.key for chunk in own] != [row.key] * row.chunks:
+        own, key = list(islice(chunks, row.chunks)), (row.sample, row.seq_id)
+        if [(chunk.sample, chunk.seq_id) for chunk in own] != [key] * row.chunks:
             raise DamagedError(run.paths.chunks, f"not the chunks of '{row.seq_id}' in its place")
         record = None
         if row.call == VIRUS:
             is_read = True
             record = next((record for place, record in records if place == number), None)
-            if record is None or (record.sample, record.seq_id) != row.key:
+            if record is None or (record.sample, record.seq_id) != key:
                 names = ", ".join(name for source in run.sources for name in source.names)
                 problem = f"record {number + 1} is not {clipped(row.seq_id)} any more"
                 raise InputError(names, f"{problem}: changed during the run")

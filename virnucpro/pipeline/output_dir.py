@@ -71,31 +71,20 @@ def working_in(
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"{output_dir} is a file; give a directory with --output-dir")
-    with output_errors(output_dir):
+    try:
         output_dir.mkdir(parents=True, exist_ok=True)
         _check(output_dir, resume, force, inputs)
         with locked(output_dir / LOCK):
-            _check(output_dir, resume, force, inputs)  # it may have changed hands
+            is_new = not _check(output_dir, resume, force, inputs)  # it may have changed hands
             if force:
                 _remove(output_dir, [*our_files(output_dir), *_of_version_2(output_dir)])
-            is_new = not _claimed(output_dir)
             try:
                 yield
             except (InputError, UsageError):
-                if is_new and len([*(output_dir / CHECKPOINTS / LEDGER).glob("*.entry")]) < 2:
-                    _remove(output_dir, our_files(output_dir))  # it knows its inputs, no more
+                entries = [*(output_dir / CHECKPOINTS / LEDGER).glob("*.entry")]
+                if (is_new or force) and len(entries) < 2:  # it knows its inputs, no more
+                    _remove(output_dir, our_files(output_dir))
                 raise
-
-
-@contextmanager
-def output_errors(output_dir: Path) -> Iterator[None]:
-    """What the system refuses in this block is an error of the output directory.
-
-    Raises:
-        OutputError: names the file, where the system does, and what it said.
-    """
-    try:
-        yield
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else output_dir
         remedy = _REMEDIES.get(error.errno or 0, "")
@@ -189,15 +178,15 @@ def _refuse(path: Path) -> NoReturn:
     )
 
 
-def _check(output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path]) -> None:
-    """Refuse a directory that may not be used."""
+def _check(output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path]) -> bool:
+    """Refuse a directory that may not be used; whether the ledger lists files there."""
     claimed = _claimed(output_dir)
     for name in ("run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}", *claimed):
         if (link := _link_on_the_way(output_dir, name)) is not None:
             _refuse(link)
     content = {path.name for path in output_dir.iterdir()}
     if not content or (LOCK in content and not claimed and content <= _BEGUN):
-        return
+        return False
     of_version_2 = [] if claimed else [*_of_version_2(output_dir)]
     if of_version_2 and not force:
         raise UsageError(
@@ -223,6 +212,7 @@ def _check(output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path]) 
                 f"{path} is {own}, a file of the run in {output_dir}, which a new run there "
                 "removes or replaces; choose another --output-dir"
             )
+    return bool(claimed)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
