@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
 from virnucpro.core.files import digest_of, read_json, write_json
-from virnucpro.core.progress import ProgressReporter, format_seconds
+from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
@@ -303,4 +304,5 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         lines.append(f"Incomplete: see {output_dir / 'failed_files.txt'}; --resume tries again")
     found = [output_dir / name for name in ("report.html", "calls.tsv")]
     names = ", ".join(str(path) for path in found if path.exists())
-    return [*lines, f"Done in {format_seconds(data.get('seconds', 0.0))}: {names}"]
+    seconds = timedelta(seconds=int(data.get("seconds", 0.0)))
+    return [*lines, f"Done in {seconds}: {names}"]
