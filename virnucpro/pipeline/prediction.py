@@ -21,7 +21,6 @@ from virnucpro.core.files import digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Status
 from virnucpro.pipeline.calls import ModelTables
-from virnucpro.pipeline.failed_files import record_failures
 from virnucpro.pipeline.feature_files import (
     read_dna_features,
     vectors_by_file,
@@ -41,6 +40,7 @@ from virnucpro.pipeline.run import (
     Run,
     choose_model,
     prepare,
+    record_failures,
     summary_lines,
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
@@ -168,7 +168,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         tables.finish()
         counts |= {**tables.counts, "gaps": log.gaps, "digits": log.digits, "blanks": log.blanks}
         _refuse_no_dna(run, counts)
-    record_failures(paths.failed_files, paths.calls, given_up, missing)
+    record_failures(paths, given_up, missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
         facts = run.report.of_scoring()

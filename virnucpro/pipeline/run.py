@@ -18,9 +18,9 @@ from virnucpro import __version__
 from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
-from virnucpro.core.files import digest_of, read_json, write_json
+from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.core.text import clipped
+from virnucpro.core.text import clipped, one_line
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.input_pass import Rules
@@ -271,6 +271,28 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
         "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
         "sample_summary": [], "stages": {}, "outputs": {},
     }  # fmt: skip
+
+
+def record_failures(
+    paths: RunPaths, given_up: Mapping[int, str], missing: Mapping[str, int]
+) -> None:
+    """Write failed_files.txt: what was not done, one line each, `path|encoder or stage|reason`.
+
+    Args:
+        paths: of the run; without any failure there is no file.
+        given_up: units without scores: a whole line of this file, or the reason alone.
+        missing: ORFs without a score of each record that lacks any, by joint id.
+    """
+    if not given_up:
+        paths.failed_files.unlink(missing_ok=True)
+        return
+    with atomic_write(paths.failed_files, "w") as file:
+        for unit, reason in sorted(given_up.items()):
+            is_line = reason.count("|") >= 2
+            *where, why = reason.split("|", 2) if is_line else (f"unit {unit}", "scoring", reason)
+            file.write("|".join((*where, one_line(why))) + "\n")
+        lost = f"{len(missing)} records failed: {sum(missing.values())} ORFs without a score"
+        file.write(f"{paths.calls}|calls|{lost}\n")
 
 
 def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:

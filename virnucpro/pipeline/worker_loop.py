@@ -106,11 +106,8 @@ class Executor(Protocol):
     def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
         """Do every item; outcomes come as they are ready, each key once.
 
-        Args:
-            job: what to do.
-            items: keys and units, read only as far as work is needed; a unit that is None is
-                done already, and comes out again in its turn.
-            on_rows: told how many more rows are done.
+        Keys and units are read only as far as work is needed; a unit that is None is done
+        already, and comes out again in its turn. `on_rows` is told how many more rows are done.
 
         Raises:
             VirNucProError: no worker can start, or results cannot be written.
