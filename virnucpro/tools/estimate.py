@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.files import read_json
@@ -41,14 +41,7 @@ class PilotFailedError(VirNucProError):
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """What a short run took.
-
-    Attributes:
-        chunks: chunks it worked on.
-        seconds: from start to end of the process.
-        memory: most bytes that its largest process held.
-        gpu_memory: most bytes held on a GPU; 0 without one.
-    """
+    """What a short run took: bytes are the most that its largest process held."""
 
     chunks: int
     seconds: float
@@ -58,14 +51,7 @@ class Pilot:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the whole run will take.
-
-    Attributes:
-        seconds: from start to end.
-        memory: bytes of the largest process.
-        gpu_memory: bytes on each GPU; 0 without one.
-        measured: the input is so small that a short run was the whole run.
-    """
+    """What the whole run will take; `measured` where a short run was the whole run."""
 
     seconds: float
     memory: int
@@ -87,7 +73,10 @@ def estimate(found: Survey, per_file: int, smallest: int, run: RunPilot) -> Esti
     """
     available = len(found.sample)
     first = before = last = run(min(smallest, available))
-    while last.chunks < available and not _tells_enough(first, last):
+    while last.chunks < available:
+        more = last.seconds - first.seconds  # must be above the noise of a busy machine
+        if more >= (ENOUGH_SECONDS if last.chunks >= ENOUGH_CHUNKS else MOST_SECONDS):
+            break
         growth = min(GROWTH, max(LEAST_GROWTH, PATIENCE_SECONDS / last.seconds))
         before, last = last, run(min(available, round(last.chunks * growth)))
     seconds = _line(first, last, [first.seconds, last.seconds], found.chunks)
@@ -99,13 +88,6 @@ def estimate(found: Survey, per_file: int, smallest: int, run: RunPilot) -> Esti
     return Estimate(seconds, round(memory), last.gpu_memory, last.chunks == found.chunks)
 
 
-def _tells_enough(first: Pilot, last: Pilot) -> bool:
-    """Whether the difference of two pilots is above the noise of a busy machine."""
-    seconds = last.seconds - first.seconds
-    enough = last.chunks >= ENOUGH_CHUNKS and seconds >= ENOUGH_SECONDS
-    return enough or seconds >= MOST_SECONDS
-
-
 def _line(first: Pilot, last: Pilot, values: list[float], chunks: int) -> float:
     """The straight line through two pilots, at `chunks`; a line that falls is taken as level."""
     if last.chunks in (chunks, first.chunks):
@@ -115,13 +97,7 @@ def _line(first: Pilot, last: Pilot, values: list[float], chunks: int) -> float:
 
 
 def run_pilots(found: Survey, options: Sequence[str], settings: Path | None = None) -> RunPilot:
-    """Pilots on the sample of an input.
-
-    Args:
-        found: gives the sample.
-        options: of `virnucpro predict`, such as `-m 500 --device cpu`.
-        settings: YAML file in force; None for none.
-    """
+    """Pilots on the sample of an input, with these options of `virnucpro predict`."""
     general = ["--quiet", *(["--config", str(settings)] if settings else [])]
 
     def run(chunks: int) -> Pilot:
@@ -135,7 +111,8 @@ def run_pilots(found: Survey, options: Sequence[str], settings: Path | None = No
                 "predict", str(fasta), "-o", str(out), *options,
             ]  # fmt: skip
             seconds, memory = _run(command)
-            return Pilot(chunks, seconds, memory, _gpu_memory(out))
+            gpu_memory = int(read_json(out / "run.json").get("gpu_bytes", 0))
+            return Pilot(chunks, seconds, memory, gpu_memory)
 
     return run
 
@@ -159,25 +136,20 @@ def free_memory() -> int | None:
 
 def _run(command: list[str]) -> tuple[float, int]:
     """Seconds and peak memory (bytes) of a process and of the children that it waited for."""
-    with TemporaryDirectory(prefix="virnucpro-estimate-") as folder:
-        log = Path(folder) / "log"
-        with log.open("wb") as file:
-            start = time.monotonic()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
-            try:
-                _, status, usage = os.wait4(process.pid, 0)
-            except BaseException:
-                process.kill()
-                raise
-            seconds = time.monotonic() - start
+    with TemporaryFile() as log:
+        start = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+        seconds = time.monotonic() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            log.seek(0)
+            lines = log.read().decode("utf-8", "replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit code {process.returncode}"
             raise PilotFailedError(" ".join(command), reason)
     unit = 1 if sys.platform == "darwin" else 1024
     return seconds, usage.ru_maxrss * unit
-
-
-def _gpu_memory(output_dir: Path) -> int:
-    return int(read_json(output_dir / "run.json").get("gpu_bytes", 0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import stat
 from collections.abc import Iterable
@@ -22,45 +21,20 @@ TOKEN_CHUNKS = 2_000
 
 
 class EvenSample:
-    """A random sample of a stream in which every item is equally likely.
-
-    Its cost grows with the logarithm of the stream: most items are passed over unseen.
-
-    Args:
-        size: items to keep.
-        seed: of the choice; the same stream gives the same sample.
-
-    Source:
-        Li (1994), Reservoir-sampling algorithms of time complexity O(n(1 + log(N/n))).
-    """
+    """A random sample of a stream in which every item is equally likely."""
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self._size, self._random = size, random.Random(seed)
-        self._weight, self.seen, self._next = 1.0, 0, 0
-        self.items: list[str] = []
+        self.seen, self.items = 0, list[str]()
 
     def offer(self, record: Record, windows: list[tuple[int, int]]) -> None:
         """Let the chunks of a record take part."""
-        while self._next < self.seen + len(windows):
-            number = self._next - self.seen
-            start, end = windows[number]
-            self._keep(record.sequence[start:end])
-        self.seen += len(windows)
-
-    def _keep(self, chunk: str) -> None:
-        if len(self.items) < self._size:
-            self.items.append(chunk)
-            self._next += 1
+        for start, end in windows:
+            self.seen += 1
             if len(self.items) < self._size:
-                return
-            self._next -= 1
-        else:
-            self.items[self._random.randrange(self._size)] = chunk
-        self._weight *= self._draw() ** (1.0 / self._size)
-        self._next += 1 + math.floor(math.log(self._draw()) / math.log1p(-self._weight))
-
-    def _draw(self) -> float:
-        return self._random.random() or 0.5  # 0 has no logarithm
+                self.items.append(record.sequence[start:end])
+            elif (place := self._random.randrange(self.seen)) < self._size:
+                self.items[place] = record.sequence[start:end]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +63,7 @@ class Survey:
 
 
 def refuse_pipes(paths: Iterable[Path]) -> None:
-    """See that inputs can be read again and again, once for every model.
-
-    Raises:
-        UsageError: one is standard input, a pipe or a device.
-    """
+    """See that inputs can be read again and again, once for every model."""
     for path in paths:
         try:
             mode = path.stat().st_mode if str(path) != STDIN else stat.S_IFIFO
@@ -108,13 +78,7 @@ def refuse_pipes(paths: Iterable[Path]) -> None:
 
 
 def survey(records: Iterable[Record], model: ModelSpec, min_length: int = 0) -> Survey:
-    """Read all records once and count what the model would work on; holds a sample of chunks.
-
-    Args:
-        records: the input.
-        model: decides chunk length, ORF policy and tokens.
-        min_length: shorter records are not scored (nt).
-    """
+    """Read all records once and count what the model would work on; holds a sample of chunks."""
     sample, rules = EvenSample(SAMPLE_CHUNKS), Rules(model.chunk_nt, model.orf_policy, min_length)
     count = scored = nt = 0
     for number, record in enumerate(records):
@@ -124,22 +88,14 @@ def survey(records: Iterable[Record], model: ModelSpec, min_length: int = 0) -> 
             scored += 1
             sample.offer(record, chunk_windows(len(record.sequence), model.chunk_nt))
     random.Random(0).shuffle(sample.items)  # so that any first part of it is even too
-    orfs, dna, protein = _per_chunk(sample.items, model)
-    return Survey(
-        records=count, scored=scored, nt=nt, chunks=sample.seen,
-        orfs=round(orfs * sample.seen), dna_tokens=round(dna * sample.seen),
-        protein_tokens=round(protein * sample.seen), sample=sample.items,
-    )  # fmt: skip
-
-
-def _per_chunk(sample: list[str], model: ModelSpec) -> tuple[float, float, float]:
-    """ORFs, DNA tokens and protein tokens of a chunk, on average."""
-    chunks = sample[:TOKEN_CHUNKS]
-    if not chunks:
-        return 0.0, 0.0, 0.0
+    chunks = sample.items[:TOKEN_CHUNKS]
     orfs = find_orfs(chunks, model.orf_policy)
-    dna, protein = _tokens(model.dna, orfs.dna), _tokens(model.protein, orfs.protein)
-    return len(orfs) / len(chunks), dna / len(chunks), protein / len(chunks)
+    share = sample.seen / max(1, len(chunks))
+    return Survey(
+        records=count, scored=scored, nt=nt, chunks=sample.seen, orfs=round(len(orfs) * share),
+        dna_tokens=round(_tokens(model.dna, orfs.dna) * share),
+        protein_tokens=round(_tokens(model.protein, orfs.protein) * share), sample=sample.items,
+    )  # fmt: skip
 
 
 def _tokens(spec: EncoderSpec, sequences: list[bytes]) -> int:
