@@ -141,17 +141,6 @@ def test_a_block_reads_as_each_chunk_alone(sequences, policy):
     assert rows_of(sequences, policy) == expected
 
 
-@given(codons=st.text("AAX*", max_size=60))
-@settings(max_examples=200, deadline=None)
-def test_the_longest_run_has_at_most_half_unknown(codons):
-    sequence = "".join({"A": "GCT", "X": "NNN", "*": "TAA"}[codon] for codon in codons)
-    first, end = slow_run(codons)
-    found = rows_of([sequence], OrfPolicy("longest"))
-    forward = [row for row in found if row[1] == "F1"]
-    if end - first >= 5:
-        assert (forward[0][2], forward[0][-1]) == (3 * first, codons[first:end])
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.text("ACGT", min_size=60, max_size=60), st.text("ACGTN", max_size=90), st.integers(0, 90))
 def test_sixty_clear_bases_give_an_orf(clear, rest, place):
