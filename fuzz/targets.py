@@ -165,7 +165,7 @@ def _features(folder: Path, data: bytes) -> None:
     path = _put(folder, "output_1.pt", data)
     readers: tuple[Callable[[Path], object], ...] = (
         feature_files.read_dna_features, feature_files.read_protein_features,
-        feature_files.read_merged, feature_files.read_dna_ids, feature_files.merged_inputs,
+        feature_files.read_merged, feature_files.merged_inputs,
     )  # fmt: skip
     for read in readers:
         with contextlib.suppress(VirNucProError):

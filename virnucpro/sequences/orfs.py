@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.config import ORF_POLICIES, PolicyName
 from virnucpro.core.records import FRAMES
 from virnucpro.sequences.block import Block, longest_runs, open_frames
-
-PolicyName = Literal["open-frame", "longest"]
 
 # Larger blocks leave the processor's caches, smaller ones pay for calls (nt).
 _BLOCK_NT = 1 << 19
@@ -60,8 +58,8 @@ class OrfPolicy:
     keep: int = 6
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(PolicyName):
-            raise ValueError(f"ORF policy {self.name!r} is none of {get_args(PolicyName)}")
+        if self.name not in ORF_POLICIES:
+            raise ValueError(f"ORF policy {self.name!r} is none of {ORF_POLICIES}")
         if not 1 <= self.keep <= len(FRAMES):
             raise ValueError(f"an ORF policy keeps 1 to 6 frames, got {self.keep}")
 
