@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.core.records import FRAMES
-from virnucpro.sequences import orfs as orfs_module
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 CASES = Path(__file__).parents[2] / "data" / "orf_cases.tsv"
@@ -151,13 +150,6 @@ def test_sixty_clear_bases_give_an_orf(clear, rest, place):
 @pytest.mark.parametrize("unit", ["TAA", "TTA", "TAG", "CTA", "TGA", "TCA", "TAAC", "TTAATTAA"])
 def test_stops_everywhere_still_give_an_orf(unit):
     assert len(find_orfs([(unit * 60)[:60]], OrfPolicy("longest", keep=1))) == 1
-
-
-def test_a_small_block_gives_the_same(monkeypatch):
-    chunks = ["ATGGCTGCTGCAAAA", "", "GGGTTAAGTAAGTGTGATG", "ACG" * 20, "NNNN"]
-    whole = rows_of(chunks, OrfPolicy("longest"))
-    monkeypatch.setattr(orfs_module, "_BLOCK_NT", 1)
-    assert rows_of(chunks, OrfPolicy("longest")) == whole
 
 
 def test_longest_keeps_the_whole_strand_in_phase():
