@@ -465,6 +465,14 @@ def test_sampling_warns_of_duplicates_once(predict, put, tmp_path):
     assert said.count("had an id that was taken") == 1
 
 
+def test_an_estimate_for_two_models_warns_of_duplicates_once(predict, put):
+    path = put(f">a\n{A}\n>a\n{B}\n")
+    words = ["estimate", str(path), "-m", "mini", "-m", "500", "--count-only"]
+    done = CliRunner().invoke(cli, words, env=predict.environment)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("had an id that was taken") == 1
+
+
 def test_a_blank_before_the_name_goes_and_the_id_comes_first(predict, put, tmp_path):
     text = (CASES / "H_space.fa").read_bytes() + f">\t\v c  d \n{C}\n> \n{A}\n".encode()
     code, said = predict(put(text), "-o", tmp_path / "out")

@@ -58,6 +58,7 @@ def estimate(
     from virnucpro.models.store import resolve_model
     from virnucpro.pipeline.inputs import plan_sources, read_sources
     from virnucpro.pipeline.run import orfs_per_unit
+    from virnucpro.sequences.read_log import ReadLog
     from virnucpro.tools import estimate as pilots
     from virnucpro.tools.survey import refuse_pipes, survey
 
@@ -72,7 +73,7 @@ def estimate(
         devices = ("cpu", *(["cuda:0"] if gpus else []), *several)
     if model_path is not None and not models:
         models = ("custom",)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in models or ("mini", "300", "500"):
         try:
             model = resolve_model(name, model_path, model_home(config))
@@ -82,7 +83,8 @@ def estimate(
             click.echo(f"{name}: not installed", err=True)
             continue
         model = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
-        found = survey(read_sources(sources), model, shortest)
+        log = ReadLog(is_silent=bool(rows))  # the same input for each model: one warning
+        found = survey(read_sources(sources, log), model, shortest)
         row: dict[str, Any] = {"model": name, **{key: getattr(found, key) for key in COUNTED}}
         rows.append(row | {"runs": []})
         if not as_json:
