@@ -28,21 +28,13 @@ _CLOSE_ENOUGH = 0.97  # of the best rate: beyond it a larger batch only takes me
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One budget that was tried.
+    """One budget that was tried."""
 
-    Attributes:
-        token_budget: token slots of a batch.
-        tokens_per_s: real tokens embedded a second; 0 if it did not fit.
-        efficiency: real tokens over token slots.
-        peak_bytes: memory in use at the peak; None where the device does not say.
-        fits: the device had memory for such batches.
-    """
-
-    token_budget: int
-    tokens_per_s: float
-    efficiency: float
-    peak_bytes: int | None
-    fits: bool
+    token_budget: int  # slots of a batch
+    tokens_per_s: float  # real tokens; 0 if it did not fit
+    efficiency: float  # real tokens over slots
+    peak_bytes: int | None  # None where the device does not say
+    fits: bool  # the device had memory for such batches
 
 
 def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:

@@ -28,23 +28,14 @@ _STAGES = ("dnabert", "esm2", "merged", "scores")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Published:
-    """What the original made of some ORFs.
+    """What the original made of n ORFs."""
 
-    Attributes:
-        name: of the file, or of the folder.
-        ids: n ORFs.
-        nucleotide: their DNA.
-        protein: their proteins.
-        stages: `dnabert`, `esm2`, `merged` and `scores` (P(other), P(virus)), each (n, d).
-        consensus: the table of chunk calls; it need not be there.
-    """
-
-    name: str
+    name: str  # of the file, or of the folder
     ids: list[str]
     nucleotide: list[str]
     protein: list[str]
-    stages: dict[str, NDArray[Any]]
-    consensus: Path
+    stages: dict[str, NDArray[Any]]  # each of _STAGES, (n, d); scores are P(other), P(virus)
+    consensus: Path  # the table of chunk calls; it need not be there
 
 
 def read_published(folder: Path, spec: ModelSpec) -> list[Published]:

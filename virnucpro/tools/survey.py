@@ -39,27 +39,16 @@ class EvenSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What a model would find in an input.
-
-    Attributes:
-        records: records read.
-        scored: records that are long and clear enough to be scored.
-        nt: length of all records.
-        chunks: chunks of the scored records.
-        orfs: ORFs in them, from a sample; exact duplicates, which are computed once, count.
-        dna_tokens: tokens for the DNA encoder, from a sample.
-        protein_tokens: tokens for the protein encoder, from a sample.
-        sample: chunks, each as likely as any other.
-    """
+    """What a model would find in an input; ORFs and tokens are told from a sample."""
 
     records: int
-    scored: int
-    nt: int
-    chunks: int
-    orfs: int
+    scored: int  # long and clear enough
+    nt: int  # of all records
+    chunks: int  # of the scored records
+    orfs: int  # exact duplicates, which are computed once, count
     dna_tokens: int
     protein_tokens: int
-    sample: list[str] = field(repr=False)
+    sample: list[str] = field(repr=False)  # each chunk as likely as any other
 
 
 def refuse_pipes(paths: Iterable[Path]) -> None:
