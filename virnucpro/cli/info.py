@@ -60,9 +60,8 @@ def estimate(
     from virnucpro.pipeline.run import orfs_per_unit
     from virnucpro.sequences.read_log import ReadLog
     from virnucpro.tools import estimate as pilots
-    from virnucpro.tools.survey import refuse_pipes, survey
 
-    refuse_pipes([*input_files, *([reference] if reference else [])])
+    pilots.refuse_pipes([*input_files, *([reference] if reference else [])])
     config = config_of(ctx)
     sources = plan_sources(input_files, {}, paired, reference)
     shortest = config.get("prediction.min_length") if min_length is None else min_length
@@ -84,7 +83,7 @@ def estimate(
             continue
         model = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
         log = ReadLog(is_silent=bool(rows))  # the same input for each model: one warning
-        found = survey(read_sources(sources, log), model, shortest)
+        found = pilots.survey(read_sources(sources, log), model, shortest)
         row: dict[str, Any] = {"model": name, **{key: getattr(found, key) for key in COUNTED}}
         rows.append(row | {"runs": []})
         if not as_json:

@@ -10,13 +10,14 @@ from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.run import orfs_per_unit
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.tools.estimate import (
+    EvenSample,
     Pilot,
     PilotFailedError,
     estimate,
     run_pilots,
     smallest_pilot,
+    survey,
 )
-from virnucpro.tools.survey import EvenSample, survey
 
 
 @pytest.fixture(scope="module")
