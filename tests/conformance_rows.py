@@ -37,7 +37,7 @@ MERGING = {
         UNIT, "test_ten_pairs_in_two_processes_equal_the_sequential_merge"
     ),
     "001-03 001-14 001-35 001-48": every(
-        tested(UNIT, "test_processes_are_spawned"),
+        tested(WHOLE, "test_auto_worker_detection"),
         literal(MERGE, 'multiprocessing.get_context("spawn")'),
     ),
     "001-04": exists(MERGE),

@@ -148,6 +148,7 @@ class TestParallelMergeIntegration(unittest.TestCase):
         assert sum("sequential merge" in line for line in log.output) == 2
         assert any("small files" in line for line in log.output)
         parallel_merge_features(*self.pairs, self.out, 4)
+        get_context.assert_called_once_with("spawn")
         get_context.return_value.Pool.assert_called_once_with(4)
         with (
             mock.patch("virnucpro.pipeline.parallel_merge.usable_cpus", return_value=6),

@@ -126,14 +126,12 @@ class BatchQueueManager:
         Args:
             job: the encoder, and how it runs.
             files: units of work.
-            rows: sequences of all files, for the progress bar; None if that is not known.
+            rows: sequences of all files, for the progress bar.
             on_done: called in this process as soon as a file's output is in place.
             desc: title of the progress bar.
 
         Raises:
-            ModelError: the weights are missing or damaged, so that no file could succeed.
-            DeviceError: the same for the device.
-            OutputError: an output cannot be written.
+            VirNucProError: no file could succeed: no weights, no device, no room for outputs.
         """
         result = QueueResult()
         executor = self._pool or self._executor(len(files))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import zipfile
 
@@ -194,13 +193,10 @@ def test_a_damaged_file_is_an_error_or_reads_as_before(tmp_path, reader):
 
 
 def test_a_packed_record_is_refused(tmp_path):
-    # a few kB could unpack to the whole memory
+    """A few kB could unpack to the whole memory."""
     write_published_dna(tmp_path / "f.pt", ["a"], dim=2)
-    bomb = io.BytesIO()
-    np.save(bomb, np.zeros((1 << 12, 2), np.float32))
     with zipfile.ZipFile(tmp_path / "f.pt", "a", zipfile.ZIP_DEFLATED) as archive:
-        root = archive.namelist()[0].split("/")[0]
-        archive.writestr(f"{root}/vectors.npy", bomb.getvalue())
+        archive.writestr("f/more", bytes(1 << 15))
     with pytest.raises(DamagedFeaturesError, match="packed records"):
         read_dna_features(tmp_path / "f.pt")
 
@@ -216,6 +212,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_merged_inputs_of_other_files_is_none(tmp_path):
-    assert merged_inputs(tmp_path / "missing.pt") is None
     torch.save({"ids": [], "data": torch.empty(0, 3)}, tmp_path / "theirs.pt")
-    assert merged_inputs(tmp_path / "theirs.pt") is None
+    for name in ("missing.pt", "theirs.pt"):
+        assert merged_inputs(tmp_path / name) is None
