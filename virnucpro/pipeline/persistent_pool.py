@@ -73,13 +73,7 @@ class PersistentWorkerPool(Workers):
 
 @dataclass(slots=True)
 class QueueResult:
-    """What became of split files.
-
-    Attributes:
-        failed: those without an output, each with its reason.
-        tokens: tokens embedded.
-        engine: what the engine says of itself; empty where nothing was embedded.
-    """
+    """What became of split files; `engine` is what the engine says of itself."""
 
     failed: dict[SplitFile, str] = field(default_factory=dict)
     tokens: int = 0
@@ -87,12 +81,10 @@ class QueueResult:
 
 
 class BatchQueueManager:
-    """Hands split files to workers on the devices of this machine.
-
-    On a single CPU the same work is done in this process.
+    """Hands split files to one worker on each device; on a single CPU, works in this process.
 
     Args:
-        devices: `cpu`, or `cuda:N` for each GPU; one worker each.
+        devices: `cpu`, or `cuda:N` for each GPU.
         use_persistent_pool: workers that stay, with their encoders, until their owner closes
             them; None starts workers anew in each `process`.
         threads, cache_clear_interval, worker_timeout: as for `PersistentWorkerPool`.

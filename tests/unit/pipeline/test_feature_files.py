@@ -173,25 +173,6 @@ def test_files_of_another_kind_are_refused(tmp_path, reader, content):
         reader(tmp_path / "f.pt")
 
 
-# HDF5 is not among them: the ledger's checksum stands before its library.
-@pytest.mark.parametrize("reader", [reader for reader in READERS if reader is not read_vectors])
-def test_a_damaged_file_is_an_error_or_reads_as_before(tmp_path, reader):
-    path = tmp_path / "f.pt"
-    WRITERS[reader](path, embeddings(["a", "b"], 3))
-    whole = path.read_bytes()
-    draw = np.random.default_rng(5)
-    for _ in range(100):
-        damaged = bytearray(whole)
-        for place in draw.integers(0, len(whole), 3):
-            damaged[place] = draw.integers(256)
-        path.write_bytes(damaged[: draw.integers(len(whole) // 2, len(whole) + 1)])
-        try:
-            back = reader(path)
-        except DamagedFeaturesError:
-            continue
-        assert len(back) in (0, 2)
-
-
 def test_a_packed_record_is_refused(tmp_path):
     """A few kB could unpack to the whole memory."""
     write_published_dna(tmp_path / "f.pt", ["a"], dim=2)
