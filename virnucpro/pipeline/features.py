@@ -12,7 +12,7 @@ import numpy as np
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of, sha256_file
-from virnucpro.core.records import HEADER_BYTES, Embeddings
+from virnucpro.core.records import Embeddings
 from virnucpro.models.specs import EncoderSpec
 from virnucpro.pipeline import feature_files
 from virnucpro.scores.scorer import Embedder, EmbeddingOptions, LoadedModels
@@ -64,7 +64,7 @@ class EmbedTask:
         names: list[str] = []
         sequences: list[bytes] = []
         for name, sequence in read_fasta(unit.input_file):
-            names.append(first_word(name.encode(*HEADER_BYTES)))
+            names.append(first_word(name))
             sequences.append(sequence.encode("latin-1", "replace"))
         if len(set(names)) != len(names):
             raise InputError(unit.input_file, "a sequence id occurs twice")

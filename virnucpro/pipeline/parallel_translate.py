@@ -13,12 +13,12 @@ from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.pipeline.pools import ending, map_in_order
 from virnucpro.sequences.orfs import OrfPolicy, Orfs, find_orfs
 
-BLOCKS_PER_WORKER = 2
+BLOCKS_PER_WORKER = 4
 # Handing a chunk over and taking its ORFs back costs half of finding them, so that two
 # processes gain nothing.
 FEWEST_WORKERS = 3
 # Some 60,000 chunks take half a second here, and starting processes takes as long.
-BLOCKS_BEFORE_POOL = 32
+BLOCKS_BEFORE_POOL = 64
 
 Key = TypeVar("Key")
 Task = tuple[list[str], OrfPolicy]

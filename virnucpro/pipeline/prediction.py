@@ -209,7 +209,14 @@ def _finish(run: Run, model_outputs: Outputs) -> int:
     run.ledger.discard(TABLES)
     run.ledger.discard(REPORT)
     with report.stage("tables") as counts:
-        found, report.data["sample_summary"] = final_tables.write_final_tables(run)
+        try:
+            found, report.data["sample_summary"] = final_tables.write_final_tables(run)
+        except InputError:  # an input changed: what was made of it stays only in a finished run
+            if not paths.calls.exists():
+                run.ledger.discard(CALLS)
+                for path in paths.model_outputs:
+                    path.unlink(missing_ok=True)
+            raise
         counts |= found
     failed = paths.failed_files.exists()
     outputs = run.ledger.describe(final_tables.table_paths(run))
