@@ -147,14 +147,15 @@ def read_dna_features(path: Path) -> Embeddings:
     ids, rows = _content(path, "nucleotide", list)
     try:
         labels = [row["label"] for row in rows]
-        vectors = [row["mean_representation"] for row in rows]
-        joined = [np.concatenate(row) if isinstance(row, list) else row for row in vectors]
+        parts = [row["mean_representation"] for row in rows]
+        _see_that_it_holds(path, sum(part.size for row in parts for part in row))
+        vectors = [np.concatenate(row) if isinstance(row, list) else row for row in parts]
     except _UNREADABLE as error:
         problem = f"rows are not mean representations ({clipped(error)})"
         raise DamagedFeaturesError(path, problem) from error
     if labels != ids:
         raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
-    return _checked(path, ids, _stacked(path, joined))
+    return _checked(path, ids, _stacked(path, vectors))
 
 
 def read_protein_features(path: Path) -> Embeddings:
@@ -285,14 +286,18 @@ def _content(path: Path, key: str, kind: type) -> tuple[list[Any], Any]:
     return ids, data
 
 
+def _see_that_it_holds(path: Path, numbers: int) -> None:
+    # a few bytes could name one row many times; no number takes less than two
+    if 2 * numbers > path.stat().st_size:
+        raise DamagedFeaturesError(path, "holds less than its rows claim")
+
+
 def _stacked(path: Path, rows: Sequence[Any]) -> NDArray[np.float32]:
     shapes: set[tuple[int, ...]] = {getattr(row, "shape", ()) for row in rows} or {(0,)}
     shape = shapes.pop()
     if shapes or len(shape) != 1:
         raise DamagedFeaturesError(path, "rows are not vectors of one width")
-    # each row takes its part of the file: a few bytes could name one row many times
-    if 2 * len(rows) * shape[0] > path.stat().st_size:
-        raise DamagedFeaturesError(path, "holds less than its rows claim")
+    _see_that_it_holds(path, len(rows) * shape[0])
     vectors = np.empty((len(rows), *shape), dtype=np.float32)
     for number, row in enumerate(rows):
         vectors[number] = row

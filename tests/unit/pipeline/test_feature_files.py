@@ -143,10 +143,12 @@ def test_wrong_layout_is_named(tmp_path, content, problem):
         read_protein_features(tmp_path / "f.pt")
 
 
-def test_labels_must_match_ids(tmp_path):
-    data = [{"label": "b", "mean_representation": [1.0]}]
+@pytest.mark.parametrize(("rows", "problem"), [(1, "labels"), (400, "rows claim")])
+def test_labels_must_match_ids_and_rows_are_there_once(tmp_path, rows, problem):
+    one = [1.0] * 1000
+    data = [{"label": f"b{k}", "mean_representation": one} for k in range(rows)]
     torch.save({"nucleotide": ["a"], "data": data}, tmp_path / "f.pt")
-    with pytest.raises(DamagedFeaturesError, match="labels"):
+    with pytest.raises(DamagedFeaturesError, match=problem):
         read_dna_features(tmp_path / "f.pt")
 
 
