@@ -130,15 +130,11 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
         ({"proteins": ["a"], "data": [[1.0]]}, "one width"),
         ({"proteins": ["a"], "data": [torch.ones(2, 2)]}, "one width"),
         ({"proteins": ["a", "b"], "data": [*torch.ones(2, 2).T]}, "one after the other"),
-        ({"proteins": ["a", "b"], "data": [torch.ones(9_000)] * 2}, None),
         ({"proteins": [*map(str, range(40))], "data": [torch.ones(9_000)] * 40}, "rows claim"),
     ],
 )
 def test_wrong_layout_is_named(tmp_path, content, problem):
     torch.save(content, tmp_path / "f.pt")
-    if problem is None:
-        assert len(read_protein_features(tmp_path / "f.pt")) == 2
-        return
     with pytest.raises(DamagedFeaturesError, match=problem):
         read_protein_features(tmp_path / "f.pt")
 
