@@ -157,7 +157,7 @@ PERSISTENT = {
     ),
     "003-12": every(tested(WORKERS, "test_pool_lifecycle"), shown.pools_end),
     "003-13": every(
-        literal(PREDICTION, f"from {POOL} import PersistentWorkerPool"),
+        lines(PREDICTION, rf"from {POOL} import .*\bPersistentWorkerPool\b"),
         parameters(f"{POOL}:PersistentWorkerPool", "num_workers", "model_type"),
         shown.lazy_pool,
     ),
