@@ -18,7 +18,7 @@ from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.core.text import clipped
 
 if TYPE_CHECKING:
-    from virnucpro.models.fetch import FetchPlan, Network
+    from virnucpro.models.fetch import FetchPlan
     from virnucpro.models.manifest import Manifest
     from virnucpro.models.specs import EncoderSpec, ModelSpec
     from virnucpro.tools.verify import Check
@@ -80,8 +80,8 @@ def fetch(
     """Download NAMES: 300, 500 (each with its encoders), DNABERT-S, esm2_t36_3B_UR50D."""
     from virnucpro.models import fetch as fetching
 
-    home, network = obj["home"], _network()
-    plans = fetching.plan_fetch(list(names), home, _revisions(revisions, names), network)
+    home = obj["home"]
+    plans = fetching.plan_fetch(list(names), home, _revisions(revisions, names), _is_offline())
     _show_plans(plans, home)
     missing = [plan for plan in plans if plan.files or not plan.installed]
     if not missing:
@@ -90,7 +90,7 @@ def fetch(
     if not yes and sys.stdin.isatty():
         click.confirm("Download?", default=True, abort=True)
     for plan in missing:
-        record = fetching.fetch(plan, home, network)
+        record = fetching.fetch(plan, home)
         click.echo(f"{plan.name}: installed in {record.folder}")
 
 
@@ -187,12 +187,10 @@ def _show_checks(results: Iterable[Check]) -> int:
     return failed
 
 
-def _network() -> Network:
-    from virnucpro.models.fetch import Network
-
+def _is_offline() -> bool:
     obj = click.get_current_context().find_object(dict) or {}
     offline = parse_flag(os.environ.get("HF_HUB_OFFLINE", ""), "HF_HUB_OFFLINE")
-    return Network(offline=offline or bool(obj["config"].get("models.offline")))
+    return offline or bool(obj["config"].get("models.offline"))
 
 
 def _revisions(given: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str]:
