@@ -10,13 +10,15 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from virnucpro.core.build import read_yaml, scalar
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.text import clipped, shown
 
+PolicyName = Literal["open-frame", "longest"]
 MODEL_TYPES = ("mini", "300", "500", "custom")
+ORF_POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 SWITCHES = ("VIRNUCPRO_DISABLE_FP16", "VIRNUCPRO_DISABLE_PACKING", "VIRNUCPRO_V1_ATTENTION")
 MOST = 10**12
