@@ -1,8 +1,4 @@
-"""Chunks -> ORFs: six frames of a whole block of chunks at once.
-
-Two policies choose what a frame gives: `open-frame`, the rule
-of the published models, and `longest`, which leaves no readable chunk without an ORF.
-"""
+"""Chunks -> ORFs: six frames of a whole block of chunks at once."""
 
 from __future__ import annotations
 
@@ -77,10 +73,6 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     whole strand from the frame's first base on, so that it stays in codon phase. Under `longest`
     a run shorter than 5 codons is kept only if no frame of the chunk has one that long, so every
     chunk with 60 unambiguous bases in a row gives an ORF.
-
-    Args:
-        chunks: their letters (nt).
-        policy: which of the six frames are kept.
 
     Source:
         VirNucPro units.py (six frames, NCBI table 1, slice of 3 x protein + 1).

@@ -35,7 +35,7 @@ def checkpoints(tmp_path):
     shards = out / ".checkpoints" / "esm_v2_shards"
     shards.mkdir(parents=True)
     shard = shards / "shard_00000.h5"
-    write_vectors(shard, [embeddings(["a", "b"], 4)], {"key": "k"})
+    write_vectors(shard, [embeddings(["a", "b"], 4)], (2, 4))
     ledger = Ledger(out, out / ".checkpoints" / "ledger")
     ledger.commit("features", "k", outputs=[dna, protein, shard])
     ledger.commit("scores 0", "k", b"scores of a unit")
@@ -147,7 +147,7 @@ def change_committed_output(out):
 def plant_nan(out):
     bad = embeddings(["a"], 4)
     bad.vectors[0, 0] = np.nan
-    write_vectors(out / "shard_00001.h5", [bad], {"key": "k"})
+    write_vectors(out / "shard_00001.h5", [bad], bad.vectors.shape)
 
 
 def damage_scores(out):
