@@ -20,9 +20,9 @@ from virnucpro.core.errors import ModelError
 from virnucpro.core.files import atomic_write
 from virnucpro.models.torch_file import TorchFile
 
-PUBLISHED_KIND = "mlp"
+PUBLISHED_KIND, MINI_KIND = "mlp", "mini"
 BATCH_NORM_EPS = 1e-5
-CLASSES = 2
+CLASSES, MINI_CLASSES = 2, 3
 VARIANCE = "bn1.running_var"
 _MAX_BYTES = 256 << 20  # the published classifiers have 6.8 MB
 _MAX_TENSORS = 64
@@ -61,8 +61,8 @@ def import_classifier(source: Path, target: Path) -> None:
 def read_classifier(path: Path) -> tuple[str, Tensors]:
     """Kind of network and tensors of a pickled module, a state dict, or safetensors.
 
-    The form is told by the content. All numbers are finite; tensors of the kind `mlp` have the
-    names and shapes of the published network.
+    The form is told by the content. All numbers are finite; tensors have the names and
+    shapes of their kind of network.
 
     Raises:
         ModelError: the file is unsafe, damaged, or holds other numbers.
@@ -96,6 +96,10 @@ def read_classifier(path: Path) -> tuple[str, Tensors]:
             raise ModelError(f"{path}: {name!r:.80} holds numbers that are not finite")
     if kind == PUBLISHED_KIND:
         _check_published(path, tensors)
+    elif kind == MINI_KIND:
+        _check_mini(path, tensors)
+    else:
+        raise ModelError(f"{path}: holds a classifier of the unknown kind {kind!r:.40}")
     return kind, tensors
 
 
@@ -151,11 +155,29 @@ def _check_published(path: Path, tensors: Tensors) -> None:
         "output_layer.weight": (CLASSES, hidden),
         "output_layer.bias": (CLASSES,),
     }
+    _check_shapes(path, tensors, expected)
+    if (tensors[VARIANCE] < 0).any():
+        raise ModelError(f"{path}: {VARIANCE} holds negative variances")
+
+
+def _check_mini(path: Path, tensors: Tensors) -> None:
+    weight = tensors.get("hidden.weight", np.zeros(0))
+    hidden, width = weight.shape if weight.ndim == 2 else (0, 0)
+    expected: dict[str, tuple[int, ...]] = {
+        "norm.weight": (width,), "norm.bias": (width,), "hidden.weight": (hidden, width),
+        "hidden.bias": (hidden,), "out.weight": (MINI_CLASSES, hidden),
+        "out.bias": (MINI_CLASSES,),
+    }  # fmt: skip
+    if "kind.weight" in tensors:
+        groups = len(tensors["kind.weight"])
+        expected |= {"kind.weight": (groups, hidden), "kind.bias": (groups,)}
+    _check_shapes(path, tensors, expected)
+
+
+def _check_shapes(path: Path, tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
     if tensors.keys() != expected.keys():
         odd = ", ".join(sorted(tensors.keys() ^ expected.keys()))
         raise ModelError(f"{path}: not a VirNucPro classifier; missing or unknown: {odd[:200]}")
     for name, shape in expected.items():
         if tensors[name].shape != shape or 0 in shape:
             raise ModelError(f"{path}: {name} has shape {tensors[name].shape}, expected {shape}")
-    if (tensors[VARIANCE] < 0).any():
-        raise ModelError(f"{path}: {VARIANCE} holds negative variances")

@@ -1,139 +1,121 @@
-"""The classifiers: merged vectors in, probabilities out.
+"""The classifiers: merged vectors in, probabilities out, in float32.
 
-The published network gives P(other) and P(virus), the bundled model's also P(null). Which one a
-weights file holds is written in its metadata.
+The published network gives P(other) and P(virus), the bundled model's also P(null) and the group
+(family, class) that a sequence came from. Which one a weights file holds is written in its
+metadata; `training.networks` has what trains them. Arithmetic is written once, for arrays of numpy
+and for tensors on a GPU alike.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
-import torch
-import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import save
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 from virnucpro.core.errors import ModelError
-from virnucpro.core.files import atomic_write, sha256_file
-from virnucpro.models.classifier_file import PUBLISHED_KIND, read_classifier
+from virnucpro.core.files import sha256_file
+from virnucpro.models.classifier_file import (
+    BATCH_NORM_EPS,
+    MINI_KIND,
+    PUBLISHED_KIND,
+    VARIANCE,
+    Tensors,
+    read_classifier,
+)
+from virnucpro.models.specs import ModelSpec
+from virnucpro.scores.kinds import Kinds
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+LAYER_NORM_EPS = 1e-5
 
-    from virnucpro.models.specs import ModelSpec
-
-MINI_KIND = "mini"
-
-
-class PublishedMlp(nn.Module):
-    """Linear, batch norm, ReLU, linear, softmax; dropout is idle outside training.
-
-    Attribute names are those of the published weights.
-    Source: Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`.
-    """
-
-    def __init__(self, width: int, hidden: int, classes: int = 2) -> None:
-        super().__init__()
-        self.width = width
-        self.hidden_layer = nn.Linear(width, hidden)
-        self.bn1 = nn.BatchNorm1d(hidden)
-        self.output_layer = nn.Linear(hidden, classes)
-
-    @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> PublishedMlp:
-        """The network that these weights are of; a plain error if they are of another."""
-        hidden, width = tensors["hidden_layer.weight"].shape
-        network = cls(width, hidden)
-        # training counts batches; inference never reads the counter
-        network.load_state_dict({"bn1.num_batches_tracked": torch.tensor(0), **tensors})
-        return network
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Logits, shape (n, 2), for vectors of shape (n, width)."""
-        logits: Tensor = self.output_layer(torch.relu(self.bn1(self.hidden_layer(vectors))))
-        return logits
-
-
-class MiniClassifier(nn.Module):
-    """Layer norm, one hidden layer with squared ReLU, three classes.
-
-    The third class, null, holds sequence that no genome explains (random, shuffled, low
-    complexity). `kinds` further logits name the group a sequence came from; training uses
-    them, and they serve as a hint of what a sequence is.
-    """
-
-    def __init__(self, width: int, hidden: int = 256, kinds: int = 0, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.width, self.dropout = width, dropout
-        self.norm = nn.LayerNorm(width)
-        self.hidden = nn.Linear(width, hidden)
-        self.out = nn.Linear(hidden, 3)
-        self.kind = nn.Linear(hidden, kinds) if kinds else None
-
-    @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> MiniClassifier:
-        """The network that these weights are of; a plain error if they are of another."""
-        hidden, width = tensors["hidden.weight"].shape
-        network = cls(width, hidden, len(tensors.get("kind.weight", ())))
-        network.load_state_dict(tensors)
-        return network
-
-    def features(self, vectors: Tensor) -> Tensor:
-        """Vectors (n, width) to hidden features (n, hidden)."""
-        h = F.dropout(self.norm(vectors), self.dropout, self.training)
-        h = F.relu(self.hidden(h))
-        return F.dropout(h * h, self.dropout, self.training)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Vectors (n, width) to logits (n, 3): other, virus, null."""
-        logits: Tensor = self.out(self.features(vectors))
-        return logits
-
-    def both(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the three classes and of the kinds: (n, 3), (n, kinds)."""
-        h = self.features(vectors)
-        return self.out(h), self.kind(h) if self.kind is not None else h[:, :0]
-
-
-_NETWORKS: dict[str, type[PublishedMlp] | type[MiniClassifier]] = {
-    PUBLISHED_KIND: PublishedMlp,
-    MINI_KIND: MiniClassifier,
-}
+Floats = NDArray[np.float32]
 
 
 class Classifier:
-    """A network on one device, in float32."""
+    """A network of one of the two kinds.
 
-    def __init__(self, network: PublishedMlp | MiniClassifier, device: torch.device) -> None:
-        self.network = network.to(device=device, dtype=torch.float32).eval()
-        self.width, self.device = network.width, device
+    Args:
+        kind: which.
+        tensors: its weights, as `read_classifier` gives them.
+        groups: names of the groups that it tells apart.
+        device: `cpu` or `cuda:N`.
 
-    @torch.inference_mode()
-    def scores(self, vectors: Tensor) -> NDArray[np.float32]:
+    Attributes:
+        width: of the vectors that it takes.
+    """
+
+    def __init__(
+        self, kind: str, tensors: Tensors, groups: Sequence[str] = (), device: str = "cpu"
+    ) -> None:
+        self._is_published, self._kinds, self._device = kind == PUBLISHED_KIND, Kinds(groups), device
+        self._tensors = {name: self._there(tensor) for name, tensor in tensors.items()}
+        self.width = tensors["hidden_layer.weight" if self._is_published else "hidden.weight"].shape[1]
+
+    def scores(self, vectors: Floats) -> Floats:
         """Score merged vectors; a row's scores never depend on the other rows' values.
 
         Args:
-            vectors: DNA vector then protein vector, shape (n, width), float32, on any device.
+            vectors: DNA vector then protein vector, shape (n, width).
 
         Returns:
-            Shape (n, 2), float32: P(other), P(virus); (n, 3) with P(null) last when the
-            model has an out-of-distribution class.
+            Shape (n, 2): P(other), P(virus); with P(null) and the columns of `Kinds` behind when
+            the model has them.
 
         Raises:
             ModelError: vectors of another width.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ModelError(
-                f"the classifier takes vectors of width {self.width}, got {tuple(vectors.shape)}"
+                f"the classifier takes vectors of width {self.width}, got {vectors.shape}"
             )
-        logits = self.network(vectors.to(device=self.device, dtype=torch.float32))
-        scores: NDArray[np.float32] = torch.softmax(logits, dim=1).cpu().numpy()
-        return scores
+        x = self._there(vectors)
+        if self._is_published:
+            return _softmax(self._published(x))
+        hidden = self._hidden(x)
+        scores = _softmax(self._linear("out", hidden))
+        groups = self._tensors.get("kind.weight", ())
+        if not len(groups) or len(groups) != len(self._kinds.families):  # groups without names
+            return scores
+        return np.hstack([scores, self._kinds.columns(_softmax(self._linear("kind", hidden)))])
+
+    def _there(self, array: Floats) -> Any:
+        if self._device == "cpu":
+            return array
+        import torch
+
+        return torch.from_numpy(array).to(self._device)
+
+    def _published(self, x: Any) -> Any:
+        """Linear, batch norm, ReLU, linear.
+
+        Source:
+            Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`.
+        """
+        t = self._tensors
+        h = self._linear("hidden_layer", x) - t["bn1.running_mean"]
+        h = h / (t[VARIANCE] + BATCH_NORM_EPS) ** 0.5 * t["bn1.weight"] + t["bn1.bias"]
+        return self._linear("output_layer", h.clip(0))
+
+    def _hidden(self, x: Any) -> Any:
+        """Layer norm, linear, squared ReLU."""
+        t = self._tensors
+        x = x - x.mean(axis=1, keepdims=True)
+        x = x / ((x * x).mean(axis=1, keepdims=True) + LAYER_NORM_EPS) ** 0.5
+        return self._linear("hidden", x * t["norm.weight"] + t["norm.bias"]).clip(0) ** 2
+
+    def _linear(self, name: str, x: Any) -> Any:
+        return x @ self._tensors[f"{name}.weight"].T + self._tensors[f"{name}.bias"]
 
 
-def load_classifier(spec: ModelSpec, device: torch.device | str) -> Classifier:
+def _softmax(logits: Any) -> Floats:
+    table = np.asarray(logits.cpu() if hasattr(logits, "cpu") else logits)
+    powers = np.exp(table - table.max(axis=1, keepdims=True))
+    out: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return out
+
+
+def load_classifier(spec: ModelSpec, device: str = "cpu") -> Classifier:
     """Load the classifier of a model, after checking its hash and its numbers.
 
     Raises:
@@ -147,23 +129,10 @@ def load_classifier(spec: ModelSpec, device: torch.device | str) -> Classifier:
         raise ModelError(
             f"{path}: not the file that was installed (sha256 differs); install the model again"
         )
-    kind, tensors = read_classifier(path)
-    if kind not in _NETWORKS:
-        raise ModelError(f"{path}: holds a classifier of the unknown kind {kind!r:.40}")
-    try:
-        network = _NETWORKS[kind].of({name: torch.from_numpy(t) for name, t in tensors.items()})
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"{path}: not a VirNucPro classifier ({error})") from error
-    if network.width != spec.dim:
+    classifier = Classifier(*read_classifier(path), spec.groups, device)
+    if classifier.width != spec.dim:
         raise ModelError(
-            f"{path}: takes vectors of width {network.width}; {spec.dna.name} and "
+            f"{path}: takes vectors of width {classifier.width}; {spec.dna.name} and "
             f"{spec.protein.name} give {spec.dim}"
         )
-    return Classifier(network, torch.device(device))
-
-
-def save_mini_classifier(network: MiniClassifier, path: Path) -> None:
-    """Write a classifier as float16 safetensors that name their kind."""
-    tensors = {k: v.detach().half().cpu().contiguous() for k, v in network.state_dict().items()}
-    with atomic_write(path) as file:
-        file.write(save(tensors, metadata={"kind": MINI_KIND}))
+    return classifier
