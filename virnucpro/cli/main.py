@@ -45,6 +45,11 @@ COMMANDS = {
     "completion": ("info", "Print the completion script of a shell."),
 }
 
+EXTRA_OF = {
+    "torch": "published", "tokenizers": "published", "h5py": "published",
+    "huggingface_hub": "published", "pysam": "bam", "pynvml": "gpu", "ray": "ray",
+}  # fmt: skip
+
 AFTER_A_STOP = {
     "predict": "; finished work is kept, --resume goes on with it",
     "train": "; what was saved is kept, the same command goes on with it",
@@ -101,6 +106,12 @@ class LazyGroup(click.Group):
             if error.errno != errno.ENAMETOOLONG:
                 raise
             click.echo(f"virnucpro: error: {clipped(error.filename)}: {error.strerror}", err=True)
+            sys.exit(UsageError.exit_code)
+        except ModuleNotFoundError as error:
+            if (extra := EXTRA_OF.get((error.name or "").split(".")[0])) is None:
+                raise
+            install = f"pip install 'virnucpro[{extra}]'"
+            click.echo(f"virnucpro: error: this needs {error.name}: {install}", err=True)
             sys.exit(UsageError.exit_code)
         except MemoryError:
             click.echo("virnucpro: error: out of memory; use fewer threads", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -15,6 +16,8 @@ from virnucpro.core.text import shown
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger("virnucpro.core")
+
 # Made by NVIDIA's driver; the last one under WSL. Where none is, torch need not be asked.
 DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 _NUMBER = re.compile(r"[0-9]{1,4}")
@@ -25,8 +28,14 @@ def detect_cuda_devices() -> list[int]:
     """Indices of the CUDA devices that this process can see."""
     if not any(Path(name).exists() for name in DRIVER_FILES):
         return []
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:
+        logger.warning(
+            "a GPU is here, but torch is not: pip install 'virnucpro[published]'; "
+            "computing on the CPU"
+        )
+        return []
     return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
 
 

@@ -36,21 +36,23 @@ _THREAD_VARIABLES = (
 
 
 @contextmanager
-def at_most_threads(threads: int) -> Iterator[None]:
+def at_most_threads(threads: int, with_torch: bool = True) -> Iterator[None]:
     """Bound the CPU threads of arithmetic in this block, and of processes that it starts.
 
     Processes have one each, unless they set more; whoever starts them sees to the sum.
     """
-    import torch  # before the variables are set: it would take them for its own
+    if with_torch:
+        import torch  # before the variables are set: it would take them for its own
 
-    before = torch.get_num_threads()
+        before = torch.get_num_threads()
+        torch.set_num_threads(min(threads, before))
     known = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    torch.set_num_threads(min(threads, before))
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        if with_torch:
+            torch.set_num_threads(before)
         for name, value in known.items():
             if value is None:
                 os.environ.pop(name, None)

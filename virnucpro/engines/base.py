@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from virnucpro.core.records import Tokens
-from virnucpro.encoders.base import Encoder
-from virnucpro.engines.plans import Lengths
+
+if TYPE_CHECKING:
+    import torch
+
+    from virnucpro.encoders.base import Encoder
+    from virnucpro.engines.plans import Lengths
 
 EngineKind = Literal["padded", "packed"]
 # Indices of some items, shape (batch,), and their vectors, shape (batch, d) float32.
 Embedded = tuple[NDArray[np.int64], NDArray[np.float32]]
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 class Engine(Protocol):
@@ -148,8 +151,11 @@ def choose_dtype(name: str, device: torch.device, disable_fp16: bool = False) ->
     """
     if name != "auto" and name not in DTYPES:
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {name}")
-    chosen = DTYPES["float16" if device.type == "cuda" else "float32"]
-    chosen = chosen if name == "auto" else DTYPES[name]
+    import torch
+
+    if name == "auto":
+        name = "float16" if device.type == "cuda" else "float32"
+    chosen: torch.dtype = getattr(torch, name)
     return torch.float32 if disable_fp16 and chosen is torch.float16 else chosen
 
 

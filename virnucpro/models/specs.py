@@ -67,6 +67,11 @@ class EncoderSpec:
     sha256: str  # of the weights, hexadecimal
     dim: int  # width of a vector
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it is an encoder of the bundled kind, which a CPU runs without torch."""
+        return self.kind in ("mini-dna", "mini-protein")
+
     def identity(self) -> dict[str, Any]:
         """What decides a vector: all but the place where the weights lie."""
         said = {key: getattr(self, key) for key in ("kind", "name", "sha256", "dim")}

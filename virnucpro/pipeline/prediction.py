@@ -100,6 +100,12 @@ def run_prediction(
     read = [*input_files, *filter(None, [settings.inputs.reference])]
     check_inputs(read)
     model = choose_model(settings.model)
+    needs_torch = not (
+        model.dna.is_small and model.protein.is_small and settings.compute.devices == ("cpu",)
+        and not is_staged
+    )  # fmt: skip
+    if needs_torch:
+        import torch  # noqa: F401 - where it is missing, say so before anything is touched
     with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
         calls = run.ledger.read(CALLS, run.calls_key)
@@ -116,7 +122,7 @@ def run_prediction(
             run.report.data |= calls.facts
             _write_tables(run, calls.outputs)
         else:
-            with at_most_threads(run.threads):
+            with at_most_threads(run.threads, needs_torch):
                 if is_staged:
                     executor = NoExecutor(
                         _score_staged(run, use_v2_architecture, persistent_models, runtime_config)

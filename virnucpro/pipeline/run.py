@@ -42,6 +42,7 @@ from virnucpro.sequences.orfs import OrfPolicy
 logger = logging.getLogger("virnucpro.pipeline")
 
 FORMAT = 2
+PACKAGES = ("torch", "numpy", "tokenizers", "h5py")
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
 _OF_SCORING = ("stages", "engines", "devices", "gpu_bytes")
 
@@ -259,7 +260,8 @@ def _check_same_inputs(
 
 def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
     """What run.json says before anything is done."""
-    packages = {name: metadata.version(name) for name in ("torch", "numpy", "tokenizers", "h5py")}
+    found = {one.metadata["Name"].lower(): one.version for one in metadata.distributions()}
+    packages = {name: found[name] for name in PACKAGES if name in found}
     return {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
         "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -18,7 +18,6 @@ from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
 from virnucpro.models.classifier_file import (
     BATCH_NORM_EPS,
-    MINI_KIND,
     PUBLISHED_KIND,
     VARIANCE,
     Tensors,
@@ -48,9 +47,15 @@ class Classifier:
     def __init__(
         self, kind: str, tensors: Tensors, groups: Sequence[str] = (), device: str = "cpu"
     ) -> None:
-        self._is_published, self._kinds, self._device = kind == PUBLISHED_KIND, Kinds(groups), device
+        self._is_published, self._kinds, self._device = (
+            kind == PUBLISHED_KIND,
+            Kinds(groups),
+            device,
+        )
         self._tensors = {name: self._there(tensor) for name, tensor in tensors.items()}
-        self.width = tensors["hidden_layer.weight" if self._is_published else "hidden.weight"].shape[1]
+        self.width = tensors[
+            "hidden_layer.weight" if self._is_published else "hidden.weight"
+        ].shape[1]
 
     def scores(self, vectors: Floats) -> Floats:
         """Score merged vectors; a row's scores never depend on the other rows' values.
@@ -129,7 +134,7 @@ def load_classifier(spec: ModelSpec, device: str = "cpu") -> Classifier:
         raise ModelError(
             f"{path}: not the file that was installed (sha256 differs); install the model again"
         )
-    classifier = Classifier(*read_classifier(path), spec.groups, device)
+    classifier = Classifier(*read_classifier(path), getattr(spec, "groups", ()), device)
     if classifier.width != spec.dim:
         raise ModelError(
             f"{path}: takes vectors of width {classifier.width}; {spec.dna.name} and "

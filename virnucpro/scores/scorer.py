@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.device import usable_cpus
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from virnucpro.core.records import Tokens
     from virnucpro.encoders.base import Encoder
+    from virnucpro.encoders.small_cpu import SmallEncoder
     from virnucpro.encoders.tokenizers import Tokenizer
     from virnucpro.engines.base import Engine, EngineKind
     from virnucpro.scores.classifier import Classifier
@@ -58,6 +60,7 @@ class LoadedModels:
         self.loads = 0  # encoders loaded so far
         self._encoders: dict[tuple[EncoderSpec, torch.dtype, bool], Encoder] = {}
         self._engines: dict[tuple[EncoderSpec, EmbeddingOptions], Engine] = {}
+        self._small: dict[EncoderSpec, SmallEncoder] = {}
         self._classifiers: dict[str, Classifier] = {}
 
     @property
@@ -74,6 +77,8 @@ class LoadedModels:
         """
         if (spec, options) in self._engines:
             return self._engines[spec, options]
+        if spec.is_small and self.device == "cpu" and options.dtype in ("auto", "float32"):
+            return self._engines.setdefault((spec, options), self._light(spec))
         import torch
 
         from virnucpro.encoders.attention import TransformerEncoder
@@ -104,6 +109,16 @@ class LoadedModels:
         kind = options.engine or ("packed" if device.type == "cuda" else "padded")
         engine = make_engine(kind, encoder, device=device, options=settings)
         return self._engines.setdefault((spec, options), engine)
+
+    def _light(self, spec: EncoderSpec) -> Engine:
+        """A small encoder on the CPU, without torch."""
+        from virnucpro.encoders.small_cpu import SmallEncoder
+        from virnucpro.engines.light import LightEngine
+
+        if spec not in self._small:
+            self._small[spec] = SmallEncoder(spec)
+            self.loads += 1
+        return LightEngine(self._small[spec], self.threads or usable_cpus())
 
     def classifier(self, model: ModelSpec) -> Classifier:
         """The classifier of a model; errors as for `engine`."""
@@ -209,12 +224,10 @@ class Scorer:
 
     def classify(self, merged: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores of merged vectors, shape (n, 3), as `run` returns them."""
-        import torch
-
         classifier = self._encoders.classifier(self.model)
         table = np.full((len(merged), COLUMNS), np.nan, dtype=np.float32)
         for first in range(0, len(merged), self._batch):
-            scores = classifier.scores(torch.from_numpy(merged[first : first + self._batch]))
+            scores = classifier.scores(merged[first : first + self._batch])
             table[first : first + len(scores), : scores.shape[1]] = scores
         return table
 
