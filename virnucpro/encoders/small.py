@@ -1,68 +1,38 @@
-"""The two small encoders of the bundled model: convolution towers with masked pooling.
+"""The two small encoders of the bundled model as torch trains them and a GPU runs them.
 
 The DNA encoder sees all six codon frames, the protein encoder the residues of the ORF. A stem
 adds up one learned row for each (tap, letter) of a window of letters; residual blocks follow,
 whose norms see one position at a time. Positions past the end of a sequence stay exactly zero, so
-a vector does not depend on what else is in the batch.
+a vector does not depend on what else is in the batch. `small_cpu` has their files, and the same
+networks in numpy for a CPU.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from abc import abstractmethod
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from virnucpro.core.errors import ModelError
 from virnucpro.core.files import atomic_write
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.batches import Batch, PackedBatch
-from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUE_PAD, RESIDUES
+from virnucpro.encoders.small_cpu import (
+    CODON_N,
+    LOWEST,
+    RESIDUE_OF_CODON,
+    RESIDUE_ROWS,
+    ROWS,
+    TowerConfig,
+    read_tower,
+)
+from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUE_PAD
 from virnucpro.models.specs import EncoderSpec
-
-CODON_N = 64
-CODON_ROWS = 72
-RESIDUE_ROWS = 24
-_CPU_POSITIONS = 3072
-_MOST = 8192  # of a size of a network; a damaged file must not ask for all memory
-_CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
-_RESIDUE_OF_CODON = torch.tensor([RESIDUES.find(aa) if aa != "*" else 21 for aa in _CODE])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TowerConfig:
-    """Shape of one tower.
-
-    Attributes:
-        width: channels.
-        taps: letters (codons or residues) that one stem position sees.
-        stride: letters between two stem positions.
-        dilations: one residual block each; the spacing of its three taps.
-        hidden: channels inside a block; 0 means `width`.
-    """
-
-    width: int
-    taps: int = 9
-    stride: int = 3
-    dilations: tuple[int, ...] = (1, 1, 2, 4)
-    hidden: int = 0
-
-    def __post_init__(self) -> None:
-        sizes = (self.width, self.taps, self.stride, *self.dilations)
-        if not all(type(n) is int and 0 < n <= _MOST for n in sizes) or len(self.dilations) > 64:
-            raise ValueError(f"sizes must be whole numbers from 1 to {_MOST}")
-        if type(self.hidden) is not int or not 0 <= self.hidden <= _MOST:
-            raise ValueError(f"hidden must be a whole number from 0 to {_MOST}")
-        if self.taps % self.stride or (self.taps // self.stride) % 2 == 0:
-            raise ValueError(f"taps must be an odd multiple of stride: {self.taps}, {self.stride}")
 
 
 class Stem(nn.Module):
@@ -80,8 +50,10 @@ class Stem(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.width))
         self.residue: nn.Parameter | None = None
         if by_residue:
-            self.residue = nn.Parameter(torch.randn(config.taps, 22, config.width) * scale)
-        self.register_buffer("of_codon", _RESIDUE_OF_CODON.clone(), persistent=False)
+            self.residue = nn.Parameter(
+                torch.randn(config.taps, RESIDUE_ROWS, config.width) * scale
+            )
+        self.register_buffer("of_codon", torch.from_numpy(RESIDUE_OF_CODON), persistent=False)
         self.of_codon: Tensor
 
     def table(self) -> Tensor:
@@ -139,22 +111,10 @@ class Block(nn.Module):
         nn.init.normal_(self.down.weight, std=0.5 * hidden**-0.5)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Shape (n, Q, width) to the same; `mask` (n, Q, 1) is 1 inside a sequence, else 0.
-
-        Without gradients on a CPU the result takes the place of x; outside of a sequence it is
-        then anything finite.
-        """
-        if not (torch.is_grad_enabled() or x.is_cuda):
-            return self._in_place(x, mask)
+        """Shape (n, Q, width) to the same; `mask` (n, Q, 1) is 1 inside a sequence, else 0."""
         h = self.norm(x).to(x.dtype) * mask
         h = F.relu(self._convolve(h))
         return torch.addcmul(x, self.down(h * h).to(x.dtype), mask)
-
-    def _in_place(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = self._convolve(self.norm(x).mul_(mask)).relu_()
-        h = h.mul_(h).reshape(-1, h.shape[2])
-        rows = x.view(-1, x.shape[2]).add_(self.down.bias)
-        return rows.addmm_(h, self.down.weight.t()).view_as(x)
 
     def _convolve(self, h: Tensor) -> Tensor:
         return self.up(h[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]  # type: ignore[no-any-return]
@@ -171,7 +131,7 @@ class Pool(nn.Module):
         """Shape (n, Q, width), mask (n, Q, 1) to max and mean, both (n, width) float32."""
         x = self.norm(x).float()
         keep = mask.float()
-        highest = torch.where(mask > 0, x, -30.0).amax(dim=1)
+        highest = torch.where(mask > 0, x, LOWEST).amax(dim=1)
         mean = (x * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)
         return highest, mean
 
@@ -242,71 +202,18 @@ def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _TowerEncoder(Encoder):
-    """An encoder around one tower.
+    """An encoder around one tower."""
 
-    Attributes:
-        rows: rows of the tower for each sequence.
-    """
-
-    cpu_tokens = 131_072  # it splits a batch by itself; cores wait for each other at its end
+    cpu_tokens = 131_072  # of many short rows at once
     tower: Tower
-    rows = 1
 
     def forward(self, batch: Batch) -> Tensor:
         """Embed each sequence: (n, dim) float32."""
         return self.embed(*rectangle(batch, self.pad_id))
 
+    @abstractmethod
     def embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
-        """Letters (n, L) with `lengths` (n,) to vectors (n, dim).
-
-        A CPU takes sequences of like length together, few enough for its caches, and gives
-        each core some of its own: cores that share every product wait for the slowest of them
-        each time.
-        """
-        if letters.is_cuda or not len(letters):
-            return self._embed(letters, lengths)
-        order = torch.argsort(lengths, descending=True, stable=True)
-        workers = 1 if torch.is_grad_enabled() else torch.get_num_threads()
-        pieces = self._pieces(lengths[order].tolist(), workers)
-        some = [order[first:last] for first, last in pieces]
-        each = [(letters[rows, : max(1, int(lengths[rows[0]]))], lengths[rows]) for rows in some]
-        return torch.cat(_spread(self._embed, each, workers))[torch.argsort(order)]
-
-    def _pieces(self, sizes: list[int], workers: int) -> list[tuple[int, int]]:
-        """Bounds of pieces of falling lengths, each padded to a size that the caches hold."""
-        per_letter = self.rows / self.tower.config.stride
-        total = per_letter * sum(sizes)
-        rounds = max(1, math.ceil(total / (workers * _CPU_POSITIONS)))
-        most = total / (workers * rounds)  # so that every worker gets as many pieces
-        bounds, first = [], 0
-        while first < len(sizes):
-            fitting = int(most / (per_letter * max(1, sizes[first])) + 0.5)
-            last = min(len(sizes), first + max(1, fitting))
-            bounds.append((first, last))
-            first = last
-        return bounds
-
-    def _embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-def _spread(
-    embed: Callable[[Tensor, Tensor], Tensor], pieces: list[tuple[Tensor, Tensor]], workers: int
-) -> list[Tensor]:
-    """Vectors of each piece, in order; each worker computes with one thread."""
-    if workers == 1 or len(pieces) == 1:
-        return [embed(*piece) for piece in pieces]
-    inference = torch.is_inference_mode_enabled()
-
-    def alone(piece: tuple[Tensor, Tensor]) -> Tensor:
-        with torch.inference_mode(inference), torch.no_grad():  # modes belong to a thread
-            return embed(*piece)
-
-    # The number of threads belongs to a thread too, but is the default of those started later.
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        parts = list(pool.map(alone, pieces))
-    torch.set_num_threads(workers)
-    return parts
+        """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
 
 
 class DnaTower(_TowerEncoder):
@@ -316,14 +223,14 @@ class DnaTower(_TowerEncoder):
     """
 
     pad_id = BASE_PAD
-    rows = 2  # six frames of a third of the letters
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.dim = 4 * config.width
-        self.tower = Tower(config, CODON_ROWS, by_residue=True)
+        self.tower = Tower(config, ROWS["mini-dna"], by_residue=True)
 
-    def _embed(self, bases: Tensor, lengths: Tensor) -> Tensor:
+    def embed(self, bases: Tensor, lengths: Tensor) -> Tensor:
+        """Bases (n, L) with `lengths` (n,) to vectors (n, dim)."""
         ids, counts = six_frames(bases, lengths)
         highest, mean = self.tower(ids.flatten(0, 1), counts.flatten())
         highest = highest.view(len(bases), 6, -1)
@@ -340,9 +247,10 @@ class ProteinTower(_TowerEncoder):
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.dim = 2 * config.width
-        self.tower = Tower(config, RESIDUE_ROWS, by_residue=False)
+        self.tower = Tower(config, ROWS["mini-protein"], by_residue=False)
 
-    def _embed(self, residues: Tensor, lengths: Tensor) -> Tensor:
+    def embed(self, residues: Tensor, lengths: Tensor) -> Tensor:
+        """Residues (n, L) with `lengths` (n,) to vectors (n, dim)."""
         inside = torch.arange(residues.shape[1], device=residues.device) < lengths[:, None]
         return torch.cat(self.tower(torch.where(inside, residues, -1), lengths), dim=1)
 
@@ -363,31 +271,8 @@ def save_tower(kind: str, encoder: DnaTower | ProteinTower, path: Path) -> None:
 
 
 def load_small(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """Read an encoder of a model directory.
-
-    Raises:
-        ModelError: not a file that `save_tower` wrote, of another kind or width than `spec` says,
-            or with numbers that are not finite.
-    """
-    try:
-        with safe_open(spec.path, framework="pt") as file:
-            config = json.loads((file.metadata() or {})["tower"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if (kind := config.pop("kind")) != spec.kind:
-            raise ValueError(f"holds {kind!r:.40}, not {spec.kind}")
-        config.pop("dim")
-        config["dilations"] = tuple(config["dilations"])
-        with torch.device("meta"):  # shapes are compared before memory is asked for
-            encoder = TOWERS[spec.kind](TowerConfig(**config))
-        if encoder.dim != spec.dim:
-            raise ValueError(f"vectors have {encoder.dim} dimensions, not {spec.dim}")
-        encoder.load_state_dict(tensors, assign=True)
-        encoder.to(device=device, dtype=dtype)
-        for name, tensor in encoder.state_dict().items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{name} has values that are not finite")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError,
-            AttributeError) as error:  # fmt: skip
-        problem = f"{error!s:.300}"
-        raise ModelError(f"{spec.path}: not weights of the bundled kind ({problem})") from error
-    return encoder
+    """Read an encoder of a model directory; errors as for `read_tower`."""
+    config, tensors = read_tower(spec)
+    encoder = TOWERS[spec.kind](config)
+    encoder.tower.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items()})
+    return encoder.to(device=device, dtype=dtype)

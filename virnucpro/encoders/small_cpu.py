@@ -43,8 +43,6 @@ class TowerConfig:
         stride: letters between two stem positions.
         dilations: one residual block each; the spacing of its three taps.
         hidden: channels inside a block; 0 means `width`.
-        shallow: blocks that the five frames beside the ORF's pass through, of a DNA tower; None
-            means all.
     """
 
     width: int
@@ -52,7 +50,6 @@ class TowerConfig:
     stride: int = 3
     dilations: tuple[int, ...] = (1, 1, 2, 4)
     hidden: int = 0
-    shallow: int | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.width, self.taps, self.stride, *self.dilations)
@@ -60,11 +57,6 @@ class TowerConfig:
             raise ValueError(f"sizes must be whole numbers from 1 to {_MOST}")
         if type(self.hidden) is not int or not 0 <= self.hidden <= _MOST:
             raise ValueError(f"hidden must be a whole number from 0 to {_MOST}")
-        depth = len(self.dilations)
-        if self.shallow is not None and (
-            type(self.shallow) is not int or self.shallow not in range(depth + 1)
-        ):
-            raise ValueError(f"shallow must be a whole number from 0 to {depth}")
         if self.taps % self.stride or (self.taps // self.stride) % 2 == 0:
             raise ValueError(f"taps must be an odd multiple of stride: {self.taps}, {self.stride}")
 
@@ -77,8 +69,6 @@ class TowerConfig:
         }  # fmt: skip
         if kind == "mini-dna":
             found["stem.residue"] = (self.taps, RESIDUE_ROWS, width)
-        if self.shallow is not None:
-            found |= {f"shallow_pool.norm.{name}": (width,) for name in ("weight", "bias")}
         for i in range(len(self.dilations)):
             found |= {
                 f"blocks.{i}.norm.weight": (width,), f"blocks.{i}.norm.bias": (width,),
@@ -182,19 +172,9 @@ class Tower:
         self._bias = weights["stem.bias"]
         self._blocks = [Block(weights, i, d) for i, d in enumerate(config.dilations)]
         self._pool = Norm(weights, "pool.norm")
-        self._shallow_pool = None if config.shallow is None else Norm(weights, "shallow_pool.norm")
 
     def forward(self, ids: Integers, counts: Integers) -> Floats:
         """Letters (n, P), -1 for none, with `counts` (n,) each to max and mean: (2, n, width)."""
-        return self._through(ids, counts, self._blocks, self._pool)
-
-    def glance(self, ids: Integers, counts: Integers) -> Floats:
-        """As `forward`, through the first `shallow` blocks alone, if the tower has any such."""
-        if self._shallow_pool is None:
-            return self.forward(ids, counts)
-        return self._through(ids, counts, self._blocks[: self.config.shallow], self._shallow_pool)
-
-    def _through(self, ids: Integers, counts: Integers, blocks: list[Block], pool: Norm) -> Floats:
         x, places = self._stem(ids)
         n, width = len(ids), x.shape[1]
         inside = np.arange(places) * self.config.stride < counts[:, None]
@@ -202,7 +182,7 @@ class Tower:
         x[outside] = 0
         h, y = np.empty_like(x), np.empty((len(x), 0), dtype=np.float32)
         taps = np.zeros((n, places, 3 * width), dtype=np.float32)  # before, at, after a position
-        for block in blocks:
+        for block in self._blocks:
             at = block.norm(x, out=h).reshape(n, places, width)
             h[outside] = 0
             d = min(block.dilation, places)
@@ -218,7 +198,7 @@ class Tower:
             np.matmul(y, block.down, out=h)
             h += block.down_bias
             x += h
-        at = pool(x, out=h).reshape(n, places, width)
+        at = self._pool(x, out=h).reshape(n, places, width)
         h[outside] = LOWEST
         highest = at.max(axis=1)
         h[outside] = 0
@@ -266,8 +246,8 @@ class SmallEncoder:
             inside = np.arange(letters.shape[1]) < lengths[:, None]
             return np.hstack(list(self._tower.forward(np.where(inside, letters, -1), lengths)))
         ids, counts = six_frames(letters, lengths)
-        own = self._tower.forward(ids[:, 0], counts[:, 0])
-        rest = self._tower.glance(
-            ids[:, 1:].reshape(-1, ids.shape[2]), counts[:, 1:].reshape(-1)
-        ).reshape(2, len(letters), 5, -1)
-        return np.hstack([*own, rest[0].max(axis=1), rest[1].mean(axis=1)])
+        highest, mean = self._tower.forward(
+            ids.reshape(-1, ids.shape[2]), counts.reshape(-1)
+        ).reshape(2, len(letters), 6, -1)
+        others = [highest[:, 1:].max(axis=1), mean[:, 1:].mean(axis=1)]
+        return np.hstack([highest[:, 0], mean[:, 0], *others])

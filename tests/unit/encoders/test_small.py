@@ -47,27 +47,6 @@ def test_vector_is_the_same_alone_padded_and_packed(kind):
     torch.testing.assert_close(alone, padded, atol=1e-5, rtol=1e-5)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("kind", ["mini-dna", "mini-protein"])
-def test_cores_share_a_batch_and_change_no_vector(kind, threads):
-    tower, items = _tower(kind), _items(kind, [300, 17, 250, 299, 40, 120, 300, 5])
-    batch = collate_packed(items)
-    with_gradients = tower(batch).detach()  # plain: one core, no block in place
-    for number in (1, 2, 3):
-        torch.set_num_threads(number)
-        with torch.inference_mode():
-            vectors = tower(batch)
-        assert torch.get_num_threads() == number
-        assert vectors.is_inference() and not vectors.requires_grad
-        torch.testing.assert_close(vectors, with_gradients, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["mini-dna", "mini-protein"])
 def test_each_letter_can_change_the_vector(kind):
     tower = _tower(kind)
