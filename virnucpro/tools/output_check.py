@@ -15,7 +15,7 @@ from pathlib import Path
 from virnucpro.core.checkpoint import check_file, read_entry
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.text import clipped
-from virnucpro.pipeline.paths import LEDGER
+from virnucpro.pipeline.output_dir import LEDGER
 
 _Check = Callable[[Path], str]
 
