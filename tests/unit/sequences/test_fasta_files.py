@@ -95,10 +95,6 @@ def test_what_is_written_is_read_back(tmp_path_factory, entries, wrapped):
     assert list(read_fasta(path)) == entries
 
 
-def test_the_count_of_records_is_told():
-    assert write_fasta(io.StringIO(), [("a", "A"), ("b", "C")]) == 2
-
-
 @pytest.mark.parametrize("text", ["ACGT\n", None])
 def test_a_file_that_is_not_ours_is_refused(tmp_path, text):
     path = tmp_path / "x.fa"
