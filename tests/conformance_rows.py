@@ -249,7 +249,7 @@ PACKED = {
             "test_staged_run_merges_in_other_processes",
         ),
     ),
-    "002-28": together(PREDICTION, 'run.report.stage("protein_features")', "if engines.use_v2:"),
+    "002-28": together(PREDICTION, 'run.report.stage("protein_features")', "if use_v2:"),
     "002-29": logged("parallel", "ESM-2: Using v2.0 async architecture"),
     "002-30": shown.features_line,
     "002-31": literal(PREDICTION, "len(detect_cuda_devices()) or 1"),
