@@ -261,7 +261,7 @@ def embed(
     parts = [np.empty((0, scorer.model.dim), dtype=np.float32)]
     for shard, vectors in scorer.vectors(_records(sequences)):
         if per == "orf":
-            ids += shard.orf_ids(shard.orfs[["chunk", "frame"]].tolist())
+            ids += shard.orf_ids()
             parts.append(vectors)
             continue
         record_of = shard.chunks["record"][shard.orfs["chunk"]]

@@ -353,16 +353,31 @@ def test_signs_in_the_text_of_sam_are_not_read_as_bases(put, letters):
 RECORD_NT = 5_000_000
 
 
-@pytest.mark.parametrize("letters", ["N", "A", "acgt", "1AA"])
+def peak_of(path):
+    """The statuses of a file's records, and the most bytes that reading and cutting them held."""
+    tracemalloc.start()
+    statuses = [
+        row.status
+        for event in input_pass(read_records([path]), Rules(500, LONGEST), 1_000)
+        if isinstance(event, Shard)
+        for row in event.records
+    ]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return statuses, peak
+
+
+@pytest.mark.parametrize("letters", ["A", "acgt", "1AA"])
 def test_one_long_record_takes_at_most_six_bytes_a_letter(put, letters):
     draw = random.Random(4)
     path = put(">long\n" + "".join(draw.choices(letters, k=RECORD_NT)) + f"\n>short\n{A}")
-    tracemalloc.start()
-    for _ in input_pass(read_records([path]), Rules(500, LONGEST), 1_000):
-        pass
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 6 * RECORD_NT
+    assert peak_of(path)[1] < 6 * RECORD_NT
+
+
+def test_fifty_million_n_in_a_small_file_take_no_more():
+    statuses, peak = peak_of(CASES / "n50.fa.gz")
+    assert statuses == ["ambiguous"]
+    assert peak < 6 * 50_000_000
 
 
 def test_a_long_viral_record_is_written_in_little_memory(tmp_path):
@@ -463,6 +478,14 @@ def test_sampling_warns_of_duplicates_once(predict, put, tmp_path):
     code, said = predict(*inputs, "-o", tmp_path / "out", "--sample-n", "2")
     assert code == 0, said
     assert said.count("had an id that was taken") == 1
+
+
+def test_an_estimate_for_two_models_warns_of_duplicates_once(predict, put):
+    path = put(f">a\n{A}\n>a\n{B}\n")
+    words = ["estimate", str(path), "-m", "mini", "-m", "500", "--count-only"]
+    done = CliRunner().invoke(cli, words, env=predict.environment)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("had an id that was taken") == 1
 
 
 def test_a_blank_before_the_name_goes_and_the_id_comes_first(predict, put, tmp_path):

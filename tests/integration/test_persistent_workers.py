@@ -95,16 +95,17 @@ def test_persistent_vs_standard_output_equivalence(pool, work, tmp_path, slot):
 
 def test_memory_management(work):
     here = InProcess("cpu", cache_clear_interval=2)
-    with mock.patch.object(here.models, "empty_cache") as empty_cache:
+    with mock.patch.object(here.models, "unit_finished") as finished:
         for _ in range(3):
             for job, files in work.values():
                 list(here.run(job, enumerate(files), lambda rows: None))
-    assert here.models.loads == 2
-    assert empty_cache.call_count == 6  # after every second file of twelve
-    here.models.device = "cuda:0"
+    assert here.models.loads == 2 and finished.call_count == 12
     with mock.patch("torch.cuda.empty_cache") as of_torch:
-        here.models.empty_cache()
-    of_torch.assert_called_once_with()
+        for device, count in (("cpu", 0), ("cuda:0", 3)):  # every second unit of six
+            here.models.device = device
+            for _ in range(6):
+                here.models.unit_finished()
+            assert of_torch.call_count == count  # torch.cuda.empty_cache
 
 
 def test_pool_lifecycle(pool, work):
