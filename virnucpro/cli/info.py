@@ -72,7 +72,8 @@ def estimate(
         devices = ("cpu", *(["cuda:0"] if gpus else []), *several)
     if model_path is not None and not models:
         models = ("custom",)
-    chosen, rows = [], list[dict[str, Any]]()
+    chosen = []
+    rows: list[dict[str, Any]] = []
     for name in models or ("mini", "300", "500"):
         try:
             chosen.append((name, resolve_model(name, model_path, model_home(config))))
