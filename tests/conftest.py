@@ -1,5 +1,6 @@
 """Puts this folder on the import path, for the helper modules beside it; settles made-up cases."""
 
+import functools
 import logging
 import os
 
@@ -26,3 +27,21 @@ def logger_as_imported():
         if not type(handler).__module__.startswith("_pytest"):
             logger.removeHandler(handler)
             handler.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory):
+    """Tiny models, made once; torch and the pipeline are imported by who asks for them."""
+    import torch
+    from tiny_home import make_tiny_home
+
+    torch.set_num_threads(1)
+    return make_tiny_home(tmp_path_factory.mktemp("models") / "home")
+
+
+@pytest.fixture
+def predict(tiny_home):
+    """`predict(file, ..., "-o", out)` in this process on tiny models; gives click's result."""
+    from runs_here import predict_with
+
+    return functools.partial(predict_with, tiny_home)

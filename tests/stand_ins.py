@@ -1,7 +1,5 @@
 """Light jobs and disturbed workers; spawned processes find them by name, and need no torch."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
@@ -147,29 +145,15 @@ def worker_that_names_its_device(connection, settings, number):
             connection.send(Done(key, (1, 1), {job.encoder.kind: {}}, 0))
 
 
-def _refusing(error):
-    """A worker in which no file of sequences can be embedded."""
-
-    def main(connection, settings, number):
-        from virnucpro.pipeline import features, workers
-
-        def prepare(task, unit):
-            raise error
-
-        features.EmbedTask.prepare = prepare
-        workers.worker_main(connection, settings, number)
-
-    return main
-
-
-def worker_without_a_disk(connection, settings, number):
-    """Stands for `workers.worker_main`: there is no room for results."""
-    _refusing(OutputError("no space left"))(connection, settings, number)
-
-
 def worker_that_fails_every_unit(connection, settings, number):
     """Stands for `workers.worker_main`: no unit is at fault more than another."""
-    _refusing(RuntimeError("it would not"))(connection, settings, number)
+    from virnucpro.pipeline import features, workers
+
+    def prepare(task, unit):
+        raise RuntimeError("it would not")
+
+    features.EmbedTask.prepare = prepare
+    workers.worker_main(connection, settings, number)
 
 
 def worker_killed_by_some_files(connection, settings, number):

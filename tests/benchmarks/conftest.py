@@ -3,8 +3,6 @@
 Called by `virnucpro benchmark`. Every class also bears the marker `gpu` where a GPU is.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 from pathlib import Path

@@ -1,7 +1,5 @@
 """No record changes the call of another one, whatever it holds."""
 
-from __future__ import annotations
-
 import pytest
 
 from fuzz.alone import compare

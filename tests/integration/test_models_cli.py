@@ -1,20 +1,16 @@
 """`virnucpro models` on tiny models in the published formats."""
 
-from __future__ import annotations
-
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from fake_hub import serve_hub
+from runs_here import predict_with, write_fasta
+from runs_here import run as command
 from tiny_published import classifier_state, install_published, write_classifier
 
-from virnucpro.cli.main import cli
 from virnucpro.models.store import resolve_model
 from virnucpro.tools import verify as checks
 from virnucpro.tools.verify import fixed_sequences
@@ -35,7 +31,7 @@ def home(installed_once, tmp_path, monkeypatch):
 
 
 def run(*arguments, code=0):
-    result = CliRunner().invoke(cli, ["models", *map(str, arguments)])
+    result = command("models", *arguments)
     assert result.exit_code == code, result.output
     return result.output
 
@@ -155,12 +151,10 @@ def test_verify_sees_a_difference_in_one_number(golden, stage):
     assert f"FAIL  tiny, {stage}: largest difference: 5.0" in text
 
 
-def test_verify_recomputes_result_folders(home, tmp_path, random_dna):
-    fasta, out = tmp_path / "in.fa", tmp_path / "out"
-    fasta.write_text("".join(f">c{i}\n{random_dna(400, i)}\n" for i in range(3)))
-    words = ["predict", str(fasta), "-m", "500", "--orf-policy", "longest", "-k", "-o", str(out)]
-    done = CliRunner().invoke(cli, [*words, "-d", "cpu", "--no-report"])
-    assert done.exit_code == 0, done.output
+def test_verify_recomputes_result_folders(home, tmp_path):
+    fasta = write_fasta(tmp_path / "in.fa", *((f"c{i}", i) for i in range(3)))
+    out = tmp_path / "out"
+    assert predict_with(home, fasta, "-k", "-o", out, "-d", "cpu").exit_code == 0
     text = run("verify", "500", "--golden", tmp_path, "--device", "cpu")
     for stage in ("dnabert", "esm2", "merged", "scores", "labels", "chunk calls"):
         assert f"ok    out/in, {stage}" in text
@@ -179,8 +173,3 @@ def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
     assert "width 32" in run("verify", "500", "--golden", folder, code=4)
     np.savez(folder / "tiny.npz", ids=np.array([{}], dtype=object))
     assert "not a file of published outputs" in run("verify", "500", "--golden", folder, code=4)
-
-
-def test_help_needs_no_torch():
-    code = "import sys; from virnucpro.cli import models; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,7 +1,5 @@
 """What goes wrong in a forked run: each function is called in its process before the command."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -17,22 +15,6 @@ def translate_in_processes() -> None:
 
     parallel_translate.BLOCKS_BEFORE_POOL = 0
     input_pass.BLOCK_CHUNKS = 1
-
-
-def fail_on_some_units() -> None:
-    """The second and the third unit of a stream cannot be scored, however often one tries."""
-    from virnucpro.scores.scorer import Scorer
-
-    prepare, seen = Scorer.prepare, []
-
-    def fail(self, unit):
-        if unit not in seen:
-            seen.append(unit)
-        if seen.index(unit) in (1, 2):
-            raise RuntimeError("poison | in\nthis unit")
-        return prepare(self, unit)
-
-    Scorer.prepare = fail
 
 
 def fail_on_some_files() -> None:

@@ -1,7 +1,5 @@
 """A disk that refuses the k-th open, write, fsync or rename of this process."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os
@@ -45,7 +43,7 @@ class FaultyDisk:
             self.has_failed = True
             raise OSError(self.code, os.strerror(self.code))
 
-    def __enter__(self) -> FaultyDisk:
+    def __enter__(self):
         fsync, rename, opened = os.fsync, Path.replace, Path.open
 
         def faulty_fsync(descriptor: int) -> None:

@@ -1,7 +1,5 @@
 """A stopped run ends soon, with the signal's exit code, with its children, and can go on."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -9,7 +7,7 @@ from pathlib import Path
 
 import faults
 import pytest
-from runs import are_gone, descendants, results, units, wait_for
+from runs import are_gone, descendants, entries, results, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 10.0  # twice what is promised: the machine may have other work
@@ -20,11 +18,11 @@ def shards(out):
 
 
 def has_dna_features(out):
-    return any(unit.startswith("dna features") for unit in units(out))
+    return any(unit.startswith("dna features") for unit in entries(out))
 
 
 def is_scoring(out):
-    return any(unit.startswith("scores") for unit in units(out))
+    return any(unit.startswith("scores") for unit in entries(out))
 
 
 def stop(running, number, seconds=SECONDS):
