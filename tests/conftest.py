@@ -3,9 +3,12 @@
 import functools
 import logging
 import os
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from hypothesis import settings
+from runs import context
 
 # The same cases in every run, so that a failure is the change's own; the fuzzers look for new
 # ones, and so does HYPOTHESIS_PROFILE=explore.
@@ -27,6 +30,19 @@ def logger_as_imported():
         if not type(handler).__module__.startswith("_pytest"):
             logger.removeHandler(handler)
             handler.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_workers():
+    """Workers of this process are forked from one that has imported torch, which takes seconds.
+
+    Those of commands in processes of their own are spawned, as everywhere else.
+    """
+    from virnucpro.pipeline import workers
+
+    quick = SimpleNamespace(get_context=lambda method: context())
+    with mock.patch.object(workers, "multiprocessing", quick):
+        yield
 
 
 @pytest.fixture(scope="session")

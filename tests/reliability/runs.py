@@ -8,13 +8,20 @@ import sys
 import time
 from pathlib import Path
 
-PRELOADED = ["torch", "tiny_home", "virnucpro.cli.main", "virnucpro.cli.predict"]
+PRELOADED = ["torch", "pytest", "virnucpro.cli.main", "virnucpro.cli.predict"]
 PRELOADED += [f"virnucpro.pipeline.{name}" for name in ("prediction", "multi_gpu_inference")]
 PRELOADED += ["virnucpro.pipeline.features", "virnucpro.engines.packed", "virnucpro.engines.padded"]
 PRELOADED += ["virnucpro.encoders.load", "virnucpro.scores.classifier", "virnucpro.reports.html"]
 
 SETTINGS = "prediction: {sequences_per_file: %d}\nprogress: {enabled: false}\n"
 OPTIONS = ["-m", "500", "--orf-policy", "longest", "-t", "1"]
+
+
+def context():
+    """Where processes are forked from: one that has imported torch and the pipeline."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(PRELOADED)
+    return found
 
 
 def write_input(path, records, nt=600, seed=0):
@@ -45,8 +52,7 @@ class Runs:
         self.input = write_input(folder / "reads.fa", records)
         self.settings = folder / "settings.yaml"
         self.settings.write_text(SETTINGS % per_file)
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOADED)
+        self.context = context()
         first = self.context.Process(target=int)  # starts the server, which imports for seconds
         first.start()
         first.join()
