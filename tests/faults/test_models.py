@@ -82,9 +82,9 @@ def own(tmp_path, file, change, said=None):
         if said is not None:
             metadata = {"tower": json.dumps(json.loads(metadata["tower"]) | said)}
         save_file(tensors, path, metadata=metadata)
-    given = read_manifest(folder)
-    facts = {key: getattr(given, key) for key in ("name", "source", "revision", "licence")}
-    write_manifest(folder, [*given.files], **facts, **{given.kind: given.entry})
+    given = json.loads((folder / MANIFEST).read_text())
+    facts = {key: given[key] for key in ("name", "source", "revision", "licence", "model")}
+    write_manifest(folder, given["files"], **facts)
     return folder
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import lzma
+import random
 import re
 import tracemalloc
 from pathlib import Path
@@ -198,7 +199,7 @@ REFUSED = {
     "nul in a header": (f">a\0\n{A}\n", 1, "NUL"),
     "digits in fastq": (fastq("a", A[:-1] + "1") + FASTQ, 2, "digit"),
     "sign in fastq": (fastq("a", A[:9] + ">" + A[10:]) + FASTQ, 2, "'>'"),
-    "blank in fastq": (fastq("a", A[:9] + " " + A[10:]) + FASTQ, 2, "0x20"),
+    "blank in fastq": (fastq("a", A[:9] + " " + A[10:]) + FASTQ, 2, "a blank"),
     "control in fastq": (fastq("a", A[:9] + "\x1d" + A[10:]) + FASTQ, 2, "0x1d"),
     "fasta after fastq": (FASTQ + FASTA, 9, "FASTA"),
     "fastq glued": (FASTQ[:-1] + FASTQ, 8, "qualities"),
@@ -296,18 +297,19 @@ def test_signs_in_the_text_of_sam_are_not_read_as_bases(put, letters):
 # ---- memory
 
 
-RECORD_NT = 6_000_000
+RECORD_NT = 5_000_000
 
 
-@pytest.mark.parametrize("unit", ["N", "a", "-A", "1AA"])
-def test_one_long_record_takes_at_most_eight_bytes_a_letter(put, tmp_path, unit):
-    path = put(b">long\n" + (unit.encode() * RECORD_NT)[:RECORD_NT] + b"\n>short\n" + A.encode())
+@pytest.mark.parametrize("letters", ["N", "A", "acgt", "1AA"])
+def test_one_long_record_takes_at_most_six_bytes_a_letter(put, letters):
+    text = "".join(random.Random(4).choices(letters, k=RECORD_NT))
+    path = put(f">long\n{text}\n>short\n{A}")
     tracemalloc.start()
     for _ in input_pass(read_records([path]), Rules(500, LONGEST), 1_000):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 * RECORD_NT
+    assert peak < 6 * RECORD_NT
 
 
 def test_a_long_viral_record_is_written_in_little_memory(tmp_path):
@@ -377,8 +379,11 @@ def test_an_input_that_changes_is_noticed_on_every_pass(
         else:
             noticed += 1
             assert done.exit_code == 3 and f"{path}: changed" in " ".join(done.output.split())
-            assert not [name for name in results_in(out) if name.startswith(("calls", "viral"))]
+            assert results_in(out) == []
     assert noticed >= (3 if flags else 2)
+    path.write_bytes(before)
+    predict(path, "-o", out, "--resume", *flags)
+    assert rows_of(out) == rows_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("packer", PACKERS)

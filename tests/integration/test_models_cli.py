@@ -1,7 +1,10 @@
 """`virnucpro models` on tiny models in the published formats."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -37,11 +40,18 @@ def run(*arguments, code=0):
 
 
 def test_list_shows_place_source_licence_size_hash_and_damage(home):
-    text = run("list")
     spec = resolve_model("500", None, home)
-    for expected in (spec.classifier_sha256, str(home / "500"), "MIT", "300: not installed"):
-        assert expected in text
-    assert "mini (bundled): 5.7 MB, MIT" in text and "DAMAGED" not in text
+    few, much = run("list"), run("list", "-v")
+    for text in (few, much):
+        for words in (
+            r"mini +bundled +5.7 MB +MIT",
+            r"500 +model +\S+ \S+ +MIT",
+            "300 +not installed",
+        ):
+            assert re.search(f"^{words}", text, re.MULTILINE), text
+        assert "DAMAGED" not in text
+    assert spec.classifier_sha256 not in few and str(home / "500") not in few
+    assert spec.classifier_sha256 in much and str(home / "500") in much
     (home / "500" / "classifier.safetensors").write_bytes(b"x")
     assert "DAMAGED" in run("list")
 
@@ -173,3 +183,11 @@ def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
     assert "width 32" in run("verify", "500", "--golden", folder, code=4)
     np.savez(folder / "tiny.npz", ids=np.array([{}], dtype=object))
     assert "not a file of published outputs" in run("verify", "500", "--golden", folder, code=4)
+
+
+def test_help_needs_neither_torch_nor_numpy():
+    code = (
+        "from virnucpro.cli import main, models, predict, train, info, utils, benchmark\n"
+        "import sys; sys.exit(bool({'numpy', 'torch'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

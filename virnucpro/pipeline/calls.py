@@ -28,6 +28,8 @@ from virnucpro.reports.tables import (
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
 
+WRITTEN_ORFS = 20_000  # at a time: their ids and text take more than all the rest of an ORF
+
 Scores = NDArray[np.float32]
 
 
@@ -177,11 +179,10 @@ class ModelTables:
         """Write a shard; `scores` as for `Caller.call`."""
         called = self._caller.call(shard, scores)
         present = np.flatnonzero(~np.isnan(scores[:, 1]))
-        places = shard.orfs[present]
-        ids = shard.orf_ids(
-            list(zip(places["chunk"].tolist(), places["frame"].tolist(), strict=True))
-        )
-        self._predictions.write(format_rows(ids, scores[present]))
+        for first in range(0, len(present), WRITTEN_ORFS):
+            rows = present[first : first + WRITTEN_ORFS]
+            places = shard.orfs[rows][["chunk", "frame"]].tolist()
+            self._predictions.write(format_rows(shard.orf_ids(places), scores[rows]))
         self._consensus.add(shard.chunk_ids(called.scored_chunks), called.is_virus.tolist())
         self._chunks.writelines(row.line() for row in called.chunk_rows)
         self._records.writelines(

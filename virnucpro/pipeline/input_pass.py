@@ -24,7 +24,7 @@ from virnucpro.sequences.screen import screen_record
 
 SHARD_RECORDS = 50_000
 SHARD_CHUNKS = 100_000
-BLOCK_CHUNKS = 2_000
+BLOCK_CHUNKS = 1_000
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
 
 # record: row of the chunk's record in the shard; number: of the chunk in its record, from 0;
@@ -194,8 +194,8 @@ def input_pass(
                 yield unit
                 number += 1
                 unit = Unit(number, [], [], [])
-            yield shard.closed()
-            shard = _OpenShard()
+            closed, shard = shard.closed(), _OpenShard()
+            yield closed
 
 
 class _Block(NamedTuple):

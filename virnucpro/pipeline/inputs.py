@@ -20,8 +20,7 @@ from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
-from virnucpro.sequences.ids import IdRegistry
-from virnucpro.sequences.read_log import ReadLog
+from virnucpro.sequences.read_log import IdRegistry, ReadLog
 from virnucpro.sequences.screen import screen_record
 from virnucpro.sequences.unpack import STDIN, standard_input
 

@@ -23,6 +23,12 @@ from virnucpro.core.records import Status
 from virnucpro.pipeline import final_tables
 from virnucpro.pipeline.calls import ModelTables
 from virnucpro.pipeline.failed_files import record_failures
+from virnucpro.pipeline.feature_files import (
+    read_dna_features,
+    vectors_by_file,
+    write_dna_features,
+    write_protein_features,
+)
 from virnucpro.pipeline.input_pass import input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
 from virnucpro.pipeline.output_dir import check_free, remove_intermediates, working_in
@@ -38,13 +44,14 @@ from virnucpro.pipeline.run import (
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import Compute, PredictionSettings
-from virnucpro.pipeline.staged import Units, classify, merge, staged_files, written_units
+from virnucpro.pipeline.staged import classify, merge, staged_files, written_units
 from virnucpro.pipeline.stream import NoExecutor, ScoreJob, ScoreStore, scored_shards
 from virnucpro.pipeline.summary import summary_lines
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.reports.html import REPORT_FILES, write_report
 from virnucpro.scores.scorer import EmbeddingOptions
+from virnucpro.sequences.fasta_files import read_fasta
 from virnucpro.sequences.read_log import ReadLog
 
 if TYPE_CHECKING:
@@ -202,7 +209,14 @@ def _finish(run: Run, model_outputs: Outputs) -> int:
     run.ledger.discard(TABLES)
     run.ledger.discard(REPORT)
     with report.stage("tables") as counts:
-        found, report.data["sample_summary"] = final_tables.write_final_tables(run)
+        try:
+            found, report.data["sample_summary"] = final_tables.write_final_tables(run)
+        except InputError:  # an input changed: what was made of it stays only in a finished run
+            if not paths.calls.exists():
+                run.ledger.discard(CALLS)
+                for path in paths.model_outputs:
+                    path.unlink(missing_ok=True)
+            raise
         counts |= found
     failed = paths.failed_files.exists()
     outputs = run.ledger.describe(final_tables.table_paths(run))
@@ -270,9 +284,9 @@ def _score_staged(run: Run, engines: Engines) -> dict[int, str]:
         OutputError: a file cannot be written.
     """
     store = ScoreStore(run.ledger, run.key)
-    units = written_units(run)
+    sizes = written_units(run)
     failures: dict[int, str] = {}
-    todo = [n for n in units.numbers if store.read(n - 1, units.sizes[n - 1]) is None]
+    todo = [n for n, size in enumerate(sizes, 1) if store.read(n - 1, size) is None]
     if not todo:
         return {}
     with ExitStack() as stack:
@@ -280,31 +294,31 @@ def _score_staged(run: Run, engines: Engines) -> dict[int, str]:
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
         with run.report.stage("dna_features") as counts:
             if engines.use_v2 and run.settings.compute.dnabert_v2:
-                counts |= _packed(run, "dna", run.model.dna, todo, units, engines.config)
+                counts |= _packed(run, "dna", run.model.dna, todo, sizes, engines.config)
             else:
-                counts |= _file_wise(run, "dna", run.model.dna, todo, units, pool, failures)
+                counts |= _file_wise(run, "dna", run.model.dna, todo, sizes, pool, failures)
         # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
         with run.report.stage("protein_features") as counts:
             if engines.use_v2:
                 logger.info("ESM-2: Using v2.0 async architecture")
-                counts |= _packed(run, "protein", run.model.protein, todo, units, engines.config)
+                counts |= _packed(run, "protein", run.model.protein, todo, sizes, engines.config)
                 logger.info("v2.0 ESM-2 complete: %d feature files created", counts["files"])
             else:
-                counts |= _file_wise(run, "protein", run.model.protein, todo, units, pool, failures)
+                counts |= _file_wise(run, "protein", run.model.protein, todo, sizes, pool, failures)
     with run.report.stage("merging") as counts:
         counts |= merge(run, todo, failures)
     with run.report.stage("prediction") as counts:
-        counts |= classify(run, store, [n for n in todo if n - 1 not in failures], units)
+        counts |= classify(run, store, [n for n in todo if n - 1 not in failures], sizes)
     return failures
 
 
 def _file_wise(
-    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], units: Units,
+    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], sizes: Sequence[int],
     pool: PersistentWorkerPool | None, failures: dict[int, str],
 ) -> dict[str, int]:  # fmt: skip
     """v1: one split file after another goes to a worker on each device, in padded batches."""
     from virnucpro.pipeline.features import EmbedJob, SplitFile
-    from virnucpro.pipeline.work_queue import BatchQueueManager
+    from virnucpro.pipeline.persistent_pool import BatchQueueManager
 
     paths, compute = run.paths, run.settings.compute
     options = EmbeddingOptions(
@@ -324,23 +338,22 @@ def _file_wise(
         worker_timeout=compute.worker_timeout, progress=run.reporter,
     )  # fmt: skip
     result = queue.process(
-        job, list(files), sum(units.sizes[n - 1] for n in files.values()),
+        job, list(files), sum(sizes[n - 1] for n in files.values()),
         lambda file: _commit(run, slot, files[file], "file-wise"), TITLES[slot],
     )  # fmt: skip
-    for file, reason in result.failed:
+    for file, reason in result.failed.items():
         failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{reason}"
     if result.engine:
         run.report.note_engine(slot, result.engine)
-    counts = {"files": len(result.finished), "kept": len(todo) - len(files)}
+    counts = {"files": len(files) - len(result.failed), "kept": len(todo) - len(files)}
     return {**counts, "failed": len(result.failed), "tokens": result.tokens}
 
 
 def _packed(
-    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], units: Units,
+    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], sizes: Sequence[int],
     config: RuntimeConfig | None,
 ) -> dict[str, int]:  # fmt: skip
     """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
-    from virnucpro.pipeline.feature_files import write_dna_files
     from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 
     paths, compute = run.paths, run.settings.compute
@@ -364,7 +377,7 @@ def _packed(
     logger.info("%s: %d ranks", spec.name, num_gpus)
     run.claim(*(folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)))
     files = [paths.split_of(slot, n) for n in numbers]
-    with run.reporter.create_file_bar(units.orfs, TITLES[slot], "ORFs") as bar:
+    with run.reporter.create_file_bar(sum(sizes), TITLES[slot], "ORFs") as bar:
         h5_path, failed_ranks = run_multi_gpu_inference(
             fasta_files=files,
             output_dir=folder,
@@ -383,7 +396,10 @@ def _packed(
     if slot == "protein":
         _stream_h5_to_pt_files(h5_path, paths.protein_dir, [paths.dna_features(n) for n in numbers])
     else:
-        write_dna_files(h5_path, files, outputs)
+        ids = ([name for name, _ in read_fasta(file)] for file in files)
+        found = vectors_by_file(h5_path, "v2.0 DNABERT-S output", ids)
+        for output, vectors in zip(outputs, found, strict=True):
+            write_dna_features(output, vectors)
     for n in numbers:
         _commit(run, slot, n, "packed")
     tokens = sum(int(one.get("tokens", 0)) for one in stats)
@@ -410,16 +426,14 @@ def _stream_h5_to_pt_files(
         DamagedFeaturesError: a nucleotide file cannot be read.
         OutputError: a file could not be written; nothing half-written is left behind.
     """
-    from virnucpro.pipeline.feature_files import VectorFile, read_dna_ids, write_protein_features
-
     output_dir.mkdir(parents=True, exist_ok=True)
+    ids = (read_dna_features(file).seq_ids for file in nucleotide_feature_files)
+    found = vectors_by_file(h5_path, "v2.0 ESM-2 output", ids)
     written = []
-    with VectorFile(h5_path, "v2.0 ESM-2 output") as vectors:
-        for nucleotide_file in nucleotide_feature_files:
-            name = nucleotide_file.stem.removesuffix("_S").removesuffix("_DNABERT")
-            output_file = output_dir / f"{name}_ESM.pt"
-            write_protein_features(output_file, vectors.of(read_dna_ids(nucleotide_file)))
-            written.append(output_file)
+    for nucleotide_file, vectors in zip(nucleotide_feature_files, found, strict=True):
+        name = nucleotide_file.stem.removesuffix("_S").removesuffix("_DNABERT")
+        written.append(output_dir / f"{name}_ESM.pt")
+        write_protein_features(written[-1], vectors)
     return written
 
 

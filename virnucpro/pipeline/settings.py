@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virnucpro.core.config import PolicyName
 from virnucpro.core.device import device_name
 from virnucpro.scores.thresholds import PresetName, Thresholds, thresholds
-from virnucpro.sequences.orfs import PolicyName
 
 
 def default_home() -> Path:

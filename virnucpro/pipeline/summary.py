@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-from virnucpro.core.progress import format_seconds
 
 CALLS = ("virus", "non-virus", "uncertain")
 
@@ -32,7 +31,7 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         lines.append(f"Without a call: {sum(silent.values()):,} ({reasons})")
     if data.get("status") == "partial":
         lines.append(f"Incomplete: see {output_dir / 'failed_files.txt'}; --resume tries again")
-    seconds = format_seconds(data.get("seconds", 0.0))
+    seconds = timedelta(seconds=int(data.get("seconds", 0.0)))
     names = [name for name in ("report.html", "calls.tsv") if (output_dir / name).exists()]
     lines.append(f"Done in {seconds}: {', '.join(str(output_dir / name) for name in names)}")
     return lines

@@ -1,22 +1,16 @@
-"""Chunks -> ORFs: six frames of a whole block of chunks at once.
-
-Two policies choose what a frame gives: `open-frame`, the rule
-of the published models, and `longest`, which leaves no readable chunk without an ORF.
-"""
+"""Chunks -> ORFs: six frames of a whole block of chunks at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.config import ORF_POLICIES, PolicyName
 from virnucpro.core.records import FRAMES
 from virnucpro.sequences.block import Block, longest_runs, open_frames
-
-PolicyName = Literal["open-frame", "longest"]
 
 # Larger blocks leave the processor's caches, smaller ones pay for calls (nt).
 _BLOCK_NT = 1 << 19
@@ -64,8 +58,8 @@ class OrfPolicy:
     keep: int = 6
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(PolicyName):
-            raise ValueError(f"ORF policy {self.name!r} is none of {get_args(PolicyName)}")
+        if self.name not in ORF_POLICIES:
+            raise ValueError(f"ORF policy {self.name!r} is none of {ORF_POLICIES}")
         if not 1 <= self.keep <= len(FRAMES):
             raise ValueError(f"an ORF policy keeps 1 to 6 frames, got {self.keep}")
 
@@ -79,10 +73,6 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     whole strand from the frame's first base on, so that it stays in codon phase. Under `longest`
     a run shorter than 5 codons is kept only if no frame of the chunk has one that long, so every
     chunk with 60 unambiguous bases in a row gives an ORF.
-
-    Args:
-        chunks: their letters (nt).
-        policy: which of the six frames are kept.
 
     Source:
         VirNucPro units.py (six frames, NCBI table 1, slice of 3 x protein + 1).

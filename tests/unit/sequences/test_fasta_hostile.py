@@ -138,13 +138,13 @@ def test_records_before_a_fault_are_given(put):
     ids=["one-line", "wrapped", "header", "fastq"],
 )
 def test_an_endless_record_is_refused_by_name(put, monkeypatch, data, name):
-    monkeypatch.setattr(streams, "_BLOCK_BYTES", 512)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 512)
     with pytest.raises(InputError, match=f"{name}.*longer than 5,000"):
         list(read_records([put(data)], ReadLog(max_record_nt=5_000)))
 
 
 def test_an_endless_header_is_refused_and_a_long_one_read(put, monkeypatch):
-    monkeypatch.setattr(streams, "_BLOCK_BYTES", 512)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 512)
     monkeypatch.setattr(entries, "MAX_HEADER_BYTES", 2_000)
     good = b">a\nACGT\n>" + b"h" * 1_500 + b"\n" + b"ACGT\n" * 900
     assert [len(record.sequence) for record in read_records([put(good)])] == [4, 3_600]
@@ -153,7 +153,7 @@ def test_an_endless_header_is_refused_and_a_long_one_read(put, monkeypatch):
 
 
 def test_many_records_together_may_be_longer(put, monkeypatch):
-    monkeypatch.setattr(streams, "_BLOCK_BYTES", 512)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 512)
     data = b"".join(b">%03d\n%s\n" % (i, b"A" * 506) for i in range(50))
     assert sum(1 for _ in read_records([put(data)], ReadLog(max_record_nt=5_000))) == 50
 
@@ -197,6 +197,43 @@ def test_random_bytes_give_records_or_an_input_error(tmp_path_factory, data, pac
             flat = [r for item in records for r in (item if isinstance(item, tuple) else [item])]
             assert len({record.seq_id for record in flat}) == len(flat)
             assert all(record.seq_id for record in flat)
+
+
+def outcome(path, block_bytes):
+    """Records and what was counted, or the refusal."""
+    log = ReadLog()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "BLOCK_BYTES", block_bytes)
+        try:
+            records = list(read_records([path], log))
+        except InputError as error:
+            return str(error)
+    return records, log.gaps, log.digits, log.blanks, log.digests
+
+
+LINES = [
+    b">a x\n",
+    b"> b\r\n",
+    b">\n",
+    b"ACGTN\n",
+    b"acgt\r\n",
+    b"AC\r",
+    b"A",
+    b"-.\n",
+    b" 1 A C\n",
+]
+FOUR_LINES = [b"@a\nAC\n+\nII\n", b"@b x\r\nAC-\r\n+\r\nI@I\r\n", b"@c\n\n+\n\n", b"\n", b" \n"]
+ODD = [b"A>c\n", b"#\n", b"\n", b"\xef\xbb\xbf", b"\0", b"\xe9", b"AC\nGT\n", b"+\n", b"12\n"]
+files = st.lists(st.sampled_from(LINES * 3 + ODD), max_size=30).map(lambda p: b">a\n" + b"".join(p))
+files |= st.lists(st.sampled_from(FOUR_LINES * 3 + ODD), max_size=12).map(b"".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=files, block_bytes=st.integers(1, 40))
+def test_where_blocks_end_changes_nothing(tmp_path_factory, data, block_bytes):
+    path = tmp_path_factory.getbasetemp() / "blocks"
+    path.write_bytes(data)
+    assert outcome(path, block_bytes) == outcome(path, 1 << 18)
 
 
 @settings(max_examples=200, deadline=None)

@@ -13,8 +13,7 @@ from virnucpro.core.errors import ModelError
 from virnucpro.engines.forward import Forward
 from virnucpro.pipeline.feature_files import read_dna_features
 from virnucpro.pipeline.features import EmbedJob, SplitFile
-from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-from virnucpro.pipeline.work_queue import BatchQueueManager
+from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.scores.scorer import EmbeddingOptions
 
 
@@ -55,8 +54,7 @@ class Heard:
 def test_every_file_is_embedded_and_told_of_once(job, files):
     told, bar = [], Heard()
     result = BatchQueueManager(progress=bar).process(job, files, 24, told.append, "Embedding DNA")
-    assert (result.finished, result.failed) == (tuple(files), ())
-    assert told == files
+    assert told == files and not result.failed
     assert all(len(read_dna_features(file.output_file)) == 6 for file in files)
     assert result.tokens > 24 and result.engine["sequences"] == 24
     assert bar.total == (24, "Embedding DNA", "ORFs")
@@ -67,10 +65,9 @@ def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(job, files,
     files[2].input_file.write_text(">a\nAC\n>a\nAG\n")
     bar = Heard()
     result = BatchQueueManager(progress=bar).process(job, files)
-    [(failed, reason)] = result.failed
+    [(failed, reason)] = result.failed.items()
     assert failed == files[2] and "occurs twice" in reason
-    assert result.finished == (*files[:2], files[3])
-    assert not failed.output_file.exists()
+    assert [file.output_file.exists() for file in files] == [True, True, False, True]
     assert sum(bar.updates) == 18
     assert "trying it again, alone" in caplog.text
 
@@ -93,9 +90,8 @@ def test_a_sequence_that_does_not_fit_costs_its_file_only(job, files, monkeypatc
     monkeypatch.setattr(Forward, "__call__", call)
     files[0].input_file.write_text(f">long\n{'ACGTTGCA' * 400}\n")
     result = BatchQueueManager().process(job, files)
-    assert [file for file, _ in result.failed] == files[:1]
-    assert "one sequence" in result.failed[0][1]
-    assert result.finished == tuple(files[1:])
+    assert list(result.failed) == files[:1] and "one sequence" in result.failed[files[0]]
+    assert all(file.output_file.exists() for file in files[1:])
 
 
 def test_a_pool_needs_workers_and_devices():
