@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -119,17 +120,27 @@ def test_other_files_that_are_read_are_spared_too(copy, refused, made, source):
     assert source.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
-def test_standard_input_may_not_come_from_a_file_that_force_removes(copy, name):
+@contextmanager
+def standard_input(path):
+    """The file at descriptor 0, as a shell redirects it."""
+    standard, file = os.dup(0), os.open(path, os.O_RDONLY)
+    os.dup2(file, 0)
+    try:
+        yield
+    finally:
+        os.dup2(standard, 0)
+        os.close(standard)
+        os.close(file)
+
+
+def test_standard_input_may_not_come_from_a_file_that_force_removes(copy, refused):
     out = copy("plain")
-    before = contents(out)
-    words = [sys.executable, "-m", "virnucpro", "predict", name, "-o", str(out), "--force"]
-    root = str(Path(__file__).resolve().parents[2])
-    with (out / "viral.fasta").open("rb") as file:
-        done = subprocess.run(
-            words, stdin=file, capture_output=True, text=True, check=False,
-            env={**os.environ, "PYTHONPATH": root},
-        )  # fmt: skip
+    with standard_input(out / "viral.fasta"):
+        refused(out, 2, OWN, "/dev/stdin", "--force")
+        before, root = contents(out), str(Path(__file__).resolve().parents[2])
+        words = [sys.executable, "-m", "virnucpro", "predict", "-", "-o", str(out), "--force"]
+        env = {**os.environ, "PYTHONPATH": root}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 2 and OWN in done.stderr
     assert contents(out) == before
 
@@ -202,20 +213,13 @@ def test_standard_input_is_compared_by_content(copy, refused, made):
 def test_a_file_by_the_name_of_standard_input_is_compared_by_content(
     tmp_path, made, predict, refused
 ):
-    def fed(name, call, *words):
-        standard, file = os.dup(0), os.open(made / name, os.O_RDONLY)
-        os.dup2(file, 0)
-        try:
-            return call(*words)
-        finally:
-            os.dup2(standard, 0)
-            os.close(standard)
-            os.close(file)
-
     out = tmp_path / "out"
-    assert fed("s.fa", predict, "/dev/stdin", "-o", out).exit_code == 0
-    fed("other.fa", refused, out, 2, "holds a run of", "/dev/stdin", "--resume")
-    fed("s.fa", refused, out, 0, "Already complete", "/dev/stdin", "--resume")
+    with standard_input(made / "s.fa"):
+        predict("/dev/stdin", "-o", out, code=0)
+    with standard_input(made / "other.fa"):
+        refused(out, 2, "holds a run of", "/dev/stdin", "--resume")
+    with standard_input(made / "s.fa"):
+        refused(out, 0, "Already complete", "/dev/stdin", "--resume")
 
 
 def test_pipes_are_compared_by_content(tmp_path, made, predict, refused):

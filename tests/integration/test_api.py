@@ -1,6 +1,5 @@
 """`virnucpro.predict` and `virnucpro.embed`."""
 
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -25,13 +24,6 @@ def home(tiny_home, monkeypatch):
 def fasta(tmp_path, random_dna):
     records = [("a first", random_dna(700)), ("b", random_dna(200, 2)), ("c", "ACG")]
     return write_fasta(tmp_path / "contigs.fa", *records)
-
-
-def test_importing_the_package_does_not_import_torch():
-    code = "import sys, virnucpro; virnucpro.__version__; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = virnucpro.nothing
 
 
 def test_the_same_table_as_the_command(home, predict, fasta, tmp_path):
