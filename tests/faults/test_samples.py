@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from runs_here import dna, predict_with, rows_of, write_fasta
+from runs_here import dna, facts, predict_with, rows_of, write_fasta
 from tiny_home import write_tiny_classifier
 
 
@@ -42,8 +42,11 @@ def test_assemblies_are_called_by_their_folders_and_keep_their_ids(predict, tmp_
     records = [("NODE_1 a b", 1), ("NODE_2", 2), ("NODE_2", 3), ("", 4)]
     one = write_fasta(tmp_path / "sampleA" / "contigs.fa", *records)
     other = write_fasta(tmp_path / "sampleB" / "contigs.fa", *records, ("NODE_2__2", 5))
-    out = tmp_path / "out"
-    predict(one, other, "-o", out)
+    empty, out = write_fasta(tmp_path / "a 1" / "contigs.fa"), tmp_path / "out"
+    predict(one, other, empty, "-o", out)
+    assert rows_of(out / "samples" / "a_1") == []
+    summary = [(s["sample"], s["folder"], s["records"]) for s in facts(out)["sample_summary"]]
+    assert summary == [("sampleA", "sampleA", 4), ("sampleB", "sampleB", 5), ("a 1", "a_1", 0)]
     own = ["NODE_1", "NODE_2", "NODE_2__2", "record_4"]
     expected = [("sampleA", name) for name in own]
     expected += [("sampleB", name) for name in (*own, "NODE_2__2__2")]

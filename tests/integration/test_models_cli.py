@@ -84,7 +84,11 @@ def test_fetch_shows_its_plan_and_asks_nothing_without_a_terminal(hub):
 
 @pytest.mark.parametrize("variable", ["VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_is_honoured(hub, monkeypatch, variable):
+    def refuse(*_):
+        raise AssertionError("a socket was opened")
+
     monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr("socket.socket.connect", refuse)
     assert "offline mode is on" in run("fetch", "DNABERT-S", code=4)
     assert hub.requests == []
 

@@ -95,30 +95,6 @@ def test_other_input_under_the_same_name_is_scored_anew(predict, fasta, tmp_path
     assert [row.seq_id for row in rows_of(out)] == ["new"]
 
 
-def test_each_input_is_a_sample_with_tables_of_its_own(predict, random_dna, tmp_path):
-    places = ("a 1/gut.fa", "b/gut.fa", "b/..fa", "b/empty.fa")
-    paths = [
-        write_fasta(tmp_path / place, (f"x{n}", random_dna(200 + n, n)), ("same", n))
-        for n, place in enumerate(places, start=1)
-    ]
-    paths[-1].write_text("")
-    out = tmp_path / "out"
-    predict(*paths, "-o", out, "--min-score", "0", code=0)
-    rows = rows_of(out)
-    assert [(row.sample, row.seq_id) for row in rows] == [
-        ("a 1", "x1"), ("a 1", "same"), ("b", "x2"), ("b", "same"), (".", "x3"), (".", "same"),
-    ]  # fmt: skip
-    folders = ["a_1", "b", "sample", "empty"]
-    assert sorted(path.name for path in (out / "samples").iterdir()) == sorted(folders)
-    own = [row for folder in folders for row in rows_of(out / "samples" / folder)]
-    assert own == rows
-    assert rows_of(out / "samples" / "empty") == []
-    summary = facts(out)["sample_summary"]
-    assert [(entry["sample"], entry["folder"], entry["records"]) for entry in summary] == [
-        ("a 1", "a_1", 2), ("b", "b", 2), (".", "sample", 2), ("empty", "empty", 0),
-    ]  # fmt: skip
-
-
 def fastq(names_and_sequences):
     return "".join(f"@{name}\n{seq}\n+\n{'I' * len(seq)}\n" for name, seq in names_and_sequences)
 
