@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from runs_here import contents, facts, write_fasta
 
-from virnucpro.pipeline import prediction
 from virnucpro.reports.tables import read_call_rows, rounded
+from virnucpro.scores.scorer import Scorer
 from virnucpro.sequences.fasta_files import read_fasta
 
 FINAL = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
@@ -74,10 +74,10 @@ def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, m
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "first"
     predict(fasta, "-o", undisturbed, "--min-score", middle)
 
-    def never(run, executor):
-        raise AssertionError("stages ran again")
+    def never(self, unit):
+        raise AssertionError("scored again")
 
-    monkeypatch.setattr(prediction, "_score_and_call", never)
+    monkeypatch.setattr(Scorer, "prepare", never)
     predict(fasta, "-o", out, "--min-score", middle, "--resume", code=0)
     for name in (*FINAL, "viral.fasta", "chunks.tsv"):
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
