@@ -1,4 +1,4 @@
-"""Puts this folder on the import path, for the helper modules beside it; settles made-up cases."""
+"""Tiny models, quick workers and a log as imported, for every test; settles made-up cases."""
 
 import functools
 import logging

@@ -78,6 +78,11 @@ def figures(request):
     assert not found.missed, f"requirements missed: {found.missed}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_workers():
+    """Workers are spawned here, as in a run."""
+
+
 @pytest.fixture(scope="session")
 def quick(request):
     return request.config.getoption("--bench-quick")
