@@ -239,8 +239,8 @@ def cram(tmp_path):
     return path, tmp_path / "moved.fa", tmp_path / "by_checksum"
 
 
-def predict(*words):
-    return run("predict", *words, *RUN)
+def predict(*words, **more):
+    return run("predict", *words, *RUN, **more)
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
