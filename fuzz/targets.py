@@ -36,7 +36,8 @@ from virnucpro.pipeline import feature_files
 from virnucpro.reports.explain import facts, history, read_run, stages
 from virnucpro.scores.calibration import Calibration
 from virnucpro.sequences.alignments import alignment_format, read_alignments
-from virnucpro.sequences.fasta import read_pairs, read_records
+from virnucpro.sequences.fasta import pairs_of, read_records
+from virnucpro.sequences.read_log import ReadLog
 from virnucpro.training.jobs import read_evaluation, read_job
 
 FASTA = b">a first\nACGT\nNNGT\n>b\n\n>a\r\nac-gt*.\r\n> ../x <b>\nMKV 12\n>\xf8\xc3\xb8\nU"
@@ -93,7 +94,7 @@ def _pairs(folder: Path, data: bytes) -> None:
     half = data.find(b"\xff\xff")
     first, second = (data[:half], data[half + 2 :]) if half >= 0 else (data, data)
     paths = [_put(folder, "one.fq", first), _put(folder, "two.fq", second)]
-    _drain(record for mates in read_pairs([(paths[0], paths[1])]) for record in mates)
+    _drain(record for mates in pairs_of(paths[0], paths[1], ReadLog()) for record in mates)
 
 
 def _packed(folder: Path, data: bytes) -> None:

@@ -93,7 +93,9 @@ def test_every_row_of_the_list_is_checked():
 
 
 def no_torch_at_start(tmp_path):
-    code = "import sys, virnucpro.pipeline.parallel_merge; sys.exit('torch' in sys.modules)"
+    """Nor in a worker that merges."""
+    modules = "virnucpro.pipeline.parallel_merge, virnucpro.pipeline.features"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import tempfile
 import weakref
@@ -177,6 +178,8 @@ class Session:
         from virnucpro.pipeline import prediction
         from virnucpro.reports.explain import read_run
 
+        if unknown := options.keys() - inspect.signature(predict).parameters.keys():
+            raise TypeError(f"predict() got an unexpected keyword argument {min(unknown)!r}")
         preset, reference = options.pop("preset", None), options.pop("reference", None)
         if preset is not None and preset not in PRESETS:
             raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
@@ -258,7 +261,7 @@ def embed(
     parts = [np.empty((0, scorer.model.dim), dtype=np.float32)]
     for shard, vectors in scorer.vectors(_records(sequences)):
         if per == "orf":
-            ids += shard.orf_ids(shard.orfs[["chunk", "frame"]].tolist())
+            ids += shard.orf_ids()
             parts.append(vectors)
             continue
         record_of = shard.chunks["record"][shard.orfs["chunk"]]

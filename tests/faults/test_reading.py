@@ -300,16 +300,30 @@ def test_signs_in_the_text_of_sam_are_not_read_as_bases(put, letters):
 RECORD_NT = 5_000_000
 
 
-@pytest.mark.parametrize("letters", ["N", "A", "acgt", "1AA"])
-def test_one_long_record_takes_at_most_six_bytes_a_letter(put, letters):
-    text = "".join(random.Random(4).choices(letters, k=RECORD_NT))
-    path = put(f">long\n{text}\n>short\n{A}")
+def peak_of(path):
+    """The statuses of a file's records, and the most bytes that reading and cutting them held."""
     tracemalloc.start()
-    for _ in input_pass(read_records([path]), Rules(500, LONGEST), 1_000):
-        pass
+    statuses = [
+        row.status
+        for event in input_pass(read_records([path]), Rules(500, LONGEST), 1_000)
+        if isinstance(event, Shard)
+        for row in event.records
+    ]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 6 * RECORD_NT
+    return statuses, peak
+
+
+@pytest.mark.parametrize("letters", ["A", "acgt", "1AA"])
+def test_one_long_record_takes_at_most_six_bytes_a_letter(put, letters):
+    text = "".join(random.Random(4).choices(letters, k=RECORD_NT))
+    assert peak_of(put(f">long\n{text}\n>short\n{A}"))[1] < 6 * RECORD_NT
+
+
+def test_fifty_million_n_in_a_small_file_take_no_more():
+    statuses, peak = peak_of(CASES / "n50.fa.gz")
+    assert statuses == ["ambiguous"]
+    assert peak < 6 * 50_000_000
 
 
 def test_a_long_viral_record_is_written_in_little_memory(tmp_path):
@@ -404,6 +418,12 @@ def test_sampling_warns_of_duplicates_once(predict, put, tmp_path):
     inputs = [put(f">a\n{A}\n>a\n{B}\n>a\n{C}\n", "1.fa"), put(f">a\n{A}\n", "2.fa")]
     said = predict(*inputs, "-o", tmp_path / "out", "--sample-n", "2")
     assert said.count("had an id that was taken") == 1
+
+
+def test_an_estimate_for_two_models_warns_of_duplicates_once(tiny_home, put):
+    words = ["estimate", put(f">a\n{A}\n>a\n{B}\n"), "-m", "mini", "-m", "500", "--count-only"]
+    done = run(*words, env={"VIRNUCPRO_MODEL_DIR": str(tiny_home)}, code=0)
+    assert done.output.count("had an id that was taken") == 1
 
 
 def test_a_blank_before_the_name_goes_and_the_id_comes_first(predict, put, tmp_path):

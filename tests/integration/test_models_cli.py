@@ -14,9 +14,11 @@ from runs_here import predict_with, write_fasta
 from runs_here import run as command
 from tiny_published import classifier_state, install_published, write_classifier
 
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.models.store import resolve_model
 from virnucpro.tools import verify as checks
-from virnucpro.tools.verify import fixed_sequences
+from virnucpro.tools.verify import fixed_sequences, one_by_one
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +131,10 @@ def golden(home, tmp_path):
     spec = resolve_model("500", None, home)
     nucleotide, protein = fixed_sequences(4)
     cpu = torch.device("cpu")
-    dna = checks._Plain(spec.dna, cpu).embed(nucleotide)
-    esm = checks._Plain(spec.protein, cpu).embed(protein)
+    dna, esm = (
+        one_by_one(load_encoder(slot, cpu, torch.float32), map(make_tokenizer(slot).encode, s), cpu)
+        for slot, s in ((spec.dna, nucleotide), (spec.protein, protein))
+    )
     merged = np.concatenate([dna, esm], axis=1)
     w = {name: tensor.double().numpy() for name, tensor in classifier_state().items()}
     hidden = merged @ w["hidden_layer.weight"].T + w["hidden_layer.bias"] - w["bn1.running_mean"]

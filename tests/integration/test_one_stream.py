@@ -8,6 +8,7 @@ from runs_here import calls, facts, predict_here, tables, write_dna
 
 from virnucpro.core.errors import DamagedError
 from virnucpro.pipeline import workers as workers_module
+from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.worker_loop import InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
@@ -44,6 +45,7 @@ class Picky(InProcess):
         self.stop_after, self.computed = stop_after, []
 
     def run(self, job, items, on_rows):
+        self.job = job
         for outcome in super().run(job, self._noted(items), on_rows):
             yield outcome
             if outcome.key + 1 == self.stop_after:
@@ -106,6 +108,27 @@ def test_damaged_scores_stop_a_resume_and_are_made_again_where_asked(run, undist
         run(**RESUME)
     mended = resumed(run, undisturbed, tmp_path, output={"resume": True, "repair": True})
     assert 1 in mended and not {0, 2} & mended
+
+
+def test_calls_are_done_on_whatever_device_they_were_made(run, fasta, tmp_path, monkeypatch):
+    first, again, out = Picky(), Picky(), tmp_path / "out"
+    assert run(how={"executor": first}) == 0
+    claimed = (out / ".checkpoints" / "ledger" / "files.txt").read_text().splitlines()
+    assert '"run.json"' in claimed and len(set(claimed)) == len(claimed)
+    letters = fasta.stat().st_size
+    for options in (first.job.dna, first.job.protein):
+        assert letters < options.expected_tokens <= 2 * letters
+    before = facts(out)
+    monkeypatch.setattr(Compute, "devices", ("cuda:0",))
+    assert run(how={"executor": again}, **RESUME) == 0
+    assert again.computed == [] and facts(out) == before
+    (out / "calls.tsv").unlink()
+    assert run(how={"executor": again}, **RESUME) == 0
+    after = facts(out)
+    assert again.computed == [] and set(after["stages"]) == {"scoring", "tables"}
+    for name in ("engines", "devices"):
+        assert after[name] == before[name]
+    assert after["stages"]["scoring"] == before["stages"]["scoring"]
 
 
 def test_the_staged_path_resumes_what_one_stream_began(run, undisturbed, tmp_path):

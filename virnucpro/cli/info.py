@@ -58,10 +58,10 @@ def estimate(
     from virnucpro.models.store import resolve_model
     from virnucpro.pipeline.inputs import plan_sources, read_sources
     from virnucpro.pipeline.run import orfs_per_unit
+    from virnucpro.sequences.read_log import ReadLog
     from virnucpro.tools import estimate as pilots
-    from virnucpro.tools.survey import refuse_pipes, survey
 
-    refuse_pipes([*input_files, *([reference] if reference else [])])
+    pilots.refuse_pipes([*input_files, *([reference] if reference else [])])
     config = config_of(ctx)
     sources = plan_sources(input_files, {}, paired, reference)
     shortest = config.get("prediction.min_length") if min_length is None else min_length
@@ -72,17 +72,19 @@ def estimate(
         devices = ("cpu", *(["cuda:0"] if gpus else []), *several)
     if model_path is not None and not models:
         models = ("custom",)
-    rows = []
+    chosen = []
+    rows: list[dict[str, Any]] = []
     for name in models or ("mini", "300", "500"):
         try:
-            model = resolve_model(name, model_path, model_home(config))
+            chosen.append((name, resolve_model(name, model_path, model_home(config))))
         except ModelError:
             if models or name == "mini":
                 raise
             click.echo(f"{name}: not installed", err=True)
-            continue
+    for name, model in chosen:
         model = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
-        found = survey(read_sources(sources), model, shortest)
+        log = ReadLog(is_silent=bool(rows))  # the same input for each model: one warning
+        found = pilots.survey(read_sources(sources, log), model, shortest)
         row: dict[str, Any] = {"model": name, **{key: getattr(found, key) for key in COUNTED}}
         rows.append(row | {"runs": []})
         if not as_json:

@@ -102,7 +102,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         items = _mapping(value, where).items()
         names = [scalar(str, name, f"{where}: the name") for name, _ in items]
-        checked = [_checked(inner[1], v, _inside(where, name)) for name, v in items]
+        checked = [_checked(inner[1], v, _inside(where, clipped(name))) for name, v in items]
         return dict(zip(names, checked, strict=True))
     if origin is Literal:
         if value not in inner:
@@ -126,5 +126,5 @@ def _mapping(raw: Any, where: str) -> dict[Any, Any]:
     return raw
 
 
-def _inside(where: str, name: Any) -> str:
-    return f"{where}{'.' if ': ' in where else ': '}{clipped(name)}"
+def _inside(where: str, name: str) -> str:
+    return f"{where}{'.' if ': ' in where else ': '}{name}"

@@ -67,14 +67,11 @@ def written_units(run: Run) -> list[int]:
                     units.append(event)
                     continue
                 write_fasta(chunked, zip(event.chunk_ids(), chunks, strict=True), wrapped=True)
-                places = zip(
-                    event.orfs["chunk"].tolist(), event.orfs["frame"].tolist(), strict=True
-                )
-                for orf_id, (dna, amino) in zip(event.orf_ids(list(places)), orfs, strict=True):
+                for orf_id, (dna, amino) in zip(event.orf_ids(), orfs, strict=True):
                     nucleotide.write(fasta_text(orf_id, dna.decode("ascii")))
                     protein.write(fasta_text(orf_id, amino.decode("ascii")))
                 for unit in units:
-                    ids = event.orf_ids(unit.places)
+                    ids = event.orf_ids(unit.rows)
                     outputs.append(_split_file(run, "dna", unit.number, ids, unit.dna))
                     outputs.append(_split_file(run, "protein", unit.number, ids, unit.protein))
                 sizes += map(len, units)

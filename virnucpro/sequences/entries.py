@@ -40,19 +40,12 @@ _UNKNOWN = {
 
 
 class Entry(NamedTuple):
-    """One record as it is written.
+    """One record as it is written."""
 
-    Attributes:
-        header: without `>` or `@` and the blanks behind it; bytes that are not UTF-8 escaped.
-        sequence: its letters, case as given.
-        gaps: gap letters that were left out.
-        line: of its header; None in FASTA.
-    """
-
-    header: str
-    sequence: str
-    gaps: int = 0
-    line: int | None = None
+    header: str  # without `>` or `@` and blanks behind it; bytes that are not UTF-8 escaped
+    sequence: str  # case as given
+    gaps: int = 0  # letters that were left out
+    line: int | None = None  # of its header; None in FASTA
 
 
 def read_entries(stream: TextStream, log: ReadLog) -> Iterator[Entry]:

@@ -63,24 +63,6 @@ def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Ite
     log.warn()
 
 
-def read_pairs(
-    pairs: Iterable[tuple[Path | str, Path | str]], log: ReadLog | None = None
-) -> Iterator[tuple[Record, Record]]:
-    """Mates from pairs of files, in order, as `{id}/1` and `{id}/2`. Streams.
-
-    Mates have the same first word in their headers, or one that differs in its ending only:
-    `/1` and `/2`, `.1` and `.2`, `_1` and `_2`. A second pair with an id becomes `{id}__2/1` and
-    `{id}__2/2`. The sample is the first file's.
-
-    Raises:
-        InputError: as `read_records`; mates whose names differ; one file has more records.
-    """
-    log = ReadLog() if log is None else log
-    for first_path, second_path in pairs:
-        yield from pairs_of(first_path, second_path, log)
-    log.warn()
-
-
 def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
     """The records of one input; its warnings wait in the log."""
     sample = sample_name(path)
@@ -92,7 +74,12 @@ def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
 def pairs_of(
     first_path: Path | str, second_path: Path | str, log: ReadLog
 ) -> Iterator[tuple[Record, Record]]:
-    """The mates of one pair of files; their warnings wait in the log."""
+    """The mates of one pair of files, in order, as `{id}/1` and `{id}/2`; warnings wait in the log.
+
+    Mates have the same first word in their headers, or one that differs in its ending only:
+    `/1` and `/2`, `.1` and `.2`, `_1` and `_2`. A second pair with an id becomes `{id}__2/1` and
+    `{id}__2/2`. The sample is the first file's.
+    """
     sample = sample_name(first_path)
     both = zip_longest(_entries(first_path, log), _entries(second_path, log))
     for number, (first, second) in enumerate(both, start=1):

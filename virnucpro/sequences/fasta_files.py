@@ -31,20 +31,17 @@ def fasta_text(seq_id: str, sequence: str, *, wrapped: bool = False) -> str:
 
 def write_fasta(
     handle: IO[str], entries: Iterable[tuple[str, str]], *, wrapped: bool = False
-) -> int:
-    """Write (id, sequence) pairs in their order; returns how many. Streams.
+) -> None:
+    """Write (id, sequence) pairs in their order. Streams.
 
     Open `handle` as UTF-8 without newline translation: the files are the same on every system.
     """
-    count = 0
     for seq_id, sequence in entries:
         # a chromosome is wrapped part by part, so that it is not in memory in many forms
         first = sequence[:_PART_NT] if wrapped else sequence
         handle.write(fasta_text(seq_id, first, wrapped=wrapped))
         for start in range(len(first), len(sequence), _PART_NT):
             handle.write(_wrapped(sequence[start : start + _PART_NT]))
-        count += 1
-    return count
 
 
 def _wrapped(sequence: str) -> str:

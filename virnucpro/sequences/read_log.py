@@ -91,34 +91,19 @@ class IdRegistry:
 
 @dataclass(slots=True)
 class ReadLog:
-    """What was met while reading; hand the same one to several calls of a run.
-
-    Attributes:
-        records: records read.
-        duplicates: records that were renamed because their id had been seen.
-        unnamed: records without an id, called `record_{n}`.
-        gaps: gap letters left out of sequences.
-        blanks: blanks left out of sequences.
-        digits: digits left out of sequences.
-        cut_short: bgzip inputs without the block that ends them.
-        ids: the ids given out.
-        digests: hex SHA-256 of each input that was read to its end, by its path as given; of
-            its bytes as they lie there, packed where it is.
-        max_record_nt: a longer record ends the run.
-        is_silent: do not warn; for inputs that are read again.
-    """
+    """What was met while reading; hand the same one to several calls of a run."""
 
     records: int = 0
-    duplicates: int = 0
-    unnamed: int = 0
-    gaps: int = 0
+    duplicates: int = 0  # renamed because their id had been seen
+    unnamed: int = 0  # without an id, called `record_{n}`
+    gaps: int = 0  # letters left out of sequences, like the next two
     blanks: int = 0
     digits: int = 0
-    cut_short: list[str] = field(default_factory=list)
+    cut_short: list[str] = field(default_factory=list)  # bgzip without its end block
     ids: IdRegistry = field(default_factory=IdRegistry)
-    digests: dict[str, str] = field(default_factory=dict)
-    max_record_nt: int = MAX_RECORD_NT
-    is_silent: bool = False
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 by path, as the bytes lie there
+    max_record_nt: int = MAX_RECORD_NT  # a longer record ends the run
+    is_silent: bool = False  # for inputs that are read again
 
     def wished_id(self, word: str) -> str:
         """Count a record; the id that it should get: its first word, or a number without one."""

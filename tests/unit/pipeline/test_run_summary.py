@@ -1,4 +1,4 @@
-from virnucpro.pipeline.summary import summary_lines
+from virnucpro.pipeline.run import summary_lines
 
 DATA = {
     "status": "done",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import os
 import tracemalloc
 
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from virnucpro.core.errors import InputError
 from virnucpro.sequences import entries, streams
-from virnucpro.sequences.fasta import read_pairs, read_records
+from virnucpro.sequences.fasta import pairs_of, read_records
 from virnucpro.sequences.read_log import ReadLog
 
 NOISE = bytes((i * i * 31 + i // 7) % 251 for i in range(40_000)).hex().encode()
@@ -85,29 +84,10 @@ def test_damaged_packing_is_refused(put, packer):
         list(read_records([put(bytes(packed))]))
 
 
-def test_the_line_of_a_truncation_is_where_reading_stopped(put):
-    packed = gzip.compress(b">a\n" + b"ACGT\n" * 100) + gzip.compress(LONG)[:2000]
-    with pytest.raises(InputError) as caught:
-        list(read_records([put(packed)]))
-    assert 100 < caught.value.line < 300
-
-
-def test_a_directory_is_refused(tmp_path):
-    with pytest.raises(InputError, match="directory"):
-        list(read_records([tmp_path]))
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.fa: cannot be read: No such file"):
-        list(read_records([tmp_path / "nowhere.fa"]))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_an_unreadable_file_is_refused(put):
-    path = put(b">a\nA\n")
-    path.chmod(0)
-    with pytest.raises(InputError, match="Permission denied"):
-        list(read_records([path]))
+@pytest.mark.parametrize(("name", "why"), [(".", "directory"), ("nowhere.fa", "No such file")])
+def test_a_missing_file_or_a_directory_is_refused(tmp_path, name, why):
+    with pytest.raises(InputError, match=f"cannot be read: .*{why}"):
+        list(read_records([tmp_path / name]))
 
 
 def test_an_unreadable_file_is_refused_whoever_runs_it(put, monkeypatch):
@@ -169,17 +149,10 @@ def test_a_bomb_is_stopped_in_bounded_memory(put, packer):
     assert peak < 11_000_000
 
 
-LETTERS = [b">", b"@", b"+", b"\n", b"\r", b"\0", b"A", b"ACGT", b" ", b"\t", b"#", b"/1", b"-"]
-MARKS = [
-    b"\xef\xbb\xbf",
-    b"\xff",
-    b"\xfe",
-    b"\x1f\x8b",
-    b"BZh9",
-    b"\xfd7zXZ\x00",
-    b"\x28\xb5\x2f\xfd",
-]
-pieces = st.sampled_from(LETTERS + MARKS)
+pieces = st.sampled_from([
+    b">", b"@", b"+", b"\n", b"\r", b"\0", b"A", b"ACGT", b" ", b"\t", b"#", b"/1", b"-",
+    b"\xef\xbb\xbf", b"\xff", b"\xfe", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd",
+])  # fmt: skip
 hostile = st.binary(max_size=200) | st.lists(pieces, max_size=40).map(b"".join)
 
 
@@ -188,7 +161,7 @@ hostile = st.binary(max_size=200) | st.lists(pieces, max_size=40).map(b"".join)
 def test_random_bytes_give_records_or_an_input_error(tmp_path_factory, data, packer):
     path = tmp_path_factory.getbasetemp() / "random"
     path.write_bytes(packer(data))
-    for read in (lambda: read_records([path, path]), lambda: read_pairs([(path, path)])):
+    for read in (lambda: read_records([path, path]), lambda: pairs_of(path, path, ReadLog())):
         try:
             records = list(read())
         except InputError as error:
@@ -212,16 +185,8 @@ def outcome(path, block_bytes):
 
 
 LINES = [
-    b">a x\n",
-    b"> b\r\n",
-    b">\n",
-    b"ACGTN\n",
-    b"acgt\r\n",
-    b"AC\r",
-    b"A",
-    b"-.\n",
-    b" 1 A C\n",
-]
+    b">a x\n", b"> b\r\n", b">\n", b"ACGTN\n", b"acgt\r\n", b"AC\r", b"A", b"-.\n", b" 1 A C\n",
+]  # fmt: skip
 FOUR_LINES = [b"@a\nAC\n+\nII\n", b"@b x\r\nAC-\r\n+\r\nI@I\r\n", b"@c\n\n+\n\n", b"\n", b" \n"]
 ODD = [b"A>c\n", b"#\n", b"\n", b"\xef\xbb\xbf", b"\0", b"\xe9", b"AC\nGT\n", b"+\n", b"12\n"]
 files = st.lists(st.sampled_from(LINES * 3 + ODD), max_size=30).map(lambda p: b">a\n" + b"".join(p))
