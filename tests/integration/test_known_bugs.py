@@ -70,7 +70,7 @@ def test_rescue_switches_give_the_same_calls(call, undisturbed, tmp_path, layout
         ("staged.parallel_merge_with_progress", "merging"),
         ("prediction.classify", "prediction"),
         ("prediction.scored_shards", "scoring"),
-        ("final_tables.write_final_tables", "tables"),
+        ("prediction.write_final_tables", "tables"),
     ],
 )
 def test_resume_after_a_failure_in_any_stage(call, undisturbed, tmp_path, stage, unfinished):
