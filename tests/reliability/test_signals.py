@@ -54,7 +54,7 @@ def test_one_process_stops_and_goes_on(runs, undisturbed, tmp_path, number, code
 def test_worker_processes_end_with_the_run(runs, tmp_path, options, begun, number, code):
     out = tmp_path / "out"
     running = runs.start(out, *options)
-    assert wait_for(lambda: begun(out) and descendants(running.pid)), running.said
+    assert wait_for(lambda: begun(out) and descendants(running.pid), 150), running.said
     assert stop(running, number) == code
     assert "Traceback" not in running.said
     assert [path for path in out.rglob("*.tmp-*") if "embeddings" in path.name] == []
