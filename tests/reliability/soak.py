@@ -86,7 +86,7 @@ class Soak:
     def kill(self, mode, out, after):
         running = self.runs.start(out, "--resume", *MODES[mode][0])
         running.process.join(after)
-        children = descendants(running.pid)
+        children = descendants(running.pid) if MODES[mode][0] else []
         if running.send(signal.SIGKILL):
             self.report["kills"][mode] += 1
             self.report["at_stage"][stage_under_way(out)] += 1
