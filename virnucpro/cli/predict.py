@@ -16,6 +16,7 @@ from virnucpro.cli.settings import (
     LEAST,
     ORF_POLICIES,
     PAIRED,
+    PRECISIONS,
     REFERENCE,
     build_settings,
     config_of,
@@ -79,6 +80,11 @@ PLACE = click.Path(path_type=Path)
 @click.option("--device", "-d", help="auto, cpu, cuda, cuda:N or N.")
 @click.option("--gpus", help="GPUs to use, such as 0,1; default: all that are visible.")
 @click.option("--ranks", type=AT_LEAST_1, help="Processes of the packed engine.")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS),
+    help="Numbers to embed with; default: the setting device.dtype. fp8 is for ESM-2 on an H100 "
+    "or later, and refused unless a sample of your ORFs keeps its scores.",
+)  # fmt: skip
 @click.option("--batch-size", "-b", type=AT_LEAST_1, help="Classifier batch (rows).")
 @click.option("--num-workers", "-w", type=AT_LEAST_0, help="Threads that read merged files.")
 @click.option(

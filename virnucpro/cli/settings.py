@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import click
 
-from virnucpro.core.config import Config, parse_flag
+from virnucpro.core.config import DTYPES, Config, parse_flag
 from virnucpro.core.errors import UsageError
 from virnucpro.core.text import shown
 from virnucpro.pipeline import settings
@@ -25,6 +25,7 @@ from virnucpro.sequences.orfs import PolicyName
 STAGED = ("staged", "parallel", "v1_fallback", "persistent_models", "merge_threads")
 LEAST = {"expected_length": 30, "min_length": 0, "sample_n": 1, "threads": 1}
 ORF_POLICIES: tuple[str, ...] = get_args(PolicyName)
+PRECISIONS = (*DTYPES, "fp8")
 
 # Options that several commands take.
 PAIRED = click.option(
@@ -63,6 +64,9 @@ def build_settings(
     for name, least in LEAST.items():
         if (value := flags.get(name)) is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, got {value}")
+    if (precision := flags.get("precision")) not in (None, *PRECISIONS):
+        known = ", ".join(PRECISIONS)
+        raise UsageError(f"precision must be one of {known}, got {shown(precision)}")
     if (policy := flags.get("orf_policy")) not in (None, *ORF_POLICIES):
         known = ", ".join(ORF_POLICIES)
         raise UsageError(f"orf_policy must be one of {known}, got {shown(policy)}")
@@ -76,6 +80,9 @@ def build_settings(
     if resume and flags.get("force"):
         raise UsageError("--force starts over and --resume goes on: give one of them")
     keep_intermediate = of("keep_intermediate", "files.keep_intermediate")
+    staged = any(flags.get(name) for name in STAGED) or keep_intermediate
+    if staged and precision == "fp8":
+        raise UsageError("--precision fp8 belongs to one stream: leave it or the stages out")
     calling = settings.Calling(
         preset=next((name for name in PRESETS if flags.get(name)), None),
         min_score=flags.get("min_score"),
@@ -102,11 +109,11 @@ def build_settings(
             fallback_to_cpu=config.get("device.fallback_to_cpu"),
             gpus=gpus,
             ranks=flags.get("ranks"),
-            dtype=embedding_dtype(config),
+            dtype=flags.get("precision") or embedding_dtype(config),
             threads=of("threads", "prediction.threads"),
             classifier_batch=of("batch_size", "prediction.batch_size"),
             reader_threads=of("num_workers", "prediction.num_workers"),
-            staged=any(flags.get(name) for name in STAGED) or keep_intermediate,
+            staged=staged,
             merge_workers=flags.get("merge_threads"),
             sequences_per_file=config.get("prediction.sequences_per_file"),
             dna_tokens=of("dnabert_batch_size", "features.dnabert.batch_size"),

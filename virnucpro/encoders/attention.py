@@ -93,12 +93,14 @@ class TransformerEncoder(Encoder):
     """A stack of attention layers over the flat tokens of a layout.
 
     Attributes:
+        embed: one row a token.
         heads: attention heads.
         skip: special tokens at each end that do not count in the mean.
         uses_alibi: attention adds a distance penalty.
         forced_backend: name of the kernels to use instead of the best ones; None for those.
     """
 
+    embed: nn.Embedding
     heads: int
     skip: ClassVar[int] = 0
     uses_alibi: ClassVar[bool] = False
@@ -190,7 +192,8 @@ def _against_plain(encoder: TransformerEncoder) -> str:
     weights = next(encoder.parameters())
     bounds = torch.tensor((0, *_PROOF_LENGTHS, 65, 200)).cumsum(0).int()
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(4, 24, (int(bounds[-1]),), generator=generator)
+    known = min(24, encoder.embed.num_embeddings)
+    tokens = torch.randint(4, known, (int(bounds[-1]),), generator=generator)
     batch = PackedBatch(tokens, bounds, 200)
     plain = RectangleLayout.of(batch, encoder.pad_id).to(weights.device)
     with torch.inference_mode(), pinned_kernels():

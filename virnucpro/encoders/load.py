@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,11 @@ from virnucpro.encoders.weights import open_checkpoint
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, EncoderSpec, Esm2Shape
 
 _NAMED_IN_MESSAGE = 5
+_READERS = 4  # one alone reads a file that is in memory at a quarter of the speed
 
 
 def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """Load an encoder for inference, one tensor in memory at a time.
+    """Load an encoder for inference, few tensors in memory at a time.
 
     Args:
         spec: what to load; its hash is checked where the file was installed.
@@ -40,9 +42,13 @@ def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) ->
             name: torch.empty(parameter.shape, dtype=dtype, device=device)
             for name, parameter in encoder.named_parameters()
         }
-        for slot, part in _slots(state.items(), opened.names).items():
+
+        def fill(slot: str, part: Tensor) -> None:
             part.copy_(opened.read(slot))
             opened.check_finite(slot, part)
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            list(readers.map(fill, *zip(*_slots(state.items(), opened.names).items(), strict=True)))
         encoder.load_state_dict(state, assign=True)
     return encoder.to(device).eval().requires_grad_(False)
 

@@ -20,7 +20,12 @@ from virnucpro.engines.plans import Lengths
 EngineKind = Literal["padded", "packed"]
 # Indices of some items, shape (batch,), and their vectors, shape (batch, d) float32.
 Embedded = tuple[NDArray[np.int64], NDArray[np.float32]]
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "fp8": torch.float16,  # of what is not quantised
+}
 
 
 class Engine(Protocol):
@@ -107,6 +112,7 @@ class EngineStats:
         slots: token slots computed, padding included.
         oom_halvings: how often the budget was halved for lack of memory.
         recomputed: batches computed again in float32 because of NaN or Inf.
+        seconds: from sequences given to vectors got, all calls together.
         gpu_bytes: most memory that was held on the GPU; 0 without one.
     """
 
@@ -122,6 +128,7 @@ class EngineStats:
     slots: int = 0
     oom_halvings: int = 0
     recomputed: int = 0
+    seconds: float = 0.0
     gpu_bytes: int = 0
 
     @property

@@ -78,7 +78,7 @@ class BatchEngine:
         self.stats = EngineStats(
             layout=layout.name,
             device=str(device),
-            dtype=str(self._forward.dtype).removeprefix("torch."),
+            dtype=encoder.numbers or str(self._forward.dtype).removeprefix("torch."),
             backend=self._forward.backend,
             token_budget=self._settle(),
             compiled=self._forward.compiles,
@@ -97,6 +97,7 @@ class BatchEngine:
         Batches are laid out in the feeding thread, so that making them overlaps with the
         device's work.
         """
+        start = time.perf_counter()
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
         batches = self._planned(items, np.arange(len(items)))
         prepared = spread(self._prepare, batches, self.options.feeding_threads)
@@ -115,6 +116,7 @@ class BatchEngine:
                     waiting = launched
         if waiting is not None:
             yield self._collect(waiting)
+        self.stats.seconds += time.perf_counter() - start
         if self._is_cuda:
             self.stats.gpu_bytes = torch.cuda.max_memory_reserved(self.device)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +24,11 @@ from virnucpro.core.records import Status
 from virnucpro.pipeline import final_tables
 from virnucpro.pipeline.calls import ModelTables
 from virnucpro.pipeline.failed_files import record_failures
-from virnucpro.pipeline.input_pass import input_pass
+from virnucpro.pipeline.input_pass import Shard, input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
 from virnucpro.pipeline.output_dir import check_free, remove_intermediates, working_in
 from virnucpro.pipeline.paths import default_output_dir
+from virnucpro.pipeline.precision import refuse_fp8, try_fp8
 from virnucpro.pipeline.run import (
     CALLS,
     INPUTS,
@@ -39,7 +41,7 @@ from virnucpro.pipeline.run import (
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import Compute, PredictionSettings
 from virnucpro.pipeline.staged import Units, classify, merge, staged_files, written_units
-from virnucpro.pipeline.stream import NoExecutor, ScoreJob, ScoreStore, scored_shards
+from virnucpro.pipeline.stream import NoExecutor, ScoreJob, Scores, ScoreStore, scored_shards
 from virnucpro.pipeline.summary import summary_lines
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
@@ -90,6 +92,8 @@ def run_prediction(
     read = [*input_files, *filter(None, [settings.inputs.reference])]
     check_inputs(read)
     model = choose_model(settings.model)
+    if settings.compute.dtype == "fp8":
+        refuse_fp8(model, settings.compute.devices[0])
     with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
         calls = run.ledger.read(CALLS, run.key)
@@ -139,17 +143,30 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
             run.reporter.create_file_bar(None, "Scoring", "ORFs") as bar,
             ModelTables(paths, run.model) as tables,
         ):
+            if compute.dtype == "fp8":
+                run.report.data["agreement"] = try_fp8(run, job, executor)
             log = ReadLog()
             records = read_sources(run.sources, log)
             events = input_pass(records, run.rules, run.per_unit, run.threads)
             store = ScoreStore(run.ledger, run.key)
             missing: dict[str, int] = {}
+
+            def add(shard: Shard, scores: Scores) -> None:
+                called = tables.add(shard, scores)
+                missing.update({shard.records[i].joint_id: n for i, n in called.missing.items()})
+
             scored = scored_shards(
                 events, store, executor, job, bar.update, given_up, run.report.note_engines
             )
-            for shard, scores in scored:
-                called = tables.add(shard, scores)
-                missing |= {shard.records[i].joint_id: n for i, n in called.missing.items()}
+            # This thread drives the device, and another writes: one shard waits for it at most.
+            with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
+                written: Future[None] | None = None
+                for shard, scores in scored:
+                    if written is not None:
+                        written.result()
+                    written = writer.submit(add, shard, scores)
+            if written is not None:
+                written.result()
             tables.finish()
             counts |= {
                 **tables.counts,

@@ -54,7 +54,7 @@ class Compute:
         fallback_to_cpu: use the CPU where the named GPU is missing.
         gpus: devices to use, in order; empty means `device`.
         ranks: processes of the packed engine; None means one per GPU, else 1.
-        dtype: `auto`, `float32`, `float16` or `bfloat16`.
+        dtype: `auto`, `float32`, `float16`, `bfloat16`, or `fp8`, which a sample must allow.
         threads: CPU threads of all processes together; None means the CPUs it may use.
         classifier_batch: rows per classifier batch.
         reader_threads: threads that read merged files ahead of the classifier; 0 reads in line.

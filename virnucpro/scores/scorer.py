@@ -5,13 +5,15 @@ Vectors never leave this object on the way to a score, and an ORF is found again
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.device import usable_cpus
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
 
     from virnucpro.core.records import Tokens
     from virnucpro.encoders.base import Encoder
+    from virnucpro.encoders.esm2 import Esm2
     from virnucpro.encoders.tokenizers import Tokenizer
     from virnucpro.engines.base import Engine, EngineKind
     from virnucpro.scores.classifier import Classifier
 
 COLUMNS = 3
+MOST_TOKENIZERS = 12  # threads; from there on they wait for the interpreter
+_SWITCH_S = 2e-4  # other threads must not keep the one that feeds a GPU waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +37,11 @@ class EmbeddingOptions:
 
     Attributes:
         engine: `padded` or `packed`; None means packed on a GPU.
-        dtype: `auto` (float16 on CUDA, float32 elsewhere), `float32`, `float16`, `bfloat16`.
+        dtype: `auto` (float16 on CUDA, float32 elsewhere), `float32`, `float16`, `bfloat16`, or
+            `fp8`: ESM-2 in float8 where it runs, all else in float16.
         token_budget: token slots of a batch; None means by free memory.
         feeding_threads: threads that lay out batches ahead of the device; 0 for none.
-        tokenizer_threads: threads that tokenise side by side.
+        tokenizer_threads: threads that tokenise side by side; None means all for a GPU, else one.
         pin_memory: page-locked batches; None means on CUDA.
         compile: `auto` compiles when the job repays it, `on` always, `off` never.
         expected_tokens: of the whole job, about, for that decision.
@@ -46,7 +52,7 @@ class EmbeddingOptions:
     dtype: str = "auto"
     token_budget: int | None = None
     feeding_threads: int = 1
-    tokenizer_threads: int = 1
+    tokenizer_threads: int | None = None
     pin_memory: bool | None = None
     compile: Literal["auto", "on", "off"] = "auto"
     expected_tokens: int = 0
@@ -105,6 +111,7 @@ class LoadedModels:
         import torch
 
         from virnucpro.encoders.attention import TransformerEncoder
+        from virnucpro.encoders.fp8 import to_fp8
         from virnucpro.encoders.load import load_encoder
         from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
 
@@ -113,6 +120,7 @@ class LoadedModels:
             torch.set_num_threads(min(self.threads, torch.get_num_threads()))
         if device.type == "cuda":
             torch.cuda.set_device(device)
+            sys.setswitchinterval(_SWITCH_S)
         dtype = choose_dtype(options.dtype, device)
         key = spec, dtype, options.plain_attention
         if key not in self._encoders:
@@ -121,6 +129,8 @@ class LoadedModels:
         encoder = self._encoders[key]
         if options.plain_attention and isinstance(encoder, TransformerEncoder):
             encoder.forced_backend = "sdpa"
+        if options.dtype == "fp8" and spec.kind == "esm2":
+            encoder = to_fp8(cast("Esm2", encoder))
         settings = EngineOptions(
             token_budget=options.token_budget,
             feeding_threads=0 if self.is_single_threaded else options.feeding_threads,
@@ -167,7 +177,11 @@ class Embedder:
         if self._tokenizer is None:
             self._tokenizer = make_tokenizer(self.spec)
         texts = [sequence.decode("ascii") for sequence in sequences]
-        return tokenize(self._tokenizer, texts, self._options.tokenizer_threads)
+        threads = self._options.tokenizer_threads
+        if threads is None:
+            on_cpu = self._encoders.device == "cpu"
+            threads = 1 if on_cpu else min(MOST_TOKENIZERS, self._encoders.threads or usable_cpus())
+        return tokenize(self._tokenizer, texts, threads)
 
     def embed(
         self, items: Sequence[Tokens], out: NDArray[np.float32]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests import plain_kernels
-from virnucpro.core.errors import DeviceError
+from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, kernels
 from virnucpro.encoders.attention import choose_backend, prove_backend
 from virnucpro.encoders.batches import PackedBatch
@@ -171,6 +171,7 @@ def test_float8_keeps_the_ends_and_stays_near(installed):
     wanted = encoder(packed)
     quantised = to_fp8(encoder)
     assert [isinstance(x, Fp8Layer) for x in quantised.layers] == [False, True, True, False]
+    assert [isinstance(x, Fp8Layer) for x in encoder.layers] == [False] * 4
     assert prove_backend(quantised) == "triton"
     off = float((quantised(packed) - wanted).norm() / wanted.norm())
     assert 1e-4 < off < 5e-2  # float8 was there, and did its work
@@ -187,5 +188,5 @@ def test_float8_weights_are_within_their_rounding_row_by_row():
 
 
 def test_float8_is_refused_where_our_kernels_do_not_run():
-    with pytest.raises(DeviceError, match="H100"):
+    with pytest.raises(UsageError, match="H100"):
         to_fp8(NETWORKS["esm2"]())
