@@ -250,7 +250,7 @@ def enough_lines(logs):
 
 def threads_of_readers(logs):
     for given, feeding, tokenizing in ((None, 1, 1), (0, 0, 1), (1, 1, 1), (5, 1, 5)):
-        options = _options(RuntimeConfig(dataloader_workers=given), True, [])
+        options = _options(RuntimeConfig(dataloader_workers=given), True)
         assert (options.feeding_threads, options.tokenizer_threads) == (feeding, tokenizing)
 
 

@@ -19,8 +19,9 @@ from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import Esm2Shape
 
 VOCABULARY = 33
-PAD_ID, MASK_ID = 1, 32
-_TRAINED_MASK_RATIO = 0.15 * 0.8  # of all tokens, 15% were picked and 80% of those masked
+PAD_ID = 1
+# In training 15% of the tokens were picked and 80% of those masked, and sums were of the others.
+_TRAINED_SHARE = 1 - 0.15 * 0.8
 
 
 class Esm2(TransformerEncoder):
@@ -49,7 +50,9 @@ class Esm2(TransformerEncoder):
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states, after the final layer norm: shape (T, dim)."""
-        states = self._embeddings(layout)
+        states: Tensor = self.embed(layout.tokens)
+        if self.shape.token_dropout:
+            states = (states.float() * _TRAINED_SHARE).to(states.dtype)
         if layout.longest <= self.short_tokens:
             states = states.float()
         if isinstance(layout, TiledLayout):
@@ -70,17 +73,6 @@ class Esm2(TransformerEncoder):
             update = layer.tiled(states, update, where)
         last: Tensor = kernels.add_norm(states, update, self.norm)
         return last
-
-    def _embeddings(self, layout: Layout) -> Tensor:
-        """Embed tokens; masked ones are 0 and the others make up for them, as in training."""
-        states: Tensor = self.embed(layout.tokens)
-        if not self.shape.token_dropout:
-            return states
-        masked = layout.tokens == MASK_ID
-        ratio = layout.spread(layout.row_means(masked[:, None], 0)[:, 0])
-        scale = (1 - _TRAINED_MASK_RATIO) / (1 - ratio)
-        scale = scale.masked_fill(masked, 0.0)
-        return (states.float() * scale[:, None]).to(states.dtype)
 
 
 class Norm(nn.LayerNorm):

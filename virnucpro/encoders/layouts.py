@@ -16,7 +16,6 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.varlen import varlen_attn
 
 from virnucpro.encoders.batches import PackedBatch, PaddedBatch
 from virnucpro.encoders.kernels import tiles_of
@@ -46,10 +45,6 @@ class Layout(ABC):
         """Place of each token in its sequence, from 0: shape (T,), integers."""
 
     @abstractmethod
-    def spread(self, values: Tensor) -> Tensor:
-        """One value per sequence, in the order of `mean`'s sums, to one per token."""
-
-    @abstractmethod
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """What attention adds to its scores; made once a batch, used by every layer.
 
@@ -61,10 +56,6 @@ class Layout(ABC):
     @abstractmethod
     def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
         """Full attention inside each sequence: three times (T, h, d) to (T, h * d)."""
-
-    @abstractmethod
-    def row_means(self, hidden: Tensor, skip: int) -> Tensor:
-        """As `mean`, rows in the order of the layout; what `spread` takes."""
 
     @abstractmethod
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
@@ -130,10 +121,6 @@ class PackedLayout(Layout):
         index = torch.arange(len(self.tokens), device=self.tokens.device)
         return index - self.cu_seqlens[self.segments]
 
-    def spread(self, values: Tensor) -> Tensor:
-        """One value per sequence to one per token."""
-        return values[self.segments]
-
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Nothing: the kernel reads the bounds. It knows no ALiBi."""
         if slopes is not None:
@@ -143,14 +130,8 @@ class PackedLayout(Layout):
     def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
         """Full attention inside each sequence: three times (T, h, d) to (T, h * d)."""
         bounds, longest = self.cu_seqlens, self.max_length
-        # Only positional arguments: the keywords differ between PyTorch versions, and full
-        # attention without a causal mask is the default in all of them.
         seen = varlen_attn(*qkv, bounds, bounds, longest, longest)
         return torch.as_tensor(seen).flatten(1)
-
-    def row_means(self, hidden: Tensor, skip: int) -> Tensor:
-        """As `mean`: the layout keeps the order of the batch."""
-        return self.mean(hidden, skip)
 
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
         """Average the tokens of each sequence, without `skip` at both its ends."""
@@ -247,12 +228,6 @@ class RectangleLayout(Layout):
         places = [self._columns(width).repeat(rows) for rows, width in self.shapes]
         return torch.cat(places)
 
-    def spread(self, values: Tensor) -> Tensor:
-        """One value per row to one per token."""
-        parts = zip(self._rows(values), self.shapes, strict=True)
-        wide = [part[:, None].expand(-1, width).flatten() for part, (_, width) in parts]
-        return torch.cat(wide)
-
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """For each rectangle which keys exist, or, with ALiBi, how far away they are.
 
@@ -283,8 +258,8 @@ class RectangleLayout(Layout):
             start = stop
         return torch.cat(seen) if len(seen) > 1 else seen[0]
 
-    def row_means(self, hidden: Tensor, skip: int) -> Tensor:
-        """As `mean`, in the order of the rows."""
+    def mean(self, hidden: Tensor, skip: int) -> Tensor:
+        """Average the tokens of each sequence, without `skip` at both its ends."""
         sums = []
         blocks = torch.split(hidden, [rows * width for rows, width in self.shapes])
         for block, lengths, shape in zip(
@@ -294,17 +269,25 @@ class RectangleLayout(Layout):
             kept = (columns >= skip) & (columns < lengths[:, None] - skip)
             values = block.view(*shape, -1).float().masked_fill(~kept[:, :, None], 0.0)
             sums.append(values.sum(1))
-        return torch.cat(sums) / (self.lengths - 2 * skip).clamp(min=1)[:, None]
-
-    def mean(self, hidden: Tensor, skip: int) -> Tensor:
-        """Average the tokens of each sequence, without `skip` at both its ends."""
-        return self.row_means(hidden, skip)[self.order]
+        means = torch.cat(sums) / (self.lengths - 2 * skip).clamp(min=1)[:, None]
+        return means[self.order]
 
     def _columns(self, width: int) -> Tensor:
         return torch.arange(width, device=self.tokens.device)
 
     def _rows(self, values: Tensor) -> tuple[Tensor, ...]:
         return torch.split(values, [rows for rows, _ in self.shapes])
+
+
+def varlen_attn(*arguments: Any) -> Any:
+    """PyTorch's attention inside segments, from its first use: importing it takes seconds.
+
+    Only positional arguments: the keywords differ between PyTorch versions, and full attention
+    without a causal mask is the default in all of them.
+    """
+    from torch.nn.attention import varlen
+
+    return varlen.varlen_attn(*arguments)
 
 
 def unpadded(batch: PaddedBatch) -> PackedBatch:

@@ -21,10 +21,10 @@ from torch import Tensor
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import Encoder
-from virnucpro.engines.base import BatchLayout, Embedded, EngineOptions, EngineStats
+from virnucpro.engines.base import Embedded, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
-from virnucpro.engines.forward import Forward, Prepared
-from virnucpro.engines.memory import budget_by_memory, compiling_pays, probe
+from virnucpro.engines.forward import Forward, Prepared, budget_by_memory, probe
+from virnucpro.engines.plans import PackedPlan, PaddedPlan
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -34,12 +34,11 @@ _Batch = tuple[NDArray[np.int64], list[Tokens]]
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A batch that is ready for the device; `fixed` if it was brought to a fixed shape."""
+    """A batch that is ready for the device."""
 
     rows: NDArray[np.int64]
     items: list[Tokens]
     ready: Prepared
-    fixed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,11 @@ class BatchEngine:
     """
 
     def __init__(
-        self, encoder: Encoder, layout: BatchLayout, device: torch.device, options: EngineOptions
+        self,
+        encoder: Encoder,
+        layout: PackedPlan | PaddedPlan,
+        device: torch.device,
+        options: EngineOptions,
     ) -> None:
         self.layout, self.device, self.options = layout, device, options
         self._forward = Forward(encoder, device, packed=layout.name == "packed")
@@ -75,19 +78,19 @@ class BatchEngine:
         self._pin = self._pin and torch.cuda.is_available()
         self._copies = _stream(device) if self._is_cuda else None
         self._exact: Forward | None = None
+        budget = options.token_budget
+        if budget is None and self._is_cuda:
+            budget = budget_by_memory(*probe(self._forward, layout.collate))
         self.stats = EngineStats(
             layout=layout.name,
             device=str(device),
-            dtype=encoder.numbers or str(self._forward.dtype).removeprefix("torch."),
+            dtype=self._forward.numbers,
             backend=self._forward.backend,
-            token_budget=self._settle(),
-            compiled=self._forward.compiles,
+            token_budget=encoder.cpu_tokens if budget is None else budget,
         )
-        if self._forward.compiles and options.longest:
-            self._warm_up(options.longest)
         log.info(
             "Engine: %(layout)s on %(device)s, %(dtype)s, attention %(backend)s, "
-            "%(token_budget)d tokens a batch, compiled %(compiled)s",
+            "%(token_budget)d tokens a batch",
             self.stats.as_dict(),
         )
 
@@ -120,33 +123,6 @@ class BatchEngine:
         if self._is_cuda:
             self.stats.gpu_bytes = torch.cuda.max_memory_reserved(self.device)
 
-    def _settle(self) -> int:
-        """Decide the token budget and whether to compile."""
-        options = self.options
-        if options.compile == "on":
-            self._forward.compile(insist=True)
-        elif options.compile == "auto" and self._is_cuda:
-            weights = sum(parameter.numel() for parameter in self._forward.encoder.parameters())
-            if compiling_pays(options.expected_tokens, weights):
-                self._forward.compile(insist=False)
-        if options.token_budget is not None:
-            return options.token_budget
-        if not self._is_cuda:
-            return self._forward.encoder.cpu_tokens
-        return budget_by_memory(probe(self._forward, self.layout.collate))
-
-    def _warm_up(self, longest: int) -> None:
-        """Compile for full batches before anyone waits for one."""
-        start = time.perf_counter()
-        length = min(longest, self.stats.token_budget, 64)
-        letters = np.full(length, 5, dtype=np.int64)
-        items = [letters] * (self.stats.token_budget // length)
-        batch = self._planned(items, np.arange(len(items)))[0]
-        for pending in self._launch(self._prepare(batch)):
-            if pending.fetched is not None:
-                pending.fetched.synchronize()
-        log.info("Compiled in %.1f s", time.perf_counter() - start)
-
     def _planned(self, items: Sequence[Tokens], rows: NDArray[np.int64]) -> list[_Batch]:
         """Batches within the budget, longest first; what exceeds it alone is a batch alone.
 
@@ -166,11 +142,7 @@ class BatchEngine:
 
     def _prepare(self, batch_items: _Batch) -> _Work:
         rows, items = batch_items
-        batch = self.layout.collate(items)
-        fixes = self._forward.compiles and max(map(len, items)) > self._forward.encoder.short_tokens
-        fixed = self.layout.fixed(batch, self.stats.token_budget) if fixes else None
-        ready = self._forward.prepare(batch if fixed is None else fixed, self._pin)
-        return _Work(rows, items, ready, fixed is not None)
+        return _Work(rows, items, self._forward.prepare(self.layout.collate(items), self._pin))
 
     def _launch(self, work: _Work) -> Iterator[_Pending]:
         """Queue a batch, in parts if it does not fit; every part is yielded before the next."""
@@ -218,7 +190,7 @@ class BatchEngine:
         log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
 
     def _queue(self, work: _Work) -> _Pending:
-        vectors = self._forward(work.ready, work.fixed)[: len(work.items)]
+        vectors = self._forward(work.ready)
         is_finite = torch.isfinite(vectors).all()
         if self._copies is None:
             return _Pending(work, vectors, is_finite, None)
@@ -247,7 +219,6 @@ class BatchEngine:
         stats.batches += 1
         stats.tokens += sum(len(item) for item in work.items)
         stats.slots += work.ready.tokens.numel()
-        stats.compiled = self._forward.compiles
         return work.rows, np.array(vectors.numpy(), dtype=np.float32)
 
     def _recompute(self, work: _Work) -> Tensor:
@@ -268,7 +239,7 @@ class BatchEngine:
         """Vectors of a batch; one that float32 has no memory for is computed in halves."""
         ready = exact.prepare(self.layout.collate(items), pin=False)
         try:
-            return exact(ready, fixed=False).cpu()
+            return exact(ready).cpu()
         except torch.OutOfMemoryError as error:
             if len(items) == 1:
                 tokens = len(items[0])

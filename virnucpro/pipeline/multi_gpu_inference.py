@@ -71,7 +71,7 @@ def run_multi_gpu_inference(
     root = Path(os.path.commonpath([folder.parent, output_dir]))
     ledger = Ledger(root, folder / "ledger", config.enable_checkpointing, config.force_restart)
 
-    options = _options(config, bool(model_config.get("enable_fp16", True)), fasta_files)
+    options = _options(config, bool(model_config.get("enable_fp16", True)))
     keys = [_key(encoder, options, devices[0], sha256_file(path)) for path in fasta_files]
     shards = [shard_dir / f"shard_{number:05d}.h5" for number in range(len(fasta_files))]
     names = [f"{output_dir.name} {path.name}" for path in shards]
@@ -185,7 +185,7 @@ def features(stats: Mapping[str, Any]) -> str:
     return f"{'FP16' if numbers == 'float16' else numbers}, {varlen}"
 
 
-def _options(config: RuntimeConfig, allow_fp16: bool, files: Sequence[Path]) -> EmbeddingOptions:
+def _options(config: RuntimeConfig, allow_fp16: bool) -> EmbeddingOptions:
     no_fp16 = config.disable_fp16 or not allow_fp16
     return EmbeddingOptions(
         engine="padded" if config.disable_packing else "packed",
@@ -194,8 +194,6 @@ def _options(config: RuntimeConfig, allow_fp16: bool, files: Sequence[Path]) -> 
         feeding_threads=0 if config.dataloader_workers == 0 else 1,
         tokenizer_threads=max(1, config.dataloader_workers or 1),
         pin_memory=config.pin_memory,
-        compile=config.compile,
-        expected_tokens=sum(path.stat().st_size for path in files),
         plain_attention=config.v1_attention,
     )
 

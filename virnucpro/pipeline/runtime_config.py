@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from virnucpro.core.config import DTYPES
-
-_COMPILE = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +29,6 @@ class RuntimeConfig:
         v1_attention: plain attention kernels in place of the packed ones.
         threads: CPU threads of all ranks together; None means the usable CPUs.
         devices: one per rank, such as `cuda:2`; empty means the visible GPUs, else the CPU.
-        compile: `auto` compiles when the job repays it, `on` always, `off` never.
     """
 
     enable_checkpointing: bool = True
@@ -48,7 +44,6 @@ class RuntimeConfig:
     v1_attention: bool = False
     threads: int | None = None
     devices: tuple[str, ...] = ()
-    compile: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if self.worker_timeout <= 0:
@@ -61,7 +56,5 @@ class RuntimeConfig:
             raise ValueError(f"token_budget must be at least 1, got {self.token_budget}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype}")
-        if self.compile not in _COMPILE:
-            raise ValueError(f"compile must be one of {', '.join(_COMPILE)}, got {self.compile}")
         if len(set(self.devices) - {"cpu"}) != sum(name != "cpu" for name in self.devices):
             raise ValueError(f"a GPU takes one rank, got devices {self.devices}")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,6 @@ class EmbeddingOptions:
         feeding_threads: threads that lay out batches ahead of the device; 0 for none.
         tokenizer_threads: threads that tokenise side by side; None means all for a GPU, else one.
         pin_memory: page-locked batches; None means on CUDA.
-        compile: `auto` compiles when the job repays it, `on` always, `off` never.
-        expected_tokens: of the whole job, about, for that decision.
         plain_attention: plain attention kernels in place of the packed ones.
     """
 
@@ -54,8 +53,6 @@ class EmbeddingOptions:
     feeding_threads: int = 1
     tokenizer_threads: int | None = None
     pin_memory: bool | None = None
-    compile: Literal["auto", "on", "off"] = "auto"
-    expected_tokens: int = 0
     plain_attention: bool = False
 
 
@@ -92,6 +89,30 @@ class LoadedModels:
             self._engines[spec, options] = self._make(spec, options)
         return self._engines[spec, options]
 
+    def encoder(self, spec: EncoderSpec, options: EmbeddingOptions) -> Encoder:
+        """An encoder, its kernels compiled and proved; may be asked for by several threads.
+
+        Raises:
+            ModelError: weights are missing or damaged.
+            DeviceError: its kernels do not run.
+        """
+        import torch
+
+        from virnucpro.encoders.attention import TransformerEncoder, prove_backend
+        from virnucpro.encoders.load import load_encoder
+        from virnucpro.engines.base import choose_dtype
+
+        device = torch.device(self.device)
+        key = spec, choose_dtype(options.dtype, device), options.plain_attention
+        if key not in self._encoders:
+            encoder = load_encoder(spec, device, key[1])
+            if device.type == "cuda" and isinstance(encoder, TransformerEncoder):
+                with torch.cuda.device(device):
+                    prove_backend(encoder)
+            self._encoders[key] = encoder
+            self.loads += 1
+        return self._encoders[key]
+
     def classifier(self, model: ModelSpec) -> Classifier:
         """The classifier of a model; errors as for `engine`."""
         from virnucpro.scores.classifier import load_classifier
@@ -111,9 +132,8 @@ class LoadedModels:
         import torch
 
         from virnucpro.encoders.attention import TransformerEncoder
-        from virnucpro.encoders.fp8 import to_fp8
         from virnucpro.encoders.load import load_encoder
-        from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
+        from virnucpro.engines.base import EngineOptions, make_engine
 
         device = torch.device(self.device)
         if self.threads is not None:
@@ -121,22 +141,17 @@ class LoadedModels:
         if device.type == "cuda":
             torch.cuda.set_device(device)
             sys.setswitchinterval(_SWITCH_S)
-        dtype = choose_dtype(options.dtype, device)
-        key = spec, dtype, options.plain_attention
-        if key not in self._encoders:
-            self._encoders[key] = load_encoder(spec, device, dtype)
-            self.loads += 1
-        encoder = self._encoders[key]
+        encoder = self.encoder(spec, options)
         if options.plain_attention and isinstance(encoder, TransformerEncoder):
             encoder.forced_backend = "sdpa"
         if options.dtype == "fp8" and spec.kind == "esm2":
+            from virnucpro.encoders.fp8 import to_fp8
+
             encoder = to_fp8(cast("Esm2", encoder))
         settings = EngineOptions(
             token_budget=options.token_budget,
             feeding_threads=0 if self.is_single_threaded else options.feeding_threads,
             pin_memory=options.pin_memory,
-            compile=options.compile,
-            expected_tokens=options.expected_tokens,
             float32_encoder=lambda: load_encoder(spec, device, torch.float32),
         )
         kind = options.engine or ("packed" if device.type == "cuda" else "padded")
@@ -168,6 +183,10 @@ class Embedder:
         if self._engine is None:
             self._engine = self._encoders.engine(self.spec, self._options)
         return self._engine
+
+    def load_encoder(self) -> None:
+        """What takes long in `load`."""
+        self._encoders.encoder(self.spec, self._options)
 
     def tokens(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         """Token ids of each sequence, under the number of its row; needs no device."""
@@ -234,8 +253,12 @@ class Scorer:
             DeviceError: the device cannot be used.
         """
         self._encoders.classifier(self.model)
-        self._dna.load()
-        self._protein.load()
+        slots = (self._dna, self._protein)
+        if self._encoders.device != "cpu":
+            with ThreadPoolExecutor(len(slots)) as loaders:
+                list(loaders.map(Embedder.load_encoder, slots))
+        for slot in slots:  # one after the other: each sees how much memory is free
+            slot.load()
 
     def prepare(self, orfs: tuple[Sequence[bytes], Sequence[bytes]]) -> Prepared:
         """DNA and proteins of n ORFs as tokens; may run in another thread than `run`."""
@@ -247,9 +270,11 @@ class Scorer:
         dna, protein = prepared
         split = self.model.dna.dim
         merged = np.empty((len(dna), self.model.dim), dtype=np.float32)
-        for _ in self._dna.embed(dna, merged[:, :split]):
-            yield 0  # a sign of life; an ORF is done when both vectors are there
+        # Proteins first: a GPU needs the host least for them, while another thread makes tokens of
+        # the next unit. They take longest too, so that an ORF counts as done with its protein.
         yield from self._protein.embed(protein, merged[:, split:])
+        for _ in self._dna.embed(dna, merged[:, :split]):
+            yield 0
         return merged
 
     def run(self, prepared: Prepared) -> Generator[int, None, NDArray[np.float32]]:

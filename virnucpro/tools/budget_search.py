@@ -103,7 +103,7 @@ def try_budgets(
         raise UsageError(f"the longest sequence has {longest} tokens: raise --max-batch")
     for budget in (budget for budget in budgets if budget >= longest):
         items = _filling(tokens, BATCHES_TIMED * budget)
-        options = EngineOptions(token_budget=budget, compile="off", feeding_threads=0)
+        options = EngineOptions(token_budget=budget, feeding_threads=0)
         engine = make_engine(kind, encoder, device=device, options=options)
         for _ in engine.embed(items[: max(1, len(items) // BATCHES_TIMED)]):
             pass  # the first batch pays for what later ones find ready

@@ -188,7 +188,7 @@ def _embed(
 ) -> Vectors:
     """Vectors in the order of `items`, shape (n, d)."""
     budget = max([TOKEN_BUDGET, *(2 * len(item) for item in items)])
-    options = EngineOptions(token_budget=budget, feeding_threads=0, compile="off")
+    options = EngineOptions(token_budget=budget, feeding_threads=0)
     engine = make_engine(kind, encoder, device=device, options=options)
     vectors = np.full((len(items), encoder.dim), np.nan, dtype=np.float32)
     for rows, found in engine.embed(items):

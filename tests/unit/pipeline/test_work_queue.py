@@ -85,10 +85,10 @@ def test_missing_weights_stop_the_stage(job, files, tmp_path):
 def test_a_sequence_that_does_not_fit_costs_its_file_only(job, files, monkeypatch):
     real = Forward.__call__
 
-    def call(forward, ready, fixed):
+    def call(forward, ready):
         if ready.tokens.numel() > 400:
             raise torch.OutOfMemoryError("simulated")
-        return real(forward, ready, fixed)
+        return real(forward, ready)
 
     monkeypatch.setattr(Forward, "__call__", call)
     files[0].input_file.write_text(f">long\n{'ACGTTGCA' * 400}\n")
