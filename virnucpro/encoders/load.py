@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from virnucpro.core.errors import ModelError
 from virnucpro.encoders.base import Encoder
@@ -160,6 +161,18 @@ _DNABERT_NAMES = (
 _DIALECTS = {"esm2": _ESM2_NAMES, "dnabert": _DNABERT_NAMES}
 
 
+class _Unfilled(TorchFunctionMode):
+    """Modules made inside get no first numbers; on the meta device a compiler would be imported."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call `func`, unless it is an initialiser."""
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 class _Opened:
     """A published network on the meta device, and the published name of each of its tensors.
 
@@ -178,7 +191,7 @@ class _Opened:
         self.checkpoint = open_checkpoint(spec.path)
         self.names = self._translate(_DIALECTS[spec.kind])
         self.network: Encoder
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             if spec.kind == "esm2":
                 self.network = Esm2(self._esm2_shape())
             else:
