@@ -116,15 +116,10 @@ class Esm2Layer(nn.Module):
         return result
 
     def tiled(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
-        """As `forward` with our own kernels, which add late: `states` takes the sums.
+        """As `forward` with our own kernels, which add late.
 
-        Args:
-            states: shape (T, dim), without what the layer before gave.
-            update: what it gave, shape (T, dim); None in the first.
-            where: who sees whom.
-
-        Returns:
-            What this layer gives, (T, dim), for the next to add.
+        `states` (T, dim) take `update`, what the layer before gave; what this one gives is
+        returned for the next to add.
         """
         normed = kernels.add_norm(states, update, self.attention_norm)
         seen = self.out(kernels.attend(self.qkv(normed), where))

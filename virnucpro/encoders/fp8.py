@@ -26,9 +26,7 @@ KEPT = (0, -1)  # layers
 class Fp8Linear(nn.Module):
     """A linear layer whose weights and input are float8, and whose sums are not.
 
-    Args:
-        linear: the layer to quantise, weights (out, in).
-        biased: add the bias; else the next kernel does.
+    Where it is not `biased`, the next kernel adds the bias.
     """
 
     values: Tensor

@@ -9,22 +9,20 @@ sorts sequences of like length into rectangles and works wherever PyTorch does.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from virnucpro.encoders.batches import PackedBatch, PaddedBatch
+from virnucpro.encoders.batches import OnHostOrDevice, PackedBatch, PaddedBatch
 from virnucpro.encoders.kernels import tiles_of
 
 _UNSEEN = -1.0e4  # exp() of it is 0 in every float type, and float16 can hold it
-_Layout = TypeVar("_Layout", bound="Layout")
 
 
-class Layout(ABC):
+class Layout(OnHostOrDevice, ABC):
     """The tokens of one batch in a flat list, T long.
 
     Attributes:
@@ -69,29 +67,12 @@ class Layout(ABC):
             Shape (n, d), float32, in batch order; zeros where nothing is left to average.
         """
 
-    def to(self: _Layout, device: torch.device, non_blocking: bool = False) -> _Layout:
-        """The same layout on `device`."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self: _Layout) -> _Layout:
-        """The same layout in page-locked memory, so that copies can overlap with work."""
-        return self._with(Tensor.pin_memory)
-
-    def _with(self: _Layout, change: Callable[[Tensor], Tensor]) -> _Layout:
-        values = {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
-        tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
-        return type(self)(**(values | tensors))
-
 
 @dataclass(frozen=True)
 class PackedLayout(Layout):
     """Sequences end to end. Nothing but CUDA in float16 or bfloat16 has the kernel for it.
 
-    Shapes may be fixed for compilation: extra sequences of no tokens at the end are rows of
-    zeros, and a last sequence of padding is a row to drop. Neither touches another row.
-
     Attributes:
-        tokens: shape (T,), int64.
         cu_seqlens: shape (n + 1,), int32: where each sequence starts.
         segments: shape (T,), int64: which sequence a token belongs to.
         max_length: no sequence has more tokens; may be rounded up.
@@ -113,11 +94,11 @@ class PackedLayout(Layout):
 
     @property
     def longest(self) -> int:
-        """No sequence has more tokens than this."""
+        """See `Layout`."""
         return self.max_length
 
     def positions(self) -> Tensor:
-        """Place of each token in its sequence, from 0: shape (T,), integers."""
+        """See `Layout`."""
         index = torch.arange(len(self.tokens), device=self.tokens.device)
         return index - self.cu_seqlens[self.segments]
 
@@ -128,13 +109,13 @@ class PackedLayout(Layout):
         return ()
 
     def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
-        """Full attention inside each sequence: three times (T, h, d) to (T, h * d)."""
+        """See `Layout`."""
         bounds, longest = self.cu_seqlens, self.max_length
         seen = varlen_attn(*qkv, bounds, bounds, longest, longest)
         return torch.as_tensor(seen).flatten(1)
 
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
-        """Average the tokens of each sequence, without `skip` at both its ends."""
+        """See `Layout`."""
         starts, ends = self.cu_seqlens[:-1].long(), self.cu_seqlens[1:].long()
         first = torch.minimum(starts + skip, ends)
         last = torch.maximum(ends - skip, first)
@@ -157,12 +138,9 @@ class TiledLayout(PackedLayout):
 
     @classmethod
     def of(cls, batch: PackedBatch | PaddedBatch, pad_id: int) -> TiledLayout:  # type: ignore[override]
-        """Lay out a batch; one on a GPU costs a wait, so do it before the copy.
-
-        Products in float8 want a multiple of 16 tokens: those at the end belong to no sequence,
-        and nobody sees them.
-        """
+        """Lay out a batch; one on a GPU costs a wait, so do it before the copy."""
         packed = unpadded(batch) if isinstance(batch, PaddedBatch) else batch
+        # Products in float8 want a multiple of 16 tokens; those at the end are of no sequence.
         tokens = functional.pad(packed.tokens, (0, -len(packed.tokens) % 16), value=pad_id)
         flat = PackedLayout.of(replace(packed, tokens=tokens))
         tiles = tiles_of(packed.cu_seqlens.cpu()).to(tokens.device)
@@ -177,7 +155,6 @@ class RectangleLayout(Layout):
     padding is what rounding up a length costs. Rows of length 0 are allowed and harmless.
 
     Attributes:
-        tokens: shape (T,), int64, padded on the right in each row.
         lengths: shape (rows,), int64: real tokens in each row.
         order: shape (n,), int64: the row of each sequence of the batch.
         shapes: (rows, width) of each rectangle.
@@ -220,19 +197,18 @@ class RectangleLayout(Layout):
 
     @property
     def longest(self) -> int:
-        """No sequence has more tokens than this."""
+        """See `Layout`."""
         return max(width for _, width in self.shapes)
 
     def positions(self) -> Tensor:
-        """Place of each token in its row, from 0: shape (T,), integers."""
+        """See `Layout`."""
         places = [self._columns(width).repeat(rows) for rows, width in self.shapes]
         return torch.cat(places)
 
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """For each rectangle which keys exist, or, with ALiBi, how far away they are.
+        """Which keys exist, (rows, 1, 1, width), or, with ALiBi, how far away they are.
 
-        Returns:
-            Boolean (rows, 1, 1, width), or `dtype` (rows, h, width, width).
+        One for each rectangle; distances are `dtype` (rows, h, width, width).
         """
         seen = []
         for lengths, (_, width) in zip(self._rows(self.lengths), self.shapes, strict=True):
@@ -247,7 +223,7 @@ class RectangleLayout(Layout):
         return tuple(seen)
 
     def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
-        """Full attention inside each row: three times (T, h, d) to (T, h * d)."""
+        """See `Layout`."""
         seen = []
         start = 0
         for (rows, width), mask in zip(self.shapes, masks, strict=True):
@@ -259,7 +235,7 @@ class RectangleLayout(Layout):
         return torch.cat(seen) if len(seen) > 1 else seen[0]
 
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
-        """Average the tokens of each sequence, without `skip` at both its ends."""
+        """See `Layout`."""
         sums = []
         blocks = torch.split(hidden, [rows * width for rows, width in self.shapes])
         for block, lengths, shape in zip(

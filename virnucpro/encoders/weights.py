@@ -41,11 +41,7 @@ class Checkpoint:
     _readers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU.
-
-        Raises:
-            ModelError: if the file breaks off inside it.
-        """
+        """One tensor, on the CPU; a ModelError where the file breaks off inside it."""
         try:
             return self._readers[name]()
         except Exception as error:  # readers of two libraries; each has its own errors
