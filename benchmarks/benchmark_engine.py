@@ -197,7 +197,7 @@ class Esm:
         for name, data in self.work.items():
             work = engine._prepare(planned(engine, data)[0])
             ready = work.ready.to(bench.device)
-            profiled(bench, f"esm2 {name}", partial(engine._forward, ready))
+            profiled(bench, f"esm2 {name}", partial(engine._forward, ready, work.fixed))
 
     def stage(self) -> None:
         """FASTA on disk to HDF5 on disk, one rank in its own process."""
@@ -247,7 +247,7 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
         engine = make_engine("packed", encoder, device=bench.device, options=options)
         work = engine._prepare(planned(engine, items)[0])
         ready = work.ready.to(bench.device)
-        profiled(bench, f"dnabert {length} nt", partial(engine._forward, ready))
+        profiled(bench, f"dnabert {length} nt", partial(engine._forward, ready, work.fixed))
     return best[499]
 
 
@@ -369,8 +369,8 @@ def model_only(bench, engine, items, sequences: bool = False, most: int | None =
     """Real tokens (or sequences) a second, batches prepared and on the device."""
     plan = planned(engine, items)[:most]
     work = [engine._prepare(some) for some in plan]
-    ready = [w.ready.to(bench.device) for w in work]
-    seconds = bench.seconds(lambda: [engine._forward(batch) for batch in ready])
+    ready = [(w.ready.to(bench.device), w.fixed) for w in work]
+    seconds = bench.seconds(lambda: [engine._forward(batch, fixed) for batch, fixed in ready])
     done = [len(some) if sequences else sum(map(len, some)) for _, some in plan]
     return sum(done) / seconds
 

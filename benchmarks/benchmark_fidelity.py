@@ -61,7 +61,7 @@ def half(network):
 
 
 def vectors(encoder, kind, items, budget):
-    options = EngineOptions(token_budget=budget)
+    options = EngineOptions(token_budget=budget, compile="off")
     batches = make_engine(kind, encoder, device=CPU, options=options).embed(items)
     return {row: vector for rows, found in batches for row, vector in zip(rows, found, strict=True)}
 

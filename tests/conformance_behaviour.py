@@ -47,7 +47,9 @@ def merge_settings(logs):
 
 
 def no_torch_at_start(logs):
-    code = f"import sys, {MERGE_MODULE}; sys.exit('torch' in sys.modules)"
+    """Nor in a worker that merges."""
+    modules = f"{MERGE_MODULE}, virnucpro.pipeline.features"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -250,7 +252,7 @@ def enough_lines(logs):
 
 def threads_of_readers(logs):
     for given, feeding, tokenizing in ((None, 1, 1), (0, 0, 1), (1, 1, 1), (5, 1, 5)):
-        options = _options(RuntimeConfig(dataloader_workers=given), True)
+        options = _options(RuntimeConfig(dataloader_workers=given), True, [])
         assert (options.feeding_threads, options.tokenizer_threads) == (feeding, tokenizing)
 
 

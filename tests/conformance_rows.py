@@ -127,7 +127,7 @@ MERGING = {
     "000-33": tested(WHOLE, f"{CASE}.tearDownClass"),
     "000-37 000-41": helps("predict", "--merge-threads"),
     "000-43": tested(
-        "tests/unit/pipeline/test_work_queue.py",
+        "tests/unit/pipeline/test_persistent_pool.py",
         "test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on",
     ),
 }

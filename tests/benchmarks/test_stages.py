@@ -119,13 +119,13 @@ class TestThroughput:
         encoder, items = encoder_and_items(spec, device, texts)
         tokens, rates = sum(map(len, items)), {}
         for kind in ("padded", "packed"):
-            engine = make_engine(kind, encoder, device=device)
+            engine = make_engine(kind, encoder, device=device, options=EngineOptions(compile="off"))
             embed(engine, items)
             rates[kind] = tokens / embed(engine, items)
             figures.note(f"{slot}, {kind} engine", rates[kind], "tokens/s", "higher")
         if request.config.getoption("--bench-vanilla"):  # how the original embeds
             encoder, few = encoder_and_items(spec, device, texts[:100], "float32")
-            options = EngineOptions(feeding_threads=0, token_budget=BUDGET)
+            options = EngineOptions(compile="off", feeding_threads=0, token_budget=BUDGET)
             engine = make_engine("padded", encoder, device=device, options=options)
             embed(engine, few[:1])
             rate = sum(map(len, few)) / sum(embed(engine, [item]) for item in few)
@@ -177,7 +177,7 @@ class TestMemory:
         """A batch planned by free memory must fit without being halved."""
         spec = resolve_model("500", None, home).protein
         encoder, items = encoder_and_items(spec, device, proteins(sequences))
-        engine = make_engine("packed", encoder, device=device)
+        engine = make_engine("packed", encoder, device=device, options=EngineOptions(compile="off"))
         embed(engine, items)
         figures.at_most("batches halved for lack of memory", engine.stats.oom_halvings, 0)
         if device.type == "cuda":

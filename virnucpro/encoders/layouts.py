@@ -68,6 +68,13 @@ class Layout(OnHostOrDevice, ABC):
         """
 
 
+def varlen_attn(*arguments: Any) -> Any:
+    """PyTorch's kernel for packed tokens; it loads the compiler too, which takes seconds."""
+    from torch.nn.attention import varlen
+
+    return varlen.varlen_attn(*arguments)
+
+
 @dataclass(frozen=True)
 class PackedLayout(Layout):
     """Sequences end to end. Nothing but CUDA in float16 or bfloat16 has the kernel for it.
@@ -253,17 +260,6 @@ class RectangleLayout(Layout):
 
     def _rows(self, values: Tensor) -> tuple[Tensor, ...]:
         return torch.split(values, [rows for rows, _ in self.shapes])
-
-
-def varlen_attn(*arguments: Any) -> Any:
-    """PyTorch's attention inside segments, from its first use: importing it takes seconds.
-
-    Only positional arguments: the keywords differ between PyTorch versions, and full attention
-    without a causal mask is the default in all of them.
-    """
-    from torch.nn.attention import varlen
-
-    return varlen.varlen_attn(*arguments)
 
 
 def unpadded(batch: PaddedBatch) -> PackedBatch:

@@ -47,6 +47,8 @@ class EngineOptions:
         feeding_threads: threads that lay out batches ahead of the device; 0 means none: each
             batch is made when it is due.
         pin_memory: page-locked batches; None means on CUDA.
+        compile: `auto` compiles when the job repays it, `on` always, `off` never.
+        expected_tokens: of the whole job, whoever computes them, for that decision.
         float32_encoder: makes the encoder that recomputes a batch with NaN or Inf; None means
             a float32 copy of the encoder.
     """
@@ -54,6 +56,8 @@ class EngineOptions:
     token_budget: int | None = None
     feeding_threads: int = 1
     pin_memory: bool | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
+    expected_tokens: int = 0
     float32_encoder: Callable[[], Encoder] | None = None
 
     def __post_init__(self) -> None:
@@ -61,6 +65,8 @@ class EngineOptions:
             raise ValueError(f"token_budget must be at least 1, got {self.token_budget}")
         if self.feeding_threads < 0:
             raise ValueError(f"feeding_threads must not be negative, got {self.feeding_threads}")
+        if self.compile not in ("auto", "on", "off"):
+            raise ValueError(f"compile must be auto, on or off, got {self.compile}")
 
 
 @dataclass(slots=True)
@@ -73,6 +79,7 @@ class EngineStats:
         dtype: numbers it computed with.
         backend: how attention was computed, as the encoder names it.
         token_budget: token slots of a batch, after halving.
+        compiled: whether batches of fixed shape went through `torch.compile`.
         sequences: sequences embedded.
         batches: batches computed.
         tokens: real tokens.
@@ -88,6 +95,7 @@ class EngineStats:
     dtype: str
     backend: str
     token_budget: int
+    compiled: bool = False
     sequences: int = 0
     batches: int = 0
     tokens: int = 0
@@ -153,8 +161,9 @@ def make_engine(
     if kind not in ("padded", "packed"):
         raise ValueError(f"engine must be padded or packed, got {kind}")
     # Without a kernel for packed tokens a batch becomes rectangles of many widths, each too small
-    # for a GPU: there they are planned as rectangles from the start.
-    in_vain = device.type == "cuda" and getattr(encoder, "backend", None) == "sdpa"
+    # for a GPU or a compiler: there they are planned as rectangles from the start.
+    wants_few = device.type == "cuda" or chosen.compile == "on"
+    in_vain = wants_few and getattr(encoder, "backend", None) == "sdpa"
     if kind == "packed" and not in_vain:
-        return BatchEngine(encoder, PackedPlan(), device, chosen)
+        return BatchEngine(encoder, PackedPlan(encoder.pad_id), device, chosen)
     return BatchEngine(encoder, PaddedPlan(encoder.pad_id), device, chosen)

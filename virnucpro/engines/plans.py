@@ -21,10 +21,17 @@ Lengths = Sequence[int] | NDArray[np.integer]
 Counts = NDArray[np.int64]
 
 
+TOKENS_PER_SEQUENCE = 32  # rows of a fixed shape hold at most budget / 32 sequences
+LONGEST_STEP = 128  # rows of queries that an attention kernel takes at once
+
+
 class PackedPlan:
     """Batches as one row of tokens: sequences end to end, nothing between them."""
 
     name = "packed"
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id, self._longest = pad_id, LONGEST_STEP
 
     def plan(self, lengths: Lengths, budget: int) -> list[Counts]:
         """Indices of each batch, longest first; every index appears exactly once."""
@@ -37,6 +44,25 @@ class PackedPlan:
     def collate(self, items: Sequence[Tokens]) -> PackedBatch:
         """Join `items` end to end."""
         return collate_packed(items)
+
+    def fixed(self, batch: PackedBatch, budget: int) -> PackedBatch | None:
+        """The same row, filled up to `budget` tokens and to a fixed number of segments.
+
+        Padding follows the last sequence as segments of its own, then come segments without
+        tokens, so nothing that is kept can see it. None if more than a quarter is missing.
+        """
+        real = len(batch.tokens)
+        missing = budget - real
+        if missing < 0 or missing * 4 > budget:
+            return None
+        self._longest = max(self._longest, -(-batch.max_length // LONGEST_STEP) * LONGEST_STEP)
+        tail = [*range(real + self._longest, budget, self._longest), budget] if missing else []
+        empty = segments(budget) - len(batch) - len(tail)
+        if empty < 0:
+            return None
+        ends = torch.tensor(tail + [budget] * empty, dtype=torch.int32)
+        tokens = torch.nn.functional.pad(batch.tokens, (0, missing), value=self.pad_id)
+        return PackedBatch(tokens, torch.cat([batch.cu_seqlens, ends]), self._longest)
 
 
 class PaddedPlan:
@@ -76,6 +102,21 @@ class PaddedPlan:
         missing = int(bucket_width(batch.lengths).max()) - batch.tokens.shape[1]
         tokens = torch.nn.functional.pad(batch.tokens, (0, missing), value=self.pad_id)
         return PaddedBatch(tokens, batch.lengths)
+
+    def fixed(self, batch: PaddedBatch, budget: int) -> PaddedBatch | None:
+        """The same rectangle with rows of padding up to a full one; None if too many."""
+        rows, width = batch.tokens.shape
+        missing = budget // width - rows
+        if missing < 0 or missing * 4 > rows + missing:
+            return None
+        tokens = torch.nn.functional.pad(batch.tokens, (0, 0, 0, missing), value=self.pad_id)
+        lengths = torch.nn.functional.pad(batch.lengths, (0, missing), value=width)
+        return PaddedBatch(tokens, lengths)
+
+
+def segments(budget: int) -> int:
+    """Segments of a row of fixed shape: sequences, and room for a quarter of padding."""
+    return max(1, budget // TOKENS_PER_SEQUENCE) + budget // (4 * LONGEST_STEP) + 2
 
 
 def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import Encoder
 from virnucpro.engines.base import Embedded, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
-from virnucpro.engines.forward import Forward, Prepared, budget_by_memory, probe
+from virnucpro.engines.forward import Forward, Prepared, budget_by_memory, compiling_pays, probe
 from virnucpro.engines.plans import PackedPlan, PaddedPlan
 
 log = logging.getLogger("virnucpro.engines")
@@ -34,11 +35,12 @@ _Batch = tuple[NDArray[np.int64], list[Tokens]]
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A batch that is ready for the device."""
+    """A batch that is ready for the device; `fixed` if it was brought to a fixed shape."""
 
     rows: NDArray[np.int64]
     items: list[Tokens]
     ready: Prepared
+    fixed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,12 @@ class BatchEngine:
         self._pin = self._pin and torch.cuda.is_available()
         self._copies = _stream(device) if self._is_cuda else None
         self._exact: Forward | None = None
+        if options.compile == "on":
+            self._forward.compile(insist=True)
+        elif options.compile == "auto" and self._is_cuda:
+            weights = sum(parameter.numel() for parameter in encoder.parameters())
+            if compiling_pays(options.expected_tokens, weights):
+                self._forward.compile(insist=False)
         budget = options.token_budget
         if budget is None and self._is_cuda:
             budget = budget_by_memory(*probe(self._forward, layout.collate))
@@ -87,10 +95,11 @@ class BatchEngine:
             dtype=self._forward.numbers,
             backend=self._forward.backend,
             token_budget=encoder.cpu_tokens if budget is None else budget,
+            compiled=self._forward.compiles,
         )
         log.info(
             "Engine: %(layout)s on %(device)s, %(dtype)s, attention %(backend)s, "
-            "%(token_budget)d tokens a batch",
+            "%(token_budget)d tokens a batch, compiled %(compiled)s",
             self.stats.as_dict(),
         )
 
@@ -142,7 +151,12 @@ class BatchEngine:
 
     def _prepare(self, batch_items: _Batch) -> _Work:
         rows, items = batch_items
-        return _Work(rows, items, self._forward.prepare(self.layout.collate(items), self._pin))
+        layout: Any = self.layout  # its batches are its own
+        batch = layout.collate(items)
+        fixes = self._forward.compiles and max(map(len, items)) > self._forward.encoder.short_tokens
+        fixed = layout.fixed(batch, self.stats.token_budget) if fixes else None
+        ready = self._forward.prepare(batch if fixed is None else fixed, self._pin)
+        return _Work(rows, items, ready, fixed is not None)
 
     def _launch(self, work: _Work) -> Iterator[_Pending]:
         """Queue a batch, in parts if it does not fit; every part is yielded before the next."""
@@ -190,7 +204,7 @@ class BatchEngine:
         log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
 
     def _queue(self, work: _Work) -> _Pending:
-        vectors = self._forward(work.ready)
+        vectors = self._forward(work.ready, work.fixed)[: len(work.items)]
         is_finite = torch.isfinite(vectors).all()
         if self._copies is None:
             return _Pending(work, vectors, is_finite, None)
@@ -219,6 +233,7 @@ class BatchEngine:
         stats.batches += 1
         stats.tokens += sum(len(item) for item in work.items)
         stats.slots += work.ready.tokens.numel()
+        stats.compiled = self._forward.compiles
         return work.rows, np.array(vectors.numpy(), dtype=np.float32)
 
     def _recompute(self, work: _Work) -> Tensor:
@@ -239,7 +254,7 @@ class BatchEngine:
         """Vectors of a batch; one that float32 has no memory for is computed in halves."""
         ready = exact.prepare(self.layout.collate(items), pin=False)
         try:
-            return exact(ready).cpu()
+            return exact(ready, fixed=False).cpu()
         except torch.OutOfMemoryError as error:
             if len(items) == 1:
                 tokens = len(items[0])

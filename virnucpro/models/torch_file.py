@@ -58,11 +58,7 @@ class TorchFile:
             raise ModelError(f"{path}: refused: {_reason(error)}; {_REMEDY}") from None
 
     def tensor(self, name: str, value: Any) -> Tensor:
-        """`value` as a tensor of plain numbers that are all in the file.
-
-        Raises:
-            ModelError: it is something else.
-        """
+        """`value` as a tensor of plain numbers that are all in the file; else a ModelError."""
         import torch
 
         if type(value) not in (torch.Tensor, torch.nn.Parameter):

@@ -1,11 +1,16 @@
-"""Worker processes that outlive a stage: started once, encoders kept."""
+"""Split files through one encoder, in worker processes that may outlive the stage."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from virnucpro.core.device import usable_cpus
+from virnucpro.core.progress import ProgressReporter
+from virnucpro.pipeline.features import EmbedJob, SplitFile
+from virnucpro.pipeline.worker_loop import Done, Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -64,3 +69,95 @@ class PersistentWorkerPool(Workers):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+@dataclass(slots=True)
+class QueueResult:
+    """What became of split files.
+
+    Attributes:
+        failed: those without an output, each with its reason.
+        tokens: tokens embedded.
+        engine: what the engine says of itself; empty where nothing was embedded.
+    """
+
+    failed: dict[SplitFile, str] = field(default_factory=dict)
+    tokens: int = 0
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+class BatchQueueManager:
+    """Hands split files to workers on the devices of this machine.
+
+    On a single CPU the same work is done in this process.
+
+    Args:
+        devices: `cpu`, or `cuda:N` for each GPU; one worker each.
+        use_persistent_pool: workers that stay, with their encoders, until their owner closes
+            them; None starts workers anew in each `process`.
+        threads, cache_clear_interval, worker_timeout: as for `PersistentWorkerPool`.
+        progress: shows a bar over the ORFs.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str] = ("cpu",),
+        *,
+        use_persistent_pool: PersistentWorkerPool | None = None,
+        threads: int | None = None,
+        cache_clear_interval: int = 100,
+        worker_timeout: float = 900.0,
+        progress: ProgressReporter | None = None,
+    ) -> None:
+        self.devices, self.progress = devices, progress or ProgressReporter(enabled=False)
+        self._pool, self._threads = use_persistent_pool, threads or usable_cpus()
+        self._interval, self._timeout = cache_clear_interval, worker_timeout
+
+    def process(
+        self,
+        job: EmbedJob,
+        files: Sequence[SplitFile],
+        rows: int | None = None,
+        on_done: Callable[[SplitFile], object] = lambda file: None,
+        desc: str = "Embedding",
+    ) -> QueueResult:
+        """Embed every file: it is done, or recorded with its reason.
+
+        Args:
+            job: the encoder, and how it runs.
+            files: units of work.
+            rows: sequences of all files, for the progress bar; None if that is not known.
+            on_done: called in this process as soon as a file's output is in place.
+            desc: title of the progress bar.
+
+        Raises:
+            ModelError: the weights are missing or damaged, so that no file could succeed.
+            DeviceError: the same for the device.
+            OutputError: an output cannot be written.
+        """
+        result = QueueResult()
+        executor = self._pool or self._executor(len(files))
+        try:
+            with self.progress.create_file_bar(rows, desc, "ORFs") as bar:
+                for outcome in executor.run(job, enumerate(files), bar.update):
+                    file = files[outcome.key]
+                    if isinstance(outcome, Done):
+                        result.tokens += outcome.result[1]
+                        result.engine = outcome.stats[job.encoder.kind]
+                        on_done(file)
+                    else:
+                        logger.warning("%s: %s", file.input_file, outcome.reason)
+                        result.failed[file] = outcome.reason
+        finally:
+            if self._pool is None:
+                executor.close()
+        return result
+
+    def _executor(self, files: int) -> Executor:
+        if tuple(self.devices) == ("cpu",):
+            return InProcess("cpu", self._threads, self._interval)
+        return PersistentWorkerPool(
+            max(1, min(len(self.devices), files)), "queue", devices=self.devices,
+            threads=self._threads, cache_clear_interval=self._interval,
+            worker_timeout=self._timeout,
+        )  # fmt: skip

@@ -1,7 +1,7 @@
 """From the scores of chunks to a calibrated probability and a call for each contig.
 
-Room 6 (merged rows -> calls). The parameters are fitted by training and lie in a JSON file
-beside the weights; applying them needs numpy only.
+The parameters are fitted by training and lie in a JSON file beside the weights; applying them
+needs numpy only.
 
 A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null)) become slope(L) z + intercept(L),
 both interpolated over the logarithm of the chunk's length L. Chunks of one contig are neither
@@ -35,27 +35,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Parameters of one model; the defaults are those of a model without a calibration.
+    """Parameters of one model; the defaults are those of a model without a calibration."""
 
-    Attributes:
-        lengths_nt: chunk lengths at which slope and intercept were fitted, rising.
-        slope: at those lengths.
-        intercept: at those lengths.
-        gain: how fast evidence grows with the number of chunks, 0 to 1.
-        limit_lengths_nt: contig lengths at which the limits were chosen, rising.
-        virus_above: least p_virus of the call `virus` at those lengths.
-        other_below: p_virus below which the call is `non-virus`; between the two, `uncertain`.
-        null_above: mean P(null) from which the call is `uncertain` whatever p_virus says.
-    """
-
+    # chunk lengths at which slope and intercept were fitted, rising
     lengths_nt: tuple[float, ...] = (500.0,)
     slope: tuple[float, ...] = (1.0,)
     intercept: tuple[float, ...] = (0.0,)
-    gain: float = 0.0
+    gain: float = 0.0  # how fast evidence grows with the number of chunks, 0 to 1
+    # contig lengths at which the limits were chosen, rising
     limit_lengths_nt: tuple[float, ...] = (500.0,)
-    virus_above: tuple[float, ...] = (0.5,)
-    other_below: float = 0.5
-    null_above: float = 2.0
+    virus_above: tuple[float, ...] = (0.5,)  # least p_virus of the call `virus`
+    other_below: float = 0.5  # `non-virus` below; between the two, `uncertain`
+    null_above: float = 2.0  # mean P(null) from which all is `uncertain`
 
     @classmethod
     def load(cls, path: Path | None) -> Calibration:
@@ -118,7 +109,7 @@ class Calibration:
         contig_of: NDArray[np.integer],
         count: int,
     ) -> tuple[Floats, NDArray[np.str_]]:
-        """Probability and call of each contig.
+        """Probability, NaN for a contig without chunks, and call of each contig: (count,) each.
 
         Args:
             scores: P(other), P(virus) and, where there is one, P(null) of each chunk, shape
@@ -126,9 +117,6 @@ class Calibration:
             lengths_nt: length of each chunk, shape (chunks,).
             contig_of: index of each chunk's contig, shape (chunks,).
             count: number of contigs.
-
-        Returns:
-            p_virus, shape (count,), NaN for a contig without chunks; calls, shape (count,).
         """
         weight = np.maximum(lengths_nt, 1).astype(np.float64)
         total = np.bincount(contig_of, weight, minlength=count)
@@ -139,22 +127,12 @@ class Calibration:
         odds = mean * (safe / np.maximum(longest, 1.0)) ** self.gain
         p = np.where(total > 0, logistic(odds), np.nan)
         null = np.bincount(contig_of, weight * _null(scores), minlength=count) / safe
-        return p, self._calls(p, null, safe)
-
-    def contig(self, chunk_scores: Floats, lengths_nt: NDArray[np.integer]) -> tuple[float, str]:
-        """Probability and call of one contig with at least one chunk."""
-        alone = np.zeros(len(chunk_scores), dtype=np.int64)
-        p, calls = self.contigs(chunk_scores, lengths_nt, alone, 1)
-        return float(p[0]), str(calls[0])
-
-    def _calls(self, p: Floats, null: Floats, length_nt: Floats) -> NDArray[np.str_]:
-        knots = np.log(self.limit_lengths_nt)
-        limit = np.interp(np.log(length_nt), knots, self.virus_above)
-        calls = np.full(len(p), UNCERTAIN_CALL, dtype="<U9")
+        limit = np.interp(np.log(safe), np.log(self.limit_lengths_nt), self.virus_above)
+        calls = np.full(count, UNCERTAIN_CALL, dtype="<U9")
         clear = null < self.null_above
         calls[clear & (p >= limit)] = VIRUS_CALL
         calls[clear & (p < min(self.other_below, *self.virus_above))] = OTHER_CALL
-        return calls
+        return p, calls
 
 
 def raw_log_odds(scores: Floats) -> Floats:

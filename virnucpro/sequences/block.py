@@ -1,6 +1,7 @@
 """Stop-free runs in the six frames of many chunks at once.
 
-Room 1 (FASTA -> chunks -> ORFs). The chunks of a block lie end to end with separator letters
+A base is a code from 0 to 3 or, when ambiguous, 4; a codon is one number, and one table look-up a
+strand turns it into an amino acid. The chunks of a block lie end to end with separator letters
 between them: a codon that would reach into the next chunk holds a separator, so it reads `X` and
 can never be a stop. Work per codon is a table look-up; Python loops only over results.
 """
@@ -13,20 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequences.codons import (
-    STOP,
-    UNKNOWN,
-    amino_acids,
-    codon_numbers,
-    is_unambiguous,
-    normalise,
-    reverse_complement,
-    stop_codons,
-)
-
+# NCBI translation table 1, first base slowest, bases in the order TCAG.
+_TABLE_1 = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
+_AMBIGUOUS = 4
+_STOP, _UNKNOWN = ord("*"), ord("X")
 # Four letters, so that a frame's border before its first codon lies behind the previous chunk's
 # last border: the borders of all chunks are in order.
 _SEPARATOR = "\n" * 4
+_OFFSETS = np.array([0, 1, 2, 0, 1, 2])
 # A run's place travels in the low half of a number and its length in the high half: one maximum
 # then settles both.
 _HALF = 32
@@ -35,13 +30,41 @@ _LOW = (1 << _HALF) - 1
 Runs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
+def _table(values: dict[int, int], other: int) -> bytes:
+    return bytes(values.get(byte, other) for byte in range(256))
+
+
+def _codon_table(*, reverse: bool) -> bytes:
+    """The amino acid of each codon number, as it stands or as read on the other strand."""
+    table = {}
+    for codon in range(125):
+        codes = [codon // 25, codon // 5 % 5, codon % 5]
+        if _AMBIGUOUS in codes:
+            continue
+        if reverse:  # the complement of codes 0 to 3 (T C A G) is the code with bit 2 flipped
+            codes = [code ^ 2 for code in reversed(codes)]
+        table[codon] = ord(_TABLE_1[16 * codes[0] + 4 * codes[1] + codes[2]])
+    return _table(table, _UNKNOWN)
+
+
+_CODES = _table(dict(zip(b"TUCAGtucag", [0, 0, 1, 2, 3] * 2, strict=True)), _AMBIGUOUS)
+_FORWARD, _REVERSE = _codon_table(reverse=False), _codon_table(reverse=True)
+_STOPS = bytes((a == _STOP) + 2 * (b == _STOP) for a, b in zip(_FORWARD, _REVERSE, strict=True))
+_COMPLEMENT = bytes.maketrans(b"ACGTRYKMBVDH", b"TGCAYRMKVBHD")
+# `N` for what is no letter of DNA; a line feed, which keeps chunks of a block apart, stays.
+_PLAIN, _GIVEN = b"ACGTTNRYKMSWBDHV\n", b"ACGTUNRYKMSWBDHV\n"
+_NORMAL = _table(dict(zip(_GIVEN + _GIVEN.lower(), _PLAIN + _PLAIN, strict=True)), ord("N"))
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Chunks end to end. Frames are numbered as `FRAMES`: 0 to 2 forward, 3 to 5 reverse.
 
     Attributes:
-        letters: normalised letters of all chunks with separators after each.
-        numbers: codon number at each base, shape (len(letters) - 2,).
+        letters: upper-case IUPAC letters of all chunks (U as T, `N` for what is none of them),
+            with separators after each.
+        numbers: codon number at each base, shape (len(letters) - 2,); codons with a letter other
+            than A, C, G, T, U share the numbers that are read as `X`.
         starts: first base of each chunk in `letters`, shape (n,).
         lengths: bases of each chunk, shape (n,).
     """
@@ -56,20 +79,29 @@ class Block:
         """Lay sequences end to end."""
         lengths = np.fromiter((len(s) for s in sequences), dtype=np.int64, count=len(sequences))
         stride = lengths + len(_SEPARATOR)
-        letters = normalise(_SEPARATOR.join([*sequences, ""]))
-        return cls(letters, codon_numbers(letters), np.cumsum(stride) - stride, lengths)
+        text = _SEPARATOR.join([*sequences, ""])
+        letters = text.encode("ascii", "replace").translate(_NORMAL)
+        codes = np.frombuffer(letters.translate(_CODES), dtype=np.uint8)
+        numbers = (codes[:-2] * 25 + codes[1:-1] * 5 + codes[2:]).tobytes()
+        return cls(letters, numbers, np.cumsum(stride) - stride, lengths)
 
     def codons(self) -> NDArray[np.int64]:
         """Whole codons in each frame, shape (n, 6)."""
-        offsets = np.array([0, 1, 2, 0, 1, 2])
-        codons: NDArray[np.int64] = np.maximum(self.lengths[:, None] - offsets, 0) // 3
+        codons: NDArray[np.int64] = np.maximum(self.lengths[:, None] - _OFFSETS, 0) // 3
         return codons
 
-    def has_ambiguity(self) -> NDArray[np.bool_]:
-        """Which chunks hold a letter other than A, C, G, T: shape (n,)."""
-        odd = ~is_unambiguous(self.letters)
+    def stops(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bases at which a codon begins that is a stop as it stands, or on the other strand."""
+        strands = np.frombuffer(self.numbers.translate(_STOPS), dtype=np.uint8)
+        places = np.flatnonzero(strands)
+        is_reverse = strands[places] == 2
+        return places[~is_reverse], places[is_reverse]
+
+    def ambiguous(self) -> NDArray[np.int64]:
+        """Rows of the chunks that hold a letter other than A, C, G, T."""
+        odd = np.frombuffer(self.letters.translate(_CODES), dtype=np.uint8) == _AMBIGUOUS
         counts = np.add.reduceat(odd, self.starts, dtype=np.int64)
-        return np.greater(counts, len(_SEPARATOR))
+        return np.flatnonzero(counts > len(_SEPARATOR))
 
     def rows_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The chunk that holds each base of `letters`."""
@@ -79,12 +111,10 @@ class Block:
         """Translate `codons` codons of a frame from base `first` of its strand on."""
         start = self.starts.item(row)
         if frame < 3:
-            return amino_acids(
-                self.numbers[start + first : start + first + 3 * codons : 3], reverse=False
-            )
+            place = start + first
+            return self.numbers[place : place + 3 * codons : 3].translate(_FORWARD)
         lowest = start + self.lengths.item(row) - first - 3 * codons
-        numbers = self.numbers[lowest : lowest + 3 * codons : 3]
-        return amino_acids(numbers[::-1], reverse=True)
+        return self.numbers[lowest : lowest + 3 * codons : 3][::-1].translate(_REVERSE)
 
     def dna(self, row: int, frame: int, first: int, end: int) -> bytes:
         """Bases `first` to `end` of the frame's strand."""
@@ -92,7 +122,7 @@ class Block:
         if frame < 3:
             return self.letters[start + first : start + end]
         behind = start + self.lengths.item(row)
-        return reverse_complement(self.letters[behind - end : behind - first])
+        return self.letters[behind - end : behind - first].translate(_COMPLEMENT)[::-1]
 
 
 def open_frames(block: Block) -> Runs:
@@ -103,28 +133,27 @@ def open_frames(block: Block) -> Runs:
         length is 0 where the frame has a stop or nothing but `X`.
     """
     codons = block.codons()
-    forward, reverse = stop_codons(block.numbers)
+    forward, reverse = block.stops()
     rows = block.rows_of(forward)
     codons[rows, (forward - block.starts[rows]) % 3] = 0
     rows = block.rows_of(reverse)
     behind = block.starts[rows] + block.lengths[rows]
     codons[rows, 3 + (behind - reverse) % 3] = 0
-    odd = np.flatnonzero(block.has_ambiguity())
+    odd = block.ambiguous()
     for i, frame in np.argwhere(codons[odd]).tolist():
         row = int(odd[i])
         if not block.protein(row, frame, frame % 3, int(codons[row, frame])).strip(b"X"):
             codons[row, frame] = 0
-    return np.broadcast_to(np.array([0, 1, 2, 0, 1, 2]), codons.shape), codons
+    return np.broadcast_to(_OFFSETS, codons.shape), codons
 
 
 def longest_runs(block: Block) -> Runs:
     """Of each frame the longest run without a stop and with at most half `X`, leftmost of equals.
 
     Returns:
-        First base on the strand and length (codons) for each frame, both of shape (n, 6); the
-        length is 0 where the frame has no such run.
+        As `open_frames`; the length is 0 where the frame has no such run.
     """
-    forward, reverse = stop_codons(block.numbers)
+    forward, reverse = block.stops()
     total = len(block.letters)
     # The reverse strand of the whole block: chunks in the opposite order, codon p at total-3-p.
     origins = (total - block.starts - block.lengths)[::-1]
@@ -132,7 +161,7 @@ def longest_runs(block: Block) -> Runs:
     minus = _runs_between_stops(origins, block.lengths[::-1], (total - 3 - reverse)[::-1])
     starts = np.hstack([plus[0], minus[0][::-1]])
     lengths = np.hstack([plus[1], minus[1][::-1]])
-    odd = np.flatnonzero(block.has_ambiguity())
+    odd = block.ambiguous()
     if odd.size:
         starts[odd], lengths[odd] = _runs_with_few_unknown(block, odd)
     return starts, lengths
@@ -179,8 +208,8 @@ def _runs_with_few_unknown(block: Block, rows: NDArray[np.int64]) -> Runs:
         for frame in range(6)
     ]
     letters = np.frombuffer(b"".join(frames), dtype=np.uint8)
-    weights = np.where(letters == UNKNOWN, -1, 1)
-    weights[letters == STOP] = -(letters.size + 1)
+    weights = np.where(letters == _UNKNOWN, -1, 1)
+    weights[letters == _STOP] = -(letters.size + 1)
     sums = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(weights)])
     highest = np.maximum.accumulate(sums[::-1])
     reach = sums.size - 1 - np.searchsorted(highest, sums, side="left")
@@ -189,5 +218,5 @@ def _runs_with_few_unknown(block: Block, rows: NDArray[np.int64]) -> Runs:
     place = np.arange(letters.size)
     ranked = ((reach[:-1] - place) << _HALF) | (_LOW - place)
     best = np.maximum.reduceat(ranked, firsts)
-    starts = (_LOW - (best & _LOW) - firsts) * 3 + np.tile(np.array([0, 1, 2]), firsts.size // 3)
+    starts = (_LOW - (best & _LOW) - firsts) * 3 + np.tile(_OFFSETS[:3], firsts.size // 3)
     return starts.reshape(codons.shape), (best >> _HALF).reshape(codons.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ import pytest
 from virnucpro.core.errors import OutputError, UsageError
 from virnucpro.core.files import (
     atomic_write,
-    create_file,
     digest_of,
     locked,
     read_json,
@@ -79,8 +79,9 @@ def test_json_is_written_whole_and_read_without_trust(tmp_path):
 
 def test_a_file_is_created_whole_or_the_one_that_is_there_stays(tmp_path):
     path = tmp_path / "unit"
-    assert create_file(path, b"first")
-    assert not create_file(path, b"second")
+    for content in (b"first", b"second"):
+        with atomic_write(path, replace=False) as file:
+            file.write(content)
     assert path.read_bytes() == b"first"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -91,12 +92,9 @@ def test_without_hard_links_a_file_is_renamed_into_place(tmp_path, monkeypatch, 
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
-    if is_made:
-        assert create_file(tmp_path / "unit", b"content")
-        assert (tmp_path / "unit").read_bytes() == b"content"
-    else:
-        with pytest.raises(OutputError, match="No space left"):
-            create_file(tmp_path / "unit", b"content")
+    outcome = nullcontext() if is_made else pytest.raises(OutputError, match="No space left")
+    with outcome, atomic_write(tmp_path / "unit", replace=False) as file:
+        file.write(b"content")
     assert len(list(tmp_path.iterdir())) == is_made
 
 

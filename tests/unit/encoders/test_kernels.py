@@ -143,13 +143,13 @@ def test_a_kernel_that_does_not_compile_gives_way_too(encoder, installed, monkey
     assert "do not run here (AssertionError: unsupported layout)" in caplog.text
 
 
-def test_an_engine_gives_the_same_vectors(encoder, installed):
+def test_an_engine_leaves_the_compiler_out_and_gives_the_same_vectors(encoder, installed):
     packed, _ = batches(MIXED, encoder.pad_id)
     wanted = encoder(packed)
     lengths = packed.cu_seqlens.tolist()
     parts = itertools.pairwise(lengths)
     items = [packed.tokens[a:b].numpy() for a, b in parts]
-    options = EngineOptions(token_budget=256)
+    options = EngineOptions(token_budget=256, compile="on")
     for kind in ("packed", "padded"):
         engine = make_engine(kind, encoder, device=CPU, options=options)
         found = {
@@ -158,6 +158,7 @@ def test_an_engine_gives_the_same_vectors(encoder, installed):
             for number, row in zip(rows, vectors, strict=True)
         }
         assert engine.stats.backend == "triton"
+        assert not engine.stats.compiled
         for i, row in found.items():
             assert np.abs(row - wanted[i].numpy()).max() <= 3e-6
         assert len(found) == len(items)

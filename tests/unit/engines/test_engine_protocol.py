@@ -160,11 +160,11 @@ def test_nan_in_float32_too_names_the_row(kind):
 
 
 def test_stats_name_what_ran(kind):
-    engine = engine_of(kind, MeanEncoder(), 256)
+    engine = engine_of(kind, MeanEncoder(), 256, compile="auto")
     list(engine.embed(make_items([64] * 4)))
     stats = engine.stats.as_dict()
     known = {"layout": kind, "token_budget": 256, "device": "cpu", "dtype": "float32"}
-    assert stats.items() >= (known | {"batches": 1, "efficiency": 1}).items()
+    assert stats.items() >= (known | {"compiled": False, "batches": 1, "efficiency": 1}).items()
 
 
 def test_an_unknown_engine_is_refused():
@@ -194,6 +194,6 @@ def test_dtype_follows_device_and_wish(name, device, chosen):
 def test_unknown_dtypes_and_options_are_refused():
     with pytest.raises(ValueError, match="int8"):
         choose_dtype("int8", torch.device("cpu"))
-    for wrong in ({"token_budget": 0}, {"feeding_threads": -1}):
+    for wrong in ({"token_budget": 0}, {"feeding_threads": -1}, {"compile": "maybe"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             EngineOptions(**wrong)

@@ -190,7 +190,7 @@ def test_a_model_directory_says_all_that_decides_scores_and_can_be_installed(own
 ENCODER = {"kind": "mini-dna", "file": "dna.safetensors", "dim": 8}
 FILE = {"sha256": "0" * 64, "size": 1, "mtime_ns": 0}
 CHANGES = [
-    {"format": 1}, {"format": "2"}, {"name": "../x"}, {"name": 1}, {"licence": None},
+    {"format": 1}, {"format": "2"}, {"name": "../x"}, {"licence": None},
     {"source": ["x"]}, {"more": 1}, {"files": {}}, {"files": None}, {"files": []},
     {"files": {"../../../etc/passwd": FILE}}, {"files": {"dna.safetensors": "0"}},
     {"files": {"dna.safetensors": FILE | {"size": "1"}}}, {"encoder": ENCODER},

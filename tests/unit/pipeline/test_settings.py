@@ -70,16 +70,10 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch, world, devices):
     "wrong",
     [
         {"worker_timeout": 0}, {"dataloader_workers": -1},
-        {"token_budget": 0}, {"dtype": "int8"},
+        {"token_budget": 0}, {"dtype": "int8"}, {"compile": "maybe"},
         {"devices": ("cuda:0", "cuda:0")},
     ],
 )  # fmt: skip
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match=r"must be|takes one rank"):
         RuntimeConfig(**wrong)
-
-
-def test_defaults_protect_work():
-    config = RuntimeConfig()
-    assert config.enable_checkpointing and not config.force_restart
-    assert (config.worker_timeout, config.checkpoint_dir) == (900, None)

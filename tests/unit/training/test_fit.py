@@ -8,6 +8,7 @@ import pytest
 import torch
 from training_data import TINY_RECIPE
 
+from virnucpro.core.build import build
 from virnucpro.core.errors import ConfigError, ModelError, UsageError
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
@@ -15,7 +16,6 @@ from virnucpro.scores.calibration import Calibration
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
 from virnucpro.training.fit import Fit, FitSettings, MiniModel
 from virnucpro.training.jobs import Recipe
-from virnucpro.training.plain import build
 from virnucpro.training.run import export_model, probabilities
 from virnucpro.training.scoring import as_records
 from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows
