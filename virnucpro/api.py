@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import tempfile
 import weakref
@@ -181,6 +182,8 @@ class Session:
         from virnucpro.pipeline import prediction
         from virnucpro.reports.explain import read_run
 
+        if unknown := options.keys() - inspect.signature(predict).parameters.keys():
+            raise TypeError(f"predict() got an unexpected keyword argument {min(unknown)!r}")
         preset, reference = options.pop("preset", None), options.pop("reference", None)
         if preset is not None and preset not in PRESETS:
             raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")

@@ -86,7 +86,7 @@ def test_persistent_vs_standard_output_equivalence(pool, work, tmp_path, slot):
     job, files = work[slot]
     mine = [replace(file, output_file=tmp_path / f"p{k}.pt") for k, file in enumerate(files)]
     BatchQueueManager(use_persistent_pool=pool).process(job, mine)
-    seen = seen_by(BatchQueueManager(("cpu", "cpu")), job, files)
+    seen = seen_by(BatchQueueManager(PersistentWorkerPool(2, "own")), job, files)
     own = seen - {worker.process.pid for worker in pool.pool}
     assert len(own) == 2 and are_gone([*own])  # standard workers end with their stage
     for left, right in zip(mine, files, strict=True):
@@ -126,7 +126,7 @@ def test_pool_lifecycle(pool, work):
 def test_gpu_memory_is_given_back(gpu, work):
     free = torch.cuda.mem_get_info(gpu)[0]
     with PersistentWorkerPool(1, "tiny", devices=(gpu,)) as pool:
-        BatchQueueManager((gpu,), use_persistent_pool=pool).process(*work["protein"])
+        BatchQueueManager(use_persistent_pool=pool).process(*work["protein"])
     assert torch.cuda.mem_get_info(gpu)[0] >= free - (64 << 20)
 
 

@@ -72,15 +72,16 @@ def estimate(
         devices = ("cpu", *(["cuda:0"] if gpus else []), *several)
     if model_path is not None and not models:
         models = ("custom",)
+    chosen = []
     rows: list[dict[str, Any]] = []
     for name in models or ("mini", "300", "500"):
         try:
-            model = resolve_model(name, model_path, model_home(config))
+            chosen.append((name, resolve_model(name, model_path, model_home(config))))
         except ModelError:
             if models or name == "mini":
                 raise
             click.echo(f"{name}: not installed", err=True)
-            continue
+    for name, model in chosen:
         model = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
         log = ReadLog(is_silent=bool(rows))  # the same input for each model: one warning
         found = pilots.survey(read_sources(sources, log), model, shortest)

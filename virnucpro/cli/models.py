@@ -88,8 +88,7 @@ def fetch(obj: dict[str, Any], names: tuple[str, ...], revisions: tuple[str, ...
             raise UsageError(f"--revision {clipped(text)}: {which}")
         pinned[name or names[0]] = revision
     offline = parse_flag(os.environ.get("HF_HUB_OFFLINE", ""), "HF_HUB_OFFLINE")
-    network = fetching.Network(offline=offline or obj["offline"])
-    plans = fetching.plan_fetch(list(names), home, pinned, network)
+    plans = fetching.plan_fetch(list(names), home, pinned, offline or obj["offline"])
     click.echo(f"download plan for {home}")
     for plan in plans:
         state = f"{size(plan.size)} to download" if plan.files else "installed"
@@ -106,7 +105,7 @@ def fetch(obj: dict[str, Any], names: tuple[str, ...], revisions: tuple[str, ...
     if not yes and sys.stdin.isatty():
         click.confirm("Download?", default=True, abort=True)
     for plan in missing:
-        record = fetching.fetch(plan, home, network)
+        record = fetching.fetch(plan, home)
         click.echo(f"{plan.name}: installed in {record.folder}")
 
 

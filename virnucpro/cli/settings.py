@@ -40,6 +40,9 @@ def build_settings(
         value = flags.get(flag)
         return config.get(key) if value in (None, "") else value
 
+    def given(*names: str) -> dict[str, Any]:
+        return {name: flags[name] for name in names if flags.get(name) is not None}
+
     for name, least in LEAST.items():
         if (value := flags.get(name)) is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, got {value}")
@@ -66,9 +69,7 @@ def build_settings(
         raise UsageError("--precision fp8 belongs to one stream: leave it or the stages out")
     calling = settings.Calling(
         preset=next((name for name in PRESETS if flags.get(name)), None),
-        min_score=flags.get("min_score"),
-        max_fdr=flags.get("max_fdr"),
-        gzip_fasta=bool(flags.get("gzip_fasta")),
+        **given("min_score", "max_fdr", "gzip_fasta"),
     )
     try:
         _ = calling.thresholds
@@ -80,16 +81,14 @@ def build_settings(
             model_path=model_path,
             home=model_home(config),
             chunk_nt=of("expected_length", "prediction.expected_length"),
-            orf_policy=policy,
             min_length=of("min_length", "prediction.min_length"),
-            sample_n=flags.get("sample_n"),
+            **given("orf_policy", "sample_n"),
         ),
-        inputs=settings.Inputs(paired=bool(flags.get("paired")), reference=flags.get("reference")),
+        inputs=settings.Inputs(**given("paired", "reference")),
         compute=settings.Compute(
             device=of("device", "device.name"),
             fallback_to_cpu=config.get("device.fallback_to_cpu"),
             gpus=gpus,
-            ranks=flags.get("ranks"),
             dtype=precision or embedding_dtype(config),
             threads=of("threads", "prediction.threads"),
             classifier_batch=of("batch_size", "prediction.batch_size"),
@@ -100,21 +99,19 @@ def build_settings(
             dna_tokens=of("dnabert_batch_size", "features.dnabert.batch_size"),
             protein_tokens=of("esm_batch_size", "features.esm.toks_per_batch"),
             loader_workers=of("dataloader_workers", "features.dataloader_workers"),
-            pin_memory=flags.get("pin_memory"),
             packing=not _switch("VIRNUCPRO_DISABLE_PACKING"),
-            dnabert_v2=bool(flags.get("dnabert_v2")),
             v1_attention=bool(flags.get("v1_attention")) or _switch("VIRNUCPRO_V1_ATTENTION"),
-            cache_clear_interval=flags.get("cache_clear_interval", 100),
             worker_timeout=config.get("prediction.worker_timeout"),
+            **given("ranks", "pin_memory", "dnabert_v2", "cache_clear_interval"),
         ),
         calling=calling,
         output=settings.Output(
             keep_intermediate=keep_intermediate,
             resume=resume,
             repair=repair,
-            force=bool(flags.get("force")),
             progress=config.get("progress.enabled") and not flags.get("no_progress"),
             report=not flags.get("no_report"),
+            **given("force"),
         ),
     )
 

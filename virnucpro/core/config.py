@@ -135,13 +135,11 @@ def parse_flag(text: str, name: str) -> bool:
 def default_yaml() -> str:
     """A configuration file with every key, its default and what it does."""
     lines = ["# VirNucPro settings: flags and environment variables go before this file."]
-    open_sections: list[str] = []
     for name, key in KEYS.items():
         *sections, leaf = name.split(".")
         for depth, section in enumerate(sections):
-            if open_sections[depth : depth + 1] != [section]:
-                lines.append("  " * depth + f"{section}:")
-                open_sections = [*open_sections[:depth], section]
+            if (line := "  " * depth + f"{section}:") not in lines:
+                lines.append(line)
         value = "null" if key.default is None else str(key.default).lower()
         words = f"{key.help}: {', '.join(key.choices)}" if key.choices else key.help
         lines.append("  " * len(sections) + f"{leaf}: {value}  # {words}")

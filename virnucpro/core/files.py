@@ -55,23 +55,27 @@ def atomic_write(
             yield file
             file.flush()
             os.fsync(file.fileno())
-        try:
-            if replace:
-                beside.replace(path)
-            else:
-                os.link(beside, path)
-        except FileExistsError:
-            return
-        except OSError as error:
-            if replace or error.errno not in _NO_LINKS_HERE:
-                raise
+        if replace:
             beside.replace(path)
+        else:
+            with suppress(FileExistsError):
+                _link(beside, path)
         fsync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _link(old: Path, new: Path) -> None:
+    """Give a file a second name; where there are no links, another one."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in _NO_LINKS_HERE:
+            raise
+        old.replace(new)
 
 
 def temporary_beside(path: Path) -> Path:

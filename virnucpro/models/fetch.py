@@ -25,6 +25,8 @@ from virnucpro.models import published
 from virnucpro.models.manifest import Manifest, read_manifest, write_manifest
 from virnucpro.models.store import describe_encoder, install_classifier
 
+HUB: str | None = None  # its address; None means huggingface_hub's own
+GITHUB = "https://raw.githubusercontent.com"
 TIMEOUT_S = 30.0
 PAUSE_S = 2.0
 ATTEMPTS = 3
@@ -33,15 +35,6 @@ _CLASSIFIER_BYTES = 6_840_000  # about, to say beforehand
 _MAX_CLASSIFIER_BYTES = 64 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """How to reach the world."""
-
-    offline: bool = False  # never ask the network for anything
-    endpoint: str | None = None  # the hub's address; None means huggingface_hub's own
-    github: str = "https://raw.githubusercontent.com"  # where raw files of repositories lie
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +65,7 @@ class FetchPlan:
 
 
 def plan_fetch(
-    names: list[str], home: Path, revisions: Mapping[str, str], network: Network
+    names: list[str], home: Path, revisions: Mapping[str, str], offline: bool = False
 ) -> list[FetchPlan]:
     """Say what must be downloaded for models or encoders; a model brings its encoders.
 
@@ -89,10 +82,10 @@ def plan_fetch(
         wanted[name] = None
     for name in revisions.keys() - wanted.keys():
         raise ModelError(f"a revision for {name:.200}, which is not fetched")
-    return [_plan(name, home, revisions.get(name), network) for name in wanted]
+    return [_plan(name, home, revisions.get(name), offline) for name in wanted]
 
 
-def _plan(name: str, home: Path, pinned: str | None, network: Network) -> FetchPlan:
+def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan:
     folder = _folder(name, home)
     installed = read_manifest(folder)
     if installed and pinned not in (None, installed.revision):
@@ -105,7 +98,7 @@ def _plan(name: str, home: Path, pinned: str | None, network: Network) -> FetchP
     if installed and not damaged:
         source, revision = installed.source, installed.revision
         return FetchPlan(name, source, revision, installed.licence, (), installed)
-    if network.offline:
+    if offline:
         raise ModelError(
             f"{name} is not installed whole in {home} and offline mode is on "
             "(VIRNUCPRO_OFFLINE or HF_HUB_OFFLINE); `virnucpro models import` takes local files"
@@ -124,7 +117,7 @@ def _plan(name: str, home: Path, pinned: str | None, network: Network) -> FetchP
         raise ModelError(f"{folder}: damaged, and installed from local files; import them again")
     begun = [path.name.partition("@")[2] for path in (home / ".partial").glob(f"{name}@*")]
     revision = installed.revision if installed else pinned or (begun[0] if begun else "main")
-    plan = _ask_hub(name, revision, network)
+    plan = _ask_hub(name, revision)
     offered = {file.name: file for file in plan.files}
     names = damaged or published.needed_files(offered)
     if not names or not {*names, "config.json"} <= offered.keys():
@@ -136,14 +129,13 @@ def _folder(name: str, home: Path) -> Path:
     return home / name if name in published.CLASSIFIERS else home / "encoders" / name
 
 
-def _ask_hub(name: str, revision: str, network: Network) -> FetchPlan:
+def _ask_hub(name: str, revision: str) -> FetchPlan:
     """All files of an encoder's repository."""
     from huggingface_hub import HfApi
 
     known = published.ENCODERS[name]
-    api = HfApi(endpoint=network.endpoint, token=False)
     try:
-        info = api.model_info(
+        info = HfApi(endpoint=HUB, token=False).model_info(
             known.repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S
         )
         commit = str(info.sha)
@@ -167,7 +159,7 @@ def _ask_hub(name: str, revision: str, network: Network) -> FetchPlan:
     return FetchPlan(name, known.repository, commit, licence, files, None)
 
 
-def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
+def fetch(plan: FetchPlan, home: Path) -> Manifest:
     """Download what is missing, check it, and put it in its place.
 
     Raises:
@@ -188,7 +180,7 @@ def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
                 f"{home}: {plan.name} needs {plan.size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
             )
         for file in plan.files:
-            _fetch_file(plan, file, partial / file.name, network)
+            _fetch_file(plan, file, partial / file.name)
             _check(plan, file, partial / file.name)
         installed = _settle(plan, partial, _folder(plan.name, home))
         shutil.rmtree(partial, ignore_errors=True)
@@ -197,13 +189,13 @@ def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
     return installed
 
 
-def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path, network: Network) -> None:
+def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
     from huggingface_hub import hf_hub_download
 
     for attempt in range(1, ATTEMPTS + 1):
         try:
             if plan.name in published.CLASSIFIERS:
-                url = f"{network.github}/{plan.source}/{plan.revision}/{file.name}"
+                url = f"{GITHUB}/{plan.source}/{plan.revision}/{file.name}"
                 path.write_bytes(_download(url))
                 return
             for left in path.parent.rglob("*.incomplete") if not path.exists() else ():
@@ -211,7 +203,7 @@ def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path, network: Network)
                     left.unlink()
             hf_hub_download(
                 plan.source, file.name, revision=plan.revision, local_dir=path.parent, token=False,
-                endpoint=network.endpoint, etag_timeout=TIMEOUT_S,
+                endpoint=HUB, etag_timeout=TIMEOUT_S,
             )  # fmt: skip
             return
         except Exception as error:  # of whichever HTTP library it stands on, or of odd headers

@@ -34,7 +34,6 @@ from virnucpro.core.text import clipped
 # The stage that its warnings are about.
 logger = logging.getLogger("virnucpro.pipeline.prediction")
 
-_ROOT = "archive"  # the folder inside the zip when torch saves to a stream
 _MOST_FLOATS = 4096  # looked for at a time; lists of ours and of the original's are shorter
 
 # what reading a damaged or hostile file may end in
@@ -60,16 +59,14 @@ def write_dna_features(path: Path, embeddings: Embeddings) -> None:
     for seq_id, row in zip(embeddings.seq_ids, embeddings.vectors, strict=True):
         cells[:, 1:] = row.astype(">f8").view(np.uint8).reshape(-1, 8)
         rows += [label, _text(seq_id), mean, cells.tobytes(), b"eu"]
-    _write(path, [_text("nucleotide"), *_list(map(_text, embeddings.seq_ids)),
-                  _text("data"), *_list(rows), *_MARKS])  # fmt: skip
+    _write(path, "nucleotide", embeddings.seq_ids, [*_list(rows), *_MARKS])
 
 
 def write_protein_features(path: Path, embeddings: Embeddings) -> None:
     """Write `{proteins: ids, data: [tensor (d,) float32]}`."""
     vectors, dim = embeddings.vectors, embeddings.vectors.shape[1]
     rows = _tensors(vectors.size, range(0, vectors.size, dim), dim)
-    _write(path, [_text("proteins"), *_list(map(_text, embeddings.seq_ids)),
-                  _text("data"), *_list(rows), *_MARKS], vectors)  # fmt: skip
+    _write(path, "proteins", embeddings.seq_ids, [*_list(rows), *_MARKS], vectors)
 
 
 def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
@@ -81,10 +78,8 @@ def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
         inputs: digest of the files it was made from, kept in a record that torch passes over.
     """
     vectors = embeddings.vectors
-    entries = [_text("ids"), *_list(map(_text, embeddings.seq_ids)),
-               _text("data"), *_tensors(vectors.size, [0], *vectors.shape)]  # fmt: skip
-    others = {"inputs.txt": inputs.encode()}
-    _write(path, entries, vectors, others, path.with_suffix(".tmp"))
+    tensor = _tensors(vectors.size, [0], *vectors.shape)
+    _write(path, "ids", embeddings.seq_ids, tensor, vectors, inputs, path.with_suffix(".tmp"))
 
 
 # Opcodes of pickle's protocol 2; Python's `pickletools` describes each. What 10,000 rows of
@@ -126,19 +121,25 @@ _MARKS = [_text(word) for word in ("version", "1.0", "status", "complete")]
 
 
 def _write(
-    path: Path, entries: Sequence[bytes], vectors: NDArray[np.float32] | None = None,
-    others: Mapping[str, bytes] | None = None, temporary: Path | None = None,
+    path: Path, key: str, ids: Iterable[str], data: Iterable[bytes],
+    vectors: NDArray[np.float32] | None = None, inputs: str = "", temporary: Path | None = None,
 ) -> None:  # fmt: skip
-    """Write a dictionary of pickled keys and values, and the storage of its tensors."""
-    # u: all since the mark, in pairs, go into the dictionary
-    pickled = b"".join((b"\x80\x02}(", *entries, b"u."))
-    records: dict[str, Any] = {"data.pkl": pickled, "version": b"3\n", "byteorder": b"little"}
+    """Write a dictionary of ids and of pickled `data`, and the storage of its tensors."""
+    entries = _text(key), *_list(map(_text, ids)), _text("data"), *data
+    records: dict[str, Any] = {
+        # u: all since the mark, in pairs, go into the dictionary
+        "data.pkl": b"".join((b"\x80\x02}(", *entries, b"u.")),
+        "version": b"3\n",
+        "byteorder": b"little",
+    }
     if vectors is not None:
         records["data/0"] = vectors.astype("<f4").reshape(-1).view(np.uint8)
+    if inputs:
+        records["inputs.txt"] = inputs.encode()
     with atomic_write(path, temporary=temporary) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, content in (records | dict(others or {})).items():
+        for name, content in records.items():
             # a ZipInfo carries a fixed date: same content, same bytes
-            archive.writestr(zipfile.ZipInfo(f"{_ROOT}/{name}"), content)
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
 
 
 def read_dna_features(path: Path) -> Embeddings:
@@ -146,14 +147,15 @@ def read_dna_features(path: Path) -> Embeddings:
     ids, rows = _content(path, "nucleotide", list)
     try:
         labels = [row["label"] for row in rows]
-        vectors = [row["mean_representation"] for row in rows]
-        joined = [np.concatenate(row) if isinstance(row, list) else row for row in vectors]
+        parts = [row["mean_representation"] for row in rows]
+        _see_that_it_holds(path, sum(part.size for row in parts for part in row))
+        vectors = [np.concatenate(row) if isinstance(row, list) else row for row in parts]
     except _UNREADABLE as error:
         problem = f"rows are not mean representations ({clipped(error)})"
         raise DamagedFeaturesError(path, problem) from error
     if labels != ids:
         raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
-    return _checked(path, ids, _stacked(path, joined))
+    return _checked(path, ids, _stacked(path, vectors))
 
 
 def read_protein_features(path: Path) -> Embeddings:
@@ -284,14 +286,18 @@ def _content(path: Path, key: str, kind: type) -> tuple[list[Any], Any]:
     return ids, data
 
 
+def _see_that_it_holds(path: Path, numbers: int) -> None:
+    # a few bytes could name one row many times; no number takes less than two
+    if 2 * numbers > path.stat().st_size:
+        raise DamagedFeaturesError(path, "holds less than its rows claim")
+
+
 def _stacked(path: Path, rows: Sequence[Any]) -> NDArray[np.float32]:
     shapes: set[tuple[int, ...]] = {getattr(row, "shape", ()) for row in rows} or {(0,)}
     shape = shapes.pop()
     if shapes or len(shape) != 1:
         raise DamagedFeaturesError(path, "rows are not vectors of one width")
-    # each row takes its part of the file: a few bytes could name one row many times
-    if 2 * len(rows) * shape[0] > path.stat().st_size:
-        raise DamagedFeaturesError(path, "holds less than its rows claim")
+    _see_that_it_holds(path, len(rows) * shape[0])
     vectors = np.empty((len(rows), *shape), dtype=np.float32)
     for number, row in enumerate(rows):
         vectors[number] = row

@@ -50,12 +50,7 @@ class SplitFile:
 
 
 class EmbedTask:
-    """Turns split files into files of vectors; the unit's result is its rows and tokens.
-
-    Raises:
-        InputError: from `prepare`: not FASTA, or an id occurs twice.
-        OutputError: from `run`: the file could not be written.
-    """
+    """Turns split files into files of vectors; the unit's result is its rows and tokens."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -65,7 +60,7 @@ class EmbedTask:
         self._embedder.load()
 
     def prepare(self, unit: SplitFile) -> tuple[SplitFile, list[str], Any]:
-        """Read and tokenise a split file."""
+        """Read and tokenise a split file; an `InputError` where an id occurs twice."""
         names: list[str] = []
         sequences: list[bytes] = []
         for name, sequence in read_fasta(unit.input_file):

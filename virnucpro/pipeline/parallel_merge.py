@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
@@ -23,6 +22,7 @@ logger = logging.getLogger("virnucpro.pipeline.merge")
 
 FilePair = tuple[Path, Path, Path]  # nucleotide features, protein features, merged output
 FailedPair = tuple[Path, Path, str]  # nucleotide features, protein features, reason
+Merged = Path | str  # the merged file, or why there is none
 
 # below this, merging takes less time than starting processes
 WORTH_PROCESSES_BYTES = 128 << 20
@@ -30,55 +30,39 @@ WORTH_PROCESSES_BYTES = 128 << 20
 _FEATURE_SUFFIX = re.compile(r"_(DNABERT_S|DNABERT|ESM)$")
 
 
-@dataclass(frozen=True, slots=True)
-class MergeOutcome:
-    """What became of one pair.
-
-    Attributes:
-        output: the merged file, or None.
-        reason: why there is none.
-        error: set where that is no fault of this pair, such as a full disk.
-        log: lines to be logged by the parent.
-    """
-
-    output: Path | None
-    reason: str = ""
-    error: OutputError | None = None
-    log: tuple[LogLine, ...] = ()
-
-
 def merge_file_pair_worker(file_pair: FilePair) -> Path | None:
     """Merge one pair (nucleotide, protein, output); None if that failed, with a log line."""
-    return _merge(file_pair).output
+    try:
+        merged = _merge(file_pair)
+    except OutputError as error:
+        logger.error("Unexpected error in merge: %s", error)
+        return None
+    return merged if isinstance(merged, Path) else None
 
 
-def merge_batch_worker(file_pair_batch: Sequence[FilePair]) -> list[MergeOutcome]:
-    """Merge a few pairs in a worker process; log lines travel with the outcomes."""
-    outcomes = []
-    for file_pair in file_pair_batch:
-        with captured_logs() as lines:
-            outcome = _merge(file_pair)
-        outcomes.append(replace(outcome, log=tuple(lines)))
-    return outcomes
+def merge_batch_worker(file_pair_batch: Sequence[FilePair]) -> tuple[list[Merged], list[LogLine]]:
+    """Merge a few pairs in a worker process; its log lines are written by the parent."""
+    with captured_logs() as lines:
+        return [_merge(file_pair) for file_pair in file_pair_batch], lines
 
 
-def _merge(file_pair: FilePair) -> MergeOutcome:
+def _merge(file_pair: FilePair) -> Merged:
+    """Merge one pair; an `OutputError`, such as a full disk, is no fault of the pair."""
     # once per process, and never in a parent that only hands out work
     from virnucpro.pipeline.features import merge_features
 
-    stops: OutputError | None = None
     try:
-        return MergeOutcome(merge_features(*file_pair))
+        return merge_features(*file_pair)
+    except OutputError:
+        raise
     except FileNotFoundError as error:
         reason = f"File not found: {error.filename}"
-    except OutputError as error:
-        stops, reason = error, f"Unexpected error in merge: {error}"
     except RuntimeError as error:
         reason = f"Failed to load tensors: {error}"
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
         reason = f"Unexpected error in merge: {error}"
     logger.error("%s", reason)
-    return MergeOutcome(None, reason, stops)
+    return reason
 
 
 def get_optimal_settings(
@@ -153,14 +137,10 @@ def parallel_merge_with_progress(
     with progress.create_file_bar(len(file_pairs), desc="Merging features") as bar:
         outcomes = _outcomes(file_pairs, num_workers, chunksize)
         for (nuc, pro, _), outcome in zip(file_pairs, outcomes, strict=True):
-            for line in outcome.log:
-                line.replay()
-            if outcome.error is not None:
-                raise outcome.error
-            if outcome.output is None:
-                failed_pairs.append(_failure(nuc, pro, outcome.reason))
+            if isinstance(outcome, str):
+                failed_pairs.append(_failure(nuc, pro, outcome))
             else:
-                merged_files.append(outcome.output)
+                merged_files.append(outcome)
             merged, failed = len(merged_files), len(failed_pairs)
             bar.update(1, merged=merged, failed=failed)
     if failed_pairs:
@@ -211,9 +191,7 @@ def _failure(nuc: Path, pro: Path, reason: str) -> FailedPair:
     return nuc, pro, f"Merge failed for {nuc.name}: {reason}"
 
 
-def _outcomes(
-    file_pairs: Sequence[FilePair], num_workers: int, chunksize: int
-) -> Iterator[MergeOutcome]:
+def _outcomes(file_pairs: Sequence[FilePair], num_workers: int, chunksize: int) -> Iterator[Merged]:
     if num_workers < 2:
         yield from map(_merge, file_pairs)
         return
@@ -226,5 +204,7 @@ def _outcomes(
     with children_ignore_interrupts():
         pool = ctx.Pool(num_workers)
     with ending(pool):
-        for outcomes in map_in_order(pool, merge_batch_worker, [batches]):
+        for outcomes, lines in map_in_order(pool, merge_batch_worker, [batches]):
+            for line in lines:
+                line.replay()
             yield from outcomes

@@ -43,9 +43,6 @@ def translate_blocks(
 
     Yields:
         Per block, in order: its key, its chunks, their ORFs.
-
-    Raises:
-        ValueError: num_workers is below 1.
     """
     workers = usable_cpus() if num_workers is None else num_workers
     if workers < 1:

@@ -73,13 +73,7 @@ class PersistentWorkerPool(Workers):
 
 @dataclass(slots=True)
 class QueueResult:
-    """What became of split files.
-
-    Attributes:
-        failed: those without an output, each with its reason.
-        tokens: tokens embedded.
-        engine: what the engine says of itself; empty where nothing was embedded.
-    """
+    """What became of split files; `engine` is what the engine says of itself."""
 
     failed: dict[SplitFile, str] = field(default_factory=dict)
     tokens: int = 0
@@ -87,31 +81,24 @@ class QueueResult:
 
 
 class BatchQueueManager:
-    """Hands split files to workers on the devices of this machine.
-
-    On a single CPU the same work is done in this process.
+    """Hands split files to workers.
 
     Args:
-        devices: `cpu`, or `cuda:N` for each GPU; one worker each.
-        use_persistent_pool: workers that stay, with their encoders, until their owner closes
-            them; None starts workers anew in each `process`.
-        threads, cache_clear_interval, worker_timeout: as for `PersistentWorkerPool`.
+        executor: ends with each `process`; None means this process, on the CPU.
+        use_persistent_pool: takes its place, and stays, with its encoders, until its owner
+            closes it.
         progress: shows a bar over the ORFs.
     """
 
     def __init__(
         self,
-        devices: Sequence[str] = ("cpu",),
+        executor: Executor | None = None,
         *,
         use_persistent_pool: PersistentWorkerPool | None = None,
-        threads: int | None = None,
-        cache_clear_interval: int = 100,
-        worker_timeout: float = 900.0,
         progress: ProgressReporter | None = None,
     ) -> None:
-        self.devices, self.progress = devices, progress or ProgressReporter(enabled=False)
-        self._pool, self._threads = use_persistent_pool, threads or usable_cpus()
-        self._interval, self._timeout = cache_clear_interval, worker_timeout
+        self._pool, self._executor = use_persistent_pool, executor or InProcess("cpu")
+        self.progress = progress or ProgressReporter(enabled=False)
 
     def process(
         self,
@@ -126,17 +113,15 @@ class BatchQueueManager:
         Args:
             job: the encoder, and how it runs.
             files: units of work.
-            rows: sequences of all files, for the progress bar; None if that is not known.
+            rows: sequences of all files, for the progress bar.
             on_done: called in this process as soon as a file's output is in place.
             desc: title of the progress bar.
 
         Raises:
-            ModelError: the weights are missing or damaged, so that no file could succeed.
-            DeviceError: the same for the device.
-            OutputError: an output cannot be written.
+            VirNucProError: no file could succeed: no weights, no device, no room for outputs.
         """
         result = QueueResult()
-        executor = self._pool or self._executor(len(files))
+        executor = self._pool or self._executor
         try:
             with self.progress.create_file_bar(rows, desc, "ORFs") as bar:
                 for outcome in executor.run(job, enumerate(files), bar.update):
@@ -152,12 +137,3 @@ class BatchQueueManager:
             if self._pool is None:
                 executor.close()
         return result
-
-    def _executor(self, files: int) -> Executor:
-        if tuple(self.devices) == ("cpu",):
-            return InProcess("cpu", self._threads, self._interval)
-        return PersistentWorkerPool(
-            max(1, min(len(self.devices), files)), "queue", devices=self.devices,
-            threads=self._threads, cache_clear_interval=self._interval,
-            worker_timeout=self._timeout,
-        )  # fmt: skip

@@ -36,13 +36,8 @@ def map_in_order(
 ) -> Iterator[Result]:
     """Results of `work`, in task order, with at most two windows of tasks in memory.
 
-    Args:
-        pool: started inside `children_ignore_interrupts`, used inside `ending`.
-        work: a top-level function.
-        windows: tasks in groups; the next group is read while the last one is worked on.
-
-    Yields:
-        One result a task. Exceptions of `work` and of `windows` come out here.
+    Exceptions of `work` and of `windows` come out here. The pool is started inside
+    `children_ignore_interrupts`, and used inside `ending`; `work` is a top-level function.
     """
     at_start = _pids(pool)
     is_lost = False

@@ -28,11 +28,14 @@ from virnucpro.pipeline.feature_files import (
     write_dna_features,
     write_protein_features,
 )
+from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.final_tables import table_paths, write_final_tables
 from virnucpro.pipeline.input_pass import input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
+from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.output_dir import check_free, remove_intermediates, working_in
 from virnucpro.pipeline.paths import default_output_dir
+from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.precision import refuse_fp8, try_fp8
 from virnucpro.pipeline.run import (
     CALLS,
@@ -58,7 +61,6 @@ from virnucpro.sequences.read_log import ReadLog
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
-    from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -288,16 +290,9 @@ def _score_staged(
     if not todo:
         return {}
     with ExitStack() as stack:
-        pool = None
-        if persistent_models:
-            from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-
-            pool = PersistentWorkerPool(
-                len(compute.devices), run.model.name, devices=compute.devices, threads=run.threads,
-                cache_clear_interval=compute.cache_clear_interval,
-                worker_timeout=compute.worker_timeout,
-            )  # fmt: skip
-            stack.enter_context(pool).create_pool()
+        pool = stack.enter_context(_workers(run)) if persistent_models else None
+        if pool is not None:
+            pool.create_pool()
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
         with run.report.stage("dna_features") as counts:
             if use_v2 and compute.dnabert_v2:
@@ -324,9 +319,6 @@ def _file_wise(
     pool: PersistentWorkerPool | None, failures: dict[int, str],
 ) -> dict[str, int]:  # fmt: skip
     """v1: one split file after another goes to a worker on each device, in padded batches."""
-    from virnucpro.pipeline.features import EmbedJob, SplitFile
-    from virnucpro.pipeline.persistent_pool import BatchQueueManager
-
     paths, compute = run.paths, run.settings.compute
     options = EmbeddingOptions(
         engine="padded", dtype=compute.dtype, token_budget=_budget(run, slot)
@@ -340,10 +332,12 @@ def _file_wise(
         if not _is_done(run, slot, n, "file-wise")
     }
     run.claim(*(file.output_file for file in files))
-    queue = BatchQueueManager(compute.devices, use_persistent_pool=pool, threads=run.threads,
-        cache_clear_interval=compute.cache_clear_interval,
-        worker_timeout=compute.worker_timeout, progress=run.reporter,
-    )  # fmt: skip
+    own: Executor
+    if compute.devices == ("cpu",):
+        own = InProcess("cpu", run.threads, compute.cache_clear_interval)
+    else:
+        own = _workers(run)
+    queue = BatchQueueManager(own, use_persistent_pool=pool, progress=run.reporter)
     result = queue.process(
         job, list(files), sum(sizes[n - 1] for n in files.values()),
         lambda file: _commit(run, slot, files[file], "file-wise"), TITLES[slot],
@@ -361,8 +355,6 @@ def _packed(
     config: RuntimeConfig | None,
 ) -> dict[str, int]:  # fmt: skip
     """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
-    from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
-
     paths, compute = run.paths, run.settings.compute
     config = config or RuntimeConfig()
     config = replace(config, checkpoint_dir=config.checkpoint_dir or paths.checkpoints)
@@ -439,6 +431,14 @@ def _stream_h5_to_pt_files(
         written.append(output_dir / f"{name}_ESM.pt")
         write_protein_features(written[-1], vectors)
     return written
+
+
+def _workers(run: Run) -> PersistentWorkerPool:
+    compute = run.settings.compute
+    return PersistentWorkerPool(
+        len(compute.devices), run.model.name, devices=compute.devices, threads=run.threads,
+        cache_clear_interval=compute.cache_clear_interval, worker_timeout=compute.worker_timeout,
+    )  # fmt: skip
 
 
 def _is_done(run: Run, slot: Slot, number: int, how: str) -> bool:

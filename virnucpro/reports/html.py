@@ -105,22 +105,14 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
 def _data(run: dict[str, Any], summary: Summary, output_dir: Path) -> dict[str, Any]:
     """What the page's script reads: rows as one list a column, figures, tracks and regions.
 
-    Numbers are -1 where there is none; starts of windows are differences, as windows follow
-    each other.
+    Numbers are -1 where there is none.
     """
     rows, samples, statuses = summary.top, list(summary.samples), list(summary.statuses)
     places = [{name: at for at, name in enumerate(names)} for names in (samples, statuses, CALLS)]
     sample_of, status_of, call_of = places
     chosen = choose_tracks(rows)
     chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
-    tracks = []
-    for track in read_tracks(read_chunk_rows(chunks) if chunks.exists() else (), chosen):
-        frames = list(dict.fromkeys(frame for *_, frame in track.windows))
-        flat, before = [], 0
-        for start, end, score, frame in track.windows:
-            flat += [start - before, end - start, score, frames.index(frame)]
-            before = start
-        tracks.append({"row": track.row, "joined": track.joined, "frames": frames, "windows": flat})
+    tracks = read_tracks(read_chunk_rows(chunks) if chunks.exists() else (), chosen)
     regions: dict[int, list[tuple[int, int]]] = {}
     for key, start, end in read_region_rows(table) if table.exists() else ():
         if key in chosen:

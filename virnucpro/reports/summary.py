@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any
 
 from virnucpro.reports.tables import CallRow, ChunkRow
 
@@ -101,15 +102,6 @@ def summarise(rows: Iterable[CallRow], most_rows: int = MOST_ROWS) -> Summary:
     return summary
 
 
-class Track(NamedTuple):
-    """Scores along one contig."""
-
-    row: int  # its place among the rows shown
-    # Start, end (nt, 0-based, end excluded), score in thousandths (-1: not scored) and frame.
-    windows: list[tuple[int, int, int, str]]
-    joined: int  # chunks in one window; above 1 where the contig has too many to draw each
-
-
 Chosen = dict[tuple[str, str], int]  # the row of each contig, by its sample and id
 
 
@@ -133,19 +125,28 @@ def choose_tracks(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> Ch
     return chosen
 
 
-def read_tracks(chunks: Iterable[ChunkRow], chosen: Chosen) -> list[Track]:
-    """The tracks of the chosen contigs, in the order of the rows; holds those only."""
+def read_tracks(chunks: Iterable[ChunkRow], chosen: Chosen) -> list[dict[str, Any]]:
+    """Scores along the chosen contigs, in the order of the rows, as the page reads them.
+
+    A track has its row; `joined`, the chunks in one window, above 1 where the contig has too many
+    to draw each; the frames that occur; and four numbers for each window: start after the start
+    of the one before, length (nt), score in thousandths (-1: not scored), and frame by its place.
+    """
     tracks = []
     for key, group in groupby(chunks, key=lambda chunk: chunk.key):
         if key not in chosen:
             continue
-        own, windows = list(group), []
+        own, frames, windows, before = list(group), dict[str, int](), list[int](), 0
         joined = -(-len(own) // MOST_PER_CONTIG)
         for first in range(0, len(own), joined):
             window = own[first : first + joined]
             scored = [(c.p_virus, c.frame) for c in window if c.p_virus is not None]
             p_virus, frame = max(scored, key=lambda pair: pair[0], default=(None, ""))
             score = -1 if p_virus is None else round(p_virus * SCORE_STEPS)
-            windows.append((window[0].start, window[-1].end, score, frame))
-        tracks.append(Track(chosen[key], windows, joined))
-    return sorted(tracks, key=lambda track: track.row)
+            start, end = window[0].start, window[-1].end
+            place = frames.setdefault(frame, len(frames))
+            windows += [start - before, end - start, score, place]
+            before = start
+        about = {"row": chosen[key], "joined": joined, "frames": [*frames], "windows": windows}
+        tracks.append(about)
+    return sorted(tracks, key=itemgetter("row"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
+from typing import Any
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.progress import ProgressReporter
@@ -28,23 +29,21 @@ def evaluate(
         labels, ids, rows = zip(*corpus.records(), strict=True)
         name = panel.decoys.name.split(".")[0]
         decoys.append((name, [0] * len(ids), labels, ids, *scorer.calls(rows)))
-    start, parts = time.monotonic(), list[Part]()
-    drawn = dev_windows(split_by_target(sets), drawing) if drawing else []
-    counts = [len(w.labels) for w in drawn] if drawing else [len(c.ids) for c in sets.values()]
-    count = sum(counts)
+    start, parts, held = time.monotonic(), list[Part](), list[Any]()
+    for w in dev_windows(split_by_target(sets), drawing) if drawing else ():
+        n = len(w.labels)
+        held.append((w.name, [w.length_nt] * n, w.labels, w.records or ("",) * n, w.bases))
+    for name, corpus in () if drawing else sets.items():
+        labels, ids, rows = zip(*corpus.records(), strict=True)
+        lengths = [max(c for c in LENGTH_CLASSES if c <= len(row)) for row in rows]
+        held.append((name, lengths, labels, ids, rows))
+    count = sum(len(labels) for _, _, labels, _, _ in held)
     if not count:
         raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
     unit = "windows" if drawing else "records"
     with progress.create_file_bar(count, desc="Scoring", unit=unit) as bar:
-        for w in drawn:
-            n = len(w.labels)
-            ids = w.records or ("",) * n
-            parts.append((w.name, [w.length_nt] * n, w.labels, ids, *scorer.calls(w.bases)))
-            bar.update(n)
-        for name, corpus in sets.items() if drawing is None else ():
-            labels, ids, rows = zip(*corpus.records(), strict=True)
-            lengths = [max(c for c in LENGTH_CLASSES if c <= len(row)) for row in rows]
-            parts.append((name, lengths, labels, ids, *scorer.calls(rows)))
+        for *said, rows in held:
+            parts.append((*said, *scorer.calls(rows)))
             bar.update(len(rows))
     seconds = time.monotonic() - start
     logger.info("scored %d sequences in %.1f s", count, seconds)

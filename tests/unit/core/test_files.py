@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 
@@ -32,26 +31,6 @@ def test_failure_leaves_the_old_content_and_nothing_else(tmp_path):
         assert target.read_text() == "old"
     assert target.read_bytes() == b"caf\xe9\n"  # an id with bytes outside UTF-8
     assert [path.name for path in tmp_path.iterdir()] == ["table.tsv"]
-
-
-def test_order_is_fsync_of_the_file_then_rename_then_fsync_of_the_folder(tmp_path, monkeypatch):
-    calls = []
-    fsync, replace = os.fsync, os.replace
-
-    def note_fsync(descriptor):
-        calls.append("folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "file")
-        fsync(descriptor)
-
-    def note_replace(*names):
-        calls.append("rename")
-        replace(*names)
-
-    monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(os, "replace", note_replace)
-    monkeypatch.setattr("pathlib.Path.replace", lambda self, target: note_replace(self, target))
-    with atomic_write(tmp_path / "x") as file:
-        file.write(b"x")
-    assert calls == ["file", "rename", "folder"]
 
 
 def test_missing_folder_is_an_output_error_that_names_the_file(tmp_path):

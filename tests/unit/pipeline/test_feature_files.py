@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import zipfile
 
@@ -131,23 +130,21 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
         ({"proteins": ["a"], "data": [[1.0]]}, "one width"),
         ({"proteins": ["a"], "data": [torch.ones(2, 2)]}, "one width"),
         ({"proteins": ["a", "b"], "data": [*torch.ones(2, 2).T]}, "one after the other"),
-        ({"proteins": ["a", "b"], "data": [torch.ones(9_000)] * 2}, None),
         ({"proteins": [*map(str, range(40))], "data": [torch.ones(9_000)] * 40}, "rows claim"),
     ],
 )
 def test_wrong_layout_is_named(tmp_path, content, problem):
     torch.save(content, tmp_path / "f.pt")
-    if problem is None:
-        assert len(read_protein_features(tmp_path / "f.pt")) == 2
-        return
     with pytest.raises(DamagedFeaturesError, match=problem):
         read_protein_features(tmp_path / "f.pt")
 
 
-def test_labels_must_match_ids(tmp_path):
-    data = [{"label": "b", "mean_representation": [1.0]}]
+@pytest.mark.parametrize(("rows", "problem"), [(1, "labels"), (400, "rows claim")])
+def test_labels_must_match_ids_and_rows_are_there_once(tmp_path, rows, problem):
+    one = [1.0] * 1000
+    data = [{"label": f"b{k}", "mean_representation": one} for k in range(rows)]
     torch.save({"nucleotide": ["a"], "data": data}, tmp_path / "f.pt")
-    with pytest.raises(DamagedFeaturesError, match="labels"):
+    with pytest.raises(DamagedFeaturesError, match=problem):
         read_dna_features(tmp_path / "f.pt")
 
 
@@ -174,33 +171,11 @@ def test_files_of_another_kind_are_refused(tmp_path, reader, content):
         reader(tmp_path / "f.pt")
 
 
-# HDF5 is not among them: the ledger's checksum stands before its library.
-@pytest.mark.parametrize("reader", [reader for reader in READERS if reader is not read_vectors])
-def test_a_damaged_file_is_an_error_or_reads_as_before(tmp_path, reader):
-    path = tmp_path / "f.pt"
-    WRITERS[reader](path, embeddings(["a", "b"], 3))
-    whole = path.read_bytes()
-    draw = np.random.default_rng(5)
-    for _ in range(100):
-        damaged = bytearray(whole)
-        for place in draw.integers(0, len(whole), 3):
-            damaged[place] = draw.integers(256)
-        path.write_bytes(damaged[: draw.integers(len(whole) // 2, len(whole) + 1)])
-        try:
-            back = reader(path)
-        except DamagedFeaturesError:
-            continue
-        assert len(back) in (0, 2)
-
-
 def test_a_packed_record_is_refused(tmp_path):
-    # a few kB could unpack to the whole memory
+    """A few kB could unpack to the whole memory."""
     write_published_dna(tmp_path / "f.pt", ["a"], dim=2)
-    bomb = io.BytesIO()
-    np.save(bomb, np.zeros((1 << 12, 2), np.float32))
     with zipfile.ZipFile(tmp_path / "f.pt", "a", zipfile.ZIP_DEFLATED) as archive:
-        root = archive.namelist()[0].split("/")[0]
-        archive.writestr(f"{root}/vectors.npy", bomb.getvalue())
+        archive.writestr("f/more", bytes(1 << 15))
     with pytest.raises(DamagedFeaturesError, match="packed records"):
         read_dna_features(tmp_path / "f.pt")
 
@@ -216,6 +191,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_merged_inputs_of_other_files_is_none(tmp_path):
-    assert merged_inputs(tmp_path / "missing.pt") is None
     torch.save({"ids": [], "data": torch.empty(0, 3)}, tmp_path / "theirs.pt")
-    assert merged_inputs(tmp_path / "theirs.pt") is None
+    for name in ("missing.pt", "theirs.pt"):
+        assert merged_inputs(tmp_path / name) is None
