@@ -183,21 +183,13 @@ def _gelu_product(  # type: ignore[no-untyped-def]
 
 
 class Sight(NamedTuple):
-    """Who sees whom in packed tokens; positions by rotary angles or by ALiBi.
+    """Who sees whom in packed tokens; positions by rotary angles or by ALiBi."""
 
-    Attributes:
-        bounds: shape (n + 1,), int32: where each sequence starts.
-        tiles: shape (m, 2), int32; see `tiles_of`.
-        heads: attention heads, each d wide.
-        turns: cosines, then sines of the first positions, (longest, d), float32; None for ALiBi.
-        slopes: of ALiBi, one a head, (heads,), float32; None for rotary angles.
-    """
-
-    bounds: Tensor
-    tiles: Tensor
-    heads: int
-    turns: Tensor | None
-    slopes: Tensor | None
+    bounds: Tensor  # (n + 1,), int32: where each sequence starts
+    tiles: Tensor  # (m, 2), int32; see `tiles_of`
+    heads: int  # each d wide
+    turns: Tensor | None  # cosines, then sines of the first positions, (longest, d), float32
+    slopes: Tensor | None  # of ALiBi, one a head, (heads,), float32
 
 
 class Quantised(NamedTuple):

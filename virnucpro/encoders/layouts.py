@@ -79,17 +79,15 @@ def varlen_attn(*arguments: Any) -> Any:
 class PackedLayout(Layout):
     """Sequences end to end. Nothing but CUDA in float16 or bfloat16 has the kernel for it.
 
-    Attributes:
-        cu_seqlens: shape (n + 1,), int32: where each sequence starts.
-        segments: shape (T,), int64: which sequence a token belongs to.
-        max_length: no sequence has more tokens; may be rounded up.
+    Shapes may be fixed for compilation: extra sequences of no tokens at the end are rows of
+    zeros, and a last sequence of padding is a row to drop. Neither touches another row.
     """
 
     backend: ClassVar[str] = "varlen"
     tokens: Tensor
-    cu_seqlens: Tensor
-    segments: Tensor
-    max_length: int
+    cu_seqlens: Tensor  # (n + 1,), int32: where each sequence starts
+    segments: Tensor  # (T,), int64: which sequence a token belongs to
+    max_length: int  # no sequence has more tokens; may be rounded up
 
     @classmethod
     def of(cls, batch: PackedBatch) -> PackedLayout:
@@ -134,14 +132,10 @@ class PackedLayout(Layout):
 
 @dataclass(frozen=True)
 class TiledLayout(PackedLayout):
-    """A packed layout for the Triton kernels, which want to know where programs begin.
-
-    Attributes:
-        tiles: shape (m, 2), int32; see `tiles_of`.
-    """
+    """A packed layout for the Triton kernels, which want to know where programs begin."""
 
     backend: ClassVar[str] = "triton"
-    tiles: Tensor
+    tiles: Tensor  # (m, 2), int32; see `tiles_of`
 
     @classmethod
     def of(cls, batch: PackedBatch | PaddedBatch, pad_id: int) -> TiledLayout:  # type: ignore[override]
@@ -160,18 +154,13 @@ class RectangleLayout(Layout):
 
     A rectangle is a view of the flat list, so attention copies nothing to get at it, and the
     padding is what rounding up a length costs. Rows of length 0 are allowed and harmless.
-
-    Attributes:
-        lengths: shape (rows,), int64: real tokens in each row.
-        order: shape (n,), int64: the row of each sequence of the batch.
-        shapes: (rows, width) of each rectangle.
     """
 
     backend: ClassVar[str] = "sdpa"
-    tokens: Tensor
-    lengths: Tensor
-    order: Tensor
-    shapes: tuple[tuple[int, int], ...]
+    tokens: Tensor  # padded on the right in each row
+    lengths: Tensor  # (rows,), int64: real tokens in each row
+    order: Tensor  # (n,), int64: the row of each sequence of the batch
+    shapes: tuple[tuple[int, int], ...]  # rows and width of each rectangle
 
     @classmethod
     def of(cls, batch: PaddedBatch | PackedBatch, pad_id: int) -> RectangleLayout:

@@ -71,21 +71,13 @@ def check_encoder(spec: EncoderSpec) -> None:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a publisher calls our tensors.
+    """How a publisher calls our tensors; modules are published ones -> ours."""
 
-    Attributes:
-        prefix: regular expression of what may stand before every name.
-        whole: published module -> our module, outside the layers.
-        layer: regular expression of a layer with one group, its number.
-        inner: published module -> our module, inside a layer; `qkv/0` is the first third.
-        ignored: regular expression of tensors that inference does not need.
-    """
-
-    prefix: str
-    whole: Mapping[str, str]
-    layer: str
-    inner: Mapping[str, str]
-    ignored: str
+    prefix: str  # regular expression of what may stand before every name
+    whole: Mapping[str, str]  # modules outside the layers
+    layer: str  # regular expression of a layer with one group, its number
+    inner: Mapping[str, str]  # modules inside a layer; `qkv/0` is the first third
+    ignored: str  # regular expression of tensors that inference does not need
 
     def ours(self, name: str) -> str | None:
         """Our name of a published tensor (`layers.3.qkv.weight/1`); None if it is unknown."""
@@ -176,9 +168,7 @@ class _Unfilled(TorchFunctionMode):
 class _Opened:
     """A published network on the meta device, and the published name of each of its tensors.
 
-    Attributes:
-        network: built from the sizes that tensors and configuration agree on.
-        names: our slot (`layers.3.qkv.weight/1`) -> published name.
+    `names` has it by our slot, such as `layers.3.qkv.weight/1`.
     """
 
     def __init__(self, spec: EncoderSpec) -> None:

@@ -27,16 +27,10 @@ _PICKLED = (".bin", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors of one model, not yet read.
+    """Named tensors of one model, not yet read."""
 
-    Attributes:
-        source: file or directory they come from.
-        config: what the publisher says about the network; empty if nothing.
-        shapes: shape of each tensor.
-    """
-
-    source: Path
-    config: dict[str, Any]
+    source: Path  # file or directory they come from
+    config: dict[str, Any]  # what the publisher says about the network; empty if nothing
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _readers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
 

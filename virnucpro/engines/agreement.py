@@ -6,7 +6,7 @@ nothing of another's: the sample is of the user's own.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,21 +21,11 @@ LARGEST_DIFFERENCE = 0.02  # of a probability
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What became of the scores of a sample.
-
-    Attributes:
-        sequences: how many there were.
-        labels_agree: share of equal labels, at most 1.
-        largest_difference: of a probability, at most 1.
-    """
+    """What became of the scores of a sample."""
 
     sequences: int
-    labels_agree: float
-    largest_difference: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every field, JSON-able."""
-        return asdict(self)
+    labels_agree: float  # share, at most 1
+    largest_difference: float  # of a probability
 
 
 def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> Agreement:

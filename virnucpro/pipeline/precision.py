@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,4 +112,4 @@ def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -
     if not isinstance(outcome, Done):
         raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
     exact, fast = outcome.result
-    return agreement(exact, fast).as_dict()
+    return asdict(agreement(exact, fast))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ EXACT = np.linspace(0, 1, 2_000, dtype=np.float32)
 
 def test_scores_that_hardly_move_are_trusted_and_told():
     found = agreement(EXACT, EXACT + 0.0004)
-    assert found.as_dict() == {
+    assert asdict(found) == {
         "sequences": 2_000,
         "labels_agree": pytest.approx(0.9995),
         "largest_difference": pytest.approx(0.0004, abs=1e-6),

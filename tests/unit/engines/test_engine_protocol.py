@@ -24,9 +24,8 @@ def kind(request):
 
 
 def engine_of(kind, encoder, budget=64, **options):
-    return make_engine(
-        kind, encoder, device=CPU, token_budget=budget, options=EngineOptions(**options)
-    )
+    options = EngineOptions(token_budget=budget, **options)
+    return make_engine(kind, encoder, device=CPU, options=options)
 
 
 def assert_embeds(engine, encoder, items):
