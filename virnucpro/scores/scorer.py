@@ -63,10 +63,14 @@ class LoadedModels:
     ) -> None:
         self.device, self.threads = device, threads
         self._interval, self._units = cache_clear_interval, 0
-        self.loads = 0  # encoders loaded so far
         self._encoders: dict[tuple[EncoderSpec, torch.dtype, bool], Encoder] = {}
         self._engines: dict[tuple[EncoderSpec, EmbeddingOptions], Engine] = {}
         self._classifiers: dict[str, Classifier] = {}
+
+    @property
+    def loads(self) -> int:
+        """Encoders loaded so far."""
+        return len(self._encoders)
 
     @property
     def is_single_threaded(self) -> bool:
@@ -132,7 +136,6 @@ class LoadedModels:
                 with torch.cuda.device(device):
                     prove_backend(encoder)
             self._encoders[key] = encoder
-            self.loads += 1
         return self._encoders[key]
 
     def classifier(self, model: ModelSpec) -> Classifier:

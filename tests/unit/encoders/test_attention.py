@@ -18,7 +18,6 @@ from virnucpro.engines.plans import collate_packed, collate_padded
 from virnucpro.models.specs import Esm2Shape
 
 LENGTHS = [5, 1, 140, 8, 9, 8, 300, 1022, 2]
-CPU = torch.device("cpu")
 
 
 def varlen_by_hand(q, k, v, bounds, _, longest, __):
@@ -170,11 +169,6 @@ def test_layouts_move_whole():
         assert type(moved) is type(layout)
         assert moved.tokens.device.type == "meta"
         assert layout.tokens.device.type == "cpu"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_cpu_always_uses_sdpa(dtype):
-    assert choose_backend(CPU, dtype, 64, alibi=False) == "sdpa"
 
 
 @pytest.mark.parametrize(

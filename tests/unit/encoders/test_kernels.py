@@ -109,13 +109,6 @@ def test_our_kernels_are_chosen_on_hopper_in_16_bits_only(
     assert choose_backend(CPU, dtype, head_dim, alibi) == "sdpa"
 
 
-def test_without_triton_pytorch_serves(monkeypatch):
-    monkeypatch.setattr(kernels, "triton", None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    assert choose_backend(CUDA, torch.float16, 64, alibi=False) == "varlen"
-    assert choose_backend(CUDA, torch.float16, 64, alibi=True) == "sdpa"
-
-
 def test_kernels_that_hold_are_used(encoder, installed):
     assert prove_backend(encoder) == "triton"
     assert encoder.forced_backend is None
