@@ -134,10 +134,10 @@ def test_rescue_switches_give_the_same_calls(call, undisturbed, tmp_path, layout
     ("stage", "unfinished"),
     [
         ("staged.write_fasta", "reading"),
-        ("parallel_merge.parallel_merge_with_progress", "merging"),
+        ("staged.parallel_merge_with_progress", "merging"),
         ("prediction.classify", "prediction"),
         ("prediction.scored_shards", "scoring"),
-        ("final_tables.write_final_tables", "tables"),
+        ("prediction.write_final_tables", "tables"),
     ],
 )
 def test_resume_after_a_failure_in_any_stage(call, undisturbed, tmp_path, stage, unfinished):

@@ -153,7 +153,7 @@ def predict(
     if persistent_models:
         logger.info("Using persistent model loading - models will remain in GPU memory")
     from virnucpro.pipeline import prediction  # looked up when called; torch loads behind it
-    from virnucpro.pipeline.paths import default_output_dir
+    from virnucpro.pipeline.output_dir import default_output_dir
 
     out = output_dir or default_output_dir(input_files)
     runtime_config = None

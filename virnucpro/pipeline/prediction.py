@@ -33,8 +33,12 @@ from virnucpro.pipeline.final_tables import table_paths, write_final_tables
 from virnucpro.pipeline.input_pass import input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
-from virnucpro.pipeline.output_dir import check_free, remove_intermediates, working_in
-from virnucpro.pipeline.paths import default_output_dir
+from virnucpro.pipeline.output_dir import (
+    check_free,
+    default_output_dir,
+    remove_intermediates,
+    working_in,
+)
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.precision import refuse_fp8, try_fp8
 from virnucpro.pipeline.run import (

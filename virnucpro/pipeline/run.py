@@ -32,8 +32,7 @@ from virnucpro.pipeline.inputs import (
     sampler,
     spool,
 )
-from virnucpro.pipeline.output_dir import check_free, remove_leftovers
-from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
