@@ -42,7 +42,7 @@ logger = logging.getLogger("virnucpro.pipeline")
 
 FORMAT = 2
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
-_OF_SCORING = ("stages", "engines", "devices", "gpu_bytes")
+_OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
