@@ -71,7 +71,7 @@ def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
             vectors.setdefault(path, []).append(found)
             if path != "plain":
                 yield from _compare(slot.name, path, found, vectors["plain"][-1])
-    classifier = load_classifier(spec, device)
+    classifier = load_classifier(spec, str(device))
     scores = {path: classifier.scores(_merge(parts)) for path, parts in vectors.items()}
     plain_scores = scores.pop("plain")
     for path, found in scores.items():
@@ -84,7 +84,7 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
     everything = read_published(folder, spec)
     encoders = [load_encoder(slot, device, torch.float32) for slot in (spec.dna, spec.protein)]
     tokenizers = [make_tokenizer(slot) for slot in (spec.dna, spec.protein)]
-    classifier = load_classifier(spec, device)
+    classifier = load_classifier(spec, str(device))
     for published in everything:
         name, golden = published.name, published.stages
         sequences = (published.nucleotide, published.protein)
@@ -93,12 +93,12 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
             for encoder, tokenizer, texts in zip(encoders, tokenizers, sequences, strict=True)
         )
         merged = _merge([dna, protein])
-        found = {"dnabert": dna, "esm2": protein, "merged": merged.numpy()}
+        found = {"dnabert": dna, "esm2": protein, "merged": merged}
         found["scores"] = classifier.scores(merged)[:, :2]
         for stage, limit in GOLDEN_LIMITS.items():
             difference = _largest(found[stage] - golden[stage])
             yield Check(f"{name}, {stage}: largest difference", difference, limit)
-        alone = classifier.scores(torch.from_numpy(golden["merged"]))[:, :2]
+        alone = classifier.scores(golden["merged"])[:, :2]
         difference = _largest(alone - golden["scores"])
         yield Check(f"{name}, classifier on published vectors", difference, 1e-4)
         yield from _verify_tables(published, found["scores"])
@@ -160,8 +160,8 @@ def _compare(slot: str, path: str, found: Vectors, plain: Vectors) -> Iterator[C
     yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
 
 
-def _merge(parts: Sequence[Vectors]) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate(parts, axis=1))
+def _merge(parts: Sequence[Vectors]) -> Vectors:
+    return np.concatenate(parts, axis=1)
 
 
 def _largest(difference: NDArray[Any]) -> float:

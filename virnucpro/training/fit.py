@@ -26,10 +26,10 @@ from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucPro
 from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.encoders.small import DnaTower, ProteinTower
-from virnucpro.scores.classifier import MiniClassifier
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
 from virnucpro.training.figures import auroc
 from virnucpro.training.jobs import Recipe
+from virnucpro.training.networks import MiniClassifier
 from virnucpro.training.optim import make_optimisers, rate_at
 from virnucpro.training.sampler import Windows, WindowSampler, oriented
 from virnucpro.training.windows import LabelledWindows

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from virnucpro.core.build import build, read_yaml
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import digest_of
-from virnucpro.encoders.small import TowerConfig
+from virnucpro.encoders.small_cpu import TowerConfig
 from virnucpro.models.classifier_file import PUBLISHED_KIND
 
 

@@ -25,10 +25,10 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.scores.classifier import PublishedMlp
 from virnucpro.training.corpus import VIRUS
 from virnucpro.training.figures import auroc
 from virnucpro.training.jobs import MlpRecipe
+from virnucpro.training.networks import PublishedMlp
 from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import LabelledWindows
 

@@ -22,12 +22,12 @@ from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.models.manifest import write_manifest
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import CLASSIFIER_FILE, base_model
-from virnucpro.scores.classifier import PublishedMlp, save_mini_classifier
 from virnucpro.training.calibrate import fit_calibration
 from virnucpro.training.corpus import NULL, Corpus, Label, load_labelled, split_by_target
 from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
+from virnucpro.training.networks import PublishedMlp, save_mini_classifier
 from virnucpro.training.sampler import oriented
 from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import (

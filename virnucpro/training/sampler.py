@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from virnucpro.encoders.small import CODON_N, six_frames
+from virnucpro.encoders.small import six_frames
+from virnucpro.encoders.small_cpu import CODON_N
 from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUE_PAD, RESIDUE_X, RESIDUES
 from virnucpro.training.corpus import VIRUS, Corpus
 from virnucpro.training.jobs import Noise

@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
 from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.scores.classifier import MiniClassifier, load_classifier, save_mini_classifier
+from virnucpro.scores.classifier import load_classifier
 from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.training.networks import MiniClassifier, save_mini_classifier
 
 SHAPES = {
     "hidden_layer.weight": (5, 12), "hidden_layer.bias": (5,), "bn1.weight": (5,),
@@ -67,27 +68,27 @@ def by_formula(x, w):
 
 def test_scores_follow_the_published_formula_whatever_the_neighbours(path):
     vectors = np.random.RandomState(4).randn(40, 12).astype(np.float32)
-    classifier = load_classifier(spec_of(path), "cpu")
-    scores = classifier.scores(torch.from_numpy(vectors))
+    classifier = load_classifier(spec_of(path))
+    scores = classifier.scores(vectors)
     assert (scores.dtype, scores.shape) == (np.float32, (40, 2))
     np.testing.assert_allclose(scores, by_formula(vectors, weights()), atol=1e-6)
     assert scores[:, 1].std() > 0.02
-    alone = [classifier.scores(torch.from_numpy(vectors[i : i + 1])) for i in range(40)]
+    alone = [classifier.scores(vectors[i : i + 1]) for i in range(40)]
     np.testing.assert_allclose(scores, np.concatenate(alone), atol=1e-6)
-    assert classifier.scores(torch.zeros(0, 12)).shape == (0, 2)
+    assert classifier.scores(np.zeros((0, 12), np.float32)).shape == (0, 2)
     with pytest.raises(ModelError, match="width 12"):
-        classifier.scores(torch.zeros(3, 13))
+        classifier.scores(np.zeros((3, 13), np.float32))
 
 
 def test_a_bundled_classifier_has_a_third_class(mini):
     network, path = mini
     vectors = torch.randn(7, 12, generator=torch.Generator().manual_seed(2))
-    scores = load_classifier(spec_of(path), "cpu").scores(vectors)
+    scores = load_classifier(spec_of(path)).scores(vectors.numpy())
     assert scores.shape == (7, 3)
     with torch.no_grad():
-        np.testing.assert_array_equal(scores, network(vectors).softmax(1).numpy())
+        np.testing.assert_allclose(scores, network(vectors).softmax(1).numpy(), atol=1e-6)
     with pytest.raises(ModelError, match="width 12; dna and protein give 13"):
-        load_classifier(spec_of(path, 13), "cpu")
+        load_classifier(spec_of(path, 13))
 
 
 @pytest.mark.parametrize(
@@ -106,15 +107,15 @@ def test_an_odd_file_is_refused(path, tensors, kind, message):
     else:
         save_file(weights() | tensors, path, metadata={"kind": kind})
     with pytest.raises(ModelError, match=message):
-        load_classifier(spec_of(path), "cpu")
+        load_classifier(spec_of(path))
 
 
 def test_a_missing_or_changed_file_or_one_of_another_width_is_refused(path, tmp_path):
     spec = spec_of(path)
     with pytest.raises(ModelError, match="width 12; dna and protein give 3328"):
-        load_classifier(spec_of(path, 3328), "cpu")
+        load_classifier(spec_of(path, 3328))
     with pytest.raises(ModelError, match="missing"):
-        load_classifier(replace(spec, classifier=tmp_path / "none"), "cpu")
+        load_classifier(replace(spec, classifier=tmp_path / "none"))
     save_file(weights() | {"bn1.bias": np.zeros(5, np.float32)}, path)
     with pytest.raises(ModelError, match="not the file that was installed"):
-        load_classifier(spec, "cpu")
+        load_classifier(spec)
