@@ -134,7 +134,7 @@ def load_classifier(spec: ModelSpec, device: str = "cpu") -> Classifier:
         raise ModelError(
             f"{path}: not the file that was installed (sha256 differs); install the model again"
         )
-    classifier = Classifier(*read_classifier(path), getattr(spec, "groups", ()), device)
+    classifier = Classifier(*read_classifier(path), spec.groups, device)
     if classifier.width != spec.dim:
         raise ModelError(
             f"{path}: takes vectors of width {classifier.width}; {spec.dna.name} and "
