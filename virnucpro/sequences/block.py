@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.sequences.codons import (
-    STOP,
-    UNKNOWN,
     amino_acids,
     codon_numbers,
     is_unambiguous,
@@ -71,6 +69,20 @@ class Block:
         counts = np.add.reduceat(odd, self.starts, dtype=np.int64)
         return np.greater(counts, len(_SEPARATOR))
 
+    def gaps(self) -> NDArray[np.int64]:
+        """Places of codons between two others of their frame, all three with ambiguous letters.
+
+        What lies outside of a chunk counts as ambiguous.
+        """
+        if not self.letters.translate(None, b"ACGT\n"):
+            return np.empty(0, dtype=np.int64)
+        odd = np.frombuffer(self.letters, dtype=np.uint8) == ord("\n")
+        outside = odd[:-2] | odd[1:-1] | odd[2:]
+        odd = ~is_unambiguous(self.letters)
+        unclear = np.pad(odd[:-2] | odd[1:-1] | odd[2:], 3, constant_values=True)
+        inside = unclear[:-6] & unclear[3:-3] & unclear[6:] & ~outside
+        return np.flatnonzero(inside)
+
     def rows_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The chunk that holds each base of `letters`."""
         return np.asarray(np.searchsorted(self.starts, places, side="right") - 1)
@@ -118,24 +130,23 @@ def open_frames(block: Block) -> Runs:
 
 
 def longest_runs(block: Block) -> Runs:
-    """Of each frame the longest run without a stop and with at most half `X`, leftmost of equals.
+    """Of each frame the longest run without a stop and without a gap, leftmost of equals.
+
+    A gap is three codons in a row that each hold an ambiguous letter: what it hides may be a stop.
 
     Returns:
         First base on the strand and length (codons) for each frame, both of shape (n, 6); the
         length is 0 where the frame has no such run.
     """
     forward, reverse = stop_codons(block.numbers)
+    if len(gaps := block.gaps()):
+        forward, reverse = np.union1d(forward, gaps), np.union1d(reverse, gaps)
     total = len(block.letters)
     # The reverse strand of the whole block: chunks in the opposite order, codon p at total-3-p.
     origins = (total - block.starts - block.lengths)[::-1]
     plus = _runs_between_stops(block.starts, block.lengths, forward)
     minus = _runs_between_stops(origins, block.lengths[::-1], (total - 3 - reverse)[::-1])
-    starts = np.hstack([plus[0], minus[0][::-1]])
-    lengths = np.hstack([plus[1], minus[1][::-1]])
-    odd = np.flatnonzero(block.has_ambiguity())
-    if odd.size:
-        starts[odd], lengths[odd] = _runs_with_few_unknown(block, odd)
-    return starts, lengths
+    return np.hstack([plus[0], minus[0][::-1]]), np.hstack([plus[1], minus[1][::-1]])
 
 
 def _runs_between_stops(
@@ -163,31 +174,3 @@ def _runs_between_stops(
         starts[:, frame] = borders[_LOW - (best & _LOW)] + 3 - origins
         runs[:, frame] = best >> _HALF
     return starts, runs
-
-
-def _runs_with_few_unknown(block: Block, rows: NDArray[np.int64]) -> Runs:
-    """`longest_runs` for chunks with ambiguous letters, shape (len(rows), 6).
-
-    A codon counts +1, an `X` -1 and a stop more than all codons together: a run qualifies if its
-    sum is not negative. With P the running sum and S(j) the largest P from j on, the longest run
-    from i ends at the last j with S(j) >= P(i), and S falls, so a binary search finds it.
-    """
-    codons = block.codons()[rows]
-    frames = [
-        block.protein(row, frame, frame % 3, int(codons[i, frame])) + b"*"
-        for i, row in enumerate(rows.tolist())
-        for frame in range(6)
-    ]
-    letters = np.frombuffer(b"".join(frames), dtype=np.uint8)
-    weights = np.where(letters == UNKNOWN, -1, 1)
-    weights[letters == STOP] = -(letters.size + 1)
-    sums = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(weights)])
-    highest = np.maximum.accumulate(sums[::-1])
-    reach = sums.size - 1 - np.searchsorted(highest, sums, side="left")
-    sizes = codons.reshape(-1) + 1
-    firsts = np.cumsum(sizes) - sizes
-    place = np.arange(letters.size)
-    ranked = ((reach[:-1] - place) << _HALF) | (_LOW - place)
-    best = np.maximum.reduceat(ranked, firsts)
-    starts = (_LOW - (best & _LOW) - firsts) * 3 + np.tile(np.array([0, 1, 2]), firsts.size // 3)
-    return starts.reshape(codons.shape), (best >> _HALF).reshape(codons.shape)

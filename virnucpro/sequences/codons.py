@@ -45,6 +45,7 @@ def _codon_table(reverse: bool) -> bytes:
     return bytes(table)
 
 
+_CLEAR = b"ACGTUacgtu"
 _CODES = _letter_codes()
 _FORWARD = _codon_table(reverse=False)
 _REVERSE = _codon_table(reverse=True)
@@ -79,6 +80,15 @@ def reverse_complement(letters: bytes) -> bytes:
     b'NHVMYACGT'
     """
     return letters.translate(_COMPLEMENT)[::-1]
+
+
+def clear_letters(sequence: str) -> int:
+    """How many letters are A, C, G, T or U, any case.
+
+    >>> clear_letters("acgunR")
+    4
+    """
+    return len(sequence) - len(sequence.encode("ascii", "replace").translate(None, _CLEAR))
 
 
 def is_unambiguous(letters: bytes) -> NDArray[np.bool_]:
