@@ -140,6 +140,7 @@ class Manifest:
             chunk_nt=self.entry["chunk_nt"],
             calibration=self.folder / calibration if calibration else None,
             calibration_sha256=self.files[calibration].sha256 if calibration else "",
+            groups=tuple(self.entry["groups"]),
             **slots,
         )
 
@@ -251,6 +252,7 @@ def _checked(folder: Path, value: dict[str, Any]) -> Manifest:
 
 def _check_model(entry: dict[str, Any], files: Mapping[str, Any]) -> None:
     _fields(entry, _MODEL, "model")
+    _must(all(type(group) is str for group in entry["groups"]), "groups", entry["groups"])
     for slot in (entry["dna"], entry["protein"]):
         if slot.keys() == {"installed"}:
             _must(is_plain_name(slot["installed"]), "installed", slot["installed"])

@@ -117,6 +117,7 @@ class ModelSpec:
         chunk_nt: length of a chunk (nt).
         calibration: table from raw to calibrated probabilities, if the model has one.
         calibration_sha256: of that file, hexadecimal; empty without one.
+        groups: what its classifier tells apart besides viruses, as `scores.kinds` reads it.
     """
 
     name: str
@@ -128,6 +129,7 @@ class ModelSpec:
     chunk_nt: int
     calibration: Path | None = None
     calibration_sha256: str = ""
+    groups: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -161,5 +163,6 @@ class ModelSpec:
             "orf_policy": asdict(self.orf_policy),
             "chunk_nt": self.chunk_nt,
             "calibration": self.calibration_sha256,
+            "groups": self.groups,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

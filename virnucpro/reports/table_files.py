@@ -73,7 +73,12 @@ class TableFiles:
             record: its sequence, where it is called viral.
         """
         self._calls.write(row.line())
-        viral = [chunk for chunk in chunks if chunk.p_virus is not None and chunk.p_virus > VIRAL]
+        # browsers know no place beyond a contig's end, where the junction of a circle goes on
+        viral = [
+            chunk
+            for chunk in chunks
+            if chunk.p_virus is not None and chunk.p_virus > VIRAL and chunk.end <= row.length
+        ]
         for chunk in viral:
             genome.write_chunk(self._chunks_bed, name, chunk)
         for region in regions:

@@ -17,11 +17,12 @@ from virnucpro.core.records import Status
 
 _Row = TypeVar("_Row")
 
-SCHEMA = {"calls.tsv": 1, "chunks.tsv": 2, "regions.tsv": 1}
+SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1}
 
 CALL_COLUMNS = (
     "id", "length", "chunks", "orfs", "status", "p_virus", "call", "model", "sample",
     "chunks_scored", "share_scored", "supporting", "opposing", "fdr", "class_hint",
+    "kind", "kind_score", "family", "topology",
 )  # fmt: skip
 CHUNK_COLUMNS = (
     "id", "chunk", "start", "end", "strand", "frame", "orf_start", "orf_end", "p_virus", "sample",
@@ -52,7 +53,10 @@ class CallRow:
         opposing: chunks with p_virus below one half.
         fdr: expected share of false ones among the sample's records that score at least as
             high, at the sample's own share of viruses; None where nothing was scored.
-        class_hint: kind of virus, where the model offers one.
+        class_hint: kind of virus, where the model is certain; the table has it as `kind`, too.
+        kind_score: share of that kind among all kinds; None without one.
+        family: family of the virus, where the model is certain.
+        topology: `circular` where it ends as it begins, else `linear`; empty if it is not scored.
     """
 
     seq_id: str
@@ -69,6 +73,9 @@ class CallRow:
     opposing: int = 0
     fdr: float | None = None
     class_hint: str = ""
+    kind_score: float | None = None
+    family: str = ""
+    topology: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -85,7 +92,8 @@ class CallRow:
         return (
             self.seq_id, self.length, self.chunks, self.orfs, str(self.status), self.p_virus,
             self.call, self.model, self.sample, self.chunks_scored, self.share_scored,
-            self.supporting, self.opposing, self.fdr, self.class_hint,
+            self.supporting, self.opposing, self.fdr, self.class_hint, self.class_hint,
+            self.kind_score, self.family, self.topology,
         )  # fmt: skip
 
     def line(self) -> str:
@@ -233,11 +241,11 @@ def rounded(value: float) -> float:
 
 def _call_row(fields: list[str]) -> CallRow:
     (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
-     supporting, opposing, fdr, class_hint) = fields  # fmt: skip
+     supporting, opposing, fdr, class_hint, _, kind_score, family, topology) = fields  # fmt: skip
     return CallRow(
         seq_id, int(length), int(chunks), int(orfs), Status(status), _number(p_virus),
         call or None, model, sample, int(scored), int(supporting), int(opposing),
-        _number(fdr), class_hint,
+        _number(fdr), class_hint, _number(kind_score), family, topology,
     )  # fmt: skip
 
 

@@ -6,9 +6,11 @@ weights file holds is written in its metadata.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import save
@@ -17,9 +19,9 @@ from torch import Tensor, nn
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import atomic_write, sha256_file
 from virnucpro.models.classifier_file import PUBLISHED_KIND, read_classifier
+from virnucpro.scores.kinds import Kinds
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from virnucpro.models.specs import ModelSpec
@@ -114,9 +116,13 @@ _NETWORKS: dict[str, type[PublishedMlp] | type[MiniClassifier]] = {
 
 
 class Classifier:
-    """A network on one device, in float32."""
+    """A network on one device, in float32; `groups` names the kinds that it tells apart."""
 
-    def __init__(self, network: PublishedMlp | MiniClassifier, device: torch.device) -> None:
+    def __init__(
+        self, network: PublishedMlp | MiniClassifier, device: torch.device,
+        groups: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self._kinds = Kinds(groups)
         self.network = network.to(device=device, dtype=torch.float32).eval()
         self.width, self.device = network.width, device
 
@@ -128,8 +134,8 @@ class Classifier:
             vectors: DNA vector then protein vector, shape (n, width), float32, on any device.
 
         Returns:
-            Shape (n, 2), float32: P(other), P(virus); (n, 3) with P(null) last when the
-            model has an out-of-distribution class.
+            Shape (n, 2), float32: P(other), P(virus); with P(null) and the columns of `Kinds`
+            behind when the model has them.
 
         Raises:
             ModelError: vectors of another width.
@@ -138,9 +144,19 @@ class Classifier:
             raise ModelError(
                 f"the classifier takes vectors of width {self.width}, got {tuple(vectors.shape)}"
             )
-        logits = self.network(vectors.to(device=self.device, dtype=torch.float32))
-        scores: NDArray[np.float32] = torch.softmax(logits, dim=1).cpu().numpy()
+        vectors = vectors.to(device=self.device, dtype=torch.float32)
+        if isinstance(self.network, MiniClassifier):
+            return mini_scores(*self.network.both(vectors), self._kinds)
+        scores: NDArray[np.float32] = torch.softmax(self.network(vectors), dim=1).cpu().numpy()
         return scores
+
+
+def mini_scores(logits: Tensor, groups: Tensor, kinds: Kinds) -> NDArray[np.float32]:
+    """Logits of the three classes (n, 3) and of the groups to P and the columns of `kinds`."""
+    scores: NDArray[np.float32] = torch.softmax(logits, dim=1).cpu().numpy()
+    if not groups.shape[1] or groups.shape[1] != len(kinds.families):  # groups without names
+        return scores
+    return np.hstack([scores, kinds.columns(torch.softmax(groups, dim=1).cpu().numpy())])
 
 
 def load_classifier(spec: ModelSpec, device: torch.device | str) -> Classifier:
@@ -169,7 +185,7 @@ def load_classifier(spec: ModelSpec, device: torch.device | str) -> Classifier:
             f"{path}: takes vectors of width {network.width}; {spec.dna.name} and "
             f"{spec.protein.name} give {spec.dim}"
         )
-    return Classifier(network, torch.device(device))
+    return Classifier(network, torch.device(device), spec.groups)
 
 
 def save_mini_classifier(network: MiniClassifier, path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.scores import kinds
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from virnucpro.engines.base import Engine, EngineKind
     from virnucpro.scores.classifier import Classifier
 
-COLUMNS = 3
+COLUMNS = 3 + kinds.COLUMNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,13 +243,14 @@ class Scorer:
         """Scores of n ORFs; yields ORFs as they are done.
 
         Returns:
-            P(other), P(virus) and P(null), shape (n, 3); NaN where the model has no such class.
+            P(other), P(virus), P(null) and the columns of `Kinds`, shape (n, `COLUMNS`); NaN where
+            the model has no such class.
         """
         merged = yield from self.vectors(prepared)
         return self.classify(merged)
 
     def classify(self, merged: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores of merged vectors, shape (n, 3), as `run` returns them."""
+        """Scores of merged vectors, as `run` returns them."""
         import torch
 
         classifier = self._encoders.classifier(self.model)

@@ -66,6 +66,9 @@ class Job:
         classifier: `mini` trains a model of the bundled kind, `mlp` the published classifier.
         data: labelled FASTA.
         evaluate: what else is measured.
+        virus_kinds: for `mini`, families of each kind of virus that is told apart; a group that no
+            kind names is a virus of unknown kind.
+        start: for `mini`, a model folder of the recipe's shape whose weights training begins with.
         model: for `mlp`, whose encoders, chunk length and ORF policy are used: `300`, `500`,
             `mini`, or the name or directory of a custom model.
         chunk_nt: for `mini`, chunk length that the model is to be run with.
@@ -76,6 +79,8 @@ class Job:
     classifier: Literal["mini", "mlp"] = "mini"
     data: LabelledFiles = field(default_factory=LabelledFiles)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    virus_kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    start: Path | None = None
     model: str = "500"
     chunk_nt: int = 500
     dev_count: int = 2_000
@@ -143,13 +148,18 @@ class Recipe:
         kind_weights: weight of a cellular class over the square root of its bases.
         family_weights: likewise for virus families, by name.
         noise: errors put into the windows.
+        decayed: virus families that insert into genomes; worn copies of theirs, with substitutions
+            and broken frames, are trained on as the cellular class `insertion`. None as none.
         null_bank_share: size of the bank of null sequences, over that of about 60 Mbp.
         optimiser: "adamw" or "muon" (Muon for the inner matrices, AdamW for the rest).
         rate: highest learning rate of AdamW; `muon_rate` of Muon; both fall along a cosine.
         decay: weight decay.
         warmup: share of the steps over which the rates rise.
         smoothing: label smoothing.
-        kind_loss: weight of the loss for the group (family, class) of a window.
+        kind_loss: weight of the loss for the group (family, class) of a window, and of that for
+            the kind of a virus.
+        distil: how much the scores of the model that training starts from count beside the labels,
+            0 to 1, in windows without an N. None as 0.
         ema: decay of the averaged weights, which are the ones kept.
         seed: everything random follows from it.
         evaluate_every: steps between two looks at the dev sets.
@@ -171,6 +181,7 @@ class Recipe:
     kind_weights: dict[str, float] = field(default_factory=dict)
     family_weights: dict[str, float] = field(default_factory=dict)
     noise: Noise = field(default_factory=Noise)
+    decayed: tuple[str, ...] | None = None
     null_bank_share: float = 1.0
     optimiser: Literal["adamw", "muon"] = "adamw"
     rate: float = 2e-3
@@ -179,6 +190,7 @@ class Recipe:
     warmup: float = 0.03
     smoothing: float = 0.02
     kind_loss: float = 0.2
+    distil: float | None = None
     ema: float = 0.999
     seed: int = 0
     evaluate_every: int = 1_000
@@ -294,4 +306,5 @@ def _read(path: Path, data: Path | None) -> tuple[Job, Any]:
     )
     if panel.decoys and panel.decoy_kinds:
         panel = replace(panel, decoys=root / panel.decoys, decoy_kinds=root / panel.decoy_kinds)
-    return replace(job, data=files, evaluate=panel), recipe
+    start = root / job.start if job.start else None
+    return replace(job, data=files, evaluate=panel, start=start), recipe

@@ -19,8 +19,8 @@ from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
-MODEL = SimpleNamespace(name="toy", calibration=None)
 RULES = Rules(100, OrfPolicy("open-frame"))
+MODEL = SimpleNamespace(name="toy", calibration=None, groups=(), orf_policy=RULES.policy)
 OPEN = "ATGGCCAAGGTTCTG" * 7  # no stop codon in F1
 
 

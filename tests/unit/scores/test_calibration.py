@@ -53,12 +53,36 @@ def test_many_contigs_at_once_equal_one_by_one():
     lengths = rng.integers(100, 900, 60)
     contig_of = rng.integers(0, 12, 60)
     fitted = Calibration(gain=0.4, virus_above=(0.8,), null_above=0.4)
-    p, calls = fitted.contigs(scores, lengths, contig_of, 13)
+    sizes = np.bincount(contig_of, lengths, minlength=13).astype(int)
+    p, calls = fitted.contigs(scores, lengths, contig_of, sizes)
     for i in range(12):
         inside = contig_of == i
         one = fitted.contig(scores[inside], lengths[inside])
         assert p[i] == pytest.approx(one[0]) and calls[i] == one[1]
     assert np.isnan(p[12])
+
+
+def test_chunks_that_overlap_are_no_further_evidence():
+    fitted, lengths = Calibration(gain=0.5), np.full(3, 500)
+    of, scores = np.zeros(3, dtype=int), _scores(0.8, 0.8, 0.8)
+    overlapping = fitted.contigs(scores, lengths, of, np.array([1000]))[0]
+    apart = fitted.contigs(scores[:2], lengths[:2], of[:2], np.array([1000]))[0]
+    assert overlapping == pytest.approx(apart)
+
+
+@pytest.mark.parametrize(
+    ("p_virus", "clear", "hidden", "call"),
+    [
+        (0.05, 900, 0, "non-virus"), (0.05, 900, 100, "non-virus"), (0.05, 600, 400, "uncertain"),
+        (1e-6, 600, 400, "non-virus"), (0.97, 600, 400, "virus"), (0.97, 140, 20, "virus"),
+        (0.97, 140, 150, "uncertain"),
+    ],
+)  # fmt: skip
+def test_n_makes_no_non_virus(p_virus, clear, hidden, call):
+    one = np.array([0])
+    found = Calibration().contigs(_scores(p_virus), one + clear, one, one + clear, one + hidden)
+    assert found[1].tolist() == [call]
+    assert found[0] == pytest.approx([p_virus])
 
 
 def test_saved_parameters_load_as_they_were(tmp_path):

@@ -49,7 +49,10 @@ def _drawn(sets, length, count, nulls, seed):
     drawing = Drawing(lengths=(length,), count=count, null_count=nulls, seed=seed)
     for windows in dev_windows(sets, drawing):
         n = len(windows.labels)
-        yield windows, (_too_sure(windows.bases), np.full(n, length), np.arange(n), n)
+        yield (
+            windows,
+            (_too_sure(windows.bases), np.full(n, length), np.arange(n), np.full(n, length)),
+        )
 
 
 def test_probabilities_become_honest(sets, fitted):

@@ -1,0 +1,85 @@
+"""What kind of virus: probabilities of the groups that a model was trained on, summed up.
+
+Room 6 (merged rows -> calls). A group is called `{kind}: {family}`, `virus: {name}` where its kind
+is open, or by its cellular class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+KINDS = (
+    "bacteriophage", "archaeal virus", "eukaryotic DNA virus", "RNA virus",
+    "retro-transcribing virus",
+)  # fmt: skip
+RETRO = KINDS.index("retro-transcribing virus")
+COLUMNS = len(KINDS) + 2  # of each kind; index and probability of the likeliest family
+
+Floats = NDArray[np.float64]
+
+
+class Kinds:
+    """The kinds and families of a model's groups.
+
+    Args:
+        groups: names of its groups, in the order of its logits; none for a model without any.
+
+    Attributes:
+        of_group: shape (groups,): index of each group's kind, -1 for none.
+        families: name of each group's family, empty where it is no family.
+    """
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        parts = [group.partition(": ") for group in groups]
+        kinds = [KINDS.index(kind) if kind in KINDS else -1 for kind, _, _ in parts]
+        self.of_group = np.array(kinds, dtype=np.int64)
+        self.families = [
+            name if k >= 0 and name.endswith("idae") else ""
+            for k, (_, _, name) in zip(kinds, parts, strict=True)
+        ]
+
+    def columns(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities of the groups (n, groups) to those of kinds and family (n, `COLUMNS`)."""
+        found = np.zeros((len(probabilities), COLUMNS), dtype=np.float32)
+        for kind in range(len(KINDS)):
+            found[:, kind] = probabilities[:, self.of_group == kind].sum(axis=1)
+        named = np.where([bool(name) for name in self.families], probabilities, -1.0)
+        best = named.argmax(axis=1)
+        found[:, -2], found[:, -1] = best, named[np.arange(len(best)), best]
+        return found
+
+    def of_records(
+        self, columns: Floats, weight: Floats, record_of: NDArray[np.integer], count: int
+    ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64], Floats]:
+        """Likeliest kind and family of each record, over its chunks.
+
+        Args:
+            columns: of the chunks, shape (chunks, `COLUMNS`); NaN counts as no evidence.
+            weight: of the chunks, shape (chunks,).
+            record_of: index of each chunk's record, shape (chunks,).
+            count: number of records.
+
+        Returns:
+            Index of the kind and its share among kinds, index of the group of the family and its
+            mean probability, each (count,); the shares of a record without evidence are 0.
+        """
+        columns = np.nan_to_num(columns)
+        total = np.maximum(np.bincount(record_of, weight, minlength=count), 1e-9)
+        kinds = columns[:, : len(KINDS)]
+        kinds = kinds / np.maximum(kinds.sum(axis=1, keepdims=True), 1e-9)
+        mean = np.stack(
+            [np.bincount(record_of, weight * kind, minlength=count) for kind in kinds.T], axis=1
+        )
+        kind, score = mean.argmax(axis=1), mean.max(axis=1) / total
+        groups = max(1, len(self.families))
+        cell, place = np.unique(record_of * groups + columns[:, -2].astype(np.int64),
+                                return_inverse=True)  # fmt: skip
+        evidence = np.bincount(place, weight * columns[:, -1], minlength=len(cell))
+        family, certain = np.zeros(count, dtype=np.int64), np.zeros(count)
+        order = np.argsort(evidence, kind="stable")  # the greatest of each record is kept
+        family[cell[order] // groups] = cell[order] % groups
+        certain[cell[order] // groups] = evidence[order]
+        return kind, score, family, certain / total
