@@ -31,7 +31,9 @@ from virnucpro.scores.kinds import KINDS, RETRO, Kinds
 
 Scores = NDArray[np.float32]
 
-LIKELY = 0.5  # p_virus above which a kind of virus is named
+# p_virus above which a kind of virus is named, and share from which the retro-transcribing one is:
+# such a call may be an insertion into a host, and should say so.
+LIKELY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class Caller:
             call = row.call
             if call == VIRUS_CALL and kind == RETRO and row.p_virus < limits.retro_above:
                 call = UNCERTAIN_CALL
-            if score < limits.kind_above:
+            if score < (LIKELY if kind == RETRO else limits.kind_above):
                 rows[i] = replace(row, call=call)
                 continue
             is_sure = self._kinds.of_group[group] == kind and certain >= limits.family_above

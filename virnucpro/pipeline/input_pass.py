@@ -22,6 +22,7 @@ from virnucpro.sequences.chunks import (
     chunk_windows,
     circle_windows,
     even_windows,
+    tandem_unit,
     terminal_repeat,
 )
 from virnucpro.sequences.codons import clear_letters, normalise
@@ -72,13 +73,14 @@ class Rules:
             return Status.FILTERED
         return status if status or self.is_sampled(number) else Status.FILTERED
 
-    def chunks(self, letters: str) -> tuple[list[tuple[int, int, str]], str]:
-        """Start, end and letters of each chunk of a record, and its topology.
+    def chunks(self, letters: str) -> tuple[list[tuple[int, int, str]], int, str]:
+        """Start, end and letters of each chunk of a record, its clear letters, its topology.
 
         Under `open-frame` the plan is the published one. Else N at the ends is no part of the
         plan, both strands have the same one, and a circle is read over its junction.
         """
         repeat = terminal_repeat(normalised := normalise(letters))
+        clear = tandem_unit(normalised) or clear_letters(letters)
         topology = CIRCULAR if repeat else LINEAR
         if self.policy.name == "open-frame":
             windows = chunk_windows(len(letters), self.chunk_nt)
@@ -90,7 +92,7 @@ class Rules:
             first = len(letters) - len(normalised.lstrip(b"N"))
             inner = even_windows(len(normalised.strip(b"N")), self.chunk_nt)
             windows = [(first + start, first + end) for start, end in inner]
-        return [(start, end, letters[start:end]) for start, end in windows], topology
+        return [(start, end, letters[start:end]) for start, end in windows], clear, topology
 
 
 class RecordRow(NamedTuple):
@@ -104,7 +106,8 @@ class RecordRow(NamedTuple):
         gaps: gap letters that were removed (nt).
         status: why it is not scored; None if it is.
         chunks: chunks it was cut into.
-        clear: letters of it that are A, C, G or T.
+        clear: letters of it that are A, C, G or T; those of one unit where it is that unit again
+            and again.
         topology: `circular` where it ends as it begins, else `linear`; empty if it is not scored.
     """
 
@@ -290,11 +293,11 @@ def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, l
             in_shard = chunks_in_shard = 0
         status = rules.status(record, number)
         letters = record.sequence
-        chunks, topology = ([], "") if status else rules.chunks(letters)
+        chunks, clear, topology = ([], 0, "") if status else rules.chunks(letters)
         rows.append(
             RecordRow(
                 record.seq_id, record.joint_id, record.sample, len(letters), record.gaps, status,
-                len(chunks), clear_letters(letters), topology,
+                len(chunks), clear, topology,
             )
         )  # fmt: skip
         for k, (start, end, text) in enumerate(chunks):

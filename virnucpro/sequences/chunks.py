@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from virnucpro.sequences.codons import reverse_complement
 
 # The most chunks of a contig that is cut into half as many again.
 FEW_CHUNKS = 6
 # Shorter repeats at both ends come by chance and by primers; shorter contigs are no known circle.
 SHORTEST_REPEAT, SHORTEST_CIRCLE = 20, 500
+# A unit that is repeated in tandem (nt), the share of letters that its copies have in common, and
+# the letters by which a second copy is found.
+LONGEST_UNIT, LEAST_ALIKE, _UNIT_HEAD = 100, 0.8, 12
 _WORD = 64  # so many letters tell the places of a circle apart
 _CODES = tuple(bytes([code]) for code in b"BDHKMNRSVWY")
 
@@ -55,13 +60,13 @@ def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
 
     Args:
         length: of the contig (nt).
-        chunk_nt: of a window (nt); one in the middle may be a base shorter.
+        chunk_nt: of a window (nt); one in the middle may be a base longer.
 
     Returns:
         Half-open windows in ascending order; none for an empty contig.
 
     >>> even_windows(601, 500)
-    [(0, 500), (51, 550), (101, 601)]
+    [(0, 500), (50, 551), (101, 601)]
     """
     count = -(-length // chunk_nt)
     if count < 2:
@@ -69,8 +74,8 @@ def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     if count <= FEW_CHUNKS:
         count = count * 3 // 2
     room = length - chunk_nt
-    starts = [k * room // (count - 1) for k in range(count // 2)]
-    middle = [((room + 1) // 2, length - (room + 1) // 2)] if count % 2 else []
+    starts = [-(-k * room // (count - 1)) for k in range(count // 2)]
+    middle = [(room // 2, length - room // 2)] if count % 2 else []
     mirrored = [(length - start - chunk_nt, length - start) for start in reversed(starts)]
     return [*((start, start + chunk_nt) for start in starts), *middle, *mirrored]
 
@@ -118,3 +123,15 @@ def terminal_repeat(letters: bytes) -> int:
     while place > 0 and letters[place:] != letters[: size - place]:
         place = letters.find(head, place + 1)
     return size - place if 2 * place >= size else 0
+
+
+def tandem_unit(letters: bytes) -> int:
+    """Length of the one unit that a sequence repeats from end to end, as joined adapters do (nt).
+
+    0 where it does not, or the unit is longer than 100 nt; a fifth of the letters may differ.
+    """
+    place = letters.find(letters[:_UNIT_HEAD], 1)
+    if not 0 < place <= LONGEST_UNIT or 2 * place > len(letters):
+        return 0
+    all_letters = np.frombuffer(letters, dtype=np.uint8)
+    return place if (all_letters[place:] == all_letters[:-place]).mean() >= LEAST_ALIKE else 0

@@ -356,7 +356,9 @@ def _loaded(spec: ModelSpec, recipe: Recipe, device: torch.device) -> MiniModel:
     model = MiniModel(recipe, 0)
     for part in ("dna", "protein"):
         setattr(model, part, load_small(getattr(spec, part), device, torch.float32))
-    model.classifier = load_classifier(spec, device).network
+    classifier = load_classifier(spec, device).network
+    assert isinstance(classifier, MiniClassifier)
+    model.classifier = classifier
     return model.requires_grad_(False).eval()
 
 

@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.sequences.chunks import chunk_windows, even_windows, terminal_repeat
+from virnucpro.sequences.chunks import (
+    chunk_windows,
+    even_windows,
+    tandem_unit,
+    terminal_repeat,
+)
 
 PLAN = Path(__file__).parents[2] / "data" / "chunk_plan.tsv"
 
@@ -63,8 +68,8 @@ def test_even_windows_are_the_same_from_either_end(length, chunk_nt):
     assert windows == [(length - end, length - start) for start, end in reversed(windows)]
     covered = 0
     for start, end in windows:
-        assert start <= covered < end or end == covered
-        assert min(length, chunk_nt) - 1 <= end - start <= chunk_nt
+        assert start <= covered < end
+        assert min(length, chunk_nt) <= end - start <= chunk_nt + 1
         covered = end
     assert covered == length
     assert len(windows) <= 1.5 * len(chunk_windows(length, chunk_nt))
@@ -82,3 +87,12 @@ def test_a_terminal_repeat_is_the_longest_there_is():
     assert terminal_repeat(head + inside + head[:19]) == 0
     assert terminal_repeat(head + inside + b"C" + head + b"T" + head) == 21
     assert terminal_repeat(head + b"ACGT" * 20 + head) == 0  # too short to tell
+
+
+def test_a_tandem_repeat_has_a_unit():
+    adapter = b"CAAGCAGAAGACGGCATACGAGATTGAGTGGTGACTGGAGTTCC"
+    assert tandem_unit(adapter * 7) == tandem_unit((adapter * 7)[3:]) == len(adapter)
+    assert tandem_unit(adapter * 3 + b"T" + adapter[1:] * 4) == 0  # out of step
+    assert tandem_unit((adapter * 7).replace(b"GGAGTT", b"GGACTT", 2)) == len(adapter)
+    assert tandem_unit(adapter + b"ACGTTGCAGGCATCAATTG" * 9) == 0
+    assert tandem_unit(b"") == tandem_unit(adapter) == 0
