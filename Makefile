@@ -31,10 +31,13 @@ soak-short: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python tests/reliability/soak.py --kills 1000 --output benchmarks/results/soak.json
 
-# Feed every reader of files from outside with files that a fuzzer makes up.
+# Feed every reader of files from outside with files that a fuzzer makes up; see that a record is
+# called alone as among others, with scores made up and with the bundled model.
 fuzz: $(STAMP)
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris
 	$(BIN)/python fuzz/run.py --cases 1000000 --output benchmarks/results/fuzz.json
+	$(BIN)/python fuzz/alone.py --records 100000 --stub --output benchmarks/results/alone_stub.json
+	$(BIN)/python fuzz/alone.py --records 2000 --output benchmarks/results/alone_mini.json
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -47,7 +47,9 @@ def merge_settings(logs):
 
 
 def no_torch_at_start(logs):
-    code = f"import sys, {MERGE_MODULE}; sys.exit('torch' in sys.modules)"
+    """Nor in a worker that merges."""
+    modules = f"{MERGE_MODULE}, virnucpro.pipeline.features"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

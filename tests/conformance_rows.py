@@ -37,7 +37,7 @@ MERGING = {
         UNIT, "test_ten_pairs_in_two_processes_equal_the_sequential_merge"
     ),
     "001-03 001-14 001-35 001-48": every(
-        tested(UNIT, "test_processes_are_spawned"),
+        tested(WHOLE, "test_auto_worker_detection"),
         literal(MERGE, 'multiprocessing.get_context("spawn")'),
     ),
     "001-04": exists(MERGE),
@@ -127,7 +127,7 @@ MERGING = {
     "000-33": tested(WHOLE, f"{CASE}.tearDownClass"),
     "000-37 000-41": helps("predict", "--merge-threads"),
     "000-43": tested(
-        "tests/unit/pipeline/test_work_queue.py",
+        "tests/unit/pipeline/test_persistent_pool.py",
         "test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on",
     ),
 }
@@ -157,7 +157,7 @@ PERSISTENT = {
     ),
     "003-12": every(tested(WORKERS, "test_pool_lifecycle"), shown.pools_end),
     "003-13": every(
-        literal(PREDICTION, f"from {POOL} import PersistentWorkerPool"),
+        lines(PREDICTION, rf"from {POOL} import .*\bPersistentWorkerPool\b"),
         parameters(f"{POOL}:PersistentWorkerPool", "num_workers", "model_type"),
         shown.lazy_pool,
     ),

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from tiny_home import make_tiny_home
 
 from virnucpro.cli.main import cli
-from virnucpro.pipeline import multi_gpu_inference
+from virnucpro.pipeline import prediction
 
 RECORDS = 6  # each is a unit of work
 ONE_FRAME = "ATGCTAACCGCTAACTTACTTACCGCTTAC"  # the five other frames have stop codons in it
@@ -88,9 +88,7 @@ class Runs:
             words = ["predict", str(self.fasta), "-m", "500", "-o", str(self.out(name))]
             words += [*asked.options.split(), "--no-report"]
             engine = "run_multi_gpu_inference"
-            seen = patch.object(
-                multi_gpu_inference, engine, wraps=getattr(multi_gpu_inference, engine)
-            )
+            seen = patch.object(prediction, engine, wraps=getattr(prediction, engine))
             with asked.fault(), seen as calls:
                 done = CliRunner().invoke(cli, words, env=environment)
             assert done.exit_code == asked.code, done.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
@@ -65,8 +64,12 @@ class FakeHub:
         for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(home))
-        here = functools.partial(fetch.Network, endpoint=self.url, github=self.url)
-        monkeypatch.setattr(fetch, "Network", here)
+        self.answers(monkeypatch)
+
+    def answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Be the hub and GitHub."""
+        monkeypatch.setattr(fetch, "HUB", self.url)
+        monkeypatch.setattr(fetch, "GITHUB", self.url)
 
     def info(self, repository: str, revision: str) -> bytes | None:
         commit = self.main.get(repository, "") if revision == "main" else revision

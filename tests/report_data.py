@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,91 +29,68 @@ SILENT = (Status.NO_ORF, Status.TOO_SHORT, Status.AMBIGUOUS, Status.FILTERED)
 CHUNK_NT = 500
 
 
-def make_run(
-    folder: Path,
-    records: int = 200,
-    samples: int = 1,
-    hostile: bool = False,
-    seed: int = 7,
-    lengths: tuple[int, int] | None = None,
-) -> Path:
+def make_run(folder, records=200, samples=1, hostile=False, lengths=None) -> Path:
     """Write run.json, calls.tsv, chunks.tsv and viral regions of `records` made-up records.
 
     `lengths` are the shortest and the longest (nt); None spreads them as an assembly does.
     """
-    rng = random.Random(seed)
+    rng = random.Random(7)
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"sample_{number + 1}" for number in range(samples)]
+    ids = [
+        f"NODE_{i + 1}_length_{rng.randrange(99)}_cov_{rng.random():.4f}" for i in range(records)
+    ]
     if hostile:
-        names[0] = HOSTILE[0]
+        names[0], ids[: len(HOSTILE)] = HOSTILE[0], HOSTILE
     rows: list[CallRow] = []
     chunks: list[ChunkRow] = []
     regions: list[RegionRow] = []
-    for number in range(records):
-        seq_id = (
-            HOSTILE[number]
-            if hostile and number < len(HOSTILE)
-            else f"NODE_{number + 1}_length_{rng.randrange(99)}_cov_{rng.random() * 40:.4f}"
-        )
+    for number, seq_id in enumerate(ids):
         length = int(10 ** rng.uniform(2.45, 4.7 if number % 40 == 0 else 3.6))
         length = rng.randint(*lengths) if lengths else length
         row, windows = _record(rng, seq_id, names[number % samples], length)
         rows.append(row)
         chunks += windows
         if row.call == "virus" and len(windows) > 3:
-            start, end = windows[0].start, windows[2].end
-            regions.append(
-                RegionRow(seq_id, 1, start, end, row.length, 3, 0, 0.9, 6.0, "virus", row.sample)
-            )
-    _write(folder / "calls.tsv", CALL_COLUMNS, _ranked(rows))
-    _write(folder / "chunks.tsv", CHUNK_COLUMNS, chunks)
-    _write(folder / "regions.tsv", REGION_COLUMNS, regions)
+            place = (windows[0].start, windows[2].end, row.length)
+            regions.append(RegionRow(seq_id, 1, *place, 3, 0, 0.9, 6.0, "virus", row.sample))
+    # the mean doubt of all that score as high is their false discovery rate
+    fdr, doubt = {}, 0.0
+    for row in sorted(rows, key=lambda row: -(row.p_virus or 0.0)):
+        doubt += 1 - (row.p_virus or 0.0)
+        fdr[row.seq_id] = doubt / (len(fdr) + 1)
+    rows = [row if row.p_virus is None else replace(row, fdr=fdr[row.seq_id]) for row in rows]
+    for name, columns, table in (
+        ("calls", CALL_COLUMNS, rows), ("chunks", CHUNK_COLUMNS, chunks),
+        ("regions", REGION_COLUMNS, regions),
+    ):  # fmt: skip
+        text = header(columns) + "".join(row.line() for row in table)
+        (folder / f"{name}.tsv").write_text(text, encoding="utf-8", newline="\n")
     (folder / "run.json").write_text(json.dumps(_run(rows, names)), encoding="utf-8")
     return folder
 
 
-def _write(
-    path: Path, columns: tuple[str, ...], rows: Iterable[CallRow | ChunkRow | RegionRow]
-) -> None:
-    text = header(columns) + "".join(row.line() for row in rows)
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _record(
-    rng: random.Random, seq_id: str, sample: str, length: int
-) -> tuple[CallRow, list[ChunkRow]]:
+def _record(rng, seq_id, sample, length) -> tuple[CallRow, list[ChunkRow]]:
     count = max(1, -(-length // CHUNK_NT))
     status = rng.choice(SILENT) if rng.random() < 0.12 else Status.CALLED
-    is_viral = rng.random() < 0.15
+    called, is_viral = status is Status.CALLED, rng.random() < 0.15
     spread = 3.5 / (1 + length / 800)
     p_virus = _logistic(rng.gauss(4.5 if is_viral else -4.5, 1.2 + spread))
     call = "virus" if p_virus > 0.7 else "non-virus" if p_virus < 0.4 else "uncertain"
     windows = []
-    for chunk in range(count if status is Status.CALLED else 0):
-        start = chunk * CHUNK_NT
+    for chunk in range(count if called else 0):
+        start, end = chunk * CHUNK_NT, min((chunk + 1) * CHUNK_NT, length)
         share = _logistic(rng.gauss(3.0 if is_viral else -3.0, 1.8))
         score = None if rng.random() < 0.1 else share
         frame = f"{rng.choice('FR')}{rng.randrange(1, 4)}"
-        end = min(start + CHUNK_NT, length)
         windows.append(ChunkRow(seq_id, chunk + 1, start, end, frame, start, end, score, sample))
     scores = [window.p_virus for window in windows if window.p_virus is not None]
     scored, supporting = len(scores), sum(score >= 0.5 for score in scores)
-    called = status is Status.CALLED
     row = CallRow(
         seq_id, length, count, scored, status, p_virus if called else None,
         call if called else None, "mini", sample, scored, supporting, scored - supporting,
     )  # fmt: skip
     return row, windows
-
-
-def _ranked(rows: list[CallRow]) -> list[CallRow]:
-    """The same rows, with the mean doubt of all that score as high as false discovery rate."""
-    fdr: dict[str, float] = {}
-    doubt = 0.0
-    for row in sorted(rows, key=lambda row: -(row.p_virus or 0.0)):
-        doubt += 1 - (row.p_virus or 0.0)
-        fdr[row.seq_id] = doubt / (len(fdr) + 1)
-    return [row if row.p_virus is None else replace(row, fdr=fdr[row.seq_id]) for row in rows]
 
 
 def _logistic(value: float) -> float:

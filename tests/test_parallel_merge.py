@@ -19,6 +19,7 @@ from staged_files import (
     write_published_dna,
 )
 
+from virnucpro.core.errors import OutputError
 from virnucpro.pipeline.feature_files import (
     read_dna_features,
     read_merged,
@@ -48,32 +49,21 @@ class MergeCase(unittest.TestCase):
 
 class TestOnePair(MergeCase):
     def test_worker_merges_a_valid_pair(self):
+        """Rows follow the nucleotide file, DNA columns first; published files merge as ours."""
         nucleotide, protein = write_pair(self.folder, 1)
         output = self.out / "output_1_merged.pt"
         assert merge_file_pair_worker((nucleotide, protein, output)) == output
         content = torch.load(output, weights_only=True)
-        assert content["ids"] == orf_ids(1)
-        assert content["data"].shape == (5, 3328) and content["data"].dtype == torch.float32
-
-    def test_rows_follow_the_nucleotide_file_dna_columns_first(self):
-        nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
-        merged = read_merged(merge_features(nucleotide, protein, self.out / "m.pt"))
         dna, esm = read_dna_features(nucleotide), read_protein_features(protein)
-        assert merged.seq_ids == dna.seq_ids != esm.seq_ids
-        np.testing.assert_array_equal(merged.vectors[:, :3], dna.vectors)
-        by_id = dict(zip(esm.seq_ids, esm.vectors, strict=True))
-        for seq_id, row in zip(merged.seq_ids, merged.vectors, strict=True):
-            np.testing.assert_array_equal(row[3:], by_id[seq_id])
-
-    def test_published_files_merge_as_ours_do(self):
-        nucleotide, protein = write_pair(self.folder, 1, dims=SMALL)
-        ours = read_merged(merge_features(nucleotide, protein, self.out / "ours.pt"))
-        write_published_dna(nucleotide, orf_ids(1), dim=3, seed=2)
-        content = torch.load(protein, weights_only=True)
-        torch.save({"proteins": content["proteins"], "data": content["data"]}, protein)
-        published = read_merged(merge_features(nucleotide, protein, self.out / "theirs.pt"))
-        assert published.seq_ids == ours.seq_ids
-        np.testing.assert_array_equal(published.vectors, ours.vectors)
+        assert content["ids"] == orf_ids(1) == list(dna.seq_ids) == list(reversed(esm.seq_ids))
+        assert content["data"].shape == (5, 3328) and content["data"].dtype == torch.float32
+        np.testing.assert_array_equal(content["data"], np.hstack([dna.vectors, esm.vectors[::-1]]))
+        write_published_dna(nucleotide, orf_ids(1), seed=2)
+        rows = [torch.from_numpy(row.copy()) for row in esm.vectors]
+        torch.save({"proteins": list(esm.seq_ids), "data": rows}, protein)
+        theirs = read_merged(merge_features(nucleotide, protein, self.out / "theirs.pt"))
+        assert theirs.seq_ids == dna.seq_ids
+        np.testing.assert_array_equal(theirs.vectors, content["data"])
 
     def test_partly_mismatched_ids_lose_id_and_row_together(self):
         nucleotide, protein = write_pair(
@@ -112,29 +102,26 @@ class TestOnePair(MergeCase):
 
 
 class TestReuse(MergeCase):
-    def merge(self):
-        return merge_features(self.nucleotide, self.protein, self.out / "output_1_merged.pt")
-
     def setUp(self):
         super().setUp()
         self.nucleotide, self.protein = write_pair(self.folder, 1, dims=SMALL)
-        self.merge()
+        self.output = self.merge()
+
+    def merge(self):
+        return merge_features(self.nucleotide, self.protein, self.out / "output_1_merged.pt")
 
     def test_changed_input_is_merged_again(self):
         write_protein_features(self.protein, embeddings(orf_ids(1), 4, seed=99))
-        merged = read_merged(self.merge())
         esm = read_protein_features(self.protein)
-        np.testing.assert_array_equal(merged.vectors[:, 3:], esm.vectors)
+        np.testing.assert_array_equal(read_merged(self.merge()).vectors[:, 3:], esm.vectors)
 
     def test_damaged_empty_or_foreign_output_is_merged_again(self):
-        output = self.out / "output_1_merged.pt"
-        whole = output.read_bytes()
+        whole = self.output.read_bytes()
         damaged = bytearray(whole)
         damaged[len(whole) // 2] ^= 0xFF
         for content in (b"", b"not a file of ours", bytes(damaged), whole[:-100]):
-            output.write_bytes(content)
-            self.merge()
-            assert output.read_bytes() == whole
+            self.output.write_bytes(content)
+            assert self.merge().read_bytes() == whole
 
 
 class TestManyPairs(MergeCase):
@@ -158,20 +145,20 @@ class TestManyPairs(MergeCase):
         with self.assertLogs("virnucpro", "WARNING") as log:
             merged, failed = parallel_merge_features(nucleotides, proteins, self.out, 2)
         assert len(merged) == 8 and len(list(self.out.iterdir())) == 8
-        assert [(nuc, pro) for nuc, pro, _ in failed] == [
-            (nucleotides[2], proteins[2]), (nucleotides[6], proteins[6])
-        ]  # fmt: skip
-        assert failed[0][2] == (
-            f"Merge failed for {nucleotides[2].name}: File not found: {proteins[2]}"
-        )
+        pairs = [(nucleotides[k], proteins[k]) for k in (2, 6)]
+        assert [(nuc, pro) for nuc, pro, _ in failed] == pairs
+        name = nucleotides[2].name
+        assert failed[0][2] == f"Merge failed for {name}: File not found: {proteins[2]}"
         assert "Failed to load tensors" in failed[1][2]
         assert "Failed to merge 2 file pairs" in log.output[-1]
 
-    def test_processes_are_spawned(self):
-        nucleotides, proteins = write_pairs(self.folder, 2, dims=SMALL)
-        get_context = inline_processes(self)
-        parallel_merge_features(nucleotides, proteins, self.out, num_workers=2)
-        get_context.assert_called_once_with("spawn")
+    def test_a_full_disk_is_nobody_s_failure(self):
+        pairs = write_pairs(self.folder, 3, dims=SMALL)
+        full = mock.patch("os.fsync", side_effect=OSError(28, "No space left on device"))
+        inline_processes(self)
+        for workers in (1, 2):
+            with full, self.assertRaisesRegex(OutputError, "No space left"):
+                parallel_merge_features(*pairs, self.out, workers)
 
     def test_progress_counts_every_pair_once(self):
         nucleotides, proteins = write_pairs(self.folder, 4, dims=SMALL)
@@ -185,11 +172,11 @@ class TestManyPairs(MergeCase):
         assert bar.update.call_args == mock.call(1, merged=3, failed=1)
 
     def test_existing_outputs_are_not_made_again(self):
-        nucleotides, proteins = write_pairs(self.folder, 3, dims=SMALL)
-        first, _ = parallel_merge_features(nucleotides, proteins, self.out, num_workers=1)
+        pairs = write_pairs(self.folder, 3, dims=SMALL)
+        first, _ = parallel_merge_features(*pairs, self.out, num_workers=1)
         times = [path.stat().st_mtime_ns for path in first]
         with self.assertLogs("virnucpro", "INFO") as log:
-            again, _ = parallel_merge_features(nucleotides, proteins, self.out, num_workers=1)
+            again, _ = parallel_merge_features(*pairs, self.out, num_workers=1)
         assert sum("Skipping merge - output exists: " in line for line in log.output) == 3
         assert again == first and [path.stat().st_mtime_ns for path in again] == times
 
@@ -202,12 +189,8 @@ class TestManyPairs(MergeCase):
             (f"output_{k}_DNABERT_S.pt", f"output_{k}_ESM.pt", f"output_{k}_merged.pt")
             for k in (2, 3)
         ]
-        assert [(n.name, p.name) for n, p, _ in alone] == [
-            (nucleotides[0].name, lost.name), ("output_9_DNABERT_S.pt", stray.name)
-        ]  # fmt: skip
-
-    def test_two_files_of_one_name_are_refused(self):
-        nucleotides, proteins = write_pairs(self.folder, 1, dims=SMALL)
+        names = [(nucleotides[0].name, lost.name), ("output_9_DNABERT_S.pt", stray.name)]
+        assert [(n.name, p.name) for n, p, _ in alone] == names
         with self.assertRaisesRegex(ValueError, "same output"):
             pair_files(nucleotides * 2, proteins, self.out)
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import tempfile
 import weakref
@@ -40,20 +41,13 @@ Sequences = str | Path | Mapping[str, str] | Iterable[str | Record]
 
 @dataclass(frozen=True, eq=False)
 class PredictionResult:
-    """What a prediction found. Iterating reads calls.tsv row by row.
+    """What a prediction found. Iterating reads calls.tsv row by row."""
 
-    Attributes:
-        output_dir: where all files lie; a temporary one goes with this object and with the
-            iterators over it.
-        exit_code: 0 done, 6 done but for some records, whose status is `failed`.
-        counts: records, regions, and records by `call:{name}`.
-        samples: for each sample its records, viral records, estimated share of viruses, and
-            the highest false discovery rate among the viral ones.
-    """
-
-    output_dir: Path
-    exit_code: int
-    counts: dict[str, int]
+    output_dir: Path  # of all files; a temporary one goes with this object and its iterators
+    exit_code: int  # 0 done, 6 done but for some records, whose status is `failed`
+    counts: dict[str, int]  # records, regions, and records by `call:{name}`
+    # For each sample its records, viral records, estimated share of viruses, and the highest
+    # false discovery rate among the viral ones.
     samples: list[dict[str, Any]] = field(repr=False)
 
     def __iter__(self) -> Iterator[CallRow]:
@@ -89,11 +83,7 @@ class PredictionResult:
         return [dict(zip(tables.CALL_COLUMNS, row.values(), strict=True)) for row in self]
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with the columns of calls.tsv.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
+        """A `pandas.DataFrame` with the columns of calls.tsv."""
         try:
             pandas = importlib.import_module("pandas")
         except ImportError as error:
@@ -127,8 +117,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     Args:
         inputs: a file or several: FASTA, FASTQ (plain or packed), BAM, CRAM or SAM.
         model: `mini`, `300`, `500`, or the directory or classifier file of a custom model.
-        output_dir: where results stay; None means a temporary directory that is removed with
-            the result.
+        output_dir: where results stay; None: a temporary directory, removed with the result.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
         threads: CPU threads of all processes together; None means the CPUs it may use.
         expected_length: chunk length (nt); None means the model's own.
@@ -165,13 +154,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
 class Session:
     """A model that stays loaded from one prediction to the next. A context manager.
 
-    Args:
-        model: as for `predict`.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
-        threads: CPU threads; None means the CPUs of this machine.
-
-    Attributes:
-        loads: encoders loaded so far; they are loaded when first needed.
+    Takes `model`, `device` and `threads` as `predict` does.
 
     >>> with Session("mini") as session:  # doctest: +SKIP
     ...     results = [session.predict(path) for path in ("a.fa", "b.fa")]
@@ -185,7 +168,7 @@ class Session:
 
     @property
     def loads(self) -> int:
-        """Encoders loaded so far."""
+        """Encoders loaded so far; they are loaded when first needed."""
         return self._executor.loads if self._executor is not None else 0
 
     def predict(
@@ -195,17 +178,19 @@ class Session:
         from virnucpro.pipeline import prediction
         from virnucpro.reports.explain import read_run
 
-        preset = options.pop("preset", None)
+        if unknown := options.keys() - inspect.signature(predict).parameters.keys():
+            raise TypeError(f"predict() got an unexpected keyword argument {min(unknown)!r}")
+        preset, reference = options.pop("preset", None), options.pop("reference", None)
         if preset is not None and preset not in PRESETS:
             raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
-        one = isinstance(inputs, (str, Path))
-        files = [Path(inputs)] if one else [Path(path) for path in inputs]  # type: ignore[arg-type, union-attr]
+        files = list(map(Path, [inputs] if isinstance(inputs, str | Path) else inputs))
         if not files:
             raise UsageError("no input files")
-        flags = {"device": self._device, "threads": self._threads, **options}
-        flags["no_report"] = not flags.pop("report", False)
-        if flags.get("reference") is not None:
-            flags["reference"] = Path(flags["reference"])
+        flags = {
+            "device": self._device, "threads": self._threads, **options,
+            "no_report": not options.get("report", False),
+            "reference": None if reference is None else Path(reference),
+        }  # fmt: skip
         settings = _settings(self._model, **flags, **({preset: True} if preset else {}))
         if self._executor is None:
             self._executor = prediction.make_executor(settings.compute)
@@ -248,8 +233,8 @@ def embed(
     """The vectors that a model's classifier sees: DNA columns, then protein columns.
 
     Args:
-        sequences: a FASTA or FASTQ file; or sequences by id; or sequences alone, which are
-            then called `sequence_1` and on. All of them are held in memory.
+        sequences: a FASTA or FASTQ file; sequences by id; or sequences alone, which are called
+            `sequence_1` and on. All of them are held in memory.
         model: as for `predict`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
         orf_policy: None means the model's own.
@@ -276,8 +261,7 @@ def embed(
     parts = [np.empty((0, scorer.model.dim), dtype=np.float32)]
     for shard, vectors in scorer.vectors(_records(sequences)):
         if per == "orf":
-            places = zip(shard.orfs["chunk"].tolist(), shard.orfs["frame"].tolist(), strict=True)
-            ids += shard.orf_ids(list(places))
+            ids += shard.orf_ids()
             parts.append(vectors)
             continue
         record_of = shard.chunks["record"][shard.orfs["chunk"]]
@@ -290,20 +274,16 @@ def embed(
 def _settings(model: str | Path, **flags: Any) -> PredictionSettings:
     known = str(model) in ("mini", "300", "500")
     named = {"model_type": str(model)} if known else {"model_path": Path(model)}
-    flags = {**flags, **named, "no_progress": True}
-    return build_settings(flags, environment_config(), resume=bool(flags.get("resume")))
+    return build_settings({**flags, **named, "no_progress": True}, environment_config())
 
 
 def _records(sequences: Sequences) -> Iterator[Record]:
-    if isinstance(sequences, (str, Path)):
+    if isinstance(sequences, str | Path):
         from virnucpro.sequences.fasta import read_records
 
         yield from read_records([sequences])
         return
     named = sequences.items() if isinstance(sequences, Mapping) else enumerate(sequences, start=1)
     for name, sequence in named:
-        if isinstance(sequence, Record):
-            yield sequence
-        else:
-            seq_id = name if isinstance(name, str) else f"sequence_{name}"
-            yield Record(seq_id, seq_id, sequence)
+        seq_id = name if isinstance(name, str) else f"sequence_{name}"
+        yield sequence if isinstance(sequence, Record) else Record(seq_id, seq_id, sequence)

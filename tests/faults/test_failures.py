@@ -215,7 +215,7 @@ def feature_file(folder, kind):
 def test_every_record_of_a_feature_file_is_asked_for_its_checksum(tmp_path, kind):
     path = feature_file(tmp_path, kind)
     places, whole = places_of_records(path), path.read_bytes()
-    assert len(places) > 4
+    assert len(places) > 2
     for place in places:
         flip(path, place)
         done = CliRunner().invoke(cli, ["utils", "validate-checkpoints", str(tmp_path)])

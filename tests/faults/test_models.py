@@ -70,9 +70,10 @@ def predict(fasta, *options):
 
 def rewrite(folder, **changes):
     """Write the manifest anew, so that the hashes are those of the changed files."""
-    given = read_manifest(folder)
-    said = {key: getattr(given, key) for key in ("name", "source", "revision", "licence")}
-    write_manifest(folder, [*given.files], **said, **{given.kind: given.entry | changes})
+    given = json.loads((folder / MANIFEST).read_text())
+    kind = "model" if "model" in given else "encoder"
+    said = {key: given[key] for key in ("name", "source", "revision", "licence")}
+    write_manifest(folder, given["files"], **said, **{kind: given[kind] | changes})
 
 
 def own(tmp_path, file, change, said=None):

@@ -83,7 +83,8 @@ def test_without_a_number_the_usable_cpus_bound_them(predict, of_torch, monkeypa
     said = predict("--staged")
     assert len(told) > 4 and set(told) == {2}
     assert "Auto-detected 2 CPU cores for merging" in said
-    assert "sequential merge (few CPUs" in said
+    assert "parallel merge with 2 workers" in said
+    assert "sequential merge" in predict("--staged", "--force", "-t", "1")
 
 
 @pytest.mark.parametrize("options", [(), ("--staged", "-w", "3")], ids=["stream", "staged"])

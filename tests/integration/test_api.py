@@ -119,6 +119,8 @@ def test_values_that_the_command_refuses_are_refused(home, fasta, wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(UsageError, match=f"{name} must .*{value}"):
         virnucpro.predict(fasta, **wrong)
+    with virnucpro.Session() as session, pytest.raises(TypeError, match="'min_scor'"):
+        session.predict(fasta, min_scor=0.9)
     with pytest.raises(UsageError, match="no input"):
         virnucpro.predict([], **TINY)
     with pytest.raises(UsageError, match="orf_policy"):

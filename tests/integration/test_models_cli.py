@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from fake_hub import serve_hub
 from tiny_published import classifier_state, install_published, write_classifier
 
 from virnucpro.cli.main import cli
+from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.models.store import resolve_model
 from virnucpro.tools import verify as checks
-from virnucpro.tools.verify import fixed_sequences
+from virnucpro.tools.verify import fixed_sequences, one_by_one
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +44,18 @@ def run(*arguments, code=0):
 
 
 def test_list_shows_place_source_licence_size_hash_and_damage(home):
-    text = run("list")
     spec = resolve_model("500", None, home)
-    for expected in (spec.classifier_sha256, str(home / "500"), "MIT", "300: not installed"):
-        assert expected in text
-    assert "mini (bundled): 5.7 MB, MIT" in text and "DAMAGED" not in text
+    few, much = run("list"), run("list", "-v")
+    for text in (few, much):
+        for words in (
+            r"mini +bundled +5.7 MB +MIT",
+            r"500 +model +\S+ \S+ +MIT",
+            "300 +not installed",
+        ):
+            assert re.search(f"^{words}", text, re.MULTILINE), text
+        assert "DAMAGED" not in text
+    assert spec.classifier_sha256 not in few and str(home / "500") not in few
+    assert spec.classifier_sha256 in much and str(home / "500") in much
     (home / "500" / "classifier.safetensors").write_bytes(b"x")
     assert "DAMAGED" in run("list")
 
@@ -119,8 +129,10 @@ def golden(home, tmp_path):
     spec = resolve_model("500", None, home)
     nucleotide, protein = fixed_sequences(4)
     cpu = torch.device("cpu")
-    dna = checks._Plain(spec.dna, cpu).embed(nucleotide)
-    esm = checks._Plain(spec.protein, cpu).embed(protein)
+    dna, esm = (
+        one_by_one(load_encoder(slot, cpu, torch.float32), map(make_tokenizer(slot).encode, s), cpu)
+        for slot, s in ((spec.dna, nucleotide), (spec.protein, protein))
+    )
     merged = np.concatenate([dna, esm], axis=1)
     w = {name: tensor.double().numpy() for name, tensor in classifier_state().items()}
     hidden = merged @ w["hidden_layer.weight"].T + w["hidden_layer.bias"] - w["bn1.running_mean"]
@@ -181,6 +193,9 @@ def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
     assert "not a file of published outputs" in run("verify", "500", "--golden", folder, code=4)
 
 
-def test_help_needs_no_torch():
-    code = "import sys; from virnucpro.cli import models; sys.exit('torch' in sys.modules)"
+def test_help_needs_neither_torch_nor_numpy():
+    code = (
+        "from virnucpro.cli import main, models, predict, train, info, utils, benchmark\n"
+        "import sys; sys.exit(bool({'numpy', 'torch'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

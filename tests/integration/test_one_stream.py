@@ -10,6 +10,7 @@ from runs_here import calls, facts, predict_here, tables, write_dna
 
 from virnucpro.core.errors import DamagedError
 from virnucpro.pipeline import workers as workers_module
+from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.worker_loop import Done, GivenUp, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
@@ -146,6 +147,27 @@ def test_other_settings_that_decide_a_score_reuse_no_unit(run, undisturbed, tmp_
     assert run(how={"executor": other}, policy="open-frame", **RESUME) == 0
     assert 0 in other.computed
     assert tables(tmp_path / "out") != undisturbed
+
+
+def test_calls_are_done_on_whatever_device_they_were_made(run, fasta, tmp_path, monkeypatch):
+    first, again, out = Picky(), Picky(), tmp_path / "out"
+    assert run(how={"executor": first}) == 0
+    claimed = (out / ".checkpoints" / "ledger" / "files.txt").read_text().splitlines()
+    assert '"run.json"' in claimed and len(set(claimed)) == len(claimed)
+    letters = fasta.stat().st_size
+    for options in (first.job.dna, first.job.protein):
+        assert letters < options.expected_tokens <= 2 * letters
+    before = facts(out)
+    monkeypatch.setattr(Compute, "devices", ("cuda:0",))
+    assert run(how={"executor": again}, **RESUME) == 0
+    assert again.computed == [] and facts(out) == before
+    (out / "calls.tsv").unlink()
+    assert run(how={"executor": again}, **RESUME) == 0
+    after = facts(out)
+    assert again.computed == [] and set(after["stages"]) == {"scoring", "tables"}
+    for name in ("engines", "devices"):
+        assert after[name] == before[name]
+    assert after["stages"]["scoring"] == before["stages"]["scoring"]
 
 
 def test_an_executor_that_is_given_stays_loaded_from_run_to_run(run, tmp_path, undisturbed):

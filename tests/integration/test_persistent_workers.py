@@ -14,8 +14,7 @@ from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_fil
 
 from virnucpro.cli.main import cli
 from virnucpro.pipeline.features import EmbedJob, SplitFile
-from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-from virnucpro.pipeline.work_queue import BatchQueueManager
+from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.worker_loop import InProcess
 
 
@@ -63,7 +62,7 @@ def seen_by(queue, job, files):
     def look(file):
         pids.update(child.pid for child in multiprocessing.active_children())
 
-    assert queue.process(job, files, on_done=look).finished == tuple(files)
+    assert not queue.process(job, files, on_done=look).failed
     return pids
 
 
@@ -87,25 +86,26 @@ def test_persistent_vs_standard_output_equivalence(pool, work, tmp_path, slot):
     job, files = work[slot]
     mine = [replace(file, output_file=tmp_path / f"p{k}.pt") for k, file in enumerate(files)]
     BatchQueueManager(use_persistent_pool=pool).process(job, mine)
-    seen = seen_by(BatchQueueManager(num_workers=1), job, files)
+    seen = seen_by(BatchQueueManager(PersistentWorkerPool(2, "own")), job, files)
     own = seen - {worker.process.pid for worker in pool.pool}
-    assert len(own) == 1 and are_gone([*own])  # standard workers end with their stage
+    assert len(own) == 2 and are_gone([*own])  # standard workers end with their stage
     for left, right in zip(mine, files, strict=True):
         assert left.output_file.read_bytes() == right.output_file.read_bytes()
 
 
 def test_memory_management(work):
     here = InProcess("cpu", cache_clear_interval=2)
-    with mock.patch.object(here.models, "empty_cache") as empty_cache:
+    with mock.patch.object(here.models, "unit_finished") as finished:
         for _ in range(3):
             for job, files in work.values():
                 list(here.run(job, enumerate(files), lambda rows: None))
-    assert here.models.loads == 2
-    assert empty_cache.call_count == 6  # after every second file of twelve
-    here.models.device = "cuda:0"
+    assert here.models.loads == 2 and finished.call_count == 12
     with mock.patch("torch.cuda.empty_cache") as of_torch:
-        here.models.empty_cache()
-    of_torch.assert_called_once_with()
+        for device, count in (("cpu", 0), ("cuda:0", 3)):  # every second unit of six
+            here.models.device = device
+            for _ in range(6):
+                here.models.unit_finished()
+            assert of_torch.call_count == count  # torch.cuda.empty_cache
 
 
 def test_pool_lifecycle(pool, work):
@@ -126,7 +126,7 @@ def test_pool_lifecycle(pool, work):
 def test_gpu_memory_is_given_back(gpu, work):
     free = torch.cuda.mem_get_info(gpu)[0]
     with PersistentWorkerPool(1, "tiny", devices=(gpu,)) as pool:
-        BatchQueueManager((gpu,), use_persistent_pool=pool).process(*work["protein"])
+        BatchQueueManager(use_persistent_pool=pool).process(*work["protein"])
     assert torch.cuda.mem_get_info(gpu)[0] >= free - (64 << 20)
 
 

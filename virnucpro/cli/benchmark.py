@@ -12,16 +12,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from click import option
 
 import virnucpro
+from virnucpro.cli import options
+from virnucpro.cli.options import flag
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list
-from virnucpro.core.errors import UsageError, VirNucProError
-from virnucpro.core.files import read_json, write_json
+from virnucpro.core.errors import DeviceError, UsageError
+from virnucpro.core.files import atomic_write, read_json, write_json
 
 PASSED, MISSED, NOT_RUN = 0, 1, 2
 TIMEOUT_S = 3600
@@ -37,53 +39,30 @@ SUITES = {
     "v2-throughput": ("-k", "TestParameterTuning"),
     "v1-comparison": ("-k", "TestV1Comparison"),
 }
-V1_NOTES = (
-    "Note: v1.0 comparison requires 'v1.0' git tag in repository",
-    "Tests will skip gracefully if v1.0 tag is unavailable",
-    "That is about the code of 1.0; here both paths are in this checkout and no tag is needed.",
-)
+V1_NOTES = """\
+Note: v1.0 comparison requires 'v1.0' git tag in repository
+Tests will skip gracefully if v1.0 tag is unavailable
+That is about the code of 1.0; here both paths are in this checkout and no tag is needed."""
 NO_PYTEST = "pytest is missing; in the checkout: python -m pip install -e . --group dev"
-NO_CHECKOUT = (
-    "The benchmark suites are in the source tree (tests/benchmarks), not in the installed "
-    f"package.\nGet it: clone the project's repository at version {virnucpro.__version__}, or "
-    "unpack the source archive (pip download --no-deps --no-binary :all: "
-    f"virnucpro=={virnucpro.__version__});\n"
-    "then in it: python -m pip install -e . --group dev && virnucpro benchmark"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for: a suite, the size of its data, and where the figures go."""
-
-    suite: str
-    data_size: str
-    quick: bool
-    vanilla: bool
-    has_gpu: bool
-    report: Path
+NO_CHECKOUT = f"""\
+the benchmark suites are in the source tree (tests/benchmarks), not in the installed package.
+Get it: clone the project's repository at version {virnucpro.__version__}, or unpack the source
+archive (pip download --no-deps --no-binary :all: virnucpro=={virnucpro.__version__});
+then in it: python -m pip install -e . --group dev && virnucpro benchmark"""
 
 
 @click.command()
-@click.option("--suite", type=click.Choice([*SUITES, "all"]), default="all", show_default=True)
-@click.option(
-    "--data-size", type=click.Choice(["tiny", "small", "medium", "large"]), default="small",
-    show_default=True, help="Sequences: 10, 100, 1,000 or 10,000.",
-)  # fmt: skip
-@click.option("--gpus", help="GPUs to measure on, such as 0,1; default: all.")
-@click.option("--quick", is_flag=True, help="Fewest points and the tiny data: a minute or two.")
-@click.option(
-    "--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path),
-    help="Where benchmark_*.json and .md go; default: build/benchmarks in the checkout.",
-)  # fmt: skip
-@click.option(
-    "--compare-to", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="An earlier benchmark_*.json; a figure over 25% worse than there counts as missed.",
-)  # fmt: skip
-@click.option(
-    "--vanilla-baseline", is_flag=True,
-    help="Throughput also measures one sequence a call in float32, as the original runs.",
-)  # fmt: skip
+@option("--suite", type=click.Choice([*SUITES, "all"]), default="all", show_default=True)
+@option("--data-size", type=click.Choice(["tiny", "small", "medium", "large"]), default="small",
+        show_default=True, help="Sequences: 10, 100, 1,000 or 10,000.")  # fmt: skip
+@option("--gpus", help="GPUs to measure on, such as 0,1; default: all.")
+@flag("--quick", help="Fewest points and the tiny data: a minute or two.")
+@option("--output-dir", "-o", type=options.NEW_FOLDER,
+        help="For benchmark_*.json and .md; default: build/benchmarks here.")  # fmt: skip
+@option("--compare-to", type=options.FILE,
+        help="An earlier benchmark_*.json; a figure over 25% worse counts as missed.")  # fmt: skip
+@flag("--vanilla-baseline",
+      help="Throughput also measures one float32 sequence a call, as the original.")  # fmt: skip
 def benchmark(
     suite: str, data_size: str, gpus: str | None, quick: bool, output_dir: Path | None,
     compare_to: Path | None, vanilla_baseline: bool,
@@ -112,42 +91,36 @@ def benchmark(
     """  # noqa: D301 - backslash and b keep click from joining the lines
     root = _checkout()
     if root is None or importlib.util.find_spec("pytest") is None:
-        click.echo(NO_CHECKOUT if root is None else NO_PYTEST, err=True)
-        sys.exit(NOT_RUN)
+        raise UsageError(NO_CHECKOUT if root is None else NO_PYTEST)
     try:
         folder = (output_dir or root / "build" / "benchmarks").absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        visible = parse_gpu_list(gpus, detect_cuda_devices()) if gpus else detect_cuda_devices()
+        visible = detect_cuda_devices()
+        visible = parse_gpu_list(gpus, visible) if gpus else visible
         earlier = _rows(read_json(compare_to)) if compare_to else []
-        if compare_to and not earlier:
-            problem = "no figures in it; give an earlier benchmark_*.json"
-            raise UsageError(f"--compare-to {compare_to}: {problem}")
-    except (VirNucProError, OSError) as error:
-        click.echo(f"virnucpro: error: {error}", err=True)
-        sys.exit(NOT_RUN)
+    except (DeviceError, OSError) as error:  # 5 and 1 elsewhere, here the suite could not run
+        raise UsageError(str(error)) from error
+    if compare_to and not earlier:
+        problem = "no figures in it; give an earlier benchmark_*.json"
+        raise UsageError(f"--compare-to {compare_to}: {problem}")
     if suite in ("v1-comparison", "all"):
-        click.echo("\n".join(V1_NOTES))
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    request = Request(
-        suite, "tiny" if quick else data_size, quick, vanilla_baseline, bool(visible),
-        folder / f"benchmark_{stamp}_{os.getpid()}.json",
-    )  # fmt: skip
-    ended = _run(_build_pytest_command(request), root, _visible_names(visible) if gpus else "")
-    found = read_json(request.report)
-    _compare(_rows(found), earlier)
-    if found:
-        write_json(request.report, found)
-        lines = [f"# {_title(found)}", "", "| suite | figure | value | requirement | verdict |"]
-        lines.append("|---|---|---|---|---|")
-        for row in _rows(found):
-            cells = (cell.replace("|", "/") for cell in _cells(row))
-            lines.append(f"| {' | '.join(cells)} |")
-        text = "\n".join(lines) + "\n"
-        request.report.with_suffix(".md").write_text(text, encoding="utf-8")
-    _display_summary(found)
-    if any(row.get("verdict") == "missed" for row in _rows(found)):
+        click.echo(V1_NOTES)
+    path = folder / f"benchmark_{time.strftime('%Y%m%d-%H%M%S')}_{os.getpid()}.json"
+    command = _build_pytest_command(suite, path, bool(visible))
+    command.append(f"--bench-size={'tiny' if quick else data_size}")
+    command += ["--bench-quick"] * quick + ["--bench-vanilla"] * vanilla_baseline
+    ended = _run(command, root, _visible_names(visible) if gpus else "")
+    report = read_json(path)
+    rows = _rows(report)
+    _compare(rows, earlier)
+    if report:
+        write_json(path, report)
+        with atomic_write(path.with_suffix(".md"), "w") as file:
+            file.write(_table(report))
+    _display_summary(report)
+    if any(row.get("verdict") == "missed" for row in rows):
         sys.exit(MISSED)
-    sys.exit(PASSED if _rows(found) and ended == 0 else NOT_RUN)
+    sys.exit(PASSED if rows and ended == 0 else NOT_RUN)
 
 
 def _checkout() -> Path | None:
@@ -157,20 +130,14 @@ def _checkout() -> Path | None:
     return root if is_tree else None
 
 
-def _build_pytest_command(request: Request) -> list[str]:
+def _build_pytest_command(suite: str, report: Path, has_gpu: bool) -> list[str]:
     """The pytest call of a suite; classes by -k, the older suites by marker."""
     command = [sys.executable, "-m", "pytest", "tests/benchmarks", "-q", "--no-header"]
     # the project's own options leave benchmarks out of the ordinary test run
     command += ["-o", "addopts=--strict-markers", "-p", "no:cacheprovider"]
     command += ["-o", "filterwarnings=default"]  # a warning of some library is no result
-    if request.suite in SUITES:
-        command += SUITES[request.suite]
-    elif request.has_gpu:
-        command += ["-m", "gpu"]
-    command += [f"--bench-size={request.data_size}", f"--bench-report={request.report}"]
-    command += ["--bench-quick"] if request.quick else []
-    command += ["--bench-vanilla"] if request.vanilla else []
-    return command
+    command += SUITES.get(suite, ("-m", "gpu") if has_gpu else ())
+    return [*command, f"--bench-report={report}"]
 
 
 def _visible_names(gpus: Sequence[int]) -> str:
@@ -211,19 +178,10 @@ def _compare(rows: list[dict[str, Any]], earlier: list[dict[str, Any]]) -> None:
 
 def _display_summary(report: dict[str, Any]) -> None:
     """Print every figure against its requirement; parts that a report lacks are left out."""
-    rows = _rows(report)
-    if not rows:
+    if not _rows(report):
         click.echo("No figures were measured.", err=True)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=_title(report))
-    for column in ("suite", "figure", "value", "requirement", "verdict"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*_cells(row))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    click.echo(_table(report))
     performance = report.get("performance")
     speedups = performance.get("speedups") if isinstance(performance, dict) else None
     if isinstance(speedups, dict) and speedups:
@@ -231,19 +189,21 @@ def _display_summary(report: dict[str, Any]) -> None:
         click.echo(f"speed-ups: {', '.join(words)}")
 
 
-def _title(report: dict[str, Any]) -> str:
+def _table(report: dict[str, Any]) -> str:
+    """Every figure of a report in Markdown; parts that it lacks are left out."""
     machine = report.get("machine")
     words = map(str, machine.values()) if isinstance(machine, dict) else ()
-    return ", ".join([f"Benchmark: {report.get('data_size', '?')} data", *words])
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    """A figure as the cells of a row: suite, name, value, requirement, verdict."""
-    value, ratio = f"{_number(row.get('value'))} {row.get('unit', '')}", row.get("ratio_to_earlier")
-    earlier = "" if ratio is None else f" ({ratio:.2f} x earlier)"
-    verdict = ": ".join(str(row[key]) for key in ("verdict", "reason") if row.get(key))
-    suite, name, requirement = (str(row.get(key, "")) for key in ("suite", "name", "requirement"))
-    return [suite, name, value.strip() + earlier, requirement, verdict]
+    lines = [", ".join([f"# Benchmark: {report.get('data_size', '?')} data", *words]), ""]
+    lines += ["| suite | figure | value | requirement | verdict |", "|---|---|---|---|---|"]
+    for row in _rows(report):
+        value, ratio = f"{_number(row.get('value'))} {row.get('unit', '')}".strip(), ""
+        if "ratio_to_earlier" in row:
+            ratio = f" ({row['ratio_to_earlier']:.2f} x earlier)"
+        verdict = ": ".join(str(row[key]) for key in ("verdict", "reason") if row.get(key))
+        suite, name, limit = (str(row.get(key, "")) for key in ("suite", "name", "requirement"))
+        cells = (cell.replace("|", "/") for cell in (suite, name, value + ratio, limit, verdict))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _number(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Commands that say something and compute nothing: estimate, doctor, report, citation and so on."""
+"""Commands that tell something: estimate, profile, doctor, report, citation, completion."""
 
 from __future__ import annotations
 
@@ -6,46 +6,44 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import click
+from click import option
 from click.shell_completion import get_completion_class
 
-from virnucpro.cli.settings import PAIRED, REFERENCE, config_of, model_home
+from virnucpro.cli import options
+from virnucpro.cli.options import TOKENS, flag
+from virnucpro.cli.settings import config_of, embedding_dtype, model_home
 from virnucpro.core.config import MODEL_TYPES
-from virnucpro.core.device import detect_cuda_devices
+from virnucpro.core.device import detect_cuda_devices, validate_and_get_device
 from virnucpro.core.errors import ModelError, UsageError
+from virnucpro.core.files import make_writable, read_json, write_json
 from virnucpro.core.text import duration, gib
 
-if TYPE_CHECKING:
-    from virnucpro.models.specs import ModelSpec
-    from virnucpro.tools.survey import Survey
-
+FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
 MARKS = {True: "ok", False: "FAIL", None: "--"}
 COUNTED = ("records", "scored", "nt", "chunks", "orfs", "dna_tokens", "protein_tokens")
-PLACE = click.Path(path_type=Path)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+TOLD = (
+    "{model}: {records:,} records, {nt:,} nt; {scored:,} to be scored in {chunks:,} chunks, about "
+    "{orfs:,} ORFs, {dna_tokens:,} DNA tokens, {protein_tokens:,} protein tokens"
+)
 
 
 @click.command()
-@click.argument(
-    "input_files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False)
-)
-@click.option(
-    "--model-type", "-m", "models", multiple=True, type=click.Choice(MODEL_TYPES),
-    help="Model, may be given again; default: every installed one.",
-)  # fmt: skip
-@click.option("--model-path", "-p", type=PLACE, help="A custom model.")
-@click.option(
-    "--device", "-d", "devices", multiple=True,
-    help="Device, may be given again; default: the CPU, one GPU, and all GPUs.",
-)  # fmt: skip
-@click.option("--expected-length", "-e", type=click.IntRange(min=30), help="Chunk length (nt).")
-@click.option("--min-length", type=click.IntRange(min=0), help="Shortest record (nt).")
-@PAIRED
-@REFERENCE
-@click.option("--count-only", is_flag=True, help="Count chunks and tokens; time nothing.")
-@JSON
+@click.argument("input_files", nargs=-1, required=True,
+                type=click.Path(path_type=Path, readable=False))  # fmt: skip
+@option("--model-type", "-m", "models", multiple=True, type=click.Choice(MODEL_TYPES),
+        help="Model, may be given again; default: every installed one.")  # fmt: skip
+@options.model_path
+@option("--device", "-d", "devices", multiple=True,
+        help="May be given again; default: the CPU, one GPU, and all GPUs.")  # fmt: skip
+@options.expected_length
+@options.min_length
+@options.paired
+@options.reference
+@flag("--count-only", help="Count chunks and tokens; time nothing.")
+@options.as_json
 @click.pass_context
 def estimate(
     ctx: click.Context, input_files: tuple[Path, ...], models: tuple[str, ...],
@@ -57,10 +55,13 @@ def estimate(
     Reads the input whole, counts its chunks, reading frames and tokens, and times short
     predictions on a sample of it with each model and device.
     """
+    from virnucpro.models.store import resolve_model
     from virnucpro.pipeline.inputs import plan_sources, read_sources
-    from virnucpro.tools.survey import refuse_pipes, survey
+    from virnucpro.pipeline.run import orfs_per_unit
+    from virnucpro.sequences.read_log import ReadLog
+    from virnucpro.tools import estimate as pilots
 
-    refuse_pipes([*input_files, *([reference] if reference else [])])
+    pilots.refuse_pipes([*input_files, *([reference] if reference else [])])
     config = config_of(ctx)
     sources = plan_sources(input_files, {}, paired, reference)
     shortest = config.get("prediction.min_length") if min_length is None else min_length
@@ -69,49 +70,125 @@ def estimate(
     if not devices:
         several = [",".join(map(str, gpus))] if len(gpus) > 1 else []
         devices = ("cpu", *(["cuda:0"] if gpus else []), *several)
-    rows = []
-    for name, model in _models(models, model_path, model_home(config)):
-        chosen = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
-        found = survey(read_sources(sources), chosen, shortest)
-        counts = {field: getattr(found, field) for field in COUNTED}
-        row: dict[str, Any] = {"model": name, **counts, "runs": []}
-        rows.append(row)
+    if model_path is not None and not models:
+        models = ("custom",)
+    chosen = []
+    rows: list[dict[str, Any]] = []
+    for name in models or ("mini", "300", "500"):
+        try:
+            chosen.append((name, resolve_model(name, model_path, model_home(config))))
+        except ModelError:
+            if models or name == "mini":
+                raise
+            click.echo(f"{name}: not installed", err=True)
+    for name, model in chosen:
+        model = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
+        log = ReadLog(is_silent=bool(rows))  # the same input for each model: one warning
+        found = pilots.survey(read_sources(sources, log), model, shortest)
+        row: dict[str, Any] = {"model": name, **{key: getattr(found, key) for key in COUNTED}}
+        rows.append(row | {"runs": []})
         if not as_json:
-            click.echo(
-                f"{name}: {found.records:,} records, {found.nt:,} nt; {found.scored:,} to be "
-                f"scored in {found.chunks:,} chunks, about {found.orfs:,} ORFs, "
-                f"{found.dna_tokens:,} DNA tokens, {found.protein_tokens:,} protein tokens"
-            )
+            click.echo(TOLD.format(**row))
         for device in [] if count_only else devices:
-            options = ["-m", name, "--min-length", str(shortest)]
-            options += ["-p", str(model_path)] if model_path else []
-            options += ["-e", str(chunk_nt)] if chunk_nt else []
-            if "," in device:
-                options += ["--gpus", device]
-            elif device.startswith("cuda") and len(gpus) > 1:
-                options += ["--gpus", device.removeprefix("cuda").removeprefix(":") or "0"]
+            flags = ["-m", name, "--min-length", str(shortest)]
+            flags += ["-p", str(model_path)] if model_path else []
+            flags += ["-e", str(chunk_nt)] if chunk_nt else []
+            is_listed = "," in device or (device.startswith("cuda") and len(gpus) > 1)
+            numbers = device.removeprefix("cuda").removeprefix(":") or "0"
+            flags += ["--gpus", numbers] if is_listed else ["--device", device]
+            on_cpu, free = device == "cpu", pilots.free_memory()
+            run: dict[str, Any] = {"device": device}
+            if on_cpu and free is not None and model.weight_bytes > free:
+                said = f"weights take {gib(model.weight_bytes)}, {gib(free)} of memory are free"
+                run["problem"] = said
+            elif not found.chunks:
+                run["problem"] = said = "nothing to score"
             else:
-                options += ["--device", device]
-            run = {"device": device, **_time(ctx, found, chosen, device, options)}
-            row["runs"].append(run)
-            if as_json:
-                continue
-            if "problem" in run:
-                click.echo(f"  on {device}: {run['problem']}")
-                continue
-            memory = f"memory {gib(run['memory'])}"
-            memory += f", GPU memory {gib(run['gpu_memory'])}" if run["gpu_memory"] else ""
-            click.echo(f"  on {device}: about {duration(run['seconds'])}, {memory}")
+                given = config.get("prediction.sequences_per_file")
+                per_file = orfs_per_unit(given, on_cpu, model)
+                smallest = pilots.smallest_pilot(model, on_cpu)
+                pilot = pilots.run_pilots(found, flags, ctx.obj.get("config_file"))
+                run |= asdict(pilots.estimate(found, per_file, smallest, pilot))
+                said = f"about {duration(run['seconds'])}, memory {gib(run['memory'])}"
+                said += f", GPU memory {gib(run['gpu_memory'])}" if run["gpu_memory"] else ""
+            rows[-1]["runs"].append(run)
+            if not as_json:
+                click.echo(f"  on {device}: {said}")
     if as_json:
         click.echo(json.dumps(rows, indent=2))
 
 
 @click.command()
-@click.option(
-    "--output-dir", "-o", type=PLACE, default=Path(),
-    help="Where results would go; default: here.",
-)  # fmt: skip
-@JSON
+@option("--model", "-m", "name", required=True, type=click.Choice(["dnabert-s", "esm2", "mini"]),
+        help="dnabert-s and esm2 must be installed; mini measures both of its own.")  # fmt: skip
+@options.device
+@option("--engine", type=click.Choice(["padded", "packed"]), default="padded", show_default=True,
+        help="padded is what the batch sizes of predict are for; packed sizes its own "
+        "by memory.")  # fmt: skip
+@option("--min-batch", type=TOKENS, default=512, show_default=True)
+@option("--max-batch", type=TOKENS, default=8192, show_default=True)
+@option("--step", type=TOKENS, help="Tokens between budgets; default: twice.")
+@option("--test-file", type=options.FILE,
+        help="Measure with the ORFs of this FASTA or FASTQ instead of built-in ones.")  # fmt: skip
+@option("--output", "-o", type=options.NEW_FILE, help="Also write JSON here.")
+@click.pass_context
+def profile(
+    ctx: click.Context, name: str, device: str, engine: Literal["padded", "packed"],
+    min_batch: int, max_batch: int, step: int | None, test_file: Path | None, output: Path | None,
+) -> None:  # fmt: skip
+    """Find the best token budget on this machine.
+
+    Embeds sequences with one budget after another (tokens per batch) and recommends the
+    smallest whose rate is within 3% of the highest. A budget decides time and memory only.
+    """
+    from virnucpro.models.store import find_encoder, resolve_model
+    from virnucpro.tools.budget_search import best, sample_sequences, try_budgets
+
+    if min_batch > max_batch:
+        raise UsageError(f"--min-batch {min_batch} is above --max-batch {max_batch}")
+    config = config_of(ctx)
+    home, chosen = model_home(config), validate_and_get_device(device)
+    if output is not None:
+        make_writable(output.parent)
+    if name == "mini":
+        model = resolve_model("mini", None, home)
+        specs = {"dna": model.dna, "protein": model.protein}
+    elif name == "dnabert-s":
+        specs = {"dna": find_encoder("DNABERT-S", home)}
+    else:
+        specs = {"protein": find_encoder("esm2_t36_3B_UR50D", home)}
+    budgets = [min_batch]
+    while (larger := budgets[-1] + (step or budgets[-1])) <= max_batch:
+        budgets.append(larger)
+    encoders: dict[str, object] = {}
+    for slot, spec in specs.items():
+        sequences = sample_sequences(slot, test_file)
+        click.echo(f"{spec.name} on {chosen}, {engine} engine, {len(sequences)} sequences")
+        trials = []
+        dtype = embedding_dtype(config)
+        for trial in try_budgets(spec, sequences, budgets, chosen, engine, dtype):
+            trials.append(trial)
+            rate = "does not fit"
+            if trial.fits:
+                rate = f"{trial.tokens_per_s:>10,.0f} tokens/s"
+                rate += f"  {100 * trial.efficiency:.1f}% real tokens"
+            if trial.fits and trial.peak_bytes is not None:
+                rate += f"  {trial.peak_bytes / 2**30:.2f} GiB at the peak"
+            click.echo(f"  {trial.token_budget:>7} tokens  {rate}")
+        winner = best(trials).token_budget
+        name = FLAGS[slot] if engine == "padded" else ""
+        click.echo(f"  best: {name} {winner}" if name else f"  best: a batch of {winner} tokens")
+        tried = [asdict(trial) for trial in trials]
+        encoders[spec.name] = {"flag": name, "recommended": winner, "trials": tried}
+    if output is not None:
+        write_json(output, {"device": str(chosen), "engine": engine, "encoders": encoders})
+        click.echo(f"wrote {output}")
+
+
+@click.command()
+@option("--output-dir", "-o", type=options.OUTPUT, default=Path(),
+        help="Where results would go; default: here.")  # fmt: skip
+@options.as_json
 @click.pass_context
 def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
     """Check packages, devices, weights and the disk; exit code 1 where something is wrong."""
@@ -133,10 +210,9 @@ def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("output_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("output_dir", type=options.FOLDER)
 def report(output_dir: Path) -> None:
     """Write report.html and virnucpro_mqc.json again from the tables in OUTPUT_DIR."""
-    from virnucpro.core.files import read_json
     from virnucpro.reports.html import write_report
 
     if read_json(output_dir / "run.json").get("status") == "running":
@@ -145,16 +221,14 @@ def report(output_dir: Path) -> None:
 
 
 @click.command()
-@click.option("--bibtex", is_flag=True, help="As BibTeX.")
+@flag("--bibtex", help="As BibTeX.")
 def citation(bibtex: bool) -> None:
     """Say what to cite."""
-    from virnucpro.reports.citations import ALL
+    from virnucpro.reports.citations import references
 
-    for reference in ALL:
-        if bibtex:
-            click.echo(f"{reference.bibtex}\n")
-        else:
-            click.echo(f"{reference.text}\n    for {reference.why}")
+    for reference in references():
+        text = f"{reference.text}\n    for {reference.why}"
+        click.echo(f"{reference.bibtex}\n" if bibtex else text)
 
 
 @click.command()
@@ -166,48 +240,6 @@ def completion(ctx: click.Context, shell: str) -> None:
     For bash: virnucpro completion bash > ~/.local/share/bash-completion/completions/virnucpro
     """
     made = get_completion_class(shell)
-    if made is None:
-        raise UsageError(f"no completion for {shell}")
+    assert made is not None  # click knows each of the choices
     root = ctx.find_root().command
     click.echo(made(root, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
-
-
-def _models(
-    names: tuple[str, ...], model_path: Path | None, home: Path
-) -> list[tuple[str, ModelSpec]]:
-    """The models asked for, or every installed one."""
-    from virnucpro.models.store import resolve_model
-
-    if model_path is not None and not names:
-        names = ("custom",)
-    if names:
-        return [(name, resolve_model(name, model_path, home)) for name in names]
-    found = []
-    for name in ("mini", "300", "500"):
-        try:
-            found.append((name, resolve_model(name, None, home)))
-        except ModelError:
-            if name == "mini":
-                raise
-            click.echo(f"{name}: not installed", err=True)
-    return found
-
-
-def _time(
-    ctx: click.Context, found: Survey, model: ModelSpec, device: str, options: list[str]
-) -> dict[str, Any]:
-    """What short runs say about the whole run, or the `problem` that forbids it."""
-    from virnucpro.pipeline.run import orfs_per_unit
-    from virnucpro.tools import estimate as pilots
-
-    on_cpu = device == "cpu"
-    needed, free = model.weight_bytes, pilots.free_memory()
-    if on_cpu and free is not None and needed > free:
-        return {"problem": f"weights take {gib(needed)}, {gib(free)} of memory are free"}
-    if not found.chunks:
-        return {"problem": "nothing to score"}
-    smallest = pilots.smallest_pilot(model, on_cpu)
-    given = config_of(ctx).get("prediction.sequences_per_file")
-    per_file = orfs_per_unit(given, on_cpu, model)
-    run = pilots.run_pilots(found, options, ctx.ensure_object(dict).get("config_file"))
-    return asdict(pilots.estimate(found, per_file, smallest, run))

@@ -17,33 +17,32 @@ import click
 
 from virnucpro import __version__
 from virnucpro.cli.streams import Streams
-from virnucpro.core.config import Config, nearest, unknown_variables
 from virnucpro.core.device import usable_cpus, visible_cpus
 from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
-from virnucpro.core.log import setup_logging
 from virnucpro.core.text import clipped
 
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_WITHIN_S = 4.0
 LONGEST_MESSAGE = 500  # of those that click makes, which hold what was given as it is
-_IMPORTING = "<frozen importlib"
 
-# name: (module, function, summary). Modules are imported when a command runs, so that
+# name: (module, summary). Modules are imported when a command runs, so that
 # `virnucpro --help` stays fast.
 COMMANDS = {
-    "predict": ("predict", "predict", "Call each record of a FASTA or FASTQ viral or not."),
-    "models": ("models", "models", "List, fetch, import and verify models."),
-    "estimate": ("info", "estimate", "Say what a prediction will cost before it starts."),
-    "doctor": ("info", "doctor", "Check install, devices, weights and write speed."),
-    "report": ("info", "report", "Rebuild report.html of a finished run."),
-    "train": ("train", "train", "Train a model on labelled FASTA."),
-    "evaluate": ("train", "evaluate", "Measure a model on labelled FASTA."),
-    "benchmark": ("benchmark", "benchmark", "Run the benchmark suites of a source checkout."),
-    "profile": ("profile", "profile", "Find the best token budget on this machine."),
-    "config": ("utils", "config", "Show the settings in force and where they come from."),
-    "utils": ("utils", "utils", "List devices, validate files and checkpoints."),
-    "citation": ("info", "citation", "How to cite."),
-    "completion": ("info", "completion", "Print the completion script of a shell."),
+    "predict": ("predict", "Call each record of a FASTA or FASTQ viral or not."),
+    "models": ("models", "List, fetch, import and verify models."),
+    "estimate": ("info", "Say what a prediction will cost before it starts."),
+    "doctor": ("info", "Check install, devices, weights and write speed."),
+    "report": ("info", "Rebuild report.html of a finished run."),
+    "train": ("train", "Train a model on labelled FASTA."),
+    "evaluate": ("train", "Measure a model on labelled FASTA."),
+    "benchmark": ("benchmark", "Run the benchmark suites of a source checkout."),
+    "profile": ("info", "Find the best token budget on this machine."),
+    "config": ("utils", "Show the settings in force and where they come from."),
+    "utils": ("utils", "List devices, validate files and checkpoints."),
+    "citation": ("info", "How to cite."),
+    "completion": ("info", "Print the completion script of a shell."),
 }
 
 AFTER_A_STOP = {
@@ -63,14 +62,16 @@ class LazyGroup(click.Group):
         """Import the module of a command and return the command."""
         if cmd_name not in COMMANDS:
             return None
-        module, function, _ = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(f"virnucpro.cli.{module}"), function)
-        return command if isinstance(command, click.Command) else None
+        module = importlib.import_module(f"virnucpro.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; a word that is none is an error with the nearest one."""
+        from virnucpro.core.config import nearest
+
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -80,7 +81,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn what a user can act on into one message and an exit code."""
@@ -94,8 +95,7 @@ class LazyGroup(click.Group):
                 raise
             raise click.UsageError(clipped(message, LONGEST_MESSAGE), error.ctx) from error
         except Interrupted as stop:
-            after = AFTER_A_STOP.get(ctx.invoked_subcommand or "", "")
-            click.echo(f"virnucpro: {stop}{after}", err=True)
+            click.echo(_words(stop, ctx), err=True)
             sys.exit(stop.exit_code)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
@@ -111,15 +111,10 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="VirNucPro")
 @click.option("--verbose", "-v", is_flag=True, help="Log DEBUG lines too.")
 @click.option("--quiet", "-q", is_flag=True, help="Be silent but for errors.")
-@click.option(
-    "--log-file", "-l", type=click.Path(dir_okay=False, path_type=Path),
-    help="Also log to this file, DEBUG lines included.",
-)  # fmt: skip
+@click.option("--log-file", "-l", type=NEW_FILE, help="Also log to this file, DEBUG too.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of log lines.")
-@click.option(
-    "--config", "-c", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML settings; see `virnucpro utils generate-config`.",
-)  # fmt: skip
+@click.option("--config", "-c", "config_file", type=FILE,
+              help="YAML settings; see `virnucpro utils generate-config`.")  # fmt: skip
 @click.pass_context
 def cli(
     ctx: click.Context, verbose: bool, quiet: bool, log_file: Path | None,
@@ -130,18 +125,25 @@ def cli(
     Exit codes: 0 done, 1 failure, 2 usage, 3 bad input, 4 model missing, 5 device or memory,
     6 done in part, 130 interrupted, 143 terminated.
     """
-    obj = ctx.ensure_object(dict)
+    from virnucpro.core.config import Config, unknown_variables
+    from virnucpro.core.log import setup_logging
+
     config = Config.load(config_file, os.environ)
-    obj.update(config=config, config_file=config_file, verbose=verbose, quiet=quiet)
-    obj["log"] = {
+    log: dict[str, Any] = {
         "verbose": verbose,
         "quiet": quiet,
         "log_file": log_file or config.get("logging.file"),
         "style": log_format or config.get("logging.format"),
     }
-    logger = setup_logging(**obj["log"])
+    ctx.ensure_object(dict).update(config=config, config_file=config_file, quiet=quiet, log=log)
+    logger = setup_logging(**log)
     for name, near in unknown_variables(os.environ):
         logger.warning("%s sets nothing; did you mean %s?", clipped(name), near)
+
+
+def _words(stop: Interrupted, ctx: click.Context | None) -> str:
+    command = ctx.find_root().invoked_subcommand if ctx else None
+    return f"virnucpro: {stop}{AFTER_A_STOP.get(command or '', '')}"
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -149,24 +151,21 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     stop = Interrupted(number)
-    context = click.get_current_context(silent=True)
-    command = context.find_root().invoked_subcommand if context else None
-    words = f"virnucpro: {stop}{AFTER_A_STOP.get(command or '', '')}\n"
+
+    def stop_now() -> None:  # files are whole or not there anyway
+        with suppress(OSError):
+            os.write(2, f"{words}\n".encode())
+        os._exit(stop.exit_code)
+
+    words = _words(stop, click.get_current_context(silent=True))
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_IMPORTING):
-            _stop_now(stop, words)  # others' code, half imported, makes a traceback of an exception
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            stop_now()  # others' code, half imported, makes a traceback of an exception
         frame = frame.f_back
-    deadline = threading.Timer(STOP_WITHIN_S, _stop_now, [stop, words])
+    deadline = threading.Timer(STOP_WITHIN_S, stop_now)
     deadline.daemon = True
     deadline.start()
     raise stop
-
-
-def _stop_now(stop: Interrupted, words: str) -> None:
-    """End a process that does not come to a safe place; files are whole or not there anyway."""
-    with suppress(OSError):
-        os.write(2, words.encode())
-    os._exit(stop.exit_code)
 
 
 def main() -> None:

@@ -8,81 +8,96 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click import option
 
-from virnucpro.cli.settings import model_home
-from virnucpro.core.config import Config, parse_flag
+from virnucpro.cli import options
+from virnucpro.cli.options import flag
+from virnucpro.cli.settings import config_of, model_home
+from virnucpro.core.config import parse_flag
 from virnucpro.core.errors import ModelError, UsageError
-from virnucpro.core.text import clipped
+from virnucpro.core.text import clipped, size
 
 if TYPE_CHECKING:
-    from virnucpro.models.fetch import FetchPlan, Network
-    from virnucpro.models.manifest import Manifest
     from virnucpro.models.specs import EncoderSpec, ModelSpec
     from virnucpro.tools.verify import Check
 
 
 @click.group()
-@click.option(
-    "--model-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where models lie; default: VIRNUCPRO_MODEL_DIR, settings, ~/.cache/virnucpro/models.",
-)
+@option("--model-dir", type=click.Path(file_okay=False, path_type=Path),
+        help="Where models lie; default: VIRNUCPRO_MODEL_DIR, settings, "
+        "~/.cache/virnucpro/models.")  # fmt: skip
 @click.pass_context
 def models(ctx: click.Context, model_dir: Path | None) -> None:
     """List, fetch, import and verify models."""
-    obj = ctx.ensure_object(dict)
-    config: Config = obj.setdefault("config", Config.load(None, os.environ))
-    obj["home"] = model_dir or model_home(config)
+    config = config_of(ctx)
+    ctx.obj |= {"home": model_dir or model_home(config), "offline": config.get("models.offline")}
 
 
 @models.command("list")
+@flag("--verbose", "-v", help="Also show where each came from, and its files with hashes.")
 @click.pass_obj
-def list_command(obj: dict[str, Path]) -> None:
-    """Show what is installed: where it lies, where it came from, size, licence and hashes."""
+def list_command(obj: dict[str, Any], verbose: bool) -> None:
+    """Show what is installed: name, size, licence and place; with -v sources and hashes."""
     from virnucpro.models import store
 
     home = obj["home"]
     click.echo(f"models in {home}")
-    try:
-        digest = store.load_model(store.BUNDLED, home).digest
-        _show(store.model_in(store.BUNDLED), "mini (bundled)", f", digest {digest}")
-    except ModelError as error:
-        click.echo(f"\nmini (bundled): DAMAGED: {error}")
+    bundled = store.model_in(store.BUNDLED)
     installed = store.list_models(home)
-    for record in installed:
-        _show(record, f"{record.folder.name} ({record.kind})")
+    names = ["mini", *(record.folder.name for record in installed)]
+    width = max(map(len, [*names, "300"]))
+    for name, record in zip(names, [bundled, *installed], strict=True):
         try:
             record.check()
+            state = record.licence
         except ModelError as error:
-            click.echo(f"  DAMAGED: {error}")
-    names = {record.folder.name for record in installed}
-    for name in [name for name in ("300", "500") if name not in names]:
-        click.echo(f"\n{name}: not installed; `virnucpro models fetch {name}`")
+            state = f"DAMAGED: {error}"
+        kind = "bundled" if record is bundled else record.kind
+        click.echo(f"{name:<{width}}  {kind:<10}  {size(record.size):>8}  {state}")
+        if not (verbose or obj.get("log", {}).get("verbose")):
+            continue
+        revision = f" at {record.revision}" if record.revision else ""
+        click.echo(f"  from {record.source}{revision}\n  in {record.folder}")
+        for file, entry in record.files.items():
+            click.echo(f"  {file}  {size(entry.size)}  sha256 {entry.sha256}")
+    for name in ("300", "500"):
+        if name not in names:
+            click.echo(f"{name:<{width}}  not installed; `virnucpro models fetch {name}`")
 
 
 @models.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option(
-    "--revision",
-    "revisions",
-    multiple=True,
-    metavar="[NAME=]COMMIT",
-    help="Pin a revision; NAME is needed when more than one thing is fetched.",
-)
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@option("--revision", "revisions", multiple=True, metavar="[NAME=]COMMIT",
+        help="Pin a revision; NAME is needed when more than one thing is fetched.")  # fmt: skip
+@flag("--yes", "-y", help="Do not ask.")
 @click.pass_obj
-def fetch(
-    obj: dict[str, Path], names: tuple[str, ...], revisions: tuple[str, ...], yes: bool
-) -> None:
+def fetch(obj: dict[str, Any], names: tuple[str, ...], revisions: tuple[str, ...],
+          yes: bool) -> None:  # fmt: skip
     """Download NAMES: 300, 500 (each with its encoders), DNABERT-S, esm2_t36_3B_UR50D."""
     from virnucpro.models import fetch as fetching
 
-    home, network = obj["home"], _network()
-    plans = fetching.plan_fetch(list(names), home, _revisions(revisions, names), network)
-    _show_plans(plans, home)
+    home: Path = obj["home"]
+    pinned = {}
+    for text in revisions:
+        name, _, revision = text.rpartition("=")
+        if not name and len(names) > 1:
+            which = f"say for which of {', '.join(names)}: NAME=COMMIT"
+            raise UsageError(f"--revision {clipped(text)}: {which}")
+        pinned[name or names[0]] = revision
+    offline = parse_flag(os.environ.get("HF_HUB_OFFLINE", ""), "HF_HUB_OFFLINE")
+    plans = fetching.plan_fetch(list(names), home, pinned, offline or obj["offline"])
+    click.echo(f"download plan for {home}")
+    for plan in plans:
+        state = f"{size(plan.size)} to download" if plan.files else "installed"
+        click.echo(f"{plan.name}: {state}; {plan.source} at {plan.revision}; {plan.licence}")
+        for file in plan.files:
+            click.echo(f"  {file.name}  {size(file.size)}")
+    there = next(path for path in (home, *home.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    click.echo(f"total: {size(sum(plan.size for plan in plans))}; free: {size(free)}")
     missing = [plan for plan in plans if plan.files or not plan.installed]
     if not missing:
         click.echo("nothing to download")
@@ -90,15 +105,15 @@ def fetch(
     if not yes and sys.stdin.isatty():
         click.confirm("Download?", default=True, abort=True)
     for plan in missing:
-        record = fetching.fetch(plan, home, network)
+        record = fetching.fetch(plan, home)
         click.echo(f"{plan.name}: installed in {record.folder}")
 
 
 @models.command("import")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--name", required=True, help="What to call it: 300, 500, an encoder, or your own.")
+@option("--name", required=True, help="What to call it: 300, 500, an encoder, or your own.")
 @click.pass_obj
-def import_command(obj: dict[str, Path], source: Path, name: str) -> None:
+def import_command(obj: dict[str, Any], source: Path, name: str) -> None:
     """Install local files: a published .pth (its pickle is never run), or a model directory."""
     from virnucpro.models.store import install_local
 
@@ -125,14 +140,10 @@ def _prove(spec: EncoderSpec | ModelSpec) -> None:
 
 @models.command()
 @click.argument("name", required=False)
-@click.option(
-    "--golden",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of outputs of the original, to recompute.",
-)
-@click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
+@option("--golden", type=options.FOLDER, help="Folder of outputs of the original, to recompute.")
+@options.device
 @click.pass_obj
-def verify(obj: dict[str, Path], name: str | None, golden: Path | None, device: str) -> None:
+def verify(obj: dict[str, Any], name: str | None, golden: Path | None, device: str) -> None:
     """Check hashes, compare every fast path with the plain one, and recompute published outputs.
 
     NAME is mini, 300, 500, an installed model or a model directory; by default mini, or with
@@ -140,13 +151,20 @@ def verify(obj: dict[str, Path], name: str | None, golden: Path | None, device: 
     with --keep-intermediate.
     """
     from virnucpro.core.device import validate_and_get_device
+    from virnucpro.models.manifest import read_manifest
+    from virnucpro.models.store import resolve_model
     from virnucpro.tools import verify as checks
 
-    home = obj["home"]
-    spec = _resolve(name or ("500" if golden else "mini"), home)
+    name = name or ("500" if golden else "mini")
+    kind, path = (name, None) if name in ("mini", "300", "500") else ("custom", Path(name))
+    spec = resolve_model(kind, path, obj["home"])
     click.echo(f"{spec.name}: digest {spec.digest}")
     logging.getLogger("virnucpro.engines").setLevel(logging.WARNING)  # one engine a check
-    _verify_hashes(spec)
+    places = (spec.dna.path, spec.protein.path, spec.classifier)
+    for folder in sorted({path if path.is_dir() else path.parent for path in places}):
+        if record := read_manifest(folder):
+            record.check(full=True)
+            click.echo(f"ok    {folder.name}: {len(record.files)} files have their recorded hash")
     where = validate_and_get_device(device)
     failed = _show_checks(checks.verify_paths(spec, where))
     if golden:
@@ -156,85 +174,13 @@ def verify(obj: dict[str, Path], name: str | None, golden: Path | None, device: 
     click.echo(f"{spec.name}: all checks passed on {where}")
 
 
-def _resolve(name: str, home: Path) -> ModelSpec:
-    from virnucpro.models.store import resolve_model
-
-    if name in ("mini", "300", "500"):
-        return resolve_model(name, None, home)
-    return resolve_model("custom", Path(name), home)
-
-
-def _verify_hashes(spec: ModelSpec) -> None:
-    """Hash every installed file that the model uses."""
-    from virnucpro.models.manifest import read_manifest
-
-    places = (spec.dna.path, spec.protein.path, spec.classifier)
-    for folder in sorted({path if path.is_dir() else path.parent for path in places}):
-        if record := read_manifest(folder):
-            record.check(full=True)
-            click.echo(f"ok    {folder.name}: {len(record.files)} files have their recorded hash")
-
-
 def _show_checks(results: Iterable[Check]) -> int:
     """Print each check; return how many failed."""
     failed = 0
     for check in results:
         told = check.limit == float("inf")
-        word = "FAIL  " if not check.passed else "      " if told else "ok    "
+        word = "FAIL" if not check.passed else "" if told else "ok"
         limit = "" if told else f"  (limit {check.limit:.1e})"
-        click.echo(f"{word}{check.what}: {check.value:.2e}{limit}")
+        click.echo(f"{word:<5} {check.what}: {check.value:.2e}{limit}")
         failed += not check.passed
     return failed
-
-
-def _network() -> Network:
-    from virnucpro.models.fetch import Network
-
-    obj = click.get_current_context().find_object(dict) or {}
-    offline = parse_flag(os.environ.get("HF_HUB_OFFLINE", ""), "HF_HUB_OFFLINE")
-    return Network(offline=offline or bool(obj["config"].get("models.offline")))
-
-
-def _revisions(given: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str]:
-    revisions = {}
-    for text in given:
-        name, _, revision = text.rpartition("=")
-        if not name and len(names) > 1:
-            raise UsageError(
-                f"--revision {clipped(text)}: say for which of {', '.join(names)}: NAME=COMMIT"
-            )
-        revisions[name or names[0]] = revision
-    return revisions
-
-
-def _show_plans(plans: list[FetchPlan], home: Path) -> None:
-    click.echo(f"download plan for {home}")
-    for plan in plans:
-        state = f"{_size(plan.size)} to download" if plan.files else "installed"
-        click.echo(f"{plan.name}: {state}; {plan.source} at {plan.revision}; {plan.licence}")
-        for file in plan.files:
-            click.echo(f"  {file.name}  {_size(file.size)}")
-    there = next(path for path in (home, *home.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    click.echo(f"total: {_size(sum(plan.size for plan in plans))}; free: {_size(free)}")
-
-
-def _show(record: Manifest, title: str, more: str = "") -> None:
-    click.echo(f"\n{title}: {_size(record.size)}, {record.licence}")
-    revision = f" at {record.revision}" if record.revision else ""
-    click.echo(f"  from {record.source}{revision}")
-    click.echo(f"  in {record.folder}{more}")
-    for name, entry in record.files.items():
-        click.echo(f"  {name}  {_size(entry.size)}  sha256 {entry.sha256}")
-
-
-def _size(count: int) -> str:
-    """Bytes for people.
-
-    >>> [_size(count) for count in (999, 6_800_000, 11_400_000_000)]
-    ['999 B', '6.8 MB', '11.4 GB']
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} B"

@@ -9,56 +9,39 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from virnucpro.core.config import Config, parse_flag
+from virnucpro.cli.options import LEAST
+from virnucpro.core.config import ORF_POLICIES, Config, parse_flag
 from virnucpro.core.errors import UsageError
 from virnucpro.core.text import shown
-from virnucpro.pipeline import settings
-from virnucpro.pipeline.settings import PredictionSettings
 from virnucpro.scores.thresholds import PRESETS
-from virnucpro.sequences.orfs import PolicyName
+
+if TYPE_CHECKING:
+    from virnucpro.pipeline.settings import PredictionSettings
 
 # Flags that ask for the original's stages and files.
 STAGED = ("staged", "parallel", "v1_fallback", "persistent_models", "merge_threads")
-LEAST = {"expected_length": 30, "min_length": 0, "sample_n": 1, "threads": 1}
-ORF_POLICIES: tuple[str, ...] = get_args(PolicyName)
-
-# Options that several commands take.
-PAIRED = click.option(
-    "--paired", is_flag=True, help="Take the inputs two by two for files of mates."
-)
-REFERENCE = click.option(
-    "--reference", type=click.Path(dir_okay=False, path_type=Path), help="FASTA of CRAM inputs."
-)
-DEVICE = click.option("--device", "-d", default="auto", help="auto, cpu, cuda, cuda:N or N.")
 
 
 def build_settings(
-    flags: Mapping[str, Any],
-    config: Config,
-    gpus: tuple[int, ...] = (),
-    resume: bool = False,
-    repair: bool = False,
+    flags: Mapping[str, Any], config: Config, gpus: tuple[int, ...] = ()
 ) -> PredictionSettings:
-    """Lay flags over settings.
-
-    Args:
-        flags: values by the name of the flag; None, or no entry, where it was not given.
-        config: the settings in force.
-        gpus: devices to use; empty leaves it to the `device` flag.
-        resume: go on with finished work.
-        repair: make again what fails its checksum.
+    """Lay flags, by name, over settings; without `gpus` the `device` flag says where to compute.
 
     Raises:
         UsageError: a value is out of range, or flags do not fit together.
     """
+    from virnucpro.pipeline import settings  # numpy loads behind it: --help stays fast
 
     def of(flag: str, key: str) -> Any:
         value = flags.get(flag)
         return config.get(key) if value in (None, "") else value
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: flags[name] for name in names if flags.get(name) is not None}
 
     for name, least in LEAST.items():
         if (value := flags.get(name)) is not None and value < least:
@@ -73,35 +56,33 @@ def build_settings(
         raise UsageError("-m custom needs --model-path")
     if flags.get("conservative") and flags.get("relaxed"):
         raise UsageError("--conservative and --relaxed exclude each other: give one of them")
+    repair = bool(flags.get("force_resume"))
+    resume = repair or bool(flags.get("resume"))
     if resume and flags.get("force"):
         raise UsageError("--force starts over and --resume goes on: give one of them")
     keep_intermediate = of("keep_intermediate", "files.keep_intermediate")
     calling = settings.Calling(
         preset=next((name for name in PRESETS if flags.get(name)), None),
-        min_score=flags.get("min_score"),
-        max_fdr=flags.get("max_fdr"),
-        gzip_fasta=bool(flags.get("gzip_fasta")),
+        **given("min_score", "max_fdr", "gzip_fasta"),
     )
     try:
         _ = calling.thresholds
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return PredictionSettings(
+    return settings.PredictionSettings(
         model=settings.ModelChoice(
             model_type=model_type,
             model_path=model_path,
             home=model_home(config),
             chunk_nt=of("expected_length", "prediction.expected_length"),
-            orf_policy=policy,
             min_length=of("min_length", "prediction.min_length"),
-            sample_n=flags.get("sample_n"),
+            **given("orf_policy", "sample_n"),
         ),
-        inputs=settings.Inputs(paired=bool(flags.get("paired")), reference=flags.get("reference")),
+        inputs=settings.Inputs(**given("paired", "reference")),
         compute=settings.Compute(
             device=of("device", "device.name"),
             fallback_to_cpu=config.get("device.fallback_to_cpu"),
             gpus=gpus,
-            ranks=flags.get("ranks"),
             dtype=embedding_dtype(config),
             threads=of("threads", "prediction.threads"),
             classifier_batch=of("batch_size", "prediction.batch_size"),
@@ -112,21 +93,19 @@ def build_settings(
             dna_tokens=of("dnabert_batch_size", "features.dnabert.batch_size"),
             protein_tokens=of("esm_batch_size", "features.esm.toks_per_batch"),
             loader_workers=of("dataloader_workers", "features.dataloader_workers"),
-            pin_memory=flags.get("pin_memory"),
             packing=not _switch("VIRNUCPRO_DISABLE_PACKING"),
-            dnabert_v2=bool(flags.get("dnabert_v2")),
             v1_attention=bool(flags.get("v1_attention")) or _switch("VIRNUCPRO_V1_ATTENTION"),
-            cache_clear_interval=flags.get("cache_clear_interval", 100),
             worker_timeout=config.get("prediction.worker_timeout"),
+            **given("ranks", "pin_memory", "dnabert_v2", "cache_clear_interval"),
         ),
         calling=calling,
         output=settings.Output(
             keep_intermediate=keep_intermediate,
             resume=resume,
             repair=repair,
-            force=bool(flags.get("force")),
             progress=config.get("progress.enabled") and not flags.get("no_progress"),
             report=not flags.get("no_report"),
+            **given("force"),
         ),
     )
 
@@ -144,8 +123,10 @@ def environment_config() -> Config:
 
 def model_home(config: Config) -> Path:
     """Where fetched and imported models lie; by default in the user's cache."""
+    from virnucpro.pipeline.settings import default_home
+
     home: Path | None = config.get("models.home")
-    return settings.default_home() if home is None else home
+    return default_home() if home is None else home
 
 
 def embedding_dtype(config: Config) -> str:

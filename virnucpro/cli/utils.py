@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
+from click import option
 
+from virnucpro.cli import options
+from virnucpro.cli.options import flag
 from virnucpro.core.config import SWITCHES, Config, default_yaml, environment_name
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import InputError, UsageError
@@ -26,7 +28,7 @@ def utils() -> None:
 
 
 @utils.command("list-devices")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@options.as_json
 def list_devices(as_json: bool) -> None:
     """Show what predict can compute on: CPUs, and every GPU with its memory."""
     cpus = f"{usable_cpus()} CPUs usable"
@@ -54,45 +56,25 @@ def list_devices(as_json: bool) -> None:
         click.echo("no GPU: predict --device auto takes the CPU")
 
 
-@dataclass(slots=True)
-class _Inspection:
-    """What `validate` saw in a file: errors are what predict refuses or cannot score as DNA."""
-
-    records: int = 0
-    letters: int = 0
-    errors: list[str] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-
-
 @utils.command()
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True, readable=False))
-@click.option(
-    "--max-errors", "-e", type=click.IntRange(min=1), default=10, show_default=True,
-    help="Stop after this many errors.",
-)  # fmt: skip
+@click.argument("file", type=options.INPUT)
+@option("--max-errors", "-e", type=options.AT_LEAST_1, default=10, show_default=True,
+        help="Stop after this many errors.")  # fmt: skip
 def validate(file: Path, max_errors: int) -> None:
     """Read FILE as predict would; exit 0 if it is fine, else 3 (bad input).
 
     An error is a fault that ends a run, or a record that is no DNA. Records that are too short
     or without a readable stretch, and ids that occur twice, are notes: predict takes them.
     """
-    seen = _inspect(file, max_errors)
-    for error in seen.errors:
-        click.echo(f"error: {error}")
-    for name, count in sorted(seen.notes.items()):
-        click.echo(f"note: {count} {name}")
-    click.echo(f"{file}: {seen.records} records, {seen.letters} nt, {len(seen.errors)} errors")
-    if seen.errors:
-        sys.exit(InputError.exit_code)
-
-
-def _inspect(file: Path, max_errors: int) -> _Inspection:
     from virnucpro.core.records import Status
     from virnucpro.pipeline.inputs import check_inputs, plan_sources, read_sources, spool
     from virnucpro.sequences.read_log import ReadLog
     from virnucpro.sequences.screen import screen_record
 
-    seen, log = _Inspection(), ReadLog(is_silent=True)
+    log = ReadLog(is_silent=True)
+    records = letters = 0
+    errors: list[str] = []
+    notes: Counter[str] = Counter()
     names = {
         Status.TOO_SHORT: "records shorter than 60 nt: no call",
         Status.AMBIGUOUS: "records without 60 plain bases in a row: no call by `longest`",
@@ -102,52 +84,55 @@ def _inspect(file: Path, max_errors: int) -> _Inspection:
             check_inputs([file])
             sources = plan_sources([file], spool([file], Path(folder)), paired=False)
             for record in read_sources(sources, log):
-                seen.records += 1
-                seen.letters += len(record.sequence)
+                records += 1
+                letters += len(record.sequence)
                 status = screen_record(record)
                 if status is Status.NOT_DNA:
-                    problem = f"record {seen.records} ({clipped(record.seq_id)}) is not DNA"
-                    seen.errors.append(f"{file}: {problem}")
+                    errors.append(f"{file}: record {records} ({clipped(record.seq_id)}) is not DNA")
                 elif status is not None:
-                    seen.notes[names[status]] += 1
-                if len(seen.errors) >= max_errors:
-                    seen.notes["error limit reached, the rest was not read"] += 1
+                    notes[names[status]] += 1
+                if len(errors) >= max_errors:
+                    notes["error limit reached, the rest was not read"] += 1
                     break
         except InputError as error:
-            seen.errors.append(str(error))
-    seen.notes["records with an id seen before: renamed to {id}__2"] += log.duplicates
-    seen.notes["records without an id: named record_{n}"] += log.unnamed
-    seen.notes["gap letters: removed"] += log.gaps
-    seen.notes["digits in sequences: removed"] += log.digits
-    seen.notes["blanks in sequences: removed"] += log.blanks
-    seen.notes["bgzip without its end block: is the file whole?"] += len(log.cut_short)
-    seen.notes = +seen.notes
-    return seen
+            errors.append(str(error))
+    notes["records with an id seen before: renamed to {id}__2"] += log.duplicates
+    notes["records without an id: named record_{n}"] += log.unnamed
+    notes["gap letters: removed"] += log.gaps
+    notes["digits in sequences: removed"] += log.digits
+    notes["blanks in sequences: removed"] += log.blanks
+    notes["bgzip without its end block: is the file whole?"] += len(log.cut_short)
+    for problem in errors:
+        click.echo(f"error: {problem}")
+    for name, count in sorted((+notes).items()):
+        click.echo(f"note: {count} {name}")
+    click.echo(f"{file}: {records} records, {letters} nt, {len(errors)} errors")
+    if errors:
+        sys.exit(InputError.exit_code)
 
 
 @utils.command("generate-config")
-@click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
-    default="virnucpro_config.yaml", show_default=True, help='Where to write it; "-" prints it.',
-)  # fmt: skip
-@click.option("--force", "-f", is_flag=True, help="Write over a file that is there.")
+@option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+        default="virnucpro_config.yaml", show_default=True,
+        help='Where to write it; "-" prints it.')  # fmt: skip
+@flag("--force", "-f", help="Write over a file that is there.")
 def generate_config(output: Path, force: bool) -> None:
     """Write a YAML file with every setting, its default and what it does."""
+    from virnucpro.core.files import atomic_write
+
     if str(output) == "-":
         click.echo(default_yaml(), nl=False)
         return
     if output.exists() and not force:
         raise UsageError(f"{output} exists; --force writes over it")
-    from virnucpro.core.files import atomic_write
-
     with atomic_write(output, "w") as file:
         file.write(default_yaml())
     click.echo(f"wrote {output}; use it with: virnucpro --config {output} predict ...")
 
 
 @utils.command("validate-checkpoints")
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--skip-load", is_flag=True, help="Look at sizes and signatures, not at contents.")
+@click.argument("directory", type=options.PLACE)
+@flag("--skip-load", help="Look at sizes and signatures, not at contents.")
 def validate_checkpoints(directory: Path, skip_load: bool) -> None:
     """Check what --resume would reuse in DIRECTORY, a run's output directory.
 
@@ -163,15 +148,11 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
     for finding in check_output_dir(directory, load=not skip_load):
         checked += 1
         bad += bool(finding.problem)
-        if finding.problem:
-            click.echo(f"bad   {finding.path}: {finding.problem}")
-        else:
-            click.echo(f"ok    {finding.path}")
+        problem = f": {finding.problem}" if finding.problem else ""
+        click.echo(f"{'bad' if problem else 'ok':<5} {finding.path}{problem}")
     click.echo(f"{checked} files checked, {bad} bad")
-    if not checked:
-        sys.exit(CHECKPOINTS_ABSENT)
-    if bad:
-        sys.exit(CHECKPOINTS_BAD)
+    if bad or not checked:
+        sys.exit(CHECKPOINTS_BAD if bad else CHECKPOINTS_ABSENT)
 
 
 @click.group()
@@ -180,7 +161,7 @@ def config() -> None:
 
 
 @config.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@options.as_json
 @click.pass_obj
 def show(obj: dict[str, Config], as_json: bool) -> None:
     """Every key with its value and its source: default, a file, or an environment variable.
@@ -188,20 +169,21 @@ def show(obj: dict[str, Config], as_json: bool) -> None:
     Flags of a command go before all of these. "not set" leaves the choice to the model or the
     machine.
     """
-    items = [
-        (name, str(value) if isinstance(value, Path) else value, source)
-        for name, value, source in obj["config"].items()
-    ]
-    if as_json:
-        shown = {
-            name: {"value": value, "source": source, "variable": environment_name(name)}
-            for name, value, source in items
+    shown = {
+        name: {
+            "value": str(value) if isinstance(value, Path) else value,
+            "source": source,
+            "variable": environment_name(name),
         }
+        for name, value, source in obj["config"].items()
+    }
+    if as_json:
         click.echo(json.dumps(shown, indent=1))
         return
-    width = max(len(name) for name, _, _ in items)
-    for name, value, source in items:
-        click.echo(f"{name:<{width}}  {'not set' if value is None else value}  ({source})")
+    width = max(map(len, shown))
+    for name, about in shown.items():
+        value = "not set" if about["value"] is None else about["value"]
+        click.echo(f"{name:<{width}}  {value}  ({about['source']})")
     for variable in SWITCHES:
         if variable in os.environ:
             click.echo(f"{variable}={os.environ[variable]}  (environment)")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.core.errors import DamagedError
-from virnucpro.core.files import atomic_write, create_file, fsync_folder, sha256_file
+from virnucpro.core.files import atomic_write, fsync_folder, sha256_file
 
 logger = logging.getLogger("virnucpro.core")
 
 LEDGER_FORMAT = 2
 CLAIMS = "files.txt"
 _SUFFIX = ".entry"
+Outputs = dict[str, tuple[int, str]]  # by name: size (bytes) and SHA-256
 
 
 def atomic_save(obj: Any, path: Path) -> None:
@@ -37,22 +37,13 @@ def atomic_save(obj: Any, path: Path) -> None:
         torch.save(obj, file)
 
 
-Outputs = dict[str, tuple[int, str]]  # by name: size (bytes) and SHA-256
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the ledger says of a finished unit.
-
-    Attributes:
-        facts: JSON-able values given to `commit`.
-        payload: bytes given to `commit`.
-        outputs: files it made, relative to the root, each with its size and SHA-256.
-    """
+    """What the ledger says of a finished unit."""
 
     facts: dict[str, Any]
     payload: bytes
-    outputs: Outputs
+    outputs: Outputs  # by names relative to the root
 
 
 class Ledger:
@@ -61,7 +52,7 @@ class Ledger:
     Args:
         root: the directory that outputs lie in.
         folder: where the entries lie; made when the first unit is committed.
-        reuse: answer from entries of earlier runs; False means that all work starts over.
+        reuse: False means that all work starts over.
         repair: a damaged unit is not done; False makes it an error.
     """
 
@@ -69,17 +60,10 @@ class Ledger:
         self.root, self.folder, self.reuse, self.repair = root, folder, reuse, repair
 
     def read(self, unit: str, key: str, repair: bool = False) -> Entry | None:
-        """The entry of a unit that was committed under `key` and is whole; else None.
-
-        Args:
-            unit: name of the piece of work, unique within the run.
-            key: digest of everything that decides the bytes of its result.
-            repair: damage only makes the unit not done; it does so too for a ledger that
-                repairs.
+        """The entry of a unit that was committed under `key` and whose files are there; else None.
 
         Raises:
-            DamagedError: the entry or one of its files fails its checksum, and `repair` is not
-                set. A file that is gone makes the unit not done.
+            DamagedError: a checksum fails, and neither `repair` nor the ledger's is set.
         """
         path = self._path(unit, key)
         if not self.reuse or not path.is_file():
@@ -105,18 +89,11 @@ class Ledger:
         payload: bytes = b"",
         outputs: Sequence[Path] | Outputs = (),
         facts: dict[str, Any] | None = None,
-    ) -> bool:
-        """Record `unit` as finished; call it once its outputs have their final names.
+    ) -> None:
+        """Record `unit` as finished under `key`; nothing is changed if it had been, by whoever.
 
-        Args:
-            unit: name of the piece of work.
-            key: digest of everything that decides the bytes of its result.
-            payload: the result, where it is small.
-            outputs: the files it made, below the root, or what `describe` says of them.
-            facts: JSON-able values to be had again from `read`.
-
-        Returns:
-            False if it had been committed already, by whoever; then nothing is changed.
+        The result is the `payload`, where it is small, or files that have their final names:
+        `outputs` are their paths, or what `describe` says of them. `facts` must be JSON-able.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         header = {
@@ -126,7 +103,8 @@ class Ledger:
         }  # fmt: skip
         text = json.dumps(header, default=str).encode() + b"\n"
         seal = hashlib.sha256(text).hexdigest().encode() + b"\n"
-        return create_file(self._path(unit, key), seal + text + payload)
+        with atomic_write(self._path(unit, key), replace=False) as file:
+            file.write(seal + text + payload)
 
     def describe(self, outputs: Sequence[Path]) -> Outputs:
         """Size and SHA-256 of files by their names, relative to the root."""
@@ -152,41 +130,27 @@ class Ledger:
 
     def claim(self, *paths: Path) -> None:
         """Write down that these files are ours, durably, before they are made."""
-        names = [path.relative_to(self.root).as_posix() for path in paths]
-        known = set(self.claimed())
-        lines = [json.dumps(name) + "\n" for name in names if name not in known]
-        if not lines:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._claims, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "a", encoding="ascii") as file:
-            file.write("".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def claimed(self) -> list[str]:
-        """Names of the files that are ours, relative to the root; a torn last line is none."""
-        try:
-            lines = self._claims.read_text(encoding="ascii", errors="replace").splitlines()
-        except OSError:
-            return []
-        names = []
-        for line in lines:
-            with suppress(ValueError):
-                names.append(str(json.loads(line)))
-        return names
+        self._claim([*self.claimed(), *(path.relative_to(self.root).as_posix() for path in paths)])
 
     def disclaim(self, *paths: Path) -> None:
         """Strike files from the list, once they are removed: such a name is free again."""
         gone = {path.relative_to(self.root).as_posix() for path in paths}
-        known = self.claimed()
-        if gone.intersection(known):
-            with atomic_write(self._claims, "w") as file:
-                file.writelines(json.dumps(name) + "\n" for name in known if name not in gone)
+        self._claim([name for name in self.claimed() if name not in gone])
 
-    @property
-    def _claims(self) -> Path:
-        return self.folder / CLAIMS
+    def _claim(self, names: list[str]) -> None:
+        if [*dict.fromkeys(names)] != self.claimed():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.folder / CLAIMS, "w") as file:
+                file.writelines(json.dumps(name) + "\n" for name in dict.fromkeys(names))
+
+    def claimed(self) -> list[str]:
+        """Names of the files that are ours, relative to the root; a line that is torn is none."""
+        names = []
+        with suppress(OSError):
+            for line in (self.folder / CLAIMS).read_bytes().splitlines():
+                with suppress(ValueError):
+                    names.append(str(json.loads(line)))
+        return names
 
     def _path(self, unit: str, key: str) -> Path:
         # Units may carry text from outside; a digest can never leave the folder.
@@ -194,11 +158,7 @@ class Ledger:
 
 
 def read_entry(path: Path) -> Entry:
-    """Read one file of a ledger.
-
-    Raises:
-        DamagedError: it is not what was committed.
-    """
+    """Read one file of a ledger; a DamagedError tells that it is not what was committed."""
     try:
         seal, text, payload = path.read_bytes().split(b"\n", 2)
         if hashlib.sha256(text + b"\n").hexdigest().encode() != seal:
@@ -215,11 +175,7 @@ def read_entry(path: Path) -> Entry:
 
 
 def check_file(path: Path, size: int, sha256: str) -> None:
-    """Compare a file with what was committed of it.
-
-    Raises:
-        DamagedError: it cannot be read, or its size or checksum differs.
-    """
+    """Raise a DamagedError if a file cannot be read, or is not what was committed."""
     try:
         found = path.stat().st_size
         if found != size:

@@ -10,74 +10,67 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from virnucpro.core.build import read_yaml, scalar
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.text import clipped, shown
 
-ENVIRONMENT_PREFIX = "VIRNUCPRO_"
+PolicyName = Literal["open-frame", "longest"]
 MODEL_TYPES = ("mini", "300", "500", "custom")
+ORF_POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 SWITCHES = ("VIRNUCPRO_DISABLE_FP16", "VIRNUCPRO_DISABLE_PACKING", "VIRNUCPRO_V1_ATTENTION")
-MOST_YAML_BYTES, MOST_YAML_DIGITS = 1 << 18, 1_000
+MOST = 10**12
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One setting.
+    """One setting."""
 
-    Attributes:
-        default: None where it follows from something else.
-        kind: `int`, `bool`, `str` or `path`.
-        help: what it does.
-        least: smallest whole number that makes sense.
-        choices: the only words that are taken; empty for any.
-        variable: a second environment variable, which goes before the one named by the key.
-    """
-
-    default: Any
-    kind: str
+    default: Any  # None where it follows from something else
+    kind: type  # int, bool, str or Path
     help: str
     least: int = 0
-    choices: tuple[str, ...] = ()
-    variable: str = ""
+    choices: tuple[str, ...] = ()  # the only words that are taken; empty for any
+    variable: str = ""  # a second environment variable, which goes before the one named by the key
 
 
 KEYS: dict[str, Key] = {
-    "prediction.model_type": Key("mini", "str", "model", choices=MODEL_TYPES),
-    "prediction.model_path": Key(None, "path", "directory or file of the custom model"),
-    "prediction.expected_length": Key(None, "int", "chunk length (nt); default: the model's", 30),
-    "prediction.batch_size": Key(256, "int", "rows per classifier batch", 1),
-    "prediction.num_workers": Key(4, "int", "threads that read merged files for the classifier"),
+    "prediction.model_type": Key("mini", str, "model", choices=MODEL_TYPES),
+    "prediction.model_path": Key(None, Path, "directory or file of the custom model"),
+    "prediction.expected_length": Key(None, int, "chunk length (nt); default: the model's", 30),
+    "prediction.batch_size": Key(256, int, "rows per classifier batch", 1),
+    "prediction.num_workers": Key(4, int, "threads that read merged files for the classifier"),
     "prediction.sequences_per_file": Key(
-        None, "int", "ORFs per unit of work; default: 10000, or 100 of a large model on a CPU", 1
+        None, int, "ORFs per unit of work; default: 10000, or 100 of a large model on a CPU", 1
     ),
-    "prediction.threads": Key(None, "int", "CPU threads of a run; default: usable CPUs", 1),
-    "prediction.min_length": Key(0, "int", "shortest record to score (nt)"),
+    "prediction.threads": Key(None, int, "CPU threads of a run; default: usable CPUs", 1),
+    "prediction.min_length": Key(0, int, "shortest record to score (nt)"),
     "prediction.worker_timeout": Key(
-        900, "int", "silence of a busy worker that counts as hung (s)", 1
+        900, int, "silence of a busy worker that counts as hung (s)", 1
     ),
-    "device.name": Key("auto", "str", "auto, cpu, cuda, cuda:N or N"),
-    "device.fallback_to_cpu": Key(False, "bool", "use the CPU where the named GPU is missing"),
-    "device.dtype": Key("auto", "str", "numbers to embed with", choices=DTYPES),
-    "features.dnabert.batch_size": Key(None, "int", "DNA tokens per batch; default: by memory", 16),
+    "device.name": Key("auto", str, "auto, cpu, cuda, cuda:N or N"),
+    "device.fallback_to_cpu": Key(False, bool, "use the CPU where the named GPU is missing"),
+    "device.dtype": Key("auto", str, "numbers to embed with", choices=DTYPES),
+    "features.dnabert.batch_size": Key(None, int, "DNA tokens per batch; default: by memory", 16),
     "features.esm.toks_per_batch": Key(
-        None, "int", "protein tokens per batch; default: by memory", 16
+        None, int, "protein tokens per batch; default: by memory", 16
     ),
     "features.dataloader_workers": Key(
-        None, "int", "threads that tokenise in a rank of the packed engine; default: 1"
+        None, int, "threads that tokenise in a rank of the packed engine; default: 1"
     ),
     "models.home": Key(
-        None, "path", "where fetched and imported models lie", variable="VIRNUCPRO_MODEL_DIR"
+        None, Path, "where fetched and imported models lie", variable="VIRNUCPRO_MODEL_DIR"
     ),
     "models.offline": Key(
-        False, "bool", "never ask the network for anything", variable="VIRNUCPRO_OFFLINE"
+        False, bool, "never ask the network for anything", variable="VIRNUCPRO_OFFLINE"
     ),
-    "files.keep_intermediate": Key(False, "bool", "keep chunk, ORF and feature files"),
-    "logging.format": Key("text", "str", "form of log lines", choices=("text", "json")),
-    "logging.file": Key(None, "path", "also log to this file, DEBUG included"),
-    "progress.enabled": Key(True, "bool", "show progress"),
+    "files.keep_intermediate": Key(False, bool, "keep chunk, ORF and feature files"),
+    "logging.format": Key("text", str, "form of log lines", choices=("text", "json")),
+    "logging.file": Key(None, Path, "also log to this file, DEBUG included"),
+    "progress.enabled": Key(True, bool, "show progress"),
 }
 
 
@@ -90,10 +83,6 @@ class Config:
     @classmethod
     def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
         """Lay environment over file over defaults.
-
-        Args:
-            path: YAML file; None reads no file.
-            environ: environment variables, such as `VIRNUCPRO_PREDICTION_BATCH_SIZE`.
 
         Raises:
             ConfigError: unreadable file, unknown key (names the nearest), or a wrong type.
@@ -108,14 +97,7 @@ class Config:
         return cls(values)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of `name`, or `default` where it is not set.
-
-        Raises:
-            ConfigError: there is no such key.
-        """
-        if name not in self._values:
-            near = nearest(name, KEYS)
-            raise ConfigError(f"unknown setting {shown(name)}; did you mean '{near}'?")
+        """The value of `name`, one of `KEYS`, or `default` where it is not set."""
         value = self._values[name][0]
         return default if value is None else value
 
@@ -125,19 +107,14 @@ class Config:
 
 
 def environment_name(name: str) -> str:
-    """The environment variable of a key.
-
-    >>> environment_name("models.home")
-    'VIRNUCPRO_MODELS_HOME'
-    """
-    return ENVIRONMENT_PREFIX + name.upper().replace(".", "_")
+    """The environment variable of a key: VIRNUCPRO_MODELS_HOME of `models.home`."""
+    return "VIRNUCPRO_" + name.upper().replace(".", "_")
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """Variables that begin as ours and set nothing, each with the nearest one that does."""
-    known = {environment_name(name) for name in KEYS} | {*SWITCHES}
-    known |= {key.variable for key in KEYS.values() if key.variable}
-    ours = [name for name in environ if name.startswith(ENVIRONMENT_PREFIX)]
+    known = {*map(environment_name, KEYS), *SWITCHES, *(key.variable for key in KEYS.values())}
+    ours = [name for name in environ if name.startswith("VIRNUCPRO_")]
     return [(name, nearest(name, known)) for name in sorted(ours) if name not in known]
 
 
@@ -147,11 +124,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def parse_flag(text: str, name: str) -> bool:
-    """Read a yes-or-no environment variable.
-
-    Raises:
-        ConfigError: neither 1/true/yes/on nor 0/false/no/off/empty.
-    """
+    """Read a yes-or-no environment variable; any other word is a ConfigError."""
     word = text.strip().lower()
     if word in _TRUE or word in _FALSE:
         return word in _TRUE
@@ -161,62 +134,15 @@ def parse_flag(text: str, name: str) -> bool:
 def default_yaml() -> str:
     """A configuration file with every key, its default and what it does."""
     lines = ["# VirNucPro settings: flags and environment variables go before this file."]
-    open_sections: list[str] = []
     for name, key in KEYS.items():
         *sections, leaf = name.split(".")
         for depth, section in enumerate(sections):
-            if open_sections[depth : depth + 1] != [section]:
-                lines.append("  " * depth + f"{section}:")
-                open_sections = [*open_sections[:depth], section]
+            if (line := "  " * depth + f"{section}:") not in lines:
+                lines.append(line)
         value = "null" if key.default is None else str(key.default).lower()
         words = f"{key.help}: {', '.join(key.choices)}" if key.choices else key.help
         lines.append("  " * len(sections) + f"{leaf}: {value}  # {words}")
     return "\n".join(lines) + "\n"
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of sections; an empty file has none.
-
-    A file cannot grow while it is read: no value may stand for another one (`*name`), and it
-    has at most 256 KiB.
-
-    Raises:
-        ConfigError: it cannot be read, or is no mapping.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """The safe one, without aliases, for numbers that Python can also write."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                event = self.peek_event()  # type: ignore[no-untyped-call]
-                problem = f"*{event.anchor} stands for another value: write that value out"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-            return super().compose_node(parent, index)
-
-        def construct_yaml_int(self, node: Any) -> int:
-            if len(node.value) > MOST_YAML_DIGITS:  # 1:1:1 and on is base 60, and takes for ever
-                raise ValueError(f"a number of {len(node.value)} digits")
-            number: int = super().construct_yaml_int(node)
-            return number
-
-    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_YAML_BYTES + 1)
-        if len(content) > MOST_YAML_BYTES:
-            raise ValueError(f"over {MOST_YAML_BYTES:,} bytes")
-        loader = Loader(content.decode("utf-8"))
-        loader.name = path.name
-        value = loader.get_single_data()
-    except (OSError, yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({clipped(error)})") from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected sections such as `prediction:`")
-    return value
 
 
 def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str, Any]:
@@ -237,32 +163,20 @@ def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str
 
 
 def _checked(name: str, value: Any, source: str) -> Any:
-    kind = KEYS[name].kind
-    if value is None or (kind != "bool" and value == ""):
-        return KEYS[name].default
-    if kind == "bool":
-        return value if isinstance(value, bool) else parse_flag(str(value), f"{source}: {name}")
-    if kind == "int":
-        return _whole_number(name, value, source)
-    if not isinstance(value, str | int):
-        raise ConfigError(f"{source}: {name} must be text, got {shown(value)}")
-    if (choices := KEYS[name].choices) and str(value) not in choices:
-        raise ConfigError(
-            f"{source}: {name} must be one of {', '.join(choices)}, got {shown(value)}"
-        )
-    if kind != "path":
-        return str(value)
+    key, where = KEYS[name], f"{source}: {name}"
+    if value is None or (value == "" and key.kind is not bool):
+        return key.default
+    if key.kind is bool:
+        return value if isinstance(value, bool) else parse_flag(str(value), where)
+    if key.kind is int and isinstance(value, str) and value.strip().isdecimal():
+        value = int(value[:100])
+    value = scalar(key.kind, value, where)
+    if key.kind is int and not key.least <= value <= MOST:
+        raise ConfigError(f"{where} must be at least {key.least} and at most {MOST}, got {value}")
+    if key.choices and value not in key.choices:
+        raise ConfigError(f"{where} must be one of {', '.join(key.choices)}, got {shown(value)}")
     try:
-        return Path(str(value)).expanduser()
+        return value.expanduser() if key.kind is Path else value
     except RuntimeError as error:
         problem = "no home directory is known for it; give the path in full"
-        raise ConfigError(f"{source}: {name}: {shown(value)}: {problem}") from error
-
-
-def _whole_number(name: str, value: Any, source: str) -> int:
-    text = str(value).strip()
-    if isinstance(value, bool) or not text.isdecimal() or len(text) > 12:
-        raise ConfigError(f"{source}: {name} must be a whole number, got {shown(value)}")
-    if int(text) < KEYS[name].least:
-        raise ConfigError(f"{source}: {name} must be at least {KEYS[name].least}, got {text}")
-    return int(text)
+        raise ConfigError(f"{where}: {shown(str(value))}: {problem}") from error

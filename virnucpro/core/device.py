@@ -15,11 +15,10 @@ from virnucpro.core.text import shown
 if TYPE_CHECKING:
     import torch
 
-
 # Made by NVIDIA's driver; the last one under WSL. Where none is, torch need not be asked.
 DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 _NUMBER = re.compile(r"[0-9]{1,4}")
-PROC = Path("/proc/self")
+PROC, GROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 
 
 def detect_cuda_devices() -> list[int]:
@@ -41,9 +40,7 @@ def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -
 def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
     """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists.
 
-    Args:
-        name: what the user asked for; `auto` is the first GPU, else the CPU.
-        fallback_to_cpu: answer with the CPU where a named GPU is missing.
+    `auto` is the first GPU, else the CPU; `fallback_to_cpu` takes the CPU where a GPU is missing.
 
     Raises:
         UsageError: the name is none of these.
@@ -67,12 +64,7 @@ def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
 
 
 def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
-    """Read a list such as `2,3` and check it against the GPUs that are there.
-
-    Raises:
-        UsageError: not a list of distinct numbers.
-        DeviceError: a GPU is not there.
-    """
+    """Read distinct numbers such as `2,3`; a DeviceError tells of a GPU that is not there."""
     parts = [part.strip() for part in text.split(",")]
     if not all(map(_NUMBER.fullmatch, parts)) or len(set(parts)) != len(parts):
         raise UsageError(f"--gpus {shown(text)}: give distinct device numbers, as in --gpus 0,1")
@@ -101,39 +93,24 @@ def usable_cpus() -> int:
 def _quotas() -> Iterator[float]:
     """CPUs that each control group of this process allows, of version 1 or 2, those above too.
 
+    In a container the group's own path may lie outside of what is mounted, and does not exist
+    here; the mount is its group then.
+
     Source:
-        Linux, Documentation/admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst; proc(5).
+        Linux, Documentation/admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst.
     """
-    groups = {}  # path within the hierarchy, by whether it is that of version 2
     for line in _lines(PROC / "cgroup"):
         _, controllers, path = line.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):
-            groups[not controllers] = path
-    for line in _lines(PROC / "mountinfo"):
-        fields, _, about = line.partition(" - ")
-        root, place = (field.replace("\\040", " ") for field in fields.split(" ")[3:5])
-        kind, _, options = about.split(" ")[:3]
-        is_second = kind == "cgroup2"
-        if not (is_second or (kind == "cgroup" and "cpu" in options.split(","))):
+        if controllers and "cpu" not in controllers.split(","):
             continue
-        # in a container the path may lie outside of what is mounted there: the mount is its group
-        inside = PurePosixPath(groups.get(is_second, "/"))
-        inside = inside.relative_to(root) if inside.is_relative_to(root) else PurePosixPath()
-        if ".." in inside.parts:
-            inside = PurePosixPath()
+        mount = GROUPS / ("cpu" if controllers else "")
+        inside = PurePosixPath(path.replace("..", "").lstrip("/"))
         for group in (inside, *inside.parents):
-            yield from _quota(Path(place) / group, is_second)
-
-
-def _quota(group: Path, is_second: bool) -> Iterator[float]:
-    """What one control group allows (CPUs); nothing where it sets no bound."""
-    if is_second:
-        words = [word for line in _lines(group / "cpu.max") for word in line.split()]
-    else:
-        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        words = [line for name in names for line in _lines(group / name)]
-    if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
-        yield int(words[0]) / int(words[1])
+            words = [word for line in _lines(mount / group / "cpu.max") for word in line.split()]
+            for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"):
+                words += _lines(mount / group / name)
+            if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
+                yield int(words[0]) / int(words[1])
 
 
 def _lines(path: Path) -> list[str]:

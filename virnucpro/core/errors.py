@@ -31,8 +31,8 @@ class InputError(VirNucProError):
         self.path, self.problem, self.line = path, problem, line
 
     def __str__(self) -> str:
-        where = f"{self.path}" if self.line is None else f"{self.path}, line {self.line}"
-        return f"{where}: {self.problem}"
+        line = "" if self.line is None else f", line {self.line}"
+        return f"{self.path}{line}: {self.problem}"
 
 
 class ModelError(VirNucProError):
@@ -49,8 +49,6 @@ class DeviceError(VirNucProError):
 
 class OutputError(VirNucProError):
     """A result that could not be written: full disk, read-only directory, vanished scratch."""
-
-    exit_code = 1
 
 
 class DamagedError(OutputError):
@@ -107,12 +105,7 @@ class Interrupted(BaseException):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
-        self.signal_number = signal_number
-
-    @property
-    def exit_code(self) -> int:
-        """128 and the signal's number: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + self.signal_number
+        self.signal_number, self.exit_code = signal_number, 128 + signal_number
 
     def __str__(self) -> str:
         return "stopped by a signal"

@@ -19,22 +19,27 @@ from virnucpro.core.errors import OutputError, UsageError
 logger = logging.getLogger("virnucpro.core")
 
 BLOCK_BYTES = 1 << 20
+_NO_LINKS_HERE = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.EOPNOTSUPP}  # some network file systems
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "wb", temporary: Path | None = None) -> Iterator[IO[Any]]:
+def atomic_write(
+    path: Path, mode: str = "wb", temporary: Path | None = None, replace: bool = True
+) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; give it the final name once it is whole.
 
     The order is write, fsync, rename, fsync of the folder, so that after a crash the final
-    name holds either the old content or the new one.
-
-    The temporary file is made, never opened: nobody's file is written over, and no link followed.
+    name holds either the old content or the new one. The temporary file is made, never opened:
+    nobody's file is written over, and no link followed.
 
     Args:
         path: the final name; its folder must exist.
         mode: `wb` or `w+b`, or `w` for UTF-8 text with LF line ends.
         temporary: name to write under first, in the same folder, where only a killed run can
             have left a file; None picks a hidden one.
+        replace: False leaves a file that has the name already as it is.
 
     Raises:
         OutputError: the disk is full, read-only or gone; nothing is left behind.
@@ -42,75 +47,40 @@ def atomic_write(path: Path, mode: str = "wb", temporary: Path | None = None) ->
     options = (
         {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     )
+    beside = temporary or temporary_beside(path)
     try:
-        if temporary is None:
-            temporary = temporary_beside(path)
-        else:
+        if temporary:
             temporary.unlink(missing_ok=True)
-        file = temporary.open(mode.replace("w", "x"), **options)  # type: ignore[call-overload]
-    except OSError as error:
-        raise _not_written(path, error) from error
-    try:
-        with file:
+        with beside.open(mode.replace("w", "x"), **options) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
             os.fsync(file.fileno())
-        commit_file(temporary, path)
+        if replace:
+            beside.replace(path)
+        else:
+            with suppress(FileExistsError):
+                _link(beside, path)
+        fsync_folder(path.parent)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
+
+
+def _link(old: Path, new: Path) -> None:
+    """Give a file a second name; where there are no links, another one."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in _NO_LINKS_HERE:
+            raise
+        old.replace(new)
 
 
 def temporary_beside(path: Path) -> Path:
     """A hidden name in the folder of `path` that nobody can have foreseen."""
     return path.with_name(f".{path.name}.tmp-{secrets.randbelow(10**9)}")
-
-
-def _not_written(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path}: could not be written ({error.strerror or error})")
-
-
-def create_file(path: Path, content: bytes) -> bool:
-    """Make a file whole under its name, unless there is one of that name already.
-
-    Returns:
-        Whether the file is ours; False leaves the other one as it is.
-
-    Raises:
-        OutputError: the disk is full, read-only or gone; nothing is left behind.
-    """
-    temporary = temporary_beside(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LINKS_HERE:
-                raise
-            temporary.replace(path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise _not_written(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return True
-
-
-_NO_LINKS_HERE = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-
-
-def commit_file(temporary: Path, path: Path) -> None:
-    """Rename an fsynced file to its final name and make the rename durable."""
-    temporary.replace(path)
-    fsync_folder(path.parent)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -125,15 +95,8 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-_CANNOT_SYNC_FOLDERS = {22, 95}  # EINVAL, EOPNOTSUPP: some network file systems
-
-
 def make_writable(folder: Path) -> None:
-    """Make a folder, and see that files can be made in it, before long work that ends there.
-
-    Raises:
-        OutputError: they cannot.
-    """
+    """Make a folder, and see that files can be made in it, before long work that ends there."""
     probe = temporary_beside(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +125,7 @@ def digest_of(*parts: Any) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_write(path, "w") as file:
-        json.dump(value, file, indent=2, sort_keys=False, default=str)
+        json.dump(value, file, indent=2, default=str)
         file.write("\n")
 
 
@@ -177,17 +140,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(lock: Path) -> Iterator[None]:
-    """Hold a kernel lock, which goes with the process; no child inherits it.
-
-    Raises:
-        UsageError: another process holds it, or it is a link.
-    """
+    """Hold a kernel lock, which goes with the process; a UsageError if another process holds it."""
     if lock.is_symlink():
         raise UsageError(f"{lock} is a link, and no lock of ours; move it away")
-    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
+    with os.fdopen(os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)) as file:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"{lock.parent}: another run is working here") from error
         except OSError as error:
@@ -195,9 +153,3 @@ def locked(lock: Path) -> Iterator[None]:
                 raise
             logger.warning("%s: no file locks here; start no second run in it", lock.parent)
         yield
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)
-
-
-_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}

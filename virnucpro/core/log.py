@@ -7,6 +7,7 @@ import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from virnucpro.core.errors import OutputError
 
@@ -14,11 +15,10 @@ FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
-class JsonFormatter(logging.Formatter):
+class _JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Turn a record into a line of JSON."""
         return json.dumps(
             {
                 "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
@@ -29,37 +29,29 @@ class JsonFormatter(logging.Formatter):
         )
 
 
-class _Lines(logging.Handler):
+class _Lines(logging.StreamHandler):  # type: ignore[type-arg] # no [] before Python 3.11
     """Lines for whoever reads them: a reader that goes away, or a full disk, ends no run."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing more where nothing more is taken."""
-        if isinstance(sys.exc_info()[1], OSError):
-            self.setLevel(logging.CRITICAL + 1)
-        else:
-            super().handleError(record)
-
-
-class _Console(_Lines, logging.StreamHandler):  # type: ignore[type-arg] # no [] before Python 3.11
-    """Lines on a standard stream."""
-
-
-class _File(_Lines, logging.FileHandler):
-    """Lines in a file, which other handlers are told of when it takes no more."""
+    def __init__(self, stream: TextIO, level: int, path: Path | None = None) -> None:
+        super().__init__(stream)
+        self.setLevel(level)
+        self.path = path
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say once that the file ends here."""
         error = sys.exc_info()[1]
-        super().handleError(record)
-        if isinstance(error, OSError):
-            logging.getLogger("virnucpro").warning(
-                "%s ends here: %s", self.baseFilename, error.strerror
-            )
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.setLevel(logging.CRITICAL + 1)
+        if self.path:
+            logger = logging.getLogger("virnucpro")
+            logger.warning("%s ends here: %s", self.path, error.strerror)
 
     def close(self) -> None:
-        """Close the file; what it did not take is lost, as was said."""
-        with suppress(OSError):
-            super().close()
+        if self.path:
+            with suppress(OSError):  # what it did not take is lost, as was said
+                self.stream.close()
+        super().close()
 
 
 def setup_logging(
@@ -67,11 +59,7 @@ def setup_logging(
 ) -> logging.Logger:
     """Configure the `virnucpro` logger, replacing what an earlier call set up.
 
-    Args:
-        verbose: show DEBUG lines.
-        quiet: show errors only, on standard error.
-        log_file: also write every line there, DEBUG included.
-        style: `text` or `json`.
+    `quiet` shows errors only, on standard error; `log_file` gets every line, DEBUG included.
 
     Raises:
         OutputError: `log_file` cannot be written.
@@ -82,21 +70,17 @@ def setup_logging(
         handler.close()
     logger.propagate = False
     logger.setLevel(logging.DEBUG)
-    console = _Console(sys.stderr if quiet else sys.stdout)
-    console.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
-    handlers: list[logging.Handler] = [console]
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    handlers = [_Lines(sys.stderr if quiet else sys.stdout, level)]
     if log_file is not None:
-        handlers.append(_file_handler(log_file))
-    formatter = JsonFormatter() if style == "json" else logging.Formatter(FORMAT, DATE_FORMAT)
+        try:
+            file = log_file.open("a", encoding="utf-8")
+        except OSError as error:
+            problem = f"{log_file}: cannot be written ({error.strerror}); choose another --log-file"
+            raise OutputError(problem) from error
+        handlers.append(_Lines(file, logging.DEBUG, log_file))
+    formatter = _JsonFormatter() if style == "json" else logging.Formatter(FORMAT, DATE_FORMAT)
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     return logger
-
-
-def _file_handler(path: Path) -> logging.Handler:
-    try:
-        return _File(path, encoding="utf-8")
-    except OSError as error:
-        problem = f"{path}: cannot be written ({error.strerror}); choose another --log-file"
-        raise OutputError(problem) from error

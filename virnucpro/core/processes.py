@@ -39,9 +39,7 @@ _THREAD_VARIABLES = (
 def at_most_threads(threads: int) -> Iterator[None]:
     """Bound the CPU threads of arithmetic in this block, and of processes that it starts.
 
-    Args:
-        threads: of this process together. Processes have one each, unless they set more; whoever
-            starts them sees to the sum.
+    Processes have one each, unless they set more; whoever starts them sees to the sum.
     """
     import torch  # before the variables are set: it would take them for its own
 

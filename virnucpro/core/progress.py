@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
-
-from virnucpro.core.gpu_meter import GpuMeter
+from datetime import timedelta
+from importlib import import_module
 
 logger = logging.getLogger("virnucpro.progress")
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LOOKS = 2.0
 
 
-class Bar(Protocol):
-    """What a stage tells while it works."""
+class GpuMeter:
+    """GPU memory in use; asks the driver, as whoever shows progress need not hold a GPU itself."""
+
+    def __init__(self) -> None:
+        self._text, self._next = "", 0.0
+
+    def text(self) -> str:
+        """Memory of the busiest GPU, for instance `GPU 12.3/79.6 GiB`; empty where there is none.
+
+        It is looked up at most every two seconds.
+        """
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + SECONDS_BETWEEN_LOOKS
+            try:
+                nvml = import_module("pynvml")
+                nvml.nvmlInit()
+                handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+                busiest = max(map(nvml.nvmlDeviceGetMemoryInfo, handles), key=lambda one: one.used)
+                self._text = f"GPU {busiest.used / 2**30:.1f}/{busiest.total / 2**30:.1f} GiB"
+            except Exception:  # noqa: BLE001 - no library, no driver or no GPU: all the same here
+                self._text, self._next = "", math.inf
+        return self._text
+
+
+class Bar:
+    """What a stage tells while it works; this one shows nothing."""
 
     def update(self, n: int = 1, **postfix: object) -> None:
         """Count `n` more items; `postfix` is shown behind the bar."""
 
 
 class ProgressReporter:
-    """Makes progress bars.
-
-    Args:
-        enabled: False shows nothing at all.
-    """
+    """Makes progress bars; one that is not `enabled` shows nothing at all."""
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
@@ -39,7 +60,7 @@ class ProgressReporter:
     ) -> Iterator[Bar]:
         """Show the progress of `total` items (None: not known) under the title `desc`."""
         if not self.enabled:
-            yield _SilentBar()
+            yield Bar()
         elif sys.stderr.isatty():
             with _rich_bar(total, desc, unit) as bar:
                 yield bar
@@ -47,12 +68,7 @@ class ProgressReporter:
             yield _LineBar(total, desc, unit)
 
 
-class _SilentBar:
-    def update(self, n: int = 1, **postfix: object) -> None:
-        """Show nothing."""
-
-
-class _LineBar:
+class _LineBar(Bar):
     """One log line every half minute, so that job logs stay readable."""
 
     def __init__(self, total: int | None, desc: str, unit: str) -> None:
@@ -62,57 +78,42 @@ class _LineBar:
         self.gpu = GpuMeter()
 
     def update(self, n: int = 1, **postfix: object) -> None:
-        """Count, and log when half a minute has passed since the last line."""
         self.done = _bounded(self.done + n, self.total)
         now = time.monotonic()
         if now - self.last < SECONDS_BETWEEN_LINES:
             return
         self.last = now
         rate = self.done / (now - self.start)
-        more = "".join(f", {text}" for text in _details(postfix, self.gpu))
-        if self.total is None:
-            logger.info("%s: %d %s, %.1f/s%s", self.desc, self.done, self.unit, rate, more)
-            return
-        left = (self.total - self.done) / rate if rate else 0.0
-        logger.info(
-            "%s: %d/%d %s, %.1f/s, ETA %s%s",
-            self.desc, self.done, self.total, self.unit, rate, format_seconds(left), more,
-        )  # fmt: skip
+        count, details = f"{self.done}", [f"{rate:.1f}/s"]
+        if self.total is not None:
+            count += f"/{self.total}"
+            if rate:
+                details.append(f"ETA {timedelta(seconds=int((self.total - self.done) / rate))}")
+        details += _details(postfix, self.gpu)
+        logger.info("%s: %s %s, %s", self.desc, count, self.unit, ", ".join(details))
 
 
 @contextmanager
 def _rich_bar(total: int | None, desc: str, unit: str) -> Iterator[Bar]:
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[more]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(desc, total=total, more="", rate="")
-        gpu = GpuMeter()
+        "{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), unit,
+        rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), "{task.fields[details]}",
+    )  # fmt: skip
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(desc, total=total, details="")
+        [task], gpu = progress.tasks, GpuMeter()
 
-        class RichBar:
+        class RichBar(Bar):
             def update(self, n: int = 1, **postfix: object) -> None:
-                more = ", ".join(_details(postfix, gpu))
-                done = _bounded(int(progress.tasks[0].completed) + n, total)
-                progress.update(task, completed=done, more=more)
-                speed = progress.tasks[0].speed
-                progress.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+                details = [f"{task.speed:,.0f}/s"] if task.speed else []
+                progress.update(
+                    task.id,
+                    completed=_bounded(int(task.completed) + n, total),
+                    details=", ".join([*details, *_details(postfix, gpu)]),
+                )
 
         yield RichBar()
 
@@ -123,18 +124,4 @@ def _bounded(done: int, total: int | None) -> int:
 
 
 def _details(postfix: dict[str, object], gpu: GpuMeter) -> list[str]:
-    texts = [f"{name} {value}" for name, value in postfix.items()]
-    return [*texts, gpu.text()] if gpu.text() else texts
-
-
-def format_seconds(seconds: float) -> str:
-    """Seconds as `1:02:03` or `2:03`.
-
-    >>> format_seconds(3723)
-    '1:02:03'
-    >>> format_seconds(123)
-    '2:03'
-    """
-    whole = int(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return [text for text in (*(f"{k} {v}" for k, v in postfix.items()), gpu.text()) if text]

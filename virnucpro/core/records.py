@@ -44,38 +44,21 @@ class Status(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One input sequence.
+    """One input sequence."""
 
-    Attributes:
-        seq_id: first word of the header, made unique within its sample.
-        header: the header as given, without `>` or `@` and the blanks behind it; bytes that are
-            not UTF-8 are escaped, see `HEADER_BYTES`.
-        sequence: the letters as given, without gaps, blanks and digits.
-        sample: name of the input it came from.
-        gaps: gap letters (`-`, `.`, `*`) that were removed (nt).
-        joint_id: `seq_id`, made unique among all samples of a run; for files that name no
-            sample. Empty means `seq_id`.
-    """
-
-    seq_id: str
-    header: str
-    sequence: str
-    sample: str = ""
-    gaps: int = 0
-    joint_id: str = ""
+    seq_id: str  # first word of the header, made unique within its sample
+    header: str  # as given, without `>` or `@`; bytes that are not UTF-8 see `HEADER_BYTES`
+    sequence: str  # the letters as given, without gaps, blanks and digits
+    sample: str = ""  # name of the input it came from
+    gaps: int = 0  # gap letters (`-`, `.`, `*`) that were removed (nt)
+    joint_id: str = ""  # `seq_id`, made unique among all samples of a run
 
     def __post_init__(self) -> None:
         if not self.joint_id:
             object.__setattr__(self, "joint_id", self.seq_id)
 
     def header_with(self, name: str) -> str:
-        """The header as given; where its first word is not `name`, that goes before it.
-
-        Bytes that are not UTF-8 are escaped; write it with `HEADER_BYTES`.
-
-        >>> Record("a", "a of the second file", "ACGT").header_with("a__2")
-        'a__2 a of the second file'
-        """
+        """The header as given; where its first word is not `name`, that goes before it."""
         words = self.header.encode(*HEADER_BYTES).split(maxsplit=1)
         if words and as_utf8(words[0].decode(*HEADER_BYTES)) == name:
             return self.header
@@ -88,15 +71,10 @@ Tokens: TypeAlias = "NDArray[np.integer]"
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Vectors with their ids, row by row.
-
-    Attributes:
-        seq_ids: n ids, in the order of the rows.
-        vectors: shape (n, d), float32.
-    """
+    """Vectors with their ids, row by row."""
 
     seq_ids: tuple[str, ...]
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.float32]  # shape (n, d)
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or len(self.seq_ids) != len(self.vectors):

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.varlen import varlen_attn
 
 from virnucpro.encoders.batches import PackedBatch, PaddedBatch
 from virnucpro.encoders.kernels import tiles_of
@@ -90,6 +89,13 @@ class Layout(ABC):
         values = {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
         tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
         return type(self)(**(values | tensors))
+
+
+def varlen_attn(*arguments: Any) -> Any:
+    """PyTorch's kernel for packed tokens; it loads the compiler too, which takes seconds."""
+    from torch.nn.attention import varlen
+
+    return varlen.varlen_attn(*arguments)
 
 
 @dataclass(frozen=True)

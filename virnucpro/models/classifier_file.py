@@ -6,8 +6,9 @@ What the original publishes is a pickled module; plain state dicts and safetenso
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from virnucpro.models.torch_file import TorchFile
 PUBLISHED_KIND = "mlp"
 BATCH_NORM_EPS = 1e-5
 CLASSES = 2
+VARIANCE = "bn1.running_var"
 _MAX_BYTES = 256 << 20  # the published classifiers have 6.8 MB
 _MAX_TENSORS = 64
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict")
@@ -32,12 +34,7 @@ Tensors = dict[str, NDArray[np.float32]]
 class _Layer:
     """Stands for a layer of a pickled module: keeps what it was given, and can do nothing."""
 
-    state: dict[str, Any]
-
-    def __new__(cls) -> _Layer:  # pickles make it without calling `__init__`
-        layer = super().__new__(cls)
-        layer.state = {}
-        return layer
+    state: Mapping[str, Any] = MappingProxyType({})  # pickles call no `__init__`
 
     def __setstate__(self, state: Any) -> None:
         self.state = state if isinstance(state, dict) else {}
@@ -53,16 +50,7 @@ _LAYERS = [
 
 
 def import_classifier(source: Path, target: Path) -> None:
-    """Turn a published classifier into safetensors.
-
-    Args:
-        source: pickled module or state dict (`.pth`), or safetensors.
-        target: the safetensors file to write; its folder must exist.
-
-    Raises:
-        ModelError: the file is unsafe, damaged or no published classifier.
-        OutputError: `target` cannot be written.
-    """
+    """Turn a published classifier, in whatever form `read_classifier` reads, into safetensors."""
     kind, tensors = read_classifier(source)
     if kind != PUBLISHED_KIND:
         raise ModelError(f"{source}: a classifier of the kind {kind!r:.40}; import its folder")
@@ -71,11 +59,10 @@ def import_classifier(source: Path, target: Path) -> None:
 
 
 def read_classifier(path: Path) -> tuple[str, Tensors]:
-    """Read and check a classifier file, told by its content and not by its name.
+    """Kind of network and tensors of a pickled module, a state dict, or safetensors.
 
-    Returns:
-        The kind of network, and its tensors, all finite; those of the kind `mlp` have the names
-        and shapes of the published network.
+    The form is told by the content. All numbers are finite; tensors of the kind `mlp` have the
+    names and shapes of the published network.
 
     Raises:
         ModelError: the file is unsafe, damaged, or holds other numbers.
@@ -90,7 +77,15 @@ def read_classifier(path: Path) -> tuple[str, Tensors]:
         raise ModelError(f"{path}: {size} bytes are too many for a classifier")
     # safetensors begin with the length of their JSON header; a pickle would claim terabytes
     is_safetensors = start[8:] == b"{" and int.from_bytes(start[:8], "little") < size
-    kind, arrays = _read_safetensors(path) if is_safetensors else _read_pickled(path)
+    if is_safetensors:
+        try:
+            with safe_open(path, framework="numpy") as opened:
+                kind = (opened.metadata() or {}).get("kind", PUBLISHED_KIND)
+                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path}: not a safetensors file ({error})") from error
+    else:
+        kind, arrays = PUBLISHED_KIND, _read_pickled(path)
     arrays.pop("bn1.num_batches_tracked", None)  # counts training batches, decides nothing
     tensors = {}
     for name, array in arrays.items():
@@ -104,16 +99,7 @@ def read_classifier(path: Path) -> tuple[str, Tensors]:
     return kind, tensors
 
 
-def _read_safetensors(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            kind = (file.metadata() or {}).get("kind", PUBLISHED_KIND)
-            return kind, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not a safetensors file ({error})") from error
-
-
-def _read_pickled(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
+def _read_pickled(path: Path) -> dict[str, NDArray[Any]]:
     file = TorchFile(path, _LAYERS)
     tree = file.content
     if isinstance(tree, _Layer):
@@ -133,7 +119,7 @@ def _read_pickled(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
             arrays[str(name)] = tensor.detach().numpy()
         except TypeError as error:
             raise ModelError(f"{path}: {name!r:.80} holds {tensor.dtype}") from error
-    return PUBLISHED_KIND, arrays
+    return arrays
 
 
 def _tensors_of(path: Path, layer: _Layer, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
@@ -158,13 +144,10 @@ def _check_published(path: Path, tensors: Tensors) -> None:
     """Check names and shapes, and that a variance is one."""
     weight = tensors.get("hidden_layer.weight", np.zeros(0))
     hidden, width = weight.shape if weight.ndim == 2 else (0, 0)
-    expected = {
+    features = ("hidden_layer.bias", "bn1.weight", "bn1.bias", "bn1.running_mean", VARIANCE)
+    expected: dict[str, tuple[int, ...]] = {
         "hidden_layer.weight": (hidden, width),
-        "hidden_layer.bias": (hidden,),
-        "bn1.weight": (hidden,),
-        "bn1.bias": (hidden,),
-        "bn1.running_mean": (hidden,),
-        "bn1.running_var": (hidden,),
+        **dict.fromkeys(features, (hidden,)),
         "output_layer.weight": (CLASSES, hidden),
         "output_layer.bias": (CLASSES,),
     }
@@ -174,5 +157,5 @@ def _check_published(path: Path, tensors: Tensors) -> None:
     for name, shape in expected.items():
         if tensors[name].shape != shape or 0 in shape:
             raise ModelError(f"{path}: {name} has shape {tensors[name].shape}, expected {shape}")
-    if (tensors["bn1.running_var"] < 0).any():
-        raise ModelError(f"{path}: bn1.running_var holds negative variances")
+    if (tensors[VARIANCE] < 0).any():
+        raise ModelError(f"{path}: {VARIANCE} holds negative variances")

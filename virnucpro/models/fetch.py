@@ -8,13 +8,11 @@ GitHub. The first fetch resolves a revision; it stays also while a download that
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import os
 import re
 import shutil
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,10 +20,13 @@ from pathlib import Path
 
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
+from virnucpro.core.text import clipped
 from virnucpro.models import published
 from virnucpro.models.manifest import Manifest, read_manifest, write_manifest
 from virnucpro.models.store import describe_encoder, install_classifier
 
+HUB: str | None = None  # its address; None means huggingface_hub's own
+GITHUB = "https://raw.githubusercontent.com"
 TIMEOUT_S = 30.0
 PAUSE_S = 2.0
 ATTEMPTS = 3
@@ -34,21 +35,6 @@ _CLASSIFIER_BYTES = 6_840_000  # about, to say beforehand
 _MAX_CLASSIFIER_BYTES = 64 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """How to reach the world.
-
-    Attributes:
-        offline: never ask the network for anything.
-        endpoint: the hub's address; None means huggingface_hub's own.
-        github: where raw files of GitHub repositories lie.
-    """
-
-    offline: bool = False
-    endpoint: str | None = None
-    github: str = "https://raw.githubusercontent.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +49,14 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class FetchPlan:
-    """What a fetch will download; nothing, if all is there.
+    """What a fetch will download; nothing, if all is there."""
 
-    Attributes:
-        name: encoder or model.
-        source: repository.
-        revision: its commit, 40 hexadecimal digits.
-        licence: of the weights.
-        files: those that are missing or damaged.
-        installed: what is there already.
-    """
-
-    name: str
-    source: str
-    revision: str
-    licence: str
-    files: tuple[RemoteFile, ...]
-    installed: Manifest | None
+    name: str  # encoder or model
+    source: str  # repository
+    revision: str  # its commit, 40 hexadecimal digits
+    licence: str  # of the weights
+    files: tuple[RemoteFile, ...]  # those that are missing or damaged
+    installed: Manifest | None  # what is there already
 
     @property
     def size(self) -> int:
@@ -88,15 +65,9 @@ class FetchPlan:
 
 
 def plan_fetch(
-    names: list[str], home: Path, revisions: Mapping[str, str], network: Network
+    names: list[str], home: Path, revisions: Mapping[str, str], offline: bool = False
 ) -> list[FetchPlan]:
-    """Say what must be downloaded; a model brings its encoders.
-
-    Args:
-        names: `300`, `500`, or names of published encoders.
-        home: the model home.
-        revisions: by name, where one is pinned.
-        network: how to reach the world.
+    """Say what must be downloaded for models or encoders; a model brings its encoders.
 
     Raises:
         ModelError: unknown name, no network, or what is installed has another revision.
@@ -111,24 +82,23 @@ def plan_fetch(
         wanted[name] = None
     for name in revisions.keys() - wanted.keys():
         raise ModelError(f"a revision for {name:.200}, which is not fetched")
-    return [_plan(name, home, revisions.get(name), network) for name in wanted]
+    return [_plan(name, home, revisions.get(name), offline) for name in wanted]
 
 
-def _plan(name: str, home: Path, pinned: str | None, network: Network) -> FetchPlan:
+def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan:
     folder = _folder(name, home)
     installed = read_manifest(folder)
-    damaged = (
-        [one for one in installed.files if installed.problem(one, full=True)] if installed else []
-    )
     if installed and pinned not in (None, installed.revision):
         raise ModelError(
             f"{folder}: revision {installed.revision or 'of local files'} is installed; "
             f"remove the folder to fetch {pinned:.80}"
         )
+    files = installed.files if installed else ()
+    damaged = [one for one in files if installed and installed.problem(one, full=True)]
     if installed and not damaged:
         source, revision = installed.source, installed.revision
         return FetchPlan(name, source, revision, installed.licence, (), installed)
-    if network.offline:
+    if offline:
         raise ModelError(
             f"{name} is not installed whole in {home} and offline mode is on "
             "(VIRNUCPRO_OFFLINE or HF_HUB_OFFLINE); `virnucpro models import` takes local files"
@@ -140,33 +110,32 @@ def _plan(name: str, home: Path, pinned: str | None, network: Network) -> FetchP
                 f"{revision:.80}: give the revision of {name} as 40 hexadecimal digits"
             )
         blob = known.blob if revision == published.CLASSIFIER_REVISION else ""
-        files = (RemoteFile(known.file, _CLASSIFIER_BYTES, blob=blob),)
+        remote = RemoteFile(known.file, _CLASSIFIER_BYTES, blob=blob)
         source, licence = published.CLASSIFIER_REPOSITORY, published.CLASSIFIER_LICENCE
-        return FetchPlan(name, source, revision, licence, files, installed)
+        return FetchPlan(name, source, revision, licence, (remote,), installed)
     if installed and not installed.revision:
         raise ModelError(f"{folder}: damaged, and installed from local files; import them again")
     begun = [path.name.partition("@")[2] for path in (home / ".partial").glob(f"{name}@*")]
     revision = installed.revision if installed else pinned or (begun[0] if begun else "main")
-    plan = _ask_hub(name, revision, network)
-    remote = {file.name: file for file in plan.files}
-    names = damaged or published.needed_files(remote)
-    if not names or not {*names, "config.json"} <= remote.keys():
+    plan = _ask_hub(name, revision)
+    offered = {file.name: file for file in plan.files}
+    names = damaged or published.needed_files(offered)
+    if not names or not {*names, "config.json"} <= offered.keys():
         raise ModelError(f"{plan.source} at {plan.revision}: has no weights we can read")
-    return replace(plan, files=tuple(remote[one] for one in names), installed=installed)
+    return replace(plan, files=tuple(offered[one] for one in names), installed=installed)
 
 
 def _folder(name: str, home: Path) -> Path:
     return home / name if name in published.CLASSIFIERS else home / "encoders" / name
 
 
-def _ask_hub(name: str, revision: str, network: Network) -> FetchPlan:
+def _ask_hub(name: str, revision: str) -> FetchPlan:
     """All files of an encoder's repository."""
     from huggingface_hub import HfApi
 
     known = published.ENCODERS[name]
-    api = HfApi(endpoint=network.endpoint, token=False)
     try:
-        info = api.model_info(
+        info = HfApi(endpoint=HUB, token=False).model_info(
             known.repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S
         )
         commit = str(info.sha)
@@ -182,21 +151,16 @@ def _ask_hub(name: str, revision: str, network: Network) -> FetchPlan:
         )
     except Exception as error:  # of whichever HTTP library it stands on, or of odd content
         raise ModelError(
-            f"{known.repository} at {revision:.80}: the hub gave no answer ({_said(error)}); fetch "
-            "it where there is a network, then `virnucpro models import` takes the files"
+            f"{known.repository} at {revision:.80}: the hub gave no answer ({clipped(error)}); "
+            "fetch it where there is a network, then `virnucpro models import` takes the files"
         ) from error
     if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
         raise ModelError(f"{known.repository}: asked for {revision:.80}, the hub gave {commit:.80}")
     return FetchPlan(name, known.repository, commit, licence, files, None)
 
 
-def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
+def fetch(plan: FetchPlan, home: Path) -> Manifest:
     """Download what is missing, check it, and put it in its place.
-
-    Args:
-        plan: from `plan_fetch`.
-        home: the model home.
-        network: how to reach the world.
 
     Raises:
         ModelError: no network, or a file is not what was stated or recorded; it is removed.
@@ -216,34 +180,61 @@ def fetch(plan: FetchPlan, home: Path, network: Network) -> Manifest:
                 f"{home}: {plan.name} needs {plan.size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
             )
         for file in plan.files:
-            _fetch_file(plan, file, partial / file.name, network)
-        installed = _settle(plan, partial, home)
+            _fetch_file(plan, file, partial / file.name)
+            _check(plan, file, partial / file.name)
+        installed = _settle(plan, partial, _folder(plan.name, home))
         shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{home}: {plan.name} could not be stored ({error})") from error
     return installed
 
 
-def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path, network: Network) -> None:
+def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
+    from huggingface_hub import hf_hub_download
+
     for attempt in range(1, ATTEMPTS + 1):
         try:
             if plan.name in published.CLASSIFIERS:
-                url = f"{network.github}/{plan.source}/{plan.revision}/{file.name}"
-                path.write_bytes(download(url, _MAX_CLASSIFIER_BYTES))
-            else:
-                _download_from_hub(plan, file, path, network)
-            break
+                url = f"{GITHUB}/{plan.source}/{plan.revision}/{file.name}"
+                path.write_bytes(_download(url))
+                return
+            for left in path.parent.rglob("*.incomplete") if not path.exists() else ():
+                if left.stat().st_size >= file.size:  # it is not the file, and cannot be completed
+                    left.unlink()
+            hf_hub_download(
+                plan.source, file.name, revision=plan.revision, local_dir=path.parent, token=False,
+                endpoint=HUB, etag_timeout=TIMEOUT_S,
+            )  # fmt: skip
+            return
         except Exception as error:  # of whichever HTTP library it stands on, or of odd headers
             of_the_disk = isinstance(error, OSError) and error.errno in _OF_THE_DISK
             if isinstance(error, ModelError) or of_the_disk:
                 raise
             if attempt == ATTEMPTS:
-                problem = f"{file.name} did not come ({_said(error)})"
+                problem = f"{file.name} did not come ({clipped(error)})"
                 raise ModelError(f"{plan.source}: {problem}; fetch again to go on") from error
             time.sleep(PAUSE_S * attempt)
+
+
+def _download(url: str) -> bytes:
+    """The content of a small file that is on no hub."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+        data: bytes = reply.read(_MAX_CLASSIFIER_BYTES + 1)
+        if len(data) > _MAX_CLASSIFIER_BYTES:
+            raise ModelError(f"{url}: gives more than {_MAX_CLASSIFIER_BYTES} bytes")
+        if reply.length:
+            raise http.client.IncompleteRead(data, reply.length)
+    return data
+
+
+def _check(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
+    """Refuse a file that is not what its source states, or what was recorded."""
+    from huggingface_hub.utils.sha import git_hash
+
     recorded = plan.installed.files.get(file.name) if plan.installed else None
     is_right = path.is_file() and not path.is_symlink()
-    is_right = is_right and file.blob in ("", git_blob(path))
+    if is_right and file.blob:
+        is_right = file.blob == git_hash(path.read_bytes())
     sha256 = sha256_file(path) if is_right else ""
     if not is_right or {file.sha256, recorded.sha256 if recorded else ""} - {"", sha256}:
         path.unlink(missing_ok=True)  # or the next fetch would take it for whole
@@ -253,26 +244,15 @@ def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path, network: Network)
         )
 
 
-def _download_from_hub(plan: FetchPlan, file: RemoteFile, path: Path, network: Network) -> None:
-    from huggingface_hub import hf_hub_download
-
-    for left in path.parent.rglob("*.incomplete") if not path.exists() else ():
-        if left.stat().st_size >= file.size:  # it is not the file, and cannot be completed
-            left.unlink()
-    hf_hub_download(
-        plan.source, file.name, revision=plan.revision, local_dir=path.parent, token=False,
-        endpoint=network.endpoint, etag_timeout=TIMEOUT_S,
-    )  # fmt: skip
-
-
-def _settle(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
+def _settle(plan: FetchPlan, partial: Path, folder: Path) -> Manifest:
     """Give checked files their final place and record them."""
-    folder, names = _folder(plan.name, home), [file.name for file in plan.files]
+    names = [file.name for file in plan.files]
     if plan.name in published.CLASSIFIERS:  # converted and not kept, so a damaged one came anew
         if plan.installed:
             shutil.rmtree(folder)
         origin = f"github.com/{plan.source}/{names[0]}"
-        return install_classifier(partial / names[0], plan.name, home, origin, plan.revision)
+        source = partial / names[0]
+        return install_classifier(source, plan.name, folder.parent, origin, plan.revision)
     if plan.installed:
         for name in names:
             (partial / name).replace(folder / name)
@@ -286,42 +266,3 @@ def _settle(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(folder)
     return replace(made, folder=folder)
-
-
-def download(url: str, limit: int) -> bytes:
-    """The content of a small file that is on no hub.
-
-    Args:
-        url: address of the file.
-        limit: the most bytes that it may have.
-
-    Raises:
-        ModelError: too many bytes, or an answer that will not change.
-        OSError, http.client.HTTPException: no connection, or one that broke off.
-    """
-    request = urllib.request.Request(url, headers={"User-Agent": "virnucpro"})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
-            stated: int = reply.length or 0
-            data: bytes = reply.read(limit + 1) if stated <= limit else b""
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise ModelError(f"{url}: {error.code} {error.reason}") from error
-    if max(stated, len(data)) > limit:
-        raise ModelError(f"{url}: gives more than {limit} bytes")
-    if len(data) < stated:
-        raise http.client.IncompleteRead(data, stated - len(data))
-    return data
-
-
-def git_blob(path: Path) -> str:
-    """Git's name for the content of a file (SHA-1, hexadecimal)."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

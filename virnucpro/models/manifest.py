@@ -2,7 +2,7 @@
 
 Every folder with weights has one, of one form: the bundled model, a trained one, an installed
 classifier, an installed encoder. It is written last, so a folder that has one is whole, and its
-files must match it ever after. Every key is there, and no other:
+files must match it ever after. It has these keys and no other:
 
     {"format": 2, "name": "mini", "source": "virnucpro train ...", "revision": "", "licence": "MIT",
      "files": {"dna.safetensors": {"sha256": "...", "size": 1234, "mtime_ns": 0}, ...},
@@ -11,21 +11,21 @@ files must match it ever after. Every key is there, and no other:
                "classifier": "classifier.safetensors", "calibration": "calibration.json" or "",
                "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": 500, "groups": [...]}}
 
-`mtime_ns` stands for the hash of files that are too large to be hashed for every run; 0 where
-they are not. An encoder's folder has `encoder` in place of `model`: an entry like `dna` above,
-whose `file` is empty where the weights are a folder in a published layout.
+An encoder's folder has `encoder` in place of `model`: an entry like `dna` above, whose `file` is
+empty where the weights are a folder in a published layout.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from virnucpro.core.errors import ModelError
+from virnucpro.core.build import build
+from virnucpro.core.errors import ConfigError, ModelError
 from virnucpro.core.files import digest_of, sha256_file, write_json
 from virnucpro.models.specs import EncoderKind, EncoderSpec, ModelSpec
 from virnucpro.sequences.orfs import OrfPolicy
@@ -38,45 +38,86 @@ _MOST_DIM, _MOST_CHUNK_NT = 1 << 16, 1_000_000
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-_TOP = {"format": int, "name": str, "source": str, "revision": str, "licence": str, "files": dict}
-_FILE = {"sha256": str, "size": int, "mtime_ns": int}
-_ENCODER = {"kind": str, "dim": int, "file": str}
-_MODEL = {"dna": dict, "protein": dict, "classifier": str, "calibration": str,
-          "orf_policy": dict, "chunk_nt": int, "groups": list}  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file as it was installed: hexadecimal SHA-256, bytes, and time of change (ns; 0: none)."""
+    """A file as it was installed."""
 
     sha256: str
     size: int
-    mtime_ns: int
+    mtime_ns: int  # time of change, stands for the hash of what is too large; 0 where it is not
+
+    def __post_init__(self) -> None:
+        _must(_SHA256.fullmatch(self.sha256), "sha256", self.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderEntry:
+    """Weights in a file of the folder, those of an installed encoder, or the folder itself."""
+
+    kind: EncoderKind = "esm2"
+    dim: int = 0
+    file: str = ""
+    installed: str = ""
+
+    def __post_init__(self) -> None:
+        if self.installed:
+            _must(is_plain_name(self.installed), "installed", self.installed)
+            _must(not self.dim and not self.file, "an installed encoder with", self.file)
+        else:
+            _must(1 <= self.dim <= _MOST_DIM, "dim", self.dim)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """Parts of a model, by the names of their files."""
+
+    dna: EncoderEntry
+    protein: EncoderEntry
+    classifier: str
+    calibration: str
+    orf_policy: OrfPolicy
+    chunk_nt: int
+    groups: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _must(1 <= self.chunk_nt <= _MOST_CHUNK_NT, "chunk_nt", self.chunk_nt)
+        for slot in (self.dna, self.protein):
+            _must(slot.file or slot.installed, "an encoder without a file", slot.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A model folder.
-
-    Attributes:
-        folder: where the files lie.
-        name: its own; installed, it is called by the name of its folder.
-        kind: `encoder` or `model`.
-        source: repository, URL or local path that it came from.
-        revision: commit of the source, 40 hexadecimal digits; empty for local files.
-        licence: of the weights.
-        files: all that are used, by plain name.
-        entry: what `encoder` or `model` says.
-    """
+    """A model folder."""
 
     folder: Path
-    name: str
-    kind: str
-    source: str
-    revision: str
+    format: int
+    name: str  # its own; installed, it is called by the name of its folder
+    source: str  # repository, URL or local path that it came from
+    revision: str  # commit of the source, 40 hexadecimal digits; empty for local files
     licence: str
-    files: Mapping[str, FileEntry]
-    entry: Mapping[str, Any]
+    files: dict[str, FileEntry]  # all that are used, by plain name
+    encoder: EncoderEntry | None = None
+    model: ModelEntry | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.files):
+            _must(is_plain_name(name), "name", name)
+        used = [self.encoder.file] if self.encoder else []
+        if self.model:
+            _must(not self.encoder, "both encoder and", "model")
+            parts = self.model
+            used = [parts.dna.file, parts.protein.file, parts.calibration]
+            _must(parts.classifier in self.files, "a file that is not listed:", parts.classifier)
+        else:
+            _must(self.encoder and not self.encoder.installed, "no encoder or model in", self.name)
+        for name in filter(None, used):
+            _must(name in self.files, "a file that is not listed:", name)
+
+    @property
+    def kind(self) -> str:
+        """`encoder` or `model`."""
+        return "encoder" if self.encoder else "model"
 
     @property
     def size(self) -> int:
@@ -84,12 +125,7 @@ class Manifest:
         return sum(file.size for file in self.files.values())
 
     def problem(self, name: str, *, full: bool) -> str:
-        """What is wrong with a file, in words; empty if nothing.
-
-        Args:
-            name: of the file.
-            full: hash it even if its time of change is as recorded.
-        """
+        """What is wrong with a file, in words; `full` hashes it whatever its time of change."""
         path, file = self.folder / name, self.files[name]
         try:
             status = path.stat()
@@ -102,11 +138,7 @@ class Manifest:
             return f"cannot be read ({error.strerror})"
 
     def check(self, *, full: bool = False) -> None:
-        """Check that every file is the one that was installed.
-
-        Raises:
-            ModelError: a file is missing or is not the recorded one.
-        """
+        """Raise a ModelError unless every file is the one that was installed."""
         for name in self.files:
             if problem := self.problem(name, full=full):
                 raise ModelError(
@@ -116,61 +148,56 @@ class Manifest:
 
     def encoder_spec(self) -> EncoderSpec:
         """What the folder of an encoder holds."""
-        return self._encoder(self.name, self.entry, digest_of(
-            {name: file.sha256 for name, file in self.files.items()}
-        ))  # fmt: skip
+        assert self.encoder
+        hashes = {name: file.sha256 for name, file in self.files.items()}
+        return self._encoder(self.encoder, self.name, digest_of(hashes))
 
     def model_spec(self, installed_encoder: Callable[[str], EncoderSpec]) -> ModelSpec:
         """What the folder of a model holds; `installed_encoder` finds those that lie elsewhere."""
-        slots = {}
-        for slot in ("dna", "protein"):
-            entry = self.entry[slot]
-            if "installed" in entry:
-                slots[slot] = installed_encoder(entry["installed"])
-            else:
-                file = entry["file"]
-                name = f"{self.name}-{Path(file).stem}"
-                slots[slot] = self._encoder(name, entry, self.files[file].sha256)
-        classifier, calibration = self.entry["classifier"], self.entry["calibration"]
+        parts = self.model
+        assert parts
+        dna, protein = (
+            installed_encoder(slot.installed)
+            if slot.installed
+            else self._encoder(
+                slot, f"{self.name}-{Path(slot.file).stem}", self.files[slot.file].sha256
+            )
+            for slot in (parts.dna, parts.protein)
+        )
         return ModelSpec(
             name=self.name,
-            classifier=self.folder / classifier,
-            classifier_sha256=self.files[classifier].sha256,
-            orf_policy=OrfPolicy(**self.entry["orf_policy"]),
-            chunk_nt=self.entry["chunk_nt"],
-            calibration=self.folder / calibration if calibration else None,
-            calibration_sha256=self.files[calibration].sha256 if calibration else "",
-            groups=tuple(self.entry["groups"]),
-            **slots,
+            dna=dna,
+            protein=protein,
+            classifier=self.folder / parts.classifier,
+            classifier_sha256=self.files[parts.classifier].sha256,
+            orf_policy=parts.orf_policy,
+            chunk_nt=parts.chunk_nt,
+            calibration=self.folder / parts.calibration if parts.calibration else None,
+            calibration_sha256=self.files[parts.calibration].sha256 if parts.calibration else "",
+            groups=parts.groups,
         )
 
-    def _encoder(self, name: str, entry: Mapping[str, Any], sha256: str) -> EncoderSpec:
-        path = self.folder / entry["file"] if entry["file"] else self.folder
-        return EncoderSpec(
-            kind=entry["kind"], name=name, path=path, sha256=sha256, dim=entry["dim"]
-        )
+    def _encoder(self, entry: EncoderEntry, name: str, sha256: str) -> EncoderSpec:
+        path = self.folder / entry.file
+        return EncoderSpec(kind=entry.kind, name=name, path=path, sha256=sha256, dim=entry.dim)
 
 
-def is_plain_name(name: object) -> bool:
+def is_plain_name(name: str) -> bool:
     """Whether a name can only mean a file right inside a folder.
 
     >>> [is_plain_name(name) for name in ("model.safetensors", "../x", ".x", "a/b", "")]
     [True, False, False, False, False]
     """
-    return isinstance(name, str) and _PLAIN_NAME.fullmatch(name) is not None
+    return _PLAIN_NAME.fullmatch(name) is not None
 
 
 def write_manifest(folder: Path, names: Iterable[str], **said: Any) -> Manifest:
     """Hash the files of a folder, and write its manifest.
 
-    Args:
-        folder: where they lie.
-        names: those that are used.
-        said: name, source, revision, licence, and `encoder` or `model`.
+    `said` are name, source, revision, licence, and `encoder` or `model`.
 
     Raises:
         ModelError: one is no plain file, or `said` is no description.
-        OutputError: it cannot be written.
     """
     files = {}
     for name in sorted(names):
@@ -181,17 +208,13 @@ def write_manifest(folder: Path, names: Iterable[str], **said: Any) -> Manifest:
         time = status.st_mtime_ns if "encoder" in said else 0
         files[name] = {"sha256": sha256_file(path), "size": status.st_size, "mtime_ns": time}
     value = {"format": FORMAT, **said, "files": files}
-    manifest = _checked(folder, value)
+    manifest = _built(folder, value)
     write_json(folder / MANIFEST, value)
     return manifest
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read the manifest of a folder; None where there is none.
-
-    Raises:
-        ModelError: it is damaged, or of another version of the program.
-    """
+    """The manifest of a folder, None where there is none; a ModelError if it is damaged."""
     path = folder / MANIFEST
     try:
         if not path.exists() and not (folder / _OLD_RECORD).exists():
@@ -205,15 +228,18 @@ def read_manifest(folder: Path) -> Manifest | None:
             f"{FORMAT}); remove the folder and fetch or import it again, or run `virnucpro train` "
             "again, which finds its run directory"
         )
-    return _checked(folder, value)
+    return _built(folder, value)
+
+
+def _built(folder: Path, value: dict[str, Any]) -> Manifest:
+    try:
+        return build(Manifest, value | {"folder": str(folder)}, f"{folder / MANIFEST}")
+    except ConfigError as error:
+        raise ModelError(f"{error} (not a valid description)") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that lies beside weights.
-
-    Raises:
-        ModelError: the file is missing, damaged, over 16 MiB, or holds something else.
-    """
+    """The JSON object in a file that lies beside weights; a ModelError if there is none."""
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise ValueError("over 16 MiB")
@@ -227,60 +253,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _checked(folder: Path, value: dict[str, Any]) -> Manifest:
-    """The manifest that a JSON object is: every key known, typed and in range."""
-    kind = "encoder" if "encoder" in value else "model"
-    try:
-        _fields(value, {**_TOP, kind: dict}, "model.json")
-        for name, file in value["files"].items():
-            _fields(file, _FILE, name)
-            _must(is_plain_name(name) and _SHA256.fullmatch(file["sha256"]), "file", name)
-        _must(is_plain_name(value["name"]), "name", value["name"])
-        entry = value[kind]
-        if kind == "encoder":
-            _check_encoder(entry, value["files"], may_be_folder=True)
-        else:
-            _check_model(entry, value["files"])
-        files = {name: FileEntry(**file) for name, file in value["files"].items()}
-        texts = {key: value[key] for key in ("name", "source", "revision", "licence")}
-        return Manifest(folder=folder, kind=kind, files=files, entry=entry, **texts)
-    except (TypeError, ValueError) as error:
-        raise ModelError(
-            f"{folder / MANIFEST}: not a valid description ({error!s:.200})"
-        ) from error
-
-
-def _check_model(entry: dict[str, Any], files: Mapping[str, Any]) -> None:
-    _fields(entry, _MODEL, "model")
-    _must(all(type(group) is str for group in entry["groups"]), "groups", entry["groups"])
-    for slot in (entry["dna"], entry["protein"]):
-        if slot.keys() == {"installed"}:
-            _must(is_plain_name(slot["installed"]), "installed", slot["installed"])
-        else:
-            _check_encoder(slot, files, may_be_folder=False)
-    for name in (entry["classifier"], *filter(None, [entry["calibration"]])):
-        _must(name in files, "a file that is not listed:", name)
-    _must(1 <= entry["chunk_nt"] <= _MOST_CHUNK_NT, "chunk_nt", entry["chunk_nt"])
-    _fields(entry["orf_policy"], {"name": str, "keep": int}, "orf_policy")
-    OrfPolicy(**entry["orf_policy"])
-
-
-def _check_encoder(entry: Any, files: Mapping[str, Any], *, may_be_folder: bool) -> None:
-    _fields(entry, _ENCODER, "encoder")
-    _must(entry["kind"] in get_args(EncoderKind), "encoder kind", entry["kind"])
-    _must(1 <= entry["dim"] <= _MOST_DIM, "dim", entry["dim"])
-    is_folder = may_be_folder and entry["file"] == ""
-    _must(is_folder or entry["file"] in files, "a file that is not listed:", entry["file"])
-
-
-def _fields(value: Any, kinds: Mapping[str, type], what: str) -> None:
-    """Refuse what is not an object of just these keys, each of just this type."""
-    if type(value) is not dict or value.keys() != kinds.keys():
-        raise ValueError(f"{what} must have the keys {', '.join(kinds)}")
-    for key, kind in kinds.items():
-        _must(type(value[key]) is kind, f"{what}: {key}", value[key])
-
-
-def _must(holds: Any, what: str, value: object) -> None:
+def _must(holds: object, what: str, value: object) -> None:
     if not holds:
         raise ValueError(f"{what} {value!r:.80}")

@@ -23,17 +23,11 @@ class PublishedEncoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedClassifier:
-    """A classifier in the original's repository on GitHub.
+    """A classifier in the original's repository on GitHub."""
 
-    Attributes:
-        chunk_nt: length of the chunks it was trained on (nt).
-        file: its name in the repository.
-        blob: git's name for its content (SHA-1 of a header and the bytes).
-    """
-
-    chunk_nt: int
-    file: str
-    blob: str
+    chunk_nt: int  # length of the chunks it was trained on (nt)
+    file: str  # its name in the repository
+    blob: str  # git's name for its content (SHA-1 of a header and the bytes)
 
 
 ENCODERS = {

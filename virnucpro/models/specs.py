@@ -20,49 +20,30 @@ EncoderKind = Literal["esm2", "dnabert", "mini-dna", "mini-protein"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Esm2Shape:
-    """An ESM-2 network.
-
-    Attributes:
-        layers: transformer layers.
-        dim: width of a hidden state.
-        heads: attention heads; `dim / heads` is even.
-        ffn: width inside the feed-forward block.
-        eps: of the layer norms.
-        token_dropout: embeddings are scaled as in training with masked tokens.
-    """
+    """An ESM-2 network."""
 
     layers: int
-    dim: int
-    heads: int
-    ffn: int
-    eps: float = 1e-5
-    token_dropout: bool = True
+    dim: int  # width of a hidden state
+    heads: int  # `dim / heads` is even
+    ffn: int  # width inside the feed-forward block
+    eps: float = 1e-5  # of the layer norms
+    token_dropout: bool = True  # embeddings are scaled as in training with masked tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnabertShape:
-    """A DNABERT-2 or DNABERT-S network.
-
-    Attributes:
-        layers: transformer layers.
-        dim: width of a hidden state.
-        heads: attention heads.
-        ffn: width inside the gated feed-forward block.
-        vocab: token ids that exist.
-        token_types: rows of the token type table; only row 0 is used.
-        eps: of the layer norms.
-    """
+    """A DNABERT-2 or DNABERT-S network."""
 
     layers: int
-    dim: int
+    dim: int  # width of a hidden state
     heads: int
-    ffn: int
-    vocab: int = 4096
-    token_types: int = 2
-    eps: float = 1e-12
+    ffn: int  # width inside the gated feed-forward block
+    vocab: int = 4096  # token ids that exist
+    token_types: int = 2  # rows of the token type table; only row 0 is used
+    eps: float = 1e-12  # of the layer norms
 
 
-ESM2_SIZES = {
+ESM2_SIZES = {  # the published ones, by their published names
     name: Esm2Shape(layers=layers, dim=dim, heads=heads, ffn=4 * dim)
     for name, layers, dim, heads in (
         ("esm2_t6_8M_UR50D", 6, 320, 20),
@@ -73,29 +54,18 @@ ESM2_SIZES = {
         ("esm2_t48_15B_UR50D", 48, 5120, 40),
     )
 }
-"""The six published sizes, by their published names."""
-
-DNABERT_S = DnabertShape(layers=12, dim=768, heads=12, ffn=3072)
-"""The published DNABERT-S (and DNABERT-2) network."""
+DNABERT_S = DnabertShape(layers=12, dim=768, heads=12, ffn=3072)  # and DNABERT-2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSpec:
-    """One encoder: where its weights lie and what they must be.
+    """One encoder: where its weights lie and what they must be."""
 
-    Attributes:
-        kind: which network reads the weights.
-        name: what a user calls it, for instance `esm2_t36_3B_UR50D`.
-        path: a weight file, or a directory in one of the published layouts.
-        sha256: of the weights, hexadecimal.
-        dim: width of a vector.
-    """
-
-    kind: EncoderKind
-    name: str
-    path: Path
-    sha256: str
-    dim: int
+    kind: EncoderKind  # which network reads the weights
+    name: str  # what a user calls it, for instance `esm2_t36_3B_UR50D`
+    path: Path  # a weight file, or a directory in one of the published layouts
+    sha256: str  # of the weights, hexadecimal
+    dim: int  # width of a vector
 
     def identity(self) -> dict[str, Any]:
         """What decides a vector: all but the place where the weights lie."""
@@ -105,31 +75,18 @@ class EncoderSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Everything that decides a score; two runs with the same digest give the same scores.
+    """Everything that decides a score; two runs with the same digest give the same scores."""
 
-    Attributes:
-        name: `mini`, `300`, `500` or the name of a custom model.
-        dna: encoder of the ORF's DNA; its vector comes first in a merged row.
-        protein: encoder of the ORF's protein.
-        classifier: weight file of the classifier.
-        classifier_sha256: of that file, hexadecimal.
-        orf_policy: which reading frames of a chunk are scored.
-        chunk_nt: length of a chunk (nt).
-        calibration: table from raw to calibrated probabilities, if the model has one.
-        calibration_sha256: of that file, hexadecimal; empty without one.
-        groups: what its classifier tells apart besides viruses, as `scores.kinds` reads it.
-    """
-
-    name: str
-    dna: EncoderSpec
+    name: str  # `mini`, `300`, `500` or the name of a custom model
+    dna: EncoderSpec  # its vector comes first in a merged row
     protein: EncoderSpec
-    classifier: Path
+    classifier: Path  # weight file
     classifier_sha256: str
-    orf_policy: OrfPolicy
-    chunk_nt: int
-    calibration: Path | None = None
+    orf_policy: OrfPolicy  # which reading frames of a chunk are scored
+    chunk_nt: int  # length of a chunk (nt)
+    calibration: Path | None = None  # table from raw to calibrated probabilities, if there is one
     calibration_sha256: str = ""
-    groups: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()  # what its classifier tells apart, as `scores.kinds` reads it
 
     @property
     def dim(self) -> int:

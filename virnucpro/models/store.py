@@ -61,9 +61,17 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
     if model_type == "custom":
         if model_path is None:
             raise ModelError("a custom model needs --model-path: a model directory or a classifier")
-        return _custom(model_path, home)
+        if not model_path.exists() and is_plain_name(str(model_path)):
+            model_path = home / model_path
+        if model_path.is_dir():
+            if read_manifest(model_path) is not None:
+                return load_model(model_path, home)
+            model_path = model_path / CLASSIFIER_FILE
+        if not model_path.is_file():
+            raise ModelError(f"{model_path}: no such model; `virnucpro models list` shows them")
     if model_path is not None:
-        return _published_pair(model_type, model_path, home)
+        read_classifier(model_path)  # first: a file that is none needs no encoder
+        return _published_pair(model_type, model_path, sha256_file(model_path), home)
     if read_manifest(home / model_type) is None:
         raise ModelError(
             f"model {model_type} is not installed in {home}: `virnucpro models fetch "
@@ -73,27 +81,23 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
     return load_model(home / model_type, home)
 
 
-def _custom(path: Path, home: Path) -> ModelSpec:
-    if not path.exists() and is_plain_name(str(path)):
-        path = home / path
-    if path.is_dir():
-        if read_manifest(path) is not None:
-            return load_model(path, home)
-        path = path / CLASSIFIER_FILE
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model; `virnucpro models list` shows them")
-    return _published_pair("custom", path, home)
+def base_model(name: str, home: Path) -> ModelSpec:
+    """Encoders, chunk length and ORF policy to train a classifier for, of any model's name."""
+    if name in published.CLASSIFIERS:
+        return _published_pair(name, Path(CLASSIFIER_FILE), "", home)
+    if name == "mini":
+        return resolve_model("mini", None, home)
+    return resolve_model("custom", Path(name), home)
 
 
-def _published_pair(name: str, classifier: Path, home: Path) -> ModelSpec:
+def _published_pair(name: str, classifier: Path, sha256: str, home: Path) -> ModelSpec:
     """The published encoders with a classifier file, which need not be installed."""
-    read_classifier(classifier)  # first: a file that is none needs no encoder
     return ModelSpec(
         name=name,
         dna=find_encoder(published.DNA_ENCODER, home),
         protein=find_encoder(published.PROTEIN_ENCODER, home),
         classifier=classifier,
-        classifier_sha256=sha256_file(classifier),
+        classifier_sha256=sha256,
         orf_policy=OrfPolicy("open-frame"),
         chunk_nt=_chunk_nt(name),
     )
@@ -105,37 +109,24 @@ def _chunk_nt(name: str) -> int:
 
 
 def load_model(folder: Path, home: Path) -> ModelSpec:
-    """The model in a folder; its encoders may be installed ones.
-
-    Raises:
-        ModelError: as `resolve_model`.
-    """
+    """The model in a folder; its encoders may be installed ones. Raises as `resolve_model`."""
     manifest = model_in(folder)
     manifest.check()
     return manifest.model_spec(lambda name: find_encoder(name, home))
 
 
 def model_in(folder: Path) -> Manifest:
-    """The manifest of a folder that holds a model.
-
-    Raises:
-        ModelError: it holds none.
-    """
+    """The manifest of a folder that holds a model; a ModelError if it holds none."""
     manifest = read_manifest(folder)
-    if manifest is None or manifest.kind != "model":
+    if manifest is None or not manifest.model:
         raise ModelError(f"{folder}: holds no model ({MANIFEST})")
     return manifest
 
 
 def find_encoder(name: str, home: Path) -> EncoderSpec:
-    """An installed encoder; files whose size and time of change are as recorded are not hashed.
-
-    Raises:
-        ModelError: as `resolve_model`.
-    """
-    folder = home / "encoders" / name
-    manifest = read_manifest(folder) if is_plain_name(name) else None
-    if manifest is None or manifest.kind != "encoder":
+    """An installed encoder; files whose size and time of change are as recorded are not hashed."""
+    manifest = read_manifest(home / "encoders" / name) if is_plain_name(name) else None
+    if manifest is None or not manifest.encoder:
         raise ModelError(
             f"encoder {name} is not installed in {home}: `virnucpro models fetch {name}` "
             f"downloads it, `virnucpro models import DIR --name {name}` takes local files"
@@ -145,11 +136,7 @@ def find_encoder(name: str, home: Path) -> EncoderSpec:
 
 
 def list_models(home: Path) -> list[Manifest]:
-    """Everything that is installed in a home, encoders first.
-
-    Raises:
-        ModelError: a manifest, or the home, cannot be read.
-    """
+    """Everything that is installed in a home, encoders first."""
     try:
         inside = [
             folder
@@ -168,13 +155,6 @@ def install_classifier(
     source: Path, name: str, home: Path, origin: str, revision: str = ""
 ) -> Manifest:
     """Convert a classifier for the published encoders to safetensors, and install it as a model.
-
-    Args:
-        source: `.pth` (never executed) or safetensors.
-        name: folder of the home, such as `500`.
-        home: the model home.
-        origin: where it came from.
-        revision: of its source, if it has one.
 
     Raises:
         ModelError: the file is unsafe, damaged or no classifier.
@@ -207,7 +187,6 @@ def install_local(
 
     Raises:
         ModelError: the files are not what `name` needs, or it is already installed otherwise.
-        OutputError: the home cannot be written.
     """
     if not is_plain_name(name) or name in ("mini", "encoders", "custom"):
         raise ModelError(f"{name!r:.200} cannot be the name of an installed model")
@@ -218,9 +197,9 @@ def install_local(
     if not source.is_dir():
         return install_classifier(source, name, home, source.name)
     prove(load_model(source, home))
-    given = model_in(source)
-    said = {key: getattr(given, key) for key in ("name", "source", "revision", "licence")}
-    return _install(home / name, given.files, _from(source), model=given.entry, **said)
+    given = read_json(source / MANIFEST)
+    said = {key: given[key] for key in ("name", "source", "revision", "licence", "model")}
+    return _install(home / name, given["files"], _from(source), **said)
 
 
 def _install_encoder(source: Path, name: str, home: Path, prove: Prove) -> Manifest:
@@ -241,11 +220,7 @@ def _install_encoder(source: Path, name: str, home: Path, prove: Prove) -> Manif
 
 
 def describe_encoder(folder: Path, name: str, file: str = "") -> dict[str, Any]:
-    """What a manifest says of a published encoder: name, licence, kind and width.
-
-    Raises:
-        ModelError: its `config.json` gives no width.
-    """
+    """What a manifest says of a published encoder: name, licence, kind and width."""
     known = published.ENCODERS.get(name)
     dim = ESM2_SIZES[name].dim if file else read_json(folder / "config.json").get("hidden_size")
     if type(dim) is not int or dim < 1:

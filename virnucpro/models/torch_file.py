@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MAX_PICKLE_BYTES = 4 << 20  # 48 layers of weights need 0.2 MB
 _MAX_ENTRIES = 10_000
 _CHECKED_BYTES = 256 << 20  # larger files are hashed when they are installed
-_ADVICE = ("weights_only", "Weights only", "safe_globals", "torch.load", "documentation")
 _REMEDY = "from a source you trust, save the tensors alone: torch.save(model.state_dict(), FILE)"
 
 
@@ -58,11 +57,7 @@ class TorchFile:
             raise ModelError(f"{path}: refused: {_reason(error)}; {_REMEDY}") from None
 
     def tensor(self, name: str, value: Any) -> Tensor:
-        """`value` as a tensor of plain numbers that are all in the file.
-
-        Raises:
-            ModelError: it is something else.
-        """
+        """`value` as a tensor of plain numbers that are all in the file; else a ModelError."""
         import torch
 
         if type(value) not in (torch.Tensor, torch.nn.Parameter):
@@ -96,11 +91,9 @@ class TorchFile:
 
 def _reason(error: Exception) -> str:
     """The fact in PyTorch's message, without its advice to load the file unsafely."""
-    text = re.sub(r"[^ -~\n]", "?", str(error))
-    if named := re.search(r"GLOBAL (\S{1,120})", text):
+    if named := re.search(r"GLOBAL ([!-~]{1,120})", str(error)):
         return (
             f"its pickle names {named[1]}, which weights do not need and which could run code; "
             "nothing of it was executed"
         )
-    facts = [line for line in text.split("\n") if line and not any(a in line for a in _ADVICE)]
-    return f"damaged, or holds more than tensors ({[*facts, type(error).__name__][0]:.160})"
+    return f"damaged, or holds more than tensors ({type(error).__name__})"

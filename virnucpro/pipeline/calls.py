@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,30 +30,23 @@ from virnucpro.scores.calibration import UNCERTAIN_CALL, VIRUS_CALL, Calibration
 from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
 from virnucpro.scores.kinds import KINDS, RETRO, Kinds
 
-Scores = NDArray[np.float32]
-
 # p_virus above which a kind of virus is named, and share from which the retro-transcribing one is:
 # such a call may be an insertion into a host, and should say so.
 LIKELY = 0.5
+WRITTEN_ORFS = 20_000  # at a time: their ids and text take more than all the rest of an ORF
+
+Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A shard with its calls.
+    """A shard with its calls."""
 
-    Attributes:
-        rows: one for each record; `fdr` is left open.
-        chunk_rows: one for each chunk.
-        scored_chunks: rows of the shard's chunks that have a score, shape (n,).
-        is_virus: whether some frame of each is at least as viral as any is not, shape (n,).
-        missing: ORFs of each record that have no score though the record has some, by row.
-    """
-
-    rows: list[CallRow]
+    rows: list[CallRow]  # of each record; `fdr` is left open
     chunk_rows: list[ChunkRow]
-    scored_chunks: NDArray[np.int64]
-    is_virus: NDArray[np.bool_]
-    missing: dict[int, int]
+    scored_chunks: NDArray[np.int64]  # rows of the shard's chunks that have a score, shape (n,)
+    is_virus: NDArray[np.bool_]  # some frame is at least as viral as any is not, shape (n,)
+    missing: dict[str, int]  # ORFs without a score, by joint id of the record
 
 
 class Caller:
@@ -142,7 +136,7 @@ class Caller:
             chunk_rows.append(
                 ChunkRow(seq_id, number + 1, start, end, FRAMES[frame], *place, p, sample)
             )
-        lacking = {int(i): int(missing[i]) for i in np.flatnonzero(missing)}
+        lacking = {shard.records[i].joint_id: int(missing[i]) for i in np.flatnonzero(missing)}
         return Called(rows, chunk_rows, scored, virus >= other, lacking)
 
     def _name_kinds(
@@ -181,43 +175,37 @@ class ModelTables:
     """The tables that depend on input and model alone, written shard by shard. A context manager.
 
     They are prediction_results.txt, the consensus of chunks, chunks.tsv, and the internal table
-    of records.
-
-    Attributes:
-        counts: records, chunks, orfs, chunks_scored, and records by `status:{name}`.
+    of records. `counts` has records, chunks, orfs, chunks_scored, and records by `status:{name}`.
     """
 
     def __init__(self, paths: RunPaths, model: ModelSpec) -> None:
         self._paths, self._caller = paths, Caller(model)
         self._consensus = ConsensusTable(paths.checkpoints)
-        self._stack = ExitStack()
         self.counts: Counter[str] = Counter(records=0, nt=0, chunks=0, orfs=0, chunks_scored=0)
 
     def __enter__(self) -> ModelTables:
+        paths = self._paths
+        paths.merged_dir.mkdir(exist_ok=True)
         with ExitStack() as stack:
-            paths = self._paths
-            paths.merged_dir.mkdir(exist_ok=True)
             self._predictions = stack.enter_context(atomic_write(paths.predictions, "w"))
             self._chunks = stack.enter_context(atomic_write(paths.chunks, "w"))
             self._records = stack.enter_context(atomic_write(paths.contigs, "w"))
+            self._predictions.write(RESULTS_HEADER)
+            self._chunks.write(header(CHUNK_COLUMNS))
+            self._records.write(header(CONTIG_COLUMNS))
             self._stack = stack.pop_all()
-        self._predictions.write(RESULTS_HEADER)
-        self._chunks.write(header(CHUNK_COLUMNS))
-        self._records.write(header(CONTIG_COLUMNS))
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)  # type: ignore[arg-type]
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def add(self, shard: Shard, scores: Scores) -> Called:
         """Write a shard; `scores` as for `Caller.call`."""
         called = self._caller.call(shard, scores)
         present = np.flatnonzero(~np.isnan(scores[:, 1]))
-        places = shard.orfs[present]
-        ids = shard.orf_ids(
-            list(zip(places["chunk"].tolist(), places["frame"].tolist(), strict=True))
-        )
-        self._predictions.write(format_rows(ids, scores[present]))
+        for first in range(0, len(present), WRITTEN_ORFS):
+            rows = present[first : first + WRITTEN_ORFS]
+            self._predictions.write(format_rows(shard.orf_ids(rows), scores[rows]))
         self._consensus.add(shard.chunk_ids(called.scored_chunks), called.is_virus.tolist())
         self._chunks.writelines(row.line() for row in called.chunk_rows)
         self._records.writelines(

@@ -19,7 +19,7 @@ from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.stream import ScoreJob, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels, Scorer, finished
+from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels, finished
 
 PER_UNIT = 2_000
 
@@ -35,6 +35,7 @@ class DirectScorer:
 
     Raises:
         DeviceError: the device is not there.
+        ModelError: from the methods: weights are missing or damaged.
     """
 
     def __init__(
@@ -51,30 +52,26 @@ class DirectScorer:
         self._executor = executor or InProcess(self._device)
 
     def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
-        """One row for every record, in order. Streams.
-
-        Raises:
-            ModelError: weights are missing or damaged.
-        """
+        """One row for every record, in order. Streams."""
         caller = Caller(self.model)
         for shard, scores in self.shards(records):
             yield from caller.call(shard, scores).rows
 
     def shards(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the scores of each ORF, shape (orfs, 3)."""
-        yield from scored_shards(_events(records, self.model), None, self._executor, self._job)
+        yield from scored_shards(self._events(records), None, self._executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
-        task: Scorer = self._job.task(LoadedModels(self._device))
+        task = self._job.task(LoadedModels(self._device))
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
-        for event in _events(records, self.model):
+        for event in self._events(records):
             if isinstance(event, Unit):
                 parts.append(finished(task.vectors(task.prepare((event.dna, event.protein)))))
             else:
                 yield event, np.concatenate(parts)[event.orfs["distinct"]]
                 parts = parts[:1]
 
-
-def _events(records: Iterable[Record], model: ModelSpec) -> Iterator[Unit | Shard]:
-    return input_pass(records, Rules(model.chunk_nt, model.orf_policy), PER_UNIT)
+    def _events(self, records: Iterable[Record]) -> Iterator[Unit | Shard]:
+        rules = Rules(self.model.chunk_nt, self.model.orf_policy)
+        return input_pass(records, rules, PER_UNIT)

@@ -1,49 +1,46 @@
 """Feature and merged files: the published `.pt` layouts, written whole and read without trust.
 
-Beside the published content a file may carry records of ours, which other readers pass over:
-`vectors.npy` and `ids.json` in DNA files, because a list of Python floats takes 9 s per
-10,000 rows to read back safely and an array takes 20 ms; `inputs.txt` in merged files, the
-digest of what they were made from.
+What `torch.save` writes is a zip of a pickle and of tensors' bytes. Both are written and read
+here without torch: it takes seconds to import, in each process that merges, and its safe reader
+takes 9 s for 10,000 rows of floats.
+
+Whoever writes may meet an `OutputError`, and nothing is left behind; whoever reads, a
+`FileNotFoundError`, or a `DamagedFeaturesError` for a file that cannot be read, is not of its
+layout, or holds values that are not finite.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import lzma
+import math
 import pickle
 import struct
-import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Embeddings
 from virnucpro.core.text import clipped
-from virnucpro.sequences.fasta_files import read_fasta
 
 # The stage that its warnings are about.
 logger = logging.getLogger("virnucpro.pipeline.prediction")
 
-_MARKS = {"version": "1.0", "status": "complete"}
-_ROOT = "archive"  # the folder inside the zip when torch saves to a stream
-_FOLDER = 0x10  # the attribute that makes a record of a zip a folder
+_MOST_FLOATS = 4096  # looked for at a time; lists of ours and of the original's are shorter
 
-# what reading a damaged or hostile file may end in, with weights_only
+# what reading a damaged or hostile file may end in
 _UNREADABLE = (
-    RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, ValueError,
-    LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, NotImplementedError,
-    zlib.error, lzma.LZMAError,
+    OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError,
+    ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
+    NotImplementedError, MemoryError, zlib.error, lzma.LZMAError,
 )  # fmt: skip
 
 
@@ -54,62 +51,22 @@ class DamagedFeaturesError(InputError, RuntimeError):
 
 
 def write_dna_features(path: Path, embeddings: Embeddings) -> None:
-    """Write `{nucleotide: ids, data: [{label, mean_representation: floats}]}`.
-
-    Raises:
-        OutputError: the file could not be written; nothing is left behind.
-    """
-    ids = list(embeddings.seq_ids)
-    array = np.ascontiguousarray(embeddings.vectors, dtype=np.float32)
-    vectors = io.BytesIO()
-    np.save(vectors, array)
-    records: dict[str, bytes | memoryview] = {
-        "data.pkl": _pickled_dna(ids, array),
-        "version": b"3\n",
-        "byteorder": sys.byteorder.encode(),
-        "vectors.npy": vectors.getbuffer(),
-        "ids.json": json.dumps(ids).encode(),
-    }
-    _write(path, io.BytesIO(), records)
-
-
-def _pickled_dna(ids: Sequence[str], vectors: NDArray[np.float32]) -> memoryview:
-    """What `pickle` would write, straight from the array: shape (n, d) becomes n lists of floats.
-
-    10,000 rows of 768 floats made by `pickle` take 0.6 s and 300 MB of Python objects. The
-    opcodes are those of protocol 2 (Python's `pickletools` describes each).
-    """
-    text = io.BytesIO()
-    text.write(b"\x80\x02}(")  # protocol, empty dictionary, mark
-    text.write(_pickled_text("nucleotide") + b"](")
-    text.writelines(map(_pickled_text, ids))
-    text.write(b"e" + _pickled_text("data") + b"](")  # e: all since the mark go into the list
-    label = b"}(" + _pickled_text("label")
-    mean = _pickled_text("mean_representation") + b"]("
-    cells = np.empty((vectors.shape[1], 9), dtype=np.uint8)
+    """Write `{nucleotide: ids, data: [{label, mean_representation: floats}]}`."""
+    label, mean = b"}(" + _text("label"), _text("mean_representation") + b"]("
+    cells = np.empty((embeddings.vectors.shape[1], 9), dtype=np.uint8)
     cells[:, 0] = ord("G")  # a float: eight bytes, the highest first
-    for seq_id, row in zip(ids, vectors, strict=True):
+    rows = []
+    for seq_id, row in zip(embeddings.seq_ids, embeddings.vectors, strict=True):
         cells[:, 1:] = row.astype(">f8").view(np.uint8).reshape(-1, 8)
-        text.writelines((label, _pickled_text(seq_id), mean, cells.tobytes(), b"eu"))
-    text.write(b"e" + b"".join(_pickled_text(word) for mark in _MARKS.items() for word in mark))
-    text.write(b"u.")  # u: all since the mark, in pairs, go into the dictionary; then the end
-    return text.getbuffer()
-
-
-def _pickled_text(value: str) -> bytes:
-    letters = value.encode("utf-8", "surrogatepass")
-    return b"X" + struct.pack("<I", len(letters)) + letters
+        rows += [label, _text(seq_id), mean, cells.tobytes(), b"eu"]
+    _write(path, "nucleotide", embeddings.seq_ids, [*_list(rows), *_MARKS])
 
 
 def write_protein_features(path: Path, embeddings: Embeddings) -> None:
-    """Write `{proteins: ids, data: [tensor (d,) float32]}`.
-
-    Raises:
-        OutputError: the file could not be written; nothing is left behind.
-    """
-    vectors = torch.from_numpy(np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
-    payload = {"proteins": list(embeddings.seq_ids), "data": list(vectors), **_MARKS}
-    _write(path, _saved(payload), {})
+    """Write `{proteins: ids, data: [tensor (d,) float32]}`."""
+    vectors, dim = embeddings.vectors, embeddings.vectors.shape[1]
+    rows = _tensors(vectors.size, range(0, vectors.size, dim), dim)
+    _write(path, "proteins", embeddings.seq_ids, [*_list(rows), *_MARKS], vectors)
 
 
 def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
@@ -118,311 +75,321 @@ def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
     Args:
         path: the merged file.
         embeddings: n rows, DNA columns first.
-        inputs: digest of the files it was made from.
-
-    Raises:
-        OutputError: the file could not be written; nothing is left behind.
+        inputs: digest of the files it was made from, kept in a record that torch passes over.
     """
-    vectors = torch.from_numpy(np.ascontiguousarray(embeddings.vectors, dtype=np.float32))
-    payload = {"ids": list(embeddings.seq_ids), "data": vectors}
-    _write(path, _saved(payload), {"inputs.txt": inputs.encode()}, path.with_suffix(".tmp"))
+    vectors = embeddings.vectors
+    tensor = _tensors(vectors.size, [0], *vectors.shape)
+    _write(path, "ids", embeddings.seq_ids, tensor, vectors, inputs, path.with_suffix(".tmp"))
+
+
+# Opcodes of pickle's protocol 2; Python's `pickletools` describes each. What 10,000 rows of
+# floats are as Python objects takes 300 MB, and a class of torch's cannot be named without torch.
+
+
+def _text(value: str) -> bytes:
+    letters = value.encode("utf-8", "surrogatepass")
+    return b"X" + struct.pack("<I", len(letters)) + letters
+
+
+def _number(value: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def _list(items: Iterable[bytes]) -> Iterator[bytes]:
+    yield b"]("
+    yield from items
+    yield b"e"  # all since the mark go into the list
+
+
+def _tensors(size: int, offsets: Iterable[int], *shape: int) -> Iterator[bytes]:
+    """Tensors in the one storage of `size` numbers, each of them from its offset on."""
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    place = b"".join(b"(" + b"".join(map(_number, each)) + b"t" for each in (shape, strides))
+    storage = _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu")
+    # q gives a number to what h takes again
+    function, storage, hooks = (
+        b"ctorch._utils\n_rebuild_tensor_v2\nq\0",
+        b"(" + storage + _number(size) + b"tQq\1",
+        b"ccollections\nOrderedDict\nq\2",
+    )
+    for offset in offsets:
+        yield b"".join((function, b"(", storage, _number(offset), place, b"\x89", hooks, b")RtR"))
+        function, storage, hooks = b"h\0", b"h\1", b"h\2"
+
+
+_MARKS = [_text(word) for word in ("version", "1.0", "status", "complete")]
+
+
+def _write(
+    path: Path, key: str, ids: Iterable[str], data: Iterable[bytes],
+    vectors: NDArray[np.float32] | None = None, inputs: str = "", temporary: Path | None = None,
+) -> None:  # fmt: skip
+    """Write a dictionary of ids and of pickled `data`, and the storage of its tensors."""
+    entries = _text(key), *_list(map(_text, ids)), _text("data"), *data
+    records: dict[str, Any] = {
+        # u: all since the mark, in pairs, go into the dictionary
+        "data.pkl": b"".join((b"\x80\x02}(", *entries, b"u.")),
+        "version": b"3\n",
+        "byteorder": b"little",
+    }
+    if vectors is not None:
+        records["data/0"] = vectors.astype("<f4").reshape(-1).view(np.uint8)
+    if inputs:
+        records["inputs.txt"] = inputs.encode()
+    with atomic_write(path, temporary=temporary) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, content in records.items():
+            # a ZipInfo carries a fixed date: same content, same bytes
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+
+
+def read_dna_features(path: Path) -> Embeddings:
+    """Read a DNA feature file, ours or the original's."""
+    ids, rows = _content(path, "nucleotide", list)
+    try:
+        labels = [row["label"] for row in rows]
+        parts = [row["mean_representation"] for row in rows]
+        _see_that_it_holds(path, sum(part.size for row in parts for part in row))
+        vectors = [np.concatenate(row) if isinstance(row, list) else row for row in parts]
+    except _UNREADABLE as error:
+        problem = f"rows are not mean representations ({clipped(error)})"
+        raise DamagedFeaturesError(path, problem) from error
+    if labels != ids:
+        raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
+    return _checked(path, ids, _stacked(path, vectors))
+
+
+def read_protein_features(path: Path) -> Embeddings:
+    """Read a protein feature file, ours or the original's."""
+    ids, rows = _content(path, "proteins", list)
+    return _checked(path, ids, _stacked(path, rows))
+
+
+def read_merged(path: Path) -> Embeddings:
+    """Read a merged file: rows with their ids, DNA columns first."""
+    ids, data = _content(path, "ids", np.ndarray)
+    return _checked(path, ids, data.astype(np.float32))
+
+
+def merged_inputs(path: Path) -> str | None:
+    """Digest of the files that a merged file was made from; None if it is torn or not ours."""
+    try:
+        return read_records(path)["inputs.txt"].decode("ascii", "replace")
+    except (OSError, LookupError, DamagedFeaturesError):
+        return None
+
+
+def read_records(path: Path) -> dict[str, bytes]:
+    """Content of every record of a `.pt` file by its name in the archive's one folder, checked."""
+    records: dict[str, bytes] = {}
+    name = ""
+    try:
+        size = path.stat().st_size
+        if not zipfile.is_zipfile(path):
+            raise DamagedFeaturesError(path, "not a .pt file in zip form")
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+                # a few kB could unpack to the whole memory
+                raise DamagedFeaturesError(path, "holds packed records, as no .pt file does")
+            # records that lie over each other could make a small file endless to read
+            if sum(info.file_size for info in infos) > size:
+                raise DamagedFeaturesError(path, "holds less than its records claim")
+            for info in infos:
+                name = info.filename
+                records[name.partition("/")[2]] = archive.read(info)
+    except (DamagedFeaturesError, FileNotFoundError):
+        raise
+    except zipfile.BadZipFile as error:
+        raise DamagedFeaturesError(path, f"record {name} fails its checksum") from error
+    except _UNREADABLE as error:  # a damaged directory may point before the file
+        raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
+    return records
+
+
+class _Unpickler(pickle._Unpickler):
+    """Reads containers, texts, numbers and tensors as `torch.save` writes them, and no class.
+
+    A tensor becomes an array; neighbouring floats of a list become one array in it.
+    """
+
+    stack: list[Any]
+    # no BUILD, INST, OBJ, NEWOBJ: nothing is called but what `find_class` gives
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: pickle._Unpickler.dispatch[code]
+        for code in b"\x80}])(XJKM\x8a\x88\x89Nqrhjt\x85\x86\x87aesu0cQR."
+    }
+
+    def __init__(self, records: Mapping[str, bytes]) -> None:
+        self._records = records
+        self._order = ">" if records.get("byteorder") == b"big" else "<"
+        self._stream = io.BytesIO(records["data.pkl"])
+        super().__init__(self._stream)
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "collections.OrderedDict": dict,
+            "torch.FloatStorage": "f4",
+            "torch.DoubleStorage": "f8",
+            "torch.HalfStorage": "f2",
+            "torch.BFloat16Storage": "bfloat16",
+        }
+        return known[f"{module}.{name}"]
+
+    def persistent_load(self, pid: tuple[Any, ...]) -> NDArray[np.floating]:
+        _, kind, key, *_ = pid
+        content = self._records[f"data/{key}"]
+        if kind == "bfloat16":  # the upper half of a float32
+            halves = np.frombuffer(content, f"{self._order}u2").astype(np.uint32)
+            return (halves << 16).view(np.float32)
+        return np.frombuffer(content, self._order + kind)
+
+    @staticmethod
+    def _tensor(
+        storage: NDArray[np.floating], offset: int, shape: tuple[int, ...],
+        strides: tuple[int, ...], *_: object,
+    ) -> NDArray[np.floating]:  # fmt: skip
+        array = storage[offset : offset + math.prod(shape)].reshape(shape)
+        for count, stride, found in zip(shape, strides, array.strides, strict=True):
+            if count > 1 and stride * array.itemsize != found:
+                raise ValueError("a tensor's rows do not lie one after the other")
+        return array
+
+    def _load_floats(self) -> None:
+        """A float and those that follow it: G and eight bytes each, the highest first."""
+        first = self._stream.tell() - 1
+        content = self._stream.getbuffer()[first : first + 9 * _MOST_FLOATS]
+        cells = np.frombuffer(content, np.uint8, len(content) // 9 * 9).reshape(-1, 9)
+        others = cells[:, 0] != ord("G")
+        count = int(others.argmax()) if others.any() else len(cells)
+        values = np.ascontiguousarray(cells[:count, 1:]).view(">f8")[:, 0]
+        with np.errstate(over="ignore"):  # infinite, and refused with its name
+            self.stack.append(values.astype(np.float32))
+        self._stream.seek(first + 9 * count)
+
+    dispatch[ord("G")] = _load_floats
+
+
+def _content(path: Path, key: str, kind: type) -> tuple[list[Any], Any]:
+    """The list of ids, and what stands beside it as `data`."""
+    records = read_records(path)
+    try:
+        content = _Unpickler(records).load()
+    except _UNREADABLE as error:
+        problem = f"not a whole .pt file ({type(error).__name__}: {clipped(error)})"
+        raise DamagedFeaturesError(path, problem) from error
+    if not isinstance(content, dict):
+        raise DamagedFeaturesError(path, "does not hold a dictionary")
+    ids, data = content.get(key), content.get("data")
+    if not isinstance(ids, list) or not isinstance(data, kind):
+        raise DamagedFeaturesError(path, f"no `{key}` and `data` as in its layout")
+    return ids, data
+
+
+def _see_that_it_holds(path: Path, numbers: int) -> None:
+    # a few bytes could name one row many times; no number takes less than two
+    if 2 * numbers > path.stat().st_size:
+        raise DamagedFeaturesError(path, "holds less than its rows claim")
+
+
+def _stacked(path: Path, rows: Sequence[Any]) -> NDArray[np.float32]:
+    shapes: set[tuple[int, ...]] = {getattr(row, "shape", ()) for row in rows} or {(0,)}
+    shape = shapes.pop()
+    if shapes or len(shape) != 1:
+        raise DamagedFeaturesError(path, "rows are not vectors of one width")
+    _see_that_it_holds(path, len(rows) * shape[0])
+    vectors = np.empty((len(rows), *shape), dtype=np.float32)
+    for number, row in enumerate(rows):
+        vectors[number] = row
+    return vectors
+
+
+def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Embeddings:
+    if vectors.ndim != 2 or len(vectors) != len(ids):
+        raise DamagedFeaturesError(path, f"{len(ids)} ids for data of shape {vectors.shape}")
+    if not all(isinstance(seq_id, str) for seq_id in ids):
+        raise DamagedFeaturesError(path, "an id is not text")
+    if len(set(ids)) != len(ids):
+        raise DamagedFeaturesError(path, "an id occurs twice")
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        first = clipped(ids[int(np.argmin(finite))])
+        raise DamagedFeaturesError(path, f"the vector of {first} holds values that are not finite")
+    return Embeddings(tuple(ids), vectors)
 
 
 def write_vectors(
-    path: Path, parts: Iterable[Embeddings], attributes: Mapping[str, str], rows: int | None = None,
-    dim: int = 0,
+    path: Path, parts: Iterable[Embeddings], shape: tuple[int, int],
+    about: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Write HDF5: `sequence_ids` (n,) text, `embeddings` (n, d) float32, and attributes. Streams.
+    """Write HDF5: `sequence_ids` (n,) text, `embeddings` (n, d) float32; streams.
 
     Args:
         path: final name; its folder must exist.
         parts: rows in their order.
-        attributes: what the file says of itself.
-        rows: n; None where there is one part.
-        dim: d where there is no part.
-
-    Raises:
-        OutputError: the file could not be written; nothing is left behind.
+        shape: (n, d) of all parts.
+        about: attributes of the file.
     """
     import h5py
 
     with atomic_write(path, "w+b") as file, h5py.File(file, "w") as content:
-        content.attrs.update(attributes)
+        content.attrs.update(about or {})
+        ids = content.create_dataset("sequence_ids", shape[:1], h5py.string_dtype())
+        vectors = content.create_dataset("embeddings", shape, "<f4")
         first = 0
-        for part in chain(parts, [Embeddings((), np.empty((0, dim), dtype=np.float32))]):
-            if "embeddings" not in content:
-                shape = (len(part) if rows is None else rows, part.vectors.shape[1])
-                ids = content.create_dataset("sequence_ids", shape[:1], h5py.string_dtype())
-                vectors = content.create_dataset("embeddings", shape, "<f4")
-            if len(part):
-                ids[first : first + len(part)] = list(part.seq_ids)
-                vectors[first : first + len(part)] = part.vectors
+        for part in filter(len, parts):
+            ids[first : first + len(part)] = list(part.seq_ids)
+            vectors[first : first + len(part)] = part.vectors
             first += len(part)
 
 
 def read_vectors(path: Path) -> Embeddings:
-    """Read a whole file of `write_vectors`.
-
-    Raises:
-        DamagedFeaturesError: unreadable, or not of this layout.
-    """
+    """Read a whole file of `write_vectors`."""
     import h5py
 
     try:
         with h5py.File(path, "r") as content:
             ids = content["sequence_ids"].asstr()[:].tolist()
             return _checked(path, ids, np.asarray(content["embeddings"][:], dtype=np.float32))
-    except (OSError, *_UNREADABLE) as error:
+    except _UNREADABLE as error:
         raise DamagedFeaturesError(path, f"not a whole file of vectors ({error})") from error
 
 
-class VectorFile:
-    """An HDF5 file of vectors, read by id. A context manager.
+def vectors_by_file(
+    path: Path, title: str, ids_of_files: Iterable[Sequence[str]]
+) -> Iterator[Embeddings]:
+    """Vectors of an HDF5 file, for one list of ids after the other, in the order of each.
+
+    Rows of ours lie in that order; others are found by id. An id without a row is warned of and
+    left out.
 
     Args:
         path: as `write_vectors` writes it, rows in any order.
-        title: what the file is, for warnings about ids that it lacks.
+        title: what the file is, for warnings.
+        ids_of_files: streamed; the vectors of one list are in memory.
     """
+    import h5py
 
-    def __init__(self, path: Path, title: str) -> None:
-        import h5py
-
-        self._file, self._title = h5py.File(path, "r"), title
-        self._ids, self._vectors = self._file["sequence_ids"], self._file["embeddings"]
-        self._next = 0
-        self._row_of: dict[str, int] | None = None
-
-    def of(self, ids: Sequence[str]) -> Embeddings:
-        """The vectors of `ids` in their order; an id without a row is warned of and left out."""
-        first, self._next = self._next, self._next + len(ids)
-        if self._ids.asstr()[first : self._next].tolist() == list(ids):
-            return Embeddings(tuple(ids), self._vectors[first : self._next])
-        if self._row_of is None:  # not ours: rows in another order
-            self._row_of = {seq_id: row for row, seq_id in enumerate(self._ids.asstr()[:])}
-        found = [seq_id for seq_id in ids if seq_id in self._row_of]
-        for seq_id in ids:
-            if seq_id not in self._row_of:
-                logger.warning("Sequence %s not found in %s", seq_id, self._title)
-        rows = np.array([self._row_of[seq_id] for seq_id in found], dtype=np.int64)
-        vectors = np.empty((len(found), self._vectors.shape[1]), dtype=np.float32)
-        order = np.argsort(rows)  # HDF5 reads rising rows only
-        if len(rows):
-            vectors[order] = self._vectors[rows[order]]
-        return Embeddings(tuple(found), vectors)
-
-    def __enter__(self) -> VectorFile:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-
-def write_dna_files(h5_path: Path, split_files: Sequence[Path], outputs: Sequence[Path]) -> None:
-    """Vectors of the packed engine -> one DNA feature file for each split file."""
-    with VectorFile(h5_path, "v2.0 DNABERT-S output") as vectors:
-        for split_file, output in zip(split_files, outputs, strict=True):
-            write_dna_features(output, vectors.of([name for name, _ in read_fasta(split_file)]))
-
-
-def read_dna_features(path: Path) -> Embeddings:
-    """Read a DNA feature file, ours or the original's.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
-    """
-    check_records(path)
-    stored = _read_record(path, "vectors.npy")
-    if stored is not None:
-        return _checked(path, _stored_ids(path), _array(path, stored))
-    content = _load(path)
-    ids, rows = _listed(path, content, "nucleotide")
-    try:
-        labels = [row["label"] for row in rows]
-        vectors = np.array([_floats(row["mean_representation"]) for row in rows], dtype=np.float32)
-    except _UNREADABLE as error:
-        raise DamagedFeaturesError(
-            path, f"rows are not mean representations ({clipped(error)})"
-        ) from error
-    if labels != ids:
-        raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
-    return _checked(path, ids, vectors)
-
-
-def read_protein_features(path: Path) -> Embeddings:
-    """Read a protein feature file, ours or the original's.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
-    """
-    check_records(path)
-    ids, rows = _listed(path, _load(path), "proteins")
-    try:
-        vectors = torch.stack(rows).float().numpy() if rows else np.empty((0, 0), np.float32)
-    except _UNREADABLE as error:
-        raise DamagedFeaturesError(
-            path, f"rows are not vectors of one width ({clipped(error)})"
-        ) from error
-    return _checked(path, ids, vectors)
-
-
-def read_merged(path: Path) -> Embeddings:
-    """Read a merged file: rows with their ids, DNA columns first.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFeaturesError: unreadable, not of this layout, or values that are not finite.
-    """
-    check_records(path)
-    content = _load(path)
-    data = content.get("data")
-    if not isinstance(content.get("ids"), list) or not isinstance(data, torch.Tensor):
-        raise DamagedFeaturesError(path, "not a merged file: no ids, or data is not a tensor")
-    return _checked(path, content["ids"], data.float().numpy())
-
-
-def read_dna_ids(path: Path) -> list[str]:
-    """Ids of a DNA feature file, in row order.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFeaturesError: unreadable, or not of this layout.
-    """
-    check_records(path)
-    ids = _stored_ids(path)
-    return _checked_ids(path, ids or _listed(path, _load(path), "nucleotide")[0])
-
-
-def merged_inputs(path: Path) -> str | None:
-    """Digest of the files that a merged file was made from; None if it is torn or not ours."""
-    try:
-        check_records(path)
-        stored = _read_record(path, "inputs.txt")
-    except (OSError, *_UNREADABLE):
-        return None
-    return None if stored is None else stored.decode("ascii", "replace")
-
-
-def check_records(path: Path) -> None:
-    """See that every record of a `.pt` file is what was written; torch does not ask.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFeaturesError: not a `.pt` file in zip form, or a record fails its checksum.
-    """
-    try:
-        size = path.stat().st_size
-        if not zipfile.is_zipfile(path):
-            raise DamagedFeaturesError(path, "not a .pt file in zip form")
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-                # a few kB could unpack to the whole memory
-                raise DamagedFeaturesError(path, "holds packed records, as no .pt file does")
-            if any(record.external_attr & _FOLDER for record in records):
-                # torch would take it for empty, and give whatever lies in memory
-                raise DamagedFeaturesError(path, "holds folders, as no .pt file does")
-            # records that lie over each other could make a small file endless to check
-            if sum(record.file_size for record in records) > size:
-                raise DamagedFeaturesError(path, "holds less than its records claim")
-            if (damaged := archive.testzip()) is not None:
-                raise DamagedFeaturesError(path, f"record {damaged} fails its checksum")
-    except (DamagedFeaturesError, FileNotFoundError):
-        raise
-    except (OSError, *_UNREADABLE) as error:  # a damaged directory may point before the file
-        raise DamagedFeaturesError(path, f"not a whole .pt file ({error})") from error
-
-
-def _saved(payload: object) -> io.BytesIO:
-    content = io.BytesIO()
-    torch.save(payload, content)
-    return content
-
-
-def _write(
-    path: Path,
-    content: io.BytesIO,
-    records: Mapping[str, bytes | memoryview],
-    temporary: Path | None = None,
-) -> None:
-    with zipfile.ZipFile(content, "a") as archive:
-        for name, value in records.items():
-            # a ZipInfo carries a fixed date: same content, same bytes
-            archive.writestr(zipfile.ZipInfo(f"{_ROOT}/{name}"), value)
-    with atomic_write(path, temporary=temporary) as file:
-        file.write(content.getbuffer())
-
-
-def _read_record(path: Path, name: str) -> bytes | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            info = archive.NameToInfo.get(f"{_ROOT}/{name}")
-            return None if info is None else archive.read(info)
-    except FileNotFoundError:
-        raise
-    except (OSError, *_UNREADABLE) as error:  # a damaged directory may point before the file
-        raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
-
-
-def _stored_ids(path: Path) -> list[str]:
-    stored = _read_record(path, "ids.json")
-    try:
-        ids = [] if stored is None else json.loads(stored)
-    except (ValueError, RecursionError) as error:
-        raise DamagedFeaturesError(path, f"ids cannot be read ({clipped(error)})") from error
-    return ids if isinstance(ids, list) else []
-
-
-def _array(path: Path, stored: bytes) -> NDArray[np.float32]:
-    try:
-        vectors = np.load(io.BytesIO(stored), allow_pickle=False)
-    except (*_UNREADABLE, OSError, MemoryError) as error:
-        raise DamagedFeaturesError(path, f"vectors cannot be read ({clipped(error)})") from error
-    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
-        raise DamagedFeaturesError(path, "vectors are not float32")
-    return vectors
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, *_UNREADABLE) as error:
-        raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
-    if not isinstance(content, dict):
-        raise DamagedFeaturesError(path, "does not hold a dictionary")
-    return content
-
-
-def _listed(path: Path, content: Mapping[str, Any], key: str) -> tuple[list[str], list[Any]]:
-    ids, rows = content.get(key), content.get("data")
-    if not isinstance(ids, list) or not isinstance(rows, list):
-        raise DamagedFeaturesError(path, f"no lists `{key}` and `data` in it")
-    return ids, rows
-
-
-def _floats(values: Any) -> Any:
-    return values.float().numpy() if isinstance(values, torch.Tensor) else values
-
-
-def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Embeddings:
-    if not len(ids) and not vectors.size:
-        return Embeddings((), np.empty((0, vectors.shape[-1] if vectors.ndim == 2 else 0), "f4"))
-    if vectors.ndim != 2 or len(vectors) != len(ids):
-        raise DamagedFeaturesError(path, f"{len(ids)} ids for data of shape {vectors.shape}")
-    names = _checked_ids(path, ids)
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        first = names[int(np.argmin(finite))]
-        raise DamagedFeaturesError(
-            path, f"the vector of {clipped(first)} holds values that are not finite"
-        )
-    return Embeddings(tuple(names), vectors)
-
-
-def _checked_ids(path: Path, ids: Sequence[Any]) -> list[str]:
-    if not all(isinstance(seq_id, str) for seq_id in ids):
-        raise DamagedFeaturesError(path, "an id is not text")
-    if len(set(ids)) != len(ids):
-        raise DamagedFeaturesError(path, "an id occurs twice")
-    return list(ids)
+    with h5py.File(path, "r") as content:
+        names, vectors = content["sequence_ids"], content["embeddings"]
+        row_of: dict[str, int] | None = None
+        first = 0
+        for ids in ids_of_files:
+            last = first + len(ids)
+            if names.asstr()[first:last].tolist() == list(ids):
+                yield Embeddings(tuple(ids), vectors[first:last])
+                first = last
+                continue
+            first = last
+            if row_of is None:
+                row_of = {seq_id: row for row, seq_id in enumerate(names.asstr()[:])}
+            found = tuple(seq_id for seq_id in ids if seq_id in row_of)
+            for seq_id in ids:
+                if seq_id not in row_of:
+                    logger.warning("Sequence %s not found in %s", seq_id, title)
+            rows = np.array([row_of[seq_id] for seq_id in found], dtype=np.int64)
+            order = np.argsort(rows)  # HDF5 reads rising rows only
+            picked = np.empty((len(found), vectors.shape[1]), dtype=np.float32)
+            if len(rows):
+                picked[order] = vectors[rows[order]]
+            yield Embeddings(found, picked)

@@ -12,7 +12,7 @@ import numpy as np
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import digest_of, sha256_file
-from virnucpro.core.records import HEADER_BYTES, Embeddings
+from virnucpro.core.records import Embeddings
 from virnucpro.models.specs import EncoderSpec
 from virnucpro.pipeline import feature_files
 from virnucpro.scores.scorer import Embedder, EmbeddingOptions, LoadedModels
@@ -20,8 +20,6 @@ from virnucpro.sequences.fasta import first_word
 from virnucpro.sequences.fasta_files import read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
-
-Layout = Literal["dna", "protein", "shard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +42,15 @@ class SplitFile:
         input_file: FASTA of DNA or protein, as the encoder takes it; ids must be unique.
         output_file: gets the vectors, in file order.
         layout: `dna` and `protein` are the published feature files, `shard` is HDF5.
-        attributes: what an HDF5 file says of itself.
     """
 
     input_file: Path
     output_file: Path
-    layout: Layout
-    attributes: tuple[tuple[str, str], ...] = ()
+    layout: Literal["dna", "protein", "shard"]
 
 
 class EmbedTask:
-    """Turns split files into files of vectors; the unit's result is its rows and tokens.
-
-    Args:
-        embedder: the encoder.
-
-    Raises:
-        InputError: from `prepare`: not FASTA, or an id occurs twice.
-        OutputError: from `run`: the file could not be written.
-    """
+    """Turns split files into files of vectors; the unit's result is its rows and tokens."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -72,11 +60,11 @@ class EmbedTask:
         self._embedder.load()
 
     def prepare(self, unit: SplitFile) -> tuple[SplitFile, list[str], Any]:
-        """Read and tokenise a split file."""
+        """Read and tokenise a split file; an `InputError` where an id occurs twice."""
         names: list[str] = []
         sequences: list[bytes] = []
         for name, sequence in read_fasta(unit.input_file):
-            names.append(first_word(name.encode(*HEADER_BYTES)))
+            names.append(first_word(name))
             sequences.append(sequence.encode("latin-1", "replace"))
         if len(set(names)) != len(names):
             raise InputError(unit.input_file, "a sequence id occurs twice")
@@ -95,7 +83,7 @@ class EmbedTask:
         elif unit.layout == "protein":
             feature_files.write_protein_features(unit.output_file, embeddings)
         else:
-            feature_files.write_vectors(unit.output_file, [embeddings], dict(unit.attributes))
+            feature_files.write_vectors(unit.output_file, [embeddings], vectors.shape)
         return len(names), sum(map(len, items))
 
     def stats(self) -> dict[str, Any]:
@@ -126,28 +114,23 @@ def merge_features(nucleotide_file: Path, protein_file: Path, output_file: Path)
         logger.info("Merging again - made from other inputs, or damaged: %s", output_file)
     dna = feature_files.read_dna_features(nucleotide_file)
     protein = feature_files.read_protein_features(protein_file)
-    if dna.seq_ids == protein.seq_ids:  # as ours are: rows of one unit, in the same order
-        merged = Embeddings(dna.seq_ids, np.hstack([dna.vectors, protein.vectors]))
-    else:
-        merged = _joined_by_id(dna, protein, nucleotide_file, protein_file)
+    left, right = dna.vectors, protein.vectors
+    ids = dna.seq_ids
+    if ids != protein.seq_ids:  # not of ours, which are rows of one unit
+        row_of = {seq_id: row for row, seq_id in enumerate(protein.seq_ids)}
+        shared = [row for row, seq_id in enumerate(ids) if seq_id in row_of]
+        ids = tuple(dna.seq_ids[row] for row in shared)
+        common = set(ids)
+        files = (nucleotide_file, protein_file)
+        for one, file, other in zip((dna, protein), files, reversed(files), strict=True):
+            if alone := [seq_id for seq_id in one.seq_ids if seq_id not in common]:
+                logger.warning(
+                    "%d of %d sequences of %s are not in %s and are left out, first: %s",
+                    len(alone), len(one), file.name, other.name, alone[0],
+                )  # fmt: skip
+        if not ids:
+            raise InputError(nucleotide_file, f"no sequence id in common with {protein_file}")
+        left, right = left[shared], right[[row_of[seq_id] for seq_id in ids]]
+    merged = Embeddings(ids, np.hstack([left, right]))
     feature_files.write_merged(output_file, merged, inputs)
     return output_file
-
-
-def _joined_by_id(
-    dna: Embeddings, protein: Embeddings, dna_file: Path, protein_file: Path
-) -> Embeddings:
-    row_of = {seq_id: row for row, seq_id in enumerate(protein.seq_ids)}
-    shared = [row for row, seq_id in enumerate(dna.seq_ids) if seq_id in row_of]
-    ids = tuple(dna.seq_ids[row] for row in shared)
-    common = set(ids)
-    for one, file, partner in ((dna, dna_file, protein_file), (protein, protein_file, dna_file)):
-        if alone := [seq_id for seq_id in one.seq_ids if seq_id not in common]:
-            logger.warning(
-                "%d of %d sequences of %s are not in %s and are left out, first: %s",
-                len(alone), len(one), file.name, partner.name, alone[0],
-            )  # fmt: skip
-    if not ids:
-        raise InputError(dna_file, f"no sequence id in common with {protein_file}")
-    right = protein.vectors[[row_of[seq_id] for seq_id in ids]]
-    return Embeddings(ids, np.hstack([dna.vectors[shared], right]))

@@ -1,4 +1,4 @@
-"""Stage 9, second half: the model's calls and the thresholds -> what the user opens.
+"""The model's calls and the thresholds -> what the user opens.
 
 Two passes over the internal table of contigs: the first counts scores, for the false discovery
 rate of each sample; the second writes. Memory does not grow with the number of records.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.records import Record
 from virnucpro.core.text import clipped
-from virnucpro.pipeline.inputs import Source, read_sources
+from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.run import Run
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES, TableFiles
 from virnucpro.reports.tables import (
@@ -32,21 +32,11 @@ from virnucpro.reports.tables import (
     rounded,
 )
 from virnucpro.scores.composition import Composition, FdrCurve
-from virnucpro.scores.intervals import ScoredWindow, viral_stretches
+from virnucpro.scores.intervals import viral_stretches
 from virnucpro.scores.thresholds import VIRUS
 from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024
-
-
-@dataclass(frozen=True, slots=True)
-class _Called:
-    """A record with its final call, its chunks, and its sequence where it is viral."""
-
-    joint_id: str
-    row: CallRow
-    chunks: list[ChunkRow]
-    record: Record | None
 
 
 def table_paths(run: Run) -> list[Path]:
@@ -63,43 +53,55 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
         records, scored records, viral records, estimated share of viruses, and the highest fdr
         among the viral ones.
     """
-    counts: Counter[str] = Counter(records=0, regions=0)
-    summaries = []
-    _remove_other_fasta(run)
+    is_packed = run.settings.calling.gzip_fasta
+    whole, *own = _folders(run)
+    ours = set(run.ledger.claimed())
+    for folder in (whole, *own):  # what an earlier run left in the other form
+        other = folder / FASTA_NAMES[not is_packed]
+        if other.relative_to(whole).as_posix() in ours and not other.is_symlink():
+            other.unlink(missing_ok=True)
     curves = _fdr_curves(run)
     called = _called(run, curves)
     waiting = next(called, None)
-    is_packed = run.settings.calling.gzip_fasta
-    whole, *own = _folders(run)
+    totals: Counter[str] = Counter(records=0, regions=0)
+    summaries = []
     with TableFiles(whole, is_packed) as tables:
         for number, source in enumerate(run.sources):
-            summary = _Summary(source, curves.get(source.sample))
+            counts: Counter[str] = Counter(records=0)
+            scored, fdr = 0, 0.0
             with ExitStack() as stack:
                 own_tables = None
                 if own:
                     own[number].mkdir(parents=True, exist_ok=True)
                     own_tables = stack.enter_context(TableFiles(own[number], is_packed))
-                while waiting is not None and waiting.row.sample == source.sample:
-                    row, regions = waiting.row, find_regions(waiting.row, waiting.chunks)
-                    found = (row, regions, waiting.chunks, waiting.record)
-                    tables.add(waiting.joint_id, *found)
+                while waiting is not None and waiting[1].sample == source.sample:
+                    joint_id, row, chunks, record = waiting
+                    regions = find_regions(row, chunks)
+                    tables.add(joint_id, row, regions, chunks, record)
                     if own_tables is not None:
-                        own_tables.add(row.seq_id, *found)
-                    summary.add(row)
-                    counts["regions"] += len(regions)
+                        own_tables.add(row.seq_id, row, regions, chunks, record)
+                    counts["records"] += 1
+                    totals["regions"] += len(regions)
+                    scored += row.p_virus is not None
+                    if row.call:
+                        counts[f"call:{row.call}"] += 1
+                    if row.call == VIRUS and row.fdr is not None:
+                        fdr = max(fdr, row.fdr)
                     waiting = next(called, None)
-            summaries.append(summary.as_dict())
-            counts.update(summary.counts)
-    return dict(counts), summaries
+            totals.update(counts)
+            viral, curve = counts[f"call:{VIRUS}"], curves.get(source.sample)
+            summaries.append({
+                "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
+                "records": counts["records"], "scored": scored, "virus": viral,
+                "viral_share": rounded(curve.viral_share) if curve else None,
+                "fdr": fdr if viral else None,
+            })  # fmt: skip
+    return dict(totals), summaries
 
 
 def find_regions(row: CallRow, chunks: Sequence[ChunkRow]) -> list[RegionRow]:
     """The viral stretches of one contig."""
-    windows = [
-        ScoredWindow(chunk.start, min(chunk.end, row.length), chunk.p_virus)
-        for chunk in chunks
-        if chunk.p_virus is not None
-    ]
+    windows = [(chunk.start, min(chunk.end, row.length), chunk.p_virus) for chunk in chunks]
     stretches = viral_stretches(windows, row.call == VIRUS)
     return [
         RegionRow(
@@ -108,70 +110,6 @@ def find_regions(row: CallRow, chunks: Sequence[ChunkRow]) -> list[RegionRow]:
         )
         for number, found in enumerate(stretches, start=1)
     ]  # fmt: skip
-
-
-class _Summary:
-    """What run.json says of one sample."""
-
-    def __init__(self, source: Source, curve: FdrCurve | None) -> None:
-        self._source, self._curve = source, curve
-        self.counts: Counter[str] = Counter()
-        self._scored, self._fdr = 0, 0.0
-
-    def add(self, row: CallRow) -> None:
-        self.counts["records"] += 1
-        self._scored += row.p_virus is not None
-        if row.call:
-            self.counts[f"call:{row.call}"] += 1
-        if row.call == VIRUS and row.fdr is not None:
-            self._fdr = max(self._fdr, row.fdr)
-
-    def as_dict(self) -> dict[str, Any]:
-        viral = self.counts[f"call:{VIRUS}"]
-        return {
-            "sample": self._source.sample,
-            "folder": self._source.folder,
-            "inputs": list(self._source.names),
-            "records": self.counts["records"],
-            "scored": self._scored,
-            "virus": viral,
-            "viral_share": rounded(self._curve.viral_share) if self._curve else None,
-            "fdr": self._fdr if viral else None,
-        }
-
-
-class _Reread:
-    """The input records again, read on only as far as someone asks."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._records = read_sources(sources, ReadLog(is_silent=True))
-        self._names = ", ".join(name for source in sources for name in source.names)
-        self._next = 0
-
-    def record(self, number: int, row: CallRow) -> Record:
-        """The `number`-th record, from 0, which has this row; ask in rising order."""
-        record = next(islice(self._records, number - self._next, None), None)
-        self._next = number + 1
-        if record is None or (record.sample, record.seq_id) != row.key:
-            name = clipped(row.seq_id)
-            problem = f"record {number + 1} is not {name} any more: changed during the run"
-            raise InputError(self._names, problem)
-        return record
-
-    def finish(self) -> None:
-        """Read what is left, if any of it was asked for: only then is it known to be the same."""
-        if self._next:
-            for _ in self._records:
-                pass
-
-
-def _remove_other_fasta(run: Run) -> None:
-    """Remove the viral FASTA that an earlier run left in the other form."""
-    name = FASTA_NAMES[not run.settings.calling.gzip_fasta]
-    root, ours = run.paths.output_dir, set(run.ledger.claimed())
-    for path in (folder / name for folder in _folders(run)):
-        if path.relative_to(root).as_posix() in ours and not path.is_symlink():
-            path.unlink(missing_ok=True)
 
 
 def _folders(run: Run) -> list[Path]:
@@ -191,16 +129,29 @@ def _fdr_curves(run: Run) -> dict[str, FdrCurve]:
     return curves
 
 
-def _called(run: Run, curves: dict[str, FdrCurve]) -> Iterator[_Called]:
+def _called(
+    run: Run, curves: dict[str, FdrCurve]
+) -> Iterator[tuple[str, CallRow, list[ChunkRow], Record | None]]:
+    """Each record's joint id, final call and chunks, and its sequence where it is viral."""
     chunks = read_chunk_rows(run.paths.chunks)
-    inputs = _Reread(run.sources)
+    records = enumerate(read_sources(run.sources, ReadLog(is_silent=True)))
+    is_read = False
     for number, (row, joint_id) in enumerate(_rows_with_fdr(run, curves)):
-        own = list(islice(chunks, row.chunks))
-        if [chunk.key for chunk in own] != [row.key] * row.chunks:
+        own, key = list(islice(chunks, row.chunks)), (row.sample, row.seq_id)
+        if [(chunk.sample, chunk.seq_id) for chunk in own] != [key] * row.chunks:
             raise DamagedError(run.paths.chunks, f"not the chunks of '{row.seq_id}' in its place")
-        record = inputs.record(number, row) if row.call == VIRUS else None
-        yield _Called(joint_id, row, own, record)
-    inputs.finish()
+        record = None
+        if row.call == VIRUS:
+            is_read = True
+            record = next((record for place, record in records if place == number), None)
+            if record is None or (record.sample, record.seq_id) != key:
+                names = ", ".join(name for source in run.sources for name in source.names)
+                problem = f"record {number + 1} is not {clipped(row.seq_id)} any more"
+                raise InputError(names, f"{problem}: changed during the run")
+        yield joint_id, row, own, record
+    if is_read:  # only when it was read to its end it is known to be the same
+        for _ in records:
+            pass
 
 
 def _rows_with_fdr(run: Run, curves: dict[str, FdrCurve]) -> Iterator[tuple[CallRow, str]]:

@@ -9,7 +9,7 @@ and not by the input. The plan of units follows from input and settings alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.records import FRAMES, Record, Status
 from virnucpro.pipeline.parallel_translate import translate_blocks
+from virnucpro.sequences.block import clear_letters, normalise
 from virnucpro.sequences.chunks import (
     chunk_windows,
     circle_windows,
@@ -25,13 +26,12 @@ from virnucpro.sequences.chunks import (
     tandem_unit,
     terminal_repeat,
 )
-from virnucpro.sequences.codons import clear_letters, normalise
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.sequences.screen import screen_record
 
 SHARD_RECORDS = 50_000
 SHARD_CHUNKS = 100_000
-BLOCK_CHUNKS = 2_000
+BLOCK_CHUNKS = 1_000
 CIRCULAR, LINEAR = "circular", "linear"
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
 
@@ -52,18 +52,12 @@ Rows = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides which ORFs an input gives.
+    """What decides which ORFs an input gives."""
 
-    Attributes:
-        chunk_nt: length of a chunk (nt).
-        policy: which reading frames of a chunk are scored.
-        min_length: shorter records are not scored (nt).
-        is_sampled: whether the record of this number, from 0, is scored.
-    """
-
-    chunk_nt: int
-    policy: OrfPolicy
-    min_length: int = 0
+    chunk_nt: int  # length of a chunk (nt)
+    policy: OrfPolicy  # which reading frames of a chunk are scored
+    min_length: int = 0  # shorter records are not scored (nt)
+    # whether the record of this number, from 0, is scored
     is_sampled: Callable[[int], bool] = lambda number: True
 
     def status(self, record: Record, number: int) -> Status | None:
@@ -96,47 +90,28 @@ class Rules:
 
 
 class RecordRow(NamedTuple):
-    """An input record without its letters: its ids, where it belongs, and what becomes of it.
+    """An input record without its letters: its ids, where it belongs, and what becomes of it."""
 
-    Attributes:
-        seq_id: unique within its sample.
-        joint_id: unique within the run.
-        sample: name of the sample.
-        length: letters (nt).
-        gaps: gap letters that were removed (nt).
-        status: why it is not scored; None if it is.
-        chunks: chunks it was cut into.
-        clear: letters of it that are A, C, G or T; those of one unit where it is that unit again
-            and again.
-        topology: `circular` where it ends as it begins, else `linear`; empty if it is not scored.
-    """
-
-    seq_id: str
-    joint_id: str
+    seq_id: str  # unique within its sample
+    joint_id: str  # unique within the run
     sample: str
-    length: int
-    gaps: int
-    status: Status | None
+    length: int  # letters (nt)
+    gaps: int  # gap letters that were removed (nt)
+    status: Status | None  # why it is not scored; None if it is
     chunks: int
+    # letters that are A, C, G or T; those of one unit where it is that unit again and again
     clear: int = 0
-    topology: str = ""
+    topology: str = ""  # `circular` where it ends as it begins, else `linear`; empty if not scored
 
 
 @dataclass(slots=True)
 class Unit:
-    """Distinct ORFs of one shard that are computed, committed and lost together.
+    """Distinct ORFs of one shard that are computed, committed and lost together."""
 
-    Attributes:
-        number: of the unit in the run, from 0.
-        dna: DNA of each ORF (nt).
-        protein: its translation (aa).
-        places: row of the chunk and index of the frame that each was first seen in.
-    """
-
-    number: int
-    dna: list[bytes]
-    protein: list[bytes]
-    places: list[tuple[int, int]]
+    number: int  # of the unit in the run, from 0
+    dna: list[bytes] = field(default_factory=list)  # of each ORF (nt)
+    protein: list[bytes] = field(default_factory=list)  # its translation (aa)
+    rows: list[int] = field(default_factory=list)  # of the shard, where each was first seen
 
     def __len__(self) -> int:
         return len(self.dna)
@@ -144,23 +119,16 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A stretch of the input: its records, chunks and ORFs as rows, in input order.
-
-    Attributes:
-        records: its records.
-        chunks: shape (chunks,) of `CHUNK`.
-        orfs: shape (orfs,) of `ORF`.
-        units: number and size of its units, in order; their ORFs are the shard's distinct ones.
-    """
+    """A stretch of the input: its records, chunks and ORFs as rows, in input order."""
 
     records: list[RecordRow]
-    chunks: Rows
-    orfs: Rows
-    units: list[tuple[int, int]]
+    chunks: Rows  # shape (chunks,) of `CHUNK`
+    orfs: Rows  # shape (orfs,) of `ORF`
+    units: list[tuple[int, int]]  # number and size; their ORFs are the shard's distinct ones
 
-    def chunk_ids(self, rows: Rows | None = None) -> list[str]:
-        """`{joint id}_chunk_{k}` of the chunks at `rows`, k from 1; None means all."""
-        chunks = self.chunks if rows is None else self.chunks[rows]
+    def chunk_ids(self, rows: Rows | slice = slice(None)) -> list[str]:
+        """`{joint id}_chunk_{k}` of the chunks at `rows`, k from 1."""
+        chunks = self.chunks[rows]
         return [
             f"{self.records[record].joint_id}_chunk_{number + 1}"
             for record, number in zip(
@@ -168,10 +136,11 @@ class Shard:
             )
         ]
 
-    def orf_ids(self, places: Iterable[tuple[int, int]]) -> list[str]:
-        """Chunk id and frame, with nothing between, of ORFs given by chunk row and frame."""
-        chunks, frames = zip(*places, strict=True) if places else ((), ())
-        ids = self.chunk_ids(np.array(chunks, dtype=np.int64))
+    def orf_ids(self, rows: Rows | slice | list[int] = slice(None)) -> list[str]:
+        """Chunk id and frame, with nothing between, of the ORFs at `rows`."""
+        orfs = self.orfs[rows]
+        ids = self.chunk_ids(orfs["chunk"])
+        frames = orfs["frame"].tolist()
         return [seq_id + FRAMES[frame] for seq_id, frame in zip(ids, frames, strict=True)]
 
 
@@ -198,41 +167,37 @@ def input_pass(
     Yields:
         Each unit as soon as it is full, and each shard after its last unit.
     """
-    number = 0
-    shard = _OpenShard()
-    unit = Unit(number, [], [], [])
+    shard, unit = _OpenShard(), Unit(0)
     for block, texts, orfs in translate_blocks(_blocks(records, rules), rules.policy, workers):
         on_block(texts, orfs.dna, orfs.protein)
-        first_chunk = shard.add(block)
         rows = np.empty(len(orfs), dtype=ORF)
-        rows["chunk"] = orfs.chunk + first_chunk
+        rows["chunk"] = orfs.chunk + shard.chunk_count
         rows["frame"], rows["start"], rows["end"] = orfs.frame, orfs.start, orfs.end
         distinct = []
-        places = zip(rows["chunk"].tolist(), rows["frame"].tolist(), strict=True)
-        for place, dna, protein in zip(places, orfs.dna, orfs.protein, strict=True):
+        for row, (dna, protein) in enumerate(
+            zip(orfs.dna, orfs.protein, strict=True), start=shard.orf_count
+        ):
             # 128 bits: among 10^9 ORFs the chance that two share them is below 10^-20.
             key = blake2b(dna + b" " + protein, digest_size=16).digest()
-            row = shard.seen.setdefault(key, len(shard.seen))
-            distinct.append(row)
-            if row == shard.sealed + len(unit):
+            known = len(shard.seen)
+            distinct.append(shard.seen.setdefault(key, known))
+            if len(shard.seen) > known:
                 unit.dna.append(dna)
                 unit.protein.append(protein)
-                unit.places.append(place)
+                unit.rows.append(row)
                 if len(unit) == per_unit:
-                    shard.seal(unit)
+                    shard.units.append((unit.number, len(unit)))
                     yield unit
-                    number += 1
-                    unit = Unit(number, [], [], [])
+                    unit = Unit(unit.number + 1)
         rows["distinct"] = distinct
-        shard.orfs.append(rows)
+        shard.add(block, rows)
         if block.ends_shard:
             if len(unit):
-                shard.seal(unit)
+                shard.units.append((unit.number, len(unit)))
                 yield unit
-                number += 1
-                unit = Unit(number, [], [], [])
-            yield shard.closed()
-            shard = _OpenShard()
+                unit = Unit(unit.number + 1)
+            closed, shard = shard.closed(), _OpenShard()
+            yield closed
 
 
 class _Block(NamedTuple):
@@ -251,26 +216,19 @@ class _OpenShard:
         self.chunks: list[Rows] = []
         self.orfs: list[Rows] = []
         self.units: list[tuple[int, int]] = []
-        self.seen: dict[bytes, int] = {}
-        self.sealed = 0  # distinct ORFs in finished units
-        self._chunks = 0
+        self.seen: dict[bytes, int] = {}  # row of each distinct ORF
+        self.chunk_count = self.orf_count = 0
 
-    def add(self, block: _Block) -> int:
-        """Take a block's records and chunks; returns the row of its first chunk."""
-        first = self._chunks
+    def add(self, block: _Block, orfs: Rows) -> None:
         self.records += block.records
         self.chunks.append(block.chunks)
-        self._chunks += len(block.chunks)
-        return first
-
-    def seal(self, unit: Unit) -> None:
-        self.units.append((unit.number, len(unit)))
-        self.sealed += len(unit)
+        self.orfs.append(orfs)
+        self.chunk_count += len(block.chunks)
+        self.orf_count += len(orfs)
 
     def closed(self) -> Shard:
-        return Shard(
-            self.records, np.concatenate(self.chunks), np.concatenate(self.orfs), self.units
-        )
+        chunks, orfs = np.concatenate(self.chunks), np.concatenate(self.orfs)
+        return Shard(self.records, chunks, orfs, self.units)
 
 
 def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, list[str]]]:

@@ -10,7 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -20,8 +20,7 @@ from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
-from virnucpro.sequences.ids import IdRegistry
-from virnucpro.sequences.read_log import ReadLog
+from virnucpro.sequences.read_log import IdRegistry, ReadLog
 from virnucpro.sequences.screen import screen_record
 from virnucpro.sequences.unpack import STDIN, standard_input
 
@@ -38,27 +37,22 @@ _MATE_ENDINGS = ("/1", "/2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One sample: a file, or two files of mates.
+    """One sample: a file, or two files of mates."""
 
-    Attributes:
-        sample: its name in tables.
-        folder: the same as a plain folder name, unique within the run.
-        names: the inputs as the user gave them.
-        paths: where they lie; standard input has been copied to a file.
-        reference: FASTA for CRAM files that need one.
-        digests: hex SHA-256 of each input when the run began; empty where nobody wrote it down.
-    """
-
-    sample: str
-    folder: str
-    names: tuple[str, ...]
-    paths: tuple[Path, ...]
-    reference: Path | None = None
-    digests: tuple[str, ...] = ()
+    sample: str  # its name in tables
+    folder: str  # the same as a plain folder name, unique within the run
+    names: tuple[str, ...]  # the inputs as the user gave them
+    paths: tuple[Path, ...]  # where they lie; standard input has been copied to a file
+    reference: Path | None = None  # FASTA for CRAM files that need one
+    digests: tuple[str, ...] = ()  # hex SHA-256 when the run began; empty where nobody wrote it
 
 
 def plan_sources(
-    inputs: Sequence[Path], spooled: Mapping[str, Path], paired: bool, reference: Path | None = None
+    inputs: Sequence[Path],
+    spooled: Mapping[str, Path],
+    paired: bool,
+    reference: Path | None = None,
+    digests: Sequence[str] = (),
 ) -> tuple[Source, ...]:
     """Group inputs into samples, in argument order; a file that is given twice is told.
 
@@ -67,29 +61,7 @@ def plan_sources(
         spooled: where the copy of an input lies that can be read only once.
         paired: take two consecutive inputs for files of mates.
         reference: FASTA for CRAM files that need one.
-
-    Raises:
-        UsageError: an odd number of inputs to pair, or standard input twice.
-    """
-    check_grouping(inputs, paired)
-    _tell_repeats(inputs)
-    width = 2 if paired else 1
-    groups = [tuple(inputs[i : i + width]) for i in range(0, len(inputs), width)]
-    samples = sample_names(inputs, paired)
-    return tuple(
-        Source(
-            sample=sample,
-            folder=folder,
-            names=tuple(map(str, group)),
-            paths=tuple(spooled.get(str(path), path) for path in group),
-            reference=reference,
-        )
-        for group, sample, folder in zip(groups, samples, folder_names(samples), strict=True)
-    )
-
-
-def check_grouping(inputs: Sequence[Path], paired: bool) -> None:
-    """See that inputs can be grouped into samples, before any is read.
+        digests: hex SHA-256 of each input, where that is known.
 
     Raises:
         UsageError: an odd number of inputs to pair, or standard input twice.
@@ -98,6 +70,28 @@ def check_grouping(inputs: Sequence[Path], paired: bool) -> None:
         raise UsageError("standard input can be read once: give '-' once")
     if paired and len(inputs) % 2:
         raise UsageError(f"--paired takes inputs two by two, got {len(inputs)}")
+    known: dict[tuple[int, int], Path] = {}
+    for path in filter(Path.exists, inputs):
+        place = path.stat().st_dev, path.stat().st_ino
+        if (first := known.setdefault(place, path)) is not path:
+            logger.warning(
+                "%s is given twice (first as %s): its records are called twice", path, first
+            )
+    width = 2 if paired else 1
+    samples = sample_names(inputs, paired)
+    return tuple(
+        Source(
+            sample=sample,
+            folder=folder,
+            names=tuple(map(str, inputs[i : i + width])),
+            paths=tuple(spooled.get(str(path), path) for path in inputs[i : i + width]),
+            reference=reference,
+            digests=tuple(digests[i : i + width]),
+        )
+        for i, sample, folder in zip(
+            range(0, len(inputs), width), samples, folder_names(samples), strict=True
+        )
+    )
 
 
 def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
@@ -114,6 +108,7 @@ def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
     ['gut']
     """
     stems, folders = [], []
+    folders_of: defaultdict[str, set[Path]] = defaultdict(set)
     for path in inputs[:: 2 if paired else 1]:
         stem = sample_name(path)
         stem = _FIRST_MATE.sub("", stem) or stem if paired else stem
@@ -121,9 +116,7 @@ def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
         # a folder is called as the user calls it, so that no link is followed
         whole = os.path.abspath(path)  # noqa: PTH100
         folders.append(Path(STDIN if str(path) == STDIN else whole).parent)
-    folders_of: defaultdict[str, set[Path]] = defaultdict(set)
-    for stem, folder in zip(stems, folders, strict=True):
-        folders_of[stem].add(folder)
+        folders_of[stems[-1]].add(folders[-1])
     names = IdRegistry()
     return [
         names.unique(
@@ -133,21 +126,6 @@ def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
         )
         for stem, folder in zip(stems, folders, strict=True)
     ]
-
-
-def _tell_repeats(inputs: Sequence[Path]) -> None:
-    """Warn of each file that is given again, under whatever name."""
-    known: dict[tuple[int, int], Path] = {}
-    for path in inputs:
-        if not path.exists():
-            continue
-        found = path.stat()
-        place = found.st_dev, found.st_ino
-        if place in known:
-            logger.warning(
-                "%s is given twice (first as %s): its records are called twice", path, known[place]
-            )
-        known.setdefault(place, path)
 
 
 def folder_names(samples: Sequence[str]) -> list[str]:
@@ -190,30 +168,23 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
         shown = dict(zip(map(str, source.paths), source.names, strict=True))
         try:
             for records in _records(source, log):
-                yield from _of_sample(source.sample, records, joint_ids)
+                if joint_ids is None and records[0].sample == source.sample:
+                    yield from records  # a copy would take as long as to parse it
+                    continue
+                endings = _MATE_ENDINGS if len(records) == 2 else ("",)
+                joint_id = seq_id = records[0].seq_id.removesuffix(endings[0])
+                if joint_ids is not None:
+                    joint_id = joint_ids.unique(seq_id, endings)
+                for record, ending in zip(records, endings, strict=True):
+                    yield replace(record, sample=source.sample, joint_id=joint_id + ending)
             for path, digest in zip(source.paths, source.digests, strict=bool(source.digests)):
                 if log.digests[str(path)] != digest:
                     raise InputError(path, "changed during the run; run again when it is whole")
         except InputError as error:
-            name = shown.get(str(error.path), str(error.path))
-            name = "standard input" if name == STDIN else name
+            name = _shown(shown.get(str(error.path), str(error.path)))
             raise InputError(name, error.problem, error.line) from error
         log.cut_short = [shown.get(path, path) for path in log.cut_short]
     log.warn()
-
-
-def _of_sample(
-    sample: str, records: tuple[Record, ...], joint_ids: IdRegistry | None
-) -> Iterator[Record]:
-    """A record, or two mates, with the sample's name and joint ids; mates are told apart alike."""
-    if joint_ids is None and records[0].sample == sample:
-        yield from records  # nothing to change: a copy would take as long as to parse it
-        return
-    endings = _MATE_ENDINGS if len(records) == 2 else ("",)
-    seq_id = records[0].seq_id.removesuffix(endings[0])
-    joint_id = seq_id if joint_ids is None else joint_ids.unique(seq_id, endings)
-    for record, ending in zip(records, endings, strict=True):
-        yield replace(record, sample=sample, joint_id=joint_id + ending)
 
 
 def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
@@ -233,11 +204,7 @@ def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Copy what can be read only once (standard input, pipes), so that it can be read again.
-
-    Args:
-        paths: inputs, in argument order.
-        folder: gets the copies.
+    """Copy what can be read only once (standard input, pipes) into `folder`, to be read again.
 
     Returns:
         The copy of each such input, by its name.
@@ -251,10 +218,8 @@ def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
             continue
         copies[str(path)] = target = folder / f"input_{number}"
         with ExitStack() as stack:
-            try:
+            with _can_be_read(path):
                 pipe = stack.enter_context(path.open("rb")) if _is_pipe(path) else standard_input()
-            except OSError as error:
-                raise InputError(path, f"cannot be read ({error.strerror})") from error
             file = stack.enter_context(atomic_write(target))
             while block := _read(pipe, path):
                 file.write(block)
@@ -262,15 +227,24 @@ def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
 
 
 def _read(pipe: IO[bytes], path: Path) -> bytes:
-    try:
+    with _can_be_read(path):
         return pipe.read(BLOCK_BYTES)
-    except OSError as error:
-        name = "standard input" if str(path) == STDIN else path
-        raise InputError(name, f"cannot be read ({error.strerror})") from error
 
 
 def _is_pipe(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _shown(name: str) -> str:
+    return "standard input" if name == STDIN else name
+
+
+@contextmanager
+def _can_be_read(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(_shown(str(path)), f"cannot be read ({error.strerror})") from error
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
@@ -284,10 +258,8 @@ def check_inputs(paths: Sequence[Path]) -> None:
             continue
         if path.is_dir():
             raise InputError(path, "is a directory; give a FASTA or FASTQ file")
-        try:
+        with _can_be_read(path):
             path.open("rb").close()
-        except OSError as error:
-            raise InputError(path, f"cannot be read ({error.strerror})") from error
 
 
 def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, Any]]:
@@ -301,10 +273,8 @@ def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dic
     described = []
     for path in paths:
         real = spooled.get(str(path), path)
-        try:
+        with _can_be_read(path):
             size, sha256 = real.stat().st_size, sha256_file(real)
-        except OSError as error:
-            raise InputError(path, f"cannot be read ({error.strerror})") from error
         place = None if str(path) in spooled else str(path.absolute())
         if place is not None and place.startswith(_OF_A_PROCESS):
             place = None
@@ -322,9 +292,8 @@ def check_content(sources: Sequence[Source]) -> None:
         records = read_sources([source], ReadLog(is_silent=True))
         found = {screen_record(record) is Status.NOT_DNA for record in records}
         if False not in found:
-            names = (name if name != STDIN else "standard input" for name in source.names)
             problem = "no record is DNA" if found else "holds no records"
-            raise InputError(", ".join(names), problem)
+            raise InputError(", ".join(map(_shown, source.names)), problem)
 
 
 def sampler(sources: Sequence[Source], wanted: int | None) -> Callable[[int], bool]:

@@ -22,7 +22,7 @@ from virnucpro.models.specs import EncoderSpec
 from virnucpro.pipeline.feature_files import read_vectors, write_vectors
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.worker_loop import Done, GivenUp
+from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.scores.scorer import EmbeddingOptions
 
@@ -72,7 +72,11 @@ def run_multi_gpu_inference(
     ledger = Ledger(root, folder / "ledger", config.enable_checkpointing, config.force_restart)
 
     options = _options(config, bool(model_config.get("enable_fp16", True)), fasta_files)
-    keys = [_key(encoder, options, devices[0], sha256_file(path)) for path in fasta_files]
+    vectors_depend_on = (
+        encoder.identity(), options.engine, options.dtype, options.plain_attention,
+        devices[0].split(":")[0],
+    )  # fmt: skip
+    keys = [digest_of(*vectors_depend_on, sha256_file(path)) for path in fasta_files]
     shards = [shard_dir / f"shard_{number:05d}.h5" for number in range(len(fasta_files))]
     names = [f"{output_dir.name} {path.name}" for path in shards]
     whole, whole_key = f"{output_dir.name} embeddings", digest_of(keys)
@@ -81,86 +85,62 @@ def run_multi_gpu_inference(
         on_sequences(int(entry.facts["sequences"]))
         return merged, []
     rows: dict[int, int] = {}
-    for number, (name, key) in enumerate(zip(names, keys, strict=True)):
-        if (entry := ledger.read(name, key)) is not None:
+    todo: list[tuple[int, SplitFile]] = []
+    for number, (path, shard) in enumerate(zip(fasta_files, shards, strict=True)):
+        if (entry := ledger.read(names[number], keys[number])) is not None:
             rows[number] = int(entry.facts["sequences"])
+        else:
+            todo.append((number, SplitFile(input_file=path, output_file=shard, layout="shard")))
     log.info("%d of %d shards are finished", len(rows), len(shards))
     on_sequences(sum(rows.values()))
     ledger.discard(whole)
     merged.unlink(missing_ok=True)  # nobody may take it for the result of this run
 
-    todo = [
-        (number, SplitFile(input_file=path, output_file=shards[number], layout="shard",
-                           attributes=(("key", keys[number]),)))
-        for number, path in enumerate(fasta_files) if number not in rows
-    ]  # fmt: skip
-    workers = Workers(
-        [
-            WorkerSettings(
-                device=device,
-                threads=max(1, (config.threads or usable_cpus()) // len(devices)),
-                log_file=log_dir / f"worker_{rank}.log",
-            )
-            for rank, device in enumerate(devices)
-        ],
-        config.worker_timeout,
-        "rank",
-    )
+    threads = max(1, (config.threads or usable_cpus()) // len(devices))
+    settings = [
+        WorkerSettings(device=device, threads=threads, log_file=log_dir / f"worker_{rank}.log")
+        for rank, device in enumerate(devices)
+    ]
+    workers = Workers(settings, config.worker_timeout, "rank")
     given_up: list[GivenUp] = []
-    stats: list[dict[str, Any]] = []
     try:
         for outcome in workers.run(EmbedJob(encoder, options), todo, on_sequences):
-            if isinstance(outcome, Done):
-                number = outcome.key
-                rows[number] = outcome.result[0]
-                ledger.discard(names[number])
-                facts = {"sequences": rows[number]}
-                ledger.commit(names[number], keys[number], outputs=[shards[number]], facts=facts)
-            else:
-                log.warning("%s: %s", fasta_files[outcome.key], outcome.reason)
+            number = outcome.key
+            if isinstance(outcome, GivenUp):
+                log.warning("%s: %s", fasta_files[number], outcome.reason)
                 given_up.append(outcome)
+                continue
+            rows[number] = outcome.result[0]
+            ledger.discard(names[number])
+            facts = {"sequences": rows[number]}
+            ledger.commit(names[number], keys[number], outputs=[shards[number]], facts=facts)
         stats = [worker.stats.get(encoder.kind, {}) for worker in workers.pool or []]
     finally:
         workers.close()
     failed_ranks = sorted({outcome.worker for outcome in given_up})
+    count = sum(rows.values())
     if not given_up:
         about = {"key": whole_key, "model_hash": digest_of(encoder.identity()),
                  "dtype": options.dtype}  # fmt: skip
-        write_vectors(merged, map(read_vectors, shards), about, sum(rows.values()), encoder.dim)
-        facts = {"sequences": sum(rows.values())}
-        ledger.commit(whole, whole_key, outputs=[merged], facts=facts)
+        write_vectors(merged, map(read_vectors, shards), (count, encoder.dim), about)
+        ledger.commit(whole, whole_key, outputs=[merged], facts={"sequences": count})
         for name, shard in zip(names, shards, strict=True):
             ledger.discard(name)
             shard.unlink()
     seconds = time.monotonic() - started
-    write_json(
-        output_dir / "stage.json",
-        {
-            "encoder": encoder.name, "sequences": sum(rows.values()), "seconds": round(seconds, 3),
-            "failed_ranks": failed_ranks,
-            "given_up": {str(one.key): one.reason for one in given_up}, "ranks": stats,
-        },
-    )  # fmt: skip
-    known = next((one for one in stats if one), None)
-    if known is not None:
+    reasons = {str(one.key): one.reason for one in given_up}
+    write_json(output_dir / "stage.json", {
+        "encoder": encoder.name, "sequences": count, "seconds": round(seconds, 3),
+        "failed_ranks": failed_ranks, "given_up": reasons, "ranks": stats,
+    })  # fmt: skip
+    for known in [one for one in stats if one][:1]:
         log.info("  Features: %s, stride-based sharding", features(known))
-    log.info(
-        "%s: %d sequences on %d ranks in %.1f s",
-        encoder.name, sum(rows.values()), len(devices), seconds,
-    )  # fmt: skip
+    log.info("%s: %d sequences on %d ranks in %.1f s", encoder.name, count, len(devices), seconds)
     return merged, failed_ranks
 
 
 def choose_devices(world_size: int, devices: Sequence[str]) -> tuple[str, ...]:
-    """The device of each rank.
-
-    Args:
-        world_size: ranks.
-        devices: to use, in order; empty means the visible GPUs, else the CPU.
-
-    Raises:
-        DeviceError: not even one rank, or more ranks than GPUs.
-    """
+    """The device of each rank; no `devices` means the visible GPUs, else the CPU."""
     chosen = tuple(devices) or tuple(f"cuda:{number}" for number in detect_cuda_devices())
     if world_size < 1:
         raise DeviceError(f"world_size must be at least 1, got {world_size}")
@@ -198,11 +178,3 @@ def _options(config: RuntimeConfig, allow_fp16: bool, files: Sequence[Path]) -> 
         expected_tokens=sum(path.stat().st_size for path in files),
         plain_attention=config.v1_attention,
     )
-
-
-def _key(encoder: EncoderSpec, options: EmbeddingOptions, device: str, sha256: str) -> str:
-    """What decides the vectors of one file, the kind of device included."""
-    return digest_of(
-        encoder.identity(), options.engine, options.dtype, options.plain_attention,
-        device.split(":")[0], sha256,
-    )  # fmt: skip

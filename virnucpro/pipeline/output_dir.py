@@ -18,21 +18,32 @@ from typing import NoReturn
 
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import InputError, OutputError, UsageError
-from virnucpro.core.files import locked
+from virnucpro.core.files import locked, read_json
 from virnucpro.pipeline.paths import CHECKPOINTS, LEDGER
 from virnucpro.sequences.unpack import STDIN
 
 logger = logging.getLogger("virnucpro.pipeline")
 
 LOCK = ".virnucpro.lock"
-_BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(CHECKPOINTS)}")
+_BEGUN = {LOCK, CHECKPOINTS}
 _TEMPORARY = re.compile(r"(.*/)?(?:\.([^/]+)\.tmp-[\d-]+|([^/]+_merged)\.tmp)", re.DOTALL)
-# What lies in the folder of checkpoints.
-_SORTED = re.compile(rf"{re.escape(CHECKPOINTS)}/\.sort-(?:\d+|merged)")
+_SORTED = re.compile(r"\.checkpoints/\.sort-(?:\d+|merged)")
 _INTERNAL = re.compile(
-    rf"(?:{re.escape(CHECKPOINTS)}/)(?:input_\d+|contigs\.tsv|\.sort-(?:\d+|merged)"
+    r"\.checkpoints/(?:input_\d+|contigs\.tsv|\.sort-(?:\d+|merged)"
     r"|ledger/(?:files\.txt|[0-9a-f]{24}-[0-9a-f]{24}\.entry)"
     r"|(?:esm|dnabert)_v2_shards/shard_\d+\.h5)"
+)
+# What version 2.0 could make; its run.json says which of these it did.
+_FINAL = r"calls\.tsv|regions\.tsv|viral_(?:regions|chunks)\.bed|viral\.gff3|viral\.fasta(?:\.gz)?"
+_VERSION_2 = re.compile(
+    rf"(?:samples/[^/]+/)?(?:{_FINAL})|chunks\.tsv|report\.html|virnucpro_mqc\.json"
+    r"|failed_files\.txt|[^/]+_(?:chunked\d+\.fa|nucleotide\.fa|protein\.faa)"
+    r"|[^/]+_(?:nucleotide|protein)/output_\d+(?:\.fa|_DNABERT_S\.pt|_ESM\.pt)"
+    r"|[^/]+_merged/(?:output_\d+_merged\.pt|prediction_results(?:\.txt|_highestscore\.csv))"
+    r"|(?:esm|dnabert)_v2/(?:embeddings\.h5|stage\.json|logs/worker_\d+\.log)"
+    r"|\.checkpoints/(?:contigs\.tsv|records\.tsv|(?:orfs|unique|scores)\.bin|input_\d+"
+    r"|ledger/[^/]+\.json|(?:esm|dnabert)_v2_shards/[^/]+)",
+    re.DOTALL,
 )
 
 
@@ -60,31 +71,20 @@ def working_in(
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"{output_dir} is a file; give a directory with --output-dir")
-    with output_errors(output_dir):
+    try:
         output_dir.mkdir(parents=True, exist_ok=True)
         _check(output_dir, resume, force, inputs)
         with locked(output_dir / LOCK):
-            _check(output_dir, resume, force, inputs)  # it may have changed hands
+            is_new = not _check(output_dir, resume, force, inputs)  # it may have changed hands
             if force:
-                _remove(output_dir, our_files(output_dir))
-            is_new = not _claimed(output_dir)
+                _remove(output_dir, [*our_files(output_dir), *_of_version_2(output_dir)])
             try:
                 yield
             except (InputError, UsageError):
-                if is_new and len([*(output_dir / CHECKPOINTS / LEDGER).glob("*.entry")]) < 2:
-                    _remove(output_dir, our_files(output_dir))  # it knows its inputs, no more
+                entries = [*(output_dir / CHECKPOINTS / LEDGER).glob("*.entry")]
+                if (is_new or force) and len(entries) < 2:  # it knows its inputs, no more
+                    _remove(output_dir, our_files(output_dir))
                 raise
-
-
-@contextmanager
-def output_errors(output_dir: Path) -> Iterator[None]:
-    """What the system refuses in this block is an error of the output directory.
-
-    Raises:
-        OutputError: names the file, where the system does, and what it said.
-    """
-    try:
-        yield
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else output_dir
         remedy = _REMEDIES.get(error.errno or 0, "")
@@ -92,19 +92,34 @@ def output_errors(output_dir: Path) -> Iterator[None]:
 
 
 _ELSEWHERE = "; choose another --output-dir"
+_MAKE_ROOM = "; make room, then --resume goes on"
 _REMEDIES = {
-    errno.EACCES: _ELSEWHERE, errno.EPERM: _ELSEWHERE, errno.EROFS: _ELSEWHERE,
-    errno.ENOENT: _ELSEWHERE, errno.ENOSPC: "; make room, then --resume goes on",
-    errno.EDQUOT: "; make room, then --resume goes on",
-}  # fmt: skip
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT), _ELSEWHERE),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _MAKE_ROOM),
+}
 
 
 def our_files(output_dir: Path) -> Iterator[Path]:
     """The files that are there of the run in `output_dir`, none of them reached by a link."""
-    names = {*_claimed(output_dir), *filter(_INTERNAL.fullmatch, _inside(output_dir, CHECKPOINTS))}
-    for name in sorted(names):
+    internal = filter(_INTERNAL.fullmatch, _inside(output_dir, CHECKPOINTS))
+    yield from _files(output_dir, {*_claimed(output_dir), *internal})
+
+
+def _of_version_2(output_dir: Path) -> Iterator[Path]:
+    """The files of a run of version 2.0, which listed them in its run.json: files and folders."""
+    record = read_json(output_dir / "run.json")
+    listed = record.get("files")
+    is_such = record.get("tool") == "virnucpro" and record.get("format") == 1
+    if is_such and isinstance(listed, list):
+        folders = {CHECKPOINTS, "esm_v2", "dnabert_v2"}.intersection(map(str, listed))
+        names = {*map(str, listed), *(n for f in folders for n in _inside(output_dir, f))}
+        yield from _files(output_dir, {"run.json", *filter(_VERSION_2.fullmatch, names)})
+
+
+def _files(output_dir: Path, names: Collection[str]) -> Iterator[Path]:
+    for name in sorted(filter(_is_sane, names)):
         path = output_dir / name
-        if path.is_file() and not _has_link(output_dir, name):
+        if path.is_file() and _link_on_the_way(output_dir, name) is None:
             yield path
 
 
@@ -114,17 +129,17 @@ def remove_leftovers(output_dir: Path) -> None:
     A temporary file is ours if the file that it was to become is.
     """
     listed = {"run.json", *_claimed(output_dir)}
-    folders = {Path(name).parent.as_posix() for name in listed if not _has_link(output_dir, name)}
-    left = []
-    for folder in folders:
-        if (output_dir / folder).is_dir():
-            names = (path.relative_to(output_dir) for path in (output_dir / folder).iterdir())
-            left += [name.as_posix() for name in names if _becomes(name.as_posix()) in listed]
-    for name in _inside(output_dir, CHECKPOINTS):
-        if _INTERNAL.fullmatch(_becomes(name)) or _SORTED.fullmatch(name):
-            left.append(name)
-    paths = [output_dir / name for name in left if not _has_link(output_dir, name)]
-    if count := _remove(output_dir, paths):
+    folders = {(output_dir / name).parent for name in listed}
+    names = {*_inside(output_dir, CHECKPOINTS)}
+    names |= {path.relative_to(output_dir).as_posix() for f in folders for path in f.glob("*")}
+    left = [
+        name
+        for name in names
+        if (whole := _becomes(name)) in listed
+        or _INTERNAL.fullmatch(whole)
+        or _SORTED.fullmatch(name)
+    ]
+    if count := _remove(output_dir, _files(output_dir, left)):
         logger.info("Removed %d temporary files that an earlier run left", count)
 
 
@@ -136,8 +151,7 @@ def remove_intermediates(output_dir: Path, kept: Collection[Path]) -> None:
         kept: files that stay, beside the ledger.
     """
     ledger = output_dir / CHECKPOINTS / LEDGER
-    stays = {*kept, output_dir / CHECKPOINTS / "contigs.tsv"}
-    gone = [p for p in our_files(output_dir) if p not in stays and p.parent != ledger]
+    gone = [p for p in our_files(output_dir) if p not in kept and p.parent != ledger]
     _remove(output_dir, gone)
     Ledger(output_dir, ledger).disclaim(*gone)
 
@@ -152,50 +166,53 @@ def check_free(output_dir: Path, files: Iterable[Path]) -> None:
     for path in files:
         name = path.relative_to(output_dir).as_posix()
         if (link := _link_on_the_way(output_dir, name)) is not None:
-            refuse(link)
+            _refuse(link)
         if name not in known and path.exists() and not path.is_dir():
-            refuse(path)
+            _refuse(path)
 
 
-def refuse(path: Path) -> NoReturn:
-    """Stop before a file is written over that no run of ours made.
-
-    Raises:
-        UsageError: names the file.
-    """
+def _refuse(path: Path) -> NoReturn:
     what = "is a link" if path.is_symlink() else "is there already"
     raise UsageError(
         f"{path} {what} and no file of an earlier run; move it away, or choose another --output-dir"
     )
 
 
-def _check(output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path]) -> None:
-    """Refuse a directory that may not be used."""
-    for name in ("run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}", *_claimed(output_dir)):
+def _check(output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path]) -> bool:
+    """Refuse a directory that may not be used; whether the ledger lists files there."""
+    claimed = _claimed(output_dir)
+    for name in ("run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}", *claimed):
         if (link := _link_on_the_way(output_dir, name)) is not None:
-            refuse(link)
+            _refuse(link)
     content = {path.name for path in output_dir.iterdir()}
-    is_ours = bool(_claimed(output_dir))
-    if not content or (LOCK in content and not is_ours and all(map(_BEGUN.fullmatch, content))):
-        return
-    if not is_ours and "run.json" in content:
-        refuse(output_dir / "run.json")
-    if not is_ours and not force:
+    if not content or (LOCK in content and not claimed and content <= _BEGUN):
+        return False
+    of_version_2 = [] if claimed else [*_of_version_2(output_dir)]
+    if of_version_2 and not force:
         raise UsageError(
-            f"{output_dir} is not empty and holds no run of ours; choose another --output-dir, "
-            "or --force to write beside what is there, over nothing"
+            f"{output_dir} holds a run of version 2.0, which this one cannot go on with; "
+            "choose another --output-dir, or --force to start over"
         )
+    if not claimed and not of_version_2:
+        if "run.json" in content:
+            _refuse(output_dir / "run.json")
+        if not force:
+            raise UsageError(
+                f"{output_dir} is not empty and holds no run of ours; choose another "
+                "--output-dir, or --force to write beside what is there, over nothing"
+            )
     if not resume and not force:
         raise UsageError(
             f"{output_dir} holds an earlier run; --resume goes on with it, --force starts over"
         )
-    ours = {_identity(path): path for path in our_files(output_dir)}
+    ours = {_identity(path): path for path in (*our_files(output_dir), *of_version_2)}
     for path in inputs:
         if (own := ours.get(_identity(path))) is not None:
             raise UsageError(
                 f"{path} is {own}, a file of the run in {output_dir}, which a new run there "
                 "removes or replaces; choose another --output-dir"
             )
+    return bool(claimed)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -216,7 +233,7 @@ def _claimed(output_dir: Path) -> list[str]:
 
 
 def _is_sane(name: str) -> bool:
-    return bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
+    return name not in ("", ".") and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _becomes(name: str) -> str:
@@ -239,13 +256,9 @@ def _link_on_the_way(output_dir: Path, name: str) -> Path | None:
     return None
 
 
-def _has_link(output_dir: Path, name: str) -> bool:
-    return _link_on_the_way(output_dir, name) is not None
-
-
 def _inside(output_dir: Path, folder: str) -> Iterator[str]:
     """Names of all files below a folder; no link is followed."""
-    if _has_link(output_dir, folder):
+    if _link_on_the_way(output_dir, folder) is not None:
         return
     for top, _, files in os.walk(output_dir / folder):
         for file in files:
@@ -259,7 +272,7 @@ def _remove(output_dir: Path, files: Iterable[Path]) -> int:
     for path in gone:
         path.unlink(missing_ok=True)
     for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
-        if folder.parts and not _has_link(output_dir, folder.as_posix()):
+        if folder.parts and _link_on_the_way(output_dir, folder.as_posix()) is None:
             with suppress(OSError):  # it is not empty
                 (output_dir / folder).rmdir()
     return len(gone)

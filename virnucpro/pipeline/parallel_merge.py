@@ -9,13 +9,12 @@ import logging
 import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError
 from virnucpro.core.processes import children_ignore_interrupts
-from virnucpro.core.progress import Bar, ProgressReporter
+from virnucpro.core.progress import ProgressReporter
 from virnucpro.pipeline.pools import ending, map_in_order
 from virnucpro.pipeline.worker_logs import LogLine, captured_logs
 
@@ -23,74 +22,53 @@ logger = logging.getLogger("virnucpro.pipeline.merge")
 
 FilePair = tuple[Path, Path, Path]  # nucleotide features, protein features, merged output
 FailedPair = tuple[Path, Path, str]  # nucleotide features, protein features, reason
+Merged = Path | str  # the merged file, or why there is none
 
-# below these, reading and writing takes less time than starting processes that import torch
-WORTH_PROCESSES_BYTES = 256 << 20
-WORTH_PROCESSES_CPUS = 4
+# below this, merging takes less time than starting processes
+WORTH_PROCESSES_BYTES = 128 << 20
 
 _FEATURE_SUFFIX = re.compile(r"_(DNABERT_S|DNABERT|ESM)$")
 
 
-@dataclass(frozen=True, slots=True)
-class MergeOutcome:
-    """What became of one pair.
-
-    Attributes:
-        output: the merged file, or None.
-        reason: why there is none.
-        error: set where that is no fault of this pair, such as a full disk.
-        log: lines to be logged by the parent.
-    """
-
-    output: Path | None
-    reason: str = ""
-    error: OutputError | None = None
-    log: tuple[LogLine, ...] = ()
-
-
 def merge_file_pair_worker(file_pair: FilePair) -> Path | None:
     """Merge one pair (nucleotide, protein, output); None if that failed, with a log line."""
-    return _merge(file_pair).output
+    try:
+        merged = _merge(file_pair)
+    except OutputError as error:
+        logger.error("Unexpected error in merge: %s", error)
+        return None
+    return merged if isinstance(merged, Path) else None
 
 
-def merge_batch_worker(file_pair_batch: Sequence[FilePair]) -> list[MergeOutcome]:
-    """Merge a few pairs in a worker process; log lines travel with the outcomes."""
-    outcomes = []
-    for file_pair in file_pair_batch:
-        with captured_logs() as lines:
-            outcome = _merge(file_pair)
-        outcomes.append(replace(outcome, log=tuple(lines)))
-    return outcomes
+def merge_batch_worker(file_pair_batch: Sequence[FilePair]) -> tuple[list[Merged], list[LogLine]]:
+    """Merge a few pairs in a worker process; its log lines are written by the parent."""
+    with captured_logs() as lines:
+        return [_merge(file_pair) for file_pair in file_pair_batch], lines
 
 
-def _merge(file_pair: FilePair) -> MergeOutcome:
-    # imports torch: once per process, and never in a parent that only hands out work
+def _merge(file_pair: FilePair) -> Merged:
+    """Merge one pair; an `OutputError`, such as a full disk, is no fault of the pair."""
+    # once per process, and never in a parent that only hands out work
     from virnucpro.pipeline.features import merge_features
 
     try:
-        return MergeOutcome(merge_features(*file_pair))
+        return merge_features(*file_pair)
+    except OutputError:
+        raise
     except FileNotFoundError as error:
         reason = f"File not found: {error.filename}"
-    except OutputError as error:
-        reason = f"Unexpected error in merge: {error}"
-        logger.error("%s", reason)
-        return MergeOutcome(None, reason, error)
     except RuntimeError as error:
         reason = f"Failed to load tensors: {error}"
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
         reason = f"Unexpected error in merge: {error}"
     logger.error("%s", reason)
-    return MergeOutcome(None, reason)
+    return reason
 
 
 def get_optimal_settings(
     file_pairs: Sequence[FilePair], num_workers: int | None = None
 ) -> tuple[int, int, int]:
-    """Workers, pairs per batch, and pairs handed to a worker at a time.
-
-    Args:
-        file_pairs: what is to be merged.
-        num_workers: None means the number of usable CPUs.
+    """Workers (None means the usable CPUs), pairs per batch, and pairs handed over at a time.
 
     >>> get_optimal_settings([], num_workers=4)
     (4, 1, 1)
@@ -113,8 +91,8 @@ def parallel_merge_features(
         nucleotide_files: such as `output_1_DNABERT_S.pt`.
         protein_files: such as `output_1_ESM.pt`, in any order.
         output_dir: gets `output_1_merged.pt`; made if missing.
-        num_workers: processes; None means the number of usable CPUs, or one where CPUs are few
-            or the files are small.
+        num_workers: processes; None means the number of usable CPUs, or one where the files
+            are small.
 
     Returns:
         Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
@@ -136,35 +114,35 @@ def parallel_merge_with_progress(
     output_dir: Path,
     num_workers: int | None = None,
     progress: ProgressReporter | None = None,
+    threads: int | None = None,
 ) -> tuple[list[Path], list[FailedPair]]:
-    """`parallel_merge_features` with a bar that counts merged and failed pairs."""
+    """`parallel_merge_features` with a bar; where it chooses, at most `threads` processes."""
     file_pairs, failed_pairs = pair_files(nucleotide_files, protein_files, output_dir)
     is_free = num_workers is None
     num_workers, _, chunksize = get_optimal_settings(file_pairs, num_workers)
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    workers, why = min(num_workers, len(file_pairs)), "single file"
-    if is_free and workers > 1 and _input_bytes(file_pairs) < WORTH_PROCESSES_BYTES:
-        workers, why = 1, "small files"
-    elif is_free and workers > 1 and num_workers < WORTH_PROCESSES_CPUS:
-        workers, why = 1, "few CPUs"
-    if workers < 2:
+    num_workers = min(num_workers, len(file_pairs))
+    if is_free:
+        num_workers = min(num_workers, threads or num_workers)
+    files = [file for pair in file_pairs for file in pair[:2] if file.exists()]
+    are_small = sum(file.stat().st_size for file in files) < WORTH_PROCESSES_BYTES
+    if num_workers < 2 or (is_free and are_small):
+        why = "single file" if num_workers < 2 else "small files"
         logger.info("Using sequential merge (%s or single core system)", why)
+        num_workers = 1
     output_dir.mkdir(parents=True, exist_ok=True)
     merged_files: list[Path] = []
     progress = progress or ProgressReporter()
     with progress.create_file_bar(len(file_pairs), desc="Merging features") as bar:
-        outcomes = _outcomes(file_pairs, workers, chunksize)
-        for file_pair, outcome in zip(file_pairs, outcomes, strict=True):
-            for line in outcome.log:
-                line.replay()
-            if outcome.error is not None:
-                raise outcome.error
-            if outcome.output is None:
-                failed_pairs.append(_failure(file_pair[0], file_pair[1], outcome.reason))
+        outcomes = _outcomes(file_pairs, num_workers, chunksize)
+        for (nuc, pro, _), outcome in zip(file_pairs, outcomes, strict=True):
+            if isinstance(outcome, str):
+                failed_pairs.append(_failure(nuc, pro, outcome))
             else:
-                merged_files.append(outcome.output)
-            _show(bar, len(merged_files), len(failed_pairs))
+                merged_files.append(outcome)
+            merged, failed = len(merged_files), len(failed_pairs)
+            bar.update(1, merged=merged, failed=failed)
     if failed_pairs:
         logger.warning("Failed to merge %d file pairs", len(failed_pairs))
     total = len(merged_files) + len(failed_pairs)
@@ -185,21 +163,17 @@ def pair_files(
         ValueError: two files of one kind have the same key, so they would share an output.
     """
     nucleotides, proteins = _by_key(nucleotide_files), _by_key(protein_files)
-    pairs = [
-        (file, proteins[key], output_dir / f"{key}_merged.pt")
-        for key, file in nucleotides.items()
-        if key in proteins
-    ]
-    alone = [
-        _failure(file, file.with_name(f"{key}_ESM.pt"), "no protein feature file")
-        for key, file in nucleotides.items()
-        if key not in proteins
-    ]
-    alone += [
-        _failure(file.with_name(f"{key}_DNABERT_S.pt"), file, "no DNA feature file")
-        for key, file in proteins.items()
-        if key not in nucleotides
-    ]
+    pairs, alone = [], []
+    for key, nuc in nucleotides.items():
+        if key in proteins:
+            pairs.append((nuc, proteins[key], output_dir / f"{key}_merged.pt"))
+        else:
+            partner = nuc.with_name(f"{key}_ESM.pt")
+            alone.append(_failure(nuc, partner, "no protein feature file"))
+    for key, pro in proteins.items():
+        if key not in nucleotides:
+            partner = pro.with_name(f"{key}_DNABERT_S.pt")
+            alone.append(_failure(partner, pro, "no DNA feature file"))
     return pairs, alone
 
 
@@ -217,18 +191,7 @@ def _failure(nuc: Path, pro: Path, reason: str) -> FailedPair:
     return nuc, pro, f"Merge failed for {nuc.name}: {reason}"
 
 
-def _show(bar: Bar, merged: int, failed: int) -> None:
-    bar.update(1, merged=merged, failed=failed)
-
-
-def _input_bytes(file_pairs: Sequence[FilePair]) -> int:
-    files = (file for pair in file_pairs for file in pair[:2])
-    return sum(file.stat().st_size for file in files if file.exists())
-
-
-def _outcomes(
-    file_pairs: Sequence[FilePair], num_workers: int, chunksize: int
-) -> Iterator[MergeOutcome]:
+def _outcomes(file_pairs: Sequence[FilePair], num_workers: int, chunksize: int) -> Iterator[Merged]:
     if num_workers < 2:
         yield from map(_merge, file_pairs)
         return
@@ -241,5 +204,7 @@ def _outcomes(
     with children_ignore_interrupts():
         pool = ctx.Pool(num_workers)
     with ending(pool):
-        for outcomes in map_in_order(pool, merge_batch_worker, [batches]):
+        for outcomes, lines in map_in_order(pool, merge_batch_worker, [batches]):
+            for line in lines:
+                line.replay()
             yield from outcomes

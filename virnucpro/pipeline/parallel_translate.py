@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 from virnucpro.core.device import usable_cpus
@@ -14,14 +13,12 @@ from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.pipeline.pools import ending, map_in_order
 from virnucpro.sequences.orfs import OrfPolicy, Orfs, find_orfs
 
-logger = logging.getLogger("virnucpro.pipeline.translate")
-
-BLOCKS_PER_WORKER = 2
+BLOCKS_PER_WORKER = 4
 # Handing a chunk over and taking its ORFs back costs half of finding them, so that two
 # processes gain nothing.
 FEWEST_WORKERS = 3
 # Some 60,000 chunks take half a second here, and starting processes takes as long.
-BLOCKS_BEFORE_POOL = 32
+BLOCKS_BEFORE_POOL = 64
 
 Key = TypeVar("Key")
 Task = tuple[list[str], OrfPolicy]
@@ -46,9 +43,6 @@ def translate_blocks(
 
     Yields:
         Per block, in order: its key, its chunks, their ORFs.
-
-    Raises:
-        ValueError: num_workers is below 1.
     """
     workers = usable_cpus() if num_workers is None else num_workers
     if workers < 1:
@@ -71,6 +65,5 @@ def translate_blocks(
     with children_ignore_interrupts():
         pool = ctx.Pool(min(workers, len(first)))
     with ending(pool):
-        tasks = (window for part in ([first], windowed) for window in part)
-        for orfs in map_in_order(pool, translate_block_worker, tasks):
+        for orfs in map_in_order(pool, translate_block_worker, chain([first], windowed)):
             yield *waiting.popleft(), orfs

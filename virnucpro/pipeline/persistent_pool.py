@@ -1,11 +1,16 @@
-"""Worker processes that outlive a stage: started once, encoders kept."""
+"""Split files through one encoder, in worker processes that may outlive the stage."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from virnucpro.core.device import usable_cpus
+from virnucpro.core.progress import ProgressReporter
+from virnucpro.pipeline.features import EmbedJob, SplitFile
+from virnucpro.pipeline.worker_loop import Done, Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -64,3 +69,71 @@ class PersistentWorkerPool(Workers):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+@dataclass(slots=True)
+class QueueResult:
+    """What became of split files; `engine` is what the engine says of itself."""
+
+    failed: dict[SplitFile, str] = field(default_factory=dict)
+    tokens: int = 0
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+class BatchQueueManager:
+    """Hands split files to workers.
+
+    Args:
+        executor: ends with each `process`; None means this process, on the CPU.
+        use_persistent_pool: takes its place, and stays, with its encoders, until its owner
+            closes it.
+        progress: shows a bar over the ORFs.
+    """
+
+    def __init__(
+        self,
+        executor: Executor | None = None,
+        *,
+        use_persistent_pool: PersistentWorkerPool | None = None,
+        progress: ProgressReporter | None = None,
+    ) -> None:
+        self._pool, self._executor = use_persistent_pool, executor or InProcess("cpu")
+        self.progress = progress or ProgressReporter(enabled=False)
+
+    def process(
+        self,
+        job: EmbedJob,
+        files: Sequence[SplitFile],
+        rows: int | None = None,
+        on_done: Callable[[SplitFile], object] = lambda file: None,
+        desc: str = "Embedding",
+    ) -> QueueResult:
+        """Embed every file: it is done, or recorded with its reason.
+
+        Args:
+            job: the encoder, and how it runs.
+            files: units of work.
+            rows: sequences of all files, for the progress bar.
+            on_done: called in this process as soon as a file's output is in place.
+            desc: title of the progress bar.
+
+        Raises:
+            VirNucProError: no file could succeed: no weights, no device, no room for outputs.
+        """
+        result = QueueResult()
+        executor = self._pool or self._executor
+        try:
+            with self.progress.create_file_bar(rows, desc, "ORFs") as bar:
+                for outcome in executor.run(job, enumerate(files), bar.update):
+                    file = files[outcome.key]
+                    if isinstance(outcome, Done):
+                        result.tokens += outcome.result[1]
+                        result.engine = outcome.stats[job.encoder.kind]
+                        on_done(file)
+                    else:
+                        logger.warning("%s: %s", file.input_file, outcome.reason)
+                        result.failed[file] = outcome.reason
+        finally:
+            if self._pool is None:
+                executor.close()
+        return result

@@ -27,27 +27,53 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+class _LostWorkerError(Exception):
+    """A result will never come."""
+
+
 def map_in_order(
     pool: Pool, work: Callable[[Task], Result], windows: Iterable[Sequence[Task]]
 ) -> Iterator[Result]:
     """Results of `work`, in task order, with at most two windows of tasks in memory.
 
-    Args:
-        pool: started inside `children_ignore_interrupts`, used inside `ending`.
-        work: a top-level function.
-        windows: tasks in groups; the next group is read while the last one is worked on.
-
-    Yields:
-        One result a task. Exceptions of `work` and of `windows` come out here.
+    Exceptions of `work` and of `windows` come out here. The pool is started inside
+    `children_ignore_interrupts`, and used inside `ending`; `work` is a top-level function.
     """
-    watched = _WatchedPool(pool)
+    at_start = _pids(pool)
+    is_lost = False
     running: deque[tuple[Sequence[Task], Any]] = deque()
-    for tasks in windows:
-        running.append((tasks, watched.start(work, tasks)))
-        if len(running) == 2:
-            yield from watched.drain(work, *running.popleft())
-    while running:
-        yield from watched.drain(work, *running.popleft())
+    source = iter(windows)
+    while True:
+        tasks = next(source, None)
+        if tasks is not None:
+            running.append((tasks, None if is_lost else pool.imap(work, tasks, chunksize=1)))
+            if len(running) < 2:
+                continue
+        if not running:
+            return
+        tasks, results = running.popleft()
+        for done, task in enumerate(tasks):
+            if not is_lost:
+                try:
+                    result = _next(results, pool, at_start)
+                except _LostWorkerError:
+                    is_lost = True
+                    logger.warning(
+                        "a worker process was killed or hangs; going on in this process "
+                        "(%d tasks or more)", len(tasks) - done,
+                    )  # fmt: skip
+                    _kill(pool)
+            yield work(task) if is_lost else result
+
+
+def _next(results: Any, pool: Pool, at_start: set[int | None]) -> Any:
+    waited_s = 0.0
+    while waited_s < HUNG_S and (not waited_s or at_start <= _pids(pool)):
+        try:
+            return results.next(timeout=WATCH_S)
+        except multiprocessing.TimeoutError:
+            waited_s += WATCH_S
+    raise _LostWorkerError
 
 
 @contextmanager
@@ -81,44 +107,6 @@ def _kill(pool: Pool) -> None:
     for process in list(inside._pool):
         process.kill()
         process.join()
-
-
-class _WatchedPool:
-    def __init__(self, pool: Pool) -> None:
-        self.pool, self.lost = pool, False
-        self.workers = _pids(pool)
-        self.result: Any = None
-
-    def start(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Any:
-        return None if self.lost else self.pool.imap(work, tasks, chunksize=1)
-
-    def drain(
-        self, work: Callable[[Task], Result], tasks: Sequence[Task], results: Any
-    ) -> Iterator[Result]:
-        for done in range(len(tasks)):
-            if not self.lost and self._waits_in_vain(results):
-                self._give_up(len(tasks) - done)
-            yield work(tasks[done]) if self.lost else self.result
-
-    def _waits_in_vain(self, results: Any) -> bool:
-        waited_s = 0.0
-        while waited_s < HUNG_S:
-            try:
-                self.result = results.next(timeout=WATCH_S)
-                return False
-            except multiprocessing.TimeoutError:
-                waited_s += WATCH_S
-                if not self.workers <= _pids(self.pool):
-                    return True
-        return True
-
-    def _give_up(self, left: int) -> None:
-        self.lost = True
-        logger.warning(
-            "a worker process was killed or hangs; going on in this process (%d tasks or more)",
-            left,
-        )
-        _kill(self.pool)
 
 
 def _pids(pool: Pool) -> set[int | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,13 +20,21 @@ from virnucpro.core.errors import InputError, WorkersFailedError
 from virnucpro.core.files import digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Status
-from virnucpro.pipeline import final_tables
 from virnucpro.pipeline.calls import ModelTables
-from virnucpro.pipeline.failed_files import record_failures
+from virnucpro.pipeline.feature_files import (
+    read_dna_features,
+    vectors_by_file,
+    write_dna_features,
+    write_protein_features,
+)
+from virnucpro.pipeline.features import EmbedJob, SplitFile
+from virnucpro.pipeline.final_tables import table_paths, write_final_tables
 from virnucpro.pipeline.input_pass import input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
+from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.output_dir import check_free, remove_intermediates, working_in
 from virnucpro.pipeline.paths import default_output_dir
+from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.run import (
     CALLS,
     INPUTS,
@@ -35,21 +43,22 @@ from virnucpro.pipeline.run import (
     Run,
     choose_model,
     prepare,
+    record_failures,
+    summary_lines,
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import Compute, PredictionSettings
-from virnucpro.pipeline.staged import Units, classify, merge, staged_files, written_units
+from virnucpro.pipeline.staged import classify, merge, staged_files, written_units
 from virnucpro.pipeline.stream import NoExecutor, ScoreJob, ScoreStore, scored_shards
-from virnucpro.pipeline.summary import summary_lines
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.reports.html import REPORT_FILES, write_report
 from virnucpro.scores.scorer import EmbeddingOptions
+from virnucpro.sequences.fasta_files import read_fasta
 from virnucpro.sequences.read_log import ReadLog
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec
-    from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -87,41 +96,51 @@ def run_prediction(
     """
     settings = settings or PredictionSettings()
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
+    is_staged = settings.compute.staged or use_v2_architecture or persistent_models
     read = [*input_files, *filter(None, [settings.inputs.reference])]
     check_inputs(read)
     model = choose_model(settings.model)
     with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
-        calls = run.ledger.read(CALLS, run.key)
+        calls = run.ledger.read(CALLS, run.calls_key)
         tables = run.ledger.read(TABLES, run.tables_key)
-        if calls is not None and tables is not None:
+        if calls and tables:
             run.report.restore(tables.facts["run"])
             logger.info("Already complete: %s", out)
             _tidy(run)
-            return _reported(run, DONE)
-        is_staged = settings.compute.staged or use_v2_architecture or persistent_models
-        if is_staged:
-            check_free(out, staged_files(run))
-        run.claim(
-            run.paths.run_json, run.paths.failed_files, *_final_files(run)
-        )  # now, not after hours of work
+            _report(run)
+            return DONE
+        _claim(run, is_staged)
         run.report.save()
-        outputs = {} if calls is None else calls.outputs
-        if calls is None:
+        if calls:
+            run.report.data |= calls.facts
+            _write_tables(run, calls.outputs)
+        else:
             with at_most_threads(run.threads):
                 if is_staged:
-                    engines = Engines(use_v2_architecture, persistent_models, runtime_config)
-                    executor = NoExecutor(_score_staged(run, engines))
-                outputs = _score_and_call(run, executor)
-        return _reported(run, _finish(run, outputs))
+                    executor = NoExecutor(
+                        _score_staged(run, use_v2_architecture, persistent_models, runtime_config)
+                    )
+                _write_tables(run, _score_and_call(run, executor))
+        is_partial = run.paths.failed_files.exists()
+        if not is_partial:
+            _tidy(run)
+        _report(run)
+        for line in summary_lines(out, run.report.data):
+            logger.info("%s", line)
+        return PARTIAL if is_partial else DONE
 
 
 def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
+    input_bytes = sum(path.stat().st_size for source in run.sources for path in source.paths)
     options = EmbeddingOptions(
         engine=None if compute.packing else "padded", dtype=compute.dtype,
         pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
+        # A letter is about a token. In powers of two, so that inputs of about one size share
+        # an engine where it stays loaded.
+        expected_tokens=1 << input_bytes.bit_length(),
     )  # fmt: skip
     job = ScoreJob(
         model=run.model,
@@ -130,41 +149,32 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         classifier_batch=compute.classifier_batch,
     )
     given_up: dict[int, str] = {}
-    own = executor is None
-    executor = executor or make_executor(compute)
+    missing: dict[str, int] = {}
     run.ledger.discard(CALLS)
-    try:
-        with (
-            run.report.stage("scoring") as counts,
-            run.reporter.create_file_bar(None, "Scoring", "ORFs") as bar,
-            ModelTables(paths, run.model) as tables,
-        ):
-            log = ReadLog()
-            records = read_sources(run.sources, log)
-            events = input_pass(records, run.rules, run.per_unit, run.threads)
-            store = ScoreStore(run.ledger, run.key)
-            missing: dict[str, int] = {}
-            scored = scored_shards(
-                events, store, executor, job, bar.update, given_up, run.report.note_engines
-            )
-            for shard, scores in scored:
-                called = tables.add(shard, scores)
-                missing |= {shard.records[i].joint_id: n for i, n in called.missing.items()}
-            tables.finish()
-            counts |= {
-                **tables.counts,
-                "gaps": log.gaps,
-                "digits": log.digits,
-                "blanks": log.blanks,
-            }
-            _refuse_no_dna(run, counts)
-    finally:
-        if own:
-            executor.close()
-    record_failures(paths.failed_files, paths.calls, given_up, missing)
+    with ExitStack() as stack:
+        if executor is None:
+            executor = make_executor(compute)
+            stack.callback(executor.close)
+        counts = stack.enter_context(run.report.stage("scoring"))
+        bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
+        tables = stack.enter_context(ModelTables(paths, run.model))
+        log = ReadLog()
+        records = read_sources(run.sources, log)
+        events = input_pass(records, run.rules, run.per_unit, run.threads)
+        store = ScoreStore(run.ledger, run.key)
+        scored = scored_shards(
+            events, store, executor, job, bar.update, given_up, run.report.note_engines
+        )
+        for shard, scores in scored:
+            missing |= tables.add(shard, scores).missing
+        tables.finish()
+        counts |= {**tables.counts, "gaps": log.gaps, "digits": log.digits, "blanks": log.blanks}
+        _refuse_no_dna(run, counts)
+    record_failures(paths, given_up, missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
-        run.ledger.commit(CALLS, run.key, outputs=outputs)
+        facts = run.report.of_scoring()
+        run.ledger.commit(CALLS, run.calls_key, outputs=outputs, facts=facts)
     return outputs
 
 
@@ -196,69 +206,61 @@ def make_executor(compute: Compute) -> Executor:
     return Workers(settings, compute.worker_timeout)
 
 
-def _finish(run: Run, model_outputs: Outputs) -> int:
+def _write_tables(run: Run, model_outputs: Outputs) -> None:
     """Apply the thresholds, write the final tables, and close the run."""
-    paths, report = run.paths, run.report
     run.ledger.discard(TABLES)
     run.ledger.discard(REPORT)
-    with report.stage("tables") as counts:
-        found, report.data["sample_summary"] = final_tables.write_final_tables(run)
+    with run.report.stage("tables") as counts:
+        try:
+            found, run.report.data["sample_summary"] = write_final_tables(run)
+        except InputError:  # an input changed: what was made of it stays only in a finished run
+            if not run.paths.calls.exists():
+                run.ledger.discard(CALLS)
+                for path in run.paths.model_outputs:
+                    path.unlink(missing_ok=True)
+            raise
         counts |= found
-    failed = paths.failed_files.exists()
-    outputs = run.ledger.describe(final_tables.table_paths(run))
-    report.finish("partial" if failed else "done", model_outputs | outputs)
-    run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": report.data})
-    if not failed:
-        _tidy(run)
-    for line in summary_lines(paths.output_dir, report.data):
-        logger.info("%s", line)
-    return PARTIAL if failed else DONE
+    outputs = run.ledger.describe(table_paths(run))
+    run.report.finish(run.paths.failed_files.exists(), model_outputs | outputs)
+    run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": run.report.data})
+
+
+def _report(run: Run) -> None:
+    """Make the report where it was asked for, unless it is there and whole."""
+    asked = run.settings.output.report
+    if asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
+        run.ledger.discard(REPORT)
+        run.claim(*_pages(run))
+        write_report(run.paths.output_dir)
+        run.ledger.commit(REPORT, run.tables_key, outputs=_pages(run))
+
+
+def _claim(run: Run, is_staged: bool) -> None:
+    """Say which files are ours now, not after hours of work."""
+    if is_staged:
+        check_free(run.paths.output_dir, staged_files(run))
+    pages = _pages(run) if run.settings.output.report else []
+    run.claim(run.paths.failed_files, *_tables(run), *pages)
 
 
 def _tidy(run: Run) -> None:
     """Remove what only the stages needed."""
     if not run.settings.output.keep_intermediate:
-        pages = [run.paths.output_dir / name for name in REPORT_FILES]
-        remove_intermediates(run.paths.output_dir, [*_final_files(run), *pages])
+        remove_intermediates(run.paths.output_dir, [*_tables(run), *_pages(run)])
         run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
 
 
-def _reported(run: Run, code: int) -> int:
-    """Make the report, unless it is there and whole."""
-    pages = [run.paths.output_dir / name for name in REPORT_FILES]
-    asked = run.settings.output.report
-    if asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
-        run.ledger.discard(REPORT)
-        run.claim(*pages)
-        write_report(run.paths.output_dir)
-        run.ledger.commit(REPORT, run.tables_key, outputs=pages)
-    return code
+def _tables(run: Run) -> list[Path]:
+    return [run.paths.run_json, *run.paths.model_outputs, *table_paths(run)]
 
 
-def _final_files(run: Run) -> list[Path]:
-    """Every file that stays, the report where it was asked for."""
-    paths = run.paths
-    names = REPORT_FILES if run.settings.output.report else ()
-    pages = [paths.output_dir / name for name in names]
-    return [paths.run_json, *paths.model_outputs, *final_tables.table_paths(run), *pages]
+def _pages(run: Run) -> list[Path]:
+    return [run.paths.output_dir / name for name in REPORT_FILES]
 
 
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """Which engine embeds which slot.
-
-    Attributes:
-        use_v2: proteins go through the packed engine, one process per GPU.
-        persistent: keep encoders loaded in worker processes between stages.
-        config: how the packed engine runs.
-    """
-
-    use_v2: bool = False
-    persistent: bool = False
-    config: RuntimeConfig | None = None
-
-
-def _score_staged(run: Run, engines: Engines) -> dict[int, str]:
+def _score_staged(
+    run: Run, use_v2: bool, persistent_models: bool, config: RuntimeConfig | None
+) -> dict[int, str]:
     """Score every unit through feature and merged files; scores go to the ledger.
 
     Returns:
@@ -267,45 +269,43 @@ def _score_staged(run: Run, engines: Engines) -> dict[int, str]:
     Raises:
         WorkersFailedError: the packed engine gave work up; finished shards are kept.
         DamagedError: a feature file is not what was written.
-        OutputError: a file cannot be written.
     """
-    store = ScoreStore(run.ledger, run.key)
-    units = written_units(run)
+    compute, store = run.settings.compute, ScoreStore(run.ledger, run.key)
+    sizes = written_units(run)
     failures: dict[int, str] = {}
-    todo = [n for n in units.numbers if store.read(n - 1, units.sizes[n - 1]) is None]
+    todo = [n for n, size in enumerate(sizes, 1) if store.read(n - 1, size) is None]
     if not todo:
         return {}
     with ExitStack() as stack:
-        pool = _pool(run, stack) if engines.persistent else None
+        pool = stack.enter_context(_workers(run)) if persistent_models else None
+        if pool is not None:
+            pool.create_pool()
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
         with run.report.stage("dna_features") as counts:
-            if engines.use_v2 and run.settings.compute.dnabert_v2:
-                counts |= _packed(run, "dna", run.model.dna, todo, units, engines.config)
+            if use_v2 and compute.dnabert_v2:
+                counts |= _packed(run, "dna", run.model.dna, todo, sizes, config)
             else:
-                counts |= _file_wise(run, "dna", run.model.dna, todo, units, pool, failures)
+                counts |= _file_wise(run, "dna", run.model.dna, todo, sizes, pool, failures)
         # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
         with run.report.stage("protein_features") as counts:
-            if engines.use_v2:
+            if use_v2:
                 logger.info("ESM-2: Using v2.0 async architecture")
-                counts |= _packed(run, "protein", run.model.protein, todo, units, engines.config)
+                counts |= _packed(run, "protein", run.model.protein, todo, sizes, config)
                 logger.info("v2.0 ESM-2 complete: %d feature files created", counts["files"])
             else:
-                counts |= _file_wise(run, "protein", run.model.protein, todo, units, pool, failures)
+                counts |= _file_wise(run, "protein", run.model.protein, todo, sizes, pool, failures)
     with run.report.stage("merging") as counts:
         counts |= merge(run, todo, failures)
     with run.report.stage("prediction") as counts:
-        counts |= classify(run, store, [n for n in todo if n - 1 not in failures], units)
+        counts |= classify(run, store, [n for n in todo if n - 1 not in failures], sizes)
     return failures
 
 
 def _file_wise(
-    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], units: Units,
+    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], sizes: Sequence[int],
     pool: PersistentWorkerPool | None, failures: dict[int, str],
 ) -> dict[str, int]:  # fmt: skip
     """v1: one split file after another goes to a worker on each device, in padded batches."""
-    from virnucpro.pipeline.features import EmbedJob, SplitFile
-    from virnucpro.pipeline.work_queue import BatchQueueManager
-
     paths, compute = run.paths, run.settings.compute
     options = EmbeddingOptions(
         engine="padded", dtype=compute.dtype, token_budget=_budget(run, slot)
@@ -319,30 +319,29 @@ def _file_wise(
         if not _is_done(run, slot, n, "file-wise")
     }
     run.claim(*(file.output_file for file in files))
-    queue = BatchQueueManager(compute.devices, use_persistent_pool=pool, threads=run.threads,
-        cache_clear_interval=compute.cache_clear_interval,
-        worker_timeout=compute.worker_timeout, progress=run.reporter,
-    )  # fmt: skip
+    own: Executor
+    if compute.devices == ("cpu",):
+        own = InProcess("cpu", run.threads, compute.cache_clear_interval)
+    else:
+        own = _workers(run)
+    queue = BatchQueueManager(own, use_persistent_pool=pool, progress=run.reporter)
     result = queue.process(
-        job, list(files), sum(units.sizes[n - 1] for n in files.values()),
+        job, list(files), sum(sizes[n - 1] for n in files.values()),
         lambda file: _commit(run, slot, files[file], "file-wise"), TITLES[slot],
     )  # fmt: skip
-    for file, reason in result.failed:
+    for file, reason in result.failed.items():
         failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{reason}"
     if result.engine:
-        run.report.note_engine(slot, result.engine)
-    counts = {"files": len(result.finished), "kept": len(todo) - len(files)}
+        run.report.note_engines({slot: result.engine})
+    counts = {"files": len(files) - len(result.failed), "kept": len(todo) - len(files)}
     return {**counts, "failed": len(result.failed), "tokens": result.tokens}
 
 
 def _packed(
-    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], units: Units,
+    run: Run, slot: Slot, spec: EncoderSpec, todo: Sequence[int], sizes: Sequence[int],
     config: RuntimeConfig | None,
 ) -> dict[str, int]:  # fmt: skip
     """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
-    from virnucpro.pipeline.feature_files import write_dna_files
-    from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
-
     paths, compute = run.paths, run.settings.compute
     config = config or RuntimeConfig()
     config = replace(config, checkpoint_dir=config.checkpoint_dir or paths.checkpoints)
@@ -364,7 +363,7 @@ def _packed(
     logger.info("%s: %d ranks", spec.name, num_gpus)
     run.claim(*(folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)))
     files = [paths.split_of(slot, n) for n in numbers]
-    with run.reporter.create_file_bar(units.orfs, TITLES[slot], "ORFs") as bar:
+    with run.reporter.create_file_bar(sum(sizes), TITLES[slot], "ORFs") as bar:
         h5_path, failed_ranks = run_multi_gpu_inference(
             fasta_files=files,
             output_dir=folder,
@@ -375,7 +374,7 @@ def _packed(
         )
     stats = [one for one in read_json(folder / "stage.json").get("ranks", []) if one]
     for one in stats:
-        run.report.note_engine(slot, one)
+        run.report.note_engines({slot: one})
     if failed_ranks:
         raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs", LABELS[slot])
     outputs = [paths.features_of(slot, n) for n in numbers]
@@ -383,7 +382,10 @@ def _packed(
     if slot == "protein":
         _stream_h5_to_pt_files(h5_path, paths.protein_dir, [paths.dna_features(n) for n in numbers])
     else:
-        write_dna_files(h5_path, files, outputs)
+        ids = ([name for name, _ in read_fasta(file)] for file in files)
+        found = vectors_by_file(h5_path, "v2.0 DNABERT-S output", ids)
+        for output, vectors in zip(outputs, found, strict=True):
+            write_dna_features(output, vectors)
     for n in numbers:
         _commit(run, slot, n, "packed")
     tokens = sum(int(one.get("tokens", 0)) for one in stats)
@@ -400,39 +402,30 @@ def _stream_h5_to_pt_files(
 
     Args:
         h5_path: datasets `sequence_ids` (n,) and `embeddings` (n, d) float32, in any order.
-        output_dir: gets `output_k_ESM.pt`; made if missing.
+        output_dir: gets `output_k_ESM.pt`, which are returned; made if missing.
         nucleotide_feature_files: `output_k_DNABERT_S.pt`; they give ids and their order.
-
-    Returns:
-        The files written, in the order of `nucleotide_feature_files`.
 
     Raises:
         DamagedFeaturesError: a nucleotide file cannot be read.
         OutputError: a file could not be written; nothing half-written is left behind.
     """
-    from virnucpro.pipeline.feature_files import VectorFile, read_dna_ids, write_protein_features
-
     output_dir.mkdir(parents=True, exist_ok=True)
+    ids = (read_dna_features(file).seq_ids for file in nucleotide_feature_files)
+    found = vectors_by_file(h5_path, "v2.0 ESM-2 output", ids)
     written = []
-    with VectorFile(h5_path, "v2.0 ESM-2 output") as vectors:
-        for nucleotide_file in nucleotide_feature_files:
-            name = nucleotide_file.stem.removesuffix("_S").removesuffix("_DNABERT")
-            output_file = output_dir / f"{name}_ESM.pt"
-            write_protein_features(output_file, vectors.of(read_dna_ids(nucleotide_file)))
-            written.append(output_file)
+    for nucleotide_file, vectors in zip(nucleotide_feature_files, found, strict=True):
+        name = nucleotide_file.stem.removesuffix("_S").removesuffix("_DNABERT")
+        written.append(output_dir / f"{name}_ESM.pt")
+        write_protein_features(written[-1], vectors)
     return written
 
 
-def _pool(run: Run, stack: ExitStack) -> PersistentWorkerPool:
-    from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-
+def _workers(run: Run) -> PersistentWorkerPool:
     compute = run.settings.compute
-    pool = PersistentWorkerPool(
+    return PersistentWorkerPool(
         len(compute.devices), run.model.name, devices=compute.devices, threads=run.threads,
         cache_clear_interval=compute.cache_clear_interval, worker_timeout=compute.worker_timeout,
     )  # fmt: skip
-    stack.enter_context(pool).create_pool()
-    return pool
 
 
 def _is_done(run: Run, slot: Slot, number: int, how: str) -> bool:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from virnucpro import __version__
 from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
-from virnucpro.core.files import digest_of, read_json, write_json
+from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.core.text import clipped
+from virnucpro.core.text import clipped, one_line
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.input_pass import Rules
@@ -43,54 +43,32 @@ logger = logging.getLogger("virnucpro.pipeline")
 
 FORMAT = 2
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
+_OF_SCORING = ("stages", "engines", "devices", "gpu_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One prediction under way.
+    """One prediction under way; a key is the digest of all that decides what lies under it."""
 
-    Attributes:
-        sources: the samples to read, standard input already spooled.
-        paths: where everything lies.
-        model: what decides scores.
-        settings: what was asked for.
-        key: digest of everything that decides a score, the kind of device included.
-        tables_key: the same with everything that decides the final tables.
-        ledger: what is done, and which files are ours.
-        report: run.json.
-        reporter: progress.
-    """
-
-    sources: tuple[Source, ...]
+    sources: tuple[Source, ...]  # standard input already spooled
     paths: RunPaths
     model: ModelSpec
     settings: PredictionSettings
-    key: str
-    tables_key: str
-    ledger: Ledger
+    per_unit: int  # ORFs of a unit of work, and the most that a killed run has to do again
+    threads: int  # CPU threads and processes of the whole run
+    key: str  # of scores, to the last digit
+    calls_key: str  # of the model's calls: done on whatever kind of device they were made
+    tables_key: str  # of the final tables
+    ledger: Ledger  # what is done, and which files are ours
     report: RunReport
     reporter: ProgressReporter
-
-    @property
-    def per_unit(self) -> int:
-        """ORFs of a unit of work, and the most that a killed run has to do again."""
-        compute = self.settings.compute
-        on_cpu = compute.devices[0] == "cpu"
-        return orfs_per_unit(compute.sequences_per_file, on_cpu, self.model)
-
-    @property
-    def threads(self) -> int:
-        """CPU threads and processes of the whole run."""
-        return self.settings.compute.threads or usable_cpus()
 
     @property
     def rules(self) -> Rules:
         """What decides which ORFs the input gives; counts the records where that matters."""
         choice = self.settings.model
-        return Rules(
-            self.model.chunk_nt, self.model.orf_policy, choice.min_length,
-            sampler(self.sources, choice.sample_n),
-        )  # fmt: skip
+        is_sampled = sampler(self.sources, choice.sample_n)
+        return Rules(self.model.chunk_nt, self.model.orf_policy, choice.min_length, is_sampled)
 
     def claim(self, *files: Path) -> None:
         """Write down that these files are ours, before they are made.
@@ -105,9 +83,7 @@ class Run:
 class RunReport:
     """run.json: what ran, with what, and what came of it. Nothing depends on it.
 
-    Args:
-        path: of run.json.
-        data: what is written; `docs/outputs.md` has the keys.
+    `data` is what is written; docs/outputs.md has its keys.
     """
 
     def __init__(self, path: Path, data: dict[str, Any]) -> None:
@@ -123,26 +99,27 @@ class RunReport:
         seconds = round(time.monotonic() - start, 3)
         self.data["stages"][name] = {"seconds": seconds, **counts}
 
-    def note_engine(self, slot: str, stats: Mapping[str, Any]) -> None:
-        """Record how a slot was embedded: layout, dtype and attention backend, and on what."""
-        facts = [str(stats.get(name, "?")) for name in ("layout", "dtype", "backend")]
-        self.data.setdefault("engines", {})[slot] = " ".join(facts)
-        devices = self.data.setdefault("devices", [])
-        memory = max(self.data.get("gpu_bytes", 0), int(stats.get("gpu_bytes", 0)))
-        self.data["gpu_bytes"] = memory
-        if (device := str(stats.get("device"))) not in devices:
-            devices.append(device)
-
     def note_engines(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
-        """Record how each slot was embedded."""
+        """Record how each slot was embedded: layout, dtype and attention backend, and on what."""
         for slot, one in stats.items():
-            self.note_engine(slot, one)
+            facts = [str(one.get(name, "?")) for name in ("layout", "dtype", "backend")]
+            self.data.setdefault("engines", {})[slot] = " ".join(facts)
+            devices = self.data.setdefault("devices", [])
+            memory = max(self.data.get("gpu_bytes", 0), int(one.get("gpu_bytes", 0)))
+            self.data["gpu_bytes"] = memory
+            if (device := str(one.get("device"))) not in devices:
+                devices.append(device)
 
-    def finish(self, status: str, outputs: Outputs) -> None:
-        """Record the end of the run, `done` or `partial`, and the SHA-256 of its outputs."""
+    def of_scoring(self) -> dict[str, Any]:
+        """What a run that only makes other tables has to say of the scores it starts from."""
+        return {name: self.data[name] for name in _OF_SCORING if name in self.data}
+
+    def finish(self, is_partial: bool, outputs: Outputs) -> None:
+        """Record the end of the run, and the SHA-256 of its outputs."""
         hashes = {name: sha256 for name, (_, sha256) in outputs.items()}
-        self.data |= {"status": status, "outputs": hashes}
-        self.data["seconds"] = round(time.monotonic() - self._start, 3)
+        seconds = round(time.monotonic() - self._start, 3)
+        status = "partial" if is_partial else "done"
+        self.data |= {"status": status, "outputs": hashes, "seconds": seconds}
         self.save()
 
     def restore(self, data: dict[str, Any]) -> None:
@@ -187,18 +164,15 @@ def prepare(
         OutputError: the output directory cannot be written.
         UsageError: inputs cannot be paired, or an earlier run here was of other inputs.
     """
-    paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     asked, output, compute = settings.inputs, settings.output, settings.compute
+    paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)
     remove_leftovers(output_dir)
     paths.ledger.mkdir(parents=True, exist_ok=True)
     spooled = spool(input_files, paths.checkpoints)
-    sources = plan_sources(input_files, spooled, asked.paired, asked.reference)
     described = describe_inputs(input_files, spooled)
-    digests = iter([str(entry["sha256"]) for entry in described])
-    sources = tuple(
-        replace(source, digests=tuple(islice(digests, len(source.paths)))) for source in sources
-    )
+    digests = [str(entry["sha256"]) for entry in described]
+    sources = plan_sources(input_files, spooled, asked.paired, asked.reference, digests)
     try:
         _check_same_inputs(ledger, output_dir, described, sources)
     except VirNucProError:
@@ -211,7 +185,7 @@ def prepare(
     decides = {
         "format": FORMAT,
         "chunks": SCHEMA["chunks.tsv"],
-        "inputs": [entry["sha256"] for entry in described],
+        "inputs": digests,
         "names": [sample_name(str(entry["path"])) for entry in described],
         "samples": samples,
         "model": model.digest,
@@ -222,17 +196,17 @@ def prepare(
         "v1_attention": compute.v1_attention,
         "paired": asked.paired,
     }
-    kind = compute.devices[0].split(":")[0]  # their numbers differ in the last digits
+    kind = compute.devices[0].split(":")[0]  # their scores differ in the last digits
     per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
-    key = digest_of(decides, kind, per_unit)
-    tables_key = digest_of(decides, calling, SCHEMA)
-    report = RunReport(paths.run_json, _about(model, settings) | {
+    about = _about(model, settings) | {
         "inputs": described, "samples": samples,
         "calling": {"preset": settings.calling.preset, **calling},
-    })  # fmt: skip
+    }  # fmt: skip
     return Run(
-        sources=sources, paths=paths, model=model, settings=settings, key=key,
-        tables_key=tables_key, ledger=ledger, report=report,
+        sources=sources, paths=paths, model=model, settings=settings, per_unit=per_unit,
+        threads=compute.threads or usable_cpus(), key=digest_of(decides, kind, per_unit),
+        calls_key=digest_of(decides), tables_key=digest_of(decides, calling, SCHEMA),
+        ledger=ledger, report=RunReport(paths.run_json, about),
         reporter=ProgressReporter(output.progress),
     )  # fmt: skip
 
@@ -259,15 +233,14 @@ def _check_same_inputs(
     """
     entry = ledger.read(INPUTS, "")
     inputs = entry.facts["inputs"] if entry is not None else []
+    if inputs == described:
+        return
     known, found = (sorted(str(one["sha256"]) for one in each) for each in (inputs, described))
-    old, new = ([str(one["path"]) for one in each] for each in (inputs, described))
     if inputs and known != found:
+        old, new = ([str(one["path"]) for one in each] for each in (inputs, described))
         if old == new:
-            changed = {
-                str(now["path"])
-                for before, now in zip(inputs, described, strict=True)
-                if before["sha256"] != now["sha256"]
-            }
+            pairs = zip(inputs, described, strict=True)
+            changed = {str(b["path"]) for a, b in pairs if a["sha256"] != b["sha256"]}
             try:
                 check_content([one for one in sources if changed.intersection(one.names)])
             except InputError as error:
@@ -280,9 +253,8 @@ def _check_same_inputs(
                 f"{output_dir} holds a run of {before}, not of {now}; "
                 "choose another --output-dir, or --force to start over"
             )
-    if inputs != described:
-        ledger.discard(INPUTS)
-        ledger.commit(INPUTS, "", facts={"inputs": described})
+    ledger.discard(INPUTS)
+    ledger.commit(INPUTS, "", facts={"inputs": described})
 
 
 def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
@@ -299,3 +271,60 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
         "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
         "sample_summary": [], "stages": {}, "outputs": {},
     }  # fmt: skip
+
+
+def record_failures(
+    paths: RunPaths, given_up: Mapping[int, str], missing: Mapping[str, int]
+) -> None:
+    """Write failed_files.txt: what was not done, one line each, `path|encoder or stage|reason`.
+
+    Args:
+        paths: of the run; without any failure there is no file.
+        given_up: units without scores: a whole line of this file, or the reason alone.
+        missing: ORFs without a score of each record that lacks any, by joint id.
+    """
+    if not given_up:
+        paths.failed_files.unlink(missing_ok=True)
+        return
+    with atomic_write(paths.failed_files, "w") as file:
+        for unit, reason in sorted(given_up.items()):
+            is_line = reason.count("|") >= 2
+            *where, why = reason.split("|", 2) if is_line else (f"unit {unit}", "scoring", reason)
+            file.write("|".join((*where, one_line(why))) + "\n")
+        lost = f"{len(missing)} records failed: {sum(missing.values())} ORFs without a score"
+        file.write(f"{paths.calls}|calls|{lost}\n")
+
+
+def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
+    """What a run says at its end: the answer, what was not called and why, the time, the files.
+
+    `data` is its run.json.
+    """
+    tables, scoring = (data["stages"].get(name, {}) for name in ("tables", "scoring"))
+    calls = ", ".join(
+        f"{tables.get(f'call:{name}', 0):,} {name}" for name in ("virus", "non-virus", "uncertain")
+    )
+    rated = [
+        (sample["virus"], sample["fdr"])
+        for sample in data.get("sample_summary", [])
+        if sample.get("virus") and sample.get("fdr") is not None
+    ]
+    false = ""
+    if viral := sum(count for count, _ in rated):
+        share = sum(count * fdr for count, fdr in rated) / viral
+        false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
+    lines = [f"{tables.get('records', 0):,} records: {calls}{false}"]
+    silent = {
+        name.removeprefix("status:"): count
+        for name, count in scoring.items()
+        if name.startswith("status:") and name != "status:called"
+    }
+    if silent:
+        reasons = ", ".join(f"{count:,} {status}" for status, count in silent.items())
+        lines.append(f"Without a call: {sum(silent.values()):,} ({reasons})")
+    if data.get("status") == "partial":
+        lines.append(f"Incomplete: see {output_dir / 'failed_files.txt'}; --resume tries again")
+    found = [output_dir / name for name in ("report.html", "calls.tsv")]
+    names = ", ".join(str(path) for path in found if path.exists())
+    seconds = timedelta(seconds=int(data.get("seconds", 0.0)))
+    return [*lines, f"Done in {seconds}: {names}"]

@@ -8,8 +8,6 @@ from typing import Literal
 
 from virnucpro.core.config import DTYPES
 
-_COMPILE = ("auto", "on", "off")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeConfig:
@@ -33,6 +31,9 @@ class RuntimeConfig:
         threads: CPU threads of all ranks together; None means the usable CPUs.
         devices: one per rank, such as `cuda:2`; empty means the visible GPUs, else the CPU.
         compile: `auto` compiles when the job repays it, `on` always, `off` never.
+
+    Raises:
+        ValueError: a value is out of its range, or a GPU is named twice.
     """
 
     enable_checkpointing: bool = True
@@ -53,15 +54,13 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if self.worker_timeout <= 0:
             raise ValueError(f"worker_timeout must be positive, got {self.worker_timeout} s")
-        if self.dataloader_workers is not None and self.dataloader_workers < 0:
-            raise ValueError(f"dataloader_workers must be >= 0, got {self.dataloader_workers}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
-        if self.token_budget is not None and self.token_budget < 1:
-            raise ValueError(f"token_budget must be at least 1, got {self.token_budget}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype}")
-        if self.compile not in _COMPILE:
-            raise ValueError(f"compile must be one of {', '.join(_COMPILE)}, got {self.compile}")
-        if len(set(self.devices) - {"cpu"}) != sum(name != "cpu" for name in self.devices):
+        for name, least in (("dataloader_workers", 0), ("threads", 1), ("token_budget", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name, known in (("dtype", DTYPES), ("compile", ("auto", "on", "off"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}")
+        gpus = [name for name in self.devices if name != "cpu"]
+        if len(set(gpus)) != len(gpus):
             raise ValueError(f"a GPU takes one rank, got devices {self.devices}")

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virnucpro.core.config import PolicyName
 from virnucpro.core.device import device_name
 from virnucpro.scores.thresholds import PresetName, Thresholds, thresholds
-from virnucpro.sequences.orfs import PolicyName
 
 
 def default_home() -> Path:
@@ -24,74 +24,44 @@ def default_home() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """What decides scores.
+    """What decides scores; None means the model's own, or all."""
 
-    Attributes:
-        model_type: `mini`, `300`, `500` or `custom`.
-        model_path: directory or file of a custom model.
-        home: where fetched and imported models lie.
-        chunk_nt: chunk length (nt); None means the model's own.
-        orf_policy: `open-frame` or `longest`; None means the model's own.
-        min_length: shorter records are reported, not scored (nt).
-        sample_n: score at most this many records, evenly spread; None means all.
-    """
-
-    model_type: str = "mini"
-    model_path: Path | None = None
-    home: Path = field(default_factory=default_home)
+    model_type: str = "mini"  # or 300, 500, custom
+    model_path: Path | None = None  # directory or file of a custom model
+    home: Path = field(default_factory=default_home)  # of fetched and imported models
     chunk_nt: int | None = None
     orf_policy: PolicyName | None = None
-    min_length: int = 0
-    sample_n: int | None = None
+    min_length: int = 0  # shorter records are reported, not scored (nt)
+    sample_n: int | None = None  # score at most this many records, evenly spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
     """How to compute: time and memory, never a score beyond the stated tolerance.
 
-    Attributes:
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
-        fallback_to_cpu: use the CPU where the named GPU is missing.
-        gpus: devices to use, in order; empty means `device`.
-        ranks: processes of the packed engine; None means one per GPU, else 1.
-        dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        threads: CPU threads of all processes together; None means the CPUs it may use.
-        classifier_batch: rows per classifier batch.
-        reader_threads: threads that read merged files ahead of the classifier; 0 reads in line.
-        staged: go through the original's stages and files.
-        merge_workers: processes that merge feature files; None means what helps.
-        sequences_per_file: ORFs per split file, the unit of work; None means by model.
-        dna_tokens: DNA tokens per batch; None means by memory.
-        protein_tokens: protein tokens per batch; None means by memory.
-        loader_workers: threads that tokenise in a rank of the packed engine; None means one.
-        pin_memory: page-locked batches; None means on CUDA.
-        packing: False falls back to padded batches.
-        dnabert_v2: send DNA through the packed engine too.
-        v1_attention: plain SDPA attention in the packed engine.
-        cache_clear_interval: split files between two clearings of the GPU cache; 0 never.
-        worker_timeout: silence after which a busy worker counts as hung (s).
+    None means what fits the machine, the model or free memory.
     """
 
-    device: str = "auto"
-    fallback_to_cpu: bool = False
-    gpus: tuple[int, ...] = ()
-    ranks: int | None = None
-    dtype: str = "auto"
-    threads: int | None = None
-    classifier_batch: int = 256
-    reader_threads: int = 4
-    staged: bool = False
-    merge_workers: int | None = None
-    sequences_per_file: int | None = None
-    dna_tokens: int | None = None
+    device: str = "auto"  # or cpu, cuda, cuda:N, N
+    fallback_to_cpu: bool = False  # where the named GPU is missing
+    gpus: tuple[int, ...] = ()  # in order; empty means `device`
+    ranks: int | None = None  # processes of the packed engine
+    dtype: str = "auto"  # or float32, float16, bfloat16
+    threads: int | None = None  # CPU threads of all processes together
+    classifier_batch: int = 256  # rows
+    reader_threads: int = 4  # read merged files ahead of the classifier; 0 reads in line
+    staged: bool = False  # through the original's stages and files
+    merge_workers: int | None = None  # processes
+    sequences_per_file: int | None = None  # ORFs of a split file, the unit of work
+    dna_tokens: int | None = None  # of a batch
     protein_tokens: int | None = None
-    loader_workers: int | None = None
-    pin_memory: bool | None = None
-    packing: bool = True
-    dnabert_v2: bool = False
-    v1_attention: bool = False
-    cache_clear_interval: int = 100
-    worker_timeout: float = 900.0
+    loader_workers: int | None = None  # threads that tokenise in a rank of the packed engine
+    pin_memory: bool | None = None  # page-locked batches
+    packing: bool = True  # False falls back to padded batches
+    dnabert_v2: bool = False  # DNA through the packed engine too
+    v1_attention: bool = False  # plain SDPA in the packed engine
+    cache_clear_interval: int = 100  # split files between two clearings of the GPU cache; 0 never
+    worker_timeout: float = 900.0  # silence after which a busy worker counts as hung (s)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -106,53 +76,32 @@ class Compute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What happens to files.
+    """What happens to files."""
 
-    Attributes:
-        keep_intermediate: keep chunk, ORF and feature files.
-        resume: go on with finished work whose input and settings are unchanged.
-        repair: make again what fails its checksum; False makes damage an error.
-        force: remove what an earlier run left and start over.
-        progress: show progress.
-        report: write report.html.
-    """
-
-    keep_intermediate: bool = False
-    resume: bool = False
-    repair: bool = False
-    force: bool = False
+    keep_intermediate: bool = False  # chunk, ORF and feature files
+    resume: bool = False  # go on with finished work whose input and settings are unchanged
+    repair: bool = False  # make again what fails its checksum; False makes damage an error
+    force: bool = False  # remove what an earlier run left and start over
     progress: bool = True
     report: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """How input files are read.
+    """How input files are read."""
 
-    Attributes:
-        paired: take two consecutive files for files of mates.
-        reference: FASTA that CRAM files were packed against.
-    """
-
-    paired: bool = False
-    reference: Path | None = None
+    paired: bool = False  # two consecutive files are files of mates
+    reference: Path | None = None  # FASTA that CRAM files were packed against
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calling:
-    """What changes calls and final tables, never a score.
+    """What changes calls and final tables, never a score; None means the preset's."""
 
-    Attributes:
-        preset: thresholds by name; None leaves the call to the model.
-        min_score: least p_virus of a virus; None means the preset's.
-        max_fdr: greatest fdr of a virus; None means the preset's.
-        gzip_fasta: write viral.fasta.gz in place of viral.fasta.
-    """
-
-    preset: PresetName | None = None
-    min_score: float | None = None
-    max_fdr: float | None = None
-    gzip_fasta: bool = False
+    preset: PresetName | None = None  # None leaves the call to the model
+    min_score: float | None = None  # least p_virus of a virus
+    max_fdr: float | None = None  # greatest fdr of a virus
+    gzip_fasta: bool = False  # viral.fasta.gz in place of viral.fasta
 
     @property
     def thresholds(self) -> Thresholds:

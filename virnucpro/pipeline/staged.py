@@ -8,36 +8,20 @@ unit of work, with the same rows as on the default path; its scores go into the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write, digest_of
-from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
+from virnucpro.pipeline.feature_files import DamagedFeaturesError, read_merged, read_records
+from virnucpro.pipeline.input_pass import Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources
+from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.run import Run
 from virnucpro.pipeline.stream import ScoreStore
 from virnucpro.sequences.fasta_files import fasta_text, write_fasta
 
 logger = logging.getLogger("virnucpro.pipeline")
-
-
-@dataclass(slots=True)
-class Units:
-    """The split files of a run: their numbers are those of the units plus one."""
-
-    sizes: list[int] = field(default_factory=list)
-
-    @property
-    def numbers(self) -> range:
-        """Numbers of the split files, from 1."""
-        return range(1, len(self.sizes) + 1)
-
-    @property
-    def orfs(self) -> int:
-        """Distinct ORFs of all units."""
-        return sum(self.sizes)
 
 
 def staged_files(run: Run) -> list[Path]:
@@ -48,24 +32,28 @@ def staged_files(run: Run) -> list[Path]:
     return [paths.chunked, paths.nucleotide, paths.protein, *folders, *numbered]
 
 
-def written_units(run: Run) -> Units:
-    """Stages 1 to 4: chunk, translate and split, in one pass that writes the original's files."""
+def written_units(run: Run) -> list[int]:
+    """Stages 1 to 4: chunk, translate and split, in one pass that writes the original's files.
+
+    Returns:
+        Distinct ORFs of each split file, which are numbered from 1.
+    """
     paths, ledger = run.paths, run.ledger
     name, key = "reading", digest_of(run.key, run.per_unit)
     if (entry := ledger.read(name, key)) is not None:
         logger.info("reading: done earlier, kept")
-        return Units([int(size) for size in entry.facts["sizes"]])
+        return [int(size) for size in entry.facts["sizes"]]
     ledger.discard(name)
-    units = Units()
-    split: list[Path] = []
-    run.claim(paths.chunked, paths.nucleotide, paths.protein)
+    sizes: list[int] = []
+    outputs = [paths.chunked, paths.nucleotide, paths.protein]
+    run.claim(*outputs)
     with run.report.stage("reading") as counts:
         with (
             atomic_write(paths.chunked, "w") as chunked,
             atomic_write(paths.nucleotide, "w") as nucleotide,
             atomic_write(paths.protein, "w") as protein,
         ):
-            open_units: list[Unit] = []
+            units: list[Unit] = []
             chunks: list[str] = []
             orfs: list[tuple[bytes, bytes]] = []
 
@@ -76,86 +64,68 @@ def written_units(run: Run) -> Units:
             records = read_sources(run.sources)
             for event in input_pass(records, run.rules, run.per_unit, run.threads, keep):
                 if isinstance(event, Unit):
-                    open_units.append(event)
+                    units.append(event)
                     continue
-                write_fasta(
-                    chunked, zip(event.chunk_ids(), chunks, strict=True),
-                    wrapped=True,
-                )  # fmt: skip
-                places = list(zip(event.orfs["chunk"].tolist(), event.orfs["frame"].tolist(),
-                                  strict=True))  # fmt: skip
-                for orf_id, (dna, amino) in zip(event.orf_ids(places), orfs, strict=True):
+                write_fasta(chunked, zip(event.chunk_ids(), chunks, strict=True), wrapped=True)
+                for orf_id, (dna, amino) in zip(event.orf_ids(), orfs, strict=True):
                     nucleotide.write(fasta_text(orf_id, dna.decode("ascii")))
                     protein.write(fasta_text(orf_id, amino.decode("ascii")))
-                split += _split(run, event, open_units)
-                units.sizes += map(len, open_units)
+                for unit in units:
+                    ids = event.orf_ids(unit.rows)
+                    outputs.append(_split_file(run, "dna", unit.number, ids, unit.dna))
+                    outputs.append(_split_file(run, "protein", unit.number, ids, unit.protein))
+                sizes += map(len, units)
                 counts["orfs"] = counts.get("orfs", 0) + len(orfs)
-                for held in (open_units, chunks, orfs):
+                for held in (units, chunks, orfs):
                     held.clear()
-        counts |= {"embedded": units.orfs, "files": len(units.sizes)}
-    outputs = [paths.chunked, paths.nucleotide, paths.protein, *split]
-    ledger.commit(name, key, outputs=outputs, facts={"sizes": units.sizes})
-    return units
+        counts |= {"embedded": sum(sizes), "files": len(sizes)}
+    ledger.commit(name, key, outputs=outputs, facts={"sizes": sizes})
+    return sizes
 
 
-def _split(run: Run, shard: Shard, units: Iterable[Unit]) -> list[Path]:
-    """Write the split files of a shard's units, DNA and protein of each."""
-    written = []
-    for unit in units:
-        ids = shard.orf_ids(unit.places)
-        for slot, sequences in (("dna", unit.dna), ("protein", unit.protein)):
-            path = run.paths.split_of(slot, unit.number + 1)
-            path.parent.mkdir(exist_ok=True)
-            run.claim(path)
-            with atomic_write(path, "w") as file:
-                texts = (sequence.decode("ascii") for sequence in sequences)
-                write_fasta(file, zip(ids, texts, strict=True), wrapped=True)
-            written.append(path)
-    return written
+def _split_file(
+    run: Run, slot: str, unit: int, ids: Sequence[str], sequences: Sequence[bytes]
+) -> Path:
+    path = run.paths.split_of(slot, unit + 1)
+    path.parent.mkdir(exist_ok=True)
+    run.claim(path)
+    with atomic_write(path, "w") as file:
+        texts = (sequence.decode("ascii") for sequence in sequences)
+        write_fasta(file, zip(ids, texts, strict=True), wrapped=True)
+    return path
 
 
 def merge(run: Run, todo: Sequence[int], failures: dict[int, str]) -> dict[str, int]:
-    """Stage 7: join DNA and protein vectors, one file pair at a time."""
-    from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
+    """Stage 7: join DNA and protein vectors, one file pair at a time.
 
+    Raises:
+        DamagedError: a feature file is not what was written.
+    """
     paths = run.paths
-    numbers = [n for n in todo if n - 1 not in failures]
+    numbers = {paths.dna_features(n): n for n in todo if n - 1 not in failures}
     for unit in failures:
         paths.merged(unit + 1).unlink(missing_ok=True)  # of an earlier model, perhaps
-    run.claim(*(paths.merged(n) for n in numbers))
+    run.claim(*map(paths.merged, numbers.values()))
     merged, failed_pairs = parallel_merge_with_progress(
-        [paths.dna_features(n) for n in numbers], [paths.protein_features(n) for n in numbers],
-        paths.merged_dir, run.settings.compute.merge_workers, run.reporter,
+        list(numbers), [paths.protein_features(n) for n in numbers.values()], paths.merged_dir,
+        run.settings.compute.merge_workers, run.reporter, run.threads,
     )  # fmt: skip
-    number_of = {paths.dna_features(n): n for n in numbers}
     for dna, protein, reason in failed_pairs:
-        for path in (dna, protein):
-            _refuse_damaged(path)
-        failures[number_of[dna] - 1] = f"{dna}|merge|{reason}"
-        paths.merged(number_of[dna]).unlink(missing_ok=True)
+        for path in filter(Path.exists, (dna, protein)):
+            try:
+                read_records(path)
+            except DamagedFeaturesError as error:
+                raise DamagedError(path, error.problem) from error
+        failures[numbers[dna] - 1] = f"{dna}|merge|{reason}"
+        paths.merged(numbers[dna]).unlink(missing_ok=True)
     return {"files": len(merged), "failed": len(failed_pairs)}
 
 
-def _refuse_damaged(path: Path) -> None:
-    """See that a feature file, if it is there, is whole.
-
-    Raises:
-        DamagedError: it is not.
-    """
-    from virnucpro.pipeline.feature_files import DamagedFeaturesError, check_records
-
-    try:
-        check_records(path)
-    except FileNotFoundError:
-        return
-    except DamagedFeaturesError as error:
-        raise DamagedError(path, error.problem) from error
-
-
-def classify(run: Run, store: ScoreStore, numbers: Sequence[int], units: Units) -> dict[str, int]:
+def classify(
+    run: Run, store: ScoreStore, numbers: Sequence[int], sizes: Sequence[int]
+) -> dict[str, int]:
     """Stage 8: merged files -> scores of units, row by row."""
     from virnucpro.engines.feeding import spread
-    from virnucpro.pipeline.feature_files import DamagedFeaturesError, read_merged
     from virnucpro.scores.scorer import LoadedModels, Scorer
 
     compute = run.settings.compute
@@ -171,8 +141,8 @@ def classify(run: Run, store: ScoreStore, numbers: Sequence[int], units: Units) 
                 merged = next(read_ahead)
             except DamagedFeaturesError as error:
                 raise DamagedError(path, error.problem) from error
-            if len(merged) != units.sizes[n - 1]:
-                rows = f"{len(merged)} rows where the split file has {units.sizes[n - 1]}"
+            if len(merged) != sizes[n - 1]:
+                rows = f"{len(merged)} rows where the split file has {sizes[n - 1]}"
                 raise DamagedError(path, rows)
             store.commit(n - 1, scorer.classify(merged.vectors))
             scored += len(merged)

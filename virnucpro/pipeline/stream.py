@@ -18,6 +18,7 @@ from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Item, Job, O
 from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
 
 Scores = NDArray[np.float32]
+_NO_SCORES: Scores = np.empty((0, COLUMNS), np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class ScoreJob:
     classifier_batch: int = 256
 
     def task(self, models: LoadedModels) -> Scorer:
-        """Both encoders and the classifier on the device of `models`."""
+        """See `Job`."""
         return Scorer(self.model, models, self.dna, self.protein, self.classifier_batch)
 
 
@@ -40,12 +41,7 @@ def unit_name(number: int) -> str:
 
 
 class ScoreStore:
-    """Scores of units in the ledger: P(other), P(virus), P(null), float32, row by row.
-
-    Args:
-        ledger: of the run.
-        key: of everything that decides a score.
-    """
+    """Scores of units in the ledger: P(other), P(virus), P(null), float32, row by row."""
 
     def __init__(self, ledger: Ledger, key: str) -> None:
         self._ledger, self._key = ledger, key
@@ -54,8 +50,7 @@ class ScoreStore:
         """The scores of a finished unit, shape (size, 3); None where it is not finished.
 
         Raises:
-            DamagedError: they fail their checksum, or are of another number of ORFs, and repair
-                was not asked for.
+            DamagedError: they are not what was committed, and repair was not asked for.
         """
         entry = self._ledger.read(unit_name(number), self._key)
         if entry is None:
@@ -112,6 +107,10 @@ def scored_shards(
                 scores[event.number] = known
             yield event.number, None if known is not None else (event.dna, event.protein)
 
+    def joined(shard: Shard) -> tuple[Shard, Scores]:
+        parts = [scores.pop(number) for number, _ in shard.units]
+        return shard, np.concatenate([*parts, _NO_SCORES])[shard.orfs["distinct"]]
+
     for outcome in executor.run(job, units(), on_rows):
         if isinstance(outcome, GivenUp):
             if given_up is not None:
@@ -125,17 +124,15 @@ def scored_shards(
             if store:
                 store.commit(outcome.key, outcome.result)
         while shards and all(number in scores for number, _ in shards[0].units):
-            yield _joined(shards.popleft(), scores)
+            yield joined(shards.popleft())
     while shards:
-        yield _joined(shards.popleft(), scores)
+        yield joined(shards.popleft())
 
 
 class NoExecutor:
-    """Stands where units were scored elsewhere: what is not scored by now was given up.
+    """Stands where units were scored elsewhere: what is not scored by now was given up."""
 
-    Args:
-        reasons: by unit; a unit without one is given up too.
-    """
+    loads = 0
 
     def __init__(self, reasons: dict[int, str]) -> None:
         self._reasons = reasons
@@ -148,16 +145,5 @@ class NoExecutor:
             else:
                 yield GivenUp(key, self._reasons.get(key, "not scored"))
 
-    @property
-    def loads(self) -> int:
-        """None."""
-        return 0
-
     def close(self) -> None:
         """Nothing to give back."""
-
-
-def _joined(shard: Shard, scores: dict[int, Scores]) -> tuple[Shard, Scores]:
-    parts = [scores.pop(number) for number, _ in shard.units]
-    distinct = np.concatenate(parts) if parts else np.empty((0, COLUMNS), np.float32)
-    return shard, distinct[shard.orfs["distinct"]]

@@ -25,21 +25,18 @@ class LogLine:
         logging.getLogger(self.name).log(self.level, "%s", self.text)
 
 
-class RelayHandler(logging.Handler):
-    """Gives each line to `send` and writes nothing itself."""
-
+class _Relay(logging.Handler):
     def __init__(self, send: Callable[[LogLine], object]) -> None:
         super().__init__()
         self.send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Turn a record into a `LogLine` and pass it on."""
         self.send(LogLine(record.name, record.levelno, record.getMessage()))
 
 
-def relay_logs(send: Callable[[LogLine], object], level: int) -> RelayHandler:
+def relay_logs(send: Callable[[LogLine], object], level: int) -> logging.Handler:
     """Send every `virnucpro` line from `level` on to `send`, and nowhere else."""
-    handler = RelayHandler(send)
+    handler = _Relay(send)
     logger = logging.getLogger("virnucpro")
     logger.addHandler(handler)
     logger.setLevel(level)
@@ -48,15 +45,15 @@ def relay_logs(send: Callable[[LogLine], object], level: int) -> RelayHandler:
 
 
 @contextmanager
-def captured_logs(level: int = logging.INFO) -> Iterator[list[LogLine]]:
+def captured_logs() -> Iterator[list[LogLine]]:
     """Collect the `virnucpro` lines of a block; for use in a worker process."""
     lines: list[LogLine] = []
     logger = logging.getLogger("virnucpro")
-    before = logger.level, logger.propagate
-    handler = relay_logs(lines.append, level)
+    level, propagate = logger.level, logger.propagate
+    handler = relay_logs(lines.append, logging.INFO)
     try:
         yield lines
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
+        logger.setLevel(level)
+        logger.propagate = propagate

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from virnucpro.core.errors import OutputError, VirNucProError
-from virnucpro.core.text import clipped
+from virnucpro.core.text import clipped, one_line
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -47,9 +47,9 @@ class Job(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has loaded what a job needs; what its engines say about themselves."""
+    """A worker has loaded what a job needs."""
 
-    stats: dict[str, Any]
+    stats: dict[str, Any]  # what its engines say about themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The result of a unit; what the engines did so far, and the encoders loaded so far."""
+    """The result of a unit."""
 
     key: int
     result: Any
-    stats: dict[str, Any]
-    loads: int
+    stats: dict[str, Any]  # what the engines did so far
+    loads: int  # encoders loaded so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,11 @@ class CannotStart:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """A unit that failed twice, why, and the number of the worker that held it last."""
+    """A unit that failed twice."""
 
     key: int
     reason: str
-    worker: int = 0
+    worker: int = 0  # that held it last
 
 
 OnRows = Callable[[int], object]
@@ -106,11 +106,8 @@ class Executor(Protocol):
     def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
         """Do every item; outcomes come as they are ready, each key once.
 
-        Args:
-            job: what to do.
-            items: keys and units, read only as far as work is needed; a unit that is None is
-                done already, and comes out again in its turn.
-            on_rows: told how many more rows are done.
+        Keys and units are read only as far as work is needed; a unit that is None is done
+        already, and comes out again in its turn. `on_rows` is told how many more rows are done.
 
         Raises:
             VirNucProError: no worker can start, or results cannot be written.
@@ -124,61 +121,44 @@ class Executor(Protocol):
         """Give everything back; safe to call twice."""
 
 
-class Tasks:
-    """Tasks of one worker, each made when first asked for and then kept."""
-
-    def __init__(self, models: LoadedModels, cache_clear_interval: int = 0) -> None:
-        self.models, self._interval = models, cache_clear_interval
-        self._tasks: dict[Job, Task] = {}
-        self._units = 0
-
-    def of(self, job: Job) -> Task:
-        """The task of a job."""
-        if job not in self._tasks:
-            self._tasks[job] = job.task(self.models)
-        return self._tasks[job]
-
-    def unit_finished(self) -> None:
-        """Count; every few units give cached GPU memory back, against fragmentation."""
-        self._units += 1
-        if self._interval and self._units % self._interval == 0:
-            self.models.empty_cache()
-
-
 def work(
-    tasks: Tasks, items: Iterable[tuple[int, Job, Any]]
+    models: LoadedModels, items: Iterable[tuple[int, Job, Any]]
 ) -> Iterator[Ready | Beat | Done | Failed | CannotStart]:
     """Do units one after the other; while one computes, the next is prepared.
 
     Args:
-        tasks: of this worker.
+        models: what is loaded on the device of this worker.
         items: key, job and unit; read in another thread. A negative key only loads its job, and
             any other key without a unit is passed on.
     """
     from virnucpro.engines.feeding import Ahead
 
-    def prepared() -> Iterator[tuple[int, Job, Any, Exception | None]]:
-        for key, job, unit in items:
-            try:
-                yield key, job, None if unit is None else tasks.of(job).prepare(unit), None
-            except Exception as error:  # noqa: BLE001 - a worker's edge: it becomes data
-                yield key, job, None, error
+    tasks: dict[Job, Task] = {}
 
-    loaded: set[Job] = set()
-    with Ahead(prepared(), 0 if tasks.models.is_single_threaded else _PREPARED) as ahead:
-        for key, job, ready, error in ahead:
+    def prepared() -> Iterator[tuple[int, Task, Any, Exception | None]]:
+        for key, job, unit in items:
+            if job not in tasks:
+                tasks[job] = job.task(models)
+            task = tasks[job]
+            try:
+                yield key, task, None if unit is None else task.prepare(unit), None
+            except Exception as error:  # noqa: BLE001 - a worker's edge: it becomes data
+                yield key, task, None, error
+
+    loaded: list[Task] = []
+    with Ahead(prepared(), 0 if models.is_single_threaded else _PREPARED) as ahead:
+        for key, task, ready, error in ahead:
             if key >= 0 and ready is None and error is None:
-                yield Done(key, None, {}, tasks.models.loads)
+                yield Done(key, None, {}, models.loads)
                 continue
-            task = tasks.of(job)
-            if job not in loaded:
+            if task not in loaded:
                 try:
                     task.load()
                 except Exception as caught:
                     logger.debug("cannot start", exc_info=True)
-                    yield CannotStart(one_line(caught), typed(caught))
+                    yield CannotStart(*_reason(caught))
                     return
-                loaded.add(job)
+                loaded.append(task)
                 yield Ready(task.stats())
             if key < 0:
                 continue
@@ -188,13 +168,18 @@ def work(
                     while True:
                         yield Beat(next(steps))
                 except StopIteration as end:
-                    yield Done(key, end.value, task.stats(), tasks.models.loads)
+                    yield Done(key, end.value, task.stats(), models.loads)
                 except Exception as caught:  # noqa: BLE001 - a worker's edge: it becomes data
                     error = caught
-                tasks.unit_finished()
+                models.unit_finished()
             if error is not None:
                 logger.debug("unit %d failed", key, exc_info=error)
-                yield Failed(key, one_line(error), typed(error))
+                yield Failed(key, *_reason(error))
+
+
+def _reason(error: Exception) -> tuple[str, VirNucProError | None]:
+    """An error as text, and itself where it is one of ours, which survive pickling."""
+    return clipped(one_line(error), 1_000), error if isinstance(error, VirNucProError) else None
 
 
 class InProcess:
@@ -209,8 +194,8 @@ class InProcess:
     def __init__(
         self, device: str, threads: int | None = None, cache_clear_interval: int = 0
     ) -> None:
-        self.models = LoadedModels(device, threads)
-        self._tasks = Tasks(self.models, cache_clear_interval)
+        self._settings = device, threads, cache_clear_interval
+        self.models = LoadedModels(*self._settings)
 
     def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
         """See `Executor`."""
@@ -222,7 +207,7 @@ class InProcess:
                 yield key, job, unit
 
         failed: list[Failed] = []
-        for message in work(self._tasks, taken()):
+        for message in work(self.models, taken()):
             if isinstance(message, Done):
                 del held[message.key]
                 yield message
@@ -235,7 +220,7 @@ class InProcess:
                 raise start_error(message)
         for failure in failed:
             logger.warning("unit %d: %s; trying it again, alone", failure.key, failure.reason)
-            for message in work(self._tasks, [(failure.key, job, held.pop(failure.key))]):
+            for message in work(self.models, [(failure.key, job, held.pop(failure.key))]):
                 if isinstance(message, Done):
                     yield message
                 elif isinstance(message, Failed):
@@ -248,18 +233,7 @@ class InProcess:
 
     def close(self) -> None:
         """Forget what is loaded."""
-        self.models = LoadedModels(self.models.device, self.models.threads)
-        self._tasks = Tasks(self.models)
-
-
-def one_line(error: BaseException) -> str:
-    """Type and text of an error."""
-    return f"{type(error).__name__}: {clipped(error, 1_000)}"
-
-
-def typed(error: Exception) -> VirNucProError | None:
-    """The error, where it is one of ours, which survive pickling."""
-    return error if isinstance(error, VirNucProError) else None
+        self.models = LoadedModels(*self._settings)
 
 
 def start_error(message: CannotStart) -> Exception:

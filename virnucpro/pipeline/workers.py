@@ -32,7 +32,6 @@ from virnucpro.pipeline.worker_loop import (
     OnRows,
     Outcome,
     Ready,
-    Tasks,
     raise_if_hopeless,
     start_error,
     work,
@@ -52,23 +51,14 @@ _SWITCH_S = 2e-4  # other threads must not keep the one that feeds the device wa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """How a worker process runs.
+    """How a worker process runs."""
 
-    Attributes:
-        device: `cpu` or `cuda:N`.
-        threads: CPU threads of arithmetic; None leaves torch's choice.
-        cache_clear_interval: units between two clearings of the GPU cache; 0 never.
-        log_level: lowest level whose lines reach the parent.
-        log_file: gets the lines in place of the parent; None for none.
-        heartbeat_s: least time between two signs of life (s).
-    """
-
-    device: str = "cpu"
-    threads: int | None = None
-    cache_clear_interval: int = 0
-    log_level: int = logging.INFO
-    log_file: Path | None = None
-    heartbeat_s: float = 0.5
+    device: str = "cpu"  # or cuda:N
+    threads: int | None = None  # of arithmetic; None leaves torch's choice
+    cache_clear_interval: int = 0  # units between two clearings of the GPU cache; 0 never
+    log_level: int = logging.INFO  # the lowest whose lines reach the parent
+    log_file: Path | None = None  # gets the lines in place of the parent
+    heartbeat_s: float = 0.5  # least time between two signs of life
 
 
 @dataclass(eq=False, slots=True)
@@ -95,9 +85,6 @@ class Workers:
         settings: one a worker.
         worker_timeout: silence after which a busy worker counts as hung (s).
         name: of the processes.
-
-    Attributes:
-        pool: the workers; None before the first run and after `close`.
     """
 
     def __init__(
@@ -107,7 +94,7 @@ class Workers:
         name: str = "virnucpro",
     ) -> None:
         self._settings, self.worker_timeout, self._name = list(settings), worker_timeout, name
-        self.pool: list[Worker] | None = None
+        self.pool: list[Worker] | None = None  # before the first run, and after `close`
 
     def start(self) -> list[Worker]:
         """Start the workers that do not run yet; all of them."""
@@ -366,9 +353,9 @@ def worker_main(connection: Connection, settings: WorkerSettings, number: int) -
             while (item := connection.recv()) is not None:
                 yield item
 
-    tasks = Tasks(LoadedModels(settings.device, settings.threads), settings.cache_clear_interval)
+    models = LoadedModels(settings.device, settings.threads, settings.cache_clear_interval)
     rows, last = 0, time.monotonic()
-    for message in work(tasks, inbox()):
+    for message in work(models, inbox()):
         if isinstance(message, Beat):
             rows += message.rows
             if time.monotonic() - last < settings.heartbeat_s:

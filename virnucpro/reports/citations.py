@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from virnucpro import __version__
@@ -27,56 +28,9 @@ class Reference(NamedTuple):
         return f"{authors} ({named['year']}). {named['title']}. {place.strip()}.{link}"
 
 
-METHOD = Reference(
-    "the published method",
-    """@article{virnucpro2025,
-  author = {Li, Jing and Mi, Jia and Lin, Wei and Tian, Fengjuan and Wan, Jing and \
-Gao, Jingyang and Tong, Yigang},
-  title = {VirNucPro: an identifier for the identification of viral short sequences using \
-six-frame translation and large language models},
-  journal = {Briefings in Bioinformatics},
-  year = {2025},
-  volume = {26},
-  number = {3},
-  pages = {bbaf224},
-  doi = {10.1093/bib/bbaf224},
-}""",
-)
-ESM2 = Reference(
-    "ESM-2, protein vectors of the models 300 and 500",
-    """@article{esm2,
-  author = {Lin, Zeming and others},
-  title = {Evolutionary-scale prediction of atomic-level protein structure with a language model},
-  journal = {Science},
-  year = {2023},
-  volume = {379},
-  number = {6637},
-  pages = {1123-1130},
-  doi = {10.1126/science.ade2574},
-}""",
-)
-DNABERT_S = Reference(
-    "DNABERT-S, DNA vectors of the models 300 and 500",
-    """@article{dnaberts,
-  author = {Zhou, Zhihan and others},
-  title = {DNABERT-S: Pioneering Species Differentiation with Species-Aware DNA Embeddings},
-  journal = {arXiv preprint arXiv:2402.08777},
-  year = {2024},
-  doi = {10.48550/arXiv.2402.08777},
-}""",
-)
-TOOL = Reference(
-    "this program",
-    f"""@software{{virnucpro_tool,
-  author = {{{{The VirNucPro developers}}}},
-  title = {{VirNucPro, version {__version__}}},
-  year = {{2026}},
-  note = {{Software}},
-}}""",
-)
-ALL = (TOOL, METHOD, ESM2, DNABERT_S)
-
-
-def references(model: str) -> tuple[Reference, ...]:
+def references(model: str = "500") -> list[Reference]:
     """What a run with the model of this name rests on."""
-    return ALL if model in ("300", "500") else (TOOL, METHOD)
+    text = (Path(__file__).parent / "templates" / "citations.bib").read_text(encoding="utf-8")
+    entries = text.replace("VERSION", __version__).strip().split("\n\n")
+    found = [Reference(*entry.removeprefix("% ").split("\n", 1)) for entry in entries]
+    return found if model in ("300", "500") else found[:2]

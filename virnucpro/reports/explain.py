@@ -1,9 +1,9 @@
-"""Plain words for what calls.tsv and run.json say in one word or one number."""
+"""Plain words for what run.json says in one word or one number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,25 +12,6 @@ from virnucpro.core.files import read_json
 from virnucpro.core.text import duration
 from virnucpro.scores.thresholds import PRESETS
 
-STATUS = {
-    "called": "Scored and called.",
-    "no_orf": (
-        "No reading frame to score: every chunk is broken up by stop codons in all six frames. "
-        "The model reads DNA together with the protein it encodes, so there is nothing to judge. "
-        "This says neither virus nor non-virus."
-    ),
-    "too_short": "Shorter than the shortest sequence that holds a reading frame.",
-    "ambiguous": (
-        "No stretch of plain A, C, G and T long enough to hold a reading frame; "
-        "mostly N or other ambiguity codes."
-    ),
-    "not_dna": "Over 10% of the letters are no DNA letters: protein, or a damaged file.",
-    "filtered": "Left out as asked, by --min-length or --sample-n.",
-    "failed": (
-        "Computing failed for some of its reading frames, or all; failed_files.txt gives the "
-        "reason. Run again with --resume to try only these."
-    ),
-}
 STAGES = {
     "reading": "Read, cut and split into files",
     "dna_features": "DNA encoder",
@@ -60,11 +41,7 @@ CLOCK_SECONDS = 0.01
 
 
 def read_run(output_dir: Path) -> dict[str, Any]:
-    """What run.json says.
-
-    Raises:
-        UsageError: there is none, or it was not written by this program.
-    """
+    """What run.json says; without one that this program wrote, a `UsageError`."""
     run = read_json(output_dir / "run.json")
     if run.get("tool") != "virnucpro":
         raise UsageError(f"{output_dir} holds no run: run.json is missing, damaged or not ours")
@@ -102,22 +79,6 @@ def thresholds(calling: Mapping[str, Any]) -> str:
     return f"Preset {preset}{'' if is_own else ', changed'}: a {said}"
 
 
-def uncertain(histogram: Sequence[int]) -> list[tuple[int, str]]:
-    """Counts of the uncertain records in the lower and the upper half of the scores, and why.
-
-    No model calls viral what scores under one half, so that down there only a sequence unlike
-    any in training is uncertain.
-    """
-    half = len(histogram) // 2
-    low = (
-        "uncertain below 0.5: unlike anything the model was trained on, as random bases and "
-        "repeats are. Such a low score does not speak against a virus."
-    )
-    high = "uncertain from 0.5 on: short of the thresholds, or unlike the training data too."
-    counts = [(sum(histogram[:half]), low), (sum(histogram[half:]), high)]
-    return [(count, text) for count, text in counts if count]
-
-
 class Stage(NamedTuple):
     """One stage of a run: its time as a share of all stages', its rate and counts in words."""
 
@@ -131,15 +92,14 @@ class Stage(NamedTuple):
 def stages(run: Mapping[str, Any]) -> list[Stage]:
     """Every stage of run.json that has a time, in order; a short one has no rate."""
     timed, found = _timed(run), []
-    total = sum(facts["seconds"] for facts in timed.values()) or 1.0
+    total = _stage_seconds(run) or 1.0
     for name, facts in timed.items():
         seconds = float(facts["seconds"])
+        hidden = ("seconds", "status:", "call:")
         counts = {
             key: value
             for key, value in facts.items()
-            if isinstance(value, int)
-            and value
-            and not key.startswith(("seconds", "status:", "call:"))
+            if isinstance(value, int) and value and not key.startswith(hidden)
         }
         rated = next((key for key in RATED if key in counts), None)
         rate = ""
@@ -176,9 +136,8 @@ def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     formats = [words[1] for words in map(str.split, map(str, engines.values())) if words[1:]]
     versions = {"VirNucPro": run.get("version", "")}
     versions |= part(run, "versions") or {"Python": run.get("python", "")}
-    seconds = number(run.get("seconds"))
-    if seconds is not None and _is_called_again(run):  # the earlier run's stages count too
-        seconds = _stage_seconds(run)
+    # where calls were made again, the earlier run's stages count too
+    seconds = _stage_seconds(run) if _is_called_again(run) else number(run.get("seconds"))
     pairs = [
         ("Model", str(model.get("name", ""))),
         ("Model hash", str(model.get("digest", ""))),
@@ -197,10 +156,9 @@ def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _timed(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    found = part(run, "stages").items()
     return {
         name: facts
-        for name, facts in found
+        for name, facts in part(run, "stages").items()
         if isinstance(facts, dict) and isinstance(facts.get("seconds"), int | float)
     }
 

@@ -20,6 +20,7 @@ from virnucpro.reports import citations, explain, pages
 from virnucpro.reports.summary import (
     CALLS,
     LENGTH_BINS_PER_DECADE,
+    SCORE_BINS,
     Summary,
     choose_tracks,
     read_tracks,
@@ -33,20 +34,18 @@ SCORE_UNIT = 100_000
 MOST_SAMPLES = 400
 # Reads of about one length make a column, not a chart of length against score.
 ONE_LENGTH = 1.25
-COLORS = {
-    "virus": "#b4472f", "uncertain": "#c9a03a", "non_virus": "#6f93ab", "not_called": "#b8bcc2",
+# Name in MultiQC's data and colour, by call.
+MULTIQC = {
+    "virus": ("virus", "#b4472f"), "uncertain": ("uncertain", "#c9a03a"),
+    "non-virus": ("non_virus", "#6f93ab"), "": ("not_called", "#b8bcc2"),
 }  # fmt: skip
 
 
 def write_report(output_dir: Path) -> Path:
     """Write report.html and virnucpro_mqc.json from what a run left in `output_dir`.
 
-    Args:
-        output_dir: holds run.json and calls.tsv; chunks.tsv and regions.tsv, where they are
-            still there, give the position tracks.
-
-    Returns:
-        The path of report.html.
+    It holds run.json and calls.tsv; chunks.tsv and regions.tsv, where they are still there, give
+    the position tracks. Returns the path of report.html.
 
     Raises:
         UsageError: there is no run.
@@ -64,32 +63,12 @@ def write_report(output_dir: Path) -> Path:
 
 
 def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
-    records, calling = summary.records, explain.part(run, "calling")
+    calling = explain.part(run, "calling")
     inputs = [entry for entry in run.get("inputs", []) if isinstance(entry, dict)]
     names = [Path(str(entry.get("path", ""))).name for entry in inputs]
-    answer = {
-        "parts": [
-            {"call": name or "none", "title": name or "not called", "count": summary.calls[name],
-             "share": summary.calls[name] / records if records else 0.0}
-            for name in ("virus", "uncertain", "non-virus", "")
-        ],
-        "title": names[0] if len(names) == 1 else f"{len(names)} files" if names else "",
-        "partial": run.get("status") == "partial",
-        "thresholds": explain.thresholds(calling) if calling else "",
-    }  # fmt: skip
-    statuses = [
-        (status, count, explain.STATUS.get(status, "Not called."))
-        for status, count in summary.statuses.most_common()
-        if status != "called"
-    ]
     ranked = sorted(summary.samples.items(), key=lambda item: -item[1]["virus"])
-    samples = [
-        {"number": data["samples"].index(name), "name": name or "(one input)",
-         "records": counts.total(), "virus": counts["virus"], "uncertain": counts["uncertain"],
-         "non_virus": counts["non-virus"], "none": counts[""],
-         "fdr": summary.sample_fdr.get(name)}
-        for name, counts in ranked[:MOST_SAMPLES]
-    ]  # fmt: skip
+    uncertain, half = summary.histogram["uncertain"], SCORE_BINS // 2
+    model = str(explain.part(run, "model").get("name", "?"))
     style = pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
     # JSON that cannot end the element it stands in
@@ -97,9 +76,10 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
     text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     return pages.environment().get_template("report.html").render(
         run=run,
-        model=str(explain.part(run, "model").get("name", "?")),
+        model=model,
         summary=summary,
-        answer=answer,
+        title=names[0] if len(names) == 1 else f"{len(names)} files" if names else "",
+        thresholds=explain.thresholds(calling) if calling else "",
         facts=explain.facts(run),
         inputs=[
             (str(entry.get("path", "")), size(entry.get("bytes", 0)), str(entry.get("sha256", "")))
@@ -108,11 +88,12 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
         stages=explain.stages(run),
         rated_seconds=explain.RATED_SECONDS,
         history=explain.history(run),
-        uncertain=explain.uncertain(summary.histogram["uncertain"]),
+        uncertain=(sum(uncertain[:half]), sum(uncertain[half:])),
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        statuses=statuses,
-        samples={"rows": samples, "hidden": len(ranked) - len(samples)},
-        references=citations.references(str(explain.part(run, "model").get("name", ""))),
+        samples=ranked[:MOST_SAMPLES],
+        hidden=len(ranked[MOST_SAMPLES:]),
+        numbers=data["samples"],
+        references=citations.references(model),
         has_tracks=bool(data["tracks"]),
         style=Markup(style),
         script=Markup(script),
@@ -124,22 +105,14 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
 def _data(run: dict[str, Any], summary: Summary, output_dir: Path) -> dict[str, Any]:
     """What the page's script reads: rows as one list a column, figures, tracks and regions.
 
-    Numbers are -1 where there is none; starts of windows are differences, as windows follow
-    each other.
+    Numbers are -1 where there is none.
     """
     rows, samples, statuses = summary.top, list(summary.samples), list(summary.statuses)
     places = [{name: at for at, name in enumerate(names)} for names in (samples, statuses, CALLS)]
     sample_of, status_of, call_of = places
     chosen = choose_tracks(rows)
     chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
-    tracks = []
-    for track in read_tracks(read_chunk_rows(chunks) if chunks.exists() else (), chosen):
-        frames = list(dict.fromkeys(frame for *_, frame in track.windows))
-        flat, before = [], 0
-        for start, end, score, frame in track.windows:
-            flat += [start - before, end - start, score, frames.index(frame)]
-            before = start
-        tracks.append({"row": track.row, "joined": track.joined, "frames": frames, "windows": flat})
+    tracks = read_tracks(read_chunk_rows(chunks) if chunks.exists() else (), chosen)
     regions: dict[int, list[tuple[int, int]]] = {}
     for key, start, end in read_region_rows(table) if table.exists() else ():
         if key in chosen:
@@ -181,28 +154,18 @@ def _multiqc(run: dict[str, Any], summary: Summary) -> dict[str, Any]:
     MultiQC puts what it reads into its page as it is, so that markup in names is escaped here.
     """
     model, version = explain.part(run, "model").get("name", ""), run.get("version", "")
-    data = {
-        escape(sample) or "all": {
-            "virus": counts["virus"],
-            "uncertain": counts["uncertain"],
-            "non_virus": counts["non-virus"],
-            "not_called": counts[""],
-        }
-        for sample, counts in summary.samples.items()
-    }
     return {
         "id": "virnucpro_calls",
         "section_name": "VirNucPro",
         "description": escape(f"Records by call, VirNucPro {version}, model {model}."),
         "plot_type": "bargraph",
-        "pconfig": {
-            "id": "virnucpro_calls_plot",
-            "title": "VirNucPro: calls",
-            "ylab": "Records",
-        },
+        "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Records"},
         "categories": {
-            name: {"name": name.replace("_", "-" if name == "non_virus" else " "), "color": color}
-            for name, color in COLORS.items()
+            name: {"name": call or "not called", "color": color}
+            for call, (name, color) in MULTIQC.items()
         },
-        "data": data,
+        "data": {
+            escape(sample) or "all": {name: counts[call] for call, (name, _) in MULTIQC.items()}
+            for sample, counts in summary.samples.items()
+        },
     }

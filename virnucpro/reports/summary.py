@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any
 
 from virnucpro.reports.tables import CallRow, ChunkRow
 
@@ -25,38 +26,26 @@ SCORE_STEPS = 1_000
 
 @dataclass(slots=True)
 class Summary:
-    """What calls.tsv says in all.
-
-    Attributes:
-        records: rows of the table.
-        calls: records by call; `""` are those without one.
-        statuses: records by status.
-        samples: for each sample, in order of appearance, its records by call.
-        histogram: for each call, scored records by score, `SCORE_BINS` equal bins from 0 to 1.
-        grid: scored records by (length bin, score bin, call); a length bin is
-            `floor(LENGTH_BINS_PER_DECADE * log10(nt))`.
-        shortest: length of the shortest scored record (nt); 0 without any.
-        longest: length of the longest.
-        viral_nt: total length of the records called viral.
-        sample_fdr: for each sample with viral records, their expected false discovery rate.
-        fdr: the same of all records called viral; None without any.
-        top: the rows to show, best score first, records without a score last.
-    """
+    """What calls.tsv says in all."""
 
     records: int = 0
-    calls: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)  # records by call, "" without one
     statuses: Counter[str] = field(default_factory=Counter)
+    # For each sample, in order of appearance, its records by call.
     samples: dict[str, Counter[str]] = field(default_factory=dict)
+    # For each call, scored records by score, `SCORE_BINS` equal bins from 0 to 1.
     histogram: dict[str, list[int]] = field(
         default_factory=lambda: {call: [0] * SCORE_BINS for call in CALLS if call}
     )
+    # Scored records by (length bin, score bin, call); a length bin is
+    # `floor(LENGTH_BINS_PER_DECADE * log10(nt))`.
     grid: Counter[tuple[int, int, str]] = field(default_factory=Counter)
-    shortest: int = 0
+    shortest: int = 0  # scored record (nt); 0 without any
     longest: int = 0
-    viral_nt: int = 0
-    sample_fdr: dict[str, float] = field(default_factory=dict)
-    fdr: float | None = None
-    top: list[CallRow] = field(default_factory=list)
+    viral_nt: int = 0  # total length of the records called viral
+    sample_fdr: dict[str, float] = field(default_factory=dict)  # of samples with viral records
+    fdr: float | None = None  # of all records called viral; None without any
+    top: list[CallRow] = field(default_factory=list)  # best score first, those without one last
 
     @property
     def scored(self) -> int:
@@ -91,40 +80,26 @@ def summarise(rows: Iterable[CallRow], most_rows: int = MOST_ROWS) -> Summary:
     Fewer are kept where long ids would make the report large.
     """
     summary = Summary()
-    heap: list[tuple[float, int, CallRow]] = []
-    for number, row in enumerate(rows):
-        summary.count(row)
-        rank = (-1.0 if row.p_virus is None else row.p_virus, -number, row)
-        if len(heap) < most_rows:
-            heapq.heappush(heap, rank)
-        elif rank[:2] > heap[0][:2]:
-            heapq.heapreplace(heap, rank)
+
+    def counted() -> Iterator[CallRow]:
+        for row in rows:
+            summary.count(row)
+            yield row
+
+    def score(row: CallRow) -> float:
+        return -1.0 if row.p_virus is None else row.p_virus
+
+    best = heapq.nlargest(most_rows, counted(), score)  # of equals the first ones
     if rates := summary.sample_fdr:
         false = sum(summary.samples[name]["virus"] * fdr for name, fdr in rates.items())
         summary.fdr = false / summary.calls["virus"]
-    heap.sort(key=lambda rank: (-rank[0], -rank[1]))
     letters = 0
-    for _, _, row in heap:
+    for row in best:
         letters += len(row.seq_id.encode("utf-8", "surrogateescape")) + len(row.class_hint)
         if letters > MOST_ID_BYTES:
             break
         summary.top.append(row)
     return summary
-
-
-class Track(NamedTuple):
-    """Scores along one contig.
-
-    Attributes:
-        row: its place among the rows shown.
-        windows: start, end (nt, 0-based, end excluded), score in thousandths (-1: not scored)
-            and frame of each window, in order.
-        joined: chunks in one window; above 1 where the contig has too many to draw each.
-    """
-
-    row: int
-    windows: list[tuple[int, int, int, str]]
-    joined: int
 
 
 Chosen = dict[tuple[str, str], int]  # the row of each contig, by its sample and id
@@ -133,8 +108,7 @@ Chosen = dict[tuple[str, str], int]  # the row of each contig, by its sample and
 def choose_tracks(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> Chosen:
     """Pick contigs with several chunks: viral ones first, then those of mixed evidence.
 
-    Returns:
-        Row number by sample and id, of at most `MOST_TRACKS` contigs, `most_chunks` chunks in all.
+    They are at most `MOST_TRACKS` contigs, with `most_chunks` chunks in all.
     """
 
     def interest(item: tuple[int, CallRow]) -> tuple[bool, bool, int]:
@@ -151,19 +125,28 @@ def choose_tracks(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> Ch
     return chosen
 
 
-def read_tracks(chunks: Iterable[ChunkRow], chosen: Chosen) -> list[Track]:
-    """The tracks of the chosen contigs, in the order of the rows; holds those only."""
+def read_tracks(chunks: Iterable[ChunkRow], chosen: Chosen) -> list[dict[str, Any]]:
+    """Scores along the chosen contigs, in the order of the rows, as the page reads them.
+
+    A track has its row; `joined`, the chunks in one window, above 1 where the contig has too many
+    to draw each; the frames that occur; and four numbers for each window: start after the start
+    of the one before, length (nt), score in thousandths (-1: not scored), and frame by its place.
+    """
     tracks = []
     for key, group in groupby(chunks, key=lambda chunk: chunk.key):
         if key not in chosen:
             continue
-        own, windows = list(group), []
+        own, frames, windows, before = list(group), dict[str, int](), list[int](), 0
         joined = -(-len(own) // MOST_PER_CONTIG)
         for first in range(0, len(own), joined):
             window = own[first : first + joined]
             scored = [(c.p_virus, c.frame) for c in window if c.p_virus is not None]
             p_virus, frame = max(scored, key=lambda pair: pair[0], default=(None, ""))
             score = -1 if p_virus is None else round(p_virus * SCORE_STEPS)
-            windows.append((window[0].start, window[-1].end, score, frame))
-        tracks.append(Track(chosen[key], windows, joined))
-    return sorted(tracks, key=lambda track: track.row)
+            start, end = window[0].start, window[-1].end
+            place = frames.setdefault(frame, len(frames))
+            windows += [start - before, end - start, score, place]
+            before = start
+        about = {"row": chosen[key], "joined": joined, "frames": [*frames], "windows": windows}
+        tracks.append(about)
+    return sorted(tracks, key=itemgetter("row"))

@@ -1,17 +1,22 @@
-"""The final files of a run, or of one of its samples: opened together, whole or not at all."""
+"""The final files of a run, or of one of its samples: opened together, whole or not at all.
+
+They are tables, the viral FASTA, and BED and GFF3 for genome browsers.
+
+Source:
+    GFF3 1.26 of the Sequence Ontology project; BED 1.0 of the GA4GH file formats group.
+"""
 
 from __future__ import annotations
 
 import gzip
 import io
+import re
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import IO, cast
+from typing import IO, Any
 
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Record
-from virnucpro.reports import genome
 from virnucpro.reports.tables import (
     CALL_COLUMNS,
     REGION_COLUMNS,
@@ -26,6 +31,10 @@ from virnucpro.sequences.fasta_files import write_fasta
 TABLE_NAMES = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
 FASTA_NAMES = {False: "viral.fasta", True: "viral.fasta.gz"}
 
+_RED, _BLUE = "204,51,51", "51,102,204"
+_SEQID = re.compile(r"[^a-zA-Z0-9.:^*$@!+_?|-]")
+_ATTRIBUTE = re.compile(r"[\x00-\x1f\x7f%;=&,]")
+
 
 class TableFiles:
     """Writes a record to every file that it belongs in. A context manager.
@@ -39,61 +48,109 @@ class TableFiles:
         self._stack = ExitStack()
 
     def __enter__(self) -> TableFiles:
-        """Open all files and write their headers."""
         with ExitStack() as stack:
             files = [
                 stack.enter_context(atomic_write(self._folder / name, "w")) for name in TABLE_NAMES
             ]
             self._calls, self._regions, self._regions_bed, self._chunks_bed, self._gff = files
-            self._fasta = _open_fasta(self._folder, self._gzip_fasta, stack)
+            mode, name = "wb" if self._gzip_fasta else "w", FASTA_NAMES[self._gzip_fasta]
+            fasta: IO[Any] = stack.enter_context(atomic_write(self._folder / name, mode))
+            if self._gzip_fasta:
+                # no name and no date inside: the same records give the same bytes
+                packed = gzip.GzipFile(filename="", mode="wb", fileobj=fasta, mtime=0)
+                text = io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="\n")
+                fasta = stack.enter_context(text)
+            self._fasta = fasta
             self._stack = stack.pop_all()
         self._calls.write(header(CALL_COLUMNS))
         self._regions.write(header(REGION_COLUMNS))
-        self._gff.write(genome.GFF3_HEADER)
+        self._gff.write("##gff-version 3\n")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:  # fmt: skip
-        """Give the files their names, or remove them after an error."""
-        return self._stack.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
 
     def add(
         self, name: str, row: CallRow, regions: list[RegionRow], chunks: list[ChunkRow],
         record: Record | None,
     ) -> None:  # fmt: skip
-        """Write one record.
+        """Write one record: its rows in order, its sequence where it is called viral.
 
-        Args:
-            name: its id in the files that have no column for the sample.
-            row: its line in calls.tsv.
-            regions: its viral regions, in order.
-            chunks: all its chunks, in order.
-            record: its sequence, where it is called viral.
+        `name` is its id in the files that have no column for the sample.
         """
         self._calls.write(row.line())
+        viral = [c for c in chunks if c.orf_start is not None and (c.p_virus or 0.0) > VIRAL]
         # browsers know no place beyond a contig's end, where the junction of a circle goes on
-        viral = [
-            chunk
-            for chunk in chunks
-            if chunk.p_virus is not None and chunk.p_virus > VIRAL and chunk.end <= row.length
-        ]
+        viral = [c for c in viral if c.end <= row.length]
         for chunk in viral:
-            genome.write_chunk(self._chunks_bed, name, chunk)
+            colour = _BLUE if chunk.strand == "-" else _RED
+            # nine columns, the best ORF drawn thick
+            self._chunks_bed.write(
+                f"{bed_name(name)}\t{chunk.start}\t{chunk.end}\tchunk_{chunk.number}{chunk.frame}"
+                f"\t{1000 * (chunk.p_virus or 0.0):.0f}\t{chunk.strand}"
+                f"\t{chunk.orf_start}\t{chunk.orf_end}\t{colour}\n"
+            )
         for region in regions:
             self._regions.write(region.line())
             inside = [c for c in viral if c.start >= region.start and c.end <= region.end]
-            genome.write_region(self._regions_bed, self._gff, name, region, inside)
+            self._add_region(name, region, inside)
         if record is not None:
             write_fasta(self._fasta, [(record.header_with(name), record.sequence)], wrapped=True)
 
+    def _add_region(self, name: str, region: RegionRow, chunks: list[ChunkRow]) -> None:
+        """Write a region and the best ORFs of its viral chunks.
 
-def _open_fasta(folder: Path, is_packed: bool, stack: ExitStack) -> IO[str]:
-    if not is_packed:
-        return cast("IO[str]", stack.enter_context(atomic_write(folder / FASTA_NAMES[False], "w")))
-    file = stack.enter_context(atomic_write(folder / FASTA_NAMES[True]))
-    # no name and no date inside: the same records give the same bytes
-    packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
-    text = io.TextIOWrapper(packed, encoding="utf-8", errors="surrogateescape", newline="\n")
-    return stack.enter_context(text)
+        BED gets one line of six columns, score 1000 x mean p_virus. GFF3 gets a
+        `viral_sequence` with the same mean as score, and an `ORF` of each chunk as its part.
+        """
+        seq_id, title = gff_seqid(name), f"viral_region_{region.number}"
+        own_id = f"{gff_attribute(name)}:{title}"
+        self._regions_bed.write(
+            f"{bed_name(name)}\t{region.start}\t{region.end}\t{title}"
+            f"\t{1000 * region.mean_p:.0f}\t.\n"
+        )
+        if region.number == 1:
+            self._gff.write(f"##sequence-region {seq_id} 1 {region.contig_length}\n")
+        self._gff.write(
+            f"{seq_id}\tVirNucPro\tviral_sequence\t{region.start + 1}\t{region.end}"
+            f"\t{region.mean_p:.6g}\t.\t.\tID={own_id};Name={title}"
+            f";supporting={region.supporting};opposing={region.opposing}"
+            f";contig_call={gff_attribute(region.call or 'none')}\n"
+        )
+        self._gff.writelines(
+            f"{seq_id}\tVirNucPro\tORF\t{(chunk.orf_start or 0) + 1}\t{chunk.orf_end}"
+            f"\t{chunk.p_virus:.6g}\t{chunk.strand}\t.\tParent={own_id}"
+            f";chunk={chunk.number};frame={chunk.frame}\n"
+            for chunk in chunks
+        )
+
+
+def bed_name(seq_id: str) -> str:
+    """An id as a BED chromosome: as it is, but for a `#` in front, which would start a comment.
+
+    >>> bed_name("#1")
+    '%231'
+    """
+    return f"%23{seq_id[1:]}" if seq_id.startswith("#") else seq_id
+
+
+def gff_seqid(seq_id: str) -> str:
+    """An id as a GFF3 seqid: letters that the format does not allow there are percent-encoded.
+
+    >>> gff_seqid(">a/b=1")
+    '%3Ea%2Fb%3D1'
+    """
+    return _SEQID.sub(_percent, seq_id)
+
+
+def gff_attribute(text: str) -> str:
+    """A value of the ninth GFF3 column.
+
+    >>> gff_attribute("a;b=c")
+    'a%3Bb%3Dc'
+    """
+    return _ATTRIBUTE.sub(_percent, text)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
 
-_Row = TypeVar("_Row")
+T = TypeVar("T")
 
 SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1}
 
@@ -34,53 +34,50 @@ REGION_COLUMNS = (
 CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id")
 
 
-@dataclass(frozen=True, slots=True)
-class CallRow:
-    """What became of one input record.
+class _Row:
+    """What rows of all tables have."""
 
-    Attributes:
-        seq_id: unique within its sample.
-        length: nt, gaps removed.
-        chunks: chunks it was cut into.
-        orfs: ORFs found in them.
-        status: whether it was scored, and if not why.
-        p_virus: probability of being viral; None where nothing was scored.
-        call: `virus`, `non-virus` or `uncertain`; None where nothing was scored.
-        model: name of the model.
-        sample: name of the input it came from.
-        chunks_scored: chunks with a score.
-        supporting: chunks with p_virus above one half.
-        opposing: chunks with p_virus below one half.
-        fdr: expected share of false ones among the sample's records that score at least as
-            high, at the sample's own share of viruses; None where nothing was scored.
-        class_hint: kind of virus, where the model is certain; the table has it as `kind`, too.
-        kind_score: share of that kind among all kinds; None without one.
-        family: family of the virus, where the model is certain.
-        topology: `circular` where it ends as it begins, else `linear`; empty if it is not scored.
-    """
-
+    __slots__ = ()
     seq_id: str
-    length: int
-    chunks: int
-    orfs: int
-    status: Status
-    p_virus: float | None
-    call: str | None
-    model: str
-    sample: str = ""
-    chunks_scored: int = 0
-    supporting: int = 0
-    opposing: int = 0
-    fdr: float | None = None
-    class_hint: str = ""
-    kind_score: float | None = None
-    family: str = ""
-    topology: str = ""
+    sample: str
 
     @property
     def key(self) -> tuple[str, str]:
-        """Sample and id: what tells it from every other record of a run."""
+        """Sample and id: what tells a record from every other one of a run."""
         return self.sample, self.seq_id
+
+    def values(self) -> tuple[Any, ...]:
+        """The fields in the order of the table's columns; what is absent is None or empty."""
+        raise NotImplementedError
+
+    def line(self) -> str:
+        """The row as text."""
+        return "\t".join(map(_text, self.values())) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow(_Row):
+    """What became of one input record."""
+
+    seq_id: str  # unique within its sample
+    length: int  # nt, gaps removed
+    chunks: int  # chunks it was cut into
+    orfs: int  # ORFs found in them
+    status: Status  # whether it was scored, and if not why
+    p_virus: float | None  # probability of being viral; None where nothing was scored
+    call: str | None  # `virus`, `non-virus` or `uncertain`; None where nothing was scored
+    model: str  # its name
+    sample: str = ""  # name of the input it came from
+    chunks_scored: int = 0
+    supporting: int = 0  # chunks with p_virus above one half
+    opposing: int = 0  # chunks with p_virus below one half
+    # Expected share of false ones among the sample's records that score at least as high, at the
+    # sample's own share of viruses; None where nothing was scored.
+    fdr: float | None = None
+    class_hint: str = ""  # kind of virus, where the model is certain; in the table `kind`, too
+    kind_score: float | None = None  # share of that kind among all kinds; None without one
+    family: str = ""  # where the model is certain
+    topology: str = ""  # `circular` where it ends as it begins, else `linear`; empty if not scored
 
     @property
     def share_scored(self) -> float | None:
@@ -96,89 +93,54 @@ class CallRow:
             self.kind_score, self.family, self.topology,
         )  # fmt: skip
 
-    def line(self) -> str:
-        """The row as text."""
-        return _line(*self.values())
-
 
 @dataclass(frozen=True, slots=True)
-class ChunkRow:
-    """A chunk and its best ORF; nt in the contig, 0-based, end excluded.
+class ChunkRow(_Row):
+    """A chunk and its best ORF; nt in the contig, 0-based, end excluded."""
 
-    Attributes:
-        seq_id: the contig's id.
-        number: its place among the contig's chunks, from 1.
-        start: first base.
-        end: one past the last.
-        frame: frame of the ORF with the highest P(virus), F1 to R3; empty without a score.
-        orf_start: first base of that ORF.
-        orf_end: one past its last.
-        p_virus: calibrated as for a contig of this one chunk; None without a score.
-        sample: name of the input that the contig came from.
-    """
-
-    seq_id: str
-    number: int
+    seq_id: str  # of the contig
+    number: int  # its place among the contig's chunks, from 1
     start: int
     end: int
-    frame: str = ""
+    frame: str = ""  # of the ORF with the highest P(virus), F1 to R3; empty without a score
     orf_start: int | None = None
     orf_end: int | None = None
-    p_virus: float | None = None
-    sample: str = ""
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Sample and id of the contig."""
-        return self.sample, self.seq_id
+    p_virus: float | None = None  # calibrated as for a contig of this one chunk
+    sample: str = ""  # name of the input that the contig came from
 
     @property
     def strand(self) -> str:
         """`+` or `-`, of the best ORF; empty without one."""
         return {"F": "+", "R": "-"}.get(self.frame[:1], "")
 
-    def line(self) -> str:
-        """The row as text."""
-        return _line(
+    def values(self) -> tuple[Any, ...]:
+        """The fields in the order of `CHUNK_COLUMNS`; what is absent is None or empty."""
+        return (
             self.seq_id, self.number, self.start, self.end, self.strand, self.frame,
             self.orf_start, self.orf_end, self.p_virus, self.sample,
         )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class RegionRow:
-    """A viral stretch of a contig; nt, 0-based, end excluded.
+class RegionRow(_Row):
+    """A viral stretch of a contig; nt, 0-based, end excluded."""
 
-    Attributes:
-        seq_id: the contig's id.
-        number: its place among the contig's regions, from 1.
-        start: first base.
-        end: one past the last.
-        contig_length: nt.
-        supporting: chunks with p_virus above one half.
-        opposing: chunks below that were bridged.
-        mean_p: mean p_virus of all of them.
-        log_odds: sum of their log-odds.
-        call: of the contig as a whole.
-        sample: name of the input it came from.
-    """
-
-    seq_id: str
-    number: int
+    seq_id: str  # of the contig
+    number: int  # its place among the contig's regions, from 1
     start: int
     end: int
     contig_length: int
-    supporting: int
-    opposing: int
-    mean_p: float
-    log_odds: float
-    call: str
+    supporting: int  # chunks with p_virus above one half
+    opposing: int  # chunks below that were bridged
+    mean_p: float  # mean p_virus of all of them
+    log_odds: float  # sum of their log-odds
+    call: str  # of the contig as a whole
     sample: str
 
-    def line(self) -> str:
-        """The row as text."""
+    def values(self) -> tuple[Any, ...]:
+        """The fields in the order of `REGION_COLUMNS`."""
         length = self.end - self.start
-        return _line(
+        return (
             self.seq_id, self.number, self.start, self.end, length, length / self.contig_length,
             self.supporting, self.opposing, self.mean_p, self.log_odds, self.call, self.sample,
         )  # fmt: skip
@@ -190,34 +152,31 @@ def header(columns: Iterable[str]) -> str:
 
 
 def read_call_rows(path: Path) -> Iterator[CallRow]:
-    """Stream a calls.tsv that this version wrote.
-
-    Raises:
-        InputError: it cannot be read, has other columns, or a row does not fit.
-    """
+    """Stream a calls.tsv of this version; other columns, or a bad row, are an `InputError`."""
     return _rows(path, CALL_COLUMNS, _call_row)
 
 
 def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
-    """Stream a chunks.tsv that this version wrote.
+    """Stream a chunks.tsv of this version; other columns, or a bad row, are an `InputError`."""
 
-    Raises:
-        InputError: it cannot be read, has other columns, or a row does not fit.
-    """
-    return _rows(path, CHUNK_COLUMNS, _chunk_row)
+    def row(fields: list[str]) -> ChunkRow:
+        seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus, sample = fields
+        return ChunkRow(
+            seq_id, int(number), int(start), int(end), frame,
+            int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
+            _number(p_virus), sample,
+        )  # fmt: skip
+
+    return _rows(path, CHUNK_COLUMNS, row)
 
 
 def read_region_rows(path: Path) -> Iterator[tuple[tuple[str, str], int, int]]:
-    """Stream the contig's sample and id, start and end (nt) of each row of a regions.tsv.
+    """Stream the contig's sample and id, start and end (nt) of each row of a regions.tsv."""
 
-    Raises:
-        InputError: it cannot be read, has other columns, or a row does not fit.
-    """
-    return _rows(
-        path,
-        REGION_COLUMNS,
-        lambda fields: ((fields[-1], fields[0]), int(fields[2]), int(fields[3])),
-    )
+    def row(fields: list[str]) -> tuple[tuple[str, str], int, int]:
+        return (fields[-1], fields[0]), int(fields[2]), int(fields[3])
+
+    return _rows(path, REGION_COLUMNS, row)
 
 
 def contig_line(row: CallRow, joint_id: str) -> str:
@@ -226,11 +185,7 @@ def contig_line(row: CallRow, joint_id: str) -> str:
 
 
 def read_contig_rows(path: Path) -> Iterator[tuple[CallRow, str]]:
-    """Stream the internal table of contigs: calls, each with its id among all samples.
-
-    Raises:
-        InputError: it cannot be read, has other columns, or a row does not fit.
-    """
+    """Stream the internal table of contigs: calls, each with its id among all samples."""
     return _rows(path, CONTIG_COLUMNS, lambda fields: (_call_row(fields[:-1]), fields[-1]))
 
 
@@ -249,18 +204,7 @@ def _call_row(fields: list[str]) -> CallRow:
     )  # fmt: skip
 
 
-def _chunk_row(fields: list[str]) -> ChunkRow:
-    seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus, sample = fields
-    return ChunkRow(
-        seq_id, int(number), int(start), int(end), frame,
-        int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
-        _number(p_virus), sample,
-    )  # fmt: skip
-
-
-def _rows(
-    path: Path, columns: tuple[str, ...], make: Callable[[list[str]], _Row]
-) -> Iterator[_Row]:
+def _rows(path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T]) -> Iterator[T]:
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             if file.readline() != header(columns):
@@ -277,10 +221,6 @@ def _rows(
                 yield row
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from error
-
-
-def _line(*values: object) -> str:
-    return "\t".join(map(_text, values)) + "\n"
 
 
 def _text(value: object) -> str:

@@ -1,1 +1,1 @@
-"""Room 6: merged rows to calls."""
+"""Merged rows to scores, and scores to calls."""

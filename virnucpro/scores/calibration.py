@@ -1,7 +1,7 @@
 """From the scores of chunks to a calibrated probability and a call for each contig.
 
-Room 6 (merged rows -> calls). The parameters are fitted by training and lie in a JSON file
-beside the weights; applying them needs numpy only.
+The parameters are fitted by training and lie in a JSON file beside the weights; applying them
+needs numpy only.
 
 A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null)) become slope(L) z + intercept(L),
 both interpolated over the logarithm of the chunk's length L. Chunks of one contig are neither
@@ -39,34 +39,22 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Parameters of one model; the defaults are those of a model without a calibration.
+    """Parameters of one model; the defaults are those of a model without a calibration."""
 
-    Attributes:
-        lengths_nt: chunk lengths at which slope and intercept were fitted, rising.
-        slope: at those lengths.
-        intercept: at those lengths.
-        gain: how fast evidence grows with the number of chunks, 0 to 1.
-        limit_lengths_nt: contig lengths at which the limits were chosen, rising.
-        virus_above: least p_virus of the call `virus` at those lengths.
-        other_below: p_virus below which the call is `non-virus`; between the two, `uncertain`.
-        null_above: mean P(null) from which the call is `uncertain` whatever p_virus says.
-        retro_above: least p_virus of the call `virus` where the kind is retro-transcribing: such
-            genes lie in host genomes as well.
-        kind_above: least share of a kind of virus that is reported; above 1 for none.
-        family_above: likewise, least probability of a family.
-    """
-
+    # chunk lengths at which slope and intercept were fitted, rising
     lengths_nt: tuple[float, ...] = (500.0,)
     slope: tuple[float, ...] = (1.0,)
     intercept: tuple[float, ...] = (0.0,)
-    gain: float = 0.0
+    gain: float = 0.0  # how fast evidence grows with the number of chunks, 0 to 1
+    # contig lengths at which the limits were chosen, rising
     limit_lengths_nt: tuple[float, ...] = (500.0,)
-    virus_above: tuple[float, ...] = (0.5,)
-    other_below: float = 0.5
-    null_above: float = 2.0
+    virus_above: tuple[float, ...] = (0.5,)  # least p_virus of the call `virus`
+    other_below: float = 0.5  # `non-virus` below; between the two, `uncertain`
+    null_above: float = 2.0  # mean P(null) from which all is `uncertain`
+    # least p_virus of the call `virus` of retro-transcribing kind: hosts have such genes as well
     retro_above: float = 0.0
-    kind_above: float = 2.0
-    family_above: float = 2.0
+    kind_above: float = 2.0  # least share of a kind of virus that is reported; above 1 for none
+    family_above: float = 2.0  # likewise, least probability of a family
 
     @classmethod
     def load(cls, path: Path | None) -> Calibration:
@@ -131,18 +119,15 @@ class Calibration:
         contig_nt: NDArray[np.integer],
         hidden_nt: NDArray[np.integer] | None = None,
     ) -> tuple[Floats, NDArray[np.str_]]:
-        """Probability and call of each contig.
+        """Probability, NaN for a contig without chunks, and call of each contig: (contigs,) each.
 
         Args:
             scores: P(other), P(virus) and, where there is one, P(null) of each chunk, shape
-                (chunks, 2 or 3); a missing P(null) may be NaN.
+                (chunks, 2 or more); a missing P(null) may be NaN.
             lengths_nt: known letters of each chunk, shape (chunks,).
             contig_of: index of each chunk's contig, shape (chunks,).
             contig_nt: known letters of each contig, shape (contigs,); its chunks may overlap.
             hidden_nt: its other letters, shape (contigs,); None means there are none.
-
-        Returns:
-            p_virus, shape (contigs,), NaN for a contig without chunks; calls, shape (contigs,).
         """
         count = len(contig_nt)
         weight = np.maximum(lengths_nt, 1).astype(np.float64)
@@ -154,31 +139,15 @@ class Calibration:
         growth = np.maximum(clear / longest, 1.0) ** self.gain
         p = np.where(total > 0, logistic(mean * growth), np.nan)
         null = np.bincount(contig_of, weight * _null(scores), minlength=count) / safe
-        if hidden_nt is None:
-            return p, self._calls(p, p, null, clear)
-        share = hidden_nt / (clear + hidden_nt)
+        limit = np.interp(np.log(clear), np.log(self.limit_lengths_nt), self.virus_above)
+        hidden = np.zeros(count) if hidden_nt is None else hidden_nt
+        share = hidden / (clear + hidden)
         at_most = logistic((mean + share * (np.maximum(mean, _MOST_HIDDEN) - mean)) * growth)
-        calls = self._calls(p, at_most, null, clear)
-        calls[(clear < _LEAST_CLEAR) & (clear < hidden_nt)] = UNCERTAIN_CALL
+        calls = np.full(count, UNCERTAIN_CALL, dtype="<U9")
+        is_told = (null < self.null_above) & ((clear >= _LEAST_CLEAR) | (clear >= hidden))
+        calls[is_told & (p >= limit)] = VIRUS_CALL
+        calls[is_told & (at_most < min(self.other_below, *self.virus_above))] = OTHER_CALL
         return p, calls
-
-    def contig(self, chunk_scores: Floats, lengths_nt: NDArray[np.integer]) -> tuple[float, str]:
-        """Probability and call of one contig with at least one chunk."""
-        alone = np.zeros(len(chunk_scores), dtype=np.int64)
-        p, calls = self.contigs(chunk_scores, lengths_nt, alone, lengths_nt.sum(keepdims=True))
-        return float(p[0]), str(calls[0])
-
-    def _calls(
-        self, p: Floats, at_most: Floats, null: Floats, length_nt: Floats
-    ) -> NDArray[np.str_]:
-        """Calls by p_virus, and by what it is at most for `non-virus`."""
-        knots = np.log(self.limit_lengths_nt)
-        limit = np.interp(np.log(length_nt), knots, self.virus_above)
-        calls = np.full(len(p), UNCERTAIN_CALL, dtype="<U9")
-        clear = null < self.null_above
-        calls[clear & (p >= limit)] = VIRUS_CALL
-        calls[clear & (at_most < min(self.other_below, *self.virus_above))] = OTHER_CALL
-        return calls
 
 
 def raw_log_odds(scores: Floats) -> Floats:

@@ -33,9 +33,7 @@ class PublishedMlp(nn.Module):
     """Linear, batch norm, ReLU, linear, softmax; dropout is idle outside training.
 
     Attribute names are those of the published weights.
-
-    Source:
-        Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`.
+    Source: Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`.
     """
 
     def __init__(self, width: int, hidden: int, classes: int = 2) -> None:
@@ -47,11 +45,7 @@ class PublishedMlp(nn.Module):
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> PublishedMlp:
-        """The network that these weights are of.
-
-        Raises:
-            ValueError, KeyError, TypeError, RuntimeError: they are of another.
-        """
+        """The network that these weights are of; a plain error if they are of another."""
         hidden, width = tensors["hidden_layer.weight"].shape
         network = cls(width, hidden)
         # training counts batches; inference never reads the counter
@@ -82,11 +76,7 @@ class MiniClassifier(nn.Module):
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> MiniClassifier:
-        """The network that these weights are of.
-
-        Raises:
-            ValueError, KeyError, TypeError, RuntimeError: they are of another.
-        """
+        """The network that these weights are of; a plain error if they are of another."""
         hidden, width = tensors["hidden.weight"].shape
         network = cls(width, hidden, len(tensors.get("kind.weight", ())))
         network.load_state_dict(tensors)

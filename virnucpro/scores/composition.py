@@ -1,10 +1,9 @@
 """How viral a sample is as a whole, and the false discovery rate that follows from it.
 
-Room 6 (merged rows -> calls). A calibrated probability holds for the mix of sequences that it
-was calibrated on. A sample of soil with one virus in a thousand contigs holds far more false
-positives among its high scores than such a mix. So the share of viruses is estimated from the
-sample itself, and the expected false discovery rate is computed at that share; `p_virus` is
-left as it is.
+A calibrated probability holds for the mix of sequences that it was calibrated on. A sample of
+soil with one virus in a thousand contigs holds far more false positives among its high scores
+than such a mix. So the share of viruses is estimated from the sample itself, and the expected
+false discovery rate is computed at that share; `p_virus` is left as it is.
 """
 
 from __future__ import annotations
@@ -47,16 +46,14 @@ class Composition:
                                   minlength=_BINS)  # fmt: skip
 
     def viral_share(self) -> float:
-        """The most plausible share of viruses in the sample, 0 to 1.
+        """The most plausible share of viruses in the sample, 0 to 1: expectation maximisation.
 
-        Expectation maximisation over the share, each step weighing the probabilities from the
-        training share to the last estimate. `IMAGINED_RECORDS` hold small samples to the
-        training share.
+        `IMAGINED_RECORDS` hold small samples to the training share.
 
         Source:
             Saerens, Latinne and Decaestecker 2002, Neural Computation 14:21-41.
         """
-        p, counts = self._means()
+        p, counts = self._means(), self._counts
         total = counts.sum() + IMAGINED_RECORDS
         share = TRAINING_SHARE
         for _ in range(_ROUNDS):
@@ -68,24 +65,21 @@ class Composition:
 
     def fdr(self) -> FdrCurve:
         """Expected false discovery rate among the records at least as viral as a score."""
-        p, counts = self._means()
+        p, counts = self._means(), self._counts
         share = self.viral_share()
         false = (1.0 - reweighed(p, share)) * counts
         from_top = np.cumsum(false[::-1])[::-1]
         records = np.cumsum(counts[::-1])[::-1]
         return FdrCurve(from_top / np.maximum(records, 1), share)
 
-    def _means(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Mean probability and number of records of each bin."""
-        return self._sums / np.maximum(self._counts, 1), self._counts
+    def _means(self) -> NDArray[np.float64]:
+        """Mean probability of each bin's records."""
+        means: NDArray[np.float64] = self._sums / np.maximum(self._counts, 1)
+        return means
 
 
 class FdrCurve:
-    """False discovery rate by score.
-
-    Attributes:
-        viral_share: estimated share of viruses in the sample.
-    """
+    """False discovery rate by score, and the estimated share of viruses in the sample."""
 
     def __init__(self, rates: NDArray[np.float64], viral_share: float) -> None:
         self._rates, self.viral_share = rates, viral_share

@@ -44,14 +44,10 @@ def format_rows(orf_ids: Sequence[str], scores: NDArray[np.float32]) -> str:
 class ConsensusTable:
     """`prediction_results_highestscore.csv`: one row a chunk, sorted by id as text.
 
-    A chunk is a virus if some frame looks at least as viral as any frame looks non-viral.
+    A chunk is a virus if some frame looks at least as viral as any frame looks non-viral. Blocks
+    of the sort lie in `scratch` until `write`.
 
-    Args:
-        scratch: folder for the blocks of the sort; they are removed by `write`.
-        block: chunks that are sorted in memory at a time.
-
-    Source:
-        Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`: tab separated in spite of the name.
+    Source: Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`: tab separated in spite of the name.
     """
 
     def __init__(self, scratch: Path, block: int = SORT_BLOCK_CHUNKS) -> None:

@@ -29,29 +29,17 @@ COLUMNS = 3 + kinds.COLUMNS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingOptions:
-    """How an encoder runs; decides time and memory, never a score beyond the tolerance.
+    """How an encoder runs; decides time and memory, never a score beyond the tolerance."""
 
-    Attributes:
-        engine: `padded` or `packed`; None means packed on a GPU.
-        dtype: `auto` (float16 on CUDA, float32 elsewhere), `float32`, `float16`, `bfloat16`.
-        token_budget: token slots of a batch; None means by free memory.
-        feeding_threads: threads that lay out batches ahead of the device; 0 for none.
-        tokenizer_threads: threads that tokenise side by side.
-        pin_memory: page-locked batches; None means on CUDA.
-        compile: `auto` compiles when the job repays it, `on` always, `off` never.
-        expected_tokens: of the whole job, about, for that decision.
-        plain_attention: plain attention kernels in place of the packed ones.
-    """
-
-    engine: EngineKind | None = None
-    dtype: str = "auto"
-    token_budget: int | None = None
-    feeding_threads: int = 1
-    tokenizer_threads: int = 1
-    pin_memory: bool | None = None
-    compile: Literal["auto", "on", "off"] = "auto"
-    expected_tokens: int = 0
-    plain_attention: bool = False
+    engine: EngineKind | None = None  # None means packed on a GPU
+    dtype: str = "auto"  # float16 on CUDA, float32 elsewhere; or float32, float16, bfloat16
+    token_budget: int | None = None  # token slots of a batch; None means by free memory
+    feeding_threads: int = 1  # lay out batches ahead of the device; 0 for none
+    tokenizer_threads: int = 1  # tokenise side by side
+    pin_memory: bool | None = None  # page-locked batches; None means on CUDA
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: when the job repays it
+    expected_tokens: int = 0  # of the whole job, about, for that decision
+    plain_attention: bool = False  # plain kernels in place of the packed ones
 
 
 class LoadedModels:
@@ -60,13 +48,15 @@ class LoadedModels:
     Args:
         device: `cpu` or `cuda:N`.
         threads: CPU threads of arithmetic; None leaves torch's choice.
-
-    Attributes:
-        loads: encoders loaded so far.
+        cache_clear_interval: units between two clearings of the GPU cache; 0 never.
     """
 
-    def __init__(self, device: str, threads: int | None = None) -> None:
-        self.device, self.threads, self.loads = device, threads, 0
+    def __init__(
+        self, device: str, threads: int | None = None, cache_clear_interval: int = 0
+    ) -> None:
+        self.device, self.threads = device, threads
+        self._interval, self._units = cache_clear_interval, 0
+        self.loads = 0  # encoders loaded so far
         self._encoders: dict[tuple[EncoderSpec, torch.dtype, bool], Encoder] = {}
         self._engines: dict[tuple[EncoderSpec, EmbeddingOptions], Engine] = {}
         self._classifiers: dict[str, Classifier] = {}
@@ -83,26 +73,8 @@ class LoadedModels:
             ModelError: weights are missing or damaged.
             DeviceError: the device cannot be used.
         """
-        if (spec, options) not in self._engines:
-            self._engines[spec, options] = self._make(spec, options)
-        return self._engines[spec, options]
-
-    def classifier(self, model: ModelSpec) -> Classifier:
-        """The classifier of a model; errors as for `engine`."""
-        from virnucpro.scores.classifier import load_classifier
-
-        if model.digest not in self._classifiers:
-            self._classifiers[model.digest] = load_classifier(model, self.device)
-        return self._classifiers[model.digest]
-
-    def empty_cache(self) -> None:
-        """Give cached GPU memory back."""
-        import torch
-
-        if torch.device(self.device).type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _make(self, spec: EncoderSpec, options: EmbeddingOptions) -> Engine:
+        if (spec, options) in self._engines:
+            return self._engines[spec, options]
         import torch
 
         from virnucpro.encoders.attention import TransformerEncoder
@@ -131,21 +103,28 @@ class LoadedModels:
             float32_encoder=lambda: load_encoder(spec, device, torch.float32),
         )
         kind = options.engine or ("packed" if device.type == "cuda" else "padded")
-        return make_engine(kind, encoder, device=device, options=settings)
+        engine = make_engine(kind, encoder, device=device, options=settings)
+        return self._engines.setdefault((spec, options), engine)
+
+    def classifier(self, model: ModelSpec) -> Classifier:
+        """The classifier of a model; errors as for `engine`."""
+        from virnucpro.scores.classifier import load_classifier
+
+        if model.digest not in self._classifiers:
+            self._classifiers[model.digest] = load_classifier(model, self.device)
+        return self._classifiers[model.digest]
+
+    def unit_finished(self) -> None:
+        """Count; every few units give cached GPU memory back, against fragmentation."""
+        self._units += 1
+        if self.device != "cpu" and self._interval and self._units % self._interval == 0:
+            import torch
+
+            torch.cuda.empty_cache()
 
 
 class Embedder:
-    """One encoder in its engine on one device, with its tokenizer; loaded when first needed.
-
-    Args:
-        spec: what to load.
-        encoders: of this process and device, so that a loaded one serves again.
-        options: see there.
-
-    Raises:
-        ModelError: from `load`: weights are missing or damaged.
-        DeviceError: from `load`: the device cannot be used.
-    """
+    """One encoder in its engine on one device, with its tokenizer; loaded when first needed."""
 
     def __init__(
         self, spec: EncoderSpec, encoders: LoadedModels, options: EmbeddingOptions
@@ -155,7 +134,7 @@ class Embedder:
         self._engine: Engine | None = None
 
     def load(self) -> Engine:
-        """The engine with its encoder on the device."""
+        """The engine with its encoder on the device; errors as for `LoadedModels.engine`."""
         if self._engine is None:
             self._engine = self._encoders.engine(self.spec, self._options)
         return self._engine
@@ -173,11 +152,7 @@ class Embedder:
     def embed(
         self, items: Sequence[Tokens], out: NDArray[np.float32]
     ) -> Generator[int, None, None]:
-        """Fill `out`, shape (n, d), with the vector of each row; yields rows as they are done.
-
-        Raises:
-            ModelError: a vector is not finite, or a row got none.
-        """
+        """Fill `out`, shape (n, d), with the vector of each row; yields rows as they are done."""
         missing = np.ones(len(items), dtype=bool)
         for rows, vectors in self.load().embed(items) if items else ():
             out[rows] = vectors
@@ -191,15 +166,7 @@ Prepared = tuple["Sequence[Tokens]", "Sequence[Tokens]"]
 
 
 class Scorer:
-    """Scores of distinct ORFs.
-
-    Args:
-        model: what decides scores.
-        encoders: of this process and device.
-        dna: how the DNA encoder runs.
-        protein: how the protein encoder runs.
-        classifier_batch: rows per classifier batch.
-    """
+    """Scores of distinct ORFs by one model, on the device of `encoders`."""
 
     def __init__(
         self,
@@ -214,12 +181,7 @@ class Scorer:
         self._protein = Embedder(model.protein, encoders, protein or EmbeddingOptions())
 
     def load(self) -> None:
-        """Load what is not loaded yet.
-
-        Raises:
-            ModelError: weights are missing or damaged.
-            DeviceError: the device cannot be used.
-        """
+        """Load what is not loaded yet; errors as for `LoadedModels.engine`."""
         self._encoders.classifier(self.model)
         self._dna.load()
         self._protein.load()
@@ -240,17 +202,14 @@ class Scorer:
         return merged
 
     def run(self, prepared: Prepared) -> Generator[int, None, NDArray[np.float32]]:
-        """Scores of n ORFs; yields ORFs as they are done.
+        """P(other), P(virus) and P(null) of n ORFs, shape (n, 3); yields ORFs as they are done.
 
-        Returns:
-            P(other), P(virus), P(null) and the columns of `Kinds`, shape (n, `COLUMNS`); NaN where
-            the model has no such class.
+        NaN where the model has no such class.
         """
-        merged = yield from self.vectors(prepared)
-        return self.classify(merged)
+        return self.classify((yield from self.vectors(prepared)))
 
     def classify(self, merged: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores of merged vectors, as `run` returns them."""
+        """Scores of merged vectors, shape (n, 3), as `run` returns them."""
         import torch
 
         classifier = self._encoders.classifier(self.model)

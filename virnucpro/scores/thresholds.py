@@ -1,11 +1,8 @@
-"""From a probability to a word: what the user's thresholds change, and what they leave alone.
-
-Room 6 (merged rows -> calls).
-"""
+"""From a probability to a word: what the user's thresholds change, and what they leave alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 VIRUS, UNCERTAIN = "virus", "uncertain"
@@ -68,8 +65,8 @@ def thresholds(
         ValueError: a threshold is not between 0 and 1.
     """
     base = PRESETS[preset] if preset else Thresholds()
-    return Thresholds(
-        base.min_score if min_score is None else min_score,
-        base.max_fdr if max_fdr is None else max_fdr,
-        base.only_stricter,
+    return replace(
+        base,
+        min_score=base.min_score if min_score is None else min_score,
+        max_fdr=base.max_fdr if max_fdr is None else max_fdr,
     )

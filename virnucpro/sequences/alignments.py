@@ -1,7 +1,4 @@
-"""BAM, CRAM and SAM -> records; needs pysam, which the `[bam]` extra brings.
-
-Room 1 (FASTA -> chunks -> ORFs).
-"""
+"""BAM, CRAM and SAM -> records; needs pysam, which the `[bam]` extra brings."""
 
 from __future__ import annotations
 
@@ -11,12 +8,11 @@ import string
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import sha256_file
-from virnucpro.core.records import HEADER_BYTES, Record
+from virnucpro.core.records import Record
 from virnucpro.core.text import clipped
 from virnucpro.sequences.fasta import first_word, sample_name
 from virnucpro.sequences.read_log import ReadLog
@@ -63,12 +59,14 @@ def read_alignments(
         reference: FASTA that a CRAM file was packed against, where it needs one.
 
     Raises:
-        InputError: pysam is not installed, the file is broken or truncated or changes while it
-            is read, a sequence holds what is no letter, or
-            `reference` is no file.
+        InputError: no pysam, broken or changed alignments, no letter in a sequence, no reference.
     """
     of_run, log = log, ReadLog() if log is None else log
-    pysam = _pysam(path)
+    try:
+        import pysam
+    except ImportError as error:
+        problem = "alignments are read with pysam: pip install 'virnucpro[bam]', or give FASTQ"
+        raise InputError(path, problem) from error
     if reference is not None and not reference.is_file():
         raise InputError(reference, "is no file; give the FASTA that the CRAM was packed against")
     # htslib reads it as it opens a file, and asks a public server where it is empty
@@ -98,7 +96,7 @@ def read_alignments(
 
 
 def _record(path: Path, read: Any, sample: str, log: ReadLog) -> Record:
-    name = log.wished_id(first_word((read.query_name or "").encode(*HEADER_BYTES)))
+    name = log.wished_id(first_word(read.query_name or ""))
     if read.is_read1 != read.is_read2:
         name += "/1" if read.is_read1 else "/2"
     sequence = read.get_forward_sequence() or ""
@@ -118,13 +116,3 @@ def _check_letters(path: Path) -> None:
             if unknown := fields[_SEQUENCE_FIELD].translate(None, _SAM_LETTERS):
                 problem = f"{unknown[:1]!r} in the sequence of a read; write the file again"
                 raise InputError(path, problem, number)
-
-
-def _pysam(path: Path) -> ModuleType:
-    try:
-        import pysam
-    except ImportError as error:
-        problem = "alignments are read with pysam: pip install 'virnucpro[bam]', or give FASTQ"
-        raise InputError(path, problem) from error
-    module: ModuleType = pysam
-    return module

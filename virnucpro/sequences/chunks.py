@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from virnucpro.sequences.codons import reverse_complement
+from virnucpro.sequences.block import reverse_complement
 
 # The most chunks of a contig that is cut into half as many again.
 FEW_CHUNKS = 6
@@ -24,15 +24,8 @@ def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     are divided by the number of windows, not of gaps, so the last window may be short: the
     published models saw their data cut this way.
 
-    Args:
-        length: of the contig (nt).
-        chunk_nt: of a window (nt).
-
     Returns:
-        Half-open windows in ascending order; none for an empty contig.
-
-    Raises:
-        ValueError: `chunk_nt` is not positive.
+        Half-open windows in ascending order (nt); none for an empty contig.
 
     Source:
         VirNucPro units.py; equal to it for 70 pairs of length and chunk length.

@@ -1,6 +1,6 @@
 """FASTA and FASTQ text -> headers and letters; what is no sequence is told with its line.
 
-Room 1 (FASTA -> chunks -> ORFs). Known in a line of sequence are letters and gaps, in FASTA also
+Known in a line of sequence are letters and gaps, in FASTA also
 blanks and digits; gaps, blanks and digits are left out and counted. Any other sign ends the
 reading, since it tells of files that were joined or of another format: a guess would lose records.
 """
@@ -8,10 +8,11 @@ reading, since it tells of files that were joined or of another format: a guess 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
+from virnucpro.core.records import HEADER_BYTES
 from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.streams import BLANKS, TextStream
 
@@ -24,7 +25,7 @@ _DIGITS = string.digits.encode()
 _LETTERS = string.ascii_letters.encode()
 _LEFT_OUT = GAPS + BLANKS + _DIGITS
 _QUALITIES = bytes(range(33, 127))
-_RECORD_LINES = 4
+_FOUR = 4  # lines of a record of FASTQ
 _NAME_BYTES = 200
 
 _JOINED = "were files joined? Give them as inputs of their own"
@@ -39,28 +40,16 @@ _UNKNOWN = {
 
 
 class Entry(NamedTuple):
-    """One record as it is written.
+    """One record as it is written."""
 
-    Attributes:
-        header: its bytes without `>` or `@`, and without blanks before its first word.
-        sequence: its letters, case as given.
-        gaps: gap letters that were left out.
-        line: of its header; None in FASTA.
-    """
-
-    header: bytes
-    sequence: str
-    gaps: int = 0
-    line: int | None = None
+    header: str  # without `>` or `@` and blanks behind it; bytes that are not UTF-8 escaped
+    sequence: str  # case as given
+    gaps: int = 0  # letters that were left out
+    line: int | None = None  # of its header; None in FASTA
 
 
 def read_entries(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
-    """The records of one input, in order; a block and a record are in memory.
-
-    Raises:
-        InputError: a sign that no sequence holds, more digits than letters, FASTQ that is
-            broken or written on several lines, a record without end.
-    """
+    """The records of one input, in order; a block and a record are in memory."""
     if stream.kind == "fasta":
         return _fasta(stream, log)
     return _fastq(stream, log) if stream.kind else iter(())
@@ -71,13 +60,23 @@ def _fasta(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
     text, line = next(blocks)[1:], stream.skipped_lines + 1
     record: _FastaRecord | None = None
     for block in chain(blocks, [b"\n>"]):  # the end comes as if one more record began
-        *pieces, text = (text + block).split(b"\n>")
+        text += block
+        first, size = line, len(text)
+        *pieces, text = text.split(b"\n>")
+        parts = [piece.partition(b"\n") for piece in pieces] if record is None else []
+        whole = b"".join(part[2] for part in parts)
+        if parts and size <= log.max_record_nt and not whole.translate(None, DNA_LETTERS + b"\n"):
+            for header, _, letters in parts:
+                sequence = letters.replace(b"\n", b"").decode("ascii")
+                yield Entry(header.lstrip(BLANKS).decode(*HEADER_BYTES), sequence)
+            pieces, line = [], stream.lines + 1 - text.count(b"\n")
         for piece in pieces:
             record = record or _FastaRecord(stream, log, line)
             record.add(piece, line)
-            yield record.entry()
-            record, line = None, line + piece.count(b"\n") + 1
-        if not pieces:  # a long record: what is known of it goes out of the way
+            entry, record = record.entry(), None  # a long record is in memory once from here on
+            line += piece.count(b"\n") + 1
+            yield entry
+        if line == first:  # a long record: what is known of it goes out of the way
             record = record or _FastaRecord(stream, log, line)
             last = text.endswith(b"\n")
             record.add(text[: len(text) - last], line)
@@ -113,14 +112,14 @@ class _FastaRecord:
         self._letters += letters
 
     def entry(self) -> Entry:
-        """The whole record."""
         if self._digits > len(self._letters):
             problem = (
                 f"record {self._name}: {self._digits} digits and {len(self._letters)} letters; "
                 "give sequences, not their qualities"
             )
             raise self._stream.error(problem, self._line)
-        return Entry(self._header.lstrip(BLANKS), self._letters.decode("ascii"), self._gaps)
+        header = self._header.lstrip(BLANKS).decode(*HEADER_BYTES)
+        return Entry(header, self._letters.decode("ascii"), self._gaps)
 
     @property
     def _name(self) -> str:
@@ -144,62 +143,75 @@ class _FastaRecord:
 
 
 def _fastq(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
-    blocks = stream.blocks()
-    waiting: list[bytes] = []
-    line, ends, last_line = stream.skipped_lines + 1, 0, 0
-    for block in blocks:
+    line, has_ended = stream.skipped_lines + 1, False
+    for lines in _fastq_lines(stream, log):
+        if not has_ended and _are_plain_records(lines):
+            for header, letters in zip(lines[::_FOUR], lines[1::_FOUR], strict=True):
+                name = header[1:].lstrip(BLANKS).decode(*HEADER_BYTES)
+                yield Entry(name, letters.decode("ascii"), 0, line)
+                line += _FOUR
+            continue
+        for i in range(0, len(lines), _FOUR):
+            four = lines[i : i + _FOUR]
+            has_ended = has_ended or not four[0].strip(BLANKS)
+            if not has_ended:
+                yield _fastq_entry(four, line, stream, log)
+            elif b"".join(four).strip(BLANKS):
+                place = next(k for k, part in enumerate(four) if part.strip(BLANKS))
+                raise stream.error("FASTQ: a blank line before it; remove it", line + place)
+            line += _FOUR
+
+
+def _fastq_lines(stream: TextStream, log: ReadLog) -> Iterator[list[bytes]]:
+    """The lines of a block's whole records; at the end what is left, without blank lines."""
+    given, last_line, waiting = stream.skipped_lines, 0, list[bytes]()
+    for block in stream.blocks():
         waiting.append(block)
-        ends += block.count(b"\n")
         begun = block.rfind(b"\n") + 1
         last_line = len(block) - begun if begun else last_line + len(block)
         if last_line > log.max_record_nt:
             raise stream.error(f"record: longer than {log.max_record_nt:,} letters")
-        if ends < _RECORD_LINES:
-            continue
-        lines = b"".join(waiting).split(b"\n")
-        whole = ends - ends % _RECORD_LINES
-        for i in range(0, whole, _RECORD_LINES):
-            if not lines[i].strip(BLANKS):
-                _refuse_text(chain([b"\n".join(lines[i:])], blocks), line, stream)
-                return
-            yield _fastq_entry(lines[i : i + _RECORD_LINES], line, stream, log)
-            line += _RECORD_LINES
-        waiting, ends = [b"\n".join(lines[whole:])], ends - whole
+        if whole := (stream.lines - given) // _FOUR * _FOUR:
+            lines = b"".join(waiting).split(b"\n")
+            yield lines[:whole]
+            given, waiting = given + whole, [b"\n".join(lines[whole:])]
     lines = b"".join(waiting).split(b"\n")
     while lines and not lines[-1].strip(BLANKS):
         lines.pop()
-    if len(lines) == _RECORD_LINES - 1 and not lines[1].strip(BLANKS):
+    if len(lines) == _FOUR - 1 and not lines[1].strip(BLANKS):
         lines.append(b"")  # without letters the line of qualities is as empty as the end
-    if len(lines) == _RECORD_LINES:
-        yield _fastq_entry(lines, line, stream, log)
-    elif lines:
-        raise stream.error("FASTQ ends inside a record; copy the file again", line + len(lines))
+    yield lines
 
 
-def _refuse_text(blocks: Iterable[bytes], line: int, stream: TextStream) -> None:
-    """Only blank lines may follow the last record of FASTQ."""
-    for block in blocks:
-        text = block.lstrip(BLANKS + b"\n")
-        line += block.count(b"\n") - text.count(b"\n")
-        if text:
-            raise stream.error("FASTQ: a blank line before it; remove it", line)
+def _are_plain_records(lines: list[bytes]) -> bool:
+    """Whether nothing in whole records of FASTQ needs a closer look."""
+    headers, letters, pluses, qualities = (lines[i::_FOUR] for i in range(_FOUR))
+    return (
+        len(lines) % _FOUR == 0
+        and {header[:1] for header in headers} == {b"@"}
+        and {*pluses} == {b"+"}
+        and [*map(len, letters)] == [*map(len, qualities)]
+        and not b"".join(letters).translate(None, DNA_LETTERS)
+        and not b"".join(qualities).translate(None, _QUALITIES)
+    )
 
 
 def _fastq_entry(four: list[bytes], line: int, stream: TextStream, log: ReadLog) -> Entry:
+    if len(four) < _FOUR:
+        problem = "FASTQ ends inside a record; copy the file again"
+        raise stream.error(problem, line + len(four))
     header, letters, plus, qualities = four
-    is_plain = (
-        header.startswith(b"@") and plus == b"+" and len(letters) == len(qualities)
-        and not letters.translate(None, DNA_LETTERS) and not qualities.translate(None, _QUALITIES)
-    )  # fmt: skip
-    gaps = 0
-    if not is_plain:
-        letters, qualities = letters.rstrip(BLANKS), qualities.rstrip(BLANKS)
-        if fault := _fault(header, letters, plus, qualities):
-            place, problem = fault
-            raise stream.error(f"FASTQ: {problem}", line + place)
-        gaps = len(letters) - len(letters := letters.translate(None, GAPS))
-        log.gaps += gaps
-    return Entry(header[1:].lstrip(BLANKS), letters.decode("ascii"), gaps, line)
+    letters = letters.rstrip(BLANKS)
+    if len(letters) != len(qualities):
+        qualities = qualities.rstrip(BLANKS)
+    if fault := _fault(header, letters, plus, qualities):
+        place, problem = fault
+        raise stream.error(f"FASTQ: {problem}", line + place)
+    sequence = letters.translate(None, GAPS)
+    gaps = len(letters) - len(sequence)
+    log.gaps += gaps
+    name = header[1:].lstrip(BLANKS).decode(*HEADER_BYTES)
+    return Entry(name, sequence.decode("ascii"), gaps, line)
 
 
 def _fault(header: bytes, letters: bytes, plus: bytes, qualities: bytes) -> tuple[int, str] | None:
@@ -224,11 +236,10 @@ def _fault(header: bytes, letters: bytes, plus: bytes, qualities: bytes) -> tupl
 
 def _problem(sign: bytes) -> str:
     """Why a sign in a line of sequence cannot be read, and the remedy."""
-    if sign.isdigit():
-        return "a digit in the line of letters; copy the file again"
+    if sign.isdigit() or sign in BLANKS:
+        what = "a digit" if sign.isdigit() else "a blank"
+        return f"{what} in the line of letters; copy the file again"
     if sign in _UNKNOWN:
         return _UNKNOWN[sign]
-    shown = (
-        f"'{sign.decode()}'" if sign.translate(None, _QUALITIES) == b"" else f"byte 0x{sign.hex()}"
-    )
+    shown = f"'{sign.decode()}'" if sign in _QUALITIES else f"byte 0x{sign.hex()}"
     return f"{shown} in a sequence; remove it, or save the file as plain text"

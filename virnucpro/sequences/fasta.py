@@ -1,17 +1,18 @@
 """FASTA and FASTQ -> records with ids that are unique within the run.
 
-Room 1 (FASTA -> chunks -> ORFs). Streams: one record is in memory at a time, and 8 to 9 bytes for
+Streams: one record is in memory at a time, and 8 to 9 bytes for
 each id seen.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path, PurePath
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.records import HEADER_BYTES, Record, as_utf8
+from virnucpro.core.records import Record, as_utf8
 from virnucpro.core.text import shown
 from virnucpro.sequences.entries import Entry, read_entries
 from virnucpro.sequences.read_log import ReadLog
@@ -20,6 +21,7 @@ from virnucpro.sequences.unpack import STDIN, open_unpacked
 
 _PACKED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
 _MATE_ENDINGS = ("/1", "/2")
+_WORD = re.compile(r"[^ \t\n\v\f\r]+")
 
 
 def sample_name(path: Path | str) -> str:
@@ -61,36 +63,23 @@ def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Ite
     log.warn()
 
 
-def read_pairs(
-    pairs: Iterable[tuple[Path | str, Path | str]], log: ReadLog | None = None
-) -> Iterator[tuple[Record, Record]]:
-    """Mates from pairs of files, in order, as `{id}/1` and `{id}/2`. Streams.
-
-    Mates have the same first word in their headers, or one that differs in its ending only:
-    `/1` and `/2`, `.1` and `.2`, `_1` and `_2`. A second pair with an id becomes `{id}__2/1` and
-    `{id}__2/2`. The sample is the first file's.
-
-    Raises:
-        InputError: as `read_records`; mates whose names differ; one file has more records.
-    """
-    log = ReadLog() if log is None else log
-    for first_path, second_path in pairs:
-        yield from pairs_of(first_path, second_path, log)
-    log.warn()
-
-
 def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
     """The records of one input; its warnings wait in the log."""
     sample = sample_name(path)
     for entry in _entries(path, log):
-        name = log.wished_id(first_word(entry.header))
-        yield _record(log.unique(name), entry, sample)
+        seq_id = log.unique(log.wished_id(first_word(entry.header)))
+        yield Record(seq_id, entry.header, entry.sequence, sample, entry.gaps)
 
 
 def pairs_of(
     first_path: Path | str, second_path: Path | str, log: ReadLog
 ) -> Iterator[tuple[Record, Record]]:
-    """The mates of one pair of files; their warnings wait in the log."""
+    """The mates of one pair of files, in order, as `{id}/1` and `{id}/2`; warnings wait in the log.
+
+    Mates have the same first word in their headers, or one that differs in its ending only:
+    `/1` and `/2`, `.1` and `.2`, `_1` and `_2`. A second pair with an id becomes `{id}__2/1` and
+    `{id}__2/2`. The sample is the first file's.
+    """
     sample = sample_name(first_path)
     both = zip_longest(_entries(first_path, log), _entries(second_path, log))
     for number, (first, second) in enumerate(both, start=1):
@@ -99,24 +88,24 @@ def pairs_of(
             raise InputError(short, f"ends after {number - 1} records, its mate file does not")
         name = _mates_name(first, second, log)
         if name is None:
-            names = [as_utf8(entry.header.decode(*HEADER_BYTES)) for entry in (second, first)]
-            problem = f"record {number}: {shown(names[0])} is no mate of {shown(names[1])}"
+            names = [shown(as_utf8(entry.header)) for entry in (second, first)]
+            problem = f"record {number}: {names[0]} is no mate of {names[1]}"
             raise InputError(second_path, problem, second.line)
         seq_id = log.unique(name, _MATE_ENDINGS)
         yield (
-            _record(f"{seq_id}/1", first, sample),
-            _record(f"{seq_id}/2", second, sample),
+            Record(f"{seq_id}/1", first.header, first.sequence, sample, first.gaps),
+            Record(f"{seq_id}/2", second.header, second.sequence, sample, second.gaps),
         )
 
 
-def first_word(header: bytes) -> str:
+def first_word(header: str) -> str:
     r"""A header up to the first ASCII blank, fit to be an id; empty if it has no word.
 
-    >>> first_word(b"caf\xe9\xa0au lait")
+    >>> first_word("caf\xe9\xa0au lait")
     'café\xa0au'
     """
-    words = header.split(maxsplit=1)
-    return as_utf8(words[0].decode(*HEADER_BYTES)) if words else ""
+    found = _WORD.search(header)
+    return as_utf8(found[0]) if found else ""
 
 
 def _entries(path: Path | str, log: ReadLog) -> Iterator[Entry]:
@@ -138,8 +127,3 @@ def _mates_name(first: Entry, second: Entry, log: ReadLog) -> str | None:
         return None
     is_numbered = one[-2:] in ("/1", ".1", "_1") and two[-1] == "2"
     return name[:-2] if is_numbered and len(name) > 2 else None
-
-
-def _record(seq_id: str, entry: Entry, sample: str) -> Record:
-    header = entry.header.decode(*HEADER_BYTES)
-    return Record(seq_id, header, entry.sequence, sample, entry.gaps)

@@ -1,6 +1,6 @@
 """The FASTA files that lie between stages: written and read back here only.
 
-Room 1 (FASTA -> chunks -> ORFs). These files are ours: plain, ids of one word, no surprises. What
+These files are ours: plain, ids of one word, no surprises. What
 users hand in goes through `fasta.py`.
 """
 
@@ -15,7 +15,7 @@ from virnucpro.core.records import HEADER_BYTES
 from virnucpro.core.text import clipped
 
 WRAP_NT = 60
-_PIECE_NT = WRAP_NT << 14
+_PART_NT = WRAP_NT << 14
 
 
 def fasta_text(seq_id: str, sequence: str, *, wrapped: bool = False) -> str:
@@ -24,40 +24,32 @@ def fasta_text(seq_id: str, sequence: str, *, wrapped: bool = False) -> str:
     >>> fasta_text("c_chunk_1", "ACGT")
     '>c_chunk_1\nACGT\n'
     """
-    return "".join(_pieces(seq_id, sequence, wrapped))
-
-
-def _pieces(seq_id: str, sequence: str, wrapped: bool) -> Iterator[str]:
-    """The text of a record in pieces, so that a chromosome is not in memory in many forms."""
-    yield f">{seq_id}\n"
     if not wrapped or len(sequence) <= WRAP_NT:
-        yield f"{sequence}\n"
-        return
-    for first in range(0, len(sequence), _PIECE_NT):
-        piece = sequence[first : first + _PIECE_NT]
-        yield "\n".join([piece[i : i + WRAP_NT] for i in range(0, len(piece), WRAP_NT)] + [""])
+        return f">{seq_id}\n{sequence}\n"
+    return f">{seq_id}\n{_wrapped(sequence)}"
 
 
 def write_fasta(
     handle: IO[str], entries: Iterable[tuple[str, str]], *, wrapped: bool = False
-) -> int:
-    """Write (id, sequence) pairs in their order; returns how many. Streams.
+) -> None:
+    """Write (id, sequence) pairs in their order. Streams.
 
     Open `handle` as UTF-8 without newline translation: the files are the same on every system.
     """
-    count = 0
     for seq_id, sequence in entries:
-        handle.writelines(_pieces(seq_id, sequence, wrapped))
-        count += 1
-    return count
+        # a chromosome is wrapped part by part, so that it is not in memory in many forms
+        first = sequence[:_PART_NT] if wrapped else sequence
+        handle.write(fasta_text(seq_id, first, wrapped=wrapped))
+        for start in range(len(first), len(sequence), _PART_NT):
+            handle.write(_wrapped(sequence[start : start + _PART_NT]))
+
+
+def _wrapped(sequence: str) -> str:
+    return "\n".join([sequence[i : i + WRAP_NT] for i in range(0, len(sequence), WRAP_NT)] + [""])
 
 
 def read_fasta(path: Path | str) -> Iterator[tuple[str, str]]:
-    """(id, sequence) of each record of a plain FASTA file of ours, in its order. Streams.
-
-    Raises:
-        InputError: the file cannot be read or is no FASTA.
-    """
+    """(id, sequence) of each record of a plain FASTA file of ours, in its order. Streams."""
     encoding, errors = HEADER_BYTES
     try:
         with Path(path).open(encoding=encoding, errors=errors, newline="\n") as file:

@@ -1,25 +1,17 @@
-"""Chunks -> ORFs: six frames of a whole block of chunks at once.
-
-Two policies choose what a frame gives: `open-frame`, the rule
-of the published models, and `longest`, which leaves no readable chunk without an ORF.
-"""
+"""Chunks -> ORFs: six frames of a whole block of chunks at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.config import ORF_POLICIES, PolicyName
 from virnucpro.core.records import FRAMES
 from virnucpro.sequences.block import Block, longest_runs, open_frames
 
-PolicyName = Literal["open-frame", "longest"]
-
-# Larger blocks leave the processor's caches, smaller ones pay for calls (nt).
-_BLOCK_NT = 1 << 19
 # A shorter run is kept only where the chunk has nothing better (codons).
 _SHORTEST_RUN = 5
 
@@ -64,26 +56,22 @@ class OrfPolicy:
     keep: int = 6
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(PolicyName):
-            raise ValueError(f"ORF policy {self.name!r} is none of {get_args(PolicyName)}")
+        if self.name not in ORF_POLICIES:
+            raise ValueError(f"ORF policy {self.name!r} is none of {ORF_POLICIES}")
         if not 1 <= self.keep <= len(FRAMES):
             raise ValueError(f"an ORF policy keeps 1 to 6 frames, got {self.keep}")
 
 
 def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
-    """The ORFs of some chunks.
+    """The ORFs of some chunks; over a thousand at a time leave the processor's caches.
 
     Letters are read in upper case, U as T. A codon with an ambiguous base is `X` and keeps its
     place; an ORF of nothing but `X` is none. Under `open-frame` the DNA is one base longer than
     the codons where the chunk has it (the trained weights expect it); under `longest` it is the
     whole strand from the frame's first base on, so that it stays in codon phase, and a chunk and
     its reverse complement give the same ORFs. Under `longest` a run shorter than 5 codons is kept
-    only if no frame of the chunk has one that long, so every
-    chunk with 60 unambiguous bases in a row gives an ORF.
-
-    Args:
-        chunks: their letters (nt).
-        policy: which of the six frames are kept.
+    only if no frame of the chunk has one that long, so every chunk with 60 unambiguous bases in a
+    row gives an ORF.
 
     Source:
         VirNucPro units.py (six frames, NCBI table 1, slice of 3 x protein + 1).
@@ -92,52 +80,33 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     >>> FRAMES[orfs.frame[0]], orfs.protein[0], orfs.dna[0]
     ('F1', b'MXAA', b'ATGNNNGCTGCTA')
     """
-    columns: list[tuple[NDArray[np.int64], ...]] = []
-    dna: list[bytes] = []
-    protein: list[bytes] = []
+    if not chunks:
+        none = np.empty(0, dtype=np.int64)
+        return Orfs(none, none.astype(np.uint8), none, none, [], [])
     is_open = policy.name == "open-frame"
-    for first_chunk, part in _parts(chunks):
-        block = Block.of(part)
-        starts, lengths = open_frames(block) if is_open else longest_runs(block)
-        rows, frames = np.nonzero(np.where(_kept(block, starts, lengths, policy), lengths, 0))
-        first = starts[rows, frames]
-        codons = lengths[rows, frames]
-        last = first + 3 * codons
-        size = block.lengths[rows]
-        if is_open:
-            # One base more than the codons, as VirNucPro's units.py: the weights expect it.
-            dna_first, dna_last = first, np.minimum(last + 1, size)
-        else:
-            dna_first, dna_last = frames % 3, size
-        for row, frame, begin, many, left, right in zip(
-            *(column.tolist() for column in (rows, frames, first, codons, dna_first, dna_last)),
-            strict=True,
-        ):
-            protein.append(block.protein(row, frame, begin, many))
-            dna.append(block.dna(row, frame, left, right))
-        is_forward = frames < 3
-        columns.append((
-            rows + first_chunk, frames,
-            np.where(is_forward, first, size - last), np.where(is_forward, last, size - first),
-        ))  # fmt: skip
-    chunk, frame, start, end = (
-        (np.concatenate(column) for column in zip(*columns, strict=True))
-        if columns
-        else [np.empty(0, dtype=np.int64)] * 4
-    )
-    return Orfs(chunk, frame.astype(np.uint8), start, end, dna, protein)
-
-
-def _parts(chunks: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
-    """Chunks in groups that the caches hold, each with the number of its first chunk."""
-    first = letters = 0
-    for i, chunk in enumerate(chunks):
-        if letters and letters + len(chunk) > _BLOCK_NT:
-            yield first, chunks[first:i]
-            first, letters = i, 0
-        letters += len(chunk)
-    if first < len(chunks):
-        yield first, chunks[first:]
+    block = Block.of(chunks)
+    starts, lengths = open_frames(block) if is_open else longest_runs(block)
+    rows, frames = np.nonzero(np.where(_kept(block, starts, lengths, policy), lengths, 0))
+    first = starts[rows, frames]
+    codons = lengths[rows, frames]
+    last = first + 3 * codons
+    size = block.lengths[rows]
+    if is_open:
+        # One base more than the codons, as VirNucPro's units.py: the weights expect it.
+        dna_first, dna_last = first, np.minimum(last + 1, size)
+    else:
+        dna_first, dna_last = frames % 3, size
+    dna, protein = list[bytes](), list[bytes]()
+    for row, frame, begin, many, left, right in zip(
+        *(column.tolist() for column in (rows, frames, first, codons, dna_first, dna_last)),
+        strict=True,
+    ):
+        protein.append(block.protein(row, frame, begin, many))
+        dna.append(block.dna(row, frame, left, right))
+    is_forward = frames < 3
+    start = np.where(is_forward, first, size - last)
+    end = np.where(is_forward, last, size - first)
+    return Orfs(rows, frames.astype(np.uint8), start, end, dna, protein)
 
 
 def _kept(

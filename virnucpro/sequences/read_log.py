@@ -1,14 +1,15 @@
-"""What was met while reading the inputs of a run.
-
-Room 1 (FASTA -> chunks -> ORFs).
-"""
+"""What was met while reading the inputs of a run, and ids that are unique in few bytes each."""
 
 from __future__ import annotations
 
 import logging
+from array import array
+from bisect import bisect_left
+from collections import defaultdict
 from dataclasses import dataclass, field
-
-from virnucpro.sequences.ids import IdRegistry
+from functools import partial
+from hashlib import blake2b
+from struct import Struct
 
 logger = logging.getLogger("virnucpro.sequences")
 
@@ -16,37 +17,93 @@ logger = logging.getLogger("virnucpro.sequences")
 # (nt).
 MAX_RECORD_NT = 1_000_000_000
 
+_SHELVES = 1 << 14
+_NUMBERS_KEPT = 1024
+_TWO_NUMBERS = Struct("<QQ")
+
+
+class IdRegistry:
+    """Knows every id given out so far and makes new ones unique.
+
+    An id is kept as 78 bits of its hash: 14 choose a sorted shelf, 64 lie on it. That is 8 to 9
+    bytes an id and at most 3 MiB for the shelves. That two ids of a run of 20 million share all
+    78 bits has a chance below 1e-9; the later one would be renamed like a duplicate.
+    """
+
+    def __init__(self) -> None:
+        self._shelves: defaultdict[int, array[int]] = defaultdict(partial(array, "Q"))
+        self._numbers: dict[str, int] = {}
+
+    def unique(self, seq_id: str, endings: tuple[str, ...] = ("",)) -> str:
+        """The id itself if it is new with every ending, else the first such `{id}__2`, `__3`, ...
+
+        >>> ids = IdRegistry()
+        >>> [ids.unique(name) for name in ("a", "a", "b", "a", "a__2")]
+        ['a', 'a__2', 'b', 'a__3', 'a__2__2']
+        """
+        if endings == ("",) and self._add(seq_id):
+            return seq_id
+        if not self._is_free(seq_id, endings):
+            seq_id = f"{seq_id}__{self._free_number(seq_id, endings)}"
+        for ending in endings:
+            self._add(seq_id + ending)
+        return seq_id
+
+    def _free_number(self, seq_id: str, endings: tuple[str, ...]) -> int:
+        """A free number from 2 on: the lowest, unless the input brought such ids itself.
+
+        Numbers are given out in order, so doubling and halving find it in few steps even where
+        millions of records share one id.
+        """
+        taken, step = self._numbers.get(seq_id, 1), 1
+        while not self._is_free(f"{seq_id}__{taken + step}", endings):
+            taken, step = taken + step, 2 * step
+        free = taken + step
+        while free - taken > 1:
+            middle = (taken + free) // 2
+            if self._is_free(f"{seq_id}__{middle}", endings):
+                free = middle
+            else:
+                taken = middle
+        if len(self._numbers) >= _NUMBERS_KEPT:
+            self._numbers.clear()
+        self._numbers[seq_id] = free
+        return free
+
+    def _is_free(self, seq_id: str, endings: tuple[str, ...]) -> bool:
+        return not any(self._place(seq_id + ending)[3] for ending in endings)
+
+    def _add(self, seq_id: str) -> bool:
+        """Remember an id; False if it was known."""
+        shelf, key, index, is_known = self._place(seq_id)
+        if not is_known:
+            shelf.insert(index, key)
+        return not is_known
+
+    def _place(self, seq_id: str) -> tuple[array[int], int, int, bool]:
+        """The shelf of an id, its key, where that belongs, and whether it is there."""
+        digest = blake2b(seq_id.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        number, key = _TWO_NUMBERS.unpack(digest)
+        shelf = self._shelves[number % _SHELVES]
+        index = bisect_left(shelf, key)
+        return shelf, key, index, index < len(shelf) and shelf[index] == key
+
 
 @dataclass(slots=True)
 class ReadLog:
-    """What was met while reading; hand the same one to several calls of a run.
-
-    Attributes:
-        records: records read.
-        duplicates: records that were renamed because their id had been seen.
-        unnamed: records without an id, called `record_{n}`.
-        gaps: gap letters left out of sequences.
-        blanks: blanks left out of sequences.
-        digits: digits left out of sequences.
-        cut_short: bgzip inputs without the block that ends them.
-        ids: the ids given out.
-        digests: hex SHA-256 of each input that was read to its end, by its path as given; of
-            its bytes as they lie there, packed where it is.
-        max_record_nt: a longer record ends the run.
-        is_silent: do not warn; for inputs that are read again.
-    """
+    """What was met while reading; hand the same one to several calls of a run."""
 
     records: int = 0
-    duplicates: int = 0
-    unnamed: int = 0
-    gaps: int = 0
+    duplicates: int = 0  # renamed because their id had been seen
+    unnamed: int = 0  # without an id, called `record_{n}`
+    gaps: int = 0  # letters left out of sequences, like the next two
     blanks: int = 0
     digits: int = 0
-    cut_short: list[str] = field(default_factory=list)
+    cut_short: list[str] = field(default_factory=list)  # bgzip without its end block
     ids: IdRegistry = field(default_factory=IdRegistry)
-    digests: dict[str, str] = field(default_factory=dict)
-    max_record_nt: int = MAX_RECORD_NT
-    is_silent: bool = False
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 by path, as the bytes lie there
+    max_record_nt: int = MAX_RECORD_NT  # a longer record ends the run
+    is_silent: bool = False  # for inputs that are read again
 
     def wished_id(self, word: str) -> str:
         """Count a record; the id that it should get: its first word, or a number without one."""

@@ -1,7 +1,4 @@
-"""Which records cannot be scored, and why.
-
-Room 1 (FASTA -> chunks -> ORFs).
-"""
+"""Which records cannot be scored, and why."""
 
 from __future__ import annotations
 
@@ -19,14 +16,9 @@ _CLEAR = bytes(ord("+" if letter in b"ACGTUacgtu" else "-") for letter in range(
 def screen_record(record: Record, min_nt: int = MIN_RUN_NT) -> Status | None:
     """Why a record is not scored; None if it is.
 
-    Args:
-        record: gaps removed, letters of any case.
-        min_nt: shortest record, and shortest run of A, C, G, T, U in it (nt); 0 asks for
-            neither, so that only what is no DNA is held back.
-
-    Returns:
-        The first that holds of `NOT_DNA` (over 10% of the letters are no IUPAC code of DNA),
-        `TOO_SHORT`, `AMBIGUOUS`.
+    The first that holds of `NOT_DNA` (over 10% of the letters are no IUPAC code of DNA),
+    `TOO_SHORT`, `AMBIGUOUS`. `min_nt` is the length of the shortest record, and of the shortest
+    run of A, C, G, T, U in it (nt); 0 asks for neither.
 
     >>> str(screen_record(Record("p", "p", "MKVLATPLE" * 9)))
     'not_dna'

@@ -1,6 +1,6 @@
 """Input bytes -> blocks of text with one kind of line end, and what the text is.
 
-Room 1 (FASTA -> chunks -> ORFs). Whatever is wrong with a file as a file is told here, with its
+Whatever is wrong with a file as a file is told here, with its
 line; what is wrong with its records, in `entries.py`.
 """
 
@@ -16,14 +16,14 @@ from virnucpro.sequences.unpack import UNPACK_ERRORS, Unpacked, archive_of, pack
 
 BLANKS = b" \t\v\f"
 
-_BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 18
 _LONGEST_MAGIC = 263
 _MARK = codecs.BOM_UTF8
-_NEVER = {
-    b"\0": "NUL byte: binary data or UTF-16 text",
-    _MARK: "a byte order mark inside the file: files were joined; save each as plain UTF-8 or "
-    "ASCII, without the mark, or give them as inputs of their own",
-}
+_NUL = "NUL byte: binary data or UTF-16 text"
+_INNER_MARK = (
+    "a byte order mark inside the file: were files joined? Save each as plain UTF-8 or ASCII, "
+    "without the mark, or give them as inputs of their own"
+)
 
 Kind = Literal["fasta", "fastq"]
 
@@ -40,10 +40,10 @@ _FOREIGN = [
         (rb"# STOCKHOLM", "Stockholm", _CONVERT),
         (rb"#NEXUS", "NEXUS", _CONVERT),
         (rb"##gff|##sequence-region|#!gff|#!genome|#gtf", "GFF or GTF", _NO_LETTERS),
-        (rb"(?:#.*\n)*(?:[^\t\n]+\t){3}\d+\t\d+\t\S+\t[-+.?]\t", "GFF or GTF", _NO_LETTERS),
+        (rb"(?!@)(?:#.*\n)*(?:[^\t\n]+\t){3}\d+\t\d+\t\S+\t[-+.?]\t", "GFF or GTF", _NO_LETTERS),
         (rb"##fileformat=VCF", "VCF", _NO_LETTERS),
         (rb"@(?:HD|SQ|RG|PG|CO)\t", "SAM", "unpack it, or make it BAM or FASTQ with samtools"),
-        (rb"(?:[^\t\n]+\t\d+\t){2}\d+\t\S+\t", "SAM", "give it with its header lines"),
+        (rb"(?!@)(?:[^\t\n]+\t\d+\t){2}\d+\t\S+\t", "SAM", "give it with its header lines"),
         (rb"BAM\x01|CRAM", "BAM or CRAM", "make it FASTQ with `samtools fastq`"),
         (rb"<[!?a-zA-Z]", "HTML or XML", "a page in place of a download? fetch the file again"),
         (rb"NCBI\.sra", "SRA", "convert it with `fasterq-dump`"),
@@ -59,9 +59,6 @@ class TextStream:
         kind: by the first letter; None if there is nothing but blanks.
         skipped_lines: blank lines before the first record, which are left out.
         lines: line ends seen so far in the whole input.
-
-    Raises:
-        InputError: from the constructor and from reading.
     """
 
     def __init__(self, unpacked: Unpacked) -> None:
@@ -86,7 +83,7 @@ class TextStream:
 
     def _pull(self) -> bytes:
         try:
-            return self._unpacked.source.read1(_BLOCK_BYTES)
+            return self._unpacked.source.read1(BLOCK_BYTES)
         except UNPACK_ERRORS as error:
             if self._unpacked.packing is None:
                 raise self.error(f"reading failed: {error}") from error
@@ -119,11 +116,11 @@ class TextStream:
         return b""
 
     def _kind_of(self, text: bytes) -> Kind:
+        if text.startswith(b">"):
+            return "fasta"
         for begin, name, remedy in _FOREIGN:
             if begin.match(text):
                 raise self.error(f"{name}, not FASTA or FASTQ; {remedy}")
-        if text.startswith(b">"):
-            return "fasta"
         if text.startswith(b"@"):
             return "fastq"
         line = self.lines + 1
@@ -144,10 +141,11 @@ class TextStream:
     def _checked(self, text: bytes) -> bytes:
         """The text itself; refuses what no text of sequences holds."""
         around = self._seam + text
-        for sign, problem in _NEVER.items():
-            if (place := around.find(sign)) >= 0:
-                line = self.lines + around[len(self._seam) : place].count(b"\n") + 1
-                raise self.error(problem, line)
+        if b"\0" in text:
+            raise self.error(_NUL, self.lines + text[: text.index(b"\0")].count(b"\n") + 1)
+        if not around.isascii() and _MARK in around:
+            before = around[len(self._seam) : around.index(_MARK)]
+            raise self.error(_INNER_MARK, self.lines + before.count(b"\n") + 1)
         self._seam = around[1 - len(_MARK) :]
         self.lines += text.count(b"\n")
         return text

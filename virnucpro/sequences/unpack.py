@@ -1,7 +1,6 @@
 """Open an input, whatever it is packed with; the content decides, not the name.
 
-Room 1 (FASTA -> chunks -> ORFs). Memory is bounded whatever a file unpacks to, and the bytes are
-hashed as they come.
+Memory is bounded whatever a file unpacks to, and the bytes are hashed as they come.
 """
 
 from __future__ import annotations
@@ -64,8 +63,11 @@ class Unpacked:
 
     def finish(self) -> str:
         """Read what the parser left; hex SHA-256 of the input's bytes as they lie there."""
-        while self._raw.read(_BUFFER_BYTES):
-            pass
+        try:
+            while self._raw.read(_BUFFER_BYTES):
+                pass
+        except OSError as error:
+            raise InputError(self.path, f"reading failed: {error}") from error
         return self._raw.digest.hexdigest()
 
     @property
@@ -76,11 +78,7 @@ class Unpacked:
 
 @contextmanager
 def open_unpacked(path: Path | str) -> Iterator[Unpacked]:
-    """Open a file, or standard input for `-`, to read its unpacked bytes.
-
-    Raises:
-        InputError: a directory, a missing or unreadable file, an archive of files.
-    """
+    """Open a file, or standard input for `-`, to read its unpacked bytes."""
     with ExitStack() as stack:
         try:
             if str(path) == STDIN:
@@ -102,11 +100,7 @@ def open_unpacked(path: Path | str) -> Iterator[Unpacked]:
 
 
 def standard_input() -> BinaryIO:
-    """The bytes of standard input.
-
-    Raises:
-        InputError: it is closed.
-    """
+    """The bytes of standard input, if it is open."""
     if sys.stdin is None:
         raise InputError("standard input", "is closed; give a file, or a pipe for '-'")
     return sys.stdin.buffer
@@ -139,7 +133,7 @@ def _unpacker(packed: io.BufferedReader, packing: str | None) -> io.BufferedRead
 class _RawInput(io.RawIOBase):
     """The bytes as they lie there: hashed as they are read, the last few kept."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: Any) -> None:
         self._source = source
         self.digest, self.tail = hashlib.sha256(), b""
 
@@ -147,11 +141,10 @@ class _RawInput(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._source.read(len(buffer))
-        self.digest.update(data)
-        self.tail = (self.tail + data[-len(_BGZF_END) :])[-len(_BGZF_END) :]
-        buffer[: len(data)] = data
-        return len(data)
+        size: int = self._source.readinto(buffer)
+        self.digest.update(buffer[:size])
+        self.tail = (self.tail + bytes(buffer[:size][-len(_BGZF_END) :]))[-len(_BGZF_END) :]
+        return size
 
 
 class _Frames(io.RawIOBase):

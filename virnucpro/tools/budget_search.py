@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from virnucpro.core.errors import DeviceError, InputError, UsageError
-from virnucpro.core.records import Tokens
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions, choose_dtype, make_engine
@@ -25,46 +22,31 @@ from virnucpro.tools.verify import fixed_sequences
 
 BATCHES_TIMED = 2
 MOST_SEQUENCES = 2_000
+CHUNK_NT = 500
 _CLOSE_ENOUGH = 0.97  # of the best rate: beyond it a larger batch only takes memory
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One budget that was tried.
+    """One budget that was tried."""
 
-    Attributes:
-        token_budget: token slots of a batch.
-        tokens_per_s: real tokens embedded a second; 0 if it did not fit.
-        efficiency: real tokens over token slots.
-        peak_bytes: memory in use at the peak; None where the device does not say.
-        fits: the device had memory for such batches.
-    """
-
-    token_budget: int
-    tokens_per_s: float
-    efficiency: float
-    peak_bytes: int | None
-    fits: bool
+    token_budget: int  # slots of a batch
+    tokens_per_s: float  # real tokens; 0 if it did not fit
+    efficiency: float  # real tokens over slots
+    peak_bytes: int | None  # None where the device does not say
+    fits: bool  # the device had memory for such batches
 
 
 def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
-    """What to measure with: ORFs of a file, or the fixed ones of `verify`.
-
-    Args:
-        slot: `dna` or `protein`.
-        test_file: FASTA or FASTQ; its first records are cut into 500 nt chunks.
-
-    Raises:
-        InputError: the file cannot be read, or gives no ORF.
-    """
+    """What to measure with: ORFs of a file, or the fixed ones of `verify`; `dna` or `protein`."""
     if test_file is None:
         dna, protein = fixed_sequences(64)
         return dna if slot == "dna" else protein
     found: list[str] = []
-    policy = OrfPolicy("longest")
     for record in read_records([test_file]):
-        windows = chunk_windows(len(record.sequence), 500)
-        orfs = find_orfs([record.sequence[start:end] for start, end in windows], policy)
+        windows = chunk_windows(len(record.sequence), CHUNK_NT)
+        chunks = [record.sequence[start:end] for start, end in windows]
+        orfs = find_orfs(chunks, OrfPolicy("longest"))
         found += [orf.decode("ascii") for orf in (orfs.dna if slot == "dna" else orfs.protein)]
         if len(found) >= MOST_SEQUENCES:
             break
@@ -74,26 +56,12 @@ def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
 
 
 def try_budgets(
-    spec: EncoderSpec,
-    sequences: Sequence[str],
-    budgets: Sequence[int],
-    device: torch.device,
-    kind: EngineKind = "padded",
-    dtype: str = "auto",
-) -> Iterator[Trial]:
-    """Measure one budget after another; ends with the first that does not fit.
+    spec: EncoderSpec, sequences: Sequence[str], budgets: Sequence[int], device: torch.device,
+    kind: EngineKind = "padded", dtype: str = "auto",
+) -> Iterator[Trial]:  # fmt: skip
+    """Measure one budget after another, ascending; ends with the first that does not fit.
 
-    Args:
-        spec: the encoder.
-        sequences: are repeated until two batches are full.
-        budgets: token slots of a batch, ascending.
-        device: where to compute.
-        kind: `padded` or `packed`.
-        dtype: numbers to compute with, as in `engines.base.choose_dtype`.
-
-    Raises:
-        ModelError: the encoder cannot be loaded.
-        UsageError: every budget is smaller than the longest sequence.
+    The sequences are repeated until two batches are full.
     """
     encoder = load_encoder(spec, device, choose_dtype(dtype, device))
     tokenizer = make_tokenizer(spec)
@@ -102,7 +70,8 @@ def try_budgets(
     if longest > max(budgets):
         raise UsageError(f"the longest sequence has {longest} tokens: raise --max-batch")
     for budget in (budget for budget in budgets if budget >= longest):
-        items = _filling(tokens, BATCHES_TIMED * budget)
+        wanted = int(BATCHES_TIMED * budget * len(tokens) / sum(map(len, tokens))) + 1
+        items = list(islice(cycle(tokens), wanted))
         options = EngineOptions(token_budget=budget, compile="off", feeding_threads=0)
         engine = make_engine(kind, encoder, device=device, options=options)
         for _ in engine.embed(items[: max(1, len(items) // BATCHES_TIMED)]):
@@ -122,19 +91,9 @@ def try_budgets(
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """The smallest budget whose rate is within 3% of the highest.
-
-    Raises:
-        DeviceError: none fits.
-    """
+    """The smallest budget whose rate is within 3% of the highest."""
     fitting = [trial for trial in trials if trial.fits]
     if not fitting:
         raise DeviceError("no batch fits; give a smaller --min-batch, or shorter sequences")
     enough = _CLOSE_ENOUGH * max(trial.tokens_per_s for trial in fitting)
     return next(trial for trial in fitting if trial.tokens_per_s >= enough)
-
-
-def _filling(tokens: Sequence[NDArray[np.int64]], wanted: int) -> list[Tokens]:
-    """Repeat the sequences until there are `wanted` tokens or a little more."""
-    count = int(wanted * len(tokens) / sum(map(len, tokens))) + 1
-    return list(islice(cycle(tokens), count))

@@ -6,7 +6,7 @@ content. Nothing in them is executed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,31 +28,18 @@ _STAGES = ("dnabert", "esm2", "merged", "scores")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Published:
-    """What the original made of some ORFs.
+    """What the original made of n ORFs."""
 
-    Attributes:
-        name: of the file, or of the folder.
-        ids: n ORFs.
-        nucleotide: their DNA.
-        protein: their proteins.
-        stages: `dnabert`, `esm2`, `merged` and `scores` (P(other), P(virus)), each (n, d).
-        consensus: the table of chunk calls; None without one.
-    """
-
-    name: str
+    name: str  # of the file, or of the folder
     ids: list[str]
     nucleotide: list[str]
     protein: list[str]
-    stages: dict[str, NDArray[Any]]
-    consensus: Path | None
+    stages: dict[str, NDArray[Any]]  # each of _STAGES, (n, d); scores are P(other), P(virus)
+    consensus: Path  # the table of chunk calls; it need not be there
 
 
 def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
-    """Everything under `folder` that can be compared with.
-
-    Raises:
-        ModelError: nothing is there, a file is damaged, or widths are not those of `spec`.
-    """
+    """Everything under `folder` that can be compared with; a file that does not fit is an error."""
     found = [_from_npz(path) for path in sorted(folder.glob("*.npz"))]
     results = sorted(folder.rglob(f"*_merged/{RESULTS}"))
     found += [_from_results(folder, path.parent) for path in results]
@@ -72,16 +59,14 @@ def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
 def _from_npz(path: Path) -> Published:
     try:
         with np.load(path, allow_pickle=False) as file:
-            content = {key: file[key] for key in (*_STAGES, "ids", "nucleotide", "protein")}
+            stages = {stage: file[stage] for stage in _STAGES}
+            ids, dna, protein = (
+                list(map(str, file[key])) for key in ("ids", "nucleotide", "protein")
+            )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise ModelError(f"{path}: not a file of published outputs ({clipped(error)})") from error
-    ids, nucleotide, protein = (
-        list(map(str, content.pop(key))) for key in ("ids", "nucleotide", "protein")
-    )
-    table = path.with_name(f"{path.stem}_consensus.tsv")
-    return Published(
-        path.stem, ids, nucleotide, protein, content, table if table.is_file() else None
-    )
+    consensus = path.with_name(f"{path.stem}_consensus.tsv")
+    return Published(path.stem, ids, dna, protein, stages, consensus)
 
 
 def _from_results(root: Path, merged: Path) -> Published:
@@ -89,30 +74,33 @@ def _from_results(root: Path, merged: Path) -> Published:
     stem = merged.name.removesuffix("_merged")
     dna, protein = (merged.with_name(f"{stem}_{kind}") for kind in ("nucleotide", "protein"))
     try:
-        nucleotides, proteins = _sequences(dna), _sequences(protein)
-        vectors: list[dict[str, NDArray[Any]]] = [
-            _rows(dna, "*_DNABERT*.pt", feature_files.read_dna_features),
-            _rows(protein, "*_ESM.pt", feature_files.read_protein_features),
-            _rows(merged, "*_merged.pt", feature_files.read_merged),
+        nucleotides, proteins = (
+            dict(pair for path in sorted(folder.glob("output_*.fa")) for pair in read_fasta(path))
+            for folder in (dna, protein)
+        )
+        rows = (
+            _vectors(dna, "*_DNABERT*.pt", feature_files.read_dna_features),
+            _vectors(protein, "*_ESM.pt", feature_files.read_protein_features),
+            _vectors(merged, "*_merged.pt", feature_files.read_merged),
             _predictions(merged / RESULTS),
-        ]
-        ids = list(nucleotides)
+        )
         stages = {
-            name: np.stack([rows[orf_id] for orf_id in ids])
-            for name, rows in zip(_STAGES, vectors, strict=True)
+            stage: np.stack([known[orf_id] for orf_id in nucleotides])
+            for stage, known in zip(_STAGES, rows, strict=True)
         }
-        residues = [proteins[orf_id] for orf_id in ids]
+        residues = [proteins[orf_id] for orf_id in nucleotides]
     except (InputError, OSError) as error:
         raise ModelError(f"{merged.parent}: {error}") from error
     except (KeyError, ValueError) as error:
         raise ModelError(f"{merged}: not whole, no {clipped(error)} in one of its files") from error
-    table = merged / "prediction_results_highestscore.csv"
     name = str((merged.parent / stem).relative_to(root))
-    consensus = table if table.is_file() else None
-    return Published(name, ids, list(nucleotides.values()), residues, stages, consensus)
+    consensus = merged / "prediction_results_highestscore.csv"
+    return Published(
+        name, list(nucleotides), list(nucleotides.values()), residues, stages, consensus
+    )
 
 
-def _predictions(path: Path) -> dict[str, NDArray[np.float64]]:
+def _predictions(path: Path) -> dict[str, NDArray[Any]]:
     """P(other) and P(virus) of each ORF of a prediction_results.txt, shape (2,)."""
     header, *rows = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     if f"{header}\n" != RESULTS_HEADER:
@@ -121,16 +109,12 @@ def _predictions(path: Path) -> dict[str, NDArray[np.float64]]:
     return {orf_id: np.array([float(other), float(virus)]) for orf_id, _, other, virus in fields}
 
 
-def _sequences(folder: Path) -> dict[str, str]:
-    return dict(pair for path in sorted(folder.glob("output_*.fa")) for pair in read_fasta(path))
-
-
-def _rows(
+def _vectors(
     folder: Path, pattern: str, read: Callable[[Path], Embeddings]
-) -> dict[str, NDArray[np.float32]]:
-    return dict(_pairs(map(read, sorted(folder.glob(pattern)))))
-
-
-def _pairs(parts: Iterator[Embeddings]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for part in parts:
-        yield from zip(part.seq_ids, part.vectors, strict=True)
+) -> dict[str, NDArray[Any]]:
+    parts = map(read, sorted(folder.glob(pattern)))
+    return {
+        seq_id: row
+        for part in parts
+        for seq_id, row in zip(part.seq_ids, part.vectors, strict=True)
+    }

@@ -27,14 +27,7 @@ SLOW_BYTES_PER_SECOND = 20e6
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found.
-
-    Attributes:
-        title: what was looked at.
-        ok: True, False, or None where it is only worth knowing.
-        text: what was found.
-        remedy: what to do; empty where all is well.
-    """
+    """What one check found; `ok` is None where it is only worth knowing."""
 
     title: str
     ok: bool | None
@@ -43,35 +36,23 @@ class Finding:
 
 
 def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
-    """Every check, one after another.
-
-    Args:
-        home: where fetched and imported models lie.
-        output_dir: where results would go.
-    """
-    yield _python()
+    """Every check; models lie in `home`, and results would go to `output_dir`."""
     yield from _packages()
     yield from _devices()
-    yield _bundled(home)
-    yield from _installed(home)
+    yield from _models(home)
     yield from _disk(output_dir)
 
 
-def _python() -> Finding:
+def _packages() -> Iterator[Finding]:
     text = f"{platform.python_version()} on {platform.platform()}, {usable_cpus()} CPUs"
     good = sys.version_info >= (3, 10)
-    return Finding("Python", good, text, "" if good else "use Python 3.10 or later")
-
-
-def _packages() -> Iterator[Finding]:
+    yield Finding("Python", good, text, "" if good else "use Python 3.10 or later")
     missing = [name for name in PACKAGES if not _version(name)]
     there = ", ".join(f"{name} {_version(name)}" for name in PACKAGES if _version(name))
     remedy = f"pip install {' '.join(missing)}" if missing else ""
     yield Finding("Packages", not missing, there, remedy)
     for name, use in EXTRAS.items():
-        version = _version(name)
-        text = version if version else f"not installed; only needed for: {use}"
-        yield Finding(name, None, text)
+        yield Finding(name, None, _version(name) or f"not installed; only needed for: {use}")
 
 
 def _version(name: str) -> str:
@@ -130,22 +111,19 @@ def _computes(device: str, title: str, memory: str) -> Finding:
 
 
 def _ram() -> str:
-    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
-    if not all(name in os.sysconf_names for name in names):
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
         return "memory not known"
-    page, total, _ = (os.sysconf(name) for name in names)
-    return f"{page * total / 2**30:.1f} GiB of memory"
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{total / 2**30:.1f} GiB of memory"
 
 
-def _bundled(home: Path) -> Finding:
+def _models(home: Path) -> Iterator[Finding]:
     try:
-        model = resolve_model("mini", None, home)
+        digest = resolve_model("mini", None, home).digest
     except VirNucProError as error:
-        return Finding("Model mini", False, str(error), "install virnucpro again")
-    return Finding("Model mini", True, f"whole, hash {model.digest[:12]}")
-
-
-def _installed(home: Path) -> Iterator[Finding]:
+        yield Finding("Model mini", False, str(error), "install virnucpro again")
+    else:
+        yield Finding("Model mini", True, f"whole, hash {digest[:12]}")
     try:
         records = list_models(home)
     except VirNucProError as error:

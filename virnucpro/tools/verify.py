@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineOptions, make_engine
+from virnucpro.engines.base import EngineKind, EngineOptions, make_engine
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import format_rows
@@ -34,25 +34,12 @@ _CODONS = (5, 166)  # shortest and longest ORF (codons)
 Vectors = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerance:
-    """How far a path may be from the plain one.
-
-    Attributes:
-        relative: length of the difference over the length of the vector.
-        angle: 1 - cosine without the largest dimension.
-        score: difference of a probability.
-    """
-
-    relative: float
-    angle: float
-    score: float
-
-
+# How far a path may be from the plain one: length of the difference over that of the vector, 1 -
+# cosine without the largest dimension, difference of a probability.
 TOLERANCES = {
-    torch.float32: Tolerance(relative=1e-4, angle=1e-6, score=1e-4),
+    "float32": (1e-4, 1e-6, 1e-4),
     # Twice what random weights of the full size are off by, whatever the length.
-    torch.float16: Tolerance(relative=3e-3, angle=1e-3, score=1e-2),
+    "float16": (3e-3, 1e-3, 1e-2),
 }
 GOLDEN_LIMITS = {"dnabert": 1e-4, "esm2": 1e-3, "merged": 1e-3, "scores": 1e-4}
 
@@ -74,48 +61,37 @@ class Check:
 def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
     """Compare every fast path of this machine with the plain path, on a fixed set of ORFs.
 
-    Args:
-        spec: an installed model.
-        device: where to compute; float16 is tried on CUDA only.
-
-    Raises:
-        ModelError: the model cannot be loaded.
+    Float16 is tried on CUDA only.
     """
     dna, protein = fixed_sequences()
     vectors: dict[str, list[Vectors]] = {}
     for slot, sequences in ((spec.dna, dna), (spec.protein, protein)):
-        items = _tokens(slot, sequences)
+        items = list(map(make_tokenizer(slot).encode, sequences))
         for path, found in _paths(slot, items, device):
             vectors.setdefault(path, []).append(found)
             if path != "plain":
-                plain = vectors["plain"][len(vectors[path]) - 1]
-                yield from _compare(f"{slot.name}, {path}", found, plain, _tolerance(path))
+                yield from _compare(slot.name, path, found, vectors["plain"][-1])
     classifier = load_classifier(spec, device)
     scores = {path: classifier.scores(_merge(parts)) for path, parts in vectors.items()}
     plain_scores = scores.pop("plain")
     for path, found in scores.items():
         difference = _largest(found - plain_scores)
-        yield Check(f"scores, {path}: largest difference", difference, _tolerance(path).score)
+        yield Check(f"scores, {path}: largest difference", difference, _tolerances(path)[2])
 
 
 def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterator[Check]:
-    """Recompute published outputs with the plain path.
-
-    Args:
-        spec: an installed model.
-        folder: as `golden.read_published` takes it.
-        device: where to compute.
-
-    Raises:
-        ModelError: the model cannot be loaded, or the folder holds no such files.
-    """
+    """Recompute the published outputs in `folder` with the plain path."""
     everything = read_published(folder, spec)
-    encoders = [_Plain(slot, device) for slot in (spec.dna, spec.protein)]
+    encoders = [load_encoder(slot, device, torch.float32) for slot in (spec.dna, spec.protein)]
+    tokenizers = [make_tokenizer(slot) for slot in (spec.dna, spec.protein)]
     classifier = load_classifier(spec, device)
     for published in everything:
         name, golden = published.name, published.stages
         sequences = (published.nucleotide, published.protein)
-        dna, protein = (e.embed(s) for e, s in zip(encoders, sequences, strict=True))
+        dna, protein = (
+            one_by_one(encoder, list(map(tokenizer.encode, texts)), device)
+            for encoder, tokenizer, texts in zip(encoders, tokenizers, sequences, strict=True)
+        )
         merged = _merge([dna, protein])
         found = {"dnabert": dna, "esm2": protein, "merged": merged.numpy()}
         found["scores"] = classifier.scores(merged)[:, :2]
@@ -129,11 +105,7 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
 
 
 def fixed_sequences(count: int = SEQUENCES) -> tuple[list[str], list[str]]:
-    """DNA and its protein, of many lengths, the same on every machine.
-
-    Returns:
-        `count` DNA sequences (nt) and as many proteins (aa).
-    """
+    """As many DNA sequences (nt) and proteins (aa) of many lengths, the same on every machine."""
     numbers = np.random.RandomState(20)  # its stream is frozen for good
     codons = np.linspace(*_CODONS, count).astype(int)
     dna = ["".join(numbers.choice(list("ACGT"), 3 * length + 1)) for length in codons]
@@ -146,45 +118,25 @@ def _paths(
 ) -> Iterator[tuple[str, Vectors]]:
     """Vectors of each path by its name, the plain path first."""
     encoder = load_encoder(slot, device, torch.float32)
-    yield "plain", _one_by_one(encoder, items, device)
-    for kind in _KINDS:
+    yield "plain", one_by_one(encoder, items, device)
+    kinds: tuple[EngineKind, ...] = ("padded", "packed")
+    for kind in kinds:
         yield f"{kind} float32", _embed(kind, encoder, items, device)
     if device.type == "cuda":
         del encoder
         encoder = load_encoder(slot, device, torch.float16)
-        for kind in _KINDS:
+        for kind in kinds:
             yield f"{kind} float16", _embed(kind, encoder, items, device)
 
 
-_KINDS: tuple[Literal["padded", "packed"], ...] = ("padded", "packed")
-
-
-class _Plain:
-    """An encoder on the plain path."""
-
-    def __init__(self, slot: EncoderSpec, device: torch.device) -> None:
-        self.slot, self.device = slot, device
-        self.encoder = load_encoder(slot, device, torch.float32)
-
-    def embed(self, sequences: Sequence[str]) -> Vectors:
-        return _one_by_one(self.encoder, _tokens(self.slot, sequences), self.device)
-
-
-def _tokens(slot: EncoderSpec, sequences: Sequence[str]) -> list[Tokens]:
-    tokenizer = make_tokenizer(slot)
-    return [tokenizer.encode(text) for text in sequences]
-
-
-def _one_by_one(encoder: Encoder, items: Sequence[Tokens], device: torch.device) -> Vectors:
+def one_by_one(encoder: Encoder, items: Sequence[Tokens], device: torch.device) -> Vectors:
+    """Vectors on the plain path, shape (n, d)."""
     rows = [_embed("padded", encoder, [item], device) for item in items]
     return np.concatenate(rows) if rows else np.zeros((0, encoder.dim), np.float32)
 
 
 def _embed(
-    kind: Literal["padded", "packed"],
-    encoder: Encoder,
-    items: Sequence[Tokens],
-    device: torch.device,
+    kind: EngineKind, encoder: Encoder, items: Sequence[Tokens], device: torch.device
 ) -> Vectors:
     """Vectors in the order of `items`, shape (n, d)."""
     budget = max([TOKEN_BUDGET, *(2 * len(item) for item in items)])
@@ -196,18 +148,16 @@ def _embed(
     return vectors
 
 
-def _compare(what: str, found: Vectors, plain: Vectors, allowed: Tolerance) -> Iterator[Check]:
+def _compare(slot: str, path: str, found: Vectors, plain: Vectors) -> Iterator[Check]:
+    what, (relative, angle, _) = f"{slot}, {path}", _tolerances(path)
     difference = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
     rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
     a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
     cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     yield Check(f"{what}: largest difference", _largest(found - plain))
-    yield Check(f"{what}: relative error", float(difference.max()), allowed.relative)
-    yield Check(
-        f"{what}: 1 - cosine without the largest dimension",
-        max(0.0, float((1 - cosine).max())),
-        allowed.angle,
-    )
+    yield Check(f"{what}: relative error", float(difference.max()), relative)
+    most = max(0.0, float((1 - cosine).max()))
+    yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
 
 
 def _merge(parts: Sequence[Vectors]) -> torch.Tensor:
@@ -218,8 +168,8 @@ def _largest(difference: NDArray[Any]) -> float:
     return float(np.abs(difference).max(initial=0.0))
 
 
-def _tolerance(path: str) -> Tolerance:
-    return TOLERANCES[torch.float16 if path.endswith("float16") else torch.float32]
+def _tolerances(path: str) -> tuple[float, float, float]:
+    return TOLERANCES[path.split()[1]]
 
 
 def _verify_tables(published: Published, scores: Vectors) -> Iterator[Check]:
@@ -231,7 +181,7 @@ def _verify_tables(published: Published, scores: Vectors) -> Iterator[Check]:
     )
     differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
     yield Check(f"{name}, labels that differ", differing, 0)
-    if published.consensus is not None:
+    if published.consensus.is_file():
         best: dict[str, NDArray[Any]] = {}
         for orf_id, row in zip(ids, scores, strict=True):
             chunk_id = orf_id[:-FRAME_LETTERS]

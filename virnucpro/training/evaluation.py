@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
+from typing import Any
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.progress import ProgressReporter
@@ -21,38 +22,29 @@ logger = logging.getLogger("virnucpro.training")
 def evaluate(
     scorer: ModelOnDevice, job: Job, drawing: Drawing | None, progress: ProgressReporter
 ) -> Report:
-    """Score the job's dev sets, whole records or windows drawn from them, and measure the scores.
-
-    Raises:
-        InputError: unreadable input, or no set has a sequence that is long enough.
-        ConfigError: no table, and not one class a file.
-    """
+    """Score the dev sets, whole records or windows drawn from them, and measure the scores."""
     sets, decoys, panel = load_dev(job.data), list[Part](), job.evaluate
     if panel.decoys and panel.decoy_kinds:
         corpus = load_corpus([(panel.decoys, read_labels(panel.decoy_kinds).get)])
         labels, ids, rows = zip(*corpus.records(), strict=True)
         name = panel.decoys.name.split(".")[0]
         decoys.append((name, [0] * len(ids), labels, ids, *scorer.calls(rows)))
-    start, parts = time.monotonic(), list[Part]()
-    if drawing is not None:
-        drawn = dev_windows(split_by_target(sets), drawing)
-        count = sum(len(w.labels) for w in drawn)
-        with progress.create_file_bar(count, desc="Scoring", unit="windows") as bar:
-            for w in drawn:
-                n = len(w.labels)
-                ids = w.records or ("",) * n
-                parts.append((w.name, [w.length_nt] * n, w.labels, ids, *scorer.calls(w.bases)))
-                bar.update(n)
-    else:
-        count = sum(len(corpus.ids) for corpus in sets.values())
-        with progress.create_file_bar(count, desc="Scoring", unit="records") as bar:
-            for name, corpus in sets.items():
-                labels, ids, rows = zip(*corpus.records(), strict=True)
-                lengths = [max(c for c in LENGTH_CLASSES if c <= len(row)) for row in rows]
-                parts.append((name, lengths, labels, ids, *scorer.calls(rows)))
-                bar.update(len(rows))
+    start, parts, held = time.monotonic(), list[Part](), list[Any]()
+    for w in dev_windows(split_by_target(sets), drawing) if drawing else ():
+        n = len(w.labels)
+        held.append((w.name, [w.length_nt] * n, w.labels, w.records or ("",) * n, w.bases))
+    for name, corpus in () if drawing else sets.items():
+        labels, ids, rows = zip(*corpus.records(), strict=True)
+        lengths = [max(c for c in LENGTH_CLASSES if c <= len(row)) for row in rows]
+        held.append((name, lengths, labels, ids, rows))
+    count = sum(len(labels) for _, _, labels, _, _ in held)
     if not count:
         raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
+    unit = "windows" if drawing else "records"
+    with progress.create_file_bar(count, desc="Scoring", unit=unit) as bar:
+        for *said, rows in held:
+            parts.append((*said, *scorer.calls(rows)))
+            bar.update(len(rows))
     seconds = time.monotonic() - start
     logger.info("scored %d sequences in %.1f s", count, seconds)
     leave_out = frozenset(panel.leave_out)

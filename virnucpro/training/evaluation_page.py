@@ -29,24 +29,14 @@ DOT_KEYS = (20, 200, 2_000, 20_000)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an evaluation found.
+    """What an evaluation found."""
 
-    Attributes:
-        facts: model, input and draws.
-        rows: every figure.
-        curves: reliability by length.
-    """
-
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # model, input and draws
     rows: list[Row]
     curves: list[Curve]
 
     def write(self, folder: Path) -> list[Path]:
-        """Write all three files into `folder`, which is made if need be; returns their paths.
-
-        Raises:
-            OutputError: they cannot be written.
-        """
+        """Write all three files into `folder`, which is made if need be; returns their paths."""
         make_writable(folder)
         names = [field.name for field in fields(Row)]
         rows = [[_plain(getattr(row, name)) for name in names] for row in self.rows]

@@ -14,6 +14,8 @@ from virnucpro.training.corpus import NULL, OTHER, VIRUS, Label
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+# Name of the set; for each of n sequences length (nt) or shortest length of its class, label, id
+# of the record (empty for null ones), p_virus (NaN where nothing was scored), call (empty there).
 Part = tuple[str, Sequence[int], Sequence[Label], Sequence[str], Floats, NDArray[np.str_]]
 
 ALL_SETS = "all"
@@ -27,42 +29,24 @@ class Row:
     against all viral ones; null sequences only have shares of calls. AUROC, AUPRC, recall at a
     false-positive rate and ECE are over sequences with a score; shares of calls and MCC are
     over all of them.
-
-    Attributes:
-        length_nt: length, or shortest length of the class (nt); 0 for decoys of any length.
-        level: `set`, `class`, `family`, `null`, or `decoy` for a kind of the decoy panel.
-        set_name: set; `all` for all sets together.
-        group: class, family or kind of null; empty for a whole set.
-        count: sequences.
-        coverage: share of them with a call.
-        auroc: area under the receiver operating characteristic.
-        auprc: average precision, viruses and others as they come.
-        mcc: Matthews correlation of the call `virus`.
-        recall_1: share of viruses above the score that 1% of the others exceed.
-        recall_5: the same at 5%.
-        virus: share called `virus`.
-        uncertain: share called `uncertain`.
-        non_virus: share called `non-virus`.
-        mean_p: mean p_virus.
-        ece: expected calibration error, viruses and others weighing the same.
     """
 
-    length_nt: int
-    level: str
-    set_name: str
-    group: str
-    count: int
-    coverage: float
-    auroc: float = float("nan")
-    auprc: float = float("nan")
-    mcc: float = float("nan")
-    recall_1: float = float("nan")
-    recall_5: float = float("nan")
-    virus: float
+    length_nt: int  # length, or shortest length of the class (nt); 0 for decoys of any length
+    level: str  # `set`, `class`, `family`, `null`, or `decoy` for a kind of the decoy panel
+    set_name: str  # set; `all` for all sets together
+    group: str  # class, family or kind of null; empty for a whole set
+    count: int  # sequences
+    coverage: float  # share of them with a call
+    auroc: float = float("nan")  # area under the receiver operating characteristic
+    auprc: float = float("nan")  # average precision, viruses and others as they come
+    mcc: float = float("nan")  # Matthews correlation of the call `virus`
+    recall_1: float = float("nan")  # share of viruses above the score that 1% of others exceed
+    recall_5: float = float("nan")  # the same at 5%
+    virus: float  # share called `virus`
     uncertain: float
     non_virus: float
-    mean_p: float
-    ece: float = float("nan")
+    mean_p: float  # mean p_virus
+    ece: float = float("nan")  # expected calibration error, both targets weighing the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,35 +59,21 @@ class Curve:
 
 
 def side_by_side(parts: Iterable[Part]) -> Any:
-    """Scored sequences as one record array, a row each.
-
-    Args:
-        parts: name of the set; for each of n sequences length (nt) or shortest length of its
-            class, label, id of the record (empty for null sequences), p_virus (NaN where nothing
-            was scored) and call (empty there).
-    """
+    """Scored sequences as one record array, a row each."""
     held = [part for part in parts if len(part[2])]
     names, lengths, labels, ids, p, calls = zip(*held, strict=True)
     every = [label for some in labels for label in some]
-    columns = {
-        "length_nt": np.concatenate(lengths),
-        "set_name": np.repeat(names, [len(some) for some in labels]),
-        "record": np.concatenate(ids),
-        "target": np.array([label.target for label in every]),
-        "kind": np.array([label.kind for label in every]),
-        "group": np.array([label.group for label in every]),
-        "p": np.concatenate(p),
-        "call": np.concatenate(calls),
-    }
-    kinds = [(name, column.dtype) for name, column in columns.items()]
-    return np.rec.fromarrays(list(columns.values()), dtype=kinds)
+    columns: list[Any] = [
+        *map(np.concatenate, (lengths, ids, p, calls)),
+        np.repeat(names, [len(some) for some in labels]),
+        *([getattr(label, name) for label in every] for name in ("target", "kind", "group")),
+    ]
+    titles = "length_nt,record,p,call,set_name,target,kind,group"
+    return np.rec.fromarrays(columns, names=titles)  # type: ignore[call-overload]
 
 
 def rows_of(scored: Any, leave_out: frozenset[str] = frozenset()) -> list[Row]:
-    """Figures of everything in the record array, length after length.
-
-    Sets that hold records of `leave_out` are measured once more without them.
-    """
+    """Figures of all lengths; sets that hold records of `leave_out` once more without them."""
     return [
         _row(at, level, set_name, group, inside)
         for at in _by_length(scored)
@@ -185,11 +155,7 @@ def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
 
 
 def auroc(scores: Floats, positive: Mask) -> float:
-    """Chance that a positive scores above a negative; ties count half. NaN without both.
-
-    >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
-    0.75
-    """
+    """Chance that a positive scores above a negative; ties count half. NaN without both."""
     hits, misses = int(positive.sum()), int((~positive).sum())
     if not hits or not misses:
         return float("nan")

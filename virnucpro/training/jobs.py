@@ -6,31 +6,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from virnucpro.core.config import read_yaml
+from virnucpro.core.build import build, read_yaml
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import digest_of
 from virnucpro.encoders.small import TowerConfig
 from virnucpro.models.classifier_file import PUBLISHED_KIND
-from virnucpro.training.plain import build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledFiles:
-    """FASTA to train, to choose and to measure on.
-
-    Attributes:
-        train: FASTA files to train on.
-        dev: FASTA files to choose or to measure on, each of them a set.
-        table: one TSV of id, class and group, or several; none means that `classes` says what a
-            file holds.
-        classes: class of each file without a table, those of `train` first: `virus`, `null` or
-            any other.
-    """
+    """FASTA to train, to choose and to measure on."""
 
     train: tuple[Path, ...] = ()
-    dev: tuple[Path, ...] = ()
-    table: Path | tuple[Path, ...] = ()
-    classes: tuple[str, ...] = ()
+    dev: tuple[Path, ...] = ()  # to choose or to measure on, each of them a set
+    table: Path | tuple[Path, ...] = ()  # TSV of id, class and group; none: `classes` says it
+    classes: tuple[str, ...] = ()  # of each file without a table, those of `train` first
 
     @property
     def tables(self) -> tuple[Path, ...]:
@@ -40,17 +30,11 @@ class LabelledFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
-    """What else is measured.
+    """What else is measured."""
 
-    Attributes:
-        leave_out: records to measure sets without, once more.
-        decoys: FASTA of sequences that callers mistake for viruses, none of them viral.
-        decoy_kinds: TSV of id and kind of each.
-    """
-
-    leave_out: tuple[str, ...] = ()
-    decoys: Path | None = None
-    decoy_kinds: Path | None = None
+    leave_out: tuple[str, ...] = ()  # records to measure sets without, once more
+    decoys: Path | None = None  # FASTA of what callers mistake for viruses, none of it viral
+    decoy_kinds: Path | None = None  # TSV of id and kind of each
 
     def __post_init__(self) -> None:
         if (self.decoys is None) != (self.decoy_kinds is None):
@@ -59,31 +43,18 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Everything that a configuration says besides the recipe, under the names it has there.
+    """Everything that a configuration says besides the recipe, under the names it has there."""
 
-    Attributes:
-        name: name of the model.
-        classifier: `mini` trains a model of the bundled kind, `mlp` the published classifier.
-        data: labelled FASTA.
-        evaluate: what else is measured.
-        virus_kinds: for `mini`, families of each kind of virus that is told apart; a group that no
-            kind names is a virus of unknown kind.
-        start: for `mini`, a model folder of the recipe's shape whose weights training begins with.
-        model: for `mlp`, whose encoders, chunk length and ORF policy are used: `300`, `500`,
-            `mini`, or the name or directory of a custom model.
-        chunk_nt: for `mini`, chunk length that the model is to be run with.
-        dev_count: for `mini`, windows of each dev set and length.
-    """
-
-    name: str = "custom"
-    classifier: Literal["mini", "mlp"] = "mini"
+    name: str = "custom"  # of the model
+    classifier: Literal["mini", "mlp"] = "mini"  # of the bundled kind, or as published
     data: LabelledFiles = field(default_factory=LabelledFiles)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    # of `mini`: families of each kind of virus, which are told apart; the rest is of unknown kind
     virus_kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    start: Path | None = None
-    model: str = "500"
-    chunk_nt: int = 500
-    dev_count: int = 2_000
+    start: Path | None = None  # of `mini`: model folder of its shape, to begin with the weights of
+    model: str = "500"  # of `mlp`: whose encoders, chunk length and ORF policy are used
+    chunk_nt: int = 500  # of `mini`: chunk length that the model is to be run with
+    dev_count: int = 2_000  # of `mini`: windows of each dev set and length
 
     def __post_init__(self) -> None:
         if min(self.chunk_nt, self.dev_count) < 1:
@@ -92,28 +63,22 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """Sequencing errors and the like in training windows; every rate is per base.
+    """Sequencing errors and the like in training windows.
 
-    Attributes:
-        substitutions: highest rate of a window; the rate is uniform below it.
-        substituted_share: share of windows with substitutions at all.
-        indels: highest rate of a window.
-        indel_share: share of windows with insertions and deletions.
-        unknown_share: share of windows with some bases read as N.
-        converted_share: share of windows with every C read as T, as bisulfite leaves them.
-        masked_share: share of windows with one to three runs of N, half of them at an end, which
-            take up to half of the window; None as 0.
-        adapter_share: share of windows that run into sequencing adapters; viral ones stay viral
-            and hold at least half. Adapters alone are then one of the null kinds. None as 0.
+    Rates are per base, and uniform below the one that stands here; shares are of windows.
     """
 
     substitutions: float = 0.03
     substituted_share: float = 0.7
     indels: float = 0.01
     indel_share: float = 0.25
-    unknown_share: float = 0.01
-    converted_share: float = 0.03
+    unknown_share: float = 0.01  # with some bases read as N
+    converted_share: float = 0.03  # with every C read as T, as bisulfite leaves them
+    # With one to three runs of N, half of them at an end, which take up to half of the window;
+    # None as 0.
     masked_share: float | None = None
+    # That run into sequencing adapters; viral ones stay viral and hold at least half. Adapters
+    # alone are then one of the null kinds. None as 0.
     adapter_share: float | None = None
 
 
@@ -135,66 +100,42 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights of a model of the bundled kind, besides the data.
+    """Everything that decides the weights of a model of the bundled kind, besides the data."""
 
-    Attributes:
-        dna: tower over the six codon frames.
-        protein: tower over the ORF's residues.
-        hidden: hidden width of the classifier.
-        dropout: on the merged vector and the hidden features.
-        steps: optimiser steps.
-        buckets: window lengths; a step draws one bucket.
-        virus_share: share of viral windows; `null_share` of null ones; the rest is cellular.
-        kind_weights: weight of a cellular class over the square root of its bases.
-        family_weights: likewise for virus families, by name.
-        noise: errors put into the windows.
-        decayed: virus families that insert into genomes; worn copies of theirs, with substitutions
-            and broken frames, are trained on as the cellular class `insertion`. None as none.
-        null_bank_share: size of the bank of null sequences, over that of about 60 Mbp.
-        optimiser: "adamw" or "muon" (Muon for the inner matrices, AdamW for the rest).
-        rate: highest learning rate of AdamW; `muon_rate` of Muon; both fall along a cosine.
-        decay: weight decay.
-        warmup: share of the steps over which the rates rise.
-        smoothing: label smoothing.
-        kind_loss: weight of the loss for the group (family, class) of a window, and of that for
-            the kind of a virus.
-        distil: how much the scores of the model that training starts from count beside the labels,
-            0 to 1, in windows without an N. None as 0.
-        ema: decay of the averaged weights, which are the ones kept.
-        seed: everything random follows from it.
-        evaluate_every: steps between two looks at the dev sets.
-        patience: steps without a better figure before training stops.
-    """
-
-    dna: TowerConfig
-    protein: TowerConfig
-    hidden: int = 256
-    dropout: float = 0.1
+    dna: TowerConfig  # over the six codon frames
+    protein: TowerConfig  # over the ORF's residues
+    hidden: int = 256  # width of the classifier
+    dropout: float = 0.1  # on the merged vector and the hidden features
     steps: int = 10_000
-    buckets: tuple[Bucket, ...] = (
+    buckets: tuple[Bucket, ...] = (  # window lengths; a step draws one bucket
         Bucket(shortest=150, longest=255, batch=8192, share=0.34),
         Bucket(shortest=256, longest=510, batch=4096, share=0.36),
         Bucket(shortest=511, longest=1020, batch=2048, share=0.30),
     )
-    virus_share: float = 0.46
+    virus_share: float = 0.46  # of windows; the rest beside nulls is cellular
     null_share: float = 0.083
-    kind_weights: dict[str, float] = field(default_factory=dict)
-    family_weights: dict[str, float] = field(default_factory=dict)
+    kind_weights: dict[str, float] = field(default_factory=dict)  # over the square root of bases
+    family_weights: dict[str, float] = field(default_factory=dict)  # likewise, of viruses
     noise: Noise = field(default_factory=Noise)
+    # Virus families that insert into genomes: worn copies of theirs, with substitutions and broken
+    # frames, are the cellular class `insertion`. None as none.
     decayed: tuple[str, ...] | None = None
-    null_bank_share: float = 1.0
-    optimiser: Literal["adamw", "muon"] = "adamw"
-    rate: float = 2e-3
+    null_bank_share: float = 1.0  # size of the bank of null sequences, over that of about 60 Mbp
+    optimiser: Literal["adamw", "muon"] = "adamw"  # Muon for the inner matrices, AdamW else
+    rate: float = 2e-3  # highest of AdamW; rates fall along a cosine
     muon_rate: float = 0.01
     decay: float = 0.02
-    warmup: float = 0.03
-    smoothing: float = 0.02
+    warmup: float = 0.03  # share of the steps over which the rates rise
+    smoothing: float = 0.02  # of labels
+    # weight of the loss for the group (family, class) of a window, and of that for a virus's kind
     kind_loss: float = 0.2
+    # How much the scores of the model that training starts from count beside the labels, 0 to 1, in
+    # windows without an N. None as 0.
     distil: float | None = None
-    ema: float = 0.999
-    seed: int = 0
-    evaluate_every: int = 1_000
-    patience: int = 1_000
+    ema: float = 0.999  # decay of the averaged weights, which are the ones kept
+    seed: int = 0  # everything random follows from it
+    evaluate_every: int = 1_000  # steps between two looks at the dev sets
+    patience: int = 1_000  # steps without a better figure before training stops
 
     def __post_init__(self) -> None:
         if not self.buckets or sum(bucket.share for bucket in self.buckets) <= 0:
@@ -216,34 +157,19 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlpRecipe:
-    """Everything that decides the published classifier's weights, besides data and encoders.
+    """Everything that decides the published classifier's weights, besides data and encoders."""
 
-    Attributes:
-        windows: windows drawn of the viral and of the other training records, each.
-        dev_windows: the same of each held-out set.
-        null_share: random, shuffled and low-complexity windows, of `windows`; they are `other`.
-        hidden: hidden width.
-        dropout: after the ReLU.
-        optimiser: `sgd` with momentum 0.9, or `adamw`.
-        rate: learning rate; falls to 0 along a cosine.
-        decay: weight decay.
-        batch: rows of a step.
-        epochs: the most passes over the rows.
-        patience: passes without a better figure before training stops.
-        seed: everything random follows from it.
-    """
-
-    windows: int = 20_000
-    dev_windows: int = 2_000
-    null_share: float = 0.1
+    windows: int = 20_000  # drawn of the viral and of the other training records, each
+    dev_windows: int = 2_000  # the same of each held-out set
+    null_share: float = 0.1  # random, shuffled and low-complexity ones, of `windows`, as `other`
     hidden: int = 512
-    dropout: float = 0.5
-    optimiser: Literal["sgd", "adamw"] = "adamw"
-    rate: float = 1e-3
+    dropout: float = 0.5  # after the ReLU
+    optimiser: Literal["sgd", "adamw"] = "adamw"  # SGD with momentum 0.9
+    rate: float = 1e-3  # falls to 0 along a cosine
     decay: float = 0.01
-    batch: int = 256
-    epochs: int = 40
-    patience: int = 5
+    batch: int = 256  # rows of a step
+    epochs: int = 40  # the most passes over the rows
+    patience: int = 5  # passes without a better figure before training stops
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -267,9 +193,7 @@ def _given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
     """Read what to train, and the recipe that decides the weights.
 
-    Args:
-        path: the YAML file.
-        data: folder that the names under `data` are relative to; None means the file's own.
+    Names under `data` are relative to that folder; None means the file's own.
 
     Raises:
         ConfigError: no YAML, or a key that is unknown, missing or of another type.
@@ -282,11 +206,7 @@ def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
 
 
 def read_evaluation(path: Path, data: Path | None) -> Job:
-    """Read what to measure; `path` and `data` as in `read_job`, and no recipe is needed.
-
-    Raises:
-        ConfigError: as `read_job`, or there are no dev files or no table.
-    """
+    """Read what to measure, as `read_job`; no recipe is needed, but dev files and a table."""
     job, _ = _read(path, data)
     if not job.data.dev or not job.data.tables:
         raise ConfigError(f"{path}: data needs dev (a list of FASTA files) and table (a TSV)")

@@ -1,9 +1,9 @@
 """Train the published classifier on vectors of frozen encoders.
 
 Vectors of the windows are made once, block by block, and lie on disk: `{name}-{k}.npy` holds
-them (rows, d) float32, `{name}-{k}.rows.npy` the window and the target of each row (rows, 2)
-int64. The network is the published one: linear, batch norm, ReLU, dropout, linear. Windows of
-the held-out groups decide when to stop.
+them (rows, d) float32, and the ledger the window of each row (rows,) int64. The network is the
+published one: linear, batch norm, ReLU, dropout, linear. Windows of the held-out groups decide
+when to stop.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,12 @@ BLOCK_WINDOWS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Vectors of windows, still on disk.
+    """Vectors of windows, still on disk."""
 
-    Attributes:
-        blocks: vectors of each block, (rows, d) float32, memory-mapped.
-        window: window of each row, shape (rows,), over all blocks.
-        viral: whether it is viral, shape (rows,).
-        windows: number of windows, those without a row included.
-    """
-
-    blocks: tuple[NDArray[np.float32], ...]
-    window: NDArray[np.int64]
-    viral: NDArray[np.bool_]
-    windows: int
+    blocks: tuple[NDArray[np.float32], ...]  # vectors of each block (rows, d), memory-mapped
+    window: NDArray[np.int64]  # window of each row, shape (rows,), over all blocks
+    viral: NDArray[np.bool_]  # whether it is viral, shape (rows,)
+    windows: int  # number of windows, those without a row included
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of some rows, in the order given: shape (len(rows), d)."""
@@ -71,43 +65,38 @@ def embed_windows(
     stop_at: float,
     progress: ProgressReporter,
 ) -> Features | None:
-    """Embed windows block by block; finished blocks that are what would be made are kept.
-
-    Returns:
-        None if `stop_at`, a time of `time.monotonic()`, came before the last block.
-    """
+    """Embed windows block by block, reusing finished blocks; None if `stop_at` came before."""
     folder.mkdir(parents=True, exist_ok=True)
     ledger, model = Ledger(folder, folder / "ledger", repair=True), encoder.model
     parts = [(w, first) for w in drawn for first in range(0, len(w.labels), BLOCK_WINDOWS)]
-    paths, before = [], 0
+    blocks, rows, before = list[NDArray[np.float32]](), [np.empty(0, np.int64)], 0
+    viral = np.array([label.target == VIRUS for w in drawn for label in w.labels])
     with progress.create_file_bar(len(parts), desc=f"Embedding {name}", unit="blocks") as bar:
         for k, (windows, first) in enumerate(parts):
             unit = f"{name}-{k:05d}"
-            outputs = [folder / f"{unit}.npy", folder / f"{unit}.rows.npy"]
+            output = folder / f"{unit}.npy"
             bases = windows.bases[first : first + BLOCK_WINDOWS]
-            targets = [label.target for label in windows.labels[first : first + BLOCK_WINDOWS]]
             key = digest_of(
                 model.dna.identity(), model.protein.identity(), str(model.orf_policy),
-                model.chunk_nt, bases.tobytes().hex(), targets, before,
+                model.chunk_nt, bases.tobytes().hex(),
             )  # fmt: skip
-            if ledger.read(unit, key) is None:
+            entry = ledger.read(unit, key)
+            if entry is None:
                 if time.monotonic() > stop_at:
                     return None
                 vectors, of = encoder.vectors(bases)
-                viral = np.array(targets)[of] == VIRUS
-                for path, values in zip(
-                    outputs, (vectors, np.stack([before + of, viral], axis=1)), strict=True
-                ):
-                    with atomic_write(path) as file:
-                        np.save(file, values, allow_pickle=False)
+                with atomic_write(output) as file:
+                    np.save(file, vectors, allow_pickle=False)
                 ledger.discard(unit)
-                ledger.commit(unit, key, outputs=outputs)
-            paths.append(outputs)
-            before += len(targets)
+                ledger.commit(unit, key, of.tobytes(), [output])
+            else:
+                of = np.frombuffer(entry.payload, np.int64)
+            blocks.append(np.load(output, mmap_mode="r", allow_pickle=False))
+            rows.append(before + of)
+            before += len(bases)
             bar.update()
-    rows = np.concatenate([np.load(p, allow_pickle=False) for _, p in paths]).astype(np.int64)
-    blocks = tuple(np.load(p, mmap_mode="r", allow_pickle=False) for p, _ in paths)
-    return Features(blocks, rows[:, 0], rows[:, 1] == 1, before)
+    window = np.concatenate(rows)
+    return Features(tuple(blocks), window, viral[window], before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +112,7 @@ def fit_mlp(
     train: Features, dev: Features, recipe: MlpRecipe, device: torch.device,
     progress: ProgressReporter,
 ) -> MlpFit:  # fmt: skip
-    """Train until the held-out windows get no better; returns the best epoch's weights.
-
-    Raises:
-        ConfigError: too few rows, or of one class only.
-    """
+    """Train until the held-out windows get no better; returns the best epoch's weights."""
     for name, features, fewest in (("training", train, recipe.batch), ("held-out", dev, 2)):
         if len(features.window) < fewest:
             rows = len(features.window)
@@ -136,15 +121,13 @@ def fit_mlp(
             raise ConfigError(f"{name} rows are of one class only")
     torch.manual_seed(recipe.seed)
     network = PublishedMlp(train.blocks[0].shape[1], recipe.hidden).to(device)
-    optimiser: torch.optim.Optimizer
-    if recipe.optimiser == "sgd":
-        optimiser = torch.optim.SGD(
-            network.parameters(), lr=recipe.rate, momentum=0.9, weight_decay=recipe.decay
-        )
-    else:
-        optimiser = torch.optim.AdamW(
-            network.parameters(), lr=recipe.rate, weight_decay=recipe.decay
-        )
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "sgd": partial(torch.optim.SGD, momentum=0.9),
+        "adamw": torch.optim.AdamW,
+    }
+    optimiser = kinds[recipe.optimiser](
+        network.parameters(), lr=recipe.rate, weight_decay=recipe.decay
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs)
     best: MlpFit | None = None
     with progress.create_file_bar(recipe.epochs, desc="Training", unit="epochs") as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,10 @@ from virnucpro.core.progress import ProgressReporter
 from virnucpro.encoders.small import save_tower
 from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.models.manifest import write_manifest
-from virnucpro.models.published import CLASSIFIERS, DNA_ENCODER, PROTEIN_ENCODER
-from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.models.store import find_encoder, load_model, resolve_model
+from virnucpro.models.specs import ModelSpec
+from virnucpro.models.store import CLASSIFIER_FILE, base_model, load_model
 from virnucpro.scores.classifier import PublishedMlp, mini_scores, save_mini_classifier
 from virnucpro.scores.kinds import Kinds
-from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.training.calibrate import fit_calibration, fit_kinds
 from virnucpro.training.corpus import (
     NULL,
@@ -52,7 +51,6 @@ from virnucpro.training.windows import (
 
 logger = logging.getLogger("virnucpro.training")
 
-CLASSIFIER_FILE = "classifier.safetensors"
 CALIBRATION_FILE = "calibration.json"
 DEV_LENGTHS = (150, 300, 500, 1000)
 _NULL_SOURCE_WINDOWS = 4_000
@@ -156,13 +154,7 @@ def export_model(
 def train_mlp(
     job: Job, recipe: MlpRecipe, settings: FitSettings, home: Path, output: Path
 ) -> MlpFit | None:
-    """Draw windows, embed them, train, write the model directory; None if time was up.
-
-    Raises:
-        InputError: unreadable sequences or labels.
-        ConfigError: no training files, or too little to train on.
-        ModelError: the encoders are missing.
-    """
+    """Draw windows, embed them, train, write the model directory; None if time was up."""
     base = base_model(job.model, home)
     train, dev = load_labelled(job.data)
     encoder = ModelOnDevice(base, str(settings.device))
@@ -188,27 +180,6 @@ def train_mlp(
     return fit
 
 
-def base_model(name: str, home: Path) -> ModelSpec:
-    """Encoders, chunk length and ORF policy to train a classifier for.
-
-    Raises:
-        ModelError: they are not installed.
-    """
-    if name == "mini":
-        return resolve_model("mini", None, home)
-    if name not in CLASSIFIERS:
-        return resolve_model("custom", Path(name), home)
-    return ModelSpec(
-        name=name,
-        dna=find_encoder(DNA_ENCODER, home),
-        protein=find_encoder(PROTEIN_ENCODER, home),
-        classifier=Path(CLASSIFIER_FILE),
-        classifier_sha256="",
-        orf_policy=OrfPolicy("open-frame"),
-        chunk_nt=CLASSIFIERS[name].chunk_nt,
-    )
-
-
 def _drawn(
     sets: dict[str, Corpus], length_nt: int, count: int, rng: np.random.Generator
 ) -> list[LabelledWindows]:
@@ -231,23 +202,19 @@ def export_mlp(
     tensors = {key: value.float().cpu().contiguous() for key, value in state.items()}
     with atomic_write(folder / CLASSIFIER_FILE) as file:
         file.write(save(tensors, metadata={"kind": PUBLISHED_KIND}))
-    dna = _encoder_entry(folder, "dna", base.dna)
-    protein = _encoder_entry(folder, "protein", base.protein)
+    names, encoders = [CLASSIFIER_FILE], dict[str, dict[str, Any]]()
+    for slot, spec in (("dna", base.dna), ("protein", base.protein)):
+        encoders[slot] = {"installed": spec.name}
+        if spec.kind.startswith("mini"):
+            target = folder / f"{slot}.safetensors"
+            if target.resolve() != spec.path.resolve():
+                shutil.copyfile(spec.path, target)
+            encoders[slot] = {"kind": spec.kind, "dim": spec.dim, "file": target.name}
+            names.append(target.name)
     write_manifest(
-        folder, [CLASSIFIER_FILE, *(part["file"] for part in (dna, protein) if "file" in part)],
-        name=name, source=source, revision="", licence="not stated",
+        folder, names, name=name, source=source, revision="", licence="not stated",
         model={
-            "dna": dna, "protein": protein, "classifier": CLASSIFIER_FILE, "calibration": "",
-            "orf_policy": {"name": base.orf_policy.name, "keep": base.orf_policy.keep},
-            "chunk_nt": base.chunk_nt, "groups": [],
+            **encoders, "classifier": CLASSIFIER_FILE, "calibration": "", "groups": [],
+            "orf_policy": asdict(base.orf_policy), "chunk_nt": base.chunk_nt,
         },
     )  # fmt: skip
-
-
-def _encoder_entry(folder: Path, slot: str, spec: EncoderSpec) -> dict[str, Any]:
-    if not spec.kind.startswith("mini"):
-        return {"installed": spec.name}
-    target = folder / f"{slot}.safetensors"
-    if target.resolve() != spec.path.resolve():
-        shutil.copyfile(spec.path, target)
-    return {"kind": spec.kind, "dim": spec.dim, "file": target.name}

@@ -41,22 +41,20 @@ def test_profile_recommends_a_budget_that_it_tried(profile, tmp_path, engine):
     assert (flag in result.output) == (engine == "padded")
 
 
-def test_profile_measures_in_the_numbers_of_the_settings(profile, monkeypatch):
+def test_profile_measures_the_orfs_of_a_file_in_the_numbers_of_the_settings(
+    profile, tmp_path, monkeypatch
+):
     asked = []
     real = budget_search.load_encoder
     monkeypatch.setattr(budget_search, "load_encoder", lambda *a: (asked.append(a[2]), real(*a))[1])
     monkeypatch.setenv("VIRNUCPRO_DEVICE_DTYPE", "bfloat16")
-    assert profile("--max-batch", 512).exit_code == 0
-    assert asked == [torch.bfloat16]
-
-
-def test_profile_measures_with_the_orfs_of_a_file(profile, tmp_path):
     fasta = tmp_path / "in.fa"
     fasta.write_text(">a\n" + "ATGGCCAAGGTTCTG" * 30 + "\n")
     options = ["--max-batch", 600, "--step", 50, "--test-file", fasta]
     result = profile("--model", "dnabert-s", *options)
     assert result.exit_code == 0, result.output
     assert "--dnabert-batch-size" in result.output and "562 tokens" in result.output
+    assert asked == [torch.bfloat16]
 
 
 def test_profile_refuses_what_cannot_work(profile, tmp_path):

@@ -6,7 +6,6 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import compress
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ def output(tmp_path, ledger):
     """The output of a committed unit."""
     path = tmp_path / "out.bin"
     path.write_bytes(b"content")
-    assert ledger.commit("tables", "key", b"pay\nload", [path], {"records": 3})
+    ledger.commit("tables", "key", b"pay\nload", [path], {"records": 3})
     return path
 
 
@@ -53,14 +52,14 @@ def test_a_changed_output_is_an_error_or_made_again(ledger, output, content, cap
     repairing = Ledger(ledger.root, ledger.folder, repair=True)
     assert repairing.read("tables", "key") is None
     assert str(output) in caplog.text
-    assert repairing.commit("tables", "key", outputs=[output])
+    repairing.commit("tables", "key", outputs=[output])
     assert ledger.read("tables", "key").payload == b""
 
 
 def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
-    assert ledger.commit("scores 1", "key", b"first")
+    ledger.commit("scores 1", "key", b"first")
     before = entry_of(ledger).read_bytes()
-    assert not ledger.commit("scores 1", "key", b"second")
+    ledger.commit("scores 1", "key", b"second")
     assert entry_of(ledger).read_bytes() == before
     assert ledger.read("scores 1", "key").payload == b"first"
     assert [path.name for path in ledger.folder.iterdir()] == [entry_of(ledger).name]
@@ -69,8 +68,8 @@ def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
 def test_of_many_commits_at_once_one_is_kept_whole(ledger):
     with ThreadPoolExecutor(8) as pool:
         contents = [bytes([n]) * 10_000 for n in range(8)]
-        is_kept = list(pool.map(partial(ledger.commit, "scores 1", "key"), contents))
-    assert [ledger.read("scores 1", "key").payload] == list(compress(contents, is_kept))
+        list(pool.map(partial(ledger.commit, "scores 1", "key"), contents))
+    assert ledger.read("scores 1", "key").payload in contents
 
 
 @pytest.mark.parametrize("place", [0, 70, 200, -1])
@@ -139,9 +138,8 @@ def test_a_list_of_claims_that_is_a_link_is_never_written_through(ledger, tmp_pa
     theirs.write_text("precious")
     ledger.folder.mkdir()
     (ledger.folder / CLAIMS).symlink_to(theirs)
-    with pytest.raises(OSError, match="symbolic"):
-        ledger.claim(ledger.root / "a.txt")
-    assert theirs.read_text() == "precious"
+    ledger.claim(ledger.root / "a.txt")
+    assert theirs.read_text() == "precious" and ledger.claimed() == ["a.txt"]
 
 
 def test_saved_object_can_be_read_without_trust(tmp_path):

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from virnucpro.core import gpu_meter, progress
-from virnucpro.core.gpu_meter import GpuMeter
-from virnucpro.core.progress import ProgressReporter
+from virnucpro.core import progress
+from virnucpro.core.progress import GpuMeter, ProgressReporter
 
 
 class FakeClock:
@@ -24,7 +23,6 @@ class FakeClock:
 def clock(monkeypatch):
     fake = FakeClock()
     monkeypatch.setattr(progress, "time", fake)
-    monkeypatch.setattr(gpu_meter, "time", fake)
     return fake
 
 
@@ -75,9 +73,9 @@ def test_without_a_terminal_there_is_a_plain_line_every_half_minute(
         clock.now += 30
         bar.update(60)
     assert caplog.messages == [
-        "Embedding: 30/100 ORFs, 1.0/s, ETA 1:10, loss 1",
-        "Embedding: 60/100 ORFs, 1.0/s, ETA 0:40, loss 1",
-        "Embedding: 100/100 ORFs, 1.1/s, ETA 0:00",
+        "Embedding: 30/100 ORFs, 1.0/s, ETA 0:01:10, loss 1",
+        "Embedding: 60/100 ORFs, 1.0/s, ETA 0:00:40, loss 1",
+        "Embedding: 100/100 ORFs, 1.1/s, ETA 0:00:00",
         "Scoring: 60 ORFs, 2.0/s",
     ]
 

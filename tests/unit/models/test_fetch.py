@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from tiny_published import classifier_state
 
 from virnucpro.core.errors import ModelError, OutputError
-from virnucpro.models.fetch import Network, fetch, plan_fetch
+from virnucpro.models.fetch import fetch, plan_fetch
 from virnucpro.models.manifest import MANIFEST, read_manifest
 from virnucpro.models.published import (
     CLASSIFIER_REPOSITORY,
@@ -29,7 +29,7 @@ CONFIG = json.dumps({"hidden_size": 8}).encode()
 WEIGHTS = b"first weights" * 999
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def hub(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with serve_hub() as hub:
@@ -38,16 +38,12 @@ def hub(monkeypatch):
             hub.offer(repository, FIRST, config__json=CONFIG, model__safetensors=WEIGHTS,
                       bert_layers__py=b"import os", pytorch_model__bin=b"pickle")  # fmt: skip
         hub.offer_500(monkeypatch)
+        hub.answers(monkeypatch)
         yield hub
 
 
-@pytest.fixture
-def network(hub):
-    return Network(endpoint=hub.url, github=hub.url)
-
-
-def fetch_all(names, home, network, **revisions):
-    return [fetch(plan, home, network) for plan in plan_fetch(names, home, revisions, network)]
+def fetch_all(names, home, offline=False, **revisions):
+    return [fetch(plan, home) for plan in plan_fetch(names, home, revisions, offline)]
 
 
 def downloads(hub):
@@ -56,12 +52,12 @@ def downloads(hub):
     ]
 
 
-def test_only_weights_and_texts_are_planned_and_come(hub, network, tmp_path):
-    (plan,) = plan_fetch([ESM], tmp_path, {}, network)
+def test_only_weights_and_texts_are_planned_and_come(hub, tmp_path):
+    (plan,) = plan_fetch([ESM], tmp_path, {})
     assert [file.name for file in plan.files] == ["config.json", "model.safetensors"]
     assert (plan.size, plan.revision) == (len(CONFIG) + len(WEIGHTS), FIRST)
     assert downloads(hub) == []
-    installed = fetch(plan, tmp_path, network)
+    installed = fetch(plan, tmp_path)
     names = {path.name for path in installed.folder.iterdir()}
     assert names == {"config.json", "model.safetensors", MANIFEST}
     assert installed.files["model.safetensors"].sha256 == hashlib.sha256(WEIGHTS).hexdigest()
@@ -71,31 +67,31 @@ def test_only_weights_and_texts_are_planned_and_come(hub, network, tmp_path):
 
 
 @pytest.mark.parametrize("pinned", [{}, {ESM: SECOND}])
-def test_the_recorded_revision_stays_when_the_hub_moves_on(hub, network, tmp_path, pinned):
-    (installed,) = fetch_all([ESM], tmp_path, network, **pinned)
+def test_the_recorded_revision_stays_when_the_hub_moves_on(hub, tmp_path, pinned):
+    (installed,) = fetch_all([ESM], tmp_path, **pinned)
     assert installed.revision == pinned.get(ESM, FIRST)
     hub.main[ESM_REPOSITORY] = SECOND if installed.revision == FIRST else FIRST
     before = len(hub.requests)
-    assert fetch_all([ESM], tmp_path, network) == [installed]
+    assert fetch_all([ESM], tmp_path) == [installed]
     assert len(hub.requests) == before
     with pytest.raises(ModelError, match="is installed; remove the folder"):
-        fetch_all([ESM], tmp_path, network, **{ESM: hub.main[ESM_REPOSITORY]})
+        fetch_all([ESM], tmp_path, **{ESM: hub.main[ESM_REPOSITORY]})
 
 
-def test_a_damaged_file_is_fetched_again_alone(hub, network, tmp_path):
-    (installed,) = fetch_all([ESM], tmp_path, network)
+def test_a_damaged_file_is_fetched_again_alone(hub, tmp_path):
+    (installed,) = fetch_all([ESM], tmp_path)
     (installed.folder / "model.safetensors").write_bytes(b"x")
     hub.main[ESM_REPOSITORY] = SECOND
     hub.requests.clear()
-    fetch_all([ESM], tmp_path, network)
+    fetch_all([ESM], tmp_path)
     assert all("config.json" not in request for request in downloads(hub))
     assert {path.name for path in installed.folder.iterdir()} == {*installed.files, MANIFEST}
     installed.check(full=True)
 
 
 @pytest.mark.parametrize("stated_too", [False, True], ids=["sent", "stated and sent"])
-def test_changed_remote_content_is_refused_whenever_it_comes(hub, network, tmp_path, stated_too):
-    (installed,) = fetch_all([ESM], tmp_path, network)
+def test_changed_remote_content_is_refused_whenever_it_comes(hub, tmp_path, stated_too):
+    (installed,) = fetch_all([ESM], tmp_path)
     (installed.folder / "model.safetensors").unlink()
     files = hub.repositories[ESM_REPOSITORY][FIRST]
     if not stated_too:
@@ -103,66 +99,64 @@ def test_changed_remote_content_is_refused_whenever_it_comes(hub, network, tmp_p
     files["model.safetensors"] = b"other weights" * 999
     for _ in range(2):  # what was refused is not taken for the file later
         with pytest.raises(ModelError, match="refused"):
-            fetch_all([ESM], tmp_path, network)
+            fetch_all([ESM], tmp_path)
     assert not (installed.folder / "model.safetensors").exists()
     files["model.safetensors"] = WEIGHTS
-    assert fetch_all([ESM], tmp_path, network) == [installed]
+    assert fetch_all([ESM], tmp_path) == [installed]
     installed.check(full=True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_content_unlike_what_the_hub_states_is_refused_at_once(hub, network, tmp_path, name):
+def test_content_unlike_what_the_hub_states_is_refused_at_once(hub, tmp_path, name):
     hub.stated[name] = hub.repositories[DNA_REPOSITORY][FIRST][name][::-1]
     with pytest.raises(ModelError, match="not the content that its source states"):
-        fetch_all([DNA], tmp_path, network)
+        fetch_all([DNA], tmp_path)
     assert read_manifest(tmp_path / "encoders" / DNA) is None
 
 
-def test_a_fetch_that_broke_off_goes_on_at_its_revision(hub, network, tmp_path):
+def test_a_fetch_that_broke_off_goes_on_at_its_revision(hub, tmp_path):
     """Whole files stay; the one that broke off starts over."""
-    (plan,) = plan_fetch([DNA], tmp_path, {}, network)
+    (plan,) = plan_fetch([DNA], tmp_path, {})
     hub.breaks = [200] * 10 + [0] * 10
     with pytest.raises(ModelError, match="fetch again to go on"):
-        fetch(plan, tmp_path, network)
+        fetch(plan, tmp_path)
     hub.breaks.clear()
     hub.main[DNA_REPOSITORY] = SECOND
     hub.requests.clear()
-    (installed,) = fetch_all([DNA], tmp_path, network)
+    (installed,) = fetch_all([DNA], tmp_path)
     assert installed.revision == plan.revision == FIRST
     assert not [request for request in downloads(hub) if "config.json" in request]
 
 
 @pytest.mark.parametrize("name", [DNA, "500"])
-def test_a_short_break_is_bridged(hub, network, tmp_path, name):
-    plan = plan_fetch([name], tmp_path, {}, network)[-1]
+def test_a_short_break_is_bridged(hub, tmp_path, name):
+    plan = plan_fetch([name], tmp_path, {})[-1]
     hub.breaks = [500, 1]
-    assert fetch(plan, tmp_path, network).revision == plan.revision
+    assert fetch(plan, tmp_path).revision == plan.revision
     assert hub.breaks == []
 
 
-def test_offline_asks_nothing_and_says_what_to_do(hub, network, tmp_path):
-    (installed,) = fetch_all([ESM], tmp_path, network)
-    offline = Network(offline=True, endpoint=hub.url, github=hub.url)
+def test_offline_needs_what_is_installed_and_asks_nothing(hub, tmp_path):
+    (installed,) = fetch_all([ESM], tmp_path)
     hub.requests.clear()
-    assert fetch_all([ESM], tmp_path, offline) == [installed]
-    for name in (DNA, "500"):
-        with pytest.raises(ModelError, match="offline mode is on"):
-            fetch_all([name], tmp_path, offline)
+    assert fetch_all([ESM], tmp_path, offline=True) == [installed]
+    with pytest.raises(ModelError, match="offline mode is on"):
+        fetch_all(["500"], tmp_path, offline=True)
     assert hub.requests == []
 
 
-def test_the_hubs_own_offline_mode_is_a_clear_error(network, tmp_path, monkeypatch):
+def test_the_hubs_own_offline_mode_is_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="no answer"):
-        plan_fetch([ESM], tmp_path, {}, network)
+        plan_fetch([ESM], tmp_path, {})
 
 
-def test_a_full_disk_is_found_before_the_download(hub, network, tmp_path, monkeypatch):
-    (plan,) = plan_fetch([ESM], tmp_path, {}, network)
+def test_a_full_disk_is_found_before_the_download(hub, tmp_path, monkeypatch):
+    (plan,) = plan_fetch([ESM], tmp_path, {})
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(OutputError, match=r"needs 0\.00 GB"):
-        fetch(plan, tmp_path, network)
+        fetch(plan, tmp_path)
     assert downloads(hub) == []
 
 
@@ -174,22 +168,22 @@ def test_remote_names_never_become_other_paths():
     assert needed_files([*hostile, *sharded]) == sharded
 
 
-def test_a_model_brings_its_encoders_and_a_converted_classifier(network, tmp_path):
+def test_a_model_brings_its_encoders_and_a_converted_classifier(tmp_path):
     home = tmp_path / "home"
-    dna, esm, classifier = fetch_all(["500"], home, network)
+    dna, esm, classifier = fetch_all(["500"], home)
     assert (dna.name, esm.name, classifier.name) == (DNA, ESM, "500")
     path = classifier.folder / "classifier.safetensors"
     assert (load_file(path)["bn1.weight"] == classifier_state()["bn1.weight"].numpy()).all()
     assert classifier.revision == CLASSIFIER_REVISION
     assert not list(home.rglob("*.pth"))
     path.write_bytes(b"x")
-    fetch_all(["500"], home, network)
+    fetch_all(["500"], home)
     classifier.check(full=True)
 
 
-def test_a_changed_classifier_is_refused(hub, network, tmp_path):
+def test_a_changed_classifier_is_refused(hub, tmp_path):
     files = hub.repositories[CLASSIFIER_REPOSITORY][CLASSIFIER_REVISION]
     files["500_model.pth"] = files["500_model.pth"][::-1]
     with pytest.raises(ModelError, match="not the content that its source states"):
-        fetch_all(["500"], tmp_path / "home", network)
+        fetch_all(["500"], tmp_path / "home")
     assert read_manifest(tmp_path / "home" / "500") is None

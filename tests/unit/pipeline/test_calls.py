@@ -53,12 +53,11 @@ def test_golden_orfs_ids_and_tables(name, tmp_path):
         )
         if isinstance(event, Shard)
     ]  # fmt: skip
-    places = list(zip(shard.orfs["chunk"].tolist(), shard.orfs["frame"].tolist(), strict=True))
-    assert shard.orf_ids(places) == golden["ids"].tolist()
+    assert shard.orf_ids() == golden["ids"].tolist()
     expected = zip(golden["nucleotide"].tolist(), golden["protein"].tolist(), strict=True)
     assert [(dna.decode(), protein.decode()) for dna, protein in seen] == list(expected)
     paths = paths_in(tmp_path)
-    scores = np.full((len(places), 3), np.nan, np.float32)
+    scores = np.full((len(seen), 3), np.nan, np.float32)
     scores[:, :2] = golden["scores"]
     with ModelTables(paths, MODEL) as tables:
         tables.add(shard, scores)
@@ -100,7 +99,7 @@ def test_a_record_that_lacks_one_score_is_failed_and_has_no_p(part):
     assert (torn.p_virus, torn.call, torn.chunks_scored, torn.supporting) == (None, None, 0, 0)
     assert torn.chunks == whole.chunks > 3 and torn.orfs == whole.orfs > 4
     assert whole.chunks_scored == whole.supporting == whole.chunks
-    assert part.called.missing == {2: 1}
+    assert part.called.missing == {"torn": 1}
     assert part.counts["status:failed"] == 1
     assert part.counts["scored"] == part.counts["orfs"] - 1
 
@@ -125,7 +124,8 @@ def test_the_orf_with_the_most_virus_speaks_for_its_chunk():
     assert called.is_virus.tolist() == [False, False]  # another frame looks less viral by more
     row, (_, frame, start, end, _) = called.chunk_rows[1], shard.orfs[best].tolist()
     assert (row.frame, row.orf_start, row.orf_end) == (FRAMES[frame], start, end)
-    p, _ = Calibration().contig(np.array([[0.7, 0.6, np.nan]]), np.array([100]))
+    lone = np.array([[0.7, 0.6, np.nan]]), np.array([100]), np.array([0]), 1
+    [p], _ = Calibration().contigs(*lone)
     assert row.p_virus == pytest.approx(p, abs=1e-6)
     scores[shard.orfs["chunk"] == 1, 0] = 0.6
     assert Caller(MODEL).call(shard, scores).is_virus.tolist() == [False, True]  # a tie is virus

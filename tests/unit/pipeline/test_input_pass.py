@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from virnucpro.core.records import Record, Status
+from virnucpro.core.records import FRAMES, Record, Status
 from virnucpro.pipeline import input_pass as module
 from virnucpro.pipeline import parallel_translate
 from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
@@ -85,9 +85,9 @@ def expect_slow_reading(records, size, units, shards):
         distinct = [pair for u in mine for pair in zip(u.dna, u.protein, strict=True)]
         assert len(set(distinct)) == len(distinct)
         assert [distinct[row] for row in shard.orfs["distinct"]] == [orf[4:] for orf in orfs]
-        places = [place for unit in mine for place in unit.places]
-        first = {orf[4:]: orf[:2] for orf in orfs[::-1]}
-        assert dict(zip(distinct, places, strict=True)) == first
+        first = {orf[4:]: row for row, orf in reversed([*enumerate(orfs)])}
+        rows = [row for unit in mine for row in unit.rows]
+        assert dict(zip(distinct, rows, strict=True)) == first
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,10 @@ def test_ids_are_made_of_rows():
     _, [shard] = run([record("short", "ACGT"), record("a/1", dna(200, 1))])
     assert shard.chunk_ids() == [f"a/1_chunk_{k}" for k in (1, 2, 3, 4)]
     assert shard.chunk_ids(np.array([2, 0])) == ["a/1_chunk_3", "a/1_chunk_1"]
-    assert shard.orf_ids([(1, 4), (0, 0)]) == ["a/1_chunk_2R2", "a/1_chunk_1F1"]
+    frames = [FRAMES[frame] for frame in shard.orfs["frame"]]
+    ids = [f"a/1_chunk_{1 + k}{f}" for k, f in zip(shard.orfs["chunk"], frames, strict=True)]
+    assert shard.orf_ids() == ids and len(ids) > 2
+    assert shard.orf_ids([2, 0]) == [ids[2], ids[0]]
     assert shard.orf_ids([]) == []
 
 

@@ -1,4 +1,4 @@
-from virnucpro.pipeline.summary import summary_lines
+from virnucpro.pipeline.run import summary_lines
 
 DATA = {
     "status": "done",
@@ -21,7 +21,7 @@ def test_the_answer_the_silent_records_and_what_to_open(tmp_path):
         "30 records: 12 virus, 13 non-virus, 1 uncertain; "
         "about 2.0% of the viral ones expected to be false",
         "Without a call: 4 (1 too_short, 3 no_orf)",
-        f"Done in 1:15: {tmp_path / 'calls.tsv'}",
+        f"Done in 0:01:15: {tmp_path / 'calls.tsv'}",
     ]
 
 

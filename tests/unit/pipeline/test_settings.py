@@ -77,9 +77,3 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch, world, devices):
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match=r"must be|takes one rank"):
         RuntimeConfig(**wrong)
-
-
-def test_defaults_protect_work():
-    config = RuntimeConfig()
-    assert config.enable_checkpointing and not config.force_restart
-    assert (config.worker_timeout, config.checkpoint_dir) == (900, None)

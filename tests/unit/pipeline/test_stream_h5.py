@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 
 import h5py
@@ -15,14 +16,15 @@ from virnucpro.pipeline.features import merge_features
 from virnucpro.pipeline.prediction import _stream_h5_to_pt_files
 
 
-def write_shards(path, ids, vectors, as_bytes=False, is_ours=False):
+def write_shards(path, ids, as_bytes=False, is_ours=False, dim=4):
     """Rows in the order of the files, as ours are, or in one that has nothing to do with it."""
     order = np.arange(len(ids)) if is_ours else np.random.default_rng(3).permutation(len(ids))
+    vectors = embeddings(ids, dim).vectors
     kind = "S40" if as_bytes else h5py.string_dtype()
     with h5py.File(path, "w") as file:
         file.create_dataset("sequence_ids", data=[ids[i] for i in order], dtype=kind)
         file.create_dataset("embeddings", data=vectors[order])
-    return path
+    return path, vectors
 
 
 @pytest.fixture
@@ -37,11 +39,8 @@ def files(tmp_path):
 @pytest.mark.parametrize("is_ours", [False, True], ids=["by id", "by row"])
 @pytest.mark.parametrize("as_bytes", [False, True], ids=["str", "bytes"])
 def test_rows_go_to_their_files_and_merge(tmp_path, files, as_bytes, is_ours):
-    ids = orf_ids(1) + orf_ids(2)
-    vectors = embeddings(ids, 4).vectors
-    h5 = write_shards(tmp_path / "e.h5", ids, vectors, as_bytes, is_ours)
+    h5, vectors = write_shards(tmp_path / "e.h5", orf_ids(1) + orf_ids(2), as_bytes, is_ours)
     written = _stream_h5_to_pt_files(h5, tmp_path / "out", files)
-    assert [path.name for path in written] == ["output_1_ESM.pt", "output_2_ESM.pt"]
     for k, path in enumerate(written):
         rows = read_protein_features(path)
         assert rows.seq_ids == tuple(orf_ids(k + 1))
@@ -53,8 +52,7 @@ def test_rows_go_to_their_files_and_merge(tmp_path, files, as_bytes, is_ours):
 def test_outputs_follow_the_order_and_the_names_of_the_nucleotide_files(tmp_path, files):
     plain = tmp_path / "output_7_DNABERT.pt"
     write_published_dna(plain, orf_ids(7), dim=3)
-    ids = orf_ids(2) + orf_ids(7)
-    h5 = write_shards(tmp_path / "e.h5", ids, embeddings(ids, 4).vectors)
+    h5, _ = write_shards(tmp_path / "e.h5", orf_ids(2) + orf_ids(7))
     written = _stream_h5_to_pt_files(h5, tmp_path / "out", [plain, files[1]])
     assert [path.name for path in written] == ["output_7_ESM.pt", "output_2_ESM.pt"]
     assert read_protein_features(written[0]).seq_ids == tuple(orf_ids(7))
@@ -62,8 +60,7 @@ def test_outputs_follow_the_order_and_the_names_of_the_nucleotide_files(tmp_path
 
 def test_a_missing_id_is_warned_of_and_loses_no_other_row(tmp_path, files, caplog):
     ids = [seq_id for seq_id in orf_ids(1) if not seq_id.endswith("chunk_2F1")]
-    vectors = embeddings(ids, 4).vectors
-    h5 = write_shards(tmp_path / "e.h5", ids, vectors)
+    h5, vectors = write_shards(tmp_path / "e.h5", ids)
     [path] = _stream_h5_to_pt_files(h5, tmp_path / "out", files[:1])
     assert "Sequence contig1_chunk_2F1 not found in v2.0 ESM-2 output" in caplog.text
     rows = read_protein_features(path)
@@ -72,9 +69,8 @@ def test_a_missing_id_is_warned_of_and_loses_no_other_row(tmp_path, files, caplo
 
 
 def test_a_write_that_fails_leaves_whole_files_only(tmp_path, files, monkeypatch):
-    ids = orf_ids(1) + orf_ids(2)
-    h5 = write_shards(tmp_path / "e.h5", ids, embeddings(ids, 4).vectors)
-    real, calls = __import__("os").fsync, []
+    h5, _ = write_shards(tmp_path / "e.h5", orf_ids(1) + orf_ids(2))
+    real, calls = os.fsync, []
 
     def full_at_the_third(descriptor):
         calls.append(descriptor)
@@ -95,7 +91,7 @@ def test_memory_is_that_of_one_file_not_of_all(tmp_path):
     for names, path in zip(ids, paths, strict=True):
         write_dna_features(path, embeddings(names, 1))
     flat = [seq_id for names in ids for seq_id in names]
-    h5 = write_shards(tmp_path / "e.h5", flat, embeddings(flat, dim).vectors)
+    h5, _ = write_shards(tmp_path / "e.h5", flat, dim=dim)
     one_file = per_file * dim * 4
     tracemalloc.start()
     try:

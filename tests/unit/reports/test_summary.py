@@ -35,6 +35,10 @@ def test_counts_and_bins_cover_every_record(tmp_path):
     assert sum(summary.grid.values()) == summary.scored
     assert sum(counts.total() for counts in summary.samples.values()) == 300
     assert summarise([call(p_virus=1.0, name="virus")]).histogram["virus"][-1] == 1
+    chosen = choose_tracks(summary.top)
+    tracks = read_tracks(read_chunk_rows(calls.with_name("chunks.tsv")), chosen)
+    assert len(tracks) == len(chosen) > 10
+    assert all(summary.top[track["row"]].chunks > 1 for track in tracks)
 
 
 def test_top_rows_are_the_highest_with_ties_in_input_order_and_bounded():
@@ -57,13 +61,7 @@ def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records():
     assert abs(summary.fdr - (2 * 0.02 + 0.08) / 3) < 1e-12
     assert summary.sample_fdr == {"s": 0.02, "t": 0.08}
     assert summarise([call()]).fdr is None
-
-
-def test_lengths_span_the_scored_records():
-    rows = [call(length=300), call(length=90), call(p_virus=None, name="", length=10)]
-    summary = summarise(rows)
-    assert (summary.shortest, summary.longest) == (90, 300)
-    assert summarise(rows[2:]).longest == 0
+    assert (summary.shortest, summarise([call(p_virus=None, name="")]).longest) == (500, 0)
 
 
 def test_viral_contigs_come_first_then_mixed_ones():
@@ -84,21 +82,13 @@ def test_windows_keep_place_frame_and_what_was_not_scored():
         ChunkRow("c", 2, 450, 900),
     ]
     (track,) = read_tracks(chunks, {("", "c"): 3})
-    assert (track.row, track.joined) == (3, 1)
-    assert track.windows == [(0, 500, 250, "R2"), (450, 900, -1, "")]
+    assert (track["row"], track["joined"], track["frames"]) == (3, 1, ["R2", ""])
+    assert track["windows"] == [0, 500, 250, 0, 450, 450, -1, 1]
     long = [
         ChunkRow("c", i + 1, i * 500, i * 500 + 500, "F1", p_virus=i / 4000) for i in range(4000)
     ]
     (track,) = read_tracks(long, {("", "c"): 0})
-    assert len(track.windows) <= MOST_PER_CONTIG
-    assert track.windows[0][:2] == (0, 500 * track.joined)
-    assert track.windows[-1][1:3] == (2_000_000, 1000)
-
-
-def test_tracks_of_a_run_belong_to_rows_shown(tmp_path):
-    folder = make_run(tmp_path, records=300)
-    top = summarise(read_call_rows(folder / "calls.tsv")).top
-    chosen = choose_tracks(top)
-    tracks = read_tracks(read_chunk_rows(folder / "chunks.tsv"), chosen)
-    assert len(tracks) == len(chosen) > 10
-    assert all(top[track.row].chunks > 1 for track in tracks)
+    windows = track["windows"]
+    assert len(windows) <= 4 * MOST_PER_CONTIG
+    assert windows[:2] == [0, 500 * track["joined"]] and windows[-2] == 1000
+    assert sum(windows[::4]) + windows[-3] == 2_000_000

@@ -60,25 +60,6 @@ def test_every_orf_is_told_of_once_and_there_are_signs_of_life_before(model):
     assert told[0] == 0 and len(told) > 4
 
 
-def test_no_orfs_give_no_rows(model):
-    assert scores_of(Scorer(model, LoadedModels("cpu")), [], []).shape == (0, COLUMNS)
-
-
-def test_the_classifier_gets_no_more_rows_than_its_batch(model, alone, monkeypatch):
-    models = LoadedModels("cpu")
-    classifier, sizes = models.classifier(model), []
-
-    class Counting:
-        def scores(self, vectors):
-            sizes.append(len(vectors))
-            return classifier.scores(vectors)
-
-    monkeypatch.setattr(models, "classifier", lambda model: Counting())
-    found = scores_of(Scorer(model, models, classifier_batch=5))
-    assert sizes == [5, 5, 2]
-    np.testing.assert_allclose(found[:, :2], alone[:, :2], atol=1e-5)
-
-
 def test_what_is_loaded_serves_again(model):
     models = LoadedModels("cpu")
     for _ in range(2):

@@ -6,40 +6,34 @@ import pytest
 
 from virnucpro.scores.thresholds import Thresholds, thresholds
 
-CALLS = ("virus", "non-virus", "uncertain")
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_without_thresholds_the_model_decides(call):
-    assert Thresholds().call(call, p_virus=0.7, fdr=0.9) == call
+BOTH, RELAXED, STRICT = Thresholds(0.8, 0.1), thresholds("relaxed"), thresholds("conservative")
 
 
 @pytest.mark.parametrize(
-    ("model_call", "p_virus", "fdr", "call"),
+    ("asked", "model_call", "p_virus", "fdr", "call"),
     [
-        ("virus", 0.80, 0.01, "virus"),
-        ("virus", 0.79, 0.01, "uncertain"),
-        ("uncertain", 0.80, 0.01, "virus"),
-        ("uncertain", 0.79, 0.01, "uncertain"),
-        ("non-virus", 0.10, 0.01, "non-virus"),
-        ("virus", 0.90, 0.10, "virus"),
-        ("virus", 0.90, 0.11, "uncertain"),
-        ("non-virus", 0.10, 0.90, "non-virus"),
+        *((Thresholds(), call, 0.7, 0.9, call) for call in ("virus", "non-virus", "uncertain")),
+        (BOTH, "virus", 0.80, 0.01, "virus"),
+        (BOTH, "virus", 0.79, 0.01, "uncertain"),
+        (BOTH, "uncertain", 0.80, 0.01, "virus"),
+        (BOTH, "uncertain", 0.79, 0.01, "uncertain"),
+        (BOTH, "non-virus", 0.10, 0.90, "non-virus"),
+        (BOTH, "virus", 0.90, 0.10, "virus"),
+        (BOTH, "virus", 0.90, 0.11, "uncertain"),
+        (RELAXED, "uncertain", 0.6, 0.5, "virus"),
+        (STRICT, "virus", 0.95, 0.01, "virus"),
+        (STRICT, "uncertain", 0.95, 0.01, "uncertain"),
+        (STRICT, "virus", 0.6, 0.01, "uncertain"),
+        (STRICT, "virus", 0.99, 0.5, "uncertain"),
     ],
 )
-def test_both_bounds_hold_and_include_their_limit(model_call, p_virus, fdr, call):
-    assert Thresholds(min_score=0.8, max_fdr=0.1).call(model_call, p_virus, fdr) == call
+def test_both_bounds_hold_and_include_their_limit(asked, model_call, p_virus, fdr, call):
+    assert asked.call(model_call, p_virus, fdr) == call
 
 
 def test_a_preset_gives_way_to_numbers():
     assert thresholds(None) == Thresholds()
-    assert thresholds("conservative", min_score=0.7).min_score == 0.7
-    assert thresholds("conservative", min_score=0.7).max_fdr == thresholds("conservative").max_fdr
-    relaxed, strict = thresholds("relaxed"), thresholds("conservative")
-    assert relaxed.call("uncertain", 0.6, 0.5) == "virus"
-    assert strict.call("virus", 0.95, 0.01) == "virus"
-    assert strict.call("uncertain", 0.95, 0.01) == "uncertain"
-    assert strict.call("virus", 0.6, 0.01) == strict.call("virus", 0.99, 0.5) == "uncertain"
+    assert thresholds("conservative", min_score=0.7) == Thresholds(0.7, STRICT.max_fdr, True)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])

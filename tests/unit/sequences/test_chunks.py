@@ -51,10 +51,6 @@ def test_windows_cover_the_contig_without_a_hole(length, chunk_nt):
     assert all(a < b for (a, _), (b, _) in pairwise(windows))
 
 
-def test_an_empty_contig_has_no_chunks():
-    assert chunk_windows(0, 500) == []
-
-
 @pytest.mark.parametrize("chunk_nt", [0, -5])
 def test_a_chunk_length_below_one_is_refused(chunk_nt):
     with pytest.raises(ValueError, match="at least 1 nt"):

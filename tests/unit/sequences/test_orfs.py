@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.core.records import FRAMES
-from virnucpro.sequences import orfs as orfs_module
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 CASES = Path(__file__).parents[2] / "data" / "orf_cases.tsv"
@@ -148,17 +147,6 @@ def test_a_block_reads_as_each_chunk_alone(sequences, policy):
     assert rows_of(sequences, policy) == expected
 
 
-@given(codons=st.text("AAX*", max_size=60))
-@settings(max_examples=200, deadline=None)
-def test_the_longest_run_ends_at_a_gap(codons):
-    sequence = "".join({"A": "GCT", "X": "NNN", "*": "TAA"}[codon] for codon in codons)
-    first, end = slow_run(codons)
-    found = rows_of([sequence], OrfPolicy("longest"))
-    forward = [row for row in found if row[1] == "F1"]
-    if end - first >= 5:
-        assert (forward[0][2], forward[0][-1]) == (3 * first, codons[first:end])
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.text("ACGT", min_size=60, max_size=60), st.text("ACGTN", max_size=90), st.integers(0, 90))
 def test_sixty_clear_bases_give_an_orf(clear, rest, place):
@@ -169,13 +157,6 @@ def test_sixty_clear_bases_give_an_orf(clear, rest, place):
 @pytest.mark.parametrize("unit", ["TAA", "TTA", "TAG", "CTA", "TGA", "TCA", "TAAC", "TTAATTAA"])
 def test_stops_everywhere_still_give_an_orf(unit):
     assert len(find_orfs([(unit * 60)[:60]], OrfPolicy("longest", keep=1))) == 1
-
-
-def test_a_small_block_gives_the_same(monkeypatch):
-    chunks = ["ATGGCTGCTGCAAAA", "", "GGGTTAAGTAAGTGTGATG", "ACG" * 20, "NNNN"]
-    whole = rows_of(chunks, OrfPolicy("longest"))
-    monkeypatch.setattr(orfs_module, "_BLOCK_NT", 1)
-    assert rows_of(chunks, OrfPolicy("longest")) == whole
 
 
 def test_longest_keeps_the_whole_strand_in_phase():

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro.core.records import Record, Status
-from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 from virnucpro.sequences.screen import has_clear_run, screen_record
 
 PROTEIN = "MKVLATPLEGHIRSDQWFYC" * 5
@@ -47,9 +46,3 @@ def test_the_longest_run_is_the_longest_part_between_others(sequence):
     longest = max(map(len, parts))
     assert has_clear_run(sequence.encode(), longest)
     assert not has_clear_run(sequence.encode(), longest + 1)
-
-
-@given(st.text("ACGTN", min_size=60, max_size=300))
-def test_a_record_that_passes_has_an_orf(sequence):
-    if screen_record(Record("r", "r", sequence)) is None:
-        assert len(find_orfs([sequence], OrfPolicy("longest", 1))) == 1

@@ -7,7 +7,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro.sequences.ids import IdRegistry
+from virnucpro.sequences.read_log import IdRegistry
 
 
 @given(st.lists(st.sampled_from(["a", "b", "a__2", "a__3", "b__2", "a__2__2", ""]), max_size=40))

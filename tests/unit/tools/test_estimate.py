@@ -10,13 +10,14 @@ from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.run import orfs_per_unit
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.tools.estimate import (
+    EvenSample,
     Pilot,
     PilotFailedError,
     estimate,
     run_pilots,
     smallest_pilot,
+    survey,
 )
-from virnucpro.tools.survey import EvenSample, survey
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,7 @@ def test_survey_counts_what_the_pipeline_would(model):
     assert found.orfs > 0 and found.dna_tokens > found.orfs
     assert found.protein_tokens > 2 * found.orfs
     assert min(map(len, found.sample)) == 100
-
-
-def test_min_length_leaves_records_out(model):
     assert survey(records([100, 600]), model, min_length=200).scored == 1
-
-
-def test_an_empty_input_has_no_chunks(model):
     found = survey([], model)
     assert (found.records, found.chunks, found.orfs, found.sample) == (0, 0, 0, [])
 
@@ -113,12 +108,9 @@ def test_a_small_input_is_measured_whole(model):
     assert result.measured and result.seconds == pytest.approx(4.7)
 
 
-def test_large_weights_on_a_cpu_start_small(model):
-    assert model.weight_bytes > 10_000 and not model.is_large
-    assert smallest_pilot(model, on_cpu=True) == smallest_pilot(model, on_cpu=False) == 100
-
-
 def test_units_of_a_large_model_on_a_cpu_are_small(model, monkeypatch):
+    assert model.weight_bytes > 10_000 and not model.is_large
+    assert smallest_pilot(model, on_cpu=True) == 100
     assert orfs_per_unit(None, True, model) == orfs_per_unit(None, False, model) == 10_000
     monkeypatch.setattr(specs, "_LARGE_BYTES", 10_000)
     assert (smallest_pilot(model, on_cpu=True), smallest_pilot(model, on_cpu=False)) == (4, 100)

@@ -85,7 +85,10 @@ def test_longer_contigs_become_more_certain(sets, fitted):
 
 def test_repeats_are_uncertain(fitted):
     row = np.tile([0, 3], 250)[None].astype(np.uint8)
-    assert fitted.contig(_too_sure(row), np.array([500]))[1] == "uncertain"
+    assert (
+        fitted.contigs(_too_sure(row), np.array([500]), np.array([0]), np.array([500]))[1]
+        == "uncertain"
+    )
 
 
 def test_one_class_alone_gives_no_calibration(sets):

@@ -5,10 +5,10 @@ import gzip
 import pytest
 from training_data import TINY_RECIPE, write_labelled
 
+from virnucpro.core.build import build
 from virnucpro.core.errors import ConfigError, InputError
 from virnucpro.training.corpus import NULL, VIRUS, load_corpus, load_dev, load_labelled, read_labels
 from virnucpro.training.jobs import LabelledFiles, Recipe
-from virnucpro.training.plain import build
 from virnucpro.training.run import with_nulls
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from training_data import TINY_RECIPE
 
+from virnucpro.core.build import build
 from virnucpro.core.errors import ConfigError, ModelError, UsageError
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
@@ -16,7 +17,6 @@ from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
 from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
 from virnucpro.training.jobs import Recipe
-from virnucpro.training.plain import build
 from virnucpro.training.run import export_model, probabilities, with_insertions
 from virnucpro.training.scoring import as_records
 from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows

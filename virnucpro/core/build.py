@@ -1,7 +1,8 @@
-"""Frozen dataclasses from the plain values of a YAML file: every key known, typed and in range."""
+"""YAML files, and frozen dataclasses from their values: every key known, typed and in range."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -12,26 +13,57 @@ from virnucpro.core.text import clipped, shown
 
 T = TypeVar("T")
 
+MOST_YAML_BYTES = 1 << 18
+_LONG_NUMBER = re.compile(r"[-+]?[0-9]\S{1000}")  # 1:1:1 and on is base 60, and takes for ever
 _SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number from 0 to 10^12"),
-    float: ((int, float), "a number from 0 to 10^12, such as 0.001 or 1.0e-3"),
+    int: ((int,), "a whole number from 0 to 10^19"),
+    float: ((int, float), "a number from 0 to 10^19, such as 0.001 or 1.0e-3"),
     str: ((str, int), "text; put quotes around it"),
     Path: ((str, int), "the name of a file; put quotes around it"),
 }
-_MOST = 10**12
+_MOST = 10**19  # times in nanoseconds are below it
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of sections; an empty file has none.
+
+    A file cannot grow while it is read: it has at most 256 KiB, and no value may stand for
+    another one (`*name`).
+
+    Raises:
+        ConfigError: it cannot be read, or is no mapping.
+    """
+    import yaml
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_YAML_BYTES + 1)
+        if len(content) > MOST_YAML_BYTES:
+            raise ValueError(f"over {MOST_YAML_BYTES:,} bytes")
+        text = content.decode("utf-8")
+        yaml.compose(text, yaml.SafeLoader)  # refuses at once what the scanner takes long for
+        for token in yaml.scan(text, yaml.SafeLoader):
+            where = f"line {token.start_mark.line + 1}"
+            if isinstance(token, yaml.AliasToken):
+                problem = f"*{token.value} stands for another value: write that value out"
+                raise ValueError(f"{where}: {problem}")
+            if isinstance(token, yaml.ScalarToken) and _LONG_NUMBER.match(token.value):
+                raise ValueError(f"{where}: a number of {len(token.value)} digits")
+        value = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({clipped(error)})") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected sections such as `prediction:`")
+    return value
 
 
 def build(kind: type[T], raw: Any, where: str) -> T:
     """Make a dataclass from a mapping; a key without a value counts as not given.
 
     Numbers stay as they are and lists become tuples, so the digest of the fields is that of the
-    file's values: 1 and 1.0 differ.
-
-    Args:
-        kind: a dataclass of numbers, text, paths, other such dataclasses, and tuples and
-            mappings of them.
-        raw: what the YAML file holds there.
-        where: the file and maybe a key; begins every message.
+    file's values: 1 and 1.0 differ. `where`, the file and maybe a key, begins every message.
 
     Raises:
         ConfigError: no mapping, or a setting is unknown, missing, of another type or out of range.
@@ -69,17 +101,18 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         return tuple(_checked(inner[0], v, f"{where}[{at}]") for at, v in enumerate(value))
     if origin is dict:
         items = _mapping(value, where).items()
-        names = [_scalar(str, name, f"{where}: the name") for name, _ in items]
-        checked = [_checked(inner[1], v, _inside(where, name)) for name, v in items]
+        names = [scalar(str, name, f"{where}: the name") for name, _ in items]
+        checked = [_checked(inner[1], v, _inside(where, clipped(name))) for name, v in items]
         return dict(zip(names, checked, strict=True))
     if origin is Literal:
         if value not in inner:
             raise ConfigError(f"{where} must be {' or '.join(inner)}, got {shown(value)}")
         return value
-    return _scalar(hint, value, where)
+    return scalar(hint, value, where)
 
 
-def _scalar(hint: Any, value: Any, where: str) -> Any:
+def scalar(hint: Any, value: Any, where: str) -> Any:
+    """A value as a number, text or path; a ConfigError that begins with `where` if it is none."""
     kinds, wanted = _SCALARS[hint]
     fits = isinstance(value, kinds) and not isinstance(value, bool)
     if not fits or (hint in (int, float) and not 0 <= value <= _MOST):
@@ -93,5 +126,5 @@ def _mapping(raw: Any, where: str) -> dict[Any, Any]:
     return raw
 
 
-def _inside(where: str, name: Any) -> str:
-    return f"{where}{'.' if ': ' in where else ': '}{clipped(name)}"
+def _inside(where: str, name: str) -> str:
+    return f"{where}{'.' if ': ' in where else ': '}{name}"

@@ -13,27 +13,21 @@ from virnucpro.core.errors import ModelError
 from virnucpro.engines.forward import Forward
 from virnucpro.pipeline.feature_files import read_dna_features
 from virnucpro.pipeline.features import EmbedJob, SplitFile
-from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-from virnucpro.pipeline.work_queue import BatchQueueManager
+from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.scores.scorer import EmbeddingOptions
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return tiny_dna_encoder(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture
-def job(encoder):
+def job(tmp_path_factory):
+    encoder = tiny_dna_encoder(tmp_path_factory.mktemp("weights"))
     return EmbedJob(encoder, EmbeddingOptions(token_budget=60))
 
 
 @pytest.fixture
 def files(tmp_path):
-    paths, _ = write_split_files(tmp_path, 4)
     return [
         SplitFile(input_file=path, output_file=path.with_suffix(".pt"), layout="dna")
-        for path in paths
+        for path in write_split_files(tmp_path, 4)[0]
     ]
 
 
@@ -55,23 +49,33 @@ class Heard:
 def test_every_file_is_embedded_and_told_of_once(job, files):
     told, bar = [], Heard()
     result = BatchQueueManager(progress=bar).process(job, files, 24, told.append, "Embedding DNA")
-    assert (result.finished, result.failed) == (tuple(files), ())
-    assert told == files
+    assert told == files and not result.failed
     assert all(len(read_dna_features(file.output_file)) == 6 for file in files)
     assert result.tokens > 24 and result.engine["sequences"] == 24
     assert bar.total == (24, "Embedding DNA", "ORFs")
     assert sum(bar.updates) == 24 and len(bar.updates) > len(files)
 
 
-def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(job, files, caplog):
+def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
+    job, files, caplog, monkeypatch
+):
+    """A file that cannot be read, and one with a sequence that does not fit."""
+    real = Forward.__call__
+
+    def call(forward, ready, fixed):
+        if ready.tokens.numel() > 400:
+            raise torch.OutOfMemoryError("simulated")
+        return real(forward, ready, fixed)
+
+    monkeypatch.setattr(Forward, "__call__", call)
+    files[0].input_file.write_text(f">long\n{'ACGTTGCA' * 400}\n")
     files[2].input_file.write_text(">a\nAC\n>a\nAG\n")
     bar = Heard()
-    result = BatchQueueManager(progress=bar).process(job, files)
-    [(failed, reason)] = result.failed
-    assert failed == files[2] and "occurs twice" in reason
-    assert result.finished == (*files[:2], files[3])
-    assert not failed.output_file.exists()
-    assert sum(bar.updates) == 18
+    failed = BatchQueueManager(progress=bar).process(job, files).failed
+    assert set(failed) == {files[0], files[2]}
+    assert "one sequence" in failed[files[0]] and "occurs twice" in failed[files[2]]
+    assert [file.output_file.exists() for file in files] == [False, True, False, True]
+    assert sum(bar.updates) == 12
     assert "trying it again, alone" in caplog.text
 
 
@@ -82,23 +86,7 @@ def test_missing_weights_stop_the_stage(job, files, tmp_path):
     assert not any(file.output_file.exists() for file in files)
 
 
-def test_a_sequence_that_does_not_fit_costs_its_file_only(job, files, monkeypatch):
-    real = Forward.__call__
-
-    def call(forward, ready, fixed):
-        if ready.tokens.numel() > 400:
-            raise torch.OutOfMemoryError("simulated")
-        return real(forward, ready, fixed)
-
-    monkeypatch.setattr(Forward, "__call__", call)
-    files[0].input_file.write_text(f">long\n{'ACGTTGCA' * 400}\n")
-    result = BatchQueueManager().process(job, files)
-    assert [file for file, _ in result.failed] == files[:1]
-    assert "one sequence" in result.failed[0][1]
-    assert result.finished == tuple(files[1:])
-
-
-def test_a_pool_needs_workers_and_devices():
-    for workers, devices in ((0, ("cpu",)), (1, ())):
-        with pytest.raises(ValueError, match="workers and devices"):
-            PersistentWorkerPool(workers, "mini", devices=devices)
+@pytest.mark.parametrize(("workers", "devices"), [(0, ("cpu",)), (1, ())])
+def test_a_pool_needs_workers_and_devices(workers, devices):
+    with pytest.raises(ValueError, match="workers and devices"):
+        PersistentWorkerPool(workers, "mini", devices=devices)
