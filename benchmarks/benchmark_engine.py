@@ -7,7 +7,7 @@
 
 Weights are random at full size: values do not change speed. Every figure is the median of a few
 runs after a warm-up, real tokens a second, in the sense that padding does not count. `kernels` are
-our own, `compiled` and `eager` the plain path with and without torch.compile.
+our own, `eager` is the plain path.
 """
 
 from __future__ import annotations
@@ -103,14 +103,12 @@ class Esm:
             if name == "fp16" and bench.cuda:
                 encoder.forced_backend = "varlen"
                 self._differences("fp16 packed eager", encoder, 16_384)
-                torch._dynamo.reset()
-                self._differences("fp16 packed compiled", encoder, 16_384, compiled="on")
             del encoder
             bench.free()
 
-    def _differences(self, label, encoder, budget, kind="packed", compiled="off") -> None:
+    def _differences(self, label, encoder, budget, kind="packed") -> None:
         items, reference = self.references
-        options = EngineOptions(token_budget=budget, compile=compiled, longest=1_024)
+        options = EngineOptions(token_budget=budget)
         start = time.perf_counter()
         engine = make_engine(kind, encoder, device=self.bench.device, options=options)
         made = time.perf_counter() - start  # the first of a kind compiles its kernels
@@ -119,17 +117,13 @@ class Esm:
 
     def speed(self, name: str) -> None:
         """Model only, batches already on the device."""
-        for how in ("kernels", "eager", "compiled") if self.bench.cuda else ("eager",):
+        for how in ("kernels", "eager") if self.bench.cuda else ("eager",):
             self._one(name, how)
 
     def _one(self, name: str, how: str) -> None:
         bench, data = self.bench, self.work[name]
-        torch._dynamo.reset()  # or an earlier case's shapes would count
         self.encoder.forced_backend = forced(bench, "varlen", how)
-        options = EngineOptions(
-            token_budget=bench.budget, compile="on" if how == "compiled" else "off",
-            longest=max(len(item) for item in data),
-        )  # fmt: skip
+        options = EngineOptions(token_budget=bench.budget)
         start = time.perf_counter()
         engine = make_engine("packed", self.encoder, device=bench.device, options=options)
         made = time.perf_counter() - start
@@ -139,18 +133,17 @@ class Esm:
         self.best[name] = max(self.best.get(name, 0.0), rate)
 
     def fp8(self) -> None:
-        """Three of four products in float8; the weights are no longer good for anything else."""
+        """Three of four products in float8."""
         if not self.bench.cuda:
             return
         self.encoder.forced_backend = None
         quantised = to_fp8(self.encoder)
         for name in ("chunks", "reads"):
-            options = EngineOptions(token_budget=self.bench.budget, compile="off")
+            options = EngineOptions(token_budget=self.bench.budget)
             engine = make_engine("packed", quantised, device=self.bench.device, options=options)
             rate = model_only(self.bench, engine, self.work[name], most=2)
             self.bench.put("esm2", f"{name} fp8", {"tok_s": rate}, f"{rate:,.0f} tok/s")
         self._differences("fp8 packed", quantised, 16_384)
-        del self.encoder
 
     def rivals(self) -> None:
         """transformers: float32 in the original's batches; float16, padded and sorted."""
@@ -199,7 +192,7 @@ class Esm:
         """Where a batch spends its time."""
         bench = self.bench
         self.encoder.forced_backend = None
-        options = EngineOptions(token_budget=bench.budget, compile="off")
+        options = EngineOptions(token_budget=bench.budget)
         engine = make_engine("packed", self.encoder, device=bench.device, options=options)
         for name, data in self.work.items():
             work = engine._prepare(planned(engine, data)[0])
@@ -235,14 +228,9 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
         rate = len(items) / seconds
         bench.put("dnabert", f"{length} nt, tokenised", rate, f"{rate:,.0f} seq/s")
         ceiling_rate = dnabert_ceiling(bench, f"{length} nt, matrix products alone", mean)
-        for how in ("kernels", "eager", "compiled") if bench.cuda else ("eager",):
-            torch._dynamo.reset()
+        for how in ("kernels", "eager") if bench.cuda else ("eager",):
             encoder.forced_backend = forced(bench, "sdpa", how)
-            # Rectangles compile best when small: few widths in a batch, and more of it in cache.
-            budget = bench.budget // 4 if how == "compiled" else bench.budget
-            options = EngineOptions(
-                token_budget=budget, compile="on" if how == "compiled" else "off"
-            )
+            options = EngineOptions(token_budget=bench.budget)
             start = time.perf_counter()
             engine = make_engine("packed", encoder, device=bench.device, options=options)
             made = time.perf_counter() - start
@@ -255,7 +243,7 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
             bench.put("dnabert", f"{length} nt {how}", value, text)
             best[length] = max(best.get(length, 0.0), rate)
         encoder.forced_backend = None
-        options = EngineOptions(token_budget=bench.budget, compile="off")
+        options = EngineOptions(token_budget=bench.budget)
         engine = make_engine("packed", encoder, device=bench.device, options=options)
         work = engine._prepare(planned(engine, items)[0])
         ready = work.ready.to(bench.device)
@@ -300,7 +288,7 @@ def run_stage(bench, name, spec, files, ranks, model_only_rate, units) -> dict:
     out.mkdir(parents=True)
     devices = tuple(f"cuda:{i}" for i in range(ranks)) if bench.cuda else ()
     config = RuntimeConfig(
-        devices=devices, compile="on" if bench.cuda else "off", enable_checkpointing=False,
+        devices=devices, enable_checkpointing=False,
         token_budget=bench.budget if spec.kind == "esm2" else None,
     )  # fmt: skip
     done: list[tuple[float, int]] = []

@@ -7,8 +7,6 @@ embeddings are taken as they are, norm weights are 1 + 0.1 x, biases are 0.1 x. 
 planted, as trained networks have one: see `OUTLIER`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
@@ -70,7 +68,6 @@ def esm2_tensors(shape: Esm2Shape, seed: int) -> dict[str, Tensor]:
 
 
 def esm2_config(shape: Esm2Shape) -> dict[str, object]:
-    """`config.json` of an ESM-2 network."""
     return {
         "model_type": "esm",
         "architectures": ["EsmForMaskedLM"],
@@ -157,7 +154,6 @@ def dnabert_tensors(shape: DnabertShape, seed: int) -> dict[str, Tensor]:
 
 
 def dnabert_config(shape: DnabertShape) -> dict[str, object]:
-    """`config.json` of a DNABERT-S network."""
     return {
         "model_type": "bert",
         "architectures": ["BertModel"],
@@ -175,23 +171,18 @@ def dnabert_config(shape: DnabertShape) -> dict[str, object]:
 
 
 def write_safetensors(folder: Path, tensors: dict[str, Tensor], config: dict[str, object]) -> Path:
-    """One `model.safetensors` with its `config.json`."""
     _write_config(folder, config)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
 def write_bin(folder: Path, tensors: dict[str, Tensor], config: dict[str, object]) -> Path:
-    """One `pytorch_model.bin` with its `config.json`."""
     _write_config(folder, config)
     torch.save(tensors, folder / "pytorch_model.bin")
     return folder
 
 
-def write_sharded(
-    folder: Path, tensors: dict[str, Tensor], config: dict[str, object], *, pickled: bool = False
-) -> Path:
-    """Two shards with their index and `config.json`."""
+def write_sharded(folder: Path, tensors, config, *, pickled=False) -> Path:
     _write_config(folder, config)
     stem, suffix = ("pytorch_model", "bin") if pickled else ("model", "safetensors")
     names = sorted(tensors)
@@ -210,7 +201,6 @@ def write_sharded(
 
 
 def write_fair_esm(path: Path, shape: Esm2Shape, tensors: dict[str, Tensor]) -> Path:
-    """One fair-esm `.pt`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(fair_esm_content(shape, tensors), path)
     return path

@@ -1,10 +1,14 @@
-"""Puts this folder on the import path, for the helper modules beside it; settles made-up cases."""
+"""Tiny models, quick workers and a log as imported, for every test; settles made-up cases."""
 
+import functools
 import logging
 import os
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from hypothesis import settings
+from runs import context
 
 # The same cases in every run, so that a failure is the change's own; the fuzzers look for new
 # ones, and so does HYPOTHESIS_PROFILE=explore.
@@ -26,3 +30,34 @@ def logger_as_imported():
         if not type(handler).__module__.startswith("_pytest"):
             logger.removeHandler(handler)
             handler.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_workers():
+    """Workers of this process are forked from one that has imported torch, which takes seconds.
+
+    Those of commands in processes of their own are spawned, as everywhere else.
+    """
+    from virnucpro.pipeline import workers
+
+    quick = SimpleNamespace(get_context=lambda method: context())
+    with mock.patch.object(workers, "multiprocessing", quick):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory):
+    """Tiny models, made once; torch and the pipeline are imported by who asks for them."""
+    import torch
+    from tiny_home import make_tiny_home
+
+    torch.set_num_threads(1)
+    return make_tiny_home(tmp_path_factory.mktemp("models") / "home")
+
+
+@pytest.fixture
+def predict(tiny_home):
+    """`predict(file, ..., "-o", out)` in this process on tiny models; gives click's result."""
+    from runs_here import predict_with
+
+    return functools.partial(predict_with, tiny_home)

@@ -1,7 +1,5 @@
 """A server on 127.0.0.1 that answers as the Hugging Face hub and raw GitHub files do."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -32,14 +30,9 @@ class FakeHub:
     """
 
     def __init__(self) -> None:
-        self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}
-        self.main: dict[str, str] = {}
-        self.stated: dict[str, bytes] = {}
-        self.breaks: list[int] = []
-        self.answer: bytes | None = None
-        self.headers: dict[str, str | None] = {}
-        self.requests: list[str] = []
-        self.url = ""
+        self.repositories, self.main, self.stated, self.headers = {}, {}, {}, {}
+        self.breaks, self.requests = [], []
+        self.answer, self.url = None, ""
 
     def offer(self, repository: str, commit: str, **files: bytes) -> None:
         """Add a revision, which `main` means from now on; `__` stands for the dot of a name."""
@@ -103,9 +96,7 @@ class FakeHub:
         return None if data is None else (data, rest[0])
 
 
-def _handler(
-    hub: FakeHub,
-) -> type[BaseHTTPRequestHandler]:
+def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"
 
@@ -130,8 +121,8 @@ def _handler(
                 found = hub.content(path)
             if found is None:
                 self.send_error(404)
-                return
-            self.send(*found, with_body)
+            else:
+                self.send(*found, with_body)
 
         def send(self, data: bytes, commit: str, with_body: bool) -> None:
             start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])

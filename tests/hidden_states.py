@@ -1,7 +1,5 @@
 """Hidden states of an encoder token by token, as references give them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

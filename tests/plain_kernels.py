@@ -1,7 +1,5 @@
 """The contracts of `models/kernels.py` in plain PyTorch, for a machine that cannot run them."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

@@ -1,7 +1,5 @@
 """Made-up run directories with everything that a report shows."""
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import replace

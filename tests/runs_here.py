@@ -1,32 +1,73 @@
-"""Predictions in this process on tiny models, through `run_prediction`."""
-
-from __future__ import annotations
+"""Predictions in this process on tiny models: through the command, and `run_prediction` itself."""
 
 import csv
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from click.testing import CliRunner
+
+from virnucpro.cli.main import cli
 from virnucpro.pipeline.prediction import run_prediction
 from virnucpro.pipeline.settings import Compute, ModelChoice, Output, PredictionSettings
 
 TABLES = ("calls.tsv", "chunks.tsv", "in_merged/prediction_results.txt",
           "in_merged/prediction_results_highestscore.csv")  # fmt: skip
+TINY = ["-m", "500", "--orf-policy", "longest"]  # every chunk gets an ORF
 
 
-def write_dna(path: Path, lengths: Sequence[int]) -> Path:
-    """A FASTA of random records `r0`, `r1` and on."""
-    texts = ["".join(random.Random(i).choices("ACGT", k=n)) for i, n in enumerate(lengths)]
-    path.write_text("".join(f">r{i}\n{text}\n" for i, text in enumerate(texts)))
+def dna(seed, length=300):
+    return "".join(random.Random(seed).choices("ACGT", k=length))
+
+
+def write_fasta(path: Path, *records) -> Path:
+    """Records are (header, letters), or (header, seed of 300 letters)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = ((head, dna(text) if isinstance(text, int) else text) for head, text in records)
+    path.write_text("".join(f">{head}\n{text}\n" for head, text in texts))
     return path
 
 
+def write_dna(path: Path, lengths) -> Path:
+    """Random records `r0`, `r1` and on."""
+    return write_fasta(path, *((f"r{i}", dna(i, n)) for i, n in enumerate(lengths)))
+
+
+def run(*words, stdin=None, env=None, code=None):
+    """The command in this process; only its own exit ends it, with `code` if one is given."""
+    done = CliRunner().invoke(cli, list(map(str, words)), input=stdin, env=env)
+    assert code in (None, done.exit_code), done.output
+    assert isinstance(done.exception, SystemExit | None), done.output + repr(done.exception)
+    assert "Traceback" not in done.output
+    return done
+
+
+def predict_with(home, *words, stdin=None, report=False, code=None, **variables):
+    """`virnucpro predict` on the models of `home`, on one thread."""
+    fixed = ["predict", *TINY, "-t", "1", "--no-progress", *([] if report else ["--no-report"])]
+    env = {"VIRNUCPRO_MODEL_DIR": str(home), **variables}
+    return run(*fixed, *words, stdin=stdin, env=env, code=code)
+
+
+def rows_of(out: Path, name="calls.tsv"):
+    with (out / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def contents(folder: Path):
+    """Every file below, but for the lock: its bytes and when they were written; links as such."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            found[path] = path.readlink()
+        elif path.is_file() and path.name != ".virnucpro.lock":
+            found[path] = (path.read_bytes(), path.stat().st_mtime_ns)
+    return found
+
+
 def predict_here(
-    home: Path, fasta: Path, out: Path, *, output: dict[str, Any] | None = None,
-    policy: str = "longest", how: dict[str, Any] | None = None, **compute: Any,
-) -> int:  # fmt: skip
+    home: Path, fasta: Path, out: Path, *, output=None, policy="longest", how=None, **compute
+) -> int:
     """Exit code of a run on the CPU with units of 8 ORFs.
 
     Args:
@@ -43,17 +84,14 @@ def predict_here(
 
 
 def tables(out: Path) -> dict[str, bytes]:
-    """Content of the tables of a run."""
     return {name: (out / name).read_bytes() for name in TABLES}
 
 
 def calls(out: Path) -> dict[str, dict[str, str]]:
     """Rows of calls.tsv by id."""
-    with (out / "calls.tsv").open(newline="") as file:
-        return {row["id"]: row for row in csv.DictReader(file, delimiter="\t")}
+    return {row["id"]: row for row in rows_of(out)}
 
 
-def facts(out: Path) -> dict[str, Any]:
+def facts(out: Path):
     """What run.json says."""
-    found: dict[str, Any] = json.loads((out / "run.json").read_text())
-    return found
+    return json.loads((out / "run.json").read_text())

@@ -1,7 +1,5 @@
 """Feature files, split files and tiny encoders for the tests of the staged path."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from unittest import mock
 

@@ -1,7 +1,5 @@
 """Light jobs and disturbed workers; spawned processes find them by name, and need no torch."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
@@ -118,13 +116,13 @@ def worker_that_dies_with_work(connection, settings, number):
 
 
 def worker_that_tells_its_threads(connection, settings, number):
-    """A real one that writes down how many threads torch has, and on which device it works."""
+    """A real one that logs how many threads torch has, and on which device it works."""
 
     def tell():
         import torch
 
-        told = Path(os.environ["TOLD_TO"], str(os.getpid()))
-        told.write_text(f"{torch.get_num_threads()} {settings.device}")
+        text = "%d threads on %s"
+        logging.getLogger("virnucpro.toy").info(text, torch.get_num_threads(), settings.device)
 
     _answering(tell, range(1000))(connection, settings, number)
 
@@ -147,29 +145,15 @@ def worker_that_names_its_device(connection, settings, number):
             connection.send(Done(key, (1, 1), {job.encoder.kind: {}}, 0))
 
 
-def _refusing(error):
-    """A worker in which no file of sequences can be embedded."""
-
-    def main(connection, settings, number):
-        from virnucpro.pipeline import features, workers
-
-        def prepare(task, unit):
-            raise error
-
-        features.EmbedTask.prepare = prepare
-        workers.worker_main(connection, settings, number)
-
-    return main
-
-
-def worker_without_a_disk(connection, settings, number):
-    """Stands for `workers.worker_main`: there is no room for results."""
-    _refusing(OutputError("no space left"))(connection, settings, number)
-
-
 def worker_that_fails_every_unit(connection, settings, number):
     """Stands for `workers.worker_main`: no unit is at fault more than another."""
-    _refusing(RuntimeError("it would not"))(connection, settings, number)
+    from virnucpro.pipeline import features, workers
+
+    def prepare(task, unit):
+        raise RuntimeError("it would not")
+
+    features.EmbedTask.prepare = prepare
+    workers.worker_main(connection, settings, number)
 
 
 def worker_killed_by_some_files(connection, settings, number):

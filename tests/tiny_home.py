@@ -1,7 +1,5 @@
 """A model home with tiny encoders and a tiny classifier in the published formats."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from virnucpro.models.store import install_local
 TINY_DIM = 16
 
 
-def write_tiny_classifier(path: Path, width: int = 2 * TINY_DIM, hidden: int = 8) -> Path:
+def write_tiny_classifier(path: Path, width=2 * TINY_DIM, hidden=8, bias=None) -> Path:
     """A published-form MLP of `width` columns on a frozen stream of numbers."""
     draw = np.random.RandomState(3)
 
@@ -30,7 +28,7 @@ def write_tiny_classifier(path: Path, width: int = 2 * TINY_DIM, hidden: int = 8
             "bn1.running_mean": 0.1 * values(hidden),
             "bn1.running_var": 1 + 0.1 * values(hidden).abs(),
             "output_layer.weight": values(2, hidden),
-            "output_layer.bias": values(2),
+            "output_layer.bias": values(2) if bias is None else torch.tensor(bias),
         },
         path,
     )

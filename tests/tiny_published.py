@@ -1,7 +1,5 @@
 """The published models in small: their file formats, with random weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

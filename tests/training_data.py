@@ -1,7 +1,5 @@
 """Small labelled sequences for training and evaluation, and a recipe that learns them at once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from virnucpro.scores.thresholds import PresetName
 
 Inputs = str | Path | Sequence[str | Path]
+Precision = Literal["auto", "float32", "float16", "bfloat16", "fp8"]
 Sequences = str | Path | Mapping[str, str] | Iterable[str | Record]
 
 
@@ -98,6 +99,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     output_dir: str | Path | None = None,
     device: str | None = None,
     threads: int | None = None,
+    precision: Precision | None = None,
     expected_length: int | None = None,
     orf_policy: Literal["open-frame", "longest"] | None = None,
     min_length: int | None = None,
@@ -120,6 +122,8 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
         output_dir: where results stay; None: a temporary directory, removed with the result.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
         threads: CPU threads of all processes together; None means the CPUs it may use.
+        precision: numbers to embed with; None means the setting. `fp8` is for ESM-2 on an H100 or
+            later, and refused unless a sample of your ORFs keeps its scores.
         expected_length: chunk length (nt); None means the model's own.
         orf_policy: None means the model's own.
         min_length: shorter records get a row and no score (nt).
@@ -143,7 +147,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     """
     with Session(model, device=device, threads=threads) as session:
         return session.predict(
-            inputs,
+            inputs, precision=precision,
             output_dir=output_dir, expected_length=expected_length, orf_policy=orf_policy,
             min_length=min_length, sample_n=sample_n, paired=paired, reference=reference,
             preset=preset, min_score=min_score, max_fdr=max_fdr,
@@ -227,6 +231,7 @@ def embed(
     *,
     model: str | Path = "mini",
     device: str = "auto",
+    precision: Precision | None = None,
     orf_policy: Literal["open-frame", "longest"] | None = None,
     per: Literal["orf", "record"] = "orf",
 ) -> Embeddings:
@@ -237,6 +242,7 @@ def embed(
             `sequence_1` and on. All of them are held in memory.
         model: as for `predict`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
+        precision: as for `predict`.
         orf_policy: None means the model's own.
         per: `orf` gives a vector for every ORF, called `{id}_chunk_{k}{frame}`; `record` their
             mean for every record that has any.
@@ -254,9 +260,11 @@ def embed(
         raise UsageError(f"per must be orf or record, got {shown(per)}")
     from virnucpro.pipeline.direct import DirectScorer
     from virnucpro.pipeline.run import choose_model
+    from virnucpro.scores.scorer import EmbeddingOptions
 
-    settings = _settings(model, device=device, orf_policy=orf_policy)
-    scorer = DirectScorer(choose_model(settings.model), device)
+    settings = _settings(model, device=device, orf_policy=orf_policy, precision=precision)
+    options = EmbeddingOptions(dtype=settings.compute.dtype) if precision else None
+    scorer = DirectScorer(choose_model(settings.model), device, options)
     ids: list[str] = []
     parts = [np.empty((0, scorer.model.dim), dtype=np.float32)]
     for shard, vectors in scorer.vectors(_records(sequences)):

@@ -1,13 +1,9 @@
 """Models and sequences of the benchmark suites."""
 
-from __future__ import annotations
-
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 from checkpoints import (
@@ -23,12 +19,9 @@ from tiny_home import make_tiny_home, write_tiny_classifier
 from virnucpro.core.errors import VirNucProError
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES
 from virnucpro.models.store import install_local, resolve_model
-from virnucpro.pipeline import parallel_translate
 
-STOPS = ("TAA", "TAG", "TGA")
-CODONS = ["".join((a, b, c)) for a in "ACGT" for b in "ACGT" for c in "ACGT"]
-SENSE = [codon for codon in CODONS if codon not in STOPS]
-RESIDUES = list("ACDEFGHIKLMNPQRSTVWY")
+SENSE = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"]
+SENSE = [codon for codon in SENSE if codon not in ("TAA", "TAG", "TGA")]
 ON_GPU_WITHOUT_WEIGHTS = "esm2_t30_150M_UR50D"
 
 
@@ -43,32 +36,29 @@ def make_home(home: Path, real_size: bool) -> Path:
         with suppress(VirNucProError):
             resolve_model("500", None, Path(own))
             return Path(own)
-    sources = home.parent / f"{home.name}-sources"
+    dna, protein = home.parent / "dna", home.parent / "protein"
     esm2 = ESM2_SIZES[ON_GPU_WITHOUT_WEIGHTS]
-    write_safetensors(sources / "protein", esm2_tensors(esm2, seed=2), esm2_config(esm2))
-    tiny_dna_encoder(sources / "dna")  # for its tokenizer of single bases
-    write_safetensors(
-        sources / "dna", dnabert_tensors(DNABERT_S, seed=1), dnabert_config(DNABERT_S)
-    )
-    install_local(sources / "dna", "DNABERT-S", home)
-    install_local(sources / "protein", "esm2_t36_3B_UR50D", home)
+    write_safetensors(protein, esm2_tensors(esm2, seed=2), esm2_config(esm2))
+    tiny_dna_encoder(dna)  # for its tokenizer of single bases
+    write_safetensors(dna, dnabert_tensors(DNABERT_S, seed=1), dnabert_config(DNABERT_S))
     width = DNABERT_S.dim + esm2.dim
-    classifier = write_tiny_classifier(sources / "classifier.safetensors", width, hidden=512)
-    install_local(classifier, "500", home)
+    classifier = write_tiny_classifier(home.parent / "classifier.safetensors", width, hidden=512)
+    for source, name in ((dna, "DNABERT-S"), (protein, "esm2_t36_3B_UR50D"), (classifier, "500")):
+        install_local(source, name, home)
     return home
 
 
-def coding_contigs(count: int, codons: int = 166, seed: int = 0) -> list[str]:
+def coding_contigs(count: int, codons: int = 166) -> list[str]:
     """Sequences whose first frame has no stop codon, so that each gives an ORF."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     return ["".join(draw.choice(SENSE, codons)) + "AC" for _ in range(count)]
 
 
-def proteins(count: int, mean: float = 49.0, seed: int = 0) -> list[str]:
+def proteins(count: int, mean: float = 49.0) -> list[str]:
     """Proteins of many lengths around `mean` (aa), as 150 nt reads give them."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     lengths = np.clip(draw.normal(mean, mean / 5, count), 5, 3 * mean).astype(int)
-    return ["".join(draw.choice(RESIDUES, length)) for length in lengths]
+    return ["".join(draw.choice(list("ACDEFGHIKLMNPQRSTVWY"), length)) for length in lengths]
 
 
 def seconds_of(work) -> float:
@@ -77,21 +67,7 @@ def seconds_of(work) -> float:
     return time.perf_counter() - start
 
 
-@contextmanager
-def blocks_done_here() -> Iterator[list[int]]:
-    """Inside, the size of each block that this process translates itself goes into a list."""
-    sizes: list[int] = []
-    find = parallel_translate.find_orfs
-
-    def count(block, policy):
-        sizes.append(len(block))
-        return find(block, policy)
-
-    with patch.object(parallel_translate, "find_orfs", count):
-        yield sizes
-
-
-def write_fasta(path: Path, sequences, prefix="s") -> Path:
+def write_fasta(path: Path, sequences) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f">{prefix}{i}\n{text}\n" for i, text in enumerate(sequences)))
+    path.write_text("".join(f">s{i}\n{text}\n" for i, text in enumerate(sequences)))
     return path

@@ -1,18 +1,11 @@
 """Figures against requirements, as rows of the benchmark report."""
 
-from __future__ import annotations
-
 
 class Figures:
-    """Rows of one suite.
+    """Rows of one suite, and the names of those that missed their requirement."""
 
-    Attributes:
-        missed: names of the figures that missed their requirement.
-    """
-
-    def __init__(self, suite: str, rows: list[dict]) -> None:
-        self.suite, self.rows = suite, rows
-        self.missed: list[str] = []
+    def __init__(self, suite, rows):
+        self.suite, self.rows, self.missed = suite, rows, []
 
     def note(self, name, value, unit="", better=None):
         """A figure without a requirement."""
@@ -32,16 +25,12 @@ class Figures:
 
     def _judge(self, name, value, unit, better, limit, reached, unless):
         verdict = "not applicable" if unless else "passed" if reached else "missed"
-        if verdict == "missed":
-            self.missed.append(name)
+        self.missed += [name] if verdict == "missed" else []
         self._add(name, value, unit, better, f"{limit} {unit}".strip(), verdict, unless)
 
     def _add(self, name, value, unit, better, requirement, verdict, reason):
         value = None if value is None else float(f"{value:.6g}")
-        self.rows.append(
-            {
-                "suite": self.suite, "name": name, "value": value, "unit": unit, "better": better,
-                "requirement": requirement, "verdict": verdict, "reason": reason,
-            }
-        )  # fmt: skip
+        row = {"suite": self.suite, "name": name, "value": value, "unit": unit, "better": better,
+               "requirement": requirement, "verdict": verdict, "reason": reason}  # fmt: skip
+        self.rows.append(row)
         print(f"{self.suite}: {name}: {value} {unit} [{verdict}] {requirement} {reason}")

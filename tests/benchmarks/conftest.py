@@ -3,8 +3,6 @@
 Called by `virnucpro benchmark`. Every class also bears the marker `gpu` where a GPU is.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 from pathlib import Path
@@ -78,6 +76,11 @@ def figures(request):
     found = Figures(request.cls.suite, request.config.stash[FIGURES])
     yield found
     assert not found.missed, f"requirements missed: {found.missed}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_workers():
+    """Workers are spawned here, as in a run."""
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,18 @@
 """Suites `v2-validation`, `v2-scaling`, `v2-throughput` and `v1-comparison`: the packed path."""
 
-from __future__ import annotations
-
-import csv
 import json
 import os
 from dataclasses import replace
 
 import numpy as np
 from bench_models import coding_contigs, proteins, seconds_of, write_fasta
+from runs_here import predict_here, rows_of
 
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.feature_files import read_vectors
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.multi_gpu_inference import choose_devices
-from virnucpro.pipeline.prediction import run_prediction
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.settings import Compute, ModelChoice, Output, PredictionSettings
 from virnucpro.pipeline.worker_loop import InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.scores.scorer import EmbeddingOptions
@@ -29,23 +25,16 @@ PACKED = EmbeddingOptions(engine="packed", compile="off")
 
 def predict(fasta, out, home, *, v2, resume=False):
     """Run the whole pipeline; returns seconds."""
-    settings = PredictionSettings(
-        model=ModelChoice(model_type="500", home=home),
-        compute=Compute(sequences_per_file=10_000, staged=True),
-        output=Output(keep_intermediate=True, progress=False, report=False, resume=resume),
-    )
     config = RuntimeConfig(enable_checkpointing=resume, checkpoint_dir=out / ".checkpoints")
 
-    def run():
-        how = {"use_v2_architecture": v2, "runtime_config": config if v2 else None}
-        assert run_prediction([fasta], out, settings, **how) == 0
+    def work():
+        assert predict_here(
+            home, fasta, out, policy=None, device="auto", threads=None, sequences_per_file=10_000,
+            staged=True, output={"keep_intermediate": True, "resume": resume},
+            how={"use_v2_architecture": v2, "runtime_config": config if v2 else None},
+        ) == 0  # fmt: skip
 
-    return seconds_of(run)
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+    return seconds_of(work)
 
 
 def shard(fasta):
@@ -77,10 +66,10 @@ class TestProductionValidation:
         fasta = write_fasta(tmp_path / "in.fa", coding_contigs(sequences))
         out = tmp_path / "out"
         seconds = predict(fasta, out, home, v2=True)
-        calls = table(out / "calls.tsv")
-        figures.at_most("records without a row in calls.tsv", sequences - len(calls), 0)
+        lost = sequences - len(rows_of(out))
+        figures.at_most("records without a row in calls.tsv", lost, 0)
         run = json.loads((out / "run.json").read_text())
-        scored = len(table(out / "in_merged" / "prediction_results.txt"))
+        scored = len(rows_of(out, "in_merged/prediction_results.txt"))
         figures.at_most("ORFs without a score", run["stages"]["reading"]["orfs"] - scored, 0)
         stage = json.loads((out / "esm_v2" / "stage.json").read_text())
         ranks = [rank for rank in stage["ranks"] if rank]
@@ -165,16 +154,14 @@ class TestV1Comparison:
         took = {
             name: predict(fasta, tmp_path / name, home, v2=name == "v2") for name in ("v1", "v2")
         }
-        v1, v2 = (table(tmp_path / name / "calls.tsv") for name in ("v1", "v2"))
+        v1, v2 = (rows_of(tmp_path / name) for name in ("v1", "v2"))
         assert [row["id"] for row in v1] == [row["id"] for row in v2]
         equal = sum(a["call"] == b["call"] for a, b in zip(v1, v2, strict=True))
         figures.at_least("calls that agree", 100 * equal / len(v1), 99.0 if gpus else 100.0, "%")
-        pairs = [
-            (float(a["p_virus"]), float(b["p_virus"]))
-            for a, b in zip(v1, v2, strict=True)
-            if a["p_virus"] and b["p_virus"]
-        ]
-        worst = max(abs(a - b) for a, b in pairs)
+        worst = max(
+            abs(float(a["p_virus"]) - float(b["p_virus"]))
+            for a, b in zip(v1, v2, strict=True) if a["p_virus"] and b["p_virus"]
+        )  # fmt: skip
         limit = GPU_TOLERANCE if gpus else CPU_TOLERANCE
         figures.at_most("largest difference of p_virus", worst, limit)
         for name, seconds in took.items():

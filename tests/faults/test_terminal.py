@@ -1,10 +1,7 @@
 """Streams closed or full, no home directory, early signals, no network: never a traceback."""
 
-from __future__ import annotations
-
 import os
 import pwd
-import random
 import shlex
 import socket
 import subprocess
@@ -13,26 +10,19 @@ import threading
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from runs_here import dna, run, write_fasta
 
 import virnucpro
-from virnucpro.cli.main import cli
 from virnucpro.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-SECONDS = 120.0
-
-
-def dna(seed, length=300):
-    return "".join(random.Random(seed).choices("ACGT", k=length))
+RUN = ["--no-report", "-t", "1", "--no-progress"]
 
 
 @pytest.fixture(scope="module")
 def fasta(tmp_path_factory):
-    path = tmp_path_factory.mktemp("terminal") / "in.fa"
-    path.write_text(f">a\n{dna(1)}\n>b\n{dna(2)}\n")
-    return path
+    return write_fasta(tmp_path_factory.mktemp("terminal") / "in.fa", ("a", 1), ("b", 2))
 
 
 def shell(folder, words, redirections="", code="-m virnucpro", **more):
@@ -40,7 +30,7 @@ def shell(folder, words, redirections="", code="-m virnucpro", **more):
     line = f"{shlex.quote(sys.executable)} {code} {shlex.join(map(str, words))} {redirections}"
     return subprocess.run(
         ["bash", "-c", line], env={**ENVIRONMENT, **more}, capture_output=True, text=True,
-        timeout=SECONDS, check=False, cwd=folder,
+        timeout=120, check=False, cwd=folder,
     )  # fmt: skip
 
 
@@ -49,37 +39,31 @@ def shell(folder, words, redirections="", code="-m virnucpro", **more):
 
 @pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", "2>/dev/full >/dev/full"])
 def test_a_run_that_nobody_hears_ends_well(fasta, tmp_path, redirections):
-    words = ["predict", fasta, "-o", tmp_path / "out", "--no-report", "-t", "1"]
-    done = shell(tmp_path, words, redirections)
+    done = shell(tmp_path, ["predict", fasta, "-o", tmp_path / "out", *RUN], redirections)
     assert (done.returncode, done.stderr) == (0, "")
     assert len((tmp_path / "out" / "calls.tsv").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("redirections", ["2>&-", "2>/dev/full >/dev/full"])
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("words", "code", "redirections"),
     [
-        (["predict", "--no-such-flag"], 2), (["-q", "predict", "no-such-file.fa"], 3),
-        (["models", "fetch", "no-such-model"], 4), (["report", "."], 2),
+        ("predict --no-such-flag", 2, "2>/dev/full >/dev/full"),
+        ("-q predict no-such-file.fa", 3, "2>&-"),
+        ("models fetch no-such-model", 4, "2>/dev/full >/dev/full"), ("report .", 2, "2>&-"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )  # fmt: skip
 def test_errors_keep_their_exit_code_where_nobody_hears_them(words, code, redirections, tmp_path):
-    done = shell(tmp_path, words, redirections, VIRNUCPRO_MODEL_DIR=str(tmp_path))
+    done = shell(tmp_path, words.split(), redirections, VIRNUCPRO_MODEL_DIR=str(tmp_path))
     assert done.returncode == code
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["--version"], ["--help"], ["predict", "--help"], ["config", "show"], ["models", "list"]],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("words", ["--version", "predict --help", "models list"])
 def test_an_answer_that_cannot_be_written_is_a_failure(tmp_path, words):
-    done = shell(tmp_path, words, "> /dev/full")
+    done = shell(tmp_path, words.split(), "> /dev/full")
     assert done.returncode == 1
     assert done.stderr == "virnucpro: error: standard output: No space left on device\n"
-    silent = shell(tmp_path, words, ">/dev/full 2>&1")
+    silent = shell(tmp_path, words.split(), ">/dev/full 2>&1")
     assert (silent.returncode, silent.stdout, silent.stderr) == (1, "", "")
 
 
@@ -88,10 +72,9 @@ def test_an_answer_without_standard_error_is_given(tmp_path):
     assert (done.returncode, done.stdout) == (0, f"VirNucPro, version {virnucpro.__version__}\n")
 
 
-@pytest.mark.parametrize("words", [["predict", "-"], ["utils", "validate", "-"]], ids=" ".join)
+@pytest.mark.parametrize("words", ["predict - -o out", "utils validate -"])
 def test_a_closed_standard_input_is_bad_input(words, tmp_path):
-    out = ["-o", tmp_path / "out"] if "predict" in words else []
-    done = shell(tmp_path, [*words, *out], "<&-")
+    done = shell(tmp_path, words.split(), "<&-")
     assert done.returncode == 3
     assert "standard input: cannot be read" in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
@@ -117,9 +100,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
 
 
 def test_a_log_file_on_a_full_disk_ends_no_run(fasta, tmp_path, capfd):
-    words = ["-l", "/dev/full", "predict", str(fasta), "-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(cli, [*words, "--no-report", "-t", "1", "--no-progress"])
-    assert done.exit_code == 0
+    done = run("-l", "/dev/full", "predict", fasta, "-o", tmp_path / "out", *RUN, code=0)
     assert done.output.count("/dev/full ends here: No space left on device") == 1
     assert capfd.readouterr().err == ""
 
@@ -140,43 +121,37 @@ def homeless(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["predict", "FASTA", "-o", "OUT", "--no-report", "-t", "1", "--no-progress"], 0),
-        (["predict", "FASTA", "-o", "OUT", "-m", "500"], 4), (["models", "list"], 0),
-        (["models", "fetch", "500", "-y"], 4), (["config", "show"], 0),
-        (["estimate", "FASTA", "-m", "mini", "--count-only"], 0), (["utils", "list-devices"], 0),
+        ("predict FASTA -o out --no-report -t 1 --no-progress", 0),
+        ("predict FASTA -o out -m 500", 4), ("models list", 0), ("models fetch 500 -y", 4),
+        ("config show", 0), ("estimate FASTA -m mini --count-only", 0), ("utils list-devices", 0),
     ],
-    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else str(value),
 )  # fmt: skip
 def test_no_home_directory_is_needed(homeless, fasta, tmp_path, monkeypatch, words, code):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VIRNUCPRO_OFFLINE", "1")
-    names = {"FASTA": str(fasta), "OUT": "out"}
-    done = CliRunner().invoke(cli, [names.get(word, word) for word in words])
-    assert done.exit_code == code, (done.output, done.exception)
+    done = run(*words.replace("FASTA", str(fasta)).split())
+    assert done.exit_code == code, done.output
     assert code != 4 or "VIRNUCPRO_MODEL_DIR" in done.output
     assert not (tmp_path / "~").exists()
 
 
-def test_without_a_home_models_still_lie_where_the_settings_say(homeless, tmp_path, monkeypatch):
-    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path))
-    done = CliRunner().invoke(cli, ["predict", __file__, "-m", "500", "-o", str(tmp_path / "out")])
-    assert done.exit_code == 4 and str(tmp_path) in done.output
+def test_without_a_home_models_still_lie_where_the_settings_say(homeless, tmp_path):
+    words = ["predict", __file__, "-m", "500", "-o", tmp_path / "out"]
+    done = run(*words, env={"VIRNUCPRO_MODEL_DIR": str(tmp_path)}, code=4)
+    assert str(tmp_path) in done.output
 
 
-@pytest.mark.parametrize("words", [["models", "list"], ["predict", "FASTA"], ["doctor"]])
+@pytest.mark.parametrize("words", ["models list", "predict FASTA", "doctor"])
 @pytest.mark.parametrize("variable", ["VIRNUCPRO_MODEL_DIR", "VIRNUCPRO_LOGGING_FILE"])
-def test_a_home_of_nobody_known_is_a_usage_error(fasta, monkeypatch, words, variable):
-    monkeypatch.setenv(variable, "~no-such-user/x")
-    done = CliRunner().invoke(cli, [str(fasta) if word == "FASTA" else word for word in words])
-    assert done.exit_code == 2, (done.output, done.exception)
+def test_a_home_of_nobody_known_is_a_usage_error(fasta, tmp_path, words, variable):
+    done = run(
+        *words.replace("FASTA", str(fasta)).split(), env={variable: "~no-such-user/x"}, code=2
+    )
     assert f"{variable}: " in done.output and "give the path in full" in done.output
-
-
-def test_the_same_in_a_settings_file(tmp_path):
     settings = tmp_path / "settings.yaml"
     settings.write_text("models: {home: '~no-such-user/x'}\n")
-    done = CliRunner().invoke(cli, ["-c", str(settings), "config", "show"])
-    assert done.exit_code == 2 and "~no-such-user/x" in done.output
+    done = run("-c", settings, "config", "show", code=2)
+    assert "~no-such-user/x" in done.output
 
 
 # Signals before a command has begun
@@ -201,16 +176,15 @@ runpy.run_module("virnucpro", run_name="__main__")
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("virnucpro.cli.main", ["--version"]), ("click", ["--help"]), ("click.types", ["doctor"]),
-        ("virnucpro.core.config", ["predict", "FASTA"]), ("torch", ["predict", "FASTA"]),
+        ("virnucpro.cli.main", "--version"), ("click.types", "doctor"),
+        ("virnucpro.core.config", "predict FASTA"), ("torch", "predict FASTA"),
     ],
-    ids=lambda value: value if isinstance(value, str) else value[0],
 )  # fmt: skip
 def test_an_interrupt_while_importing_ends_without_a_traceback(tmp_path, fasta, module, words):
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED)
-    words = [str(fasta) if word == "FASTA" else word for word in words]
     number, code = (15, 143) if module == "click.types" else (2, 130)
+    words = words.replace("FASTA", str(fasta)).split()
     done = shell(tmp_path, [module, number, *words], code=str(script))
     assert "found" in done.stdout
     assert done.returncode == code, done.stderr
@@ -265,8 +239,8 @@ def cram(tmp_path):
     return path, tmp_path / "moved.fa", tmp_path / "by_checksum"
 
 
-def predict(*arguments):
-    return CliRunner().invoke(cli, ["predict", *map(str, arguments), "-t", "1", "--no-progress"])
+def predict(*words, **more):
+    return run("predict", *words, *RUN, **more)
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
@@ -277,8 +251,8 @@ def test_no_reference_is_asked_of_the_network(cram, server, tmp_path, monkeypatc
     address, asked = server
     monkeypatch.setenv("REF_PATH", path.format(address))
     monkeypatch.setenv("VIRNUCPRO_OFFLINE", offline)
-    refused = predict(cram[0], "-o", tmp_path / "out", "--no-report")
-    assert refused.exit_code == 3 and "--reference" in refused.output
+    refused = predict(cram[0], "-o", tmp_path / "out", code=3)
+    assert "--reference" in refused.output
     assert asked == []
 
 
@@ -287,22 +261,20 @@ def test_neither_by_other_ways(cram, server, tmp_path, monkeypatch):
     monkeypatch.setenv("REF_PATH", f"{address}/%s")
     remote = predict(cram[0], "-o", tmp_path / "out", "--reference", f"{address}/ref.fa")
     assert remote.exit_code == 3 and "ref.fa" in remote.output
-    words = ["estimate", str(cram[0]), "-m", "mini", "--count-only"]
-    assert CliRunner().invoke(cli, words).exit_code == 3
-    with pytest.raises(InputError):
-        virnucpro.predict(cram[0])
-    with pytest.raises(InputError):
-        virnucpro.predict(cram[0], reference=f"{address}/ref.fa")
+    run("estimate", cram[0], "-m", "mini", "--count-only", code=3)
+    for more in ({}, {"reference": f"{address}/ref.fa"}):
+        with pytest.raises(InputError):
+            virnucpro.predict(cram[0], **more)
     assert asked == []
 
 
 def test_references_in_files_are_found(cram, server, tmp_path, monkeypatch):
     address, asked = server
-    monkeypatch.setenv("REF_PATH", f"{cram[2]}/%s:{address}/%s")
-    flags = ("--no-report", "--min-score", "0")
-    assert predict(cram[0], "-o", tmp_path / "found", *flags).exit_code == 0
-    monkeypatch.setenv("REF_PATH", f"{address}/%s")
-    done = predict(cram[0], "-o", tmp_path / "given", "--reference", cram[1], *flags)
-    assert done.exit_code == 0, done.output
+    for name, path, flags in (
+        ("found", f"{cram[2]}/%s:{address}/%s", []),
+        ("given", f"{address}/%s", ["--reference", cram[1]]),
+    ):
+        monkeypatch.setenv("REF_PATH", path)
+        predict(cram[0], "-o", tmp_path / name, "--min-score", "0", *flags, code=0)
     calls = [(tmp_path / name / "calls.tsv").read_text() for name in ("found", "given")]
     assert calls[0] == calls[1] and asked == []

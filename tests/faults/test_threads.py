@@ -1,41 +1,30 @@
 """`-t N` bounds the CPU threads of a run, and no CPU is counted that the process may not use."""
 
-from __future__ import annotations
-
-import random
+import re
 import threading
 
 import pytest
 import stand_ins
 import torch
-from click.testing import CliRunner
-from tiny_home import make_tiny_home
+from runs_here import dna, run
 
-from virnucpro.cli.main import cli
 from virnucpro.pipeline import features, parallel_merge, workers
 from virnucpro.scores.scorer import Embedder, Scorer
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    home = make_tiny_home(tmp_path_factory.mktemp("threads") / "home")
-    return {"VIRNUCPRO_MODEL_DIR": str(home)}
-
-
 @pytest.fixture
-def predict(environment, tmp_path):
-    """`predict(*options)` into `tmp_path / "out"`; what it printed."""
+def predict(tiny_home, tmp_path):
+    """`predict(*options)` without a number of threads; what it printed."""
     fasta = tmp_path / "in.fa"
-    fasta.write_text(f">a\n{''.join(random.Random(1).choices('ACGT', k=2500))}\n")
+    fasta.write_text(f">a\n{dna(1, 2500)}\n")
 
-    def run(*options):
-        words = ["predict", str(fasta), "-m", "500", "--orf-policy", "longest", "--no-progress"]
-        words += ["--no-report", "-k", "-o", str(tmp_path / "out"), *options]
-        done = CliRunner().invoke(cli, words, env=environment)
-        assert done.exit_code == 0, done.output
+    def call(*options):
+        words = ["predict", fasta, "-m", "500", "--orf-policy", "longest", "--no-progress"]
+        words += ["--no-report", "-k", "-o", tmp_path / "out", *options]
+        done = run(*words, env={"VIRNUCPRO_MODEL_DIR": str(tiny_home)}, code=0)
         return done.output
 
-    return run
+    return call
 
 
 @pytest.fixture
@@ -105,13 +94,14 @@ def test_one_thread_starts_no_second_one(predict, monkeypatch, options):
 
 @pytest.mark.parametrize(
     ("options", "share"),
-    [("--persistent-models -t 3", "3 cpu"), ("--parallel --ranks 2 -t 5", "2 cpu")],
+    [
+        ("--persistent-models -t 3", "3 threads on cpu"),
+        ("--parallel --ranks 2 -t 5", "2 threads on cpu"),
+    ],
     ids=["kept workers", "ranks"],
 )
 def test_worker_processes_share_the_threads(predict, tmp_path, monkeypatch, options, share):
     monkeypatch.setattr(workers, "worker_main", stand_ins.worker_that_tells_its_threads)
-    (tmp_path / "told").mkdir()
-    monkeypatch.setenv("TOLD_TO", str(tmp_path / "told"))
-    predict(*options.split())
-    told = [path.read_text() for path in (tmp_path / "told").iterdir()]
-    assert told and set(told) == {share}
+    said = predict(*options.split())
+    said += "".join(path.read_text() for path in tmp_path.glob("out/esm_v2/logs/*.log"))
+    assert set(re.findall(r"\d threads on \w+", said)) == {share}

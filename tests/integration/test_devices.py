@@ -1,7 +1,6 @@
 """Each process computes on the GPU that was named; the GPUs and the processes are stand-ins."""
 
-from __future__ import annotations
-
+import multiprocessing
 import re
 from unittest.mock import patch
 
@@ -59,6 +58,7 @@ def test_work_goes_to_the_gpus_that_were_named(tiny_home, tmp_path, monkeypatch,
         else:
             with pytest.raises(error):
                 predict_here(tiny_home, fasta, out, **options)
+    assert not multiprocessing.active_children()
     seen = {}
     for what, gpu in re.findall(r"(\w+) on (cuda:\d)$", caplog.text, re.MULTILINE):
         seen.setdefault(what, set()).add(gpu)

@@ -1,7 +1,5 @@
 """Calls in memory equal those of a run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -64,7 +62,5 @@ def test_vectors_are_those_of_each_orf(fasta, model, monkeypatch):
 
 def test_nothing_to_score_gives_rows_without_scores(model):
     rows = list(DirectScorer(model).score([Record("a", "a", "AC"), Record("b", "b", "")]))
-    assert [(row.seq_id, row.p_virus, row.call) for row in rows] == [
-        ("a", None, None),
-        ("b", None, None),
-    ]
+    found = [(row.seq_id, row.p_virus, row.call) for row in rows]
+    assert found == [("a", None, None), ("b", None, None)]

@@ -1,6 +1,5 @@
 """The documentation says what is so: its commands run, its columns and options exist."""
 
-import importlib
 import importlib.util
 import json
 import os
@@ -12,18 +11,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from runs_here import facts, write_dna
 
 from virnucpro import __version__
 from virnucpro.cli.main import COMMANDS, cli
+from virnucpro.core.config import unknown_variables
 from virnucpro.core.records import Status
-from virnucpro.models.store import BUNDLED
+from virnucpro.models.store import resolve_model
 from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, REGION_COLUMNS
 from virnucpro.scores.consensus import CONSENSUS_HEADER, RESULTS_HEADER
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-OURS = [page for page in PAGES if page.name not in ("MIGRATION_v2.md", "RELIABILITY.md", "bugs.md")]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def blocks(page, language):
@@ -49,7 +50,6 @@ def all_options():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (BUNDLED / "model.json").exists(), reason="no bundled model")
 def test_the_tutorial_runs(tmp_path):
     shutil.copy(ROOT / "examples" / "demo.fa", tmp_path)
     page = DOCS / "tutorial.md"
@@ -67,32 +67,19 @@ def test_the_tutorial_runs(tmp_path):
     assert "@article{virnucpro2025" in (tmp_path / "virnucpro.bib").read_text()
 
 
-@pytest.mark.parametrize(
-    ("heading", "expected"),
-    [
-        ("calls.tsv", CALL_COLUMNS),
-        ("chunks.tsv", CHUNK_COLUMNS),
-        ("regions.tsv", REGION_COLUMNS),
-    ],
-)
-def test_every_column_is_described_in_order(heading, expected):
-    assert columns(heading) == expected
-
-
-def test_the_originals_columns_are_described():
-    text = (DOCS / "outputs.md").read_text().split("## The original's tables")[1].split("\n## ")[0]
-    named = re.findall(r"`(\w+)`", text)
-    for header in (RESULTS_HEADER, CONSENSUS_HEADER):
-        assert set(header.split()) <= set(named)
-    assert "max_score" not in text
-
-
-def test_every_key_of_run_json_is_described(predict, tmp_path):
-    fasta = tmp_path / "in.fa"
-    fasta.write_text(">a\n" + "ACGTTGCA" * 50 + "\n")
-    assert predict(fasta, "-o", tmp_path / "out").exit_code == 0
-    keys = set(json.loads((tmp_path / "out" / "run.json").read_text()))
-    assert keys == set(columns("run.json"))
+def test_every_column_key_and_status_is_described_in_order(predict, tmp_path):
+    for heading, expected in (
+        ("calls.tsv", CALL_COLUMNS), ("chunks.tsv", CHUNK_COLUMNS), ("regions.tsv", REGION_COLUMNS)
+    ):  # fmt: skip
+        assert columns(heading) == expected
+    text = (DOCS / "outputs.md").read_text()
+    assert all(f"| `{status}` |" in text for status in Status)
+    named = re.findall(r"`(\w+)`", text.split("## The original's tables")[1].split("\n## ")[0])
+    assert {*RESULTS_HEADER.split(), *CONSENSUS_HEADER.split()} <= set(named)
+    fasta = write_dna(tmp_path / "in.fa", [400])
+    predict(fasta, "-o", tmp_path / "out", code=0)
+    keys = set(facts(tmp_path / "out"))
+    assert keys | {"agreement"} == set(columns("run.json"))  # that one is for float8 only
 
 
 def result(name):
@@ -113,13 +100,18 @@ def test_figures_of_the_model_in_readme_are_those_of_its_evaluation():
 
 def test_figures_of_speed_in_readme_are_those_of_the_benchmarks():
     text = " ".join((ROOT / "README.md").read_text().split())
-    engine, scaling, cpu = result("engine_h100"), result("scaling_h100"), result("mini_cpu")
-    rate = engine["esm2"]["chunks 65536 compile on"]["tok_s"]
+    engine, scaling, cpu = result("kernels_h100"), result("scaling_h100"), result("mini_cpu")
+    rate, job = (
+        engine["esm2"]["chunks kernels"]["tok_s"],
+        result("job_h100")["jobs"]["reads 1 GPU auto"],
+    )
     two = scaling["scaling"]["speed-up"]
     assert f"{rate / 1000:.0f},000 tokens a second" in text
     assert f"{engine['esm2']['chunks over original']:.0f} times the original" in text
     assert f"{engine['esm2']['chunks over transformers']:.2f} times `transformers`" in text
     assert f"{two:.2f} times as fast as one" in text
+    assert f"take {job['wall_s']:.0f} s there" in text
+    assert f"{job['over_model']:.2f} times what the protein model alone takes" in text
     chunks = max(
         row["chunks_per_s"]
         for row in cpu["results"]
@@ -128,52 +120,49 @@ def test_figures_of_speed_in_readme_are_those_of_the_benchmarks():
     assert f"{chunks // 10 * 10:.0f} chunks of 500 nt a second on two CPU cores" in text
 
 
-def test_every_status_is_described():
-    text = (DOCS / "outputs.md").read_text()
-    assert all(f"| `{status}` |" in text for status in Status)
+FOREIGN = {"--index-url", "--rm", "--build-arg"}
 
 
-@pytest.mark.parametrize("page", OURS, ids=lambda page: page.name)
+@each_page
 def test_options_and_commands_on_a_page_exist(page):
     text = re.sub(r"^Made by .*$", "", page.read_text(), flags=re.MULTILINE)  # benchmarks' own
-    foreign = {"--index-url", "--rm", "--build-arg"}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - foreign
-    assert named <= all_options()
-    commands = set(re.findall(r"(?:^|`)virnucpro ([a-z]\w+)", text, re.MULTILINE))
-    assert commands <= set(COMMANDS)
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z\d-]+", text)) <= all_options() | FOREIGN
+    assert set(re.findall(r"(?:^|`)virnucpro ([a-z]\w+)", text, re.MULTILINE)) <= set(COMMANDS)
+    assert not unknown_variables(dict.fromkeys(re.findall(r"`(VIRNUCPRO_[A-Z\d_]+)`", text), ""))
 
 
-@pytest.mark.parametrize("page", OURS, ids=lambda page: page.name)
+@each_page
 def test_links_lead_to_files(page):
     for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (DOCS / link).exists(), link
 
 
 def test_pages_and_navigation_agree():
-    listed = {name for item in site()["nav"] for name in item.values()}
-    assert {page.name for page in PAGES} <= listed
-    assert (
-        {page.name for page in OURS}
-        <= listed
-        <= {p.name for p in PAGES}
-        | {
-            "MIGRATION_v2.md",
-            "RELIABILITY.md",
-        }
-    )
+    text = re.sub(r"!!python/\S+", "", (ROOT / "mkdocs.yml").read_text())
+    listed = [name for item in yaml.safe_load(text)["nav"] for name in item.values()]
+    assert sorted(listed) == [page.name for page in PAGES]
 
 
-def test_figures_are_those_of_the_result_files():
-    spec = importlib.util.spec_from_file_location("make_performance", DOCS / "make_performance.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    page = module.PAGE.read_text()
-    assert page == module.page_with(module.figures(), page), "run docs/make_performance.py"
+@pytest.mark.parametrize("name", ["make_performance", "make_model_card"])
+def test_figures_are_those_of_the_result_files(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    page, is_card = maker.PAGE.read_text(), name == "make_model_card"
+    found = maker.tables(*maker.read_rows()) if is_card else maker.figures()
+    assert page == maker.page_with(found, page), f"run docs/{name}.py"
+
+
+def test_the_evaluated_model_is_the_bundled_one(tmp_path):
+    data = result("mini_evaluation")
+    assert data["model_digest"] == resolve_model("mini", None, tmp_path).digest
+    assert data["windows"] == {
+        "lengths": [150, 300, 500, 1000], "count": 2000, "null_count": 500, "seed": 0
+    }  # fmt: skip
 
 
 def test_pictures_are_small():
-    for picture in (DOCS / "img").glob("*"):
-        assert picture.stat().st_size < 200_000, picture
+    assert all(picture.stat().st_size < 200_000 for picture in (DOCS / "img").glob("*"))
 
 
 def test_versions_agree():
@@ -189,8 +178,3 @@ def test_the_site_builds(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def site():
-    text = re.sub(r"!!python/\S+", "", (ROOT / "mkdocs.yml").read_text())
-    return yaml.safe_load(text)

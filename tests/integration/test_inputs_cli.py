@@ -1,10 +1,7 @@
 """`virnucpro predict` on input of every kind: nothing is lost, nothing ends in a traceback."""
 
-from __future__ import annotations
-
 import gzip
 import json
-import lzma
 import os
 import threading
 
@@ -36,32 +33,20 @@ def run(predict, tmp_path):
 def test_one_row_each_with_its_status_and_counts_that_add_up(run, random_dna, tmp_path):
     good = random_dna(700, 1)
     entries = [
-        (">plain", good),
-        (">", good),
-        (">nothing", ""),
-        (">short", "ACGT"),
-        (">n", "N" * 600),
-        (">iupac", "RYKMSWBDHVN" + good),
-        (">gaps some text", good[:50] + "--..**" + good[50:]),
-        (">protein", "MKVLEQFPI" * 20),
-        (">rna", good.replace("T", "U").lower()),
-        (">plain again", good),
-        (">../../etc/passwd", good),
-        (">\"quoted'", good),
-        (">a\tb", good),
-        (">#comment", good),
-        (">=1+1", good),
-    ]
-    text = "\r\n".join(f"{header}\r\n{sequence}" for header, sequence in entries)
+        ("plain", good), ("", good), ("nothing", ""), ("short", "ACGT"), ("n", "N" * 600),
+        ("iupac", "RYKMSWBDHVN" + good), ("gaps text", good[:50] + "--..**" + good[50:]),
+        ("protein", "MKVLEQFPI" * 20), ("rna", good.replace("T", "U").lower()),
+        ("plain again", good), ("../../etc/passwd", good), ("\"quoted'", good), ("a\tb", good),
+        ("#comment", good), ("=1+1", good),
+    ]  # fmt: skip
+    text = "\r\n".join(f">{header}\r\n{sequence}" for header, sequence in entries)
     result, rows = run(b"\xef\xbb\xbf" + text.encode())
     assert result.exit_code == 0, result.output
     scored = ["plain", "record_2", "iupac", "gaps", "rna", "plain__2", "../../etc/passwd"]
     scored += ["\"quoted'", "a", "#comment", "=1+1"]
     silent = {"nothing": "too_short", "short": "too_short", "n": "ambiguous", "protein": "not_dna"}
-    assert {row.seq_id: str(row.status) for row in rows} == {
-        **dict.fromkeys(scored, "called"),
-        **silent,
-    }
+    statuses = {row.seq_id: str(row.status) for row in rows}
+    assert statuses == {**dict.fromkeys(scored, "called"), **silent}
     assert [row.seq_id for row in rows][:5] == ["plain", "record_2", "nothing", "short", "n"]
     counts = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]
     scoring = counts["scoring"]
@@ -70,9 +55,8 @@ def test_one_row_each_with_its_status_and_counts_that_add_up(run, random_dna, tm
     assert scoring["gaps"] == 6
     assert scoring["orfs"] == sum(row.orfs for row in rows)
     assert scoring["chunks_scored"] == sum(row.chunks_scored for row in rows)
-    assert len(list(read_chunk_rows(tmp_path / "out" / "chunks.tsv"))) == sum(
-        row.chunks for row in rows
-    )
+    chunks = list(read_chunk_rows(tmp_path / "out" / "chunks.tsv"))
+    assert len(chunks) == sum(row.chunks for row in rows)
     for row in rows:
         assert (row.p_virus is None) == (row.call is None) == (row.status is not Status.CALLED)
         assert (row.fdr is None) == (row.p_virus is None)
@@ -101,31 +85,6 @@ def test_an_empty_file_gives_tables_of_headers_only(run, tmp_path):
     assert json.loads((out / "run.json").read_text())["status"] == "done"
 
 
-FASTQ = b"@r1\nACGT\n+\nIIII\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"ACGTACGT\n", "line 1"),
-        (b">a\nACGT\x00ACGT\n", "NUL"),
-        (">a\nACGT\n".encode("utf-16"), "UTF-16"),
-        (gzip.compress(b">a\n" + b"ACGT" * 5000, mtime=0)[:-20], "truncated"),
-        (lzma.compress(b">a\n" + b"ACGT" * 5000)[:-20], "truncated"),
-        (b">p\n" + b"MKVLEQFPI" * 30 + b"\n>q\n" + b"EQFPILMKV" * 30, "no record is DNA"),
-        (FASTQ + b"@r2\nACGT\n+\nII\n", "line"),
-        (b"PK\x03\x04" + b"x" * 50, "archive"),
-    ],
-    ids=["headerless", "nul", "utf16", "gz-cut", "xz-cut", "protein", "fastq-broken", "zip"],
-)
-def test_bad_input_ends_with_3_naming_the_file(run, content, problem):
-    result, rows = run(content)
-    assert result.exit_code == 3, result.output
-    assert "in.fa" in result.output
-    assert problem.lower() in result.output.lower()
-    assert rows is None
-
-
 def test_what_cannot_be_opened_ends_with_3(predict, tmp_path):
     locked = tmp_path / "locked.fa"
     locked.write_text(">a\nACGT\n")
@@ -133,22 +92,19 @@ def test_what_cannot_be_opened_ends_with_3(predict, tmp_path):
     if os.access(locked, os.R_OK):  # root reads every file, but not its own memory at address 0
         locked = "/proc/self/mem"
     for path in (tmp_path, tmp_path / "missing.fa", locked):
-        result = predict(path, "-o", tmp_path / "out")
-        assert result.exit_code == 3, result.output
+        result = predict(path, "-o", tmp_path / "out", code=3)
         assert str(path) in result.output
         assert not (tmp_path / "out" / "calls.tsv").exists()
 
 
 def test_standard_input_is_the_sample_stdin(predict, random_dna, tmp_path):
     text = f">a first\n{random_dna(300)}\n".encode()
-    result = predict("-", "-o", tmp_path / "out", "--min-score", "0", stdin=text)
-    assert result.exit_code == 0, result.output
+    predict("-", "-o", tmp_path / "out", "--min-score", "0", stdin=text, code=0)
     assert [(row.seq_id, row.sample) for row in rows_of(tmp_path / "out")] == [("a", "stdin")]
     assert list(read_fasta(tmp_path / "out" / "viral.fasta")) == [("a first", random_dna(300))]
-    broken = predict("-", "-o", tmp_path / "other", stdin=b"no header\n")
-    assert broken.exit_code == 3
+    broken = predict("-", "-o", tmp_path / "other", stdin=b"no header\n", code=3)
     assert "standard input" in broken.output
-    assert predict("-", "-", "-o", tmp_path / "twice", stdin=text).exit_code == 2
+    predict("-", "-", "-o", tmp_path / "twice", stdin=text, code=2)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])

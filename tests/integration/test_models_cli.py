@@ -1,7 +1,5 @@
 """`virnucpro models` on tiny models in the published formats."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -11,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from fake_hub import serve_hub
+from runs_here import predict_with, write_fasta
+from runs_here import run as command
 from tiny_published import classifier_state, install_published, write_classifier
 
-from virnucpro.cli.main import cli
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.models.store import resolve_model
@@ -38,7 +36,7 @@ def home(installed_once, tmp_path, monkeypatch):
 
 
 def run(*arguments, code=0):
-    result = CliRunner().invoke(cli, ["models", *map(str, arguments)])
+    result = command("models", *arguments)
     assert result.exit_code == code, result.output
     return result.output
 
@@ -88,7 +86,11 @@ def test_fetch_shows_its_plan_and_asks_nothing_without_a_terminal(hub):
 
 @pytest.mark.parametrize("variable", ["VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_is_honoured(hub, monkeypatch, variable):
+    def refuse(*_):
+        raise AssertionError("a socket was opened")
+
     monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr("socket.socket.connect", refuse)
     assert "offline mode is on" in run("fetch", "DNABERT-S", code=4)
     assert hub.requests == []
 
@@ -167,12 +169,10 @@ def test_verify_sees_a_difference_in_one_number(golden, stage):
     assert f"FAIL  tiny, {stage}: largest difference: 5.0" in text
 
 
-def test_verify_recomputes_result_folders(home, tmp_path, random_dna):
-    fasta, out = tmp_path / "in.fa", tmp_path / "out"
-    fasta.write_text("".join(f">c{i}\n{random_dna(400, i)}\n" for i in range(3)))
-    words = ["predict", str(fasta), "-m", "500", "--orf-policy", "longest", "-k", "-o", str(out)]
-    done = CliRunner().invoke(cli, [*words, "-d", "cpu", "--no-report"])
-    assert done.exit_code == 0, done.output
+def test_verify_recomputes_result_folders(home, tmp_path):
+    fasta = write_fasta(tmp_path / "in.fa", *((f"c{i}", i) for i in range(3)))
+    out = tmp_path / "out"
+    assert predict_with(home, fasta, "-k", "-o", out, "-d", "cpu").exit_code == 0
     text = run("verify", "500", "--golden", tmp_path, "--device", "cpu")
     for stage in ("dnabert", "esm2", "merged", "scores", "labels", "chunk calls"):
         assert f"ok    out/in, {stage}" in text

@@ -1,7 +1,5 @@
 """A packed stage on ranks that are real processes, on the CPU: shards, resume, lost work."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -15,8 +13,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from checkpoints import esm2_config, esm2_tensors, write_safetensors
+from runs_here import write_fasta
 
-from tests.checkpoints import esm2_config, esm2_tensors, write_safetensors
 from virnucpro.core.errors import DamagedError, ModelError
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
@@ -28,35 +27,24 @@ from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.sequences.fasta_files import read_fasta
 
 SHAPE = Esm2Shape(layers=1, dim=16, heads=2, ffn=32)
-FILES, COUNT = 6, 48
+FILES, EACH = 6, 8
+COUNT = FILES * EACH
 
 
-def make_spec(folder: Path) -> EncoderSpec:
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("esm")
     write_safetensors(folder, esm2_tensors(SHAPE, seed=1), esm2_config(SHAPE))
     return EncoderSpec(kind="esm2", name="tiny", path=folder, sha256="0", dim=SHAPE.dim)
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory):
-    return make_spec(tmp_path_factory.mktemp("esm"))
-
-
-def write_proteins(folder: Path) -> list[Path]:
-    draw = random.Random(0)
-    paths = []
-    for f in range(FILES):
-        paths.append(folder / f"output_{f}.faa")
-        sequences = [
-            "".join(draw.choices("ACDEFGHIKL", k=draw.randint(1, 90)))
-            for _ in range(COUNT // FILES)
-        ]
-        paths[-1].write_text("".join(f">p{f}_{i}F1\n{s}\n" for i, s in enumerate(sequences)))
-    return paths
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return write_proteins(tmp_path_factory.mktemp("fasta"))
+    folder, draw = tmp_path_factory.mktemp("fasta"), random.Random(0)
+    for f in range(FILES):
+        texts = ["".join(draw.choices("ACDEFGHIKL", k=draw.randint(1, 90))) for _ in range(EACH)]
+        write_fasta(folder / f"output_{f}.faa", *((f"p{f}_{i}F1", t) for i, t in enumerate(texts)))
+    return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +62,6 @@ def run(files, spec, out, world, on_sequences=lambda more: None, **config):
 def content(path):
     with h5py.File(path) as file:
         return dict(zip(file["sequence_ids"].asstr()[:], file["embeddings"][:], strict=True))
-
-
-def report(out):
-    return json.loads((out / "stage.json").read_text())
 
 
 def shards(out):
@@ -105,7 +89,7 @@ def test_every_vector_is_the_encoders_own_in_the_order_of_the_files(undisturbed,
 
 def test_the_run_says_what_it_did(undisturbed):
     (path, _), out, _ = undisturbed
-    about = report(out)
+    about = json.loads((out / "stage.json").read_text())
     assert about["sequences"] == sum(rank["sequences"] for rank in about["ranks"]) == COUNT
     assert len(about["ranks"]) == 2 and all(rank["sequences"] for rank in about["ranks"])
     assert {rank["layout"] for rank in about["ranks"]} == {"packed"}
@@ -142,7 +126,8 @@ def test_a_killed_ranks_work_is_done_by_others(undisturbed, files, spec, tmp_pat
             hit.append(multiprocessing.active_children()[0].pid)
             os.kill(hit[0], signal.SIGKILL)
 
-    path, failed = run(files, spec, tmp_path / "esm_v2", 1, kill_one)
+    places = {"checkpoint_dir": tmp_path / "a" / "b"}  # which may lie anywhere
+    path, failed = run(files, spec, tmp_path / "esm_v2", 1, kill_one, **places)
     assert hit and failed == []
     assert path.read_bytes() == undisturbed[2]
     assert not multiprocessing.active_children()
@@ -154,30 +139,37 @@ def test_a_shard_that_cannot_be_computed_costs_no_other(undisturbed, files, spec
     out = tmp_path / "esm_v2"
     path, failed = run(mine, spec, out, 1)
     assert failed == [0] and not path.exists()
-    [(number, reason)] = report(out)["given_up"].items()
+    about = json.loads((out / "stage.json").read_text())
+    [(number, reason)] = about["given_up"].items()
     assert number == "2" and "occurs twice" in reason
     assert len(shards(out)) == FILES - 1
     mine[2].write_text(files[2].read_text())
     told = []
     path, failed = run(mine, spec, out, 1, told.append)
     assert failed == [] and path.read_bytes() == undisturbed[2]
-    assert told[0] == COUNT - COUNT // FILES and sum(told) == COUNT
+    assert told[0] == COUNT - EACH and sum(told) == COUNT
 
 
 class StopHereError(Exception):
     """Stands for a signal that arrives in the coordinator."""
 
 
-def test_an_interrupted_run_goes_on_where_it_was(undisturbed, files, spec, tmp_path):
-    out, told = tmp_path / "esm_v2", []
+def stop_after(share):
+    """Stops the coordinator when that share of the sequences is done."""
+    told = []
 
-    def stop(more):
+    def tell(more):
         told.append(more)
-        if sum(told) > COUNT // 2:
+        if sum(told) >= share * COUNT:
             raise StopHereError
 
+    return tell
+
+
+def test_an_interrupted_run_goes_on_where_it_was(undisturbed, files, spec, tmp_path):
+    out = tmp_path / "esm_v2"
     with pytest.raises(StopHereError):
-        run(files, spec, out, 1, stop)
+        run(files, spec, out, 1, stop_after(0.51))
     assert not multiprocessing.active_children()
     assert not (out / "embeddings.h5").exists()
     with h5py.File(shards(out)[0], "r+") as file:
@@ -187,8 +179,19 @@ def test_an_interrupted_run_goes_on_where_it_was(undisturbed, files, spec, tmp_p
     counts = []
     path, failed = run(files, spec, out, 1, counts.append, force_restart=True)
     assert failed == [] and path.read_bytes() == undisturbed[2]
-    assert counts[0] == 2 * COUNT // FILES  # of three that were committed, one was damaged
+    assert counts[0] == 2 * EACH  # of three that were committed, one was damaged
     assert sum(counts) == COUNT
+
+
+def test_a_run_stopped_twice_has_every_vector_once_under_its_own_id(files, spec, tmp_path):
+    """Ids must not come from an unordered set, nor rows be written again by the second resume."""
+    out = tmp_path / "esm_v2"
+    for share in (0.3, 0.7):
+        with pytest.raises(StopHereError):
+            run(files, spec, out, 1, stop_after(share))
+    path, failed = run(files, spec, out, 1)
+    assert failed == []
+    expect_own_vectors(path, files, spec)
 
 
 def test_other_letters_under_the_same_ids_are_computed_anew(undisturbed, files, spec, tmp_path):
@@ -203,11 +206,6 @@ def test_other_letters_under_the_same_ids_are_computed_anew(undisturbed, files, 
     path, failed = run(changed, spec, out, 1, counts.append)
     assert failed == [] and sum(counts) == COUNT
     expect_own_vectors(path, changed, spec)
-
-
-def test_checkpoints_may_lie_anywhere(undisturbed, files, spec, tmp_path):
-    path, failed = run(files, spec, tmp_path / "esm_v2", 1, checkpoint_dir=tmp_path / "a" / "b")
-    assert failed == [] and path.read_bytes() == undisturbed[2]
 
 
 def test_more_ranks_than_files_and_none_without_sequences(tmp_path, spec, no_process, monkeypatch):

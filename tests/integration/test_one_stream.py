@@ -1,7 +1,5 @@
 """A run that loses units, is stopped or finds damage: nothing wrong is called, resume mends it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from runs_here import calls, facts, predict_here, tables, write_dna
 from virnucpro.core.errors import DamagedError
 from virnucpro.pipeline import workers as workers_module
 from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.worker_loop import Done, GivenUp, InProcess
+from virnucpro.pipeline.worker_loop import InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
@@ -40,28 +38,22 @@ def run(tiny_home, fasta, tmp_path):
 
 
 class Picky(InProcess):
-    """Notes what it computes; gives some units up, and stops after some.
+    """Notes the keys of the units that it computes; stops after some."""
 
-    Attributes:
-        computed: keys of the units that it was given to compute.
-    """
-
-    def __init__(self, poison=(), stop_after=1_000):
+    def __init__(self, stop_after=1_000):
         super().__init__("cpu", threads=1)
-        self.poison, self.stop_after, self.computed = set(poison), stop_after, []
+        self.stop_after, self.computed = stop_after, []
 
     def run(self, job, items, on_rows):
         self.job = job
         for outcome in super().run(job, self._noted(items), on_rows):
-            is_poison = isinstance(outcome, Done) and outcome.key in self.poison
-            yield GivenUp(outcome.key, "it\nwould | not") if is_poison else outcome
+            yield outcome
             if outcome.key + 1 == self.stop_after:
                 raise KeyboardInterrupt
 
     def _noted(self, items):
         for key, unit in items:
-            if unit is not None:
-                self.computed.append(key)
+            self.computed += [] if unit is None else [key]
             yield key, unit
 
 
@@ -73,28 +65,6 @@ def resumed(run, undisturbed, tmp_path, **options):
     assert not (tmp_path / "out" / "failed_files.txt").exists()
     assert facts(tmp_path / "out")["status"] == "done"
     return set(picky.computed)
-
-
-def test_a_record_with_a_lost_orf_is_failed_and_the_rest_is_called(run, undisturbed, tmp_path):
-    out = tmp_path / "out"
-    assert run(how={"executor": Picky(poison=[0])}) == 6
-    lines = (out / "failed_files.txt").read_text().splitlines()
-    assert lines[0] == "unit 0|scoring|it would / not"
-    assert lines[1].startswith(f"{out / 'calls.tsv'}|calls|3 records failed: ")
-    rows, (header, *whole) = calls(out), undisturbed["calls.tsv"].decode().splitlines()
-    failed = {name for name, row in rows.items() if row["status"] == "failed"}
-    assert failed == {"r0", "r2", "copy"}
-    for name in failed:
-        assert (rows[name]["p_virus"], rows[name]["call"], rows[name]["fdr"]) == ("", "", "")
-    p = header.split("\t").index("p_virus")
-    for line in whole:
-        fields = line.split("\t")
-        if fields[0] not in failed:
-            assert rows[fields[0]]["p_virus"] == fields[p]
-    consensus = (out / "in_merged/prediction_results_highestscore.csv").read_text()
-    assert not any(f"{name}_chunk" in consensus for name in failed) and "r3_chunk_1\t" in consensus
-    assert facts(out)["status"] == "partial"
-    assert resumed(run, undisturbed, tmp_path) == {0}
 
 
 def test_a_unit_that_kills_its_workers_costs_its_records_only(
@@ -140,15 +110,6 @@ def test_damaged_scores_stop_a_resume_and_are_made_again_where_asked(run, undist
     assert 1 in mended and not {0, 2} & mended
 
 
-def test_other_settings_that_decide_a_score_reuse_no_unit(run, undisturbed, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        run(how={"executor": Picky(stop_after=2)})
-    other = Picky()
-    assert run(how={"executor": other}, policy="open-frame", **RESUME) == 0
-    assert 0 in other.computed
-    assert tables(tmp_path / "out") != undisturbed
-
-
 def test_calls_are_done_on_whatever_device_they_were_made(run, fasta, tmp_path, monkeypatch):
     first, again, out = Picky(), Picky(), tmp_path / "out"
     assert run(how={"executor": first}) == 0
@@ -168,15 +129,6 @@ def test_calls_are_done_on_whatever_device_they_were_made(run, fasta, tmp_path, 
     for name in ("engines", "devices"):
         assert after[name] == before[name]
     assert after["stages"]["scoring"] == before["stages"]["scoring"]
-
-
-def test_an_executor_that_is_given_stays_loaded_from_run_to_run(run, tmp_path, undisturbed):
-    mine = Picky()
-    for _ in range(2):
-        assert run(how={"executor": mine}, output={"force": True}, classifier_batch=5) == 0
-    assert mine.models.loads == 2
-    assert mine.job.classifier_batch == 5
-    assert tables(tmp_path / "out") == undisturbed
 
 
 def test_the_staged_path_resumes_what_one_stream_began(run, undisturbed, tmp_path):

@@ -4,17 +4,17 @@ Tolerance: padded and packed batches add the same float32 numbers in another ord
 layers, the classifier and the logistic that moves a probability by less than 1e-5.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import re
 from unittest.mock import patch
 
 import pytest
+import stand_ins
 from runs_here import facts, predict_here, tables, write_dna
 
-from virnucpro.pipeline import input_pass, parallel_translate
+from virnucpro.core.errors import WorkersFailedError
+from virnucpro.pipeline import input_pass, parallel_translate, workers
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
@@ -114,13 +114,13 @@ def test_translation_in_other_processes(run, plain, monkeypatch):
 
 
 def test_one_stream_on_two_workers(run, plain):
-    workers = Workers([WorkerSettings(threads=1), WorkerSettings(threads=1)])
+    executor = Workers([WorkerSettings(threads=1), WorkerSettings(threads=1)])
     try:
         with not_here("encoders.load.load_encoder"):
-            out = run("two workers", how={"executor": workers})
-        assert [worker.loads for worker in workers.pool] == [2, 2]
+            out = run("two workers", how={"executor": executor})
+        assert [worker.loads for worker in executor.pool] == [2, 2]
     finally:
-        workers.close()
+        executor.close()
     assert tables(out) == tables(plain)
 
 
@@ -144,11 +144,17 @@ def test_persistent_run_embeds_in_the_one_worker_that_stays(run, plain, caplog, 
 
 
 @pytest.mark.parametrize(("way", "ranks"), [("v2, one rank", 1), ("v2, two ranks", 2)])
-def test_v2_embeds_proteins_only_on_as_many_ranks_as_asked_for(run, plain, way, ranks):
+def test_v2_embeds_proteins_only_on_as_many_ranks_as_asked_for(run, plain, caplog, way, ranks):
+    caplog.set_level("INFO", "virnucpro")
     out = run(way)
     expect_calls_of(out, plain)
     assert engines_of(out) == ["padded", "packed"]
     assert not (out / "dnabert_v2").exists()
+    assert {
+        "ESM-2: Using v2.0 async architecture",
+        "  Features: float32, sdpa kernels, stride-based sharding",
+        f"v2.0 ESM-2 complete: {UNITS} feature files created",
+    } <= set(caplog.messages)
     logs = [path.read_text() for path in sorted((out / "esm_v2" / "logs").iterdir())]
     assert len(logs) == ranks
     pids = [re.search(r"Worker \d on cpu, pid (\d+)", text)[1] for text in logs]
@@ -156,22 +162,23 @@ def test_v2_embeds_proteins_only_on_as_many_ranks_as_asked_for(run, plain, way, 
     assert all("Engine: packed on cpu" in text for text in logs)
 
 
+def test_a_failed_rank_fails_the_stage(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "worker_main", stand_ins.worker_that_fails_every_unit)
+    out = tmp_path / "out"
+    with pytest.raises(WorkersFailedError) as caught:
+        run("v2, one rank")
+    assert str(caught.value) == (
+        "v2.0 ESM-2 inference failed on 1/1 workers: ranks [0]. "
+        f"Check logs: {out}/esm_v2/logs/worker_*.log"
+    )
+    assert "protein_features" not in facts(out)["stages"] and not (out / "calls.tsv").exists()
+
+
 def test_dna_goes_through_v2_where_it_is_asked_to(run, plain):
     out = run("v2, DNA too")
     expect_calls_of(out, plain)
     assert engines_of(out) == ["packed", "packed"]
     assert (out / "dnabert_v2" / "logs" / "worker_0.log").is_file()
-
-
-@pytest.mark.parametrize("way", [{}, {"staged": True}], ids=["one stream", "staged"])
-def test_batch_sizes_reach_both_engines(tiny_home, fasta, tmp_path, caplog, monkeypatch, way):
-    monkeypatch.setattr(logging.getLogger("virnucpro"), "propagate", True)
-    caplog.set_level("INFO", "virnucpro")
-    assert predict_here(
-        tiny_home, fasta, tmp_path / "out", dna_tokens=1111, protein_tokens=222, **way
-    ) == 0  # fmt: skip
-    found = re.findall(r"Engine: padded on cpu.* (\d+) tokens a batch", caplog.text)
-    assert found == ["1111", "222"]
 
 
 def test_batch_sizes_reach_v2(run):

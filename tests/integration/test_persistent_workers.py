@@ -1,18 +1,15 @@
 """Workers that keep their models: same output, models loaded once, nothing left behind."""
 
-from __future__ import annotations
-
 import multiprocessing
 from dataclasses import replace
 from unittest import mock
 
 import pytest
 import torch
-from click.testing import CliRunner
 from runs import are_gone
+from runs_here import run
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 
-from virnucpro.cli.main import cli
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.worker_loop import InProcess
@@ -23,21 +20,21 @@ def inputs(tmp_path_factory):
     """{slot: (job, split files)}, two files a slot."""
     folder = tmp_path_factory.mktemp("workers")
     dna_files, protein_files = write_split_files(folder, 2)
-    dna = tiny_dna_encoder(folder / "weights" / "dna")
-    protein = tiny_protein_encoder(folder / "weights" / "protein")
+    dna, protein = tiny_dna_encoder(folder / "dna"), tiny_protein_encoder(folder / "protein")
     return {"dna": (EmbedJob(dna), dna_files), "protein": (EmbedJob(protein), protein_files)}
 
 
 @pytest.fixture
 def work(inputs, tmp_path):
     """The same with outputs of this test."""
+
+    def unit(slot, file):
+        output = tmp_path / f"{slot}_{file.stem}.pt"
+        return SplitFile(input_file=file, output_file=output, layout=slot)
+
     return {
-        slot: (job, [
-            SplitFile(input_file=file, output_file=tmp_path / f"{slot}_{file.stem}.pt", layout=slot)
-            for file in files
-        ])
-        for slot, (job, files) in inputs.items()
-    }  # fmt: skip
+        slot: (job, [unit(slot, file) for file in files]) for slot, (job, files) in inputs.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +132,9 @@ def test_cli_persistent_flag(tmp_path, flag, expected):
     fasta = tmp_path / "in.fa"
     fasta.write_text(">a\nACGT\n")
     flags = [f"{flag}persistent-models"] if flag else []
-    with mock.patch("virnucpro.pipeline.prediction.run_prediction", return_value=0) as run:
-        done = CliRunner().invoke(cli, ["predict", *flags, "-o", str(tmp_path), str(fasta)])
+    with mock.patch("virnucpro.pipeline.prediction.run_prediction", return_value=0) as given:
+        done = run("predict", *flags, "-o", tmp_path, fasta)
     assert done.exit_code == 0, done.output
-    assert run.call_args.kwargs["persistent_models"] is expected
+    assert given.call_args.kwargs["persistent_models"] is expected
     line = "Using persistent model loading - models will remain in GPU memory"
     assert (line in done.output) is expected

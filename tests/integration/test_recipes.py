@@ -8,15 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_home import make_tiny_home
 
 from virnucpro import __version__
 from virnucpro.cli.predict import predict
-
-try:
-    import tomllib
-except ImportError:
-    tomllib = None
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -32,8 +26,7 @@ SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
 @pytest.mark.skipif(not SNAKEMAKE.exists(), reason="Snakemake needs Python 3.11")
 @pytest.mark.slow
-def test_snakemake_workflow_runs_on_two_samples(tmp_path):
-    home = make_tiny_home(tmp_path / "home")
+def test_snakemake_workflow_runs_on_two_samples(tiny_home, tmp_path):
     records = (ROOT / "examples" / "demo.fa").read_text().split(">")[1:]
     for name, part in (("one", records[:2]), ("two", records[2:4])):
         (tmp_path / f"{name}.fa").write_text("".join(f">{record}" for record in part))
@@ -47,7 +40,7 @@ def test_snakemake_workflow_runs_on_two_samples(tmp_path):
         "--directory", str(work), "--configfile", str(config),
     ]  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"VIRNUCPRO_MODEL_DIR": str(home), "PATH": path}
+    environment = os.environ | {"VIRNUCPRO_MODEL_DIR": str(tiny_home), "PATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len((work / "calls.tsv").read_text().splitlines()) == 1 + 4
@@ -72,8 +65,8 @@ def test_nextflow_module_and_its_description_name_the_same_outputs():
     assert environment["dependencies"] == [f"bioconda::virnucpro={__version__}"]
 
 
-@pytest.mark.skipif(tomllib is None, reason="tomllib came with Python 3.11")
 def test_bioconda_recipe_asks_for_what_the_package_asks_for():
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     text = re.sub(r"\{%.*%\}\n", "", (RECIPES / "bioconda/meta.yaml").read_text())
     recipe = yaml.safe_load(re.sub(r"\{\{ *([^}]*?) *\}\}", lambda m: m[1].split("(")[0], text))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

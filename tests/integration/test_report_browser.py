@@ -37,12 +37,11 @@ def write_evaluation(path):
     facts = {"model": "m", "model_digest": "0" * 64, "chunk_nt": 500, "files": ["a.fa"],
              "windows": None, "left_out": [], "sequences": 90}  # fmt: skip
     shares = {"coverage": 1.0, "virus": 0.5, "uncertain": 0.3, "non_virus": 0.2, "mean_p": 0.5}
-    groups = [("set", ""), ("set", "cellular"), ("family", HOSTILE[0]), ("class", "bacteria")]
+    groups = [("set", ""), ("family", HOSTILE[0]), ("class", "bacteria")]
     rows = [
         Row(length_nt=length, level=level, set_name="all", group=group, count=length, **shares)
-        for length in (300, 500)
-        for level, group in groups
-    ]
+        for length in (300, 500) for level, group in groups
+    ]  # fmt: skip
     curves = [Curve(300, 0.1, ((0.1, 0.2, 30), (0.9, 0.8, 300)))]
     path.write_text(render(facts, rows, curves))
     return path
@@ -55,8 +54,7 @@ def table(browser, pages):
     return browser
 
 
-def found(browser):
-    return browser.run("return document.getElementById('found').textContent")
+FOUND = "return document.getElementById('found').textContent"
 
 
 def column(browser, title):
@@ -69,8 +67,7 @@ def column(browser, title):
 
 
 @pytest.mark.parametrize("name", ["plain", "hostile", "empty", "evaluation"])
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
 def test_loads_without_console_errors_or_sideways_scrolling(browser, pages, name, width, dark):
     browser.open(pages[name], width=width, dark=dark)
     assert browser.console() == []
@@ -95,28 +92,21 @@ def test_charts_are_drawn_and_all_is_reached_by_keyboard_in_both_themes(table):
     assert table.run(colour) != before
 
 
-def test_search_filters_rows(table):
+def test_search_calls_and_samples_filter_rows(table):
     table.type("#search", "node_17")
-    table.wait("return document.getElementById('found').textContent.includes(' of ')")
+    table.wait(f"{FOUND}.includes(' of ')")
     ids = table.run(SHOWN)
     assert ids and all("node_17" in name.lower() for name in ids)
-    assert found(table) == f"{len(ids)} of 180 records"
+    assert table.run(FOUND) == f"{len(ids)} of 180 records"
     table.click("#filters button[type=reset]")
-    table.wait("return document.getElementById('found').textContent === '180 records'")
-
-
-def test_calls_and_samples_filter_rows(table):
+    table.wait(f"{FOUND} === '180 records'")
     table.run(
         "const c = document.getElementById('call'); c.value = '0';"
         "c.dispatchEvent(new Event('change'))"
     )
-    calls = table.run(
-        "return [...document.querySelectorAll('#records .word')].map(c => c.textContent)"
-    )
-    assert calls and set(calls) == {"virus"}
+    assert {call for call in column(table, "Call")} == {"virus"}
     table.click("[data-sample='1']")
-    samples = column(table, "Sample")
-    assert samples and set(samples) == {"sample_2"}
+    assert set(column(table, "Sample")) == {"sample_2"}
 
 
 def test_a_click_on_a_header_sorts_and_a_second_turns_round(table):
@@ -145,7 +135,7 @@ def test_pages_turn_to_records_without_a_score(table):
     assert silent and all("0 : 0" not in row and row.count(DASH) >= 3 for row in silent)
 
 
-@pytest.mark.parametrize("width", [360, 480])
+@pytest.mark.parametrize("width", [360])
 def test_a_narrow_page_shows_id_score_and_call(browser, pages, width):
     browser.open(pages["plain"], width=width)
     browser.wait(SHOWN)
@@ -157,7 +147,7 @@ def test_a_narrow_page_shows_id_score_and_call(browser, pages, width):
     assert browser.run(seen)[:3] == ["I", "p", "C"]
 
 
-@pytest.mark.parametrize("lengths", [(100, 150), (500, 640), (149, 299), (61, 90), (60, 99_000)])
+@pytest.mark.parametrize("lengths", [(100, 150), (61, 90), (60, 99_000)])
 def test_lengths_have_ticks(browser, tmp_path, lengths):
     browser.open(write_report(make_run(tmp_path, records=60, lengths=lengths)), width=390)
     ticks = (
@@ -185,7 +175,7 @@ def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):
     assert browser.run("return document.scripts.length") == 2
     assert browser.run("return document.images.length") == 0
     browser.type("#search", "<script>")
-    browser.wait("return document.getElementById('found').textContent.includes(' of ')")
+    browser.wait(f"{FOUND}.includes(' of ')")
     assert browser.run(SHOWN)
     assert browser.console() == []
 

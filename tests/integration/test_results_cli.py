@@ -1,16 +1,14 @@
 """What `virnucpro predict` leaves: thresholds, viral records, samples, pairs and alignments."""
 
-from __future__ import annotations
-
 import gzip
-import json
 from collections import Counter
 from itertools import pairwise
 
 import pytest
+from runs_here import contents, facts, write_fasta
 
-from virnucpro.pipeline import prediction
 from virnucpro.reports.tables import read_call_rows, rounded
+from virnucpro.scores.scorer import Scorer
 from virnucpro.sequences.fasta_files import read_fasta
 
 FINAL = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
@@ -22,10 +20,9 @@ def rows_of(out):
 
 @pytest.fixture
 def fasta(tmp_path, random_dna):
-    path = tmp_path / "in.fa"
-    entries = [f">c{i} number {i}\n{random_dna(90 + 130 * i, i).lower()}\n" for i in range(8)]
-    path.write_text("".join([*entries, ">c1 again\n", random_dna(150, 99), "\n>short\nACG\n"]))
-    return path
+    entries = [(f"c{i} number {i}", random_dna(90 + 130 * i, i).lower()) for i in range(8)]
+    more = [("c1 again", random_dna(150, 99)), ("short", "ACG")]
+    return write_fasta(tmp_path / "in.fa", *entries, *more)
 
 
 @pytest.fixture
@@ -39,8 +36,7 @@ def middle(predict, fasta, tmp_path):
 def test_min_score_changes_calls_and_never_scores(predict, fasta, tmp_path, middle):
     plain = rows_of(tmp_path / "first")
     assert {row.call for row in plain} == {"non-virus", None}
-    result = predict(fasta, "-o", tmp_path / "out", "--min-score", middle)
-    assert result.exit_code == 0, result.output
+    predict(fasta, "-o", tmp_path / "out", "--min-score", middle, code=0)
     rows = rows_of(tmp_path / "out")
     assert [(row.p_virus, row.fdr) for row in rows] == [(row.p_virus, row.fdr) for row in plain]
     assert Counter(row.call for row in rows) == {"virus": 5, "non-virus": 4, None: 1}
@@ -48,10 +44,10 @@ def test_min_score_changes_calls_and_never_scores(predict, fasta, tmp_path, midd
     by_score = sorted((row for row in rows if row.call), key=lambda row: -row.p_virus)
     assert all(a.fdr <= b.fdr for a, b in pairwise(by_score))
     assert all(row.fdr == rounded(row.fdr) for row in by_score)
-    facts = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert facts["calling"]["min_score"] == middle
-    assert facts["sample_summary"][0]["virus"] == 5
-    assert facts["schema"]["calls.tsv"] == 1
+    about = facts(tmp_path / "out")
+    assert about["calling"]["min_score"] == middle
+    assert about["sample_summary"][0]["virus"] == 5
+    assert about["schema"]["calls.tsv"] == 1
     predict(fasta, "-o", tmp_path / "fdr", "--min-score", middle, "--max-fdr", "0.5")
     calls = Counter(row.call for row in rows_of(tmp_path / "fdr"))
     assert calls == {"uncertain": 5, "non-virus": 4, None: 1}  # all of them score low
@@ -69,8 +65,7 @@ def test_viral_fasta_holds_the_called_records_as_given(predict, fasta, tmp_path,
     predict(fasta, "-o", tmp_path / "all", "--min-score", "0")
     assert list(read_fasta(tmp_path / "all" / "viral.fasta")) == given[:-1]
     plain = (out / "viral.fasta").read_bytes()
-    result = predict(fasta, "-o", out, "--min-score", middle, "--gzip-fasta", "--resume")
-    assert result.exit_code == 0, result.output
+    predict(fasta, "-o", out, "--min-score", middle, "--gzip-fasta", "--resume", code=0)
     assert gzip.decompress((out / "viral.fasta.gz").read_bytes()) == plain
     assert not (out / "viral.fasta").exists()
 
@@ -79,17 +74,16 @@ def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, m
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "first"
     predict(fasta, "-o", undisturbed, "--min-score", middle)
 
-    def never(run, executor):
-        raise AssertionError("stages ran again")
+    def never(self, unit):
+        raise AssertionError("scored again")
 
-    monkeypatch.setattr(prediction, "_score_and_call", never)
-    result = predict(fasta, "-o", out, "--min-score", middle, "--resume")
-    assert result.exit_code == 0, result.output
+    monkeypatch.setattr(Scorer, "prepare", never)
+    predict(fasta, "-o", out, "--min-score", middle, "--resume", code=0)
     for name in (*FINAL, "viral.fasta", "chunks.tsv"):
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
-    assert json.loads((out / "run.json").read_text())["stages"]["tables"]["records"] > 0
+    assert facts(out)["stages"]["tables"]["records"] > 0
     (out / "calls.tsv").unlink()
-    assert predict(fasta, "-o", out, "--min-score", middle, "--resume").exit_code == 0
+    predict(fasta, "-o", out, "--min-score", middle, "--resume", code=0)
     assert (out / "calls.tsv").read_bytes() == (undisturbed / "calls.tsv").read_bytes()
 
 
@@ -97,34 +91,8 @@ def test_other_input_under_the_same_name_is_scored_anew(predict, fasta, tmp_path
     out = tmp_path / "out"
     predict(fasta, "-o", out)
     fasta.write_text(f">new\n{random_dna(333)}\n")
-    assert predict(fasta, "-o", out, "--resume").exit_code == 0
+    predict(fasta, "-o", out, "--resume", code=0)
     assert [row.seq_id for row in rows_of(out)] == ["new"]
-
-
-def test_each_input_is_a_sample_with_tables_of_its_own(predict, random_dna, tmp_path):
-    paths = []
-    for folder, name in (("a 1", "gut.fa"), ("b", "gut.fa"), ("b", "..fa"), ("b", "empty.fa")):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        paths.append(tmp_path / folder / name)
-        number = len(paths)
-        text = f">x{number}\n{random_dna(200 + number, number)}\n>same\n{random_dna(99)}\n"
-        paths[-1].write_text("" if name == "empty.fa" else text)
-    out = tmp_path / "out"
-    result = predict(*paths, "-o", out, "--min-score", "0")
-    assert result.exit_code == 0, result.output
-    rows = rows_of(out)
-    assert [(row.sample, row.seq_id) for row in rows] == [
-        ("a 1", "x1"), ("a 1", "same"), ("b", "x2"), ("b", "same"), (".", "x3"), (".", "same"),
-    ]  # fmt: skip
-    folders = ["a_1", "b", "sample", "empty"]
-    assert sorted(path.name for path in (out / "samples").iterdir()) == sorted(folders)
-    own = [row for folder in folders for row in rows_of(out / "samples" / folder)]
-    assert own == rows
-    assert rows_of(out / "samples" / "empty") == []
-    summary = json.loads((out / "run.json").read_text())["sample_summary"]
-    assert [(entry["sample"], entry["folder"], entry["records"]) for entry in summary] == [
-        ("a 1", "a_1", 2), ("b", "b", 2), (".", "sample", 2), ("empty", "empty", 0),
-    ]  # fmt: skip
 
 
 def fastq(names_and_sequences):
@@ -137,15 +105,14 @@ def test_pairs_become_one_sample_with_two_rows_a_pair(predict, random_dna, tmp_p
     mates = fastq([("a/2", random_dna(150, 3)), ("b/2", random_dna(150, 4))])
     two.write_bytes(gzip.compress(mates.encode()))
     out = tmp_path / "out"
-    result = predict(one, two, "--paired", "-o", out, "--min-score", "0")
-    assert result.exit_code == 0, result.output
+    predict(one, two, "--paired", "-o", out, "--min-score", "0", code=0)
     assert [(row.seq_id, row.sample) for row in rows_of(out)] == [
         ("a/1", "gut"), ("a/2", "gut"), ("b/1", "gut"), ("b/2", "gut"),
     ]  # fmt: skip
     assert [header for header, _ in read_fasta(out / "viral.fasta")] == ["a/1", "a/2", "b/1", "b/2"]
-    assert predict(one, "--paired", "-o", tmp_path / "odd").exit_code == 2
+    predict(one, "--paired", "-o", tmp_path / "odd", code=2)
     one.write_text(fastq([("a/1", random_dna(150, 1))]))
-    assert predict(one, two, "--paired", "-o", tmp_path / "short").exit_code == 3
+    predict(one, two, "--paired", "-o", tmp_path / "short", code=3)
 
 
 @pytest.mark.parametrize("kind", ["bam", "cram"])
@@ -164,8 +131,7 @@ def test_reads_of_alignments_are_scored_on_their_own_strand(predict, random_dna,
                 read.reference_id, read.reference_start, read.cigartuples = 0, 10, [(0, 200)]
             file.write(read)
     out, flags = tmp_path / "out", ["--reference", reference] if given else []
-    result = predict(path, *flags, "-o", out, "--min-score", "0")
-    assert result.exit_code == 0, result.output
+    predict(path, *flags, "-o", out, "--min-score", "0", code=0)
     assert [row.seq_id for row in rows_of(out)] == ["m", "p/1", "p/2", "u"]
     turned = contig[10:210].translate(str.maketrans("ACGT", "TGCA"))[::-1]
     assert dict(read_fasta(out / "viral.fasta"))["m"] == turned
@@ -173,53 +139,21 @@ def test_reads_of_alignments_are_scored_on_their_own_strand(predict, random_dna,
         reference.unlink()
     else:
         path.write_bytes(path.read_bytes()[:300])
-    lost = predict(path, "-o", tmp_path / "lost")
-    assert lost.exit_code == 3
+    lost = predict(path, "-o", tmp_path / "lost", code=3)
     assert ("--reference" if kind == "cram" else "reads.bam") in lost.output
 
 
-def contents(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-
-
-@pytest.fixture
-def finished(predict, fasta, tmp_path, random_dna):
-    """Two samples, finished: the output directory and the inputs."""
-    other = tmp_path / "other.fa"
-    other.write_text(">o\n" + random_dna(400, 7) + "\n")
-    out = tmp_path / "two"
-    assert predict(fasta, other, "-o", out).exit_code == 0
-    return out, fasta, other
-
-
-def test_a_finished_run_of_several_files_stays_when_some_of_them_are_asked_for(predict, finished):
-    out, fasta, other = finished
+def test_a_finished_run_of_several_files_stays_when_some_of_them_are_asked_for(
+    predict, fasta, tmp_path
+):
+    other, out = write_fasta(tmp_path / "other.fa", ("o", 7)), tmp_path / "two"
+    predict(fasta, other, "-o", out, code=0)
     before = contents(out)
     for some in ([fasta], [other], [fasta, other, fasta]):
-        result = predict(*some, "-o", out, "--resume")
-        assert result.exit_code == 2 and "choose another --output-dir" in result.output
-    result = predict(fasta, other, "-o", out, "--resume")
-    assert result.exit_code == 0 and "Already complete" in result.output
+        result = predict(*some, "-o", out, "--resume", code=2)
+        assert "choose another --output-dir" in result.output
+    result = predict(fasta, other, "-o", out, "--resume", code=0)
+    assert "Already complete" in result.output
     assert contents(out) == before
     moved = other.rename(other.with_name("moved.fa"))
-    assert predict(fasta, moved, "-o", out, "--resume").exit_code == 0
-
-
-def test_bad_content_at_the_place_of_the_input_costs_no_earlier_result(predict, finished):
-    out, fasta, other = finished
-    tables = {path: content[0] for path, content in contents(out).items() if path.suffix == ".tsv"}
-    other.write_bytes(b">a\nACGT\n>b\n\0\n")
-    assert predict(fasta, other, "-o", out, "--resume").exit_code == 3
-    assert tables and all(path.read_bytes() == content for path, content in tables.items())
-
-
-@pytest.mark.parametrize("name", ["run.json", "viral.fasta", "report.html"])
-def test_a_file_of_others_is_found_before_any_work(predict, fasta, tmp_path, name):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / name).write_text("mine")
-    result = predict(fasta, "-o", out, "--force")
-    assert result.exit_code == 2 and f"{name} is there already" in result.output
-    assert {path.name for path in out.iterdir()} <= {name, ".virnucpro.lock"}
-    assert (out / name).read_text() == "mine"
+    predict(fasta, moved, "-o", out, "--resume", code=0)

@@ -13,15 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from virnucpro.models.store import BUNDLED
-
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("hatchling") is None, reason="hatchling is not installed"
-    ),
+    pytest.mark.skipif(not importlib.util.find_spec("hatchling"), reason="needs hatchling"),
 ]
 
 
@@ -53,37 +49,35 @@ def installed(wheel, tmp_path_factory):
     return folder / "bin"
 
 
+def read(wheel):
+    """Text of each module, and of METADATA, by name."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith((".py", "METADATA"))]
+        return {name: archive.read(name).decode() for name in names}
+
+
 def test_everything_that_is_imported_is_asked_for(wheel):
-    text = next(text for name, text in read(wheel) if name.endswith(".dist-info/METADATA"))
-    asked = {
-        plain(re.split(r"[ ;<>=\[]", line.split(": ")[1])[0])
-        for line in text.splitlines() if line.startswith("Requires-Dist: ")
-    }  # fmt: skip
+    texts = read(wheel)
+    [metadata] = [text for name, text in texts.items() if name.endswith("METADATA")]
+    asked = set(map(plain, re.findall(r"^Requires-Dist: ([\w.-]+)", metadata, re.MULTILINE)))
+    imported = {"virnucpro"}
+    for node in (node for code in texts.values() if code is not metadata
+                 for node in ast.walk(ast.parse(code))):  # fmt: skip
+        if isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module))
+        elif isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+    # triton comes with PyTorch where there is a GPU; it is looked for, not needed
+    ours = {"virnucpro", "triton", *sys.stdlib_module_names}
     homes = importlib.metadata.packages_distributions()
-    imported = set()
-    for name, code in read(wheel):
-        if name.endswith(".py"):
-            for node in ast.walk(ast.parse(code)):
-                if isinstance(node, ast.ImportFrom):
-                    imported.add(str(node.module))
-                elif isinstance(node, ast.Import):
-                    imported |= {alias.name for alias in node.names}
-    roots = {name.split(".")[0] for name in imported} - {"virnucpro", *sys.stdlib_module_names}
-    roots.discard("triton")  # comes with PyTorch where there is a GPU; looked for, not needed
-    found = {root: {plain(name) for name in homes.get(root, [root])} for root in roots}
-    assert {root for root, names in found.items() if not names & asked} == set()
+    roots = {name.split(".")[0] for name in imported} - ours
+    missing = [root for root in roots if not set(map(plain, homes.get(root, [root]))) & asked]
+    assert missing == []
 
 
 def plain(name):
     """A distribution's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def read(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name.endswith((".py", "METADATA")):
-                yield name, archive.read(name).decode()
 
 
 def test_the_wheel_holds_code_templates_licences_and_nothing_else(wheel):
@@ -94,7 +88,6 @@ def test_the_wheel_holds_code_templates_licences_and_nothing_else(wheel):
     assert wheel.stat().st_size < 60_000_000
 
 
-@pytest.mark.skipif(not (BUNDLED / "model.json").exists(), reason="no bundled model")
 def test_a_clean_environment_predicts_with_the_model_inside(installed, tmp_path):
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     where = "import virnucpro, sys; print(virnucpro.__file__)"
@@ -105,7 +98,4 @@ def test_a_clean_environment_predicts_with_the_model_inside(installed, tmp_path)
     rows = (tmp_path / "out" / "calls.tsv").read_text().splitlines()
     assert len(rows) == 1 + demo.read_text().count(">")
     assert "called viral" in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_the_command_of_the_clean_environment_starts(installed, tmp_path):
     assert "VirNucPro" in run(installed / "virnucpro", "--version", cwd=tmp_path)

@@ -1,9 +1,9 @@
 """What goes wrong in a forked run: each function is called in its process before the command."""
 
-from __future__ import annotations
-
 import json
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import stand_ins
@@ -17,22 +17,6 @@ def translate_in_processes() -> None:
 
     parallel_translate.BLOCKS_BEFORE_POOL = 0
     input_pass.BLOCK_CHUNKS = 1
-
-
-def fail_on_some_units() -> None:
-    """The second and the third unit of a stream cannot be scored, however often one tries."""
-    from virnucpro.scores.scorer import Scorer
-
-    prepare, seen = Scorer.prepare, []
-
-    def fail(self, unit):
-        if unit not in seen:
-            seen.append(unit)
-        if seen.index(unit) in (1, 2):
-            raise RuntimeError("poison | in\nthis unit")
-        return prepare(self, unit)
-
-    Scorer.prepare = fail
 
 
 def fail_on_some_files() -> None:
@@ -75,3 +59,19 @@ def write_down_events(log: Path) -> None:
             file.flush()
 
     sys.addaudithook(hook)
+
+
+def be_deaf(deadline: float) -> None:
+    """Never end, whatever is raised."""
+    from virnucpro.cli import main
+    from virnucpro.pipeline import prediction
+
+    def deaf(**kwargs):
+        while True:
+            with suppress(BaseException):
+                print("begun", flush=True)
+                time.sleep(60)
+            print("swallowed", flush=True)
+
+    main.STOP_WITHIN_S = deadline
+    prediction.run_prediction = deaf

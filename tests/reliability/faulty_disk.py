@@ -1,20 +1,17 @@
 """A disk that refuses the k-th open, write, fsync or rename of this process."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os
 from collections import Counter
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 OPERATIONS = ("open", "write", "fsync", "rename")
 
 
-class FaultyDisk:
+class FaultyDisk(ExitStack):
     """Patches what `core.files` calls; counts, and fails where it is told to.
 
     Args:
@@ -25,17 +22,12 @@ class FaultyDisk:
         instead: called in place of failing.
     """
 
-    def __init__(
-        self, operation: str | None = None, number: int = 0, stays: bool = False,
-        code: int = errno.ENOSPC, instead: Callable[[], object] | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, operation=None, number=0, stays=False, code=errno.ENOSPC, instead=None):
+        super().__init__()
         self.operation, self.number, self.stays, self.code = operation, number, stays, code
-        self.instead = instead
-        self.calls: Counter[str] = Counter()
-        self.has_failed = False
-        self._patches: list[Any] = []
+        self.instead, self.calls, self.has_failed = instead, Counter(), False
 
-    def hit(self, operation: str) -> None:
+    def hit(self, operation):
         """Count a call, and fail if it is its turn."""
         self.calls[operation] += 1
         is_turn = operation == self.operation and self.calls[operation] == self.number
@@ -45,43 +37,35 @@ class FaultyDisk:
             self.has_failed = True
             raise OSError(self.code, os.strerror(self.code))
 
-    def __enter__(self) -> FaultyDisk:
+    def __enter__(self):
         fsync, rename, opened = os.fsync, Path.replace, Path.open
 
-        def faulty_fsync(descriptor: int) -> None:
+        def faulty_fsync(descriptor):
             self.hit("fsync")
             fsync(descriptor)
 
-        def faulty_rename(path: Path, target: Path) -> Path:
+        def faulty_rename(path, target):
             self.hit("rename")
             return rename(path, target)
 
-        def faulty_open(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        def faulty_open(path, mode="r", *rest, **options):
             if "x" not in mode:
                 return opened(path, mode, *rest, **options)
             self.hit("open")
             file = io.BufferedWriter(_FaultyFile(path, self))
             return file if "b" in mode else io.TextIOWrapper(file, **options)
 
-        self._patches = [
-            mock.patch("os.fsync", faulty_fsync),
-            mock.patch.object(Path, "replace", faulty_rename),
-            mock.patch.object(Path, "open", faulty_open),
-        ]
-        for patch in self._patches:
-            patch.start()
+        self.enter_context(mock.patch("os.fsync", faulty_fsync))
+        self.enter_context(mock.patch.object(Path, "replace", faulty_rename))
+        self.enter_context(mock.patch.object(Path, "open", faulty_open))
         return self
-
-    def __exit__(self, *error: object) -> None:
-        for patch in self._patches:
-            patch.stop()
 
 
 class _FaultyFile(io.FileIO):
-    def __init__(self, path: Path, disk: FaultyDisk) -> None:
+    def __init__(self, path, disk):
         super().__init__(path, "x")
         self._disk = disk
 
-    def write(self, data: Any) -> int:
+    def write(self, data):
         self._disk.hit("write")
         return super().write(data)

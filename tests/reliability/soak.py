@@ -3,152 +3,101 @@
 python tests/reliability/soak.py --kills 200 --output benchmarks/results/soak-200.json
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 if __name__ == "__main__":
     HERE = Path(__file__).resolve()
     sys.path[:0] = [str(HERE.parents[2]), str(HERE.parents[1])]
 
-from runs import Runs, are_gone, descendants, results, units
+from runs import Runs, are_gone, descendants, entries, results
 
-MODES = {
-    "one process": (),
-    "bundled model": ("-m", "mini"),
-    "staged": ("--staged",),
-    "packed, 2 ranks": ("--parallel", "--ranks", "2"),
-    "packed DNA too": ("--parallel", "--ranks", "2", "--dnabert-v2"),
-    "persistent workers": ("--persistent-models",),
+MODES = {  # options, and the share of kills
+    "one process": ((), 40),
+    "bundled model": (("-m", "mini"), 40),
+    "staged": (("--staged",), 10),
+    "packed, 2 ranks": (("--parallel", "--ranks", "2"), 4),
+    "packed DNA too": (("--parallel", "--ranks", "2", "--dnabert-v2"), 3),
+    "persistent workers": (("--persistent-models",), 3),
 }
-WEIGHTS = {
-    "one process": 40, "bundled model": 40, "staged": 10, "packed, 2 ranks": 4,
-    "packed DNA too": 3, "persistent workers": 3,
-}  # fmt: skip
-IN_A_ROW = (1, 1, 1, 2, 3)
-
-
-@dataclass
-class Report:
-    """What a soak did.
-
-    Attributes:
-        seed: of every random choice.
-        kills: runs that were killed, by mode.
-        missed: kills that came after the run had ended.
-        at_stage: kills by the stage that was under way.
-        resumed: runs brought to their end after one kill or more.
-        problems: what went wrong; empty if nothing did.
-        seconds: wall time.
-    """
-
-    seed: int
-    kills: Counter[str] = field(default_factory=Counter)
-    missed: int = 0
-    at_stage: Counter[str] = field(default_factory=Counter)
-    resumed: int = 0
-    problems: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON-able values."""
-        return {**vars(self), "kills": dict(self.kills), "at_stage": dict(self.at_stage)}
 
 
 class Soak:
     """Kills runs until enough have been killed.
 
-    Args:
-        runs: starts them.
-        seed: of every random choice.
-        weights: share of each mode.
+    Attributes:
+        report: kills by mode, those that came late, kills by the stage under way, runs brought to
+            their end after one kill or more, and what went wrong.
     """
 
-    def __init__(self, runs: Runs, seed: int, weights: Mapping[str, int]) -> None:
-        self.runs, self.weights = runs, weights
-        self.draw = random.Random(seed)
-        self.report = Report(seed)
-        self._expected: dict[str, tuple[dict[str, bytes], float]] = {}
+    def __init__(self, runs: Runs, seed: int, modes=MODES):
+        self.runs, self.modes = runs, modes
+        self.draw, self.expected = random.Random(seed), {}
+        self.report = {"seed": seed, "kills": Counter(), "missed": 0, "at_stage": Counter(),
+                       "resumed": 0, "problems": [], "seconds": 0.0}  # fmt: skip
 
-    def go(self, kills: int) -> Report:
-        """Kill that many runs and resume each to its end."""
-        started = time.monotonic()
-        while sum(self.report.kills.values()) < kills:
-            mode = self.draw.choices(list(self.weights), list(self.weights.values()))[0]
-            self.kill_and_resume(mode)
-            if self.report.resumed % 50 == 0:
-                print(json.dumps(self.report.as_dict()), flush=True)
-        self.report.seconds = round(time.monotonic() - started, 1)
+    def go(self, kills: int):
+        """Kill that many runs and resume each to its end; the report."""
+        started, shares = time.monotonic(), [MODES[mode][1] for mode in self.modes]
+        while self.report["kills"].total() < kills:
+            self.kill_and_resume(self.draw.choices(list(self.modes), shares)[0])
+            if self.report["resumed"] % 50 == 0:
+                print(json.dumps(self.report), flush=True)
+        self.report["seconds"] = round(time.monotonic() - started, 1)
         return self.report
 
-    def expected(self, mode: str) -> tuple[dict[str, bytes], float]:
-        """Results and seconds of an undisturbed run."""
-        if mode not in self._expected:
-            out = self.runs.folder / f"undisturbed {mode}"
-            started = time.monotonic()
-            running = self.runs.finish(out, *MODES[mode])
+    def kill_and_resume(self, mode):
+        """One run: killed once or a few times in a row, then resumed to its end."""
+        options = MODES[mode][0]
+        if mode not in self.expected:
+            out, started = self.runs.folder / f"undisturbed {mode}", time.monotonic()
+            running = self.runs.finish(out, *options)
             if running.code != 0:
                 raise RuntimeError(f"an undisturbed run failed: {running.said}")
-            self._expected[mode] = results(out), time.monotonic() - started
+            self.expected[mode] = results(out), time.monotonic() - started
             shutil.rmtree(out)
-        return self._expected[mode]
-
-    def kill_and_resume(self, mode: str) -> None:
-        """One run: killed once or a few times in a row, then resumed to its end."""
-        tables, seconds = self.expected(mode)
+        tables, seconds = self.expected[mode]
         out = self.runs.folder / "soak"
         shutil.rmtree(out, ignore_errors=True)
-        for _ in range(self.draw.choice(IN_A_ROW)):
-            self._kill(mode, out, self.draw.uniform(0.02, seconds))
-            self._look_for_torn(mode, out, tables)
-        last = self.runs.finish(out, "--resume", *MODES[mode])
-        self.report.resumed += 1
+        for _ in range(self.draw.choice((1, 1, 1, 2, 3))):
+            self.kill(mode, out, self.draw.uniform(0.02, seconds))
+            for name, content in tables.items():  # whole under its name, whenever one looks
+                if (out / name).exists() and (out / name).read_bytes() != content:
+                    self.problem(mode, f"{name} is torn after a kill")
+        last = self.runs.finish(out, "--resume", *options)
+        self.report["resumed"] += 1
         if last.code != 0:
-            self._problem(mode, f"resumed run ended with {last.code}: {last.said[-2000:]}")
-            return
-        found = results(out)
-        for name, content in tables.items():
-            if found[name] != content:
-                self._problem(mode, f"{name} differs after a resume")
-        self._look_for_leftovers(mode, out)
+            self.problem(mode, f"resumed run ended with {last.code}: {last.said[-2000:]}")
+        elif results(out) != tables:
+            self.problem(mode, "tables differ after a resume")
+        elif left := [path for path in out.rglob("*") if ".tmp" in path.name]:
+            self.problem(mode, f"temporary files are left: {left}")
 
-    def _kill(self, mode: str, out: Path, after: float) -> None:
-        running = self.runs.start(out, "--resume", *MODES[mode])
+    def kill(self, mode, out, after):
+        running = self.runs.start(out, "--resume", *MODES[mode][0])
         running.process.join(after)
-        children = descendants(running.pid) if MODES[mode] else []
-        if running.kill_after(0):
-            self.report.kills[mode] += 1
-            self.report.at_stage[stage_under_way(out)] += 1
+        children = descendants(running.pid) if MODES[mode][0] else []
+        if running.send(signal.SIGKILL):
+            self.report["kills"][mode] += 1
+            self.report["at_stage"][stage_under_way(out)] += 1
         else:
-            self.report.missed += 1
+            self.report["missed"] += 1
+        running.process.join()
         if not are_gone(children, 20.0):
-            self._problem(mode, "a child outlived its killed parent")
+            self.problem(mode, "a child outlived its killed parent")
 
-    def _look_for_torn(self, mode: str, out: Path, tables: Mapping[str, bytes]) -> None:
-        """A file under its final name is whole, whenever one looks."""
-        for name, content in tables.items():
-            if (out / name).exists() and (out / name).read_bytes() != content:
-                self._problem(mode, f"{name} is torn after a kill")
-
-    def _look_for_leftovers(self, mode: str, out: Path) -> None:
-        left = [path for path in out.rglob("*") if ".tmp" in path.name]
-        if left:
-            self._problem(mode, f"temporary files are left: {left}")
-
-    def _problem(self, mode: str, text: str) -> None:
-        self.report.problems.append(f"{mode}: {text}")
+    def problem(self, mode, text):
+        self.report["problems"].append(f"{mode}: {text}")
 
 
 def stage_under_way(out: Path) -> str:
@@ -157,7 +106,7 @@ def stage_under_way(out: Path) -> str:
         return "before the first stage"
     if (out / "calls.tsv").exists():
         return "after the final tables"
-    found = units(out)
+    found = entries(out)
     order = ["tables", "calls", "scores", "protein features", "dna features", "reading", "inputs"]
     done = next((name for name in order if any(unit.startswith(name) for unit in found)), "")
     return f"after the first unit of {done}" if done else "in the first stage"
@@ -174,21 +123,21 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as name:
         runs = Runs(Path(name), make_tiny_home(Path(name) / "home"))
-        report = Soak(runs, arguments.seed, WEIGHTS).go(arguments.kills)
+        report = Soak(runs, arguments.seed).go(arguments.kills)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     found = {
         "about": "real runs, on tiny weights and on the bundled model, killed at random moments",
         "command": " ".join(["python", *sys.argv]),
         "commit": commit.strip(),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        **report.as_dict(),
-        "killed": sum(report.kills.values()),
+        **report,
+        "killed": report["kills"].total(),
     }
     text = json.dumps(found, indent=1)
     print(text)
     if arguments.output:
         arguments.output.write_text(text + "\n")
-    return 1 if report.problems else 0
+    return 1 if report["problems"] else 0
 
 
 if __name__ == "__main__":

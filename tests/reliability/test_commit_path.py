@@ -4,8 +4,6 @@ The runs are whole predictions in this process on a small input; every call that
 durable goes through `FaultyDisk`.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
@@ -46,10 +44,10 @@ class Small:
 
 
 @pytest.fixture(scope="module")
-def small(quick_folder, home):
+def small(quick_folder, tiny_home):
     folder = quick_folder / "small"
     folder.mkdir()
-    return Small(folder, home)
+    return Small(folder, tiny_home)
 
 
 def expect_clean_failure(small, out, disk, message):

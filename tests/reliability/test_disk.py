@@ -1,7 +1,5 @@
 """Full, read-only and locked directories: a clear error, nothing torn, and resume afterwards."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal
@@ -10,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import descendants, results, units, wait_for
+from runs import descendants, entries, results, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,7 +70,7 @@ def test_a_read_only_directory_is_an_error_that_says_so(runs, small_disk):
 def test_two_runs_in_one_directory_are_one_too_many(runs, undisturbed, tmp_path):
     out = tmp_path / "out"
     first = runs.start(out)
-    assert wait_for(lambda: units(out))
+    assert wait_for(lambda: entries(out))
     for options in (["--resume"], ["--force"]):
         second = runs.finish(out, *options)
         assert second.code == 2
@@ -84,7 +82,7 @@ def test_two_runs_in_one_directory_are_one_too_many(runs, undisturbed, tmp_path)
 def test_a_lock_goes_with_its_process_and_no_child_keeps_it(runs, tmp_path):
     out = tmp_path / "out"
     running = runs.start(out, "--persistent-models")
-    assert wait_for(lambda: units(out) and descendants(running.pid))
+    assert wait_for(lambda: entries(out) and descendants(running.pid))
     children = descendants(running.pid)
     for pid in children:
         os.kill(pid, signal.SIGSTOP)

@@ -1,7 +1,5 @@
 """docs/RELIABILITY.md names a test for each promise, and every test that it names exists."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

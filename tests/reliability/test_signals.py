@@ -1,17 +1,12 @@
 """A stopped run ends soon, with the signal's exit code, with its children, and can go on."""
 
-from __future__ import annotations
-
+import functools
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import faults
 import pytest
-from runs import are_gone, descendants, results, units, wait_for
+from runs import are_gone, descendants, entries, results, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 10.0  # twice what is promised: the machine may have other work
 
 
@@ -20,11 +15,11 @@ def shards(out):
 
 
 def has_dna_features(out):
-    return any(unit.startswith("dna features") for unit in units(out))
+    return any(unit.startswith("dna features") for unit in entries(out))
 
 
 def is_scoring(out):
-    return any(unit.startswith("scores") for unit in units(out))
+    return any(unit.startswith("scores") for unit in entries(out))
 
 
 def stop(running, number, seconds=SECONDS):
@@ -59,7 +54,7 @@ def test_one_process_stops_and_goes_on(runs, undisturbed, tmp_path, number, code
 def test_worker_processes_end_with_the_run(runs, tmp_path, options, begun, number, code):
     out = tmp_path / "out"
     running = runs.start(out, *options)
-    assert wait_for(lambda: begun(out) and descendants(running.pid)), running.said
+    assert wait_for(lambda: begun(out) and descendants(running.pid), 150), running.said
     assert stop(running, number) == code
     assert "Traceback" not in running.said
     assert [path for path in out.rglob("*.tmp-*") if "embeddings" in path.name] == []
@@ -72,36 +67,14 @@ def test_translating_processes_end_with_the_run(runs, tmp_path, number):
     assert stop(running, number) == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
 
 
-DEAF = """
-import sys, time
-from virnucpro.cli import main
-from virnucpro.pipeline import prediction
-main.STOP_WITHIN_S = float(sys.argv.pop())
-def deaf(**kwargs):
-    while True:
-        try:
-            print("begun", flush=True)
-            time.sleep(60)
-        except BaseException:
-            print("swallowed", flush=True)
-prediction.run_prediction = deaf
-main.main()
-"""
-
-
 @pytest.mark.parametrize(("deadline", "signals", "code"), [(0.2, 1, 143), (600, 2, -15)])
 def test_a_run_that_hears_nothing_ends_by_deadline_or_second_signal(
-    tmp_path, deadline, signals, code
+    runs, tmp_path, deadline, signals, code
 ):
-    fasta = tmp_path / "in.fa"
-    fasta.write_text(">a\nACGT\n")
-    command = [sys.executable, "-c", DEAF, "predict", str(fasta), "-o", str(tmp_path / "out")]
-    with subprocess.Popen([*command, str(deadline)], stdout=subprocess.PIPE, cwd=ROOT) as run:
-        while b"begun" not in run.stdout.readline():
-            pass
-        run.send_signal(signal.SIGTERM)
-        while b"swallowed" not in run.stdout.readline():
-            pass
-        if signals > 1:
-            run.send_signal(signal.SIGTERM)
-        assert run.wait(SECONDS) == code
+    running = runs.start(tmp_path / "out", fault=functools.partial(faults.be_deaf, deadline))
+    assert wait_for(lambda: "begun" in running.said)
+    running.send(signal.SIGTERM)
+    assert wait_for(lambda: "swallowed" in running.said)
+    assert signals == 1 or running.send(signal.SIGTERM)
+    running.process.join(SECONDS)
+    assert running.code == code

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from virnucpro.cli import options
 from virnucpro.cli.options import AT_LEAST_0, AT_LEAST_1, TOKENS, flag
 from virnucpro.cli.settings import build_settings, config_of
-from virnucpro.core.config import ORF_POLICIES, Config
+from virnucpro.core.config import ORF_POLICIES, PRECISIONS, Config
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list, validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.log import setup_logging
@@ -85,6 +85,9 @@ class GroupedCommand(click.Command):
 @option("--threads", "-t", type=AT_LEAST_1, help="CPU threads of the whole run; default: CPUs.")
 @option("--batch-size", "-b", type=AT_LEAST_1, help="Classifier batch (rows).")
 @option("--gpus", help="GPUs to use, such as 0,1; default: all that are visible.")
+@option("--precision", type=click.Choice(PRECISIONS),
+        help="Numbers to embed with; default: the setting device.dtype. fp8 is for ESM-2 on an "
+        "H100 or later, and refused unless a sample of your ORFs keeps its scores.")  # fmt: skip
 @option("--dnabert-batch-size", type=TOKENS, help="DNA tokens per batch.")
 @option("--esm-batch-size", type=TOKENS,
         help="Protein tokens per batch; --parallel sizes batches by memory.")  # fmt: skip
@@ -150,7 +153,7 @@ def predict(
     if persistent_models:
         logger.info("Using persistent model loading - models will remain in GPU memory")
     from virnucpro.pipeline import prediction  # looked up when called; torch loads behind it
-    from virnucpro.pipeline.paths import default_output_dir
+    from virnucpro.pipeline.output_dir import default_output_dir
 
     out = output_dir or default_output_dir(input_files)
     runtime_config = None

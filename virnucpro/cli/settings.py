@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from virnucpro.cli.options import LEAST
-from virnucpro.core.config import ORF_POLICIES, Config, parse_flag
+from virnucpro.core.config import ORF_POLICIES, PRECISIONS, Config, parse_flag
 from virnucpro.core.errors import UsageError
 from virnucpro.core.text import shown
 from virnucpro.scores.thresholds import PRESETS
@@ -46,6 +46,9 @@ def build_settings(
     for name, least in LEAST.items():
         if (value := flags.get(name)) is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, got {value}")
+    if (precision := flags.get("precision")) not in (None, *PRECISIONS):
+        known = ", ".join(PRECISIONS)
+        raise UsageError(f"precision must be one of {known}, got {shown(precision)}")
     if (policy := flags.get("orf_policy")) not in (None, *ORF_POLICIES):
         known = ", ".join(ORF_POLICIES)
         raise UsageError(f"orf_policy must be one of {known}, got {shown(policy)}")
@@ -61,6 +64,9 @@ def build_settings(
     if resume and flags.get("force"):
         raise UsageError("--force starts over and --resume goes on: give one of them")
     keep_intermediate = of("keep_intermediate", "files.keep_intermediate")
+    staged = any(flags.get(name) for name in STAGED) or keep_intermediate
+    if staged and precision == "fp8":
+        raise UsageError("--precision fp8 belongs to one stream: leave it or the stages out")
     calling = settings.Calling(
         preset=next((name for name in PRESETS if flags.get(name)), None),
         **given("min_score", "max_fdr", "gzip_fasta"),
@@ -83,11 +89,11 @@ def build_settings(
             device=of("device", "device.name"),
             fallback_to_cpu=config.get("device.fallback_to_cpu"),
             gpus=gpus,
-            dtype=embedding_dtype(config),
+            dtype=precision or embedding_dtype(config),
             threads=of("threads", "prediction.threads"),
             classifier_batch=of("batch_size", "prediction.batch_size"),
             reader_threads=of("num_workers", "prediction.num_workers"),
-            staged=any(flags.get(name) for name in STAGED) or keep_intermediate,
+            staged=staged,
             merge_workers=flags.get("merge_threads"),
             sequences_per_file=config.get("prediction.sequences_per_file"),
             dna_tokens=of("dnabert_batch_size", "features.dnabert.batch_size"),

@@ -20,6 +20,7 @@ PolicyName = Literal["open-frame", "longest"]
 MODEL_TYPES = ("mini", "300", "500", "custom")
 ORF_POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+PRECISIONS = (*DTYPES, "fp8")
 SWITCHES = ("VIRNUCPRO_DISABLE_FP16", "VIRNUCPRO_DISABLE_PACKING", "VIRNUCPRO_V1_ATTENTION")
 MOST = 10**12
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")

@@ -33,6 +33,8 @@ def children_ignore_interrupts() -> Iterator[None]:
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS",
 )  # fmt: skip
+# Whoever asks for tokens computes them, and not one pool for all that ask.
+_INLINE = {"TOKENIZERS_PARALLELISM": "false"}
 
 
 @contextmanager
@@ -44,9 +46,9 @@ def at_most_threads(threads: int) -> Iterator[None]:
     import torch  # before the variables are set: it would take them for its own
 
     before = torch.get_num_threads()
-    known = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    known = {name: os.environ.get(name) for name in (*_THREAD_VARIABLES, *_INLINE)}
     torch.set_num_threads(min(threads, before))
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    os.environ.update({**dict.fromkeys(_THREAD_VARIABLES, "1"), **_INLINE})
     try:
         yield
     finally:

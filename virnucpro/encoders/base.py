@@ -21,10 +21,12 @@ class Encoder(nn.Module, ABC):
         pad_id: token that fills padded rows.
         short_tokens: sequences up to this long want batches of their own; 0 for none.
         cpu_tokens: token slots of a batch on a CPU, where free memory says nothing of its caches.
+        numbers: that products are computed in, where the weights do not tell.
     """
 
     short_tokens: ClassVar[int] = 0
     cpu_tokens: ClassVar[int] = 4_096
+    numbers: str = ""
     dim: int
     pad_id: int
 

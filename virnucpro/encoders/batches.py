@@ -5,14 +5,33 @@ Encoders take either and give the same vectors; `engines.plans` fills batches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class PaddedBatch:
+class OnHostOrDevice:
+    """A dataclass whose tensors move together."""
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """The same on `device`."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, so that copies can overlap with work."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
+        tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        return type(self)(**(values | tensors))
+
+
+@dataclass(frozen=True)
+class PaddedBatch(OnHostOrDevice):
     """A rectangle: every row as long as the longest sequence.
 
     Attributes:
@@ -26,20 +45,9 @@ class PaddedBatch:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def pin_memory(self) -> PaddedBatch:
-        """The same batch in page-locked memory, so that copies can overlap with work."""
-        return PaddedBatch(self.tokens.pin_memory(), self.lengths.pin_memory())
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> PaddedBatch:
-        """The same batch on `device`."""
-        return PaddedBatch(
-            self.tokens.to(device, non_blocking=non_blocking),
-            self.lengths.to(device, non_blocking=non_blocking),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PackedBatch:
+@dataclass(frozen=True)
+class PackedBatch(OnHostOrDevice):
     """Sequences end to end, nothing between them.
 
     Attributes:
@@ -54,18 +62,6 @@ class PackedBatch:
 
     def __len__(self) -> int:
         return len(self.cu_seqlens) - 1
-
-    def pin_memory(self) -> PackedBatch:
-        """The same batch in page-locked memory, so that copies can overlap with work."""
-        return PackedBatch(self.tokens.pin_memory(), self.cu_seqlens.pin_memory(), self.max_length)
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> PackedBatch:
-        """The same batch on `device`."""
-        return PackedBatch(
-            self.tokens.to(device, non_blocking=non_blocking),
-            self.cu_seqlens.to(device, non_blocking=non_blocking),
-            self.max_length,
-        )
 
 
 Batch = PaddedBatch | PackedBatch

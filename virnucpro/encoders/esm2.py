@@ -19,8 +19,9 @@ from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import Esm2Shape
 
 VOCABULARY = 33
-PAD_ID, MASK_ID = 1, 32
-_TRAINED_MASK_RATIO = 0.15 * 0.8  # of all tokens, 15% were picked and 80% of those masked
+PAD_ID = 1
+# In training 15% of the tokens were picked and 80% of those masked, and sums were of the others.
+_TRAINED_SHARE = 1 - 0.15 * 0.8
 
 
 class Esm2(TransformerEncoder):
@@ -49,7 +50,9 @@ class Esm2(TransformerEncoder):
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states, after the final layer norm: shape (T, dim)."""
-        states = self._embeddings(layout)
+        states: Tensor = self.embed(layout.tokens)
+        if self.shape.token_dropout:
+            states = (states.float() * _TRAINED_SHARE).to(states.dtype)
         if layout.longest <= self.short_tokens:
             states = states.float()
         if isinstance(layout, TiledLayout):
@@ -70,17 +73,6 @@ class Esm2(TransformerEncoder):
             update = layer.tiled(states, update, where)
         last: Tensor = kernels.add_norm(states, update, self.norm)
         return last
-
-    def _embeddings(self, layout: Layout) -> Tensor:
-        """Embed tokens; masked ones are 0 and the others make up for them, as in training."""
-        states: Tensor = self.embed(layout.tokens)
-        if not self.shape.token_dropout:
-            return states
-        masked = layout.tokens == MASK_ID
-        ratio = layout.spread(layout.row_means(masked[:, None], 0)[:, 0])
-        scale = (1 - _TRAINED_MASK_RATIO) / (1 - ratio)
-        scale = scale.masked_fill(masked, 0.0)
-        return (states.float() * scale[:, None]).to(states.dtype)
 
 
 class Norm(nn.LayerNorm):
@@ -124,15 +116,10 @@ class Esm2Layer(nn.Module):
         return result
 
     def tiled(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
-        """As `forward` with our own kernels, which add late: `states` takes the sums.
+        """As `forward` with our own kernels, which add late.
 
-        Args:
-            states: shape (T, dim), without what the layer before gave.
-            update: what it gave, shape (T, dim); None in the first.
-            where: who sees whom.
-
-        Returns:
-            What this layer gives, (T, dim), for the next to add.
+        `states` (T, dim) take `update`, what the layer before gave; what this one gives is
+        returned for the next to add.
         """
         normed = kernels.add_norm(states, update, self.attention_norm)
         seen = self.out(kernels.attend(self.qkv(normed), where))

@@ -7,10 +7,13 @@ stays as it is, and so do the layers named in `KEPT`: there float8 costs most an
 
 from __future__ import annotations
 
+import copy
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from virnucpro.core.errors import DeviceError
+from virnucpro.core.errors import UsageError
 from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import prove_backend
 from virnucpro.encoders.esm2 import Esm2, Esm2Layer
@@ -23,9 +26,7 @@ KEPT = (0, -1)  # layers
 class Fp8Linear(nn.Module):
     """A linear layer whose weights and input are float8, and whose sums are not.
 
-    Args:
-        linear: the layer to quantise, weights (out, in).
-        biased: add the bias; else the next kernel does.
+    Where it is not `biased`, the next kernel adds the bias.
     """
 
     values: Tensor
@@ -68,15 +69,21 @@ class Fp8Layer(nn.Module):
 
 
 def to_fp8(encoder: Esm2) -> Esm2:
-    """Quantise `encoder` where it is; its float16 weights are gone afterwards.
+    """A quantised twin of `encoder` on the same device; what both need they share.
 
     Raises:
-        DeviceError: our kernels do not run there.
+        UsageError: our kernels do not run there.
     """
     if prove_backend(encoder) != TiledLayout.backend:
-        raise DeviceError("float8 needs an H100 or later, Triton, and weights of 16 bits")
-    encoder.forced_backend = TiledLayout.backend  # there is no plain path back
-    count = len(encoder.layers)
-    for i in set(range(count)) - {kept % count for kept in KEPT}:
-        encoder.layers[i] = Fp8Layer(encoder.layers[i])  # type: ignore[arg-type]
-    return encoder
+        needs = "an H100 or later, Triton, and float16 elsewhere"
+        raise UsageError(f"--precision fp8 needs {needs}; leave it out")
+    twin = copy.copy(encoder)
+    twin._modules = dict(encoder._modules)
+    layers = cast("list[Esm2Layer]", list(encoder.layers))
+    kept = {number % len(layers) for number in KEPT}
+    twin.layers = nn.ModuleList(
+        layer if i in kept else Fp8Layer(layer) for i, layer in enumerate(layers)
+    )
+    twin.forced_backend = TiledLayout.backend  # there is no plain path back
+    twin.numbers = "float8"
+    return twin

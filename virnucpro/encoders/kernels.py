@@ -183,21 +183,13 @@ def _gelu_product(  # type: ignore[no-untyped-def]
 
 
 class Sight(NamedTuple):
-    """Who sees whom in packed tokens; positions by rotary angles or by ALiBi.
+    """Who sees whom in packed tokens; positions by rotary angles or by ALiBi."""
 
-    Attributes:
-        bounds: shape (n + 1,), int32: where each sequence starts.
-        tiles: shape (m, 2), int32; see `tiles_of`.
-        heads: attention heads, each d wide.
-        turns: cosines, then sines of the first positions, (longest, d), float32; None for ALiBi.
-        slopes: of ALiBi, one a head, (heads,), float32; None for rotary angles.
-    """
-
-    bounds: Tensor
-    tiles: Tensor
-    heads: int
-    turns: Tensor | None
-    slopes: Tensor | None
+    bounds: Tensor  # (n + 1,), int32: where each sequence starts
+    tiles: Tensor  # (m, 2), int32; see `tiles_of`
+    heads: int  # each d wide
+    turns: Tensor | None  # cosines, then sines of the first positions, (longest, d), float32
+    slopes: Tensor | None  # of ALiBi, one a head, (heads,), float32
 
 
 class Quantised(NamedTuple):
@@ -209,9 +201,6 @@ class Quantised(NamedTuple):
 
 def tiles_of(bounds: Tensor) -> Tensor:
     """Runs of `QUERIES` places that cover every sequence: (sequence, first), (m, 2), int32.
-
-    Args:
-        bounds: shape (n + 1,), where each sequence starts; on the host.
 
     >>> tiles_of(torch.tensor([0, 3, 70])).tolist()
     [[0, 0], [1, 0], [1, 64]]
@@ -225,17 +214,9 @@ def tiles_of(bounds: Tensor) -> Tensor:
 def add_norm(
     states: Tensor, update: Tensor | None, norm: nn.LayerNorm, keep: bool = True, fp8: bool = False
 ) -> Any:
-    """Layer norm of `states + update`, computed in float32.
+    """Layer norm of `states + update`, (T, d) each, computed in float32; `Quantised` if `fp8`.
 
-    Args:
-        states: shape (T, d); takes the sum if `keep`.
-        update: shape (T, d); None for nothing to add.
-        norm: its weights say the dtype of the result.
-        keep: write the sum over `states`.
-        fp8: quantise the result, each row by its largest value.
-
-    Returns:
-        Shape (T, d), or `Quantised`.
+    `states` take the sum if `keep`; the weights of `norm` say the dtype of the result.
     """
     count, dim = states.shape
     block = triton.next_power_of_2(dim)
@@ -252,12 +233,7 @@ def add_norm(
 def attend(qkv: Tensor, where: Sight) -> Tensor:
     """Full attention inside each sequence of packed tokens, positions included.
 
-    Args:
-        qkv: shape (T, 3 * heads * d).
-        where: who sees whom, and from what distance.
-
-    Returns:
-        Shape (T, heads * d); tokens of no sequence hold anything.
+    (T, 3 * heads * d) to (T, heads * d), where tokens of no sequence hold anything.
     """
     width = qkv.shape[1] // (3 * where.heads)
     seen = _empty(qkv, where.heads * width, qkv.dtype)

@@ -9,22 +9,20 @@ sorts sequences of like length into rectangles and works wherever PyTorch does.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from virnucpro.encoders.batches import PackedBatch, PaddedBatch
+from virnucpro.encoders.batches import OnHostOrDevice, PackedBatch, PaddedBatch
 from virnucpro.encoders.kernels import tiles_of
 
 _UNSEEN = -1.0e4  # exp() of it is 0 in every float type, and float16 can hold it
-_Layout = TypeVar("_Layout", bound="Layout")
 
 
-class Layout(ABC):
+class Layout(OnHostOrDevice, ABC):
     """The tokens of one batch in a flat list, T long.
 
     Attributes:
@@ -45,10 +43,6 @@ class Layout(ABC):
         """Place of each token in its sequence, from 0: shape (T,), integers."""
 
     @abstractmethod
-    def spread(self, values: Tensor) -> Tensor:
-        """One value per sequence, in the order of `mean`'s sums, to one per token."""
-
-    @abstractmethod
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """What attention adds to its scores; made once a batch, used by every layer.
 
@@ -62,10 +56,6 @@ class Layout(ABC):
         """Full attention inside each sequence: three times (T, h, d) to (T, h * d)."""
 
     @abstractmethod
-    def row_means(self, hidden: Tensor, skip: int) -> Tensor:
-        """As `mean`, rows in the order of the layout; what `spread` takes."""
-
-    @abstractmethod
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
         """Average the tokens of each sequence, without `skip` at both its ends.
 
@@ -76,19 +66,6 @@ class Layout(ABC):
         Returns:
             Shape (n, d), float32, in batch order; zeros where nothing is left to average.
         """
-
-    def to(self: _Layout, device: torch.device, non_blocking: bool = False) -> _Layout:
-        """The same layout on `device`."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self: _Layout) -> _Layout:
-        """The same layout in page-locked memory, so that copies can overlap with work."""
-        return self._with(Tensor.pin_memory)
-
-    def _with(self: _Layout, change: Callable[[Tensor], Tensor]) -> _Layout:
-        values = {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
-        tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
-        return type(self)(**(values | tensors))
 
 
 def varlen_attn(*arguments: Any) -> Any:
@@ -104,19 +81,13 @@ class PackedLayout(Layout):
 
     Shapes may be fixed for compilation: extra sequences of no tokens at the end are rows of
     zeros, and a last sequence of padding is a row to drop. Neither touches another row.
-
-    Attributes:
-        tokens: shape (T,), int64.
-        cu_seqlens: shape (n + 1,), int32: where each sequence starts.
-        segments: shape (T,), int64: which sequence a token belongs to.
-        max_length: no sequence has more tokens; may be rounded up.
     """
 
     backend: ClassVar[str] = "varlen"
     tokens: Tensor
-    cu_seqlens: Tensor
-    segments: Tensor
-    max_length: int
+    cu_seqlens: Tensor  # (n + 1,), int32: where each sequence starts
+    segments: Tensor  # (T,), int64: which sequence a token belongs to
+    max_length: int  # no sequence has more tokens; may be rounded up
 
     @classmethod
     def of(cls, batch: PackedBatch) -> PackedLayout:
@@ -128,17 +99,13 @@ class PackedLayout(Layout):
 
     @property
     def longest(self) -> int:
-        """No sequence has more tokens than this."""
+        """See `Layout`."""
         return self.max_length
 
     def positions(self) -> Tensor:
-        """Place of each token in its sequence, from 0: shape (T,), integers."""
+        """See `Layout`."""
         index = torch.arange(len(self.tokens), device=self.tokens.device)
         return index - self.cu_seqlens[self.segments]
-
-    def spread(self, values: Tensor) -> Tensor:
-        """One value per sequence to one per token."""
-        return values[self.segments]
 
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Nothing: the kernel reads the bounds. It knows no ALiBi."""
@@ -147,19 +114,13 @@ class PackedLayout(Layout):
         return ()
 
     def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
-        """Full attention inside each sequence: three times (T, h, d) to (T, h * d)."""
+        """See `Layout`."""
         bounds, longest = self.cu_seqlens, self.max_length
-        # Only positional arguments: the keywords differ between PyTorch versions, and full
-        # attention without a causal mask is the default in all of them.
         seen = varlen_attn(*qkv, bounds, bounds, longest, longest)
         return torch.as_tensor(seen).flatten(1)
 
-    def row_means(self, hidden: Tensor, skip: int) -> Tensor:
-        """As `mean`: the layout keeps the order of the batch."""
-        return self.mean(hidden, skip)
-
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
-        """Average the tokens of each sequence, without `skip` at both its ends."""
+        """See `Layout`."""
         starts, ends = self.cu_seqlens[:-1].long(), self.cu_seqlens[1:].long()
         first = torch.minimum(starts + skip, ends)
         last = torch.maximum(ends - skip, first)
@@ -171,23 +132,16 @@ class PackedLayout(Layout):
 
 @dataclass(frozen=True)
 class TiledLayout(PackedLayout):
-    """A packed layout for the Triton kernels, which want to know where programs begin.
-
-    Attributes:
-        tiles: shape (m, 2), int32; see `tiles_of`.
-    """
+    """A packed layout for the Triton kernels, which want to know where programs begin."""
 
     backend: ClassVar[str] = "triton"
-    tiles: Tensor
+    tiles: Tensor  # (m, 2), int32; see `tiles_of`
 
     @classmethod
     def of(cls, batch: PackedBatch | PaddedBatch, pad_id: int) -> TiledLayout:  # type: ignore[override]
-        """Lay out a batch; one on a GPU costs a wait, so do it before the copy.
-
-        Products in float8 want a multiple of 16 tokens: those at the end belong to no sequence,
-        and nobody sees them.
-        """
+        """Lay out a batch; one on a GPU costs a wait, so do it before the copy."""
         packed = unpadded(batch) if isinstance(batch, PaddedBatch) else batch
+        # Products in float8 want a multiple of 16 tokens; those at the end are of no sequence.
         tokens = functional.pad(packed.tokens, (0, -len(packed.tokens) % 16), value=pad_id)
         flat = PackedLayout.of(replace(packed, tokens=tokens))
         tiles = tiles_of(packed.cu_seqlens.cpu()).to(tokens.device)
@@ -200,19 +154,13 @@ class RectangleLayout(Layout):
 
     A rectangle is a view of the flat list, so attention copies nothing to get at it, and the
     padding is what rounding up a length costs. Rows of length 0 are allowed and harmless.
-
-    Attributes:
-        tokens: shape (T,), int64, padded on the right in each row.
-        lengths: shape (rows,), int64: real tokens in each row.
-        order: shape (n,), int64: the row of each sequence of the batch.
-        shapes: (rows, width) of each rectangle.
     """
 
     backend: ClassVar[str] = "sdpa"
-    tokens: Tensor
-    lengths: Tensor
-    order: Tensor
-    shapes: tuple[tuple[int, int], ...]
+    tokens: Tensor  # padded on the right in each row
+    lengths: Tensor  # (rows,), int64: real tokens in each row
+    order: Tensor  # (n,), int64: the row of each sequence of the batch
+    shapes: tuple[tuple[int, int], ...]  # rows and width of each rectangle
 
     @classmethod
     def of(cls, batch: PaddedBatch | PackedBatch, pad_id: int) -> RectangleLayout:
@@ -245,25 +193,18 @@ class RectangleLayout(Layout):
 
     @property
     def longest(self) -> int:
-        """No sequence has more tokens than this."""
+        """See `Layout`."""
         return max(width for _, width in self.shapes)
 
     def positions(self) -> Tensor:
-        """Place of each token in its row, from 0: shape (T,), integers."""
+        """See `Layout`."""
         places = [self._columns(width).repeat(rows) for rows, width in self.shapes]
         return torch.cat(places)
 
-    def spread(self, values: Tensor) -> Tensor:
-        """One value per row to one per token."""
-        parts = zip(self._rows(values), self.shapes, strict=True)
-        wide = [part[:, None].expand(-1, width).flatten() for part, (_, width) in parts]
-        return torch.cat(wide)
-
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """For each rectangle which keys exist, or, with ALiBi, how far away they are.
+        """Which keys exist, (rows, 1, 1, width), or, with ALiBi, how far away they are.
 
-        Returns:
-            Boolean (rows, 1, 1, width), or `dtype` (rows, h, width, width).
+        One for each rectangle; distances are `dtype` (rows, h, width, width).
         """
         seen = []
         for lengths, (_, width) in zip(self._rows(self.lengths), self.shapes, strict=True):
@@ -278,7 +219,7 @@ class RectangleLayout(Layout):
         return tuple(seen)
 
     def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
-        """Full attention inside each row: three times (T, h, d) to (T, h * d)."""
+        """See `Layout`."""
         seen = []
         start = 0
         for (rows, width), mask in zip(self.shapes, masks, strict=True):
@@ -289,8 +230,8 @@ class RectangleLayout(Layout):
             start = stop
         return torch.cat(seen) if len(seen) > 1 else seen[0]
 
-    def row_means(self, hidden: Tensor, skip: int) -> Tensor:
-        """As `mean`, in the order of the rows."""
+    def mean(self, hidden: Tensor, skip: int) -> Tensor:
+        """See `Layout`."""
         sums = []
         blocks = torch.split(hidden, [rows * width for rows, width in self.shapes])
         for block, lengths, shape in zip(
@@ -300,11 +241,8 @@ class RectangleLayout(Layout):
             kept = (columns >= skip) & (columns < lengths[:, None] - skip)
             values = block.view(*shape, -1).float().masked_fill(~kept[:, :, None], 0.0)
             sums.append(values.sum(1))
-        return torch.cat(sums) / (self.lengths - 2 * skip).clamp(min=1)[:, None]
-
-    def mean(self, hidden: Tensor, skip: int) -> Tensor:
-        """Average the tokens of each sequence, without `skip` at both its ends."""
-        return self.row_means(hidden, skip)[self.order]
+        means = torch.cat(sums) / (self.lengths - 2 * skip).clamp(min=1)[:, None]
+        return means[self.order]
 
     def _columns(self, width: int) -> Tensor:
         return torch.arange(width, device=self.tokens.device)

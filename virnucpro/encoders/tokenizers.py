@@ -26,10 +26,8 @@ RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 RESIDUE_X, RESIDUE_PAD = 20, 21
 
 BOS_ID, PAD_ID, EOS_ID, UNKNOWN_ID = 0, 1, 2, 3
-ESM_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
-"""The alphabet of ESM-2 in the order of its ids, which start at 4."""
-MAX_RESIDUES = 1022
-"""ESM-2 was trained on windows of 1,024 tokens with BOS and EOS."""
+ESM_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO.-"  # in the order of their ids, from 4
+MAX_RESIDUES = 1022  # ESM-2 was trained on windows of 1,024 tokens with BOS and EOS
 
 
 class Tokenizer(Protocol):
@@ -83,7 +81,7 @@ class BaseTokenizer:
     """
 
     def encode(self, sequence: str) -> NDArray[np.int64]:
-        """Token ids, shape (nt,)."""
+        """See `Tokenizer`."""
         return _BASE_IDS[_bytes(sequence)]
 
 
@@ -95,7 +93,7 @@ class ResidueTokenizer:
     """
 
     def encode(self, sequence: str) -> NDArray[np.int64]:
-        """Token ids, shape (aa,)."""
+        """See `Tokenizer`."""
         return _RESIDUE_IDS[_bytes(sequence)]
 
 
@@ -110,7 +108,7 @@ class ProteinTokenizer:
         self.max_residues = max_residues
 
     def encode(self, sequence: str) -> NDArray[np.int64]:
-        """Token ids with BOS and EOS: shape (residues + 2,), int64.
+        """See `Tokenizer`.
 
         >>> ProteinTokenizer().encode("MX*").tolist()
         [0, 20, 24, 3, 2]
@@ -137,8 +135,8 @@ class BpeTokenizer:
         return np.array(self._tokenizer.encode(sequence).ids, dtype=np.int64)
 
     def encode_batch(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
-        """As `encode` for each of `sequences`, on all cores; other threads run meanwhile."""
-        encodings = self._tokenizer.encode_batch(list(sequences))
+        """As `encode` for each of `sequences`; other threads run meanwhile."""
+        encodings = self._tokenizer.encode_batch_fast(list(sequences))  # fast: without offsets
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     @property

@@ -27,25 +27,15 @@ _PICKLED = (".bin", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors of one model, not yet read.
+    """Named tensors of one model, not yet read."""
 
-    Attributes:
-        source: file or directory they come from.
-        config: what the publisher says about the network; empty if nothing.
-        shapes: shape of each tensor.
-    """
-
-    source: Path
-    config: dict[str, Any]
+    source: Path  # file or directory they come from
+    config: dict[str, Any]  # what the publisher says about the network; empty if nothing
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _readers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU.
-
-        Raises:
-            ModelError: if the file breaks off inside it.
-        """
+        """One tensor, on the CPU; a ModelError where the file breaks off inside it."""
         try:
             return self._readers[name]()
         except Exception as error:  # readers of two libraries; each has its own errors

@@ -6,7 +6,6 @@ nothing of another's: the sample is of the user's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,34 +21,19 @@ LARGEST_DIFFERENCE = 0.02  # of a probability
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What became of the scores of a sample.
-
-    Attributes:
-        sequences: how many there were.
-        labels_agree: share of equal labels, at most 1.
-        largest_difference: of a probability, at most 1.
-    """
+    """What became of the scores of a sample."""
 
     sequences: int
-    labels_agree: float
-    largest_difference: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every field, JSON-able."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    labels_agree: float  # share, at most 1
+    largest_difference: float  # of a probability
 
 
-def agreement(
-    exact: NDArray[np.float32],
-    fast: NDArray[np.float32],
-    classify: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]],
-) -> Agreement:
-    """Compare the scores of vectors computed twice.
+def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> Agreement:
+    """Compare the probabilities of virus that two ways give the same sequences.
 
     Args:
-        exact: vectors of a sample in the numbers that are trusted, shape (n, d).
-        fast: vectors of the same sequences in the others, shape (n, d).
-        classify: vectors (n, d) to the probability of virus, shape (n,).
+        exact: by the numbers that are trusted, shape (n,).
+        fast: by the others, shape (n,).
 
     Returns:
         How far they agree; labels are taken at 0.5.
@@ -59,19 +43,18 @@ def agreement(
     """
     if len(exact) < LEAST_SEQUENCES:
         raise UsageError(
-            f"float8 is trusted after {LEAST_SEQUENCES} sequences scored both ways, and there "
-            f"are {len(exact)}; leave it out"
+            f"--precision fp8 is trusted after {LEAST_SEQUENCES} sequences scored both ways, and "
+            f"there are {len(exact)}; leave it out"
         )
-    slow, quick = (np.asarray(classify(vectors), dtype=np.float64) for vectors in (exact, fast))
     found = Agreement(
-        sequences=len(slow),
-        labels_agree=float(np.mean((slow >= 0.5) == (quick >= 0.5))),
-        largest_difference=float(np.abs(slow - quick).max()),
+        sequences=len(exact),
+        labels_agree=float(np.mean((exact >= 0.5) == (fast >= 0.5))),
+        largest_difference=float(np.abs(exact - fast).max()),
     )
     agree = found.labels_agree >= LEAST_AGREEMENT
     if not (agree and found.largest_difference <= LARGEST_DIFFERENCE):
         raise UsageError(
-            f"float8 changes too much here: of {found.sequences} sequences "
+            f"--precision fp8 changes too much here: of {found.sequences} sequences "
             f"{found.labels_agree:.2%} keep their label ({LEAST_AGREEMENT:.1%} must) and "
             f"probabilities move by up to {found.largest_difference:.3f} "
             f"({LARGEST_DIFFERENCE} may); leave it out"

@@ -31,10 +31,7 @@ _POLL_S = 0.1
 def spread(make: Callable[[Given], Made], given: Iterable[Given], threads: int) -> Iterator[Made]:
     """`map` over threads: same order, at most two pieces of work waiting per thread.
 
-    Args:
-        make: called once for each element.
-        given: read from the calling thread only.
-        threads: 0 or 1 calls `make` in the calling thread.
+    `given` is read from the calling thread only, which also does the work for 0 or 1 threads.
     """
     if threads <= 1:
         yield from map(make, given)
@@ -123,13 +120,7 @@ def _put(made: queue.Queue[Made], element: Made, stop: threading.Event) -> bool:
 def tokenize(
     tokenizer: Tokenizer, sequences: Sequence[str], threads: int = 1
 ) -> list[NDArray[np.int64]]:
-    """Token ids of `sequences`, in their order.
-
-    Args:
-        tokenizer: asked for many sequences at once where it has `encode_batch`.
-        sequences: n sequences.
-        threads: slices tokenised side by side.
-    """
+    """Token ids of `sequences`, in their order; `threads` slices side by side."""
     many = getattr(tokenizer, "encode_batch", None)
 
     def encode(start: int) -> list[NDArray[np.int64]]:

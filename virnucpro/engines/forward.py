@@ -1,20 +1,22 @@
-"""One batch through the encoder: prepared on the host, computed on the device.
+"""One batch through the encoder, how many tokens it may hold, and whether compiling pays.
 
-Room 5. Fixed shapes go through `torch.compile`, everything else through the encoder as it is.
-One layer is compiled and serves for all of its kind, which takes a tenth of the time of a whole
-network and loses only the fusion across the border of two layers.
+Fixed shapes go through `torch.compile`, everything else through the encoder as it is. One layer
+is compiled and serves for all of its kind, which takes a tenth of the time of a whole network.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from virnucpro.core.errors import DeviceError
+from virnucpro.core.records import Tokens
 from virnucpro.encoders.attention import TransformerEncoder, pinned_kernels, prove_backend
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.batches import Batch
@@ -23,7 +25,13 @@ from virnucpro.encoders.layouts import Layout, RectangleLayout, TiledLayout
 log = logging.getLogger("virnucpro.engines")
 
 MOST_SHAPES = 6  # the compiler keeps eight versions of one function
+LARGEST_BUDGET, SMALLEST_BUDGET = 65_536, 1_024
+# A minute of work for an H100 without compiling, at 4e14 operations a second. Compiling takes
+# 1 to 4 s a shape beside the compiler's start, and makes the work 1.22 times as fast.
+REPAID_FROM_OPERATIONS = 2.5e16
 Prepared = Batch | Layout
+_PROBE_TOKENS, _PROBE_LENGTH = 4_096, 64
+_USABLE = 0.7  # of the free memory: the allocator splits blocks, and other lengths need more
 
 
 class Forward:
@@ -44,25 +52,20 @@ class Forward:
     def __init__(self, encoder: Encoder, device: torch.device, packed: bool = False) -> None:
         self.encoder, self.device = encoder.eval(), device
         self._transformer = encoder if isinstance(encoder, TransformerEncoder) else None
-        self._layers = list(getattr(encoder, "layers", [])) or [encoder]
         self.backend = "conv" if self._transformer is None else RectangleLayout.backend
         with self._on_device():
             if self._transformer and (packed or self._transformer.backend == TiledLayout.backend):
                 self.backend = prove_backend(self._transformer)
+        numbers = str(next(encoder.parameters()).dtype).removeprefix("torch.")
+        self.numbers = encoder.numbers or numbers
+        self._layers = list(getattr(encoder, "layers", [])) or [encoder]
         self._shapes: set[tuple[Any, ...]] = set()
         self.compiles = self._insist = False
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Numbers that the weights are kept in."""
-        parameter = next(self.encoder.parameters(), None)
-        return torch.float32 if parameter is None else parameter.dtype
 
     def compile(self, insist: bool) -> None:
         """Compile from now on, when a shape first occurs; our own kernels leave nothing to do.
 
-        Args:
-            insist: a failure of the compiler is an error; else go on without it.
+        A failure of the compiler is an error if `insist`; else the work goes on without it.
         """
         if self.backend == TiledLayout.backend:
             log.info("torch.compile left out: the Triton kernels are faster, and for any shape")
@@ -72,12 +75,7 @@ class Forward:
             layer.compile(dynamic=False)
 
     def prepare(self, batch: Batch, pin: bool) -> Prepared:
-        """Lay out a batch on the host for the kernels in use.
-
-        Args:
-            batch: on the host.
-            pin: put it in page-locked memory, so that its copy does not wait.
-        """
+        """Lay out a batch on the host for the kernels in use; page-locked if `pin`."""
         ready = self._transformer.lay_out(batch) if self._transformer else batch
         return ready.pin_memory() if pin else ready
 
@@ -96,7 +94,8 @@ class Forward:
         return vectors
 
     def _admit(self, ready: Prepared) -> bool:
-        shape = _shape(ready)
+        fixed = (getattr(ready, "shapes", ()), getattr(ready, "max_length", 0))
+        shape = (*ready.tokens.shape, *fixed)
         if shape not in self._shapes and len(self._shapes) < MOST_SHAPES:
             log.info("Compiling for batches of shape %s", shape)
             self._shapes.add(shape)
@@ -125,6 +124,54 @@ class Forward:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
 
-def _shape(ready: Prepared) -> tuple[Any, ...]:
-    fixed = (getattr(ready, "shapes", ()), getattr(ready, "max_length", 0))
-    return (*ready.tokens.shape, *fixed)
+def probe(forward: Forward, collate: Callable[[Sequence[Tokens]], Batch]) -> tuple[float, int]:
+    """Run a small batch on a CUDA device and see what it takes.
+
+    Returns:
+        Memory in use at the peak, above weights and batch, for each token; memory that nobody
+        uses (bytes).
+
+    Raises:
+        DeviceError: not even that fits.
+    """
+    device = forward.device
+    letters = np.full(_PROBE_LENGTH, 5, dtype=np.int64)
+    ready = forward.prepare(collate([letters] * (_PROBE_TOKENS // _PROBE_LENGTH)), pin=False)
+    try:
+        forward(ready, fixed=False)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        forward(ready, fixed=False)
+        torch.cuda.synchronize(device)
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"{device}: no memory for {_PROBE_TOKENS} tokens at once") from error
+    peak = torch.cuda.max_memory_allocated(device) - held
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return peak / _PROBE_TOKENS, free
+
+
+def budget_by_memory(bytes_per_token: float, free_bytes: int) -> int:
+    """The largest power of two whose batch fits into free memory, between the two limits.
+
+    A power of two, so that runs on like devices lay out like batches.
+    """
+    fitting = int(_USABLE * free_bytes / max(bytes_per_token, 1.0))
+    power = 1 << max(fitting.bit_length() - 1, 0)
+    return min(max(power, SMALLEST_BUDGET), LARGEST_BUDGET)
+
+
+def compiling_pays(tokens: int, weights: int) -> bool:
+    """Whether a job of so many tokens, on however many devices, repays compiling; logs why.
+
+    Decided from the job alone, never from the clock: compiled numbers differ in the last bits,
+    and a job that is stopped and resumed must get the same ones.
+    """
+    operations = 2.0 * weights * tokens  # a token takes about two for each weight
+    pays = operations >= REPAID_FROM_OPERATIONS
+    log.info(
+        "torch.compile %s: %d tokens are %.1e operations, compiling is repaid from %.1e on",
+        "on" if pays else "off", tokens, operations, REPAID_FROM_OPERATIONS,
+    )  # fmt: skip
+    return pays

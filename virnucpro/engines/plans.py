@@ -1,12 +1,12 @@
 """Group token sequences into batches that fit a token budget, and lay them out.
 
-`batches_within` splits one length-sorted queue and pays for padding or not; `pack` fills rows
-without padding better, by first-fit decreasing. Both take lengths and give indices.
+Lengths in, indices out. `PaddedPlan` makes rectangles of sequences of like length and pays for
+padding; `PackedPlan` lays sequences end to end, by first-fit decreasing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,102 +15,143 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import SequenceTooLongError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.batches import PackedBatch, PaddedBatch
+from virnucpro.encoders.layouts import bucket_width
 
-Cost = Callable[[int, int, int], int]  # (sequences, longest, total) -> tokens paid for
 Lengths = Sequence[int] | NDArray[np.integer]
 Counts = NDArray[np.int64]
 
 
-def padded_cost(sequences: int, longest: int, total: int) -> int:
-    """Tokens in a rectangle: every row as long as the longest."""
-    return sequences * longest
+TOKENS_PER_SEQUENCE = 32  # rows of a fixed shape hold at most budget / 32 sequences
+LONGEST_STEP = 128  # rows of queries that an attention kernel takes at once
 
 
-def packed_cost(sequences: int, longest: int, total: int) -> int:
-    """Tokens laid end to end: nothing but the sequences."""
-    return total
+class PackedPlan:
+    """Batches as one row of tokens: sequences end to end, nothing between them."""
+
+    name = "packed"
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id, self._longest = pad_id, LONGEST_STEP
+
+    def plan(self, lengths: Lengths, budget: int) -> list[Counts]:
+        """Indices of each batch, longest first; every index appears exactly once."""
+        return pack(lengths, budget)
+
+    def slots(self, lengths: Counts) -> Counts:
+        """Token slots that each sequence takes, shape (n,)."""
+        return lengths
+
+    def collate(self, items: Sequence[Tokens]) -> PackedBatch:
+        """Join `items` end to end."""
+        return collate_packed(items)
+
+    def fixed(self, batch: PackedBatch, budget: int) -> PackedBatch | None:
+        """The same row, filled up to `budget` tokens and to a fixed number of segments.
+
+        Padding follows the last sequence as segments of its own, then come segments without
+        tokens, so nothing that is kept can see it. None if more than a quarter is missing.
+        """
+        real = len(batch.tokens)
+        missing = budget - real
+        if missing < 0 or missing * 4 > budget:
+            return None
+        self._longest = max(self._longest, -(-batch.max_length // LONGEST_STEP) * LONGEST_STEP)
+        tail = [*range(real + self._longest, budget, self._longest), budget] if missing else []
+        empty = segments(budget) - len(batch) - len(tail)
+        if empty < 0:
+            return None
+        ends = torch.tensor(tail + [budget] * empty, dtype=torch.int32)
+        tokens = torch.nn.functional.pad(batch.tokens, (0, missing), value=self.pad_id)
+        return PackedBatch(tokens, torch.cat([batch.cu_seqlens, ends]), self._longest)
 
 
-def longest_first(lengths: Lengths) -> NDArray[np.int64]:
-    """Indices by falling length; equal lengths keep their order."""
-    return np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+class PaddedPlan:
+    """Batches as rectangles, for encoders whose attention has no kernel for packed tokens."""
+
+    name = "padded"
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def plan(self, lengths: Lengths, budget: int) -> list[Counts]:
+        """Indices of each batch, widest first; every index appears exactly once.
+
+        Full rectangles hold sequences of one rounded length, so that few shapes occur. What
+        is left over of each length is put together, longest first.
+        """
+        widths = self.slots(np.asarray(lengths, dtype=np.int64))
+        batches: list[Counts] = []
+        rest = []
+        for width in np.unique(widths)[::-1].tolist():
+            members = np.flatnonzero(widths == width)
+            rows = budget // width
+            whole = len(members) - len(members) % rows if rows else 0
+            batches += np.split(members[:whole], whole // rows) if whole else []
+            rest.append(members[whole:])
+        left = np.concatenate(rest) if rest else np.empty(0, dtype=np.int64)
+        batches += [left[np.asarray(batch)] for batch in batches_within(widths[left], budget)]
+        return sorted(batches, key=lambda batch: -int(widths[batch[0]]))
+
+    def slots(self, lengths: Counts) -> Counts:
+        """Token slots that each sequence takes in a row of its own, shape (n,)."""
+        return bucket_width(torch.from_numpy(lengths)).numpy()
+
+    def collate(self, items: Sequence[Tokens]) -> PaddedBatch:
+        """Stack `items` into a rectangle of rounded width."""
+        batch = collate_padded(items, self.pad_id)
+        missing = int(bucket_width(batch.lengths).max()) - batch.tokens.shape[1]
+        tokens = torch.nn.functional.pad(batch.tokens, (0, missing), value=self.pad_id)
+        return PaddedBatch(tokens, batch.lengths)
+
+    def fixed(self, batch: PaddedBatch, budget: int) -> PaddedBatch | None:
+        """The same rectangle with rows of padding up to a full one; None if too many."""
+        rows, width = batch.tokens.shape
+        missing = budget // width - rows
+        if missing < 0 or missing * 4 > rows + missing:
+            return None
+        tokens = torch.nn.functional.pad(batch.tokens, (0, 0, 0, missing), value=self.pad_id)
+        lengths = torch.nn.functional.pad(batch.lengths, (0, missing), value=width)
+        return PaddedBatch(tokens, lengths)
 
 
-def batches_within(lengths: Lengths, budget: int, cost: Cost) -> Iterator[list[int]]:
-    """Split sequences into batches, longest first, none dearer than `budget`.
+def segments(budget: int) -> int:
+    """Segments of a row of fixed shape: sequences, and room for a quarter of padding."""
+    return max(1, budget // TOKENS_PER_SEQUENCE) + budget // (4 * LONGEST_STEP) + 2
 
-    Args:
-        lengths: tokens per sequence with special tokens, shape (n,).
-        budget: the most one batch may cost (tokens).
-        cost: `padded_cost` or `packed_cost`.
+
+def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:
+    """Split sequences into rectangles, longest first, none of more than `budget` slots.
 
     Yields:
         Indices into `lengths`; each index appears exactly once.
 
     Raises:
-        SequenceTooLongError: a single sequence costs more than `budget`.
+        SequenceTooLongError: a single sequence has more tokens than `budget`.
 
     Source:
-        One queue, two costs: text-embeddings-inference, core/src/queue.rs at 0206214.
+        text-embeddings-inference, core/src/queue.rs at 0206214.
 
-    >>> list(batches_within([5, 3, 2], budget=6, cost=padded_cost))
+    >>> list(batches_within([5, 3, 2], budget=6))
     [[0], [1, 2]]
     """
     batch: list[int] = []
-    longest = total = 0
-    for i in longest_first(lengths).tolist():
-        tokens = int(lengths[i])
-        if cost(1, tokens, tokens) > budget:
-            raise SequenceTooLongError(i, tokens, budget)
-        if batch and cost(len(batch) + 1, longest, total + tokens) > budget:
+    for i in _longest_first(np.asarray(lengths, dtype=np.int64)).tolist():
+        if int(lengths[i]) > budget:
+            raise SequenceTooLongError(i, int(lengths[i]), budget)
+        if batch and (len(batch) + 1) * int(lengths[batch[0]]) > budget:
             yield batch
-            batch, longest, total = [], 0, 0
+            batch = []
         batch.append(i)
-        longest, total = max(longest, tokens), total + tokens
     if batch:
         yield batch
 
 
-class _Bins:
-    """Open batches in the order they were opened: tokens and sequences still free in each."""
-
-    def __init__(self, budget: int, most: int) -> None:
-        self.budget, self.most = budget, most
-        self.tokens: Counts = np.empty(0, dtype=np.int64)
-        self.sequences: Counts = np.empty(0, dtype=np.int64)
-
-    def place(self, tokens: int, count: int) -> Counts:
-        """Put `count` sequences of `tokens` each where they first fit.
-
-        Returns:
-            How many went to each batch, shape (batches,); new batches are at the end.
-        """
-        capacity = np.minimum(self.tokens // tokens, self.sequences)
-        before = np.cumsum(capacity) - capacity
-        taken = np.clip(count - before, 0, capacity)
-        left = count - int(taken.sum())
-        each = min(self.budget // tokens, self.most)
-        opened = -(-left // each)
-        fresh = np.full(opened, each, dtype=np.int64)
-        if opened:
-            fresh[-1] = left - each * (opened - 1)
-        taken = np.concatenate([taken, fresh])
-        self.tokens = _grown(self.tokens, opened, self.budget) - taken * tokens
-        self.sequences = _grown(self.sequences, opened, self.most) - taken
-        return taken
-
-
-def _grown(values: Counts, extra: int, value: int) -> Counts:
-    return np.concatenate([values, np.full(extra, value, dtype=np.int64)])
-
-
-def pack(lengths: Lengths, budget: int, max_sequences: int | None = None) -> list[Counts]:
+def pack(lengths: Lengths, budget: int) -> list[Counts]:
     """Fill batches of `budget` tokens, longest sequences first, each where it first fits.
 
     Args:
         lengths: tokens per sequence with special tokens, shape (n,), each at least 1.
         budget: token slots of one batch.
-        max_sequences: the most sequences one batch may hold; None means no limit.
 
     Returns:
         Indices into `lengths`, one array a batch, longest first within each; every index
@@ -118,7 +159,7 @@ def pack(lengths: Lengths, budget: int, max_sequences: int | None = None) -> lis
 
     Raises:
         SequenceTooLongError: a single sequence has more tokens than `budget`.
-        ValueError: a sequence without tokens, or a limit below 1.
+        ValueError: a sequence without tokens.
 
     >>> [batch.tolist() for batch in pack([5, 3, 2, 1], budget=6)]
     [[0, 3], [1, 2]]
@@ -126,17 +167,23 @@ def pack(lengths: Lengths, budget: int, max_sequences: int | None = None) -> lis
     sizes = np.asarray(lengths, dtype=np.int64)
     if not len(sizes):
         return []
-    most = len(sizes) if max_sequences is None else max_sequences
-    if sizes.min() < 1 or most < 1:
-        raise ValueError("every sequence needs at least one token, every batch one sequence")
-    order = longest_first(sizes)
+    if sizes.min() < 1:
+        raise ValueError("every sequence needs at least one token")
+    order = _longest_first(sizes)
     if sizes[order[0]] > budget:
         raise SequenceTooLongError(int(order[0]), int(sizes[order[0]]), budget)
-    bins = _Bins(budget, most)
+    free: Counts = np.empty(0, dtype=np.int64)  # tokens of each batch, in the order of opening
     homes = []
     distinct, counts = np.unique(sizes, return_counts=True)
     for tokens, count in zip(distinct[::-1].tolist(), counts[::-1].tolist(), strict=True):
-        taken = bins.place(tokens, count)
+        capacity = free // tokens
+        taken = np.clip(count - (np.cumsum(capacity) - capacity), 0, capacity)
+        left, each = count - int(taken.sum()), budget // tokens
+        fresh = np.full(-(-left // each), each, dtype=np.int64)
+        if len(fresh):
+            fresh[-1] = left - each * (len(fresh) - 1)
+        taken = np.concatenate([taken, fresh])
+        free = np.pad(free, (0, len(fresh)), constant_values=budget) - taken * tokens
         homes.append(np.repeat(np.arange(len(taken)), taken))
     home = np.concatenate(homes)
     by_home = np.argsort(home, kind="stable")
@@ -158,11 +205,7 @@ def collate_padded(items: Sequence[Tokens], pad_id: int) -> PaddedBatch:
 
 
 def collate_packed(items: Sequence[Tokens]) -> PackedBatch:
-    """Join sequences end to end.
-
-    Raises:
-        ValueError: if there are no items, or an item has no tokens.
-    """
+    """Join sequences end to end; errors as for `collate_padded`."""
     lengths = _lengths(items)
     bounds = np.zeros(len(items) + 1, dtype=np.int32)
     np.cumsum(lengths, out=bounds[1:])
@@ -170,8 +213,13 @@ def collate_packed(items: Sequence[Tokens]) -> PackedBatch:
     return PackedBatch(torch.from_numpy(tokens), torch.from_numpy(bounds), int(lengths.max()))
 
 
-def _lengths(items: Sequence[Tokens]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _lengths(items: Sequence[Tokens]) -> Counts:
     lengths = np.array([len(item) for item in items], dtype=np.int64)
     if not len(lengths) or not lengths.all():
         raise ValueError("a batch needs at least one sequence, and each at least one token")
     return lengths
+
+
+def _longest_first(lengths: Counts) -> Counts:
+    """Indices by falling length; equal lengths keep their order."""
+    return np.argsort(-lengths, kind="stable")

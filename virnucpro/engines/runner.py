@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,10 @@ from torch import Tensor
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import Encoder
-from virnucpro.engines.base import BatchLayout, Embedded, EngineOptions, EngineStats
+from virnucpro.engines.base import Embedded, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
-from virnucpro.engines.forward import Forward, Prepared
-from virnucpro.engines.memory import budget_by_memory, compiling_pays, probe
+from virnucpro.engines.forward import Forward, Prepared, budget_by_memory, compiling_pays, probe
+from virnucpro.engines.plans import PackedPlan, PaddedPlan
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -66,7 +67,11 @@ class BatchEngine:
     """
 
     def __init__(
-        self, encoder: Encoder, layout: BatchLayout, device: torch.device, options: EngineOptions
+        self,
+        encoder: Encoder,
+        layout: PackedPlan | PaddedPlan,
+        device: torch.device,
+        options: EngineOptions,
     ) -> None:
         self.layout, self.device, self.options = layout, device, options
         self._forward = Forward(encoder, device, packed=layout.name == "packed")
@@ -75,16 +80,23 @@ class BatchEngine:
         self._pin = self._pin and torch.cuda.is_available()
         self._copies = _stream(device) if self._is_cuda else None
         self._exact: Forward | None = None
+        if options.compile == "on":
+            self._forward.compile(insist=True)
+        elif options.compile == "auto" and self._is_cuda:
+            weights = sum(parameter.numel() for parameter in encoder.parameters())
+            if compiling_pays(options.expected_tokens, weights):
+                self._forward.compile(insist=False)
+        budget = options.token_budget
+        if budget is None and self._is_cuda:
+            budget = budget_by_memory(*probe(self._forward, layout.collate))
         self.stats = EngineStats(
             layout=layout.name,
             device=str(device),
-            dtype=str(self._forward.dtype).removeprefix("torch."),
+            dtype=self._forward.numbers,
             backend=self._forward.backend,
-            token_budget=self._settle(),
+            token_budget=encoder.cpu_tokens if budget is None else budget,
             compiled=self._forward.compiles,
         )
-        if self._forward.compiles and options.longest:
-            self._warm_up(options.longest)
         log.info(
             "Engine: %(layout)s on %(device)s, %(dtype)s, attention %(backend)s, "
             "%(token_budget)d tokens a batch, compiled %(compiled)s",
@@ -97,6 +109,7 @@ class BatchEngine:
         Batches are laid out in the feeding thread, so that making them overlaps with the
         device's work.
         """
+        start = time.perf_counter()
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
         batches = self._planned(items, np.arange(len(items)))
         prepared = spread(self._prepare, batches, self.options.feeding_threads)
@@ -115,35 +128,9 @@ class BatchEngine:
                     waiting = launched
         if waiting is not None:
             yield self._collect(waiting)
+        self.stats.seconds += time.perf_counter() - start
         if self._is_cuda:
             self.stats.gpu_bytes = torch.cuda.max_memory_reserved(self.device)
-
-    def _settle(self) -> int:
-        """Decide the token budget and whether to compile."""
-        options = self.options
-        if options.compile == "on":
-            self._forward.compile(insist=True)
-        elif options.compile == "auto" and self._is_cuda:
-            weights = sum(parameter.numel() for parameter in self._forward.encoder.parameters())
-            if compiling_pays(options.expected_tokens, weights):
-                self._forward.compile(insist=False)
-        if options.token_budget is not None:
-            return options.token_budget
-        if not self._is_cuda:
-            return self._forward.encoder.cpu_tokens
-        return budget_by_memory(probe(self._forward, self.layout.collate))
-
-    def _warm_up(self, longest: int) -> None:
-        """Compile for full batches before anyone waits for one."""
-        start = time.perf_counter()
-        length = min(longest, self.stats.token_budget, 64)
-        letters = np.full(length, 5, dtype=np.int64)
-        items = [letters] * (self.stats.token_budget // length)
-        batch = self._planned(items, np.arange(len(items)))[0]
-        for pending in self._launch(self._prepare(batch)):
-            if pending.fetched is not None:
-                pending.fetched.synchronize()
-        log.info("Compiled in %.1f s", time.perf_counter() - start)
 
     def _planned(self, items: Sequence[Tokens], rows: NDArray[np.int64]) -> list[_Batch]:
         """Batches within the budget, longest first; what exceeds it alone is a batch alone.
@@ -164,9 +151,10 @@ class BatchEngine:
 
     def _prepare(self, batch_items: _Batch) -> _Work:
         rows, items = batch_items
-        batch = self.layout.collate(items)
+        layout: Any = self.layout  # its batches are its own
+        batch = layout.collate(items)
         fixes = self._forward.compiles and max(map(len, items)) > self._forward.encoder.short_tokens
-        fixed = self.layout.fixed(batch, self.stats.token_budget) if fixes else None
+        fixed = layout.fixed(batch, self.stats.token_budget) if fixes else None
         ready = self._forward.prepare(batch if fixed is None else fixed, self._pin)
         return _Work(rows, items, ready, fixed is not None)
 

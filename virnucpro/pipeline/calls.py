@@ -17,7 +17,7 @@ from virnucpro.core.files import atomic_write
 from virnucpro.core.records import FRAMES, Status
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Shard
-from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.reports.tables import (
     CHUNK_COLUMNS,
     CONTIG_COLUMNS,

@@ -16,10 +16,11 @@ from virnucpro.core.records import Record
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.calls import Caller
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
+from virnucpro.pipeline.precision import compare, refuse_fp8
 from virnucpro.pipeline.stream import ScoreJob, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels, finished
+from virnucpro.scores.scorer import EmbeddingOptions, finished
 
 PER_UNIT = 2_000
 
@@ -62,8 +63,17 @@ class DirectScorer:
         yield from scored_shards(self._events(records), None, self._executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
-        """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
-        task = self._job.task(LoadedModels(self._device))
+        """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d).
+
+        Raises:
+            UsageError: float8 was asked for, and does not run or changes too much.
+        """
+        executor = InProcess(self._device)
+        if self._job.protein.dtype == "fp8":
+            refuse_fp8(self.model, self._device)
+            records = list(records)
+            compare(self._job, executor, self._events(records))
+        task = self._job.task(executor.models)
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
         for event in self._events(records):
             if isinstance(event, Unit):

@@ -32,8 +32,7 @@ from virnucpro.reports.tables import (
     rounded,
 )
 from virnucpro.scores.composition import Composition, FdrCurve
-from virnucpro.scores.intervals import viral_stretches
-from virnucpro.scores.thresholds import VIRUS
+from virnucpro.scores.thresholds import VIRUS, viral_stretches
 from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024

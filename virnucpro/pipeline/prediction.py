@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from virnucpro.core.errors import InputError, WorkersFailedError
 from virnucpro.core.files import digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Status
-from virnucpro.pipeline.calls import ModelTables
+from virnucpro.pipeline.calls import Called, ModelTables
 from virnucpro.pipeline.feature_files import (
     read_dna_features,
     vectors_by_file,
@@ -32,9 +33,14 @@ from virnucpro.pipeline.final_tables import table_paths, write_final_tables
 from virnucpro.pipeline.input_pass import input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
-from virnucpro.pipeline.output_dir import check_free, remove_intermediates, working_in
-from virnucpro.pipeline.paths import default_output_dir
+from virnucpro.pipeline.output_dir import (
+    check_free,
+    default_output_dir,
+    remove_intermediates,
+    working_in,
+)
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
+from virnucpro.pipeline.precision import refuse_fp8, try_fp8
 from virnucpro.pipeline.run import (
     CALLS,
     INPUTS,
@@ -100,6 +106,8 @@ def run_prediction(
     read = [*input_files, *filter(None, [settings.inputs.reference])]
     check_inputs(read)
     model = choose_model(settings.model)
+    if settings.compute.dtype == "fp8":
+        refuse_fp8(model, settings.compute.devices[0])
     with working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
         calls = run.ledger.read(CALLS, run.calls_key)
@@ -158,6 +166,8 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         counts = stack.enter_context(run.report.stage("scoring"))
         bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
         tables = stack.enter_context(ModelTables(paths, run.model))
+        if compute.dtype == "fp8":
+            run.report.data["agreement"] = try_fp8(run, job, executor)
         log = ReadLog()
         records = read_sources(run.sources, log)
         events = input_pass(records, run.rules, run.per_unit, run.threads)
@@ -165,8 +175,15 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         scored = scored_shards(
             events, store, executor, job, bar.update, given_up, run.report.note_engines
         )
-        for shard, scores in scored:
-            missing |= tables.add(shard, scores).missing
+        # This thread drives the device, and another writes: one shard waits for it at most.
+        with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
+            written: Future[Called] | None = None
+            for shard, scores in scored:
+                if written is not None:
+                    missing |= written.result().missing
+                written = writer.submit(tables.add, shard, scores)
+        if written is not None:
+            missing |= written.result().missing
         tables.finish()
         counts |= {**tables.counts, "gaps": log.gaps, "digits": log.digits, "blanks": log.blanks}
         _refuse_no_dna(run, counts)

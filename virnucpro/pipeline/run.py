@@ -32,8 +32,7 @@ from virnucpro.pipeline.inputs import (
     sampler,
     spool,
 )
-from virnucpro.pipeline.output_dir import check_free, remove_leftovers
-from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
@@ -43,7 +42,7 @@ logger = logging.getLogger("virnucpro.pipeline")
 
 FORMAT = 2
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
-_OF_SCORING = ("stages", "engines", "devices", "gpu_bytes")
+_OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

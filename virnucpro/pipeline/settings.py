@@ -46,7 +46,7 @@ class Compute:
     fallback_to_cpu: bool = False  # where the named GPU is missing
     gpus: tuple[int, ...] = ()  # in order; empty means `device`
     ranks: int | None = None  # processes of the packed engine
-    dtype: str = "auto"  # or float32, float16, bfloat16
+    dtype: str = "auto"  # or float32, float16, bfloat16; or fp8, which a sample must allow
     threads: int | None = None  # CPU threads of all processes together
     classifier_batch: int = 256  # rows
     reader_threads: int = 4  # read merged files ahead of the classifier; 0 reads in line

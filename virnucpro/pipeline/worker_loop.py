@@ -202,7 +202,11 @@ class InProcess:
         held: dict[int, Any] = {}
 
         def taken() -> Iterator[tuple[int, Job, Any]]:
+            is_greeted = False
             for key, unit in items:
+                if unit is not None and not is_greeted:
+                    is_greeted = True
+                    yield -1, job, None  # so that it loads while the first unit is prepared
                 held[key] = unit
                 yield key, job, unit
 

@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -46,7 +45,6 @@ _TICK_S = 1.0
 _START_S = 900.0  # weights may come from a slow disk, with nothing to say meanwhile
 _END_S = 3.0
 _MOST_LOSSES = 3  # in a row and for each worker, without a unit done between them
-_SWITCH_S = 2e-4  # other threads must not keep the one that feeds the device waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +339,6 @@ def worker_main(connection: Connection, settings: WorkerSettings, number: int) -
     if settings.device != "cpu":
         # Long-lived workers fragment CUDA memory; read when torch first allocates there.
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        sys.setswitchinterval(_SWITCH_S)
 
     if settings.threads is not None:
         import torch

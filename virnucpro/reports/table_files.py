@@ -25,7 +25,7 @@ from virnucpro.reports.tables import (
     RegionRow,
     header,
 )
-from virnucpro.scores.intervals import VIRAL
+from virnucpro.scores.thresholds import VIRAL
 from virnucpro.sequences.fasta_files import write_fasta
 
 TABLE_NAMES = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")

@@ -5,13 +5,16 @@ Vectors never leave this object on the way to a score, and an ORF is found again
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.device import usable_cpus
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores import kinds
 
@@ -20,11 +23,14 @@ if TYPE_CHECKING:
 
     from virnucpro.core.records import Tokens
     from virnucpro.encoders.base import Encoder
+    from virnucpro.encoders.esm2 import Esm2
     from virnucpro.encoders.tokenizers import Tokenizer
     from virnucpro.engines.base import Engine, EngineKind
     from virnucpro.scores.classifier import Classifier
 
 COLUMNS = 3 + kinds.COLUMNS
+MOST_TOKENIZERS = 12  # threads; from there on they wait for the interpreter
+_SWITCH_S = 2e-4  # other threads must not keep the one that feeds a GPU waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +38,12 @@ class EmbeddingOptions:
     """How an encoder runs; decides time and memory, never a score beyond the tolerance."""
 
     engine: EngineKind | None = None  # None means packed on a GPU
-    dtype: str = "auto"  # float16 on CUDA, float32 elsewhere; or float32, float16, bfloat16
+    # float16 on CUDA, float32 elsewhere; or float32, float16, bfloat16; or fp8: ESM-2 in float8
+    # where it runs, all else in float16
+    dtype: str = "auto"
     token_budget: int | None = None  # token slots of a batch; None means by free memory
     feeding_threads: int = 1  # lay out batches ahead of the device; 0 for none
-    tokenizer_threads: int = 1  # tokenise side by side
+    tokenizer_threads: int | None = None  # side by side; None means all for a GPU, else one
     pin_memory: bool | None = None  # page-locked batches; None means on CUDA
     compile: Literal["auto", "on", "off"] = "auto"  # auto: when the job repays it
     expected_tokens: int = 0  # of the whole job, about, for that decision
@@ -56,10 +64,14 @@ class LoadedModels:
     ) -> None:
         self.device, self.threads = device, threads
         self._interval, self._units = cache_clear_interval, 0
-        self.loads = 0  # encoders loaded so far
         self._encoders: dict[tuple[EncoderSpec, torch.dtype, bool], Encoder] = {}
         self._engines: dict[tuple[EncoderSpec, EmbeddingOptions], Engine] = {}
         self._classifiers: dict[str, Classifier] = {}
+
+    @property
+    def loads(self) -> int:
+        """Encoders loaded so far."""
+        return len(self._encoders)
 
     @property
     def is_single_threaded(self) -> bool:
@@ -79,21 +91,21 @@ class LoadedModels:
 
         from virnucpro.encoders.attention import TransformerEncoder
         from virnucpro.encoders.load import load_encoder
-        from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
+        from virnucpro.engines.base import EngineOptions, make_engine
 
         device = torch.device(self.device)
         if self.threads is not None:
             torch.set_num_threads(min(self.threads, torch.get_num_threads()))
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dtype = choose_dtype(options.dtype, device)
-        key = spec, dtype, options.plain_attention
-        if key not in self._encoders:
-            self._encoders[key] = load_encoder(spec, device, dtype)
-            self.loads += 1
-        encoder = self._encoders[key]
+            sys.setswitchinterval(_SWITCH_S)
+        encoder = self.encoder(spec, options)
         if options.plain_attention and isinstance(encoder, TransformerEncoder):
             encoder.forced_backend = "sdpa"
+        if options.dtype == "fp8" and spec.kind == "esm2":
+            from virnucpro.encoders.fp8 import to_fp8
+
+            encoder = to_fp8(cast("Esm2", encoder))
         settings = EngineOptions(
             token_budget=options.token_budget,
             feeding_threads=0 if self.is_single_threaded else options.feeding_threads,
@@ -105,6 +117,27 @@ class LoadedModels:
         kind = options.engine or ("packed" if device.type == "cuda" else "padded")
         engine = make_engine(kind, encoder, device=device, options=settings)
         return self._engines.setdefault((spec, options), engine)
+
+    def encoder(self, spec: EncoderSpec, options: EmbeddingOptions) -> Encoder:
+        """An encoder, its kernels compiled and proved; several threads may ask at once.
+
+        Errors as for `engine`.
+        """
+        import torch
+
+        from virnucpro.encoders.attention import TransformerEncoder, prove_backend
+        from virnucpro.encoders.load import load_encoder
+        from virnucpro.engines.base import choose_dtype
+
+        device = torch.device(self.device)
+        key = spec, choose_dtype(options.dtype, device), options.plain_attention
+        if key not in self._encoders:
+            encoder = load_encoder(spec, device, key[1])
+            if device.type == "cuda" and isinstance(encoder, TransformerEncoder):
+                with torch.cuda.device(device):
+                    prove_backend(encoder)
+            self._encoders[key] = encoder
+        return self._encoders[key]
 
     def classifier(self, model: ModelSpec) -> Classifier:
         """The classifier of a model; errors as for `engine`."""
@@ -139,6 +172,10 @@ class Embedder:
             self._engine = self._encoders.engine(self.spec, self._options)
         return self._engine
 
+    def load_encoder(self) -> None:
+        """What takes long in `load`."""
+        self._encoders.encoder(self.spec, self._options)
+
     def tokens(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         """Token ids of each sequence, under the number of its row; needs no device."""
         from virnucpro.encoders.tokenizers import make_tokenizer
@@ -147,7 +184,11 @@ class Embedder:
         if self._tokenizer is None:
             self._tokenizer = make_tokenizer(self.spec)
         texts = [sequence.decode("ascii") for sequence in sequences]
-        return tokenize(self._tokenizer, texts, self._options.tokenizer_threads)
+        threads = self._options.tokenizer_threads
+        if threads is None:
+            on_cpu = self._encoders.device == "cpu"
+            threads = 1 if on_cpu else min(MOST_TOKENIZERS, self._encoders.threads or usable_cpus())
+        return tokenize(self._tokenizer, texts, threads)
 
     def embed(
         self, items: Sequence[Tokens], out: NDArray[np.float32]
@@ -183,8 +224,12 @@ class Scorer:
     def load(self) -> None:
         """Load what is not loaded yet; errors as for `LoadedModels.engine`."""
         self._encoders.classifier(self.model)
-        self._dna.load()
-        self._protein.load()
+        slots = (self._dna, self._protein)
+        if self._encoders.device != "cpu":
+            with ThreadPoolExecutor(len(slots)) as loaders:
+                list(loaders.map(Embedder.load_encoder, slots))
+        for slot in slots:  # one after the other: each sees how much memory is free
+            slot.load()
 
     def prepare(self, orfs: tuple[Sequence[bytes], Sequence[bytes]]) -> Prepared:
         """DNA and proteins of n ORFs as tokens; may run in another thread than `run`."""
@@ -196,9 +241,11 @@ class Scorer:
         dna, protein = prepared
         split = self.model.dna.dim
         merged = np.empty((len(dna), self.model.dim), dtype=np.float32)
-        for _ in self._dna.embed(dna, merged[:, :split]):
-            yield 0  # a sign of life; an ORF is done when both vectors are there
+        # Proteins first: a GPU needs the host least for them, while another thread makes tokens of
+        # the next unit. They take longest too, so that an ORF counts as done with its protein.
         yield from self._protein.embed(protein, merged[:, split:])
+        for _ in self._dna.embed(dna, merged[:, :split]):
+            yield 0
         return merged
 
     def run(self, prepared: Prepared) -> Generator[int, None, NDArray[np.float32]]:

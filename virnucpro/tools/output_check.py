@@ -14,7 +14,7 @@ from typing import NamedTuple
 from virnucpro.core.checkpoint import check_file, read_entry
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.text import clipped
-from virnucpro.pipeline.paths import LEDGER
+from virnucpro.pipeline.output_dir import LEDGER
 
 
 class Finding(NamedTuple):

@@ -18,7 +18,6 @@ from virnucpro.engines.plans import collate_packed, collate_padded
 from virnucpro.models.specs import Esm2Shape
 
 LENGTHS = [5, 1, 140, 8, 9, 8, 300, 1022, 2]
-CPU = torch.device("cpu")
 
 
 def varlen_by_hand(q, k, v, bounds, _, longest, __):
@@ -82,7 +81,6 @@ def test_a_packed_layout_never_asks_the_host():
     layout = PackedLayout.of(bare)
     states = torch.empty(len(batch.tokens), 6, device="meta", dtype=torch.float16)
     assert layout.mean(states, 1).shape == (len(LENGTHS), 6)
-    assert layout.spread(layout.row_means(states, 1)).shape == states.shape
     with pytest.raises((RuntimeError, NotImplementedError)):
         layout.cu_seqlens[1].item()
 
@@ -105,14 +103,6 @@ def test_means_of_packed_tokens_are_one_graph_of_as_many_steps_for_any_number_of
     few, many = (len(graph.graph.nodes) for graph in graphs)
     assert few == many
     torch._dynamo.reset()
-
-
-def test_spread_gives_each_token_the_value_of_its_sequence():
-    for layout in all_layouts(sequences()):
-        states = layout.tokens[:, None].float()
-        wide = layout.spread(layout.row_means(states, 0)[:, 0])
-        for part, mean in zip(split(layout, wide), layout.mean(states, 0)[:, 0], strict=True):
-            assert torch.allclose(part, mean)
 
 
 def test_rectangles_waste_little_on_sequences_of_like_length():
@@ -179,11 +169,6 @@ def test_layouts_move_whole():
         assert type(moved) is type(layout)
         assert moved.tokens.device.type == "meta"
         assert layout.tokens.device.type == "cpu"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_cpu_always_uses_sdpa(dtype):
-    assert choose_backend(CPU, dtype, 64, alibi=False) == "sdpa"
 
 
 @pytest.mark.parametrize(

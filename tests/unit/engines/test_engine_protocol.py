@@ -10,7 +10,8 @@ import torch
 
 from tests.unit.engines.toys import DIM, MeanEncoder, expected, make_items, vectors_of
 from virnucpro.core.errors import DeviceError, ModelError
-from virnucpro.engines.base import EngineOptions, make_engine
+from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
+from virnucpro.engines.forward import LARGEST_BUDGET, SMALLEST_BUDGET, budget_by_memory
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 1, 50, 20, 7, 7, 7, 30, 64, 63, 2] * 3
@@ -23,9 +24,8 @@ def kind(request):
 
 
 def engine_of(kind, encoder, budget=64, **options):
-    return make_engine(
-        kind, encoder, device=CPU, token_budget=budget, options=EngineOptions(**options)
-    )
+    options = EngineOptions(token_budget=budget, **options)
+    return make_engine(kind, encoder, device=CPU, options=options)
 
 
 def assert_embeds(engine, encoder, items):
@@ -169,3 +169,30 @@ def test_stats_name_what_ran(kind):
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="padded or packed"):
         make_engine("ragged", MeanEncoder(), device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("free", "per_token", "budget"),
+    [(60 << 30, 1e5, LARGEST_BUDGET), (2 << 30, 1e5, 8_192), (1 << 20, 1e6, SMALLEST_BUDGET)],
+)
+def test_the_budget_is_a_power_of_two_that_fits(free, per_token, budget):
+    assert budget_by_memory(per_token, free) == budget
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "chosen"),
+    [
+        ("auto", "cuda", torch.float16), ("auto", "cpu", torch.float32),
+        ("bfloat16", "cuda", torch.bfloat16), ("fp8", "cuda", torch.float16),
+    ],
+)  # fmt: skip
+def test_dtype_follows_device_and_wish(name, device, chosen):
+    assert choose_dtype(name, torch.device(device)) is chosen
+
+
+def test_unknown_dtypes_and_options_are_refused():
+    with pytest.raises(ValueError, match="int8"):
+        choose_dtype("int8", torch.device("cpu"))
+    for wrong in ({"token_budget": 0}, {"feeding_threads": -1}, {"compile": "maybe"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            EngineOptions(**wrong)

@@ -8,17 +8,9 @@ import torch
 
 from tests.unit.engines.toys import MeanEncoder, expected, make_items, vectors_of
 from virnucpro.core.errors import DeviceError
-from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-from virnucpro.engines.forward import Forward
-from virnucpro.engines.memory import (
-    LARGEST_BUDGET,
-    SMALLEST_BUDGET,
-    Probe,
-    budget_by_memory,
-    compiling_pays,
-)
-from virnucpro.engines.packed import PackedPlan, segments
-from virnucpro.engines.padded import PaddedPlan
+from virnucpro.engines.base import EngineOptions, make_engine
+from virnucpro.engines.forward import Forward, compiling_pays
+from virnucpro.engines.plans import PackedPlan, PaddedPlan, segments
 
 
 def fixed_vectors(layout, items):
@@ -40,7 +32,7 @@ def test_a_packed_batch_of_fixed_shape_gives_the_same_vectors(lengths):
 
 
 def test_batches_of_a_budget_have_few_shapes():
-    packed, padded = PackedPlan(pad_id=0, longest=200), PaddedPlan(pad_id=0)
+    packed, padded = PackedPlan(pad_id=0), PaddedPlan(pad_id=0)
     fixed = [
         fixed_vectors(packed, make_items(lengths))
         for lengths in ([200] * 5, [30] * 26 + [199], [90] * 10)
@@ -51,30 +43,11 @@ def test_batches_of_a_budget_have_few_shapes():
         assert layout.fixed(layout.collate(make_items([30] * 4)), 1_024) is None
 
 
-@pytest.mark.parametrize("budget", [64, 100, 1_000])
-def test_rectangles_hold_every_sequence_once_within_the_budget(budget):
-    lengths = np.random.default_rng(1).integers(1, 60, 500)
-    layout = PaddedPlan(pad_id=0)
-    plan = layout.plan(lengths, budget)
-    assert sorted(np.concatenate(plan).tolist()) == list(range(500))
-    for batch in plan:
-        assert len(batch) * int(layout.slots(lengths[batch]).max()) <= budget
-
-
-def test_most_rectangles_are_full_and_of_one_width():
-    lengths = np.random.default_rng(1).normal(104, 4, 20_000).astype(int)
-    layout = PaddedPlan(pad_id=0)
-    plan = layout.plan(lengths, 16_384)
-    widths = [set(layout.slots(lengths[batch]).tolist()) for batch in plan]
-    assert sum(len(found) == 1 for found in widths) > 0.95 * len(plan)
-    assert lengths.sum() / sum(len(b) * max(w) for b, w in zip(plan, widths, strict=True)) > 0.95
-
-
 def test_the_compiler_is_used_when_asked_and_changes_no_vector(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: calls.append(how))
     encoder, items = MeanEncoder(), make_items([100, 90, 60] * 20)
-    options = EngineOptions(compile="on", longest=100, token_budget=1_024)
+    options = EngineOptions(compile="on", token_budget=1_024)
     engine = make_engine("packed", encoder, device=torch.device("cpu"), options=options)
     found = vectors_of(engine.embed(items), len(items))
     assert calls == [{"dynamic": False}]
@@ -111,14 +84,6 @@ def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
 
 
 @pytest.mark.parametrize(
-    ("free", "per_token", "budget"),
-    [(60 << 30, 1e5, LARGEST_BUDGET), (2 << 30, 1e5, 8_192), (1 << 20, 1e6, SMALLEST_BUDGET)],
-)
-def test_the_budget_is_a_power_of_two_that_fits(free, per_token, budget):
-    assert budget_by_memory(Probe(per_token, free)) == budget
-
-
-@pytest.mark.parametrize(
     ("tokens", "weights", "pays"),
     [
         (0, 2_839_000_000, False), (1_000_000, 2_839_000_000, False),
@@ -130,23 +95,3 @@ def test_compiling_is_for_long_jobs_of_large_encoders(tokens, weights, pays, cap
     caplog.set_level("INFO", "virnucpro.engines")
     assert compiling_pays(tokens, weights) is pays
     assert f"{tokens} tokens" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "device", "disabled", "chosen"),
-    [
-        ("auto", "cuda", False, torch.float16), ("auto", "cuda", True, torch.float32),
-        ("auto", "cpu", False, torch.float32), ("float16", "cuda", True, torch.float32),
-        ("bfloat16", "cuda", True, torch.bfloat16),
-    ],
-)  # fmt: skip
-def test_dtype_follows_device_and_wish(name, device, disabled, chosen):
-    assert choose_dtype(name, torch.device(device), disabled) is chosen
-
-
-def test_unknown_dtypes_and_options_are_refused():
-    with pytest.raises(ValueError, match="int8"):
-        choose_dtype("int8", torch.device("cpu"))
-    for wrong in ({"token_budget": 0}, {"feeding_threads": -1}, {"compile": "maybe"}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            EngineOptions(**wrong)

@@ -13,7 +13,7 @@ from virnucpro.core.records import FRAMES, Record, Status
 from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.calls import Caller, ModelTables
 from virnucpro.pipeline.input_pass import Rules, Shard, input_pass
-from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.reports.tables import read_chunk_rows, read_contig_rows
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.kinds import Kinds

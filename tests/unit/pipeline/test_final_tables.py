@@ -12,7 +12,7 @@ from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
 from virnucpro.pipeline.final_tables import table_paths, write_final_tables
 from virnucpro.pipeline.inputs import plan_sources
-from virnucpro.pipeline.paths import RunPaths
+from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.pipeline.settings import Calling
 from virnucpro.reports.tables import (
     CHUNK_COLUMNS,

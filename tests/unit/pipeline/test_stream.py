@@ -166,6 +166,11 @@ def test_a_late_commit_of_the_same_unit_changes_nothing(events, units, store):
         np.testing.assert_array_equal(kept, np.broadcast_to(first, kept.shape))
 
 
+def test_scores_under_another_key_are_nobodys(units, store, tmp_path):
+    store.commit(0, scores_of((units[0].dna, units[0].protein)))
+    assert ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "other").read(0, 6) is None
+
+
 @pytest.mark.parametrize("payload", [b"", b"12345", bytes(12), bytes(12 * 7)])
 def test_scores_of_another_number_of_orfs_are_damage(events, units, tmp_path, payload):
     ledger = Ledger(tmp_path, tmp_path / "ledger")

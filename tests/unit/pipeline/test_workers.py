@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -281,3 +282,33 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     for pid in pids:
         os.kill(pid, signal.SIGCONT)  # a stopped process ends as soon as it goes on
     assert are_gone(pids)
+
+
+class LoadsMeanwhile:
+    """A job whose first unit cannot be prepared unless its models are loaded at the same time."""
+
+    def __init__(self):
+        self.is_loading = threading.Event()
+        self.load = self.is_loading.set
+        self.tries = 0
+
+    def task(self, models):
+        return self
+
+    def prepare(self, unit):
+        self.tries += 1
+        assert self.is_loading.wait(2)
+        return unit
+
+    def run(self, unit):
+        yield 1
+        return unit
+
+    def stats(self):
+        return {}
+
+
+def test_models_are_loaded_while_the_first_unit_is_prepared():
+    job = LoadsMeanwhile()
+    (done,) = InProcess("cpu", threads=2).run(job, [(0, "unit")], lambda rows: None)
+    assert (done.result, job.tries) == ("unit", 1)
