@@ -39,6 +39,7 @@ def tables(rows: list[Row], ece: dict[int, float]) -> dict[str, list[str]]:
         "classes": _groups(rows, "class", "class", reverse=True),
         "nulls": _nulls(rows),
         "families": _groups(rows, "family", "family", reverse=False),
+        "decoys": _decoys(rows),
     }
 
 
@@ -85,6 +86,15 @@ def _nulls(rows: list[Row]) -> list[str]:
                     ]
                 )
             )
+    return lines
+
+
+def _decoys(rows: list[Row]) -> list[str]:
+    lines = _head("kind", "sequences", "called virus", "uncertain")
+    for row in sorted(rows, key=lambda r: -r["virus"]):
+        if row["level"] == "decoy" and row["group"]:
+            shares = _share(row["virus"]), _share(row["uncertain"])
+            lines.append(_line([row["group"], str(row["count"]), *shares]))
     return lines
 
 

@@ -174,6 +174,7 @@ class Manifest:
             chunk_nt=parts.chunk_nt,
             calibration=self.folder / parts.calibration if parts.calibration else None,
             calibration_sha256=self.files[parts.calibration].sha256 if parts.calibration else "",
+            groups=parts.groups,
         )
 
     def _encoder(self, entry: EncoderEntry, name: str, sha256: str) -> EncoderSpec:

@@ -91,6 +91,7 @@ class ModelSpec:
     chunk_nt: int  # length of a chunk (nt)
     calibration: Path | None = None  # table from raw to calibrated probabilities, if there is one
     calibration_sha256: str = ""
+    groups: tuple[str, ...] = ()  # what its classifier tells apart, as `scores.kinds` reads it
 
     @property
     def dim(self) -> int:
@@ -124,5 +125,6 @@ class ModelSpec:
             "orf_policy": asdict(self.orf_policy),
             "chunk_nt": self.chunk_nt,
             "calibration": self.calibration_sha256,
+            "groups": self.groups,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,13 @@ from virnucpro.reports.tables import (
     contig_line,
     header,
 )
-from virnucpro.scores.calibration import Calibration
+from virnucpro.scores.calibration import UNCERTAIN_CALL, VIRUS_CALL, Calibration
 from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
+from virnucpro.scores.kinds import KINDS, RETRO, Kinds
 
+# p_virus above which a kind of virus is named, and share from which the retro-transcribing one is:
+# such a call may be an insertion into a host, and should say so.
+LIKELY = 0.5
 WRITTEN_ORFS = 20_000  # at a time: their ids and text take more than all the rest of an ORF
 
 Scores = NDArray[np.float32]
@@ -54,6 +58,7 @@ class Caller:
 
     def __init__(self, model: ModelSpec) -> None:
         self._model, self._calibration = model, Calibration.load(model.calibration)
+        self._kinds = Kinds(model.groups)
 
     def call(self, shard: Shard, scores: Scores) -> Called:
         """Call every record and chunk of a shard.
@@ -62,8 +67,7 @@ class Caller:
 
         Args:
             shard: its rows.
-            scores: P(other), P(virus) and P(null) of each ORF, shape (orfs, 3); NaN where the
-                ORF could not be scored, and P(null) also where the model has no such class.
+            scores: of each ORF, as `Scorer.run` gives them; NaN where the ORF could not be scored.
         """
         count = len(shard.records)
         chunks, orf_chunk = shard.chunks, shard.orfs["chunk"].astype(np.int64)
@@ -84,11 +88,16 @@ class Caller:
         best = candidates[np.unique(chunk_of[candidates], return_index=True)[1]]
         evidence = np.stack([other, virus, table[best, 2]], axis=1)
 
-        lengths = (chunks["end"] - chunks["start"])[scored]
+        lengths, hidden = (chunks["end"] - chunks["start"])[scored], None
+        sizes = np.array([record.length for record in shard.records], dtype=np.int64)
+        if self._model.orf_policy.name != "open-frame":
+            lengths = chunks["clear"][scored]
+            clear = np.array([record.clear for record in shard.records], dtype=np.int64)
+            sizes, hidden = clear, sizes - clear
         alone = np.arange(len(scored))
-        p_chunks = self._calibration.contigs(evidence, lengths, alone, len(scored))[0]
+        p_chunks = self._calibration.contigs(evidence, lengths, alone, lengths)[0]
         contig_of = record_of[scored]
-        p_records, calls = self._calibration.contigs(evidence, lengths, contig_of, count)
+        p_records, calls = self._calibration.contigs(evidence, lengths, contig_of, sizes, hidden)
         called = np.bincount(contig_of, minlength=count)
         supporting = np.bincount(contig_of[p_chunks > 0.5], minlength=count)
         opposing = np.bincount(contig_of[p_chunks < 0.5], minlength=count)
@@ -107,14 +116,17 @@ class Caller:
                 chunks_scored=int(called[i]),
                 supporting=int(supporting[i]),
                 opposing=int(opposing[i]),
+                topology=record.topology,
             )
             for i, record in enumerate(shard.records)
         ]
+        if self._kinds.families:
+            self._name_kinds(rows, table[best, 3:], lengths, contig_of)
         best_orfs = shard.orfs[kept[best]]
         found = dict(zip(scored.tolist(), zip(best_orfs.tolist(), p_chunks.tolist(), strict=True),
                          strict=True))  # fmt: skip
         chunk_rows = []
-        for k, (record, number, start, end) in enumerate(chunks.tolist()):
+        for k, (record, number, start, end, _) in enumerate(chunks.tolist()):
             seq_id, sample = shard.records[record].seq_id, shard.records[record].sample
             if k not in found:
                 chunk_rows.append(ChunkRow(seq_id, number + 1, start, end, sample=sample))
@@ -126,6 +138,29 @@ class Caller:
             )
         lacking = {shard.records[i].joint_id: int(missing[i]) for i in np.flatnonzero(missing)}
         return Called(rows, chunk_rows, scored, virus >= other, lacking)
+
+    def _name_kinds(
+        self, rows: list[CallRow], columns: NDArray[np.float64], lengths: NDArray[np.int64],
+        contig_of: NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        """Give likely viruses their kind and family, given the `Kinds` columns of the chunks."""
+        limits, weight = self._calibration, lengths.astype(np.float64)
+        found = self._kinds.of_records(columns, weight, contig_of, len(rows))
+        for i, (kind, score, group, certain) in enumerate(zip(*found, strict=True)):
+            row = rows[i]
+            if row.p_virus is None or row.p_virus <= LIKELY:
+                continue
+            call = row.call
+            if call == VIRUS_CALL and kind == RETRO and row.p_virus < limits.retro_above:
+                call = UNCERTAIN_CALL
+            if score < (LIKELY if kind == RETRO else limits.kind_above):
+                rows[i] = replace(row, call=call)
+                continue
+            is_sure = self._kinds.of_group[group] == kind and certain >= limits.family_above
+            rows[i] = replace(
+                row, call=call, class_hint=KINDS[kind], kind_score=float(score),
+                family=self._kinds.families[group] if is_sure else "",
+            )  # fmt: skip
 
 
 def _status(status: Status | None, orfs: int, scored_chunks: int) -> Status:

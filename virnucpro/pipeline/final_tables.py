@@ -100,7 +100,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
 
 def find_regions(row: CallRow, chunks: Sequence[ChunkRow]) -> list[RegionRow]:
     """The viral stretches of one contig."""
-    windows = [(chunk.start, chunk.end, chunk.p_virus) for chunk in chunks]
+    windows = [(chunk.start, min(chunk.end, row.length), chunk.p_virus) for chunk in chunks]
     stretches = viral_stretches(windows, row.call == VIRUS)
     return [
         RegionRow(

@@ -18,18 +18,29 @@ from numpy.typing import NDArray
 
 from virnucpro.core.records import FRAMES, Record, Status
 from virnucpro.pipeline.parallel_translate import translate_blocks
-from virnucpro.sequences.chunks import chunk_windows
+from virnucpro.sequences.block import clear_letters, normalise
+from virnucpro.sequences.chunks import (
+    chunk_windows,
+    circle_windows,
+    even_windows,
+    tandem_unit,
+    terminal_repeat,
+)
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.sequences.screen import screen_record
 
 SHARD_RECORDS = 50_000
 SHARD_CHUNKS = 100_000
 BLOCK_CHUNKS = 1_000
+CIRCULAR, LINEAR = "circular", "linear"
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
 
 # record: row of the chunk's record in the shard; number: of the chunk in its record, from 0;
-# start, end: its place in the record (nt).
-CHUNK = np.dtype([("record", "<u4"), ("number", "<u4"), ("start", "<i4"), ("end", "<i4")])
+# start, end: its place in the record (nt), beyond the record's end where it crosses the junction
+# of a circle; clear: how many of its letters are A, C, G or T.
+CHUNK = np.dtype(
+    [("record", "<u4"), ("number", "<u4"), ("start", "<i4"), ("end", "<i4"), ("clear", "<i4")]
+)
 # chunk: row of the ORF's chunk in the shard; frame: index of FRAMES; start, end: its place on
 # the chunk's forward strand (nt); distinct: row of the shard's distinct ORF with its sequences.
 ORF = np.dtype(
@@ -56,6 +67,27 @@ class Rules:
             return Status.FILTERED
         return status if status or self.is_sampled(number) else Status.FILTERED
 
+    def chunks(self, letters: str) -> tuple[list[tuple[int, int, str]], int, str]:
+        """Start, end and letters of each chunk of a record, its clear letters, its topology.
+
+        Under `open-frame` the plan is the published one. Else N at the ends is no part of the
+        plan, both strands have the same one, and a circle is read over its junction.
+        """
+        repeat = terminal_repeat(normalised := normalise(letters))
+        clear = tandem_unit(normalised) or clear_letters(letters)
+        topology = CIRCULAR if repeat else LINEAR
+        if self.policy.name == "open-frame":
+            windows = chunk_windows(len(letters), self.chunk_nt)
+        elif repeat:
+            turn = len(letters) - repeat
+            windows = circle_windows(normalised[:turn], self.chunk_nt)
+            letters = letters[:turn] * 2
+        else:
+            first = len(letters) - len(normalised.lstrip(b"N"))
+            inner = even_windows(len(normalised.strip(b"N")), self.chunk_nt)
+            windows = [(first + start, first + end) for start, end in inner]
+        return [(start, end, letters[start:end]) for start, end in windows], clear, topology
+
 
 class RecordRow(NamedTuple):
     """An input record without its letters: its ids, where it belongs, and what becomes of it."""
@@ -67,6 +99,9 @@ class RecordRow(NamedTuple):
     gaps: int  # gap letters that were removed (nt)
     status: Status | None  # why it is not scored; None if it is
     chunks: int
+    # letters that are A, C, G or T; those of one unit where it is that unit again and again
+    clear: int = 0
+    topology: str = ""  # `circular` where it ends as it begins, else `linear`; empty if not scored
 
 
 @dataclass(slots=True)
@@ -199,7 +234,7 @@ class _OpenShard:
 def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, list[str]]]:
     """Chunks in groups, none of which reaches over the border of a shard."""
     rows: list[RecordRow] = []
-    places: list[tuple[int, int, int, int]] = []
+    places: list[tuple[int, int, int, int, int]] = []
     texts: list[str] = []
     in_shard = chunks_in_shard = 0
 
@@ -216,18 +251,18 @@ def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, l
             in_shard = chunks_in_shard = 0
         status = rules.status(record, number)
         letters = record.sequence
-        windows = [] if status else chunk_windows(len(letters), rules.chunk_nt)
+        chunks, clear, topology = ([], 0, "") if status else rules.chunks(letters)
         rows.append(
             RecordRow(
                 record.seq_id, record.joint_id, record.sample, len(letters), record.gaps, status,
-                len(windows),
+                len(chunks), clear, topology,
             )
         )  # fmt: skip
-        for k, (start, end) in enumerate(windows):
-            places.append((in_shard, k, start, end))
-            texts.append(letters[start:end])
+        for k, (start, end, text) in enumerate(chunks):
+            places.append((in_shard, k, start, end, clear_letters(text)))
+            texts.append(text)
             if len(texts) == BLOCK_CHUNKS:
                 yield block(ends_shard=False)
         in_shard += 1
-        chunks_in_shard += len(windows)
+        chunks_in_shard += len(chunks)
     yield block(ends_shard=True)

@@ -80,6 +80,8 @@ class TableFiles:
         """
         self._calls.write(row.line())
         viral = [c for c in chunks if c.orf_start is not None and (c.p_virus or 0.0) > VIRAL]
+        # browsers know no place beyond a contig's end, where the junction of a circle goes on
+        viral = [c for c in viral if c.end <= row.length]
         for chunk in viral:
             colour = _BLUE if chunk.strand == "-" else _RED
             # nine columns, the best ORF drawn thick

@@ -17,11 +17,12 @@ from virnucpro.core.records import Status
 
 T = TypeVar("T")
 
-SCHEMA = {"calls.tsv": 1, "chunks.tsv": 2, "regions.tsv": 1}
+SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1}
 
 CALL_COLUMNS = (
     "id", "length", "chunks", "orfs", "status", "p_virus", "call", "model", "sample",
     "chunks_scored", "share_scored", "supporting", "opposing", "fdr", "class_hint",
+    "kind", "kind_score", "family", "topology",
 )  # fmt: skip
 CHUNK_COLUMNS = (
     "id", "chunk", "start", "end", "strand", "frame", "orf_start", "orf_end", "p_virus", "sample",
@@ -73,7 +74,10 @@ class CallRow(_Row):
     # Expected share of false ones among the sample's records that score at least as high, at the
     # sample's own share of viruses; None where nothing was scored.
     fdr: float | None = None
-    class_hint: str = ""  # kind of virus, where the model offers one
+    class_hint: str = ""  # kind of virus, where the model is certain; in the table `kind`, too
+    kind_score: float | None = None  # share of that kind among all kinds; None without one
+    family: str = ""  # where the model is certain
+    topology: str = ""  # `circular` where it ends as it begins, else `linear`; empty if not scored
 
     @property
     def share_scored(self) -> float | None:
@@ -85,7 +89,8 @@ class CallRow(_Row):
         return (
             self.seq_id, self.length, self.chunks, self.orfs, str(self.status), self.p_virus,
             self.call, self.model, self.sample, self.chunks_scored, self.share_scored,
-            self.supporting, self.opposing, self.fdr, self.class_hint,
+            self.supporting, self.opposing, self.fdr, self.class_hint, self.class_hint,
+            self.kind_score, self.family, self.topology,
         )  # fmt: skip
 
 
@@ -191,11 +196,11 @@ def rounded(value: float) -> float:
 
 def _call_row(fields: list[str]) -> CallRow:
     (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
-     supporting, opposing, fdr, class_hint) = fields  # fmt: skip
+     supporting, opposing, fdr, class_hint, _, kind_score, family, topology) = fields  # fmt: skip
     return CallRow(
         seq_id, int(length), int(chunks), int(orfs), Status(status), _number(p_virus),
         call or None, model, sample, int(scored), int(supporting), int(opposing),
-        _number(fdr), class_hint,
+        _number(fdr), class_hint, _number(kind_score), family, topology,
     )  # fmt: skip
 
 

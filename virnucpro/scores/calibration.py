@@ -7,7 +7,7 @@ A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null)) become slope(L) z + 
 both interpolated over the logarithm of the chunk's length L. Chunks of one contig are neither
 one observation nor independent ones: the contig's log-odds are the mean of its chunks', weighted
 by length, times n ** gain, where n is the number of full chunks its letters make. Gain 0 would
-be the mean and 1 the sum.
+be the mean and 1 the sum. A length counts letters that are known: N is no evidence.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from virnucpro.models.manifest import read_json
 FORMAT = 1
 VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
 _SMALLEST = 1e-7
+# What N may hide is taken to be as viral as this (log-odds) before a record is called `non-virus`.
+_MOST_HIDDEN = 6.0
+# With fewer known letters than this, and fewer than N, a record is `uncertain` (nt).
+_LEAST_CLEAR = 150
 _LARGEST, _MOST_LENGTHS = 1e9, 1000
 
 Floats = NDArray[np.float64]
@@ -47,6 +51,10 @@ class Calibration:
     virus_above: tuple[float, ...] = (0.5,)  # least p_virus of the call `virus`
     other_below: float = 0.5  # `non-virus` below; between the two, `uncertain`
     null_above: float = 2.0  # mean P(null) from which all is `uncertain`
+    # least p_virus of the call `virus` of retro-transcribing kind: hosts have such genes as well
+    retro_above: float = 0.0
+    kind_above: float = 2.0  # least share of a kind of virus that is reported; above 1 for none
+    family_above: float = 2.0  # likewise, least probability of a family
 
     @classmethod
     def load(cls, path: Path | None) -> Calibration:
@@ -78,7 +86,8 @@ class Calibration:
     def _check(self) -> None:
         lists = (self.lengths_nt, self.slope, self.intercept, self.limit_lengths_nt,
                  self.virus_above)  # fmt: skip
-        numbers = [*(n for one in lists for n in one), self.gain, self.other_below, self.null_above]
+        limits = (self.null_above, self.retro_above, self.kind_above, self.family_above)
+        numbers = [*(n for one in lists for n in one), self.gain, self.other_below, *limits]
         if any(type(n) not in (int, float) or not abs(n) <= _LARGEST for n in numbers):
             raise ValueError(f"its parameters are lists of numbers, and numbers, up to {_LARGEST}")
         if not len(self.lengths_nt) == len(self.slope) == len(self.intercept):
@@ -91,7 +100,7 @@ class Calibration:
             if any(a >= b for a, b in itertools.pairwise(lengths)):
                 raise ValueError("lengths must rise")
         shares = (self.gain, self.other_below, *self.virus_above)
-        if min(self.slope) <= 0 or min(*shares, self.null_above) < 0 or max(shares) > 1:
+        if min(self.slope) <= 0 or min(*shares, *limits) < 0 or max(shares) > 1:
             raise ValueError("slopes must be positive, gain and limits of p_virus from 0 to 1")
 
     def log_odds(self, scores: Floats, lengths_nt: NDArray[np.integer]) -> Floats:
@@ -107,31 +116,37 @@ class Calibration:
         scores: Floats,
         lengths_nt: NDArray[np.integer],
         contig_of: NDArray[np.integer],
-        count: int,
+        contig_nt: NDArray[np.integer],
+        hidden_nt: NDArray[np.integer] | None = None,
     ) -> tuple[Floats, NDArray[np.str_]]:
-        """Probability, NaN for a contig without chunks, and call of each contig: (count,) each.
+        """Probability, NaN for a contig without chunks, and call of each contig: (contigs,) each.
 
         Args:
             scores: P(other), P(virus) and, where there is one, P(null) of each chunk, shape
-                (chunks, 2 or 3); a missing P(null) may be NaN.
-            lengths_nt: length of each chunk, shape (chunks,).
+                (chunks, 2 or more); a missing P(null) may be NaN.
+            lengths_nt: known letters of each chunk, shape (chunks,).
             contig_of: index of each chunk's contig, shape (chunks,).
-            count: number of contigs.
+            contig_nt: known letters of each contig, shape (contigs,); its chunks may overlap.
+            hidden_nt: its other letters, shape (contigs,); None means there are none.
         """
+        count = len(contig_nt)
         weight = np.maximum(lengths_nt, 1).astype(np.float64)
         total = np.bincount(contig_of, weight, minlength=count)
-        longest = np.zeros(count)
+        longest = np.ones(count)
         np.maximum.at(longest, contig_of, weight)
-        safe = np.maximum(total, 1.0)
+        safe, clear = np.maximum(total, 1.0), np.maximum(contig_nt, 1.0)
         mean = np.bincount(contig_of, weight * self.log_odds(scores, lengths_nt), count) / safe
-        odds = mean * (safe / np.maximum(longest, 1.0)) ** self.gain
-        p = np.where(total > 0, logistic(odds), np.nan)
+        growth = np.maximum(clear / longest, 1.0) ** self.gain
+        p = np.where(total > 0, logistic(mean * growth), np.nan)
         null = np.bincount(contig_of, weight * _null(scores), minlength=count) / safe
-        limit = np.interp(np.log(safe), np.log(self.limit_lengths_nt), self.virus_above)
+        limit = np.interp(np.log(clear), np.log(self.limit_lengths_nt), self.virus_above)
+        hidden = np.zeros(count) if hidden_nt is None else hidden_nt
+        share = hidden / (clear + hidden)
+        at_most = logistic((mean + share * (np.maximum(mean, _MOST_HIDDEN) - mean)) * growth)
         calls = np.full(count, UNCERTAIN_CALL, dtype="<U9")
-        clear = null < self.null_above
-        calls[clear & (p >= limit)] = VIRUS_CALL
-        calls[clear & (p < min(self.other_below, *self.virus_above))] = OTHER_CALL
+        is_told = (null < self.null_above) & ((clear >= _LEAST_CLEAR) | (clear >= hidden))
+        calls[is_told & (p >= limit)] = VIRUS_CALL
+        calls[is_told & (at_most < min(self.other_below, *self.virus_above))] = OTHER_CALL
         return p, calls
 
 

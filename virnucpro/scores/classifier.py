@@ -47,15 +47,11 @@ class Classifier:
     def __init__(
         self, kind: str, tensors: Tensors, groups: Sequence[str] = (), device: str = "cpu"
     ) -> None:
-        self._is_published, self._kinds, self._device = (
-            kind == PUBLISHED_KIND,
-            Kinds(groups),
-            device,
-        )
+        self._is_published, self._kinds = kind == PUBLISHED_KIND, Kinds(groups)
+        self._device = device
         self._tensors = {name: self._there(tensor) for name, tensor in tensors.items()}
-        self.width = tensors[
-            "hidden_layer.weight" if self._is_published else "hidden.weight"
-        ].shape[1]
+        first = tensors["hidden_layer.weight" if self._is_published else "hidden.weight"]
+        self.width = first.shape[1]
 
     def scores(self, vectors: Floats) -> Floats:
         """Score merged vectors; a row's scores never depend on the other rows' values.
@@ -78,11 +74,9 @@ class Classifier:
         if self._is_published:
             return _softmax(self._published(x))
         hidden = self._hidden(x)
-        scores = _softmax(self._linear("out", hidden))
-        groups = self._tensors.get("kind.weight", ())
-        if not len(groups) or len(groups) != len(self._kinds.families):  # groups without names
-            return scores
-        return np.hstack([scores, self._kinds.columns(_softmax(self._linear("kind", hidden)))])
+        logits = self._linear("out", hidden)
+        groups = self._linear("kind", hidden) if "kind.weight" in self._tensors else logits[:, :0]
+        return mini_scores(logits, groups, self._kinds)
 
     def _there(self, array: Floats) -> Any:
         if self._device == "cpu":
@@ -111,6 +105,13 @@ class Classifier:
 
     def _linear(self, name: str, x: Any) -> Any:
         return x @ self._tensors[f"{name}.weight"].T + self._tensors[f"{name}.bias"]
+
+
+def mini_scores(logits: Any, groups: Any, kinds: Kinds) -> Floats:
+    """Logits of the three classes (n, 3) and of the groups to P and the columns of `kinds`."""
+    if not groups.shape[1] or groups.shape[1] != len(kinds.families):  # groups without names
+        return _softmax(logits)
+    return np.hstack([_softmax(logits), kinds.columns(_softmax(groups))])
 
 
 def _softmax(logits: Any) -> Floats:

@@ -46,7 +46,7 @@ class Kinds:
         found = np.zeros((len(probabilities), COLUMNS), dtype=np.float32)
         for kind in range(len(KINDS)):
             found[:, kind] = probabilities[:, self.of_group == kind].sum(axis=1)
-        named = np.where([bool(name) for name in self.families], probabilities, -1.0)
+        named = np.where([bool(name) for name in self.families], probabilities, 0.0)
         best = named.argmax(axis=1)
         found[:, -2], found[:, -1] = best, named[np.arange(len(best)), best]
         return found

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.scores import kinds
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from virnucpro.engines.base import Engine, EngineKind
     from virnucpro.scores.classifier import Classifier
 
-COLUMNS = 3
+COLUMNS = 3 + kinds.COLUMNS
 MOST_TOKENIZERS = 12  # threads; from there on they wait for the interpreter
 _SWITCH_S = 2e-4  # other threads must not keep the one that feeds a GPU waiting
 

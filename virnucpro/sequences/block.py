@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 # NCBI translation table 1, first base slowest, bases in the order TCAG.
 _TABLE_1 = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
 _AMBIGUOUS = 4
+_CLEAR = b"ACGTUacgtu"
 _STOP, _UNKNOWN = ord("*"), ord("X")
 # Four letters, so that a frame's border before its first codon lies behind the previous chunk's
 # last border: the borders of all chunks are in order.
@@ -56,6 +57,33 @@ _PLAIN, _GIVEN = b"ACGTTNRYKMSWBDHV\n", b"ACGTUNRYKMSWBDHV\n"
 _NORMAL = _table(dict(zip(_GIVEN + _GIVEN.lower(), _PLAIN + _PLAIN, strict=True)), ord("N"))
 
 
+def normalise(sequence: str) -> bytes:
+    """Upper-case letters of IUPAC, one byte each: U as T, `N` for what is none of them.
+
+    >>> normalise("acgunXé")
+    b'ACGTNNN'
+    """
+    return sequence.encode("ascii", "replace").translate(_NORMAL)
+
+
+def reverse_complement(letters: bytes) -> bytes:
+    """The other strand of normalised letters, with the IUPAC codes complemented.
+
+    >>> reverse_complement(b"ACGTRKBDN")
+    b'NHVMYACGT'
+    """
+    return letters.translate(_COMPLEMENT)[::-1]
+
+
+def clear_letters(sequence: str) -> int:
+    """How many letters are A, C, G, T or U, any case.
+
+    >>> clear_letters("acgunR")
+    4
+    """
+    return len(sequence) - len(sequence.encode("ascii", "replace").translate(None, _CLEAR))
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Chunks end to end. Frames are numbered as `FRAMES`: 0 to 2 forward, 3 to 5 reverse.
@@ -80,7 +108,7 @@ class Block:
         lengths = np.fromiter((len(s) for s in sequences), dtype=np.int64, count=len(sequences))
         stride = lengths + len(_SEPARATOR)
         text = _SEPARATOR.join([*sequences, ""])
-        letters = text.encode("ascii", "replace").translate(_NORMAL)
+        letters = normalise(text)
         codes = np.frombuffer(letters.translate(_CODES), dtype=np.uint8)
         numbers = (codes[:-2] * 25 + codes[1:-1] * 5 + codes[2:]).tobytes()
         return cls(letters, numbers, np.cumsum(stride) - stride, lengths)
@@ -103,6 +131,19 @@ class Block:
         counts = np.add.reduceat(odd, self.starts, dtype=np.int64)
         return np.flatnonzero(counts > len(_SEPARATOR))
 
+    def gaps(self) -> NDArray[np.int64]:
+        """Places of codons between two others of their frame, all three with ambiguous letters.
+
+        What lies outside of a chunk counts as ambiguous.
+        """
+        if not self.letters.translate(None, b"ACGT\n"):
+            return np.empty(0, dtype=np.int64)
+        border = np.frombuffer(self.letters, dtype=np.uint8) == ord("\n")
+        odd = np.frombuffer(self.letters.translate(_CODES), dtype=np.uint8) == _AMBIGUOUS
+        outside, unclear = (x[:-2] | x[1:-1] | x[2:] for x in (border, odd))
+        near = np.pad(unclear, 3, constant_values=True)
+        return np.flatnonzero(near[:-6] & unclear & near[6:] & ~outside)
+
     def rows_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The chunk that holds each base of `letters`."""
         return np.asarray(np.searchsorted(self.starts, places, side="right") - 1)
@@ -122,7 +163,7 @@ class Block:
         if frame < 3:
             return self.letters[start + first : start + end]
         behind = start + self.lengths.item(row)
-        return self.letters[behind - end : behind - first].translate(_COMPLEMENT)[::-1]
+        return reverse_complement(self.letters[behind - end : behind - first])
 
 
 def open_frames(block: Block) -> Runs:
@@ -148,23 +189,22 @@ def open_frames(block: Block) -> Runs:
 
 
 def longest_runs(block: Block) -> Runs:
-    """Of each frame the longest run without a stop and with at most half `X`, leftmost of equals.
+    """Of each frame the longest run without a stop and without a gap, leftmost of equals.
+
+    A gap is three codons in a row that each hold an ambiguous letter: what it hides may be a stop.
 
     Returns:
         As `open_frames`; the length is 0 where the frame has no such run.
     """
     forward, reverse = block.stops()
+    if len(gaps := block.gaps()):
+        forward, reverse = np.union1d(forward, gaps), np.union1d(reverse, gaps)
     total = len(block.letters)
     # The reverse strand of the whole block: chunks in the opposite order, codon p at total-3-p.
     origins = (total - block.starts - block.lengths)[::-1]
     plus = _runs_between_stops(block.starts, block.lengths, forward)
     minus = _runs_between_stops(origins, block.lengths[::-1], (total - 3 - reverse)[::-1])
-    starts = np.hstack([plus[0], minus[0][::-1]])
-    lengths = np.hstack([plus[1], minus[1][::-1]])
-    odd = block.ambiguous()
-    if odd.size:
-        starts[odd], lengths[odd] = _runs_with_few_unknown(block, odd)
-    return starts, lengths
+    return np.hstack([plus[0], minus[0][::-1]]), np.hstack([plus[1], minus[1][::-1]])
 
 
 def _runs_between_stops(
@@ -192,31 +232,3 @@ def _runs_between_stops(
         starts[:, frame] = borders[_LOW - (best & _LOW)] + 3 - origins
         runs[:, frame] = best >> _HALF
     return starts, runs
-
-
-def _runs_with_few_unknown(block: Block, rows: NDArray[np.int64]) -> Runs:
-    """`longest_runs` for chunks with ambiguous letters, shape (len(rows), 6).
-
-    A codon counts +1, an `X` -1 and a stop more than all codons together: a run qualifies if its
-    sum is not negative. With P the running sum and S(j) the largest P from j on, the longest run
-    from i ends at the last j with S(j) >= P(i), and S falls, so a binary search finds it.
-    """
-    codons = block.codons()[rows]
-    frames = [
-        block.protein(row, frame, frame % 3, int(codons[i, frame])) + b"*"
-        for i, row in enumerate(rows.tolist())
-        for frame in range(6)
-    ]
-    letters = np.frombuffer(b"".join(frames), dtype=np.uint8)
-    weights = np.where(letters == _UNKNOWN, -1, 1)
-    weights[letters == _STOP] = -(letters.size + 1)
-    sums = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(weights)])
-    highest = np.maximum.accumulate(sums[::-1])
-    reach = sums.size - 1 - np.searchsorted(highest, sums, side="left")
-    sizes = codons.reshape(-1) + 1
-    firsts = np.cumsum(sizes) - sizes
-    place = np.arange(letters.size)
-    ranked = ((reach[:-1] - place) << _HALF) | (_LOW - place)
-    best = np.maximum.reduceat(ranked, firsts)
-    starts = (_LOW - (best & _LOW) - firsts) * 3 + np.tile(_OFFSETS[:3], firsts.size // 3)
-    return starts.reshape(codons.shape), (best >> _HALF).reshape(codons.shape)

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from virnucpro.sequences.block import reverse_complement
+
+# The most chunks of a contig that is cut into half as many again.
+FEW_CHUNKS = 6
+# Shorter repeats at both ends come by chance and by primers; shorter contigs are no known circle.
+SHORTEST_REPEAT, SHORTEST_CIRCLE = 20, 500
+# A unit that is repeated in tandem (nt), the share of letters that its copies have in common, and
+# the letters by which a second copy is found.
+LONGEST_UNIT, LEAST_ALIKE, _UNIT_HEAD = 100, 0.8, 12
+_WORD = 64  # so many letters tell the places of a circle apart
+_CODES = tuple(bytes([code]) for code in b"BDHKMNRSVWY")
+
 
 def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     """Cut a contig into windows that cover all of it.
@@ -29,3 +43,88 @@ def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     wider = surplus - overlap * (count - 1)
     starts = [k * (chunk_nt - overlap) - min(k, wider) for k in range(count)]
     return [(start, min(start + chunk_nt, length)) for start in starts]
+
+
+def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
+    """Cut a contig into windows that are the same ones when it is read from its other end.
+
+    A contig of few chunks gives half as many windows again: each sees a reading frame begin
+    elsewhere, and their mean hangs less on where the contig was cut.
+
+    Args:
+        length: of the contig (nt).
+        chunk_nt: of a window (nt); one in the middle may be a base longer.
+
+    Returns:
+        Half-open windows in ascending order; none for an empty contig.
+
+    >>> even_windows(601, 500)
+    [(0, 500), (50, 551), (101, 601)]
+    """
+    count = -(-length // chunk_nt)
+    if count < 2:
+        return [(0, length)] if length else []
+    if count <= FEW_CHUNKS:
+        count = count * 3 // 2
+    room = length - chunk_nt
+    starts = [-(-k * room // (count - 1)) for k in range(count // 2)]
+    middle = [(room // 2, length - room // 2)] if count % 2 else []
+    mirrored = [(length - start - chunk_nt, length - start) for start in reversed(starts)]
+    return [*((start, start + chunk_nt) for start in starts), *middle, *mirrored]
+
+
+def circle_windows(circle: bytes, chunk_nt: int) -> list[tuple[int, int]]:
+    """Cut a circle into windows that are the same ones wherever and on which strand it begins.
+
+    Args:
+        circle: normalised letters of one turn.
+        chunk_nt: of a window (nt).
+
+    Returns:
+        Half-open windows in the order of their starts; one that crosses the junction ends beyond
+        the circle's length.
+    """
+    size = len(circle)
+    count = -(-size // chunk_nt)
+    count = count * 3 // 2 if 1 < count <= FEW_CHUNKS else count
+    turned = reverse_complement(circle)
+    around = circle + circle[:_WORD] + b"\n" + turned + turned[:_WORD]
+    word = b""
+    while len(word) < min(_WORD, size):
+        word += next(
+            letter for letter in (b"A", b"C", b"G", b"T", *_CODES) if word + letter in around
+        )
+    origin, width = around.index(word), min(chunk_nt, size)
+    is_forward = origin < size
+    origin -= 0 if is_forward else size + min(_WORD, size) + 1
+    starts = [origin + k * size // count for k in range(count)]
+    if not is_forward:
+        starts = [size - start - width for start in starts]
+    return sorted((start % size, start % size + width) for start in starts)
+
+
+def terminal_repeat(letters: bytes) -> int:
+    """Bases that a contig begins and ends with, as assemblers leave them on circles (nt).
+
+    0 without such a repeat, where the contig is too short to tell, and where the repeat is over
+    half of it or of two letters: tandem repeats begin as they end, too.
+    """
+    size, head = len(letters), letters[:SHORTEST_REPEAT]
+    if size < SHORTEST_CIRCLE or len(set(head)) < 3 or b"N" in head:
+        return 0
+    place = letters.find(head, 1)
+    while place > 0 and letters[place:] != letters[: size - place]:
+        place = letters.find(head, place + 1)
+    return size - place if 2 * place >= size else 0
+
+
+def tandem_unit(letters: bytes) -> int:
+    """Length of the one unit that a sequence repeats from end to end, as joined adapters do (nt).
+
+    0 where it does not, or the unit is longer than 100 nt; a fifth of the letters may differ.
+    """
+    place = letters.find(letters[:_UNIT_HEAD], 1)
+    if not 0 < place <= LONGEST_UNIT or 2 * place > len(letters):
+        return 0
+    all_letters = np.frombuffer(letters, dtype=np.uint8)
+    return place if (all_letters[place:] == all_letters[:-place]).mean() >= LEAST_ALIKE else 0

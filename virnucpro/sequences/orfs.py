@@ -46,10 +46,10 @@ class OrfPolicy:
 
     Attributes:
         name: `open-frame` keeps each frame without a stop codon over the whole chunk;
-            `longest` takes from each frame its longest run without a stop and with at most
-            half `X` (of equals the first in reading direction).
-        keep: how many of a chunk's six frames are kept, the longest ones (of equals the first
-            in the order of `FRAMES`).
+            `longest` takes from each frame its longest run without a stop and without three
+            `X` in a row (of equals the first in reading direction).
+        keep: how many of a chunk's six frames are kept, the longest ones; of equals those whose
+            protein comes first in the alphabet, so that both strands keep the same.
     """
 
     name: PolicyName
@@ -68,9 +68,10 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     Letters are read in upper case, U as T. A codon with an ambiguous base is `X` and keeps its
     place; an ORF of nothing but `X` is none. Under `open-frame` the DNA is one base longer than
     the codons where the chunk has it (the trained weights expect it); under `longest` it is the
-    whole strand from the frame's first base on, so that it stays in codon phase. Under `longest`
-    a run shorter than 5 codons is kept only if no frame of the chunk has one that long, so every
-    chunk with 60 unambiguous bases in a row gives an ORF.
+    whole strand from the frame's first base on, so that it stays in codon phase, and a chunk and
+    its reverse complement give the same ORFs. Under `longest` a run shorter than 5 codons is kept
+    only if no frame of the chunk has one that long, so every chunk with 60 unambiguous bases in a
+    row gives an ORF.
 
     Source:
         VirNucPro units.py (six frames, NCBI table 1, slice of 3 x protein + 1).
@@ -85,7 +86,7 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     is_open = policy.name == "open-frame"
     block = Block.of(chunks)
     starts, lengths = open_frames(block) if is_open else longest_runs(block)
-    rows, frames = np.nonzero(np.where(_kept(lengths, policy), lengths, 0))
+    rows, frames = np.nonzero(np.where(_kept(block, starts, lengths, policy), lengths, 0))
     first = starts[rows, frames]
     codons = lengths[rows, frames]
     last = first + 3 * codons
@@ -108,15 +109,26 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     return Orfs(rows, frames.astype(np.uint8), start, end, dna, protein)
 
 
-def _kept(lengths: NDArray[np.int64], policy: OrfPolicy) -> NDArray[np.bool_]:
+def _kept(
+    block: Block, starts: NDArray[np.int64], lengths: NDArray[np.int64], policy: OrfPolicy
+) -> NDArray[np.bool_]:
     """Which frames a chunk keeps, given its runs (codons): shape (chunks, 6)."""
     kept = lengths > 0
     if policy.name == "longest":
         long_enough = lengths >= _SHORTEST_RUN
         kept = np.where(long_enough.any(axis=1, keepdims=True), long_enough, kept)
-    if policy.keep < len(FRAMES):
-        order = np.argsort(-lengths, axis=1, kind="stable")
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.arange(len(FRAMES))[None, :], axis=1)
-        kept &= rank < policy.keep
+    if policy.keep == len(FRAMES):
+        return kept
+    ranked = -np.sort(-lengths, axis=1)
+    least, next_best = ranked[:, policy.keep - 1], ranked[:, policy.keep]
+    kept &= lengths >= least[:, None]
+    for row in np.flatnonzero((least == next_best) & (least > 0)).tolist():
+
+        def content(frame: int, row: int = row) -> tuple[int, bytes, bytes]:
+            codons = int(lengths[row, frame])
+            protein = block.protein(row, frame, int(starts[row, frame]), codons)
+            return -codons, protein, block.dna(row, frame, frame % 3, int(block.lengths[row]))
+
+        for frame in sorted(range(len(FRAMES)), key=content)[policy.keep :]:
+            kept[row, frame] = False
     return kept

@@ -22,7 +22,6 @@ from virnucpro.core.files import read_json
 from virnucpro.core.records import Record
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.pipeline.input_pass import Rules
-from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.fasta_files import fasta_text
 from virnucpro.sequences.orfs import find_orfs
 from virnucpro.sequences.unpack import STDIN
@@ -91,7 +90,7 @@ def survey(records: Iterable[Record], model: ModelSpec, min_length: int = 0) -> 
         nt += len(record.sequence)
         if rules.status(record, number) is None:
             scored += 1
-            sample.offer(record, chunk_windows(len(record.sequence), model.chunk_nt))
+            sample.offer(record, [chunk[:2] for chunk in rules.chunks(record.sequence)[0]])
     random.Random(0).shuffle(sample.items)  # so that any first part of it is even too
     chunks = sample.items[:TOKEN_CHUNKS]
     orfs = find_orfs(chunks, model.orf_policy)

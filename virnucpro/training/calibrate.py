@@ -6,14 +6,17 @@ much as the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.scores.calibration import UNCERTAIN_CALL, Calibration, logistic, raw_log_odds
+from virnucpro.scores.kinds import KINDS, Kinds
+from virnucpro.sequences.chunks import even_windows
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
+from virnucpro.training.jobs import Job
 from virnucpro.training.windows import Drawing, dev_windows
 
 Floats = NDArray[np.float64]
@@ -24,14 +27,21 @@ CONTIG_LENGTHS = (1000, 2000, 5000)
 CALIBRATION_SEED = 1
 # Error rates that the default call must keep on dev: cellular windows and those of each kind of
 # null called virus, and real windows that the rule for nulls turns to `uncertain`.
+# Of windows that would be called viruses: kinds that are wrong among those named, families of
+# training that are, and windows of other families that get one of them.
+KIND_WRONG, FAMILY_WRONG, NEW_AS_FAMILY = 0.06, 0.04, 0.05
+# What is called a virus is one in 19 of 20 cases where half of the sequences are. Kin of
+# retroviruses in host genomes look alike: they need more.
+SURE, RETRO_ABOVE = 0.95, 0.995
 CELLULAR_AS_VIRUS, NULL_AS_VIRUS, REAL_AS_NULL = 0.03, 0.006, 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class _Contigs:
-    """Scores of contigs of one length: chunk scores (n * chunks, 3); the rest (n,)."""
+    """Scores of n contigs of one length: chunk scores (n * chunks, 3); the rest (n,)."""
 
     length_nt: int
+    chunk_nt: int
     chunks: int
     scores: Floats
     target: NDArray[np.int64]
@@ -41,8 +51,9 @@ class _Contigs:
     def called(self, calibration: Calibration) -> tuple[Floats, NDArray[np.str_]]:
         """p_virus and call of each."""
         n = len(self.target)
-        lengths = np.full(n * self.chunks, self.length_nt // self.chunks)
-        return calibration.contigs(self.scores, lengths, np.repeat(np.arange(n), self.chunks), n)
+        of, sizes = np.repeat(np.arange(n), self.chunks), np.full(n, self.length_nt)
+        lengths = np.full(n * self.chunks, self.chunk_nt)
+        return calibration.contigs(self.scores, lengths, of, sizes)
 
 
 def fit_calibration(
@@ -85,6 +96,52 @@ def fit_calibration(
     )
 
 
+def fit_kinds(
+    calibration: Calibration, score: Score, sets: dict[str, Corpus], job: Job,
+    groups: Sequence[str],
+) -> Calibration:  # fmt: skip
+    """Choose from which certainty on kind and family are named, on viral windows of a chunk.
+
+    The limits are the lowest that keep the error rates among windows that would be called viruses;
+    the family of a group that is not among `groups` has to be left open.
+    """
+    drawing = Drawing(lengths=(job.chunk_nt,), count=job.dev_count, null_count=0,
+                      seed=CALIBRATION_SEED)  # fmt: skip
+    drawn = [w for w in dev_windows(sets, drawing) if len(w.labels) and w.labels[0].target == VIRUS]
+    kind_of = {family: kind for kind, own in job.virus_kinds.items() for family in own}
+    names = [label.group for w in drawn for label in w.labels]
+    truth = [kind_of.get(name) or kind_of.get(name.split(" [")[0], "") for name in names]
+    scores = np.concatenate([score(w.bases) for w in drawn]).astype(np.float64)
+    n, kinds = len(names), Kinds(groups)
+    sizes = np.full(n, job.chunk_nt)
+    p = calibration.contigs(scores, sizes, np.arange(n), sizes)[0]
+    found = kinds.of_records(scores[:, 3:], np.ones(n), np.arange(n), n)
+    kind, kind_score, family, family_score = found
+    called = p >= np.interp(job.chunk_nt, calibration.limit_lengths_nt, calibration.virus_above)
+    is_right = np.array([KINDS[k] == t for k, t in zip(kind, truth, strict=True)])
+    known = called & np.array([bool(t) for t in truth])
+    kind_above = _least(kind_score, ~is_right, known, KIND_WRONG)
+    named = np.array([kinds.families[f] for f in family])
+    known = known & (kinds.of_group[family] == kind) & (kind_score >= kind_above)
+    is_wrong = named != np.array(names)
+    is_new = ~np.isin(names, kinds.families) & np.array([n.endswith("idae") for n in names])
+    family_above = max(
+        _least(family_score, is_wrong, known & ~is_new, FAMILY_WRONG),
+        float(np.quantile(family_score[is_new & known], 1 - NEW_AS_FAMILY, method="higher"))
+        if (is_new & known).any() else 0.0,
+    )  # fmt: skip
+    return replace(calibration, retro_above=RETRO_ABOVE, kind_above=kind_above,
+                   family_above=family_above)  # fmt: skip
+
+
+def _least(score: Floats, wrong: NDArray[np.bool_], among: NDArray[np.bool_], rate: float) -> float:
+    """The least score from which on at most `rate` are wrong; 2 where there is none."""
+    order = np.argsort(-score[among], kind="stable")
+    share = np.cumsum(wrong[among][order]) / np.arange(1, len(order) + 1)
+    kept = np.flatnonzero(share <= rate)
+    return float(score[among][order][kept[-1]]) if len(kept) else 2.0
+
+
 def _contigs(
     score: Score, sets: dict[str, Corpus], length_nt: int, chunk_nt: int, count: int
 ) -> _Contigs | None:
@@ -95,12 +152,19 @@ def _contigs(
         return None
     share = {VIRUS: 0.5 / targets.count(VIRUS), OTHER: 0.5 / targets.count(OTHER), NULL: 0.0}
     of_set = [share[target] / len(w.labels) for target, w in zip(targets, drawn, strict=True)]
-    chunks = length_nt // chunk_nt
-    rows = [w.bases[:, : chunks * chunk_nt].reshape(-1, chunk_nt) for w in drawn]
+    # every contig length is a multiple, so that all windows are of one length
+    windows = even_windows(length_nt, chunk_nt)
+    rows = [
+        np.stack([w.bases[:, start : start + chunk_nt] for start, _ in windows], axis=1).reshape(
+            -1, chunk_nt
+        )
+        for w in drawn
+    ]
     labels = [label for w in drawn for label in w.labels]
     return _Contigs(
         length_nt,
-        chunks,
+        chunk_nt,
+        len(windows),
         scores=np.concatenate([score(r).astype(np.float64) for r in rows]),
         target=np.array([label.target for label in labels]),
         kind=np.array([label.group for label in labels]),
@@ -133,14 +197,14 @@ def _loss(calibration: Calibration, contigs: list[_Contigs]) -> float:
 
 
 def _virus_limit(calibration: Calibration, contigs: _Contigs) -> float:
-    """The least p_virus, not under 1/2, that keeps both error rates, for each kind of null."""
+    """The least p_virus, not under `SURE`, that keeps both error rates, for each kind of null."""
     p, calls = contigs.called(calibration)
     as_called = np.where(calls == UNCERTAIN_CALL, 0.0, p)
     null = contigs.target == NULL
     bounded = [(p[contigs.target == OTHER], CELLULAR_AS_VIRUS)]
     for kind in np.unique(contigs.kind[null]):
         bounded.append((as_called[null & (contigs.kind == kind)], NULL_AS_VIRUS))
-    lowest = 0.5
+    lowest = SURE
     for values, rate in bounded:
         if len(values):
             highest = np.sort(values)[len(values) - 1 - int(rate * len(values))]

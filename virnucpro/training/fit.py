@@ -11,6 +11,7 @@ import copy
 import logging
 import pickle
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from virnucpro.core.checkpoint import atomic_save
 from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.encoders.small import DnaTower, ProteinTower
+from virnucpro.encoders.small import Block, DnaTower, Pool, ProteinTower, Stem, load_small
+from virnucpro.encoders.tokenizers import BASE_N
+from virnucpro.models.specs import ModelSpec
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
 from virnucpro.training.figures import auroc
 from virnucpro.training.jobs import Recipe
@@ -87,12 +90,14 @@ class MiniModel(nn.Module):
 
 
 @torch.no_grad()
-def logits_of(model: MiniModel, windows: Windows, rows: int) -> Tensor:
-    """Logits of other, virus and null, `rows` windows at a time: (n, 3) float32 on the CPU."""
+def logits_of(model: MiniModel, windows: Windows, rows: int) -> tuple[Tensor, Tensor]:
+    """Logits as `MiniModel` gives them, `rows` windows at a time, float32 on the CPU."""
     model.eval()
     parts = zip(*(torch.split(tensor, rows) for tensor in windows), strict=True)
     with torch.compiler.set_stance("force_eager"):
-        return torch.cat([model(Windows(*part))[0].float() for part in parts]).cpu()
+        found = [model(Windows(*part)) for part in parts]
+    both = [torch.cat([logits.float() for logits in one]).cpu() for one in zip(*found, strict=True)]
+    return both[0], both[1]
 
 
 def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
@@ -125,27 +130,44 @@ class Fit:
         step: optimiser steps done.
         best: best mean AUROC on dev so far.
         finished: whether `run` reached its end; else it paused.
-        kinds: target, class and, of viruses, group that the second loss tells apart, in order.
+        kinds: target, class and, of viruses, group that the second loss tells apart, in order; the
+            class of a virus is its kind where `virus_kinds` has its family.
 
     Raises:
         ConfigError: the dev windows are not of viruses and of others.
     """
 
     def __init__(
-        self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings
-    ) -> None:
+        self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings,
+        virus_kinds: Mapping[str, Sequence[str]] | None = None, start: ModelSpec | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.settings, self.device = recipe, settings, settings.device
         torch.manual_seed(recipe.seed)
-        names = [(g.target, g.kind, g.group if g.target == VIRUS else "") for g in corpus.groups]
+        kind_of_family = {f: kind for kind, own in (virus_kinds or {}).items() for f in own}
+        names = []
+        for g in corpus.groups:
+            family = g.group if g.group in kind_of_family else g.group.split(" [")[0]
+            kind = kind_of_family.get(family, g.kind)
+            names.append((VIRUS, kind, g.group) if g.target == VIRUS else (g.target, g.kind, ""))
         self.kinds = sorted(set(names))
         self.kind_of = torch.tensor([self.kinds.index(n) for n in names], device=self.device)
+        # The groups of each kind of virus, and the kind of each group; -1 for none.
+        order = sorted(virus_kinds or ())
+        broad = [order.index(k) if t == VIRUS and k in order else -1 for t, k, _ in self.kinds]
+        self.broad_kind_of = torch.tensor(broad, device=self.device)
+        self.of_broad_kind = [
+            at for k in range(len(order)) if len(at := torch.where(self.broad_kind_of == k)[0])
+        ]
         self.model = MiniModel(recipe, len(self.kinds)).to(self.device)
+        self.teacher = _loaded(start, recipe, self.device) if start else None
+        if self.teacher:
+            self._begin_from(self.teacher)
         self.average = copy.deepcopy(self.model)
         if settings.fused:
             # shapes stay free, so that buckets share one graph for each width and dilation
             torch._dynamo.config.recompile_limit = 64
-            for tower in (self.model.dna.tower, self.model.protein.tower):
-                for part in (tower.stem, *tower.blocks, tower.pool):
+            for part in [*self.model.modules(), *(self.teacher.modules() if self.teacher else ())]:
+                if isinstance(part, Stem | Block | Pool):
                     part.compile(dynamic=True)
         self.sampler = WindowSampler(
             corpus, group_weights(corpus, recipe), self.device, recipe.noise
@@ -153,7 +175,10 @@ class Fit:
         self.optimisers = make_optimisers(self.model, recipe)
         self.dev = [(w, oriented(w.bases, self.device)) for w in dev if len(w.labels)]
         # What a saved state must agree with before it is gone on from.
-        self.made_from = digest_of(recipe.digest, corpus.digest(), [w.digest() for w in dev])
+        self.made_from = digest_of(
+            recipe.digest, corpus.digest(), [w.digest() for w in dev], self.kinds,
+            start.digest if start else "",
+        )  # fmt: skip
         if not {VIRUS, OTHER} <= {w.labels[0].target for w, _ in self.dev}:
             raise ConfigError("dev files need viruses and others as long as the shortest window")
         self.step, self.best, self.since_best, self.seen = 0, -1.0, 0, 0
@@ -207,10 +232,18 @@ class Fit:
         self.model.train()
         with self._autocast():
             logits, kinds = self.model(windows)
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.smoothing)
+            loss = F.cross_entropy(
+                logits.float(), target, label_smoothing=recipe.smoothing, reduction="none"
+            )
+            if self.teacher and recipe.distil:
+                with torch.no_grad():
+                    given = self.teacher(windows)[0].float().softmax(dim=1)
+                near = -(given * logits.float().log_softmax(dim=1)).sum(dim=1)
+                clear = (windows.bases != BASE_N).all(dim=1)
+                loss = torch.where(clear, torch.lerp(loss, near, recipe.distil), loss)
+            loss = loss.mean()
             if recipe.kind_loss:
-                of_kind = F.cross_entropy(kinds.float(), self.kind_of[group])
-                loss = loss + recipe.kind_loss * of_kind
+                loss = loss + recipe.kind_loss * self._kind_loss(kinds.float(), group)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         share = rate_at(self.step, recipe)
@@ -226,10 +259,28 @@ class Fit:
         self.seen += bucket.batch
         return loss.detach()
 
+    def _begin_from(self, teacher: MiniModel) -> None:
+        """Take over its weights; what it lacks, such as the names of the groups, stays random."""
+        for part in ("dna", "protein", "classifier"):
+            own, given = getattr(self.model, part), getattr(teacher, part).state_dict()
+            if part == "classifier":
+                given = {name: t for name, t in given.items() if not name.startswith("kind.")}
+            own.load_state_dict(given, strict=part != "classifier")
+
+    def _kind_loss(self, logits: Tensor, group: Tensor) -> Tensor:
+        """How wrong the group of each window is, and the kind of those that are viruses of one."""
+        named = self.kind_of[group]
+        loss = F.cross_entropy(logits, named)
+        if not self.of_broad_kind:
+            return loss
+        broad = torch.stack([logits[:, at].logsumexp(dim=1) for at in self.of_broad_kind], dim=1)
+        wrong = F.cross_entropy(broad, self.broad_kind_of[named], ignore_index=-1, reduction="sum")
+        return loss + wrong / len(logits)
+
     def _look(self, seconds: float) -> None:
         """Measure the averaged weights on dev; keep them if they are the best so far."""
         with self._autocast():
-            logits = [logits_of(self.average, windows, 500).numpy() for _, windows in self.dev]
+            logits = [logits_of(self.average, windows, 500)[0].numpy() for _, windows in self.dev]
         figures = dev_figures([w for w, _ in self.dev], logits)
         value = float(np.mean([v for k, v in figures.items() if k.startswith("auroc")]))
         if not all(np.isfinite(x).all() for x in logits):
@@ -298,6 +349,16 @@ def dev_figures(sets: list[LabelledWindows], logits: list[NDArray[np.float32]]) 
             viral = np.concatenate(null).argmax(axis=1) == VIRUS
             figures[f"null_{length}"] = float(viral.mean())
     return figures
+
+
+def _loaded(spec: ModelSpec, recipe: Recipe, device: torch.device) -> MiniModel:
+    """A model of the bundled kind, not to be trained."""
+    model = MiniModel(recipe, 0)
+    for part in ("dna", "protein"):
+        setattr(model, part, load_small(getattr(spec, part), device, torch.float32))
+    tensors = {name: torch.from_numpy(t) for name, t in read_classifier(spec.classifier)[1].items()}
+    model.classifier = MiniClassifier.of(tensors).to(device)
+    return model.requires_grad_(False).eval()
 
 
 def _read_state(path: Path, device: torch.device, made_from: str) -> dict[str, Any]:

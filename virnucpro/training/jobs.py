@@ -49,6 +49,9 @@ class Job:
     classifier: Literal["mini", "mlp"] = "mini"  # of the bundled kind, or as published
     data: LabelledFiles = field(default_factory=LabelledFiles)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    # of `mini`: families of each kind of virus, which are told apart; the rest is of unknown kind
+    virus_kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    start: Path | None = None  # of `mini`: model folder of its shape, to begin with the weights of
     model: str = "500"  # of `mlp`: whose encoders, chunk length and ORF policy are used
     chunk_nt: int = 500  # of `mini`: chunk length that the model is to be run with
     dev_count: int = 2_000  # of `mini`: windows of each dev set and length
@@ -114,6 +117,9 @@ class Recipe:
     kind_weights: dict[str, float] = field(default_factory=dict)  # over the square root of bases
     family_weights: dict[str, float] = field(default_factory=dict)  # likewise, of viruses
     noise: Noise = field(default_factory=Noise)
+    # Virus families that insert into genomes: worn copies of theirs, with substitutions and broken
+    # frames, are the cellular class `insertion`. None as none.
+    decayed: tuple[str, ...] | None = None
     null_bank_share: float = 1.0  # size of the bank of null sequences, over that of about 60 Mbp
     optimiser: Literal["adamw", "muon"] = "adamw"  # Muon for the inner matrices, AdamW else
     rate: float = 2e-3  # highest of AdamW; rates fall along a cosine
@@ -121,7 +127,11 @@ class Recipe:
     decay: float = 0.02
     warmup: float = 0.03  # share of the steps over which the rates rise
     smoothing: float = 0.02  # of labels
-    kind_loss: float = 0.2  # weight of the loss for the group (family, class) of a window
+    # weight of the loss for the group (family, class) of a window, and of that for a virus's kind
+    kind_loss: float = 0.2
+    # How much the scores of the model that training starts from count beside the labels, 0 to 1, in
+    # windows without an N. None as 0.
+    distil: float | None = None
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
     seed: int = 0  # everything random follows from it
     evaluate_every: int = 1_000  # steps between two looks at the dev sets
@@ -216,4 +226,5 @@ def _read(path: Path, data: Path | None) -> tuple[Job, Any]:
     )
     if panel.decoys and panel.decoy_kinds:
         panel = replace(panel, decoys=root / panel.decoys, decoy_kinds=root / panel.decoy_kinds)
-    return replace(job, data=files, evaluate=panel), recipe
+    start = root / job.start if job.start else None
+    return replace(job, data=files, evaluate=panel, start=start), recipe

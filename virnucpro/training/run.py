@@ -21,9 +21,19 @@ from virnucpro.encoders.small import save_tower
 from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.models.manifest import write_manifest
 from virnucpro.models.specs import ModelSpec
-from virnucpro.models.store import CLASSIFIER_FILE, base_model
-from virnucpro.training.calibrate import fit_calibration
-from virnucpro.training.corpus import NULL, Corpus, Label, load_labelled, split_by_target
+from virnucpro.models.store import CLASSIFIER_FILE, base_model, load_model
+from virnucpro.scores.classifier import mini_scores
+from virnucpro.scores.kinds import Kinds
+from virnucpro.training.calibrate import fit_calibration, fit_kinds
+from virnucpro.training.corpus import (
+    NULL,
+    OTHER,
+    VIRUS,
+    Corpus,
+    Label,
+    load_labelled,
+    split_by_target,
+)
 from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
@@ -33,6 +43,7 @@ from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import (
     Drawing,
     LabelledWindows,
+    decayed,
     dev_windows,
     draw_nulls,
     draw_windows,
@@ -44,6 +55,7 @@ logger = logging.getLogger("virnucpro.training")
 CALIBRATION_FILE = "calibration.json"
 DEV_LENGTHS = (150, 300, 500, 1000)
 _NULL_SOURCE_WINDOWS = 4_000
+_WORN_COPIES = 3
 
 
 def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> Fit:
@@ -62,18 +74,34 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     drawing = Drawing(
         lengths=DEV_LENGTHS, count=job.dev_count, null_count=job.dev_count // 4, seed=recipe.seed
     )
-    fit = Fit(with_nulls(corpus, recipe), dev_windows(dev, drawing), recipe, settings)
+    made_up = with_nulls(with_insertions(corpus, recipe), recipe)
+    start = load_model(job.start, settings.folder) if job.start else None
+    fit = Fit(made_up, dev_windows(dev, drawing), recipe, settings, job.virus_kinds, start)
     fit.run()
     if fit.finished:
         model, step = fit.best_model()
-        score = partial(probabilities, model)
+        groups = [f"{kind}: {group}" if group else kind for _, kind, group in fit.kinds]
+        score = partial(probabilities, model, Kinds(groups))
         calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
+        if job.virus_kinds:
+            calibration = fit_kinds(calibration, score, dev, job, groups)
         output.mkdir(parents=True, exist_ok=True)
         calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
-        kinds = [f"virus: {group}" if group else kind for _, kind, group in fit.kinds]
         source = f"virnucpro train, recipe {recipe.digest[:16]}, step {step}"
-        export_model(output, job.name, model, kinds, job.chunk_nt, source)
+        export_model(output, job.name, model, groups, job.chunk_nt, source)
     return fit
+
+
+def with_insertions(corpus: Corpus, recipe: Recipe) -> Corpus:
+    """The corpus and worn copies of the families that insert themselves into genomes."""
+    rng = np.random.default_rng([recipe.seed, 8])
+    worn = [
+        (Label(OTHER, "insertion", label.group), f"{name} worn {k}", decayed(rng, bases))
+        for label, name, bases in corpus.records()
+        if label.target == VIRUS and label.group in (recipe.decayed or ())
+        for k in range(_WORN_COPIES)
+    ]
+    return corpus.followed_by(Corpus.of(worn)) if worn else corpus
 
 
 def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
@@ -98,12 +126,11 @@ def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
 
 
 def probabilities(
-    model: MiniModel, bases: NDArray[np.uint8], rows: int = 256
+    model: MiniModel, kinds: Kinds, bases: NDArray[np.uint8], rows: int = 256
 ) -> NDArray[np.float32]:
-    """P(other), P(virus), P(null) of windows (n, length), `rows` at a time: shape (n, 3)."""
+    """Scores of windows (n, length), `rows` at a time, as `Classifier.scores` gives them."""
     windows = oriented(bases, next(model.parameters()).device)
-    found: NDArray[np.float32] = logits_of(model, windows, rows).softmax(dim=1).numpy()
-    return found
+    return mini_scores(*logits_of(model, windows, rows), kinds)
 
 
 def export_model(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -178,14 +179,17 @@ def oriented(bases: NDArray[np.uint8], device: torch.device) -> Windows:
 
 
 def _longest_orf(rows: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Frame 0..5, first codon and codon count of each row's longest stop-free run, each (n,).
+    """Frame 0..5, first codon and codon count of each row's longest run, each (n,).
 
-    Ties go to F1..R3, leftmost.
+    Runs end as those of prediction do. Ties go to F1..R3, leftmost: windows are of either strand
+    as often.
     """
     strands = [rows, reverse_complement(rows, length)]
     ids = torch.cat([six_frames(strand, length)[0][:, :3] for strand in strands], dim=1)
     stops = torch.tensor(_IS_STOP, device=rows.device)
-    blocked = (ids < 0) | stops[ids.clamp(min=0)]
+    unclear = F.pad((ids < 0) | (ids == CODON_N), (1, 1), value=True)
+    gap = unclear[..., :-2] & unclear[..., 1:-1] & unclear[..., 2:]
+    blocked = (ids < 0) | gap | stops[ids.clamp(min=0)]
     place = torch.arange(ids.shape[2], device=rows.device)
     last = torch.where(blocked, place, -1).cummax(dim=2).values
     run = (place - last).flatten(1)

@@ -172,6 +172,16 @@ def adapters(rng: np.random.Generator, n: int, length: int) -> Bases:
     return out
 
 
+def decayed(rng: np.random.Generator, bases: Bases) -> Bases:
+    """A worn copy of a sequence, shape (m,): 8% to 25% substituted, its frames broken by indels."""
+    rate = rng.uniform(0.08, 0.25)
+    hit = rng.random(len(bases)) < rate
+    worn = np.where(hit & (bases < 4), (bases + rng.integers(1, 4, len(bases))) % 4, bases)
+    draw = rng.random(len(bases))
+    times = 1 + (draw < rate / 15) - (draw > 1 - rate / 15)
+    return worn.astype(np.uint8).repeat(times)
+
+
 def without_n(rng: np.random.Generator, windows: Bases) -> Bases:
     """The windows with a random base in place of every ambiguous one."""
     return np.where(windows > 3, rng.integers(0, 4, windows.shape), windows).astype(np.uint8)

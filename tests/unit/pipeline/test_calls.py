@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +16,13 @@ from virnucpro.pipeline.input_pass import Rules, Shard, input_pass
 from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.reports.tables import read_chunk_rows, read_contig_rows
 from virnucpro.scores.calibration import Calibration
+from virnucpro.scores.kinds import Kinds
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
-MODEL = SimpleNamespace(name="toy", calibration=None)
 RULES = Rules(100, OrfPolicy("open-frame"))
+MODEL = SimpleNamespace(name="toy", calibration=None, groups=(), orf_policy=RULES.policy)
 OPEN = "ATGGCCAAGGTTCTG" * 7  # no stop codon in F1
 
 
@@ -144,3 +146,43 @@ def test_shards_make_no_difference_to_the_tables(tmp_path, monkeypatch):
         counts = {name: n for name, n in tables.counts.items() if name != "embedded"}
         written.append(([path.read_bytes() for path in files], counts))
     assert written[0] == written[1]
+
+
+GROUPS = ("bacteria", "RNA virus: Potyviridae", "retro-transcribing virus: Retroviridae")
+
+
+@pytest.mark.parametrize(
+    ("p_virus", "groups", "expected"),
+    [
+        (0.95, (0.05, 0.9, 0.05), ("virus", "RNA virus", "Potyviridae")),
+        (0.95, (0.6, 0.3, 0.1), ("virus", "RNA virus", "")),
+        (0.95, (0.0, 0.5, 0.5), ("virus", "", "")),
+        (0.95, (0.0, 0.1, 0.9), ("uncertain", "retro-transcribing virus", "Retroviridae")),
+        (0.995, (0.0, 0.1, 0.9), ("virus", "retro-transcribing virus", "Retroviridae")),
+        (0.2, (0.0, 0.9, 0.1), ("non-virus", "", "")),
+    ],
+)
+def test_likely_viruses_have_a_kind_and_a_family_where_they_are_sure(
+    p_virus, groups, expected, tmp_path
+):
+    path = tmp_path / "calibration.json"
+    limits = Calibration(retro_above=0.98, kind_above=0.7, family_above=0.6)
+    limits.save(path, "toy")
+    model = SimpleNamespace(name="toy", calibration=path, groups=GROUPS, orf_policy=RULES.policy)
+    [shard] = shards_of([record("a")])
+    columns = Kinds(GROUPS).columns(np.tile(np.float32(groups), (len(shard.orfs), 1)))
+    scores = np.hstack([with_scores(shard, {"a": p_virus}), columns])
+    [row] = Caller(model).call(shard, scores).rows
+    assert (row.call, row.class_hint, row.family) == expected
+    assert (row.kind_score is not None) == bool(expected[1])
+
+
+def test_letters_that_are_not_known_do_not_speak_against_a_virus():
+    rules = Rules(100, OrfPolicy("longest"))
+    model = SimpleNamespace(name="toy", calibration=None, groups=(), orf_policy=rules.policy)
+    letters = "".join(random.Random(1).choices("ACGT", k=100))
+    [shard] = shards_of([record("whole", letters), record("half", letters + "N" * 90)], rules)
+    scores = with_scores(shard, {"whole": 0.1, "half": 0.1})
+    whole, masked = Caller(model).call(shard, scores).rows
+    assert (whole.call, masked.call) == ("non-virus", "uncertain")
+    assert masked.p_virus == pytest.approx(whole.p_virus)

@@ -11,7 +11,7 @@ from virnucpro.core.records import FRAMES, Record, Status
 from virnucpro.pipeline import input_pass as module
 from virnucpro.pipeline import parallel_translate
 from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
-from virnucpro.sequences.chunks import chunk_windows
+from virnucpro.sequences.chunks import chunk_windows, even_windows
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 CHUNK_NT = 90
@@ -71,14 +71,14 @@ def expect_slow_reading(records, size, units, shards):
         assert [row.length for row in shard.records] == [len(one.sequence) for one in part]
         chunks, orfs = [], []
         for i, (one, row) in enumerate(zip(part, shard.records, strict=True)):
-            windows = chunk_windows(len(one.sequence), CHUNK_NT) if row.status is None else []
+            windows = even_windows(len(one.sequence), CHUNK_NT) if row.status is None else []
             assert row.chunks == len(windows)
             for number, (start, end) in enumerate(windows):
                 found = find_orfs([one.sequence[start:end]], RULES.policy)
                 places = (found.frame.tolist(), found.start.tolist(), found.end.tolist())
                 for orf in zip(*places, found.dna, found.protein, strict=True):
                     orfs.append((len(chunks), *orf))
-                chunks.append((i, number, start, end))
+                chunks.append((i, number, start, end, end - start))
         assert shard.chunks.tolist() == chunks
         assert [row[:4] for row in shard.orfs.tolist()] == [orf[:4] for orf in orfs]
         mine = [unit for unit in units if (unit.number, len(unit)) in shard.units]
@@ -172,13 +172,13 @@ def test_letters_are_told_before_their_rows_come(records, sized):
             chunks.clear()
             orfs.clear()
     scored = [one.sequence for one in records if RULES.status(one, 0) is None]
-    windows = [s[a:b] for s in scored for a, b in chunk_windows(len(s), CHUNK_NT)]
+    windows = [s[a:b] for s in scored for a, b in even_windows(len(s), CHUNK_NT)]
     assert shown == windows  # copies too, and as given
 
 
 def test_ids_are_made_of_rows():
     _, [shard] = run([record("short", "ACGT"), record("a/1", dna(200, 1))])
-    assert shard.chunk_ids() == [f"a/1_chunk_{k}" for k in (1, 2, 3)]
+    assert shard.chunk_ids() == [f"a/1_chunk_{k}" for k in (1, 2, 3, 4)]
     assert shard.chunk_ids(np.array([2, 0])) == ["a/1_chunk_3", "a/1_chunk_1"]
     frames = [FRAMES[frame] for frame in shard.orfs["frame"]]
     ids = [f"a/1_chunk_{1 + k}{f}" for k, f in zip(shard.orfs["chunk"], frames, strict=True)]
@@ -194,7 +194,7 @@ def test_what_is_not_scored_has_its_reason_and_no_chunk():
     assert [row.status for row in shard.records] == [
         Status.TOO_SHORT, Status.AMBIGUOUS, Status.NOT_DNA, Status.FILTERED, Status.FILTERED, None,
     ]  # fmt: skip
-    assert [row.chunks for row in shard.records] == [0, 0, 0, 0, 0, 4]
+    assert [row.chunks for row in shard.records] == [0, 0, 0, 0, 0, 6]
     assert set(shard.chunks["record"].tolist()) == {5}
 
 
@@ -203,3 +203,70 @@ def test_nothing_to_score_gives_a_shard_without_units(records):
     units, [shard] = run(records)
     assert units == [] and len(shard.records) == len(records)
     assert len(shard.chunks) == len(shard.orfs) == 0
+
+
+def turned(letters):
+    return letters.translate(str.maketrans("ACGTacgt", "TGCAtgca"))[::-1]
+
+
+def orfs_of(letters, rules=RULES):
+    """Both sequences of each ORF, in any order, and how many letters of its chunk are clear."""
+    units, [shard] = run([record("a", letters)], rules=rules, per_unit=1_000)
+    pairs = [pair for unit in units for pair in zip(unit.dna, unit.protein, strict=True)]
+    clear = shard.chunks["clear"][shard.orfs["chunk"]].tolist()
+    found = [pairs[row] for row in shard.orfs["distinct"].tolist()]
+    return sorted(zip(found, clear, strict=True)), shard
+
+
+@pytest.mark.parametrize("keep", [1, 6])
+@pytest.mark.parametrize("length", [75, 91, 181, 332, 500, 1_234])
+def test_both_strands_give_the_same_orfs(keep, length):
+    rules = Rules(CHUNK_NT, OrfPolicy("longest", keep))
+    for seed in range(20):
+        letters = dna(length, seed)
+        letters = letters[:40] + "N" * (seed % 5 * 4) + letters[40 + seed % 5 * 4 :]
+        assert orfs_of(letters, rules)[0] == orfs_of(turned(letters), rules)[0]
+
+
+def test_n_at_the_ends_is_no_part_of_a_chunk():
+    plain, [bare] = orfs_of(dna(300, 1))[0], orfs_of(dna(300, 1))[1].records
+    found, shard = orfs_of("N" * 50 + dna(300, 1) + "N" * 7)
+    assert found == plain
+    assert (bare.clear, shard.records[0].clear, shard.records[0].length) == (300, 300, 357)
+    assert shard.chunks["start"][0] == 50 and shard.chunks["end"][-1] == 350
+
+
+def test_chunks_count_their_clear_letters():
+    letters = dna(300, 2)
+    shard = orfs_of(letters[:100] + "N" * 100 + letters[200:])[1]
+    expected = [min(100, end) - min(100, start) + max(0, end - 200) - max(0, start - 200)
+                for _, _, start, end, _ in shard.chunks.tolist()]  # fmt: skip
+    assert shard.chunks["clear"].tolist() == expected
+    assert min(expected) < CHUNK_NT
+
+
+@pytest.mark.parametrize("size", [480, 700])
+def test_a_circle_gives_the_same_orfs_wherever_it_begins(size):
+    circle = dna(size, 4)
+    expected, shard = orfs_of(circle + circle[:30])
+    assert shard.records[0].topology == "circular"
+    assert shard.chunks["end"].max() > size + 30  # over the junction
+    for shift in (1, 100, 333):
+        begun = circle[shift:] + circle[:shift]
+        for letters in (begun + begun[:55], turned(begun + begun[:21])):
+            found, shard = orfs_of(letters)
+            assert [pair for pair, _ in found] == [pair for pair, _ in expected]
+            assert shard.records[0].topology == "circular"
+
+
+def test_repeats_in_tandem_and_open_ends_are_no_circle():
+    for letters in (dna(600, 5), dna(100, 6) * 7, "AC" * 300, "N" * 20 + dna(580, 7) + "N" * 20):
+        assert orfs_of(letters)[1].records[0].topology == "linear"
+
+
+def test_the_published_plan_knows_no_strand_no_n_and_no_circle():
+    circle = dna(600, 8)
+    letters = "NN" + circle + circle[:40]
+    shard = orfs_of(letters, Rules(CHUNK_NT, OrfPolicy("open-frame")))[1]
+    windows = [(start, end) for _, _, start, end, _ in shard.chunks.tolist()]
+    assert windows == chunk_windows(len(letters), CHUNK_NT)

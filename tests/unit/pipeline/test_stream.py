@@ -15,6 +15,7 @@ from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
 from virnucpro.pipeline.stream import NoExecutor, ScoreStore, scored_shards, unit_name
 from virnucpro.pipeline.worker_loop import Done, GivenUp
+from virnucpro.scores.scorer import COLUMNS
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 RULES = Rules(120, OrfPolicy("longest"))
@@ -22,7 +23,7 @@ RULES = Rules(120, OrfPolicy("longest"))
 
 def true_score(dna):
     p = (zlib.crc32(dna) % 1_000) / 1_000
-    return [1 - p, p, np.nan]
+    return [1 - p, p, *[np.nan] * (COLUMNS - 2)]
 
 
 def scores_of(unit):
@@ -92,11 +93,11 @@ def expect_true_scores(found, but=()):
         unit_of = np.repeat([n for n, _ in shard.units], [size for _, size in shard.units])
         expected = []
         for chunk, frame, *_, distinct in shard.orfs.tolist():
-            record, _, start, end = shard.chunks[chunk].tolist()
+            record, _, start, end, _ = shard.chunks[chunk].tolist()
             orfs = find_orfs([mine[record].sequence[start:end]], RULES.policy)
             dna = orfs.dna[orfs.frame.tolist().index(frame)]
-            expected.append([np.nan] * 3 if unit_of[distinct] in but else true_score(dna))
-        np.testing.assert_allclose(scores, np.reshape(expected, (-1, 3)), atol=1e-6)
+            expected.append([np.nan] * COLUMNS if unit_of[distinct] in but else true_score(dna))
+        np.testing.assert_allclose(scores, np.reshape(expected, (-1, COLUMNS)), atol=1e-6)
     assert next(records, None) is None
 
 
@@ -155,11 +156,11 @@ def test_a_late_commit_of_the_same_unit_changes_nothing(events, units, store):
     others = [u for u in units if store.read(u.number, len(u)) is None]
     assert others
     for unit in others:  # another worker is quicker
-        store.commit(unit.number, np.full((len(unit), 3), 0.25, np.float32))
+        store.commit(unit.number, np.full((len(unit), COLUMNS), 0.25, np.float32))
     for _ in slow:
         pass
     for unit in units:
-        store.commit(unit.number, np.full((len(unit), 3), 0.75, np.float32))
+        store.commit(unit.number, np.full((len(unit), COLUMNS), 0.75, np.float32))
         kept = store.read(unit.number, len(unit))
         first = 0.25 if unit in others else scores_of((unit.dna, unit.protein))
         np.testing.assert_array_equal(kept, np.broadcast_to(first, kept.shape))

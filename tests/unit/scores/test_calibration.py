@@ -16,7 +16,9 @@ def scores(*p_virus):
 def called(fitted, chunk_scores, length=500):
     """Probability and call of one contig of chunks of one length."""
     n = len(chunk_scores)
-    p, calls = fitted.contigs(chunk_scores, np.full(n, length), np.zeros(n, dtype=int), 1)
+    p, calls = fitted.contigs(
+        chunk_scores, np.full(n, length), np.zeros(n, dtype=int), np.array([n * length])
+    )
     return float(p[0]), str(calls[0])
 
 
@@ -58,11 +60,37 @@ def test_many_contigs_at_once_equal_one_by_one():
     table = rng.dirichlet([1, 1, 0.2], 60)
     contig_of = rng.integers(0, 12, 60)
     fitted = Calibration(gain=0.4, virus_above=(0.8,), null_above=0.4)
-    p, calls = fitted.contigs(table, np.full(60, 300), contig_of, 13)
+    p, calls = fitted.contigs(
+        table, np.full(60, 300), contig_of, 300 * np.bincount(contig_of, minlength=13)
+    )
     for i in range(12):
         one = called(fitted, table[contig_of == i], 300)
         assert p[i] == pytest.approx(one[0]) and calls[i] == one[1]
     assert np.isnan(p[12])
+
+
+def test_chunks_that_overlap_are_no_further_evidence():
+    fitted, sizes = Calibration(gain=0.5), np.array([1000])
+    three, two = (
+        fitted.contigs(scores(*[0.8] * n), np.full(n, 500), np.zeros(n, dtype=int), sizes)[0]
+        for n in (3, 2)
+    )
+    assert three == pytest.approx(two)
+
+
+@pytest.mark.parametrize(
+    ("p_virus", "clear", "hidden", "call"),
+    [
+        (0.05, 900, 0, "non-virus"), (0.05, 900, 100, "non-virus"), (0.05, 600, 400, "uncertain"),
+        (1e-6, 600, 400, "non-virus"), (0.97, 600, 400, "virus"), (0.97, 140, 20, "virus"),
+        (0.97, 140, 150, "uncertain"),
+    ],
+)  # fmt: skip
+def test_n_makes_no_non_virus(p_virus, clear, hidden, call):
+    one = np.array([0])
+    found = Calibration().contigs(scores(p_virus), one + clear, one, one + clear, one + hidden)
+    assert found[1].tolist() == [call]
+    assert found[0] == pytest.approx([p_virus])
 
 
 def test_saved_parameters_load_as_they_were(tmp_path):

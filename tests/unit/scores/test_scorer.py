@@ -10,7 +10,14 @@ from tiny_home import make_tiny_home
 
 from virnucpro.core.errors import ModelError
 from virnucpro.models.store import resolve_model
-from virnucpro.scores.scorer import Embedder, EmbeddingOptions, LoadedModels, Scorer, finished
+from virnucpro.scores.scorer import (
+    COLUMNS,
+    Embedder,
+    EmbeddingOptions,
+    LoadedModels,
+    Scorer,
+    finished,
+)
 
 ORFS = [b"ATGGCC" * k + b"A" * (k % 3) for k in range(1, 13)]
 PROTEINS = [b"MA" * k for k in range(1, 13)]
@@ -39,10 +46,10 @@ def test_packed_equals_padded_equals_each_orf_alone(model, alone, engine, budget
     options = EmbeddingOptions(engine=engine, token_budget=budget)
     scorer = Scorer(model, LoadedModels("cpu"), options, options, classifier_batch=5)
     found = scores_of(scorer)
-    assert found.shape == (len(ORFS), 3)
+    assert found.shape == (len(ORFS), COLUMNS)
     np.testing.assert_allclose(found[:, :2], alone[:, :2], atol=1e-5)
     np.testing.assert_allclose(found[:, :2].sum(axis=1), 1, atol=1e-5)
-    assert np.isnan(found[:, 2]).all()  # this classifier knows no null
+    assert np.isnan(found[:, 2:]).all()  # this classifier knows no null
     assert len({row.tobytes() for row in found}) == len(ORFS)
     stats = scorer.stats()
     assert {stats[slot]["layout"] for slot in ("dna", "protein")} == {engine}

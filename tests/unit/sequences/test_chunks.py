@@ -6,10 +6,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.sequences.chunks import chunk_windows
+from virnucpro.sequences.chunks import (
+    chunk_windows,
+    even_windows,
+    tandem_unit,
+    terminal_repeat,
+)
 
 PLAN = Path(__file__).parents[2] / "data" / "chunk_plan.tsv"
 
@@ -50,3 +55,40 @@ def test_windows_cover_the_contig_without_a_hole(length, chunk_nt):
 def test_a_chunk_length_below_one_is_refused(chunk_nt):
     with pytest.raises(ValueError, match="at least 1 nt"):
         chunk_windows(100, chunk_nt)
+
+
+@settings(deadline=None)
+@given(length=st.integers(0, 20_000), chunk_nt=st.integers(20, 700))
+def test_even_windows_are_the_same_from_either_end(length, chunk_nt):
+    windows = even_windows(length, chunk_nt)
+    assert windows == [(length - end, length - start) for start, end in reversed(windows)]
+    covered = 0
+    for start, end in windows:
+        assert start <= covered < end
+        assert min(length, chunk_nt) <= end - start <= chunk_nt + 1
+        covered = end
+    assert covered == length
+    assert len(windows) <= 1.5 * len(chunk_windows(length, chunk_nt))
+
+
+def test_few_chunks_become_half_as_many_again():
+    counts = [len(even_windows(500 * k, 500)) for k in range(1, 9)]
+    assert counts == [1, 3, 4, 6, 7, 9, 7, 8]
+
+
+def test_a_terminal_repeat_is_the_longest_there_is():
+    inside = b"ACGGTCATTGCAGGCATCAATTGCGACTTA" * 20
+    head = b"GATTACAGATTTCCGGAACGT"
+    assert terminal_repeat(head + inside + head) == 21
+    assert terminal_repeat(head + inside + head[:19]) == 0
+    assert terminal_repeat(head + inside + b"C" + head + b"T" + head) == 21
+    assert terminal_repeat(head + b"ACGT" * 20 + head) == 0  # too short to tell
+
+
+def test_a_tandem_repeat_has_a_unit():
+    adapter = b"CAAGCAGAAGACGGCATACGAGATTGAGTGGTGACTGGAGTTCC"
+    assert tandem_unit(adapter * 7) == tandem_unit((adapter * 7)[3:]) == len(adapter)
+    assert tandem_unit(adapter * 3 + b"T" + adapter[1:] * 4) == 0  # out of step
+    assert tandem_unit((adapter * 7).replace(b"GGAGTT", b"GGACTT", 2)) == len(adapter)
+    assert tandem_unit(adapter + b"ACGTTGCAGGCATCAATTG" * 9) == 0
+    assert tandem_unit(b"") == tandem_unit(adapter) == 0

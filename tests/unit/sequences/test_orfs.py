@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,16 +50,18 @@ def slow_frames(sequence):
 
 
 def slow_run(translation):
-    """(first, end) codon of the longest run without a stop and at most half X, leftmost."""
-    best = (0, 0)
-    for first in range(len(translation)):
-        for end in range(first + 1, len(translation) + 1):
-            run = translation[first:end]
-            if "*" in run:
-                break
-            if 2 * run.count("X") <= len(run) and len(run) > best[1] - best[0]:
-                best = (first, end)
-    return best
+    """(first, end) codon of the longest run without a stop and without three X in a row, leftmost.
+
+    What lies outside of the chunk counts as X.
+    """
+    outside = f"X{translation}X"
+    ends = [
+        at
+        for at, letter in enumerate(translation)
+        if letter == "*" or outside[at : at + 3] == "XXX"
+    ]
+    runs = [(a + 1, b) for a, b in pairwise([-1, *ends, len(translation)])]
+    return max(runs, key=lambda run: (run[1] - run[0], -run[0]))
 
 
 def slow_orfs(number, chunk, policy):
@@ -79,7 +82,11 @@ def slow_orfs(number, chunk, policy):
     found = [orf for orf in found if orf[-1]]
     if policy.name == "longest" and any(len(orf[-1]) >= 5 for orf in found):
         found = [orf for orf in found if len(orf[-1]) >= 5]
-    kept = sorted(found, key=lambda orf: -len(orf[-1]))[: policy.keep]
+
+    def content(orf):
+        return -len(orf[-1]), orf[-1], orf[-2]
+
+    kept = sorted(found, key=content if policy.keep < 6 else len)[: policy.keep]
     return [orf for orf in found if orf in kept]
 
 

@@ -49,7 +49,10 @@ def _drawn(sets, length, count, nulls, seed):
     drawing = Drawing(lengths=(length,), count=count, null_count=nulls, seed=seed)
     for windows in dev_windows(sets, drawing):
         n = len(windows.labels)
-        yield windows, (_too_sure(windows.bases), np.full(n, length), np.arange(n), n)
+        yield (
+            windows,
+            (_too_sure(windows.bases), np.full(n, length), np.arange(n), np.full(n, length)),
+        )
 
 
 def test_probabilities_become_honest(sets, fitted):
@@ -82,7 +85,10 @@ def test_longer_contigs_become_more_certain(sets, fitted):
 
 def test_repeats_are_uncertain(fitted):
     row = np.tile([0, 3], 250)[None].astype(np.uint8)
-    assert fitted.contigs(_too_sure(row), np.array([500]), np.array([0]), 1)[1] == ["uncertain"]
+    assert (
+        fitted.contigs(_too_sure(row), np.array([500]), np.array([0]), np.array([500]))[1]
+        == "uncertain"
+    )
 
 
 def test_one_class_alone_gives_no_calibration(sets):

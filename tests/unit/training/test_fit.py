@@ -13,10 +13,11 @@ from virnucpro.core.errors import ConfigError, ModelError, UsageError
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.calibration import Calibration
+from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
-from virnucpro.training.fit import Fit, FitSettings, MiniModel
+from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
 from virnucpro.training.jobs import Recipe
-from virnucpro.training.run import export_model, probabilities
+from virnucpro.training.run import export_model, probabilities, with_insertions
 from virnucpro.training.scoring import as_records
 from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows
 
@@ -119,19 +120,70 @@ def test_weights_cannot_be_chosen_on_one_class(tmp_path, dev):
 def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_path):
     torch.manual_seed(0)
     model = MiniModel(RECIPE, 3).eval()
-    found = {}
+    found, groups = {}, ["bacteria", "RNA virus: aidae", "null"]
     for name, calibration in (("plain", Calibration()), ("fitted", Calibration(slope=(2.0,)))):
         (tmp_path / name).mkdir()
         calibration.save(tmp_path / name / "calibration.json", "nothing")
-        export_model(tmp_path / name, "toy", model, ["bacteria", "virus: a", "null"], 300, "a test")
+        export_model(tmp_path / name, "toy", model, groups, 300, "a test")
         found[name] = resolve_model("custom", tmp_path / name, tmp_path / "home")
     bases = np.random.default_rng(3).integers(0, 4, (20, 300)).astype(np.uint8)
-    expected = probabilities(model, bases, rows=7)
+    expected = probabilities(model, Kinds(groups), bases, rows=7)
     scored = list(DirectScorer(found["plain"], "cpu").shards(as_records(bases)))
     got = np.concatenate([scores for _, scores in scored])
     np.testing.assert_allclose(got, expected, atol=5e-3)
-    assert np.ptp(expected[:, 1]) > 0.01
+    assert np.ptp(expected[:, 1]) > 0.01 and np.ptp(expected[:, 3 + KINDS.index("RNA virus")]) > 0
     assert found["plain"].digest != found["fitted"].digest
     (tmp_path / "fitted" / "calibration.json").write_text("{}")
     with pytest.raises(ModelError, match="were installed"):
         resolve_model("custom", tmp_path / "fitted", tmp_path)
+
+
+def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(tmp_path, dev):
+    first = _fit(tmp_path / "first", dev)
+    Calibration().save(tmp_path / "calibration.json", "nothing")
+    export_model(tmp_path, "toy", first.best_model()[0], ["a", "b"], 150, "a test")
+    start = resolve_model("custom", tmp_path, tmp_path / "home")
+    found = {}
+    for distil in (0.0, 1.0):
+        recipe = replace(RECIPE, steps=10, seed=1, distil=distil, virus_share=0.02)
+        settings = FitSettings(
+            folder=tmp_path / f"{distil}", device=torch.device("cpu"), progress=False
+        )
+        fit = Fit(_corpus(0), dev, recipe, settings, start=start)
+        weights = fit.model.state_dict()
+        for name, tensor in first.best_model()[0].state_dict().items():
+            if not name.startswith("classifier.kind"):
+                torch.testing.assert_close(weights[name], tensor.half().float())
+        fit.run()
+        found[distil] = logits_of(fit.model, fit.dev[0][1], 40)[0].softmax(dim=1)
+    expected = logits_of(first.best_model()[0], fit.dev[0][1], 40)[0].softmax(dim=1)
+    far, near = (float((found[d] - expected).abs().mean()) for d in (0.0, 1.0))
+    assert near < 0.7 * far
+
+
+def test_families_of_a_kind_are_told_apart_as_a_kind_too(tmp_path, dev):
+    settings = FitSettings(folder=tmp_path, device=torch.device("cpu"), progress=False)
+    families = {"RNA virus": ("g0", "g1"), "bacteriophage": ("g2",)}
+    fit = Fit(_corpus(0), dev, RECIPE, settings, families)
+    viral = [kind[1:] for kind in fit.kinds if kind[0] == VIRUS]
+    assert viral == [("RNA virus", "g0"), ("RNA virus", "g1"), ("bacteriophage", "g2")]
+    first, second, other = (fit.kinds.index((VIRUS, *kind)) for kind in viral)
+    group = (fit.kind_of == first).nonzero()[0]
+    losses = []
+    for guess in (first, second, other):
+        logits = torch.zeros(1, len(fit.kinds))
+        logits[:, guess] = 9.0
+        losses.append(float(fit._kind_loss(logits, group)))
+    assert losses[0] < 1 < losses[1] < losses[2] - 1
+
+
+def test_worn_copies_of_inserted_viruses_are_no_viruses():
+    recipe = replace(RECIPE, decayed=("g1",))
+    corpus = with_insertions(_corpus(0), recipe)
+    worn = [(label, bases) for label, _, bases in corpus.records() if label.kind == "insertion"]
+    source = [bases for label, _, bases in _corpus(0).records()
+              if label.target == VIRUS and label.group == "g1"]  # fmt: skip
+    assert len(worn) == 3 * len(source) and {label.target for label, _ in worn} == {OTHER}
+    for _, bases in worn:
+        assert 500 < len(bases) < 700
+        assert all((bases[:60] != one[:60]).mean() > 0.02 for one in source)

@@ -8,7 +8,7 @@ from virnucpro.core.errors import ConfigError
 from virnucpro.training.jobs import MlpRecipe, Recipe, read_evaluation, read_job
 
 MINI = Path(__file__).parents[3] / "recipes" / "mini.yaml"
-MINI_DIGEST = "961cb69838c9628c45c880e791d13e1672f915c3909d9b4fa3d5f99ac850f984"
+MINI_DIGEST = "34397b3216a4c26cac79020157c127af43a3618118c40cb8a8075863451acf54"
 TOWERS = "dna: {width: 8}, protein: {width: 8}"
 
 
@@ -26,7 +26,11 @@ def test_the_recipe_of_the_bundled_model_is_the_same_as_ever():
     job, recipe = read_job(MINI, Path("data"))
     assert isinstance(recipe, Recipe) and recipe.digest == MINI_DIGEST
     assert (job.name, job.chunk_nt, job.dev_count) == ("mini", 500, 2000)
-    assert job.data.tables == (Path("data/meta.tsv.xz"),) and len(job.data.dev) == 3
+    assert (
+        len(job.data.tables) == 2
+        and job.start == Path("data/mini-2.0.0")
+        and len(job.data.dev) == 3
+    )
     panel = read_evaluation(MINI, None).evaluate
     assert len(panel.leave_out) == 10 and panel.decoys == MINI.parent / "decoys.fa.xz"
 
