@@ -28,6 +28,7 @@ from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.encoders.small import Block, DnaTower, Pool, ProteinTower, Stem, load_small
 from virnucpro.encoders.tokenizers import BASE_N
+from virnucpro.models.classifier_file import read_classifier
 from virnucpro.models.specs import ModelSpec
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
 from virnucpro.training.figures import auroc
