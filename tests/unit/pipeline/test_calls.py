@@ -124,7 +124,7 @@ def test_the_orf_with_the_most_virus_speaks_for_its_chunk():
     assert called.is_virus.tolist() == [False, False]  # another frame looks less viral by more
     row, (_, frame, start, end, _) = called.chunk_rows[1], shard.orfs[best].tolist()
     assert (row.frame, row.orf_start, row.orf_end) == (FRAMES[frame], start, end)
-    lone = np.array([[0.7, 0.6, np.nan]]), np.array([100]), np.array([0]), 1
+    lone = np.array([[0.7, 0.6, np.nan]]), np.array([100]), np.array([0]), np.array([100])
     [p], _ = Calibration().contigs(*lone)
     assert row.p_virus == pytest.approx(p, abs=1e-6)
     scores[shard.orfs["chunk"] == 1, 0] = 0.6
