@@ -175,10 +175,13 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         scored = scored_shards(
             events, store, executor, job, bar.update, given_up, run.report.note_engines
         )
-        # This thread drives the device, and another writes: one shard waits for it at most.
+        # This thread drives a GPU while another writes: one shard waits for it at most.
         with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
             written: Future[Called] | None = None
             for shard, scores in scored:
+                if compute.devices[0] == "cpu":
+                    missing |= tables.add(shard, scores).missing
+                    continue
                 if written is not None:
                     missing |= written.result().missing
                 written = writer.submit(tables.add, shard, scores)
