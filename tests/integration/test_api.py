@@ -33,7 +33,7 @@ def test_the_same_table_as_the_command(home, predict, fasta, tmp_path):
     assert result.rows == list(read_call_rows(result.calls))
     assert (len(result), result.exit_code) == (3, 0)
     assert result.counts["call:virus"] == 2
-    assert [chunk.seq_id for chunk in result.chunks()] == ["a", "a", "b"]
+    assert [chunk.seq_id for chunk in result.chunks()] == ["a", "a", "a", "b"]
     assert result.viral_fasta.read_text().startswith(">a first\n")
     assert result.samples[0]["sample"] == "contigs"
     relaxed = virnucpro.predict(fasta, threads=1, preset="relaxed", **TINY)
@@ -87,14 +87,14 @@ def test_vectors_are_the_same_however_sequences_are_given(home, fasta, random_dn
     assert plain.seq_ids[-1] == "b_chunk_1R3"
     np.testing.assert_allclose(from_file.vectors, by_id.vectors, atol=1e-6)
     np.testing.assert_allclose(from_file.vectors, plain.vectors, atol=1e-6)
-    assert from_file.vectors.shape == (18, 32)
+    assert from_file.vectors.shape == (24, 32)
     assert from_file.vectors.dtype == np.float32
 
 
 def test_one_vector_a_record_is_the_mean_of_its_orfs(home, fasta):
     orfs, records = virnucpro.embed(fasta, **TINY), virnucpro.embed(fasta, per="record", **TINY)
     assert records.seq_ids == ("a", "b")
-    np.testing.assert_allclose(records.vectors[0], orfs.vectors[:12].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(records.vectors[0], orfs.vectors[:18].mean(axis=0), atol=1e-6)
     assert virnucpro.embed([], per="record", **TINY).vectors.shape == (0, 32)
 
 

@@ -47,7 +47,7 @@ def test_min_score_changes_calls_and_never_scores(predict, fasta, tmp_path, midd
     about = facts(tmp_path / "out")
     assert about["calling"]["min_score"] == middle
     assert about["sample_summary"][0]["virus"] == 5
-    assert about["schema"]["calls.tsv"] == 1
+    assert about["schema"]["calls.tsv"] == 2
     predict(fasta, "-o", tmp_path / "fdr", "--min-score", middle, "--max-fdr", "0.5")
     calls = Counter(row.call for row in rows_of(tmp_path / "fdr"))
     assert calls == {"uncertain": 5, "non-virus": 4, None: 1}  # all of them score low
