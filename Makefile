@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CORE := $(VENV)/.core
 STAMP := $(VENV)/.ready
 
 .PHONY: demo test check tests soak-short soak fuzz clean
 
-demo: $(STAMP)
+demo: $(CORE)
 	$(BIN)/virnucpro predict examples/demo.fa -o demo_predictions --force
 	@cut -f1,2,5,6,7 demo_predictions/calls.tsv
 
@@ -39,11 +40,16 @@ fuzz: $(STAMP)
 	$(BIN)/python fuzz/alone.py --records 100000 --stub --output benchmarks/results/alone_stub.json
 	$(BIN)/python fuzz/alone.py --records 2000 --output benchmarks/results/alone_mini.json
 
-$(STAMP): pyproject.toml constraints.txt
+# What predicts with the bundled model on a CPU, and no more.
+$(CORE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $(CORE)
+
+$(STAMP): $(CORE)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]' --group dev
 	touch $(STAMP)
 
 clean:

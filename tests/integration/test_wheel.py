@@ -99,3 +99,52 @@ def test_a_clean_environment_predicts_with_the_model_inside(installed, tmp_path)
     assert len(rows) == 1 + demo.read_text().count(">")
     assert "called viral" in (tmp_path / "out" / "report.html").read_text()
     assert "VirNucPro" in run(installed / "virnucpro", "--version", cwd=tmp_path)
+
+
+LIGHT = (
+    "import sys; sys.path.insert(0, __file__.rsplit('/', 1)[0])\n"
+    + """
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "tokenizers", "h5py", "huggingface_hub", "pysam"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+)
+
+
+def test_the_core_alone_predicts_reports_and_says_what_is_missing(installed, tmp_path):
+    light = tmp_path / "light"
+    light.mkdir()
+    (light / "sitecustomize.py").write_text(LIGHT)
+    environment = {**os.environ, "PYTHONPATH": str(light)}
+    command = installed / "virnucpro"
+
+    def virnucpro(*words, code=0):
+        done = subprocess.run(
+            [command, *words], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr[-2000:]
+        return done.stdout + done.stderr
+
+    demo = str(ROOT / "examples" / "demo.fa")
+    virnucpro("predict", demo, "-o", "out")
+    virnucpro("predict", demo, "-o", "kept", "-k")
+    one, kept = ((tmp_path / name / "calls.tsv").read_text() for name in ("out", "kept"))
+    assert one.count("\tvirus\t") >= 10 and one == kept
+    (tmp_path / "out" / "report.html").unlink()
+    virnucpro("report", "out")
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert "all well" in virnucpro("doctor")
+    assert "mini: 29 records" in virnucpro("estimate", demo)
+    script = "import virnucpro, sys; print(len(virnucpro.predict(sys.argv[1])))"
+    alone = subprocess.check_output(
+        [installed / "python", "-c", script, demo], env=environment, cwd=tmp_path, text=True
+    )
+    assert alone.split() == ["29"]
+    assert "pip install 'virnucpro[published]'" in virnucpro(
+        "predict", demo, "-o", "x", "--parallel", code=2
+    )
+    assert not (tmp_path / "x").exists()

@@ -110,7 +110,7 @@ def run_prediction(
         refuse_fp8(model, settings.compute.devices[0])
     needs_torch = not (
         model.dna.is_small and model.protein.is_small and settings.compute.devices == ("cpu",)
-        and not is_staged
+        and not use_v2_architecture and not persistent_models
     )  # fmt: skip
     if needs_torch:
         import torch  # noqa: F401 - where it is missing, say so before anything is touched

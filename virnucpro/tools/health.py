@@ -18,8 +18,15 @@ from virnucpro.core.errors import VirNucProError
 from virnucpro.core.files import temporary_beside
 from virnucpro.models.store import list_models, resolve_model
 
-PACKAGES = ("torch", "numpy", "h5py", "tokenizers", "safetensors", "jinja2", "click")
-EXTRAS = {"pysam": "BAM and CRAM", "nvidia-ml-py": "GPU figures while running"}
+PACKAGES = ("numpy", "safetensors", "threadpoolctl", "jinja2", "click")
+EXTRAS = {
+    "torch": "GPUs, published models, training ([published])",
+    "tokenizers": "published models ([published])",
+    "h5py": "--parallel ([published])",
+    "huggingface-hub": "models fetch ([published])",
+    "pysam": "BAM and CRAM ([bam])",
+    "nvidia-ml-py": "GPU figures while running ([gpu])",
+}
 LEAST_FREE = 1 << 30
 WRITTEN_BYTES = 64 << 20
 SLOW_BYTES_PER_SECOND = 20e6
@@ -65,6 +72,9 @@ def _version(name: str) -> str:
 def _devices() -> Iterator[Finding]:
     try:
         import torch
+    except ModuleNotFoundError:
+        yield Finding("CPU", True, _ram())
+        return
     except ImportError as error:
         yield Finding("PyTorch", False, f"cannot be imported: {error}", "pip install torch")
         return
