@@ -52,7 +52,7 @@ def test_vectors_are_those_of_each_orf(fasta, model, monkeypatch):
     assert vectors.shape == (len(shard.orfs), model.dim) and len(vectors) > 40
     for row in range(0, len(vectors), 9):
         orf = shard.orfs[row]
-        record, _, start, end = shard.chunks[orf["chunk"]].tolist()
+        record, _, start, end, _ = shard.chunks[orf["chunk"]].tolist()
         found = find_orfs([records[record].sequence[start:end]], model.orf_policy)
         place = [FRAMES[f] for f in found.frame].index(FRAMES[orf["frame"]])
         unit = ([found.dna[place]], [found.protein[place]])

@@ -19,7 +19,7 @@ from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 TOLERANCE = 1e-5
-UNITS = 5
+UNITS = 6
 V2 = {"use_v2_architecture": True}
 WAYS = {
     "translated by three": {"threads": 4},

@@ -67,8 +67,8 @@ class Rules:
             return Status.FILTERED
         return status if status or self.is_sampled(number) else Status.FILTERED
 
-    def chunks(self, letters: str) -> tuple[list[tuple[int, int, str]], int, str]:
-        """Start, end and letters of each chunk of a record, its clear letters, its topology.
+    def chunks(self, letters: str) -> tuple[list[tuple[int, int]], str, int, str]:
+        """Windows of a record, the letters to cut them from, how many are clear, its topology.
 
         Under `open-frame` the plan is the published one. Else N at the ends is no part of the
         plan, both strands have the same one, and a circle is read over its junction.
@@ -86,7 +86,7 @@ class Rules:
             first = len(letters) - len(normalised.lstrip(b"N"))
             inner = even_windows(len(normalised.strip(b"N")), self.chunk_nt)
             windows = [(first + start, first + end) for start, end in inner]
-        return [(start, end, letters[start:end]) for start, end in windows], clear, topology
+        return windows, letters, clear, topology
 
 
 class RecordRow(NamedTuple):
@@ -250,19 +250,21 @@ def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, l
             yield block(ends_shard=True)
             in_shard = chunks_in_shard = 0
         status = rules.status(record, number)
-        letters = record.sequence
-        chunks, clear, topology = ([], 0, "") if status else rules.chunks(letters)
+        windows, letters, clear, topology = (
+            ([], "", 0, "") if status else rules.chunks(record.sequence)
+        )
         rows.append(
             RecordRow(
-                record.seq_id, record.joint_id, record.sample, len(letters), record.gaps, status,
-                len(chunks), clear, topology,
+                record.seq_id, record.joint_id, record.sample, len(record.sequence), record.gaps,
+                status, len(windows), clear, topology,
             )
         )  # fmt: skip
-        for k, (start, end, text) in enumerate(chunks):
+        for k, (start, end) in enumerate(windows):
+            text = letters[start:end]
             places.append((in_shard, k, start, end, clear_letters(text)))
             texts.append(text)
             if len(texts) == BLOCK_CHUNKS:
                 yield block(ends_shard=False)
         in_shard += 1
-        chunks_in_shard += len(chunks)
+        chunks_in_shard += len(windows)
     yield block(ends_shard=True)

@@ -90,7 +90,7 @@ def survey(records: Iterable[Record], model: ModelSpec, min_length: int = 0) -> 
         nt += len(record.sequence)
         if rules.status(record, number) is None:
             scored += 1
-            sample.offer(record, [chunk[:2] for chunk in rules.chunks(record.sequence)[0]])
+            sample.offer(record, rules.chunks(record.sequence)[0])
     random.Random(0).shuffle(sample.items)  # so that any first part of it is even too
     chunks = sample.items[:TOKEN_CHUNKS]
     orfs = find_orfs(chunks, model.orf_policy)
