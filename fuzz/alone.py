@@ -53,6 +53,7 @@ from virnucpro.pipeline.worker_loop import (  # noqa: E402
     Outcome,
 )
 from virnucpro.reports.tables import CallRow, read_call_rows  # noqa: E402
+from virnucpro.scores.scorer import COLUMNS  # noqa: E402
 from virnucpro.sequences import streams  # noqa: E402
 from virnucpro.sequences.fasta import read_records  # noqa: E402
 from virnucpro.sequences.read_log import ReadLog  # noqa: E402
@@ -84,8 +85,9 @@ class MadeUpScores:
         for key, (dna, protein) in items:
             seeds = [zlib.crc32(d + b" " + p) for d, p in zip(dna, protein, strict=True)]
             virus = np.array(seeds, dtype=np.float64) / 2**32
-            scores = np.stack([1 - virus, virus, np.zeros_like(virus)], axis=1)
-            yield Done(key, scores.astype(np.float32), {}, 0)
+            scores = np.zeros((len(virus), COLUMNS), dtype=np.float32)
+            scores[:, 0], scores[:, 1] = 1 - virus, virus
+            yield Done(key, scores, {}, 0)
 
     def close(self) -> None:
         """Nothing is held."""

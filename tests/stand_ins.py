@@ -139,7 +139,9 @@ def worker_that_names_its_device(connection, settings, number):
         if what == "shard":
             connection.send(Failed(key, "no such GPU"))
         elif scores:
-            connection.send(Done(key, np.full((len(scores[0]), 3), 0.5, np.float32), {}, 0))
+            from virnucpro.scores.scorer import COLUMNS
+
+            connection.send(Done(key, np.full((len(scores[0]), COLUMNS), 0.5, np.float32), {}, 0))
         else:
             unit.output_file.write_text("")
             connection.send(Done(key, (1, 1), {job.encoder.kind: {}}, 0))

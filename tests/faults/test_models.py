@@ -128,7 +128,7 @@ def test_a_network_of_another_size_is_refused_before_it_takes_memory(tmp_path, m
     spec = replace(resolve_model("custom", folder, tmp_path).dna, dim=4 * 4096)
     with pytest.raises(ModelError, match=r"dna\.safetensors"):
         load_small(spec, torch.device("cpu"), torch.float32)
-    assert {tensor.device.type for tensor in made} == {"meta"}
+    assert made == []
 
 
 @pytest.mark.parametrize("entry", [{"dim": 512}, {"dim": 10**7}, {"dim": -1}])

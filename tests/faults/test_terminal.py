@@ -177,7 +177,7 @@ runpy.run_module("virnucpro", run_name="__main__")
     ("module", "words"),
     [
         ("virnucpro.cli.main", "--version"), ("click.types", "doctor"),
-        ("virnucpro.core.config", "predict FASTA"), ("torch", "predict FASTA"),
+        ("virnucpro.core.config", "predict FASTA"), ("numpy", "predict FASTA"),
     ],
 )  # fmt: skip
 def test_an_interrupt_while_importing_ends_without_a_traceback(tmp_path, fasta, module, words):

@@ -6,7 +6,6 @@ The device is a stand-in: plain PyTorch computes what its kernels would.
 from __future__ import annotations
 
 import pytest
-import torch
 from runs_here import facts, predict_here, write_dna
 
 import virnucpro
@@ -33,7 +32,7 @@ def card(monkeypatch):
     monkeypatch.setattr(fp8, "KEPT", ())
     monkeypatch.setattr(agreement, "LEAST_SEQUENCES", 20)
     for name in ("float16", "fp8"):  # float16 is slow on a CPU
-        monkeypatch.setitem(base.DTYPES, name, torch.float32)
+        monkeypatch.setitem(base.DTYPES, name, "float32")
     plain_kernels.install(monkeypatch)
 
 
