@@ -8,6 +8,8 @@ vector depends on the sequences computed with it and on nothing else.
 from __future__ import annotations
 
 import json
+import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -129,6 +131,21 @@ def six_frames(bases: Integers, lengths: Integers) -> tuple[Integers, Integers]:
     return np.where(place < counts[:, :, None], ids, -1), counts
 
 
+class Scratch(threading.local):
+    """Arrays that a thread uses again: the system takes its time to give fresh memory."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Floats] = {}
+
+    def array(self, name: str, *shape: int) -> Floats:
+        """An array of any content, until the next one of this name is asked for."""
+        size = math.prod(shape)
+        held = self._held.get(name)
+        if held is None or held.size < size:
+            held = self._held[name] = np.empty(size, dtype=np.float32)
+        return held[:size].reshape(shape)
+
+
 class Norm:
     """Layer norm over channels."""
 
@@ -172,6 +189,7 @@ class Tower:
         self._bias = weights["stem.bias"]
         self._blocks = [Block(weights, i, d) for i, d in enumerate(config.dilations)]
         self._pool = Norm(weights, "pool.norm")
+        self._scratch = Scratch()
 
     def forward(self, ids: Integers, counts: Integers) -> Floats:
         """Letters (n, P), -1 for none, with `counts` (n,) each to max and mean: (2, n, width)."""
@@ -180,8 +198,9 @@ class Tower:
         inside = np.arange(places) * self.config.stride < counts[:, None]
         outside = np.flatnonzero(~inside)  # of sequences shorter than the longest
         x[outside] = 0
-        h, y = np.empty_like(x), np.empty((len(x), 0), dtype=np.float32)
-        taps = np.zeros((n, places, 3 * width), dtype=np.float32)  # before, at, after a position
+        h = self._scratch.array("h", *x.shape)
+        y = self._scratch.array("y", len(x), self.config.hidden or width)
+        taps = self._scratch.array("taps", n, places, 3 * width)  # before, at, after a position
         for block in self._blocks:
             at = block.norm(x, out=h).reshape(n, places, width)
             h[outside] = 0
@@ -189,8 +208,6 @@ class Tower:
             taps[:, d:, :width], taps[:, :d, :width] = at[:, : places - d], 0
             taps[:, :, width : 2 * width] = at
             taps[:, : places - d, 2 * width :], taps[:, places - d :, 2 * width :] = at[:, d:], 0
-            if y.shape[1] != block.up.shape[1]:
-                y = np.empty((len(x), block.up.shape[1]), dtype=np.float32)
             np.matmul(taps.reshape(len(x), -1), block.up, out=y)
             y += block.up_bias
             np.maximum(y, 0, out=y)
@@ -213,8 +230,9 @@ class Tower:
         right = (places - 1) * stride + taps - left - ids.shape[1]
         padded = np.pad(ids, ((0, 0), (left, right)), constant_values=-1)
         padded[padded < 0] = self._rows - 1
-        x = np.tile(self._bias, (len(ids) * places, 1))
-        rows = np.empty_like(x)
+        x = self._scratch.array("x", len(ids) * places, self.config.width)
+        x[:] = self._bias
+        rows = self._scratch.array("h", *x.shape)
         for tap in range(taps):
             letters = padded[:, tap : tap + (places - 1) * stride + 1 : stride].reshape(-1)
             np.take(self._table, letters + tap * self._rows, axis=0, out=rows, mode="clip")

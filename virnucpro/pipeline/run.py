@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from importlib import metadata
@@ -259,8 +259,10 @@ def _check_same_inputs(
 
 def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
     """What run.json says before anything is done."""
-    found = {one.metadata["Name"].lower(): one.version for one in metadata.distributions()}
-    packages = {name: found[name] for name in PACKAGES if name in found}
+    packages = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
     return {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
         "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
