@@ -19,6 +19,7 @@ from virnucpro import __version__
 from virnucpro.cli.streams import Streams
 from virnucpro.core.device import usable_cpus, visible_cpus
 from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
+from virnucpro.core.extras import EXTRA_OF
 from virnucpro.core.text import clipped
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -44,11 +45,6 @@ COMMANDS = {
     "citation": ("info", "How to cite."),
     "completion": ("info", "Print the completion script of a shell."),
 }
-
-EXTRA_OF = {
-    "torch": "published", "tokenizers": "published", "h5py": "published",
-    "huggingface_hub": "published", "pysam": "bam", "pynvml": "gpu", "ray": "ray",
-}  # fmt: skip
 
 AFTER_A_STOP = {
     "predict": "; finished work is kept, --resume goes on with it",

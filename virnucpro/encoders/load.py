@@ -34,7 +34,7 @@ def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) ->
     Raises:
         ModelError: if the weights are missing, damaged, or not what the spec says.
     """
-    if spec.kind in TOWERS:
+    if spec.is_small:
         encoder: Encoder = load_small(spec, device, dtype)
     else:
         opened = _Opened(spec)
@@ -64,7 +64,7 @@ def check_encoder(spec: EncoderSpec) -> None:
     Raises:
         ModelError: it cannot; names the file.
     """
-    if spec.kind in TOWERS:
+    if spec.is_small:
         load_small(spec, torch.device("cpu"), torch.float32)
     else:
         opened = _Opened(spec)

@@ -28,8 +28,8 @@ CODON_N = 64
 RESIDUE_ROWS = 22
 ROWS = {"mini-dna": 72, "mini-protein": 24}
 """Rows of the stem's table by kind of encoder; some are never looked up."""
-_CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
-RESIDUE_OF_CODON = np.array([RESIDUES.find(aa) if aa != "*" else 21 for aa in _CODE])
+CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
+RESIDUE_OF_CODON = np.array([RESIDUES.find(aa) if aa != "*" else 21 for aa in CODE])
 EPSILON = 1e-5
 LOWEST = -30.0  # stands for a position outside of a sequence where the largest is taken
 _MOST = 8192  # of a size of a network; a damaged file must not ask for all memory

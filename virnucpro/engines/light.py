@@ -29,7 +29,7 @@ class LightEngine:
     """
 
     def __init__(self, encoder: SmallEncoder, threads: int) -> None:
-        self._encoder, self._threads, self.dim = encoder, threads, encoder.dim
+        self._encoder, self._threads = encoder, threads
         self.stats = EngineStats(
             layout="padded", device="cpu", dtype="float32", backend="numpy",
             token_budget=int(_POSITIONS / encoder.per_letter),

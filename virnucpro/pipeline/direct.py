@@ -59,7 +59,7 @@ class DirectScorer:
             yield from caller.call(shard, scores).rows
 
     def shards(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
-        """Records, chunks and ORFs with the scores of each ORF, shape (orfs, 3)."""
+        """Records, chunks and ORFs with the scores of each ORF, (orfs, `COLUMNS`)."""
         yield from scored_shards(self._events(records), None, self._executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:

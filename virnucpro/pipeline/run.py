@@ -7,10 +7,9 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from virnucpro import __version__
 from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
+from virnucpro.core.extras import version_of
 from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped, one_line
@@ -259,10 +259,7 @@ def _check_same_inputs(
 
 def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
     """What run.json says before anything is done."""
-    packages = {}
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            packages[name] = metadata.version(name)
+    packages = {name: version for name in PACKAGES if (version := version_of(name))}
     return {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
         "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -41,13 +41,13 @@ def unit_name(number: int) -> str:
 
 
 class ScoreStore:
-    """Scores of units in the ledger: P(other), P(virus), P(null), float32, row by row."""
+    """Scores of units in the ledger, as `Scorer.run` gives them: float32, row by row."""
 
     def __init__(self, ledger: Ledger, key: str) -> None:
         self._ledger, self._key = ledger, key
 
     def read(self, number: int, size: int) -> Scores | None:
-        """The scores of a finished unit, shape (size, 3); None where it is not finished.
+        """The scores of a finished unit, shape (size, `COLUMNS`); None where it is not finished.
 
         Raises:
             DamagedError: they are not what was committed, and repair was not asked for.
@@ -64,7 +64,7 @@ class ScoreStore:
         return scores.reshape(size, COLUMNS).astype(np.float32)
 
     def commit(self, number: int, scores: Scores) -> None:
-        """Record the scores of a unit, shape (n, 3)."""
+        """Record the scores of a unit, shape (n, `COLUMNS`)."""
         self._ledger.commit(unit_name(number), self._key, scores.astype("<f4").tobytes())
 
 
@@ -89,7 +89,7 @@ def scored_shards(
         on_stats: told what the engines did so far, by slot, after each unit.
 
     Yields:
-        Each shard with the scores of its ORFs, shape (orfs, 3); NaN where there is none.
+        Each shard with the scores of its ORFs, shape (orfs, `COLUMNS`); NaN where there is none.
     """
     shards: deque[Shard] = deque()
     scores: dict[int, Scores] = {}

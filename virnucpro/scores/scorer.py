@@ -262,14 +262,14 @@ class Scorer:
         return merged
 
     def run(self, prepared: Prepared) -> Generator[int, None, NDArray[np.float32]]:
-        """P(other), P(virus) and P(null) of n ORFs, shape (n, 3); yields ORFs as they are done.
+        """P(other), P(virus), P(null) and the columns of `Kinds` of n ORFs, (n, `COLUMNS`).
 
-        NaN where the model has no such class.
+        NaN where the model has no such class. Yields ORFs as they are done.
         """
         return self.classify((yield from self.vectors(prepared)))
 
     def classify(self, merged: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores of merged vectors, shape (n, 3), as `run` returns them."""
+        """Scores of merged vectors, shape (n, `COLUMNS`), as `run` returns them."""
         classifier = self._encoders.classifier(self.model)
         table = np.full((len(merged), COLUMNS), np.nan, dtype=np.float32)
         for first in range(0, len(merged), self._batch):

@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import VirNucProError
+from virnucpro.core.extras import version_of
 from virnucpro.core.files import temporary_beside
 from virnucpro.models.store import list_models, resolve_model
 
@@ -54,19 +54,12 @@ def _packages() -> Iterator[Finding]:
     text = f"{platform.python_version()} on {platform.platform()}, {usable_cpus()} CPUs"
     good = sys.version_info >= (3, 10)
     yield Finding("Python", good, text, "" if good else "use Python 3.10 or later")
-    missing = [name for name in PACKAGES if not _version(name)]
-    there = ", ".join(f"{name} {_version(name)}" for name in PACKAGES if _version(name))
+    missing = [name for name in PACKAGES if not version_of(name)]
+    there = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES if version_of(name))
     remedy = f"pip install {' '.join(missing)}" if missing else ""
     yield Finding("Packages", not missing, there, remedy)
     for name, use in EXTRAS.items():
-        yield Finding(name, None, _version(name) or f"not installed; only needed for: {use}")
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
+        yield Finding(name, None, version_of(name) or f"not installed; only needed for: {use}")
 
 
 def _devices() -> Iterator[Finding]:

@@ -32,19 +32,6 @@ class PublishedMlp(nn.Module):
         self.bn1 = nn.BatchNorm1d(hidden)
         self.output_layer = nn.Linear(hidden, classes)
 
-    @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> PublishedMlp:
-        """The network that these weights are of.
-
-        Raises:
-            ValueError, KeyError, TypeError, RuntimeError: they are of another.
-        """
-        hidden, width = tensors["hidden_layer.weight"].shape
-        network = cls(width, hidden)
-        # training counts batches; inference never reads the counter
-        network.load_state_dict({"bn1.num_batches_tracked": torch.tensor(0), **tensors})
-        return network
-
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits, shape (n, 2), for vectors of shape (n, width)."""
         logits: Tensor = self.output_layer(torch.relu(self.bn1(self.hidden_layer(vectors))))

@@ -15,17 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from virnucpro.encoders.small import six_frames
-from virnucpro.encoders.small_cpu import CODON_N
+from virnucpro.encoders.small_cpu import CODE, CODON_N
 from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUE_PAD, RESIDUE_X, RESIDUES
 from virnucpro.training.corpus import VIRUS, Corpus
 from virnucpro.training.jobs import Noise
 from virnucpro.training.windows import adapters
 
-_CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
-_IS_STOP = [aa == "*" for aa in _CODE] + [False]
+_IS_STOP = [aa == "*" for aa in CODE] + [False]
 _ADAPTER_TAILS, _LONGEST_TAIL = 500, 500
 _MOST_MASKED = 0.5  # of a window
-_RESIDUE = [RESIDUES.find(aa) if aa != "*" else RESIDUE_X for aa in _CODE] + [RESIDUE_X]
+_RESIDUE = [RESIDUES.find(aa) if aa != "*" else RESIDUE_X for aa in CODE] + [RESIDUE_X]
 
 
 class Windows(NamedTuple):
