@@ -27,11 +27,7 @@ _MOST = 10**19  # times in nanoseconds are below it
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of sections; an empty file has none.
 
-    A file cannot grow while it is read: it has at most 256 KiB, and no value may stand for
-    another one (`*name`).
-
-    Raises:
-        ConfigError: it cannot be read, or is no mapping.
+    It cannot grow while it is read: it has at most 256 KiB, and no value stands for another one.
     """
     import yaml
 
@@ -63,10 +59,7 @@ def build(kind: type[T], raw: Any, where: str) -> T:
     """Make a dataclass from a mapping; a key without a value counts as not given.
 
     Numbers stay as they are and lists become tuples, so the digest of the fields is that of the
-    file's values: 1 and 1.0 differ. `where`, the file and maybe a key, begins every message.
-
-    Raises:
-        ConfigError: no mapping, or a setting is unknown, missing, of another type or out of range.
+    file's values: 1 and 1.0 differ. `where`, the file and maybe a key, begins every ConfigError.
     """
     known = get_type_hints(kind)
     values: dict[str, Any] = {}

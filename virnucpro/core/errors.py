@@ -1,8 +1,4 @@
-"""Errors are types with fields; `cli.main` turns each into one message and one exit code.
-
-Exit codes: 0 done, 1 failure, 2 usage, 3 bad input, 4 model missing, 5 device or memory,
-6 done in part, 130 SIGINT, 143 SIGTERM.
-"""
+"""Errors are types with fields; `cli.main` turns each into one message and one exit code."""
 
 from __future__ import annotations
 

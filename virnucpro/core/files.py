@@ -32,14 +32,8 @@ def atomic_write(
 
     The order is write, fsync, rename, fsync of the folder, so that after a crash the final
     name holds either the old content or the new one. The temporary file is made, never opened:
-    nobody's file is written over, and no link followed.
-
-    Args:
-        path: the final name; its folder must exist.
-        mode: `wb` or `w+b`, or `w` for UTF-8 text with LF line ends.
-        temporary: name to write under first, in the same folder, where only a killed run can
-            have left a file; None picks a hidden one.
-        replace: False leaves a file that has the name already as it is.
+    nobody's file is written over, and no link followed. Text is UTF-8 with LF line ends;
+    `temporary` is its first name, `replace=False` leaves a file that has the final name.
 
     Raises:
         OutputError: the disk is full, read-only or gone; nothing is left behind.

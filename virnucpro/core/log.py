@@ -57,13 +57,7 @@ class _Lines(logging.StreamHandler):  # type: ignore[type-arg] # no [] before Py
 def setup_logging(
     verbose: bool = False, quiet: bool = False, log_file: Path | None = None, style: str = "text"
 ) -> logging.Logger:
-    """Configure the `virnucpro` logger, replacing what an earlier call set up.
-
-    `quiet` shows errors only, on standard error; `log_file` gets every line, DEBUG included.
-
-    Raises:
-        OutputError: `log_file` cannot be written.
-    """
+    """Configure the `virnucpro` logger anew; if `quiet`, errors on standard error only."""
     logger = logging.getLogger("virnucpro")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)

@@ -24,10 +24,7 @@ class GpuMeter:
         self._text, self._next = "", 0.0
 
     def text(self) -> str:
-        """Memory of the busiest GPU, for instance `GPU 12.3/79.6 GiB`; empty where there is none.
-
-        It is looked up at most every two seconds.
-        """
+        """Memory of the busiest GPU, such as `GPU 12.3/79.6 GiB`; looked up every two seconds."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + SECONDS_BETWEEN_LOOKS
             try:

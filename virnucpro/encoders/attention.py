@@ -1,8 +1,7 @@
-"""The one place that decides which attention kernels run, and what all transformers share.
+"""Which attention kernels run, and what all transformers share.
 
-Room 4 (batch -> one vector per ORF). Kernels are named: `triton` are our own, for packed tokens
-(Hopper GPUs, 16-bit), `varlen` is PyTorch's for them (CUDA, 16-bit), `sdpa` reads rectangles and
-runs everywhere.
+Kernels are named: `triton` are our own, for packed tokens (Hopper GPUs, 16-bit), `varlen` is
+PyTorch's for them (CUDA, 16-bit), `sdpa` reads rectangles and runs everywhere.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ _NETWORK_TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float32:
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str:
-    """Name the kernels for packed tokens: `triton` or `varlen` where they run, else `sdpa`.
-
-    Attention with `alibi`, a distance penalty, is nothing that the varlen kernel knows.
-    """
+    """Kernels for packed tokens: `triton`, `varlen` (which knows no ALiBi), else `sdpa`."""
     if run_on(device, dtype, head_dim):
         return TiledLayout.backend
     return _pytorch_backend(device, dtype, head_dim, alibi)
@@ -55,10 +51,7 @@ def pinned_kernels() -> Iterator[None]:
 
 
 class Float32Table(nn.Module):
-    """Constants that follow the weights from device to device and never change their dtype.
-
-    `.half()` and `.to(dtype)` would round a buffer, and `.to_empty()` would lose it.
-    """
+    """Constants that move with the weights; `.half()` would round a buffer."""
 
     table: Tensor
 
@@ -81,20 +74,13 @@ class Float32Table(nn.Module):
 
 
 class TransformerEncoder(Encoder):
-    """A stack of attention layers over the flat tokens of a layout.
+    """A stack of attention layers over the flat tokens of a layout."""
 
-    Attributes:
-        embed: one row a token.
-        heads: attention heads.
-        skip: special tokens at each end that do not count in the mean.
-        uses_alibi: attention adds a distance penalty.
-        forced_backend: name of the kernels to use instead of the best ones; None for those.
-    """
-
-    embed: nn.Embedding
-    heads: int
-    skip: ClassVar[int] = 0
-    uses_alibi: ClassVar[bool] = False
+    embed: nn.Embedding  # one row a token
+    heads: int  # attention heads
+    skip: ClassVar[int] = 0  # special tokens at each end that do not count in the mean
+    uses_alibi: ClassVar[bool] = False  # attention adds a distance penalty
+    # name of the kernels to use instead of the best ones; None for those
     forced_backend: str | None = None
 
     @abstractmethod
@@ -135,16 +121,10 @@ class TransformerEncoder(Encoder):
 
 
 def prove_backend(encoder: TransformerEncoder) -> str:
-    """Compare the vectors that the chosen kernels give with those of plain attention.
+    """Name the backend whose vectors in this network are those of plain attention.
 
     Our own kernels give way to PyTorch's, with a line in the log, where they do not hold; forced
-    ones are left to whoever forced them.
-
-    Returns:
-        The name of the backend.
-
-    Raises:
-        DeviceError: if PyTorch's do not run, or differ from plain attention.
+    ones are left to whoever forced them. A DeviceError tells of PyTorch's that do not hold.
     """
     is_ours = encoder.backend == TiledLayout.backend and encoder.forced_backend is None
     if is_ours and (problem := _against_plain(encoder)):

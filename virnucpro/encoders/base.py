@@ -1,7 +1,4 @@
-"""What every encoder is: token ids in, one vector per sequence out.
-
-Room 4 (batch -> one vector per ORF).
-"""
+"""What every encoder is: token ids in, one vector per sequence out."""
 
 from __future__ import annotations
 
@@ -14,21 +11,15 @@ from virnucpro.encoders.batches import Batch
 
 
 class Encoder(nn.Module, ABC):
-    """Turns a batch into pooled vectors; the same for padded and packed batches.
+    """Turns a batch into pooled vectors; the same for padded and packed batches."""
 
-    Attributes:
-        dim: width of a vector.
-        pad_id: token that fills padded rows.
-        short_tokens: sequences up to this long want batches of their own; 0 for none.
-        cpu_tokens: token slots of a batch on a CPU, where free memory says nothing of its caches.
-        numbers: that products are computed in, where the weights do not tell.
-    """
-
+    # sequences up to this long want batches of their own; 0 for none
     short_tokens: ClassVar[int] = 0
+    # token slots of a batch on a CPU, where free memory says nothing of its caches
     cpu_tokens: ClassVar[int] = 4_096
-    numbers: str = ""
-    dim: int
-    pad_id: int
+    numbers: str = ""  # that products are computed in, where the weights do not tell
+    dim: int  # width of a vector
+    pad_id: int  # token that fills padded rows
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

@@ -1,7 +1,4 @@
-"""What encoders take: token ids side by side (padded) or end to end (packed).
-
-Encoders take either and give the same vectors; `engines.plans` fills batches.
-"""
+"""What encoders take: token ids side by side (padded) or end to end (packed)."""
 
 from __future__ import annotations
 
@@ -32,15 +29,10 @@ class OnHostOrDevice:
 
 @dataclass(frozen=True)
 class PaddedBatch(OnHostOrDevice):
-    """A rectangle: every row as long as the longest sequence.
+    """A rectangle: every row as long as the longest sequence."""
 
-    Attributes:
-        tokens: shape (n, longest), int64, padded on the right.
-        lengths: shape (n,), int64: real tokens in each row.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
+    tokens: Tensor  # shape (n, longest), int64, padded on the right
+    lengths: Tensor  # shape (n,), int64: real tokens in each row
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -48,17 +40,11 @@ class PaddedBatch(OnHostOrDevice):
 
 @dataclass(frozen=True)
 class PackedBatch(OnHostOrDevice):
-    """Sequences end to end, nothing between them.
+    """Sequences end to end, nothing between them."""
 
-    Attributes:
-        tokens: shape (total,), int64.
-        cu_seqlens: shape (n + 1,), int32: where each sequence starts; the last is the total.
-        max_length: tokens of the longest sequence.
-    """
-
-    tokens: Tensor
-    cu_seqlens: Tensor
-    max_length: int
+    tokens: Tensor  # shape (total,), int64
+    cu_seqlens: Tensor  # shape (n + 1,), int32: where each sequence starts; the last is the total
+    max_length: int  # tokens of the longest sequence
 
     def __len__(self) -> int:
         return len(self.cu_seqlens) - 1

@@ -1,8 +1,4 @@
-"""DNABERT-S: DNA tokens in, one vector per sequence out.
-
-Room 4 (batch -> one vector per ORF). A BERT with distance penalties instead of positions
-(ALiBi, the same in both directions) and a gated feed-forward block.
-"""
+"""DNABERT-S: a BERT with ALiBi, the same in both directions, and a gated feed-forward block."""
 
 from __future__ import annotations
 
@@ -20,11 +16,7 @@ from virnucpro.models.specs import DnabertShape
 
 
 class Dnabert(TransformerEncoder):
-    """The DNABERT-S network, then the mean over all tokens, CLS and SEP among them.
-
-    Source:
-        Zhou et al. 2024, arXiv:2402.08777; ALiBi: Press et al. 2022, arXiv:2108.12409.
-    """
+    """DNABERT-S (arXiv:2402.08777), then the mean over all tokens, CLS and SEP among them."""
 
     uses_alibi: ClassVar[bool] = True
     pad_id = 3
@@ -87,7 +79,7 @@ class DnabertLayer(nn.Module):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """How much each head minds distance, steepest first.
+    """How much each head minds distance (arXiv:2108.12409), steepest first.
 
     A geometric series for a power of two; the heads beyond one take every second slope of
     the series that is twice as long.

@@ -1,8 +1,4 @@
-"""ESM-2: protein tokens in, one vector per protein out.
-
-Room 4 (batch -> one vector per ORF). Plain PyTorch; computes what the published network does,
-for padded and packed batches alike.
-"""
+"""ESM-2 in plain PyTorch: protein tokens in, one vector per protein out."""
 
 from __future__ import annotations
 
@@ -25,13 +21,7 @@ _TRAINED_SHARE = 1 - 0.15 * 0.8
 
 
 class Esm2(TransformerEncoder):
-    """The ESM-2 network up to its last layer norm, then the mean over residues.
-
-    BOS and EOS take part in attention and not in the mean.
-
-    Source:
-        Lin et al. 2023, doi:10.1126/science.ade2574; fair-esm 2.0.0.
-    """
+    """ESM-2 (doi:10.1126/science.ade2574), then the mean of all tokens but BOS and EOS."""
 
     skip: ClassVar[int] = 1
     pad_id = PAD_ID
@@ -116,11 +106,7 @@ class Esm2Layer(nn.Module):
         return result
 
     def tiled(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
-        """As `forward` with our own kernels, which add late.
-
-        `states` (T, dim) take `update`, what the layer before gave; what this one gives is
-        returned for the next to add.
-        """
+        """As `forward` with our kernels, which add `update`, the layer's before, late."""
         normed = kernels.add_norm(states, update, self.attention_norm)
         seen = self.out(kernels.attend(self.qkv(normed), where))
         normed = kernels.add_norm(states, seen, self.ffn_norm)
@@ -129,10 +115,7 @@ class Esm2Layer(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Angles of rotary positions, float32 whatever the weights are.
-
-    A float16 frequency would be off by up to 0.16 rad at position 1022.
-    """
+    """Angles of rotary positions; a float16 frequency is off by up to 0.16 rad at position 1022."""
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()

@@ -24,16 +24,7 @@ _READERS = 4  # one alone reads a file that is in memory at a quarter of the spe
 
 
 def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """Load an encoder for inference, few tensors in memory at a time.
-
-    Args:
-        spec: what to load; its hash is checked where the file was installed.
-        device: where the weights go.
-        dtype: number format of the weights.
-
-    Raises:
-        ModelError: if the weights are missing, damaged, or not what the spec says.
-    """
+    """An encoder on `device` for inference, few tensors in memory at a time; else a ModelError."""
     if spec.is_small:
         encoder: Encoder = load_small(spec, device, dtype)
     else:
@@ -59,11 +50,7 @@ def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) ->
 
 
 def check_encoder(spec: EncoderSpec) -> None:
-    """Prove that an encoder can be loaded, one tensor in memory at a time, and its tokenizer.
-
-    Raises:
-        ModelError: it cannot; names the file.
-    """
+    """Prove that encoder and tokenizer can be loaded, one tensor at a time; else a ModelError."""
     if spec.is_small:
         load_small(spec, torch.device("cpu"), torch.float32)
     else:
@@ -170,10 +157,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 class _Opened:
-    """A published network on the meta device, and the published name of each of its tensors.
-
-    `names` has it by our slot, such as `layers.3.qkv.weight/1`.
-    """
+    """A published network on the meta device; `names` gives its tensors by our slot."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         if spec.kind not in _DIALECTS:

@@ -1,8 +1,4 @@
-"""DNA and proteins to token ids, as each encoder was trained.
-
-Letters are looked up in a table of bytes; DNABERT-S has a byte pair vocabulary of its own. No
-tensors here, and `tokenizers` is imported by the first sequence that needs it.
-"""
+"""DNA and proteins to token ids, as each encoder was trained; no tensors."""
 
 from __future__ import annotations
 
@@ -38,11 +34,7 @@ class Tokenizer(Protocol):
 
 
 def make_tokenizer(spec: EncoderSpec) -> Tokenizer:
-    """The tokenizer that the encoder was trained with; picklable, and light until first used.
-
-    Raises:
-        ModelError: if the kind is unknown.
-    """
+    """The tokenizer that the encoder was trained with; picklable, and light until first used."""
     if spec.kind == "dnabert":
         folder = spec.path if spec.path.is_dir() else spec.path.parent
         return BpeTokenizer(folder / "tokenizer.json")
@@ -98,11 +90,7 @@ class ResidueTokenizer:
 
 
 class ProteinTokenizer:
-    """ESM-2 token ids of a protein: BOS, one id a residue, EOS.
-
-    Letters outside the alphabet become the unknown token; what comes after the first
-    `max_residues` residues is left out.
-    """
+    """ESM-2 ids: BOS, one a residue (3 if unknown) up to `max_residues`, EOS."""
 
     def __init__(self, max_residues: int = MAX_RESIDUES) -> None:
         self.max_residues = max_residues
@@ -118,13 +106,7 @@ class ProteinTokenizer:
 
 
 class BpeTokenizer:
-    """Token ids as `tokenizer.json` defines them, CLS and SEP included; nothing is cut off.
-
-    The file is read at the first use, so that an object travels to a worker process as a path.
-
-    Raises:
-        ModelError: at the first use, if the file is missing or is no tokenizer.
-    """
+    """Ids as `tokenizer.json`, read at first use, defines them, with CLS and SEP."""
 
     def __init__(self, tokenizer_json: Path) -> None:
         self.path = Path(tokenizer_json)

@@ -1,7 +1,4 @@
-"""What an engine is, and the one place where one is chosen.
-
-Room 5: who batches, on one device.
-"""
+"""What an engine is, who batches on one device, and the one place where one is chosen."""
 
 from __future__ import annotations
 
@@ -110,10 +107,7 @@ def make_engine(
     device: torch.device,
     options: EngineOptions | None = None,
 ) -> Engine:
-    """Choose how batches are laid out; both engines give the same vectors.
-
-    `encoder` is on `device`, in the numbers it is to compute with.
-    """
+    """An engine for an encoder on `device`; both kinds of layout give the same vectors."""
     from virnucpro.engines.plans import PackedPlan, PaddedPlan
     from virnucpro.engines.runner import BatchEngine
 

@@ -1,7 +1,6 @@
 """One batch through the encoder, how many tokens it may hold, and whether compiling pays.
 
-Fixed shapes go through `torch.compile`, everything else through the encoder as it is. One layer
-is compiled and serves for all of its kind, which takes a tenth of the time of a whole network.
+One layer is compiled and serves all of its kind, in a tenth of the time of a whole network.
 """
 
 from __future__ import annotations
@@ -35,19 +34,7 @@ _USABLE = 0.7  # of the free memory: the allocator splits blocks, and other leng
 
 
 class Forward:
-    """Computes batches with one encoder on one device.
-
-    Args:
-        encoder: on `device`.
-        device: where to compute.
-        packed: batches come end to end; else as rectangles.
-
-    Attributes:
-        compiles: batches of fixed shape are compiled.
-
-    Raises:
-        DeviceError: the attention kernels do not run there, or run wrong.
-    """
+    """Computes batches with an encoder that is on `device`; `packed` ones come end to end."""
 
     def __init__(self, encoder: Encoder, device: torch.device, packed: bool = False) -> None:
         self.encoder, self.device = encoder.eval(), device
@@ -63,10 +50,7 @@ class Forward:
         self.compiles = self._insist = False
 
     def compile(self, insist: bool) -> None:
-        """Compile from now on, when a shape first occurs; our own kernels leave nothing to do.
-
-        A failure of the compiler is an error if `insist`; else the work goes on without it.
-        """
+        """Compile shapes as they occur; a failing compiler is left out, or an error if `insist`."""
         if self.backend == TiledLayout.backend:
             log.info("torch.compile left out: the Triton kernels are faster, and for any shape")
             return
@@ -125,15 +109,7 @@ class Forward:
 
 
 def probe(forward: Forward, collate: Callable[[Sequence[Tokens]], Batch]) -> tuple[float, int]:
-    """Run a small batch on a CUDA device and see what it takes.
-
-    Returns:
-        Memory in use at the peak, above weights and batch, for each token; memory that nobody
-        uses (bytes).
-
-    Raises:
-        DeviceError: not even that fits.
-    """
+    """Run a small batch on a CUDA device: peak bytes for each token, and bytes that are free."""
     device = forward.device
     letters = np.full(_PROBE_LENGTH, 5, dtype=np.int64)
     ready = forward.prepare(collate([letters] * (_PROBE_TOKENS // _PROBE_LENGTH)), pin=False)
@@ -153,10 +129,7 @@ def probe(forward: Forward, collate: Callable[[Sequence[Tokens]], Batch]) -> tup
 
 
 def budget_by_memory(bytes_per_token: float, free_bytes: int) -> int:
-    """The largest power of two whose batch fits into free memory, between the two limits.
-
-    A power of two, so that runs on like devices lay out like batches.
-    """
+    """The largest power of two whose batch fits, the same on like devices, between two limits."""
     fitting = int(_USABLE * free_bytes / max(bytes_per_token, 1.0))
     power = 1 << max(fitting.bit_length() - 1, 0)
     return min(max(power, SMALLEST_BUDGET), LARGEST_BUDGET)

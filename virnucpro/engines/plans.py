@@ -1,8 +1,4 @@
-"""Group token sequences into batches that fit a token budget, and lay them out.
-
-Lengths in, indices out. `PaddedPlan` makes rectangles of sequences of like length and pays for
-padding; `PackedPlan` lays sequences end to end, by first-fit decreasing.
-"""
+"""Group token sequences into batches that fit a token budget, and lay them out."""
 
 from __future__ import annotations
 
@@ -46,11 +42,7 @@ class PackedPlan:
         return collate_packed(items)
 
     def fixed(self, batch: PackedBatch, budget: int) -> PackedBatch | None:
-        """The same row, filled up to `budget` tokens and to a fixed number of segments.
-
-        Padding follows the last sequence as segments of its own, then come segments without
-        tokens, so nothing that is kept can see it. None if more than a quarter is missing.
-        """
+        """The row filled up to `budget` with padding; None if over a quarter is missing."""
         real = len(batch.tokens)
         missing = budget - real
         if missing < 0 or missing * 4 > budget:
@@ -74,11 +66,7 @@ class PaddedPlan:
         self.pad_id = pad_id
 
     def plan(self, lengths: Lengths, budget: int) -> list[Counts]:
-        """Indices of each batch, widest first; every index appears exactly once.
-
-        Full rectangles hold sequences of one rounded length, so that few shapes occur. What
-        is left over of each length is put together, longest first.
-        """
+        """Batches widest first, each of one rounded length; what is left over comes together."""
         widths = self.slots(np.asarray(lengths, dtype=np.int64))
         batches: list[Counts] = []
         rest = []
@@ -120,16 +108,7 @@ def segments(budget: int) -> int:
 
 
 def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:
-    """Split sequences into rectangles, longest first, none of more than `budget` slots.
-
-    Yields:
-        Indices into `lengths`; each index appears exactly once.
-
-    Raises:
-        SequenceTooLongError: a single sequence has more tokens than `budget`.
-
-    Source:
-        text-embeddings-inference, core/src/queue.rs at 0206214.
+    """Rectangles, longest first, none of more than `budget` slots, as text-embeddings-inference.
 
     >>> list(batches_within([5, 3, 2], budget=6))
     [[0], [1, 2]]
@@ -149,17 +128,8 @@ def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:
 def pack(lengths: Lengths, budget: int) -> list[Counts]:
     """Fill batches of `budget` tokens, longest sequences first, each where it first fits.
 
-    Args:
-        lengths: tokens per sequence with special tokens, shape (n,), each at least 1.
-        budget: token slots of one batch.
-
-    Returns:
-        Indices into `lengths`, one array a batch, longest first within each; every index
-        appears exactly once. Equal lengths keep their order, so the plan is reproducible.
-
-    Raises:
-        SequenceTooLongError: a single sequence has more tokens than `budget`.
-        ValueError: a sequence without tokens.
+    Indices into `lengths`, longest first in each batch; equal lengths keep their order, so the plan
+    is reproducible. A SequenceTooLongError tells of a sequence over `budget`.
 
     >>> [batch.tolist() for batch in pack([5, 3, 2, 1], budget=6)]
     [[0, 3], [1, 2]]
@@ -192,11 +162,7 @@ def pack(lengths: Lengths, budget: int) -> list[Counts]:
 
 
 def collate_padded(items: Sequence[Tokens], pad_id: int) -> PaddedBatch:
-    """Stack sequences into a rectangle filled up with `pad_id`.
-
-    Raises:
-        ValueError: if there are no items, or an item has no tokens.
-    """
+    """Stack sequences into a rectangle filled up with `pad_id`."""
     lengths = _lengths(items)
     tokens = np.full((len(items), int(lengths.max())), pad_id, dtype=np.int64)
     for row, item in zip(tokens, items, strict=True):
@@ -205,7 +171,7 @@ def collate_padded(items: Sequence[Tokens], pad_id: int) -> PaddedBatch:
 
 
 def collate_packed(items: Sequence[Tokens]) -> PackedBatch:
-    """Join sequences end to end; errors as for `collate_padded`."""
+    """Join sequences end to end."""
     lengths = _lengths(items)
     bounds = np.zeros(len(items) + 1, dtype=np.int32)
     np.cumsum(lengths, out=bounds[1:])

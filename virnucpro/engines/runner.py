@@ -1,8 +1,7 @@
 """Run batches through a device: one computes while the one before it is fetched.
 
-Room 5. The host never waits for a batch before the next one is queued: copies to the device
-come from page-locked memory, results leave on a stream of their own, and whether a batch holds
-NaN or Inf is known from a flag that travels with it.
+The host never waits for a batch before the next one is queued: copies come from page-locked
+memory, results leave on a stream of their own, and a flag with them tells of NaN or Inf.
 """
 
 from __future__ import annotations
@@ -54,17 +53,7 @@ class _Pending:
 
 
 class BatchEngine:
-    """The engine behind `make_engine`; see `Engine` for what it promises.
-
-    Args:
-        encoder: on `device`, in the numbers it is to compute with.
-        layout: how batches are laid out.
-        device: where to compute.
-        options: see `EngineOptions`.
-
-    Raises:
-        DeviceError: the device has too little memory, or its kernels do not work.
-    """
+    """The engine behind `make_engine`; see `Engine` for what it promises."""
 
     def __init__(
         self,
@@ -104,11 +93,7 @@ class BatchEngine:
         )
 
     def embed(self, items: Sequence[Tokens]) -> Iterator[Embedded]:
-        """Yield the vectors of batch after batch, in any order, each item exactly once.
-
-        Batches are laid out in the feeding thread, so that making them overlaps with the
-        device's work.
-        """
+        """Yield the vectors of batch after batch, in any order, each item exactly once."""
         start = time.perf_counter()
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
         batches = self._planned(items, np.arange(len(items)))
@@ -133,10 +118,7 @@ class BatchEngine:
             self.stats.gpu_bytes = torch.cuda.max_memory_reserved(self.device)
 
     def _planned(self, items: Sequence[Tokens], rows: NDArray[np.int64]) -> list[_Batch]:
-        """Batches within the budget, longest first; what exceeds it alone is a batch alone.
-
-        Short sequences, as the encoder defines them, never share a batch with longer ones.
-        """
+        """Batches within the budget; too long and short ones are by themselves."""
         lengths = np.fromiter((len(item) for item in items), dtype=np.int64, count=len(items))
         if len(lengths) and lengths.min() < 1:
             raise ValueError(f"row {rows[lengths.argmin()]} has no tokens")

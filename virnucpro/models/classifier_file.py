@@ -1,7 +1,4 @@
-"""Classifier files: names, shapes and numbers are checked, whatever form they come in.
-
-What the original publishes is a pickled module; plain state dicts and safetensors are read too.
-"""
+"""Classifier files, checked in names, shapes and numbers: pickled modules, safetensors."""
 
 from __future__ import annotations
 

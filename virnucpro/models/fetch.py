@@ -1,7 +1,6 @@
 """Fetch the published models: say what will come, download it, check it, install it.
 
-Encoders come through the library of the Hugging Face hub, classifiers as files of a repository on
-GitHub. The first fetch resolves a revision; it stays also while a download that broke off waits in
+The first fetch resolves a revision; it stays also while a download that broke off waits in
 `.partial`, and what comes later must have the SHA-256 that was recorded then.
 """
 
@@ -67,11 +66,7 @@ class FetchPlan:
 def plan_fetch(
     names: list[str], home: Path, revisions: Mapping[str, str], offline: bool = False
 ) -> list[FetchPlan]:
-    """Say what must be downloaded for models or encoders; a model brings its encoders.
-
-    Raises:
-        ModelError: unknown name, no network, or what is installed has another revision.
-    """
+    """Say what must be downloaded for models or encoders; a model brings its encoders."""
     wanted: dict[str, None] = {}
     for name in names:
         if name not in published.CLASSIFIERS and name not in published.ENCODERS:
@@ -160,12 +155,7 @@ def _ask_hub(name: str, revision: str) -> FetchPlan:
 
 
 def fetch(plan: FetchPlan, home: Path) -> Manifest:
-    """Download what is missing, check it, and put it in its place.
-
-    Raises:
-        ModelError: no network, or a file is not what was stated or recorded; it is removed.
-        OutputError: the disk is full or cannot be written.
-    """
+    """Download what is missing, check it, and put it in its place."""
     if plan.installed and not plan.files:
         return plan.installed
     partial = home / ".partial" / f"{plan.name}@{plan.revision}"

@@ -154,12 +154,7 @@ def list_models(home: Path) -> list[Manifest]:
 def install_classifier(
     source: Path, name: str, home: Path, origin: str, revision: str = ""
 ) -> Manifest:
-    """Convert a classifier for the published encoders to safetensors, and install it as a model.
-
-    Raises:
-        ModelError: the file is unsafe, damaged or no classifier.
-        OutputError: the home cannot be written.
-    """
+    """Convert a classifier for the published encoders to safetensors, and install it as a model."""
     return _install(
         home / name, [CLASSIFIER_FILE], lambda to, file: import_classifier(source, to / file),
         name=name, source=f"{origin} (sha256 {sha256_file(source)})", revision=revision,
@@ -176,17 +171,9 @@ def install_classifier(
 def install_local(
     source: Path, name: str, home: Path, prove: Prove = lambda spec: None
 ) -> Manifest:
-    """Install from local files: a model directory of ours, an encoder, or a classifier.
+    """Install a model directory of ours, an encoder in a published layout, or a classifier file.
 
-    Args:
-        source: directory with a manifest; directory in a published layout, or fair-esm `.pt`,
-            for the name of an encoder; else a classifier file.
-        name: what to call it.
-        home: the model home.
-        prove: is given what is about to be installed, and raises `ModelError` if that is bad.
-
-    Raises:
-        ModelError: the files are not what `name` needs, or it is already installed otherwise.
+    `prove` is given what is about to be installed, and raises `ModelError` if that is bad.
     """
     if not is_plain_name(name) or name in ("mini", "encoders", "custom"):
         raise ModelError(f"{name!r:.200} cannot be the name of an installed model")

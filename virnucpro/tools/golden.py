@@ -1,8 +1,4 @@
-"""Published outputs to compare with: vectors and scores of ORFs that the original computed.
-
-Two forms are read: result folders as the original leaves them, and `.npz` files with the same
-content. Nothing in them is executed.
-"""
+"""Published outputs to compare with: result folders of the original, or `.npz` of the same."""
 
 from __future__ import annotations
 

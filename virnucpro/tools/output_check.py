@@ -1,8 +1,4 @@
-"""Is what lies in a run's directory whole? Reads files, changes none, executes nothing.
-
-Checked are the files that a later run would reuse: feature and merged files, HDF5 shards, and the
-ledger's records with the outputs they speak for.
-"""
+"""Is what a later run would reuse whole? Feature and merged files, HDF5 shards, ledger records."""
 
 from __future__ import annotations
 
@@ -25,14 +21,7 @@ class Finding(NamedTuple):
 
 
 def check_output_dir(directory: Path, load: bool = True) -> Iterator[Finding]:
-    """Check every reusable file under `directory`, in the order of their names.
-
-    What a ledger record speaks for is part of the record's finding.
-
-    Args:
-        directory: an output directory, or any folder with such files.
-        load: read contents and compare checksums; False looks at sizes and signatures only.
-    """
+    """Check every reusable file, by name; without `load` sizes and signatures only."""
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         is_entry = path.suffix == ".entry" and path.parent.name == LEDGER
         if path.suffix not in (".pt", ".h5") and not is_entry:

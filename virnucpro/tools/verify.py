@@ -1,8 +1,7 @@
 """Prove a model on this machine: each fast path against the plain one, and published outputs.
 
 The plain path is one sequence at a time in float32. Numbers are compared in three ways, since
-one dimension of a protein vector can hold most of its length: the largest difference, the
-relative error, and the angle without the largest dimension.
+one dimension of a protein vector can hold most of its length.
 """
 
 from __future__ import annotations
@@ -59,10 +58,7 @@ class Check:
 
 
 def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
-    """Compare every fast path of this machine with the plain path, on a fixed set of ORFs.
-
-    Float16 is tried on CUDA only.
-    """
+    """Compare every fast path with the plain path, on fixed ORFs; float16 on CUDA."""
     dna, protein = fixed_sequences()
     vectors: dict[str, list[Vectors]] = {}
     for slot, sequences in ((spec.dna, dna), (spec.protein, protein)):

@@ -1,7 +1,7 @@
 """Train the bundled model: seeded, resumable, chosen on group-disjoint dev windows.
 
-A run is a folder. `last.pt` holds everything needed to go on; `best.pt` the averaged weights
-that did best on the dev windows so far; `progress.tsv` one row for each look at dev.
+`last.pt` of a run's folder holds everything needed to go on; `best.pt` the averaged weights that
+did best on the dev windows so far; `progress.tsv` one row for each look at dev.
 """
 
 from __future__ import annotations
@@ -56,21 +56,13 @@ class TrainingError(VirNucProError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitSettings:
-    """How to run a training, never what comes out of it but by `stop_after`.
+    """How to run a training, never what comes out of it but by `stop_after`."""
 
-    Attributes:
-        folder: where the run keeps its state; the next call goes on with it.
-        device: where to train.
-        fused: compile the repeated parts (worth it for long runs on a GPU).
-        stop_after: pause after this many seconds; the next call goes on (s).
-        progress: show a bar.
-    """
-
-    folder: Path
-    device: torch.device
-    fused: bool = False
-    stop_after: float = float("inf")
-    progress: bool = True
+    folder: Path  # where the run keeps its state; the next call goes on with it
+    device: torch.device  # where to train
+    fused: bool = False  # compile the repeated parts (worth it for long runs on a GPU)
+    stop_after: float = float("inf")  # pause after this many seconds; the next call goes on (s)
+    progress: bool = True  # show a bar
 
 
 class MiniModel(nn.Module):
@@ -102,11 +94,7 @@ def logits_of(model: MiniModel, windows: Windows, rows: int) -> tuple[Tensor, Te
 
 
 def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
-    """Share of windows of each group, shape (groups,), summing to 1.
-
-    Virus families and null kinds: square root of bases, times `family_weights`. Others: the
-    class by the square root of its bases times `kind_weights`, and so the groups in it.
-    """
+    """Share of windows of each group, by the square root of its bases and the recipe: (groups,)."""
     first, last = corpus.group_bounds()
     target, kinds = corpus.targets, np.array([g.kind for g in corpus.groups])
     favour = [recipe.family_weights.get(g.group, 1.0) for g in corpus.groups]
@@ -125,18 +113,7 @@ def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
 
 
 class Fit:
-    """One training run on windows of `corpus`, chosen by the windows `dev`.
-
-    Attributes:
-        step: optimiser steps done.
-        best: best mean AUROC on dev so far.
-        finished: whether `run` reached its end; else it paused.
-        kinds: target, class and, of viruses, group that the second loss tells apart, in order; the
-            class of a virus is its kind where `virus_kinds` has its family.
-
-    Raises:
-        ConfigError: the dev windows are not of viruses and of others.
-    """
+    """One training run on windows of `corpus`, chosen by the windows `dev`."""
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings,
@@ -186,13 +163,7 @@ class Fit:
         self.finished = False
 
     def run(self) -> None:
-        """Train until the recipe's end, early stopping, or `stop_after`; resumes by itself.
-
-        Raises:
-            UsageError: the folder holds a run of another recipe or of other data.
-            ModelError: what it holds is damaged.
-            TrainingError: the weights are no longer finite.
-        """
+        """Train until the recipe's end, early stopping, or `stop_after`; resumes by itself."""
         recipe, settings = self.recipe, self.settings
         settings.folder.mkdir(parents=True, exist_ok=True)
         if (settings.folder / "last.pt").exists():

@@ -191,13 +191,7 @@ def _given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
-    """Read what to train, and the recipe that decides the weights.
-
-    Names under `data` are relative to that folder; None means the file's own.
-
-    Raises:
-        ConfigError: no YAML, or a key that is unknown, missing or of another type.
-    """
+    """Read what to train, and the recipe; names under `data` are relative to its folder."""
     job, recipe = _read(path, data)
     where = f"{path}: recipe"
     if job.classifier == PUBLISHED_KIND:

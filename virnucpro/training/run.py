@@ -59,16 +59,7 @@ _WORN_COPIES = 3
 
 
 def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> Fit:
-    """Train, resuming what `settings.folder` holds; once finished, write the model directory.
-
-    The best weights are calibrated on the dev sets.
-
-    Raises:
-        InputError: unreadable sequences or labels.
-        ConfigError: no training files, no labels, or dev sets of one class.
-        UsageError: `settings.folder` holds a run of another recipe or of other data.
-        ModelError: what it holds is damaged.
-    """
+    """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
     corpus, dev = load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
     drawing = Drawing(
