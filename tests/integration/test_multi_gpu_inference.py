@@ -19,7 +19,7 @@ from runs_here import write_fasta
 from virnucpro.core.errors import DamagedError, ModelError
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.plans import collate_padded
+from virnucpro.engines.plans import collate
 from virnucpro.models.specs import EncoderSpec, Esm2Shape
 from virnucpro.pipeline import workers
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
@@ -77,7 +77,7 @@ def expect_own_vectors(path, files, spec):
     pairs = [pair for file in files for pair in read_fasta(file)]
     assert list(found) == [name for name, _ in pairs]
     for name, letters in pairs:
-        wanted = encoder(collate_padded([tokenizer.encode(letters)], 1))[0].numpy()
+        wanted = encoder(collate([tokenizer.encode(letters)]))[0].numpy()
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from virnucpro.core.errors import DeviceError
-from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.batches import Batch, PackedBatch
+from virnucpro.encoders.base import Batch, Encoder
 from virnucpro.encoders.kernels import run_on
 from virnucpro.encoders.layouts import Layout, PackedLayout, RectangleLayout, TiledLayout
 
@@ -29,14 +28,12 @@ _PROOF_LENGTHS = (3, 17, 1, 64, 65, 200)
 _NETWORK_TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float32: 1e-4}
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str:
+def choose_backend(
+    device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool, ours: bool = True
+) -> str:
     """Kernels for packed tokens: `triton`, `varlen` (which knows no ALiBi), else `sdpa`."""
-    if run_on(device, dtype, head_dim):
+    if ours and run_on(device, dtype, head_dim):
         return TiledLayout.backend
-    return _pytorch_backend(device, dtype, head_dim, alibi)
-
-
-def _pytorch_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str:
     fits = dtype in (torch.float16, torch.bfloat16) and head_dim % 8 == 0 and head_dim <= 256
     if alibi or not fits or device.type != "cuda":
         return "sdpa"
@@ -50,27 +47,9 @@ def pinned_kernels() -> Iterator[None]:
         yield
 
 
-class Float32Table(nn.Module):
-    """Constants that move with the weights; `.half()` would round a buffer."""
-
-    table: Tensor
-
-    def __init__(self, values: Sequence[float]) -> None:
-        super().__init__()
-        self.values = tuple(values)
-        self.register_buffer("table", self._made_on(torch.device("cpu")), persistent=False)
-
-    def forward(self) -> Tensor:
-        """The constants: shape (values,), float32, on the device of the weights."""
-        return self.table
-
-    def _made_on(self, device: torch.device) -> Tensor:
-        return torch.tensor(self.values, dtype=torch.float32, device=device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32Table:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.table = self._made_on(self.table.device)
-        return self
+def bits_of(constants: list[float]) -> Tensor:
+    """Float32 numbers for a buffer, as integers, which `.half()` does not round; on the CPU."""
+    return torch.tensor(constants, dtype=torch.float32, device="cpu").view(torch.int32)
 
 
 class TransformerEncoder(Encoder):
@@ -105,7 +84,7 @@ class TransformerEncoder(Encoder):
         """Arrange a batch for the kernels in use; on the batch's device."""
         if self.backend == TiledLayout.backend:
             return TiledLayout.of(batch, self.pad_id)
-        if isinstance(batch, PackedBatch) and self.backend == PackedLayout.backend:
+        if self.backend == PackedLayout.backend:
             return PackedLayout.of(batch)
         return RectangleLayout.of(batch, self.pad_id)
 
@@ -130,7 +109,7 @@ def prove_backend(encoder: TransformerEncoder) -> str:
     if is_ours and (problem := _against_plain(encoder)):
         weights = next(encoder.parameters())
         head_dim, alibi = encoder.dim // encoder.heads, encoder.uses_alibi
-        instead = _pytorch_backend(weights.device, weights.dtype, head_dim, alibi)
+        instead = choose_backend(weights.device, weights.dtype, head_dim, alibi, ours=False)
         log.warning("Triton kernels %s; '%s' is used instead", problem, instead)
         encoder.forced_backend = instead
     if encoder.backend == PackedLayout.backend and (problem := _against_plain(encoder)):
@@ -145,7 +124,7 @@ def _against_plain(encoder: TransformerEncoder) -> str:
     generator = torch.Generator().manual_seed(0)
     known = min(24, encoder.embed.num_embeddings)
     tokens = torch.randint(4, known, (int(bounds[-1]),), generator=generator)
-    batch = PackedBatch(tokens, bounds, max(_PROOF_LENGTHS))
+    batch = Batch(tokens, bounds, max(_PROOF_LENGTHS))
     plain = RectangleLayout.of(batch, encoder.pad_id).to(weights.device)
     with torch.inference_mode(), pinned_kernels():
         wanted = encoder.encode(plain)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from virnucpro.encoders import kernels
-from virnucpro.encoders.attention import Float32Table, TransformerEncoder
+from virnucpro.encoders.attention import TransformerEncoder, bits_of
 from virnucpro.encoders.kernels import Sight
 from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import Esm2Shape
@@ -120,18 +120,19 @@ class Rotary(nn.Module):
     def __init__(self, head_dim: int) -> None:
         super().__init__()
         exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
-        self.frequencies = Float32Table((1.0 / 10000**exponents).tolist())
+        bits = bits_of((1.0 / 10000**exponents).tolist())
+        self.register_buffer("frequency_bits", bits, persistent=False)
+        self.frequency_bits: Tensor
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each (T, 1, 1, head_dim / 2), float32."""
-        angles = positions[:, None].float() * self.frequencies()
+        angles = positions[:, None].float() * self.frequency_bits.view(torch.float32)
         return angles.cos()[:, None, None], angles.sin()[:, None, None]
 
     def table(self, longest: int) -> Tensor:
         """Cosines, then sines of the first positions: (longest, head_dim), float32."""
-        frequencies = self.frequencies()
-        angles = torch.arange(longest, device=frequencies.device)[:, None].float() * frequencies
-        return torch.cat((angles.cos(), angles.sin()), -1)
+        cos, sin = self(torch.arange(longest, device=self.frequency_bits.device))
+        return torch.cat((cos, sin), -1)[:, 0, 0]
 
 
 def rotate(heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from virnucpro.encoders.batches import OnHostOrDevice, PackedBatch, PaddedBatch
+from virnucpro.encoders.base import Batch, OnHostOrDevice
 from virnucpro.encoders.kernels import tiles_of
 
 _UNSEEN = -1.0e4  # exp() of it is 0 in every float type, and float16 can hold it
@@ -66,7 +66,7 @@ class PackedLayout(Layout):
     max_length: int  # no sequence has more tokens; may be rounded up
 
     @classmethod
-    def of(cls, batch: PackedBatch) -> PackedLayout:
+    def of(cls, batch: Batch) -> PackedLayout:
         """Find out which token belongs where, without a word to the host."""
         ends = batch.cu_seqlens[1:]
         index = torch.arange(len(batch.tokens), device=ends.device, dtype=ends.dtype)
@@ -114,13 +114,12 @@ class TiledLayout(PackedLayout):
     tiles: Tensor  # (m, 2), int32; see `tiles_of`
 
     @classmethod
-    def of(cls, batch: PackedBatch | PaddedBatch, pad_id: int) -> TiledLayout:  # type: ignore[override]
+    def of(cls, batch: Batch, pad_id: int) -> TiledLayout:  # type: ignore[override]
         """Lay out a batch; one on a GPU costs a wait, so do it before the copy."""
-        packed = unpadded(batch) if isinstance(batch, PaddedBatch) else batch
         # Products in float8 want a multiple of 16 tokens; those at the end are of no sequence.
-        tokens = functional.pad(packed.tokens, (0, -len(packed.tokens) % 16), value=pad_id)
-        flat = PackedLayout.of(replace(packed, tokens=tokens))
-        tiles = tiles_of(packed.cu_seqlens.cpu()).to(tokens.device)
+        tokens = functional.pad(batch.tokens, (0, -len(batch.tokens) % 16), value=pad_id)
+        flat = PackedLayout.of(replace(batch, tokens=tokens))
+        tiles = tiles_of(batch.cu_seqlens.cpu()).to(tokens.device)
         return cls(tokens, flat.cu_seqlens, flat.segments, flat.max_length, tiles)
 
 
@@ -135,16 +134,8 @@ class RectangleLayout(Layout):
     shapes: tuple[tuple[int, int], ...]  # rows and width of each rectangle
 
     @classmethod
-    def of(cls, batch: PaddedBatch | PackedBatch, pad_id: int) -> RectangleLayout:
-        """Lay out a batch; a packed one on a GPU costs one wait, so do it before the copy."""
-        if isinstance(batch, PaddedBatch):
-            rows, width = batch.tokens.shape
-            order = torch.arange(rows, device=batch.tokens.device)
-            return cls(batch.tokens.flatten(), batch.lengths, order, ((rows, width),))
-        return cls._of_packed(batch, pad_id)
-
-    @classmethod
-    def _of_packed(cls, batch: PackedBatch, pad_id: int) -> RectangleLayout:
+    def of(cls, batch: Batch, pad_id: int) -> RectangleLayout:
+        """Lay out a batch; one on a GPU costs a wait, so do it before the copy."""
         bounds = batch.cu_seqlens.long().cpu()
         lengths = bounds.diff()
         widths = bucket_width(lengths)
@@ -218,14 +209,6 @@ class RectangleLayout(Layout):
 
     def _rows(self, values: Tensor) -> tuple[Tensor, ...]:
         return torch.split(values, [rows for rows, _ in self.shapes])
-
-
-def unpadded(batch: PaddedBatch) -> PackedBatch:
-    """The rows of a rectangle end to end, without what fills them up."""
-    columns = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    tokens = batch.tokens[columns < batch.lengths[:, None]]
-    bounds = functional.pad(batch.lengths.cumsum(0), (1, 0)).int()
-    return PackedBatch(tokens, bounds, int(batch.lengths.max()))
 
 
 def bucket_width(lengths: Tensor) -> Tensor:

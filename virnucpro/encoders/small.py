@@ -18,8 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.core.files import atomic_write
-from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.batches import Batch, PackedBatch
+from virnucpro.encoders.base import Batch, Encoder
 from virnucpro.encoders.small_cpu import (
     CODON_N,
     LOWEST,
@@ -153,18 +152,6 @@ class Tower(nn.Module):
         return highest, mean
 
 
-def rectangle(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Tokens as a padded rectangle (n, longest) and lengths (n,), whatever the layout."""
-    if not isinstance(batch, PackedBatch):
-        return batch.tokens, batch.lengths
-    starts = batch.cu_seqlens[:-1].long()
-    lengths = batch.cu_seqlens[1:].long() - starts
-    columns = torch.arange(batch.max_length, device=batch.tokens.device)
-    inside = columns < lengths[:, None]
-    where = (starts[:, None] + columns).clamp(max=len(batch.tokens) - 1)
-    return torch.where(inside, batch.tokens[where], pad_id), lengths
-
-
 def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Codon ids (n, 6, P) of both strands' frames of bases (n, L), and codons of each frame (n, 6).
 
@@ -196,7 +183,12 @@ class _TowerEncoder(Encoder):
 
     def forward(self, batch: Batch) -> Tensor:
         """Embed each sequence: (n, dim) float32."""
-        return self.embed(*rectangle(batch, self.pad_id))
+        starts = batch.cu_seqlens[:-1].long()
+        lengths = batch.cu_seqlens[1:].long() - starts
+        columns = torch.arange(batch.max_length, device=batch.tokens.device)
+        where = (starts[:, None] + columns).clamp(max=len(batch.tokens) - 1)
+        letters = batch.tokens[where].where(columns < lengths[:, None], self.pad_id)
+        return self.embed(letters, lengths)
 
     @abstractmethod
     def embed(self, letters: Tensor, lengths: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ One layer is compiled and serves all of its kind, in a tenth of the time of a wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,11 +14,10 @@ import torch
 from torch import Tensor
 
 from virnucpro.core.errors import DeviceError
-from virnucpro.core.records import Tokens
 from virnucpro.encoders.attention import TransformerEncoder, pinned_kernels, prove_backend
-from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.batches import Batch
+from virnucpro.encoders.base import Batch, Encoder
 from virnucpro.encoders.layouts import Layout, RectangleLayout, TiledLayout
+from virnucpro.engines.plans import collate
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -108,7 +106,7 @@ class Forward:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
 
-def probe(forward: Forward, collate: Callable[[Sequence[Tokens]], Batch]) -> tuple[float, int]:
+def probe(forward: Forward) -> tuple[float, int]:
     """Run a small batch on a CUDA device: peak bytes for each token, and bytes that are free."""
     device = forward.device
     letters = np.full(_PROBE_LENGTH, 5, dtype=np.int64)

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from virnucpro.encoders.base import Encoder
 from virnucpro.engines.base import Embedded, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.forward import Forward, Prepared, budget_by_memory, compiling_pays, probe
-from virnucpro.engines.plans import PackedPlan, PaddedPlan
+from virnucpro.engines.plans import PackedPlan, PaddedPlan, collate
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -77,7 +76,7 @@ class BatchEngine:
                 self._forward.compile(insist=False)
         budget = options.token_budget
         if budget is None and self._is_cuda:
-            budget = budget_by_memory(*probe(self._forward, layout.collate))
+            budget = budget_by_memory(*probe(self._forward))
         self.stats = EngineStats(
             layout=layout.name,
             device=str(device),
@@ -133,10 +132,9 @@ class BatchEngine:
 
     def _prepare(self, batch_items: _Batch) -> _Work:
         rows, items = batch_items
-        layout: Any = self.layout  # its batches are its own
-        batch = layout.collate(items)
+        batch = collate(items)
         fixes = self._forward.compiles and max(map(len, items)) > self._forward.encoder.short_tokens
-        fixed = layout.fixed(batch, self.stats.token_budget) if fixes else None
+        fixed = self.layout.fixed(batch, self.stats.token_budget) if fixes else None
         ready = self._forward.prepare(batch if fixed is None else fixed, self._pin)
         return _Work(rows, items, ready, fixed is not None)
 
@@ -234,7 +232,7 @@ class BatchEngine:
 
     def _in_float32(self, exact: Forward, items: list[Tokens]) -> Tensor:
         """Vectors of a batch; one that float32 has no memory for is computed in halves."""
-        ready = exact.prepare(self.layout.collate(items), pin=False)
+        ready = exact.prepare(collate(items), pin=False)
         try:
             return exact(ready, fixed=False).cpu()
         except torch.OutOfMemoryError as error:
