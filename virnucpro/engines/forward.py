@@ -66,8 +66,19 @@ class Forward:
         with torch.inference_mode(), self._on_device(), pinned_kernels():
             moved = ready.to(self.device, non_blocking=True)
             if self.compiles and fixed and self._admit(moved):
-                return self._run_compiled(moved)
-            return self._run_plain(moved)
+                try:
+                    return self._compute(moved)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    if self._insist:
+                        raise DeviceError(f"torch.compile failed: {error}") from error
+                    log.warning("torch.compile failed, going on without it: %s", error)
+                    self.compiles = False
+            # another engine may have had the layers compiled; asking for the stance takes seconds
+            is_plain = getattr(self._layers[0], "_compiled_call_impl", None) is None
+            with nullcontext() if is_plain else torch.compiler.set_stance("force_eager"):
+                return self._compute(moved)
 
     def _compute(self, ready: Prepared) -> Tensor:
         if self._transformer is not None and isinstance(ready, Layout):
@@ -82,25 +93,6 @@ class Forward:
             log.info("Compiling for batches of shape %s", shape)
             self._shapes.add(shape)
         return shape in self._shapes
-
-    def _run_compiled(self, ready: Prepared) -> Tensor:
-        try:
-            return self._compute(ready)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            if self._insist:
-                raise DeviceError(f"torch.compile failed: {error}") from error
-            log.warning("torch.compile failed, going on without it: %s", error)
-            self.compiles = False
-            return self._run_plain(ready)
-
-    def _run_plain(self, ready: Prepared) -> Tensor:
-        """Without compiling, also where another engine had the layers compiled."""
-        if getattr(self._layers[0], "_compiled_call_impl", None) is None:
-            return self._compute(ready)
-        with torch.compiler.set_stance("force_eager"):
-            return self._compute(ready)
 
     def _on_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()

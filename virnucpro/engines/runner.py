@@ -21,7 +21,7 @@ from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import Encoder
 from virnucpro.engines.base import Embedded, EngineOptions, EngineStats
-from virnucpro.engines.feeding import Ahead, spread
+from virnucpro.engines.feeding import Ahead
 from virnucpro.engines.forward import Forward, Prepared, budget_by_memory, compiling_pays, probe
 from virnucpro.engines.plans import PackedPlan, PaddedPlan, collate
 
@@ -66,7 +66,7 @@ class BatchEngine:
         self._is_cuda = device.type == "cuda"
         self._pin = self._is_cuda if options.pin_memory is None else options.pin_memory
         self._pin = self._pin and torch.cuda.is_available()
-        self._copies = _stream(device) if self._is_cuda else None
+        self._copies = torch.cuda.Stream(device) if self._is_cuda else None  # type: ignore[no-untyped-call]
         self._exact: Forward | None = None
         if options.compile == "on":
             self._forward.compile(insist=True)
@@ -96,9 +96,8 @@ class BatchEngine:
         start = time.perf_counter()
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
         batches = self._planned(items, np.arange(len(items)))
-        prepared = spread(self._prepare, batches, self.options.feeding_threads)
         waiting: _Pending | None = None
-        with Ahead(prepared, depth) as feed:
+        with Ahead(map(self._prepare, batches), depth) as feed:
             while True:
                 if waiting is not None and not feed.is_ready:
                     yield self._collect(waiting)  # nothing to queue yet: whoever waits gets it
@@ -143,45 +142,30 @@ class BatchEngine:
         todo = [work]
         while todo:
             part = todo.pop()
-            if self._too_large(part):
-                todo += [self._prepare(some) for some in self._halves(part)]
+            slots, n = part.ready.tokens.numel(), len(part.items)
+            if self.stats.oom_halvings and n > 1 and slots > self.stats.token_budget:
+                parts = self._planned(part.items, part.rows)
+                if len(parts) == 1:
+                    rows, items = parts[0]
+                    parts = [(rows[: n // 2], items[: n // 2]), (rows[n // 2 :], items[n // 2 :])]
+                todo += [self._prepare(some) for some in reversed(parts)]
                 continue
             try:
                 pending = self._queue(part)
             except torch.OutOfMemoryError:
                 pending = None
-            if pending is None:  # outside of `except`, whose traceback holds on to the tensors
-                self._halve(part)
-                todo.append(part)
+            if pending is not None:
+                yield pending
                 continue
-            yield pending
-
-    def _too_large(self, work: _Work) -> bool:
-        if not self.stats.oom_halvings or len(work.items) == 1:
-            return False
-        slots = work.ready.tokens.numel()
-        return slots > self.stats.token_budget
-
-    def _halves(self, work: _Work) -> list[_Batch]:
-        """The batch's sequences, planned anew; last part first, as a stack wants it."""
-        parts = self._planned(work.items, work.rows)
-        if len(parts) == 1:
-            rows, items = parts[0]
-            middle = len(items) // 2
-            parts = [(rows[:middle], items[:middle]), (rows[middle:], items[middle:])]
-        return parts[::-1]
-
-    def _halve(self, work: _Work) -> None:
-        """Halve the budget, at least to half of the batch that did not fit."""
-        if len(work.items) == 1:
-            tokens = len(work.items[0])
-            raise DeviceError(f"{self.device}: no memory for one sequence of {tokens} tokens")
-        if self._is_cuda:
-            torch.cuda.empty_cache()
-        slots = work.ready.tokens.numel()
-        self.stats.token_budget = max(1, min(self.stats.token_budget, slots) // 2)
-        self.stats.oom_halvings += 1
-        log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
+            # outside of `except`, whose traceback holds on to the tensors
+            if n == 1:
+                raise DeviceError(f"{self.device}: no memory for one sequence of {slots} tokens")
+            if self._is_cuda:
+                torch.cuda.empty_cache()
+            self.stats.token_budget = max(1, min(self.stats.token_budget, slots) // 2)
+            self.stats.oom_halvings += 1
+            log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
+            todo.append(part)
 
     def _queue(self, work: _Work) -> _Pending:
         vectors = self._forward(work.ready, work.fixed)[: len(work.items)]
@@ -204,11 +188,8 @@ class BatchEngine:
         """Wait for a batch; compute it again in float32 if it holds NaN or Inf."""
         if pending.fetched is not None:
             pending.fetched.synchronize()
-        work = pending.work
-        vectors = pending.vectors
-        if not bool(pending.is_finite):
-            vectors = self._recompute(work)
-        stats = self.stats
+        work, stats = pending.work, self.stats
+        vectors = pending.vectors if bool(pending.is_finite) else self._recompute(work)
         stats.sequences += len(work.items)
         stats.batches += 1
         stats.tokens += sum(len(item) for item in work.items)
@@ -237,15 +218,10 @@ class BatchEngine:
             return exact(ready, fixed=False).cpu()
         except torch.OutOfMemoryError as error:
             if len(items) == 1:
-                tokens = len(items[0])
-                problem = f"{self.device}: no memory for one sequence of {tokens} tokens in float32"
-                raise DeviceError(problem) from error
+                problem = f"no memory for one sequence of {len(items[0])} tokens in float32"
+                raise DeviceError(f"{self.device}: {problem}") from error
         if self._is_cuda:
             torch.cuda.empty_cache()
         middle = len(items) // 2
         halves = (items[:middle], items[middle:])
         return torch.cat([self._in_float32(exact, half) for half in halves])
-
-
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

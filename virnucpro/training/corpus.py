@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import ConfigError, InputError
 from virnucpro.core.files import digest_of
 from virnucpro.core.text import clipped
-from virnucpro.encoders.tokenizers import BaseTokenizer
+from virnucpro.encoders.tokenizers import LetterTokenizer
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.unpack import UNPACK_ERRORS, open_unpacked
 from virnucpro.training.jobs import LabelledFiles
@@ -151,7 +151,7 @@ def _group(kind: str, row: dict[str, str]) -> str:
 
 def load_corpus(files: Iterable[tuple[Path, LabelOf]]) -> Corpus:
     """Labelled records of at least 60 nt, of FASTA files with what finds the label of a record."""
-    encode = BaseTokenizer().encode
+    encode = LetterTokenizer("mini-dna").encode
     files, records = list(files), list[Labelled]()
     for path, label_of in files:
         for record in read_records([path]):

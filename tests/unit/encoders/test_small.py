@@ -15,7 +15,7 @@ from virnucpro.encoders.small import (
     save_tower,
     six_frames,
 )
-from virnucpro.encoders.tokenizers import BaseTokenizer
+from virnucpro.encoders.tokenizers import LetterTokenizer
 from virnucpro.engines.plans import collate
 from virnucpro.models.specs import EncoderSpec
 
@@ -67,7 +67,7 @@ def test_six_frames_read_both_strands_in_register(length):
     rng = np.random.default_rng(length)
     letters = "".join("ACGT"[k] for k in rng.integers(0, 4, length))
     turned = letters.translate(str.maketrans("ACGT", "TGCA"))[::-1]
-    bases = torch.from_numpy(BaseTokenizer().encode(letters))[None]
+    bases = torch.from_numpy(LetterTokenizer("mini-dna").encode(letters))[None]
     ids, counts = six_frames(bases, torch.tensor([length]))
     for frame in range(3):
         read = [letters[i : i + 3] for i in range(frame, length - 2, 3)]
