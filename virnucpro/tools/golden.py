@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError, ModelError
-from virnucpro.core.records import Embeddings
 from virnucpro.core.text import clipped
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import feature_files
@@ -42,13 +40,11 @@ def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
     if not found:
         raise ModelError(f"{folder}: holds no outputs of the original, and no .npz files of them")
     widths = {"dnabert": spec.dna.dim, "esm2": spec.protein.dim, "merged": spec.dim, "scores": 2}
-    for published in found:
+    for one in found:
         for stage, width in widths.items():
-            shape = published.stages[stage].shape
-            if shape != (len(published.ids), width):
-                raise ModelError(
-                    f"{published.name}: {stage} has shape {shape}; {spec.name} gives width {width}"
-                )
+            if (shape := one.stages[stage].shape) != (len(one.ids), width):
+                problem = f"{stage} has shape {shape}; {spec.name} gives width {width}"
+                raise ModelError(f"{one.name}: {problem}")
     return found
 
 
@@ -56,9 +52,7 @@ def _from_npz(path: Path) -> Published:
     try:
         with np.load(path, allow_pickle=False) as file:
             stages = {stage: file[stage] for stage in _STAGES}
-            ids, dna, protein = (
-                list(map(str, file[key])) for key in ("ids", "nucleotide", "protein")
-            )
+            ids, dna, protein = ([*map(str, file[k])] for k in ("ids", "nucleotide", "protein"))
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise ModelError(f"{path}: not a file of published outputs ({clipped(error)})") from error
     consensus = path.with_name(f"{path.stem}_consensus.tsv")
@@ -69,31 +63,38 @@ def _from_results(root: Path, merged: Path) -> Published:
     """`{stem}_merged` with `{stem}_nucleotide` and `{stem}_protein` beside it."""
     stem = merged.name.removesuffix("_merged")
     dna, protein = (merged.with_name(f"{stem}_{kind}") for kind in ("nucleotide", "protein"))
+    readers = (
+        (dna, "*_DNABERT*.pt", feature_files.read_dna_features),
+        (protein, "*_ESM.pt", feature_files.read_protein_features),
+        (merged, "*_merged.pt", feature_files.read_merged),
+    )
     try:
         nucleotides, proteins = (
             dict(pair for path in sorted(folder.glob("output_*.fa")) for pair in read_fasta(path))
             for folder in (dna, protein)
         )
-        rows = (
-            _vectors(dna, "*_DNABERT*.pt", feature_files.read_dna_features),
-            _vectors(protein, "*_ESM.pt", feature_files.read_protein_features),
-            _vectors(merged, "*_merged.pt", feature_files.read_merged),
-            _predictions(merged / RESULTS),
-        )
+        known: list[dict[str, NDArray[Any]]] = []
+        for folder, pattern, read in readers:
+            parts = [read(path) for path in sorted(folder.glob(pattern))]
+            known.append(
+                {i: row for p in parts for i, row in zip(p.seq_ids, p.vectors, strict=True)}
+            )
+        known.append(_predictions(merged / RESULTS))
         stages = {
-            stage: np.stack([known[orf_id] for orf_id in nucleotides])
-            for stage, known in zip(_STAGES, rows, strict=True)
+            stage: np.stack([rows[orf_id] for orf_id in nucleotides])
+            for stage, rows in zip(_STAGES, known, strict=True)
         }
         residues = [proteins[orf_id] for orf_id in nucleotides]
     except (InputError, OSError) as error:
         raise ModelError(f"{merged.parent}: {error}") from error
     except (KeyError, ValueError) as error:
         raise ModelError(f"{merged}: not whole, no {clipped(error)} in one of its files") from error
-    name = str((merged.parent / stem).relative_to(root))
-    consensus = merged / "prediction_results_highestscore.csv"
-    return Published(
-        name, list(nucleotides), list(nucleotides.values()), residues, stages, consensus
+    name, consensus = (
+        (merged.parent / stem).relative_to(root),
+        "prediction_results_highestscore.csv",
     )
+    letters = [*nucleotides.values()]
+    return Published(str(name), [*nucleotides], letters, residues, stages, merged / consensus)
 
 
 def _predictions(path: Path) -> dict[str, NDArray[Any]]:
@@ -103,14 +104,3 @@ def _predictions(path: Path) -> dict[str, NDArray[Any]]:
         raise InputError(path, "not a table of predictions", 1)
     fields = (row.split("\t") for row in rows)
     return {orf_id: np.array([float(other), float(virus)]) for orf_id, _, other, virus in fields}
-
-
-def _vectors(
-    folder: Path, pattern: str, read: Callable[[Path], Embeddings]
-) -> dict[str, NDArray[Any]]:
-    parts = map(read, sorted(folder.glob(pattern)))
-    return {
-        seq_id: row
-        for part in parts
-        for seq_id, row in zip(part.seq_ids, part.vectors, strict=True)
-    }

@@ -32,7 +32,6 @@ _CODONS = (5, 166)  # shortest and longest ORF (codons)
 
 Vectors = NDArray[np.float32]
 
-
 # How far a path may be from the plain one: length of the difference over that of the vector, 1 -
 # cosine without the largest dimension, difference of a probability.
 TOLERANCES = {
@@ -68,11 +67,11 @@ def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
             if path != "plain":
                 yield from _compare(slot.name, path, found, vectors["plain"][-1])
     classifier = load_classifier(spec, str(device))
-    scores = {path: classifier.scores(_merge(parts)) for path, parts in vectors.items()}
+    scores = {path: classifier.scores(np.hstack(parts)) for path, parts in vectors.items()}
     plain_scores = scores.pop("plain")
     for path, found in scores.items():
-        difference = _largest(found - plain_scores)
-        yield Check(f"scores, {path}: largest difference", difference, _tolerances(path)[2])
+        limit = TOLERANCES[path.split()[1]][2]
+        yield Check(f"scores, {path}: largest difference", _largest(found - plain_scores), limit)
 
 
 def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterator[Check]:
@@ -88,16 +87,15 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
             one_by_one(encoder, list(map(tokenizer.encode, texts)), device)
             for encoder, tokenizer, texts in zip(encoders, tokenizers, sequences, strict=True)
         )
-        merged = _merge([dna, protein])
-        found = {"dnabert": dna, "esm2": protein, "merged": merged}
-        found["scores"] = classifier.scores(merged)[:, :2]
+        merged = np.hstack([dna, protein])
+        scores = classifier.scores(merged)[:, :2]
+        found = {"dnabert": dna, "esm2": protein, "merged": merged, "scores": scores}
         for stage, limit in GOLDEN_LIMITS.items():
             difference = _largest(found[stage] - golden[stage])
             yield Check(f"{name}, {stage}: largest difference", difference, limit)
-        alone = classifier.scores(golden["merged"])[:, :2]
-        difference = _largest(alone - golden["scores"])
+        difference = _largest(classifier.scores(golden["merged"])[:, :2] - golden["scores"])
         yield Check(f"{name}, classifier on published vectors", difference, 1e-4)
-        yield from _verify_tables(published, found["scores"])
+        yield from _verify_tables(published, scores)
 
 
 def fixed_sequences(count: int = SEQUENCES) -> tuple[list[str], list[str]]:
@@ -145,7 +143,7 @@ def _embed(
 
 
 def _compare(slot: str, path: str, found: Vectors, plain: Vectors) -> Iterator[Check]:
-    what, (relative, angle, _) = f"{slot}, {path}", _tolerances(path)
+    what, (relative, angle, _) = f"{slot}, {path}", TOLERANCES[path.split()[1]]
     difference = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
     rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
     a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
@@ -156,16 +154,8 @@ def _compare(slot: str, path: str, found: Vectors, plain: Vectors) -> Iterator[C
     yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
 
 
-def _merge(parts: Sequence[Vectors]) -> Vectors:
-    return np.concatenate(parts, axis=1)
-
-
 def _largest(difference: NDArray[Any]) -> float:
     return float(np.abs(difference).max(initial=0.0))
-
-
-def _tolerances(path: str) -> tuple[float, float, float]:
-    return TOLERANCES[path.split()[1]]
 
 
 def _verify_tables(published: Published, scores: Vectors) -> Iterator[Check]:

@@ -138,8 +138,10 @@ class Fit:
         ]
         self.model = MiniModel(recipe, len(self.kinds)).to(self.device)
         self.teacher = _loaded(start, recipe, self.device) if start else None
-        if self.teacher:
-            self._begin_from(self.teacher)
+        if self.teacher:  # what it lacks, such as the names of the groups, stays random
+            taught = self.teacher.state_dict()
+            known = {k: t for k, t in taught.items() if not k.startswith("classifier.kind.")}
+            self.model.load_state_dict(known, strict=False)
         self.average = copy.deepcopy(self.model)
         if settings.fused:
             # shapes stay free, so that buckets share one graph for each width and dilation
@@ -147,9 +149,8 @@ class Fit:
             for part in [*self.model.modules(), *(self.teacher.modules() if self.teacher else ())]:
                 if isinstance(part, Stem | Block | Pool):
                     part.compile(dynamic=True)
-        self.sampler = WindowSampler(
-            corpus, group_weights(corpus, recipe), self.device, recipe.noise
-        )
+        weights = group_weights(corpus, recipe)
+        self.sampler = WindowSampler(corpus, weights, self.device, recipe.noise)
         self.optimisers = make_optimisers(self.model, recipe)
         self.dev = [(w, oriented(w.bases, self.device)) for w in dev if len(w.labels)]
         # What a saved state must agree with before it is gone on from.
@@ -197,9 +198,8 @@ class Fit:
         rng = np.random.default_rng([recipe.seed, self.step])
         bucket = recipe.buckets[rng.choice(len(shares), p=shares / shares.sum())]
         seed = recipe.seed * 1_000_003 + self.step
-        windows, target, group = self.sampler.draw(
-            bucket.batch, bucket.shortest, bucket.longest, seed
-        )
+        drawn = self.sampler.draw(bucket.batch, bucket.shortest, bucket.longest, seed)
+        windows, target, group = drawn
         torch.manual_seed(seed)  # dropout follows the step too, so that resuming changes nothing
         self.model.train()
         with self._autocast():
@@ -230,14 +230,6 @@ class Fit:
         self.step += 1
         self.seen += bucket.batch
         return loss.detach()
-
-    def _begin_from(self, teacher: MiniModel) -> None:
-        """Take over its weights; what it lacks, such as the names of the groups, stays random."""
-        for part in ("dna", "protein", "classifier"):
-            own, given = getattr(self.model, part), getattr(teacher, part).state_dict()
-            if part == "classifier":
-                given = {name: t for name, t in given.items() if not name.startswith("kind.")}
-            own.load_state_dict(given, strict=part != "classifier")
 
     def _kind_loss(self, logits: Tensor, group: Tensor) -> Tensor:
         """How wrong the group of each window is, and the kind of those that are viruses of one."""
@@ -338,8 +330,7 @@ def _read_state(path: Path, device: torch.device, made_from: str) -> dict[str, A
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         found = state["made_from"]
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        problem = f"{path}: damaged; remove {path.parent} to start over"
-        raise ModelError(problem) from error
+        raise ModelError(f"{path}: damaged; remove {path.parent} to start over") from error
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path}: refused, it holds more than weights") from error
     if found != made_from:

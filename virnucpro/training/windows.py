@@ -203,7 +203,10 @@ def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
     last = int(bases[-1])
     while True:
         exits = {b: int(rng.integers(len(e))) for b, e in enumerate(edges) if e and b != last}
-        if _all_reach(last, {b: int(edges[b][i]) for b, i in exits.items()}):
+        reached = {last}  # by the steps from every other base, or the path ends too early
+        for _ in exits:
+            reached |= {b for b, i in exits.items() if int(edges[b][i]) in reached}
+        if reached >= exits.keys():
             break
     for base, out in enumerate(edges):
         final = [out.pop(exits[base])] if base in exits else []
@@ -213,14 +216,6 @@ def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
     while len(path) < len(bases):
         path.append(next(next_edge[path[-1]]))
     return np.array(path, dtype=np.uint8)
-
-
-def _all_reach(last: int, step: dict[int, int]) -> bool:
-    """Whether from every base the steps lead to `last`."""
-    reached = {last}
-    for _ in step:
-        reached |= {base for base, after in step.items() if after in reached}
-    return reached >= step.keys()
 
 
 def null_bank(
