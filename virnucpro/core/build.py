@@ -65,9 +65,8 @@ def build(kind: type[T], raw: Any, where: str) -> T:
     values: dict[str, Any] = {}
     for name, value in _mapping(raw, where).items():
         if name not in known:
-            raise ConfigError(
-                f"{where} has no setting named {clipped(name)}; it has {', '.join(known)}"
-            )
+            has = ", ".join(known)
+            raise ConfigError(f"{where} has no setting named {clipped(name)}; it has {has}")
         if value is not None:
             values[name] = _checked(known[name], value, _inside(where, name))
     for field in fields(kind):  # type: ignore[arg-type]

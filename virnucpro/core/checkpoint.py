@@ -13,9 +13,8 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write, fsync_folder, sha256_file
@@ -36,8 +35,7 @@ def atomic_save(obj: Any, path: Path) -> None:
         torch.save(obj, file)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What the ledger says of a finished unit."""
 
     facts: dict[str, Any]
@@ -75,13 +73,9 @@ class Ledger:
         return entry
 
     def commit(
-        self,
-        unit: str,
-        key: str,
-        payload: bytes = b"",
-        outputs: Sequence[Path] | Outputs = (),
+        self, unit: str, key: str, payload: bytes = b"", outputs: Sequence[Path] | Outputs = (),
         facts: dict[str, Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Record `unit` as finished under `key`; nothing is changed if it had been, by whoever.
 
         The result is the `payload`, or files that have their final names: `outputs` are their

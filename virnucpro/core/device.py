@@ -31,10 +31,8 @@ def detect_cuda_devices() -> list[int]:
     try:
         import torch
     except ModuleNotFoundError:
-        logger.warning(
-            "a GPU is here, but torch is not: pip install 'virnucpro[published]'; "
-            "computing on the CPU"
-        )
+        remedy = "pip install 'virnucpro[published]'"
+        logger.warning("a GPU is here, but torch is not: %s; computing on the CPU", remedy)
         return []
     return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
 

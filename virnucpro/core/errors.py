@@ -55,10 +55,8 @@ class DamagedError(OutputError):
         self.path, self.problem = path, problem
 
     def __str__(self) -> str:
-        return (
-            f"{self.path}: {self.problem}; run again with --force-resume, which recomputes "
-            "what is damaged and keeps the rest"
-        )
+        remedy = "run again with --force-resume, which recomputes what is damaged"
+        return f"{self.path}: {self.problem}; {remedy}"
 
 
 class ConfigError(UsageError):

@@ -38,9 +38,8 @@ def atomic_write(
     Raises:
         OutputError: the disk is full, read-only or gone; nothing is left behind.
     """
-    options = (
-        {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-    )
+    text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+    options = {} if "b" in mode else text
     beside = temporary or temporary_beside(path)
     try:
         if temporary:
@@ -52,24 +51,20 @@ def atomic_write(
         if replace:
             beside.replace(path)
         else:
-            with suppress(FileExistsError):
-                _link(beside, path)
+            try:
+                os.link(beside, path)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                if error.errno not in _NO_LINKS_HERE:
+                    raise
+                beside.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-
-
-def _link(old: Path, new: Path) -> None:
-    """Give a file a second name; where there are no links, another one."""
-    try:
-        os.link(old, new)
-    except OSError as error:
-        if error.errno not in _NO_LINKS_HERE:
-            raise
-        old.replace(new)
 
 
 def temporary_beside(path: Path) -> Path:

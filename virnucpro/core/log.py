@@ -19,14 +19,9 @@ class _JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(
-            {
-                "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-                "level": record.levelname,
-                "logger": record.name,
-                "message": record.getMessage(),
-            }
-        )
+        time = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
+        said = {"time": time, "level": record.levelname, "logger": record.name}
+        return json.dumps({**said, "message": record.getMessage()})
 
 
 class _Lines(logging.StreamHandler):  # type: ignore[type-arg] # no [] before Python 3.11

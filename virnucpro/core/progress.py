@@ -84,8 +84,8 @@ class _LineBar(Bar):
         count, details = f"{self.done}", [f"{rate:.1f}/s"]
         if self.total is not None:
             count += f"/{self.total}"
-            if rate:
-                details.append(f"ETA {timedelta(seconds=int((self.total - self.done) / rate))}")
+        if self.total is not None and rate:
+            details.append(f"ETA {timedelta(seconds=int((self.total - self.done) / rate))}")
         details += _details(postfix, self.gpu)
         logger.info("%s: %s %s, %s", self.desc, count, self.unit, ", ".join(details))
 
@@ -106,11 +106,9 @@ def _rich_bar(total: int | None, desc: str, unit: str) -> Iterator[Bar]:
         class RichBar(Bar):
             def update(self, n: int = 1, **postfix: object) -> None:
                 details = [f"{task.speed:,.0f}/s"] if task.speed else []
-                progress.update(
-                    task.id,
-                    completed=_bounded(int(task.completed) + n, total),
-                    details=", ".join([*details, *_details(postfix, gpu)]),
-                )
+                text = ", ".join([*details, *_details(postfix, gpu)])
+                done = _bounded(int(task.completed) + n, total)
+                progress.update(task.id, completed=done, details=text)
 
         yield RichBar()
 
