@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,13 +55,11 @@ class BatchEngine:
     """The engine behind `make_engine`; see `Engine` for what it promises."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        layout: PackedPlan | PaddedPlan,
-        device: torch.device,
-        options: EngineOptions,
-    ) -> None:
+        self, encoder: Encoder, layout: PackedPlan | PaddedPlan, device: torch.device,
+        options: EngineOptions, float32_encoder: Callable[[], Encoder] | None,
+    ) -> None:  # fmt: skip
         self.layout, self.device, self.options = layout, device, options
+        self._make_exact = float32_encoder or (lambda: copy.deepcopy(encoder).float())
         self._forward = Forward(encoder, device, packed=layout.name == "packed")
         self._is_cuda = device.type == "cuda"
         self._pin = self._is_cuda if options.pin_memory is None else options.pin_memory
@@ -202,9 +200,7 @@ class BatchEngine:
         self.stats.recomputed += 1
         log.warning("NaN or Inf in a batch of %d: computed again in float32", len(items))
         if self._exact is None:
-            make = self.options.float32_encoder
-            encoder = copy.deepcopy(self._forward.encoder).float() if make is None else make()
-            self._exact = Forward(encoder, self.device)
+            self._exact = Forward(self._make_exact(), self.device)
         vectors = self._in_float32(self._exact, items)
         if not bool(torch.isfinite(vectors).all()):
             bad = int(torch.isfinite(vectors).all(1).logical_not().nonzero()[0])
