@@ -1,9 +1,10 @@
 """Resume is one question: was this unit of work committed under this key, and is it whole?
 
 The ledger of an output directory holds one small file for each finished unit, which a unit of
-scores fills with the scores themselves, and the sizes and hashes of its files. A file comes to be
-whole, under a name made of unit and key, and only if there is none of that name: of two workers
-that did the same work the later one changes nothing.
+scores fills with the scores themselves, and a table with the sizes and hashes of its files. A
+file comes to be whole, under a name made of unit and key, and only if there is none of that
+name: of two workers that did the same work the later one changes nothing. Besides the ledger
+nothing says what is done.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write, fsync_folder, sha256_file
@@ -35,7 +37,8 @@ def atomic_save(obj: Any, path: Path) -> None:
         torch.save(obj, file)
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """What the ledger says of a finished unit."""
 
     facts: dict[str, Any]
@@ -46,15 +49,22 @@ class Entry(NamedTuple):
 class Ledger:
     """Which units of work are finished, each under the key that it was made under.
 
-    `root` is what outputs lie in, `folder` has the entries. Without `reuse` all work starts over;
-    with `repair` a damaged unit is not done, else it is an error.
+    Args:
+        root: the directory that outputs lie in.
+        folder: where the entries lie; made when the first unit is committed.
+        reuse: False means that all work starts over.
+        repair: a damaged unit is not done; False makes it an error.
     """
 
     def __init__(self, root: Path, folder: Path, reuse: bool = True, repair: bool = False) -> None:
         self.root, self.folder, self.reuse, self.repair = root, folder, reuse, repair
 
     def read(self, unit: str, key: str, repair: bool = False) -> Entry | None:
-        """The entry committed under `key` if its files are there; None, or a DamagedError."""
+        """The entry of a unit that was committed under `key` and whose files are there; else None.
+
+        Raises:
+            DamagedError: a checksum fails, and neither `repair` nor the ledger's is set.
+        """
         path = self._path(unit, key)
         if not self.reuse or not path.is_file():
             return None
@@ -73,13 +83,17 @@ class Ledger:
         return entry
 
     def commit(
-        self, unit: str, key: str, payload: bytes = b"", outputs: Sequence[Path] | Outputs = (),
+        self,
+        unit: str,
+        key: str,
+        payload: bytes = b"",
+        outputs: Sequence[Path] | Outputs = (),
         facts: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Record `unit` as finished under `key`; nothing is changed if it had been, by whoever.
 
-        The result is the `payload`, or files that have their final names: `outputs` are their
-        paths, or what `describe` says of them. `facts` must be JSON-able.
+        The result is the `payload`, where it is small, or files that have their final names:
+        `outputs` are their paths, or what `describe` says of them. `facts` must be JSON-able.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         header = {

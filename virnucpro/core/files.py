@@ -32,14 +32,21 @@ def atomic_write(
 
     The order is write, fsync, rename, fsync of the folder, so that after a crash the final
     name holds either the old content or the new one. The temporary file is made, never opened:
-    nobody's file is written over, and no link followed. Text is UTF-8 with LF line ends;
-    `temporary` is its first name, `replace=False` leaves a file that has the final name.
+    nobody's file is written over, and no link followed.
+
+    Args:
+        path: the final name; its folder must exist.
+        mode: `wb` or `w+b`, or `w` for UTF-8 text with LF line ends.
+        temporary: name to write under first, in the same folder, where only a killed run can
+            have left a file; None picks a hidden one.
+        replace: False leaves a file that has the name already as it is.
 
     Raises:
         OutputError: the disk is full, read-only or gone; nothing is left behind.
     """
-    text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-    options = {} if "b" in mode else text
+    options = (
+        {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+    )
     beside = temporary or temporary_beside(path)
     try:
         if temporary:
@@ -51,20 +58,24 @@ def atomic_write(
         if replace:
             beside.replace(path)
         else:
-            try:
-                os.link(beside, path)
-            except FileExistsError:
-                pass
-            except OSError as error:
-                if error.errno not in _NO_LINKS_HERE:
-                    raise
-                beside.replace(path)
+            with suppress(FileExistsError):
+                _link(beside, path)
         fsync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _link(old: Path, new: Path) -> None:
+    """Give a file a second name; where there are no links, another one."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in _NO_LINKS_HERE:
+            raise
+        old.replace(new)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -1,4 +1,8 @@
-"""Is what a later run would reuse whole? Feature and merged files, HDF5 shards, ledger records."""
+"""Is what lies in a run's directory whole? Reads files, changes none, executes nothing.
+
+Checked are the files that a later run would reuse: feature and merged files, HDF5 shards, and the
+ledger's records with the outputs they speak for.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,14 @@ class Finding(NamedTuple):
 
 
 def check_output_dir(directory: Path, load: bool = True) -> Iterator[Finding]:
-    """Check every reusable file, by name; without `load` sizes and signatures only."""
+    """Check every reusable file under `directory`, in the order of their names.
+
+    What a ledger record speaks for is part of the record's finding.
+
+    Args:
+        directory: an output directory, or any folder with such files.
+        load: read contents and compare checksums; False looks at sizes and signatures only.
+    """
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         is_entry = path.suffix == ".entry" and path.parent.name == LEDGER
         if path.suffix not in (".pt", ".h5") and not is_entry:
@@ -38,16 +49,7 @@ def _problem(path: Path, load: bool) -> str:
     from virnucpro.pipeline import feature_files
 
     if path.suffix == ".entry":
-        root = path.parent.parent.parent
-        # an output that is gone is not bad: it is made again
-        for name, (size, sha256) in read_entry(path).outputs.items():
-            if not (root / name).is_file():
-                continue
-            if load:
-                check_file(root / name, size, sha256)
-            elif (root / name).stat().st_size != size:
-                return f"{name} is not what was committed"
-        return ""
+        return _problem_of_entry(path, path.parent.parent.parent, load)
     if path.suffix == ".h5":
         import h5py
 
@@ -64,4 +66,15 @@ def _problem(path: Path, load: bool) -> str:
         feature_files.read_dna_features(path)
     else:
         return "neither features nor merged features, by its name"
+    return ""
+
+
+def _problem_of_entry(path: Path, root: Path, load: bool) -> str:
+    """An entry is bad if an output that is still there differs from it; one that is gone is not."""
+    for name, (size, sha256) in read_entry(path).outputs.items():
+        if (root / name).is_file():
+            if load:
+                check_file(root / name, size, sha256)
+            elif (root / name).stat().st_size != size:
+                return f"{name} is not what was committed"
     return ""
