@@ -9,13 +9,11 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from report_data import make_run
 from runs_here import dna, run, write_fasta
 
 import virnucpro
 from virnucpro.core.errors import ModelError, VirNucProError
 from virnucpro.models.store import BUNDLED, resolve_model
-from virnucpro.reports.html import write_report
 from virnucpro.training.jobs import read_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -275,19 +273,3 @@ def test_estimate_takes_no_input_that_can_be_read_once_only(fasta, tmp_path, kin
         writer.join()
         os.close(reading)
         os.close(writing)
-
-
-# Tables and graphs for people
-
-
-def test_names_are_no_markup_in_what_multiqc_reads(tmp_path):
-    make_run(tmp_path, records=12, samples=2, hostile=True)
-    record = json.loads((tmp_path / "run.json").read_text())
-    record["model"]["name"] = "<b onclick='x()'>"
-    record["version"] = '"><img src=x>'
-    (tmp_path / "run.json").write_text(json.dumps(record))
-    write_report(tmp_path)
-    text = (tmp_path / "virnucpro_mqc.json").read_text()
-    assert not set("<>") & set(text) and "onclick='" not in text
-    names = list(json.loads(text)["data"])
-    assert names == ["&lt;script&gt;alert(1)&lt;/script&gt;", "sample_2"]
