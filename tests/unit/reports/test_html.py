@@ -99,7 +99,7 @@ STRICT = {"preset": "conservative", "min_score": 0.9, "max_fdr": 0.05, "only_str
         ({"devices": ["cuda:0", "cuda:1"]}, "Device cuda:0, cuda:1", "Number format"),
         ({"engines": {"dna": "packed float16", "odd": "x"}}, "Number format float16", "float32"),
         ({"calling": None}, "Device cpu", "Thresholds"),
-        ({"calling": {}}, "if its p_virus passes the model's own limits, at any FDR.", "is at most"),
+        ({"calling": {"preset": None}}, "the model's own limits, at any FDR.", "Preset conserv"),
         (
             {"calling": STRICT}, "Preset conservative: a record is called viral if its p_virus is "
             "at least 0.9 and passes the model's own limits and its FDR is at most 5%.", "any FDR",
