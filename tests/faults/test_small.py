@@ -5,7 +5,6 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -209,32 +208,6 @@ def test_a_session_loads_each_encoder_once_for_all_its_runs(fasta, tmp_path):
         second = session.predict(fasta, output_dir=tmp_path / "two", threads=1)
         assert session.loads == 2  # encoders, not encoders times runs
     assert first.calls.read_bytes() == second.calls.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("options", "flag"),
-    [
-        ("--parallel --dnabert-v2 --dnabert-batch-size 4096", "--dnabert-batch-size"),
-        ("--parallel --dnabert-v2 --persistent-models", "--persistent-models"),
-        ("--parallel --dnabert-v2 --cache-clear-interval 5", "--cache-clear-interval"),
-        ("--dataloader-workers 0", "--dataloader-workers"),
-        ("--staged --no-pin-memory", "--pin-memory"),
-        ("--parallel --v1-fallback --dataloader-workers 2", "--dataloader-workers"),
-        ("--parallel --dnabert-batch-size 4096 --dataloader-workers 0", None),
-        ("--dnabert-batch-size 4096 --persistent-models", None),
-        ("--parallel --v1-fallback --dnabert-batch-size 64 --esm-batch-size 64", None),
-        ("--v1-fallback", None),
-    ],
-)
-def test_a_flag_that_nothing_reads_is_named_and_no_other(fasta, options, flag):
-    with (
-        patch("virnucpro.pipeline.prediction.run_prediction", return_value=0),
-        patch("virnucpro.cli.predict.detect_cuda_devices", return_value=[]),
-    ):
-        said = run("predict", fasta, *options.split()).output
-    assert f"{flag} has no effect" in said if flag else "no effect" not in said
-    v1 = "Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)"
-    assert (v1 in said) == ("--v1-fallback" in options) and said.count("Architecture:") == 1
 
 
 def test_open_frame_scores_every_open_frame_whatever_the_model_keeps(home):
