@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from runs_here import predict_here, write_dna
+from runs_here import write_dna
 
 from virnucpro.core.records import FRAMES, Record
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import direct
 from virnucpro.pipeline.direct import DirectScorer
-from virnucpro.reports.tables import read_call_rows
-from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels, Scorer, finished
+from virnucpro.scores.scorer import LoadedModels, Scorer, finished
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import find_orfs
 
@@ -27,20 +26,6 @@ def fasta(tmp_path_factory, random_dna):
 @pytest.fixture
 def model(tiny_home):
     return resolve_model("500", None, tiny_home)
-
-
-@pytest.mark.parametrize(("policy", "engine"), [("longest", "packed"), ("open-frame", "padded")])
-def test_the_same_rows_as_a_run(fasta, tmp_path, tiny_home, model, policy, engine):
-    assert predict_here(tiny_home, fasta, tmp_path / "out", policy=policy) == 0
-    expected = list(read_call_rows(tmp_path / "out" / "calls.tsv"))
-    model = replace(model, orf_policy=replace(model.orf_policy, name=policy))
-    options = EmbeddingOptions(engine=engine)
-    found = list(DirectScorer(model, "cpu", options).score(read_records([fasta])))
-    for row, other in zip(found, expected, strict=True):
-        for name in ("seq_id", "length", "chunks", "orfs", "status", "call"):
-            assert getattr(row, name) == getattr(other, name)
-        assert row.p_virus == pytest.approx(other.p_virus, abs=1e-5)
-    assert sum(row.p_virus is not None for row in found) >= 1
 
 
 def test_vectors_are_those_of_each_orf(fasta, model, monkeypatch):

@@ -1,15 +1,12 @@
 """`virnucpro predict` on input of every kind: nothing is lost, nothing ends in a traceback."""
 
-import gzip
 import json
 import os
-import threading
 
 import pytest
 
 from virnucpro.core.records import Status
 from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, read_call_rows, read_chunk_rows
-from virnucpro.sequences.fasta_files import read_fasta
 
 
 def rows_of(out):
@@ -95,30 +92,6 @@ def test_what_cannot_be_opened_ends_with_3(predict, tmp_path):
         result = predict(path, "-o", tmp_path / "out", code=3)
         assert str(path) in result.output
         assert not (tmp_path / "out" / "calls.tsv").exists()
-
-
-def test_standard_input_is_the_sample_stdin(predict, random_dna, tmp_path):
-    text = f">a first\n{random_dna(300)}\n".encode()
-    predict("-", "-o", tmp_path / "out", "--min-score", "0", stdin=text, code=0)
-    assert [(row.seq_id, row.sample) for row in rows_of(tmp_path / "out")] == [("a", "stdin")]
-    assert list(read_fasta(tmp_path / "out" / "viral.fasta")) == [("a first", random_dna(300))]
-    broken = predict("-", "-o", tmp_path / "other", stdin=b"no header\n", code=3)
-    assert "standard input" in broken.output
-    predict("-", "-", "-o", tmp_path / "twice", stdin=text, code=2)
-
-
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
-def test_a_pipe_is_read_once_and_scored_whole(predict, random_dna, tmp_path, pack):
-    text = "".join(f">c{i}\n{random_dna(400, i)}\n" for i in range(5))
-    pipe = tmp_path / "in.fa"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_bytes, args=(pack(text.encode()),))
-    writer.start()
-    result = predict(pipe, "-o", tmp_path / "out", "--min-score", "0")
-    writer.join()
-    assert result.exit_code == 0, result.output
-    assert [row.seq_id for row in rows_of(tmp_path / "out")] == [f"c{i}" for i in range(5)]
-    assert len(list(read_fasta(tmp_path / "out" / "viral.fasta"))) == 5
 
 
 def test_min_length_and_sample_n_leave_a_row_for_what_they_pass_over(run, random_dna):

@@ -12,7 +12,7 @@ import torch
 from fake_hub import serve_hub
 from runs_here import predict_with, write_fasta
 from runs_here import run as command
-from tiny_published import classifier_state, install_published, write_classifier
+from tiny_published import classifier_state, install_published
 
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
@@ -56,11 +56,6 @@ def test_list_shows_place_source_licence_size_hash_and_damage(home):
     assert spec.classifier_sha256 in much and str(home / "500") in much
     (home / "500" / "classifier.safetensors").write_bytes(b"x")
     assert "DAMAGED" in run("list")
-
-
-def test_import_converts_a_published_file(home, tmp_path):
-    text = run("import", write_classifier(tmp_path / "300_model.pth"), "--name", "300")
-    assert resolve_model("300", None, home).classifier_sha256 in text
 
 
 @pytest.fixture
@@ -182,15 +177,6 @@ def test_verify_recomputes_result_folders(home, tmp_path):
     assert "FAIL  out/in, scores" in run("verify", "500", "--golden", out.parent, code=4)
     (out / "in_protein" / "output_1_ESM.pt").write_bytes(b"half")
     assert "output_1_ESM.pt" in run("verify", "500", "--golden", out.parent, code=4)
-
-
-def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
-    folder, tables = golden
-    assert "holds no outputs of the original" in run("verify", "500", "--golden", tmp_path, code=4)
-    np.savez(folder / "tiny.npz", **(tables | {"dnabert": tables["dnabert"][:, :5]}))
-    assert "width 32" in run("verify", "500", "--golden", folder, code=4)
-    np.savez(folder / "tiny.npz", ids=np.array([{}], dtype=object))
-    assert "not a file of published outputs" in run("verify", "500", "--golden", folder, code=4)
 
 
 def test_help_needs_neither_torch_nor_numpy():

@@ -16,7 +16,7 @@ import torch
 from checkpoints import esm2_config, esm2_tensors, write_safetensors
 from runs_here import write_fasta
 
-from virnucpro.core.errors import DamagedError, ModelError
+from virnucpro.core.errors import DamagedError
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.plans import collate_padded
@@ -218,10 +218,3 @@ def test_more_ranks_than_files_and_none_without_sequences(tmp_path, spec, no_pro
     fasta.write_text(">only F1\nMKV\n")
     path, failed = run([fasta], spec, tmp_path / "esm_v2", 2)
     assert failed == [] and list(content(path)) == ["only"]
-
-
-def test_an_encoder_that_cannot_be_loaded_is_a_model_error(files, spec, tmp_path):
-    missing = EncoderSpec(kind="esm2", name="x", path=tmp_path / "x", sha256="1", dim=16)
-    with pytest.raises(ModelError):
-        run(files, missing, tmp_path / "esm_v2", 1)
-    assert not multiprocessing.active_children()

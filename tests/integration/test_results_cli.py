@@ -87,14 +87,6 @@ def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, m
     assert (out / "calls.tsv").read_bytes() == (undisturbed / "calls.tsv").read_bytes()
 
 
-def test_other_input_under_the_same_name_is_scored_anew(predict, fasta, tmp_path, random_dna):
-    out = tmp_path / "out"
-    predict(fasta, "-o", out)
-    fasta.write_text(f">new\n{random_dna(333)}\n")
-    predict(fasta, "-o", out, "--resume", code=0)
-    assert [row.seq_id for row in rows_of(out)] == ["new"]
-
-
 def fastq(names_and_sequences):
     return "".join(f"@{name}\n{seq}\n+\n{'I' * len(seq)}\n" for name, seq in names_and_sequences)
 

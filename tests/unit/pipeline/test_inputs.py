@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from virnucpro.core.errors import InputError
+from virnucpro.core.errors import InputError, UsageError
 from virnucpro.pipeline.inputs import folder_names, plan_sources, read_sources, sample_names
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.read_log import ReadLog
@@ -54,6 +54,8 @@ def test_ids_belong_to_a_sample_and_errors_name_what_was_given(tmp_path, caplog)
     assert len(caplog.records) == 1
     list(read_sources(sources, ReadLog(is_silent=True)))
     assert len(caplog.records) == 1
+    with pytest.raises(UsageError, match="once"):
+        plan_sources([Path("-"), Path("-")], {"-": copy}, paired=False)
     copy.write_text("AC\n")
     with pytest.raises(InputError, match="standard input, line 1"):
         list(read_sources(sources))
