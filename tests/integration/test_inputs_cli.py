@@ -61,15 +61,6 @@ def test_one_row_each_with_its_status_and_counts_that_add_up(run, random_dna, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fa", "out"]
 
 
-def test_copies_get_the_same_row_and_are_embedded_once(run, random_dna, tmp_path):
-    text = f">a\n{random_dna(1200)}\n>b\n{random_dna(300, 2)}\n>c\n{random_dna(1200)}\n"
-    result, (a, b, c) = run(text.encode())
-    assert result.exit_code == 0
-    assert (a.p_virus, a.call, a.fdr) == (c.p_virus, c.call, c.fdr) != (b.p_virus, b.call, b.fdr)
-    counts = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["scoring"]
-    assert counts["orfs"] == a.orfs + b.orfs + c.orfs
-
-
 def test_an_empty_file_gives_tables_of_headers_only(run, tmp_path):
     result, rows = run(b"")
     assert (result.exit_code, rows) == (0, [])

@@ -67,7 +67,6 @@ def test_viral_fasta_holds_the_called_records_as_given(predict, fasta, tmp_path,
     plain = (out / "viral.fasta").read_bytes()
     predict(fasta, "-o", out, "--min-score", middle, "--gzip-fasta", "--resume", code=0)
     assert gzip.decompress((out / "viral.fasta.gz").read_bytes()) == plain
-    assert not (out / "viral.fasta").exists()
 
 
 def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, middle, monkeypatch):
@@ -85,26 +84,6 @@ def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, m
     (out / "calls.tsv").unlink()
     predict(fasta, "-o", out, "--min-score", middle, "--resume", code=0)
     assert (out / "calls.tsv").read_bytes() == (undisturbed / "calls.tsv").read_bytes()
-
-
-def fastq(names_and_sequences):
-    return "".join(f"@{name}\n{seq}\n+\n{'I' * len(seq)}\n" for name, seq in names_and_sequences)
-
-
-def test_pairs_become_one_sample_with_two_rows_a_pair(predict, random_dna, tmp_path):
-    one, two = tmp_path / "gut_R1.fastq", tmp_path / "gut_R2.fastq.gz"
-    one.write_text(fastq([("a/1", random_dna(150, 1)), ("b/1", random_dna(150, 2))]))
-    mates = fastq([("a/2", random_dna(150, 3)), ("b/2", random_dna(150, 4))])
-    two.write_bytes(gzip.compress(mates.encode()))
-    out = tmp_path / "out"
-    predict(one, two, "--paired", "-o", out, "--min-score", "0", code=0)
-    assert [(row.seq_id, row.sample) for row in rows_of(out)] == [
-        ("a/1", "gut"), ("a/2", "gut"), ("b/1", "gut"), ("b/2", "gut"),
-    ]  # fmt: skip
-    assert [header for header, _ in read_fasta(out / "viral.fasta")] == ["a/1", "a/2", "b/1", "b/2"]
-    predict(one, "--paired", "-o", tmp_path / "odd", code=2)
-    one.write_text(fastq([("a/1", random_dna(150, 1))]))
-    predict(one, two, "--paired", "-o", tmp_path / "short", code=3)
 
 
 @pytest.mark.parametrize("kind", ["bam", "cram"])

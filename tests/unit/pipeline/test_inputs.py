@@ -54,6 +54,8 @@ def test_ids_belong_to_a_sample_and_errors_name_what_was_given(tmp_path, caplog)
     assert len(caplog.records) == 1
     list(read_sources(sources, ReadLog(is_silent=True)))
     assert len(caplog.records) == 1
+    with pytest.raises(UsageError, match="got 1"):
+        plan_sources([one], {}, paired=True)
     with pytest.raises(UsageError, match="once"):
         plan_sources([Path("-"), Path("-")], {"-": copy}, paired=False)
     copy.write_text("AC\n")
