@@ -84,14 +84,6 @@ def test_what_is_written_is_read_and_has_the_same_bytes_each_time(tmp_path, coun
     assert merged_inputs(tmp_path / "2.pt") == "digest"
 
 
-def test_vectors_of_many_parts_are_one_table(tmp_path):
-    parts = [embeddings(orf_ids(k, k), 3, seed=k) for k in (0, 2, 0, 3)]
-    write_vectors(tmp_path / "v.h5", iter(parts), (5, 3))
-    back = read_vectors(tmp_path / "v.h5")
-    assert back.seq_ids == (*orf_ids(2, 2), *orf_ids(3, 3))
-    np.testing.assert_array_equal(back.vectors, np.concatenate([p.vectors for p in parts]))
-
-
 def test_the_original_s_files_are_read(tmp_path):
     """A row of floats may be longer than is read at a time; each tensor has its own storage."""
     ids = orf_ids(1, 3)
@@ -169,9 +161,3 @@ def test_a_packed_record_is_refused(tmp_path):
         archive.writestr("f/more", bytes(1 << 15))
     with pytest.raises(DamagedFeaturesError, match="packed records"):
         read_dna_features(tmp_path / "f.pt")
-
-
-def test_merged_inputs_of_other_files_is_none(tmp_path):
-    torch.save({"ids": [], "data": torch.empty(0, 3)}, tmp_path / "theirs.pt")
-    for name in ("missing.pt", "theirs.pt"):
-        assert merged_inputs(tmp_path / name) is None
