@@ -22,11 +22,6 @@ MOST_LETTERS = 200
 
 
 @pytest.fixture
-def home(tiny_home, monkeypatch):
-    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
-
-
-@pytest.fixture
 def fasta(tmp_path):
     records = [("a first", dna(0, 700)), ("b", dna(2, 200)), ("c", "ACG")]
     return write_fasta(tmp_path / "contigs.fa", *records)

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from runs_here import dna
 
 from virnucpro.core.records import Status
 from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, read_call_rows, read_chunk_rows
@@ -27,8 +28,8 @@ def run(predict, tmp_path):
     return go
 
 
-def test_one_row_each_with_its_status_and_counts_that_add_up(run, random_dna, tmp_path):
-    good = random_dna(700, 1)
+def test_one_row_each_with_its_status_and_counts_that_add_up(run, tmp_path):
+    good = dna(1, 700)
     entries = [
         ("plain", good), ("", good), ("nothing", ""), ("short", "ACGT"), ("n", "N" * 600),
         ("iupac", "RYKMSWBDHVN" + good), ("gaps text", good[:50] + "--..**" + good[50:]),
@@ -85,8 +86,8 @@ def test_what_cannot_be_opened_ends_with_3(predict, tmp_path):
         assert not (tmp_path / "out" / "calls.tsv").exists()
 
 
-def test_min_length_and_sample_n_leave_a_row_for_what_they_pass_over(run, random_dna):
-    entries = [f">c{i}\n{random_dna(100 + 50 * i, i)}\n" for i in range(10)]
+def test_min_length_and_sample_n_leave_a_row_for_what_they_pass_over(run):
+    entries = [f">c{i}\n{dna(i, 100 + 50 * i)}\n" for i in range(10)]
     result, rows = run("".join(entries).encode(), "--min-length", "200", "--sample-n", "5")
     assert result.exit_code == 0
     called = [row for row in rows if row.status is Status.CALLED]

@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from runs_here import contents, facts, write_fasta
+from runs_here import contents, dna, facts, write_fasta
 
 from virnucpro.reports.tables import read_call_rows, rounded
 from virnucpro.scores.scorer import Scorer
@@ -19,9 +19,9 @@ def rows_of(out):
 
 
 @pytest.fixture
-def fasta(tmp_path, random_dna):
-    entries = [(f"c{i} number {i}", random_dna(90 + 130 * i, i).lower()) for i in range(8)]
-    more = [("c1 again", random_dna(150, 99)), ("short", "ACG")]
+def fasta(tmp_path):
+    entries = [(f"c{i} number {i}", dna(i, 90 + 130 * i).lower()) for i in range(8)]
+    more = [("c1 again", dna(99, 150)), ("short", "ACG")]
     return write_fasta(tmp_path / "in.fa", *entries, *more)
 
 
@@ -87,9 +87,9 @@ def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, m
 
 
 @pytest.mark.parametrize("kind", ["bam", "cram"])
-def test_reads_of_alignments_are_scored_on_their_own_strand(predict, random_dna, tmp_path, kind):
+def test_reads_of_alignments_are_scored_on_their_own_strand(predict, tmp_path, kind):
     pysam = pytest.importorskip("pysam")
-    contig, path, reference = random_dna(1000, 5), tmp_path / f"reads.{kind}", tmp_path / "ref.fa"
+    contig, path, reference = dna(5, 1000), tmp_path / f"reads.{kind}", tmp_path / "ref.fa"
     reference.write_text(f">chr\n{contig}\n")
     pysam.faidx(str(reference))
     header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "chr", "LN": 1000}]}
