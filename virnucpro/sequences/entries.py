@@ -14,7 +14,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from virnucpro.core.records import HEADER_BYTES
-from virnucpro.core.text import shown
+from virnucpro.core.text import clipped, shown
 from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.streams import BLANKS, TextStream
 
@@ -36,15 +36,18 @@ _UNKNOWN = {
     b">": f"'>' inside a line: the line before it has no end; {_JOINED}",
     b"@": f"'@' in a sequence: a record of FASTQ? {_JOINED}",
     b"+": f"'+' in a sequence: a record of FASTQ? {_JOINED}",
+    b"/": f"'/' in a sequence: a record of GenBank or EMBL? {_JOINED}",
     b";": "';' in a sequence: remove comments inside records",
     b"#": "'#' in a sequence: remove comments inside records",
     b"=": "'=' in a sequence: write the letters that it stands for",
 }
 
 
-# Lines of other formats that hold known signs alone; a lone sequence is none of them.
+# Lines of other formats that hold known signs alone. No line of bases alone is one of them: each
+# keyword has a letter that stands for none.
 _OTHER_FORMAT = re.compile(
-    rb"^(?:LOCUS|DEFINITION|ACCESSION|VERSION|FEATURES|CLUSTAL) +\S|^ORIGIN *$|^(?:ID|SQ)   \S"
+    rb"^(?:LOCUS|DEFINITION|ACCESSION|VERSION|KEYWORDS|SOURCE|REFERENCE|COMMENT|FEATURES|CLUSTAL)"
+    rb" +\S|^(?:BASE COUNT|ORIGIN) *(?:$|\d)|^(?:ID|DE|OS|OC|RL|RX|PR|FH|FT|SQ)   +\S"
     rb"|^[^\nA-Za-z]*[A-Za-z][^\n\t]*\t[ \t\v\f]*[^ \t\v\f\n]",
     re.MULTILINE,
 )
@@ -149,7 +152,7 @@ class _FastaRecord:
         unknown = text.translate(None, _LETTERS + _LEFT_OUT + b"\n")[:1]
         place = text.index(unknown) if unknown else len(text)
         if (other := _OTHER_FORMAT.search(text)) and other.start() <= place:
-            word = shown(other[0].split(maxsplit=1)[0].decode("utf-8", "replace"))
+            word = clipped(shown(other[0].split(maxsplit=1)[0].decode("utf-8", "replace")), 40)
             problem = f"{word} begins a line of another format (GenBank, EMBL, GFA, SAM, a table)"
             line += text.count(b"\n", 0, other.start())
             raise self._stream.error(f"{problem}; {_JOINED}, as FASTA or FASTQ", line)
@@ -251,7 +254,11 @@ def _fault(header: bytes, letters: bytes, plus: bytes, qualities: bytes) -> tupl
         (is_wrapped, 2, "a sequence on several lines; write it on one: `seqtk seq FILE`"),
         (not plus.startswith(b"+"), 2, "'+' comes after the letters; copy the file again"),
         (has_other_name, 2, "the name after '+' is not the record's; copy the file again"),
-        (qualities.translate(None, _QUALITIES) != b"", 3, "no quality; copy the file again"),
+        (
+            qualities.translate(None, _QUALITIES) != b"",
+            3,
+            f"no quality; copy the file again; {_JOINED}",
+        ),
         (len(letters) != len(qualities), 3, f"{counts}; copy the file again; {_JOINED}"),
     )
     return next(((line, problem) for is_so, line, problem in faults if is_so), None)
