@@ -26,6 +26,7 @@ DNA_LETTERS = b"ACGTUNRYKMSWBDHV" + b"acgtunrykmswbdhv"
 _DIGITS = string.digits.encode()
 _LETTERS = string.ascii_letters.encode()
 _LEFT_OUT = GAPS + BLANKS + _DIGITS
+_COMMON = DNA_LETTERS + GAPS + _DIGITS + b" \n"  # a line of these alone is of FASTA
 _QUALITIES = bytes(range(33, 127))
 _FOUR = 4  # lines of a record of FASTQ
 _NAME_BYTES = 200
@@ -149,9 +150,10 @@ class _FastaRecord:
 
     def _without_the_rest(self, text: bytes, line: int) -> bytes:
         """The letters of a piece; counts gaps, blanks and digits, refuses any other sign."""
-        unknown = text.translate(None, _LETTERS + _LEFT_OUT + b"\n")[:1]
+        odd = text.translate(None, _COMMON)
+        unknown = odd.translate(None, _LETTERS + BLANKS)[:1]
         place = text.index(unknown) if unknown else len(text)
-        if (other := _OTHER_FORMAT.search(text)) and other.start() <= place:
+        if odd and (other := _OTHER_FORMAT.search(text)) and other.start() <= place:
             word = clipped(shown(other[0].split(maxsplit=1)[0].decode("utf-8", "replace")), 40)
             problem = f"{word} begins a line of another format (GenBank, EMBL, GFA, SAM, a table)"
             line += text.count(b"\n", 0, other.start())
