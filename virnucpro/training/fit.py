@@ -41,6 +41,7 @@ from virnucpro.training.windows import LabelledWindows
 logger = logging.getLogger("virnucpro.training")
 
 _SAVE_SECONDS = 60.0
+_TO_RANK = 512  # windows by which the channels of a larger model are ranked
 
 
 class TrainingError(VirNucProError):
@@ -160,9 +161,12 @@ class Fit:
             at for k in range(len(order)) if len(at := torch.where(self.broad_kind_of == k)[0])
         ]
         self.model = MiniModel(recipe, len(self.kinds)).to(self.device)
+        self.sampler = WindowSampler(
+            corpus, group_weights(corpus, recipe), self.device, recipe.noise
+        )
         self.teacher = _loaded(start, recipe, self.device) if start else None
-        if self.teacher:
-            self._begin_from(self.teacher)
+        if start and self.teacher:
+            self._begin_from(self.teacher, start.groups == tuple(group_names(self.kinds)))
         self.average = copy.deepcopy(self.model)
         if settings.fused:
             # shapes stay free, so that buckets share one graph for each width and dilation
@@ -170,9 +174,6 @@ class Fit:
             for part in [*self.model.modules(), *(self.teacher.modules() if self.teacher else ())]:
                 if isinstance(part, Stem | Block | Pool):
                     part.compile(dynamic=True)
-        self.sampler = WindowSampler(
-            corpus, group_weights(corpus, recipe), self.device, recipe.noise
-        )
         self.optimisers = make_optimisers(self.model, recipe)
         self.dev = [(w, oriented(w.bases, self.device)) for w in dev if len(w.labels)]
         # What a saved state must agree with before it is gone on from.
@@ -260,13 +261,41 @@ class Fit:
         self.seen += bucket.batch
         return loss.detach()
 
-    def _begin_from(self, teacher: MiniModel) -> None:
-        """Take over its weights; what it lacks, such as the names of the groups, stays random."""
-        for part in ("dna", "protein", "classifier"):
-            own, given = getattr(self.model, part), getattr(teacher, part).state_dict()
-            if part == "classifier":
-                given = {name: t for name, t in given.items() if not name.startswith("kind.")}
-            own.load_state_dict(given, strict=part != "classifier")
+    @torch.no_grad()
+    def _begin_from(self, teacher: MiniModel, has_groups: bool) -> None:
+        """Take over its weights; what it lacks, such as the names of the groups, stays random.
+
+        Of a block with more hidden channels than ours, those stay that add most on windows of
+        training; the mean of what the others add becomes part of the bias.
+        """
+        blocks, seen = _blocks(teacher), dict[nn.Module, list[Tensor]]()
+
+        def note(layer: nn.Module, given: tuple[Tensor], _: Tensor) -> None:
+            seen.setdefault(layer, []).append(given[0].flatten(0, -2))
+
+        hooks = [block.down.register_forward_hook(note) for block in blocks]
+        longest = self.recipe.buckets[-1].longest
+        teacher(self.sampler.draw(_TO_RANK, self.recipe.buckets[0].shortest, longest, 0)[0])
+        for hook in hooks:
+            hook.remove()
+        for own, given in zip(_blocks(self.model), blocks, strict=True):
+            active = torch.cat(seen[given.down]).float()
+            adds = active.square().mean(dim=0) * given.down.weight.square().sum(dim=0)
+            kept = adds.argsort(descending=True)[: own.down.in_features].sort().values
+            lost = active.mean(dim=0).index_fill(0, kept, 0)
+            weights = given.state_dict()
+            weights["down.bias"] = weights["down.bias"] + weights["down.weight"] @ lost
+            weights["down.weight"] = weights["down.weight"][:, kept]
+            for name in ("up.weight", "up.bias"):
+                weights[name] = weights[name][kept]
+            own.load_state_dict(weights)
+        left_out = (".blocks.",) if has_groups else (".blocks.", "classifier.kind.")
+        rest = {
+            name: tensor
+            for name, tensor in teacher.state_dict().items()
+            if not any(part in name for part in left_out)
+        }
+        self.model.load_state_dict(rest, strict=False)
 
     def _kind_loss(self, logits: Tensor, group: Tensor) -> Tensor:
         """How wrong the group of each window is, and the kind of those that are viruses of one."""
@@ -332,6 +361,15 @@ class Fit:
             with atomic_write(log, "w") as file:
                 file.writelines([head, *kept])
         logger.info("going on from step %d", self.step)
+
+
+def group_names(kinds: Sequence[tuple[int, str, str]]) -> list[str]:
+    """Names of the groups in the manifest of a model."""
+    return [f"{kind}: {group}" if group else kind for _, kind, group in kinds]
+
+
+def _blocks(model: nn.Module) -> list[Block]:
+    return [part for part in model.modules() if isinstance(part, Block)]
 
 
 def dev_figures(sets: list[LabelledWindows], logits: list[NDArray[np.float32]]) -> dict[str, float]:

@@ -34,7 +34,7 @@ from virnucpro.training.corpus import (
     load_labelled,
     split_by_target,
 )
-from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
+from virnucpro.training.fit import Fit, FitSettings, MiniModel, group_names, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
 from virnucpro.training.networks import PublishedMlp, save_mini_classifier
@@ -80,7 +80,7 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     fit.run()
     if fit.finished:
         model, step = fit.best_model()
-        groups = [f"{kind}: {group}" if group else kind for _, kind, group in fit.kinds]
+        groups = group_names(fit.kinds)
         score = partial(probabilities, model, Kinds(groups))
         calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
         if job.virus_kinds:
