@@ -160,7 +160,7 @@ class Ledger:
 def read_entry(path: Path) -> Entry:
     """Read one file of a ledger; a DamagedError tells that it is not what was committed."""
     try:
-        seal, text, payload = path.read_bytes().split(b"\n", 2)
+        seal, text, payload = (*path.read_bytes().split(b"\n", 2), b"", b"")[:3]
         if hashlib.sha256(text + b"\n").hexdigest().encode() != seal:
             raise DamagedError(path, "fails its checksum")
         header = json.loads(text)

@@ -165,7 +165,7 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
     joint_ids = IdRegistry() if len(sources) > 1 else None
     for source in sources:
         log.ids, log.records = IdRegistry(), 0
-        shown = dict(zip(map(str, source.paths), source.names, strict=True))
+        shown = dict(zip(map(str, source.paths), map(shown_name, source.names), strict=True))
         try:
             for records in _records(source, log):
                 if joint_ids is None and records[0].sample == source.sample:
@@ -181,9 +181,11 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
                 if log.digests[str(path)] != digest:
                     raise InputError(path, "changed during the run; run again when it is whole")
         except InputError as error:
-            name = _shown(shown.get(str(error.path), str(error.path)))
+            name = shown.get(str(error.path), str(error.path))
             raise InputError(name, error.problem, error.line) from error
         log.cut_short = [shown.get(path, path) for path in log.cut_short]
+        for place, name in shown.items():
+            log.first_mark = log.first_mark.replace(place, name)
     log.warn()
 
 
@@ -235,7 +237,8 @@ def _is_pipe(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
+    """The name of an input as messages say it."""
     return "standard input" if name == STDIN else name
 
 
@@ -244,7 +247,7 @@ def _can_be_read(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(_shown(str(path)), f"cannot be read ({error.strerror})") from error
+        raise InputError(shown_name(str(path)), f"cannot be read ({error.strerror})") from error
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
@@ -293,7 +296,7 @@ def check_content(sources: Sequence[Source]) -> None:
         found = {screen_record(record) is Status.NOT_DNA for record in records}
         if False not in found:
             problem = "no record is DNA" if found else "holds no records"
-            raise InputError(", ".join(map(_shown, source.names)), problem)
+            raise InputError(", ".join(map(shown_name, source.names)), problem)
 
 
 def sampler(sources: Sequence[Source], wanted: int | None) -> Callable[[int], bool]:
