@@ -18,6 +18,7 @@ from typing import IO, Any
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
+from virnucpro.core.storage import fetch, url_of
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
@@ -206,19 +207,24 @@ def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Copy what can be read only once (standard input, pipes) into `folder`, to be read again.
+    """Copy what can be read only once (standard input, pipes), or lies far away, into `folder`.
 
     Returns:
         The copy of each such input, by its name.
 
     Raises:
-        InputError: a pipe cannot be read.
+        InputError: a pipe or an object cannot be read.
     """
     copies: dict[str, Path] = {}
     for number, path in enumerate(paths, start=1):
-        if str(path) in copies or not (str(path) == STDIN or _is_pipe(path)):
+        url = url_of(path)
+        if str(path) in copies or not (url or str(path) == STDIN or _is_pipe(path)):
             continue
         copies[str(path)] = target = folder / f"input_{number}"
+        if url:
+            with atomic_write(target) as file:
+                fetch(url, file)
+            continue
         with ExitStack() as stack:
             with _can_be_read(path):
                 pipe = stack.enter_context(path.open("rb")) if _is_pipe(path) else standard_input()
@@ -257,8 +263,8 @@ def check_inputs(paths: Sequence[Path]) -> None:
         InputError: an input is missing, a directory, or cannot be read.
     """
     for path in paths:
-        if str(path) == STDIN or _is_pipe(path):  # opening a pipe could end who writes to it
-            continue
+        if str(path) == STDIN or _is_pipe(path) or url_of(path):
+            continue  # opening a pipe could end who writes to it
         if path.is_dir():
             raise InputError(path, "is a directory; give a FASTA or FASTQ file")
         with _can_be_read(path):
@@ -278,7 +284,7 @@ def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dic
         real = spooled.get(str(path), path)
         with _can_be_read(path):
             size, sha256 = real.stat().st_size, sha256_file(real)
-        place = None if str(path) in spooled else str(path.absolute())
+        place = url_of(path) or (None if str(path) in spooled else str(path.absolute()))
         if place is not None and place.startswith(_OF_A_PROCESS):
             place = None
         described.append({"path": str(path), "place": place, "bytes": size, "sha256": sha256})

@@ -65,6 +65,11 @@ class Run:
     reporter: ProgressReporter
 
     @property
+    def input_bytes(self) -> int:
+        """Size of all inputs together, packed as they are."""
+        return sum(path.stat().st_size for source in self.sources for path in source.paths)
+
+    @property
     def rules(self) -> Rules:
         """What decides which ORFs the input gives; counts the records where that matters."""
         choice = self.settings.model
