@@ -31,7 +31,7 @@ from virnucpro.reports.tables import (
     read_contig_rows,
     rounded,
 )
-from virnucpro.scores.composition import Composition, FdrCurve
+from virnucpro.scores.composition import Composition, Sample
 from virnucpro.scores.thresholds import VIRUS, viral_stretches
 from virnucpro.sequences.read_log import ReadLog
 
@@ -49,8 +49,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
 
     Returns:
         Counts: records, regions, and records by `call:{name}`; and for each sample its
-        records, scored records, viral records, estimated share of viruses, and the highest fdr
-        among the viral ones.
+        records, scored records, viral records, and what `_facts` says.
     """
     is_packed = run.settings.calling.gzip_fasta
     whole, *own = _folders(run)
@@ -59,8 +58,8 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
         other = folder / FASTA_NAMES[not is_packed]
         if other.relative_to(whole).as_posix() in ours and not other.is_symlink():
             other.unlink(missing_ok=True)
-    curves = _fdr_curves(run)
-    called = _called(run, curves)
+    estimates = _estimates(run)
+    called = _called(run, estimates)
     waiting = next(called, None)
     totals: Counter[str] = Counter(records=0, regions=0)
     summaries = []
@@ -88,12 +87,11 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                         fdr = max(fdr, row.fdr)
                     waiting = next(called, None)
             totals.update(counts)
-            viral, curve = counts[f"call:{VIRUS}"], curves.get(source.sample)
+            viral = counts[f"call:{VIRUS}"]
             summaries.append({
                 "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
                 "records": counts["records"], "scored": scored, "virus": viral,
-                "viral_share": rounded(curve.viral_share) if curve else None,
-                "fdr": fdr if viral else None,
+                **_facts(estimates.get(source.sample)), "expected_false": fdr if viral else None,
             })  # fmt: skip
     return dict(totals), summaries
 
@@ -116,26 +114,35 @@ def _folders(run: Run) -> list[Path]:
     return [run.paths.output_dir, *(run.paths.samples / source.folder for source in several)]
 
 
-def _fdr_curves(run: Run) -> dict[str, FdrCurve]:
-    """The false discovery rates of each sample that has scored records."""
-    curves = {}
-    rows = (row for row, _ in read_contig_rows(run.paths.contigs) if row.p_virus is not None)
+def _facts(sample: Sample | None) -> dict[str, Any]:
+    """Share of viruses in a sample, its interval of 95%, and whether it reaches none."""
+    if sample is None:
+        return dict.fromkeys(("prevalence", "low", "high", "compatible_with_none"))
+    numbers = {name: rounded(getattr(sample, name)) for name in ("prevalence", "low", "high")}
+    return numbers | {"compatible_with_none": sample.compatible_with_none}
+
+
+def _estimates(run: Run) -> dict[str, Sample]:
+    """The share of viruses in each sample that has scored records; a pair counts once."""
+    estimates = {}
+    every = (row for row, _ in read_contig_rows(run.paths.contigs))
+    rows = (row for row in islice(every, 0, None, run.mates) if row.p_virus is not None)
     for sample, own in groupby(rows, key=attrgetter("sample")):
         composition = Composition()
         while block := [row.p_virus for row in islice(own, BLOCK_ROWS)]:
             composition.add(np.array(block, dtype=np.float64))
-        curves[sample] = composition.fdr()
-    return curves
+        estimates[sample] = composition.estimate()
+    return estimates
 
 
 def _called(
-    run: Run, curves: dict[str, FdrCurve]
+    run: Run, estimates: dict[str, Sample]
 ) -> Iterator[tuple[str, CallRow, list[ChunkRow], Record | None]]:
     """Each record's joint id, final call and chunks, and its sequence where it is viral."""
     chunks = read_chunk_rows(run.paths.chunks)
     records = enumerate(read_sources(run.sources, ReadLog(is_silent=True)))
     is_read = False
-    for number, (row, joint_id) in enumerate(_rows_with_fdr(run, curves)):
+    for number, (row, joint_id) in enumerate(_rows_in_sample(run, estimates)):
         own, key = list(islice(chunks, row.chunks)), (row.sample, row.seq_id)
         if [(chunk.sample, chunk.seq_id) for chunk in own] != [key] * row.chunks:
             raise DamagedError(run.paths.chunks, f"not the chunks of '{row.seq_id}' in its place")
@@ -153,17 +160,20 @@ def _called(
             pass
 
 
-def _rows_with_fdr(run: Run, curves: dict[str, FdrCurve]) -> Iterator[tuple[CallRow, str]]:
+def _rows_in_sample(run: Run, estimates: dict[str, Sample]) -> Iterator[tuple[CallRow, str]]:
     thresholds = run.settings.calling.thresholds
     rows = read_contig_rows(run.paths.contigs)
     for sample, own in groupby(rows, key=lambda found: found[0].sample):
         while block := list(islice(own, BLOCK_ROWS)):
-            scores = [row.p_virus for row, _ in block if row.p_virus is not None]
-            rates = iter(curves[sample].at(np.array(scores)).tolist() if scores else ())
+            scores = np.array([row.p_virus for row, _ in block if row.p_virus is not None])
+            found = estimates.get(sample)
+            rates = (
+                zip(found.fdr(scores), found.p_sample(scores), strict=True) if found else iter(())
+            )
             for row, joint_id in block:
                 if row.p_virus is None or row.call is None:
                     yield row, joint_id
                     continue
-                fdr = rounded(next(rates))
+                fdr, p_sample = map(rounded, next(rates))
                 call = thresholds.call(row.call, row.p_virus, fdr)
-                yield replace(row, fdr=fdr, call=call), joint_id
+                yield replace(row, fdr=fdr, p_sample=p_sample, call=call), joint_id
