@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,6 @@ from virnucpro.core.records import Record
 from virnucpro.reports.tables import (
     CALL_COLUMNS,
     REGION_COLUMNS,
-    CallRow,
     ChunkRow,
     RegionRow,
     header,
@@ -31,6 +31,7 @@ from virnucpro.sequences.fasta_files import write_fasta
 TABLE_NAMES = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
 FASTA_NAMES = {False: "viral.fasta", True: "viral.fasta.gz"}
 
+LENGTH = CALL_COLUMNS.index("length")
 _RED, _BLUE = "204,51,51", "51,102,204"
 _SEQID = re.compile(r"[^a-zA-Z0-9.:^*$@!+_?|-]")
 _ATTRIBUTE = re.compile(r"[\x00-\x1f\x7f%;=&,]")
@@ -71,17 +72,19 @@ class TableFiles:
         return self._stack.__exit__(*error)
 
     def add(
-        self, name: str, row: CallRow, regions: list[RegionRow], chunks: list[ChunkRow],
+        self, name: str, fields: Sequence[str], regions: list[RegionRow], chunks: list[ChunkRow],
         record: Record | None,
     ) -> None:  # fmt: skip
         """Write one record: its rows in order, its sequence where it is called viral.
 
-        `name` is its id in the files that have no column for the sample.
+        `name` is its id in the files that have no column for the sample, `fields` its row of
+        calls.tsv as text.
         """
-        self._calls.write(row.line())
+        self._calls.write("\t".join(fields) + "\n")
+        length = int(fields[LENGTH])
         viral = [c for c in chunks if c.orf_start is not None and (c.p_virus or 0.0) > VIRAL]
         # browsers know no place beyond a contig's end, where the junction of a circle goes on
-        viral = [c for c in viral if c.end <= row.length]
+        viral = [c for c in viral if c.end <= length]
         for chunk in viral:
             colour = _BLUE if chunk.strand == "-" else _RED
             # nine columns, the best ORF drawn thick
