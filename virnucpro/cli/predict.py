@@ -59,6 +59,7 @@ class GroupedCommand(click.Command):
 @click.command(cls=GroupedCommand)
 @click.argument("input_files", nargs=-1, required=True, type=options.INPUT)
 @options.paired
+@options.interleaved
 @options.reference
 @options.min_length
 @option("--sample-n", type=AT_LEAST_1, help="Score only N records, for a look.")

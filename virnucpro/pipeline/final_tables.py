@@ -31,16 +31,16 @@ from virnucpro.reports.tables import (
     read_fields,
     rounded,
 )
-from virnucpro.scores.composition import Composition, FdrCurve
+from virnucpro.scores.composition import Composition, Sample
 from virnucpro.scores.thresholds import VIRUS, viral_stretches
 from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024
 # Rows stay text from the model's table to the user's: a place is that of a column.
 _AT = {name: place for place, name in enumerate(CONTIG_COLUMNS)}
-ID, LENGTH, CHUNKS, P_VIRUS, CALL, SAMPLE, SUPPORTING, FDR, JOINT_ID = (
+ID, LENGTH, CHUNKS, P_VIRUS, CALL, SAMPLE, SUPPORTING, FDR, P_SAMPLE, JOINT_ID = (
     _AT[name] for name in ("id", "length", "chunks", "p_virus", "call", "sample", "supporting",
-                           "fdr", "joint_id")
+                           "fdr", "p_sample", "joint_id")
 )  # fmt: skip
 
 
@@ -55,8 +55,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
 
     Returns:
         Counts: records, regions, and records by `call:{name}`; and for each sample its
-        records, scored records, viral records, estimated share of viruses, and the highest fdr
-        among the viral ones.
+        records, scored records, viral records, and what `_facts` says.
     """
     is_packed = run.settings.calling.gzip_fasta
     whole, *own = _folders(run)
@@ -65,8 +64,8 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
         other = folder / FASTA_NAMES[not is_packed]
         if other.relative_to(whole).as_posix() in ours and not other.is_symlink():
             other.unlink(missing_ok=True)
-    curves = _fdr_curves(run)
-    called = _called(run, curves)
+    estimates = _estimates(run)
+    called = _called(run, estimates)
     waiting = next(called, None)
     totals: Counter[str] = Counter(records=0, regions=0)
     summaries = []
@@ -94,12 +93,11 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                             fdr = max(fdr, float(row[FDR]))
                     waiting = next(called, None)
             totals.update(counts)
-            viral, curve = counts[f"call:{VIRUS}"], curves.get(source.sample)
+            viral = counts[f"call:{VIRUS}"]
             summaries.append({
                 "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
                 "records": counts["records"], "scored": scored, "virus": viral,
-                "viral_share": rounded(curve.viral_share) if curve else None,
-                "fdr": fdr if viral else None,
+                **_facts(estimates.get(source.sample)), "expected_false": fdr if viral else None,
             })  # fmt: skip
     return dict(totals), summaries
 
@@ -123,26 +121,35 @@ def _folders(run: Run) -> list[Path]:
     return [run.paths.output_dir, *(run.paths.samples / source.folder for source in several)]
 
 
-def _fdr_curves(run: Run) -> dict[str, FdrCurve]:
-    """The false discovery rates of each sample that has scored records."""
-    curves = {}
-    rows = (row for row in read_fields(run.paths.contigs, CONTIG_COLUMNS) if row[P_VIRUS])
+def _facts(sample: Sample | None) -> dict[str, Any]:
+    """Share of viruses in a sample, its interval of 95%, and whether it reaches none."""
+    if sample is None:
+        return dict.fromkeys(("prevalence", "low", "high", "compatible_with_none"))
+    numbers = {name: rounded(getattr(sample, name)) for name in ("prevalence", "low", "high")}
+    return numbers | {"compatible_with_none": sample.compatible_with_none}
+
+
+def _estimates(run: Run) -> dict[str, Sample]:
+    """The share of viruses in each sample that has scored records; a pair counts once."""
+    estimates = {}
+    every = islice(read_fields(run.paths.contigs, CONTIG_COLUMNS), 0, None, run.mates)
+    rows = (row for row in every if row[P_VIRUS])
     for sample, own in groupby(rows, key=itemgetter(SAMPLE)):
         composition = Composition()
         while block := [row[P_VIRUS] for row in islice(own, BLOCK_ROWS)]:
             composition.add(np.array(block, dtype=np.float64))
-        curves[sample] = composition.fdr()
-    return curves
+        estimates[sample] = composition.estimate()
+    return estimates
 
 
 def _called(
-    run: Run, curves: dict[str, FdrCurve]
+    run: Run, estimates: dict[str, Sample]
 ) -> Iterator[tuple[list[str], str, list[ChunkRow], Record | None]]:
     """Each record's row and joint id, its chunks if one speaks for a virus, and a virus itself."""
     chunks = read_fields(run.paths.chunks, CHUNK_COLUMNS)
     records = enumerate(read_sources(run.sources, ReadLog(is_silent=True)))
     is_read = False
-    for number, row in enumerate(_rows_with_fdr(run, curves)):
+    for number, row in enumerate(_rows_in_sample(run, estimates)):
         joint_id, key = row.pop(JOINT_ID), [row[ID], row[SAMPLE]]
         own = list(islice(chunks, int(row[CHUNKS])))
         if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
@@ -161,15 +168,16 @@ def _called(
             pass
 
 
-def _rows_with_fdr(run: Run, curves: dict[str, FdrCurve]) -> Iterator[list[str]]:
+def _rows_in_sample(run: Run, estimates: dict[str, Sample]) -> Iterator[list[str]]:
     thresholds = run.settings.calling.thresholds
     rows = read_fields(run.paths.contigs, CONTIG_COLUMNS)
     for sample, own in groupby(rows, key=itemgetter(SAMPLE)):
         while block := list(islice(own, BLOCK_ROWS)):
             scored = [row for row in block if row[P_VIRUS]]
-            scores = np.array([row[P_VIRUS] for row in scored], dtype=np.float64)
-            rates = curves[sample].at(scores).tolist() if scored else ()
-            for row, score, rate in zip(scored, scores.tolist(), rates, strict=True):
-                row[FDR] = f"{rate:.6g}"
-                row[CALL] = thresholds.call(row[CALL], score, float(row[FDR]))
+            if scored:
+                scores = np.array([row[P_VIRUS] for row in scored], dtype=np.float64)
+                found = scores, estimates[sample].fdr(scores), estimates[sample].p_sample(scores)
+                for row, p, fdr, p_sample in zip(scored, *map(list, found), strict=True):
+                    row[FDR], row[P_SAMPLE] = f"{fdr:.6g}", f"{p_sample:.6g}"
+                    row[CALL] = thresholds.call(row[CALL], p, float(row[FDR]))
             yield from block

@@ -171,7 +171,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
             stack.callback(executor.close)
         counts = stack.enter_context(run.report.stage("scoring"))
         bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
-        tables = stack.enter_context(ModelTables(paths, run.model))
+        tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
         if compute.dtype == "fp8":
             run.report.data["agreement"] = try_fp8(run, job, executor)
         log = ReadLog()

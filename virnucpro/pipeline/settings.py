@@ -91,6 +91,7 @@ class Inputs:
     """How input files are read."""
 
     paired: bool = False  # two consecutive files are files of mates
+    interleaved: bool = False  # two consecutive records are mates
     reference: Path | None = None  # FASTA that CRAM files were packed against
 
 

@@ -22,7 +22,7 @@ SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1}
 CALL_COLUMNS = (
     "id", "length", "chunks", "orfs", "status", "p_virus", "call", "model", "sample",
     "chunks_scored", "share_scored", "supporting", "opposing", "fdr", "class_hint",
-    "kind", "kind_score", "family", "topology",
+    "p_record", "p_sample", "kind", "kind_score", "family", "topology",
 )  # fmt: skip
 CHUNK_COLUMNS = (
     "id", "chunk", "start", "end", "strand", "frame", "orf_start", "orf_end", "p_virus", "sample",
@@ -68,8 +68,10 @@ class CallRow(_Row):
     chunks: int  # chunks it was cut into
     orfs: int  # ORFs found in them
     status: Status  # whether it was scored, and if not why
-    p_virus: float | None  # probability of being viral; None where nothing was scored
-    call: str | None  # `virus`, `non-virus` or `uncertain`; None where nothing was scored
+    # Probability of being viral, and `virus`, `non-virus` or `uncertain`: of a pair, where the
+    # record is a mate. None where nothing was scored.
+    p_virus: float | None
+    call: str | None
     model: str  # its name
     sample: str = ""  # name of the input it came from
     chunks_scored: int = 0
@@ -82,6 +84,8 @@ class CallRow(_Row):
     kind_score: float | None = None  # share of that kind among all kinds; None without one
     family: str = ""  # where the model is certain
     topology: str = ""  # `circular` where it ends as it begins, else `linear`; empty if not scored
+    p_record: float | None = None  # p_virus of this record alone; None where it has no score
+    p_sample: float | None = None  # p_virus at the share of viruses of its sample
 
     @property
     def share_scored(self) -> float | None:
@@ -93,8 +97,8 @@ class CallRow(_Row):
         return (
             self.seq_id, self.length, self.chunks, self.orfs, str(self.status), self.p_virus,
             self.call, self.model, self.sample, self.chunks_scored, self.share_scored,
-            self.supporting, self.opposing, self.fdr, self.class_hint, self.class_hint,
-            self.kind_score, self.family, self.topology,
+            self.supporting, self.opposing, self.fdr, self.class_hint, self.p_record,
+            self.p_sample, self.class_hint, self.kind_score, self.family, self.topology,
         )  # fmt: skip
 
 
@@ -187,11 +191,13 @@ def rounded(value: float) -> float:
 def call_row(fields: list[str]) -> CallRow:
     """A row of calls.tsv from its text; a `ValueError` says what is wrong with it."""
     (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
-     supporting, opposing, fdr, class_hint, _, kind_score, family, topology) = fields  # fmt: skip
+     supporting, opposing, fdr, class_hint, p_record, p_sample, _, kind_score, family,
+     topology) = fields  # fmt: skip
     return CallRow(
         seq_id, int(length), int(chunks), int(orfs), Status(status), _number(p_virus),
         call or None, model, sample, int(scored), int(supporting), int(opposing),
-        _number(fdr), class_hint, _number(kind_score), family, topology,
+        _number(fdr), class_hint, _number(kind_score), family, topology, _number(p_record),
+        _number(p_sample),
     )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def make_run(tmp_path, samples, calling=None):
         sources=plan_sources(inputs, {}, paired=False),
         paths=paths,
         settings=SimpleNamespace(calling=calling or Calling()),
+        mates=1,
         ledger=Ledger(out, paths.ledger),
     )
 
@@ -99,9 +100,9 @@ def test_rates_belong_to_the_sample(tmp_path):
     _, (first, second) = write_final_tables(run)
     rates = {row.seq_id: row.fdr for row in read_call_rows(run.paths.calls)}
     assert rates["a"] < 0.05 < 0.3 < rates["b"]
-    assert first["viral_share"] > 0.9
-    assert second["viral_share"] < 0.05
-    assert (first["virus"], second["virus"], second["fdr"]) == (201, 1, rates["b"])
+    assert first["prevalence"] > 0.9
+    assert second["prevalence"] < 0.05
+    assert (first["virus"], second["virus"], second["expected_false"]) == (201, 1, rates["b"])
 
 
 def test_every_promised_file_is_written_for_every_sample(tmp_path):
@@ -111,7 +112,7 @@ def test_every_promised_file_is_written_for_every_sample(tmp_path):
     assert len(table_paths(run)) == 4 * 6
     assert [entry["records"] for entry in summaries] == [1, 0, 2]
     assert counts["records"] == 3
-    assert [entry["viral_share"] is None for entry in summaries] == [False, True, False]
+    assert [entry["prevalence"] is None for entry in summaries] == [False, True, False]
 
 
 def test_the_other_form_of_the_fasta_goes_only_if_it_is_ours(tmp_path):
