@@ -46,7 +46,7 @@ ID, LENGTH, CHUNKS, P_VIRUS, CALL, SAMPLE, SUPPORTING, FDR, P_SAMPLE, JOINT_ID =
 
 def table_paths(run: Run) -> list[Path]:
     """Every file that `write_final_tables` makes."""
-    names = (*TABLE_NAMES, FASTA_NAMES[run.settings.calling.gzip_fasta])
+    names = (*TABLE_NAMES, *FASTA_NAMES[run.settings.calling.gzip_fasta])
     return [folder / name for folder in _folders(run) for name in names]
 
 
@@ -54,20 +54,21 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Apply the thresholds; write calls.tsv, regions.tsv, browser tracks and the viral FASTA.
 
     Returns:
-        Counts: records, regions, and records by `call:{name}`; and for each sample its
-        records, scored records, viral records, and what `_facts` says.
+        Counts: records, regions, records by `call:{name}`, and `with_regions`, those that hold
+        a viral region and are not called viral themselves; and for each sample its records,
+        scored records, viral records, records with regions, and what `_facts` says.
     """
     is_packed = run.settings.calling.gzip_fasta
     whole, *own = _folders(run)
     ours = set(run.ledger.claimed())
     for folder in (whole, *own):  # what an earlier run left in the other form
-        other = folder / FASTA_NAMES[not is_packed]
-        if other.relative_to(whole).as_posix() in ours and not other.is_symlink():
-            other.unlink(missing_ok=True)
+        for other in (folder / name for name in FASTA_NAMES[not is_packed]):
+            if other.relative_to(whole).as_posix() in ours and not other.is_symlink():
+                other.unlink(missing_ok=True)
     estimates = _estimates(run)
     called = _called(run, estimates)
     waiting = next(called, None)
-    totals: Counter[str] = Counter(records=0, regions=0)
+    totals: Counter[str] = Counter(records=0, regions=0, with_regions=0)
     summaries = []
     with TableFiles(whole, is_packed) as tables:
         for number, source in enumerate(run.sources):
@@ -79,8 +80,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                     own[number].mkdir(parents=True, exist_ok=True)
                     own_tables = stack.enter_context(TableFiles(own[number], is_packed))
                 while waiting is not None and waiting[0][SAMPLE] == source.sample:
-                    row, joint_id, chunks, record = waiting
-                    regions = find_regions(row, chunks) if chunks else []
+                    row, joint_id, chunks, regions, record = waiting
                     tables.add(joint_id, row, regions, chunks, record)
                     if own_tables is not None:
                         own_tables.add(row[ID], row, regions, chunks, record)
@@ -91,12 +91,15 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                         counts[f"call:{call}"] += 1
                         if call == VIRUS:
                             fdr = max(fdr, float(row[FDR]))
+                        else:
+                            counts["with_regions"] += bool(regions)
                     waiting = next(called, None)
             totals.update(counts)
             viral = counts[f"call:{VIRUS}"]
             summaries.append({
                 "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
                 "records": counts["records"], "scored": scored, "virus": viral,
+                "with_regions": counts["with_regions"],
                 **_facts(estimates.get(source.sample)), "expected_false": fdr if viral else None,
             })  # fmt: skip
     return dict(totals), summaries
@@ -144,8 +147,11 @@ def _estimates(run: Run) -> dict[str, Sample]:
 
 def _called(
     run: Run, estimates: dict[str, Sample]
-) -> Iterator[tuple[list[str], str, list[ChunkRow], Record | None]]:
-    """Each record's row and joint id, its chunks if one speaks for a virus, and a virus itself."""
+) -> Iterator[tuple[list[str], str, list[ChunkRow], list[RegionRow], Record | None]]:
+    """Each record's row, joint id, chunks if one speaks for a virus, and regions.
+
+    The record itself comes where it is viral as a whole or in a region.
+    """
     chunks = read_fields(run.paths.chunks, CHUNK_COLUMNS)
     records = enumerate(read_sources(run.sources, ReadLog(is_silent=True)))
     is_read = False
@@ -154,15 +160,16 @@ def _called(
         own = list(islice(chunks, int(row[CHUNKS])))
         if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
             raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
-        record = None
-        if row[CALL] == VIRUS:
+        viral = [*map(chunk_row, own)] if row[SUPPORTING] != "0" else []
+        regions, record = find_regions(row, viral) if viral else [], None
+        if row[CALL] == VIRUS or regions:
             is_read = True
             record = next((record for place, record in records if place == number), None)
             if record is None or [record.seq_id, record.sample] != key:
                 names = ", ".join(name for source in run.sources for name in source.names)
                 problem = f"record {number + 1} is not {clipped(row[ID])} any more"
                 raise InputError(names, f"{problem}: changed during the run")
-        yield row, joint_id, [*map(chunk_row, own)] if row[SUPPORTING] != "0" else [], record
+        yield row, joint_id, viral, regions, record
     if is_read:  # only when it was read to its end it is known to be the same
         for _ in records:
             pass

@@ -116,6 +116,7 @@ def test_fasta_keeps_header_and_letters_and_packs_the_same_bytes(tmp_path):
     write_all(tmp_path / "packed", gzip_fasta=True)
     packed = (tmp_path / "packed" / "viral.fasta.gz").read_bytes()
     assert gzip.decompress(packed).decode() == plain
+    assert (tmp_path / "plain" / "regions.fasta").read_text() == ""  # the whole is viral
     write_all(tmp_path / "packed", gzip_fasta=True)
     assert (tmp_path / "packed" / "viral.fasta.gz").read_bytes() == packed
 
