@@ -74,7 +74,10 @@ class GroupedCommand(click.Command):
 @flag("--relaxed", help="As --min-score 0.5.")
 @option("--output-dir", "-o", type=options.OUTPUT,
         help="Where results go; default: {stem}_predictions in the current directory.")  # fmt: skip
-@flag("--gzip-fasta", help="Write viral.fasta.gz, not viral.fasta.")
+@flag(
+    "--gzip-fasta",
+    help="Write viral.fasta.gz and regions.fasta.gz, not viral.fasta and regions.fasta.",
+)
 @flag("--keep-intermediate", "-k", default=None, help="Keep chunk, ORF and feature files.")
 @flag("--resume", help="Reuse finished work whose input and settings are unchanged.")
 @flag("--force-resume", help="Resume, recomputing only what fails its checksum.")

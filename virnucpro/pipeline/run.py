@@ -330,6 +330,9 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         share = sum(count * fdr for count, fdr in rated) / viral
         false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
     lines = [f"{tables.get('records', 0):,} records: {calls}{false}"]
+    if hosts := tables.get("with_regions"):
+        where = output_dir / "regions.tsv"
+        lines.append(f"With a viral region, though not called viral: {hosts:,} (see {where})")
     silent = {
         name.removeprefix("status:"): count
         for name, count in scoring.items()
