@@ -62,9 +62,6 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     only if no frame of the chunk has one that long, so every chunk with 60 unambiguous bases in a
     row gives an ORF.
 
-    Source:
-        VirNucPro units.py (six frames, NCBI table 1, slice of 3 x protein + 1).
-
     >>> orfs = find_orfs(["ATGNNNGCTGCTA"], OrfPolicy("open-frame"))
     >>> FRAMES[orfs.frame[0]], orfs.protein[0], orfs.dna[0]
     ('F1', b'MXAA', b'ATGNNNGCTGCTA')

@@ -73,11 +73,9 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
             [{"params": plain, "weight_decay": recipe.decay}, {"params": bare, "weight_decay": 0}],
-            lr=recipe.rate,
-            betas=(0.9, 0.98),
-            fused=any(p.is_cuda for p in plain),
+            lr=recipe.rate, betas=(0.9, 0.98), fused=any(p.is_cuda for p in plain),
         )
-    ]
+    ]  # fmt: skip
     if inner:
         optimisers.append(Muon(inner, recipe.muon_rate, recipe.decay))
     return optimisers
