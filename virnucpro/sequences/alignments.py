@@ -8,7 +8,7 @@ import string
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import sha256_file
@@ -75,8 +75,16 @@ def read_alignments(
             str(path), check_sq=False, reference_filename=str(reference) if reference else None
         ) as file:
             for read in file.fetch(until_eof=True):
-                if not (read.is_secondary or read.is_supplementary):
-                    yield _record(path, read, sample, log)
+                if read.is_secondary or read.is_supplementary:
+                    continue
+                name = log.wished_id(first_word(read.query_name or ""))
+                if read.is_read1 != read.is_read2:
+                    name += "/1" if read.is_read1 else "/2"
+                sequence = read.get_forward_sequence() or ""
+                if "=" in sequence:
+                    problem = "'=' for a letter of the reference; undo `samtools calmd -e`"
+                    raise InputError(path, f"read {name}: {problem}")
+                yield Record(log.unique(name), name, sequence, sample)
         log.digests[str(path)] = sha256_file(path)
     except (OSError, ValueError, NotImplementedError) as error:  # the last: gzip but not BGZF
         hint = " (a CRAM may need --reference)" if kind == "CRAM" else ""
@@ -87,17 +95,6 @@ def read_alignments(
         raise InputError(path, "changed while it was read; run again when it is whole")
     if of_run is None:
         log.warn()
-
-
-def _record(path: Path, read: Any, sample: str, log: ReadLog) -> Record:
-    name = log.wished_id(first_word(read.query_name or ""))
-    if read.is_read1 != read.is_read2:
-        name += "/1" if read.is_read1 else "/2"
-    sequence = read.get_forward_sequence() or ""
-    if "=" in sequence:
-        problem = f"read {name}: '=' for a letter of the reference; undo `samtools calmd -e`"
-        raise InputError(path, problem)
-    return Record(log.unique(name), name, sequence, sample)
 
 
 def _check_letters(path: Path) -> None:

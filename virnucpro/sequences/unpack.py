@@ -161,22 +161,19 @@ class _Frames(io.RawIOBase):
                     raise EOFError("the last frame is incomplete")
                 if not self._packed:
                     return 0
-            self._unpack()
+            if self._frame is None:
+                self._packed = self._packed.lstrip(b"\0")
+                if not self._packed:
+                    continue
+                self._frame = self._start()
+            self._ready = memoryview(self._frame.decompress(self._packed, _BUFFER_BYTES))
+            self._packed = b""
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]
         return size
-
-    def _unpack(self) -> None:
-        if self._frame is None:
-            self._packed = self._packed.lstrip(b"\0")
-            if not self._packed:
-                return
-            self._frame = self._start()
-        self._ready = memoryview(self._frame.decompress(self._packed, _BUFFER_BYTES))
-        self._packed = b""
-        if self._frame.eof:
-            self._packed, self._frame = self._frame.unused_data, None
 
 
 class _ZstandardFrame:
