@@ -5,8 +5,6 @@ past the end of a sequence stay exactly zero, so a vector does not depend on wha
 batch. `small_cpu` has their files, and the same networks in numpy for a CPU.
 """
 
-from __future__ import annotations
-
 import json
 from abc import abstractmethod
 from dataclasses import asdict

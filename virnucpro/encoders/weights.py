@@ -3,8 +3,6 @@
 Safetensors, `pytorch_model.bin` and fair-esm `.pt`, whole or sharded; read tensor by tensor.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

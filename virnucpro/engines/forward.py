@@ -3,8 +3,6 @@
 One layer is compiled and serves all of its kind, in a tenth of the time of a whole network.
 """
 
-from __future__ import annotations
-
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

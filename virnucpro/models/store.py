@@ -10,8 +10,6 @@ A home holds, each with its manifest,
 The bundled model lies in the package.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Contigs -> chunks of equal length, overlapping a little."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from virnucpro.sequences.block import reverse_complement

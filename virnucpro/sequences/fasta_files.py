@@ -1,7 +1,5 @@
 """The FASTA files that lie between stages: ours, plain, written and read back here only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO

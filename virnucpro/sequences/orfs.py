@@ -1,7 +1,5 @@
 """Chunks -> ORFs: six frames of a whole block of chunks at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

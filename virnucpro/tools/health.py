@@ -1,7 +1,5 @@
 """Is this installation fit to run: packages, devices, weights, and the disk it writes to."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import platform

@@ -1,7 +1,5 @@
 """Scored sequences to a table of figures: by set, class, virus family and kind of null."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

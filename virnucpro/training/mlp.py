@@ -4,8 +4,6 @@ Vectors of the windows are made once, block by block: `{name}-{k}.npy` holds the
 and the ledger the window of each row (rows,) int64. Windows of held-out groups decide when to stop.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import time

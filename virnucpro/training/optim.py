@@ -1,7 +1,5 @@
 """Optimisers and learning-rate schedule of the bundled kind."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """From labelled FASTA to a model directory: the steps of `virnucpro train`."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time

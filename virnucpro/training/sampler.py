@@ -3,8 +3,6 @@
 All follows from a seed, so a resumed run draws what the uninterrupted one would have drawn.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
