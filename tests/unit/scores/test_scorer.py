@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_home import make_tiny_home
 
 from virnucpro.models.store import resolve_model
 from virnucpro.scores.scorer import (
@@ -21,8 +20,8 @@ PROTEINS = [b"MA" * k for k in range(1, 13)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return resolve_model("500", None, make_tiny_home(tmp_path_factory.mktemp("scorer") / "home"))
+def model(tiny_home):
+    return resolve_model("500", None, tiny_home)
 
 
 def scores_of(scorer, dna=ORFS, protein=PROTEINS):
@@ -68,7 +67,7 @@ class Careless:
     """An engine that leaves a row out."""
 
     def embed(self, items):
-        yield np.array([0, 2]), np.ones((2, 16), np.float32)
+        yield np.array([0, 2]), np.ones((2, 1), np.float32)
 
 
 def test_a_row_without_a_vector_is_an_error(model, monkeypatch):
