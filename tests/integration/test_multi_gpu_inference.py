@@ -16,7 +16,7 @@ from staged_files import tiny_protein_encoder, write_split_files
 from virnucpro.core.errors import DamagedError
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.plans import collate_padded
+from virnucpro.engines.plans import collate
 from virnucpro.pipeline import workers
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.runtime_config import RuntimeConfig
@@ -66,7 +66,7 @@ def expect_own_vectors(path, files, spec):
     pairs = [pair for file in files for pair in read_fasta(file)]
     assert list(found) == [name for name, _ in pairs]
     for name, letters in pairs:
-        wanted = encoder(collate_padded([tokenizer.encode(letters)], 1))[0].numpy()
+        wanted = encoder(collate([tokenizer.encode(letters)]))[0].numpy()
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import DamagedError
+from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.core.records import Record
 from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
@@ -172,8 +172,18 @@ def test_what_was_scored_elsewhere_is_joined_and_the_rest_given_up(events, units
     for unit in units[2:]:
         store.commit(unit.number, scores_of((unit.dna, unit.protein)))
     reasons = {}
-    elsewhere = NoExecutor({0: "a file|ESM-2|lost"})
+    lost = {0: "a file|ESM-2|lost", 1: "no worker lived"}
     expect_true_scores(
-        scored_shards(events(), store, elsewhere, None, given_up=reasons), but={0, 1}
+        scored_shards(events(), store, NoExecutor(lost), None, given_up=reasons), but={0, 1}
     )
-    assert reasons == {0: "a file|ESM-2|lost", 1: "not scored"}
+    assert reasons == lost
+    with pytest.raises(UsageError, match=r"unit 1 is not scored.*plan again"):
+        list(scored_shards(events(), store, NoExecutor({0: ""}), None))
+
+
+def test_orfs_for_other_hosts_come_back_as_they_are(units, store):
+    for unit in units:
+        store.commit_orfs(unit.number, (unit.dna, unit.protein))
+    assert [store.read_orfs(unit.number) for unit in units] == [(u.dna, u.protein) for u in units]
+    with pytest.raises(DamagedError, match="no ORFs"):
+        store.read_orfs(len(units))

@@ -141,9 +141,16 @@ def test_the_command_rebuilds_the_same_page(tmp_path):
 def test_a_damaged_table_is_named_and_a_missing_run_refused(tmp_path, name):
     with pytest.raises(UsageError, match="holds no run"):
         write_report(tmp_path)
-    make_run(tmp_path, records=1)
+    make_run(tmp_path, records=40)
     with (tmp_path / name).open("a") as file:
         file.write("a\t5\n")
     with pytest.raises(InputError, match=rf"{name}, line \d+: 2 fields"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_row_of_numbers_that_are_none_is_named(tmp_path):
+    calls = make_run(tmp_path, records=3) / "calls.tsv"
+    calls.write_text(calls.read_text().replace("\tcalled\t", "\tcalled\tnan", 1))
+    with pytest.raises(InputError, match=r"calls\.tsv, line 2: record 'NODE_1_.*nan"):
+        write_report(tmp_path)
