@@ -8,7 +8,6 @@ import pytest
 from virnucpro.models.store import resolve_model
 from virnucpro.scores.scorer import (
     COLUMNS,
-    Embedder,
     EmbeddingOptions,
     LoadedModels,
     Scorer,
@@ -75,13 +74,3 @@ def test_a_row_without_a_vector_is_an_error(model, monkeypatch):
     monkeypatch.setattr(models, "engine", lambda spec, options: Careless())
     with pytest.raises(RuntimeError, match="1 rows got no vector, first 1"):
         scores_of(Scorer(model, models), ORFS[:3], PROTEINS[:3])
-
-
-@pytest.mark.parametrize(
-    ("device", "threads", "side_by_side"), [("cuda:0", 5, 5), ("cuda:0", 64, 12), ("cpu", 5, 1)]
-)
-def test_a_gpu_gets_its_tokens_from_many_threads(model, monkeypatch, device, threads, side_by_side):
-    asked = []
-    monkeypatch.setattr("virnucpro.engines.feeding.tokenize", lambda *given: asked.append(given[2]))
-    Embedder(model.dna, LoadedModels(device, threads), EmbeddingOptions()).tokens(ORFS)
-    assert asked == [side_by_side]
