@@ -105,6 +105,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     min_length: int | None = None,
     sample_n: int | None = None,
     paired: bool = False,
+    interleaved: bool = False,
     reference: str | Path | None = None,
     preset: PresetName | None = None,
     min_score: float | None = None,
@@ -129,6 +130,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
         min_length: shorter records get a row and no score (nt).
         sample_n: score only so many records, evenly spread.
         paired: take the inputs two by two for files of mates.
+        interleaved: take the records of an input two by two for mates.
         reference: FASTA that CRAM inputs were packed against.
         preset: thresholds by name, `conservative` or `relaxed`.
         min_score: least p_virus of a virus.
@@ -149,9 +151,10 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
         return session.predict(
             inputs, precision=precision,
             output_dir=output_dir, expected_length=expected_length, orf_policy=orf_policy,
-            min_length=min_length, sample_n=sample_n, paired=paired, reference=reference,
-            preset=preset, min_score=min_score, max_fdr=max_fdr,
-            keep_intermediate=keep_intermediate, resume=resume, force=force, report=report,
+            min_length=min_length, sample_n=sample_n, paired=paired,
+            interleaved=interleaved, reference=reference, preset=preset, min_score=min_score,
+            max_fdr=max_fdr, keep_intermediate=keep_intermediate, resume=resume, force=force,
+            report=report,
         )  # fmt: skip
 
 

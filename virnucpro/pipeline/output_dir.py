@@ -24,14 +24,14 @@ from virnucpro.sequences.unpack import STDIN
 
 logger = logging.getLogger("virnucpro.pipeline")
 
-CHECKPOINTS, LEDGER, LOCK = ".checkpoints", "ledger", ".virnucpro.lock"
+CHECKPOINTS, LEDGER, CLAIMS, LOCK = ".checkpoints", "ledger", "claims", ".virnucpro.lock"
 _BEGUN = {LOCK, CHECKPOINTS}
 _TEMPORARY = re.compile(r"(.*/)?(?:\.([^/]+)\.tmp-[\d-]+|([^/]+_merged)\.tmp)", re.DOTALL)
 _SORTED = re.compile(r"\.checkpoints/\.sort-(?:\d+|merged)")
 _INTERNAL = re.compile(
     r"\.checkpoints/(?:input_\d+|contigs\.tsv|\.sort-(?:\d+|merged)"
     r"|ledger/(?:files\.txt|[0-9a-f]{24}-[0-9a-f]{24}\.entry)"
-    r"|(?:esm|dnabert)_v2_shards/shard_\d+\.h5)"
+    r"|claims/(?:claim-\d+-\d+|failed-\d+|beat-[^/]+)|(?:esm|dnabert)_v2_shards/shard_\d+\.h5)"
 )
 # What version 2.0 could make; its run.json says which of these it did.
 _FINAL = r"calls\.tsv|regions\.tsv|viral_(?:regions|chunks)\.bed|viral\.gff3|viral\.fasta(?:\.gz)?"

@@ -1,7 +1,7 @@
 """Train the bundled model: seeded, resumable, chosen on group-disjoint dev windows.
 
-A run is a folder. `last.pt` holds everything needed to go on; `best.pt` the averaged weights
-that did best on the dev windows so far; `progress.tsv` one row for each look at dev.
+`last.pt` of a run's folder holds everything needed to go on; `best.pt` the averaged weights that
+did best on the dev windows so far; `progress.tsv` one row for each look at dev.
 """
 
 from __future__ import annotations
@@ -57,21 +57,13 @@ class TrainingError(VirNucProError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitSettings:
-    """How to run a training, never what comes out of it but by `stop_after`.
+    """How to run a training, never what comes out of it but by `stop_after`."""
 
-    Attributes:
-        folder: where the run keeps its state; the next call goes on with it.
-        device: where to train.
-        fused: compile the repeated parts (worth it for long runs on a GPU).
-        stop_after: pause after this many seconds; the next call goes on (s).
-        progress: show a bar.
-    """
-
-    folder: Path
-    device: torch.device
-    fused: bool = False
-    stop_after: float = float("inf")
-    progress: bool = True
+    folder: Path  # where the run keeps its state; the next call goes on with it
+    device: torch.device  # where to train
+    fused: bool = False  # compile the repeated parts (worth it for long runs on a GPU)
+    stop_after: float = float("inf")  # pause after this many seconds; the next call goes on (s)
+    progress: bool = True  # show a bar
 
 
 class MiniModel(nn.Module):
@@ -103,11 +95,7 @@ def logits_of(model: MiniModel, windows: Windows, rows: int) -> tuple[Tensor, Te
 
 
 def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
-    """Share of windows of each group, shape (groups,), summing to 1.
-
-    Virus families and null kinds: square root of bases, times `family_weights`. Others: the
-    class by the square root of its bases times `kind_weights`, and so the groups in it.
-    """
+    """Share of windows of each group, by the square root of its bases and the recipe: (groups,)."""
     first, last = corpus.group_bounds()
     target, kinds = corpus.targets, np.array([g.kind for g in corpus.groups])
     favour = [recipe.family_weights.get(g.group, 1.0) for g in corpus.groups]
@@ -126,18 +114,7 @@ def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
 
 
 class Fit:
-    """One training run on windows of `corpus`, chosen by the windows `dev`.
-
-    Attributes:
-        step: optimiser steps done.
-        best: best mean AUROC on dev so far.
-        finished: whether `run` reached its end; else it paused.
-        kinds: target, class and, of viruses, group that the second loss tells apart, in order; the
-            class of a virus is its kind where `virus_kinds` has its family.
-
-    Raises:
-        ConfigError: the dev windows are not of viruses and of others.
-    """
+    """One training run on windows of `corpus`, chosen by the windows `dev`."""
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings,
@@ -187,13 +164,7 @@ class Fit:
         self.finished = False
 
     def run(self) -> None:
-        """Train until the recipe's end, early stopping, or `stop_after`; resumes by itself.
-
-        Raises:
-            UsageError: the folder holds a run of another recipe or of other data.
-            ModelError: what it holds is damaged.
-            TrainingError: the weights are no longer finite.
-        """
+        """Train until the recipe's end, early stopping, or `stop_after`; resumes by itself."""
         recipe, settings = self.recipe, self.settings
         settings.folder.mkdir(parents=True, exist_ok=True)
         if (settings.folder / "last.pt").exists():
@@ -227,9 +198,8 @@ class Fit:
         rng = np.random.default_rng([recipe.seed, self.step])
         bucket = recipe.buckets[rng.choice(len(shares), p=shares / shares.sum())]
         seed = recipe.seed * 1_000_003 + self.step
-        windows, target, group = self.sampler.draw(
-            bucket.batch, bucket.shortest, bucket.longest, seed
-        )
+        drawn = self.sampler.draw(bucket.batch, bucket.shortest, bucket.longest, seed)
+        windows, target, group = drawn
         torch.manual_seed(seed)  # dropout follows the step too, so that resuming changes nothing
         self.model.train()
         with self._autocast():
@@ -405,8 +375,7 @@ def _read_state(path: Path, device: torch.device, made_from: str) -> dict[str, A
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         found = state["made_from"]
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        problem = f"{path}: damaged; remove {path.parent} to start over"
-        raise ModelError(problem) from error
+        raise ModelError(f"{path}: damaged; remove {path.parent} to start over") from error
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path}: refused, it holds more than weights") from error
     if found != made_from:
