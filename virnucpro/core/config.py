@@ -1,8 +1,4 @@
-"""Settings from a YAML file and the environment; every key is known, typed and read.
-
-Order of precedence: flag, environment, file, default. This room knows the last three; flags
-are laid over them in `cli`.
-"""
+"""Settings from a YAML file and the environment (flags go before, in `cli`): known and typed."""
 
 from __future__ import annotations
 
@@ -83,11 +79,7 @@ class Config:
 
     @classmethod
     def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
-        """Lay environment over file over defaults.
-
-        Raises:
-            ConfigError: unreadable file, unknown key (names the nearest), or a wrong type.
-        """
+        """Lay environment over file over defaults; a ConfigError names the nearest key."""
         values = {name: (key.default, "default") for name, key in KEYS.items()}
         for name, value in _flatten(read_yaml(path) if path else {}, str(path)).items():
             values[name] = (_checked(name, value, str(path)), str(path))

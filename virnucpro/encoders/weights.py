@@ -1,7 +1,6 @@
 """Open weight files in the published formats, without ever running what is in them.
 
-Understands safetensors, `pytorch_model.bin` and fair-esm `.pt`, whole or sharded with an index.
-Tensors are read one at a time: a large model need not fit in memory twice.
+Safetensors, `pytorch_model.bin` and fair-esm `.pt`, whole or sharded; read tensor by tensor.
 """
 
 from __future__ import annotations
@@ -79,15 +78,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a weight file, or a directory in one of the published layouts.
-
-    Args:
-        path: `.safetensors`, `.bin`, `.pt`, an `.index.json`, or a directory that holds one;
-            `config.json` is looked for beside the weights.
-
-    Raises:
-        ModelError: if it is missing, damaged, or holds anything but tensors and plain values.
-    """
+    """Open a weight file, an index, or a directory with one, and its `config.json`."""
     path = Path(path)
     weights = _find_weights(path) if path.is_dir() else path
     if not weights.is_file():

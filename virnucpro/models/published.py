@@ -46,6 +46,8 @@ CLASSIFIERS = {
     ),
 }
 
+CUSTOM_CHUNK_NT = 500
+
 _TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
                "special_tokens_map.json")  # fmt: skip
 _WEIGHTS = (
@@ -54,6 +56,11 @@ _WEIGHTS = (
     (re.compile(r"pytorch_model\.bin"), ""),
     (re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin"), "pytorch_model.bin.index.json"),
 )
+
+
+def chunk_nt(name: str) -> int:
+    """Chunk length of a classifier for the published encoders, of any name (nt)."""
+    return CLASSIFIERS[name].chunk_nt if name in CLASSIFIERS else CUSTOM_CHUNK_NT
 
 
 def needed_files(names: Iterable[str]) -> list[str]:

@@ -86,21 +86,16 @@ def clear_letters(sequence: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Chunks end to end. Frames are numbered as `FRAMES`: 0 to 2 forward, 3 to 5 reverse.
+    """Chunks end to end. Frames are numbered as `FRAMES`: 0 to 2 forward, 3 to 5 reverse."""
 
-    Attributes:
-        letters: upper-case IUPAC letters of all chunks (U as T, `N` for what is none of them),
-            with separators after each.
-        numbers: codon number at each base, shape (len(letters) - 2,); codons with a letter other
-            than A, C, G, T, U share the numbers that are read as `X`.
-        starts: first base of each chunk in `letters`, shape (n,).
-        lengths: bases of each chunk, shape (n,).
-    """
-
+    # upper-case IUPAC letters of all chunks (U as T, `N` for what is none of them), with separators
+    # after each
     letters: bytes
+    # codon number at each base, shape (len(letters) - 2,); codons with a letter other than A, C, G,
+    # T, U share the numbers that are read as `X`
     numbers: bytes
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    starts: NDArray[np.int64]  # first base of each chunk in `letters`, shape (n,)
+    lengths: NDArray[np.int64]  # bases of each chunk, shape (n,)
 
     @classmethod
     def of(cls, sequences: Sequence[str]) -> Block:

@@ -46,19 +46,12 @@ _BUFFER_BYTES = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """An open input.
+    """An open input."""
 
-    Attributes:
-        source: its unpacked bytes.
-        path: its name in errors.
-        packing: what it is packed with; None if it is plain.
-        is_bgzip: whether that is the gzip of bgzip, which ends with a block of its own.
-    """
-
-    source: io.BufferedReader
-    path: Path | str
-    packing: str | None
-    is_bgzip: bool
+    source: io.BufferedReader  # its unpacked bytes
+    path: Path | str  # its name in errors
+    packing: str | None  # what it is packed with; None if it is plain
+    is_bgzip: bool  # whether that is the gzip of bgzip, which ends with a block of its own
     _raw: _RawInput
 
     def finish(self) -> str:

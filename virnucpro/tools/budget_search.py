@@ -59,10 +59,7 @@ def try_budgets(
     spec: EncoderSpec, sequences: Sequence[str], budgets: Sequence[int], device: torch.device,
     kind: EngineKind = "padded", dtype: str = "auto",
 ) -> Iterator[Trial]:  # fmt: skip
-    """Measure one budget after another, ascending; ends with the first that does not fit.
-
-    The sequences are repeated until two batches are full.
-    """
+    """Measure one budget after another, ascending; ends with the first that does not fit."""
     encoder = load_encoder(spec, device, choose_dtype(dtype, device))
     tokenizer = make_tokenizer(spec)
     tokens = [tokenizer.encode(sequence) for sequence in sequences]

@@ -75,7 +75,7 @@ def _devices() -> Iterator[Finding]:
     yield Finding(
         "PyTorch", None, f"{torch.__version__}, {built}, {torch.get_num_threads()} threads"
     )
-    yield _computes("cpu", "CPU", memory=_ram())
+    yield _computes("cpu", "CPU", _ram())
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         yield _gpu(number)
     if torch.version.cuda and not torch.cuda.is_available():

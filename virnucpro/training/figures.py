@@ -190,10 +190,7 @@ def recall_at(scores: Floats, positive: Mask, false_positive_rate: float) -> flo
 def reliability(
     p: Floats, positive: Mask, bins: int = 15
 ) -> tuple[float, tuple[tuple[float, float, int], ...]]:
-    """Expected calibration error and its bins, positives and negatives weighing the same.
-
-    Each bin of equal width that holds any gives mean probability, share of positives and count.
-    """
+    """Expected calibration error; mean probability, share of positives and count of each bin."""
     share = positive.mean()
     weight = np.where(positive, 0.5 / share, 0.5 / (1 - share))
     which = np.minimum((p * bins).astype(np.int64), bins - 1)

@@ -1,9 +1,7 @@
 """Train the published classifier on vectors of frozen encoders.
 
-Vectors of the windows are made once, block by block, and lie on disk: `{name}-{k}.npy` holds
-them (rows, d) float32, and the ledger the window of each row (rows,) int64. The network is the
-published one: linear, batch norm, ReLU, dropout, linear. Windows of the held-out groups decide
-when to stop.
+Vectors of the windows are made once, block by block: `{name}-{k}.npy` holds them (rows, d) float32,
+and the ledger the window of each row (rows,) int64. Windows of held-out groups decide when to stop.
 """
 
 from __future__ import annotations

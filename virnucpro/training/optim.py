@@ -16,12 +16,7 @@ _NEWTON = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update for each matrix is made orthogonal.
-
-    Matrices of one shape go through the iteration together.
-
-    Source: Newton-Schulz iteration and coefficients as published by Keller Jordan (Muon, 2024).
-    """
+    """Momentum whose update for each matrix is made orthogonal (Keller Jordan, 2024)."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float, decay: float, momentum: float = 0.95

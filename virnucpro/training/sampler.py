@@ -1,7 +1,6 @@
 """Draw training windows on the device: sample, mutate, find the longest ORF, tokenise.
 
-Everything is vectorised and follows from a seed, so a resumed run draws what the uninterrupted
-one would have drawn.
+All follows from a seed, so a resumed run draws what the uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
@@ -28,19 +27,12 @@ _RESIDUE = [RESIDUES.find(aa) if aa != "*" else RESIDUE_X for aa in CODE] + [RES
 
 
 class Windows(NamedTuple):
-    """A batch ready for the encoders.
+    """A batch ready for the encoders."""
 
-    Attributes:
-        bases: shape (n, L): each window on its ORF's strand, shifted into its frame.
-        lengths: shape (n,), bases in each row.
-        residues: shape (n, P): the ORF's protein.
-        residue_lengths: shape (n,).
-    """
-
-    bases: Tensor
-    lengths: Tensor
-    residues: Tensor
-    residue_lengths: Tensor
+    bases: Tensor  # shape (n, L): each window on its ORF's strand, shifted into its frame
+    lengths: Tensor  # shape (n,), bases in each row
+    residues: Tensor  # shape (n, P): the ORF's protein
+    residue_lengths: Tensor  # shape (n,)
 
 
 class WindowSampler:
@@ -150,12 +142,7 @@ def reverse_complement(rows: Tensor, length: Tensor) -> Tensor:
 
 
 def orient(rows: Tensor, length: Tensor) -> Windows:
-    """Put each row on its longest ORF's strand and frame, and read off the protein.
-
-    Args:
-        rows: shape (n, L), bases.
-        length: shape (n,).
-    """
+    """Rows (n, L) of `length` (n,) on their longest ORF's strand and frame, and its protein."""
     frame, first, count = _longest_orf(rows, length)
     rows = torch.where((frame >= 3)[:, None], reverse_complement(rows, length), rows)
     shift = frame % 3
@@ -178,11 +165,7 @@ def oriented(bases: NDArray[np.uint8], device: torch.device) -> Windows:
 
 
 def _longest_orf(rows: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Frame 0..5, first codon and codon count of each row's longest run, each (n,).
-
-    Runs end as those of prediction do. Ties go to F1..R3, leftmost: windows are of either strand
-    as often.
-    """
+    """Frame 0..5, first codon and codon count of each row's longest run, each (n,)."""
     strands = [rows, reverse_complement(rows, length)]
     ids = torch.cat([six_frames(strand, length)[0][:, :3] for strand in strands], dim=1)
     stops = torch.tensor(_IS_STOP, device=rows.device)

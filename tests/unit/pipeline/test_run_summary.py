@@ -28,7 +28,3 @@ def test_the_answer_the_silent_records_and_what_to_open(tmp_path):
 def test_an_incomplete_run_names_the_reasons(tmp_path):
     lines = summary_lines(tmp_path, DATA | {"status": "partial"})
     assert any("failed_files.txt" in line and "--resume" in line for line in lines)
-
-
-def test_a_run_without_records_has_lines_too(tmp_path):
-    assert summary_lines(tmp_path, {"stages": {}})[0].startswith("0 records: 0 virus")

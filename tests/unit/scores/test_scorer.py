@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from tiny_home import make_tiny_home
 
-from virnucpro.core.errors import ModelError
 from virnucpro.models.store import resolve_model
 from virnucpro.scores.scorer import (
     COLUMNS,
@@ -67,14 +64,6 @@ def test_every_orf_is_told_of_once_and_there_are_signs_of_life_after(model):
     assert told[-1] == 0 and len(told) > 4
 
 
-def test_what_is_loaded_serves_again(model):
-    models = LoadedModels("cpu")
-    for _ in range(2):
-        Scorer(model, models).load()
-    scores_of(Scorer(model, models, EmbeddingOptions(engine="packed")))
-    assert models.loads == 2
-
-
 class Careless:
     """An engine that leaves a row out."""
 
@@ -87,12 +76,6 @@ def test_a_row_without_a_vector_is_an_error(model, monkeypatch):
     monkeypatch.setattr(models, "engine", lambda spec, options: Careless())
     with pytest.raises(RuntimeError, match="1 rows got no vector, first 1"):
         scores_of(Scorer(model, models), ORFS[:3], PROTEINS[:3])
-
-
-def test_missing_weights_are_a_model_error_before_any_unit(model, tmp_path):
-    nowhere = replace(model, protein=replace(model.protein, path=tmp_path / "nowhere"))
-    with pytest.raises(ModelError, match="nowhere"):
-        Scorer(nowhere, LoadedModels("cpu")).load()
 
 
 @pytest.mark.parametrize(
