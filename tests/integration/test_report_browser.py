@@ -78,8 +78,9 @@ def test_loads_without_console_errors_or_sideways_scrolling(browser, pages, name
 
 
 def test_charts_are_drawn_and_all_is_reached_by_keyboard_in_both_themes(table):
-    for chart in ("histogram", "lengths", "track"):
-        marks = f"return document.querySelectorAll('#{chart} [class*=fill-]').length"
+    for chart in ("histogram", "lengths", "viral-lengths", "track", "curve"):
+        kinds = "[class*=fill-], .mark, text"
+        marks = f"return document.querySelectorAll('#{chart} :is({kinds})').length"
         assert table.run(marks) > 3, chart
     mouse_only = (
         "return [...document.querySelectorAll('#records th button, #records td button, nav button,"
@@ -135,30 +136,6 @@ def test_pages_turn_to_records_without_a_score(table):
     assert silent and all("0 : 0" not in row and row.count(DASH) >= 3 for row in silent)
 
 
-@pytest.mark.parametrize("width", [360])
-def test_a_narrow_page_shows_id_score_and_call(browser, pages, width):
-    browser.open(pages["plain"], width=width)
-    browser.wait(SHOWN)
-    seen = (
-        "const edge = document.querySelector('#records').parentNode.getBoundingClientRect().right;"
-        "return [...document.querySelectorAll('#records th')]"
-        ".filter(c => c.getBoundingClientRect().right <= edge).map(c => c.innerText.trim()[0])"
-    )
-    assert browser.run(seen)[:3] == ["I", "p", "C"]
-
-
-@pytest.mark.parametrize("lengths", [(100, 150), (61, 90), (60, 99_000)])
-def test_lengths_have_ticks(browser, tmp_path, lengths):
-    browser.open(write_report(make_run(tmp_path, records=60, lengths=lengths)), width=390)
-    ticks = (
-        "const words = [...document.querySelectorAll('#lengths text')];"
-        "const low = Math.max(...words.map(t => t.getAttribute('y')));"
-        "return words.filter(t => t.getAttribute('y') == low - 17).map(t => t.textContent)"
-    )
-    marks = browser.run(ticks)
-    assert len(marks) >= 2 and len(set(marks)) == len(marks)
-
-
 def test_a_row_opens_its_track(table):
     name = table.run(
         "const b = [...document.querySelectorAll('#records tbody button')][2];"
@@ -166,6 +143,50 @@ def test_a_row_opens_its_track(table):
     )
     chosen = "return document.getElementById('track-choice').selectedOptions[0].textContent"
     assert table.run(chosen).startswith(f"{name} · sample_")
+
+
+def test_the_slider_takes_calls_back_in_the_table_and_shows_the_command(table):
+    virus = "return [...document.querySelectorAll('#call option')].map(o => o.textContent)"
+    assert table.run(virus)[-1] == "with a viral region"
+    table.run(
+        "const c = document.getElementById('call'); c.value = '0';"
+        "c.dispatchEvent(new Event('change'));"
+        "const s = document.getElementById('limit'); s.value = 0;"
+        "s.dispatchEvent(new Event('input'))"
+    )
+    place, kept, _ = table.run("return DATA.curve[0]")
+    assert table.run(FOUND) == f"{kept} of 180 records"
+    said = table.run("return document.getElementById('limit-note').textContent")
+    assert f"{kept} of " in said and "kept" in said
+    limit = table.run(f"return DATA.limits[{place}]")
+    command = table.run("return document.getElementById('again').textContent")
+    assert command.endswith(f"--resume --max-fdr {limit}")
+    table.run(
+        "const c = document.getElementById('call'); c.value = '2';"
+        "c.dispatchEvent(new Event('change'))"
+    )
+    assert table.run("return document.querySelector('td.word[title*=slider]') !== null")
+
+
+def test_a_listed_region_opens_its_track_and_is_copied(table):
+    origin = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    table.cdp("Browser.grantPermissions", origin)
+    name = table.run("return document.querySelector('#regions [data-row]').textContent")
+    table.click("#regions [data-row]")
+    chosen = "return document.getElementById('track-choice').selectedOptions[0].textContent"
+    assert table.run(chosen).startswith(name)
+    table.click("#regions [data-region]")
+    table.wait("return document.querySelector('#regions [data-region]').textContent == 'Copied'")
+    script = "navigator.clipboard.readText().then(t => { window.copied = t; })"
+    table.run(script)
+    assert table.wait("return window.copied").startswith(f">{name}|viral_region_1\n")
+
+
+@pytest.mark.parametrize(("width", "is_shown"), [(500, True), (2_000, False)])
+def test_columns_out_of_sight_are_told(browser, pages, width, is_shown):
+    browser.open(pages["plain"], width=width)
+    browser.wait(SHOWN)
+    assert browser.run("return !document.getElementById('hint').hidden") == is_shown
 
 
 def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):

@@ -32,9 +32,14 @@ LONGEST_MESSAGE = 500  # of those that click makes, which hold what was given as
 # `virnucpro --help` stays fast.
 COMMANDS = {
     "predict": ("predict", "Call each record of a FASTA or FASTQ viral or not."),
+    "plan": ("shared", "Prepare a prediction for workers on many hosts."),
+    "worker": ("shared", "Score units of a planned prediction; start as many as you like."),
+    "finish": ("shared", "Make the tables of a planned prediction."),
+    "status": ("shared", "Show progress of a planned prediction, and who holds what."),
     "models": ("models", "List, fetch, import and verify models."),
     "estimate": ("info", "Say what a prediction will cost before it starts."),
     "doctor": ("info", "Check install, devices, weights and write speed."),
+    "extract": ("extract", "Write the records of a call, out of the files they came from."),
     "report": ("info", "Rebuild report.html of a finished run."),
     "train": ("train", "Train a model on labelled FASTA."),
     "evaluate": ("train", "Measure a model on labelled FASTA."),
@@ -141,6 +146,7 @@ def cli(
         "quiet": quiet,
         "log_file": log_file or config.get("logging.file"),
         "style": log_format or config.get("logging.format"),
+        "to_stderr": ctx.invoked_subcommand == "extract",  # records go to standard output
     }
     ctx.ensure_object(dict).update(config=config, config_file=config_file, quiet=quiet, log=log)
     logger = setup_logging(**log)

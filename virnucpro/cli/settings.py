@@ -84,7 +84,7 @@ def build_settings(
             min_length=of("min_length", "prediction.min_length"),
             **given("orf_policy", "sample_n"),
         ),
-        inputs=settings.Inputs(**given("paired", "reference")),
+        inputs=settings.Inputs(**given("paired", "interleaved", "reference")),
         compute=settings.Compute(
             device=of("device", "device.name"),
             fallback_to_cpu=config.get("device.fallback_to_cpu"),

@@ -96,6 +96,7 @@ def validate(file: Path, max_errors: int) -> None:
     notes["gap letters: removed"] += log.gaps
     notes["digits in sequences: removed"] += log.digits
     notes["blanks in sequences: removed"] += log.blanks
+    notes[f"records with '>' in their id, first: {log.first_mark}"] += log.marks
     notes["bgzip without its end block: is the file whole?"] += len(log.cut_short)
     for problem in errors:
         click.echo(f"error: {problem}")

@@ -8,7 +8,7 @@ original's files and leaves their scores in the same ledger, so that the stream 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,6 +21,7 @@ from virnucpro.core.errors import InputError, WorkersFailedError
 from virnucpro.core.files import digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Status
+from virnucpro.core.text import clipped, duration
 from virnucpro.pipeline.calls import Called, ModelTables
 from virnucpro.pipeline.feature_files import (
     read_dna_features,
@@ -30,8 +31,8 @@ from virnucpro.pipeline.feature_files import (
 )
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.final_tables import table_paths, write_final_tables
-from virnucpro.pipeline.input_pass import input_pass
-from virnucpro.pipeline.inputs import check_inputs, read_sources
+from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
+from virnucpro.pipeline.inputs import check_inputs, read_sources, shown_name
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.output_dir import (
     check_free,
@@ -55,7 +56,7 @@ from virnucpro.pipeline.run import (
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import Compute, PredictionSettings
 from virnucpro.pipeline.staged import classify, merge, staged_files, written_units
-from virnucpro.pipeline.stream import NoExecutor, ScoreJob, ScoreStore, scored_shards
+from virnucpro.pipeline.stream import NoExecutor, ScoreStore, score_job, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.reports.html import REPORT_FILES, write_report
@@ -105,6 +106,7 @@ def run_prediction(
     is_staged = settings.compute.staged or use_v2_architecture or persistent_models
     read = [*input_files, *filter(None, [settings.inputs.reference])]
     check_inputs(read)
+    logger.info("Input: %s", clipped(", ".join(shown_name(str(path)) for path in input_files)))
     model = choose_model(settings.model)
     if settings.compute.dtype == "fp8":
         refuse_fp8(model, settings.compute.devices[0])
@@ -124,7 +126,7 @@ def run_prediction(
             _tidy(run)
             _report(run)
             return DONE
-        _claim(run, is_staged)
+        claim_outputs(run, is_staged)
         run.report.save()
         if calls:
             run.report.data |= calls.facts
@@ -148,38 +150,35 @@ def run_prediction(
 def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
-    input_bytes = sum(path.stat().st_size for source in run.sources for path in source.paths)
-    options = EmbeddingOptions(
-        engine=None if compute.packing else "padded", dtype=compute.dtype,
-        pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
-        # A letter is about a token. In powers of two, so that inputs of about one size share
-        # an engine where it stays loaded.
-        expected_tokens=1 << input_bytes.bit_length(),
-    )  # fmt: skip
-    job = ScoreJob(
-        model=run.model,
-        dna=replace(options, token_budget=compute.dna_tokens),
-        protein=replace(options, token_budget=compute.protein_tokens),
-        classifier_batch=compute.classifier_batch,
-    )
+    job = score_job(run.model, compute, run.input_bytes)
     given_up: dict[int, str] = {}
     missing: dict[str, int] = {}
+    store = ScoreStore(run.ledger, run.key)
     run.ledger.discard(CALLS)
     with ExitStack() as stack:
         if executor is None:
-            executor = make_executor(compute)
+            executor = make_executor(compute, store)
             stack.callback(executor.close)
         counts = stack.enter_context(run.report.stage("scoring"))
         bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
-        tables = stack.enter_context(ModelTables(paths, run.model))
+        tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
         if compute.dtype == "fp8":
             run.report.data["agreement"] = try_fp8(run, job, executor)
         log = ReadLog()
         records = read_sources(run.sources, log)
-        events = input_pass(records, run.rules, run.per_unit, run.threads)
-        store = ScoreStore(run.ledger, run.key)
+        ahead = [0]  # ORFs read so far, with which share of the input's bytes
+
+        def read_ahead() -> Iterator[Unit | Shard]:
+            for event in input_pass(records, run.rules, run.per_unit, run.threads):
+                ahead[0] += len(event) if isinstance(event, Unit) else 0
+                yield event
+
+        def tell(rows: int) -> None:
+            expected = ahead[0] * run.input_bytes // log.bytes_read if log.bytes_read else None
+            bar.update(rows, expected)
+
         scored = scored_shards(
-            events, store, executor, job, bar.update, given_up, run.report.note_engines
+            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines
         )
         # This thread drives a GPU while another writes: one shard waits for it at most.
         with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
@@ -196,6 +195,8 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         tables.finish()
         counts |= {**tables.counts, "gaps": log.gaps, "digits": log.digits, "blanks": log.blanks}
         _refuse_no_dna(run, counts)
+    seconds = run.report.data["stages"]["scoring"]["seconds"]
+    logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
     record_failures(paths, given_up, missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
@@ -221,8 +222,11 @@ def _refuse_no_dna(run: Run, counts: dict[str, int]) -> None:
         )
 
 
-def make_executor(compute: Compute) -> Executor:
-    """Where units are scored: in this process, or in one a device where there are several."""
+def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor:
+    """Where units are scored: in this process, in one a device where there are several, or in Ray.
+
+    `store` is where actors of Ray find units and leave scores.
+    """
     devices, threads = compute.devices, compute.threads or usable_cpus()
     if len(devices) == 1:
         return InProcess(devices[0], threads)
@@ -261,7 +265,7 @@ def _report(run: Run) -> None:
         run.ledger.commit(REPORT, run.tables_key, outputs=_pages(run))
 
 
-def _claim(run: Run, is_staged: bool) -> None:
+def claim_outputs(run: Run, is_staged: bool = False) -> None:
     """Say which files are ours now, not after hours of work."""
     if is_staged:
         check_free(run.paths.output_dir, staged_files(run))

@@ -8,6 +8,7 @@ false discovery rate is computed at that share; `p_virus` is left as it is.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,11 @@ _STEP = 0.02  # of the log-odds
 _LIMIT = 16.2  # log-odds of 1 - 1e-7
 _BINS = round(2 * _LIMIT / _STEP)
 _LEAST = 1e-7
-_ROUNDS = 1_000
-_CLOSE = 1e-7
+_SHARES = 400
+_LEAST_SHARE = 1e-4
+_WITHIN = 1.92  # of the log-likelihood: 95%
+# A larger sample than this says no more: what is known of classes of sequences holds the error.
+MOST_RECORDS = 2_000
 
 
 class Composition:
@@ -45,49 +49,48 @@ class Composition:
         self._sums += np.bincount(bins, weights=np.clip(p_virus, _LEAST, 1 - _LEAST),
                                   minlength=_BINS)  # fmt: skip
 
-    def viral_share(self) -> float:
-        """The most plausible share of viruses in the sample, 0 to 1: expectation maximisation.
-
-        `IMAGINED_RECORDS` hold small samples to the training share.
-
-        Source:
-            Saerens, Latinne and Decaestecker 2002, Neural Computation 14:21-41.
-        """
-        p, counts = self._means(), self._counts
-        total = counts.sum() + IMAGINED_RECORDS
-        share = TRAINING_SHARE
-        for _ in range(_ROUNDS):
-            viral = float((reweighed(p, share) * counts).sum())
-            last, share = share, (viral + IMAGINED_RECORDS * TRAINING_SHARE) / total
-            if abs(share - last) < _CLOSE:
-                break
-        return share
-
-    def fdr(self) -> FdrCurve:
-        """Expected false discovery rate among the records at least as viral as a score."""
-        p, counts = self._means(), self._counts
-        share = self.viral_share()
+    def estimate(self) -> Sample:
+        """The share of viruses in the sample, and what its scores mean at that share."""
+        p, counts = self._sums / np.maximum(self._counts, 1), self._counts
+        weight = min(1.0, MOST_RECORDS / max(1, counts.sum()))
+        shares = np.concatenate([[0.0], np.geomspace(_LEAST_SHARE, 1.0, _SHARES)])
+        odds = shares[:, None] * p / TRAINING_SHARE + (1 - shares[:, None]) * (1 - p) / (
+            1 - TRAINING_SHARE
+        )
+        likely = weight * (np.log(np.maximum(odds, 1e-9)) @ counts)
+        # imagined records of the training mix hold small samples to it
+        held = likely + IMAGINED_RECORDS * np.log(np.maximum(shares * (1 - shares), 1e-9)) / 2
+        within = shares[likely >= likely.max() - _WITHIN]
+        share = float(shares[held.argmax()])
+        low, high = min(share, float(within[0])), max(share, float(within[-1]))
         false = (1.0 - reweighed(p, share)) * counts
         from_top = np.cumsum(false[::-1])[::-1]
         records = np.cumsum(counts[::-1])[::-1]
-        return FdrCurve(from_top / np.maximum(records, 1), share)
-
-    def _means(self) -> NDArray[np.float64]:
-        """Mean probability of each bin's records."""
-        means: NDArray[np.float64] = self._sums / np.maximum(self._counts, 1)
-        return means
+        return Sample(share, low, high, from_top / np.maximum(records, 1))
 
 
-class FdrCurve:
-    """False discovery rate by score, and the estimated share of viruses in the sample."""
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The share of viruses in a sample, with its interval of 95%, and the rates that follow."""
 
-    def __init__(self, rates: NDArray[np.float64], viral_share: float) -> None:
-        self._rates, self.viral_share = rates, viral_share
+    prevalence: float
+    low: float
+    high: float
+    _rates: NDArray[np.float64]
 
-    def at(self, p_virus: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The rate among all records that score at least this, shape (n,)."""
+    @property
+    def compatible_with_none(self) -> bool:
+        """Whether the scores are such as a sample without any virus has."""
+        return self.low == 0.0
+
+    def fdr(self, p_virus: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The expected share of false ones among all records that score at least this, (n,)."""
         rates: NDArray[np.float64] = self._rates[_bins(p_virus)]
         return rates
+
+    def p_sample(self, p_virus: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probability of being viral in this sample, shape (n,)."""
+        return reweighed(p_virus, self.prevalence)
 
 
 def reweighed(p_virus: NDArray[np.float64], share: float) -> NDArray[np.float64]:

@@ -30,25 +30,25 @@ def composition_of(p):
 def test_bins_agree_with_the_exact_ranked_mean():
     p, _ = sample(3_000, 5_000, seed=3)
     composition = composition_of(p)
-    share = composition.viral_share()
+    share = composition.estimate().prevalence
     order = np.argsort(-p)
     exact = np.empty(len(p))
     exact[order] = np.cumsum(1 - reweighed(p[order], share)) / np.arange(1, len(p) + 1)
-    assert np.max(np.abs(composition.fdr().at(p) - exact)) < 0.01
+    assert np.max(np.abs(composition.estimate().fdr(p) - exact)) < 0.01
 
 
 def test_one_record_is_no_proof_of_a_pure_sample():
-    curve = composition_of(np.array([0.99])).fdr()
-    assert curve.viral_share == pytest.approx(0.5, abs=0.03)
-    assert curve.at(np.array([0.99]))[0] == pytest.approx(0.01, abs=0.002)
+    curve = composition_of(np.array([0.99])).estimate()
+    assert curve.prevalence == pytest.approx(0.5, abs=0.03)
+    assert curve.fdr(np.array([0.99]))[0] == pytest.approx(0.01, abs=0.002)
 
 
 @pytest.mark.parametrize("p", [[], [0.0], [1.0], [0.0] * 1_000, [1.0] * 1_000])
 def test_extreme_samples_give_finite_rates(p):
-    curve = composition_of(np.array(p, dtype=float)).fdr()
-    rates = curve.at(np.array([0.0, 0.5, 1.0]))
+    curve = composition_of(np.array(p, dtype=float)).estimate()
+    rates = curve.fdr(np.array([0.0, 0.5, 1.0]))
     assert np.isfinite(rates).all()
-    assert 0 <= curve.viral_share <= 1
+    assert 0 <= curve.prevalence <= 1
 
 
 def test_memory_does_not_grow_with_the_sample():
