@@ -61,8 +61,9 @@ def test_loads_without_console_errors_or_sideways_scrolling(browser, pages, name
 
 
 def test_charts_are_drawn_and_all_is_reached_by_keyboard_in_both_themes(table):
-    for chart in ("histogram", "lengths", "track"):
-        marks = f"return document.querySelectorAll('#{chart} [class*=fill-]').length"
+    for chart in ("histogram", "lengths", "viral-lengths", "track", "curve"):
+        kinds = "[class*=fill-], .mark, text"
+        marks = f"return document.querySelectorAll('#{chart} :is({kinds})').length"
         assert table.run(marks) > 3, chart
     mouse_only = (
         "return [...document.querySelectorAll('#records th button, #records td button, nav button,"
@@ -125,6 +126,50 @@ def test_a_row_opens_its_track(table):
     )
     chosen = "return document.getElementById('track-choice').selectedOptions[0].textContent"
     assert table.run(chosen).startswith(f"{name} · sample_")
+
+
+def test_the_slider_takes_calls_back_in_the_table_and_shows_the_command(table):
+    virus = "return [...document.querySelectorAll('#call option')].map(o => o.textContent)"
+    assert table.run(virus)[-1] == "with a viral region"
+    table.run(
+        "const c = document.getElementById('call'); c.value = '0';"
+        "c.dispatchEvent(new Event('change'));"
+        "const s = document.getElementById('limit'); s.value = 0;"
+        "s.dispatchEvent(new Event('input'))"
+    )
+    place, kept, _ = table.run("return DATA.curve[0]")
+    assert table.run(FOUND) == f"{kept} of 180 records"
+    said = table.run("return document.getElementById('limit-note').textContent")
+    assert f"{kept} of " in said and "kept" in said
+    limit = table.run(f"return DATA.limits[{place}]")
+    command = table.run("return document.getElementById('again').textContent")
+    assert command.endswith(f"--resume --max-fdr {limit}")
+    table.run(
+        "const c = document.getElementById('call'); c.value = '2';"
+        "c.dispatchEvent(new Event('change'))"
+    )
+    assert table.run("return document.querySelector('td.word[title*=slider]') !== null")
+
+
+def test_a_listed_region_opens_its_track_and_is_copied(table):
+    origin = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    table.cdp("Browser.grantPermissions", origin)
+    name = table.run("return document.querySelector('#regions [data-row]').textContent")
+    table.click("#regions [data-row]")
+    chosen = "return document.getElementById('track-choice').selectedOptions[0].textContent"
+    assert table.run(chosen).startswith(name)
+    table.click("#regions [data-region]")
+    table.wait("return document.querySelector('#regions [data-region]').textContent == 'Copied'")
+    script = "navigator.clipboard.readText().then(t => { window.copied = t; })"
+    table.run(script)
+    assert table.wait("return window.copied").startswith(f">{name}|viral_region_1\n")
+
+
+@pytest.mark.parametrize(("width", "is_shown"), [(500, True), (2_000, False)])
+def test_columns_out_of_sight_are_told(browser, pages, width, is_shown):
+    browser.open(pages["plain"], width=width)
+    browser.wait(SHOWN)
+    assert browser.run("return !document.getElementById('hint').hidden") == is_shown
 
 
 def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):
