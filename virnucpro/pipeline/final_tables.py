@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import groupby, islice
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from virnucpro.reports.tables import (
     read_contig_rows,
     rounded,
 )
+from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Composition, Sample
 from virnucpro.scores.thresholds import VIRUS, viral_stretches
 from virnucpro.sequences.read_log import ReadLog
@@ -124,15 +124,23 @@ def _facts(sample: Sample | None) -> dict[str, Any]:
 
 def _estimates(run: Run) -> dict[str, Sample]:
     """The share of viruses in each sample that has scored records; a pair counts once."""
+    mix = Calibration.load(run.model.calibration).mix
     estimates = {}
-    every = (row for row, _ in read_contig_rows(run.paths.contigs))
-    rows = (row for row in islice(every, 0, None, run.mates) if row.p_virus is not None)
-    for sample, own in groupby(rows, key=attrgetter("sample")):
-        composition = Composition()
-        while block := [row.p_virus for row in islice(own, BLOCK_ROWS)]:
-            composition.add(np.array(block, dtype=np.float64))
+    every = islice(read_contig_rows(run.paths.contigs), 0, None, run.mates)
+    rows = (found for found in every if found[0].p_virus is not None)
+    for sample, own in groupby(rows, key=_sample):
+        composition = Composition(mix, run.mates > 1)
+        while block := [
+            (row.p_virus, row.length, host) for row, _, host in islice(own, BLOCK_ROWS)
+        ]:
+            p_virus, lengths, hosts = map(np.array, zip(*block, strict=True))
+            composition.add(p_virus, lengths, hosts)
         estimates[sample] = composition.estimate()
     return estimates
+
+
+def _sample(found: tuple[CallRow, str, int]) -> str:
+    return found[0].sample
 
 
 def _called(
@@ -163,14 +171,15 @@ def _called(
 def _rows_in_sample(run: Run, estimates: dict[str, Sample]) -> Iterator[tuple[CallRow, str]]:
     thresholds = run.settings.calling.thresholds
     rows = read_contig_rows(run.paths.contigs)
-    for sample, own in groupby(rows, key=lambda found: found[0].sample):
+    for sample, own in groupby(rows, key=_sample):
         while block := list(islice(own, BLOCK_ROWS)):
-            scores = np.array([row.p_virus for row, _ in block if row.p_virus is not None])
-            found = estimates.get(sample)
-            rates = (
-                zip(found.fdr(scores), found.p_sample(scores), strict=True) if found else iter(())
-            )
-            for row, joint_id in block:
+            scored = [(row.p_virus, row.length) for row, *_ in block if row.p_virus is not None]
+            rates: Iterator[tuple[float, float]] = iter(())
+            if scored:
+                p_virus, lengths = map(np.array, zip(*scored, strict=True))
+                found = estimates[sample]
+                rates = zip(found.fdr(p_virus), found.p_sample(p_virus, lengths), strict=True)
+            for row, joint_id, _ in block:
                 if row.p_virus is None or row.call is None:
                     yield row, joint_id
                     continue

@@ -31,7 +31,7 @@ REGION_COLUMNS = (
     "id", "region", "start", "end", "length", "share_of_contig", "supporting", "opposing",
     "mean_p_virus", "log_odds", "call", "sample",
 )  # fmt: skip
-CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id")
+CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id", "host")
 
 
 class _Row:
@@ -183,14 +183,18 @@ def read_region_rows(path: Path) -> Iterator[tuple[tuple[str, str], int, int]]:
     return _rows(path, REGION_COLUMNS, row)
 
 
-def contig_line(row: CallRow, joint_id: str) -> str:
-    """A row of the internal table of contigs: a call, and the id among all samples."""
-    return f"{row.line()[:-1]}\t{joint_id}\n"
+def contig_line(row: CallRow, joint_id: str, host: int = -1) -> str:
+    """A row of the internal table of contigs: a call, its id among all samples, and its host."""
+    return f"{row.line()[:-1]}\t{joint_id}\t{host}\n"
 
 
-def read_contig_rows(path: Path) -> Iterator[tuple[CallRow, str]]:
-    """Stream the internal table of contigs: calls, each with its id among all samples."""
-    return _rows(path, CONTIG_COLUMNS, lambda fields: (_call_row(fields[:-1]), fields[-1]))
+def read_contig_rows(path: Path) -> Iterator[tuple[CallRow, str, int]]:
+    """Stream the internal table of contigs, as `contig_line` took them."""
+
+    def row(fields: list[str]) -> tuple[CallRow, str, int]:
+        return _call_row(fields[:-2]), fields[-2], int(fields[-1])
+
+    return _rows(path, CONTIG_COLUMNS, row)
 
 
 def rounded(value: float) -> float:
