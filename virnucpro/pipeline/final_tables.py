@@ -7,7 +7,7 @@ rate of each sample; the second writes. Memory does not grow with the number of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import groupby, islice
@@ -36,6 +36,7 @@ from virnucpro.scores.thresholds import VIRUS, viral_stretches
 from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024
+MANY_FALSE = 0.2  # expected share of the viral records that is told
 
 
 def table_paths(run: Run) -> list[Path]:
@@ -88,10 +89,13 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                     waiting = next(called, None)
             totals.update(counts)
             viral = counts[f"call:{VIRUS}"]
+            found = _facts(estimates.get(source.sample)) | {
+                "expected_false": fdr if viral else None
+            }
             summaries.append({
                 "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
                 "records": counts["records"], "scored": scored, "virus": viral,
-                **_facts(estimates.get(source.sample)), "expected_false": fdr if viral else None,
+                **found, "note": _note(viral, found),
             })  # fmt: skip
     return dict(totals), summaries
 
@@ -120,6 +124,15 @@ def _facts(sample: Sample | None) -> dict[str, Any]:
         return dict.fromkeys(("prevalence", "low", "high", "compatible_with_none"))
     numbers = {name: rounded(getattr(sample, name)) for name in ("prevalence", "low", "high")}
     return numbers | {"compatible_with_none": sample.compatible_with_none}
+
+
+def _note(viral: int, found: Mapping[str, Any]) -> str:
+    """What to know before the viral records of a sample are believed; empty for nothing."""
+    if found["compatible_with_none"] and viral:
+        return f"compatible with no virus at all: as few as 0 of its {viral:,} may be real"
+    if (found["expected_false"] or 0.0) > MANY_FALSE:
+        return f"{100 * found['expected_false']:.0f}% of its {viral:,} viral records may be false"
+    return ""
 
 
 def _estimates(run: Run) -> dict[str, Sample]:
