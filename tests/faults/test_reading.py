@@ -492,12 +492,6 @@ def test_header_bytes_pass_through_and_tables_are_utf8(predict, put, tmp_path, k
             path.read_bytes().decode("utf-8")
 
 
-@pytest.mark.parametrize("name", ["B_latin1.fa", "B_fq_latin1.fq"])
-def test_the_cases_with_latin_1_are_read(predict, tmp_path, name):
-    predict(CASES / name, "-o", tmp_path / "out")
-    assert rows_of(tmp_path / "out")[0]["id"] == "prøve_1"
-
-
 def test_a_renamed_record_of_latin_1_is_written_with_its_id_before_its_bytes():
     header = b"pr\xf8ve x".decode(*HEADER_BYTES)
     assert Record("prøve", header, "A").header_with("prøve") == header

@@ -119,7 +119,7 @@ def test_vectors_are_the_same_however_sequences_are_given(home, fasta):
     assert plain.seq_ids[-1] == "b_chunk_1R3"
     np.testing.assert_allclose(from_file.vectors, by_id.vectors, atol=1e-6)
     np.testing.assert_allclose(from_file.vectors, plain.vectors, atol=1e-6)
-    assert from_file.vectors.shape == (24, 32)
+    assert from_file.vectors.shape == (24, 72)
     assert from_file.vectors.dtype == np.float32
 
 
@@ -127,7 +127,7 @@ def test_one_vector_a_record_is_the_mean_of_its_orfs(home, fasta):
     orfs, records = virnucpro.embed(fasta, **TINY), virnucpro.embed(fasta, per="record", **TINY)
     assert records.seq_ids == ("a", "b")
     np.testing.assert_allclose(records.vectors[0], orfs.vectors[:18].mean(axis=0), atol=1e-6)
-    assert virnucpro.embed([], per="record", **TINY).vectors.shape == (0, 32)
+    assert virnucpro.embed([], per="record", **TINY).vectors.shape == (0, 72)
 
 
 @pytest.mark.parametrize(

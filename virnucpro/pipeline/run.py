@@ -152,8 +152,6 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
     """
     model = resolve_model(choice.model_type, choice.model_path, choice.home)
     logger.info("Model: %s (%s), hash %s", model.name, choice.model_type, model.digest[:12])
-    if choice.model_type == "mini":
-        logger.info("  the published models: virnucpro models fetch 500, then -m 500")
     if choice.chunk_nt is not None:
         model = replace(model, chunk_nt=choice.chunk_nt)
     if choice.orf_policy is not None and choice.orf_policy != model.orf_policy.name:

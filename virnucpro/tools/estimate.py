@@ -4,8 +4,6 @@ The short runs are real predictions in a process of their own, start and loading
 different size tell what each run costs from what each chunk does.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import stat

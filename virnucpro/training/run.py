@@ -1,7 +1,5 @@
 """From labelled FASTA to a model directory: the steps of `virnucpro train`."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time
@@ -48,9 +46,8 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
     corpus, dev = corpora.load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
-    drawing = Drawing(
-        lengths=DEV_LENGTHS, count=job.dev_count, null_count=job.dev_count // 4, seed=recipe.seed
-    )
+    count, seed = job.dev_count, recipe.seed
+    drawing = Drawing(lengths=DEV_LENGTHS, count=count, null_count=count // 4, seed=seed)
     made_up = with_nulls(with_insertions(corpus, recipe), recipe)
     start = load_model(job.start, settings.folder) if job.start else None
     fit = Fit(made_up, draws.dev_windows(dev, drawing), recipe, settings, job.virus_kinds, start)
@@ -93,13 +90,12 @@ def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
     start = corpus.starts[record] + (rng.random(len(record)) * room[record]).astype(np.int64)
     windows = corpus.bases[start[:, None] + np.arange(length)]
     bank = draws.null_bank(rng, windows, recipe.null_bank_share, bool(recipe.noise.adapter_share))
-    return corpus.followed_by(
-        Corpus.of(
-            (Label(NULL, "null", kind), f"{kind}{i}", row)
-            for kind, block in bank
-            for i, row in enumerate(block)
-        )
+    nulls = (
+        (Label(NULL, "null", kind), f"{kind}{i}", row)
+        for kind, block in bank
+        for i, row in enumerate(block)
     )
+    return corpus.followed_by(Corpus.of(nulls))
 
 
 def probabilities(
