@@ -57,7 +57,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
 
     Returns:
         Counts: records, regions, records by `call:{name}`, and `with_regions`, those that hold
-        a viral region and are not called viral themselves; and for each sample its records,
+        a viral region and are not viral as a whole; and for each sample its records,
         scored records, viral records, records with regions, and what `_facts` says.
     """
     is_packed = run.settings.calling.gzip_fasta
@@ -93,8 +93,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                         counts[f"call:{call}"] += 1
                         if call == VIRUS:
                             fdr = max(fdr, float(row[FDR]))
-                        else:
-                            counts["with_regions"] += bool(regions)
+                    counts["with_regions"] += any(found.is_inside for found in regions)
                     waiting = next(called, None)
             totals.update(counts)
             viral = counts[f"call:{VIRUS}"]
@@ -179,7 +178,7 @@ def _called(
             raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
         viral = [*map(chunk_row, own)] if row[SUPPORTING] != "0" else []
         regions, record = find_regions(row, viral) if viral else [], None
-        if row[CALL] == VIRUS or regions:
+        if row[CALL] == VIRUS or any(found.is_inside for found in regions):
             is_read = True
             record = next((record for place, record in records if place == number), None)
             if record is None or [record.seq_id, record.sample] != key:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
+from virnucpro.scores.thresholds import VIRUS
 
 T = TypeVar("T")
 
@@ -144,6 +145,11 @@ class RegionRow(_Row):
     log_odds: float  # sum of their log-odds
     call: str  # of the contig as a whole
     sample: str
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether this is a part of a contig that is not called viral, as a provirus is."""
+        return self.call != VIRUS and self.end - self.start < self.contig_length
 
     def values(self) -> tuple[Any, ...]:
         """The fields in the order of `REGION_COLUMNS`."""
