@@ -35,13 +35,6 @@ def fail_on_some_files() -> None:
     EmbedTask.prepare = fail
 
 
-def kill_workers_with_some_files() -> None:
-    """Whichever worker gets one of some protein files is killed, as for want of memory."""
-    from virnucpro.pipeline import workers
-
-    workers.worker_main = stand_ins.worker_killed_by_some_files
-
-
 def kill_ranks_with_one_shard() -> None:
     """Whichever rank is about to commit one shard is killed."""
     from virnucpro.pipeline import workers

@@ -6,7 +6,6 @@ import shutil
 import faults
 import pytest
 from runs import entries, results
-from runs_here import contents
 
 from virnucpro.core.checkpoint import parse_entry
 from virnucpro.core.files import sha256_file
@@ -55,13 +54,6 @@ def test_finished_units_are_taken_as_they_are(runs, undisturbed, kept):
     assert runs.finish(kept, "--resume", *STAGED).code == 0
     assert stamps(kept) == before
     assert results(kept) == undisturbed
-
-
-def test_a_finished_run_is_not_touched(runs, finished, tmp_path):
-    out = shutil.copytree(finished, tmp_path / "out")
-    before = contents(out)
-    assert runs.finish(out, "--resume").code == 0
-    assert contents(out) == before
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ expected_length = option(
 )  # fmt: skip
 min_length = option("--min-length", type=AT_LEAST_0, help="Shortest record to score (nt).")
 paired = flag("--paired", help="Take the inputs two by two for files of mates.")
+interleaved = flag("--interleaved", help="Take the records of an input two by two for mates.")
 reference = option("--reference", type=NEW_FILE, help="FASTA of CRAM inputs.")
 device = option("--device", "-d", default="auto", help="auto (default), cpu, cuda, cuda:N or N.")
 as_json = flag("--json", "as_json", help="Print JSON.")

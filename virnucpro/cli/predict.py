@@ -59,6 +59,7 @@ class GroupedCommand(click.Command):
 @click.command(cls=GroupedCommand)
 @click.argument("input_files", nargs=-1, required=True, type=options.INPUT)
 @options.paired
+@options.interleaved
 @options.reference
 @options.min_length
 @option("--sample-n", type=AT_LEAST_1, help="Score only N records, for a look.")
@@ -73,7 +74,10 @@ class GroupedCommand(click.Command):
 @flag("--relaxed", help="As --min-score 0.5.")
 @option("--output-dir", "-o", type=options.OUTPUT,
         help="Where results go; default: {stem}_predictions in the current directory.")  # fmt: skip
-@flag("--gzip-fasta", help="Write viral.fasta.gz, not viral.fasta.")
+@flag(
+    "--gzip-fasta",
+    help="Write viral.fasta.gz and regions.fasta.gz, not viral.fasta and regions.fasta.",
+)
 @flag("--keep-intermediate", "-k", default=None, help="Keep chunk, ORF and feature files.")
 @flag("--resume", help="Reuse finished work whose input and settings are unchanged.")
 @flag("--force-resume", help="Resume, recomputing only what fails its checksum.")
@@ -153,7 +157,7 @@ def predict(
     elif compute.staged:
         logger.info("Architecture: v1.0 (single-GPU or non-parallel mode)")
     else:
-        logger.info(
+        logger.debug(
             "Architecture: one stream (both encoders and the classifier in one process a device)"
         )
     if persistent_models:

@@ -94,7 +94,7 @@ def build_settings(
             min_length=of("min_length", "prediction.min_length"),
             **given("orf_policy", "sample_n"),
         ),
-        inputs=settings.Inputs(**given("paired", "reference")),
+        inputs=settings.Inputs(**given("paired", "interleaved", "reference")),
         compute=settings.Compute(
             device=device,
             elsewhere=on_ray,

@@ -28,11 +28,7 @@ _MOST = 10**19  # times in nanoseconds are below it
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of sections; an empty file has none.
 
-    A file cannot grow while it is read: it has at most 256 KiB, and no value may stand for
-    another one (`*name`).
-
-    Raises:
-        ConfigError: it cannot be read, or is no mapping.
+    It cannot grow while it is read: it has at most 256 KiB, and no value stands for another one.
     """
     import yaml
 
@@ -64,18 +60,14 @@ def build(kind: type[T], raw: Any, where: str) -> T:
     """Make a dataclass from a mapping; a key without a value counts as not given.
 
     Numbers stay as they are and lists become tuples, so the digest of the fields is that of the
-    file's values: 1 and 1.0 differ. `where`, the file and maybe a key, begins every message.
-
-    Raises:
-        ConfigError: no mapping, or a setting is unknown, missing, of another type or out of range.
+    file's values: 1 and 1.0 differ. `where`, the file and maybe a key, begins every ConfigError.
     """
     known = get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, value in _mapping(raw, where).items():
         if name not in known:
-            raise ConfigError(
-                f"{where} has no setting named {clipped(name)}; it has {', '.join(known)}"
-            )
+            has = ", ".join(known)
+            raise ConfigError(f"{where} has no setting named {clipped(name)}; it has {has}")
         if value is not None:
             values[name] = _checked(known[name], value, _inside(where, name))
     for field in fields(kind):  # type: ignore[arg-type]

@@ -1,7 +1,5 @@
 """Progress of long work: a bar with rate and ETA on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys
@@ -24,10 +22,7 @@ class GpuMeter:
         self._text, self._next = "", 0.0
 
     def text(self) -> str:
-        """Memory of the busiest GPU, for instance `GPU 12.3/79.6 GiB`; empty where there is none.
-
-        It is looked up at most every two seconds.
-        """
+        """Memory of the busiest GPU, such as `GPU 12.3/79.6 GiB`; looked up every two seconds."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + SECONDS_BETWEEN_LOOKS
             try:
@@ -44,8 +39,11 @@ class GpuMeter:
 class Bar:
     """What a stage tells while it works; this one shows nothing."""
 
-    def update(self, n: int = 1, **postfix: object) -> None:
-        """Count `n` more items; `postfix` is shown behind the bar."""
+    def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
+        """Count `n` more items; `postfix` is shown behind the bar.
+
+        `expected` is about how many there will be, where the total is not known.
+        """
 
 
 class ProgressReporter:
@@ -77,7 +75,7 @@ class _LineBar(Bar):
         self.start = self.last = time.monotonic()
         self.gpu = GpuMeter()
 
-    def update(self, n: int = 1, **postfix: object) -> None:
+    def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
         self.done = _bounded(self.done + n, self.total)
         now = time.monotonic()
         if now - self.last < SECONDS_BETWEEN_LINES:
@@ -87,8 +85,8 @@ class _LineBar(Bar):
         count, details = f"{self.done}", [f"{rate:.1f}/s"]
         if self.total is not None:
             count += f"/{self.total}"
-            if rate:
-                details.append(f"ETA {timedelta(seconds=int((self.total - self.done) / rate))}")
+        if rate and (total := self.total or expected) is not None:
+            details.append(f"ETA {timedelta(seconds=int(max(0, total - self.done) / rate))}")
         details += _details(postfix, self.gpu)
         logger.info("%s: %s %s, %s", self.desc, count, self.unit, ", ".join(details))
 
@@ -107,13 +105,11 @@ def _rich_bar(total: int | None, desc: str, unit: str) -> Iterator[Bar]:
         [task], gpu = progress.tasks, GpuMeter()
 
         class RichBar(Bar):
-            def update(self, n: int = 1, **postfix: object) -> None:
+            def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
                 details = [f"{task.speed:,.0f}/s"] if task.speed else []
-                progress.update(
-                    task.id,
-                    completed=_bounded(int(task.completed) + n, total),
-                    details=", ".join([*details, *_details(postfix, gpu)]),
-                )
+                text = ", ".join([*details, *_details(postfix, gpu)])
+                done = _bounded(int(task.completed) + n, total)
+                progress.update(task.id, total=total or expected, completed=done, details=text)
 
         yield RichBar()
 

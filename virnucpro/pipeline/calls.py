@@ -42,28 +42,35 @@ Scores = NDArray[np.float32]
 class Called:
     """A shard with its calls."""
 
-    rows: list[CallRow]  # of each record; `fdr` is left open
+    rows: list[CallRow]  # of each record; `fdr` and `p_sample` are left open
+    hosts: list[int]  # cellular class that it is most like, as `Kinds.hosts` has them; -1 for none
     chunk_rows: list[ChunkRow]
     scored_chunks: NDArray[np.int64]  # rows of the shard's chunks that have a score, shape (n,)
     is_virus: NDArray[np.bool_]  # some frame is at least as viral as any is not, shape (n,)
-    missing: dict[str, int]  # ORFs without a score, by joint id of the record
+    missing: dict[str, int]  # ORFs without a score, by joint id of each record lost with them
 
 
 class Caller:
     """A model's calibration, applied to shards.
 
+    Args:
+        model: whose.
+        mates: records in a row that are one fragment: 2 for pairs, else 1.
+
     Raises:
         ModelError: the calibration cannot be read.
     """
 
-    def __init__(self, model: ModelSpec) -> None:
+    def __init__(self, model: ModelSpec, mates: int = 1) -> None:
         self._model, self._calibration = model, Calibration.load(model.calibration)
+        self._mates = mates
         self._kinds = Kinds(model.groups)
 
     def call(self, shard: Shard, scores: Scores) -> Called:
         """Call every record and chunk of a shard.
 
-        A record with an ORF that has no score is `failed`: the rest does not speak for it.
+        A record with an ORF that has no score is `failed`: the rest does not speak for it, nor
+        for its mate.
 
         Args:
             shard: its rows.
@@ -73,11 +80,14 @@ class Caller:
         chunks, orf_chunk = shard.chunks, shard.orfs["chunk"].astype(np.int64)
         record_of = chunks["record"].astype(np.int64)
         orf_record = record_of[orf_chunk]
+        fragment_of = np.arange(count) // self._mates
+        fragments = count // self._mates
         orfs = np.bincount(orf_record, minlength=count)
         missing = np.bincount(orf_record[np.isnan(scores[:, 1])], minlength=count)
+        is_lost = (np.bincount(fragment_of, missing, fragments) > 0)[fragment_of]
 
         # The best ORF of each chunk; ORFs lie in the order of their chunks.
-        kept = np.flatnonzero(missing[orf_record] == 0)
+        kept = np.flatnonzero(~is_lost[orf_record])
         firsts = np.flatnonzero(np.diff(orf_chunk[kept], prepend=-1))
         scored = orf_chunk[kept][firsts]
         table = scores[kept].astype(np.float64)
@@ -97,8 +107,19 @@ class Caller:
         alone = np.arange(len(scored))
         p_chunks = self._calibration.contigs(evidence, lengths, alone, lengths)[0]
         contig_of = record_of[scored]
-        p_records, calls = self._calibration.contigs(evidence, lengths, contig_of, sizes, hidden)
         called = np.bincount(contig_of, minlength=count)
+        p_records, calls = self._calibration.contigs(evidence, lengths, contig_of, sizes, hidden)
+        p_virus = p_records
+        if self._mates > 1:
+            sizes, hidden = (
+                np.bincount(fragment_of, np.where(called > 0, of_mate, 0), fragments)
+                for of_mate in (sizes, np.zeros(count) if hidden is None else hidden)
+            )
+            p_pairs, calls = self._calibration.contigs(
+                evidence, lengths, fragment_of[contig_of], sizes, hidden, are_pairs=True
+            )
+            p_virus, calls = p_pairs[fragment_of], calls[fragment_of]
+        has_call = ~np.isnan(p_virus)
         supporting = np.bincount(contig_of[p_chunks > 0.5], minlength=count)
         opposing = np.bincount(contig_of[p_chunks < 0.5], minlength=count)
 
@@ -109,19 +130,25 @@ class Caller:
                 chunks=record.chunks,
                 orfs=int(orfs[i]),
                 status=_status(record.status, int(orfs[i]), int(called[i])),
-                p_virus=float(p_records[i]) if called[i] else None,
-                call=str(calls[i]) if called[i] else None,
+                p_virus=float(p_virus[i]) if has_call[i] else None,
+                call=str(calls[i]) if has_call[i] else None,
                 model=self._model.name,
                 sample=record.sample,
                 chunks_scored=int(called[i]),
                 supporting=int(supporting[i]),
                 opposing=int(opposing[i]),
                 topology=record.topology,
+                p_record=float(p_records[i]) if called[i] else None,
             )
             for i, record in enumerate(shard.records)
         ]
+        hosts = [-1] * count
         if self._kinds.families:
-            self._name_kinds(rows, table[best, 3:], lengths, contig_of)
+            of_kinds = self._kinds.of_records(
+                table[best, 3:], lengths.astype(np.float64), fragment_of[contig_of], fragments
+            )
+            self._name_kinds(rows, *(found[fragment_of] for found in of_kinds[:-1]))
+            hosts = of_kinds[-1][fragment_of].tolist()
         best_orfs = shard.orfs[kept[best]]
         found = dict(zip(scored.tolist(), zip(best_orfs.tolist(), p_chunks.tolist(), strict=True),
                          strict=True))  # fmt: skip
@@ -136,16 +163,13 @@ class Caller:
             chunk_rows.append(
                 ChunkRow(seq_id, number + 1, start, end, FRAMES[frame], *place, p, sample)
             )
-        lacking = {shard.records[i].joint_id: int(missing[i]) for i in np.flatnonzero(missing)}
-        return Called(rows, chunk_rows, scored, virus >= other, lacking)
+        lost = np.flatnonzero(is_lost & (orfs > 0))
+        lacking = {shard.records[i].joint_id: int(missing[i]) for i in lost}
+        return Called(rows, hosts, chunk_rows, scored, virus >= other, lacking)
 
-    def _name_kinds(
-        self, rows: list[CallRow], columns: NDArray[np.float64], lengths: NDArray[np.int64],
-        contig_of: NDArray[np.int64],
-    ) -> None:  # fmt: skip
-        """Give likely viruses their kind and family, given the `Kinds` columns of the chunks."""
-        limits, weight = self._calibration, lengths.astype(np.float64)
-        found = self._kinds.of_records(columns, weight, contig_of, len(rows))
+    def _name_kinds(self, rows: list[CallRow], *found: NDArray[Any]) -> None:
+        """Give likely viruses their kind and family, given `Kinds.of_records` of each row."""
+        limits = self._calibration
         for i, (kind, score, group, certain) in enumerate(zip(*found, strict=True)):
             row = rows[i]
             if row.p_virus is None or row.p_virus <= LIKELY:
@@ -178,8 +202,8 @@ class ModelTables:
     of records. `counts` has records, chunks, orfs, chunks_scored, and records by `status:{name}`.
     """
 
-    def __init__(self, paths: RunPaths, model: ModelSpec) -> None:
-        self._paths, self._caller = paths, Caller(model)
+    def __init__(self, paths: RunPaths, model: ModelSpec, mates: int = 1) -> None:
+        self._paths, self._caller = paths, Caller(model, mates)
         self._consensus = ConsensusTable(paths.checkpoints)
         self.counts: Counter[str] = Counter(records=0, nt=0, chunks=0, orfs=0, chunks_scored=0)
 
@@ -209,8 +233,8 @@ class ModelTables:
         self._consensus.add(shard.chunk_ids(called.scored_chunks), called.is_virus.tolist())
         self._chunks.writelines(row.line() for row in called.chunk_rows)
         self._records.writelines(
-            contig_line(row, record.joint_id)
-            for row, record in zip(called.rows, shard.records, strict=True)
+            contig_line(row, record.joint_id, host)
+            for row, record, host in zip(called.rows, shard.records, called.hosts, strict=True)
         )
         self.counts.update(
             records=len(shard.records), chunks=len(shard.chunks), orfs=len(shard.orfs),

@@ -246,7 +246,8 @@ def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, l
         return taken
 
     for number, record in enumerate(records):
-        if in_shard == SHARD_RECORDS or chunks_in_shard >= SHARD_CHUNKS:
+        is_full = in_shard >= SHARD_RECORDS or chunks_in_shard >= SHARD_CHUNKS
+        if is_full and in_shard % 2 == 0:  # mates stay together
             yield block(ends_shard=True)
             in_shard = chunks_in_shard = 0
         status = rules.status(record, number)

@@ -43,6 +43,7 @@ class Source:
     sample: str  # its name in tables
     folder: str  # the same as a plain folder name, unique within the run
     names: tuple[str, ...]  # the inputs as the user gave them
+    interleaved: bool = False  # mates follow each other in the one file
     paths: tuple[Path, ...]  # where they lie; standard input has been copied to a file
     reference: Path | None = None  # FASTA for CRAM files that need one
     digests: tuple[str, ...] = ()  # hex SHA-256 when the run began; empty where nobody wrote it
@@ -54,6 +55,7 @@ def plan_sources(
     paired: bool,
     reference: Path | None = None,
     digests: Sequence[str] = (),
+    interleaved: bool = False,
 ) -> tuple[Source, ...]:
     """Group inputs into samples, in argument order; a file that is given twice is told.
 
@@ -63,12 +65,15 @@ def plan_sources(
         paired: take two consecutive inputs for files of mates.
         reference: FASTA for CRAM files that need one.
         digests: hex SHA-256 of each input, where that is known.
+        interleaved: take two consecutive records of an input for mates.
 
     Raises:
         UsageError: an odd number of inputs to pair, or standard input twice.
     """
     if sum(str(path) == STDIN for path in inputs) > 1:
         raise UsageError("standard input can be read once: give '-' once")
+    if paired and interleaved:
+        raise UsageError("--paired is for two files, --interleaved for one: give one of them")
     if paired and len(inputs) % 2:
         raise UsageError(f"--paired takes inputs two by two, got {len(inputs)}")
     known: dict[tuple[int, int], Path] = {}
@@ -86,6 +91,7 @@ def plan_sources(
             folder=folder,
             names=tuple(map(str, inputs[i : i + width])),
             paths=tuple(spooled.get(str(path), path) for path in inputs[i : i + width]),
+            interleaved=interleaved,
             reference=reference,
             digests=tuple(digests[i : i + width]),
         )
@@ -166,7 +172,7 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
     joint_ids = IdRegistry() if len(sources) > 1 else None
     for source in sources:
         log.ids, log.records = IdRegistry(), 0
-        shown = dict(zip(map(str, source.paths), source.names, strict=True))
+        shown = dict(zip(map(str, source.paths), map(shown_name, source.names), strict=True))
         try:
             for records in _records(source, log):
                 if joint_ids is None and records[0].sample == source.sample:
@@ -182,20 +188,22 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
                 if log.digests[str(path)] != digest:
                     raise InputError(path, "changed during the run; run again when it is whole")
         except InputError as error:
-            name = _shown(shown.get(str(error.path), str(error.path)))
+            name = shown.get(str(error.path), str(error.path))
             raise InputError(name, error.problem, error.line) from error
         log.cut_short = [shown.get(path, path) for path in log.cut_short]
+        for place, name in shown.items():
+            log.first_mark = log.first_mark.replace(place, name)
     log.warn()
 
 
 def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
     """Records one by one, mates two by two."""
-    if len(source.paths) == 2:
-        first, second = source.paths
+    if len(source.paths) == 2 or source.interleaved:
+        flag = "--interleaved" if source.interleaved else "--paired"
         for path in source.paths:
             if alignment_format(path):
-                raise InputError(path, "holds alignments, which know their mates: drop --paired")
-        yield from pairs_of(first, second, log)
+                raise InputError(path, f"holds alignments, which know their mates: drop {flag}")
+        yield from pairs_of(source.paths, log)
         return
     (path,) = source.paths
     if alignment_format(path):
@@ -241,7 +249,8 @@ def _is_pipe(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
+    """The name of an input as messages say it."""
     return "standard input" if name == STDIN else name
 
 
@@ -250,7 +259,7 @@ def _can_be_read(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(_shown(str(path)), f"cannot be read ({error.strerror})") from error
+        raise InputError(shown_name(str(path)), f"cannot be read ({error.strerror})") from error
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
@@ -299,14 +308,18 @@ def check_content(sources: Sequence[Source]) -> None:
         found = {screen_record(record) is Status.NOT_DNA for record in records}
         if False not in found:
             problem = "no record is DNA" if found else "holds no records"
-            raise InputError(", ".join(map(_shown, source.names)), problem)
+            raise InputError(", ".join(map(shown_name, source.names)), problem)
 
 
-def sampler(sources: Sequence[Source], wanted: int | None) -> Callable[[int], bool]:
-    """Whether record `i` belongs to an even spread of `wanted` records; None means all do."""
+def sampler(sources: Sequence[Source], wanted: int | None, mates: int = 1) -> Callable[[int], bool]:
+    """Whether record `i` belongs to an even spread of `wanted` records; None means all do.
+
+    Of `mates` records in a row all belong to it, or none.
+    """
     if wanted is None:
         return lambda number: True
     total = sum(1 for _ in read_sources(sources, ReadLog(is_silent=True)))
     if total <= wanted:
         return lambda number: True
-    return lambda number: (number + 1) * wanted // total > number * wanted // total
+    pairs, kept = total // mates, max(1, wanted // mates)
+    return lambda number: (number // mates + 1) * kept // pairs > number // mates * kept // pairs

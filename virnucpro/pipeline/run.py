@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from virnucpro.pipeline.inputs import (
     describe_inputs,
     plan_sources,
     sampler,
+    shown_name,
     spool,
 )
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
@@ -43,6 +45,7 @@ logger = logging.getLogger("virnucpro.pipeline")
 FORMAT = 2
 PACKAGES = ("torch", "numpy", "tokenizers", "h5py")
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
+MOST_NOTED = 5  # samples in the log
 _OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
 
 
@@ -72,8 +75,13 @@ class Run:
     def rules(self) -> Rules:
         """What decides which ORFs the input gives; counts the records where that matters."""
         choice = self.settings.model
-        is_sampled = sampler(self.sources, choice.sample_n)
+        is_sampled = sampler(self.sources, choice.sample_n, self.mates)
         return Rules(self.model.chunk_nt, self.model.orf_policy, choice.min_length, is_sampled)
+
+    @property
+    def mates(self) -> int:
+        """Records in a row that are one fragment."""
+        return 2 if self.settings.inputs.paired or self.settings.inputs.interleaved else 1
 
     def claim(self, *files: Path) -> None:
         """Write down that these files are ours, before they are made.
@@ -146,8 +154,6 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
     """
     model = resolve_model(choice.model_type, choice.model_path, choice.home)
     logger.info("Model: %s (%s), hash %s", model.name, choice.model_type, model.digest[:12])
-    if choice.model_type == "mini":
-        logger.info("  the published models: virnucpro models fetch 500, then -m 500")
     if choice.chunk_nt is not None:
         model = replace(model, chunk_nt=choice.chunk_nt)
     if choice.orf_policy is not None and choice.orf_policy != model.orf_policy.name:
@@ -177,7 +183,9 @@ def prepare(
     spooled = spool(input_files, paths.checkpoints)
     described = describe_inputs(input_files, spooled)
     digests = [str(entry["sha256"]) for entry in described]
-    sources = plan_sources(input_files, spooled, asked.paired, asked.reference, digests)
+    sources = plan_sources(
+        input_files, spooled, asked.paired, asked.reference, digests, asked.interleaved
+    )
     try:
         _check_same_inputs(ledger, output_dir, described, sources)
     except VirNucProError:
@@ -200,6 +208,7 @@ def prepare(
         "packing": compute.packing,
         "v1_attention": compute.v1_attention,
         "paired": asked.paired,
+        "interleaved": asked.interleaved,
     }
     kind = compute.devices[0].split(":")[0]  # their scores differ in the last digits
     per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
@@ -253,10 +262,12 @@ def _check_same_inputs(
                 raise InputError(error.path, kept, error.line) from error
         places = [[one["place"] for one in each] for each in (inputs, described)]
         if None in places[1] or places[0] != places[1]:
-            before, now = (clipped(", ".join(names), 1_000) for names in (old, new))
+            names = [", ".join(map(shown_name, each)) for each in (old, new)]
+            before, now = (clipped(each, 1_000) for each in names)
+            held = f"{now} with other content" if old == new else f"{before}, not of {now}"
             raise UsageError(
-                f"{output_dir} holds a run of {before}, not of {now}; "
-                "choose another --output-dir, or --force to start over"
+                f"{output_dir} holds a run of {held}; choose another --output-dir, "
+                "or --force to start over"
             )
     ledger.discard(INPUTS)
     ledger.commit(INPUTS, "", facts={"inputs": described})
@@ -276,6 +287,18 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
         "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
         "sample_summary": [], "stages": {}, "outputs": {},
     }  # fmt: skip
+
+
+def advice(command: Sequence[str]) -> str:
+    """How to call a finished run again with few false ones, given the words that started it.
+
+    >>> advice(["/usr/bin/virnucpro", "predict", "gut 1.fa", "--force"])
+    "virnucpro predict 'gut 1.fa' --resume --max-fdr 0.05"
+    """
+    words = [word for word in command[1:] if word not in ("--force", "-f", "--resume")]
+    if "predict" not in words:  # from Python
+        return "predict(..., resume=True, max_fdr=0.05)"
+    return shlex.join(["virnucpro", *words, "--resume", "--max-fdr", "0.05"])
 
 
 def record_failures(
@@ -310,15 +333,24 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         f"{tables.get(f'call:{name}', 0):,} {name}" for name in ("virus", "non-virus", "uncertain")
     )
     rated = [
-        (sample["virus"], sample["fdr"])
+        (sample["virus"], sample["expected_false"])
         for sample in data.get("sample_summary", [])
-        if sample.get("virus") and sample.get("fdr") is not None
+        if sample.get("virus") and sample.get("expected_false") is not None
     ]
     false = ""
     if viral := sum(count for count, _ in rated):
         share = sum(count * fdr for count, fdr in rated) / viral
         false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
     lines = [f"{tables.get('records', 0):,} records: {calls}{false}"]
+    if hosts := tables.get("with_regions"):
+        where = output_dir / "regions.tsv"
+        lines.append(f"With a viral region, though not called viral: {hosts:,} (see {where})")
+    noted = [sample for sample in data.get("sample_summary", []) if sample.get("note")]
+    lines += [f"{sample['sample']}: {sample['note']}" for sample in noted[:MOST_NOTED]]
+    if len(noted) > MOST_NOTED:
+        lines.append(f"and {len(noted) - MOST_NOTED:,} samples more, see run.json")
+    if noted and data.get("advice"):
+        lines.append(f"To take back what is not sure: {data['advice']}")
     silent = {
         name.removeprefix("status:"): count
         for name, count in scoring.items()
@@ -326,7 +358,7 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     }
     if silent:
         reasons = ", ".join(f"{count:,} {status}" for status, count in silent.items())
-        lines.append(f"Without a call: {sum(silent.values()):,} ({reasons})")
+        lines.append(f"Not scored: {sum(silent.values()):,} ({reasons})")
     if data.get("status") == "partial":
         lines.append(f"Incomplete: see {output_dir / 'failed_files.txt'}; --resume tries again")
     found = [output_dir / name for name in ("report.html", "calls.tsv")]

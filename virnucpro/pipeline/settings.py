@@ -100,6 +100,7 @@ class Inputs:
     """How input files are read."""
 
     paired: bool = False  # two consecutive files are files of mates
+    interleaved: bool = False  # two consecutive records are mates
     reference: Path | None = None  # FASTA that CRAM files were packed against
 
 
@@ -110,7 +111,7 @@ class Calling:
     preset: PresetName | None = None  # None leaves the call to the model
     min_score: float | None = None  # least p_virus of a virus
     max_fdr: float | None = None  # greatest fdr of a virus
-    gzip_fasta: bool = False  # viral.fasta.gz in place of viral.fasta
+    gzip_fasta: bool = False  # viral.fasta.gz and regions.fasta.gz in place of plain ones
 
     @property
     def thresholds(self) -> Thresholds:

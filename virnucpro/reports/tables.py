@@ -14,15 +14,16 @@ from typing import Any, TypeVar
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
+from virnucpro.scores.thresholds import VIRUS
 
 T = TypeVar("T")
 
-SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1}
+SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1, "regions.fasta": 1}
 
 CALL_COLUMNS = (
     "id", "length", "chunks", "orfs", "status", "p_virus", "call", "model", "sample",
     "chunks_scored", "share_scored", "supporting", "opposing", "fdr", "class_hint",
-    "kind", "kind_score", "family", "topology",
+    "p_record", "p_sample", "kind", "kind_score", "family", "topology",
 )  # fmt: skip
 CHUNK_COLUMNS = (
     "id", "chunk", "start", "end", "strand", "frame", "orf_start", "orf_end", "p_virus", "sample",
@@ -31,7 +32,7 @@ REGION_COLUMNS = (
     "id", "region", "start", "end", "length", "share_of_contig", "supporting", "opposing",
     "mean_p_virus", "log_odds", "call", "sample",
 )  # fmt: skip
-CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id")
+CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id", "host")
 
 
 class _Row:
@@ -50,6 +51,10 @@ class _Row:
         """The fields in the order of the table's columns; what is absent is None or empty."""
         raise NotImplementedError
 
+    def fields(self) -> list[str]:
+        """The row as text, column by column."""
+        return [*map(_text, self.values())]
+
     def line(self) -> str:
         """The row as text."""
         return "\t".join(map(_text, self.values())) + "\n"
@@ -64,8 +69,10 @@ class CallRow(_Row):
     chunks: int  # chunks it was cut into
     orfs: int  # ORFs found in them
     status: Status  # whether it was scored, and if not why
-    p_virus: float | None  # probability of being viral; None where nothing was scored
-    call: str | None  # `virus`, `non-virus` or `uncertain`; None where nothing was scored
+    # Probability of being viral, and `virus`, `non-virus` or `uncertain`: of a pair, where the
+    # record is a mate. None where nothing was scored.
+    p_virus: float | None
+    call: str | None
     model: str  # its name
     sample: str = ""  # name of the input it came from
     chunks_scored: int = 0
@@ -78,6 +85,8 @@ class CallRow(_Row):
     kind_score: float | None = None  # share of that kind among all kinds; None without one
     family: str = ""  # where the model is certain
     topology: str = ""  # `circular` where it ends as it begins, else `linear`; empty if not scored
+    p_record: float | None = None  # p_virus of this record alone; None where it has no score
+    p_sample: float | None = None  # p_virus at the share of viruses of its sample
 
     @property
     def share_scored(self) -> float | None:
@@ -89,8 +98,8 @@ class CallRow(_Row):
         return (
             self.seq_id, self.length, self.chunks, self.orfs, str(self.status), self.p_virus,
             self.call, self.model, self.sample, self.chunks_scored, self.share_scored,
-            self.supporting, self.opposing, self.fdr, self.class_hint, self.class_hint,
-            self.kind_score, self.family, self.topology,
+            self.supporting, self.opposing, self.fdr, self.class_hint, self.p_record,
+            self.p_sample, self.class_hint, self.kind_score, self.family, self.topology,
         )  # fmt: skip
 
 
@@ -137,6 +146,11 @@ class RegionRow(_Row):
     call: str  # of the contig as a whole
     sample: str
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether this is a part of a contig that is not called viral, as a provirus is."""
+        return self.call != VIRUS and self.end - self.start < self.contig_length
+
     def values(self) -> tuple[Any, ...]:
         """The fields in the order of `REGION_COLUMNS`."""
         length = self.end - self.start
@@ -153,40 +167,36 @@ def header(columns: Iterable[str]) -> str:
 
 def read_call_rows(path: Path) -> Iterator[CallRow]:
     """Stream a calls.tsv of this version; other columns, or a bad row, are an `InputError`."""
-    return _rows(path, CALL_COLUMNS, _call_row)
+    return _rows(path, CALL_COLUMNS, call_row)
 
 
 def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
     """Stream a chunks.tsv of this version; other columns, or a bad row, are an `InputError`."""
+    return _rows(path, CHUNK_COLUMNS, chunk_row)
 
-    def row(fields: list[str]) -> ChunkRow:
-        seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus, sample = fields
-        return ChunkRow(
-            seq_id, int(number), int(start), int(end), frame,
-            int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
-            _number(p_virus), sample,
+
+def read_region_rows(path: Path) -> Iterator[RegionRow]:
+    """Stream a regions.tsv of this version; other columns, or a bad row, are an `InputError`.
+
+    The length of a contig is as exact as the table's shares, six digits.
+    """
+
+    def row(fields: list[str]) -> RegionRow:
+        seq_id, number, start, end, length, share, supporting, opposing, *odds, call, sample = (
+            fields
+        )
+        mean_p, log_odds = (_number(text) or 0.0 for text in odds)
+        return RegionRow(
+            seq_id, int(number), int(start), int(end), round(int(length) / float(share)),
+            int(supporting), int(opposing), mean_p, log_odds, call, sample,
         )  # fmt: skip
-
-    return _rows(path, CHUNK_COLUMNS, row)
-
-
-def read_region_rows(path: Path) -> Iterator[tuple[tuple[str, str], int, int]]:
-    """Stream the contig's sample and id, start and end (nt) of each row of a regions.tsv."""
-
-    def row(fields: list[str]) -> tuple[tuple[str, str], int, int]:
-        return (fields[-1], fields[0]), int(fields[2]), int(fields[3])
 
     return _rows(path, REGION_COLUMNS, row)
 
 
-def contig_line(row: CallRow, joint_id: str) -> str:
-    """A row of the internal table of contigs: a call, and the id among all samples."""
-    return f"{row.line()[:-1]}\t{joint_id}\n"
-
-
-def read_contig_rows(path: Path) -> Iterator[tuple[CallRow, str]]:
-    """Stream the internal table of contigs: calls, each with its id among all samples."""
-    return _rows(path, CONTIG_COLUMNS, lambda fields: (_call_row(fields[:-1]), fields[-1]))
+def contig_line(row: CallRow, joint_id: str, host: int = -1) -> str:
+    """A row of the internal table of contigs: a call, its id among all samples, and its host."""
+    return f"{row.line()[:-1]}\t{joint_id}\t{host}\n"
 
 
 def rounded(value: float) -> float:
@@ -194,17 +204,40 @@ def rounded(value: float) -> float:
     return float(_text(value))
 
 
-def _call_row(fields: list[str]) -> CallRow:
+def call_row(fields: list[str]) -> CallRow:
+    """A row of calls.tsv from its text; a `ValueError` says what is wrong with it."""
     (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
-     supporting, opposing, fdr, class_hint, _, kind_score, family, topology) = fields  # fmt: skip
+     supporting, opposing, fdr, class_hint, p_record, p_sample, _, kind_score, family,
+     topology) = fields  # fmt: skip
     return CallRow(
         seq_id, int(length), int(chunks), int(orfs), Status(status), _number(p_virus),
         call or None, model, sample, int(scored), int(supporting), int(opposing),
-        _number(fdr), class_hint, _number(kind_score), family, topology,
+        _number(fdr), class_hint, _number(kind_score), family, topology, _number(p_record),
+        _number(p_sample),
+    )  # fmt: skip
+
+
+def chunk_row(fields: list[str]) -> ChunkRow:
+    """A row of chunks.tsv from its text; a `ValueError` says what is wrong with it."""
+    seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus, sample = fields
+    return ChunkRow(
+        seq_id, int(number), int(start), int(end), frame,
+        int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
+        _number(p_virus), sample,
     )  # fmt: skip
 
 
 def _rows(path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T]) -> Iterator[T]:
+    for number, fields in enumerate(read_fields(path, columns), start=2):
+        try:
+            row = make(fields)
+        except ValueError as error:
+            raise InputError(path, f"record '{fields[0]}': {error}", number) from error
+        yield row
+
+
+def read_fields(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
+    """Stream the rows of a table as text; other columns, or too few, are an `InputError`."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             if file.readline() != header(columns):
@@ -214,11 +247,7 @@ def _rows(path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T]) 
                 if len(fields) != len(columns):
                     problem = f"{len(fields)} fields where the header has {len(columns)}"
                     raise InputError(path, problem, number)
-                try:
-                    row = make(fields)
-                except ValueError as error:
-                    raise InputError(path, f"record '{fields[0]}': {error}", number) from error
-                yield row
+                yield fields
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from error
 

@@ -13,7 +13,7 @@ be the mean and 1 the sum. A length counts letters that are known: N is no evide
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from virnucpro.core.errors import ModelError
 from virnucpro.core.files import write_json
 from virnucpro.core.text import clipped
 from virnucpro.models.manifest import read_json
+from virnucpro.scores.composition import Mix
 
 FORMAT = 1
 VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
@@ -46,6 +47,7 @@ class Calibration:
     slope: tuple[float, ...] = (1.0,)
     intercept: tuple[float, ...] = (0.0,)
     gain: float = 0.0  # how fast evidence grows with the number of chunks, 0 to 1
+    pair_gain: float = 0.0  # the same for the mates of a pair, which lie further apart
     # contig lengths at which the limits were chosen, rising
     limit_lengths_nt: tuple[float, ...] = (500.0,)
     virus_above: tuple[float, ...] = (0.5,)  # least p_virus of the call `virus`
@@ -55,6 +57,7 @@ class Calibration:
     retro_above: float = 0.0
     kind_above: float = 2.0  # least share of a kind of virus that is reported; above 1 for none
     family_above: float = 2.0  # likewise, least probability of a family
+    mix: Mix = field(default_factory=Mix)  # what scores are like in each class of sequences
 
     @classmethod
     def load(cls, path: Path | None) -> Calibration:
@@ -70,10 +73,11 @@ class Calibration:
             if value.pop("format", None) != FORMAT:
                 raise ValueError(f"not format {FORMAT}")
             value.pop("fitted_on", None)
+            mix = Mix.of(value.pop("mix", {}))
             given: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
             }
-            known = cls(**given)
+            known = cls(**given, mix=mix)
             known._check()
         except (ValueError, TypeError) as error:
             raise ModelError(f"{path}: not a calibration ({clipped(error)})") from error
@@ -86,8 +90,9 @@ class Calibration:
     def _check(self) -> None:
         lists = (self.lengths_nt, self.slope, self.intercept, self.limit_lengths_nt,
                  self.virus_above)  # fmt: skip
+        gains = (self.gain, self.pair_gain)
         limits = (self.null_above, self.retro_above, self.kind_above, self.family_above)
-        numbers = [*(n for one in lists for n in one), self.gain, self.other_below, *limits]
+        numbers = [*(n for one in lists for n in one), *gains, self.other_below, *limits]
         if any(type(n) not in (int, float) or not abs(n) <= _LARGEST for n in numbers):
             raise ValueError(f"its parameters are lists of numbers, and numbers, up to {_LARGEST}")
         if not len(self.lengths_nt) == len(self.slope) == len(self.intercept):
@@ -99,7 +104,7 @@ class Calibration:
                 raise ValueError(f"1 to {_MOST_LENGTHS} lengths, each over 0")
             if any(a >= b for a, b in itertools.pairwise(lengths)):
                 raise ValueError("lengths must rise")
-        shares = (self.gain, self.other_below, *self.virus_above)
+        shares = (*gains, self.other_below, *self.virus_above)
         if min(self.slope) <= 0 or min(*shares, *limits) < 0 or max(shares) > 1:
             raise ValueError("slopes must be positive, gain and limits of p_virus from 0 to 1")
 
@@ -118,6 +123,7 @@ class Calibration:
         contig_of: NDArray[np.integer],
         contig_nt: NDArray[np.integer],
         hidden_nt: NDArray[np.integer] | None = None,
+        are_pairs: bool = False,
     ) -> tuple[Floats, NDArray[np.str_]]:
         """Probability, NaN for a contig without chunks, and call of each contig: (contigs,) each.
 
@@ -128,6 +134,7 @@ class Calibration:
             contig_of: index of each chunk's contig, shape (chunks,).
             contig_nt: known letters of each contig, shape (contigs,); its chunks may overlap.
             hidden_nt: its other letters, shape (contigs,); None means there are none.
+            are_pairs: a contig stands for the mates of a pair, a chunk for a part of a mate.
         """
         count = len(contig_nt)
         weight = np.maximum(lengths_nt, 1).astype(np.float64)
@@ -136,7 +143,7 @@ class Calibration:
         np.maximum.at(longest, contig_of, weight)
         safe, clear = np.maximum(total, 1.0), np.maximum(contig_nt, 1.0)
         mean = np.bincount(contig_of, weight * self.log_odds(scores, lengths_nt), count) / safe
-        growth = np.maximum(clear / longest, 1.0) ** self.gain
+        growth = np.maximum(clear / longest, 1.0) ** (self.pair_gain if are_pairs else self.gain)
         p = np.where(total > 0, logistic(mean * growth), np.nan)
         null = np.bincount(contig_of, weight * _null(scores), minlength=count) / safe
         limit = np.interp(np.log(clear), np.log(self.limit_lengths_nt), self.virus_above)

@@ -7,6 +7,7 @@ import re
 import string
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,19 +50,39 @@ def read_alignments(
     """The reads of a BAM, CRAM or SAM file, mapped or not, in file order. Streams.
 
     Each read comes once, as it left the sequencer: secondary and supplementary alignments are
-    passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`.
-
-    A reference is looked for in files only, never on the network.
-
-    Args:
-        path: the file; no index is needed.
-        log: of the run, whose owner lets it warn; None warns here.
-        reference: FASTA that a CRAM file was packed against, where it needs one.
+    passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`. The
+    `reference` of a CRAM file is looked for in files only, never on the network.
 
     Raises:
         InputError: no pysam, broken or changed alignments, no letter in a sequence, no reference.
     """
     of_run, log = log, ReadLog() if log is None else log
+    sample, digest = sample_name(path), ""
+    with open_alignments(path, reference) as file:
+        digest = sha256_file(path)
+        for read in primary_reads(file):
+            yield _record(path, read, sample, log)
+        log.digests[str(path)] = sha256_file(path)
+    if log.digests[str(path)] != digest:
+        raise InputError(path, "changed while it was read; run again when it is whole")
+    if of_run is None:
+        log.warn()
+
+
+def primary_reads(file: Any) -> Iterator[Any]:
+    """Each read of an open file once, as pysam gives it."""
+    reads = file.fetch(until_eof=True)
+    return (read for read in reads if not (read.is_secondary or read.is_supplementary))
+
+
+@contextmanager
+def open_alignments(path: Path, reference: Path | None = None) -> Iterator[Any]:
+    """A file open in pysam; what goes wrong there is an InputError.
+
+    Args:
+        path: the file; no index is needed.
+        reference: as for `read_alignments`.
+    """
     try:
         import pysam
     except ImportError as error:
@@ -71,28 +92,19 @@ def read_alignments(
         raise InputError(reference, "is no file; give the FASTA that the CRAM was packed against")
     # htslib reads it as it opens a file, and asks a public server where it is empty
     os.environ["REF_PATH"] = _ADDRESS.sub("", os.environ.get("REF_PATH", "")) or os.devnull
-    sample, kind = sample_name(path), alignment_format(path)
-    if kind == "SAM":
+    if (kind := alignment_format(path)) == "SAM":
         _check_letters(path)
     verbosity = pysam.set_verbosity(0)  # what htslib would print comes as an exception too
     try:
-        digest = sha256_file(path)
         with pysam.AlignmentFile(
             str(path), check_sq=False, reference_filename=str(reference) if reference else None
         ) as file:
-            for read in file.fetch(until_eof=True):
-                if not (read.is_secondary or read.is_supplementary):
-                    yield _record(path, read, sample, log)
-        log.digests[str(path)] = sha256_file(path)
+            yield file
     except (OSError, ValueError, NotImplementedError) as error:  # the last: gzip but not BGZF
         hint = " (a CRAM may need --reference)" if kind == "CRAM" else ""
         raise InputError(path, f"broken or truncated alignments: {clipped(error)}{hint}") from error
     finally:
         pysam.set_verbosity(verbosity)
-    if log.digests[str(path)] != digest:
-        raise InputError(path, "changed while it was read; run again when it is whole")
-    if of_run is None:
-        log.warn()
 
 
 def _record(path: Path, read: Any, sample: str, log: ReadLog) -> Record:

@@ -7,7 +7,7 @@ each id seen.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePath
 
@@ -71,26 +71,29 @@ def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
         yield Record(seq_id, entry.header, entry.sequence, sample, entry.gaps)
 
 
-def pairs_of(
-    first_path: Path | str, second_path: Path | str, log: ReadLog
-) -> Iterator[tuple[Record, Record]]:
-    """The mates of one pair of files, in order, as `{id}/1` and `{id}/2`; warnings wait in the log.
+def pairs_of(paths: Sequence[Path | str], log: ReadLog) -> Iterator[tuple[Record, Record]]:
+    """The mates of two files, or of one that holds them in turn, as `{id}/1` and `{id}/2`.
+
+    In order; warnings wait in the log.
 
     Mates have the same first word in their headers, or one that differs in its ending only:
     `/1` and `/2`, `.1` and `.2`, `_1` and `_2`. A second pair with an id becomes `{id}__2/1` and
     `{id}__2/2`. The sample is the first file's.
     """
-    sample = sample_name(first_path)
-    both = zip_longest(_entries(first_path, log), _entries(second_path, log))
+    sample = sample_name(paths[0])
+    entries = [_entries(path, log) for path in paths]
+    both = zip_longest(entries[0], entries[-1])
     for number, (first, second) in enumerate(both, start=1):
         if first is None or second is None:
-            short = first_path if first is None else second_path
+            if len(paths) == 1:
+                raise InputError(paths[0], f"holds {2 * number - 1} records: the last has no mate")
+            short = paths[0] if first is None else paths[1]
             raise InputError(short, f"ends after {number - 1} records, its mate file does not")
         name = _mates_name(first, second, log)
         if name is None:
             names = [shown(as_utf8(entry.header)) for entry in (second, first)]
             problem = f"record {number}: {names[0]} is no mate of {names[1]}"
-            raise InputError(second_path, problem, second.line)
+            raise InputError(paths[-1], problem, second.line)
         seq_id = log.unique(name, _MATE_ENDINGS)
         yield (
             Record(f"{seq_id}/1", first.header, first.sequence, sample, first.gaps),
@@ -109,7 +112,7 @@ def first_word(header: str) -> str:
 
 
 def _entries(path: Path | str, log: ReadLog) -> Iterator[Entry]:
-    with open_unpacked(path) as unpacked:
+    with open_unpacked(path, log.count_bytes) as unpacked:
         yield from read_entries(TextStream(unpacked), log)
         log.digests[str(path)] = unpacked.finish()
         if unpacked.is_cut_short:

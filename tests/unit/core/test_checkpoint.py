@@ -1,7 +1,5 @@
 """The ledger answers yes only for the same key and whole files, and a commit creates or nothing."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -73,11 +71,12 @@ def test_of_many_commits_at_once_one_is_kept_whole(ledger):
 
 
 @pytest.mark.parametrize("place", [0, 70, 200, -1])
-def test_a_changed_byte_of_an_entry_is_damage(ledger, output, place):
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_an_entry_changed_or_cut_is_damage(ledger, output, place, is_cut):
     content = bytearray(entry_of(ledger).read_bytes())
     content[place] ^= 1
-    entry_of(ledger).write_bytes(content)
-    with pytest.raises(DamagedError, match="force-resume"):
+    entry_of(ledger).write_bytes(content[:place] if is_cut else content)
+    with pytest.raises(DamagedError, match=r"entry: fails its checksum; .*force-resume"):
         ledger.read("tables", "key")
     assert Ledger(ledger.root, ledger.folder, repair=True).read("tables", "key") is None
 

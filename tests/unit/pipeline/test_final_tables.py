@@ -10,7 +10,7 @@ import pytest
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
-from virnucpro.pipeline.final_tables import table_paths, write_final_tables
+from virnucpro.pipeline.final_tables import write_final_tables
 from virnucpro.pipeline.inputs import plan_sources
 from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.pipeline.settings import Calling
@@ -26,7 +26,7 @@ from virnucpro.reports.tables import (
 from virnucpro.sequences.fasta_files import read_fasta
 
 
-def make_run(tmp_path, samples, calling=None):
+def make_run(tmp_path, samples, calling=None, mates=1):
     """`samples`: {stem: [(id, [p of each chunk, or None])]}; chunks are 500 nt side by side."""
     out = tmp_path / "out"
     (out / ".checkpoints").mkdir(parents=True)
@@ -46,6 +46,8 @@ def make_run(tmp_path, samples, calling=None):
         sources=plan_sources(inputs, {}, paired=False),
         paths=paths,
         settings=SimpleNamespace(calling=calling or Calling()),
+        mates=mates,
+        model=SimpleNamespace(calibration=None),
         ledger=Ledger(out, paths.ledger),
     )
 
@@ -72,22 +74,34 @@ def lines(path):
     return [line.split("\t") for line in path.read_text().splitlines()[1:]]
 
 
-def test_a_provirus_in_a_host_contig_has_its_interval(tmp_path):
+def test_a_provirus_in_a_host_contig_is_counted_with_its_interval_and_sequence(tmp_path):
     host = [0.02] * 30 + [0.95, 0.97, None, 0.3, 0.96, 0.99] + [0.02] * 30
-    run = make_run(tmp_path, {"x": [("host", host), ("phage", [0.9]), ("dark", [None, None])]})
-    counts, _ = write_final_tables(run)
+    contigs = [("host", host), ("phage", [0.99]), ("dark", [None, None]), ("read", [0.96])]
+    run = make_run(tmp_path, {"x": contigs}, Calling(min_score=0.98))
+    fasta = tmp_path / "x.fa"
+    letters = "".join("ACGT"[i % 7 % 4] for i in range(33_000))
+    fasta.write_text(fasta.read_text().replace("ACGTA" * 6_600, letters))
+    counts, (sample,) = write_final_tables(run)
     out = run.paths.output_dir
     found = [(row[0], int(row[2]), int(row[3]), row[10]) for row in lines(out / "regions.tsv")]
-    assert found == [("host", 15_000, 18_000, "non-virus"), ("phage", 0, 500, "virus")]
+    assert found == [
+        ("host", 15_000, 18_000, "non-virus"), ("phage", 0, 500, "virus"),
+        ("read", 0, 500, "uncertain"),
+    ]  # fmt: skip
     assert counts == {
-        "records": 3, "regions": 2, "call:virus": 1, "call:non-virus": 1,
+        "records": 4, "regions": 3, "with_regions": 1, "call:virus": 1, "call:non-virus": 1,
+        "call:uncertain": 1,
     }  # fmt: skip
+    assert sample["with_regions"] == 1
+    assert list(read_fasta(out / "regions.fasta")) == [
+        ("host|viral_region_1 15001-18000/33000", letters[15_000:18_000])
+    ]
     assert [name for name, _ in read_fasta(out / "viral.fasta")] == ["phage"]
-    assert len(lines(out / "calls.tsv")) == 3
+    assert len(lines(out / "calls.tsv")) == 4
     viral_chunks = (out / "viral_chunks.bed").read_text().splitlines()
     assert [line.split("\t")[:3] for line in viral_chunks] == [
         ["host", "15000", "15500"], ["host", "15500", "16000"], ["host", "17000", "17500"],
-        ["host", "17500", "18000"], ["phage", "0", "500"],
+        ["host", "17500", "18000"], ["phage", "0", "500"], ["read", "0", "500"],
     ]  # fmt: skip
 
 
@@ -99,19 +113,9 @@ def test_rates_belong_to_the_sample(tmp_path):
     _, (first, second) = write_final_tables(run)
     rates = {row.seq_id: row.fdr for row in read_call_rows(run.paths.calls)}
     assert rates["a"] < 0.05 < 0.3 < rates["b"]
-    assert first["viral_share"] > 0.9
-    assert second["viral_share"] < 0.05
-    assert (first["virus"], second["virus"], second["fdr"]) == (201, 1, rates["b"])
-
-
-def test_every_promised_file_is_written_for_every_sample(tmp_path):
-    run = make_run(tmp_path, {"a": [("x", [0.9])], "b": [], "c": [("y", [0.1]), ("z", [])]})
-    counts, summaries = write_final_tables(run)
-    assert all(path.is_file() for path in table_paths(run))
-    assert len(table_paths(run)) == 4 * 6
-    assert [entry["records"] for entry in summaries] == [1, 0, 2]
-    assert counts["records"] == 3
-    assert [entry["viral_share"] is None for entry in summaries] == [False, True, False]
+    assert first["prevalence"] > 0.9
+    assert second["prevalence"] < 0.05
+    assert (first["virus"], second["virus"], second["expected_false"]) == (201, 1, rates["b"])
 
 
 def test_the_other_form_of_the_fasta_goes_only_if_it_is_ours(tmp_path):

@@ -1,4 +1,4 @@
-from virnucpro.pipeline.run import summary_lines
+from virnucpro.pipeline.run import advice, summary_lines
 
 DATA = {
     "status": "done",
@@ -8,9 +8,9 @@ DATA = {
         "tables": {"records": 30, "call:virus": 12, "call:non-virus": 13, "call:uncertain": 1},
     },
     "sample_summary": [
-        {"sample": "a", "virus": 10, "fdr": 0.01},
-        {"sample": "b", "virus": 2, "fdr": 0.07},
-        {"sample": "c", "virus": 0, "fdr": None},
+        {"sample": "a", "virus": 10, "expected_false": 0.01},
+        {"sample": "b", "virus": 2, "expected_false": 0.07},
+        {"sample": "c", "virus": 0, "expected_false": None},
     ],
 }
 
@@ -20,15 +20,24 @@ def test_the_answer_the_silent_records_and_what_to_open(tmp_path):
     assert summary_lines(tmp_path, DATA) == [
         "30 records: 12 virus, 13 non-virus, 1 uncertain; "
         "about 2.0% of the viral ones expected to be false",
-        "Without a call: 4 (1 too_short, 3 no_orf)",
+        "Not scored: 4 (1 too_short, 3 no_orf)",
         f"Done in 0:01:15: {tmp_path / 'calls.tsv'}",
+    ]
+
+
+def test_samples_that_hold_false_ones_are_named_with_what_helps(tmp_path):
+    note = "compatible with no virus at all"
+    noted = [{"sample": f"s{i}", "virus": 0, "note": note if i else ""} for i in range(9)]
+    command = advice(["x/virnucpro", "-v", "predict", "a.fa", "--resume", "-o", "out dir"])
+    lines = summary_lines(tmp_path, DATA | {"sample_summary": noted, "advice": command})
+    assert lines[1:-2] == [
+        *(f"s{i}: {note}" for i in range(1, 6)),
+        "and 3 samples more, see run.json",
+        "To take back what is not sure: "
+        "virnucpro -v predict a.fa -o 'out dir' --resume --max-fdr 0.05",
     ]
 
 
 def test_an_incomplete_run_names_the_reasons(tmp_path):
     lines = summary_lines(tmp_path, DATA | {"status": "partial"})
     assert any("failed_files.txt" in line and "--resume" in line for line in lines)
-
-
-def test_a_run_without_records_has_lines_too(tmp_path):
-    assert summary_lines(tmp_path, {"stages": {}})[0].startswith("0 records: 0 virus")

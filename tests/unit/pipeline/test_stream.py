@@ -129,15 +129,6 @@ def test_finished_units_are_not_computed_again(events, units, store):
     assert again.computed == []
 
 
-def test_what_was_done_before_a_stop_stays_done(events, units, store):
-    found = scored_shards(events(), store, Toy(), None)
-    first, _ = next(found)
-    found.close()
-    again = Toy()
-    expect_true_scores(scored_shards(events(), store, again, None))
-    assert not set(again.computed) & {number for number, _ in first.units}
-
-
 @pytest.mark.parametrize("poison", [{0}, {3, 4}, {11}])
 def test_a_unit_that_is_given_up_has_no_scores_and_is_not_done(events, units, store, poison):
     reasons = {}
@@ -164,11 +155,6 @@ def test_a_late_commit_of_the_same_unit_changes_nothing(events, units, store):
         kept = store.read(unit.number, len(unit))
         first = 0.25 if unit in others else scores_of((unit.dna, unit.protein))
         np.testing.assert_array_equal(kept, np.broadcast_to(first, kept.shape))
-
-
-def test_scores_under_another_key_are_nobodys(units, store, tmp_path):
-    store.commit(0, scores_of((units[0].dna, units[0].protein)))
-    assert ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "other").read(0, 6) is None
 
 
 @pytest.mark.parametrize("payload", [b"", b"12345", bytes(12), bytes(12 * 7)])

@@ -1,7 +1,5 @@
 """The reader: what it gives for sound and for odd input."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io
@@ -163,7 +161,7 @@ def test_reading_streams(put):
 )
 def test_mates_are_no_duplicates(put, first, second, ids):
     log = ReadLog()
-    pairs = list(pairs_of(put(first, "r_1.fq"), put(second, "r_2.fq"), log))
+    pairs = list(pairs_of([put(first, "r_1.fq"), put(second, "r_2.fq")], log))
     assert [record.seq_id for pair in pairs for record in pair] == ids
     assert all(one.sequence == "A" and two.sequence == "C" for one, two in pairs)
     assert log.records == len(ids)
@@ -182,7 +180,7 @@ def test_mates_are_no_duplicates(put, first, second, ids):
 )
 def test_files_that_do_not_pair_are_refused(put, first, second, message):
     with pytest.raises(InputError, match=message):
-        list(pairs_of(put(first, "1.fq"), put(second, "2.fq"), ReadLog()))
+        list(pairs_of([put(first, "1.fq"), put(second, "2.fq")], ReadLog()))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The reader: what it refuses, with file and line, and that nothing else escapes from it."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import lzma
@@ -161,7 +159,7 @@ hostile = st.binary(max_size=200) | st.lists(pieces, max_size=40).map(b"".join)
 def test_random_bytes_give_records_or_an_input_error(tmp_path_factory, data, packer):
     path = tmp_path_factory.getbasetemp() / "random"
     path.write_bytes(packer(data))
-    for read in (lambda: read_records([path, path]), lambda: pairs_of(path, path, ReadLog())):
+    for read in (lambda: read_records([path, path]), lambda: pairs_of([path, path], ReadLog())):
         try:
             records = list(read())
         except InputError as error:
