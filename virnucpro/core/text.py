@@ -12,8 +12,6 @@ _SHORT.maxstring = _SHORT.maxother = MOST_LETTERS
 def shown(value: object) -> str:
     """A value from outside as messages show it: as Python writes it, in at most 200 letters.
 
-    However deep a value is nested, no more of it than that is looked at.
-
     >>> shown("mini"), len(shown(["x" * 10_000] * 10_000))
     ("'mini'", 200)
     """

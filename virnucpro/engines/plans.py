@@ -115,8 +115,8 @@ def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:
 def pack(lengths: Lengths, budget: int) -> list[Counts]:
     """Fill batches of `budget` tokens, longest sequences first, each where it first fits.
 
-    Indices into `lengths`, longest first in each batch; equal lengths keep their order, so the plan
-    is reproducible. A SequenceTooLongError tells of a sequence over `budget`.
+    Equal lengths keep their order, so the plan is reproducible. A SequenceTooLongError tells of
+    a sequence over `budget`.
 
     >>> [batch.tolist() for batch in pack([5, 3, 2, 1], budget=6)]
     [[0, 3], [1, 2]]

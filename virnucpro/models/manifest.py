@@ -186,12 +186,9 @@ def is_plain_name(name: str) -> bool:
 
 
 def write_manifest(folder: Path, names: Iterable[str], **said: Any) -> Manifest:
-    """Hash the files of a folder, and write its manifest.
+    """Hash the files of a folder, and write its manifest; a ModelError if one is no plain file.
 
     `said` are name, source, revision, licence, and `encoder` or `model`.
-
-    Raises:
-        ModelError: one is no plain file, or `said` is no description.
     """
     files = {}
     for name in sorted(names):
