@@ -8,8 +8,8 @@ from tests.unit.engines.toys import MeanEncoder, expected, make_items, vectors_o
 from virnucpro.core.errors import DeviceError
 from virnucpro.encoders.layouts import RectangleLayout
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.engines.forward import Forward, compiling_pays
 from virnucpro.engines.plans import PackedPlan, PaddedPlan, collate, segments
+from virnucpro.engines.runner import Forward, compiling_pays
 
 
 def fixed_vectors(layout, items):
