@@ -139,10 +139,8 @@ class Manifest:
         """Raise a ModelError unless every file is the one that was installed."""
         for name in self.files:
             if problem := self.problem(name, full=full):
-                raise ModelError(
-                    f"{self.folder / name}: {problem}; `virnucpro models fetch {self.folder.name}` "
-                    "or `virnucpro models import` brings it back"
-                )
+                remedy = f"`virnucpro models fetch {self.folder.name}` or `virnucpro models import`"
+                raise ModelError(f"{self.folder / name}: {problem}; {remedy} brings it back")
 
     def encoder_spec(self) -> EncoderSpec:
         """What the folder of an encoder holds."""
