@@ -41,7 +41,7 @@ class PackedPlan:
         missing = budget - real
         if missing < 0 or missing * 4 > budget:
             return None
-        self._longest = max(self._longest, -(-batch.max_length // LONGEST_STEP) * LONGEST_STEP)
+        self._longest = max(self._longest, -(-batch.longest // LONGEST_STEP) * LONGEST_STEP)
         tail = [*range(real + self._longest, budget, self._longest), budget] if missing else []
         empty = segments(budget) - len(batch) - len(tail)
         if empty < 0:

@@ -75,7 +75,7 @@ class Forward:
         """Vectors of a prepared batch: shape (rows, d), float32, on the device."""
         with torch.inference_mode(), self._on_device(), pinned_kernels():
             moved = ready.to(self.device, non_blocking=True)
-            shapes, longest = getattr(moved, "shapes", ()), getattr(moved, "max_length", 0)
+            shapes, longest = getattr(moved, "shapes", ()), getattr(moved, "longest", 0)
             shape = (*moved.tokens.shape, shapes, longest)
             compiles = self.compiles and fixed
             if compiles and shape not in self._shapes and len(self._shapes) < MOST_SHAPES:
