@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
+from virnucpro.scores.thresholds import VIRUS
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ REGION_COLUMNS = (
     "id", "region", "start", "end", "length", "share_of_contig", "supporting", "opposing",
     "mean_p_virus", "log_odds", "call", "sample",
 )  # fmt: skip
-CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id")
+CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id", "host")
 
 
 class _Row:
@@ -145,6 +146,11 @@ class RegionRow(_Row):
     call: str  # of the contig as a whole
     sample: str
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether this is a part of a contig that is not called viral, as a provirus is."""
+        return self.call != VIRUS and self.end - self.start < self.contig_length
+
     def values(self) -> tuple[Any, ...]:
         """The fields in the order of `REGION_COLUMNS`."""
         length = self.end - self.start
@@ -188,9 +194,9 @@ def read_region_rows(path: Path) -> Iterator[RegionRow]:
     return _rows(path, REGION_COLUMNS, row)
 
 
-def contig_line(row: CallRow, joint_id: str) -> str:
-    """A row of the internal table of contigs: a call, and the id among all samples."""
-    return f"{row.line()[:-1]}\t{joint_id}\n"
+def contig_line(row: CallRow, joint_id: str, host: int = -1) -> str:
+    """A row of the internal table of contigs: a call, its id among all samples, and its host."""
+    return f"{row.line()[:-1]}\t{joint_id}\t{host}\n"
 
 
 def rounded(value: float) -> float:

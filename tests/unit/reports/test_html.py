@@ -161,7 +161,7 @@ def test_a_row_of_numbers_that_are_none_is_named(tmp_path):
 def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tmp_path):
     page = page_of(make_run(tmp_path, records=2_000))
     data, regions = data_of(page), read_region_rows(tmp_path / "regions.tsv")
-    inside = sorted((row for row in regions if row.call != "virus"), key=lambda r: -r.log_odds)
+    inside = sorted((row for row in regions if row.is_inside), key=lambda r: -r.log_odds)
     assert len(inside) > 100
     assert f'<b class="region">{len(inside):,}</b> more hold a' in page
     listed = [(data["rows"]["id"][found["row"]], found["logOdds"]) for found in data["found"]]
