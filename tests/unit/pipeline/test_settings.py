@@ -1,7 +1,5 @@
 """Which devices a run uses, how large its units are, and settings that make no sense."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

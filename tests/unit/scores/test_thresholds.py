@@ -1,7 +1,5 @@
 """What thresholds do to calls; viral stretches inside contigs."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
