@@ -1,7 +1,5 @@
 """Split files through one encoder: every file is done, or recorded with its reason."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 from dataclasses import replace
 
