@@ -2,14 +2,14 @@
 
 import pytest
 from runs_here import dna, facts, predict_with, rows_of, write_fasta
-from tiny_home import write_tiny_classifier
+from tiny_published import write_classifier
 
 
 @pytest.fixture(scope="module")
 def viral(tmp_path_factory):
     """A classifier that calls everything viral."""
-    path = tmp_path_factory.mktemp("samples") / "viral.safetensors"
-    return write_tiny_classifier(path, bias=[-9.0, 9.0])
+    path = tmp_path_factory.mktemp("samples") / "viral.pth"
+    return write_classifier(path, bias=[-4.0, 4.0])
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_vectors_stay_float32_where_a_record_has_none(home, sequences, per, monk
     monkeypatch.setattr("virnucpro.pipeline.input_pass.SHARD_RECORDS", 1)
     found = virnucpro.embed(sequences, model="500", orf_policy="longest", per=per)
     assert found.vectors.dtype == np.float32
-    assert found.vectors.shape == (len(found.seq_ids), 32)
+    assert found.vectors.shape == (len(found.seq_ids), 72)
 
 
 # Settings, training configurations and messages do not grow

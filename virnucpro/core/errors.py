@@ -1,7 +1,5 @@
 """Errors are types with fields; `cli.main` turns each into one message and one exit code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

@@ -1,7 +1,5 @@
 """Logging of one run: readable lines or JSON on standard output, everything in a file."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

@@ -1,7 +1,5 @@
 """What every process that we start does first: leave Ctrl-C to its parent, and end with it."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

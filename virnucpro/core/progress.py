@@ -1,7 +1,5 @@
 """Progress of long work: a bar with rate and ETA on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys

@@ -4,8 +4,6 @@ Kernels are named: `triton` are our own, for packed tokens (Hopper GPUs, 16-bit)
 PyTorch's for them (CUDA, 16-bit), `sdpa` reads rectangles and runs everywhere.
 """
 
-from __future__ import annotations
-
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator

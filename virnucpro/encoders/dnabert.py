@@ -1,7 +1,5 @@
 """DNABERT-S: a BERT with ALiBi, the same in both directions, and a gated feed-forward block."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, cast
 

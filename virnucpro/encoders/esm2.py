@@ -1,7 +1,5 @@
 """ESM-2 in plain PyTorch: protein tokens in, one vector per protein out."""
 
-from __future__ import annotations
-
 from typing import ClassVar, cast
 
 import torch

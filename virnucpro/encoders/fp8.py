@@ -4,8 +4,6 @@ Weights are quantised by row, what a product takes by token. The attention's out
 stays as it is, and so do the layers named in `KEPT`: there float8 costs most and gains least.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import cast
 

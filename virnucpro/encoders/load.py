@@ -1,7 +1,5 @@
 """From a spec to a network ready to run: published names become ours, and nothing is left over."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor

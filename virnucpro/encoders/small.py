@@ -5,8 +5,6 @@ past the end of a sequence stay exactly zero, so a vector does not depend on wha
 batch. `small_cpu` has their files, and the same networks in numpy for a CPU.
 """
 
-from __future__ import annotations
-
 import json
 from abc import abstractmethod
 from dataclasses import asdict
@@ -43,9 +41,8 @@ class Stem(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.width))
         self.residue: nn.Parameter | None = None
         if by_residue:
-            self.residue = nn.Parameter(
-                torch.randn(config.taps, RESIDUE_ROWS, config.width) * scale
-            )
+            shared = torch.randn(config.taps, RESIDUE_ROWS, config.width)
+            self.residue = nn.Parameter(shared * scale)
         self.register_buffer("of_codon", torch.from_numpy(RESIDUE_OF_CODON), persistent=False)
         self.of_codon: Tensor
 
@@ -106,11 +103,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Shape (n, Q, width) to the same; `mask` (n, Q, 1) is 1 inside a sequence, else 0."""
         h = self.norm(x).to(x.dtype) * mask
-        h = F.relu(self._convolve(h))
+        h = F.relu(self.up(h[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0])
         return torch.addcmul(x, self.down(h * h).to(x.dtype), mask)
-
-    def _convolve(self, h: Tensor) -> Tensor:
-        return self.up(h[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]  # type: ignore[no-any-return]
 
 
 class Pool(nn.Module):

@@ -3,8 +3,6 @@
 Safetensors, `pytorch_model.bin` and fair-esm `.pt`, whole or sharded; read tensor by tensor.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -85,7 +83,20 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"{weights}: no such weights; fetch the model again")
     config = weights.parent / "config.json"
     checkpoint = Checkpoint(path, read_json(config) if config.is_file() else {})
-    for file in _shards(weights):
+    files = [weights]
+    if weights.suffix == ".json":
+        names = read_json(weights).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise ModelError(f"{weights}: no weight_map from tensors to files")
+        for name in set(names.values()):
+            if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
+                raise ModelError(f"{weights}: shard {name!r:.200} is not a file beside the index")
+            if not (weights.parent / name).is_file():
+                raise ModelError(
+                    f"{weights.parent / name}: shard is missing; fetch the model again"
+                )
+        files = [weights.parent / name for name in sorted(set(names.values()))]
+    for file in files:
         if file.suffix == ".safetensors":
             checkpoint.open_safetensors(file)
         elif file.suffix in _PICKLED:
@@ -108,19 +119,3 @@ def _find_weights(folder: Path) -> Path:
             names = ", ".join(sorted(p.name for p in found))
             raise ModelError(f"{folder}: several weight files ({names:.200}); name one")
     raise ModelError(f"{folder}: no weights here (model.safetensors, pytorch_model.bin, *.pt)")
-
-
-def _shards(weights: Path) -> list[Path]:
-    if weights.suffix != ".json":
-        return [weights]
-    names = read_json(weights).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-        raise ModelError(f"{weights}: no weight_map from tensors to files")
-    files = []
-    for name in sorted(set(names.values())):
-        if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
-            raise ModelError(f"{weights}: shard {name!r:.200} is not a file beside the index")
-        if not (weights.parent / name).is_file():
-            raise ModelError(f"{weights.parent / name}: shard is missing; fetch the model again")
-        files.append(weights.parent / name)
-    return files

@@ -1,7 +1,5 @@
 """Whether faster numbers may be trusted: some of the user's sequences are scored both ways."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,8 +3,6 @@
 One layer is compiled and serves all of its kind, in a tenth of the time of a whole network.
 """
 
-from __future__ import annotations
-
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -65,7 +63,13 @@ class Forward:
         """Vectors of a prepared batch: shape (rows, d), float32, on the device."""
         with torch.inference_mode(), self._on_device(), pinned_kernels():
             moved = ready.to(self.device, non_blocking=True)
-            if self.compiles and fixed and self._admit(moved):
+            shapes, longest = getattr(moved, "shapes", ()), getattr(moved, "max_length", 0)
+            shape = (*moved.tokens.shape, shapes, longest)
+            compiles = self.compiles and fixed
+            if compiles and shape not in self._shapes and len(self._shapes) < MOST_SHAPES:
+                log.info("Compiling for batches of shape %s", shape)
+                self._shapes.add(shape)
+            if compiles and shape in self._shapes:
                 try:
                     return self._compute(moved)
                 except torch.OutOfMemoryError:
@@ -85,14 +89,6 @@ class Forward:
             return self._transformer.encode(ready)
         vectors: Tensor = self.encoder(ready)
         return vectors
-
-    def _admit(self, ready: Prepared) -> bool:
-        fixed = (getattr(ready, "shapes", ()), getattr(ready, "max_length", 0))
-        shape = (*ready.tokens.shape, *fixed)
-        if shape not in self._shapes and len(self._shapes) < MOST_SHAPES:
-            log.info("Compiling for batches of shape %s", shape)
-            self._shapes.add(shape)
-        return shape in self._shapes
 
     def _on_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()

@@ -3,8 +3,6 @@
 Pieces follow from the sequences and the BLAS has one thread: any number of threads, same bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Group token sequences into batches that fit a token budget, and lay them out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

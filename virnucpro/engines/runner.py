@@ -4,8 +4,6 @@ The host never waits for a batch before the next one is queued: copies come from
 memory, results leave on a stream of their own, and a flag with them tells of NaN or Inf.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import time

@@ -1,7 +1,5 @@
 """Classifier files, checked in names, shapes and numbers: pickled modules, safetensors."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ The first fetch resolves a revision; it stays also while a download that broke o
 `.partial`, and what comes later must have the SHA-256 that was recorded then.
 """
 
-from __future__ import annotations
-
 import errno
 import http.client
 import os

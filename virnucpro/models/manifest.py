@@ -15,8 +15,6 @@ An encoder's folder has `encoder` in place of `model`: an entry like `dna` above
 empty where the weights are a folder in a published layout.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """The published models: what they are made of and where they come from; a table only."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

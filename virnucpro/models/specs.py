@@ -1,7 +1,5 @@
 """What a model is made of, without torch: specs travel to light worker processes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass

@@ -10,8 +10,6 @@ A home holds, each with its manifest,
 The bundled model lies in the package.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -168,30 +166,24 @@ def install_local(
     if not source.exists():
         raise ModelError(f"{source}: no such file or directory")
     if name in published.ENCODERS or name in ESM2_SIZES:
-        return _install_encoder(source, name, home, prove)
+        file, names = "", []
+        if source.is_dir():
+            names = published.needed_files(path.name for path in source.iterdir())
+        elif source.suffix == ".pt" and name in ESM2_SIZES:
+            file, names, source = source.name, [source.name], source.parent
+        if not names:
+            raise ModelError(f"{source}: holds no weights of {name} in a published layout")
+        said = describe_encoder(source, name, file)
+        kind, dim = said["encoder"]["kind"], said["encoder"]["dim"]
+        prove(EncoderSpec(kind=kind, name=name, path=source / file, sha256="", dim=dim))
+        said |= {"source": f"local files of {source.name}", "revision": ""}
+        return _install(home / "encoders" / name, names, source, **said)
     if not source.is_dir():
         return install_classifier(source, name, home, source.name)
     prove(load_model(source, home))
     given = read_json(source / MANIFEST)
     said = {key: given[key] for key in ("name", "source", "revision", "licence", "model")}
     return _install(home / name, given["files"], source, **said)
-
-
-def _install_encoder(source: Path, name: str, home: Path, prove: Prove) -> Manifest:
-    file, names = "", []
-    if source.is_dir():
-        names = published.needed_files(path.name for path in source.iterdir())
-    elif source.suffix == ".pt" and name in ESM2_SIZES:
-        file, names, source = source.name, [source.name], source.parent
-    if not names:
-        raise ModelError(f"{source}: holds no weights of {name} in a published layout")
-    said = describe_encoder(source, name, file)
-    kind, dim = said["encoder"]["kind"], said["encoder"]["dim"]
-    prove(EncoderSpec(kind=kind, name=name, path=source / file, sha256="", dim=dim))
-    return _install(
-        home / "encoders" / name, names, source,
-        source=f"local files of {source.name}", revision="", **said,
-    )  # fmt: skip
 
 
 def describe_encoder(folder: Path, name: str, file: str = "") -> dict[str, Any]:

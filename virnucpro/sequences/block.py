@@ -127,10 +127,7 @@ class Block:
         return np.flatnonzero(counts > len(_SEPARATOR))
 
     def gaps(self) -> NDArray[np.int64]:
-        """Places of codons between two others of their frame, all three with ambiguous letters.
-
-        What lies outside of a chunk counts as ambiguous.
-        """
+        """Places of codons between two others of their frame, all three ambiguous or outside."""
         if not self.letters.translate(None, b"ACGT\n"):
             return np.empty(0, dtype=np.int64)
         border = np.frombuffer(self.letters, dtype=np.uint8) == ord("\n")
@@ -162,11 +159,9 @@ class Block:
 
 
 def open_frames(block: Block) -> Runs:
-    """Frames without a stop over the whole chunk.
+    """Frames without a stop over the whole chunk: first base of each, its codons, (n, 6).
 
-    Returns:
-        First base on the strand and length (codons) for each frame, both of shape (n, 6); the
-        length is 0 where the frame has a stop or nothing but `X`.
+    The length is 0 where the frame has a stop or nothing but `X`.
     """
     codons = block.codons()
     forward, reverse = block.stops()
@@ -187,9 +182,6 @@ def longest_runs(block: Block) -> Runs:
     """Of each frame the longest run without a stop and without a gap, leftmost of equals.
 
     A gap is three codons in a row that each hold an ambiguous letter: what it hides may be a stop.
-
-    Returns:
-        As `open_frames`; the length is 0 where the frame has no such run.
     """
     forward, reverse = block.stops()
     if len(gaps := block.gaps()):
@@ -205,10 +197,7 @@ def longest_runs(block: Block) -> Runs:
 def _runs_between_stops(
     origins: NDArray[np.int64], lengths: NDArray[np.int64], stops: NDArray[np.int64]
 ) -> Runs:
-    """The widest gaps between neighbouring stops in the three frames of one strand.
-
-    All positions are bases on the strand of the whole block, ascending. Returns shape (n, 3).
-    """
+    """The widest gaps between neighbouring stops in a strand's three frames: shape (n, 3)."""
     rows = np.searchsorted(origins, stops, side="right") - 1
     frames = (stops - origins[rows]) % 3
     starts = np.empty((len(origins), 3), dtype=np.int64)

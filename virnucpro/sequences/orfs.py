@@ -1,7 +1,5 @@
 """Chunks -> ORFs: six frames of a whole block of chunks at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,9 +59,6 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     its reverse complement give the same ORFs. Under `longest` a run shorter than 5 codons is kept
     only if no frame of the chunk has one that long, so every chunk with 60 unambiguous bases in a
     row gives an ORF.
-
-    Source:
-        VirNucPro units.py (six frames, NCBI table 1, slice of 3 x protein + 1).
 
     >>> orfs = find_orfs(["ATGNNNGCTGCTA"], OrfPolicy("open-frame"))
     >>> FRAMES[orfs.frame[0]], orfs.protein[0], orfs.dna[0]

@@ -1,7 +1,5 @@
 """Find the token budget at which an encoder is fastest on a device, by trying budgets."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

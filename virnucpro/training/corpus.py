@@ -137,16 +137,15 @@ def _label(kind: str, group: str) -> Label:
 
 
 def _group(kind: str, row: dict[str, str]) -> str:
-    source = row.get("source") or "unnamed"
+    source, family = row.get("source") or "unnamed", row.get("family") or ""
     if row.get("group"):
         return row["group"]
     if kind != "virus":
         return row.get("species") or source
-    family = row.get("family") or ""
-    if not family or "(" in family:
-        folder = source.split("/")[-2] if "/" in source else source
-        return f"{family or 'unresolved'} [{folder}]"
-    return family
+    if family and "(" not in family:
+        return family
+    folder = source.split("/")[-2] if "/" in source else source
+    return f"{family or 'unresolved'} [{folder}]"
 
 
 def load_corpus(files: Iterable[tuple[Path, LabelOf]]) -> Corpus:
@@ -222,11 +221,8 @@ def _held_out(corpus: Corpus) -> tuple[Corpus, dict[str, Corpus]]:
         inside.sort(key=lambda i: hashlib.sha256(corpus.groups[i].group.encode()).digest())
         held[inside[: max(1, len(inside) // _HELD_OUT)]] = True
     viral = corpus.targets == VIRUS
-    dev = {
-        "dev_virus": corpus.of_groups(held & viral),
-        "dev_other": corpus.of_groups(held & ~viral),
-    }
-    return corpus.of_groups(~held), dev
+    dev = {"dev_virus": held & viral, "dev_other": held & ~viral}
+    return corpus.of_groups(~held), {name: corpus.of_groups(own) for name, own in dev.items()}
 
 
 def split_by_target(sets: dict[str, Corpus]) -> dict[str, Corpus]:

@@ -1,7 +1,5 @@
 """An evaluation as TSV, as JSON and as one HTML page that needs no network and no script."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Sequence

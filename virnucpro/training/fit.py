@@ -138,9 +138,8 @@ class Fit:
             at for k in range(len(order)) if len(at := torch.where(self.broad_kind_of == k)[0])
         ]
         self.model = MiniModel(recipe, len(self.kinds)).to(self.device)
-        self.sampler = WindowSampler(
-            corpus, group_weights(corpus, recipe), self.device, recipe.noise
-        )
+        weights = group_weights(corpus, recipe)
+        self.sampler = WindowSampler(corpus, weights, self.device, recipe.noise)
         self.teacher = _loaded(start, recipe, self.device) if start else None
         if start and self.teacher:
             self._begin_from(self.teacher, start.groups == tuple(group_names(self.kinds)))

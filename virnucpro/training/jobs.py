@@ -1,7 +1,5 @@
 """What `train` and `evaluate` are to do: a training configuration (YAML), read and checked."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal

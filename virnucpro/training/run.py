@@ -1,7 +1,5 @@
 """From labelled FASTA to a model directory: the steps of `virnucpro train`."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time
@@ -30,6 +28,7 @@ from virnucpro.training.calibrate import fit_calibration, fit_kinds
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
 from virnucpro.training.fit import Fit, FitSettings, MiniModel, group_names, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe
+from virnucpro.training.mix import fit_mix
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
 from virnucpro.training.networks import PublishedMlp, save_mini_classifier
 from virnucpro.training.sampler import oriented
@@ -48,9 +47,8 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
     corpus, dev = corpora.load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
-    drawing = Drawing(
-        lengths=DEV_LENGTHS, count=job.dev_count, null_count=job.dev_count // 4, seed=recipe.seed
-    )
+    count, seed = job.dev_count, recipe.seed
+    drawing = Drawing(lengths=DEV_LENGTHS, count=count, null_count=count // 4, seed=seed)
     made_up = with_nulls(with_insertions(corpus, recipe), recipe)
     start = load_model(job.start, settings.folder) if job.start else None
     fit = Fit(made_up, draws.dev_windows(dev, drawing), recipe, settings, job.virus_kinds, start)
@@ -62,6 +60,7 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
         calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
         if job.virus_kinds:
             calibration = fit_kinds(calibration, score, dev, job, groups)
+        calibration = fit_mix(calibration, score, dev, groups, job.chunk_nt, job.dev_count)
         output.mkdir(parents=True, exist_ok=True)
         calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
         source = f"virnucpro train, recipe {recipe.digest[:16]}, step {step}"
@@ -93,13 +92,12 @@ def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
     start = corpus.starts[record] + (rng.random(len(record)) * room[record]).astype(np.int64)
     windows = corpus.bases[start[:, None] + np.arange(length)]
     bank = draws.null_bank(rng, windows, recipe.null_bank_share, bool(recipe.noise.adapter_share))
-    return corpus.followed_by(
-        Corpus.of(
-            (Label(NULL, "null", kind), f"{kind}{i}", row)
-            for kind, block in bank
-            for i, row in enumerate(block)
-        )
+    nulls = (
+        (Label(NULL, "null", kind), f"{kind}{i}", row)
+        for kind, block in bank
+        for i, row in enumerate(block)
     )
+    return corpus.followed_by(Corpus.of(nulls))
 
 
 def probabilities(

@@ -1,7 +1,5 @@
 """Bases through a model, by the path that predictions take; the one place that knows that path."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np

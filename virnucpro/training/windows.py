@@ -1,7 +1,5 @@
 """Windows to measure a model on, and sequence that no genome explains: bases 0..3, (n, L)."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import astuple, dataclass
 

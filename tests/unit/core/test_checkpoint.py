@@ -1,7 +1,5 @@
 """The ledger answers yes only for the same key and whole files, and a commit creates or nothing."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Layouts: who sees whom, and what a mean covers. The varlen kernel itself needs a GPU."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

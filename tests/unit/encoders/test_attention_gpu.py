@@ -1,7 +1,5 @@
 """Kernels for packed tokens, ours and PyTorch's, and what float16 costs, on a GPU."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

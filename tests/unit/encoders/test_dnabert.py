@@ -6,8 +6,6 @@ MAGICS-LAB/DNABERT_S, PyTorch attention, float32, one sequence a call) on the we
 network's initial table of distances.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

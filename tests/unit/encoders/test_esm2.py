@@ -1,7 +1,5 @@
 """ESM-2 computes what fair-esm and transformers compute, in every layout."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -3,8 +3,6 @@
 The kernels themselves need a GPU (`test_kernels_gpu.py`); here plain PyTorch stands for them.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 

@@ -1,7 +1,5 @@
 """The bundled model's networks in numpy: the vectors of torch, the same bytes with any threads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Token ids are those the encoders were trained with, and tokenizers travel to workers."""
 
-from __future__ import annotations
-
 import pickle
 import subprocess
 import sys

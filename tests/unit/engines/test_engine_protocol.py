@@ -1,7 +1,5 @@
 """What every engine promises: each row exactly once, the right vector, whatever happens."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

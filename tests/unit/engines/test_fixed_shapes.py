@@ -1,7 +1,5 @@
 """Batches brought to fixed shapes give the same vectors; compiling is decided by the work."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

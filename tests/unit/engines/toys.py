@@ -1,7 +1,5 @@
 """Encoders small enough to know their answer."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -26,7 +26,7 @@ from virnucpro.reports.tables import (
 from virnucpro.sequences.fasta_files import read_fasta
 
 
-def make_run(tmp_path, samples, calling=None):
+def make_run(tmp_path, samples, calling=None, mates=1):
     """`samples`: {stem: [(id, [p of each chunk, or None])]}; chunks are 500 nt side by side."""
     out = tmp_path / "out"
     (out / ".checkpoints").mkdir(parents=True)
@@ -46,7 +46,8 @@ def make_run(tmp_path, samples, calling=None):
         sources=plan_sources(inputs, {}, paired=False),
         paths=paths,
         settings=SimpleNamespace(calling=calling or Calling()),
-        mates=1,
+        mates=mates,
+        model=SimpleNamespace(calibration=None),
         ledger=Ledger(out, paths.ledger),
     )
 
@@ -75,27 +76,32 @@ def lines(path):
 
 def test_a_provirus_in_a_host_contig_is_counted_with_its_interval_and_sequence(tmp_path):
     host = [0.02] * 30 + [0.95, 0.97, None, 0.3, 0.96, 0.99] + [0.02] * 30
-    run = make_run(tmp_path, {"x": [("host", host), ("phage", [0.9]), ("dark", [None, None])]})
+    contigs = [("host", host), ("phage", [0.99]), ("dark", [None, None]), ("read", [0.96])]
+    run = make_run(tmp_path, {"x": contigs}, Calling(min_score=0.98))
     fasta = tmp_path / "x.fa"
     letters = "".join("ACGT"[i % 7 % 4] for i in range(33_000))
     fasta.write_text(fasta.read_text().replace("ACGTA" * 6_600, letters))
     counts, (sample,) = write_final_tables(run)
     out = run.paths.output_dir
     found = [(row[0], int(row[2]), int(row[3]), row[10]) for row in lines(out / "regions.tsv")]
-    assert found == [("host", 15_000, 18_000, "non-virus"), ("phage", 0, 500, "virus")]
+    assert found == [
+        ("host", 15_000, 18_000, "non-virus"), ("phage", 0, 500, "virus"),
+        ("read", 0, 500, "uncertain"),
+    ]  # fmt: skip
     assert counts == {
-        "records": 3, "regions": 2, "with_regions": 1, "call:virus": 1, "call:non-virus": 1,
+        "records": 4, "regions": 3, "with_regions": 1, "call:virus": 1, "call:non-virus": 1,
+        "call:uncertain": 1,
     }  # fmt: skip
     assert sample["with_regions"] == 1
     assert list(read_fasta(out / "regions.fasta")) == [
         ("host|viral_region_1 15001-18000/33000", letters[15_000:18_000])
     ]
     assert [name for name, _ in read_fasta(out / "viral.fasta")] == ["phage"]
-    assert len(lines(out / "calls.tsv")) == 3
+    assert len(lines(out / "calls.tsv")) == 4
     viral_chunks = (out / "viral_chunks.bed").read_text().splitlines()
     assert [line.split("\t")[:3] for line in viral_chunks] == [
         ["host", "15000", "15500"], ["host", "15500", "16000"], ["host", "17000", "17500"],
-        ["host", "17500", "18000"], ["phage", "0", "500"],
+        ["host", "17500", "18000"], ["phage", "0", "500"], ["read", "0", "500"],
     ]  # fmt: skip
 
 

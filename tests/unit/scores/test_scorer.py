@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_home import make_tiny_home
 
 from virnucpro.models.store import resolve_model
-from virnucpro.scores.scorer import (
-    COLUMNS,
-    Embedder,
-    EmbeddingOptions,
-    LoadedModels,
-    Scorer,
-    finished,
-)
+from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer, finished
 
 ORFS = [b"ATGGCC" * k + b"A" * (k % 3) for k in range(1, 13)]
 PROTEINS = [b"MA" * k for k in range(1, 13)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return resolve_model("500", None, make_tiny_home(tmp_path_factory.mktemp("scorer") / "home"))
+def model(tiny_home):
+    return resolve_model("500", None, tiny_home)
 
 
 def scores_of(scorer, dna=ORFS, protein=PROTEINS):
@@ -68,7 +60,7 @@ class Careless:
     """An engine that leaves a row out."""
 
     def embed(self, items):
-        yield np.array([0, 2]), np.ones((2, 16), np.float32)
+        yield np.array([0, 2]), np.ones((2, 1), np.float32)
 
 
 def test_a_row_without_a_vector_is_an_error(model, monkeypatch):
@@ -76,13 +68,3 @@ def test_a_row_without_a_vector_is_an_error(model, monkeypatch):
     monkeypatch.setattr(models, "engine", lambda spec, options: Careless())
     with pytest.raises(RuntimeError, match="1 rows got no vector, first 1"):
         scores_of(Scorer(model, models), ORFS[:3], PROTEINS[:3])
-
-
-@pytest.mark.parametrize(
-    ("device", "threads", "side_by_side"), [("cuda:0", 5, 5), ("cuda:0", 64, 12), ("cpu", 5, 1)]
-)
-def test_a_gpu_gets_its_tokens_from_many_threads(model, monkeypatch, device, threads, side_by_side):
-    asked = []
-    monkeypatch.setattr("virnucpro.engines.feeding.tokenize", lambda *given: asked.append(given[2]))
-    Embedder(model.dna, LoadedModels(device, threads), EmbeddingOptions()).tokens(ORFS)
-    assert asked == [side_by_side]
