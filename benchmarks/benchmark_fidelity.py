@@ -22,7 +22,7 @@ from benchmarks.engine_tools import differences
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.engines.plans import collate_padded
+from virnucpro.engines.plans import collate
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES
 
 CPU = torch.device("cpu")
@@ -69,10 +69,7 @@ def vectors(encoder, kind, items, budget):
 def compared(name, network, items, cases):
     """A row for each layout and for each way to batch."""
     encoder = random_network(network)
-    reference = {
-        row: encoder(collate_padded([item], encoder.pad_id))[0].numpy()
-        for row, item in enumerate(items)
-    }
+    reference = {row: encoder(collate([item]))[0].numpy() for row, item in enumerate(items)}
     encoder = half(encoder)
     for title, kind, budget, short in cases:
         type(encoder).short_tokens = short

@@ -237,7 +237,7 @@ def job() -> None:
     )
     with (
         mock.patch.object(prediction, "choose_model", lambda _: spec_of(request["model"])),
-        mock.patch.object(prediction, "make_executor", lambda compute: Watch(make(compute))),
+        mock.patch.object(prediction, "make_executor", lambda *given: Watch(make(*given))),
         load,
     ):
         code = prediction.run_prediction([Path(request["input"])], Path(request["out"]), settings)

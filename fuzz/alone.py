@@ -16,12 +16,9 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import logging
-import platform
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +34,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
+from fuzz.report import write_report  # noqa: E402
 from virnucpro.core.errors import InputError  # noqa: E402
 from virnucpro.models.store import resolve_model  # noqa: E402
 from virnucpro.pipeline import input_pass  # noqa: E402
@@ -303,26 +301,18 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
     logging.getLogger("virnucpro").setLevel(logging.ERROR)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     started = time.monotonic(), time.process_time()
     found = campaign(
         Predictor(asked.stub), asked.records, asked.per_run, asked.whole_every, asked.seed
     )
     report = {
-        "about": "the same call alone and among others",
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit.strip(),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "limit": f"statuses and counts equal, p_virus within {TOLERANCE}",
         "scores": "made up" if asked.stub else "bundled model",
         "seconds": round(time.monotonic() - started[0], 1),
         "processor_seconds": round(time.process_time() - started[1], 1),
         **found,
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if asked.output:
-        asked.output.write_text(text + "\n")
+    write_report("the same call alone and among others", report, asked.output)
     return 1 if found["findings"] else 0
 
 

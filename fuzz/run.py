@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -89,6 +88,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.inside:
         fuzz(arguments.target, arguments.cases, arguments.inside)
+    import report
     import targets
 
     chosen = [targets.TARGETS[arguments.target]] if arguments.target else targets.TARGETS.values()
@@ -98,20 +98,15 @@ def main() -> int:
         share = -(-arguments.cases * target.weight // weights)
         results[target.name] = campaign(target.name, share)
         print(target.name, json.dumps(results[target.name])[:2000], flush=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT)
     summary = {
-        "about": "coverage-guided fuzzing (atheris) of every reader of files from outside",
-        "command": " ".join(["python", "fuzz/run.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, one core, niced",
         "limits": f"{SECONDS_A_CASE} s and {MEMORY_MIB} MiB a case, {LONGEST_BYTES} bytes",
         "cases": sum(found["cases"] for found in results.values()),
         "seconds": round(sum(found["seconds"] for found in results.values()), 1),
         "findings": sum(bool(found["exit"]) for found in results.values()),
         "targets": results,
     }
-    if arguments.output:
-        arguments.output.write_text(json.dumps(summary, indent=1) + "\n")
+    about = "coverage-guided fuzzing (atheris) of every reader of files from outside"
+    report.write_report(about, summary, arguments.output)
     return 1 if summary["findings"] else 0
 
 

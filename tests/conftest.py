@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import shutil
 from types import SimpleNamespace
 from unittest import mock
 
@@ -61,3 +62,26 @@ def predict(tiny_home):
     from runs_here import predict_with
 
     return functools.partial(predict_with, tiny_home)
+
+
+@pytest.fixture
+def home(tiny_home, monkeypatch):
+    """The tiny models are those that the command and Python find."""
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
+
+
+@pytest.fixture(scope="session")
+def published_once(tmp_path_factory):
+    from tiny_published import install_published
+
+    folder = tmp_path_factory.mktemp("published")
+    return install_published(folder / "home", folder / "sources")
+
+
+@pytest.fixture
+def published(published_once, tmp_path, monkeypatch):
+    """A home of the command with small models in the published formats, to be changed at will."""
+    for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
+    return shutil.copytree(published_once, tmp_path / "home")

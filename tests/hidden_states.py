@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from virnucpro.encoders.attention import TransformerEncoder, pinned_kernels
-from virnucpro.encoders.batches import Batch
+from virnucpro.encoders.base import Batch
 from virnucpro.encoders.layouts import PackedLayout, RectangleLayout
 
 

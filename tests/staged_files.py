@@ -5,18 +5,10 @@ from unittest import mock
 
 import numpy as np
 import torch
-from checkpoints import (
-    dnabert_config,
-    dnabert_tensors,
-    esm2_config,
-    esm2_tensors,
-    write_safetensors,
-)
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny_published import DNA, PROTEIN, write_dna, write_protein
 
-from virnucpro.core.files import sha256_file
 from virnucpro.core.records import Embeddings
-from virnucpro.models.specs import DnabertShape, EncoderSpec, Esm2Shape
+from virnucpro.models.specs import EncoderSpec
 from virnucpro.pipeline.feature_files import write_dna_features, write_protein_features
 
 DNA_DIM, PROTEIN_DIM = 768, 2560
@@ -82,30 +74,14 @@ def write_split_files(folder, count, records=6, seed=0):
 
 
 def tiny_dna_encoder(folder: Path) -> EncoderSpec:
-    """A DNABERT-S of 2 layers and 16 dimensions, with a tokenizer of single bases."""
-    shape = DnabertShape(layers=2, dim=16, heads=2, ffn=32, vocab=16)
-    write_safetensors(folder, dnabert_tensors(shape, seed=1), dnabert_config(shape))
-    names = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "A", "C", "G", "T"]
-    vocabulary = {name: i for i, name in enumerate(names)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return _spec("dnabert", folder, shape.dim)
+    """A DNABERT-S of 2 layers; see `write_dna`."""
+    return EncoderSpec(kind="dnabert", name="dna", path=write_dna(folder), sha256="1", dim=DNA.dim)
 
 
 def tiny_protein_encoder(folder: Path) -> EncoderSpec:
-    """An ESM-2 of 2 layers and 16 dimensions."""
-    shape = Esm2Shape(layers=2, dim=16, heads=2, ffn=64)
-    write_safetensors(folder, esm2_tensors(shape, seed=2), esm2_config(shape))
-    return _spec("esm2", folder, shape.dim)
-
-
-def _spec(kind, folder, dim) -> EncoderSpec:
-    sha256 = sha256_file(folder / "model.safetensors")
-    return EncoderSpec(kind=kind, name=f"tiny-{kind}", path=folder, sha256=sha256, dim=dim)
+    """An ESM-2 of 2 layers; see `write_protein`."""
+    path = write_protein(folder)
+    return EncoderSpec(kind="esm2", name="protein", path=path, sha256="2", dim=PROTEIN.dim)
 
 
 def inline_processes(case):

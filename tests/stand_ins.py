@@ -156,18 +156,3 @@ def worker_that_fails_every_unit(connection, settings, number):
 
     features.EmbedTask.prepare = prepare
     workers.worker_main(connection, settings, number)
-
-
-def worker_killed_by_some_files(connection, settings, number):
-    """Stands for `workers.worker_main`: some files of proteins take more memory than there is."""
-    from virnucpro.pipeline import features, workers
-
-    prepare = features.EmbedTask.prepare
-
-    def kill(self, file):
-        if file.layout == "protein" and file.input_file.name in ("output_2.fa", "output_3.fa"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return prepare(self, file)
-
-    features.EmbedTask.prepare = kill
-    workers.worker_main(connection, settings, number)

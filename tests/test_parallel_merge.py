@@ -171,15 +171,6 @@ class TestManyPairs(MergeCase):
         assert bar.update.call_count == 4
         assert bar.update.call_args == mock.call(1, merged=3, failed=1)
 
-    def test_existing_outputs_are_not_made_again(self):
-        pairs = write_pairs(self.folder, 3, dims=SMALL)
-        first, _ = parallel_merge_features(*pairs, self.out, num_workers=1)
-        times = [path.stat().st_mtime_ns for path in first]
-        with self.assertLogs("virnucpro", "INFO") as log:
-            again, _ = parallel_merge_features(*pairs, self.out, num_workers=1)
-        assert sum("Skipping merge - output exists: " in line for line in log.output) == 3
-        assert again == first and [path.stat().st_mtime_ns for path in again] == times
-
     def test_pairs_are_found_by_name_not_by_position(self):
         nucleotides, proteins = write_pairs(self.folder, 3, dims=SMALL)
         lost = proteins.pop(0)

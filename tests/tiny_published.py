@@ -45,7 +45,7 @@ def write_protein(folder: Path) -> Path:
     return write_sharded(folder, esm2_tensors(PROTEIN, 2), esm2_config(PROTEIN))
 
 
-def classifier_state() -> dict[str, torch.Tensor]:
+def classifier_state(width=WIDTH, hidden=HIDDEN, bias=None) -> dict[str, torch.Tensor]:
     """Weights of a classifier that fits both encoders; its scores are well spread."""
     numbers = np.random.RandomState(3)
 
@@ -53,21 +53,21 @@ def classifier_state() -> dict[str, torch.Tensor]:
         return torch.from_numpy(numbers.randn(*shape).astype(np.float32))
 
     return {
-        "hidden_layer.weight": draw(HIDDEN, WIDTH) / WIDTH**0.5,
-        "hidden_layer.bias": draw(HIDDEN),
-        "bn1.weight": draw(HIDDEN),
-        "bn1.bias": draw(HIDDEN),
-        "bn1.running_mean": draw(HIDDEN),
-        "bn1.running_var": draw(HIDDEN).abs() + 0.5,
+        "hidden_layer.weight": draw(hidden, width) / width**0.5,
+        "hidden_layer.bias": draw(hidden),
+        "bn1.weight": draw(hidden),
+        "bn1.bias": draw(hidden),
+        "bn1.running_mean": draw(hidden),
+        "bn1.running_var": draw(hidden).abs() + 0.5,
         "bn1.num_batches_tracked": torch.tensor(7),
-        "output_layer.weight": draw(2, HIDDEN),
-        "output_layer.bias": draw(2),
+        "output_layer.weight": draw(2, hidden),
+        "output_layer.bias": draw(2) if bias is None else torch.tensor(bias),
     }
 
 
-def write_classifier(path: Path) -> Path:
-    """A state dict as a `.pth`."""
-    torch.save(classifier_state(), path)
+def write_classifier(path: Path, **form) -> Path:
+    """A state dict as a `.pth`; `form` as for `classifier_state`."""
+    torch.save(classifier_state(**form), path)
     return path
 
 

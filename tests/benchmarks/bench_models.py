@@ -14,7 +14,8 @@ from checkpoints import (
     write_safetensors,
 )
 from staged_files import tiny_dna_encoder
-from tiny_home import make_tiny_home, write_tiny_classifier
+from tiny_home import make_tiny_home
+from tiny_published import write_classifier
 
 from virnucpro.core.errors import VirNucProError
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES
@@ -42,7 +43,7 @@ def make_home(home: Path, real_size: bool) -> Path:
     tiny_dna_encoder(dna)  # for its tokenizer of single bases
     write_safetensors(dna, dnabert_tensors(DNABERT_S, seed=1), dnabert_config(DNABERT_S))
     width = DNABERT_S.dim + esm2.dim
-    classifier = write_tiny_classifier(home.parent / "classifier.safetensors", width, hidden=512)
+    classifier = write_classifier(home.parent / "500_model.pth", width=width, hidden=512)
     for source, name in ((dna, "DNABERT-S"), (protein, "esm2_t36_3B_UR50D"), (classifier, "500")):
         install_local(source, name, home)
     return home

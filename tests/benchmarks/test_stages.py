@@ -1,14 +1,12 @@
 """Suites `scaling`, `throughput`, `memory` and `equivalence`: one stage at a time."""
 
 import os
-import time
 import tracemalloc
 from unittest.mock import patch
 
 import pytest
 import torch
 from bench_models import coding_contigs, proteins, seconds_of, write_fasta
-from staged_files import orf_ids, write_pairs, write_published_dna
 
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
@@ -16,7 +14,6 @@ from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import parallel_translate
 from virnucpro.pipeline.input_pass import BLOCK_CHUNKS
-from virnucpro.pipeline.parallel_merge import parallel_merge_features
 from virnucpro.pipeline.parallel_translate import BLOCKS_BEFORE_POOL, translate_blocks
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
@@ -42,26 +39,6 @@ def encoder_and_items(spec, device, texts, dtype="auto"):
 class TestWorkerScaling:
     suite = "scaling"
 
-    def test_merging(self, figures, sequences, quick, tmp_path):
-        """File pairs as the original writes them, which take long to read."""
-        files, rows = (4, 100) if quick else (20, max(200, sequences))
-        pairs = write_pairs(tmp_path / "features", files, rows=rows)
-        for k, path in enumerate(pairs[0], start=1):
-            write_published_dna(path, orf_ids(k, rows))
-        few = f"needs 4 cores, this machine has {CPUS}" if CPUS < 4 else ""
-        unless = few or ("--quick: starting processes outweighs the work" if quick else "")
-        for n in sorted({1, min(2, CPUS), min(4, CPUS), CPUS}):
-            out = tmp_path / str(n)
-            took = seconds_of(lambda n=n, out=out: parallel_merge_features(*pairs, out, n))
-            if n == 1:
-                alone = took
-                figures.note(f"merging {files} files of {rows} rows, 1 worker", took, "s", "lower")
-            elif n == min(4, CPUS):
-                name = f"merging, {n} workers against 1"
-                figures.at_least(name, alone / took, 2.0, "x", unless=unless)
-            else:
-                figures.note(f"merging, {n} workers against 1", alone / took, "x", "higher")
-
     def test_translation(self, figures, sequences, quick):
         """Blocks as the pipeline makes them; the first of them are done without workers."""
         blocks = BLOCKS_BEFORE_POOL * (2 if quick else 4) + sequences // 100
@@ -83,17 +60,6 @@ class TestWorkerScaling:
 @pytest.mark.throughput
 class TestThroughput:
     suite = "throughput"
-
-    def test_translation(self, figures, quick):
-        """CPU time, so that other work on the machine does not count."""
-        chunks, passes = coding_contigs(2_000), 5 if quick else 20
-        find_orfs(chunks, LONGEST)
-        start = time.process_time()
-        for _ in range(passes):
-            find_orfs(chunks, LONGEST)
-        letters = passes * sum(map(len, chunks))
-        rate = letters / (time.process_time() - start) / 1e6
-        figures.note("six-frame translation to ORFs, one core", rate, "Mbp/s", "higher")
 
     @pytest.mark.parametrize("slot", ["dna", "protein"])
     def test_engines(self, figures, device, home, sequences, slot, request):
@@ -155,12 +121,6 @@ class TestMemory:
 @pytest.mark.equivalence
 class TestEquivalence:
     suite = "equivalence"
-
-    def test_merging(self, figures, sequences, tmp_path):
-        pairs = write_pairs(tmp_path / "features", 4, rows=min(sequences, 200))
-        one, two = (parallel_merge_features(*pairs, tmp_path / str(n), n)[0] for n in (1, 2))
-        different = sum(a.read_bytes() != b.read_bytes() for a, b in zip(one, two, strict=True))
-        figures.at_most("merging, files that differ from one process", different, 0)
 
     def test_engines(self, figures, device, home):
         """The checks of `virnucpro models verify`: padded and packed against one by one."""

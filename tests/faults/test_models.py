@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 from tiny_published import (
     DNA,
     classifier_state,
-    install_published,
     write_classifier,
     write_dna,
     write_protein,
@@ -31,18 +30,6 @@ from virnucpro.models.manifest import MANIFEST, read_manifest, write_manifest
 from virnucpro.models.store import BUNDLED, install_local, resolve_model
 
 ADVICE = ("weights_only", "safe_globals", "torch.load", "allowlist", "arbitrary code")
-
-
-@pytest.fixture(scope="module")
-def installed_once(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("installed")
-    return install_published(folder / "home", folder / "sources")
-
-
-@pytest.fixture
-def home(installed_once, tmp_path, monkeypatch):
-    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
-    return shutil.copytree(installed_once, tmp_path / "home")
 
 
 @pytest.fixture
@@ -111,14 +98,14 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_a_damaged_part_of_a_model_ends_the_run_with_its_name(home, tmp_path, fasta, case):
+def test_a_damaged_part_of_a_model_ends_the_run_with_its_name(published, tmp_path, fasta, case):
     file, change, said = DAMAGED[case]
     folder = own(tmp_path, file, change, said)
     assert file in expect_refused(fasta, "-m", "custom", "-p", folder)
     if file != "calibration.json":
         code, text = run("models", "import", folder, "--name", "mine")
         assert code == 4 and file in text
-        assert not (home / "mine").exists()
+        assert not (published / "mine").exists()
 
 
 def test_a_network_of_another_size_is_refused_before_it_takes_memory(tmp_path, monkeypatch):
@@ -142,7 +129,9 @@ def test_a_manifest_that_lies_about_a_width_is_refused(tmp_path, fasta, entry):
 
 
 @pytest.mark.parametrize("change", [{"output_layer.bias": NAN}, {"bn1.running_var": -1.0}])
-def test_a_damaged_classifier_of_the_published_encoders_is_refused(home, tmp_path, fasta, change):
+def test_a_damaged_classifier_of_the_published_encoders_is_refused(
+    published, tmp_path, fasta, change
+):
     tensors = {name: tensor.numpy().copy() for name, tensor in classifier_state().items()}
     for name, value in change.items():
         tensors[name].flat[0] = value
@@ -197,34 +186,34 @@ ENCODER_FAULTS = [
 
 
 @pytest.mark.parametrize("fault", ENCODER_FAULTS)
-def test_import_refuses_a_damaged_encoder(home, tmp_path, fault):
-    shutil.rmtree(home / "encoders" / "DNABERT-S")
+def test_import_refuses_a_damaged_encoder(published, tmp_path, fault):
+    shutil.rmtree(published / "encoders" / "DNABERT-S")
     bait = tmp_path / "bait"
     source = _damage_dna(tmp_path / "dna", fault, bait)
     code, text = run("models", "import", source, "--name", "DNABERT-S")
     assert code == 4, text
     assert str(source) in text
     assert not bait.exists()
-    assert not (home / "encoders" / "DNABERT-S").exists()
+    assert not (published / "encoders" / "DNABERT-S").exists()
 
 
 @pytest.mark.parametrize("fault", ["no number", "hostile", "hostile, old format"])
-def test_a_damaged_encoder_that_is_installed_ends_the_run(home, tmp_path, fasta, fault):
-    shutil.rmtree(home / "encoders" / "DNABERT-S")
-    install_local(_damage_dna(tmp_path / "dna", fault, tmp_path / "bait"), "DNABERT-S", home)
+def test_a_damaged_encoder_that_is_installed_ends_the_run(published, tmp_path, fasta, fault):
+    shutil.rmtree(published / "encoders" / "DNABERT-S")
+    install_local(_damage_dna(tmp_path / "dna", fault, tmp_path / "bait"), "DNABERT-S", published)
     text = expect_refused(fasta, "-m", "500", "--orf-policy", "longest")
-    assert str(home / "encoders" / "DNABERT-S") in text
+    assert str(published / "encoders" / "DNABERT-S") in text
     assert not (tmp_path / "bait").exists()
 
 
-def test_import_takes_what_is_whole(home, tmp_path):
+def test_import_takes_what_is_whole(published, tmp_path):
     for name, source in (
         ("DNABERT-S", write_dna(tmp_path / "dna")),
         ("esm2_t36_3B_UR50D", write_protein(tmp_path / "protein")),
         ("mine", BUNDLED),
         ("300", write_classifier(tmp_path / "300_model.pth")),
     ):
-        shutil.rmtree(home / "encoders" / name, ignore_errors=True)
+        shutil.rmtree(published / "encoders" / name, ignore_errors=True)
         code, text = run("models", "import", source, "--name", name)
         assert code == 0, text
-    assert np.isfinite(read_manifest(home / "mine").size)
+    assert np.isfinite(read_manifest(published / "mine").size)

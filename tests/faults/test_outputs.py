@@ -71,6 +71,15 @@ def are_mine(out, names):
     return all((out / name).read_text() == "mine" for name in names)
 
 
+@pytest.mark.parametrize("words", [[], ["--parallel"], ["-k", "--staged"], ["--force"]])
+def test_an_input_that_was_refused_may_be_mended(tmp_path, predict, words):
+    path, out = write_fasta(tmp_path / "s.fa", ("a", 1), ("b", "AC?GT")), tmp_path / "out"
+    predict(path, "-o", out, *words, code=3)
+    assert [entry.name for entry in out.iterdir()] == [".virnucpro.lock"]
+    write_fasta(path, ("a", 1), ("b", 2))
+    predict(path, "-o", out, code=0)
+
+
 # An input among the files that a run removes
 
 OWN = "a file of the run in"
@@ -205,7 +214,7 @@ def test_a_finished_run_outlives_an_empty_standard_input(copy, refused, name):
 def test_standard_input_is_compared_by_content(copy, refused, made):
     out = copy("stdin")
     same, other = ((made / name).read_bytes() for name in ("s.fa", "other.fa"))
-    refused(out, 2, "holds a run of -", "-", "--resume", stdin=other)
+    refused(out, 2, "standard input with other content", "-", "--resume", stdin=other)
     refused(out, 2, "--force starts over", "-", stdin=other)
     refused(out, 0, "Already complete", "-", "--resume", stdin=same)
 

@@ -188,7 +188,7 @@ REFUSED = {
     "equals": (f">a\n{A}=\n", 2, "'='"),
     "tilde": (f">a\n{A}\n~~~\n", 3, "'~'"),
     "question mark": (f">a\n{A}??\n", 2, "'?'"),
-    "slashes": (f">a\n{A}\n//\n", 3, "'/'"),
+    "slashes": (f">a\n{A}\n//\n", 3, "'/' in a sequence: a record of GenBank or EMBL?"),
     "no-break space": (f">a\n{A}\xa0{A}\n", 2, "0xc2"),
     "no-break space in Latin-1": (f">a\n{A}\xa0{A}\n".encode("latin-1"), 2, "0xa0"),
     "next line": (f">a\n{A}\x85{A}\n".encode("latin-1"), 2, "0x85"),
@@ -202,18 +202,35 @@ REFUSED = {
     "blank in fastq": (fastq("a", A[:9] + " " + A[10:]) + FASTQ, 2, "a blank"),
     "control in fastq": (fastq("a", A[:9] + "\x1d" + A[10:]) + FASTQ, 2, "0x1d"),
     "fasta after fastq": (FASTQ + FASTA, 9, "FASTA"),
-    "fastq glued": (FASTQ[:-1] + FASTQ, 8, "qualities"),
+    "one record of fasta after fastq": (f"{FASTQ}>c\n{C}\n", 9, "FASTA"),
+    "fastq glued": (FASTQ[:-1] + FASTQ, 8, "qualities; copy the file again; were files joined?"),
     "header twice in fastq": (f"{FASTQ}@c\n{FASTQ}", 10, "'@'"),
     "other name": (FASTQ.replace("+", "+a"), 7, "name after '+'"),
     "blank line in fastq": (f"{FASTQ}\n{FASTQ}", 10, "blank line"),
     "fastq cut": (FASTQ[:-400], 7, "inside a record"),
     "plain after bzip2": (bz2.compress(FASTA.encode()) + FASTA.encode(), None, "damaged bzip2"),
     "plain after xz": (lzma.compress(FASTA.encode()) + FASTA.encode(), None, "damaged xz"),
-    "plain after gzip": (gzip.compress(FASTA.encode()) + FASTA.encode(), None, "damaged gzip"),
+    "plain after gzip": (gzip.compress(FASTA.encode()) + FASTA.encode(), None, "each by itself"),
     "gzip after bzip2": (
         bz2.compress(FASTA.encode()) + gzip.compress(FASTA.encode()), None, "damaged bzip2",
     ),
-    "gzip after plain": (FASTA.encode() + gzip.compress(FASTA.encode(), mtime=0), 5, "NUL"),
+    "gzip after plain": (
+        FASTA.encode() + gzip.compress(FASTA.encode(), mtime=0), 5, "give each file by itself",
+    ),
+    "GFA": (f"{FASTA}S\t7\t{C}\n", 5, "'S' begins a line of another format"),
+    "table": (f"{FASTA}c \t {C}\n{C}", 5, "'c' begins"),
+    "row of SAM": (f"{FASTA}c\t4\t*\t0\t0\t*\t*\t0\t0\t{C}\t*\n", 5, "'c' begins"),
+    "comment before a table": (f"{FASTA}#x\nc\t{C}\n", 5, "comments"),
+    "GenBank": (f"{FASTA}LOCUS       X 700 bp DNA\nORIGIN\n  1 {C}", 5, "'LOCUS' begins"),
+    "end of GenBank": (f"{FASTA}ORIGIN      \n        1 {spaced(C)}\n", 5, "'ORIGIN' begins"),
+    "EMBL": (f"{FASTA}ID   X  SV 1  linear\nSQ   Sequence 60 BP;\n", 5, "'ID' begins"),
+    "features of EMBL": (f"{FASTA}FT   source          1..60\n", 5, "'FT' begins"),
+    "counts of GenBank": (f"{FASTA}BASE COUNT     1 a 2 c\n", 5, "'BASE' begins"),
+    "quality and header joined": (f"{FASTQ[:-1]}{FASTA}", 8, "were files joined?"),
+    "end of EMBL": (f"{FASTA}SQ   Sequence 60 BP;\n     {C}   60\n", 5, "'SQ' begins"),
+    "long row": (f"{FASTA}c\t{C * 2_000}\n", 5, "'c' begins"),
+    "row behind many lines": (f">a\n{f'{A} {A}' * 2_000}\n" + f"{A}\nc\t{C}\n", 4, "'c' begins"),
+    "table in fastq": (f"{FASTQ}c\t{C}\n", 9, "Give them as inputs of their own"),
 }  # fmt: skip
 
 
@@ -226,6 +243,19 @@ def test_what_no_sequence_holds_ends_the_run_with_file_and_line(predict, put, tm
     assert where in said and problem in said
     assert results_in(tmp_path / "out") == []
     assert said[said.index(where) :] in validate(path, 3)
+
+
+@pytest.mark.parametrize("where", ["a file", "standard input"])
+def test_a_mark_inside_an_id_is_told_once_with_its_place(predict, put, tmp_path, where):
+    text = f">a b>c\n{A}\n>last>b x\n{B}\n> >c\n{C}\n"
+    path = put(text)
+    name = path if where == "a file" else "standard input"
+    said = predict("-" if name != path else path, "-o", tmp_path / "out", stdin=text)
+    ids = [row["id"] for row in rows_of(tmp_path / "out")]
+    assert ids == ["a", "last>b", ">c"]
+    told = "2 records have '>' in their id: were files joined without a line end, or a header "
+    assert told + f"written twice? First: {name}, line 3: record last>b" in said
+    assert f"2 records with '>' in their id, first: {path}, line 3" in validate(path, 0)
 
 
 @pytest.mark.parametrize("packer", PACKERS)
@@ -460,12 +490,6 @@ def test_header_bytes_pass_through_and_tables_are_utf8(predict, put, tmp_path, k
     for path in out.rglob("*"):
         if path.suffix in (".tsv", ".txt", ".csv", ".json", ".html", ".bed", ".gff3"):
             path.read_bytes().decode("utf-8")
-
-
-@pytest.mark.parametrize("name", ["B_latin1.fa", "B_fq_latin1.fq"])
-def test_the_cases_with_latin_1_are_read(predict, tmp_path, name):
-    predict(CASES / name, "-o", tmp_path / "out")
-    assert rows_of(tmp_path / "out")[0]["id"] == "prøve_1"
 
 
 def test_a_renamed_record_of_latin_1_is_written_with_its_id_before_its_bytes():

@@ -1,28 +1,30 @@
 """`virnucpro.predict` and `virnucpro.embed`."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from runs_here import write_fasta
+from runs_here import dna, write_dna, write_fasta
 
 import virnucpro
 from virnucpro.core.errors import InputError, UsageError
-from virnucpro.core.records import Record
+from virnucpro.core.records import FRAMES, Record
+from virnucpro.models.store import resolve_model
+from virnucpro.pipeline import direct
+from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.reports.tables import CALL_COLUMNS, read_call_rows
+from virnucpro.scores.scorer import LoadedModels, Scorer, finished
+from virnucpro.sequences.fasta import read_records
+from virnucpro.sequences.orfs import find_orfs
 
 TINY = {"model": "500", "orf_policy": "longest"}
 
 
 @pytest.fixture
-def home(tiny_home, monkeypatch):
-    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
-
-
-@pytest.fixture
-def fasta(tmp_path, random_dna):
-    records = [("a first", random_dna(700)), ("b", random_dna(200, 2)), ("c", "ACG")]
+def fasta(tmp_path):
+    records = [("a first", dna(0, 700)), ("b", dna(2, 200)), ("c", "ACG")]
     return write_fasta(tmp_path / "contigs.fa", *records)
 
 
@@ -76,9 +78,9 @@ def test_rows_as_dictionaries_and_as_a_frame(home, fasta, monkeypatch):
         result.to_pandas()
 
 
-def test_vectors_are_the_same_however_sequences_are_given(home, fasta, random_dna):
+def test_vectors_are_the_same_however_sequences_are_given(home, fasta):
     from_file = virnucpro.embed(fasta, **TINY)
-    one, two = random_dna(700), random_dna(200, 2)
+    one, two = dna(0, 700), dna(2, 200)
     by_id = virnucpro.embed({"a": one, "b": two, "c": "ACG"}, **TINY)
     plain = virnucpro.embed([one, Record("b", "b", two)], **TINY)
     assert from_file.seq_ids == by_id.seq_ids
@@ -87,7 +89,7 @@ def test_vectors_are_the_same_however_sequences_are_given(home, fasta, random_dn
     assert plain.seq_ids[-1] == "b_chunk_1R3"
     np.testing.assert_allclose(from_file.vectors, by_id.vectors, atol=1e-6)
     np.testing.assert_allclose(from_file.vectors, plain.vectors, atol=1e-6)
-    assert from_file.vectors.shape == (24, 32)
+    assert from_file.vectors.shape == (24, 72)
     assert from_file.vectors.dtype == np.float32
 
 
@@ -95,7 +97,7 @@ def test_one_vector_a_record_is_the_mean_of_its_orfs(home, fasta):
     orfs, records = virnucpro.embed(fasta, **TINY), virnucpro.embed(fasta, per="record", **TINY)
     assert records.seq_ids == ("a", "b")
     np.testing.assert_allclose(records.vectors[0], orfs.vectors[:18].mean(axis=0), atol=1e-6)
-    assert virnucpro.embed([], per="record", **TINY).vectors.shape == (0, 32)
+    assert virnucpro.embed([], per="record", **TINY).vectors.shape == (0, 72)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +119,29 @@ def test_values_that_the_command_refuses_are_refused(home, fasta, wrong):
         virnucpro.embed(fasta, orf_policy="x")
     with pytest.raises(UsageError, match="per must be orf or record"):
         virnucpro.embed(fasta, per="contig")
+
+
+def test_vectors_are_those_of_each_orf(tiny_home, tmp_path, monkeypatch):
+    monkeypatch.setattr(direct, "PER_UNIT", 7)  # units end within records
+    model = resolve_model("500", None, tiny_home)
+    model = replace(model, orf_policy=replace(model.orf_policy, name="longest"))
+    lengths = [100, 499, 501, 1700, 90, 61, 4]
+    records = list(read_records([write_dna(tmp_path / "in.fa", lengths)]))
+    alone = Scorer(model, LoadedModels("cpu"))
+    [(shard, vectors)] = DirectScorer(model).vectors(records)
+    assert vectors.shape == (len(shard.orfs), model.dim) and len(vectors) > 40
+    for row in range(0, len(vectors), 9):
+        orf = shard.orfs[row]
+        record, _, start, end, _ = shard.chunks[orf["chunk"]].tolist()
+        found = find_orfs([records[record].sequence[start:end]], model.orf_policy)
+        place = [FRAMES[f] for f in found.frame].index(FRAMES[orf["frame"]])
+        unit = ([found.dna[place]], [found.protein[place]])
+        expected = finished(alone.vectors(alone.prepare(unit)))[0]
+        np.testing.assert_allclose(vectors[row], expected, atol=2e-5)
+
+
+def test_nothing_to_score_gives_rows_without_scores(tiny_home):
+    model = resolve_model("500", None, tiny_home)
+    rows = list(DirectScorer(model).score([Record("a", "a", "AC"), Record("b", "b", "")]))
+    found = [(row.seq_id, row.p_virus, row.call) for row in rows]
+    assert found == [("a", None, None), ("b", None, None)]

@@ -3,8 +3,6 @@
 import json
 import multiprocessing
 import os
-import random
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -13,38 +11,29 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from checkpoints import esm2_config, esm2_tensors, write_safetensors
-from runs_here import write_fasta
+from staged_files import tiny_protein_encoder, write_split_files
 
-from virnucpro.core.errors import DamagedError, ModelError
+from virnucpro.core.errors import DamagedError
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.plans import collate_padded
-from virnucpro.models.specs import EncoderSpec, Esm2Shape
+from virnucpro.engines.plans import collate
 from virnucpro.pipeline import workers
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.sequences.fasta_files import read_fasta
 
-SHAPE = Esm2Shape(layers=1, dim=16, heads=2, ffn=32)
 FILES, EACH = 6, 8
 COUNT = FILES * EACH
 
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("esm")
-    write_safetensors(folder, esm2_tensors(SHAPE, seed=1), esm2_config(SHAPE))
-    return EncoderSpec(kind="esm2", name="tiny", path=folder, sha256="0", dim=SHAPE.dim)
+    return tiny_protein_encoder(tmp_path_factory.mktemp("esm"))
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder, draw = tmp_path_factory.mktemp("fasta"), random.Random(0)
-    for f in range(FILES):
-        texts = ["".join(draw.choices("ACDEFGHIKL", k=draw.randint(1, 90))) for _ in range(EACH)]
-        write_fasta(folder / f"output_{f}.faa", *((f"p{f}_{i}F1", t) for i, t in enumerate(texts)))
-    return sorted(folder.iterdir())
+    return write_split_files(tmp_path_factory.mktemp("fasta"), FILES, EACH)[1]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +66,7 @@ def expect_own_vectors(path, files, spec):
     pairs = [pair for file in files for pair in read_fasta(file)]
     assert list(found) == [name for name, _ in pairs]
     for name, letters in pairs:
-        wanted = encoder(collate_padded([tokenizer.encode(letters)], 1))[0].numpy()
+        wanted = encoder(collate([tokenizer.encode(letters)]))[0].numpy()
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -85,20 +74,6 @@ def test_every_vector_is_the_encoders_own_in_the_order_of_the_files(undisturbed,
     (path, failed), out, _ = undisturbed
     assert (path, failed) == (out / "embeddings.h5", [])
     expect_own_vectors(path, files, spec)
-
-
-def test_the_run_says_what_it_did(undisturbed):
-    (path, _), out, _ = undisturbed
-    about = json.loads((out / "stage.json").read_text())
-    assert about["sequences"] == sum(rank["sequences"] for rank in about["ranks"]) == COUNT
-    assert len(about["ranks"]) == 2 and all(rank["sequences"] for rank in about["ranks"])
-    assert {rank["layout"] for rank in about["ranks"]} == {"packed"}
-    logs = [(out / "logs" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
-    pids = {re.search(r"Worker \d on cpu, pid (\d+)", text)[1] for text in logs}
-    assert len(pids) == 2 and str(os.getpid()) not in pids
-    with h5py.File(path) as file:
-        assert {"model_hash", "dtype", "key"} <= set(file.attrs)
-    assert shards(out) == []
 
 
 @pytest.fixture
@@ -212,16 +187,9 @@ def test_more_ranks_than_files_and_none_without_sequences(tmp_path, spec, no_pro
     path, failed = run([], spec, tmp_path / "none" / "esm_v2", 2)
     assert failed == []
     with h5py.File(path) as file:
-        assert file["embeddings"].shape == (0, SHAPE.dim)
+        assert file["embeddings"].shape == (0, spec.dim)
     monkeypatch.undo()
     fasta = tmp_path / "one.faa"
     fasta.write_text(">only F1\nMKV\n")
     path, failed = run([fasta], spec, tmp_path / "esm_v2", 2)
     assert failed == [] and list(content(path)) == ["only"]
-
-
-def test_an_encoder_that_cannot_be_loaded_is_a_model_error(files, spec, tmp_path):
-    missing = EncoderSpec(kind="esm2", name="x", path=tmp_path / "x", sha256="1", dim=16)
-    with pytest.raises(ModelError):
-        run(files, missing, tmp_path / "esm_v2", 1)
-    assert not multiprocessing.active_children()

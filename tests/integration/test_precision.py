@@ -15,7 +15,7 @@ from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, fp8, kernels
 from virnucpro.engines import agreement, base
 from virnucpro.pipeline import direct
-from virnucpro.pipeline.worker_loop import GivenUp, InProcess
+from virnucpro.pipeline.worker_loop import InProcess
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +70,6 @@ def test_scores_that_move_too_far_are_refused_before_any_is_kept(run, card, monk
 def test_too_few_orfs_are_refused(run, card, tmp_path):
     with pytest.raises(UsageError, match="20 sequences scored both ways, and there are"):
         run(write_dna(tmp_path / "few.fa", [150] * 3))
-
-
-class GivesUp(InProcess):
-    def run(self, job, items, on_rows):
-        yield from (GivenUp(key, "out of luck") for key, _ in items)
-
-
-def test_a_sample_that_cannot_be_scored_ends_the_run(run, card):
-    with pytest.raises(Exception, match="could not be tried: out of luck"):
-        run(executor=GivesUp("cpu"))
 
 
 @pytest.mark.parametrize("missing", ["triton", "card"])

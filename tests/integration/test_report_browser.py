@@ -135,30 +135,6 @@ def test_pages_turn_to_records_without_a_score(table):
     assert silent and all("0 : 0" not in row and row.count(DASH) >= 3 for row in silent)
 
 
-@pytest.mark.parametrize("width", [360])
-def test_a_narrow_page_shows_id_score_and_call(browser, pages, width):
-    browser.open(pages["plain"], width=width)
-    browser.wait(SHOWN)
-    seen = (
-        "const edge = document.querySelector('#records').parentNode.getBoundingClientRect().right;"
-        "return [...document.querySelectorAll('#records th')]"
-        ".filter(c => c.getBoundingClientRect().right <= edge).map(c => c.innerText.trim()[0])"
-    )
-    assert browser.run(seen)[:3] == ["I", "p", "C"]
-
-
-@pytest.mark.parametrize("lengths", [(100, 150), (61, 90), (60, 99_000)])
-def test_lengths_have_ticks(browser, tmp_path, lengths):
-    browser.open(write_report(make_run(tmp_path, records=60, lengths=lengths)), width=390)
-    ticks = (
-        "const words = [...document.querySelectorAll('#lengths text')];"
-        "const low = Math.max(...words.map(t => t.getAttribute('y')));"
-        "return words.filter(t => t.getAttribute('y') == low - 17).map(t => t.textContent)"
-    )
-    marks = browser.run(ticks)
-    assert len(marks) >= 2 and len(set(marks)) == len(marks)
-
-
 def test_a_row_opens_its_track(table):
     name = table.run(
         "const b = [...document.querySelectorAll('#records tbody button')][2];"

@@ -88,19 +88,6 @@ def test_the_wheel_holds_code_templates_licences_and_nothing_else(wheel):
     assert wheel.stat().st_size < 60_000_000
 
 
-def test_a_clean_environment_predicts_with_the_model_inside(installed, tmp_path):
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    where = "import virnucpro, sys; print(virnucpro.__file__)"
-    code = run(installed / "python", "-c", where, cwd=tmp_path, env=environment)
-    assert code.startswith(str(installed.parent))
-    demo = ROOT / "examples" / "demo.fa"
-    run(installed / "virnucpro", "predict", demo, "-o", "out", cwd=tmp_path, env=environment)
-    rows = (tmp_path / "out" / "calls.tsv").read_text().splitlines()
-    assert len(rows) == 1 + demo.read_text().count(">")
-    assert "called viral" in (tmp_path / "out" / "report.html").read_text()
-    assert "VirNucPro" in run(installed / "virnucpro", "--version", cwd=tmp_path)
-
-
 LIGHT = (
     "import sys; sys.path.insert(0, __file__.rsplit('/', 1)[0])\n"
     + """
@@ -136,7 +123,7 @@ def test_the_core_alone_predicts_reports_and_says_what_is_missing(installed, tmp
     assert one.count("\tvirus\t") >= 10 and one == kept
     (tmp_path / "out" / "report.html").unlink()
     virnucpro("report", "out")
-    assert (tmp_path / "out" / "report.html").is_file()
+    assert "called viral" in (tmp_path / "out" / "report.html").read_text()
     assert "all well" in virnucpro("doctor")
     assert "mini: 29 records" in virnucpro("estimate", demo)
     script = "import virnucpro, sys; print(len(virnucpro.predict(sys.argv[1])))"

@@ -1,6 +1,8 @@
 """What goes wrong in a forked run: each function is called in its process before the command."""
 
+import itertools
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -31,13 +33,6 @@ def fail_on_some_files() -> None:
         return prepare(self, file)
 
     EmbedTask.prepare = fail
-
-
-def kill_workers_with_some_files() -> None:
-    """Whichever worker gets one of some protein files is killed, as for want of memory."""
-    from virnucpro.pipeline import workers
-
-    workers.worker_main = stand_ins.worker_killed_by_some_files
 
 
 def kill_ranks_with_one_shard() -> None:
@@ -75,3 +70,17 @@ def be_deaf(deadline: float) -> None:
 
     main.STOP_WITHIN_S = deadline
     prediction.run_prediction = deaf
+
+
+def signal_before_commit(number, signal_number):
+    """This process sends itself a signal before it commits the scores of its `number`-th unit."""
+    from virnucpro.pipeline.stream import ScoreStore
+
+    commit, calls = ScoreStore.commit, itertools.count(1)
+
+    def disturbed(self, *unit):
+        if next(calls) == number:
+            os.kill(os.getpid(), signal_number)
+        return commit(self, *unit)
+
+    ScoreStore.commit = disturbed

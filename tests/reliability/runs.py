@@ -59,11 +59,15 @@ class Runs:
 
     def start(self, out: Path, *options, fault=None):
         """Start a run that goes on by itself; its process calls `fault` before the command."""
+        words = ["predict", str(self.input), *OPTIONS, "-o", str(out), "--no-report", *options]
+        return self.command("-q", *words, fault=fault)
+
+    def command(self, *words, fault=None):
+        """Start any command, as `start` does a run."""
         self.number += 1
         log = self.folder / f"log-{self.number}.txt"
         environ = {"VIRNUCPRO_MODEL_DIR": str(self.home), "OMP_NUM_THREADS": "1"}
-        words = ["-q", "-c", str(self.settings), "predict", str(self.input), *OPTIONS]
-        words += ["-o", str(out), "--no-report", *options]
+        words = ["-c", str(self.settings), *map(str, words)]
         process = self.context.Process(target=run_command, args=(words, environ, log, fault))
         process.start()
         return Running(process, log)

@@ -5,11 +5,9 @@ python tests/reliability/soak.py --kills 200 --output benchmarks/results/soak-20
 
 import argparse
 import json
-import platform
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -121,22 +119,14 @@ def main() -> int:
     arguments = parser.parse_args()
     from tiny_home import make_tiny_home
 
+    from fuzz.report import write_report
+
     with tempfile.TemporaryDirectory() as name:
         runs = Runs(Path(name), make_tiny_home(Path(name) / "home"))
         report = Soak(runs, arguments.seed).go(arguments.kills)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    found = {
-        "about": "real runs, on tiny weights and on the bundled model, killed at random moments",
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit.strip(),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        **report,
-        "killed": report["kills"].total(),
-    }
-    text = json.dumps(found, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    about = "real runs, on tiny weights and on the bundled model, killed at random moments"
+    found = {**report, "killed": report["kills"].total()}
+    write_report(about, found, arguments.output)
     return 1 if report["problems"] else 0
 
 

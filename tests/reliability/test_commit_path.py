@@ -7,39 +7,29 @@ durable goes through `FaultyDisk`.
 import errno
 import os
 import shutil
-from dataclasses import replace
 
 import pytest
-import torch
 from faulty_disk import OPERATIONS, FaultyDisk
 from runs import results
+from runs_here import predict_here, write_fasta
 
 from virnucpro.core.errors import OutputError
-from virnucpro.pipeline.prediction import run_prediction
-from virnucpro.pipeline.settings import Compute, ModelChoice, Output, PredictionSettings
 
 
 class Small:
     """A small prediction, again and again."""
 
     def __init__(self, folder, home):
-        torch.set_num_threads(1)
-        self.folder = folder
-        self.input = folder / "reads.fa"
-        self.input.write_text(">a\n" + "ACGTTGCATGCC" * 10 + "\n>b\n" + "ACTTGACCA" * 15 + "\n")
-        self.settings = PredictionSettings(
-            model=ModelChoice(model_type="500", home=home, orf_policy="longest"),
-            compute=Compute(device="cpu", threads=1, sequences_per_file=8, reader_threads=0),
-            output=Output(progress=False, report=False, keep_intermediate=True, resume=True),
-        )
+        self.home, self.input = home, folder / "reads.fa"
+        write_fasta(self.input, ("a", "ACGTTGCATGCC" * 10), ("b", "ACTTGACCA" * 15))
         self.expected = self.run(folder / "undisturbed")
         with FaultyDisk() as disk:
             self.run(folder / "counted")
         self.calls = disk.calls
 
-    def run(self, out, repair=False):
-        output = replace(self.settings.output, repair=repair)
-        assert run_prediction([self.input], out, replace(self.settings, output=output)) == 0
+    def run(self, out):
+        output = {"keep_intermediate": True, "resume": True}
+        assert predict_here(self.home, self.input, out, output=output, reader_threads=0) == 0
         return results(out)
 
 

@@ -6,9 +6,8 @@ import shutil
 import faults
 import pytest
 from runs import entries, results
-from runs_here import contents
 
-from virnucpro.core.checkpoint import read_entry
+from virnucpro.core.checkpoint import parse_entry
 from virnucpro.core.files import sha256_file
 
 STAGED = ("--staged", "-k")
@@ -55,13 +54,6 @@ def test_finished_units_are_taken_as_they_are(runs, undisturbed, kept):
     assert runs.finish(kept, "--resume", *STAGED).code == 0
     assert stamps(kept) == before
     assert results(kept) == undisturbed
-
-
-def test_a_finished_run_is_not_touched(runs, finished, tmp_path):
-    out = shutil.copytree(finished, tmp_path / "out")
-    before = contents(out)
-    assert runs.finish(out, "--resume").code == 0
-    assert contents(out) == before
 
 
 @pytest.mark.parametrize(
@@ -225,7 +217,7 @@ def test_every_unit_of_a_run_is_in_the_ledger_with_its_digests(kept):
     }  # fmt: skip
     named = 0
     for unit, path in entries(kept).items():
-        for name, (size, sha256) in read_entry(path).outputs.items():
+        for name, (size, sha256) in parse_entry(path.read_bytes(), path).outputs.items():
             if name != "calls.tsv":
                 assert (kept / name).stat().st_size == size, unit
                 assert sha256_file(kept / name) == sha256, unit

@@ -2,7 +2,6 @@
 
 import faults
 from runs import results
-from runs_here import rows_of
 
 
 def expect_mended(runs, out, undisturbed, *options):
@@ -10,18 +9,6 @@ def expect_mended(runs, out, undisturbed, *options):
     assert runs.finish(out, "--resume", *options).code == 0
     assert not (out / "failed_files.txt").exists()
     assert results(out).keys() == undisturbed.keys()
-
-
-def test_a_file_that_kills_workers_costs_its_records_only(runs, undisturbed, tmp_path):
-    out = tmp_path / "out"
-    running = runs.finish(out, "--persistent-models", fault=faults.kill_workers_with_some_files)
-    assert running.code == 6, running.said
-    *lines, _ = (out / "failed_files.txt").read_text().splitlines()
-    assert [line.split("|")[1:] for line in lines] == [
-        ["ESM-2", "worker process died (exit code -9)"]
-    ] * 2
-    assert {"failed", "called"} <= {row["status"] for row in rows_of(out)}
-    expect_mended(runs, out, undisturbed)
 
 
 def test_a_shard_that_kills_ranks_fails_the_run_and_costs_no_other(runs, undisturbed, tmp_path):

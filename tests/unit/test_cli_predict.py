@@ -181,20 +181,33 @@ def test_flag_goes_over_environment_over_file(invoke, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--skip-checkpoint-validation"], "is deprecated and has no effect"),
-        (["--no-cuda-streams"], "is deprecated and has no effect"),
-        (["--dnabert-v2"], "--dnabert-v2 has no effect"),
-        (["--ranks", "2"], "--ranks has no effect"),
-        (["--staged", "--v1-attention"], "--v1-attention has no effect"),
-        (["--v1-fallback", "--pin-memory"], "--pin-memory has no effect"),
-        (["--parallel", "--esm-batch-size", "4096"], "--esm-batch-size has no effect"),
-        (["--parallel", "--dnabert-v2", "--ranks", "2", "--v1-attention"], None),
-        (["--esm-batch-size", "4096", "--v1-attention", "--pin-memory"], None),
+        ("--skip-checkpoint-validation", "is deprecated and has no effect"),
+        ("--no-cuda-streams", "is deprecated and has no effect"),
+        ("--dnabert-v2", "--dnabert-v2 has no effect"),
+        ("--ranks 2", "--ranks has no effect"),
+        ("--dataloader-workers 0", "--dataloader-workers has no effect"),
+        ("--staged --v1-attention", "--v1-attention has no effect"),
+        ("--staged --no-pin-memory", "--pin-memory has no effect"),
+        ("--v1-fallback --pin-memory", "--pin-memory has no effect"),
+        ("--parallel --esm-batch-size 4096", "--esm-batch-size has no effect"),
+        ("--parallel --dnabert-v2 --dnabert-batch-size 512", "dnabert-batch-size has no effect"),
+        ("--parallel --dnabert-v2 --persistent-models", "--persistent-models has no effect"),
+        ("--parallel --dnabert-v2 --cache-clear-interval 5", "--cache-clear-interval has no"),
+        ("--parallel --v1-fallback --dataloader-workers 2", "--dataloader-workers has no effect"),
+        ("--parallel --dnabert-v2 --ranks 2 --v1-attention", None),
+        ("--parallel --dnabert-batch-size 4096 --dataloader-workers 0", None),
+        ("--parallel --v1-fallback --dnabert-batch-size 64 --esm-batch-size 64", None),
+        ("--esm-batch-size 4096 --v1-attention --pin-memory", None),
+        ("--dnabert-batch-size 4096 --persistent-models", None),
+        ("--v1-fallback", None),
     ],
 )
 def test_a_flag_that_nothing_reads_is_named_and_no_other(invoke, options, told):
-    given, result = invoke(*options, gpus=())
+    given, result = invoke(*options.split(), gpus=())
     assert given is not None
+    v1 = "Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)"
+    assert (v1 in result.output) == ("--v1-fallback" in options)
+    assert result.output.count("Architecture:") == 1
     assert told in result.output if told else "no effect" not in result.output
 
 

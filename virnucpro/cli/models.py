@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ from virnucpro.core.text import clipped, size
 
 if TYPE_CHECKING:
     from virnucpro.models.specs import EncoderSpec, ModelSpec
-    from virnucpro.tools.verify import Check
 
 
 @click.group()
@@ -166,21 +165,14 @@ def verify(obj: dict[str, Any], name: str | None, golden: Path | None, device: s
             record.check(full=True)
             click.echo(f"ok    {folder.name}: {len(record.files)} files have their recorded hash")
     where = validate_and_get_device(device)
-    failed = _show_checks(checks.verify_paths(spec, where))
-    if golden:
-        failed += _show_checks(checks.verify_golden(spec, golden, where))
-    if failed:
-        raise ModelError(f"{spec.name}: {failed} checks failed on {where}")
-    click.echo(f"{spec.name}: all checks passed on {where}")
-
-
-def _show_checks(results: Iterable[Check]) -> int:
-    """Print each check; return how many failed."""
     failed = 0
-    for check in results:
+    proofs = (checks.verify_golden(spec, golden, where),) if golden else ()
+    for check in chain(checks.verify_paths(spec, where), *proofs):
         told = check.limit == float("inf")
         word = "FAIL" if not check.passed else "" if told else "ok"
         limit = "" if told else f"  (limit {check.limit:.1e})"
         click.echo(f"{word:<5} {check.what}: {check.value:.2e}{limit}")
         failed += not check.passed
-    return failed
+    if failed:
+        raise ModelError(f"{spec.name}: {failed} checks failed on {where}")
+    click.echo(f"{spec.name}: all checks passed on {where}")

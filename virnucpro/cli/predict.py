@@ -74,7 +74,10 @@ class GroupedCommand(click.Command):
 @flag("--relaxed", help="As --min-score 0.5.")
 @option("--output-dir", "-o", type=options.OUTPUT,
         help="Where results go; default: {stem}_predictions in the current directory.")  # fmt: skip
-@flag("--gzip-fasta", help="Write viral.fasta.gz, not viral.fasta.")
+@flag(
+    "--gzip-fasta",
+    help="Write viral.fasta.gz and regions.fasta.gz, not viral.fasta and regions.fasta.",
+)
 @flag("--keep-intermediate", "-k", default=None, help="Keep chunk, ORF and feature files.")
 @flag("--resume", help="Reuse finished work whose input and settings are unchanged.")
 @flag("--force-resume", help="Resume, recomputing only what fails its checksum.")
@@ -129,7 +132,7 @@ def predict(
     if log_file is not None and any(_is_one_file(log_file, path) for path in input_files):
         raise UsageError(f"--log-file {log_file} is an input; choose another one")
     persistent_models = ctx.obj["persistent_models"] = flags["persistent_models"]
-    gpus = _choose_gpus(flags["gpus"], flags["device"], config)
+    gpus = choose_gpus(flags["gpus"], flags["device"], config)
     if flags["v1_attention"] and v1_fallback:
         raise UsageError("--v1-attention belongs to the packed engine: drop --v1-fallback")
     use_v2 = parallel and not v1_fallback
@@ -221,7 +224,7 @@ def _warn_of_no_effect(ctx: click.Context, packed: bool, staged: bool) -> None:
             logger.warning("--%s has no effect %s", name.replace("_", "-"), reason)
 
 
-def _choose_gpus(text: str | None, device: str | None, config: Config) -> tuple[int, ...]:
+def choose_gpus(text: str | None, device: str | None, config: Config) -> tuple[int, ...]:
     """The GPUs of a run: those named, else all where there are several and no device is named."""
     devices = detect_cuda_devices()
     if text is not None:

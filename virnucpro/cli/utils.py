@@ -38,15 +38,10 @@ def list_devices(as_json: bool) -> None:
 
         properties = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
-        devices.append(
-            {
-                "device": f"cuda:{number}",
-                "name": properties.name,
-                "memory": f"{free / 2**30:.1f} of {gib(total)} free",
-                "capability": f"{properties.major}.{properties.minor}",
-                "numbers": "float16",
-            }
-        )
+        memory = f"{free / 2**30:.1f} of {gib(total)} free"
+        capability = f"{properties.major}.{properties.minor}"
+        facts = {"memory": memory, "capability": capability, "numbers": "float16"}
+        devices.append({"device": f"cuda:{number}", "name": properties.name, **facts})
     if as_json:
         click.echo(json.dumps(devices, indent=1))
         return
@@ -101,6 +96,7 @@ def validate(file: Path, max_errors: int) -> None:
     notes["gap letters: removed"] += log.gaps
     notes["digits in sequences: removed"] += log.digits
     notes["blanks in sequences: removed"] += log.blanks
+    notes[f"records with '>' in their id, first: {log.first_mark}"] += log.marks
     notes["bgzip without its end block: is the file whole?"] += len(log.cut_short)
     for problem in errors:
         click.echo(f"error: {problem}")
@@ -169,14 +165,10 @@ def show(obj: dict[str, Config], as_json: bool) -> None:
     Flags of a command go before all of these. "not set" leaves the choice to the model or the
     machine.
     """
-    shown = {
-        name: {
-            "value": str(value) if isinstance(value, Path) else value,
-            "source": source,
-            "variable": environment_name(name),
-        }
-        for name, value, source in obj["config"].items()
-    }
+    shown = {}
+    for name, value, source in obj["config"].items():
+        plain = str(value) if isinstance(value, Path) else value
+        shown[name] = {"value": plain, "source": source, "variable": environment_name(name)}
     if as_json:
         click.echo(json.dumps(shown, indent=1))
         return

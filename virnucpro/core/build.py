@@ -6,7 +6,7 @@ import re
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.text import clipped, shown
@@ -16,6 +16,7 @@ T = TypeVar("T")
 MOST_YAML_BYTES = 1 << 18
 _LONG_NUMBER = re.compile(r"[-+]?[0-9]\S{1000}")  # 1:1:1 and on is base 60, and takes for ever
 _SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
     int: ((int,), "a whole number from 0 to 10^19"),
     float: ((int, float), "a number from 0 to 10^19, such as 0.001 or 1.0e-3"),
     str: ((str, int), "text; put quotes around it"),
@@ -27,11 +28,7 @@ _MOST = 10**19  # times in nanoseconds are below it
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of sections; an empty file has none.
 
-    A file cannot grow while it is read: it has at most 256 KiB, and no value may stand for
-    another one (`*name`).
-
-    Raises:
-        ConfigError: it cannot be read, or is no mapping.
+    It cannot grow while it is read: it has at most 256 KiB, and no value stands for another one.
     """
     import yaml
 
@@ -63,18 +60,14 @@ def build(kind: type[T], raw: Any, where: str) -> T:
     """Make a dataclass from a mapping; a key without a value counts as not given.
 
     Numbers stay as they are and lists become tuples, so the digest of the fields is that of the
-    file's values: 1 and 1.0 differ. `where`, the file and maybe a key, begins every message.
-
-    Raises:
-        ConfigError: no mapping, or a setting is unknown, missing, of another type or out of range.
+    file's values: 1 and 1.0 differ. `where`, the file and maybe a key, begins every ConfigError.
     """
     known = get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, value in _mapping(raw, where).items():
         if name not in known:
-            raise ConfigError(
-                f"{where} has no setting named {clipped(name)}; it has {', '.join(known)}"
-            )
+            has = ", ".join(known)
+            raise ConfigError(f"{where} has no setting named {clipped(name)}; it has {has}")
         if value is not None:
             values[name] = _checked(known[name], value, _inside(where, name))
     for field in fields(kind):  # type: ignore[arg-type]
@@ -87,7 +80,7 @@ def build(kind: type[T], raw: Any, where: str) -> T:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) is UnionType:  # of a type and None, or of one and a list of them
+    if get_origin(hint) in (UnionType, Union):  # of a type and None, or of one and a list of them
         one, other = get_args(hint)
         hint = other if isinstance(value, list) and get_origin(other) is tuple else one
     origin, inner = get_origin(hint), get_args(hint)
@@ -114,10 +107,10 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 def scalar(hint: Any, value: Any, where: str) -> Any:
     """A value as a number, text or path; a ConfigError that begins with `where` if it is none."""
     kinds, wanted = _SCALARS[hint]
-    fits = isinstance(value, kinds) and not isinstance(value, bool)
+    fits = isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
     if not fits or (hint in (int, float) and not 0 <= value <= _MOST):
         raise ConfigError(f"{where} must be {wanted}, got {shown(value)}")
-    return value if hint in (int, float) else hint(str(value))
+    return value if hint in (bool, int, float) else hint(str(value))
 
 
 def _mapping(raw: Any, where: str) -> dict[Any, Any]:

@@ -4,7 +4,7 @@ The ledger of an output directory holds one small file for each finished unit, w
 scores fills with the scores themselves, and a table with the sizes and hashes of its files. A
 file comes to be whole, under a name made of unit and key, and only if there is none of that
 name: of two workers that did the same work the later one changes nothing. Besides the ledger
-nothing says what is done.
+nothing says what is done. Entries may lie in object storage; the list of files is for folders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.core.errors import DamagedError
-from virnucpro.core.files import atomic_write, fsync_folder, sha256_file
+from virnucpro.core.files import atomic_write, sha256_file
+from virnucpro.core.storage import Folder, Storage
 
 logger = logging.getLogger("virnucpro.core")
 
@@ -54,10 +55,15 @@ class Ledger:
         folder: where the entries lie; made when the first unit is committed.
         reuse: False means that all work starts over.
         repair: a damaged unit is not done; False makes it an error.
+        storage: where entries lie if not in `folder`.
     """
 
-    def __init__(self, root: Path, folder: Path, reuse: bool = True, repair: bool = False) -> None:
+    def __init__(
+        self, root: Path, folder: Path, reuse: bool = True, repair: bool = False,
+        storage: Storage | None = None,
+    ) -> None:  # fmt: skip
         self.root, self.folder, self.reuse, self.repair = root, folder, reuse, repair
+        self.storage = storage or Folder(folder)
 
     def read(self, unit: str, key: str, repair: bool = False) -> Entry | None:
         """The entry of a unit that was committed under `key` and whose files are there; else None.
@@ -65,11 +71,11 @@ class Ledger:
         Raises:
             DamagedError: a checksum fails, and neither `repair` nor the ledger's is set.
         """
-        path = self._path(unit, key)
-        if not self.reuse or not path.is_file():
-            return None
+        own = self.name(unit, key)
         try:
-            entry = read_entry(path)
+            if not self.reuse or (content := self.storage.read(own)) is None:
+                return None
+            entry = parse_entry(content, self.folder / own)
             if not all((self.root / name).is_file() for name in entry.outputs):
                 return None
             for name, (size, sha256) in entry.outputs.items():
@@ -78,7 +84,7 @@ class Ledger:
             if not (repair or self.repair):
                 raise
             logger.warning("%s: %s; it is made again", damage.path, damage.problem)
-            path.unlink(missing_ok=True)
+            self.storage.remove(own)
             return None
         return entry
 
@@ -89,13 +95,12 @@ class Ledger:
         payload: bytes = b"",
         outputs: Sequence[Path] | Outputs = (),
         facts: dict[str, Any] | None = None,
-    ) -> None:
-        """Record `unit` as finished under `key`; nothing is changed if it had been, by whoever.
+    ) -> bool:
+        """Record `unit` as finished under `key`; False changes nothing: it had been, by whoever.
 
         The result is the `payload`, where it is small, or files that have their final names:
         `outputs` are their paths, or what `describe` says of them. `facts` must be JSON-able.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         header = {
             "format": LEDGER_FORMAT, "unit": unit, "key": key, "facts": facts or {},
             "bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest(),
@@ -103,8 +108,7 @@ class Ledger:
         }  # fmt: skip
         text = json.dumps(header, default=str).encode() + b"\n"
         seal = hashlib.sha256(text).hexdigest().encode() + b"\n"
-        with atomic_write(self._path(unit, key), replace=False) as file:
-            file.write(seal + text + payload)
+        return self.storage.create(self.name(unit, key), seal + text + payload)
 
     def describe(self, outputs: Sequence[Path]) -> Outputs:
         """Size and SHA-256 of files by their names, relative to the root."""
@@ -115,18 +119,14 @@ class Ledger:
 
     def discard(self, unit: str) -> None:
         """Forget what was committed of `unit`, under whatever key; its outputs stay."""
-        found = list(self.folder.glob(f"{_name(unit)}-*{_SUFFIX}"))
-        for path in found:
-            path.unlink(missing_ok=True)
-        if found:
-            fsync_folder(self.folder)
+        start = f"{_name(unit)}-"
+        self.storage.remove(*(name for name in self.storage.names() if name.startswith(start)))
 
     def keep_only(self, *units: str) -> None:
         """Forget every other unit."""
         kept = {_name(unit) for unit in units}
-        for path in self.folder.glob(f"*{_SUFFIX}"):
-            if path.name.split("-")[0] not in kept:
-                path.unlink(missing_ok=True)
+        entries = (name for name in self.storage.names() if name.endswith(_SUFFIX))
+        self.storage.remove(*(name for name in entries if name.split("-")[0] not in kept))
 
     def claim(self, *paths: Path) -> None:
         """Write down that these files are ours, durably, before they are made."""
@@ -152,15 +152,16 @@ class Ledger:
                     names.append(str(json.loads(line)))
         return names
 
-    def _path(self, unit: str, key: str) -> Path:
+    def name(self, unit: str, key: str) -> str:
+        """What the entry of a unit is called where entries lie."""
         # Units may carry text from outside; a digest can never leave the folder.
-        return self.folder / f"{_name(unit)}-{_name(key)}{_SUFFIX}"
+        return f"{_name(unit)}-{_name(key)}{_SUFFIX}"
 
 
-def read_entry(path: Path) -> Entry:
-    """Read one file of a ledger; a DamagedError tells that it is not what was committed."""
+def parse_entry(content: bytes, path: Path) -> Entry:
+    """An entry of a ledger; a DamagedError tells that it is not what was committed."""
     try:
-        seal, text, payload = path.read_bytes().split(b"\n", 2)
+        seal, text, payload = (*content.split(b"\n", 2), b"", b"")[:3]
         if hashlib.sha256(text + b"\n").hexdigest().encode() != seal:
             raise DamagedError(path, "fails its checksum")
         header = json.loads(text)
@@ -169,7 +170,7 @@ def read_entry(path: Path) -> Entry:
         if hashlib.sha256(payload).hexdigest() != header["sha256"]:
             raise DamagedError(path, "fails its checksum")
         outputs = {name: (size, sha256) for name, (size, sha256) in header["outputs"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(path, f"cannot be read ({error})") from error
     return Entry(header["facts"], payload, outputs)
 

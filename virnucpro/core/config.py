@@ -1,8 +1,4 @@
-"""Settings from a YAML file and the environment; every key is known, typed and read.
-
-Order of precedence: flag, environment, file, default. This room knows the last three; flags
-are laid over them in `cli`.
-"""
+"""Settings from a YAML file and the environment (flags go before, in `cli`): known and typed."""
 
 from __future__ import annotations
 
@@ -45,29 +41,19 @@ KEYS: dict[str, Key] = {
     "prediction.batch_size": Key(256, int, "rows per classifier batch", 1),
     "prediction.num_workers": Key(4, int, "threads that read merged files for the classifier"),
     "prediction.sequences_per_file": Key(
-        None, int, "ORFs per unit of work; default: 10000, or 100 of a large model on a CPU", 1
+        None, int, "ORFs a unit; default 10000, large on CPU 100", 1
     ),
     "prediction.threads": Key(None, int, "CPU threads of a run; default: usable CPUs", 1),
     "prediction.min_length": Key(0, int, "shortest record to score (nt)"),
-    "prediction.worker_timeout": Key(
-        900, int, "silence of a busy worker that counts as hung (s)", 1
-    ),
+    "prediction.worker_timeout": Key(900, int, "silence of a worker that counts as hung (s)", 1),
     "device.name": Key("auto", str, "auto, cpu, cuda, cuda:N or N"),
     "device.fallback_to_cpu": Key(False, bool, "use the CPU where the named GPU is missing"),
     "device.dtype": Key("auto", str, "numbers to embed with", choices=DTYPES),
     "features.dnabert.batch_size": Key(None, int, "DNA tokens per batch; default: by memory", 16),
-    "features.esm.toks_per_batch": Key(
-        None, int, "protein tokens per batch; default: by memory", 16
-    ),
-    "features.dataloader_workers": Key(
-        None, int, "threads that tokenise in a rank of the packed engine; default: 1"
-    ),
-    "models.home": Key(
-        None, Path, "where fetched and imported models lie", variable="VIRNUCPRO_MODEL_DIR"
-    ),
-    "models.offline": Key(
-        False, bool, "never ask the network for anything", variable="VIRNUCPRO_OFFLINE"
-    ),
+    "features.esm.toks_per_batch": Key(None, int, "protein tokens per batch, as dnabert's", 16),
+    "features.dataloader_workers": Key(None, int, "threads that tokenise in a rank; default: 1"),
+    "models.home": Key(None, Path, "where installed models lie", variable="VIRNUCPRO_MODEL_DIR"),
+    "models.offline": Key(False, bool, "never ask the network", variable="VIRNUCPRO_OFFLINE"),
     "files.keep_intermediate": Key(False, bool, "keep chunk, ORF and feature files"),
     "logging.format": Key("text", str, "form of log lines", choices=("text", "json")),
     "logging.file": Key(None, Path, "also log to this file, DEBUG included"),
@@ -83,11 +69,7 @@ class Config:
 
     @classmethod
     def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
-        """Lay environment over file over defaults.
-
-        Raises:
-            ConfigError: unreadable file, unknown key (names the nearest), or a wrong type.
-        """
+        """Lay environment over file over defaults; a ConfigError names the nearest key."""
         values = {name: (key.default, "default") for name, key in KEYS.items()}
         for name, value in _flatten(read_yaml(path) if path else {}, str(path)).items():
             values[name] = (_checked(name, value, str(path)), str(path))

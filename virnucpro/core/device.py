@@ -31,10 +31,8 @@ def detect_cuda_devices() -> list[int]:
     try:
         import torch
     except ModuleNotFoundError:
-        logger.warning(
-            "a GPU is here, but torch is not: pip install 'virnucpro[published]'; "
-            "computing on the CPU"
-        )
+        remedy = "pip install 'virnucpro[published]'"
+        logger.warning("a GPU is here, but torch is not: %s; computing on the CPU", remedy)
         return []
     return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
 
@@ -50,10 +48,6 @@ def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
     """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists.
 
     `auto` is the first GPU, else the CPU; `fallback_to_cpu` takes the CPU where a GPU is missing.
-
-    Raises:
-        UsageError: the name is none of these.
-        DeviceError: there is no such GPU.
     """
     text = name.strip().lower()
     if text == "cpu":
@@ -100,13 +94,9 @@ def usable_cpus() -> int:
 
 
 def _quotas() -> Iterator[float]:
-    """CPUs that each control group of this process allows, of version 1 or 2, those above too.
+    """CPUs that each control group of this process allows (cgroup-v2.rst, sched-bwc.rst of Linux).
 
-    In a container the group's own path may lie outside of what is mounted, and does not exist
-    here; the mount is its group then.
-
-    Source:
-        Linux, Documentation/admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst.
+    In a container the group's own path may not exist here; the mount is its group then.
     """
     for line in _lines(PROC / "cgroup"):
         _, controllers, path = line.split(":", 2)

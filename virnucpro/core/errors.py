@@ -1,10 +1,4 @@
-"""Errors are types with fields; `cli.main` turns each into one message and one exit code.
-
-Exit codes: 0 done, 1 failure, 2 usage, 3 bad input, 4 model missing, 5 device or memory,
-6 done in part, 130 SIGINT, 143 SIGTERM.
-"""
-
-from __future__ import annotations
+"""Errors are types with fields; `cli.main` turns each into one message and one exit code."""
 
 from pathlib import Path
 
@@ -59,10 +53,8 @@ class DamagedError(OutputError):
         self.path, self.problem = path, problem
 
     def __str__(self) -> str:
-        return (
-            f"{self.path}: {self.problem}; run again with --force-resume, which recomputes "
-            "what is damaged and keeps the rest"
-        )
+        remedy = "run again with --force-resume, which recomputes what is damaged"
+        return f"{self.path}: {self.problem}; {remedy}"
 
 
 class ConfigError(UsageError):

@@ -1,10 +1,9 @@
 """What may be installed beside the core, and which extra brings it."""
 
-from __future__ import annotations
-
 EXTRA_OF = {  # by the name that is imported
     "torch": "published", "tokenizers": "published", "h5py": "published",
     "huggingface_hub": "published", "pysam": "bam", "pynvml": "gpu",
+    "ray": "ray", "obstore": "cloud",
 }  # fmt: skip
 
 

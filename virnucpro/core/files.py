@@ -42,6 +42,7 @@ def atomic_write(
         replace: False leaves a file that has the name already as it is.
 
     Raises:
+        FileExistsError: there is one, and it may not be replaced.
         OutputError: the disk is full, read-only or gone; nothing is left behind.
     """
     options = (
@@ -58,10 +59,11 @@ def atomic_write(
         if replace:
             beside.replace(path)
         else:
-            with suppress(FileExistsError):
-                _link(beside, path)
+            _link(beside, path)
         fsync_folder(path.parent)
     except OSError as error:
+        if isinstance(error, FileExistsError) and not replace:
+            raise
         raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):
@@ -73,9 +75,10 @@ def _link(old: Path, new: Path) -> None:
     try:
         os.link(old, new)
     except OSError as error:
-        if error.errno not in _NO_LINKS_HERE:
+        if error.errno in _NO_LINKS_HERE:
+            old.replace(new)
+        elif old.stat().st_nlink < 2:  # else NFS has done it, and lost the answer to the first try
             raise
-        old.replace(new)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -1,7 +1,5 @@
 """Logging of one run: readable lines or JSON on standard output, everything in a file."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sys
@@ -19,14 +17,9 @@ class _JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(
-            {
-                "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-                "level": record.levelname,
-                "logger": record.name,
-                "message": record.getMessage(),
-            }
-        )
+        time = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
+        said = {"time": time, "level": record.levelname, "logger": record.name}
+        return json.dumps({**said, "message": record.getMessage()})
 
 
 class _Lines(logging.StreamHandler):  # type: ignore[type-arg] # no [] before Python 3.11
@@ -57,13 +50,7 @@ class _Lines(logging.StreamHandler):  # type: ignore[type-arg] # no [] before Py
 def setup_logging(
     verbose: bool = False, quiet: bool = False, log_file: Path | None = None, style: str = "text"
 ) -> logging.Logger:
-    """Configure the `virnucpro` logger, replacing what an earlier call set up.
-
-    `quiet` shows errors only, on standard error; `log_file` gets every line, DEBUG included.
-
-    Raises:
-        OutputError: `log_file` cannot be written.
-    """
+    """Configure the `virnucpro` logger anew; if `quiet`, errors on standard error only."""
     logger = logging.getLogger("virnucpro")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)

@@ -1,7 +1,5 @@
 """What every process that we start does first: leave Ctrl-C to its parent, and end with it."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -39,10 +37,7 @@ _INLINE = {"TOKENIZERS_PARALLELISM": "false"}
 
 @contextmanager
 def at_most_threads(threads: int, with_torch: bool = True) -> Iterator[None]:
-    """Bound the CPU threads of arithmetic in this block, and of processes that it starts.
-
-    Processes have one each, unless they set more; whoever starts them sees to the sum.
-    """
+    """Bound CPU threads in this block; processes that it starts have one each."""
     if with_torch:
         import torch  # before the variables are set: it would take them for its own
 

@@ -1,7 +1,5 @@
 """Progress of long work: a bar with rate and ETA on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys
@@ -24,10 +22,7 @@ class GpuMeter:
         self._text, self._next = "", 0.0
 
     def text(self) -> str:
-        """Memory of the busiest GPU, for instance `GPU 12.3/79.6 GiB`; empty where there is none.
-
-        It is looked up at most every two seconds.
-        """
+        """Memory of the busiest GPU, such as `GPU 12.3/79.6 GiB`; looked up every two seconds."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + SECONDS_BETWEEN_LOOKS
             try:
@@ -87,8 +82,8 @@ class _LineBar(Bar):
         count, details = f"{self.done}", [f"{rate:.1f}/s"]
         if self.total is not None:
             count += f"/{self.total}"
-            if rate:
-                details.append(f"ETA {timedelta(seconds=int((self.total - self.done) / rate))}")
+        if self.total is not None and rate:
+            details.append(f"ETA {timedelta(seconds=int((self.total - self.done) / rate))}")
         details += _details(postfix, self.gpu)
         logger.info("%s: %s %s, %s", self.desc, count, self.unit, ", ".join(details))
 
@@ -109,11 +104,9 @@ def _rich_bar(total: int | None, desc: str, unit: str) -> Iterator[Bar]:
         class RichBar(Bar):
             def update(self, n: int = 1, **postfix: object) -> None:
                 details = [f"{task.speed:,.0f}/s"] if task.speed else []
-                progress.update(
-                    task.id,
-                    completed=_bounded(int(task.completed) + n, total),
-                    details=", ".join([*details, *_details(postfix, gpu)]),
-                )
+                text = ", ".join([*details, *_details(postfix, gpu)])
+                done = _bounded(int(task.completed) + n, total)
+                progress.update(task.id, completed=done, details=text)
 
         yield RichBar()
 

@@ -1,7 +1,5 @@
 """Values, times, sizes and shares as people read them; each form stands here once."""
 
-from __future__ import annotations
-
 import reprlib
 
 MOST_LETTERS = 200

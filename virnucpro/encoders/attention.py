@@ -1,15 +1,12 @@
-"""The one place that decides which attention kernels run, and what all transformers share.
+"""Which attention kernels run, and what all transformers share.
 
-Room 4 (batch -> one vector per ORF). Kernels are named: `triton` are our own, for packed tokens
-(Hopper GPUs, 16-bit), `varlen` is PyTorch's for them (CUDA, 16-bit), `sdpa` reads rectangles and
-runs everywhere.
+Kernels are named: `triton` are our own, for packed tokens (Hopper GPUs, 16-bit), `varlen` is
+PyTorch's for them (CUDA, 16-bit), `sdpa` reads rectangles and runs everywhere.
 """
-
-from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -18,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from virnucpro.core.errors import DeviceError
-from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.batches import Batch, PackedBatch
+from virnucpro.encoders.base import Batch, Encoder
 from virnucpro.encoders.kernels import run_on
 from virnucpro.encoders.layouts import Layout, PackedLayout, RectangleLayout, TiledLayout
 
@@ -30,17 +26,12 @@ _PROOF_LENGTHS = (3, 17, 1, 64, 65, 200)
 _NETWORK_TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float32: 1e-4}
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str:
-    """Name the kernels for packed tokens: `triton` or `varlen` where they run, else `sdpa`.
-
-    Attention with `alibi`, a distance penalty, is nothing that the varlen kernel knows.
-    """
-    if run_on(device, dtype, head_dim):
+def choose_backend(
+    device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool, ours: bool = True
+) -> str:
+    """Kernels for packed tokens: `triton`, `varlen` (which knows no ALiBi), else `sdpa`."""
+    if ours and run_on(device, dtype, head_dim):
         return TiledLayout.backend
-    return _pytorch_backend(device, dtype, head_dim, alibi)
-
-
-def _pytorch_backend(device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str:
     fits = dtype in (torch.float16, torch.bfloat16) and head_dim % 8 == 0 and head_dim <= 256
     if alibi or not fits or device.type != "cuda":
         return "sdpa"
@@ -54,47 +45,19 @@ def pinned_kernels() -> Iterator[None]:
         yield
 
 
-class Float32Table(nn.Module):
-    """Constants that follow the weights from device to device and never change their dtype.
-
-    `.half()` and `.to(dtype)` would round a buffer, and `.to_empty()` would lose it.
-    """
-
-    table: Tensor
-
-    def __init__(self, values: Sequence[float]) -> None:
-        super().__init__()
-        self.values = tuple(values)
-        self.register_buffer("table", self._made_on(torch.device("cpu")), persistent=False)
-
-    def forward(self) -> Tensor:
-        """The constants: shape (values,), float32, on the device of the weights."""
-        return self.table
-
-    def _made_on(self, device: torch.device) -> Tensor:
-        return torch.tensor(self.values, dtype=torch.float32, device=device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32Table:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.table = self._made_on(self.table.device)
-        return self
+def bits_of(constants: list[float]) -> Tensor:
+    """Float32 numbers for a buffer, as integers, which `.half()` does not round; on the CPU."""
+    return torch.tensor(constants, dtype=torch.float32, device="cpu").view(torch.int32)
 
 
 class TransformerEncoder(Encoder):
-    """A stack of attention layers over the flat tokens of a layout.
+    """A stack of attention layers over the flat tokens of a layout."""
 
-    Attributes:
-        embed: one row a token.
-        heads: attention heads.
-        skip: special tokens at each end that do not count in the mean.
-        uses_alibi: attention adds a distance penalty.
-        forced_backend: name of the kernels to use instead of the best ones; None for those.
-    """
-
-    embed: nn.Embedding
-    heads: int
-    skip: ClassVar[int] = 0
-    uses_alibi: ClassVar[bool] = False
+    embed: nn.Embedding  # one row a token
+    heads: int  # attention heads
+    skip: ClassVar[int] = 0  # special tokens at each end that do not count in the mean
+    uses_alibi: ClassVar[bool] = False  # attention adds a distance penalty
+    # name of the kernels to use instead of the best ones; None for those
     forced_backend: str | None = None
 
     @abstractmethod
@@ -119,7 +82,7 @@ class TransformerEncoder(Encoder):
         """Arrange a batch for the kernels in use; on the batch's device."""
         if self.backend == TiledLayout.backend:
             return TiledLayout.of(batch, self.pad_id)
-        if isinstance(batch, PackedBatch) and self.backend == PackedLayout.backend:
+        if self.backend == PackedLayout.backend:
             return PackedLayout.of(batch)
         return RectangleLayout.of(batch, self.pad_id)
 
@@ -135,22 +98,16 @@ class TransformerEncoder(Encoder):
 
 
 def prove_backend(encoder: TransformerEncoder) -> str:
-    """Compare the vectors that the chosen kernels give with those of plain attention.
+    """Name the backend whose vectors in this network are those of plain attention.
 
     Our own kernels give way to PyTorch's, with a line in the log, where they do not hold; forced
-    ones are left to whoever forced them.
-
-    Returns:
-        The name of the backend.
-
-    Raises:
-        DeviceError: if PyTorch's do not run, or differ from plain attention.
+    ones are left to whoever forced them. A DeviceError tells of PyTorch's that do not hold.
     """
     is_ours = encoder.backend == TiledLayout.backend and encoder.forced_backend is None
     if is_ours and (problem := _against_plain(encoder)):
         weights = next(encoder.parameters())
         head_dim, alibi = encoder.dim // encoder.heads, encoder.uses_alibi
-        instead = _pytorch_backend(weights.device, weights.dtype, head_dim, alibi)
+        instead = choose_backend(weights.device, weights.dtype, head_dim, alibi, ours=False)
         log.warning("Triton kernels %s; '%s' is used instead", problem, instead)
         encoder.forced_backend = instead
     if encoder.backend == PackedLayout.backend and (problem := _against_plain(encoder)):
@@ -165,7 +122,7 @@ def _against_plain(encoder: TransformerEncoder) -> str:
     generator = torch.Generator().manual_seed(0)
     known = min(24, encoder.embed.num_embeddings)
     tokens = torch.randint(4, known, (int(bounds[-1]),), generator=generator)
-    batch = PackedBatch(tokens, bounds, max(_PROOF_LENGTHS))
+    batch = Batch(tokens, bounds, max(_PROOF_LENGTHS))
     plain = RectangleLayout.of(batch, encoder.pad_id).to(weights.device)
     with torch.inference_mode(), pinned_kernels():
         wanted = encoder.encode(plain)

@@ -1,30 +1,21 @@
-"""DNABERT-S: DNA tokens in, one vector per sequence out.
-
-Room 4 (batch -> one vector per ORF). A BERT with distance penalties instead of positions
-(ALiBi, the same in both directions) and a gated feed-forward block.
-"""
-
-from __future__ import annotations
+"""DNABERT-S: a BERT with ALiBi, the same in both directions, and a gated feed-forward block."""
 
 import math
 from typing import ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from virnucpro.encoders import kernels
-from virnucpro.encoders.attention import Float32Table, TransformerEncoder
+from virnucpro.encoders.attention import TransformerEncoder, bits_of
 from virnucpro.encoders.kernels import Sight
 from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import DnabertShape
 
 
 class Dnabert(TransformerEncoder):
-    """The DNABERT-S network, then the mean over all tokens, CLS and SEP among them.
-
-    Source:
-        Zhou et al. 2024, arXiv:2402.08777; ALiBi: Press et al. 2022, arXiv:2108.12409.
-    """
+    """DNABERT-S (arXiv:2402.08777), then the mean over all tokens, CLS and SEP among them."""
 
     uses_alibi: ClassVar[bool] = True
     pad_id = 3
@@ -36,7 +27,8 @@ class Dnabert(TransformerEncoder):
         self.embed = nn.Embedding(shape.vocab, shape.dim)
         self.token_types = nn.Embedding(shape.token_types, shape.dim)
         self.embed_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
-        self.slopes = Float32Table(alibi_slopes(shape.heads))
+        self.register_buffer("slope_bits", bits_of(alibi_slopes(shape.heads)), persistent=False)
+        self.slope_bits: Tensor
         self.layers = nn.ModuleList(DnabertLayer(shape) for _ in range(shape.layers))
 
     def hidden(self, layout: Layout) -> Tensor:
@@ -44,14 +36,17 @@ class Dnabert(TransformerEncoder):
         if isinstance(layout, TiledLayout):
             return self._tiled(layout)
         states: Tensor = self.embed_norm(self.embed(layout.tokens) + self.token_types.weight[0])
-        masks = layout.masks(self.slopes(), states.dtype)
+        masks = layout.masks(self._slopes(), states.dtype)
         for layer in self.layers:
             states = layer(states, layout, masks)
         return states
 
+    def _slopes(self) -> Tensor:
+        return self.slope_bits.view(torch.float32)
+
     def _tiled(self, layout: TiledLayout) -> Tensor:
         """As `hidden`, with our own kernels."""
-        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, None, self.slopes())
+        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, None, self._slopes())
         table = self.embed.weight + self.token_types.weight[0]
         embedded = functional.embedding(layout.tokens, table)
         states: Tensor = kernels.add_norm(embedded, None, self.embed_norm)
@@ -87,7 +82,7 @@ class DnabertLayer(nn.Module):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """How much each head minds distance, steepest first.
+    """How much each head minds distance (arXiv:2108.12409), steepest first.
 
     A geometric series for a power of two; the heads beyond one take every second slope of
     the series that is twice as long.

@@ -1,10 +1,4 @@
-"""ESM-2: protein tokens in, one vector per protein out.
-
-Room 4 (batch -> one vector per ORF). Plain PyTorch; computes what the published network does,
-for padded and packed batches alike.
-"""
-
-from __future__ import annotations
+"""ESM-2 in plain PyTorch: protein tokens in, one vector per protein out."""
 
 from typing import ClassVar, cast
 
@@ -13,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from virnucpro.encoders import kernels
-from virnucpro.encoders.attention import Float32Table, TransformerEncoder
+from virnucpro.encoders.attention import TransformerEncoder, bits_of
 from virnucpro.encoders.kernels import Sight
 from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import Esm2Shape
@@ -25,13 +19,7 @@ _TRAINED_SHARE = 1 - 0.15 * 0.8
 
 
 class Esm2(TransformerEncoder):
-    """The ESM-2 network up to its last layer norm, then the mean over residues.
-
-    BOS and EOS take part in attention and not in the mean.
-
-    Source:
-        Lin et al. 2023, doi:10.1126/science.ade2574; fair-esm 2.0.0.
-    """
+    """ESM-2 (doi:10.1126/science.ade2574), then the mean of all tokens but BOS and EOS."""
 
     skip: ClassVar[int] = 1
     pad_id = PAD_ID
@@ -116,11 +104,7 @@ class Esm2Layer(nn.Module):
         return result
 
     def tiled(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
-        """As `forward` with our own kernels, which add late.
-
-        `states` (T, dim) take `update`, what the layer before gave; what this one gives is
-        returned for the next to add.
-        """
+        """As `forward` with our kernels, which add `update`, the layer's before, late."""
         normed = kernels.add_norm(states, update, self.attention_norm)
         seen = self.out(kernels.attend(self.qkv(normed), where))
         normed = kernels.add_norm(states, seen, self.ffn_norm)
@@ -129,26 +113,24 @@ class Esm2Layer(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Angles of rotary positions, float32 whatever the weights are.
-
-    A float16 frequency would be off by up to 0.16 rad at position 1022.
-    """
+    """Angles of rotary positions; a float16 frequency is off by up to 0.16 rad at position 1022."""
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
         exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
-        self.frequencies = Float32Table((1.0 / 10000**exponents).tolist())
+        bits = bits_of((1.0 / 10000**exponents).tolist())
+        self.register_buffer("frequency_bits", bits, persistent=False)
+        self.frequency_bits: Tensor
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each (T, 1, 1, head_dim / 2), float32."""
-        angles = positions[:, None].float() * self.frequencies()
+        angles = positions[:, None].float() * self.frequency_bits.view(torch.float32)
         return angles.cos()[:, None, None], angles.sin()[:, None, None]
 
     def table(self, longest: int) -> Tensor:
         """Cosines, then sines of the first positions: (longest, head_dim), float32."""
-        frequencies = self.frequencies()
-        angles = torch.arange(longest, device=frequencies.device)[:, None].float() * frequencies
-        return torch.cat((angles.cos(), angles.sin()), -1)
+        cos, sin = self(torch.arange(longest, device=self.frequency_bits.device))
+        return torch.cat((cos, sin), -1)[:, 0, 0]
 
 
 def rotate(heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:

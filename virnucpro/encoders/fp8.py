@@ -1,11 +1,8 @@
 """ESM-2 with most of its matrix products in float8: nearly twice the speed, at a price.
 
-Weights are quantised once, each row by its largest value; what a product takes is quantised by
-the kernel that made it, each token by its largest value. The attention's output projection
+Weights are quantised by row, what a product takes by token. The attention's output projection
 stays as it is, and so do the layers named in `KEPT`: there float8 costs most and gains least.
 """
-
-from __future__ import annotations
 
 import copy
 from typing import cast
@@ -24,10 +21,7 @@ KEPT = (0, -1)  # layers
 
 
 class Fp8Linear(nn.Module):
-    """A linear layer whose weights and input are float8, and whose sums are not.
-
-    Where it is not `biased`, the next kernel adds the bias.
-    """
+    """A linear layer in float8; if it is not `biased`, the next kernel adds the bias."""
 
     values: Tensor
     scale: Tensor
@@ -69,11 +63,7 @@ class Fp8Layer(nn.Module):
 
 
 def to_fp8(encoder: Esm2) -> Esm2:
-    """A quantised twin of `encoder` on the same device; what both need they share.
-
-    Raises:
-        UsageError: our kernels do not run there.
-    """
+    """A quantised twin on the same device; a UsageError where our kernels do not run."""
     if prove_backend(encoder) != TiledLayout.backend:
         needs = "an H100 or later, Triton, and float16 elsewhere"
         raise UsageError(f"--precision fp8 needs {needs}; leave it out")

@@ -214,10 +214,7 @@ def tiles_of(bounds: Tensor) -> Tensor:
 def add_norm(
     states: Tensor, update: Tensor | None, norm: nn.LayerNorm, keep: bool = True, fp8: bool = False
 ) -> Any:
-    """Layer norm of `states + update`, (T, d) each, computed in float32; `Quantised` if `fp8`.
-
-    `states` take the sum if `keep`; the weights of `norm` say the dtype of the result.
-    """
+    """Norm of `states + update` (T, d) in float32; `states` take the sum if `keep`."""
     count, dim = states.shape
     block = triton.next_power_of_2(dim)
     rows = max(1, 4096 // block)
@@ -231,10 +228,7 @@ def add_norm(
 
 
 def attend(qkv: Tensor, where: Sight) -> Tensor:
-    """Full attention inside each sequence of packed tokens, positions included.
-
-    (T, 3 * heads * d) to (T, heads * d), where tokens of no sequence hold anything.
-    """
+    """Attention inside each sequence: (T, 3 * heads * d) to (T, heads * d), padding to anything."""
     width = qkv.shape[1] // (3 * where.heads)
     seen = _empty(qkv, where.heads * width, qkv.dtype)
     _attend[(len(where.tiles) * where.heads,)](

@@ -1,9 +1,7 @@
 """How the tokens of a batch lie in memory, and which of them may see each other.
 
-Room 4 (batch -> one vector per ORF). Every layer but attention works on a flat list of tokens,
-so it needs no layout. What depends on one (positions, attention, pooling) stands here, twice:
-`PackedLayout` has no padding and needs a kernel that knows segment bounds; `RectangleLayout`
-sorts sequences of like length into rectangles and works wherever PyTorch does.
+Positions, attention and pooling stand here, twice: `PackedLayout` has no padding and needs a kernel
+that knows segment bounds; `RectangleLayout` sorts sequences of like length into rectangles.
 """
 
 from __future__ import annotations
@@ -16,22 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from virnucpro.encoders.batches import OnHostOrDevice, PackedBatch, PaddedBatch
+from virnucpro.encoders.base import Batch, OnHostOrDevice
 from virnucpro.encoders.kernels import tiles_of
 
 _UNSEEN = -1.0e4  # exp() of it is 0 in every float type, and float16 can hold it
 
 
 class Layout(OnHostOrDevice, ABC):
-    """The tokens of one batch in a flat list, T long.
+    """The tokens of one batch in a flat list, T long."""
 
-    Attributes:
-        backend: name of the attention kernels that this layout uses.
-        tokens: shape (T,), int64.
-    """
-
-    backend: ClassVar[str]
-    tokens: Tensor
+    backend: ClassVar[str]  # name of the attention kernels that this layout uses
+    tokens: Tensor  # shape (T,), int64
 
     @property
     @abstractmethod
@@ -44,12 +37,7 @@ class Layout(OnHostOrDevice, ABC):
 
     @abstractmethod
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """What attention adds to its scores; made once a batch, used by every layer.
-
-        Args:
-            slopes: ALiBi slopes, one a head, shape (h,), float32; None for no ALiBi.
-            dtype: of queries, keys and values.
-        """
+        """What attention adds to its scores, once a batch; ALiBi `slopes` (h,) or None."""
 
     @abstractmethod
     def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
@@ -57,15 +45,7 @@ class Layout(OnHostOrDevice, ABC):
 
     @abstractmethod
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
-        """Average the tokens of each sequence, without `skip` at both its ends.
-
-        Args:
-            hidden: shape (T, d).
-            skip: special tokens left out at each end.
-
-        Returns:
-            Shape (n, d), float32, in batch order; zeros where nothing is left to average.
-        """
+        """Average (T, d) without `skip` tokens at both ends: (n, d) float32, in order."""
 
 
 def varlen_attn(*arguments: Any) -> Any:
@@ -77,11 +57,7 @@ def varlen_attn(*arguments: Any) -> Any:
 
 @dataclass(frozen=True)
 class PackedLayout(Layout):
-    """Sequences end to end. Nothing but CUDA in float16 or bfloat16 has the kernel for it.
-
-    Shapes may be fixed for compilation: extra sequences of no tokens at the end are rows of
-    zeros, and a last sequence of padding is a row to drop. Neither touches another row.
-    """
+    """Sequences end to end; those of no tokens at the end are rows of zeros."""
 
     backend: ClassVar[str] = "varlen"
     tokens: Tensor
@@ -90,7 +66,7 @@ class PackedLayout(Layout):
     max_length: int  # no sequence has more tokens; may be rounded up
 
     @classmethod
-    def of(cls, batch: PackedBatch) -> PackedLayout:
+    def of(cls, batch: Batch) -> PackedLayout:
         """Find out which token belongs where, without a word to the host."""
         ends = batch.cu_seqlens[1:]
         index = torch.arange(len(batch.tokens), device=ends.device, dtype=ends.dtype)
@@ -138,23 +114,18 @@ class TiledLayout(PackedLayout):
     tiles: Tensor  # (m, 2), int32; see `tiles_of`
 
     @classmethod
-    def of(cls, batch: PackedBatch | PaddedBatch, pad_id: int) -> TiledLayout:  # type: ignore[override]
+    def of(cls, batch: Batch, pad_id: int) -> TiledLayout:  # type: ignore[override]
         """Lay out a batch; one on a GPU costs a wait, so do it before the copy."""
-        packed = unpadded(batch) if isinstance(batch, PaddedBatch) else batch
         # Products in float8 want a multiple of 16 tokens; those at the end are of no sequence.
-        tokens = functional.pad(packed.tokens, (0, -len(packed.tokens) % 16), value=pad_id)
-        flat = PackedLayout.of(replace(packed, tokens=tokens))
-        tiles = tiles_of(packed.cu_seqlens.cpu()).to(tokens.device)
+        tokens = functional.pad(batch.tokens, (0, -len(batch.tokens) % 16), value=pad_id)
+        flat = PackedLayout.of(replace(batch, tokens=tokens))
+        tiles = tiles_of(batch.cu_seqlens.cpu()).to(tokens.device)
         return cls(tokens, flat.cu_seqlens, flat.segments, flat.max_length, tiles)
 
 
 @dataclass(frozen=True)
 class RectangleLayout(Layout):
-    """Sequences of like length side by side, one rectangle after the other in the flat list.
-
-    A rectangle is a view of the flat list, so attention copies nothing to get at it, and the
-    padding is what rounding up a length costs. Rows of length 0 are allowed and harmless.
-    """
+    """Sequences of like length side by side: rectangles, each a view of the flat list."""
 
     backend: ClassVar[str] = "sdpa"
     tokens: Tensor  # padded on the right in each row
@@ -163,16 +134,8 @@ class RectangleLayout(Layout):
     shapes: tuple[tuple[int, int], ...]  # rows and width of each rectangle
 
     @classmethod
-    def of(cls, batch: PaddedBatch | PackedBatch, pad_id: int) -> RectangleLayout:
-        """Lay out a batch; a packed one on a GPU costs one wait, so do it before the copy."""
-        if isinstance(batch, PaddedBatch):
-            rows, width = batch.tokens.shape
-            order = torch.arange(rows, device=batch.tokens.device)
-            return cls(batch.tokens.flatten(), batch.lengths, order, ((rows, width),))
-        return cls._of_packed(batch, pad_id)
-
-    @classmethod
-    def _of_packed(cls, batch: PackedBatch, pad_id: int) -> RectangleLayout:
+    def of(cls, batch: Batch, pad_id: int) -> RectangleLayout:
+        """Lay out a batch; one on a GPU costs a wait, so do it before the copy."""
         bounds = batch.cu_seqlens.long().cpu()
         lengths = bounds.diff()
         widths = bucket_width(lengths)
@@ -202,10 +165,7 @@ class RectangleLayout(Layout):
         return torch.cat(places)
 
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Which keys exist, (rows, 1, 1, width), or, with ALiBi, how far away they are.
-
-        One for each rectangle; distances are `dtype` (rows, h, width, width).
-        """
+        """Which keys exist (rows, 1, 1, width), or how far they are (rows, h, w, w)."""
         seen = []
         for lengths, (_, width) in zip(self._rows(self.lengths), self.shapes, strict=True):
             columns = self._columns(width)
@@ -251,19 +211,10 @@ class RectangleLayout(Layout):
         return torch.split(values, [rows for rows, _ in self.shapes])
 
 
-def unpadded(batch: PaddedBatch) -> PackedBatch:
-    """The rows of a rectangle end to end, without what fills them up."""
-    columns = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    tokens = batch.tokens[columns < batch.lengths[:, None]]
-    bounds = functional.pad(batch.lengths.cumsum(0), (1, 0)).int()
-    return PackedBatch(tokens, bounds, int(batch.lengths.max()))
-
-
 def bucket_width(lengths: Tensor) -> Tensor:
     """Round lengths up so that few widths remain: shape (n,), int64 (tokens).
 
-    To a multiple of 8 up to 128 tokens (the kernels want that much), of 16 up to 256 and so
-    on: at most a sixteenth is padding beyond 64 tokens, and 1,024 tokens make 40 widths.
+    To a multiple of 8 up to 128 tokens (the kernels want that much), of 16 up to 256 and so on.
 
     >>> bucket_width(torch.tensor([1, 8, 104, 130, 1022])).tolist()
     [8, 8, 104, 144, 1024]

@@ -1,11 +1,8 @@
 """From a spec to a network ready to run: published names become ours, and nothing is left over."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from virnucpro.core.errors import ModelError
 from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.small import TOWERS, load_small
+from virnucpro.encoders.small import load_small
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.encoders.weights import open_checkpoint
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, EncoderSpec, Esm2Shape
@@ -24,16 +21,7 @@ _READERS = 4  # one alone reads a file that is in memory at a quarter of the spe
 
 
 def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """Load an encoder for inference, few tensors in memory at a time.
-
-    Args:
-        spec: what to load; its hash is checked where the file was installed.
-        device: where the weights go.
-        dtype: number format of the weights.
-
-    Raises:
-        ModelError: if the weights are missing, damaged, or not what the spec says.
-    """
+    """An encoder on `device` for inference, few tensors in memory at a time; else a ModelError."""
     if spec.is_small:
         encoder: Encoder = load_small(spec, device, dtype)
     else:
@@ -50,20 +38,15 @@ def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) ->
 
         parts = _slots(state.items(), opened.names).items()
         with ThreadPoolExecutor(_READERS) as readers:
-            spread = (
-                readers.map if device.type == "cuda" else map
-            )  # a CPU reads as fast as it copies
+            # a CPU reads as fast as it copies
+            spread = readers.map if device.type == "cuda" else map
             list(spread(fill, *zip(*parts, strict=True)))
         encoder.load_state_dict(state, assign=True)
     return encoder.to(device).eval().requires_grad_(False)
 
 
 def check_encoder(spec: EncoderSpec) -> None:
-    """Prove that an encoder can be loaded, one tensor in memory at a time, and its tokenizer.
-
-    Raises:
-        ModelError: it cannot; names the file.
-    """
+    """Prove that encoder and tokenizer can be loaded, one tensor at a time; else a ModelError."""
     if spec.is_small:
         load_small(spec, torch.device("cpu"), torch.float32)
     else:
@@ -73,88 +56,62 @@ def check_encoder(spec: EncoderSpec) -> None:
     make_tokenizer(spec).encode("A")
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """How a publisher calls our tensors; modules are published ones -> ours."""
-
-    prefix: str  # regular expression of what may stand before every name
-    whole: Mapping[str, str]  # modules outside the layers
-    layer: str  # regular expression of a layer with one group, its number
-    inner: Mapping[str, str]  # modules inside a layer; `qkv/0` is the first third
-    ignored: str  # regular expression of tensors that inference does not need
-
-    def ours(self, name: str) -> str | None:
-        """Our name of a published tensor (`layers.3.qkv.weight/1`); None if it is unknown."""
-        match = re.fullmatch(rf"(?:{self.prefix})?(.+)\.(weight|bias)", name)
-        if match is None:
-            return None
-        module, kind = match.groups()
-        if module in self.whole:
-            return f"{self.whole[module]}.{kind}"
-        in_layer = re.fullmatch(rf"{self.layer}\.(.+)", module)
-        if in_layer is None or in_layer[2] not in self.inner:
-            return None
-        target, _, third = self.inner[in_layer[2]].partition("/")
-        return f"layers.{int(in_layer[1])}.{target}.{kind}" + (f"/{third}" if third else "")
-
-
-_NOT_ESM2 = r"(.*\.)?(position_ids|inv_freq|version|_float_tensor|position_embeddings\.weight)"
-_ESM2_NAMES = (
-    Dialect(
-        prefix=r"esm\.",
-        whole={"embeddings.word_embeddings": "embed", "encoder.emb_layer_norm_after": "norm"},
-        layer=r"encoder\.layer\.(\d{1,4})",
-        inner={
-            "attention.self.query": "qkv/0",
-            "attention.self.key": "qkv/1",
-            "attention.self.value": "qkv/2",
-            "attention.output.dense": "out",
-            "attention.LayerNorm": "attention_norm",
-            "intermediate.dense": "up",
-            "output.dense": "down",
-            "LayerNorm": "ffn_norm",
-        },
-        ignored=rf"{_NOT_ESM2}|(esm\.)?(contact_head|pooler)\..*|lm_head\..*",
-    ),
-    Dialect(
-        prefix=r"(?:model\.)?encoder\.(?:sentence_encoder\.)?",
-        whole={"embed_tokens": "embed", "emb_layer_norm_after": "norm"},
-        layer=r"layers\.(\d{1,4})",
-        inner={
-            "self_attn.q_proj": "qkv/0",
-            "self_attn.k_proj": "qkv/1",
-            "self_attn.v_proj": "qkv/2",
-            "self_attn.out_proj": "out",
-            "self_attn_layer_norm": "attention_norm",
-            "fc1": "up",
-            "fc2": "down",
-            "final_layer_norm": "ffn_norm",
-        },
-        ignored=rf"{_NOT_ESM2}|(.*\.)?(contact_head|lm_head)\..*",
-    ),
+# What may stand before the published names of tensors, by whom ever.
+_PREFIX = r"(?:esm\.|bert\.|model\.)?(?:encoder\.)?(?:sentence_encoder\.)?"
+# Tensors that inference does not need.
+_IGNORED = (
+    r"(.*\.)?(position_ids|inv_freq|version|_float_tensor|position_embeddings\.weight"
+    r"|token_type_ids|alibi)|(.*\.)?(contact_head|lm_head|pooler|cls)\..*"
 )
-_DNABERT_NAMES = (
-    Dialect(
-        prefix=r"bert\.",
-        whole={
-            "embeddings.word_embeddings": "embed",
-            "embeddings.token_type_embeddings": "token_types",
-            "embeddings.LayerNorm": "embed_norm",
-        },
-        layer=r"encoder\.layer\.(\d{1,4})",
-        inner={
-            "attention.self.Wqkv": "qkv",
-            "attention.output.dense": "out",
-            "attention.output.LayerNorm": "attention_norm",
-            "mlp.gated_layers": "gate_up",
-            "mlp.wo": "down",
-            "mlp.layernorm": "ffn_norm",
-        },
-        ignored=r"(.*\.)?(position_ids|token_type_ids|alibi)|(bert\.)?pooler\..*|cls\..*",
-    ),
-)
+# Published modules -> ours; `qkv/0` is the first third. ESM-2 has two sets of names.
+_NAMES = {
+    "esm2": {
+        "embeddings.word_embeddings": "embed",
+        "embed_tokens": "embed",
+        "emb_layer_norm_after": "norm",
+        "layer.#.attention.self.query": "layers.#.qkv/0",
+        "layer.#.attention.self.key": "layers.#.qkv/1",
+        "layer.#.attention.self.value": "layers.#.qkv/2",
+        "layer.#.attention.output.dense": "layers.#.out",
+        "layer.#.attention.LayerNorm": "layers.#.attention_norm",
+        "layer.#.intermediate.dense": "layers.#.up",
+        "layer.#.output.dense": "layers.#.down",
+        "layer.#.LayerNorm": "layers.#.ffn_norm",
+        "layers.#.self_attn.q_proj": "layers.#.qkv/0",
+        "layers.#.self_attn.k_proj": "layers.#.qkv/1",
+        "layers.#.self_attn.v_proj": "layers.#.qkv/2",
+        "layers.#.self_attn.out_proj": "layers.#.out",
+        "layers.#.self_attn_layer_norm": "layers.#.attention_norm",
+        "layers.#.fc1": "layers.#.up",
+        "layers.#.fc2": "layers.#.down",
+        "layers.#.final_layer_norm": "layers.#.ffn_norm",
+    },
+    "dnabert": {
+        "embeddings.word_embeddings": "embed",
+        "embeddings.token_type_embeddings": "token_types",
+        "embeddings.LayerNorm": "embed_norm",
+        "layer.#.attention.self.Wqkv": "layers.#.qkv",
+        "layer.#.attention.output.dense": "layers.#.out",
+        "layer.#.attention.output.LayerNorm": "layers.#.attention_norm",
+        "layer.#.mlp.gated_layers": "layers.#.gate_up",
+        "layer.#.mlp.wo": "layers.#.down",
+        "layer.#.mlp.layernorm": "layers.#.ffn_norm",
+    },
+}
 
-_DIALECTS = {"esm2": _ESM2_NAMES, "dnabert": _DNABERT_NAMES}
+
+def _slot_of(published: str, names: Mapping[str, str]) -> str | None:
+    """Our name of a published tensor, such as `layers.3.qkv.weight/1`; None if it is unknown."""
+    match = re.fullmatch(rf"{_PREFIX}(.+)\.(weight|bias)", published)
+    module, kind = match.groups() if match else ("", "")
+    number = re.search(r"\.(\d{1,4})\.", module)
+    if number:
+        module = module.replace(number[0], ".#.", 1)
+    if module not in names:
+        return None
+    ours, _, third = names[module].partition("/")
+    ours = ours.replace("#", str(int(number[1]))) if number else ours
+    return f"{ours}.{kind}/{third}" if third else f"{ours}.{kind}"
 
 
 class _Unfilled(TorchFunctionMode):
@@ -170,20 +127,17 @@ class _Unfilled(TorchFunctionMode):
 
 
 class _Opened:
-    """A published network on the meta device, and the published name of each of its tensors.
-
-    `names` has it by our slot, such as `layers.3.qkv.weight/1`.
-    """
+    """A published network on the meta device; `names` gives its tensors by our slot."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        if spec.kind not in _DIALECTS:
-            known = ", ".join([*_DIALECTS, *TOWERS])
-            raise ModelError(f"encoder kind {spec.kind!r} is unknown; known: {known}")
         from virnucpro.encoders.dnabert import Dnabert  # attention kernels take seconds to import
         from virnucpro.encoders.esm2 import Esm2
 
         self.checkpoint = open_checkpoint(spec.path)
-        self.names = self._translate(_DIALECTS[spec.kind])
+        published = sorted(self.checkpoint.shapes)
+        self.names = {slot: n for n in published if (slot := _slot_of(n, _NAMES[spec.kind]))}
+        rest = set(published) - set(self.names.values())
+        self._refuse("unexpected", (name for name in rest if not re.fullmatch(_IGNORED, name)))
         self.network: Encoder
         with torch.device("meta"), _Unfilled():
             if spec.kind == "esm2":
@@ -205,17 +159,6 @@ class _Opened:
         """Refuse what is no number, or became none in another format."""
         if not bool(torch.isfinite(values).all()):
             raise self._error(f"{self.names[slot]} has values that {values.dtype} cannot hold")
-
-    def _translate(self, dialects: tuple[Dialect, ...]) -> dict[str, str]:
-        """Our name -> published name, in the dialect that knows most of the tensors."""
-        published = sorted(self.checkpoint.shapes)
-        found = [{ours: n for n in published if (ours := one.ours(n))} for one in dialects]
-        best = max(range(len(dialects)), key=lambda i: len(found[i]))
-        known, ignored = {*found[best].values()}, dialects[best].ignored
-        unknown = [n for n in published if n not in known and not re.fullmatch(ignored, n)]
-        if unknown:
-            raise self._error(f"unexpected tensors: {_some(unknown)}")
-        return found[best]
 
     def _esm2_shape(self) -> Esm2Shape:
         config = self.checkpoint.config
@@ -282,10 +225,8 @@ class _Opened:
 
     def _check_slots(self) -> None:
         slots, shapes = _slots(self.network.named_parameters(), self.names), self.checkpoint.shapes
-        if missing := sorted(slots.keys() - self.names.keys()):
-            raise self._error(f"missing tensors: {_some(missing)}")
-        if extra := sorted(self.names[slot] for slot in self.names.keys() - slots.keys()):
-            raise self._error(f"unexpected tensors: {_some(extra)}")
+        self._refuse("missing", slots.keys() - self.names.keys())
+        self._refuse("unexpected", (self.names[slot] for slot in self.names.keys() - slots.keys()))
         wrong = [
             f"{self.names[slot]} is {shapes[self.names[slot]]}, wanted {tuple(tensor.shape)}"
             for slot, tensor in slots.items()
@@ -293,6 +234,10 @@ class _Opened:
         ]
         if wrong:
             raise self._error(_some(wrong))
+
+    def _refuse(self, what: str, names: Iterable[str]) -> None:
+        if listed := sorted(names):
+            raise self._error(f"{what} tensors: {_some(listed)}")
 
     def _error(self, problem: str) -> ModelError:
         return ModelError(f"{self.checkpoint.source}: {problem}")

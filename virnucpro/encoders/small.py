@@ -1,13 +1,9 @@
 """The two small encoders of the bundled model as torch trains them and a GPU runs them.
 
-The DNA encoder sees all six codon frames, the protein encoder the residues of the ORF. A stem
-adds up one learned row for each (tap, letter) of a window of letters; residual blocks follow,
-whose norms see one position at a time. Positions past the end of a sequence stay exactly zero, so
-a vector does not depend on what else is in the batch. `small_cpu` has their files, and the same
-networks in numpy for a CPU.
+The DNA encoder sees all six codon frames, the protein encoder the residues of the ORF. Positions
+past the end of a sequence stay exactly zero, so a vector does not depend on what else is in the
+batch. `small_cpu` has their files, and the same networks in numpy for a CPU.
 """
-
-from __future__ import annotations
 
 import json
 from abc import abstractmethod
@@ -20,8 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.core.files import atomic_write
-from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.batches import Batch, PackedBatch
+from virnucpro.encoders.base import Batch, Encoder
 from virnucpro.encoders.small_cpu import (
     CODON_N,
     LOWEST,
@@ -36,11 +31,7 @@ from virnucpro.models.specs import EncoderSpec
 
 
 class Stem(nn.Module):
-    """Sum over `taps` letters of one learned row for each (tap, letter); a strided convolution.
-
-    A codon's row is its own plus that of its residue, so that what one codon teaches its
-    synonyms learn too.
-    """
+    """Sum over `taps` letters of a learned row each; a codon's is its own plus its residue's."""
 
     def __init__(self, config: TowerConfig, rows: int, by_residue: bool) -> None:
         super().__init__()
@@ -50,9 +41,8 @@ class Stem(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.width))
         self.residue: nn.Parameter | None = None
         if by_residue:
-            self.residue = nn.Parameter(
-                torch.randn(config.taps, RESIDUE_ROWS, config.width) * scale
-            )
+            shared = torch.randn(config.taps, RESIDUE_ROWS, config.width)
+            self.residue = nn.Parameter(shared * scale)
         self.register_buffer("of_codon", torch.from_numpy(RESIDUE_OF_CODON), persistent=False)
         self.of_codon: Tensor
 
@@ -113,11 +103,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Shape (n, Q, width) to the same; `mask` (n, Q, 1) is 1 inside a sequence, else 0."""
         h = self.norm(x).to(x.dtype) * mask
-        h = F.relu(self._convolve(h))
+        h = F.relu(self.up(h[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0])
         return torch.addcmul(x, self.down(h * h).to(x.dtype), mask)
-
-    def _convolve(self, h: Tensor) -> Tensor:
-        return self.up(h[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]  # type: ignore[no-any-return]
 
 
 class Pool(nn.Module):
@@ -159,31 +146,12 @@ class Tower(nn.Module):
         return highest, mean
 
 
-def rectangle(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Tokens as a padded rectangle (n, longest) and lengths (n,), whatever the layout."""
-    if not isinstance(batch, PackedBatch):
-        return batch.tokens, batch.lengths
-    starts = batch.cu_seqlens[:-1].long()
-    lengths = batch.cu_seqlens[1:].long() - starts
-    columns = torch.arange(batch.max_length, device=batch.tokens.device)
-    inside = columns < lengths[:, None]
-    where = (starts[:, None] + columns).clamp(max=len(batch.tokens) - 1)
-    return torch.where(inside, batch.tokens[where], pad_id), lengths
-
-
 def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Codon ids of the three frames of each strand.
+    """Codon ids (n, 6, P) of both strands' frames of bases (n, L), and codons of each frame (n, 6).
 
-    The reverse frames read the same codons backwards, complemented, so that codon p of frame f
-    and codon `count - 1 - p` of frame f + 3 cover the same three bases.
-
-    Args:
-        bases: shape (n, L), 0..3 for A, C, G, T, anything larger for N or padding.
-        lengths: shape (n,), bases in each row.
-
-    Returns:
-        Ids, shape (n, 6, P): 16 a + 4 b + c, 64 with an ambiguous base, -1 past the end;
-        counts, shape (n, 6): codons in each frame.
+    Ids are 16 a + 4 b + c, 64 with an ambiguous base, -1 past the end. The reverse frames read the
+    same codons backwards, complemented: codon p of frame f and codon `count - 1 - p` of frame f + 3
+    cover the same three bases.
     """
     n, width = bases.shape
     codons = -(-width // 3)
@@ -209,7 +177,12 @@ class _TowerEncoder(Encoder):
 
     def forward(self, batch: Batch) -> Tensor:
         """Embed each sequence: (n, dim) float32."""
-        return self.embed(*rectangle(batch, self.pad_id))
+        starts = batch.cu_seqlens[:-1].long()
+        lengths = batch.cu_seqlens[1:].long() - starts
+        columns = torch.arange(batch.max_length, device=batch.tokens.device)
+        where = (starts[:, None] + columns).clamp(max=len(batch.tokens) - 1)
+        letters = batch.tokens[where].where(columns < lengths[:, None], self.pad_id)
+        return self.embed(letters, lengths)
 
     @abstractmethod
     def embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
@@ -217,10 +190,7 @@ class _TowerEncoder(Encoder):
 
 
 class DnaTower(_TowerEncoder):
-    """DNA encoder: one tower shared by the six codon frames; frame 0 is the ORF's own.
-
-    The vector holds max and mean of frame 0, then the largest max and the mean of the others.
-    """
+    """One tower for six codon frames: max and mean of the ORF's own, then of the others."""
 
     pad_id = BASE_PAD
 

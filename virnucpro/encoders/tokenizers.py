@@ -1,12 +1,9 @@
-"""DNA and proteins to token ids, as each encoder was trained.
-
-Letters are looked up in a table of bytes; DNABERT-S has a byte pair vocabulary of its own. No
-tensors here, and `tokenizers` is imported by the first sequence that needs it.
-"""
+"""DNA and proteins to token ids, as each encoder was trained; no tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +22,7 @@ BASE_N, BASE_PAD = 4, 5
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 RESIDUE_X, RESIDUE_PAD = 20, 21
 
-BOS_ID, PAD_ID, EOS_ID, UNKNOWN_ID = 0, 1, 2, 3
+BOS_ID, EOS_ID, UNKNOWN_ID = 0, 2, 3
 ESM_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO.-"  # in the order of their ids, from 4
 MAX_RESIDUES = 1022  # ESM-2 was trained on windows of 1,024 tokens with BOS and EOS
 
@@ -38,97 +35,59 @@ class Tokenizer(Protocol):
 
 
 def make_tokenizer(spec: EncoderSpec) -> Tokenizer:
-    """The tokenizer that the encoder was trained with; picklable, and light until first used.
-
-    Raises:
-        ModelError: if the kind is unknown.
-    """
+    """The tokenizer that the encoder was trained with; picklable, and light until first used."""
     if spec.kind == "dnabert":
         folder = spec.path if spec.path.is_dir() else spec.path.parent
         return BpeTokenizer(folder / "tokenizer.json")
-    if spec.kind not in _LETTERS:
-        raise ModelError(f"encoder kind {spec.kind!r} is unknown")
-    return _LETTERS[spec.kind]()
+    return LetterTokenizer(spec.kind)
 
 
 def _bytes(sequence: str) -> NDArray[np.uint8]:
     return np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)
 
 
-def _table(letters: str, first: int, other: int) -> NDArray[np.int64]:
+def _table(letters: str, first: int, other: int, either_case: bool = True) -> NDArray[np.int64]:
     table = np.full(256, other, dtype=np.int64)
     table[_bytes(letters)] = np.arange(len(letters)) + first
+    if either_case:
+        table[ord("a") : ord("z") + 1] = table[ord("A") : ord("Z") + 1]
     return table
 
 
-def _either_case(table: NDArray[np.int64]) -> NDArray[np.int64]:
-    table[ord("a") : ord("z") + 1] = table[ord("A") : ord("Z") + 1]
-    return table
+_IDS = {
+    "esm2": _table(ESM_RESIDUES, 4, UNKNOWN_ID, either_case=False),
+    "mini-dna": _table(BASES, 0, BASE_N),
+    "mini-protein": _table(RESIDUES, 0, RESIDUE_X),
+}
+_IDS["mini-dna"][[ord("U"), ord("u")]] = BASES.index("T")
 
 
-_BASE_IDS = _table(BASES, 0, BASE_N)
-_BASE_IDS[ord("U")] = BASES.index("T")
-_BASE_IDS = _either_case(_BASE_IDS)
-_RESIDUE_IDS = _either_case(_table(RESIDUES, 0, RESIDUE_X))
-_ESM_IDS = _table(ESM_RESIDUES, 4, UNKNOWN_ID)
+class LetterTokenizer:
+    """An id for each letter, by kind of encoder; any other letter is N, X or the unknown token.
 
+    ESM-2 gets BOS and EOS around at most `MAX_RESIDUES`.
 
-class BaseTokenizer:
-    """DNA letters in either case to 0..3 (A, C, G, T; U is T); any other letter is 4.
-
-    >>> BaseTokenizer().encode("ACGTN").tolist()
-    [0, 1, 2, 3, 4]
+    >>> [LetterTokenizer(kind).encode("ACX*").tolist() for kind in ("mini-dna", "esm2")]
+    [[0, 1, 4, 4], [0, 5, 23, 24, 3, 2]]
     """
+
+    def __init__(self, kind: str) -> None:
+        if kind not in _IDS:
+            raise ModelError(f"encoder kind {kind!r} is unknown")
+        self.kind = kind
 
     def encode(self, sequence: str) -> NDArray[np.int64]:
         """See `Tokenizer`."""
-        return _BASE_IDS[_bytes(sequence)]
-
-
-class ResidueTokenizer:
-    """Protein letters in either case to 0..19 in alphabetical order; any other letter is 20.
-
-    >>> ResidueTokenizer().encode("ACYX").tolist()
-    [0, 1, 19, 20]
-    """
-
-    def encode(self, sequence: str) -> NDArray[np.int64]:
-        """See `Tokenizer`."""
-        return _RESIDUE_IDS[_bytes(sequence)]
-
-
-class ProteinTokenizer:
-    """ESM-2 token ids of a protein: BOS, one id a residue, EOS.
-
-    Letters outside the alphabet become the unknown token; what comes after the first
-    `max_residues` residues is left out.
-    """
-
-    def __init__(self, max_residues: int = MAX_RESIDUES) -> None:
-        self.max_residues = max_residues
-
-    def encode(self, sequence: str) -> NDArray[np.int64]:
-        """See `Tokenizer`.
-
-        >>> ProteinTokenizer().encode("MX*").tolist()
-        [0, 20, 24, 3, 2]
-        """
-        residues = _ESM_IDS[_bytes(sequence[: self.max_residues])]
-        return np.concatenate(([BOS_ID], residues, [EOS_ID]))
+        if self.kind != "esm2":
+            return _IDS[self.kind][_bytes(sequence)]
+        return np.concatenate(([BOS_ID], _IDS["esm2"][_bytes(sequence[:MAX_RESIDUES])], [EOS_ID]))
 
 
 class BpeTokenizer:
-    """Token ids as `tokenizer.json` defines them, CLS and SEP included; nothing is cut off.
-
-    The file is read at the first use, so that an object travels to a worker process as a path.
-
-    Raises:
-        ModelError: at the first use, if the file is missing or is no tokenizer.
-    """
+    """Ids as `tokenizer.json`, read at first use, defines them, with CLS and SEP."""
 
     def __init__(self, tokenizer_json: Path) -> None:
         self.path = Path(tokenizer_json)
-        self._loaded: ByteTokenizer | None = None
 
     def encode(self, sequence: str) -> NDArray[np.int64]:
         """Token ids with CLS and SEP: shape (tokens,), int64."""
@@ -139,28 +98,20 @@ class BpeTokenizer:
         encodings = self._tokenizer.encode_batch_fast(list(sequences))  # fast: without offsets
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
-    @property
+    @cached_property
     def _tokenizer(self) -> ByteTokenizer:
-        if self._loaded is None:
-            from tokenizers import Tokenizer as ByteTokenizer
+        from tokenizers import Tokenizer as ByteTokenizer
 
-            if not self.path.is_file():
-                raise ModelError(f"{self.path}: no tokenizer here; fetch the model again")
-            try:
-                self._loaded = ByteTokenizer.from_file(str(self.path))
-            except Exception as error:  # the library raises no subclass of it
-                raise ModelError(f"{self.path}: not a tokenizer.json: {error}") from error
-            # A published file may ask for truncation or padding; both would change the vectors.
-            self._loaded.no_truncation()
-            self._loaded.no_padding()
-        return self._loaded
+        if not self.path.is_file():
+            raise ModelError(f"{self.path}: no tokenizer here; fetch the model again")
+        try:
+            loaded = ByteTokenizer.from_file(str(self.path))
+        except Exception as error:  # the library raises no subclass of it
+            raise ModelError(f"{self.path}: not a tokenizer.json: {error}") from error
+        # A published file may ask for truncation or padding; both would change the vectors.
+        loaded.no_truncation()
+        loaded.no_padding()
+        return loaded
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_loaded": None}
-
-
-_LETTERS: dict[str, type[BaseTokenizer] | type[ResidueTokenizer] | type[ProteinTokenizer]] = {
-    "esm2": ProteinTokenizer,
-    "mini-dna": BaseTokenizer,
-    "mini-protein": ResidueTokenizer,
-}
+        return {"path": self.path}  # not what was loaded: it travels to workers as a path

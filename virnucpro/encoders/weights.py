@@ -1,10 +1,7 @@
 """Open weight files in the published formats, without ever running what is in them.
 
-Understands safetensors, `pytorch_model.bin` and fair-esm `.pt`, whole or sharded with an index.
-Tensors are read one at a time: a large model need not fit in memory twice.
+Safetensors, `pytorch_model.bin` and fair-esm `.pt`, whole or sharded; read tensor by tensor.
 """
-
-from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -79,22 +76,27 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a weight file, or a directory in one of the published layouts.
-
-    Args:
-        path: `.safetensors`, `.bin`, `.pt`, an `.index.json`, or a directory that holds one;
-            `config.json` is looked for beside the weights.
-
-    Raises:
-        ModelError: if it is missing, damaged, or holds anything but tensors and plain values.
-    """
+    """Open a weight file, an index, or a directory with one, and its `config.json`."""
     path = Path(path)
     weights = _find_weights(path) if path.is_dir() else path
     if not weights.is_file():
         raise ModelError(f"{weights}: no such weights; fetch the model again")
     config = weights.parent / "config.json"
     checkpoint = Checkpoint(path, read_json(config) if config.is_file() else {})
-    for file in _shards(weights):
+    files = [weights]
+    if weights.suffix == ".json":
+        names = read_json(weights).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise ModelError(f"{weights}: no weight_map from tensors to files")
+        for name in set(names.values()):
+            if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
+                raise ModelError(f"{weights}: shard {name!r:.200} is not a file beside the index")
+            if not (weights.parent / name).is_file():
+                raise ModelError(
+                    f"{weights.parent / name}: shard is missing; fetch the model again"
+                )
+        files = [weights.parent / name for name in sorted(set(names.values()))]
+    for file in files:
         if file.suffix == ".safetensors":
             checkpoint.open_safetensors(file)
         elif file.suffix in _PICKLED:
@@ -117,19 +119,3 @@ def _find_weights(folder: Path) -> Path:
             names = ", ".join(sorted(p.name for p in found))
             raise ModelError(f"{folder}: several weight files ({names:.200}); name one")
     raise ModelError(f"{folder}: no weights here (model.safetensors, pytorch_model.bin, *.pt)")
-
-
-def _shards(weights: Path) -> list[Path]:
-    if weights.suffix != ".json":
-        return [weights]
-    names = read_json(weights).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-        raise ModelError(f"{weights}: no weight_map from tensors to files")
-    files = []
-    for name in sorted(set(names.values())):
-        if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
-            raise ModelError(f"{weights}: shard {name!r:.200} is not a file beside the index")
-        if not (weights.parent / name).is_file():
-            raise ModelError(f"{weights.parent / name}: shard is missing; fetch the model again")
-        files.append(weights.parent / name)
-    return files

@@ -1,10 +1,4 @@
-"""Whether faster numbers may be trusted: some sequences are scored both ways and compared.
-
-Random weights say nothing of a trained network's large activations, and one user's sequences
-nothing of another's: the sample is of the user's own.
-"""
-
-from __future__ import annotations
+"""Whether faster numbers may be trusted: some of the user's sequences are scored both ways."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,17 +23,9 @@ class Agreement:
 
 
 def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> Agreement:
-    """Compare the probabilities of virus that two ways give the same sequences.
+    """Compare P(virus) of the same sequences by trusted and by fast numbers, both (n,).
 
-    Args:
-        exact: by the numbers that are trusted, shape (n,).
-        fast: by the others, shape (n,).
-
-    Returns:
-        How far they agree; labels are taken at 0.5.
-
-    Raises:
-        UsageError: too few sequences, or they do not agree well enough; says the figures.
+    A UsageError with the figures where they are too few, or do not agree well enough.
     """
     if len(exact) < LEAST_SEQUENCES:
         raise UsageError(

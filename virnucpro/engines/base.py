@@ -1,7 +1,4 @@
-"""What an engine is, and the one place where one is chosen.
-
-Room 5: who batches, on one device.
-"""
+"""What an engine is, who batches on one device, and the one place where one is chosen."""
 
 from __future__ import annotations
 
@@ -50,8 +47,6 @@ class EngineOptions:
     pin_memory: bool | None = None  # page-locked batches; None means on CUDA
     compile: Literal["auto", "on", "off"] = "auto"  # auto: when the job repays it
     expected_tokens: int = 0  # of the whole job, whoever computes them, for that decision
-    # Makes what recomputes a batch with NaN or Inf; None means a float32 copy of the encoder.
-    float32_encoder: Callable[[], Encoder] | None = None
 
     def __post_init__(self) -> None:
         if self.token_budget is not None and self.token_budget < 1:
@@ -104,15 +99,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def make_engine(
-    kind: EngineKind,
-    encoder: Encoder,
-    *,
-    device: torch.device,
-    options: EngineOptions | None = None,
-) -> Engine:
-    """Choose how batches are laid out; both engines give the same vectors.
+    kind: EngineKind, encoder: Encoder, *, device: torch.device,
+    options: EngineOptions | None = None, float32_encoder: Callable[[], Encoder] | None = None,
+) -> Engine:  # fmt: skip
+    """An engine for an encoder on `device`; both kinds of layout give the same vectors.
 
-    `encoder` is on `device`, in the numbers it is to compute with.
+    `float32_encoder` makes what recomputes a batch with NaN or Inf; by default a copy.
     """
     from virnucpro.engines.plans import PackedPlan, PaddedPlan
     from virnucpro.engines.runner import BatchEngine
@@ -124,6 +116,5 @@ def make_engine(
     # for a GPU or a compiler: there they are planned as rectangles from the start.
     wants_few = device.type == "cuda" or chosen.compile == "on"
     in_vain = wants_few and getattr(encoder, "backend", None) == "sdpa"
-    if kind == "packed" and not in_vain:
-        return BatchEngine(encoder, PackedPlan(encoder.pad_id), device, chosen)
-    return BatchEngine(encoder, PaddedPlan(encoder.pad_id), device, chosen)
+    plan = PackedPlan if kind == "packed" and not in_vain else PaddedPlan
+    return BatchEngine(encoder, plan(encoder.pad_id), device, chosen, float32_encoder)

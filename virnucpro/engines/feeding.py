@@ -1,9 +1,7 @@
 """Prepare batches off the device's thread, each exactly once and in order.
 
-Room 5. Threads and not processes: laying out is numpy, byte pair encoding is Rust, and both
-let go of the interpreter, so nothing has to be pickled, no worker can hold sequences when it
-dies, and no second process can touch the device. What to do is planned before it is handed
-out, so no number of threads can lose or repeat a sequence.
+Threads and not processes: laying out is numpy and byte pair encoding Rust, and both let go of the
+interpreter, so nothing is pickled and no second process can touch the device.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
 """One batch through the encoder, how many tokens it may hold, and whether compiling pays.
 
-Fixed shapes go through `torch.compile`, everything else through the encoder as it is. One layer
-is compiled and serves for all of its kind, which takes a tenth of the time of a whole network.
+One layer is compiled and serves all of its kind, in a tenth of the time of a whole network.
 """
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,11 +12,10 @@ import torch
 from torch import Tensor
 
 from virnucpro.core.errors import DeviceError
-from virnucpro.core.records import Tokens
 from virnucpro.encoders.attention import TransformerEncoder, pinned_kernels, prove_backend
-from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.batches import Batch
+from virnucpro.encoders.base import Batch, Encoder
 from virnucpro.encoders.layouts import Layout, RectangleLayout, TiledLayout
+from virnucpro.engines.plans import collate
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -35,19 +30,7 @@ _USABLE = 0.7  # of the free memory: the allocator splits blocks, and other leng
 
 
 class Forward:
-    """Computes batches with one encoder on one device.
-
-    Args:
-        encoder: on `device`.
-        device: where to compute.
-        packed: batches come end to end; else as rectangles.
-
-    Attributes:
-        compiles: batches of fixed shape are compiled.
-
-    Raises:
-        DeviceError: the attention kernels do not run there, or run wrong.
-    """
+    """Computes batches with an encoder that is on `device`; `packed` ones come end to end."""
 
     def __init__(self, encoder: Encoder, device: torch.device, packed: bool = False) -> None:
         self.encoder, self.device = encoder.eval(), device
@@ -63,10 +46,7 @@ class Forward:
         self.compiles = self._insist = False
 
     def compile(self, insist: bool) -> None:
-        """Compile from now on, when a shape first occurs; our own kernels leave nothing to do.
-
-        A failure of the compiler is an error if `insist`; else the work goes on without it.
-        """
+        """Compile shapes as they occur; a failing compiler is left out, or an error if `insist`."""
         if self.backend == TiledLayout.backend:
             log.info("torch.compile left out: the Triton kernels are faster, and for any shape")
             return
@@ -83,9 +63,26 @@ class Forward:
         """Vectors of a prepared batch: shape (rows, d), float32, on the device."""
         with torch.inference_mode(), self._on_device(), pinned_kernels():
             moved = ready.to(self.device, non_blocking=True)
-            if self.compiles and fixed and self._admit(moved):
-                return self._run_compiled(moved)
-            return self._run_plain(moved)
+            shapes, longest = getattr(moved, "shapes", ()), getattr(moved, "max_length", 0)
+            shape = (*moved.tokens.shape, shapes, longest)
+            compiles = self.compiles and fixed
+            if compiles and shape not in self._shapes and len(self._shapes) < MOST_SHAPES:
+                log.info("Compiling for batches of shape %s", shape)
+                self._shapes.add(shape)
+            if compiles and shape in self._shapes:
+                try:
+                    return self._compute(moved)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    if self._insist:
+                        raise DeviceError(f"torch.compile failed: {error}") from error
+                    log.warning("torch.compile failed, going on without it: %s", error)
+                    self.compiles = False
+            # another engine may have had the layers compiled; asking for the stance takes seconds
+            is_plain = getattr(self._layers[0], "_compiled_call_impl", None) is None
+            with nullcontext() if is_plain else torch.compiler.set_stance("force_eager"):
+                return self._compute(moved)
 
     def _compute(self, ready: Prepared) -> Tensor:
         if self._transformer is not None and isinstance(ready, Layout):
@@ -93,47 +90,12 @@ class Forward:
         vectors: Tensor = self.encoder(ready)
         return vectors
 
-    def _admit(self, ready: Prepared) -> bool:
-        fixed = (getattr(ready, "shapes", ()), getattr(ready, "max_length", 0))
-        shape = (*ready.tokens.shape, *fixed)
-        if shape not in self._shapes and len(self._shapes) < MOST_SHAPES:
-            log.info("Compiling for batches of shape %s", shape)
-            self._shapes.add(shape)
-        return shape in self._shapes
-
-    def _run_compiled(self, ready: Prepared) -> Tensor:
-        try:
-            return self._compute(ready)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            if self._insist:
-                raise DeviceError(f"torch.compile failed: {error}") from error
-            log.warning("torch.compile failed, going on without it: %s", error)
-            self.compiles = False
-            return self._run_plain(ready)
-
-    def _run_plain(self, ready: Prepared) -> Tensor:
-        """Without compiling, also where another engine had the layers compiled."""
-        if getattr(self._layers[0], "_compiled_call_impl", None) is None:
-            return self._compute(ready)
-        with torch.compiler.set_stance("force_eager"):
-            return self._compute(ready)
-
     def _on_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
 
-def probe(forward: Forward, collate: Callable[[Sequence[Tokens]], Batch]) -> tuple[float, int]:
-    """Run a small batch on a CUDA device and see what it takes.
-
-    Returns:
-        Memory in use at the peak, above weights and batch, for each token; memory that nobody
-        uses (bytes).
-
-    Raises:
-        DeviceError: not even that fits.
-    """
+def probe(forward: Forward) -> tuple[float, int]:
+    """Run a small batch on a CUDA device: peak bytes for each token, and bytes that are free."""
     device = forward.device
     letters = np.full(_PROBE_LENGTH, 5, dtype=np.int64)
     ready = forward.prepare(collate([letters] * (_PROBE_TOKENS // _PROBE_LENGTH)), pin=False)
@@ -153,10 +115,7 @@ def probe(forward: Forward, collate: Callable[[Sequence[Tokens]], Batch]) -> tup
 
 
 def budget_by_memory(bytes_per_token: float, free_bytes: int) -> int:
-    """The largest power of two whose batch fits into free memory, between the two limits.
-
-    A power of two, so that runs on like devices lay out like batches.
-    """
+    """The largest power of two whose batch fits, the same on like devices, between two limits."""
     fitting = int(_USABLE * free_bytes / max(bytes_per_token, 1.0))
     power = 1 << max(fitting.bit_length() - 1, 0)
     return min(max(power, SMALLEST_BUDGET), LARGEST_BUDGET)

@@ -1,10 +1,7 @@
 """The engine of the bundled model on a CPU: pieces that fit the caches, one thread each.
 
-What is computed together follows from the sequences alone, and the BLAS runs on one thread inside
-a piece, so that any number of threads gives the same bytes.
+Pieces follow from the sequences and the BLAS has one thread: any number of threads, same bytes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
@@ -21,12 +18,7 @@ _POSITIONS = 1024  # of a piece: its widest array takes about 3 MB
 
 
 class LightEngine:
-    """Vectors of a small encoder; see `base.Engine`.
-
-    Args:
-        encoder: of the bundled model.
-        threads: pieces computed side by side.
-    """
+    """Vectors of the bundled encoder, `threads` pieces side by side; see `base.Engine`."""
 
     def __init__(self, encoder: SmallEncoder, threads: int) -> None:
         self._encoder, self._threads = encoder, threads

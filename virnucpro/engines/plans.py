@@ -1,10 +1,4 @@
-"""Group token sequences into batches that fit a token budget, and lay them out.
-
-Lengths in, indices out. `PaddedPlan` makes rectangles of sequences of like length and pays for
-padding; `PackedPlan` lays sequences end to end, by first-fit decreasing.
-"""
-
-from __future__ import annotations
+"""Group token sequences into batches that fit a token budget, and lay them out."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +8,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import SequenceTooLongError
 from virnucpro.core.records import Tokens
-from virnucpro.encoders.batches import PackedBatch, PaddedBatch
+from virnucpro.encoders.base import Batch
 from virnucpro.encoders.layouts import bucket_width
 
 Lengths = Sequence[int] | NDArray[np.integer]
@@ -41,16 +35,8 @@ class PackedPlan:
         """Token slots that each sequence takes, shape (n,)."""
         return lengths
 
-    def collate(self, items: Sequence[Tokens]) -> PackedBatch:
-        """Join `items` end to end."""
-        return collate_packed(items)
-
-    def fixed(self, batch: PackedBatch, budget: int) -> PackedBatch | None:
-        """The same row, filled up to `budget` tokens and to a fixed number of segments.
-
-        Padding follows the last sequence as segments of its own, then come segments without
-        tokens, so nothing that is kept can see it. None if more than a quarter is missing.
-        """
+    def fixed(self, batch: Batch, budget: int) -> Batch | None:
+        """The row filled up to `budget` with padding; None if over a quarter is missing."""
         real = len(batch.tokens)
         missing = budget - real
         if missing < 0 or missing * 4 > budget:
@@ -62,7 +48,7 @@ class PackedPlan:
             return None
         ends = torch.tensor(tail + [budget] * empty, dtype=torch.int32)
         tokens = torch.nn.functional.pad(batch.tokens, (0, missing), value=self.pad_id)
-        return PackedBatch(tokens, torch.cat([batch.cu_seqlens, ends]), self._longest)
+        return Batch(tokens, torch.cat([batch.cu_seqlens, ends]), self._longest)
 
 
 class PaddedPlan:
@@ -74,11 +60,7 @@ class PaddedPlan:
         self.pad_id = pad_id
 
     def plan(self, lengths: Lengths, budget: int) -> list[Counts]:
-        """Indices of each batch, widest first; every index appears exactly once.
-
-        Full rectangles hold sequences of one rounded length, so that few shapes occur. What
-        is left over of each length is put together, longest first.
-        """
+        """Batches widest first, each of one rounded length; what is left over comes together."""
         widths = self.slots(np.asarray(lengths, dtype=np.int64))
         batches: list[Counts] = []
         rest = []
@@ -96,22 +78,15 @@ class PaddedPlan:
         """Token slots that each sequence takes in a row of its own, shape (n,)."""
         return bucket_width(torch.from_numpy(lengths)).numpy()
 
-    def collate(self, items: Sequence[Tokens]) -> PaddedBatch:
-        """Stack `items` into a rectangle of rounded width."""
-        batch = collate_padded(items, self.pad_id)
-        missing = int(bucket_width(batch.lengths).max()) - batch.tokens.shape[1]
-        tokens = torch.nn.functional.pad(batch.tokens, (0, missing), value=self.pad_id)
-        return PaddedBatch(tokens, batch.lengths)
-
-    def fixed(self, batch: PaddedBatch, budget: int) -> PaddedBatch | None:
-        """The same rectangle with rows of padding up to a full one; None if too many."""
-        rows, width = batch.tokens.shape
-        missing = budget // width - rows
-        if missing < 0 or missing * 4 > rows + missing:
+    def fixed(self, batch: Batch, budget: int) -> Batch | None:
+        """The rectangle with rows of padding up to a full one; None if too many, or it is none."""
+        width, *others = torch.unique(bucket_width(batch.cu_seqlens.diff().long())).tolist()
+        missing = budget // width - len(batch)
+        if others or missing < 0 or missing * 4 > len(batch) + missing:
             return None
-        tokens = torch.nn.functional.pad(batch.tokens, (0, 0, 0, missing), value=self.pad_id)
-        lengths = torch.nn.functional.pad(batch.lengths, (0, missing), value=width)
-        return PaddedBatch(tokens, lengths)
+        tokens = torch.nn.functional.pad(batch.tokens, (0, missing * width), value=self.pad_id)
+        ends = len(batch.tokens) + width * torch.arange(1, missing + 1, dtype=torch.int32)
+        return Batch(tokens, torch.cat([batch.cu_seqlens, ends]), width)
 
 
 def segments(budget: int) -> int:
@@ -120,16 +95,7 @@ def segments(budget: int) -> int:
 
 
 def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:
-    """Split sequences into rectangles, longest first, none of more than `budget` slots.
-
-    Yields:
-        Indices into `lengths`; each index appears exactly once.
-
-    Raises:
-        SequenceTooLongError: a single sequence has more tokens than `budget`.
-
-    Source:
-        text-embeddings-inference, core/src/queue.rs at 0206214.
+    """Rectangles, longest first, none of more than `budget` slots, as text-embeddings-inference.
 
     >>> list(batches_within([5, 3, 2], budget=6))
     [[0], [1, 2]]
@@ -149,17 +115,8 @@ def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:
 def pack(lengths: Lengths, budget: int) -> list[Counts]:
     """Fill batches of `budget` tokens, longest sequences first, each where it first fits.
 
-    Args:
-        lengths: tokens per sequence with special tokens, shape (n,), each at least 1.
-        budget: token slots of one batch.
-
-    Returns:
-        Indices into `lengths`, one array a batch, longest first within each; every index
-        appears exactly once. Equal lengths keep their order, so the plan is reproducible.
-
-    Raises:
-        SequenceTooLongError: a single sequence has more tokens than `budget`.
-        ValueError: a sequence without tokens.
+    Indices into `lengths`, longest first in each batch; equal lengths keep their order, so the plan
+    is reproducible. A SequenceTooLongError tells of a sequence over `budget`.
 
     >>> [batch.tolist() for batch in pack([5, 3, 2, 1], budget=6)]
     [[0, 3], [1, 2]]
@@ -191,33 +148,12 @@ def pack(lengths: Lengths, budget: int) -> list[Counts]:
     return list(np.split(order[by_home], edges))
 
 
-def collate_padded(items: Sequence[Tokens], pad_id: int) -> PaddedBatch:
-    """Stack sequences into a rectangle filled up with `pad_id`.
-
-    Raises:
-        ValueError: if there are no items, or an item has no tokens.
-    """
-    lengths = _lengths(items)
-    tokens = np.full((len(items), int(lengths.max())), pad_id, dtype=np.int64)
-    for row, item in zip(tokens, items, strict=True):
-        row[: len(item)] = item
-    return PaddedBatch(torch.from_numpy(tokens), torch.from_numpy(lengths))
-
-
-def collate_packed(items: Sequence[Tokens]) -> PackedBatch:
-    """Join sequences end to end; errors as for `collate_padded`."""
-    lengths = _lengths(items)
-    bounds = np.zeros(len(items) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=bounds[1:])
+def collate(items: Sequence[Tokens]) -> Batch:
+    """Join sequences end to end."""
+    lengths = [len(item) for item in items]
+    bounds = np.cumsum([0, *lengths], dtype=np.int32)
     tokens = np.concatenate(items).astype(np.int64, copy=False)
-    return PackedBatch(torch.from_numpy(tokens), torch.from_numpy(bounds), int(lengths.max()))
-
-
-def _lengths(items: Sequence[Tokens]) -> Counts:
-    lengths = np.array([len(item) for item in items], dtype=np.int64)
-    if not len(lengths) or not lengths.all():
-        raise ValueError("a batch needs at least one sequence, and each at least one token")
-    return lengths
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(bounds), max(lengths))
 
 
 def _longest_first(lengths: Counts) -> Counts:

@@ -1,18 +1,14 @@
 """Run batches through a device: one computes while the one before it is fetched.
 
-Room 5. The host never waits for a batch before the next one is queued: copies to the device
-come from page-locked memory, results leave on a stream of their own, and whether a batch holds
-NaN or Inf is known from a flag that travels with it.
+The host never waits for a batch before the next one is queued: copies come from page-locked
+memory, results leave on a stream of their own, and a flag with them tells of NaN or Inf.
 """
-
-from __future__ import annotations
 
 import copy
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +19,9 @@ from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import Encoder
 from virnucpro.engines.base import Embedded, EngineOptions, EngineStats
-from virnucpro.engines.feeding import Ahead, spread
+from virnucpro.engines.feeding import Ahead
 from virnucpro.engines.forward import Forward, Prepared, budget_by_memory, compiling_pays, probe
-from virnucpro.engines.plans import PackedPlan, PaddedPlan
+from virnucpro.engines.plans import PackedPlan, PaddedPlan, collate
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -54,31 +50,19 @@ class _Pending:
 
 
 class BatchEngine:
-    """The engine behind `make_engine`; see `Engine` for what it promises.
-
-    Args:
-        encoder: on `device`, in the numbers it is to compute with.
-        layout: how batches are laid out.
-        device: where to compute.
-        options: see `EngineOptions`.
-
-    Raises:
-        DeviceError: the device has too little memory, or its kernels do not work.
-    """
+    """The engine behind `make_engine`; see `Engine` for what it promises."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        layout: PackedPlan | PaddedPlan,
-        device: torch.device,
-        options: EngineOptions,
-    ) -> None:
+        self, encoder: Encoder, layout: PackedPlan | PaddedPlan, device: torch.device,
+        options: EngineOptions, float32_encoder: Callable[[], Encoder] | None,
+    ) -> None:  # fmt: skip
         self.layout, self.device, self.options = layout, device, options
+        self._make_exact = float32_encoder or (lambda: copy.deepcopy(encoder).float())
         self._forward = Forward(encoder, device, packed=layout.name == "packed")
         self._is_cuda = device.type == "cuda"
         self._pin = self._is_cuda if options.pin_memory is None else options.pin_memory
         self._pin = self._pin and torch.cuda.is_available()
-        self._copies = _stream(device) if self._is_cuda else None
+        self._copies = torch.cuda.Stream(device) if self._is_cuda else None  # type: ignore[no-untyped-call]
         self._exact: Forward | None = None
         if options.compile == "on":
             self._forward.compile(insist=True)
@@ -88,7 +72,7 @@ class BatchEngine:
                 self._forward.compile(insist=False)
         budget = options.token_budget
         if budget is None and self._is_cuda:
-            budget = budget_by_memory(*probe(self._forward, layout.collate))
+            budget = budget_by_memory(*probe(self._forward))
         self.stats = EngineStats(
             layout=layout.name,
             device=str(device),
@@ -104,17 +88,12 @@ class BatchEngine:
         )
 
     def embed(self, items: Sequence[Tokens]) -> Iterator[Embedded]:
-        """Yield the vectors of batch after batch, in any order, each item exactly once.
-
-        Batches are laid out in the feeding thread, so that making them overlaps with the
-        device's work.
-        """
+        """Yield the vectors of batch after batch, in any order, each item exactly once."""
         start = time.perf_counter()
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
         batches = self._planned(items, np.arange(len(items)))
-        prepared = spread(self._prepare, batches, self.options.feeding_threads)
         waiting: _Pending | None = None
-        with Ahead(prepared, depth) as feed:
+        with Ahead(map(self._prepare, batches), depth) as feed:
             while True:
                 if waiting is not None and not feed.is_ready:
                     yield self._collect(waiting)  # nothing to queue yet: whoever waits gets it
@@ -133,10 +112,7 @@ class BatchEngine:
             self.stats.gpu_bytes = torch.cuda.max_memory_reserved(self.device)
 
     def _planned(self, items: Sequence[Tokens], rows: NDArray[np.int64]) -> list[_Batch]:
-        """Batches within the budget, longest first; what exceeds it alone is a batch alone.
-
-        Short sequences, as the encoder defines them, never share a batch with longer ones.
-        """
+        """Batches within the budget; too long and short ones are by themselves."""
         lengths = np.fromiter((len(item) for item in items), dtype=np.int64, count=len(items))
         if len(lengths) and lengths.min() < 1:
             raise ValueError(f"row {rows[lengths.argmin()]} has no tokens")
@@ -151,10 +127,9 @@ class BatchEngine:
 
     def _prepare(self, batch_items: _Batch) -> _Work:
         rows, items = batch_items
-        layout: Any = self.layout  # its batches are its own
-        batch = layout.collate(items)
+        batch = collate(items)
         fixes = self._forward.compiles and max(map(len, items)) > self._forward.encoder.short_tokens
-        fixed = layout.fixed(batch, self.stats.token_budget) if fixes else None
+        fixed = self.layout.fixed(batch, self.stats.token_budget) if fixes else None
         ready = self._forward.prepare(batch if fixed is None else fixed, self._pin)
         return _Work(rows, items, ready, fixed is not None)
 
@@ -163,45 +138,30 @@ class BatchEngine:
         todo = [work]
         while todo:
             part = todo.pop()
-            if self._too_large(part):
-                todo += [self._prepare(some) for some in self._halves(part)]
+            slots, n = part.ready.tokens.numel(), len(part.items)
+            if self.stats.oom_halvings and n > 1 and slots > self.stats.token_budget:
+                parts = self._planned(part.items, part.rows)
+                if len(parts) == 1:
+                    rows, items = parts[0]
+                    parts = [(rows[: n // 2], items[: n // 2]), (rows[n // 2 :], items[n // 2 :])]
+                todo += [self._prepare(some) for some in reversed(parts)]
                 continue
             try:
                 pending = self._queue(part)
             except torch.OutOfMemoryError:
                 pending = None
-            if pending is None:  # outside of `except`, whose traceback holds on to the tensors
-                self._halve(part)
-                todo.append(part)
+            if pending is not None:
+                yield pending
                 continue
-            yield pending
-
-    def _too_large(self, work: _Work) -> bool:
-        if not self.stats.oom_halvings or len(work.items) == 1:
-            return False
-        slots = work.ready.tokens.numel()
-        return slots > self.stats.token_budget
-
-    def _halves(self, work: _Work) -> list[_Batch]:
-        """The batch's sequences, planned anew; last part first, as a stack wants it."""
-        parts = self._planned(work.items, work.rows)
-        if len(parts) == 1:
-            rows, items = parts[0]
-            middle = len(items) // 2
-            parts = [(rows[:middle], items[:middle]), (rows[middle:], items[middle:])]
-        return parts[::-1]
-
-    def _halve(self, work: _Work) -> None:
-        """Halve the budget, at least to half of the batch that did not fit."""
-        if len(work.items) == 1:
-            tokens = len(work.items[0])
-            raise DeviceError(f"{self.device}: no memory for one sequence of {tokens} tokens")
-        if self._is_cuda:
-            torch.cuda.empty_cache()
-        slots = work.ready.tokens.numel()
-        self.stats.token_budget = max(1, min(self.stats.token_budget, slots) // 2)
-        self.stats.oom_halvings += 1
-        log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
+            # outside of `except`, whose traceback holds on to the tensors
+            if n == 1:
+                raise DeviceError(f"{self.device}: no memory for one sequence of {slots} tokens")
+            if self._is_cuda:
+                torch.cuda.empty_cache()
+            self.stats.token_budget = max(1, min(self.stats.token_budget, slots) // 2)
+            self.stats.oom_halvings += 1
+            log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
+            todo.append(part)
 
     def _queue(self, work: _Work) -> _Pending:
         vectors = self._forward(work.ready, work.fixed)[: len(work.items)]
@@ -224,11 +184,8 @@ class BatchEngine:
         """Wait for a batch; compute it again in float32 if it holds NaN or Inf."""
         if pending.fetched is not None:
             pending.fetched.synchronize()
-        work = pending.work
-        vectors = pending.vectors
-        if not bool(pending.is_finite):
-            vectors = self._recompute(work)
-        stats = self.stats
+        work, stats = pending.work, self.stats
+        vectors = pending.vectors if bool(pending.is_finite) else self._recompute(work)
         stats.sequences += len(work.items)
         stats.batches += 1
         stats.tokens += sum(len(item) for item in work.items)
@@ -241,9 +198,7 @@ class BatchEngine:
         self.stats.recomputed += 1
         log.warning("NaN or Inf in a batch of %d: computed again in float32", len(items))
         if self._exact is None:
-            make = self.options.float32_encoder
-            encoder = copy.deepcopy(self._forward.encoder).float() if make is None else make()
-            self._exact = Forward(encoder, self.device)
+            self._exact = Forward(self._make_exact(), self.device)
         vectors = self._in_float32(self._exact, items)
         if not bool(torch.isfinite(vectors).all()):
             bad = int(torch.isfinite(vectors).all(1).logical_not().nonzero()[0])
@@ -252,20 +207,15 @@ class BatchEngine:
 
     def _in_float32(self, exact: Forward, items: list[Tokens]) -> Tensor:
         """Vectors of a batch; one that float32 has no memory for is computed in halves."""
-        ready = exact.prepare(self.layout.collate(items), pin=False)
+        ready = exact.prepare(collate(items), pin=False)
         try:
             return exact(ready, fixed=False).cpu()
         except torch.OutOfMemoryError as error:
             if len(items) == 1:
-                tokens = len(items[0])
-                problem = f"{self.device}: no memory for one sequence of {tokens} tokens in float32"
-                raise DeviceError(problem) from error
+                problem = f"no memory for one sequence of {len(items[0])} tokens in float32"
+                raise DeviceError(f"{self.device}: {problem}") from error
         if self._is_cuda:
             torch.cuda.empty_cache()
         middle = len(items) // 2
         halves = (items[:middle], items[middle:])
         return torch.cat([self._in_float32(exact, half) for half in halves])
-
-
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,9 +1,4 @@
-"""Classifier files: names, shapes and numbers are checked, whatever form they come in.
-
-What the original publishes is a pickled module; plain state dicts and safetensors are read too.
-"""
-
-from __future__ import annotations
+"""Classifier files, checked in names, shapes and numbers: pickled modules, safetensors."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -40,13 +35,8 @@ class _Layer:
         self.state = state if isinstance(state, dict) else {}
 
 
-_LAYERS = [
-    (_Layer, "__main__.MLPClassifier"),
-    (_Layer, "torch.nn.modules.linear.Linear"),
-    (_Layer, "torch.nn.modules.batchnorm.BatchNorm1d"),
-    (_Layer, "torch.nn.modules.dropout.Dropout"),
-    (_Layer, "torch.nn.modules.activation.ReLU"),
-]
+_MODULES = "linear.Linear", "batchnorm.BatchNorm1d", "dropout.Dropout", "activation.ReLU"
+_LAYERS = ["__main__.MLPClassifier", *(f"torch.nn.modules.{name}" for name in _MODULES)]
 
 
 def import_classifier(source: Path, target: Path) -> None:
@@ -94,17 +84,42 @@ def read_classifier(path: Path) -> tuple[str, Tensors]:
         tensors[name] = array.astype(np.float32)
         if not np.isfinite(tensors[name]).all():
             raise ModelError(f"{path}: {name!r:.80} holds numbers that are not finite")
-    if kind == PUBLISHED_KIND:
-        _check_published(path, tensors)
-    elif kind == MINI_KIND:
-        _check_mini(path, tensors)
-    else:
+    if kind not in (PUBLISHED_KIND, MINI_KIND):
         raise ModelError(f"{path}: holds a classifier of the unknown kind {kind!r:.40}")
+    expected = _expected(kind, tensors)
+    if tensors.keys() != expected.keys():
+        odd = ", ".join(sorted(tensors.keys() ^ expected.keys()))
+        raise ModelError(f"{path}: not a VirNucPro classifier; missing or unknown: {odd[:200]}")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape or 0 in shape:
+            raise ModelError(f"{path}: {name} has shape {tensors[name].shape}, expected {shape}")
+    if kind == PUBLISHED_KIND and (tensors[VARIANCE] < 0).any():
+        raise ModelError(f"{path}: {VARIANCE} holds negative variances")
     return kind, tensors
 
 
+def _expected(kind: str, tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of a kind of network, as wide as the hidden layer found."""
+    is_mini = kind == MINI_KIND
+    weight = tensors.get("hidden.weight" if is_mini else "hidden_layer.weight", np.zeros(0))
+    hidden, width = weight.shape if weight.ndim == 2 else (0, 0)
+    if not is_mini:
+        features = ("hidden_layer.bias", "bn1.weight", "bn1.bias", "bn1.running_mean", VARIANCE)
+        return {
+            "hidden_layer.weight": (hidden, width), **dict.fromkeys(features, (hidden,)),
+            "output_layer.weight": (CLASSES, hidden), "output_layer.bias": (CLASSES,),
+        }  # fmt: skip
+    groups = len(tensors.get("kind.weight", ()))
+    named = {"kind.weight": (groups, hidden), "kind.bias": (groups,)}
+    return {
+        "norm.weight": (width,), "norm.bias": (width,), "hidden.weight": (hidden, width),
+        "hidden.bias": (hidden,), "out.weight": (MINI_CLASSES, hidden),
+        "out.bias": (MINI_CLASSES,), **(named if "kind.weight" in tensors else {}),
+    }  # fmt: skip
+
+
 def _read_pickled(path: Path) -> dict[str, NDArray[Any]]:
-    file = TorchFile(path, _LAYERS)
+    file = TorchFile(path, [(_Layer, name) for name in _LAYERS])
     tree = file.content
     if isinstance(tree, _Layer):
         values = dict(_tensors_of(path, tree, "", depth=3))
@@ -142,42 +157,3 @@ def _tensors_of(path: Path, layer: _Layer, prefix: str, depth: int) -> Iterator[
                 yield from _tensors_of(path, member, f"{prefix}{name}.", depth - 1)
             elif member is not None and kind != "_modules":
                 yield f"{prefix}{name}", member
-
-
-def _check_published(path: Path, tensors: Tensors) -> None:
-    """Check names and shapes, and that a variance is one."""
-    weight = tensors.get("hidden_layer.weight", np.zeros(0))
-    hidden, width = weight.shape if weight.ndim == 2 else (0, 0)
-    features = ("hidden_layer.bias", "bn1.weight", "bn1.bias", "bn1.running_mean", VARIANCE)
-    expected: dict[str, tuple[int, ...]] = {
-        "hidden_layer.weight": (hidden, width),
-        **dict.fromkeys(features, (hidden,)),
-        "output_layer.weight": (CLASSES, hidden),
-        "output_layer.bias": (CLASSES,),
-    }
-    _check_shapes(path, tensors, expected)
-    if (tensors[VARIANCE] < 0).any():
-        raise ModelError(f"{path}: {VARIANCE} holds negative variances")
-
-
-def _check_mini(path: Path, tensors: Tensors) -> None:
-    weight = tensors.get("hidden.weight", np.zeros(0))
-    hidden, width = weight.shape if weight.ndim == 2 else (0, 0)
-    expected: dict[str, tuple[int, ...]] = {
-        "norm.weight": (width,), "norm.bias": (width,), "hidden.weight": (hidden, width),
-        "hidden.bias": (hidden,), "out.weight": (MINI_CLASSES, hidden),
-        "out.bias": (MINI_CLASSES,),
-    }  # fmt: skip
-    if "kind.weight" in tensors:
-        groups = len(tensors["kind.weight"])
-        expected |= {"kind.weight": (groups, hidden), "kind.bias": (groups,)}
-    _check_shapes(path, tensors, expected)
-
-
-def _check_shapes(path: Path, tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
-    if tensors.keys() != expected.keys():
-        odd = ", ".join(sorted(tensors.keys() ^ expected.keys()))
-        raise ModelError(f"{path}: not a VirNucPro classifier; missing or unknown: {odd[:200]}")
-    for name, shape in expected.items():
-        if tensors[name].shape != shape or 0 in shape:
-            raise ModelError(f"{path}: {name} has shape {tensors[name].shape}, expected {shape}")

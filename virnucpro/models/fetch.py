@@ -1,11 +1,8 @@
 """Fetch the published models: say what will come, download it, check it, install it.
 
-Encoders come through the library of the Hugging Face hub, classifiers as files of a repository on
-GitHub. The first fetch resolves a revision; it stays also while a download that broke off waits in
+The first fetch resolves a revision; it stays also while a download that broke off waits in
 `.partial`, and what comes later must have the SHA-256 that was recorded then.
 """
-
-from __future__ import annotations
 
 import errno
 import http.client
@@ -67,11 +64,7 @@ class FetchPlan:
 def plan_fetch(
     names: list[str], home: Path, revisions: Mapping[str, str], offline: bool = False
 ) -> list[FetchPlan]:
-    """Say what must be downloaded for models or encoders; a model brings its encoders.
-
-    Raises:
-        ModelError: unknown name, no network, or what is installed has another revision.
-    """
+    """Say what must be downloaded for models or encoders; a model brings its encoders."""
     wanted: dict[str, None] = {}
     for name in names:
         if name not in published.CLASSIFIERS and name not in published.ENCODERS:
@@ -93,11 +86,11 @@ def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan
             f"{folder}: revision {installed.revision or 'of local files'} is installed; "
             f"remove the folder to fetch {pinned:.80}"
         )
-    files = installed.files if installed else ()
-    damaged = [one for one in files if installed and installed.problem(one, full=True)]
+    there = installed.files if installed else ()
+    damaged = [file for file in there if installed and installed.problem(file, full=True)]
     if installed and not damaged:
-        source, revision = installed.source, installed.revision
-        return FetchPlan(name, source, revision, installed.licence, (), installed)
+        source, revision, licence = installed.source, installed.revision, installed.licence
+        return FetchPlan(name, source, revision, licence, (), installed)
     if offline:
         raise ModelError(
             f"{name} is not installed whole in {home} and offline mode is on "
@@ -106,9 +99,7 @@ def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan
     if name in published.CLASSIFIERS:
         revision, known = pinned or published.CLASSIFIER_REVISION, published.CLASSIFIERS[name]
         if not _COMMIT.fullmatch(revision):
-            raise ModelError(
-                f"{revision:.80}: give the revision of {name} as 40 hexadecimal digits"
-            )
+            raise ModelError(f"{revision:.80}: the revision of {name} has 40 hexadecimal digits")
         blob = known.blob if revision == published.CLASSIFIER_REVISION else ""
         remote = RemoteFile(known.file, _CLASSIFIER_BYTES, blob=blob)
         source, licence = published.CLASSIFIER_REPOSITORY, published.CLASSIFIER_LICENCE
@@ -140,15 +131,10 @@ def _ask_hub(name: str, revision: str) -> FetchPlan:
         )
         commit = str(info.sha)
         licence = str(getattr(info.card_data, "license", None) or known.licence)
-        files = tuple(
-            RemoteFile(
-                name=str(one.rfilename),
-                size=max(0, int(one.size or 0)),
-                sha256=str(one.lfs.sha256) if one.lfs else "",
-                blob="" if one.lfs else str(one.blob_id or ""),
-            )
-            for one in info.siblings or ()
-        )
+        files = []
+        for one in info.siblings or ():
+            sha256, blob = (str(one.lfs.sha256), "") if one.lfs else ("", str(one.blob_id or ""))
+            files.append(RemoteFile(str(one.rfilename), max(0, int(one.size or 0)), sha256, blob))
     except Exception as error:  # of whichever HTTP library it stands on, or of odd content
         raise ModelError(
             f"{known.repository} at {revision:.80}: the hub gave no answer ({clipped(error)}); "
@@ -156,16 +142,11 @@ def _ask_hub(name: str, revision: str) -> FetchPlan:
         ) from error
     if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
         raise ModelError(f"{known.repository}: asked for {revision:.80}, the hub gave {commit:.80}")
-    return FetchPlan(name, known.repository, commit, licence, files, None)
+    return FetchPlan(name, known.repository, commit, licence, tuple(files), None)
 
 
 def fetch(plan: FetchPlan, home: Path) -> Manifest:
-    """Download what is missing, check it, and put it in its place.
-
-    Raises:
-        ModelError: no network, or a file is not what was stated or recorded; it is removed.
-        OutputError: the disk is full or cannot be written.
-    """
+    """Download what is missing, check it, and put it in its place."""
     if plan.installed and not plan.files:
         return plan.installed
     partial = home / ".partial" / f"{plan.name}@{plan.revision}"
@@ -196,7 +177,13 @@ def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
         try:
             if plan.name in published.CLASSIFIERS:
                 url = f"{GITHUB}/{plan.source}/{plan.revision}/{file.name}"
-                path.write_bytes(_download(url))
+                with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+                    data: bytes = reply.read(_MAX_CLASSIFIER_BYTES + 1)
+                if len(data) > _MAX_CLASSIFIER_BYTES:
+                    raise ModelError(f"{url}: gives more than {_MAX_CLASSIFIER_BYTES} bytes")
+                if reply.length:
+                    raise http.client.IncompleteRead(data, reply.length)
+                path.write_bytes(data)
                 return
             for left in path.parent.rglob("*.incomplete") if not path.exists() else ():
                 if left.stat().st_size >= file.size:  # it is not the file, and cannot be completed
@@ -214,17 +201,6 @@ def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
                 problem = f"{file.name} did not come ({clipped(error)})"
                 raise ModelError(f"{plan.source}: {problem}; fetch again to go on") from error
             time.sleep(PAUSE_S * attempt)
-
-
-def _download(url: str) -> bytes:
-    """The content of a small file that is on no hub."""
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
-        data: bytes = reply.read(_MAX_CLASSIFIER_BYTES + 1)
-        if len(data) > _MAX_CLASSIFIER_BYTES:
-            raise ModelError(f"{url}: gives more than {_MAX_CLASSIFIER_BYTES} bytes")
-        if reply.length:
-            raise http.client.IncompleteRead(data, reply.length)
-    return data
 
 
 def _check(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
@@ -251,8 +227,8 @@ def _settle(plan: FetchPlan, partial: Path, folder: Path) -> Manifest:
         if plan.installed:
             shutil.rmtree(folder)
         origin = f"github.com/{plan.source}/{names[0]}"
-        source = partial / names[0]
-        return install_classifier(source, plan.name, folder.parent, origin, plan.revision)
+        file = partial / names[0]
+        return install_classifier(file, plan.name, folder.parent, origin, plan.revision)
     if plan.installed:
         for name in names:
             (partial / name).replace(folder / name)

@@ -15,8 +15,6 @@ An encoder's folder has `encoder` in place of `model`: an entry like `dna` above
 empty where the weights are a folder in a published layout.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -165,17 +163,13 @@ class Manifest:
             for slot in (parts.dna, parts.protein)
         )
         return ModelSpec(
-            name=self.name,
-            dna=dna,
-            protein=protein,
+            name=self.name, dna=dna, protein=protein, groups=parts.groups,
             classifier=self.folder / parts.classifier,
             classifier_sha256=self.files[parts.classifier].sha256,
-            orf_policy=parts.orf_policy,
-            chunk_nt=parts.chunk_nt,
+            orf_policy=parts.orf_policy, chunk_nt=parts.chunk_nt,
             calibration=self.folder / parts.calibration if parts.calibration else None,
             calibration_sha256=self.files[parts.calibration].sha256 if parts.calibration else "",
-            groups=parts.groups,
-        )
+        )  # fmt: skip
 
     def _encoder(self, entry: EncoderEntry, name: str, sha256: str) -> EncoderSpec:
         path = self.folder / entry.file

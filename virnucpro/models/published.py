@@ -1,7 +1,5 @@
 """The published models: what they are made of and where they come from; a table only."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,6 +44,8 @@ CLASSIFIERS = {
     ),
 }
 
+CUSTOM_CHUNK_NT = 500
+
 _TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
                "special_tokens_map.json")  # fmt: skip
 _WEIGHTS = (
@@ -54,6 +54,11 @@ _WEIGHTS = (
     (re.compile(r"pytorch_model\.bin"), ""),
     (re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin"), "pytorch_model.bin.index.json"),
 )
+
+
+def chunk_nt(name: str) -> int:
+    """Chunk length of a classifier for the published encoders, of any name (nt)."""
+    return CLASSIFIERS[name].chunk_nt if name in CLASSIFIERS else CUSTOM_CHUNK_NT
 
 
 def needed_files(names: Iterable[str]) -> list[str]:

@@ -1,9 +1,4 @@
-"""What a model is made of: shapes of the published encoders, and what decides a score.
-
-No torch here: specs travel to light worker processes.
-"""
-
-from __future__ import annotations
+"""What a model is made of, without torch: specs travel to light worker processes."""
 
 import hashlib
 import json

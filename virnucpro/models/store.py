@@ -10,8 +10,6 @@ A home holds, each with its manifest,
 The bundled model lies in the package.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -36,23 +34,16 @@ from virnucpro.sequences.orfs import OrfPolicy
 
 BUNDLED = Path(__file__).parent / "mini"
 CLASSIFIER_FILE = "classifier.safetensors"
-CUSTOM_CHUNK_NT = 500
 
 Prove = Callable[[EncoderSpec | ModelSpec], None]
 
 
 def resolve_model(model_type: str, model_path: Path | None, home: Path) -> ModelSpec:
-    """Find a model and check that its files are the ones that were installed.
+    """Find a model, one of MODEL_TYPES, and check that its files are the installed ones.
 
-    Args:
-        model_type: `mini`, `300`, `500` or `custom`.
-        model_path: for `custom` a model directory, the name of an installed model, or a
-            classifier file for the published encoders; for `300` and `500` a classifier file
-            in place of the installed one.
-        home: the model home.
-
-    Raises:
-        ModelError: something is missing (says how to get it) or not what was installed.
+    `model_path` is, for `custom`, a model directory, the name of an installed model, or a
+    classifier file for the published encoders; for `300` and `500` a classifier file in place
+    of the installed one. A ModelError says how to get what is missing.
     """
     if model_type not in MODEL_TYPES:
         raise ModelError(f"{model_type}: no such model; one of {', '.join(MODEL_TYPES)}")
@@ -99,13 +90,8 @@ def _published_pair(name: str, classifier: Path, sha256: str, home: Path) -> Mod
         classifier=classifier,
         classifier_sha256=sha256,
         orf_policy=OrfPolicy("open-frame"),
-        chunk_nt=_chunk_nt(name),
+        chunk_nt=published.chunk_nt(name),
     )
-
-
-def _chunk_nt(name: str) -> int:
-    known = published.CLASSIFIERS.get(name)
-    return known.chunk_nt if known else CUSTOM_CHUNK_NT
 
 
 def load_model(folder: Path, home: Path) -> ModelSpec:
@@ -154,21 +140,16 @@ def list_models(home: Path) -> list[Manifest]:
 def install_classifier(
     source: Path, name: str, home: Path, origin: str, revision: str = ""
 ) -> Manifest:
-    """Convert a classifier for the published encoders to safetensors, and install it as a model.
-
-    Raises:
-        ModelError: the file is unsafe, damaged or no classifier.
-        OutputError: the home cannot be written.
-    """
+    """Convert a classifier for the published encoders to safetensors, and install it as a model."""
     return _install(
-        home / name, [CLASSIFIER_FILE], lambda to, file: import_classifier(source, to / file),
+        home / name, [CLASSIFIER_FILE], source,
         name=name, source=f"{origin} (sha256 {sha256_file(source)})", revision=revision,
         licence=published.CLASSIFIER_LICENCE if name in published.CLASSIFIERS else "not stated",
         model={
             "dna": {"installed": published.DNA_ENCODER},
             "protein": {"installed": published.PROTEIN_ENCODER},
             "classifier": CLASSIFIER_FILE, "calibration": "", "groups": [],
-            "orf_policy": {"name": "open-frame", "keep": 6}, "chunk_nt": _chunk_nt(name),
+            "orf_policy": {"name": "open-frame", "keep": 6}, "chunk_nt": published.chunk_nt(name),
         },
     )  # fmt: skip
 
@@ -176,47 +157,33 @@ def install_classifier(
 def install_local(
     source: Path, name: str, home: Path, prove: Prove = lambda spec: None
 ) -> Manifest:
-    """Install from local files: a model directory of ours, an encoder, or a classifier.
+    """Install a model directory of ours, an encoder in a published layout, or a classifier file.
 
-    Args:
-        source: directory with a manifest; directory in a published layout, or fair-esm `.pt`,
-            for the name of an encoder; else a classifier file.
-        name: what to call it.
-        home: the model home.
-        prove: is given what is about to be installed, and raises `ModelError` if that is bad.
-
-    Raises:
-        ModelError: the files are not what `name` needs, or it is already installed otherwise.
+    `prove` is given what is about to be installed, and raises `ModelError` if that is bad.
     """
     if not is_plain_name(name) or name in ("mini", "encoders", "custom"):
         raise ModelError(f"{name!r:.200} cannot be the name of an installed model")
     if not source.exists():
         raise ModelError(f"{source}: no such file or directory")
     if name in published.ENCODERS or name in ESM2_SIZES:
-        return _install_encoder(source, name, home, prove)
+        file, names = "", []
+        if source.is_dir():
+            names = published.needed_files(path.name for path in source.iterdir())
+        elif source.suffix == ".pt" and name in ESM2_SIZES:
+            file, names, source = source.name, [source.name], source.parent
+        if not names:
+            raise ModelError(f"{source}: holds no weights of {name} in a published layout")
+        said = describe_encoder(source, name, file)
+        kind, dim = said["encoder"]["kind"], said["encoder"]["dim"]
+        prove(EncoderSpec(kind=kind, name=name, path=source / file, sha256="", dim=dim))
+        said |= {"source": f"local files of {source.name}", "revision": ""}
+        return _install(home / "encoders" / name, names, source, **said)
     if not source.is_dir():
         return install_classifier(source, name, home, source.name)
     prove(load_model(source, home))
     given = read_json(source / MANIFEST)
     said = {key: given[key] for key in ("name", "source", "revision", "licence", "model")}
-    return _install(home / name, given["files"], _from(source), **said)
-
-
-def _install_encoder(source: Path, name: str, home: Path, prove: Prove) -> Manifest:
-    file, names = "", []
-    if source.is_dir():
-        names = published.needed_files(path.name for path in source.iterdir())
-    elif source.suffix == ".pt" and name in ESM2_SIZES:
-        file, names, source = source.name, [source.name], source.parent
-    if not names:
-        raise ModelError(f"{source}: holds no weights of {name} in a published layout")
-    said = describe_encoder(source, name, file)
-    kind, dim = said["encoder"]["kind"], said["encoder"]["dim"]
-    prove(EncoderSpec(kind=kind, name=name, path=source / file, sha256="", dim=dim))
-    return _install(
-        home / "encoders" / name, names, _from(source),
-        source=f"local files of {source.name}", revision="", **said,
-    )  # fmt: skip
+    return _install(home / name, given["files"], source, **said)
 
 
 def describe_encoder(folder: Path, name: str, file: str = "") -> dict[str, Any]:
@@ -229,13 +196,7 @@ def describe_encoder(folder: Path, name: str, file: str = "") -> dict[str, Any]:
     return {"name": name, "licence": known.licence if known else "MIT", "encoder": encoder}
 
 
-def _from(source: Path) -> Callable[[Path, str], object]:
-    return lambda folder, name: shutil.copyfile(source / name, folder / name)
-
-
-def _install(
-    folder: Path, names: Iterable[str], put: Callable[[Path, str], object], **said: Any
-) -> Manifest:
+def _install(folder: Path, names: Iterable[str], given: Path, **said: Any) -> Manifest:
     """Put files into a folder beside the final one, write its manifest, give it its name."""
     if read_manifest(folder):
         raise ModelError(f"{folder}: already installed; remove the folder to replace it")
@@ -244,7 +205,10 @@ def _install(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name in names:
-            put(partial, name)
+            if given.is_file():
+                import_classifier(given, partial / name)
+            else:
+                shutil.copyfile(given / name, partial / name)
         manifest = write_manifest(partial, names, **said)
         partial.replace(folder)
     except OSError as error:

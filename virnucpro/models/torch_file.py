@@ -27,18 +27,10 @@ _REMEDY = "from a source you trust, save the tensors alone: torch.save(model.sta
 
 
 class TorchFile:
-    """The content of a file.
-
-    Attributes:
-        content: the saved value; its tensors are read when they are used.
-    """
+    """The content of a file; its tensors are read when they are used."""
 
     def __init__(self, path: Path, classes: Iterable[tuple[type, str]] = ()) -> None:
-        """Read `path`; `classes` are let in beside tensors, each with the name it stands for.
-
-        Raises:
-            ModelError: damaged, or it needs something else; says what, and that nothing ran.
-        """
+        """Read `path`; `classes` are let in beside tensors, each with the name it stands for."""
         import torch
 
         self.path = path

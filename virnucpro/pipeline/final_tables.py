@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.records import Record
@@ -23,11 +24,12 @@ from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.run import Run
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES, TableFiles
 from virnucpro.reports.tables import (
-    CallRow,
+    CHUNK_COLUMNS,
+    CONTIG_COLUMNS,
     ChunkRow,
     RegionRow,
-    read_chunk_rows,
-    read_contig_rows,
+    chunk_row,
+    read_fields,
     rounded,
 )
 from virnucpro.scores.calibration import Calibration
@@ -37,11 +39,17 @@ from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024
 MANY_FALSE = 0.2  # expected share of the viral records that is told
+# Rows stay text from the model's table to the user's: a place is that of a column.
+_AT = {name: place for place, name in enumerate(CONTIG_COLUMNS)}
+ID, LENGTH, CHUNKS, P_VIRUS, CALL, SAMPLE, SUPPORTING, FDR, P_SAMPLE, JOINT_ID, HOST = (
+    _AT[name] for name in ("id", "length", "chunks", "p_virus", "call", "sample", "supporting",
+                           "fdr", "p_sample", "joint_id", "host")
+)  # fmt: skip
 
 
 def table_paths(run: Run) -> list[Path]:
     """Every file that `write_final_tables` makes."""
-    names = (*TABLE_NAMES, FASTA_NAMES[run.settings.calling.gzip_fasta])
+    names = (*TABLE_NAMES, *FASTA_NAMES[run.settings.calling.gzip_fasta])
     return [folder / name for folder in _folders(run) for name in names]
 
 
@@ -49,20 +57,21 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Apply the thresholds; write calls.tsv, regions.tsv, browser tracks and the viral FASTA.
 
     Returns:
-        Counts: records, regions, and records by `call:{name}`; and for each sample its
-        records, scored records, viral records, and what `_facts` says.
+        Counts: records, regions, records by `call:{name}`, and `with_regions`, those that hold
+        a viral region and are not called viral themselves; and for each sample its records,
+        scored records, viral records, records with regions, and what `_facts` says.
     """
     is_packed = run.settings.calling.gzip_fasta
     whole, *own = _folders(run)
     ours = set(run.ledger.claimed())
     for folder in (whole, *own):  # what an earlier run left in the other form
-        other = folder / FASTA_NAMES[not is_packed]
-        if other.relative_to(whole).as_posix() in ours and not other.is_symlink():
-            other.unlink(missing_ok=True)
+        for other in (folder / name for name in FASTA_NAMES[not is_packed]):
+            if other.relative_to(whole).as_posix() in ours and not other.is_symlink():
+                other.unlink(missing_ok=True)
     estimates = _estimates(run)
     called = _called(run, estimates)
     waiting = next(called, None)
-    totals: Counter[str] = Counter(records=0, regions=0)
+    totals: Counter[str] = Counter(records=0, regions=0, with_regions=0)
     summaries = []
     with TableFiles(whole, is_packed) as tables:
         for number, source in enumerate(run.sources):
@@ -73,19 +82,20 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                 if own:
                     own[number].mkdir(parents=True, exist_ok=True)
                     own_tables = stack.enter_context(TableFiles(own[number], is_packed))
-                while waiting is not None and waiting[1].sample == source.sample:
-                    joint_id, row, chunks, record = waiting
-                    regions = find_regions(row, chunks)
+                while waiting is not None and waiting[0][SAMPLE] == source.sample:
+                    row, joint_id, chunks, regions, record = waiting
                     tables.add(joint_id, row, regions, chunks, record)
                     if own_tables is not None:
-                        own_tables.add(row.seq_id, row, regions, chunks, record)
+                        own_tables.add(row[ID], row, regions, chunks, record)
                     counts["records"] += 1
                     totals["regions"] += len(regions)
-                    scored += row.p_virus is not None
-                    if row.call:
-                        counts[f"call:{row.call}"] += 1
-                    if row.call == VIRUS and row.fdr is not None:
-                        fdr = max(fdr, row.fdr)
+                    if call := row[CALL]:
+                        scored += 1
+                        counts[f"call:{call}"] += 1
+                        if call == VIRUS:
+                            fdr = max(fdr, float(row[FDR]))
+                        else:
+                            counts["with_regions"] += bool(regions)
                     waiting = next(called, None)
             totals.update(counts)
             viral = counts[f"call:{VIRUS}"]
@@ -95,19 +105,20 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
             summaries.append({
                 "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
                 "records": counts["records"], "scored": scored, "virus": viral,
-                **found, "note": _note(viral, found),
+                "with_regions": counts["with_regions"], **found, "note": _note(viral, found),
             })  # fmt: skip
     return dict(totals), summaries
 
 
-def find_regions(row: CallRow, chunks: Sequence[ChunkRow]) -> list[RegionRow]:
-    """The viral stretches of one contig."""
-    windows = [(chunk.start, min(chunk.end, row.length), chunk.p_virus) for chunk in chunks]
-    stretches = viral_stretches(windows, row.call == VIRUS)
+def find_regions(row: Sequence[str], chunks: Sequence[ChunkRow]) -> list[RegionRow]:
+    """The viral stretches of one contig, `row` being its fields as text."""
+    length = int(row[LENGTH])
+    windows = [(chunk.start, min(chunk.end, length), chunk.p_virus) for chunk in chunks]
+    stretches = viral_stretches(windows, row[CALL] == VIRUS)
     return [
         RegionRow(
-            row.seq_id, number, found.start, found.end, row.length, found.supporting,
-            found.opposing, found.mean_p, found.log_odds, row.call or "", row.sample,
+            row[ID], number, found.start, found.end, length, found.supporting,
+            found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
         )
         for number, found in enumerate(stretches, start=1)
     ]  # fmt: skip
@@ -139,63 +150,64 @@ def _estimates(run: Run) -> dict[str, Sample]:
     """The share of viruses in each sample that has scored records; a pair counts once."""
     mix = Calibration.load(run.model.calibration).mix
     estimates = {}
-    every = islice(read_contig_rows(run.paths.contigs), 0, None, run.mates)
-    rows = (found for found in every if found[0].p_virus is not None)
-    for sample, own in groupby(rows, key=_sample):
+    every = islice(read_fields(run.paths.contigs, CONTIG_COLUMNS), 0, None, run.mates)
+    rows = (row for row in every if row[P_VIRUS])
+    for sample, own in groupby(rows, key=itemgetter(SAMPLE)):
         composition = Composition(mix, run.mates > 1)
-        while block := [
-            (row.p_virus, row.length, host) for row, _, host in islice(own, BLOCK_ROWS)
-        ]:
-            p_virus, lengths, hosts = map(np.array, zip(*block, strict=True))
-            composition.add(p_virus, lengths, hosts)
+        while block := list(islice(own, BLOCK_ROWS)):
+            composition.add(
+                _numbers(block, P_VIRUS), _numbers(block, LENGTH), _numbers(block, HOST).astype(int)
+            )
         estimates[sample] = composition.estimate()
     return estimates
 
 
-def _sample(found: tuple[CallRow, str, int]) -> str:
-    return found[0].sample
+def _numbers(rows: list[list[str]], place: int) -> NDArray[np.float64]:
+    return np.array([row[place] for row in rows], dtype=np.float64)
 
 
 def _called(
     run: Run, estimates: dict[str, Sample]
-) -> Iterator[tuple[str, CallRow, list[ChunkRow], Record | None]]:
-    """Each record's joint id, final call and chunks, and its sequence where it is viral."""
-    chunks = read_chunk_rows(run.paths.chunks)
+) -> Iterator[tuple[list[str], str, list[ChunkRow], list[RegionRow], Record | None]]:
+    """Each record's row, joint id, chunks if one speaks for a virus, and regions.
+
+    The record itself comes where it is viral as a whole or in a region.
+    """
+    chunks = read_fields(run.paths.chunks, CHUNK_COLUMNS)
     records = enumerate(read_sources(run.sources, ReadLog(is_silent=True)))
     is_read = False
-    for number, (row, joint_id) in enumerate(_rows_in_sample(run, estimates)):
-        own, key = list(islice(chunks, row.chunks)), (row.sample, row.seq_id)
-        if [(chunk.sample, chunk.seq_id) for chunk in own] != [key] * row.chunks:
-            raise DamagedError(run.paths.chunks, f"not the chunks of '{row.seq_id}' in its place")
-        record = None
-        if row.call == VIRUS:
+    for number, row in enumerate(_rows_in_sample(run, estimates)):
+        joint_id, key = row[JOINT_ID], [row[ID], row[SAMPLE]]
+        del row[JOINT_ID:]
+        own = list(islice(chunks, int(row[CHUNKS])))
+        if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
+            raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
+        viral = [*map(chunk_row, own)] if row[SUPPORTING] != "0" else []
+        regions, record = find_regions(row, viral) if viral else [], None
+        if row[CALL] == VIRUS or regions:
             is_read = True
             record = next((record for place, record in records if place == number), None)
-            if record is None or (record.sample, record.seq_id) != key:
+            if record is None or [record.seq_id, record.sample] != key:
                 names = ", ".join(name for source in run.sources for name in source.names)
-                problem = f"record {number + 1} is not {clipped(row.seq_id)} any more"
+                problem = f"record {number + 1} is not {clipped(row[ID])} any more"
                 raise InputError(names, f"{problem}: changed during the run")
-        yield joint_id, row, own, record
+        yield row, joint_id, viral, regions, record
     if is_read:  # only when it was read to its end it is known to be the same
         for _ in records:
             pass
 
 
-def _rows_in_sample(run: Run, estimates: dict[str, Sample]) -> Iterator[tuple[CallRow, str]]:
+def _rows_in_sample(run: Run, estimates: dict[str, Sample]) -> Iterator[list[str]]:
     thresholds = run.settings.calling.thresholds
-    rows = read_contig_rows(run.paths.contigs)
-    for sample, own in groupby(rows, key=_sample):
+    rows = read_fields(run.paths.contigs, CONTIG_COLUMNS)
+    for sample, own in groupby(rows, key=itemgetter(SAMPLE)):
         while block := list(islice(own, BLOCK_ROWS)):
-            scored = [(row.p_virus, row.length) for row, *_ in block if row.p_virus is not None]
-            rates: Iterator[tuple[float, float]] = iter(())
+            scored = [row for row in block if row[P_VIRUS]]
             if scored:
-                p_virus, lengths = map(np.array, zip(*scored, strict=True))
-                found = estimates[sample]
-                rates = zip(found.fdr(p_virus), found.p_sample(p_virus, lengths), strict=True)
-            for row, joint_id, _ in block:
-                if row.p_virus is None or row.call is None:
-                    yield row, joint_id
-                    continue
-                fdr, p_sample = map(rounded, next(rates))
-                call = thresholds.call(row.call, row.p_virus, fdr)
-                yield replace(row, fdr=fdr, p_sample=p_sample, call=call), joint_id
+                p, estimate = _numbers(scored, P_VIRUS), estimates[sample]
+                p_sample = estimate.p_sample(p, _numbers(scored, LENGTH))
+                found = zip(scored, *map(list, (p, estimate.fdr(p), p_sample)), strict=True)
+                for row, own_p, fdr, p_here in found:
+                    row[FDR], row[P_SAMPLE] = f"{fdr:.6g}", f"{p_here:.6g}"
+                    row[CALL] = thresholds.call(row[CALL], own_p, float(row[FDR]))
+            yield from block

@@ -18,6 +18,7 @@ from typing import IO, Any
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
+from virnucpro.core.storage import fetch, url_of
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
@@ -171,7 +172,7 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
     joint_ids = IdRegistry() if len(sources) > 1 else None
     for source in sources:
         log.ids, log.records = IdRegistry(), 0
-        shown = dict(zip(map(str, source.paths), source.names, strict=True))
+        shown = dict(zip(map(str, source.paths), map(shown_name, source.names), strict=True))
         try:
             for records in _records(source, log):
                 if joint_ids is None and records[0].sample == source.sample:
@@ -187,9 +188,11 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
                 if log.digests[str(path)] != digest:
                     raise InputError(path, "changed during the run; run again when it is whole")
         except InputError as error:
-            name = _shown(shown.get(str(error.path), str(error.path)))
+            name = shown.get(str(error.path), str(error.path))
             raise InputError(name, error.problem, error.line) from error
         log.cut_short = [shown.get(path, path) for path in log.cut_short]
+        for place, name in shown.items():
+            log.first_mark = log.first_mark.replace(place, name)
     log.warn()
 
 
@@ -210,19 +213,24 @@ def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Copy what can be read only once (standard input, pipes) into `folder`, to be read again.
+    """Copy what can be read only once (standard input, pipes), or lies far away, into `folder`.
 
     Returns:
         The copy of each such input, by its name.
 
     Raises:
-        InputError: a pipe cannot be read.
+        InputError: a pipe or an object cannot be read.
     """
     copies: dict[str, Path] = {}
     for number, path in enumerate(paths, start=1):
-        if str(path) in copies or not (str(path) == STDIN or _is_pipe(path)):
+        url = url_of(path)
+        if str(path) in copies or not (url or str(path) == STDIN or _is_pipe(path)):
             continue
         copies[str(path)] = target = folder / f"input_{number}"
+        if url:
+            with atomic_write(target) as file:
+                fetch(url, file)
+            continue
         with ExitStack() as stack:
             with _can_be_read(path):
                 pipe = stack.enter_context(path.open("rb")) if _is_pipe(path) else standard_input()
@@ -241,7 +249,8 @@ def _is_pipe(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
+    """The name of an input as messages say it."""
     return "standard input" if name == STDIN else name
 
 
@@ -250,7 +259,7 @@ def _can_be_read(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(_shown(str(path)), f"cannot be read ({error.strerror})") from error
+        raise InputError(shown_name(str(path)), f"cannot be read ({error.strerror})") from error
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
@@ -260,8 +269,8 @@ def check_inputs(paths: Sequence[Path]) -> None:
         InputError: an input is missing, a directory, or cannot be read.
     """
     for path in paths:
-        if str(path) == STDIN or _is_pipe(path):  # opening a pipe could end who writes to it
-            continue
+        if str(path) == STDIN or _is_pipe(path) or url_of(path):
+            continue  # opening a pipe could end who writes to it
         if path.is_dir():
             raise InputError(path, "is a directory; give a FASTA or FASTQ file")
         with _can_be_read(path):
@@ -281,7 +290,7 @@ def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dic
         real = spooled.get(str(path), path)
         with _can_be_read(path):
             size, sha256 = real.stat().st_size, sha256_file(real)
-        place = None if str(path) in spooled else str(path.absolute())
+        place = url_of(path) or (None if str(path) in spooled else str(path.absolute()))
         if place is not None and place.startswith(_OF_A_PROCESS):
             place = None
         described.append({"path": str(path), "place": place, "bytes": size, "sha256": sha256})
@@ -299,7 +308,7 @@ def check_content(sources: Sequence[Source]) -> None:
         found = {screen_record(record) is Status.NOT_DNA for record in records}
         if False not in found:
             problem = "no record is DNA" if found else "holds no records"
-            raise InputError(", ".join(map(_shown, source.names)), problem)
+            raise InputError(", ".join(map(shown_name, source.names)), problem)
 
 
 def sampler(sources: Sequence[Source], wanted: int | None, mates: int = 1) -> Callable[[int], bool]:

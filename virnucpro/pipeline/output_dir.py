@@ -24,14 +24,14 @@ from virnucpro.sequences.unpack import STDIN
 
 logger = logging.getLogger("virnucpro.pipeline")
 
-CHECKPOINTS, LEDGER, LOCK = ".checkpoints", "ledger", ".virnucpro.lock"
+CHECKPOINTS, LEDGER, CLAIMS, LOCK = ".checkpoints", "ledger", "claims", ".virnucpro.lock"
 _BEGUN = {LOCK, CHECKPOINTS}
 _TEMPORARY = re.compile(r"(.*/)?(?:\.([^/]+)\.tmp-[\d-]+|([^/]+_merged)\.tmp)", re.DOTALL)
 _SORTED = re.compile(r"\.checkpoints/\.sort-(?:\d+|merged)")
 _INTERNAL = re.compile(
     r"\.checkpoints/(?:input_\d+|contigs\.tsv|\.sort-(?:\d+|merged)"
     r"|ledger/(?:files\.txt|[0-9a-f]{24}-[0-9a-f]{24}\.entry)"
-    r"|(?:esm|dnabert)_v2_shards/shard_\d+\.h5)"
+    r"|claims/(?:claim-\d+-\d+|failed-\d+|beat-[^/]+)|(?:esm|dnabert)_v2_shards/shard_\d+\.h5)"
 )
 # What version 2.0 could make; its run.json says which of these it did.
 _FINAL = r"calls\.tsv|regions\.tsv|viral_(?:regions|chunks)\.bed|viral\.gff3|viral\.fasta(?:\.gz)?"
@@ -145,7 +145,7 @@ def working_in(
             except (InputError, UsageError):
                 entries = [*(output_dir / CHECKPOINTS / LEDGER).glob("*.entry")]
                 if (is_new or force) and len(entries) < 2:  # it knows its inputs, no more
-                    _remove(output_dir, our_files(output_dir))
+                    _remove(output_dir, our_files(output_dir), _claimed(output_dir))
                 raise
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else output_dir
@@ -327,10 +327,11 @@ def _inside(output_dir: Path, folder: str) -> Iterator[str]:
             yield (Path(top) / file).relative_to(output_dir).as_posix()
 
 
-def _remove(output_dir: Path, files: Iterable[Path]) -> int:
-    """Remove files, and the folders that they leave empty; how many files."""
+def _remove(output_dir: Path, files: Iterable[Path], unmade: Iterable[str] = ()) -> int:
+    """Remove files, and folders left empty by them and by those unmade; how many files."""
     gone = list(files)
-    folders = {parent for path in gone for parent in path.relative_to(output_dir).parents}
+    names = [*map(Path, unmade), *(path.relative_to(output_dir) for path in gone)]
+    folders = {parent for name in names for parent in name.parents}
     for path in gone:
         path.unlink(missing_ok=True)
     for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):

@@ -56,7 +56,7 @@ from virnucpro.pipeline.run import (
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import Compute, PredictionSettings
 from virnucpro.pipeline.staged import classify, merge, staged_files, written_units
-from virnucpro.pipeline.stream import NoExecutor, ScoreJob, ScoreStore, scored_shards
+from virnucpro.pipeline.stream import NoExecutor, ScoreStore, score_job, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.reports.html import REPORT_FILES, write_report
@@ -125,7 +125,7 @@ def run_prediction(
             _tidy(run)
             _report(run)
             return DONE
-        _claim(run, is_staged)
+        claim_outputs(run, is_staged)
         run.report.save()
         if calls:
             run.report.data |= calls.facts
@@ -149,26 +149,14 @@ def run_prediction(
 def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
-    input_bytes = sum(path.stat().st_size for source in run.sources for path in source.paths)
-    options = EmbeddingOptions(
-        engine=None if compute.packing else "padded", dtype=compute.dtype,
-        pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
-        # A letter is about a token. In powers of two, so that inputs of about one size share
-        # an engine where it stays loaded.
-        expected_tokens=1 << input_bytes.bit_length(),
-    )  # fmt: skip
-    job = ScoreJob(
-        model=run.model,
-        dna=replace(options, token_budget=compute.dna_tokens),
-        protein=replace(options, token_budget=compute.protein_tokens),
-        classifier_batch=compute.classifier_batch,
-    )
+    job = score_job(run.model, compute, run.input_bytes)
     given_up: dict[int, str] = {}
     missing: dict[str, int] = {}
+    store = ScoreStore(run.ledger, run.key)
     run.ledger.discard(CALLS)
     with ExitStack() as stack:
         if executor is None:
-            executor = make_executor(compute)
+            executor = make_executor(compute, store)
             stack.callback(executor.close)
         counts = stack.enter_context(run.report.stage("scoring"))
         bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
@@ -178,7 +166,6 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         log = ReadLog()
         records = read_sources(run.sources, log)
         events = input_pass(records, run.rules, run.per_unit, run.threads)
-        store = ScoreStore(run.ledger, run.key)
         scored = scored_shards(
             events, store, executor, job, bar.update, given_up, run.report.note_engines
         )
@@ -222,8 +209,11 @@ def _refuse_no_dna(run: Run, counts: dict[str, int]) -> None:
         )
 
 
-def make_executor(compute: Compute) -> Executor:
-    """Where units are scored: in this process, or in one a device where there are several."""
+def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor:
+    """Where units are scored: in this process, in one a device where there are several, or in Ray.
+
+    `store` is where actors of Ray find units and leave scores.
+    """
     devices, threads = compute.devices, compute.threads or usable_cpus()
     if len(devices) == 1:
         return InProcess(devices[0], threads)
@@ -264,7 +254,7 @@ def _report(run: Run) -> None:
         run.ledger.commit(REPORT, run.tables_key, outputs=_pages(run))
 
 
-def _claim(run: Run, is_staged: bool) -> None:
+def claim_outputs(run: Run, is_staged: bool = False) -> None:
     """Say which files are ours now, not after hours of work."""
     if is_staged:
         check_free(run.paths.output_dir, staged_files(run))

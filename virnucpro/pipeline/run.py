@@ -31,6 +31,7 @@ from virnucpro.pipeline.inputs import (
     describe_inputs,
     plan_sources,
     sampler,
+    shown_name,
     spool,
 )
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
@@ -64,6 +65,11 @@ class Run:
     ledger: Ledger  # what is done, and which files are ours
     report: RunReport
     reporter: ProgressReporter
+
+    @property
+    def input_bytes(self) -> int:
+        """Size of all inputs together, packed as they are."""
+        return sum(path.stat().st_size for source in self.sources for path in source.paths)
 
     @property
     def rules(self) -> Rules:
@@ -258,10 +264,12 @@ def _check_same_inputs(
                 raise InputError(error.path, kept, error.line) from error
         places = [[one["place"] for one in each] for each in (inputs, described)]
         if None in places[1] or places[0] != places[1]:
-            before, now = (clipped(", ".join(names), 1_000) for names in (old, new))
+            names = [", ".join(map(shown_name, each)) for each in (old, new)]
+            before, now = (clipped(each, 1_000) for each in names)
+            held = f"{now} with other content" if old == new else f"{before}, not of {now}"
             raise UsageError(
-                f"{output_dir} holds a run of {before}, not of {now}; "
-                "choose another --output-dir, or --force to start over"
+                f"{output_dir} holds a run of {held}; choose another --output-dir, "
+                "or --force to start over"
             )
     ledger.discard(INPUTS)
     ledger.commit(INPUTS, "", facts={"inputs": described})
@@ -342,6 +350,9 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         lines.append(f"and {len(noted) - MOST_NOTED:,} samples more, see run.json")
     if noted and data.get("advice"):
         lines.append(f"To take back what is not sure: {data['advice']}")
+    if hosts := tables.get("with_regions"):
+        where = output_dir / "regions.tsv"
+        lines.append(f"With a viral region, though not called viral: {hosts:,} (see {where})")
     silent = {
         name.removeprefix("status:"): count
         for name, count in scoring.items()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from virnucpro.core.config import PolicyName
 from virnucpro.core.device import device_name
 from virnucpro.scores.thresholds import PresetName, Thresholds, thresholds
+
+ExecutorName = Literal["local", "ray"]
 
 
 def default_home() -> Path:
@@ -62,6 +65,10 @@ class Compute:
     v1_attention: bool = False  # plain SDPA in the packed engine
     cache_clear_interval: int = 100  # split files between two clearings of the GPU cache; 0 never
     worker_timeout: float = 900.0  # silence after which a busy worker counts as hung (s)
+    executor: ExecutorName = "local"  # or ray: actors of a Ray cluster
+    ray_address: str | None = None  # None: of the environment, else a cluster of this host alone
+    ray_cpus: int = 1  # of an actor, where none has a GPU
+    elsewhere: bool = False  # `device` is cpu or cuda, of other hosts, and not looked for here
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -70,6 +77,8 @@ class Compute:
         Raises:
             DeviceError: it is not there.
         """
+        if self.elsewhere:
+            return (self.device,)
         named = tuple(f"cuda:{number}" for number in self.gpus)
         return named or (device_name(self.device, self.fallback_to_cpu),)
 
@@ -102,7 +111,7 @@ class Calling:
     preset: PresetName | None = None  # None leaves the call to the model
     min_score: float | None = None  # least p_virus of a virus
     max_fdr: float | None = None  # greatest fdr of a virus
-    gzip_fasta: bool = False  # viral.fasta.gz in place of viral.fasta
+    gzip_fasta: bool = False  # viral.fasta.gz and regions.fasta.gz in place of plain ones
 
     @property
     def thresholds(self) -> Thresholds:

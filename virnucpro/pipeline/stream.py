@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import DamagedError
+from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Shard, Unit
+from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Item, Job, OnRows, Outcome
 from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
 
 Scores = NDArray[np.float32]
+Orfs = tuple[list[bytes], list[bytes]]  # DNA and protein of each
 _NO_SCORES: Scores = np.empty((0, COLUMNS), np.float32)
 
 
@@ -35,13 +38,38 @@ class ScoreJob:
         return Scorer(self.model, models, self.dna, self.protein, self.classifier_batch)
 
 
+def score_job(model: ModelSpec, compute: Compute, input_bytes: int) -> ScoreJob:
+    """The job of a run, wherever it is done."""
+    options = EmbeddingOptions(
+        engine=None if compute.packing else "padded", dtype=compute.dtype,
+        pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
+        # A letter is about a token. In powers of two, so that inputs of about one size share
+        # an engine where it stays loaded.
+        expected_tokens=1 << input_bytes.bit_length(),
+    )  # fmt: skip
+    return ScoreJob(
+        model=model,
+        dna=replace(options, token_budget=compute.dna_tokens),
+        protein=replace(options, token_budget=compute.protein_tokens),
+        classifier_batch=compute.classifier_batch,
+    )
+
+
 def unit_name(number: int) -> str:
     """The name of a unit of scores in the ledger."""
     return f"scores {number}"
 
 
+def orfs_name(number: int) -> str:
+    """The name in the ledger of a unit's ORFs, for whoever scores it elsewhere."""
+    return f"orfs {number}"
+
+
 class ScoreStore:
-    """Scores of units in the ledger, as `Scorer.run` gives them: float32, row by row."""
+    """Scores of units in the ledger, as `Scorer.run` gives them: float32, row by row.
+
+    Where other hosts score them, so are their ORFs.
+    """
 
     def __init__(self, ledger: Ledger, key: str) -> None:
         self._ledger, self._key = ledger, key
@@ -63,9 +91,26 @@ class ScoreStore:
         scores = np.frombuffer(entry.payload, dtype="<f4")
         return scores.reshape(size, COLUMNS).astype(np.float32)
 
-    def commit(self, number: int, scores: Scores) -> None:
-        """Record the scores of a unit, shape (n, `COLUMNS`)."""
-        self._ledger.commit(unit_name(number), self._key, scores.astype("<f4").tobytes())
+    def commit(self, number: int, scores: Scores) -> bool:
+        """Record the scores of a unit, shape (n, `COLUMNS`); False where somebody had done it."""
+        return self._ledger.commit(unit_name(number), self._key, scores.astype("<f4").tobytes())
+
+    def commit_orfs(self, number: int, unit: Orfs) -> None:
+        """Record DNA and protein of a unit's ORFs, for whoever scores it."""
+        lines = b"\n".join([part for parts in unit for part in parts])
+        self._ledger.commit(orfs_name(number), self._key, zstandard.compress(lines, 1))
+
+    def read_orfs(self, number: int) -> Orfs:
+        """DNA and protein of a unit's ORFs.
+
+        Raises:
+            DamagedError: they are not there, or not what was committed.
+        """
+        entry = self._ledger.read(orfs_name(number), self._key)
+        if entry is None:
+            raise DamagedError(self._ledger.folder, f"unit {number} has no ORFs")
+        lines = zstandard.decompress(entry.payload).split(b"\n")
+        return lines[: len(lines) // 2], lines[len(lines) // 2 :]
 
 
 def scored_shards(
@@ -95,7 +140,7 @@ def scored_shards(
     scores: dict[int, Scores] = {}
     sizes: dict[int, int] = {}
 
-    def units() -> Iterator[tuple[int, tuple[list[bytes], list[bytes]] | None]]:
+    def units() -> Iterator[tuple[int, Orfs | None]]:
         """Units, None for those that are scored; read in another thread, which sees shards."""
         for event in events:
             if isinstance(event, Shard):
@@ -130,7 +175,11 @@ def scored_shards(
 
 
 class NoExecutor:
-    """Stands where units were scored elsewhere: what is not scored by now was given up."""
+    """Stands where units were scored elsewhere: what is not scored by now was given up.
+
+    Args:
+        reasons: why, by unit; those that are in no other way accounted for raise a UsageError.
+    """
 
     loads = 0
 
@@ -142,8 +191,11 @@ class NoExecutor:
         for key, unit in items:
             if unit is None:
                 yield Done(key, None, {}, 0)
+            elif key in self._reasons:
+                yield GivenUp(key, self._reasons[key])
             else:
-                yield GivenUp(key, self._reasons.get(key, "not scored"))
+                problem = f"unit {key} is not scored: inputs or settings are others by now"
+                raise UsageError(f"{problem}; plan again")
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -29,6 +29,7 @@ COUNTS = {
     "embedded": "distinct ORFs", "orfs": "ORFs", "kept": "files kept", "failed": "files failed",
     "scored": "ORFs scored", "chunks_scored": "chunks scored", "gaps": "gaps removed",
     "digits": "digits removed", "blanks": "blanks removed",
+    "with_regions": "records viral in a region",
 }  # fmt: skip
 # What a stage works through, best first: the first that its counts hold gives its rate.
 RATED = {

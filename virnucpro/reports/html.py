@@ -26,7 +26,7 @@ from virnucpro.reports.summary import (
     read_tracks,
     summarise,
 )
-from virnucpro.reports.tables import read_call_rows, read_chunk_rows, read_region_rows
+from virnucpro.reports.tables import read_region_rows
 
 SCRIPTS = ("page.js", "charts.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json")
@@ -53,7 +53,7 @@ def write_report(output_dir: Path) -> Path:
         OutputError: the report cannot be written.
     """
     run = explain.read_run(output_dir)
-    summary = summarise(read_call_rows(output_dir / "calls.tsv"))
+    summary = summarise(output_dir / "calls.tsv")
     page, graph = (output_dir / name for name in REPORT_FILES)
     text = _page(run, summary, _data(run, summary, output_dir))
     with atomic_write(page, "w") as file:
@@ -112,7 +112,7 @@ def _data(run: dict[str, Any], summary: Summary, output_dir: Path) -> dict[str, 
     sample_of, status_of, call_of = places
     chosen = choose_tracks(rows)
     chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
-    tracks = read_tracks(read_chunk_rows(chunks) if chunks.exists() else (), chosen)
+    tracks = read_tracks(chunks, chosen) if chosen and chunks.exists() else []
     regions: dict[int, list[tuple[int, int]]] = {}
     for key, start, end in read_region_rows(table) if table.exists() else ():
         if key in chosen:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
-from virnucpro.reports.tables import CallRow, ChunkRow
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.reports.tables import (
+    CALL_COLUMNS,
+    CHUNK_COLUMNS,
+    CallRow,
+    call_row,
+    chunk_row,
+    read_call_rows,
+    read_fields,
+)
 
 CALLS = ("virus", "non-virus", "uncertain", "")
 SCORE_BINS = 50
 LENGTH_BINS_PER_DECADE = 16
+BLOCK_ROWS = 8_192
 MOST_ROWS = 20_000
 MOST_ID_BYTES = 1_500_000
 MOST_CHUNKS = 30_000
@@ -52,49 +64,73 @@ class Summary:
         """Records with a score."""
         return self.records - self.calls[""]
 
-    def count(self, row: CallRow) -> None:
-        """Take a row into all figures but `fdr` and `top`."""
-        name = row.call if row.call in CALLS else ""
-        self.records += 1
-        self.calls[name] += 1
-        self.statuses[str(row.status)] += 1
-        self.samples.setdefault(row.sample, Counter())[name] += 1
-        if name == "virus":
-            self.viral_nt += row.length
-            if row.fdr is not None:  # fdr rises down the ranks, and each sample has its own
-                highest = self.sample_fdr.get(row.sample, 0.0)
-                self.sample_fdr[row.sample] = max(highest, row.fdr)
-        if row.p_virus is None or not name:
-            return
-        self.shortest = min(self.shortest or row.length, row.length)
-        self.longest = max(self.longest, row.length)
-        score_bin = min(int(row.p_virus * SCORE_BINS), SCORE_BINS - 1)
-        self.histogram[name][score_bin] += 1
-        length_bin = math.floor(LENGTH_BINS_PER_DECADE * math.log10(max(row.length, 1)))
-        self.grid[length_bin, score_bin, name] += 1
+    def count(self, block: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        """Take rows of calls.tsv into all figures but `fdr` and `top`; returns their scores.
+
+        A score is -1 where there is none.
+        """
+        columns = dict(zip(CALL_COLUMNS, zip(*block, strict=True), strict=True))
+        calls = [call if call in CALLS else "" for call in columns["call"]]
+        p_virus = np.array([p or "-1" for p in columns["p_virus"]], dtype=np.float64)
+        nt = np.array(columns["length"], dtype=np.int64)
+        if not np.isfinite(p_virus).all():
+            raise ValueError("p_virus is no finite number")
+        self.records += len(block)
+        self.calls.update(calls)
+        self.statuses.update(columns["status"])
+        for (sample, name), count in Counter(zip(columns["sample"], calls, strict=True)).items():
+            self.samples.setdefault(sample, Counter())[name] += count
+        for i in (i for i, name in enumerate(calls) if name == "virus"):
+            self.viral_nt += int(nt[i])
+            if fdr := columns["fdr"][i]:  # it rises down the ranks, and each sample has its own
+                sample = columns["sample"][i]
+                self.sample_fdr[sample] = max(self.sample_fdr.get(sample, 0.0), float(fdr))
+        of_call = np.array([CALLS.index(name) for name in calls])
+        scored = (p_virus >= 0) & (of_call < CALLS.index(""))
+        if not scored.any():
+            return p_virus
+        of_call, own_nt = of_call[scored], nt[scored]
+        self.shortest = min(self.shortest or int(own_nt.min()), int(own_nt.min()))
+        self.longest = max(self.longest, int(own_nt.max()))
+        of_score = np.minimum((p_virus[scored] * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
+        bins = np.floor(LENGTH_BINS_PER_DECADE * np.log10(np.maximum(own_nt, 1))).astype(np.int64)
+        cells, counts = np.unique([bins, of_score, of_call], axis=1, return_counts=True)
+        for of_length, score, call, count in zip(*cells.tolist(), counts.tolist(), strict=True):
+            self.histogram[CALLS[call]][score] += count
+            self.grid[of_length, score, CALLS[call]] += count
+        return p_virus
 
 
-def summarise(rows: Iterable[CallRow], most_rows: int = MOST_ROWS) -> Summary:
-    """Count, bin and rank the rows of calls.tsv; holds at most `most_rows` of them.
+def summarise(calls: Path, most_rows: int = MOST_ROWS) -> Summary:
+    """Count, bin and rank the rows of calls.tsv; holds about `most_rows` of them.
 
     Fewer are kept where long ids would make the report large.
+
+    Raises:
+        InputError: the table is missing or damaged.
     """
     summary = Summary()
-
-    def counted() -> Iterator[CallRow]:
-        for row in rows:
-            summary.count(row)
-            yield row
-
-    def score(row: CallRow) -> float:
-        return -1.0 if row.p_virus is None else row.p_virus
-
-    best = heapq.nlargest(most_rows, counted(), score)  # of equals the first ones
+    best: list[tuple[float, int, list[str]]] = []  # of equals the first ones
+    rows, lowest = read_fields(calls, CALL_COLUMNS), -math.inf
+    try:
+        while block := list(islice(rows, BLOCK_ROWS)):
+            first, scores = summary.records, summary.count(block)
+            better = np.flatnonzero(scores > lowest).tolist()
+            best += [(-float(scores[i]), first + i, block[i]) for i in better]
+            if len(best) >= most_rows:
+                best.sort()
+                del best[most_rows:]
+                lowest = -best[-1][0]
+        top = [call_row(fields) for _, _, fields in sorted(best)]
+    except ValueError:
+        for _ in read_call_rows(calls):  # names the row
+            pass
+        raise
     if rates := summary.sample_fdr:
         false = sum(summary.samples[name]["virus"] * fdr for name, fdr in rates.items())
         summary.fdr = false / summary.calls["virus"]
     letters = 0
-    for row in best:
+    for row in top:
         letters += len(row.seq_id.encode("utf-8", "surrogateescape")) + len(row.class_hint)
         if letters > MOST_ID_BYTES:
             break
@@ -102,6 +138,7 @@ def summarise(rows: Iterable[CallRow], most_rows: int = MOST_ROWS) -> Summary:
     return summary
 
 
+KEY = itemgetter(CHUNK_COLUMNS.index("id"), CHUNK_COLUMNS.index("sample"))
 Chosen = dict[tuple[str, str], int]  # the row of each contig, by its sample and id
 
 
@@ -125,7 +162,7 @@ def choose_tracks(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> Ch
     return chosen
 
 
-def read_tracks(chunks: Iterable[ChunkRow], chosen: Chosen) -> list[dict[str, Any]]:
+def read_tracks(chunks: Path, chosen: Chosen) -> list[dict[str, Any]]:
     """Scores along the chosen contigs, in the order of the rows, as the page reads them.
 
     A track has its row; `joined`, the chunks in one window, above 1 where the contig has too many
@@ -133,10 +170,10 @@ def read_tracks(chunks: Iterable[ChunkRow], chosen: Chosen) -> list[dict[str, An
     of the one before, length (nt), score in thousandths (-1: not scored), and frame by its place.
     """
     tracks = []
-    for key, group in groupby(chunks, key=lambda chunk: chunk.key):
-        if key not in chosen:
+    for (seq_id, sample), group in groupby(read_fields(chunks, CHUNK_COLUMNS), KEY):
+        if (key := (sample, seq_id)) not in chosen:
             continue
-        own, frames, windows, before = list(group), dict[str, int](), list[int](), 0
+        own, frames, windows, before = [*map(chunk_row, group)], dict[str, int](), list[int](), 0
         joined = -(-len(own) // MOST_PER_CONTIG)
         for first in range(0, len(own), joined):
             window = own[first : first + joined]

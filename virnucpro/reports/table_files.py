@@ -1,6 +1,7 @@
 """The final files of a run, or of one of its samples: opened together, whole or not at all.
 
-They are tables, the viral FASTA, and BED and GFF3 for genome browsers.
+They are tables, FASTA of viral records and of viral regions in other ones, and BED and GFF3 for
+genome browsers.
 
 Source:
     GFF3 1.26 of the Sequence Ontology project; BED 1.0 of the GA4GH file formats group.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -20,17 +22,19 @@ from virnucpro.core.records import Record
 from virnucpro.reports.tables import (
     CALL_COLUMNS,
     REGION_COLUMNS,
-    CallRow,
     ChunkRow,
     RegionRow,
     header,
 )
-from virnucpro.scores.thresholds import VIRAL
+from virnucpro.scores.thresholds import VIRAL, VIRUS
 from virnucpro.sequences.fasta_files import write_fasta
 
 TABLE_NAMES = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
-FASTA_NAMES = {False: "viral.fasta", True: "viral.fasta.gz"}
+FASTA_NAMES = {
+    False: ("viral.fasta", "regions.fasta"), True: ("viral.fasta.gz", "regions.fasta.gz"),
+}  # fmt: skip
 
+LENGTH, CALL = CALL_COLUMNS.index("length"), CALL_COLUMNS.index("call")
 _RED, _BLUE = "204,51,51", "51,102,204"
 _SEQID = re.compile(r"[^a-zA-Z0-9.:^*$@!+_?|-]")
 _ATTRIBUTE = re.compile(r"[\x00-\x1f\x7f%;=&,]")
@@ -53,14 +57,9 @@ class TableFiles:
                 stack.enter_context(atomic_write(self._folder / name, "w")) for name in TABLE_NAMES
             ]
             self._calls, self._regions, self._regions_bed, self._chunks_bed, self._gff = files
-            mode, name = "wb" if self._gzip_fasta else "w", FASTA_NAMES[self._gzip_fasta]
-            fasta: IO[Any] = stack.enter_context(atomic_write(self._folder / name, mode))
-            if self._gzip_fasta:
-                # no name and no date inside: the same records give the same bytes
-                packed = gzip.GzipFile(filename="", mode="wb", fileobj=fasta, mtime=0)
-                text = io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="\n")
-                fasta = stack.enter_context(text)
-            self._fasta = fasta
+            self._fasta, self._regions_fasta = (
+                self._open_fasta(stack, name) for name in FASTA_NAMES[self._gzip_fasta]
+            )
             self._stack = stack.pop_all()
         self._calls.write(header(CALL_COLUMNS))
         self._regions.write(header(REGION_COLUMNS))
@@ -70,18 +69,30 @@ class TableFiles:
     def __exit__(self, *error: Any) -> bool | None:
         return self._stack.__exit__(*error)
 
+    def _open_fasta(self, stack: ExitStack, name: str) -> IO[str]:
+        mode = "wb" if self._gzip_fasta else "w"
+        file: IO[Any] = stack.enter_context(atomic_write(self._folder / name, mode))
+        if not self._gzip_fasta:
+            return file
+        # no name and no date inside: the same records give the same bytes
+        packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
+        text = io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="\n")
+        return stack.enter_context(text)
+
     def add(
-        self, name: str, row: CallRow, regions: list[RegionRow], chunks: list[ChunkRow],
+        self, name: str, fields: Sequence[str], regions: list[RegionRow], chunks: list[ChunkRow],
         record: Record | None,
     ) -> None:  # fmt: skip
-        """Write one record: its rows in order, its sequence where it is called viral.
+        """Write one record: its rows in order, and its sequence, or that of its viral regions.
 
-        `name` is its id in the files that have no column for the sample.
+        `name` is its id in the files that have no column for the sample, `fields` its row of
+        calls.tsv as text; `record` is needed where it is called viral or has regions.
         """
-        self._calls.write(row.line())
+        self._calls.write("\t".join(fields) + "\n")
+        length = int(fields[LENGTH])
         viral = [c for c in chunks if c.orf_start is not None and (c.p_virus or 0.0) > VIRAL]
         # browsers know no place beyond a contig's end, where the junction of a circle goes on
-        viral = [c for c in viral if c.end <= row.length]
+        viral = [c for c in viral if c.end <= length]
         for chunk in viral:
             colour = _BLUE if chunk.strand == "-" else _RED
             # nine columns, the best ORF drawn thick
@@ -94,8 +105,15 @@ class TableFiles:
             self._regions.write(region.line())
             inside = [c for c in viral if c.start >= region.start and c.end <= region.end]
             self._add_region(name, region, inside)
-        if record is not None:
+        if record is not None and fields[CALL] == VIRUS:
             write_fasta(self._fasta, [(record.header_with(name), record.sequence)], wrapped=True)
+        elif record is not None:
+            cut = [
+                (f"{name}|viral_region_{found.number} {found.start + 1}-{found.end}/{length}",
+                 record.sequence[found.start : found.end])
+                for found in regions
+            ]  # fmt: skip
+            write_fasta(self._regions_fasta, cut, wrapped=True)
 
     def _add_region(self, name: str, region: RegionRow, chunks: list[ChunkRow]) -> None:
         """Write a region and the best ORFs of its viral chunks.

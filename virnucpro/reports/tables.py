@@ -50,6 +50,10 @@ class _Row:
         """The fields in the order of the table's columns; what is absent is None or empty."""
         raise NotImplementedError
 
+    def fields(self) -> list[str]:
+        """The row as text, column by column."""
+        return [*map(_text, self.values())]
+
     def line(self) -> str:
         """The row as text."""
         return "\t".join(map(_text, self.values())) + "\n"
@@ -157,21 +161,12 @@ def header(columns: Iterable[str]) -> str:
 
 def read_call_rows(path: Path) -> Iterator[CallRow]:
     """Stream a calls.tsv of this version; other columns, or a bad row, are an `InputError`."""
-    return _rows(path, CALL_COLUMNS, _call_row)
+    return _rows(path, CALL_COLUMNS, call_row)
 
 
 def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
     """Stream a chunks.tsv of this version; other columns, or a bad row, are an `InputError`."""
-
-    def row(fields: list[str]) -> ChunkRow:
-        seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus, sample = fields
-        return ChunkRow(
-            seq_id, int(number), int(start), int(end), frame,
-            int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
-            _number(p_virus), sample,
-        )  # fmt: skip
-
-    return _rows(path, CHUNK_COLUMNS, row)
+    return _rows(path, CHUNK_COLUMNS, chunk_row)
 
 
 def read_region_rows(path: Path) -> Iterator[tuple[tuple[str, str], int, int]]:
@@ -188,21 +183,13 @@ def contig_line(row: CallRow, joint_id: str, host: int = -1) -> str:
     return f"{row.line()[:-1]}\t{joint_id}\t{host}\n"
 
 
-def read_contig_rows(path: Path) -> Iterator[tuple[CallRow, str, int]]:
-    """Stream the internal table of contigs, as `contig_line` took them."""
-
-    def row(fields: list[str]) -> tuple[CallRow, str, int]:
-        return _call_row(fields[:-2]), fields[-2], int(fields[-1])
-
-    return _rows(path, CONTIG_COLUMNS, row)
-
-
 def rounded(value: float) -> float:
     """A number as the tables print it: six significant digits."""
     return float(_text(value))
 
 
-def _call_row(fields: list[str]) -> CallRow:
+def call_row(fields: list[str]) -> CallRow:
+    """A row of calls.tsv from its text; a `ValueError` says what is wrong with it."""
     (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
      supporting, opposing, fdr, class_hint, p_record, p_sample, _, kind_score, family,
      topology) = fields  # fmt: skip
@@ -214,7 +201,27 @@ def _call_row(fields: list[str]) -> CallRow:
     )  # fmt: skip
 
 
+def chunk_row(fields: list[str]) -> ChunkRow:
+    """A row of chunks.tsv from its text; a `ValueError` says what is wrong with it."""
+    seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus, sample = fields
+    return ChunkRow(
+        seq_id, int(number), int(start), int(end), frame,
+        int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
+        _number(p_virus), sample,
+    )  # fmt: skip
+
+
 def _rows(path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T]) -> Iterator[T]:
+    for number, fields in enumerate(read_fields(path, columns), start=2):
+        try:
+            row = make(fields)
+        except ValueError as error:
+            raise InputError(path, f"record '{fields[0]}': {error}", number) from error
+        yield row
+
+
+def read_fields(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
+    """Stream the rows of a table as text; other columns, or too few, are an `InputError`."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             if file.readline() != header(columns):
@@ -224,11 +231,7 @@ def _rows(path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T]) 
                 if len(fields) != len(columns):
                     problem = f"{len(fields)} fields where the header has {len(columns)}"
                     raise InputError(path, problem, number)
-                try:
-                    row = make(fields)
-                except ValueError as error:
-                    raise InputError(path, f"record '{fields[0]}': {error}", number) from error
-                yield row
+                yield fields
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from error
 

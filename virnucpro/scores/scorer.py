@@ -8,13 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.device import usable_cpus
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores import kinds
 
@@ -35,19 +37,14 @@ _SWITCH_S = 2e-4  # other threads must not keep the one that feeds a GPU waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingOptions:
+class EmbeddingOptions(EngineOptions):
     """How an encoder runs; decides time and memory, never a score beyond the tolerance."""
 
     engine: EngineKind | None = None  # None means packed on a GPU
     # float16 on CUDA, float32 elsewhere; or float32, float16, bfloat16; or fp8: ESM-2 in float8
     # where it runs, all else in float16
     dtype: str = "auto"
-    token_budget: int | None = None  # token slots of a batch; None means by free memory
-    feeding_threads: int = 1  # lay out batches ahead of the device; 0 for none
     tokenizer_threads: int | None = None  # side by side; None means all for a GPU, else one
-    pin_memory: bool | None = None  # page-locked batches; None means on CUDA
-    compile: Literal["auto", "on", "off"] = "auto"  # auto: when the job repays it
-    expected_tokens: int = 0  # of the whole job, about, for that decision
     plain_attention: bool = False  # plain kernels in place of the packed ones
 
 
@@ -95,7 +92,7 @@ class LoadedModels:
 
         from virnucpro.encoders.attention import TransformerEncoder
         from virnucpro.encoders.load import load_encoder
-        from virnucpro.engines.base import EngineOptions, make_engine
+        from virnucpro.engines.base import make_engine
 
         device = torch.device(self.device)
         if self.threads is not None:
@@ -110,16 +107,10 @@ class LoadedModels:
             from virnucpro.encoders.fp8 import to_fp8
 
             encoder = to_fp8(cast("Esm2", encoder))
-        settings = EngineOptions(
-            token_budget=options.token_budget,
-            feeding_threads=0 if self.is_single_threaded else options.feeding_threads,
-            pin_memory=options.pin_memory,
-            compile=options.compile,
-            expected_tokens=options.expected_tokens,
-            float32_encoder=lambda: load_encoder(spec, device, torch.float32),
-        )
+        settings = replace(options, feeding_threads=0) if self.is_single_threaded else options
         kind = options.engine or ("packed" if device.type == "cuda" else "padded")
-        engine = make_engine(kind, encoder, device=device, options=settings)
+        exact = partial(load_encoder, spec, device, torch.float32)
+        engine = make_engine(kind, encoder, device=device, options=settings, float32_encoder=exact)
         return self._engines.setdefault((spec, options), engine)
 
     def encoder(self, spec: EncoderSpec, options: EmbeddingOptions) -> Encoder:

@@ -1,14 +1,12 @@
 """BAM, CRAM and SAM -> records; needs pysam, which the `[bam]` extra brings."""
 
-from __future__ import annotations
-
 import os
 import re
 import string
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import sha256_file
@@ -49,14 +47,8 @@ def read_alignments(
     """The reads of a BAM, CRAM or SAM file, mapped or not, in file order. Streams.
 
     Each read comes once, as it left the sequencer: secondary and supplementary alignments are
-    passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`.
-
-    A reference is looked for in files only, never on the network.
-
-    Args:
-        path: the file; no index is needed.
-        log: of the run, whose owner lets it warn; None warns here.
-        reference: FASTA that a CRAM file was packed against, where it needs one.
+    passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`. The
+    `reference` of a CRAM file is looked for in files only, never on the network.
 
     Raises:
         InputError: no pysam, broken or changed alignments, no letter in a sequence, no reference.
@@ -81,8 +73,16 @@ def read_alignments(
             str(path), check_sq=False, reference_filename=str(reference) if reference else None
         ) as file:
             for read in file.fetch(until_eof=True):
-                if not (read.is_secondary or read.is_supplementary):
-                    yield _record(path, read, sample, log)
+                if read.is_secondary or read.is_supplementary:
+                    continue
+                name = log.wished_id(first_word(read.query_name or ""))
+                if read.is_read1 != read.is_read2:
+                    name += "/1" if read.is_read1 else "/2"
+                sequence = read.get_forward_sequence() or ""
+                if "=" in sequence:
+                    problem = "'=' for a letter of the reference; undo `samtools calmd -e`"
+                    raise InputError(path, f"read {name}: {problem}")
+                yield Record(log.unique(name), name, sequence, sample)
         log.digests[str(path)] = sha256_file(path)
     except (OSError, ValueError, NotImplementedError) as error:  # the last: gzip but not BGZF
         hint = " (a CRAM may need --reference)" if kind == "CRAM" else ""
@@ -93,17 +93,6 @@ def read_alignments(
         raise InputError(path, "changed while it was read; run again when it is whole")
     if of_run is None:
         log.warn()
-
-
-def _record(path: Path, read: Any, sample: str, log: ReadLog) -> Record:
-    name = log.wished_id(first_word(read.query_name or ""))
-    if read.is_read1 != read.is_read2:
-        name += "/1" if read.is_read1 else "/2"
-    sequence = read.get_forward_sequence() or ""
-    if "=" in sequence:
-        problem = f"read {name}: '=' for a letter of the reference; undo `samtools calmd -e`"
-        raise InputError(path, problem)
-    return Record(log.unique(name), name, sequence, sample)
 
 
 def _check_letters(path: Path) -> None:

@@ -86,21 +86,16 @@ def clear_letters(sequence: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Chunks end to end. Frames are numbered as `FRAMES`: 0 to 2 forward, 3 to 5 reverse.
+    """Chunks end to end. Frames are numbered as `FRAMES`: 0 to 2 forward, 3 to 5 reverse."""
 
-    Attributes:
-        letters: upper-case IUPAC letters of all chunks (U as T, `N` for what is none of them),
-            with separators after each.
-        numbers: codon number at each base, shape (len(letters) - 2,); codons with a letter other
-            than A, C, G, T, U share the numbers that are read as `X`.
-        starts: first base of each chunk in `letters`, shape (n,).
-        lengths: bases of each chunk, shape (n,).
-    """
-
+    # upper-case IUPAC letters of all chunks (U as T, `N` for what is none of them), with separators
+    # after each
     letters: bytes
+    # codon number at each base, shape (len(letters) - 2,); codons with a letter other than A, C, G,
+    # T, U share the numbers that are read as `X`
     numbers: bytes
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    starts: NDArray[np.int64]  # first base of each chunk in `letters`, shape (n,)
+    lengths: NDArray[np.int64]  # bases of each chunk, shape (n,)
 
     @classmethod
     def of(cls, sequences: Sequence[str]) -> Block:
@@ -132,10 +127,7 @@ class Block:
         return np.flatnonzero(counts > len(_SEPARATOR))
 
     def gaps(self) -> NDArray[np.int64]:
-        """Places of codons between two others of their frame, all three with ambiguous letters.
-
-        What lies outside of a chunk counts as ambiguous.
-        """
+        """Places of codons between two others of their frame, all three ambiguous or outside."""
         if not self.letters.translate(None, b"ACGT\n"):
             return np.empty(0, dtype=np.int64)
         border = np.frombuffer(self.letters, dtype=np.uint8) == ord("\n")
@@ -167,11 +159,9 @@ class Block:
 
 
 def open_frames(block: Block) -> Runs:
-    """Frames without a stop over the whole chunk.
+    """Frames without a stop over the whole chunk: first base of each, its codons, (n, 6).
 
-    Returns:
-        First base on the strand and length (codons) for each frame, both of shape (n, 6); the
-        length is 0 where the frame has a stop or nothing but `X`.
+    The length is 0 where the frame has a stop or nothing but `X`.
     """
     codons = block.codons()
     forward, reverse = block.stops()
@@ -192,9 +182,6 @@ def longest_runs(block: Block) -> Runs:
     """Of each frame the longest run without a stop and without a gap, leftmost of equals.
 
     A gap is three codons in a row that each hold an ambiguous letter: what it hides may be a stop.
-
-    Returns:
-        As `open_frames`; the length is 0 where the frame has no such run.
     """
     forward, reverse = block.stops()
     if len(gaps := block.gaps()):
@@ -210,10 +197,7 @@ def longest_runs(block: Block) -> Runs:
 def _runs_between_stops(
     origins: NDArray[np.int64], lengths: NDArray[np.int64], stops: NDArray[np.int64]
 ) -> Runs:
-    """The widest gaps between neighbouring stops in the three frames of one strand.
-
-    All positions are bases on the strand of the whole block, ascending. Returns shape (n, 3).
-    """
+    """The widest gaps between neighbouring stops in a strand's three frames: shape (n, 3)."""
     rows = np.searchsorted(origins, stops, side="right") - 1
     frames = (stops - origins[rows]) % 3
     starts = np.empty((len(origins), 3), dtype=np.int64)

@@ -1,7 +1,5 @@
 """Contigs -> chunks of equal length, overlapping a little."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from virnucpro.sequences.block import reverse_complement
@@ -18,17 +16,11 @@ _CODES = tuple(bytes([code]) for code in b"BDHKMNRSVWY")
 
 
 def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
-    """Cut a contig into windows that cover all of it.
+    """Cut a contig into half-open windows (nt) that cover all of it.
 
     The bases that the windows have too many are spread as overlaps, the larger ones first. They
     are divided by the number of windows, not of gaps, so the last window may be short: the
-    published models saw their data cut this way.
-
-    Returns:
-        Half-open windows in ascending order (nt); none for an empty contig.
-
-    Source:
-        VirNucPro units.py; equal to it for 70 pairs of length and chunk length.
+    published models saw their data cut this way (VirNucPro units.py).
 
     >>> chunk_windows(600, 500)
     [(0, 500), (299, 600)]
@@ -49,14 +41,8 @@ def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     """Cut a contig into windows that are the same ones when it is read from its other end.
 
     A contig of few chunks gives half as many windows again: each sees a reading frame begin
-    elsewhere, and their mean hangs less on where the contig was cut.
-
-    Args:
-        length: of the contig (nt).
-        chunk_nt: of a window (nt); one in the middle may be a base longer.
-
-    Returns:
-        Half-open windows in ascending order; none for an empty contig.
+    elsewhere, and their mean hangs less on where the contig was cut. One in the middle may be a
+    base longer.
 
     >>> even_windows(601, 500)
     [(0, 500), (50, 551), (101, 601)]
@@ -76,13 +62,7 @@ def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
 def circle_windows(circle: bytes, chunk_nt: int) -> list[tuple[int, int]]:
     """Cut a circle into windows that are the same ones wherever and on which strand it begins.
 
-    Args:
-        circle: normalised letters of one turn.
-        chunk_nt: of a window (nt).
-
-    Returns:
-        Half-open windows in the order of their starts; one that crosses the junction ends beyond
-        the circle's length.
+    One that crosses the junction ends beyond the length of `circle`, one turn, normalised.
     """
     size = len(circle)
     count = -(-size // chunk_nt)

@@ -7,12 +7,14 @@ reading, since it tells of files that were joined or of another format: a guess 
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
 from virnucpro.core.records import HEADER_BYTES
+from virnucpro.core.text import clipped, shown
 from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.streams import BLANKS, TextStream
 
@@ -24,19 +26,33 @@ DNA_LETTERS = b"ACGTUNRYKMSWBDHV" + b"acgtunrykmswbdhv"
 _DIGITS = string.digits.encode()
 _LETTERS = string.ascii_letters.encode()
 _LEFT_OUT = GAPS + BLANKS + _DIGITS
+_COMMON = DNA_LETTERS + GAPS + _DIGITS + b" \n"  # a line of these alone is of FASTA
 _QUALITIES = bytes(range(33, 127))
 _FOUR = 4  # lines of a record of FASTQ
 _NAME_BYTES = 200
+_LINE_KEPT_BYTES = 1 << 16  # of a line that is not over yet, to look at it whole
 
 _JOINED = "were files joined? Give them as inputs of their own"
 _UNKNOWN = {
     b">": f"'>' inside a line: the line before it has no end; {_JOINED}",
     b"@": f"'@' in a sequence: a record of FASTQ? {_JOINED}",
     b"+": f"'+' in a sequence: a record of FASTQ? {_JOINED}",
+    b"/": f"'/' in a sequence: a record of GenBank or EMBL? {_JOINED}",
     b";": "';' in a sequence: remove comments inside records",
     b"#": "'#' in a sequence: remove comments inside records",
     b"=": "'=' in a sequence: write the letters that it stands for",
 }
+
+
+# Lines of other formats that hold known signs alone. No line of bases alone is one of them: each
+# keyword has a letter that stands for none.
+_OTHER_FORMAT = re.compile(
+    rb"^(?:LOCUS|DEFINITION|ACCESSION|VERSION|KEYWORDS|SOURCE|REFERENCE|COMMENT|FEATURES|CLUSTAL)"
+    rb" +\S|^(?:BASE COUNT|ORIGIN) *(?:$|\d)|^(?:ID|DE|OS|OC|RL|RX|PR|FH|FT|SQ)   +\S"
+    rb"|^[^\nA-Za-z]*[A-Za-z][^\n\t]*\t[ \t\v\f]*[^ \t\v\f\n]",
+    re.MULTILINE,
+)
+_ID_WITH_MARK = re.compile(rb"[ \t\v\f]*[^ \t\v\f]*>")
 
 
 class Entry(NamedTuple):
@@ -65,7 +81,10 @@ def _fasta(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
         *pieces, text = text.split(b"\n>")
         parts = [piece.partition(b"\n") for piece in pieces] if record is None else []
         whole = b"".join(part[2] for part in parts)
-        if parts and size <= log.max_record_nt and not whole.translate(None, DNA_LETTERS + b"\n"):
+        is_plain = not whole.translate(None, DNA_LETTERS + b"\n") and not any(
+            b">" in part[0] and _ID_WITH_MARK.match(part[0]) for part in parts
+        )
+        if parts and size <= log.max_record_nt and is_plain:
             for header, _, letters in parts:
                 sequence = letters.replace(b"\n", b"").decode("ascii")
                 yield Entry(header.lstrip(BLANKS).decode(*HEADER_BYTES), sequence)
@@ -78,10 +97,11 @@ def _fasta(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
             yield entry
         if line == first:  # a long record: what is known of it goes out of the way
             record = record or _FastaRecord(stream, log, line)
-            last = text.endswith(b"\n")
-            record.add(text[: len(text) - last], line)
-            line += text.count(b"\n") - last
-            text = b"\n" * last
+            known = text.rfind(b"\n", -_LINE_KEPT_BYTES)
+            known = len(text) if known < 0 else known
+            record.add(text[:known], line)
+            line += text.count(b"\n", 0, known)
+            text = text[known:]
 
 
 class _FastaRecord:
@@ -118,6 +138,8 @@ class _FastaRecord:
                 "give sequences, not their qualities"
             )
             raise self._stream.error(problem, self._line)
+        if _ID_WITH_MARK.match(self._header):
+            self._log.note_mark(str(self._stream.error(f"record {self._name}", self._line)))
         header = self._header.lstrip(BLANKS).decode(*HEADER_BYTES)
         return Entry(header, self._letters.decode("ascii"), self._gaps)
 
@@ -128,10 +150,16 @@ class _FastaRecord:
 
     def _without_the_rest(self, text: bytes, line: int) -> bytes:
         """The letters of a piece; counts gaps, blanks and digits, refuses any other sign."""
-        if unknown := text.translate(None, _LETTERS + _LEFT_OUT + b"\n"):
-            sign = unknown[:1]
-            line += text[: text.index(sign)].count(b"\n")
-            raise self._stream.error(_problem(sign), line)
+        odd = text.translate(None, _COMMON)
+        unknown = odd.translate(None, _LETTERS + BLANKS)[:1]
+        place = text.index(unknown) if unknown else len(text)
+        if odd and (other := _OTHER_FORMAT.search(text)) and other.start() <= place:
+            word = clipped(shown(other[0].split(maxsplit=1)[0].decode("utf-8", "replace")), 40)
+            problem = f"{word} begins a line of another format (GenBank, EMBL, GFA, SAM, a table)"
+            line += text.count(b"\n", 0, other.start())
+            raise self._stream.error(f"{problem}; {_JOINED}, as FASTA or FASTQ", line)
+        if unknown:
+            raise self._stream.error(_problem(unknown), line + text.count(b"\n", 0, place))
         letters = text.translate(None, _LEFT_OUT + b"\n")
         gaps, digits, blanks = (
             len(text) - len(text.translate(None, signs)) for signs in (GAPS, _DIGITS, BLANKS)
@@ -197,10 +225,10 @@ def _are_plain_records(lines: list[bytes]) -> bool:
 
 
 def _fastq_entry(four: list[bytes], line: int, stream: TextStream, log: ReadLog) -> Entry:
-    if len(four) < _FOUR:
+    if len(four) < _FOUR and four[0].startswith(b"@"):
         problem = "FASTQ ends inside a record; copy the file again"
         raise stream.error(problem, line + len(four))
-    header, letters, plus, qualities = four
+    header, letters, plus, qualities = (four + [b""] * _FOUR)[:_FOUR]
     letters = letters.rstrip(BLANKS)
     if len(letters) != len(qualities):
         qualities = qualities.rstrip(BLANKS)
@@ -223,13 +251,17 @@ def _fault(header: bytes, letters: bytes, plus: bytes, qualities: bytes) -> tupl
     counts = f"{len(letters)} letters and {len(qualities)} qualities"
     faults = (
         (header.startswith(b">"), 0, f"a record of FASTA; {_JOINED}"),
-        (not header.startswith(b"@"), 0, "a record begins with '@'; copy the file again"),
+        (not header.startswith(b"@"), 0, f"a record begins with '@'; {_JOINED}"),
         (unknown != b"", 1, _problem(unknown[:1])),
         (is_wrapped, 2, "a sequence on several lines; write it on one: `seqtk seq FILE`"),
         (not plus.startswith(b"+"), 2, "'+' comes after the letters; copy the file again"),
         (has_other_name, 2, "the name after '+' is not the record's; copy the file again"),
-        (qualities.translate(None, _QUALITIES) != b"", 3, "no quality; copy the file again"),
-        (len(letters) != len(qualities), 3, f"{counts}; copy the file, or write one line of each"),
+        (
+            qualities.translate(None, _QUALITIES) != b"",
+            3,
+            f"no quality; copy the file again; {_JOINED}",
+        ),
+        (len(letters) != len(qualities), 3, f"{counts}; copy the file again; {_JOINED}"),
     )
     return next(((line, problem) for is_so, line, problem in faults if is_so), None)
 

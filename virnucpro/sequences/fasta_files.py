@@ -1,10 +1,4 @@
-"""The FASTA files that lie between stages: written and read back here only.
-
-These files are ours: plain, ids of one word, no surprises. What
-users hand in goes through `fasta.py`.
-"""
-
-from __future__ import annotations
+"""The FASTA files that lie between stages: ours, plain, written and read back here only."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,9 +18,8 @@ def fasta_text(seq_id: str, sequence: str, *, wrapped: bool = False) -> str:
     >>> fasta_text("c_chunk_1", "ACGT")
     '>c_chunk_1\nACGT\n'
     """
-    if not wrapped or len(sequence) <= WRAP_NT:
-        return f">{seq_id}\n{sequence}\n"
-    return f">{seq_id}\n{_wrapped(sequence)}"
+    letters = _wrapped(sequence) if wrapped and len(sequence) > WRAP_NT else f"{sequence}\n"
+    return f">{seq_id}\n{letters}"
 
 
 def write_fasta(

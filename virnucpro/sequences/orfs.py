@@ -1,7 +1,5 @@
 """Chunks -> ORFs: six frames of a whole block of chunks at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,23 +16,15 @@ _SHORTEST_RUN = 5
 
 @dataclass(frozen=True, slots=True)
 class Orfs:
-    """ORFs of some chunks, column by column: n rows in the order of chunks, then of `FRAMES`.
+    """ORFs of some chunks, column by column: n rows in the order of chunks, then of `FRAMES`."""
 
-    Attributes:
-        chunk: index of each ORF's chunk among those given, shape (n,), int64.
-        frame: its frame as an index of `FRAMES`, shape (n,), uint8.
-        start: first base of the translated part on the chunk's forward strand, 0-based, (n,).
-        end: one past its last base on the forward strand, shape (n,).
-        dna: the DNA on the ORF's strand that goes to the DNA encoder (nt, upper case).
-        protein: its translation; an ambiguous codon is `X` (aa).
-    """
-
-    chunk: NDArray[np.int64]
-    frame: NDArray[np.uint8]
+    chunk: NDArray[np.int64]  # index of each ORF's chunk among those given, shape (n,), int64
+    frame: NDArray[np.uint8]  # its frame as an index of `FRAMES`, shape (n,), uint8
+    # first base of the translated part on the chunk's forward strand, 0-based, (n,)
     start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    dna: list[bytes]
-    protein: list[bytes]
+    end: NDArray[np.int64]  # one past its last base on the forward strand, shape (n,)
+    dna: list[bytes]  # the DNA on the ORF's strand that goes to the DNA encoder (nt, upper case)
+    protein: list[bytes]  # its translation; an ambiguous codon is `X` (aa)
 
     def __len__(self) -> int:
         return len(self.chunk)
@@ -42,17 +32,14 @@ class Orfs:
 
 @dataclass(frozen=True, slots=True)
 class OrfPolicy:
-    """Which ORFs a chunk gives; part of the model, since it decides what the encoders see.
+    """Which ORFs a chunk gives; part of the model, since it decides what the encoders see."""
 
-    Attributes:
-        name: `open-frame` keeps each frame without a stop codon over the whole chunk;
-            `longest` takes from each frame its longest run without a stop and without three
-            `X` in a row (of equals the first in reading direction).
-        keep: how many of a chunk's six frames are kept, the longest ones; of equals those whose
-            protein comes first in the alphabet, so that both strands keep the same.
-    """
-
+    # `open-frame` keeps each frame without a stop codon over the whole chunk; `longest` takes from
+    # each frame its longest run without a stop and without three `X` in a row (of equals the first
+    # in reading direction)
     name: PolicyName
+    # how many of a chunk's six frames are kept, the longest ones; of equals those whose protein
+    # comes first in the alphabet, so that both strands keep the same
     keep: int = 6
 
     def __post_init__(self) -> None:
@@ -72,9 +59,6 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     its reverse complement give the same ORFs. Under `longest` a run shorter than 5 codons is kept
     only if no frame of the chunk has one that long, so every chunk with 60 unambiguous bases in a
     row gives an ORF.
-
-    Source:
-        VirNucPro units.py (six frames, NCBI table 1, slice of 3 x protein + 1).
 
     >>> orfs = find_orfs(["ATGNNNGCTGCTA"], OrfPolicy("open-frame"))
     >>> FRAMES[orfs.frame[0]], orfs.protein[0], orfs.dna[0]

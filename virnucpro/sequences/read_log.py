@@ -99,6 +99,8 @@ class ReadLog:
     gaps: int = 0  # letters left out of sequences, like the next two
     blanks: int = 0
     digits: int = 0
+    marks: int = 0  # ids with a `>`, as of headers that were joined
+    first_mark: str = ""
     cut_short: list[str] = field(default_factory=list)  # bgzip without its end block
     ids: IdRegistry = field(default_factory=IdRegistry)
     digests: dict[str, str] = field(default_factory=dict)  # SHA-256 by path, as the bytes lie there
@@ -117,6 +119,10 @@ class ReadLog:
         self.duplicates += seq_id != name
         return seq_id
 
+    def note_mark(self, where: str) -> None:
+        """Count a record that has `>` in its id; the first is told by its place."""
+        self.marks, self.first_mark = self.marks + 1, self.first_mark or where
+
     def warn(self) -> None:
         """Say once, when all is read, what a user may not expect."""
         if self.is_silent:
@@ -129,6 +135,11 @@ class ReadLog:
             logger.warning(
                 "%d digits and %d blanks in lines of sequence were left out; "
                 "lengths and positions count without them", self.digits, self.blanks,
+            )  # fmt: skip
+        if self.marks:
+            logger.warning(
+                "%d records have '>' in their id: were files joined without a line end, or a "
+                "header written twice? First: %s", self.marks, self.first_mark,
             )  # fmt: skip
         for path in self.cut_short:
             logger.warning("%s: bgzip without its end block; is the file whole?", path)

@@ -1,7 +1,5 @@
 """Which records cannot be scored, and why."""
 
-from __future__ import annotations
-
 from virnucpro.core.records import Record, Status
 from virnucpro.sequences.entries import DNA_LETTERS
 

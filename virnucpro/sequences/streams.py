@@ -19,7 +19,10 @@ BLANKS = b" \t\v\f"
 BLOCK_BYTES = 1 << 18
 _LONGEST_MAGIC = 263
 _MARK = codecs.BOM_UTF8
-_NUL = "NUL byte: binary data or UTF-16 text"
+_NUL = (
+    "NUL byte: binary data, a packed file joined to a plain one, or UTF-16 text; "
+    "give each file by itself, text as UTF-8 or ASCII"
+)
 _INNER_MARK = (
     "a byte order mark inside the file: were files joined? Save each as plain UTF-8 or ASCII, "
     "without the mark, or give them as inputs of their own"
@@ -88,7 +91,8 @@ class TextStream:
             if self._unpacked.packing is None:
                 raise self.error(f"reading failed: {error}") from error
             what = f"truncated or damaged {self._unpacked.packing} data"
-            problem = f"{what} ({error}); copy the file again"
+            remedy = "copy the file again; if a plain file was joined to it, give each by itself"
+            problem = f"{what} ({error}); {remedy}"
             raise self.error(problem) from error
 
     def _first_block(self) -> bytes:

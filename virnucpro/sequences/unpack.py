@@ -33,11 +33,8 @@ _MAGIC = {
     b"\x50\x2a\x4d\x18": "zstandard",
 }
 _ARCHIVES = {
-    b"PK\x03\x04": "zip",
-    b"7z\xbc\xaf": "7z",
-    b"Rar!": "rar",
-    b"\x1f\x9d": "compress (.Z)",
-}
+    b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"\x1f\x9d": "compress (.Z)"
+}  # fmt: skip
 _BGZF_EXTRA = slice(12, 16)
 # The empty block that ends every file of bgzip.
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -46,19 +43,12 @@ _BUFFER_BYTES = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """An open input.
+    """An open input."""
 
-    Attributes:
-        source: its unpacked bytes.
-        path: its name in errors.
-        packing: what it is packed with; None if it is plain.
-        is_bgzip: whether that is the gzip of bgzip, which ends with a block of its own.
-    """
-
-    source: io.BufferedReader
-    path: Path | str
-    packing: str | None
-    is_bgzip: bool
+    source: io.BufferedReader  # its unpacked bytes
+    path: Path | str  # its name in errors
+    packing: str | None  # what it is packed with; None if it is plain
+    is_bgzip: bool  # whether that is the gzip of bgzip, which ends with a block of its own
     _raw: _RawInput
 
     def finish(self) -> str:
@@ -120,14 +110,11 @@ def _unpacker(packed: io.BufferedReader, packing: str | None) -> io.BufferedRead
     """Something with `read1` that gives unpacked bytes."""
     if packing == "gzip":
         return cast("io.BufferedReader", gzip.GzipFile(fileobj=packed))
-    starts: dict[str | None, Callable[[], Any]] = {
-        "bzip2": bz2.BZ2Decompressor,
-        "xz": lzma.LZMADecompressor,
-        "zstandard": _ZstandardFrame,
-    }
-    if packing in starts:
-        return io.BufferedReader(_Frames(packed, starts[packing]), _BUFFER_BYTES)
-    return packed
+    starts: dict[str, Callable[[], Any]] = {
+        "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor, "zstandard": _ZstandardFrame
+    }  # fmt: skip
+    start = starts.get(packing or "")
+    return io.BufferedReader(_Frames(packed, start), _BUFFER_BYTES) if start else packed
 
 
 class _RawInput(io.RawIOBase):
@@ -174,22 +161,19 @@ class _Frames(io.RawIOBase):
                     raise EOFError("the last frame is incomplete")
                 if not self._packed:
                     return 0
-            self._unpack()
+            if self._frame is None:
+                self._packed = self._packed.lstrip(b"\0")
+                if not self._packed:
+                    continue
+                self._frame = self._start()
+            self._ready = memoryview(self._frame.decompress(self._packed, _BUFFER_BYTES))
+            self._packed = b""
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]
         return size
-
-    def _unpack(self) -> None:
-        if self._frame is None:
-            self._packed = self._packed.lstrip(b"\0")
-            if not self._packed:
-                return
-            self._frame = self._start()
-        self._ready = memoryview(self._frame.decompress(self._packed, _BUFFER_BYTES))
-        self._packed = b""
-        if self._frame.eof:
-            self._packed, self._frame = self._frame.unused_data, None
 
 
 class _ZstandardFrame:

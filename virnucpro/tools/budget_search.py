@@ -1,7 +1,5 @@
 """Find the token budget at which an encoder is fastest on a device, by trying budgets."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,10 +57,7 @@ def try_budgets(
     spec: EncoderSpec, sequences: Sequence[str], budgets: Sequence[int], device: torch.device,
     kind: EngineKind = "padded", dtype: str = "auto",
 ) -> Iterator[Trial]:  # fmt: skip
-    """Measure one budget after another, ascending; ends with the first that does not fit.
-
-    The sequences are repeated until two batches are full.
-    """
+    """Measure one budget after another, ascending; ends with the first that does not fit."""
     encoder = load_encoder(spec, device, choose_dtype(dtype, device))
     tokenizer = make_tokenizer(spec)
     tokens = [tokenizer.encode(sequence) for sequence in sequences]

@@ -1,10 +1,8 @@
 """What a prediction will cost: what the input holds, and short runs on a sample, scaled.
 
-The short runs are real predictions in a process of their own, so that start, loading of weights
-and every stage count. Two of different size tell what each run costs from what each chunk does.
+The short runs are real predictions in a process of their own, start and loading included; two of
+different size tell what each run costs from what each chunk does.
 """
-
-from __future__ import annotations
 
 import os
 import random
@@ -144,13 +142,9 @@ RunPilot = Callable[[int], Pilot]
 
 
 def estimate(found: Survey, per_file: int, smallest: int, run: RunPilot) -> Estimate:
-    """Run ever larger pilots until one is long enough to tell, and scale.
+    """Run ever larger pilots, from `smallest` chunks on, until one is long enough, and scale.
 
-    Args:
-        found: the input.
-        per_file: ORFs in one unit of work; memory does not grow beyond it.
-        smallest: chunks of the first pilot.
-        run: makes a pilot on so many chunks.
+    `per_file` are the ORFs in one unit of work; memory does not grow beyond it.
     """
     available = len(found.sample)
     first = before = last = run(min(smallest, available))

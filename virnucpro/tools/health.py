@@ -1,7 +1,5 @@
 """Is this installation fit to run: packages, devices, weights, and the disk it writes to."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import platform
@@ -16,6 +14,7 @@ from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.extras import version_of
 from virnucpro.core.files import temporary_beside
+from virnucpro.core.text import gib
 from virnucpro.models.store import list_models, resolve_model
 
 PACKAGES = ("numpy", "safetensors", "threadpoolctl", "jinja2", "click")
@@ -44,13 +43,6 @@ class Finding:
 
 def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
     """Every check; models lie in `home`, and results would go to `output_dir`."""
-    yield from _packages()
-    yield from _devices()
-    yield from _models(home)
-    yield from _disk(output_dir)
-
-
-def _packages() -> Iterator[Finding]:
     text = f"{platform.python_version()} on {platform.platform()}, {usable_cpus()} CPUs"
     good = sys.version_info >= (3, 10)
     yield Finding("Python", good, text, "" if good else "use Python 3.10 or later")
@@ -60,64 +52,49 @@ def _packages() -> Iterator[Finding]:
     yield Finding("Packages", not missing, there, remedy)
     for name, use in EXTRAS.items():
         yield Finding(name, None, version_of(name) or f"not installed; only needed for: {use}")
+    yield from _devices()
+    yield from _models(home)
+    yield from _disk(output_dir)
 
 
 def _devices() -> Iterator[Finding]:
+    has_pages = "SC_PHYS_PAGES" in os.sysconf_names
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if has_pages else 0
+    memory = f"{gib(total)} of memory" if total else "memory not known"
     try:
         import torch
     except ModuleNotFoundError:
-        yield Finding("CPU", True, _ram())
+        yield Finding("CPU", True, memory)
         return
     except ImportError as error:
         yield Finding("PyTorch", False, f"cannot be imported: {error}", "pip install torch")
         return
+    from virnucpro.encoders.attention import choose_backend
+
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPU only"
-    yield Finding(
-        "PyTorch", None, f"{torch.__version__}, {built}, {torch.get_num_threads()} threads"
-    )
-    yield _computes("cpu", "CPU", memory=_ram())
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        yield _gpu(number)
+    threads = f"{torch.get_num_threads()} threads"
+    yield Finding("PyTorch", None, f"{torch.__version__}, {built}, {threads}")
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    for title in ("CPU", *(f"cuda:{number}" for number in gpus)):
+        device, text = torch.device(title.lower()), memory
+        try:
+            if device.type == "cuda":
+                facts = torch.cuda.get_device_properties(device)
+                free, whole = torch.cuda.mem_get_info(device)
+                backend = choose_backend(device, torch.float16, head_dim=64, alibi=False)
+                text = f"{facts.name}, {free / 2**30:.1f} of {gib(whole)} free, "
+                text += f"compute {facts.major}.{facts.minor}, attention {backend}"
+            ones = torch.ones(64, 64, device=device)
+            right = float((ones @ ones).sum()) == 64.0**3
+        except RuntimeError as error:
+            remedy = "free the device (see nvidia-smi), or use --device cpu"
+            yield Finding(title, False, f"{text}; {str(error).splitlines()[0]}", remedy)
+        else:
+            remedy = "" if right else "the device computes wrong: do not use it"
+            yield Finding(title, right, text, remedy)
     if torch.version.cuda and not torch.cuda.is_available():
         text = "none seen; everything runs on the CPU"
         yield Finding("GPU", None, text, "if there is one: see that nvidia-smi lists it")
-
-
-def _gpu(number: int) -> Finding:
-    import torch
-
-    from virnucpro.encoders.attention import choose_backend
-
-    device = torch.device("cuda", number)
-    try:
-        facts = torch.cuda.get_device_properties(number)
-        free, total = torch.cuda.mem_get_info(number)
-    except RuntimeError as error:
-        return Finding(f"cuda:{number}", False, str(error).splitlines()[0], "see nvidia-smi")
-    backend = choose_backend(device, torch.float16, head_dim=64, alibi=False)
-    memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    text = f"{facts.name}, {memory}, compute {facts.major}.{facts.minor}, attention {backend}"
-    return _computes(str(device), f"cuda:{number}", text)
-
-
-def _computes(device: str, title: str, memory: str) -> Finding:
-    import torch
-
-    try:
-        ones = torch.ones(64, 64, device=device)
-        right = float((ones @ ones).sum()) == 64.0**3
-    except RuntimeError as error:
-        remedy = "free the device, or use --device cpu"
-        return Finding(title, False, f"{memory}; {str(error).splitlines()[0]}", remedy)
-    remedy = "" if right else "the device computes wrong: do not use it"
-    return Finding(title, right, memory, remedy)
-
-
-def _ram() -> str:
-    if "SC_PHYS_PAGES" not in os.sysconf_names:
-        return "memory not known"
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"{total / 2**30:.1f} GiB of memory"
 
 
 def _models(home: Path) -> Iterator[Finding]:
@@ -145,29 +122,12 @@ def _models(home: Path) -> Iterator[Finding]:
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
+    """Space, and the bytes a second that reach the disk; files must lock and rename there."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        free = shutil.disk_usage(existing).free
-        speed = _write_speed(existing)
-    except OSError as error:
-        remedy = "choose another --output-dir"
-        yield Finding("Output", False, f"{existing}: {error.strerror}", remedy)
-        return
-    enough = free >= LEAST_FREE
-    text = f"{existing}: {free / 2**30:.1f} GiB free"
-    remedy = "" if enough else "make room; feature files take about 15 kB a reading frame"
-    yield Finding("Output space", enough, text, remedy)
-    slow = speed < SLOW_BYTES_PER_SECOND
-    remedy = "slow: choose a local disk for --output-dir" if slow else ""
-    yield Finding("Output speed", None if slow else True, f"{speed / 1e6:.0f} MB/s written", remedy)
-
-
-def _write_speed(folder: Path) -> float:
-    """Bytes a second that reach the disk; also proves that files can be locked and renamed."""
-    probe = temporary_beside(folder / "virnucpro-doctor")
-    final = temporary_beside(folder / "virnucpro-doctor")
+    probe, final = (temporary_beside(existing / "virnucpro-doctor") for _ in range(2))
     block = os.urandom(1 << 20)
     try:
+        free = shutil.disk_usage(existing).free
         start = time.monotonic()
         with probe.open("xb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,7 +136,16 @@ def _write_speed(folder: Path) -> float:
             file.flush()
             os.fsync(file.fileno())
         probe.replace(final)
-        return WRITTEN_BYTES / (time.monotonic() - start)
+        speed = WRITTEN_BYTES / (time.monotonic() - start)
+    except OSError as error:
+        remedy = "choose another --output-dir"
+        yield Finding("Output", False, f"{existing}: {error.strerror}", remedy)
+        return
     finally:
         probe.unlink(missing_ok=True)
         final.unlink(missing_ok=True)
+    enough, slow = free >= LEAST_FREE, speed < SLOW_BYTES_PER_SECOND
+    remedy = "" if enough else "make room; feature files take about 15 kB a reading frame"
+    yield Finding("Output space", enough, f"{existing}: {gib(free)} free", remedy)
+    remedy = "slow: choose a local disk for --output-dir" if slow else ""
+    yield Finding("Output speed", None if slow else True, f"{speed / 1e6:.0f} MB/s written", remedy)

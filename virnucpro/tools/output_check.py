@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from virnucpro.core.checkpoint import check_file, read_entry
+from virnucpro.core.checkpoint import check_file, parse_entry
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.text import clipped
 from virnucpro.pipeline.output_dir import LEDGER
@@ -71,7 +71,7 @@ def _problem(path: Path, load: bool) -> str:
 
 def _problem_of_entry(path: Path, root: Path, load: bool) -> str:
     """An entry is bad if an output that is still there differs from it; one that is gone is not."""
-    for name, (size, sha256) in read_entry(path).outputs.items():
+    for name, (size, sha256) in parse_entry(path.read_bytes(), path).outputs.items():
         if (root / name).is_file():
             if load:
                 check_file(root / name, size, sha256)

@@ -1,8 +1,7 @@
 """Prove a model on this machine: each fast path against the plain one, and published outputs.
 
 The plain path is one sequence at a time in float32. Numbers are compared in three ways, since
-one dimension of a protein vector can hold most of its length: the largest difference, the
-relative error, and the angle without the largest dimension.
+one dimension of a protein vector can hold most of its length.
 """
 
 from __future__ import annotations
@@ -16,23 +15,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from virnucpro.core.errors import InputError, ModelError
 from virnucpro.core.records import Tokens
+from virnucpro.core.text import clipped
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions, make_engine
 from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.pipeline import feature_files
 from virnucpro.scores.classifier import load_classifier
-from virnucpro.scores.consensus import format_rows
-from virnucpro.tools.golden import Published, read_published
+from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
+from virnucpro.sequences.fasta_files import read_fasta
 
 SEQUENCES = 12
 FRAME_LETTERS = 2  # F1 to R3 at the end of an ORF id
 TOKEN_BUDGET = 1024
 _CODONS = (5, 166)  # shortest and longest ORF (codons)
 
-Vectors = NDArray[np.float32]
+RESULTS = "prediction_results.txt"
+_STAGES = ("dnabert", "esm2", "merged", "scores")
 
+Vectors = NDArray[np.float32]
 
 # How far a path may be from the plain one: length of the difference over that of the vector, 1 -
 # cosine without the largest dimension, difference of a probability.
@@ -59,10 +63,7 @@ class Check:
 
 
 def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
-    """Compare every fast path of this machine with the plain path, on a fixed set of ORFs.
-
-    Float16 is tried on CUDA only.
-    """
+    """Compare every fast path with the plain path, on fixed ORFs; float16 on CUDA."""
     dna, protein = fixed_sequences()
     vectors: dict[str, list[Vectors]] = {}
     for slot, sequences in ((spec.dna, dna), (spec.protein, protein)):
@@ -72,11 +73,11 @@ def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
             if path != "plain":
                 yield from _compare(slot.name, path, found, vectors["plain"][-1])
     classifier = load_classifier(spec, str(device))
-    scores = {path: classifier.scores(_merge(parts)) for path, parts in vectors.items()}
+    scores = {path: classifier.scores(np.hstack(parts)) for path, parts in vectors.items()}
     plain_scores = scores.pop("plain")
     for path, found in scores.items():
-        difference = _largest(found - plain_scores)
-        yield Check(f"scores, {path}: largest difference", difference, _tolerances(path)[2])
+        limit = TOLERANCES[path.split()[1]][2]
+        yield Check(f"scores, {path}: largest difference", _largest(found - plain_scores), limit)
 
 
 def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterator[Check]:
@@ -92,16 +93,15 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
             one_by_one(encoder, list(map(tokenizer.encode, texts)), device)
             for encoder, tokenizer, texts in zip(encoders, tokenizers, sequences, strict=True)
         )
-        merged = _merge([dna, protein])
-        found = {"dnabert": dna, "esm2": protein, "merged": merged}
-        found["scores"] = classifier.scores(merged)[:, :2]
+        merged = np.hstack([dna, protein])
+        scores = classifier.scores(merged)[:, :2]
+        found = {"dnabert": dna, "esm2": protein, "merged": merged, "scores": scores}
         for stage, limit in GOLDEN_LIMITS.items():
             difference = _largest(found[stage] - golden[stage])
             yield Check(f"{name}, {stage}: largest difference", difference, limit)
-        alone = classifier.scores(golden["merged"])[:, :2]
-        difference = _largest(alone - golden["scores"])
+        difference = _largest(classifier.scores(golden["merged"])[:, :2] - golden["scores"])
         yield Check(f"{name}, classifier on published vectors", difference, 1e-4)
-        yield from _verify_tables(published, found["scores"])
+        yield from _verify_tables(published, scores)
 
 
 def fixed_sequences(count: int = SEQUENCES) -> tuple[list[str], list[str]]:
@@ -149,7 +149,7 @@ def _embed(
 
 
 def _compare(slot: str, path: str, found: Vectors, plain: Vectors) -> Iterator[Check]:
-    what, (relative, angle, _) = f"{slot}, {path}", _tolerances(path)
+    what, (relative, angle, _) = f"{slot}, {path}", TOLERANCES[path.split()[1]]
     difference = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
     rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
     a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
@@ -160,16 +160,8 @@ def _compare(slot: str, path: str, found: Vectors, plain: Vectors) -> Iterator[C
     yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
 
 
-def _merge(parts: Sequence[Vectors]) -> Vectors:
-    return np.concatenate(parts, axis=1)
-
-
 def _largest(difference: NDArray[Any]) -> float:
     return float(np.abs(difference).max(initial=0.0))
-
-
-def _tolerances(path: str) -> tuple[float, float, float]:
-    return TOLERANCES[path.split()[1]]
 
 
 def _verify_tables(published: Published, scores: Vectors) -> Iterator[Check]:
@@ -190,3 +182,89 @@ def _verify_tables(published: Published, scores: Vectors) -> Iterator[Check]:
         lines = published.consensus.read_text(encoding="utf-8").splitlines()[1:]
         known = {tuple(line.split("\t")[:2]) for line in lines}
         yield Check(f"{name}, chunk calls that differ", len(found ^ known), 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Published:
+    """What the original made of n ORFs."""
+
+    name: str  # of the file, or of the folder
+    ids: list[str]
+    nucleotide: list[str]
+    protein: list[str]
+    stages: dict[str, NDArray[Any]]  # each of _STAGES, (n, d); scores are P(other), P(virus)
+    consensus: Path  # the table of chunk calls; it need not be there
+
+
+def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
+    """Everything under `folder` that can be compared with; a file that does not fit is an error."""
+    found = [_from_npz(path) for path in sorted(folder.glob("*.npz"))]
+    results = sorted(folder.rglob(f"*_merged/{RESULTS}"))
+    found += [_from_results(folder, path.parent) for path in results]
+    if not found:
+        raise ModelError(f"{folder}: holds no outputs of the original, and no .npz files of them")
+    widths = {"dnabert": spec.dna.dim, "esm2": spec.protein.dim, "merged": spec.dim, "scores": 2}
+    for one in found:
+        for stage, width in widths.items():
+            if (shape := one.stages[stage].shape) != (len(one.ids), width):
+                problem = f"{stage} has shape {shape}; {spec.name} gives width {width}"
+                raise ModelError(f"{one.name}: {problem}")
+    return found
+
+
+def _from_npz(path: Path) -> Published:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stages = {stage: file[stage] for stage in _STAGES}
+            ids, dna, protein = ([*map(str, file[k])] for k in ("ids", "nucleotide", "protein"))
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ModelError(f"{path}: not a file of published outputs ({clipped(error)})") from error
+    consensus = path.with_name(f"{path.stem}_consensus.tsv")
+    return Published(path.stem, ids, dna, protein, stages, consensus)
+
+
+def _from_results(root: Path, merged: Path) -> Published:
+    """`{stem}_merged` with `{stem}_nucleotide` and `{stem}_protein` beside it."""
+    stem = merged.name.removesuffix("_merged")
+    dna, protein = (merged.with_name(f"{stem}_{kind}") for kind in ("nucleotide", "protein"))
+    readers = (
+        (dna, "*_DNABERT*.pt", feature_files.read_dna_features),
+        (protein, "*_ESM.pt", feature_files.read_protein_features),
+        (merged, "*_merged.pt", feature_files.read_merged),
+    )
+    try:
+        nucleotides, proteins = (
+            dict(pair for path in sorted(folder.glob("output_*.fa")) for pair in read_fasta(path))
+            for folder in (dna, protein)
+        )
+        known: list[dict[str, NDArray[Any]]] = []
+        for folder, pattern, read in readers:
+            parts = [read(path) for path in sorted(folder.glob(pattern))]
+            known.append(
+                {i: row for p in parts for i, row in zip(p.seq_ids, p.vectors, strict=True)}
+            )
+        known.append(_predictions(merged / RESULTS))
+        stages = {
+            stage: np.stack([rows[orf_id] for orf_id in nucleotides])
+            for stage, rows in zip(_STAGES, known, strict=True)
+        }
+        residues = [proteins[orf_id] for orf_id in nucleotides]
+    except (InputError, OSError) as error:
+        raise ModelError(f"{merged.parent}: {error}") from error
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{merged}: not whole, no {clipped(error)} in one of its files") from error
+    name, consensus = (
+        (merged.parent / stem).relative_to(root),
+        "prediction_results_highestscore.csv",
+    )
+    letters = [*nucleotides.values()]
+    return Published(str(name), [*nucleotides], letters, residues, stages, merged / consensus)
+
+
+def _predictions(path: Path) -> dict[str, NDArray[Any]]:
+    """P(other) and P(virus) of each ORF of a prediction_results.txt, shape (2,)."""
+    header, *rows = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    if f"{header}\n" != RESULTS_HEADER:
+        raise InputError(path, "not a table of predictions", 1)
+    fields = (row.split("\t") for row in rows)
+    return {orf_id: np.array([float(other), float(virus)]) for orf_id, _, other, virus in fields}

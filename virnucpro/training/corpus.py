@@ -1,7 +1,4 @@
-"""Labelled FASTA as one long array of bases, sorted into groups to sample from.
-
-A group is what sampling balances: a virus family, or one species of one cellular class.
-"""
+"""Labelled FASTA as one array of bases, in groups to sample from: a virus family, or a species."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import ConfigError, InputError
 from virnucpro.core.files import digest_of
 from virnucpro.core.text import clipped
-from virnucpro.encoders.tokenizers import BaseTokenizer
+from virnucpro.encoders.tokenizers import LetterTokenizer
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.unpack import UNPACK_ERRORS, open_unpacked
 from virnucpro.training.jobs import LabelledFiles
@@ -32,17 +29,11 @@ _HELD_OUT = 10  # of so many groups one is held out
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What one record is.
+    """What one record is."""
 
-    Attributes:
-        target: OTHER, VIRUS or NULL.
-        kind: reported class, such as `bacteria` or `virus`.
-        group: what sampling balances within a kind, such as a family or a species.
-    """
-
-    target: int
-    kind: str
-    group: str
+    target: int  # OTHER, VIRUS or NULL
+    kind: str  # reported class, such as `bacteria` or `virus`
+    group: str  # what sampling balances within a kind, such as a family or a species
 
 
 LabelOf = Callable[[str], Label | None]  # by record id
@@ -51,23 +42,14 @@ Labelled = tuple[Label, str, NDArray[np.uint8]]  # label, id and bases of a reco
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Records end to end, group after group.
+    """Records end to end, group after group."""
 
-    Attributes:
-        bases: shape (total,), uint8: 0..3 for A, C, G, T, 4 for anything else.
-        starts: shape (records,), int64: where each record begins.
-        ends: shape (records,), int64: one past its last base.
-        ids: record ids, in the same order.
-        groups: the label shared by each group's records.
-        group_of: shape (records,), int64: index into `groups`, non-decreasing.
-    """
-
-    bases: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    ids: tuple[str, ...]
-    groups: tuple[Label, ...]
-    group_of: NDArray[np.int64]
+    bases: NDArray[np.uint8]  # shape (total,), uint8: 0..3 for A, C, G, T, 4 for anything else
+    starts: NDArray[np.int64]  # shape (records,), int64: where each record begins
+    ends: NDArray[np.int64]  # shape (records,), int64: one past its last base
+    ids: tuple[str, ...]  # record ids, in the same order
+    groups: tuple[Label, ...]  # the label shared by each group's records
+    group_of: NDArray[np.int64]  # shape (records,), int64: index into `groups`, non-decreasing
 
     @classmethod
     def of(cls, records: Iterable[Labelled]) -> Corpus:
@@ -126,14 +108,11 @@ class Corpus:
 
 
 def read_labels(path: Path) -> dict[str, Label]:
-    """Labels by record id, from a table with the columns id, class (or kind) and group.
+    """Labels by record id, from a table with the columns id, class (or kind) and maybe group.
 
     Class `virus` is the positive class, `null` the third, anything else is other. Without a
     `group` column a virus belongs to its family, or to its source where the family is open,
     and anything else to its species, or its source.
-
-    Raises:
-        InputError: unreadable, the columns `id` and `class` are missing, or a row lacks them.
     """
     labels: dict[str, Label] = {}
     with open_unpacked(path) as unpacked:
@@ -158,28 +137,20 @@ def _label(kind: str, group: str) -> Label:
 
 
 def _group(kind: str, row: dict[str, str]) -> str:
-    source = row.get("source") or "unnamed"
+    source, family = row.get("source") or "unnamed", row.get("family") or ""
     if row.get("group"):
         return row["group"]
     if kind != "virus":
         return row.get("species") or source
-    family = row.get("family") or ""
-    if not family or "(" in family:
-        folder = source.split("/")[-2] if "/" in source else source
-        return f"{family or 'unresolved'} [{folder}]"
-    return family
+    if family and "(" not in family:
+        return family
+    folder = source.split("/")[-2] if "/" in source else source
+    return f"{family or 'unresolved'} [{folder}]"
 
 
 def load_corpus(files: Iterable[tuple[Path, LabelOf]]) -> Corpus:
-    """Read labelled records of at least 60 nt.
-
-    Args:
-        files: FASTA files, each with what finds the label of a record of it.
-
-    Raises:
-        InputError: a record has no label, or none is left.
-    """
-    encode = BaseTokenizer().encode
+    """Labelled records of at least 60 nt, of FASTA files with what finds the label of a record."""
+    encode = LetterTokenizer("mini-dna").encode
     files, records = list(files), list[Labelled]()
     for path, label_of in files:
         for record in read_records([path]):
@@ -195,15 +166,7 @@ def load_corpus(files: Iterable[tuple[Path, LabelOf]]) -> Corpus:
 
 
 def load_labelled(files: LabelledFiles) -> tuple[Corpus, dict[str, Corpus]]:
-    """Training corpus, and dev sets by name; without dev files groups are never in both.
-
-    Without a table each record is a group of its own.
-
-    Raises:
-        InputError: unreadable sequences or labels, or records without a label.
-        ConfigError: no training files, no table and not one class a file, or too few groups to
-            hold any out.
-    """
+    """Training corpus, and dev sets by name; without dev files groups are never in both."""
     if not files.train:
         raise ConfigError("no training files: name them in the list train of data")
     paths, train = files.train + files.dev, len(files.train)
@@ -213,12 +176,7 @@ def load_labelled(files: LabelledFiles) -> tuple[Corpus, dict[str, Corpus]]:
 
 
 def load_dev(files: LabelledFiles) -> dict[str, Corpus]:
-    """Dev sets by name; without a table a class is one group.
-
-    Raises:
-        InputError: unreadable sequences or labels, or records without a label.
-        ConfigError: no table, and not one class a file.
-    """
+    """Dev sets by name; without a table a class is one group."""
     return _sets(_with_labels(files.dev, files, by_record=False))
 
 
@@ -263,11 +221,8 @@ def _held_out(corpus: Corpus) -> tuple[Corpus, dict[str, Corpus]]:
         inside.sort(key=lambda i: hashlib.sha256(corpus.groups[i].group.encode()).digest())
         held[inside[: max(1, len(inside) // _HELD_OUT)]] = True
     viral = corpus.targets == VIRUS
-    dev = {
-        "dev_virus": corpus.of_groups(held & viral),
-        "dev_other": corpus.of_groups(held & ~viral),
-    }
-    return corpus.of_groups(~held), dev
+    dev = {"dev_virus": held & viral, "dev_other": held & ~viral}
+    return corpus.of_groups(~held), {name: corpus.of_groups(own) for name, own in dev.items()}
 
 
 def split_by_target(sets: dict[str, Corpus]) -> dict[str, Corpus]:

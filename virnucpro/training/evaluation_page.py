@@ -1,7 +1,5 @@
 """An evaluation as TSV, as JSON and as one HTML page that needs no network and no script."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -45,7 +43,7 @@ class Report:
         whole = {**self.facts, "columns": names, "rows": rows, "reliability": curves}
         texts = (
             "".join("\t".join(line) + "\n" for line in [names, *shown]),
-            _json(whole),
+            "{\n" + ",\n".join(f"{json.dumps(k)}: {_json(v)}" for k, v in whole.items()) + "\n}\n",
             render(self.facts, self.rows, self.curves),
         )
         paths = [folder / name for name in FILES]
@@ -64,15 +62,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _json(value: dict[str, Any]) -> str:
-    """JSON with one line for each field, and for each entry of a list of lists or mappings."""
-    parts = []
-    for name, part in value.items():
-        text = json.dumps(part)
-        if isinstance(part, list) and part and isinstance(part[0], list | dict):
-            text = "[\n" + ",\n".join(json.dumps(entry) for entry in part) + "\n]"
-        parts.append(f"{json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+def _json(value: Any) -> str:
+    """JSON on one line, or with a line for each entry of a list of lists or mappings."""
+    if isinstance(value, list) and value and isinstance(value[0], list | dict):
+        return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+    return json.dumps(value)
 
 
 def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) -> str:

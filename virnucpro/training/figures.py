@@ -1,7 +1,5 @@
 """Scored sequences to a table of figures: by set, class, virus family and kind of null."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +16,7 @@ Mask = NDArray[np.bool_]
 # of the record (empty for null ones), p_virus (NaN where nothing was scored), call (empty there).
 Part = tuple[str, Sequence[int], Sequence[Label], Sequence[str], Floats, NDArray[np.str_]]
 
-ALL_SETS = "all"
+ALL_SETS, NAN = "all", float("nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +35,16 @@ class Row:
     group: str  # class, family or kind of null; empty for a whole set
     count: int  # sequences
     coverage: float  # share of them with a call
-    auroc: float = float("nan")  # area under the receiver operating characteristic
-    auprc: float = float("nan")  # average precision, viruses and others as they come
-    mcc: float = float("nan")  # Matthews correlation of the call `virus`
-    recall_1: float = float("nan")  # share of viruses above the score that 1% of others exceed
-    recall_5: float = float("nan")  # the same at 5%
+    auroc: float = NAN  # area under the receiver operating characteristic
+    auprc: float = NAN  # average precision, viruses and others as they come
+    mcc: float = NAN  # Matthews correlation of the call `virus`
+    recall_1: float = NAN  # share of viruses above the score that 1% of others exceed
+    recall_5: float = NAN  # the same at 5%
     virus: float  # share called `virus`
     uncertain: float
     non_virus: float
     mean_p: float  # mean p_virus
-    ece: float = float("nan")  # expected calibration error, both targets weighing the same
+    ece: float = NAN  # expected calibration error, both targets weighing the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
         length_nt=at.length_nt[0].item(), level=level, set_name=set_name, group=group,
         count=len(own), coverage=float((own.call != "").mean()),
         **shares, non_virus=float((own.call == "non-virus").mean()),
-        mean_p=float(p.mean()) if len(p) else float("nan"), **contrast,
+        mean_p=float(p.mean()) if len(p) else NAN, **contrast,
     )  # fmt: skip
 
 
@@ -158,7 +156,7 @@ def auroc(scores: Floats, positive: Mask) -> float:
     """Chance that a positive scores above a negative; ties count half. NaN without both."""
     hits, misses = int(positive.sum()), int((~positive).sum())
     if not hits or not misses:
-        return float("nan")
+        return NAN
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * misses))
@@ -190,10 +188,7 @@ def recall_at(scores: Floats, positive: Mask, false_positive_rate: float) -> flo
 def reliability(
     p: Floats, positive: Mask, bins: int = 15
 ) -> tuple[float, tuple[tuple[float, float, int], ...]]:
-    """Expected calibration error and its bins, positives and negatives weighing the same.
-
-    Each bin of equal width that holds any gives mean probability, share of positives and count.
-    """
+    """Expected calibration error; mean probability, share of positives and count of each bin."""
     share = positive.mean()
     weight = np.where(positive, 0.5 / share, 0.5 / (1 - share))
     which = np.minimum((p * bins).astype(np.int64), bins - 1)

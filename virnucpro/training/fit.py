@@ -1,7 +1,7 @@
 """Train the bundled model: seeded, resumable, chosen on group-disjoint dev windows.
 
-A run is a folder. `last.pt` holds everything needed to go on; `best.pt` the averaged weights
-that did best on the dev windows so far; `progress.tsv` one row for each look at dev.
+`last.pt` of a run's folder holds everything needed to go on; `best.pt` the averaged weights that
+did best on the dev windows so far; `progress.tsv` one row for each look at dev.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from virnucpro.training.windows import LabelledWindows
 logger = logging.getLogger("virnucpro.training")
 
 _SAVE_SECONDS = 60.0
+_TO_RANK = 512  # windows by which the channels of a larger model are ranked
 
 
 class TrainingError(VirNucProError):
@@ -56,21 +57,13 @@ class TrainingError(VirNucProError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitSettings:
-    """How to run a training, never what comes out of it but by `stop_after`.
+    """How to run a training, never what comes out of it but by `stop_after`."""
 
-    Attributes:
-        folder: where the run keeps its state; the next call goes on with it.
-        device: where to train.
-        fused: compile the repeated parts (worth it for long runs on a GPU).
-        stop_after: pause after this many seconds; the next call goes on (s).
-        progress: show a bar.
-    """
-
-    folder: Path
-    device: torch.device
-    fused: bool = False
-    stop_after: float = float("inf")
-    progress: bool = True
+    folder: Path  # where the run keeps its state; the next call goes on with it
+    device: torch.device  # where to train
+    fused: bool = False  # compile the repeated parts (worth it for long runs on a GPU)
+    stop_after: float = float("inf")  # pause after this many seconds; the next call goes on (s)
+    progress: bool = True  # show a bar
 
 
 class MiniModel(nn.Module):
@@ -102,11 +95,7 @@ def logits_of(model: MiniModel, windows: Windows, rows: int) -> tuple[Tensor, Te
 
 
 def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
-    """Share of windows of each group, shape (groups,), summing to 1.
-
-    Virus families and null kinds: square root of bases, times `family_weights`. Others: the
-    class by the square root of its bases times `kind_weights`, and so the groups in it.
-    """
+    """Share of windows of each group, by the square root of its bases and the recipe: (groups,)."""
     first, last = corpus.group_bounds()
     target, kinds = corpus.targets, np.array([g.kind for g in corpus.groups])
     favour = [recipe.family_weights.get(g.group, 1.0) for g in corpus.groups]
@@ -125,18 +114,7 @@ def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
 
 
 class Fit:
-    """One training run on windows of `corpus`, chosen by the windows `dev`.
-
-    Attributes:
-        step: optimiser steps done.
-        best: best mean AUROC on dev so far.
-        finished: whether `run` reached its end; else it paused.
-        kinds: target, class and, of viruses, group that the second loss tells apart, in order; the
-            class of a virus is its kind where `virus_kinds` has its family.
-
-    Raises:
-        ConfigError: the dev windows are not of viruses and of others.
-    """
+    """One training run on windows of `corpus`, chosen by the windows `dev`."""
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings,
@@ -160,9 +138,11 @@ class Fit:
             at for k in range(len(order)) if len(at := torch.where(self.broad_kind_of == k)[0])
         ]
         self.model = MiniModel(recipe, len(self.kinds)).to(self.device)
+        weights = group_weights(corpus, recipe)
+        self.sampler = WindowSampler(corpus, weights, self.device, recipe.noise)
         self.teacher = _loaded(start, recipe, self.device) if start else None
-        if self.teacher:
-            self._begin_from(self.teacher)
+        if start and self.teacher:
+            self._begin_from(self.teacher, start.groups == tuple(group_names(self.kinds)))
         self.average = copy.deepcopy(self.model)
         if settings.fused:
             # shapes stay free, so that buckets share one graph for each width and dilation
@@ -170,9 +150,6 @@ class Fit:
             for part in [*self.model.modules(), *(self.teacher.modules() if self.teacher else ())]:
                 if isinstance(part, Stem | Block | Pool):
                     part.compile(dynamic=True)
-        self.sampler = WindowSampler(
-            corpus, group_weights(corpus, recipe), self.device, recipe.noise
-        )
         self.optimisers = make_optimisers(self.model, recipe)
         self.dev = [(w, oriented(w.bases, self.device)) for w in dev if len(w.labels)]
         # What a saved state must agree with before it is gone on from.
@@ -186,13 +163,7 @@ class Fit:
         self.finished = False
 
     def run(self) -> None:
-        """Train until the recipe's end, early stopping, or `stop_after`; resumes by itself.
-
-        Raises:
-            UsageError: the folder holds a run of another recipe or of other data.
-            ModelError: what it holds is damaged.
-            TrainingError: the weights are no longer finite.
-        """
+        """Train until the recipe's end, early stopping, or `stop_after`; resumes by itself."""
         recipe, settings = self.recipe, self.settings
         settings.folder.mkdir(parents=True, exist_ok=True)
         if (settings.folder / "last.pt").exists():
@@ -226,9 +197,8 @@ class Fit:
         rng = np.random.default_rng([recipe.seed, self.step])
         bucket = recipe.buckets[rng.choice(len(shares), p=shares / shares.sum())]
         seed = recipe.seed * 1_000_003 + self.step
-        windows, target, group = self.sampler.draw(
-            bucket.batch, bucket.shortest, bucket.longest, seed
-        )
+        drawn = self.sampler.draw(bucket.batch, bucket.shortest, bucket.longest, seed)
+        windows, target, group = drawn
         torch.manual_seed(seed)  # dropout follows the step too, so that resuming changes nothing
         self.model.train()
         with self._autocast():
@@ -260,13 +230,41 @@ class Fit:
         self.seen += bucket.batch
         return loss.detach()
 
-    def _begin_from(self, teacher: MiniModel) -> None:
-        """Take over its weights; what it lacks, such as the names of the groups, stays random."""
-        for part in ("dna", "protein", "classifier"):
-            own, given = getattr(self.model, part), getattr(teacher, part).state_dict()
-            if part == "classifier":
-                given = {name: t for name, t in given.items() if not name.startswith("kind.")}
-            own.load_state_dict(given, strict=part != "classifier")
+    @torch.no_grad()
+    def _begin_from(self, teacher: MiniModel, has_groups: bool) -> None:
+        """Take over its weights; what it lacks, such as the names of the groups, stays random.
+
+        Of a block with more hidden channels than ours, those stay that add most on windows of
+        training; the mean of what the others add becomes part of the bias.
+        """
+        blocks, seen = _blocks(teacher), dict[nn.Module, list[Tensor]]()
+
+        def note(layer: nn.Module, given: tuple[Tensor], _: Tensor) -> None:
+            seen.setdefault(layer, []).append(given[0].flatten(0, -2))
+
+        hooks = [block.down.register_forward_hook(note) for block in blocks]
+        longest = self.recipe.buckets[-1].longest
+        teacher(self.sampler.draw(_TO_RANK, self.recipe.buckets[0].shortest, longest, 0)[0])
+        for hook in hooks:
+            hook.remove()
+        for own, given in zip(_blocks(self.model), blocks, strict=True):
+            active = torch.cat(seen[given.down]).float()
+            adds = active.square().mean(dim=0) * given.down.weight.square().sum(dim=0)
+            kept = adds.argsort(descending=True)[: own.down.in_features].sort().values
+            lost = active.mean(dim=0).index_fill(0, kept, 0)
+            weights = given.state_dict()
+            weights["down.bias"] = weights["down.bias"] + weights["down.weight"] @ lost
+            weights["down.weight"] = weights["down.weight"][:, kept]
+            for name in ("up.weight", "up.bias"):
+                weights[name] = weights[name][kept]
+            own.load_state_dict(weights)
+        left_out = (".blocks.",) if has_groups else (".blocks.", "classifier.kind.")
+        rest = {
+            name: tensor
+            for name, tensor in teacher.state_dict().items()
+            if not any(part in name for part in left_out)
+        }
+        self.model.load_state_dict(rest, strict=False)
 
     def _kind_loss(self, logits: Tensor, group: Tensor) -> Tensor:
         """How wrong the group of each window is, and the kind of those that are viruses of one."""
@@ -334,6 +332,15 @@ class Fit:
         logger.info("going on from step %d", self.step)
 
 
+def group_names(kinds: Sequence[tuple[int, str, str]]) -> list[str]:
+    """Names of the groups in the manifest of a model."""
+    return [f"{kind}: {group}" if group else kind for _, kind, group in kinds]
+
+
+def _blocks(model: nn.Module) -> list[Block]:
+    return [part for part in model.modules() if isinstance(part, Block)]
+
+
 def dev_figures(sets: list[LabelledWindows], logits: list[NDArray[np.float32]]) -> dict[str, float]:
     """AUROC of each viral set against the cellular ones by length, and nulls called viral."""
     figures: dict[str, float] = {}
@@ -367,8 +374,7 @@ def _read_state(path: Path, device: torch.device, made_from: str) -> dict[str, A
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         found = state["made_from"]
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        problem = f"{path}: damaged; remove {path.parent} to start over"
-        raise ModelError(problem) from error
+        raise ModelError(f"{path}: damaged; remove {path.parent} to start over") from error
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path}: refused, it holds more than weights") from error
     if found != made_from:

@@ -1,7 +1,5 @@
 """What `train` and `evaluate` are to do: a training configuration (YAML), read and checked."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -93,9 +91,7 @@ class Bucket:
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.longest or self.batch < 1:
-            raise ValueError(
-                "needs a batch of 1 or more windows, and shortest no more than longest"
-            )
+            raise ValueError("needs a batch of 1 or more windows, shortest no more than longest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,14 +141,14 @@ class Recipe:
         if min(min(tower.width, *tower.dilations) for tower in (self.dna, self.protein)) < 1:
             raise ValueError("width and dilations of dna and protein must be 1 or more")
         if max(self.virus_share + self.null_share, self.dropout, self.smoothing, self.ema) > 1:
-            raise ValueError(
-                "dropout, smoothing, ema, and virus_share with null_share must be 1 or less"
-            )
+            names = "dropout, smoothing, ema, and virus_share with null_share"
+            raise ValueError(f"{names} must be 1 or less")
 
     @property
     def digest(self) -> str:
         """Identity of the recipe (hex); a setting that is None is as if it did not exist."""
-        return digest_of(asdict(self, dict_factory=_given))
+        given = asdict(self, dict_factory=lambda x: {k: v for k, v in x if v is not None})
+        return digest_of(given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,9 +172,8 @@ class MlpRecipe:
         if self.batch < 2:
             raise ValueError("batch must be 2 or more: the network has a batch norm")
         if min(self.windows, self.dev_windows, self.hidden, self.epochs) < 1 or self.dropout > 1:
-            raise ValueError(
-                "windows, dev_windows, hidden and epochs must be 1 or more, dropout 1 or less"
-            )
+            names = "windows, dev_windows, hidden and epochs"
+            raise ValueError(f"{names} must be 1 or more, dropout 1 or less")
 
     @property
     def digest(self) -> str:
@@ -186,23 +181,11 @@ class MlpRecipe:
         return digest_of(asdict(self))
 
 
-def _given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: value for name, value in pairs if value is not None}
-
-
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
-    """Read what to train, and the recipe that decides the weights.
-
-    Names under `data` are relative to that folder; None means the file's own.
-
-    Raises:
-        ConfigError: no YAML, or a key that is unknown, missing or of another type.
-    """
+    """Read what to train, and the recipe; names under `data` are relative to its folder."""
     job, recipe = _read(path, data)
-    where = f"{path}: recipe"
-    if job.classifier == PUBLISHED_KIND:
-        return job, build(MlpRecipe, recipe, where)
-    return job, build(Recipe, recipe, where)
+    kind: type[Recipe | MlpRecipe] = MlpRecipe if job.classifier == PUBLISHED_KIND else Recipe
+    return job, build(kind, recipe, f"{path}: recipe")
 
 
 def read_evaluation(path: Path, data: Path | None) -> Job:

@@ -1,20 +1,16 @@
 """Train the published classifier on vectors of frozen encoders.
 
-Vectors of the windows are made once, block by block, and lie on disk: `{name}-{k}.npy` holds
-them (rows, d) float32, and the ledger the window of each row (rows,) int64. The network is the
-published one: linear, batch norm, ReLU, dropout, linear. Windows of the held-out groups decide
-when to stop.
+Vectors of the windows are made once, block by block: `{name}-{k}.npy` holds them (rows, d) float32,
+and the ledger the window of each row (rows,) int64. Windows of held-out groups decide when to stop.
 """
-
-from __future__ import annotations
 
 import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,13 +54,9 @@ class Features:
 
 
 def embed_windows(
-    folder: Path,
-    name: str,
-    drawn: Sequence[LabelledWindows],
-    encoder: ModelOnDevice,
-    stop_at: float,
-    progress: ProgressReporter,
-) -> Features | None:
+    folder: Path, name: str, drawn: Sequence[LabelledWindows], encoder: ModelOnDevice,
+    stop_at: float, progress: ProgressReporter,
+) -> Features | None:  # fmt: skip
     """Embed windows block by block, reusing finished blocks; None if `stop_at` came before."""
     folder.mkdir(parents=True, exist_ok=True)
     ledger, model = Ledger(folder, folder / "ledger", repair=True), encoder.model
@@ -121,13 +113,10 @@ def fit_mlp(
             raise ConfigError(f"{name} rows are of one class only")
     torch.manual_seed(recipe.seed)
     network = PublishedMlp(train.blocks[0].shape[1], recipe.hidden).to(device)
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "sgd": partial(torch.optim.SGD, momentum=0.9),
-        "adamw": torch.optim.AdamW,
-    }
-    optimiser = kinds[recipe.optimiser](
-        network.parameters(), lr=recipe.rate, weight_decay=recipe.decay
-    )
+    how: dict[str, Any] = {"lr": recipe.rate, "weight_decay": recipe.decay}
+    optimiser: torch.optim.Optimizer = torch.optim.AdamW(network.parameters(), **how)
+    if recipe.optimiser == "sgd":
+        optimiser = torch.optim.SGD(network.parameters(), momentum=0.9, **how)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs)
     best: MlpFit | None = None
     with progress.create_file_bar(recipe.epochs, desc="Training", unit="epochs") as bar:

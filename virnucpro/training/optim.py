@@ -1,7 +1,5 @@
 """Optimisers and learning-rate schedule of the bundled kind."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,12 +14,7 @@ _NEWTON = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update for each matrix is made orthogonal.
-
-    Matrices of one shape go through the iteration together.
-
-    Source: Newton-Schulz iteration and coefficients as published by Keller Jordan (Muon, 2024).
-    """
+    """Momentum whose update for each matrix is made orthogonal (Keller Jordan, 2024)."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float, decay: float, momentum: float = 0.95
@@ -78,11 +71,9 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
             [{"params": plain, "weight_decay": recipe.decay}, {"params": bare, "weight_decay": 0}],
-            lr=recipe.rate,
-            betas=(0.9, 0.98),
-            fused=any(p.is_cuda for p in plain),
+            lr=recipe.rate, betas=(0.9, 0.98), fused=any(p.is_cuda for p in plain),
         )
-    ]
+    ]  # fmt: skip
     if inner:
         optimisers.append(Muon(inner, recipe.muon_rate, recipe.decay))
     return optimisers

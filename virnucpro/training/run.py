@@ -1,7 +1,5 @@
 """From labelled FASTA to a model directory: the steps of `virnucpro train`."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time
@@ -24,32 +22,18 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import CLASSIFIER_FILE, base_model, load_model
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import Kinds
+from virnucpro.training import corpus as corpora
+from virnucpro.training import windows as draws
 from virnucpro.training.calibrate import fit_calibration, fit_kinds
-from virnucpro.training.corpus import (
-    NULL,
-    OTHER,
-    VIRUS,
-    Corpus,
-    Label,
-    load_labelled,
-    split_by_target,
-)
-from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
+from virnucpro.training.fit import Fit, FitSettings, MiniModel, group_names, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe
 from virnucpro.training.mix import fit_mix
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
 from virnucpro.training.networks import PublishedMlp, save_mini_classifier
 from virnucpro.training.sampler import oriented
 from virnucpro.training.scoring import ModelOnDevice
-from virnucpro.training.windows import (
-    Drawing,
-    LabelledWindows,
-    decayed,
-    dev_windows,
-    draw_nulls,
-    draw_windows,
-    null_bank,
-)
+from virnucpro.training.windows import Drawing, LabelledWindows
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -60,28 +44,18 @@ _WORN_COPIES = 3
 
 
 def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> Fit:
-    """Train, resuming what `settings.folder` holds; once finished, write the model directory.
-
-    The best weights are calibrated on the dev sets.
-
-    Raises:
-        InputError: unreadable sequences or labels.
-        ConfigError: no training files, no labels, or dev sets of one class.
-        UsageError: `settings.folder` holds a run of another recipe or of other data.
-        ModelError: what it holds is damaged.
-    """
-    corpus, dev = load_labelled(job.data)
+    """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
+    corpus, dev = corpora.load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
-    drawing = Drawing(
-        lengths=DEV_LENGTHS, count=job.dev_count, null_count=job.dev_count // 4, seed=recipe.seed
-    )
+    count, seed = job.dev_count, recipe.seed
+    drawing = Drawing(lengths=DEV_LENGTHS, count=count, null_count=count // 4, seed=seed)
     made_up = with_nulls(with_insertions(corpus, recipe), recipe)
     start = load_model(job.start, settings.folder) if job.start else None
-    fit = Fit(made_up, dev_windows(dev, drawing), recipe, settings, job.virus_kinds, start)
+    fit = Fit(made_up, draws.dev_windows(dev, drawing), recipe, settings, job.virus_kinds, start)
     fit.run()
     if fit.finished:
         model, step = fit.best_model()
-        groups = [f"{kind}: {group}" if group else kind for _, kind, group in fit.kinds]
+        groups = group_names(fit.kinds)
         score = partial(probabilities, model, Kinds(groups))
         calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
         if job.virus_kinds:
@@ -98,7 +72,7 @@ def with_insertions(corpus: Corpus, recipe: Recipe) -> Corpus:
     """The corpus and worn copies of the families that insert themselves into genomes."""
     rng = np.random.default_rng([recipe.seed, 8])
     worn = [
-        (Label(OTHER, "insertion", label.group), f"{name} worn {k}", decayed(rng, bases))
+        (Label(OTHER, "insertion", label.group), f"{name} worn {k}", draws.decayed(rng, bases))
         for label, name, bases in corpus.records()
         if label.target == VIRUS and label.group in (recipe.decayed or ())
         for k in range(_WORN_COPIES)
@@ -117,14 +91,13 @@ def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
     record = rng.choice(usable, _NULL_SOURCE_WINDOWS)
     start = corpus.starts[record] + (rng.random(len(record)) * room[record]).astype(np.int64)
     windows = corpus.bases[start[:, None] + np.arange(length)]
-    bank = null_bank(rng, windows, recipe.null_bank_share, bool(recipe.noise.adapter_share))
-    return corpus.followed_by(
-        Corpus.of(
-            (Label(NULL, "null", kind), f"{kind}{i}", row)
-            for kind, block in bank
-            for i, row in enumerate(block)
-        )
+    bank = draws.null_bank(rng, windows, recipe.null_bank_share, bool(recipe.noise.adapter_share))
+    nulls = (
+        (Label(NULL, "null", kind), f"{kind}{i}", row)
+        for kind, block in bank
+        for i, row in enumerate(block)
     )
+    return corpus.followed_by(Corpus.of(nulls))
 
 
 def probabilities(
@@ -159,14 +132,14 @@ def train_mlp(
 ) -> MlpFit | None:
     """Draw windows, embed them, train, write the model directory; None if time was up."""
     base = base_model(job.model, home)
-    train, dev = load_labelled(job.data)
+    train, dev = corpora.load_labelled(job.data)
     encoder = ModelOnDevice(base, str(settings.device))
     stop_at = time.monotonic() + settings.stop_after
     rng = np.random.default_rng([recipe.seed, 0])
     drawn = _drawn({"train": train}, base.chunk_nt, recipe.windows, rng)
     nulls = int(recipe.null_share * recipe.windows / 3)
     if nulls:
-        drawn += draw_nulls(np.concatenate([w.bases for w in drawn]), nulls, rng)
+        drawn += draws.draw_nulls(np.concatenate([w.bases for w in drawn]), nulls, rng)
     held = _drawn(dev, base.chunk_nt, recipe.dev_windows, rng)
     progress, found = ProgressReporter(settings.progress), []
     for name, windows in (("train", drawn), ("dev", held)):
@@ -187,8 +160,8 @@ def _drawn(
     sets: dict[str, Corpus], length_nt: int, count: int, rng: np.random.Generator
 ) -> list[LabelledWindows]:
     """Windows of the viral and of the other records of each set, `count` of each."""
-    of_target = split_by_target(dict(sorted(sets.items())))
-    drawn = [draw_windows(c, name, length_nt, count, rng) for name, c in of_target.items()]
+    of_target = corpora.split_by_target(dict(sorted(sets.items())))
+    drawn = [draws.draw_windows(c, name, length_nt, count, rng) for name, c in of_target.items()]
     drawn = [windows for windows in drawn if len(windows.labels)]
     if not drawn:
         raise ConfigError(f"no record is as long as a chunk ({length_nt} nt)")

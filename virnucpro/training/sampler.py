@@ -1,10 +1,7 @@
 """Draw training windows on the device: sample, mutate, find the longest ORF, tokenise.
 
-Everything is vectorised and follows from a seed, so a resumed run draws what the uninterrupted
-one would have drawn.
+All follows from a seed, so a resumed run draws what the uninterrupted one would have drawn.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -28,19 +25,12 @@ _RESIDUE = [RESIDUES.find(aa) if aa != "*" else RESIDUE_X for aa in CODE] + [RES
 
 
 class Windows(NamedTuple):
-    """A batch ready for the encoders.
+    """A batch ready for the encoders."""
 
-    Attributes:
-        bases: shape (n, L): each window on its ORF's strand, shifted into its frame.
-        lengths: shape (n,), bases in each row.
-        residues: shape (n, P): the ORF's protein.
-        residue_lengths: shape (n,).
-    """
-
-    bases: Tensor
-    lengths: Tensor
-    residues: Tensor
-    residue_lengths: Tensor
+    bases: Tensor  # shape (n, L): each window on its ORF's strand, shifted into its frame
+    lengths: Tensor  # shape (n,), bases in each row
+    residues: Tensor  # shape (n, P): the ORF's protein
+    residue_lengths: Tensor  # shape (n,)
 
 
 class WindowSampler:
@@ -66,7 +56,11 @@ class WindowSampler:
     def draw(
         self, n: int, shortest: int, longest: int, seed: int
     ) -> tuple[Windows, Tensor, Tensor]:
-        """Draw n windows of `shortest` to `longest` nt; returns windows, targets, groups."""
+        """Draw n windows of `shortest` to `longest` nt; returns windows, targets, groups.
+
+        Each is cut with insertions and deletions, runs into adapters, gets substitutions,
+        conversions, unknown bases and runs of N, as the noise says, and is of either strand.
+        """
         self.random.manual_seed(seed)
         group = torch.searchsorted(self.cumulative, self._uniform(n)).clamp(max=len(self.first) - 1)
         at = self.first[group] + (self._uniform(n) * self.span[group]).long()
@@ -76,12 +70,45 @@ class WindowSampler:
         length = torch.minimum(length, end - start)
         begin = at - (self._uniform(n) * length).long()
         begin = torch.maximum(torch.minimum(begin, end - length), start)
-        rows = self._cut(begin, end, length, longest)
-        if share := self.noise.adapter_share:
-            rows = self._with_adapters(rows, length, self.target[group] == VIRUS, share)
-        rows = self._substituted(rows)
-        if share := self.noise.masked_share:
-            rows = self._masked(rows, length, share)
+        column = torch.arange(longest, device=self.device)
+        inside = column < length[:, None]
+
+        rate = self._uniform(n) * self.noise.indels
+        rate = (rate * (self._uniform(n) < self.noise.indel_share))[:, None].float()
+        draw = self._uniform(n, longest)
+        jump = (draw < rate / 2).long() - (draw > 1 - rate / 2).long()
+        place = (column + jump.cumsum(dim=1)).clamp(min=0)
+        at = torch.minimum(begin[:, None] + place, end[:, None] - 1)
+        rows = torch.where(inside, self.bases[at].long(), BASE_PAD)
+
+        if share := self.noise.adapter_share:  # viral inserts hold at least half
+            insert = self._uniform(n)
+            viral = self.target[group] == VIRUS
+            insert = (torch.where(viral, 0.5 + 0.5 * insert, insert) * length).long()[:, None]
+            which = (self._uniform(n) * len(self.adapters)).long()[:, None]
+            tail = self.adapters[which, (column - insert).clamp(0, self.adapters.shape[1] - 1)]
+            hit = (self._uniform(n) < share)[:, None] & (column >= insert) & inside
+            rows = torch.where(hit, tail.long(), rows)
+
+        rate = self._uniform(n) * self.noise.substitutions
+        rate = rate * (self._uniform(n) < self.noise.substituted_share)
+        draw = self._uniform(n, longest)
+        converted = (self._uniform(n) < self.noise.converted_share)[:, None]
+        rows = torch.where(converted & (rows == 1), 3, rows)
+        hit = (draw < rate[:, None]) & (rows < 4)
+        rows = torch.where(hit, (rows + 1 + (draw * 7919.0).long() % 3) % 4, rows)
+        lost = (self._uniform(n) < self.noise.unknown_share)[:, None]
+        rows = torch.where(lost & (draw > 0.98) & (rows < 4), BASE_N, rows)
+
+        if share := self.noise.masked_share:  # one to three runs; one of four lies at each end
+            runs = 1 + (self._uniform(n) * 3).long()
+            runs = runs * (self._uniform(n) < share)
+            for k in range(3):
+                size = (self._uniform(n) * _MOST_MASKED * length / runs.clamp(min=1)).long()
+                first = ((2 * self._uniform(n) - 0.5).clamp(0, 1) * (length - size)).long()
+                masked = (column >= first[:, None]) & (column < (first + size)[:, None])
+                rows = torch.where(masked & (k < runs)[:, None], BASE_N, rows)
+
         turn = (self._uniform(n) < 0.5)[:, None]
         rows = torch.where(turn, reverse_complement(rows, length), rows)
         return orient(rows, length), self.target[group], group
@@ -89,56 +116,6 @@ class WindowSampler:
     def _uniform(self, *shape: int) -> Tensor:
         kind = torch.float64 if len(shape) == 1 else torch.float32
         return torch.rand(*shape, generator=self.random, device=self.device, dtype=kind)
-
-    def _cut(self, begin: Tensor, end: Tensor, length: Tensor, width: int) -> Tensor:
-        """Rows of the corpus with insertions and deletions: shape (n, width)."""
-        n = len(begin)
-        rate = self._uniform(n) * self.noise.indels
-        rate = (rate * (self._uniform(n) < self.noise.indel_share))[:, None].float()
-        draw = self._uniform(n, width)
-        jump = (draw < rate / 2).long() - (draw > 1 - rate / 2).long()
-        column = torch.arange(width, device=self.device)
-        place = (column + jump.cumsum(dim=1)).clamp(min=0)
-        at = torch.minimum(begin[:, None] + place, end[:, None] - 1)
-        return torch.where(column < length[:, None], self.bases[at].long(), BASE_PAD)
-
-    def _with_adapters(self, rows: Tensor, length: Tensor, viral: Tensor, share: float) -> Tensor:
-        """Rows that run into adapters where the insert ends; viral inserts hold at least half."""
-        n, width = rows.shape
-        insert = self._uniform(n)
-        insert = (torch.where(viral, 0.5 + 0.5 * insert, insert) * length).long()[:, None]
-        which = (self._uniform(n) * len(self.adapters)).long()[:, None]
-        column = torch.arange(width, device=self.device)
-        tail = self.adapters[which, (column - insert).clamp(0, self.adapters.shape[1] - 1)]
-        hit = (self._uniform(n) < share)[:, None]
-        hit = hit & (column >= insert) & (column < length[:, None])
-        return torch.where(hit, tail.long(), rows)
-
-    def _masked(self, rows: Tensor, length: Tensor, share: float) -> Tensor:
-        """Rows with one to three runs of N; one of four lies at each end."""
-        n, width = rows.shape
-        column = torch.arange(width, device=self.device)
-        runs = 1 + (self._uniform(n) * 3).long()
-        runs = runs * (self._uniform(n) < share)
-        for k in range(3):
-            size = (self._uniform(n) * _MOST_MASKED * length / runs.clamp(min=1)).long()
-            start = ((2 * self._uniform(n) - 0.5).clamp(0, 1) * (length - size)).long()
-            inside = (column >= start[:, None]) & (column < (start + size)[:, None])
-            rows = torch.where(inside & (k < runs)[:, None], BASE_N, rows)
-        return rows
-
-    def _substituted(self, rows: Tensor) -> Tensor:
-        """Rows with substitutions, conversions and unknown bases."""
-        n, width = rows.shape
-        rate = self._uniform(n) * self.noise.substitutions
-        rate = rate * (self._uniform(n) < self.noise.substituted_share)
-        draw = self._uniform(n, width)
-        converted = (self._uniform(n) < self.noise.converted_share)[:, None]
-        rows = torch.where(converted & (rows == 1), 3, rows)
-        hit = (draw < rate[:, None]) & (rows < 4)
-        rows = torch.where(hit, (rows + 1 + (draw * 7919.0).long() % 3) % 4, rows)
-        lost = (self._uniform(n) < self.noise.unknown_share)[:, None]
-        return torch.where(lost & (draw > 0.98) & (rows < 4), BASE_N, rows)
 
 
 def reverse_complement(rows: Tensor, length: Tensor) -> Tensor:
@@ -150,12 +127,7 @@ def reverse_complement(rows: Tensor, length: Tensor) -> Tensor:
 
 
 def orient(rows: Tensor, length: Tensor) -> Windows:
-    """Put each row on its longest ORF's strand and frame, and read off the protein.
-
-    Args:
-        rows: shape (n, L), bases.
-        length: shape (n,).
-    """
+    """Rows (n, L) of `length` (n,) on their longest ORF's strand and frame, and its protein."""
     frame, first, count = _longest_orf(rows, length)
     rows = torch.where((frame >= 3)[:, None], reverse_complement(rows, length), rows)
     shift = frame % 3
@@ -178,11 +150,7 @@ def oriented(bases: NDArray[np.uint8], device: torch.device) -> Windows:
 
 
 def _longest_orf(rows: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Frame 0..5, first codon and codon count of each row's longest run, each (n,).
-
-    Runs end as those of prediction do. Ties go to F1..R3, leftmost: windows are of either strand
-    as often.
-    """
+    """Frame 0..5, first codon and codon count of each row's longest run, each (n,)."""
     strands = [rows, reverse_complement(rows, length)]
     ids = torch.cat([six_frames(strand, length)[0][:, :3] for strand in strands], dim=1)
     stops = torch.tensor(_IS_STOP, device=rows.device)

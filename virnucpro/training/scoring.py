@@ -1,7 +1,5 @@
 """Bases through a model, by the path that predictions take; the one place that knows that path."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -24,12 +22,7 @@ def as_records(rows: Rows) -> Iterator[Record]:
 
 
 class ModelOnDevice:
-    """A model on one device, loaded when first used.
-
-    Raises:
-        ModelError: weights are missing or damaged.
-        DeviceError: the device is not there.
-    """
+    """A model on one device, loaded when first used."""
 
     def __init__(self, model: ModelSpec, device: str) -> None:
         self.model, self._scorer = model, DirectScorer(model, device)

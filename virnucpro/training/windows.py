@@ -1,10 +1,4 @@
-"""Windows to measure a model on, the same ones every time, and sequence that no genome explains.
-
-Null sequence is random, shuffled or of low complexity: whole blocks at once, arrays of bases
-0..3, shape (n, length), in and out.
-"""
-
-from __future__ import annotations
+"""Windows to measure a model on, and sequence that no genome explains: bases 0..3, (n, L)."""
 
 import hashlib
 from dataclasses import astuple, dataclass
@@ -27,37 +21,23 @@ _ADAPTERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """How windows are drawn.
+    """How windows are drawn."""
 
-    Attributes:
-        lengths: of the windows (nt).
-        count: windows of each set and length.
-        null_count: random, shuffled and low-complexity windows of each length, as many of each.
-        seed: everything follows from it.
-    """
-
-    lengths: tuple[int, ...]
-    count: int
-    null_count: int
-    seed: int
+    lengths: tuple[int, ...]  # of the windows (nt)
+    count: int  # windows of each set and length
+    null_count: int  # random, shuffled and low-complexity windows of each length, as many of each
+    seed: int  # everything follows from it
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledWindows:
-    """Windows of one length from one set.
+    """Windows of one length from one set."""
 
-    Attributes:
-        name: set, such as `dev_known`.
-        length_nt: length of every window.
-        bases: shape (n, length_nt), 0..3, 4 for N.
-        labels: n labels.
-        records: ids of the n records that the windows come from; empty for null sequences.
-    """
-
-    name: str
-    length_nt: int
-    bases: Bases
-    labels: tuple[Label, ...]
+    name: str  # set, such as `dev_known`
+    length_nt: int  # length of every window
+    bases: Bases  # shape (n, length_nt), 0..3, 4 for N
+    labels: tuple[Label, ...]  # n labels
+    # ids of the n records that the windows come from; empty for null sequences
     records: tuple[str, ...] = ()
 
     def digest(self) -> str:
@@ -69,7 +49,7 @@ class LabelledWindows:
 def draw_windows(
     corpus: Corpus, name: str, length_nt: int, count: int, rng: np.random.Generator
 ) -> LabelledWindows:
-    """Draw windows on random strands from records that are long enough; none where none is.
+    """Windows on random strands of records that are long enough; none where none is.
 
     Viral windows: families weighted by the square root of their bases; others: by bases.
     """
@@ -96,10 +76,7 @@ def draw_windows(
 
 
 def draw_nulls(real: Bases, count: int, rng: np.random.Generator) -> list[LabelledWindows]:
-    """Random, shuffled and low-complexity windows, `count` of each.
-
-    The shuffled ones keep the dinucleotides of windows of `real`, shape (n, length_nt).
-    """
+    """Windows `count` each: random, shuffled as `real` (n, length_nt), and of low complexity."""
     length_nt = real.shape[1]
     picked = without_n(rng, real[rng.integers(0, len(real), count)])
     kinds = {
@@ -188,10 +165,7 @@ def without_n(rng: np.random.Generator, windows: Bases) -> Bases:
 
 
 def markov(rng: np.random.Generator, windows: Bases, order: int) -> Bases:
-    """A chain of `order` with each window's own transition counts, one per window.
-
-    Order 1 keeps a window's dinucleotides, as a dinucleotide shuffle does, in expectation.
-    """
+    """A chain of `order` with each window's own transition counts, one per window."""
     n, length = windows.shape
     clean = without_n(rng, windows).astype(np.int64)
     states = 4**order
@@ -222,15 +196,15 @@ def block_shuffle(rng: np.random.Generator, windows: Bases, block: int) -> Bases
 
 
 def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
-    """One sequence, shape (length,), with exactly the same dinucleotides in random order.
-
-    Source: the Euler-path method of Altschul and Erickson (1985), by last edges.
-    """
+    """The same dinucleotides in random order (Altschul and Erickson 1985): shape (length,)."""
     edges = [list(bases[1:][bases[:-1] == base]) for base in range(4)]
     last = int(bases[-1])
     while True:
         exits = {b: int(rng.integers(len(e))) for b, e in enumerate(edges) if e and b != last}
-        if _all_reach(last, {b: int(edges[b][i]) for b, i in exits.items()}):
+        reached = {last}  # by the steps from every other base, or the path ends too early
+        for _ in exits:
+            reached |= {b for b, i in exits.items() if int(edges[b][i]) in reached}
+        if reached >= exits.keys():
             break
     for base, out in enumerate(edges):
         final = [out.pop(exits[base])] if base in exits else []
@@ -242,21 +216,10 @@ def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
     return np.array(path, dtype=np.uint8)
 
 
-def _all_reach(last: int, step: dict[int, int]) -> bool:
-    """Whether from every base the steps lead to `last`."""
-    reached = {last}
-    for _ in step:
-        reached |= {base for base, after in step.items() if after in reached}
-    return reached >= step.keys()
-
-
 def null_bank(
     rng: np.random.Generator, windows: Bases, share: float = 1.0, with_adapters: bool = False
 ) -> list[tuple[str, Bases]]:
-    """Named blocks of null sequences to sample training windows from.
-
-    Some are shuffled from `windows`, shape (n, length); `share` 1 gives about 60 Mbp.
-    """
+    """Named blocks of null sequences, some shuffled from `windows`; share 1 gives about 60 Mbp."""
     length = windows.shape[1]
 
     def some(n: int) -> int:

@@ -4,26 +4,18 @@ import json
 
 import pytest
 import torch
-from click.testing import CliRunner
-from tiny_home import make_tiny_home
+from runs_here import run as command
 
-from virnucpro.cli.main import cli
 from virnucpro.core.errors import DeviceError
 from virnucpro.tools import budget_search
 from virnucpro.tools.budget_search import Trial, best
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return make_tiny_home(tmp_path_factory.mktemp("profile") / "home")
-
-
 @pytest.fixture
-def profile(home):
-    def run(*options, home=home):
+def profile(tiny_home):
+    def run(*options, home=tiny_home, code=0):
         words = ["profile", "-d", "cpu", "--model", "esm2", "--min-batch", "512", *options]
-        env = {"VIRNUCPRO_MODEL_DIR": str(home)}
-        return CliRunner().invoke(cli, list(map(str, words)), env=env)
+        return command(*words, env={"VIRNUCPRO_MODEL_DIR": str(home)}, code=code)
 
     return run
 
@@ -32,7 +24,6 @@ def profile(home):
 def test_profile_recommends_a_budget_that_it_tried(profile, tmp_path, engine):
     report = tmp_path / "profile.json"
     result = profile("--max-batch", 2048, "--engine", engine, "-o", report)
-    assert result.exit_code == 0, result.output
     found = json.loads(report.read_text())["encoders"]["esm2_t36_3B_UR50D"]
     assert [trial["token_budget"] for trial in found["trials"]] == [512, 1024, 2048]
     assert all(trial["tokens_per_s"] > 0 and trial["fits"] for trial in found["trials"])
@@ -52,7 +43,6 @@ def test_profile_measures_the_orfs_of_a_file_in_the_numbers_of_the_settings(
     fasta.write_text(">a\n" + "ATGGCCAAGGTTCTG" * 30 + "\n")
     options = ["--max-batch", 600, "--step", 50, "--test-file", fasta]
     result = profile("--model", "dnabert-s", *options)
-    assert result.exit_code == 0, result.output
     assert "--dnabert-batch-size" in result.output and "562 tokens" in result.output
     assert asked == [torch.bfloat16]
 
@@ -60,11 +50,10 @@ def test_profile_measures_the_orfs_of_a_file_in_the_numbers_of_the_settings(
 def test_profile_refuses_what_cannot_work(profile, tmp_path):
     empty = tmp_path / "empty.fa"
     empty.write_text("")
-    assert profile("--max-batch", 16).exit_code == 2
-    assert profile("--test-file", empty).exit_code == 3
-    assert profile(home=tmp_path / "nothing").exit_code == 4
-    result = profile("-o", "/proc/no/p.json")
-    assert result.exit_code == 1 and "tokens/s" not in result.output
+    profile("--max-batch", 16, code=2)
+    profile("--test-file", empty, code=3)
+    profile(home=tmp_path / "nothing", code=4)
+    assert "tokens/s" not in profile("-o", "/proc/no/p.json", code=1).output
 
 
 def test_best_is_the_smallest_budget_near_the_highest_rate():

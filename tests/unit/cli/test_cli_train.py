@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner
-from tiny_home import make_tiny_home
+from runs_here import rows_of
+from runs_here import run as command
 from training_data import TINY_RECIPE, write_labelled
 
-from virnucpro.cli.main import cli
 from virnucpro.models.store import resolve_model
 
 TINY = {
@@ -35,16 +33,9 @@ def data(tmp_path_factory) -> Path:
     return write_labelled(tmp_path_factory.mktemp("labelled"))
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    return make_tiny_home(tmp_path_factory.mktemp("models") / "home")
-
-
 def _run(*arguments, home: Path | None = None, code: int = 0):
     env = {"VIRNUCPRO_MODEL_DIR": str(home)} if home else {}
-    done = CliRunner(env=env).invoke(cli, ["-q", *map(str, arguments)])
-    assert done.exit_code == code, (done.output, done.exception)
-    return done
+    return command("-q", *arguments, env=env, code=code)
 
 
 def _config(folder: Path, value: dict) -> Path:
@@ -66,9 +57,8 @@ def _train(config, data, out, *more, **how):
     return _run("train", *words, **how).output
 
 
-def _rows(table: Path) -> list[dict[str, str]]:
-    with (table / "evaluation.tsv" if table.is_dir() else table).open() as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+def _rows(out: Path) -> list[dict[str, str]]:
+    return rows_of(out, "evaluation.tsv")
 
 
 def test_a_trained_model_tells_its_classes_apart(tiny, data, tmp_path):
@@ -94,23 +84,23 @@ def test_a_pause_is_told_and_the_same_command_goes_on_to_the_same_model(tiny, da
     assert all((tiny / n).read_bytes() == (out / n).read_bytes() for n in names)
 
 
-def test_the_published_classifier_is_trained_on_frozen_encoders(home, data, tmp_path):
+def test_the_published_classifier_is_trained_on_frozen_encoders(tiny_home, data, tmp_path):
     config, out = _config(tmp_path, MLP), tmp_path / "out"
-    assert "--steps" in _train(config, data, out, "--steps", 3, home=home, code=2)
-    said = _train(config, data, out, "--stop-after", 0, home=home, code=6)
+    assert "--steps" in _train(config, data, out, "--steps", 3, home=tiny_home, code=2)
+    said = _train(config, data, out, "--stop-after", 0, home=tiny_home, code=6)
     assert "paused while embedding" in said
-    assert "AUROC on held-out windows" in _train(config, data, out, home=home)
-    model = resolve_model("custom", out, home)
+    assert "AUROC on held-out windows" in _train(config, data, out, home=tiny_home)
+    model = resolve_model("custom", out, tiny_home)
     assert model.orf_policy.name == "open-frame" and model.chunk_nt == 300
     blocks = sorted((tmp_path / "out.run").glob("*.npy"))
     before = [path.stat().st_mtime_ns for path in blocks]
     first = (out / "classifier.safetensors").read_bytes()
-    _train(config, data, out, home=home)
+    _train(config, data, out, home=tiny_home)
     assert [path.stat().st_mtime_ns for path in blocks] == before
     assert (out / "classifier.safetensors").read_bytes() == first
     _run("predict", data / "virus.fa", "-p", out, "-d", "cpu", "--no-report", "-o",
-         tmp_path / "calls", home=home)  # fmt: skip
-    rows = _rows(tmp_path / "calls" / "calls.tsv")
+         tmp_path / "calls", home=tiny_home)  # fmt: skip
+    rows = rows_of(tmp_path / "calls")
     assert {r["model"] for r in rows} == {"tiny-mlp"} and any(r["status"] == "called" for r in rows)
 
 
@@ -138,7 +128,7 @@ def test_decoys_are_measured_kind_by_kind_and_sets_without_some_records(tiny, da
     for name in ("virus", "bacteria"):
         _run("predict", data / f"{name}.fa", "-p", tiny, "-d", "cpu", "--no-report",
              "-o", tmp_path / name)  # fmt: skip
-        calls += _rows(tmp_path / name / "calls.tsv")
+        calls += rows_of(tmp_path / name)
     is_virus = {row["id"]: row["call"] == "virus" for row in calls}
     command = ["evaluate", "-p", tiny, "-d", "cpu", "-o", out]
     assert "go together" in _run(*command, viral, "--decoy-kinds", kinds, code=2).output

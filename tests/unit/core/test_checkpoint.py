@@ -1,7 +1,5 @@
 """The ledger answers yes only for the same key and whole files, and a commit creates or nothing."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -57,9 +55,9 @@ def test_a_changed_output_is_an_error_or_made_again(ledger, output, content, cap
 
 
 def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
-    ledger.commit("scores 1", "key", b"first")
+    assert ledger.commit("scores 1", "key", b"first")
     before = entry_of(ledger).read_bytes()
-    ledger.commit("scores 1", "key", b"second")
+    assert not ledger.commit("scores 1", "key", b"second")
     assert entry_of(ledger).read_bytes() == before
     assert ledger.read("scores 1", "key").payload == b"first"
     assert [path.name for path in ledger.folder.iterdir()] == [entry_of(ledger).name]
@@ -68,16 +66,17 @@ def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
 def test_of_many_commits_at_once_one_is_kept_whole(ledger):
     with ThreadPoolExecutor(8) as pool:
         contents = [bytes([n]) * 10_000 for n in range(8)]
-        list(pool.map(partial(ledger.commit, "scores 1", "key"), contents))
+        assert sum(pool.map(partial(ledger.commit, "scores 1", "key"), contents)) == 1
     assert ledger.read("scores 1", "key").payload in contents
 
 
 @pytest.mark.parametrize("place", [0, 70, 200, -1])
-def test_a_changed_byte_of_an_entry_is_damage(ledger, output, place):
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_an_entry_changed_or_cut_is_damage(ledger, output, place, is_cut):
     content = bytearray(entry_of(ledger).read_bytes())
     content[place] ^= 1
-    entry_of(ledger).write_bytes(content)
-    with pytest.raises(DamagedError, match="force-resume"):
+    entry_of(ledger).write_bytes(content[:place] if is_cut else content)
+    with pytest.raises(DamagedError, match=r"entry: fails its checksum; .*force-resume"):
         ledger.read("tables", "key")
     assert Ledger(ledger.root, ledger.folder, repair=True).read("tables", "key") is None
 

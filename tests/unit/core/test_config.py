@@ -1,7 +1,5 @@
 """Settings: every key known, environment over file over default."""
 
-from __future__ import annotations
-
 import pytest
 import yaml
 

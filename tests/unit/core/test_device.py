@@ -1,7 +1,5 @@
 """Devices that are there, and clear errors for those that are not."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Files appear whole under their final name, or not at all."""
 
-from __future__ import annotations
-
 import errno
 import os
 from contextlib import nullcontext
@@ -58,8 +56,11 @@ def test_json_is_written_whole_and_read_without_trust(tmp_path):
 
 def test_a_file_is_created_whole_or_the_one_that_is_there_stays(tmp_path):
     path = tmp_path / "unit"
-    for content in (b"first", b"second"):
-        with atomic_write(path, replace=False) as file:
+    for content, outcome in (
+        (b"first", nullcontext()),
+        (b"second", pytest.raises(FileExistsError)),
+    ):
+        with outcome, atomic_write(path, replace=False) as file:
             file.write(content)
     assert path.read_bytes() == b"first"
     assert len(list(tmp_path.iterdir())) == 1

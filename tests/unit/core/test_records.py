@@ -1,7 +1,5 @@
 """Records know their ids, and rows without ids cannot be made."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np

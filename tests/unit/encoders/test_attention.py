@@ -1,7 +1,5 @@
 """Layouts: who sees whom, and what a mean covers. The varlen kernel itself needs a GPU."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -11,10 +9,10 @@ from tests.hidden_states import split
 from virnucpro.core.errors import DeviceError
 from virnucpro.encoders import kernels, layouts
 from virnucpro.encoders.attention import choose_backend, prove_backend
-from virnucpro.encoders.batches import PackedBatch, PaddedBatch
+from virnucpro.encoders.base import Batch
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.layouts import PackedLayout, RectangleLayout, bucket_width
-from virnucpro.engines.plans import collate_packed, collate_padded
+from virnucpro.engines.plans import collate
 from virnucpro.models.specs import Esm2Shape
 
 LENGTHS = [5, 1, 140, 8, 9, 8, 300, 1022, 2]
@@ -44,12 +42,7 @@ def sequences(lengths=LENGTHS):
 
 
 def all_layouts(items):
-    packed = collate_packed(items)
-    return (
-        RectangleLayout.of(collate_padded(items, 1), 1),
-        RectangleLayout.of(packed, 1),
-        PackedLayout.of(packed),
-    )
+    return RectangleLayout.of(collate(items), 1), PackedLayout.of(collate(items))
 
 
 def test_every_token_keeps_its_sequence_and_its_place():
@@ -76,8 +69,8 @@ def test_means_cover_each_sequence_without_its_ends(skip):
 
 def test_a_packed_layout_never_asks_the_host():
     """Tensors without content: whoever wants a number of them, gets an error."""
-    batch = collate_packed(sequences())
-    bare = PackedBatch(batch.tokens.to("meta"), batch.cu_seqlens.to("meta"), 1022)
+    batch = collate(sequences())
+    bare = Batch(batch.tokens.to("meta"), batch.cu_seqlens.to("meta"), 1022)
     layout = PackedLayout.of(bare)
     states = torch.empty(len(batch.tokens), 6, device="meta", dtype=torch.float16)
     assert layout.mean(states, 1).shape == (len(LENGTHS), 6)
@@ -97,7 +90,7 @@ def test_means_of_packed_tokens_are_one_graph_of_as_many_steps_for_any_number_of
 
     compiled = torch.compile(mean, backend=backend, fullgraph=True, dynamic=False)
     for lengths in ([5, 7, 4], LENGTHS):
-        layout = PackedLayout.of(collate_packed(sequences(lengths)))
+        layout = PackedLayout.of(collate(sequences(lengths)))
         states = torch.randn(len(layout.tokens), 6, generator=torch.Generator().manual_seed(1))
         assert torch.equal(compiled(layout, states), layout.mean(states, 1))
     few, many = (len(graph.graph.nodes) for graph in graphs)
@@ -116,7 +109,7 @@ def test_rectangles_waste_little_on_sequences_of_like_length():
 
 def test_both_layouts_give_the_same_vectors(varlen):
     encoder = tiny_encoder()
-    batch = collate_packed(sequences())
+    batch = collate(sequences())
     wanted = encoder(batch)
     encoder.forced_backend = "varlen"
     assert encoder.lay_out(batch).backend == "varlen"
@@ -125,12 +118,12 @@ def test_both_layouts_give_the_same_vectors(varlen):
 
 def test_extra_empty_sequences_and_a_tail_of_padding_touch_no_other_row(varlen):
     encoder = tiny_encoder()
-    batch = collate_packed(sequences([7, 30, 3]))
+    batch = collate(sequences([7, 30, 3]))
     wanted = encoder(batch)
     total = len(batch.tokens)
     tokens = torch.cat([batch.tokens, torch.full((24,), encoder.pad_id)])
     tail = torch.tensor([total + 24] * 4, dtype=torch.int32)
-    fixed = PackedBatch(tokens, torch.cat([batch.cu_seqlens, tail]), 64)
+    fixed = Batch(tokens, torch.cat([batch.cu_seqlens, tail]), 64)
     for backend in ("varlen", "sdpa"):
         encoder.forced_backend = backend
         vectors = encoder(fixed)
@@ -139,26 +132,16 @@ def test_extra_empty_sequences_and_a_tail_of_padding_touch_no_other_row(varlen):
         assert not vectors[4:].any()
 
 
-def test_rows_of_padding_alone_touch_no_other_row():
-    encoder = tiny_encoder()
-    batch = collate_padded(sequences([7, 30, 3]), encoder.pad_id)
-    wanted = encoder(batch)
-    tokens = torch.cat([batch.tokens, torch.ones(2, 30, dtype=torch.int64)])
-    lengths = torch.cat([batch.lengths, torch.zeros(2, dtype=torch.int64)])
-    vectors = encoder(PaddedBatch(tokens, lengths))
-    assert float((vectors[:3] - wanted).abs().max()) <= 3e-6
-    assert not vectors[3:].any()
-
-
 def test_every_row_sees_at_least_one_key_whatever_the_kernel_makes_of_none():
-    lengths = torch.tensor([0, 3])
-    layout = RectangleLayout.of(PaddedBatch(torch.ones(2, 8, dtype=torch.int64), lengths), 1)
+    layout = RectangleLayout.of(
+        Batch(torch.ones(3, dtype=torch.int64), torch.tensor([0, 0, 3]), 3), 1
+    )
     (mask,) = layout.masks(None, torch.float32)
     assert mask.sum(-1).flatten().tolist() == [1, 3]
 
 
 def test_the_varlen_layout_refuses_distance_penalties():
-    layout = PackedLayout.of(collate_packed(sequences()))
+    layout = PackedLayout.of(collate(sequences()))
     with pytest.raises(ValueError, match="ALiBi"):
         layout.masks(torch.ones(2), torch.float32)
 

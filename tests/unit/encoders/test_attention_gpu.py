@@ -1,17 +1,15 @@
 """Kernels for packed tokens, ours and PyTorch's, and what float16 costs, on a GPU."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 
 from virnucpro.encoders import attention
 from virnucpro.encoders.attention import pinned_kernels, prove_backend
-from virnucpro.encoders.batches import PackedBatch
+from virnucpro.encoders.base import Batch
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.esm2 import Esm2
-from virnucpro.engines.plans import collate_packed, collate_padded
+from virnucpro.engines.plans import collate
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 pytestmark = [
@@ -62,13 +60,12 @@ def test_float16_on_the_gpu_stays_within_its_figure(trio):
     plain, fast, backend = trio
     assert prove_backend(fast) == backend
     items = sequences()
-    wanted = plain(collate_packed(items))
-    for batch in (collate_packed(items), collate_padded(items, fast.pad_id)):
-        vectors = fast(batch)
-        assert vectors.dtype == torch.float32
-        assert relative(vectors, wanted) < 1.5e-3
+    wanted = plain(collate(items))
+    vectors = fast(collate(items))
+    assert vectors.dtype == torch.float32
+    assert relative(vectors, wanted) < 1.5e-3
     fast.forced_backend = "sdpa"
-    assert relative(fast(collate_packed(items)), wanted) < 1.5e-3
+    assert relative(fast(collate(items)), wanted) < 1.5e-3
 
 
 def test_float32_on_the_gpu_uses_the_portable_path_and_is_exact(trio):
@@ -77,18 +74,18 @@ def test_float32_on_the_gpu_uses_the_portable_path_and_is_exact(trio):
     exact.load_state_dict(plain.state_dict())
     items = sequences()
     assert exact.backend == "sdpa"
-    assert relative(exact(collate_packed(items)), plain(collate_packed(items))) < 1e-5
+    assert relative(exact(collate(items)), plain(collate(items))) < 1e-5
 
 
 @pytest.mark.parametrize("ours", [WITHOUT_OURS], indirect=True)
 def test_fixed_shapes_compile_and_give_the_same_vectors(trio):
     _, fast, _ = trio
-    batch = collate_packed(sequences([49, 51, 51, 40]))
+    batch = collate(sequences([49, 51, 51, 40]))
     wanted = fast(batch)
     total = len(batch.tokens) + 20
     tokens = torch.cat([batch.tokens, torch.full((20,), fast.pad_id)])
     tail = torch.tensor([total] * 3, dtype=torch.int32)
-    fixed = PackedBatch(tokens, torch.cat([batch.cu_seqlens, tail]), 64)
+    fixed = Batch(tokens, torch.cat([batch.cu_seqlens, tail]), 64)
     layout = fast.lay_out(fixed).to(fast.device)
     with pinned_kernels():
         vectors = torch.compile(fast.encode, fullgraph=True, dynamic=False)(layout)

@@ -1,12 +1,11 @@
 """ESM-2 computes what fair-esm and transformers compute, in every layout."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.checkpoints import (
     OUTLIER,
@@ -18,7 +17,7 @@ from tests.checkpoints import (
 from tests.hidden_states import hidden_states
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.load import load_encoder
-from virnucpro.engines.plans import collate_packed, collate_padded
+from virnucpro.engines.plans import collate
 from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, Esm2Shape
 
 TOLERANCE = 1e-5
@@ -46,8 +45,8 @@ def proteins(lengths=LENGTHS, seed=0):
 
 
 def padded_tensor(items):
-    batch = collate_padded(items, pad_id=1)
-    return batch.tokens, batch.tokens != 1
+    tokens = nn.utils.rnn.pad_sequence([torch.from_numpy(i) for i in items], True, padding_value=1)
+    return tokens, tokens != 1
 
 
 @torch.no_grad()
@@ -87,35 +86,32 @@ def test_hidden_states_equal_the_reference(pair, reference):
     items = proteins()
     theirs = reference(shape, tensors, items)
     assert max(float(h[:, OUTLIER].abs().max()) for h in theirs) > 10  # the outlier is there
-    for batch in (collate_padded(items, 1), collate_packed(items)):
-        assert largest_difference(hidden_states(encoder, batch), theirs) <= TOLERANCE
+    assert largest_difference(hidden_states(encoder, collate(items)), theirs) <= TOLERANCE
 
 
 def test_vectors_are_means_over_residues_without_bos_and_eos(pair):
     shape, tensors, encoder = pair
     items = proteins()
     wanted = torch.stack([h[1:-1].mean(0) for h in hidden_of_fair_esm(shape, tensors, items)])
-    for batch in (collate_padded(items, 1), collate_packed(items)):
-        vectors = encoder(batch)
-        assert vectors.dtype == torch.float32
-        assert float((vectors - wanted).abs().max()) <= TOLERANCE
+    vectors = encoder(collate(items))
+    assert vectors.dtype == torch.float32
+    assert float((vectors - wanted).abs().max()) <= TOLERANCE
 
 
 def test_the_layout_and_the_company_of_a_protein_change_nothing(pair):
     _, _, encoder = pair
     items = proteins()
-    alone = torch.cat([encoder(collate_packed([item])) for item in items])
+    alone = torch.cat([encoder(collate([item])) for item in items])
     order = np.random.default_rng(1).permutation(len(items))
-    shuffled = [items[i] for i in order]
-    for batch in (collate_padded(shuffled, 1), collate_packed(shuffled)):
-        assert float((encoder(batch) - alone[order]).abs().max()) <= 3e-6
+    vectors = encoder(collate([items[i] for i in order]))
+    assert float((vectors - alone[order]).abs().max()) <= 3e-6
 
 
 def test_a_protein_without_residues_gives_zeros(pair):
     _, _, encoder = pair
     empty = np.array([0, 2])
-    for batch in (collate_padded([empty, *proteins([9])], 1), collate_packed([empty])):
-        vectors = encoder(batch)
+    for items in ([empty, *proteins([9])], [empty]):
+        vectors = encoder(collate(items))
         assert not vectors[0].any()
         assert torch.isfinite(vectors).all()
 
@@ -137,9 +133,9 @@ def test_half_precision_stays_close_and_pools_in_float32(pair):
     half = Esm2(shape).eval().requires_grad_(False)
     half.load_state_dict(encoder.state_dict())
     half = half.to(torch.bfloat16)
-    vectors = half(collate_packed(items))
+    vectors = half(collate(items))
     assert vectors.dtype == torch.float32
-    wanted = encoder(collate_packed(items))
+    wanted = encoder(collate(items))
     assert float((vectors - wanted).norm() / wanted.norm()) < 3e-2
 
 
@@ -149,7 +145,7 @@ def test_short_proteins_sum_their_layers_in_float32(monkeypatch):
     half = Esm2(exact.shape).eval().requires_grad_(False)
     half.load_state_dict(exact.half().float().state_dict())  # the same weights: sums differ alone
     half = half.half()
-    batch = collate_packed(proteins([1, 2, 3, 5, 8, 13]))
+    batch = collate(proteins([1, 2, 3, 5, 8, 13]))
     wanted = exact.float()(batch)
 
     def error():
@@ -181,7 +177,7 @@ def test_encoding_compiles_to_one_graph_for_batches_of_one_form():
 
     compiled = torch.compile(encoder.encode, backend=backend, fullgraph=True, dynamic=False)
     for seed in (1, 2, 3):
-        layout = encoder.lay_out(collate_packed(proteins([5, 20], seed)))
+        layout = encoder.lay_out(collate(proteins([5, 20], seed)))
         assert torch.allclose(compiled(layout), encoder.encode(layout), atol=1e-6)
     assert len(traces) == 1
     torch._dynamo.reset()

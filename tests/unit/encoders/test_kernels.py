@@ -3,8 +3,6 @@
 The kernels themselves need a GPU (`test_kernels_gpu.py`); here plain PyTorch stands for them.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 
@@ -16,13 +14,13 @@ from tests import plain_kernels
 from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, kernels
 from virnucpro.encoders.attention import choose_backend, prove_backend
-from virnucpro.encoders.batches import PackedBatch
+from virnucpro.encoders.base import Batch
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.fp8 import Fp8Layer, Fp8Linear, to_fp8
 from virnucpro.encoders.layouts import TiledLayout
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.engines.plans import collate_packed, collate_padded
+from virnucpro.engines.plans import collate
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -46,31 +44,29 @@ def installed(monkeypatch):
     monkeypatch.setattr(attention, "run_on", lambda *_: True)
 
 
-def batches(lengths, pad_id):
+def batch_of(lengths):
     numbers = np.random.default_rng(0)
-    items = [(numbers.integers(4, 30, n)) for i, n in enumerate(lengths)]
-    return collate_packed(items), collate_padded(items, pad_id)
+    return collate([numbers.integers(4, 30, n) for n in lengths])
 
 
 @pytest.mark.parametrize("lengths", [MIXED, SHORT], ids=["mixed", "short"])
 def test_layers_around_our_kernels_give_the_vectors_of_the_plain_path(
     encoder, lengths, monkeypatch
 ):
-    packed, padded = batches(lengths, encoder.pad_id)
-    wanted = encoder(packed)
+    batch = batch_of(lengths)
+    wanted = encoder(batch)
     plain_kernels.install(monkeypatch)
     encoder.forced_backend = "triton"
-    for batch in (packed, padded):
-        assert encoder.lay_out(batch).backend == "triton"
-        assert float((encoder(batch) - wanted).abs().max()) <= 3e-6
+    assert encoder.lay_out(batch).backend == "triton"
+    assert float((encoder(batch) - wanted).abs().max()) <= 3e-6
 
 
 def test_empty_sequences_and_tokens_of_none_touch_no_other_row(encoder, installed):
-    packed, _ = batches([7, 30, 3], encoder.pad_id)
+    packed = batch_of([7, 30, 3])
     wanted = encoder(packed)
     tail = torch.full((24,), encoder.pad_id)
     ends = torch.tensor([40 + 24] * 3, dtype=torch.int32)
-    longer = PackedBatch(torch.cat([packed.tokens, tail]), torch.cat([packed.cu_seqlens, ends]), 30)
+    longer = Batch(torch.cat([packed.tokens, tail]), torch.cat([packed.cu_seqlens, ends]), 30)
     vectors = encoder(longer)
     assert vectors.shape == (6, encoder.dim)
     assert float((vectors[:3] - wanted).abs().max()) <= 3e-6
@@ -78,15 +74,14 @@ def test_empty_sequences_and_tokens_of_none_touch_no_other_row(encoder, installe
 
 
 def test_tokens_come_in_sixteens_and_tiles_cover_each_place_once():
-    packed, padded = batches(MIXED, 1)
-    for batch in (packed, padded):
-        layout = TiledLayout.of(batch, 1)
-        assert len(layout.tokens) % 16 == 0
-        assert layout.tokens[: len(packed.tokens)].tolist() == packed.tokens.tolist()
-        assert layout.cu_seqlens.tolist() == packed.cu_seqlens.tolist()
-        places = [(s, f + i) for s, f in layout.tiles.tolist() for i in range(kernels.QUERIES)]
-        real = sorted(place for place in places if place[1] < MIXED[place[0]])
-        assert real == [(i, place) for i, n in enumerate(MIXED) for place in range(n)]
+    batch = batch_of(MIXED)
+    layout = TiledLayout.of(batch, 1)
+    assert len(layout.tokens) % 16 == 0
+    assert layout.tokens[: len(batch.tokens)].tolist() == batch.tokens.tolist()
+    assert layout.cu_seqlens.tolist() == batch.cu_seqlens.tolist()
+    places = [(s, f + i) for s, f in layout.tiles.tolist() for i in range(kernels.QUERIES)]
+    real = sorted(place for place in places if place[1] < MIXED[place[0]])
+    assert real == [(i, place) for i, n in enumerate(MIXED) for place in range(n)]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +113,7 @@ def test_kernels_that_hold_are_used(encoder, installed):
 def test_a_wrong_kernel_gives_way_to_the_plain_path(encoder, installed, monkeypatch, caplog, name):
     right = getattr(plain_kernels, name)
     monkeypatch.setattr(kernels, name, lambda *args, **options: right(*args, **options) * 1.02)
-    packed, _ = batches(MIXED, encoder.pad_id)
+    packed = batch_of(MIXED)
     wrong = encoder(packed)
     with caplog.at_level(logging.WARNING, "virnucpro.engines"):
         assert prove_backend(encoder) == "sdpa"
@@ -137,7 +132,7 @@ def test_a_kernel_that_does_not_compile_gives_way_too(encoder, installed, monkey
 
 
 def test_an_engine_leaves_the_compiler_out_and_gives_the_same_vectors(encoder, installed):
-    packed, _ = batches(MIXED, encoder.pad_id)
+    packed = batch_of(MIXED)
     wanted = encoder(packed)
     lengths = packed.cu_seqlens.tolist()
     parts = itertools.pairwise(lengths)
@@ -160,7 +155,7 @@ def test_an_engine_leaves_the_compiler_out_and_gives_the_same_vectors(encoder, i
 def test_float8_keeps_the_ends_and_stays_near(installed):
     torch.manual_seed(0)
     encoder = NETWORKS["esm2"]().eval().requires_grad_(False)
-    packed, _ = batches(MIXED, encoder.pad_id)
+    packed = batch_of(MIXED)
     wanted = encoder(packed)
     quantised = to_fp8(encoder)
     assert [isinstance(x, Fp8Layer) for x in quantised.layers] == [False, True, True, False]

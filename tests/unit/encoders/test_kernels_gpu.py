@@ -1,7 +1,5 @@
 """Each of our kernels beside plain PyTorch on the same random numbers, on a GPU."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

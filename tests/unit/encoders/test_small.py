@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,8 @@ from virnucpro.encoders.small import (
     save_tower,
     six_frames,
 )
-from virnucpro.encoders.tokenizers import BaseTokenizer
-from virnucpro.engines.plans import collate_packed, collate_padded
+from virnucpro.encoders.tokenizers import LetterTokenizer
+from virnucpro.engines.plans import collate
 from virnucpro.models.specs import EncoderSpec
 
 CONFIG = TowerConfig(width=24, dilations=(1, 2, 4))
@@ -35,16 +33,14 @@ def _items(kind: str, lengths: list[int]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["mini-dna", "mini-protein"])
-def test_vector_is_the_same_alone_padded_and_packed(kind):
+def test_vector_is_the_same_alone_and_among_others(kind):
     tower, items = _tower(kind), _items(kind, [500, 61, 5, 322, 17, 1, 498])
     with torch.no_grad():
-        padded = tower(collate_padded(items, tower.pad_id))
-        packed = tower(collate_packed(items))
-        alone = torch.cat([tower(collate_padded([item], tower.pad_id)) for item in items])
-    assert padded.dtype == torch.float32 and padded.shape == (len(items), tower.dim)
-    assert torch.isfinite(padded).all()
-    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(alone, padded, atol=1e-5, rtol=1e-5)
+        together = tower(collate(items))
+        alone = torch.cat([tower(collate([item])) for item in items])
+    assert together.dtype == torch.float32 and together.shape == (len(items), tower.dim)
+    assert torch.isfinite(together).all()
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mini-dna", "mini-protein"])
@@ -69,7 +65,7 @@ def test_six_frames_read_both_strands_in_register(length):
     rng = np.random.default_rng(length)
     letters = "".join("ACGT"[k] for k in rng.integers(0, 4, length))
     turned = letters.translate(str.maketrans("ACGT", "TGCA"))[::-1]
-    bases = torch.from_numpy(BaseTokenizer().encode(letters))[None]
+    bases = torch.from_numpy(LetterTokenizer("mini-dna").encode(letters))[None]
     ids, counts = six_frames(bases, torch.tensor([length]))
     for frame in range(3):
         read = [letters[i : i + 3] for i in range(frame, length - 2, 3)]
@@ -90,7 +86,7 @@ def test_saved_tower_loads_as_it_was(kind, tmp_path):
     tower, path = _tower(kind), tmp_path / "tower.safetensors"
     save_tower(kind, tower, path)
     loaded = load_small(_spec(kind, path, tower.dim), torch.device("cpu"), torch.float32).eval()
-    batch = collate_padded(_items(kind, [100, 40]), tower.pad_id)
+    batch = collate(_items(kind, [100, 40]))
     with torch.no_grad():
         torch.testing.assert_close(loaded(batch), tower(batch), atol=2e-2, rtol=2e-2)
     again = tmp_path / "again.safetensors"

@@ -1,7 +1,5 @@
 """The bundled model's networks in numpy: the vectors of torch, the same bytes with any threads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from virnucpro.core.errors import ModelError
 from virnucpro.encoders.small import DnaTower, ProteinTower, load_small, save_tower
 from virnucpro.encoders.small_cpu import SmallEncoder, TowerConfig
 from virnucpro.engines.light import LightEngine
-from virnucpro.engines.plans import collate_padded
+from virnucpro.engines.plans import collate
 from virnucpro.models.specs import EncoderSpec
 
 SHAPES = {
@@ -55,7 +53,7 @@ def test_vectors_are_those_of_torch_at_every_length(kind, shape, tmp_path):
     spec, letters = saved(kind, shape, tmp_path), items(kind, LENGTHS)
     network = load_small(spec, torch.device("cpu"), torch.float32)
     with torch.no_grad():
-        alone = [network(collate_padded([one], network.pad_id)).numpy() for one in letters]
+        alone = [network(collate([one])).numpy() for one in letters]
     found = vectors(LightEngine(SmallEncoder(spec), 2), letters, spec.dim)
     np.testing.assert_allclose(found, np.concatenate(alone), atol=2e-5, rtol=1e-5)
 

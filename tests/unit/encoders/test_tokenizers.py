@@ -1,7 +1,5 @@
 """Token ids are those the encoders were trained with, and tokenizers travel to workers."""
 
-from __future__ import annotations
-
 import pickle
 import subprocess
 import sys
@@ -10,13 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from virnucpro.core.errors import ModelError
-from virnucpro.encoders.tokenizers import (
-    MAX_RESIDUES,
-    BaseTokenizer,
-    BpeTokenizer,
-    ProteinTokenizer,
-    ResidueTokenizer,
-)
+from virnucpro.encoders.tokenizers import MAX_RESIDUES, BpeTokenizer, LetterTokenizer
 
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 
@@ -41,17 +33,16 @@ def tokenizer_json(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("make", "sequence", "ids"),
+    ("kind", "sequence", "ids"),
     [
-        (BaseTokenizer, "acgtuN-ACGTU", [0, 1, 2, 3, 3, 4, 4, 0, 1, 2, 3, 3]),
-        (ResidueTokenizer, "AYX*acy", [0, 19, 20, 20, 0, 1, 19]),
-        (lambda: ProteinTokenizer(max_residues=3), "MMMM", [0, 20, 20, 20, 2]),
-        (ProteinTokenizer, "M" + "L" * 2000 + "W", [0, 20, *[4] * (MAX_RESIDUES - 1), 2]),
-        (ProteinTokenizer, "L" * MAX_RESIDUES, [0, *[4] * MAX_RESIDUES, 2]),
+        ("mini-dna", "acgtuN-ACGTU", [0, 1, 2, 3, 3, 4, 4, 0, 1, 2, 3, 3]),
+        ("mini-protein", "AYX*acy", [0, 19, 20, 20, 0, 1, 19]),
+        ("esm2", "M" + "L" * 2000 + "W", [0, 20, *[4] * (MAX_RESIDUES - 1), 2]),
+        ("esm2", "L" * MAX_RESIDUES, [0, *[4] * MAX_RESIDUES, 2]),
     ],
 )
-def test_letters_have_their_ids_also_after_a_journey(make, sequence, ids):
-    for tokenizer in (make(), pickle.loads(pickle.dumps(make()))):
+def test_letters_have_their_ids_also_after_a_journey(kind, sequence, ids):
+    for tokenizer in (made := LetterTokenizer(kind), pickle.loads(pickle.dumps(made))):
         tokens = tokenizer.encode(sequence)
         assert (tokens.dtype, tokens.tolist()) == ("int64", ids)
 
@@ -64,7 +55,7 @@ def test_tokens_equal_fair_esm(protein):
 
     alphabet = esm.Alphabet.from_architecture("ESM-1b")
     wanted = [alphabet.cls_idx, *(alphabet.get_idx(aa) for aa in protein), alphabet.eos_idx]
-    assert ProteinTokenizer().encode(protein).tolist() == wanted
+    assert LetterTokenizer("esm2").encode(protein).tolist() == wanted
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Published weight files: every format gives the same network, every damage a clear error."""
 
-from __future__ import annotations
-
 import argparse
 import json
 

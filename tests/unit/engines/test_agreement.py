@@ -1,7 +1,5 @@
 """float8 is trusted only where the scores of the user's own sequences stay what they were."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import numpy as np

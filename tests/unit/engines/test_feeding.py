@@ -1,7 +1,5 @@
 """Threads prepare batches: in order, exactly once, and they end."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

@@ -1,22 +1,21 @@
 """Batches brought to fixed shapes give the same vectors; compiling is decided by the work."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 
 from tests.unit.engines.toys import MeanEncoder, expected, make_items, vectors_of
 from virnucpro.core.errors import DeviceError
+from virnucpro.encoders.layouts import RectangleLayout
 from virnucpro.engines.base import EngineOptions, make_engine
 from virnucpro.engines.forward import Forward, compiling_pays
-from virnucpro.engines.plans import PackedPlan, PaddedPlan, segments
+from virnucpro.engines.plans import PackedPlan, PaddedPlan, collate, segments
 
 
 def fixed_vectors(layout, items):
     """A batch brought to a fixed shape, which holds what the encoder gives each item alone."""
     encoder = MeanEncoder()
-    fixed = layout.fixed(layout.collate(items), 1_024)
+    fixed = layout.fixed(collate(items), 1_024)
     vectors = encoder(fixed)[: len(items)].detach().numpy()
     np.testing.assert_allclose(vectors, expected(encoder, items), rtol=1e-5)
     return fixed
@@ -38,9 +37,10 @@ def test_batches_of_a_budget_have_few_shapes():
         for lengths in ([200] * 5, [30] * 26 + [199], [90] * 10)
     ]
     assert len({(f.tokens.shape, f.cu_seqlens.shape, f.max_length) for f in fixed}) == 1
-    assert fixed_vectors(padded, make_items([30, 28, 31] * 9)).tokens.shape == (32, 32)
+    rectangle = fixed_vectors(padded, make_items([30, 28, 31] * 9))
+    assert RectangleLayout.of(rectangle, 0).shapes == ((32, 32),)
     for layout in (packed, padded):  # mostly padding: better left as it is
-        assert layout.fixed(layout.collate(make_items([30] * 4)), 1_024) is None
+        assert layout.fixed(collate(make_items([30] * 4)), 1_024) is None
 
 
 def test_the_compiler_is_used_when_asked_and_changes_no_vector(monkeypatch):
@@ -72,7 +72,7 @@ class Uncompilable(MeanEncoder):
 
 def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
     items = make_items([64] * 16)
-    ready = PackedPlan(pad_id=0).collate(items)
+    ready = collate(items)
     insisting, tolerant = (Forward(Uncompilable(), torch.device("cpu")) for _ in range(2))
     insisting.compile(insist=True)
     with pytest.raises(DeviceError, match="no C compiler"):

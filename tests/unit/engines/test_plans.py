@@ -1,7 +1,5 @@
 """Every sequence lands in one batch, no batch is dearer than its budget."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

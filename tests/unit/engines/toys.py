@@ -1,13 +1,10 @@
 """Encoders small enough to know their answer."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.batches import Batch, PackedBatch
+from virnucpro.encoders.base import Batch, Encoder
 
 DIM = 4
 
@@ -24,13 +21,10 @@ class MeanEncoder(Encoder):
 
     def forward(self, batch: Batch) -> Tensor:
         rows = self.rows[batch.tokens].float()
-        if isinstance(batch, PackedBatch):
-            lengths = batch.cu_seqlens.diff().long()
-            owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-            sums = torch.zeros(len(lengths), DIM).index_add_(0, owner, rows)
-            return sums / lengths.clamp(min=1)[:, None]
-        inside = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
-        return (rows * inside[:, :, None]).sum(1) / batch.lengths[:, None]
+        lengths = batch.cu_seqlens.diff().long()
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        sums = torch.zeros(len(lengths), DIM).index_add_(0, owner, rows)
+        return sums / lengths.clamp(min=1)[:, None]
 
 
 def make_items(lengths, seed=0) -> list[np.ndarray]:

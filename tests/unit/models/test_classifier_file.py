@@ -3,8 +3,6 @@
 `read_classifier` and `open_checkpoint` stand on one reader, so both must refuse every file here.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

@@ -1,7 +1,5 @@
 """Fetching: the first fetch records revision and hashes, and nothing else is accepted after."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Models are found by name, and only as they were installed."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

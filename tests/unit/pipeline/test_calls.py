@@ -14,7 +14,7 @@ from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.calls import Caller, ModelTables
 from virnucpro.pipeline.input_pass import Rules, Shard, input_pass
 from virnucpro.pipeline.output_dir import RunPaths
-from virnucpro.reports.tables import read_chunk_rows, read_contig_rows
+from virnucpro.reports.tables import CONTIG_COLUMNS, call_row, read_chunk_rows, read_fields
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.kinds import Kinds
 from virnucpro.sequences.fasta import read_records
@@ -91,7 +91,9 @@ def part(tmp_path):
 
 
 def test_a_record_that_lacks_one_score_is_failed_and_has_no_p(part):
-    host, whole, torn, short, stops = (row for row, *_ in read_contig_rows(part.paths.contigs))
+    host, whole, torn, short, stops = (
+        call_row(fields[:-2]) for fields in read_fields(part.paths.contigs, CONTIG_COLUMNS)
+    )
     assert [row.status for row in (host, whole, torn, short, stops)] == [
         Status.CALLED, Status.CALLED, Status.FAILED, Status.TOO_SHORT, Status.NO_ORF,
     ]  # fmt: skip

@@ -10,7 +10,6 @@ import pytest
 import torch
 from staged_files import embeddings, orf_ids, write_published_dna
 
-from virnucpro.core.errors import InputError, OutputError
 from virnucpro.core.records import Embeddings
 from virnucpro.pipeline.feature_files import (
     DamagedFeaturesError,
@@ -85,14 +84,6 @@ def test_what_is_written_is_read_and_has_the_same_bytes_each_time(tmp_path, coun
     assert merged_inputs(tmp_path / "2.pt") == "digest"
 
 
-def test_vectors_of_many_parts_are_one_table(tmp_path):
-    parts = [embeddings(orf_ids(k, k), 3, seed=k) for k in (0, 2, 0, 3)]
-    write_vectors(tmp_path / "v.h5", iter(parts), (5, 3))
-    back = read_vectors(tmp_path / "v.h5")
-    assert back.seq_ids == (*orf_ids(2, 2), *orf_ids(3, 3))
-    np.testing.assert_array_equal(back.vectors, np.concatenate([p.vectors for p in parts]))
-
-
 def test_the_original_s_files_are_read(tmp_path):
     """A row of floats may be longer than is read at a time; each tensor has its own storage."""
     ids = orf_ids(1, 3)
@@ -163,14 +154,6 @@ def test_a_pickle_with_code_in_it_is_refused(tmp_path, reader):
     assert Bait.touched == []
 
 
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02}q\x00."])
-def test_files_of_another_kind_are_refused(tmp_path, reader, content):
-    (tmp_path / "f.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"f\.pt"):
-        reader(tmp_path / "f.pt")
-
-
 def test_a_packed_record_is_refused(tmp_path):
     """A few kB could unpack to the whole memory."""
     write_published_dna(tmp_path / "f.pt", ["a"], dim=2)
@@ -178,19 +161,3 @@ def test_a_packed_record_is_refused(tmp_path):
         archive.writestr("f/more", bytes(1 << 15))
     with pytest.raises(DamagedFeaturesError, match="packed records"):
         read_dna_features(tmp_path / "f.pt")
-
-
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OutputError, match="No space left"):
-        write_merged(tmp_path / "m.pt", embeddings(["a"], 3), "digest")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_merged_inputs_of_other_files_is_none(tmp_path):
-    torch.save({"ids": [], "data": torch.empty(0, 3)}, tmp_path / "theirs.pt")
-    for name in ("missing.pt", "theirs.pt"):
-        assert merged_inputs(tmp_path / name) is None

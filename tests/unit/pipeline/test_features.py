@@ -69,11 +69,3 @@ def test_an_id_that_occurs_twice_is_refused_before_any_work(slot, tmp_path):
     (tmp_path / "f.fa").write_text(">a one\nACA\n>a two\nACC\n")
     with pytest.raises(InputError, match=r"f\.fa: a sequence id occurs twice"):
         embedded(replace(encoder, path=tmp_path), tmp_path / "f.fa", tmp_path / "f.pt", layout)
-
-
-@pytest.mark.parametrize("layout", ["own", "shard"])
-def test_a_file_without_sequences_gives_a_file_without_rows(slot, tmp_path, layout):
-    name, encoder, _ = slot
-    (tmp_path / "f.fa").write_text("")
-    layout = name if layout == "own" else layout
-    assert not len(embedded(encoder, tmp_path / "f.fa", tmp_path / "out", layout)[0])

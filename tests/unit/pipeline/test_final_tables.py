@@ -10,7 +10,7 @@ import pytest
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
-from virnucpro.pipeline.final_tables import table_paths, write_final_tables
+from virnucpro.pipeline.final_tables import write_final_tables
 from virnucpro.pipeline.inputs import plan_sources
 from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.pipeline.settings import Calling
@@ -74,16 +74,23 @@ def lines(path):
     return [line.split("\t") for line in path.read_text().splitlines()[1:]]
 
 
-def test_a_provirus_in_a_host_contig_has_its_interval(tmp_path):
+def test_a_provirus_in_a_host_contig_is_counted_with_its_interval_and_sequence(tmp_path):
     host = [0.02] * 30 + [0.95, 0.97, None, 0.3, 0.96, 0.99] + [0.02] * 30
     run = make_run(tmp_path, {"x": [("host", host), ("phage", [0.9]), ("dark", [None, None])]})
-    counts, _ = write_final_tables(run)
+    fasta = tmp_path / "x.fa"
+    letters = "".join("ACGT"[i % 7 % 4] for i in range(33_000))
+    fasta.write_text(fasta.read_text().replace("ACGTA" * 6_600, letters))
+    counts, (sample,) = write_final_tables(run)
     out = run.paths.output_dir
     found = [(row[0], int(row[2]), int(row[3]), row[10]) for row in lines(out / "regions.tsv")]
     assert found == [("host", 15_000, 18_000, "non-virus"), ("phage", 0, 500, "virus")]
     assert counts == {
-        "records": 3, "regions": 2, "call:virus": 1, "call:non-virus": 1,
+        "records": 3, "regions": 2, "with_regions": 1, "call:virus": 1, "call:non-virus": 1,
     }  # fmt: skip
+    assert sample["with_regions"] == 1
+    assert list(read_fasta(out / "regions.fasta")) == [
+        ("host|viral_region_1 15001-18000/33000", letters[15_000:18_000])
+    ]
     assert [name for name, _ in read_fasta(out / "viral.fasta")] == ["phage"]
     assert len(lines(out / "calls.tsv")) == 3
     viral_chunks = (out / "viral_chunks.bed").read_text().splitlines()
@@ -104,16 +111,6 @@ def test_rates_belong_to_the_sample(tmp_path):
     assert first["prevalence"] > 0.9
     assert second["prevalence"] < 0.05
     assert (first["virus"], second["virus"], second["expected_false"]) == (201, 1, rates["b"])
-
-
-def test_every_promised_file_is_written_for_every_sample(tmp_path):
-    run = make_run(tmp_path, {"a": [("x", [0.9])], "b": [], "c": [("y", [0.1]), ("z", [])]})
-    counts, summaries = write_final_tables(run)
-    assert all(path.is_file() for path in table_paths(run))
-    assert len(table_paths(run)) == 4 * 6
-    assert [entry["records"] for entry in summaries] == [1, 0, 2]
-    assert counts["records"] == 3
-    assert [entry["prevalence"] is None for entry in summaries] == [False, True, False]
 
 
 def test_the_other_form_of_the_fasta_goes_only_if_it_is_ours(tmp_path):

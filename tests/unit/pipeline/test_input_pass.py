@@ -123,17 +123,6 @@ def assert_same(one, other):
         assert left.orfs.tobytes() == right.orfs.tobytes()
 
 
-def test_copies_within_a_shard_are_computed_once_and_in_the_next_one_again(sized):
-    original, rest = dna(300, 1), dna(80, 2)
-    records = [record("a", original), record("b", original), record("c", rest)]
-    sized(2, 100)
-    units, (first, second) = run([*records[:2], record("d", original), *records[2:]])
-    assert sum(size for _, size in first.units) == len(first.orfs) / 2
-    assert first.orfs["distinct"].tolist() == 2 * list(range(len(first.orfs) // 2))
-    again = {orf for unit in units for orf in unit.dna if unit.number >= second.units[0][0]}
-    assert again >= set(units[0].dna)
-
-
 def test_a_shard_with_many_chunks_ends_at_the_next_record(monkeypatch):
     monkeypatch.setattr(module, "SHARD_CHUNKS", 5)
     lengths = [400, 100, 10 * CHUNK_NT, 60, 60]
@@ -196,13 +185,6 @@ def test_what_is_not_scored_has_its_reason_and_no_chunk():
     ]  # fmt: skip
     assert [row.chunks for row in shard.records] == [0, 0, 0, 0, 0, 6]
     assert set(shard.chunks["record"].tolist()) == {5}
-
-
-@pytest.mark.parametrize("records", [[], [record("short", "ACGT")]])
-def test_nothing_to_score_gives_a_shard_without_units(records):
-    units, [shard] = run(records)
-    assert units == [] and len(shard.records) == len(records)
-    assert len(shard.chunks) == len(shard.orfs) == 0
 
 
 def turned(letters):

@@ -11,7 +11,6 @@ from staged_files import tiny_dna_encoder, write_split_files
 
 from virnucpro.core.errors import ModelError
 from virnucpro.engines.forward import Forward
-from virnucpro.pipeline.feature_files import read_dna_features
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.scores.scorer import EmbeddingOptions
@@ -44,16 +43,6 @@ class Heard:
 
     def update(self, n=1, **postfix):
         self.updates.append(n)
-
-
-def test_every_file_is_embedded_and_told_of_once(job, files):
-    told, bar = [], Heard()
-    result = BatchQueueManager(progress=bar).process(job, files, 24, told.append, "Embedding DNA")
-    assert told == files and not result.failed
-    assert all(len(read_dna_features(file.output_file)) == 6 for file in files)
-    assert result.tokens > 24 and result.engine["sequences"] == 24
-    assert bar.total == (24, "Embedding DNA", "ORFs")
-    assert sum(bar.updates) == 24 and len(bar.updates) > len(files)
 
 
 def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(

@@ -41,7 +41,3 @@ def test_samples_that_hold_false_ones_are_named_with_what_helps(tmp_path):
 def test_an_incomplete_run_names_the_reasons(tmp_path):
     lines = summary_lines(tmp_path, DATA | {"status": "partial"})
     assert any("failed_files.txt" in line and "--resume" in line for line in lines)
-
-
-def test_a_run_without_records_has_lines_too(tmp_path):
-    assert summary_lines(tmp_path, {"stages": {}})[0].startswith("0 records: 0 virus")

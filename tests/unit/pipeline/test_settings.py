@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from unittest.mock import patch
 
 import pytest
 
@@ -12,27 +11,6 @@ from virnucpro.pipeline import multi_gpu_inference
 from virnucpro.pipeline.multi_gpu_inference import choose_devices
 from virnucpro.pipeline.run import orfs_per_unit
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.settings import Compute
-
-
-@pytest.mark.parametrize(
-    ("compute", "devices"),
-    [
-        (Compute(gpus=(3, 2)), ("cuda:3", "cuda:2")),
-        (Compute(), ("cuda:0",)),
-        (Compute(device="CPU"), ("cpu",)),
-        (Compute(device="cuda:1"), ("cuda:1",)),
-        (Compute(device="7", fallback_to_cpu=True), ("cpu",)),
-    ],
-)
-def test_devices_are_those_that_were_named(compute, devices):
-    with patch("virnucpro.core.device.detect_cuda_devices", return_value=[0, 1, 2, 3]):
-        assert compute.devices == devices
-
-
-def test_a_device_that_is_not_there_is_an_error():
-    with pytest.raises(DeviceError, match="use --device cpu"):
-        _ = Compute(device="cuda:1").devices
 
 
 @pytest.mark.parametrize(

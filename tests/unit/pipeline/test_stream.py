@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import DamagedError
+from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.core.records import Record
 from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
@@ -129,15 +129,6 @@ def test_finished_units_are_not_computed_again(events, units, store):
     assert again.computed == []
 
 
-def test_what_was_done_before_a_stop_stays_done(events, units, store):
-    found = scored_shards(events(), store, Toy(), None)
-    first, _ = next(found)
-    found.close()
-    again = Toy()
-    expect_true_scores(scored_shards(events(), store, again, None))
-    assert not set(again.computed) & {number for number, _ in first.units}
-
-
 @pytest.mark.parametrize("poison", [{0}, {3, 4}, {11}])
 def test_a_unit_that_is_given_up_has_no_scores_and_is_not_done(events, units, store, poison):
     reasons = {}
@@ -166,11 +157,6 @@ def test_a_late_commit_of_the_same_unit_changes_nothing(events, units, store):
         np.testing.assert_array_equal(kept, np.broadcast_to(first, kept.shape))
 
 
-def test_scores_under_another_key_are_nobodys(units, store, tmp_path):
-    store.commit(0, scores_of((units[0].dna, units[0].protein)))
-    assert ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "other").read(0, 6) is None
-
-
 @pytest.mark.parametrize("payload", [b"", b"12345", bytes(12), bytes(12 * 7)])
 def test_scores_of_another_number_of_orfs_are_damage(events, units, tmp_path, payload):
     ledger = Ledger(tmp_path, tmp_path / "ledger")
@@ -186,8 +172,18 @@ def test_what_was_scored_elsewhere_is_joined_and_the_rest_given_up(events, units
     for unit in units[2:]:
         store.commit(unit.number, scores_of((unit.dna, unit.protein)))
     reasons = {}
-    elsewhere = NoExecutor({0: "a file|ESM-2|lost"})
+    lost = {0: "a file|ESM-2|lost", 1: "no worker lived"}
     expect_true_scores(
-        scored_shards(events(), store, elsewhere, None, given_up=reasons), but={0, 1}
+        scored_shards(events(), store, NoExecutor(lost), None, given_up=reasons), but={0, 1}
     )
-    assert reasons == {0: "a file|ESM-2|lost", 1: "not scored"}
+    assert reasons == lost
+    with pytest.raises(UsageError, match=r"unit 1 is not scored.*plan again"):
+        list(scored_shards(events(), store, NoExecutor({0: ""}), None))
+
+
+def test_orfs_for_other_hosts_come_back_as_they_are(units, store):
+    for unit in units:
+        store.commit_orfs(unit.number, (unit.dna, unit.protein))
+    assert [store.read_orfs(unit.number) for unit in units] == [(u.dna, u.protein) for u in units]
+    with pytest.raises(DamagedError, match="no ORFs"):
+        store.read_orfs(len(units))

@@ -82,8 +82,8 @@ def write_all(folder, gzip_fasta=False):
     folder.mkdir(exist_ok=True)
     with TableFiles(folder, gzip_fasta) as files:
         record = Record("a;b=c", "a;b=c the header", "acgtN" * 20)
-        files.add("a;b=c", ROWS[0], [REGION], CHUNKS, record)
-        files.add("../x", ROWS[1], [], [], None)
+        files.add("a;b=c", ROWS[0].fields(), [REGION], CHUNKS, record)
+        files.add("../x", ROWS[1].fields(), [], [], None)
 
 
 def test_browser_files_hold_places_in_their_own_convention(tmp_path):
@@ -116,6 +116,7 @@ def test_fasta_keeps_header_and_letters_and_packs_the_same_bytes(tmp_path):
     write_all(tmp_path / "packed", gzip_fasta=True)
     packed = (tmp_path / "packed" / "viral.fasta.gz").read_bytes()
     assert gzip.decompress(packed).decode() == plain
+    assert (tmp_path / "plain" / "regions.fasta").read_text() == ""  # the whole is viral
     write_all(tmp_path / "packed", gzip_fasta=True)
     assert (tmp_path / "packed" / "viral.fasta.gz").read_bytes() == packed
 
@@ -123,7 +124,7 @@ def test_fasta_keeps_header_and_letters_and_packs_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("gzip_fasta", [False, True])
 def test_an_error_leaves_no_file_behind(tmp_path, gzip_fasta):
     with pytest.raises(ZeroDivisionError), TableFiles(tmp_path, gzip_fasta) as files:
-        files.add("../x", ROWS[1], [], [], None)
+        files.add("../x", ROWS[1].fields(), [], [], None)
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro.scores import consensus
-from virnucpro.scores.consensus import CONSENSUS_HEADER, ConsensusTable, format_rows
+from virnucpro.scores.consensus import ConsensusTable, format_rows
 
 PUBLISHED = """synthetic_seq_1_chunk_1R1\tvirus\t0.12100612\t0.8789939
 synthetic_seq_1_chunk_1R2\tvirus\t0.0011595711\t0.9988405
@@ -48,19 +48,6 @@ def test_scores_are_the_shortest_text_that_is_the_float32(score, text):
 def test_a_tie_is_others_and_a_third_class_stays_out():
     scores = np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]], np.float32)
     assert format_rows(["aF1", "aF2"], scores) == "aF1\tothers\t0.5\t0.5\naF2\tvirus\t0.2\t0.3\n"
-
-
-def test_ids_and_scores_of_unlike_number_are_refused():
-    with pytest.raises(ValueError, match="shorter"):
-        format_rows(["a", "b"], np.zeros((1, 2), np.float32))
-
-
-def test_chunks_are_sorted_as_text(tmp_path):
-    names = ("c_chunk_2", "c_chunk_10", "b", "Z", "é")
-    expected = "".join(f"{name}\tTrue\n" for name in ("Z", "b", "c_chunk_10", "c_chunk_2", "é"))
-    assert written([(name, True) for name in names], tmp_path, 2).decode() == (
-        CONSENSUS_HEADER + expected
-    )
 
 
 @given(

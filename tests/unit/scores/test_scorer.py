@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from tiny_home import make_tiny_home
 
-from virnucpro.core.errors import ModelError
 from virnucpro.models.store import resolve_model
 from virnucpro.scores.scorer import (
     COLUMNS,
-    Embedder,
     EmbeddingOptions,
     LoadedModels,
     Scorer,
@@ -24,8 +19,8 @@ PROTEINS = [b"MA" * k for k in range(1, 13)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return resolve_model("500", None, make_tiny_home(tmp_path_factory.mktemp("scorer") / "home"))
+def model(tiny_home):
+    return resolve_model("500", None, tiny_home)
 
 
 def scores_of(scorer, dna=ORFS, protein=PROTEINS):
@@ -67,19 +62,11 @@ def test_every_orf_is_told_of_once_and_there_are_signs_of_life_after(model):
     assert told[-1] == 0 and len(told) > 4
 
 
-def test_what_is_loaded_serves_again(model):
-    models = LoadedModels("cpu")
-    for _ in range(2):
-        Scorer(model, models).load()
-    scores_of(Scorer(model, models, EmbeddingOptions(engine="packed")))
-    assert models.loads == 2
-
-
 class Careless:
     """An engine that leaves a row out."""
 
     def embed(self, items):
-        yield np.array([0, 2]), np.ones((2, 16), np.float32)
+        yield np.array([0, 2]), np.ones((2, 1), np.float32)
 
 
 def test_a_row_without_a_vector_is_an_error(model, monkeypatch):
@@ -87,19 +74,3 @@ def test_a_row_without_a_vector_is_an_error(model, monkeypatch):
     monkeypatch.setattr(models, "engine", lambda spec, options: Careless())
     with pytest.raises(RuntimeError, match="1 rows got no vector, first 1"):
         scores_of(Scorer(model, models), ORFS[:3], PROTEINS[:3])
-
-
-def test_missing_weights_are_a_model_error_before_any_unit(model, tmp_path):
-    nowhere = replace(model, protein=replace(model.protein, path=tmp_path / "nowhere"))
-    with pytest.raises(ModelError, match="nowhere"):
-        Scorer(nowhere, LoadedModels("cpu")).load()
-
-
-@pytest.mark.parametrize(
-    ("device", "threads", "side_by_side"), [("cuda:0", 5, 5), ("cuda:0", 64, 12), ("cpu", 5, 1)]
-)
-def test_a_gpu_gets_its_tokens_from_many_threads(model, monkeypatch, device, threads, side_by_side):
-    asked = []
-    monkeypatch.setattr("virnucpro.engines.feeding.tokenize", lambda *given: asked.append(given[2]))
-    Embedder(model.dna, LoadedModels(device, threads), EmbeddingOptions()).tokens(ORFS)
-    assert asked == [side_by_side]

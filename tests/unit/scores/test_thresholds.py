@@ -66,12 +66,6 @@ def test_neighbours_merge_into_stretches(scores, expected):
     assert spans(viral_stretches(track(*scores), is_virus=True)) == expected
 
 
-def test_a_stretch_counts_its_chunks():
-    [found] = viral_stretches(track(0.9, 0.9, 0.2, 0.9), is_virus=True)
-    assert (found.supporting, found.opposing) == (3, 1)
-    assert math.isclose(found.mean_p, (0.9 * 3 + 0.2) / 4)
-
-
 def test_a_host_contig_needs_evidence_that_grows_with_its_length():
     island = [0.95] * 3  # log-odds 2.94 each
     assert 3 * math.log(19) < math.log(1_000 / 0.05) < 4 * math.log(19)

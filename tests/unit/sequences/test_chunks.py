@@ -1,7 +1,5 @@
 """Chunk windows: the published plan, and what holds for every length."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 

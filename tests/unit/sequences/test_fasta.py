@@ -1,7 +1,5 @@
 """The reader: what it gives for sound and for odd input."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

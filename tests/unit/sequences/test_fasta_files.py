@@ -1,7 +1,5 @@
 """The FASTA files between stages, to the byte of the published ones."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

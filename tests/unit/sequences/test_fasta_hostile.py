@@ -1,7 +1,5 @@
 """The reader: what it refuses, with file and line, and that nothing else escapes from it."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import lzma

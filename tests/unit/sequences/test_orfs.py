@@ -1,7 +1,5 @@
 """ORFs: published cases, and every block equal to a slow reading of each chunk alone."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which records are held back, and why."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

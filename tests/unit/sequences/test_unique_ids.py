@@ -1,7 +1,5 @@
 """Unique ids: exact, and in few bytes each."""
 
-from __future__ import annotations
-
 import tracemalloc
 
 from hypothesis import given

@@ -15,7 +15,7 @@ from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
-from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
+from virnucpro.training.fit import Fit, FitSettings, MiniModel, group_names, logits_of
 from virnucpro.training.jobs import Recipe
 from virnucpro.training.run import export_model, probabilities, with_insertions
 from virnucpro.training.scoring import as_records
@@ -187,3 +187,27 @@ def test_worn_copies_of_inserted_viruses_are_no_viruses():
     for _, bases in worn:
         assert 500 < len(bases) < 700
         assert all((bases[:60] != one[:60]).mean() > 0.02 for one in source)
+
+
+def test_a_narrower_network_begins_with_the_channels_that_add_most(tmp_path, dev):
+    first = _fit(tmp_path / "first", dev)
+    Calibration().save(tmp_path / "calibration.json", "nothing")
+    names = group_names(first.kinds)
+    export_model(tmp_path, "toy", first.best_model()[0], names, 150, "a test")
+    start = resolve_model("custom", tmp_path, tmp_path / "home")
+    narrow = {
+        part: replace(getattr(RECIPE, part), hidden=getattr(RECIPE, part).width // 2)
+        for part in ("dna", "protein")
+    }
+    settings = FitSettings(folder=tmp_path / "run", device=torch.device("cpu"), progress=False)
+    fit = Fit(_corpus(0), dev, replace(RECIPE, **narrow), settings, start=start)
+    whole = fit.teacher.dna.tower.blocks[0].up.weight
+    kept = fit.model.dna.tower.blocks[0].up.weight
+    assert len(kept) == len(whole) // 2 and all(
+        (row == whole).flatten(1).all(1).any() for row in kept
+    )
+    torch.testing.assert_close(fit.model.classifier.kind.weight, fit.teacher.classifier.kind.weight)
+    windows = fit.dev[0][1]
+    found, expected = (logits_of(model, windows, 40)[0] for model in (fit.model, fit.teacher))
+    fresh = logits_of(MiniModel(replace(RECIPE, **narrow), len(fit.kinds)), windows, 40)[0]
+    assert (found - expected).abs().mean() < 0.5 * (fresh - expected).abs().mean()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUES, BaseTokenizer
+from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUES, LetterTokenizer
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
 from virnucpro.training.jobs import Noise
@@ -36,7 +36,7 @@ def test_training_sees_the_orf_that_prediction_finds():
     lengths = torch.tensor([len(s) for s in letters])
     rows = torch.full((len(letters), int(lengths.max())), BASE_PAD)
     for row, s in zip(rows, letters, strict=True):
-        row[: len(s)] = torch.from_numpy(BaseTokenizer().encode(s))
+        row[: len(s)] = torch.from_numpy(LetterTokenizer("mini-dna").encode(s))
     windows = orient(rows, lengths)
     orfs = find_orfs(letters, OrfPolicy("longest", 1))
     runs = [sorted(map(len, find_orfs([one], OrfPolicy("longest")).protein)) for one in letters]

@@ -1,0 +1,76 @@
+"""plan, worker, finish and status in this process: the same bytes, and what each refuses."""
+
+import json
+import shutil
+from functools import partial
+
+import pytest
+from runs_here import TINY, rows_of, run, tables, write_dna
+from tiny_home import write_tiny_classifier
+
+from virnucpro.models.store import install_local
+from virnucpro.pipeline.stream import ScoreStore
+
+
+@pytest.fixture
+def shared(tiny_home, tmp_path):
+    """The command on an input of many units, `in.fa`; `local` holds what predict makes of it."""
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("prediction: {sequences_per_file: 3}\nprogress: {enabled: false}\n")
+    command = partial(run, "-c", settings, env={"VIRNUCPRO_MODEL_DIR": str(tiny_home)}, code=0)
+    fasta = write_dna(tmp_path / "in.fa", [900, 300, 40, 700, 500, 300])
+    command("predict", fasta, *TINY, "-o", tmp_path / "local", "-t", "1", "--no-report")
+    planned = ["plan", fasta, *TINY, "-o", tmp_path / "run", "--no-report", "-d", "cpu"]
+    return partial(command, *planned), command, tmp_path / "run"
+
+
+WORK = ("-t", "1", "-d", "cpu", "--lease", "1")
+
+
+def test_tables_are_those_of_a_local_run(shared, tmp_path):
+    plan, command, out = shared
+    plan("--block", "2")
+    now = json.loads(command("status", out, "--json").output)
+    assert now["planned"] and now["units"] > 3 and now["done"] == 0
+    refused = command("finish", out, code=2)
+    assert f"{now['units']} of {now['units']} units are left" in refused.output
+    done = command("worker", out, *WORK)
+    assert f"{now['units']} were scored here" in done.output
+    assert f"{now['units']} of {now['units']} units done, 0" in command("status", out).output
+    command("finish", out)
+    assert tables(out) == tables(tmp_path / "local")
+    assert "no run that waits" in command("worker", out, code=2).output
+
+
+def test_a_unit_that_cannot_be_scored_costs_its_records_and_may_be_tried_again(
+    shared, tmp_path, monkeypatch
+):
+    plan, command, out = shared
+    plan()
+    read = ScoreStore.read_orfs
+    monkeypatch.setattr(ScoreStore, "read_orfs", lambda *a: ([None], []) if a[1] == 1 else read(*a))
+    assert "no unit is left" in command("worker", out, *WORK).output
+    assert "1 of them failed" in command("status", out).output
+    command("finish", out, code=6)
+    assert "failed" in {row["status"] for row in rows_of(out)}
+    monkeypatch.undo()
+    plan("--resume")
+    assert "1 were scored here" in command("worker", out, *WORK, "--finish").output
+    assert tables(out) == tables(tmp_path / "local")
+
+
+def test_what_a_worker_or_the_end_refuses(shared, tiny_home, tmp_path):
+    plan, command, out = shared
+    assert "no run that waits" in command("worker", tmp_path, code=2).output
+    assert "cannot be read again" in plan("-", code=2).output.replace("\n", " ")
+    plan("--force", "-d", "cuda")
+    assert "planned for cuda, this worker has cpu" in command("worker", out, *WORK, code=2).output
+    plan("--force")
+    other = shutil.copytree(tiny_home, tmp_path / "home")
+    shutil.rmtree(other / "500")
+    install_local(write_tiny_classifier(tmp_path / "c.safetensors", bias=[1.0, 0.0]), "500", other)
+    env = {"VIRNUCPRO_MODEL_DIR": str(other)}
+    assert "planned with another" in command("worker", out, *WORK, code=2, env=env).output
+    command("worker", out, *WORK)
+    write_dna(tmp_path / "in.fa", [600])
+    assert "inputs or settings are others" in command("finish", out, code=2).output

@@ -1,0 +1,294 @@
+"""One run, many hosts, no daemon: plan it once, let any number of workers score it, finish it.
+
+`plan` leaves the ORFs of each unit in the ledger, `work` leaves their scores there, and `finish` is
+the same prediction as everywhere, which finds every unit scored. The ledger lies in the output
+directory on a shared file system, or below a URL in object storage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from virnucpro.core.build import build
+from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.device import usable_cpus
+from virnucpro.core.errors import UsageError
+from virnucpro.core.processes import at_most_threads
+from virnucpro.core.storage import Objects, open_storage, url_of
+from virnucpro.pipeline.claims import BEATS_A_LEASE, MOST_HANDS, Claims, latest_claims
+from virnucpro.pipeline.input_pass import Unit, input_pass
+from virnucpro.pipeline.inputs import check_inputs, read_sources
+from virnucpro.pipeline.output_dir import CHECKPOINTS, CLAIMS, LEDGER, LOCK, working_in
+from virnucpro.pipeline.prediction import claim_outputs, make_executor, run_prediction
+from virnucpro.pipeline.run import choose_model, prepare
+from virnucpro.pipeline.settings import Compute, PredictionSettings
+from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, orfs_name, score_job, unit_name
+from virnucpro.pipeline.worker_loop import GivenUp
+
+logger = logging.getLogger("virnucpro.pipeline")
+
+PLAN, PLANNED = "plan", "planned"
+LONGEST_WAIT_S = 10.0
+_LOADING_S = 900.0  # a model may come from a slow disk, with nothing to say meanwhile
+
+
+class SharedRun:
+    """A planned run as all of its workers see it.
+
+    Args:
+        place: the output directory, or an s3://, gs:// or file:// URL.
+
+    Raises:
+        UsageError: nothing is planned there.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = url_of(place) or place
+        self.ledger = _ledger(self.place, Path(place))
+        self.notes = open_storage(f"{self.place}/{CHECKPOINTS}/{CLAIMS}")
+        entry = self.ledger.read(PLAN, "")
+        if entry is None:
+            raise UsageError(
+                f"{place} holds no run that waits for workers; `virnucpro plan` makes one"
+            )
+        self.facts = entry.facts
+        self.settings = build(PredictionSettings, self.facts["settings"], f"{place}: settings")
+        self.key, self.per_claim = str(self.facts["key"]), int(self.facts["per_claim"])
+        self.store = ScoreStore(self.ledger, self.key)
+        self.units, self.is_planned = 0, False
+        self.names: set[str] = set()  # of claims, beats and failures
+        self.is_done: list[bool] = []  # of each unit: scored, or given up
+        self.look()
+
+    def look(self) -> bool:
+        """See how far the run is; False where it is not there any more, as after `finish`."""
+        self.names, entries = self.notes.names(), self.ledger.storage.names()
+        name = self.ledger.name
+        self.is_planned = name(PLANNED, self.key) in entries
+        if self.is_planned and (planned := self.ledger.read(PLANNED, self.key)):
+            self.units = int(planned.facts["units"])
+        while not self.is_planned and name(orfs_name(self.units), self.key) in entries:
+            self.units += 1
+        self.is_done = [
+            name(unit_name(k), self.key) in entries or f"failed-{k}" in self.names
+            for k in range(self.units)
+        ]
+        return name(PLAN, "") in entries
+
+    def open_blocks(self) -> list[int]:
+        """Blocks with a unit that is not done; while units are still being made, whole blocks."""
+        blocks = (self.units + self.per_claim - 1) // self.per_claim
+        if not self.is_planned:
+            blocks = self.units // self.per_claim
+        return [b for b in range(blocks) if not all(self.is_done[k] for k in self.of(b))]
+
+    def of(self, block: int) -> range:
+        """Units of a block."""
+        return range(block * self.per_claim, min((block + 1) * self.per_claim, self.units))
+
+    def reasons(self) -> dict[int, str]:
+        """Why units were given up, by unit."""
+        numbers = [int(n.removeprefix("failed-")) for n in self.names if n.startswith("failed-")]
+        return {k: (self.notes.read(f"failed-{k}") or b"").decode() for k in numbers}
+
+    def status(self) -> dict[str, Any]:
+        """Units in all, done and given up; units a second, seconds left; who holds which block."""
+        held = latest_claims(self.names)
+        holders: dict[str, list[int]] = {}
+        for block in set(self.open_blocks()).intersection(held):
+            worker = (self.notes.read(f"claim-{block}-{held[block]}") or b"?").decode()
+            holders.setdefault(worker, []).append(block)
+        workers = []
+        for worker, blocks in sorted(holders.items()):
+            try:
+                about = json.loads(self.notes.read(f"beat-{worker}") or b"{}")
+            except ValueError:  # it is being written
+                about = {}
+            workers.append({"worker": worker, **about, "blocks": sorted(blocks)})
+        done = sum(self.is_done)
+        rate = sum(one.get("units", 0) / max(one.get("seconds", 0), 1e-3) for one in workers)
+        return {
+            "run": self.place, "planned": self.is_planned, "units": self.units, "done": done,
+            "failed": len(self.reasons()), "units_per_s": round(rate, 4),
+            "left_s": round((self.units - done) / rate) if rate else None, "workers": workers,
+        }  # fmt: skip
+
+
+def plan(
+    input_files: Sequence[Path], place: str, settings: PredictionSettings, per_claim: int = 1
+) -> int:
+    """Read the inputs once, and leave their units for workers, who may begin meanwhile.
+
+    Args:
+        input_files: as for `run_prediction`, but none that can be read only once.
+        place: see `SharedRun`.
+        settings: of the whole run; `compute.device` is what all workers have, cpu or cuda.
+        per_claim: units of a block, which a worker claims at a time.
+
+    Returns:
+        The number of units.
+
+    Raises:
+        VirNucProError: as `run_prediction`.
+    """
+    check_inputs(input_files)
+    model = choose_model(settings.model)
+    with ExitStack() as stack:
+        out = _folder(place, stack)
+        stack.enter_context(
+            working_in(out, settings.output.resume, settings.output.force, input_files)
+        )
+        run = prepare(input_files, out, model, settings)
+        claim_outputs(run)
+        run.report.save()
+        places = [entry["place"] for entry in run.report.data["inputs"]]
+        if None in places:
+            raise UsageError(
+                "pipes and standard input cannot be read again by `finish`; give files"
+            )
+        ledger, store = run.ledger, None
+        notes = open_storage(f"{url_of(place) or place}/{CHECKPOINTS}/{CLAIMS}")
+        if url_of(place):
+            ledger = _ledger(place, out)
+        if notes.names():
+            notes.remove(*notes.names())
+        for name in (PLAN, PLANNED):
+            ledger.discard(name)
+        facts = {
+            "key": run.key, "model": model.digest, "per_claim": per_claim, "inputs": places,
+            "input_bytes": run.input_bytes, "settings": asdict(settings),
+        }  # fmt: skip
+        ledger.commit(PLAN, "", facts=facts)
+        store, units = ScoreStore(ledger, run.key), 0
+        events = input_pass(read_sources(run.sources), run.rules, run.per_unit, run.threads)
+        for event in events:
+            if isinstance(event, Unit):
+                store.commit_orfs(event.number, (event.dna, event.protein))
+                units += 1
+        ledger.commit(PLANNED, run.key, facts={"units": units})
+    return units
+
+
+def work(place: str, compute: Compute, home: Path, lease_s: float = 300.0) -> int:
+    """Score units of a planned run until all are done, by whichever worker.
+
+    Args:
+        place: see `SharedRun`.
+        compute: devices and threads of this worker.
+        home: of its models.
+        lease_s: time without a sign of life after which units are given to others (s).
+
+    Returns:
+        How many units this worker was the first to score.
+
+    Raises:
+        UsageError: model or device are not those that the run was planned for.
+        VirNucProError: no unit can be scored here.
+    """
+    run, first = SharedRun(place), 0
+    model = choose_model(replace(run.settings.model, home=home))
+    if model.digest != run.facts["model"]:
+        raise UsageError(f"{place} was planned with another {model.name}; install that one here")
+    kind, planned = compute.devices[0].split(":")[0], run.settings.compute.device
+    if kind != planned:
+        raise UsageError(
+            f"{place} was planned for {planned}, this worker has {kind}, whose scores differ in "
+            f"the last digits; --device {planned}, or plan with --device {kind}"
+        )
+    own = replace(
+        run.settings.compute, device=compute.device, gpus=compute.gpus, threads=compute.threads,
+        worker_timeout=compute.worker_timeout, elsewhere=False,
+    )  # fmt: skip
+    job = score_job(model, own, int(run.facts["input_bytes"]))
+    patience = max(compute.worker_timeout, _LOADING_S)
+    needs_torch = kind != "cpu" or not (model.dna.is_small and model.protein.is_small)
+    with ExitStack() as stack:
+        stack.enter_context(at_most_threads(compute.threads or usable_cpus(), needs_torch))
+        executor = stack.enter_context(closing(make_executor(own)))
+        claims = stack.enter_context(Claims(run.notes, lease_s, patience))
+
+        def units() -> Iterator[tuple[int, Orfs]]:
+            for block, hands in claims.take(run.open_blocks(), run.names):
+                for number in run.of(block):
+                    if run.is_done[number]:
+                        continue
+                    if hands == MOST_HANDS:
+                        reason = f"lost with {hands} workers in a row"
+                        run.notes.create(f"failed-{number}", reason.encode())
+                        continue
+                    yield number, run.store.read_orfs(number)
+
+        while run.look() and not (run.is_planned and all(run.is_done)):
+            outcome = None
+            for outcome in executor.run(job, units(), claims.progress):
+                if not run.ledger.read(PLAN, ""):
+                    return first
+                claims.units += 1
+                if isinstance(outcome, GivenUp):
+                    run.notes.create(f"failed-{outcome.key}", outcome.reason.encode())
+                elif run.store.commit(outcome.key, outcome.result):
+                    first += 1
+                else:
+                    logger.info("unit %d: another worker was first", outcome.key)
+            if outcome is None:
+                claims.progress(0)
+                time.sleep(min(LONGEST_WAIT_S, lease_s / BEATS_A_LEASE))
+    return first
+
+
+def finish(place: str) -> int:
+    """Make the tables of a run whose units are all done; exit code as `run_prediction`.
+
+    They lie in the output directory, or below the URL.
+
+    Raises:
+        UsageError: units are left, or the inputs are others by now.
+        VirNucProError: as `run_prediction`.
+    """
+    run = SharedRun(place)
+    if not run.is_planned or not all(run.is_done):
+        left = run.is_done.count(False)
+        raise UsageError(
+            f"{place}: {left} of {run.units} units are left"
+            f"{'' if run.is_planned else ' so far'}; `virnucpro worker {place}` scores them"
+        )
+    settings = replace(run.settings, output=replace(run.settings.output, resume=True, force=False))
+    inputs, scored = [Path(name) for name in run.facts["inputs"]], NoExecutor(run.reasons())
+    with ExitStack() as stack:
+        out = _folder(place, stack)
+        if not url_of(place):
+            return run_prediction(inputs, out, settings, executor=scored)
+        for name in (run.ledger.name(unit_name(k), run.key) for k in range(run.units)):
+            if (content := run.ledger.storage.read(name)) is not None:
+                _ledger("", out).storage.create(name, content)
+        code = run_prediction(inputs, out, settings, executor=scored)
+        for path in out.rglob("*"):
+            if path.is_file() and CHECKPOINTS not in path.parts and path.name != LOCK:
+                with path.open("rb") as file:
+                    Objects(run.place).copy_from(path.relative_to(out).as_posix(), file)
+        if not code:
+            run.ledger.keep_only()
+            run.notes.remove(*run.notes.names())
+        return code
+
+
+def _folder(place: str, stack: ExitStack) -> Path:
+    """The output directory: the place itself, or a temporary one beside object storage."""
+    if not url_of(place):
+        return Path(place)
+    out = Path(stack.enter_context(TemporaryDirectory(prefix="virnucpro-")))
+    (out / LOCK).touch()  # so that it counts as ours
+    return out
+
+
+def _ledger(place: str, out: Path) -> Ledger:
+    storage = open_storage(f"{url_of(place)}/{CHECKPOINTS}/{LEDGER}") if url_of(place) else None
+    return Ledger(out, out / CHECKPOINTS / LEDGER, storage=storage)
