@@ -5,8 +5,6 @@ from browser import Browser, missing
 from report_data import HOSTILE, make_run
 
 from virnucpro.reports.html import write_report
-from virnucpro.training.evaluation_page import render
-from virnucpro.training.figures import Curve, Row
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -29,22 +27,7 @@ def pages(tmp_path_factory):
         "plain": write_report(make_run(folder / "plain", records=180, samples=3)),
         "hostile": write_report(make_run(folder / "hostile", records=40, samples=2, hostile=True)),
         "empty": write_report(make_run(folder / "empty", records=0)),
-        "evaluation": write_evaluation(folder / "evaluation.html"),
     }
-
-
-def write_evaluation(path):
-    facts = {"model": "m", "model_digest": "0" * 64, "chunk_nt": 500, "files": ["a.fa"],
-             "windows": None, "left_out": [], "sequences": 90}  # fmt: skip
-    shares = {"coverage": 1.0, "virus": 0.5, "uncertain": 0.3, "non_virus": 0.2, "mean_p": 0.5}
-    groups = [("set", ""), ("family", HOSTILE[0]), ("class", "bacteria")]
-    rows = [
-        Row(length_nt=length, level=level, set_name="all", group=group, count=length, **shares)
-        for length in (300, 500) for level, group in groups
-    ]  # fmt: skip
-    curves = [Curve(300, 0.1, ((0.1, 0.2, 30), (0.9, 0.8, 300)))]
-    path.write_text(render(facts, rows, curves))
-    return path
 
 
 @pytest.fixture
@@ -66,7 +49,7 @@ def column(browser, title):
     )
 
 
-@pytest.mark.parametrize("name", ["plain", "hostile", "empty", "evaluation"])
+@pytest.mark.parametrize("name", ["plain", "hostile", "empty"])
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
 def test_loads_without_console_errors_or_sideways_scrolling(browser, pages, name, width, dark):
     browser.open(pages[name], width=width, dark=dark)
@@ -199,14 +182,3 @@ def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):
     browser.wait(f"{FOUND}.includes(' of ')")
     assert browser.run(SHOWN)
     assert browser.console() == []
-
-
-def test_an_evaluation_opens_one_length_at_a_time(browser, pages):
-    browser.open(pages["evaluation"])
-    opened = (
-        "return [...document.querySelectorAll('details[name=families][open] summary')]"
-        ".map(s => s.firstChild.textContent)"
-    )
-    assert browser.run(opened) == ["500 to 999 nt"]
-    browser.click("details[name=families]:not([open]) summary")
-    assert browser.run(opened) == ["300 to 499 nt"]

@@ -86,6 +86,40 @@ def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, m
     assert (out / "calls.tsv").read_bytes() == (undisturbed / "calls.tsv").read_bytes()
 
 
+def fastq(names_and_sequences):
+    return "".join(f"@{name}\n{seq}\n+\n{'I' * len(seq)}\n" for name, seq in names_and_sequences)
+
+
+def test_pairs_become_one_sample_with_two_rows_a_pair(predict, random_dna, tmp_path):
+    one, two = tmp_path / "gut_R1.fastq", tmp_path / "gut_R2.fastq.gz"
+    one.write_text(fastq([("a/1", random_dna(150, 1)), ("b/1", random_dna(150, 2))]))
+    mates = fastq([("a/2", random_dna(150, 3)), ("b/2", random_dna(150, 4))])
+    two.write_bytes(gzip.compress(mates.encode()))
+    out = tmp_path / "out"
+    predict(one, two, "--paired", "-o", out, "--min-score", "0", code=0)
+    assert [(row.seq_id, row.sample) for row in rows_of(out)] == [
+        ("a/1", "gut"), ("a/2", "gut"), ("b/1", "gut"), ("b/2", "gut"),
+    ]  # fmt: skip
+    assert [header for header, _ in read_fasta(out / "viral.fasta")] == ["a/1", "a/2", "b/1", "b/2"]
+    a, b, *_ = rows_of(out)
+    assert (a.p_virus, a.call, a.fdr, a.p_sample) == (b.p_virus, b.call, b.fdr, b.p_sample)
+    assert a.p_record != b.p_record
+    turns = zip(*(pair.split("\n@") for pair in (one.read_text()[1:], mates[1:])), strict=True)
+    both = tmp_path / "gut.fastq"
+    both.write_text("\n".join(f"@{mate.strip()}" for turn in turns for mate in turn))
+    predict(both, "--interleaved", "-o", tmp_path / "both", "--min-score", "0", code=0)
+    for name in ("calls.tsv", "chunks.tsv", "viral.fasta"):
+        assert (tmp_path / "both" / name).read_bytes() == (out / name).read_bytes()
+    predict(both, both, "--interleaved", "--paired", "-o", tmp_path / "not", code=2)
+    for name, letters in (("c/1", 150), ("c/1 d/2", 150)):
+        text = fastq([(word, random_dna(letters, 5)) for word in name.split()])
+        both.write_text(text)
+        predict(both, "--interleaved", "-o", tmp_path / name[-1], code=3)
+    predict(one, "--paired", "-o", tmp_path / "odd", code=2)
+    one.write_text(fastq([("a/1", random_dna(150, 1))]))
+    predict(one, two, "--paired", "-o", tmp_path / "short", code=3)
+
+
 @pytest.mark.parametrize("kind", ["bam", "cram"])
 def test_reads_of_alignments_are_scored_on_their_own_strand(predict, tmp_path, kind):
     pysam = pytest.importorskip("pysam")

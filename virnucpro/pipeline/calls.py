@@ -42,7 +42,8 @@ Scores = NDArray[np.float32]
 class Called:
     """A shard with its calls."""
 
-    rows: list[CallRow]  # of each record; `fdr` is left open
+    rows: list[CallRow]  # of each record; `fdr` and `p_sample` are left open
+    hosts: list[int]  # cellular class that it is most like, as `Kinds.hosts` has them; -1 for none
     chunk_rows: list[ChunkRow]
     scored_chunks: NDArray[np.int64]  # rows of the shard's chunks that have a score, shape (n,)
     is_virus: NDArray[np.bool_]  # some frame is at least as viral as any is not, shape (n,)
@@ -141,11 +142,13 @@ class Caller:
             )
             for i, record in enumerate(shard.records)
         ]
+        hosts = [-1] * count
         if self._kinds.families:
             of_kinds = self._kinds.of_records(
                 table[best, 3:], lengths.astype(np.float64), fragment_of[contig_of], fragments
             )
-            self._name_kinds(rows, *(found[fragment_of] for found in of_kinds))
+            self._name_kinds(rows, *(found[fragment_of] for found in of_kinds[:-1]))
+            hosts = of_kinds[-1][fragment_of].tolist()
         best_orfs = shard.orfs[kept[best]]
         found = dict(zip(scored.tolist(), zip(best_orfs.tolist(), p_chunks.tolist(), strict=True),
                          strict=True))  # fmt: skip
@@ -162,7 +165,7 @@ class Caller:
             )
         lost = np.flatnonzero(is_lost & (orfs > 0))
         lacking = {shard.records[i].joint_id: int(missing[i]) for i in lost}
-        return Called(rows, chunk_rows, scored, virus >= other, lacking)
+        return Called(rows, hosts, chunk_rows, scored, virus >= other, lacking)
 
     def _name_kinds(self, rows: list[CallRow], *found: NDArray[Any]) -> None:
         """Give likely viruses their kind and family, given `Kinds.of_records` of each row."""
@@ -230,8 +233,8 @@ class ModelTables:
         self._consensus.add(shard.chunk_ids(called.scored_chunks), called.is_virus.tolist())
         self._chunks.writelines(row.line() for row in called.chunk_rows)
         self._records.writelines(
-            contig_line(row, record.joint_id)
-            for row, record in zip(called.rows, shard.records, strict=True)
+            contig_line(row, record.joint_id, host)
+            for row, record, host in zip(called.rows, shard.records, called.hosts, strict=True)
         )
         self.counts.update(
             records=len(shard.records), chunks=len(shard.chunks), orfs=len(shard.orfs),

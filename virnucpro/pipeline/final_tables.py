@@ -7,7 +7,7 @@ rate of each sample; the second writes. Memory does not grow with the number of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby, islice
 from operator import itemgetter
@@ -31,6 +31,7 @@ from virnucpro.reports.tables import (
     read_fields,
     rounded,
 )
+from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Composition, Sample
 from virnucpro.scores.thresholds import VIRUS, viral_stretches
 from virnucpro.sequences.read_log import ReadLog
@@ -38,10 +39,11 @@ from virnucpro.sequences.read_log import ReadLog
 BLOCK_ROWS = 1_024
 # Rows stay text from the model's table to the user's: a place is that of a column.
 _AT = {name: place for place, name in enumerate(CONTIG_COLUMNS)}
-ID, LENGTH, CHUNKS, P_VIRUS, CALL, SAMPLE, SUPPORTING, FDR, P_SAMPLE, JOINT_ID = (
+ID, LENGTH, CHUNKS, P_VIRUS, CALL, SAMPLE, SUPPORTING, FDR, P_SAMPLE, JOINT_ID, HOST = (
     _AT[name] for name in ("id", "length", "chunks", "p_virus", "call", "sample", "supporting",
-                           "fdr", "p_sample", "joint_id")
+                           "fdr", "p_sample", "joint_id", "host")
 )  # fmt: skip
+MANY_FALSE = 0.2  # expected share of the viral records that is told
 
 
 def table_paths(run: Run) -> list[Path]:
@@ -95,11 +97,14 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                     waiting = next(called, None)
             totals.update(counts)
             viral = counts[f"call:{VIRUS}"]
+            found = _facts(estimates.get(source.sample)) | {
+                "expected_false": fdr if viral else None
+            }
             summaries.append({
                 "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
                 "records": counts["records"], "scored": scored, "virus": viral,
                 "with_regions": counts["with_regions"],
-                **_facts(estimates.get(source.sample)), "expected_false": fdr if viral else None,
+                **found, "note": _note(viral, found),
             })  # fmt: skip
     return dict(totals), summaries
 
@@ -131,15 +136,26 @@ def _facts(sample: Sample | None) -> dict[str, Any]:
     return numbers | {"compatible_with_none": sample.compatible_with_none}
 
 
+def _note(viral: int, found: Mapping[str, Any]) -> str:
+    """What to know before the viral records of a sample are believed; empty for nothing."""
+    if found["compatible_with_none"] and viral:
+        return f"compatible with no virus at all: as few as 0 of its {viral:,} may be real"
+    if (found["expected_false"] or 0.0) > MANY_FALSE:
+        return f"{100 * found['expected_false']:.0f}% of its {viral:,} viral records may be false"
+    return ""
+
+
 def _estimates(run: Run) -> dict[str, Sample]:
     """The share of viruses in each sample that has scored records; a pair counts once."""
+    mix = Calibration.load(run.model.calibration).mix
     estimates = {}
     every = islice(read_fields(run.paths.contigs, CONTIG_COLUMNS), 0, None, run.mates)
     rows = (row for row in every if row[P_VIRUS])
     for sample, own in groupby(rows, key=itemgetter(SAMPLE)):
-        composition = Composition()
-        while block := [row[P_VIRUS] for row in islice(own, BLOCK_ROWS)]:
-            composition.add(np.array(block, dtype=np.float64))
+        composition = Composition(mix, run.mates > 1)
+        while block := [[row[P_VIRUS], row[LENGTH], row[HOST]] for row in islice(own, BLOCK_ROWS)]:
+            p_virus, lengths, hosts = np.array(block, dtype=np.float64).T
+            composition.add(p_virus, lengths.astype(np.int64), hosts.astype(np.int64))
         estimates[sample] = composition.estimate()
     return estimates
 
@@ -155,7 +171,8 @@ def _called(
     records = enumerate(read_sources(run.sources, ReadLog(is_silent=True)))
     is_read = False
     for number, row in enumerate(_rows_in_sample(run, estimates)):
-        joint_id, key = row.pop(JOINT_ID), [row[ID], row[SAMPLE]]
+        joint_id, key = row[JOINT_ID], [row[ID], row[SAMPLE]]
+        del row[JOINT_ID:]
         own = list(islice(chunks, int(row[CHUNKS])))
         if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
             raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
@@ -181,8 +198,10 @@ def _rows_in_sample(run: Run, estimates: dict[str, Sample]) -> Iterator[list[str
         while block := list(islice(own, BLOCK_ROWS)):
             scored = [row for row in block if row[P_VIRUS]]
             if scored:
-                scores = np.array([row[P_VIRUS] for row in scored], dtype=np.float64)
-                found = scores, estimates[sample].fdr(scores), estimates[sample].p_sample(scores)
+                pairs = [[row[P_VIRUS], row[LENGTH]] for row in scored]
+                scores, lengths = np.array(pairs, dtype=np.float64).T
+                known = estimates[sample]
+                found = scores, known.fdr(scores), known.p_sample(scores, lengths.astype(np.int64))
                 for row, p, fdr, p_sample in zip(scored, *map(list, found), strict=True):
                     row[FDR], row[P_SAMPLE] = f"{fdr:.6g}", f"{p_sample:.6g}"
                     row[CALL] = thresholds.call(row[CALL], p, float(row[FDR]))

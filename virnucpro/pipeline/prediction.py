@@ -48,6 +48,7 @@ from virnucpro.pipeline.run import (
     REPORT,
     TABLES,
     Run,
+    advice,
     choose_model,
     prepare,
     record_failures,
@@ -250,6 +251,8 @@ def _write_tables(run: Run, model_outputs: Outputs) -> None:
                     path.unlink(missing_ok=True)
             raise
         counts |= found
+    if any(sample["note"] for sample in run.report.data["sample_summary"]):
+        run.report.data["advice"] = advice(run.report.data["command"])
     outputs = run.ledger.describe(table_paths(run))
     run.report.finish(run.paths.failed_files.exists(), model_outputs | outputs)
     run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": run.report.data})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ logger = logging.getLogger("virnucpro.pipeline")
 FORMAT = 2
 PACKAGES = ("torch", "numpy", "tokenizers", "h5py")
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
+MOST_NOTED = 5  # samples in the log
 _OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
 
 
@@ -287,6 +289,18 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def advice(command: Sequence[str]) -> str:
+    """How to call a finished run again with few false ones, given the words that started it.
+
+    >>> advice(["/usr/bin/virnucpro", "predict", "gut 1.fa", "--force"])
+    "virnucpro predict 'gut 1.fa' --resume --max-fdr 0.05"
+    """
+    words = [word for word in command[1:] if word not in ("--force", "-f", "--resume")]
+    if "predict" not in words:  # from Python
+        return "predict(..., resume=True, max_fdr=0.05)"
+    return shlex.join(["virnucpro", *words, "--resume", "--max-fdr", "0.05"])
+
+
 def record_failures(
     paths: RunPaths, given_up: Mapping[int, str], missing: Mapping[str, int]
 ) -> None:
@@ -331,6 +345,12 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     if hosts := tables.get("with_regions"):
         where = output_dir / "regions.tsv"
         lines.append(f"With a viral region, though not called viral: {hosts:,} (see {where})")
+    noted = [sample for sample in data.get("sample_summary", []) if sample.get("note")]
+    lines += [f"{sample['sample']}: {sample['note']}" for sample in noted[:MOST_NOTED]]
+    if len(noted) > MOST_NOTED:
+        lines.append(f"and {len(noted) - MOST_NOTED:,} samples more, see run.json")
+    if noted and data.get("advice"):
+        lines.append(f"To take back what is not sure: {data['advice']}")
     silent = {
         name.removeprefix("status:"): count
         for name, count in scoring.items()

@@ -32,7 +32,7 @@ REGION_COLUMNS = (
     "id", "region", "start", "end", "length", "share_of_contig", "supporting", "opposing",
     "mean_p_virus", "log_odds", "call", "sample",
 )  # fmt: skip
-CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id")
+CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id", "host")
 
 
 class _Row:
@@ -194,9 +194,9 @@ def read_region_rows(path: Path) -> Iterator[RegionRow]:
     return _rows(path, REGION_COLUMNS, row)
 
 
-def contig_line(row: CallRow, joint_id: str) -> str:
-    """A row of the internal table of contigs: a call, and the id among all samples."""
-    return f"{row.line()[:-1]}\t{joint_id}\n"
+def contig_line(row: CallRow, joint_id: str, host: int = -1) -> str:
+    """A row of the internal table of contigs: a call, its id among all samples, and its host."""
+    return f"{row.line()[:-1]}\t{joint_id}\t{host}\n"
 
 
 def rounded(value: float) -> float:

@@ -13,7 +13,7 @@ be the mean and 1 the sum. A length counts letters that are known: N is no evide
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from virnucpro.core.errors import ModelError
 from virnucpro.core.files import write_json
 from virnucpro.core.text import clipped
 from virnucpro.models.manifest import read_json
+from virnucpro.scores.composition import Mix
 
 FORMAT = 1
 VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
@@ -56,6 +57,7 @@ class Calibration:
     retro_above: float = 0.0
     kind_above: float = 2.0  # least share of a kind of virus that is reported; above 1 for none
     family_above: float = 2.0  # likewise, least probability of a family
+    mix: Mix = field(default_factory=Mix)  # what scores are like in each class of sequences
 
     @classmethod
     def load(cls, path: Path | None) -> Calibration:
@@ -71,10 +73,11 @@ class Calibration:
             if value.pop("format", None) != FORMAT:
                 raise ValueError(f"not format {FORMAT}")
             value.pop("fitted_on", None)
+            mix = Mix.of(value.pop("mix", {}))
             given: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
             }
-            known = cls(**given)
+            known = cls(**given, mix=mix)
             known._check()
         except (ValueError, TypeError) as error:
             raise ModelError(f"{path}: not a calibration ({clipped(error)})") from error

@@ -16,7 +16,7 @@ KINDS = (
     "retro-transcribing virus",
 )  # fmt: skip
 RETRO = KINDS.index("retro-transcribing virus")
-COLUMNS = len(KINDS) + 2  # of each kind; index and probability of the likeliest family
+COLUMNS = len(KINDS) + 4  # of each kind; index and probability of the likeliest host and family
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +30,7 @@ class Kinds:
     Attributes:
         of_group: shape (groups,): index of each group's kind, -1 for none.
         families: name of each group's family, empty where it is no family.
+        hosts: names of the cellular classes.
     """
 
     def __init__(self, groups: Sequence[str]) -> None:
@@ -40,6 +41,8 @@ class Kinds:
             name if k >= 0 and name.endswith("idae") else ""
             for k, (_, _, name) in zip(kinds, parts, strict=True)
         ]
+        self._host_groups = [i for i, name in enumerate(groups) if is_host(name)]
+        self.hosts = [groups[i] for i in self._host_groups]
 
     def columns(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities of the groups (n, groups) to those of kinds and family (n, `COLUMNS`)."""
@@ -47,14 +50,16 @@ class Kinds:
         for kind in range(len(KINDS)):
             found[:, kind] = probabilities[:, self.of_group == kind].sum(axis=1)
         named = np.where([bool(name) for name in self.families], probabilities, 0.0)
-        best = named.argmax(axis=1)
-        found[:, -2], found[:, -1] = best, named[np.arange(len(best)), best]
+        hosts = probabilities[:, self._host_groups or [0]]
+        for first, among in ((-4, hosts), (-2, named)):
+            best = among.argmax(axis=1)
+            found[:, first], found[:, first + 1] = best, among[np.arange(len(best)), best]
         return found
 
     def of_records(
         self, columns: Floats, weight: Floats, record_of: NDArray[np.integer], count: int
-    ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64], Floats]:
-        """Likeliest kind and family of each record, over its chunks.
+    ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64], Floats, NDArray[np.int64]]:
+        """Likeliest kind, family and host of each record, over its chunks.
 
         Args:
             columns: of the chunks, shape (chunks, `COLUMNS`); NaN counts as no evidence.
@@ -64,7 +69,8 @@ class Kinds:
 
         Returns:
             Index of the kind and its share among kinds, index of the group of the family and its
-            mean probability, each (count,); the shares of a record without evidence are 0.
+            mean probability, index of the host, each (count,); the shares of a record without
+            evidence are 0, and its host is -1.
         """
         columns = np.nan_to_num(columns)
         total = np.maximum(np.bincount(record_of, weight, minlength=count), 1e-9)
@@ -74,12 +80,21 @@ class Kinds:
             [np.bincount(record_of, weight * kind, minlength=count) for kind in kinds.T], axis=1
         )
         kind, score = mean.argmax(axis=1), mean.max(axis=1) / total
-        groups = max(1, len(self.families))
-        cell, place = np.unique(record_of * groups + columns[:, -2].astype(np.int64),
-                                return_inverse=True)  # fmt: skip
-        evidence = np.bincount(place, weight * columns[:, -1], minlength=len(cell))
-        family, certain = np.zeros(count, dtype=np.int64), np.zeros(count)
-        order = np.argsort(evidence, kind="stable")  # the greatest of each record is kept
-        family[cell[order] // groups] = cell[order] % groups
-        certain[cell[order] // groups] = evidence[order]
-        return kind, score, family, certain / total
+        likeliest = []
+        for first in (-4, -2):
+            groups = max(1, len(self.families))
+            cell, place = np.unique(record_of * groups + columns[:, first].astype(np.int64),
+                                    return_inverse=True)  # fmt: skip
+            evidence = np.bincount(place, weight * columns[:, first + 1], minlength=len(cell))
+            best, certain = np.zeros(count, dtype=np.int64), np.zeros(count)
+            order = np.argsort(evidence, kind="stable")  # the greatest of each record is kept
+            best[cell[order] // groups] = cell[order] % groups
+            certain[cell[order] // groups] = evidence[order]
+            likeliest.append((best, certain / total))
+        (host, hosted), (family, certain) = likeliest
+        return kind, score, family, certain, np.where(hosted > 0, host, -1)
+
+
+def is_host(group: str) -> bool:
+    """Whether a group is a cellular class."""
+    return ": " not in group and group not in ("virus", "null")

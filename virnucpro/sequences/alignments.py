@@ -50,14 +50,8 @@ def read_alignments(
     """The reads of a BAM, CRAM or SAM file, mapped or not, in file order. Streams.
 
     Each read comes once, as it left the sequencer: secondary and supplementary alignments are
-    passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`.
-
-    A reference is looked for in files only, never on the network.
-
-    Args:
-        path: the file; no index is needed.
-        log: of the run, whose owner lets it warn; None warns here.
-        reference: FASTA that a CRAM file was packed against, where it needs one.
+    passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`. The
+    `reference` of a CRAM file is looked for in files only, never on the network.
 
     Raises:
         InputError: no pysam, broken or changed alignments, no letter in a sequence, no reference.

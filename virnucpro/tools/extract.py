@@ -16,11 +16,7 @@ from typing import IO, Any
 from virnucpro.core.errors import InputError, OutputError, UsageError
 from virnucpro.core.files import atomic_write, read_json, sha256_file
 from virnucpro.pipeline.inputs import check_inputs
-from virnucpro.sequences.alignments import (
-    alignment_format,
-    open_alignments,
-    primary_reads,
-)
+from virnucpro.sequences.alignments import alignment_format, open_alignments, primary_reads
 from virnucpro.sequences.streams import BLANKS, TextStream
 from virnucpro.sequences.unpack import STDIN, open_unpacked
 
@@ -32,19 +28,11 @@ def extract(
     output_dir: Path, files: Sequence[Path], calls: Collection[str], targets: Sequence[Path],
     standard_output: IO[bytes], reference: Path | None = None,
 ) -> tuple[int, int]:  # fmt: skip
-    """Write the records of `files` that have one of `calls`.
+    """Write the records of `files`, an input of a finished run or a pair, that have one of `calls`.
 
-    Args:
-        output_dir: of a finished run.
-        files: an input of it, or both files of a pair.
-        calls: `virus`, `non-virus`, `uncertain`.
-        targets: one, or for pairs one for each mate; `-` is standard output. Packed with gzip
-            where the name ends so; reads of alignments come as BAM.
-        standard_output: where `-` leads.
-        reference: FASTA for a CRAM file that needs one.
-
-    Returns:
-        How many records were written, and how many there are.
+    Of `targets` there is one, or for pairs one for each mate; `-` is `standard_output`. Packed with
+    gzip where the name ends so; reads of alignments come as BAM. Returns how many records were
+    written, and how many there are.
 
     Raises:
         UsageError: the run is not finished, or files or targets do not fit it.
@@ -184,8 +172,7 @@ def _extract_alignments(
                 try:
                     target.write(read)
                 except OSError as error:
-                    raise OutputError(
-                        f"could not be written ({error.strerror or error})"
-                    ) from error
+                    problem = f"could not be written ({error.strerror or error})"
+                    raise OutputError(problem) from error
                 written += 1
     return written, len(wanted)

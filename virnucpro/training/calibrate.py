@@ -116,7 +116,7 @@ def fit_kinds(
     sizes = np.full(n, job.chunk_nt)
     p = calibration.contigs(scores, sizes, np.arange(n), sizes)[0]
     found = kinds.of_records(scores[:, 3:], np.ones(n), np.arange(n), n)
-    kind, kind_score, family, family_score = found
+    kind, kind_score, family, family_score, _ = found
     called = p >= np.interp(job.chunk_nt, calibration.limit_lengths_nt, calibration.virus_above)
     is_right = np.array([KINDS[k] == t for k, t in zip(kind, truth, strict=True)])
     known = called & np.array([bool(t) for t in truth])

@@ -28,6 +28,7 @@ from virnucpro.training.calibrate import fit_calibration, fit_kinds
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
 from virnucpro.training.fit import Fit, FitSettings, MiniModel, group_names, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe
+from virnucpro.training.mix import fit_mix
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
 from virnucpro.training.networks import PublishedMlp, save_mini_classifier
 from virnucpro.training.sampler import oriented
@@ -59,6 +60,7 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
         calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
         if job.virus_kinds:
             calibration = fit_kinds(calibration, score, dev, job, groups)
+        calibration = fit_mix(calibration, score, dev, groups, job.chunk_nt, job.dev_count)
         output.mkdir(parents=True, exist_ok=True)
         calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
         source = f"virnucpro train, recipe {recipe.digest[:16]}, step {step}"

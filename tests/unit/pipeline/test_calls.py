@@ -92,7 +92,7 @@ def part(tmp_path):
 
 def test_a_record_that_lacks_one_score_is_failed_and_has_no_p(part):
     host, whole, torn, short, stops = (
-        call_row(fields[:-1]) for fields in read_fields(part.paths.contigs, CONTIG_COLUMNS)
+        call_row(fields[:-2]) for fields in read_fields(part.paths.contigs, CONTIG_COLUMNS)
     )
     assert [row.status for row in (host, whole, torn, short, stops)] == [
         Status.CALLED, Status.CALLED, Status.FAILED, Status.TOO_SHORT, Status.NO_ORF,
@@ -104,6 +104,46 @@ def test_a_record_that_lacks_one_score_is_failed_and_has_no_p(part):
     assert part.called.missing == {"torn": 1}
     assert part.counts["status:failed"] == 1
     assert part.counts["scored"] == part.counts["orfs"] - 1
+
+
+def test_a_pair_has_one_answer_and_each_mate_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(Calibration, "load", lambda path: Calibration(pair_gain=1.0))
+    virus = {"a/1": 0.9, "a/2": 0.8, "b/1": 0.3, "b/2": 0.3, "c/1": 0.7, "d/1": 0.9, "d/2": 0.9}
+    short = {"c/2": "AC", "e/1": "AC", "e/2": "N" * 200}
+    records = [record(f"{name}/{mate}", short.get(f"{name}/{mate}", OPEN[:99]))
+               for name in "abcde" for mate in (1, 2)]  # fmt: skip
+    [shard] = shards_of(records)
+    scores = with_scores(shard, virus)
+    owners = shard.chunks["record"][shard.orfs["chunk"]]
+    scores[np.flatnonzero(owners == 7)[0]] = np.nan  # an ORF of d/2
+    called = Caller(MODEL, mates=2).call(shard, scores)
+    rows = {row.seq_id: row for row in called.rows}
+    for a, b in zip(called.rows[::2], called.rows[1::2], strict=True):
+        assert (a.p_virus, a.call) == (b.p_virus, b.call)
+    p = {name: row.p_record for name, row in rows.items()}
+    assert p["a/1"] == pytest.approx(0.9) and p["a/2"] == pytest.approx(0.8)
+    odds = 0.9 / 0.1 * 0.8 / 0.2
+    assert rows["a/1"].p_virus == pytest.approx(odds / (1 + odds))
+    assert rows["b/1"].p_virus == pytest.approx(0.09 / (0.09 + 0.49))
+    assert (rows["a/1"].call, rows["b/1"].call) == ("virus", "non-virus")
+    assert rows["c/1"].p_virus == p["c/1"] == pytest.approx(0.7)
+    assert (rows["c/2"].status, p["c/2"]) == (Status.TOO_SHORT, None)
+    for mate in ("d/1", "d/2"):
+        row = rows[mate]
+        assert (row.status, row.p_virus, row.p_record) == (Status.FAILED, None, None)
+    assert called.missing == {"d/1": 0, "d/2": 1}
+    assert rows["e/1"].p_virus is rows["e/2"].call is None
+    own = Caller(MODEL).call(shard, scores).rows
+    assert [row.p_record for row in own[:6]] == [row.p_record for row in called.rows[:6]]
+    assert all(row.p_virus == row.p_record for row in own)
+    chunks = {row.seq_id: row.p_virus for row in called.chunk_rows}
+    assert chunks["a/1"] == p["a/1"] and chunks["a/2"] == p["a/2"]
+
+
+def test_a_shard_ends_behind_a_whole_pair(monkeypatch):
+    monkeypatch.setattr(passing, "SHARD_CHUNKS", 3)
+    shards = shards_of([record(f"r{i}", OPEN[:99]) for i in range(9)])
+    assert [len(shard.records) for shard in shards] == [4, 4, 1]
 
 
 def test_chunks_of_a_failed_record_are_left_out_of_the_consensus(part):

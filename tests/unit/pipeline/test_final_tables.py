@@ -26,7 +26,7 @@ from virnucpro.reports.tables import (
 from virnucpro.sequences.fasta_files import read_fasta
 
 
-def make_run(tmp_path, samples, calling=None):
+def make_run(tmp_path, samples, calling=None, mates=1):
     """`samples`: {stem: [(id, [p of each chunk, or None])]}; chunks are 500 nt side by side."""
     out = tmp_path / "out"
     (out / ".checkpoints").mkdir(parents=True)
@@ -46,7 +46,8 @@ def make_run(tmp_path, samples, calling=None):
         sources=plan_sources(inputs, {}, paired=False),
         paths=paths,
         settings=SimpleNamespace(calling=calling or Calling()),
-        mates=1,
+        mates=mates,
+        model=SimpleNamespace(calibration=None),
         ledger=Ledger(out, paths.ledger),
     )
 

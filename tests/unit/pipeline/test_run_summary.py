@@ -1,4 +1,4 @@
-from virnucpro.pipeline.run import summary_lines
+from virnucpro.pipeline.run import advice, summary_lines
 
 DATA = {
     "status": "done",
@@ -22,6 +22,19 @@ def test_the_answer_the_silent_records_and_what_to_open(tmp_path):
         "about 2.0% of the viral ones expected to be false",
         "Not scored: 4 (1 too_short, 3 no_orf)",
         f"Done in 0:01:15: {tmp_path / 'calls.tsv'}",
+    ]
+
+
+def test_samples_that_hold_false_ones_are_named_with_what_helps(tmp_path):
+    note = "compatible with no virus at all"
+    noted = [{"sample": f"s{i}", "virus": 0, "note": note if i else ""} for i in range(9)]
+    command = advice(["x/virnucpro", "-v", "predict", "a.fa", "--resume", "-o", "out dir"])
+    lines = summary_lines(tmp_path, DATA | {"sample_summary": noted, "advice": command})
+    assert lines[1:-2] == [
+        *(f"s{i}: {note}" for i in range(1, 6)),
+        "and 3 samples more, see run.json",
+        "To take back what is not sure: "
+        "virnucpro -v predict a.fa -o 'out dir' --resume --max-fdr 0.05",
     ]
 
 

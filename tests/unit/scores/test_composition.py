@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from virnucpro.scores.composition import Composition, reweighed
+from virnucpro.scores.composition import Composition, Mix
 
 
 def sample(viruses, others, seed=0):
@@ -20,40 +20,95 @@ def sample(viruses, others, seed=0):
     return 1 / (1 + np.exp(-odds)), np.arange(viruses + others) < viruses
 
 
-def composition_of(p):
-    composition = Composition()
-    for part in np.array_split(p, 7):
-        composition.add(part)
+def composition_of(p, mix=None, hosts=-1, lengths=500, are_pairs=False):
+    composition = Composition(mix or Mix(), are_pairs)
+    every = np.broadcast_to(lengths, p.shape), np.broadcast_to(hosts, p.shape)
+    for rows in np.array_split(np.arange(len(p)), 7):
+        composition.add(p[rows], every[0][rows], every[1][rows])
     return composition
 
 
-def test_bins_agree_with_the_exact_ranked_mean():
-    p, _ = sample(3_000, 5_000, seed=3)
-    composition = composition_of(p)
-    share = composition.estimate().prevalence
-    order = np.argsort(-p)
-    exact = np.empty(len(p))
-    exact[order] = np.cumsum(1 - reweighed(p[order], share)) / np.arange(1, len(p) + 1)
-    assert np.max(np.abs(composition.estimate().fdr(p) - exact)) < 0.01
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.5])
+def test_the_share_its_interval_and_the_rates_are_those_of_the_sample(share):
+    inside = told = 0
+    for seed in range(10):
+        p, is_viral = sample(round(share * 4_000), round((1 - share) * 4_000), seed)
+        found = composition_of(p).estimate()
+        inside += found.low <= share <= found.high
+        told += found.compatible_with_none
+        chosen = p >= 0.95
+        if share >= 0.2:
+            fdr, true = found.fdr(p[chosen]).max(), 1 - is_viral[chosen].mean()
+            assert fdr == pytest.approx(true, abs=0.03)
+            assert found.prevalence == pytest.approx(share, abs=0.05)
+        p_sample = found.p_sample(p, np.full(len(p), 500))
+        assert p_sample.sum() == pytest.approx(found.prevalence * len(p), abs=0.04 * len(p))
+    assert inside >= 8
+    assert told >= 9 if share == 0 else told == 0
+
+
+BACTERIA, PLANTS = 0, 1
+# Of bacteria twice as many score high as p_virus tells; of plants, a tenth.
+CLASSES = Mix.of({
+    "lengths_nt": [150, 500], "shares": [0.5, 0.5],
+    "viral": [[1.0] * 5] * 3,
+    "cellular": [[[0.9, 1, 1, 1.5, 1.9], [1.1, 1, 1, 0.5, 0.1]]] * 2 + [[[1.0] * 5] * 2],
+    "hosts": [[[0.9, 0.1], [0.1, 0.9]]] * 3,
+})  # fmt: skip
+
+
+def test_high_scores_mean_less_among_hosts_that_have_more_of_them():
+    p, _ = sample(50, 950)
+    high = p[p > 0.95]
+    rates = {
+        host: composition_of(p, CLASSES, host).estimate().fdr(high).max()
+        for host in (BACTERIA, PLANTS, -1)
+    }
+    assert rates[PLANTS] < 0.3 * rates[-1] < rates[-1] < rates[BACTERIA]
+    of_pairs = [composition_of(p, CLASSES, host, are_pairs=True).estimate() for host in (0, 1)]
+    assert of_pairs[0].prevalence == of_pairs[1].prevalence  # their table knows no classes
+
+
+def test_lengths_have_tables_of_their_own():
+    rows = [[[2.0] * 5], [[1.0] * 5], [[1.0] * 5]]
+    mix = Mix.of({"lengths_nt": [150, 600], "shares": [1], "viral": [[1] * 5] * 3,
+                  "cellular": rows, "hosts": [[[1.0]]] * 3})  # fmt: skip
+    p, lengths = np.array([0.9, 0.9, 0.1, 0.1]), np.array([299, 301, 100, 9_000])
+    found = composition_of(p, mix, lengths=lengths).estimate()
+    short, long = found.p_sample(p, lengths)[:2]
+    assert (1 / short - 1) == pytest.approx(2 * (1 / long - 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lengths_nt", [500, 150]), ("shares", [1.0]), ("viral", [[1.0] * 5] * 2),
+     ("cellular", [[[0.0] * 5] * 2] * 3), ("hosts", [[["x", 1]] * 2] * 3), ("other", [1.0])],
+)  # fmt: skip
+def test_tables_of_other_shapes_are_refused(name, value):
+    known = {k: getattr(CLASSES, k) for k in ("lengths_nt", "shares", "viral", "cellular", "hosts")}
+    with pytest.raises((ValueError, TypeError)):
+        Mix.of(known | {name: value})
 
 
 def test_one_record_is_no_proof_of_a_pure_sample():
-    curve = composition_of(np.array([0.99])).estimate()
-    assert curve.prevalence == pytest.approx(0.5, abs=0.03)
-    assert curve.fdr(np.array([0.99]))[0] == pytest.approx(0.01, abs=0.002)
+    found = composition_of(np.array([0.99])).estimate()
+    assert found.prevalence == pytest.approx(0.5, abs=0.06)
+    assert found.fdr(np.array([0.99]))[0] == pytest.approx(0.01, abs=0.002)
+    assert found.low < 0.2 and found.high > 0.99
 
 
 @pytest.mark.parametrize("p", [[], [0.0], [1.0], [0.0] * 1_000, [1.0] * 1_000])
 def test_extreme_samples_give_finite_rates(p):
-    curve = composition_of(np.array(p, dtype=float)).estimate()
-    rates = curve.fdr(np.array([0.0, 0.5, 1.0]))
+    found = composition_of(np.array(p, dtype=float)).estimate()
+    rates = found.fdr(np.array([0.0, 0.5, 1.0]))
     assert np.isfinite(rates).all()
-    assert 0 <= curve.prevalence <= 1
+    assert 0 <= found.low <= found.prevalence <= found.high <= 1
 
 
 def test_memory_does_not_grow_with_the_sample():
-    composition = Composition()
+    composition = Composition(Mix())
     before = sum(value.nbytes for value in vars(composition).values())
     for seed in range(20):
-        composition.add(np.random.default_rng(seed).random(50_000))
+        p = np.random.default_rng(seed).random(50_000)
+        composition.add(p, np.full(50_000, 500), np.zeros(50_000, dtype=int))
     assert sum(value.nbytes for value in vars(composition).values()) == before < 1 << 16
