@@ -137,8 +137,8 @@ def _data(
     chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
     tracks = read_tracks(chunks, chosen) if chosen and chunks.exists() else []
     regions: dict[int, list[tuple[int, int]]] = {}
-    for found in read_region_rows(table) if table.exists() else ():
-        if found.key in chosen:
+    if chosen and table.exists():
+        for found in read_region_rows(table, lambda *row: row[:2] in chosen):
             regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     copied: list[dict[int, int]] = [{}, {}]  # places in the FASTA files, and what they belong to
     letters = MOST_LETTERS

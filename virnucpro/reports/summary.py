@@ -204,7 +204,8 @@ def best_regions(regions: Path) -> tuple[int, list[tuple[int, RegionRow]]]:
     """
     hosts, last = 0, ("", "")
     best: list[tuple[float, int, RegionRow]] = []
-    inside = (row for row in read_region_rows(regions) if row.is_inside)
+    others = read_region_rows(regions, lambda sample, seq_id, call: call != VIRUS)
+    inside = (row for row in others if row.is_inside)
     for place, row in enumerate(inside):
         hosts, last = hosts + (row.key != last), row.key
         best.append((-row.log_odds, place, row))
