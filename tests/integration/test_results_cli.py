@@ -90,10 +90,10 @@ def fastq(names_and_sequences):
     return "".join(f"@{name}\n{seq}\n+\n{'I' * len(seq)}\n" for name, seq in names_and_sequences)
 
 
-def test_pairs_become_one_sample_with_two_rows_a_pair(predict, random_dna, tmp_path):
+def test_pairs_become_one_sample_with_two_rows_a_pair(predict, tmp_path):
     one, two = tmp_path / "gut_R1.fastq", tmp_path / "gut_R2.fastq.gz"
-    one.write_text(fastq([("a/1", random_dna(150, 1)), ("b/1", random_dna(150, 2))]))
-    mates = fastq([("a/2", random_dna(150, 3)), ("b/2", random_dna(150, 4))])
+    one.write_text(fastq([("a/1", dna(1, 150)), ("b/1", dna(2, 150))]))
+    mates = fastq([("a/2", dna(3, 150)), ("b/2", dna(4, 150))])
     two.write_bytes(gzip.compress(mates.encode()))
     out = tmp_path / "out"
     predict(one, two, "--paired", "-o", out, "--min-score", "0", code=0)
@@ -112,11 +112,11 @@ def test_pairs_become_one_sample_with_two_rows_a_pair(predict, random_dna, tmp_p
         assert (tmp_path / "both" / name).read_bytes() == (out / name).read_bytes()
     predict(both, both, "--interleaved", "--paired", "-o", tmp_path / "not", code=2)
     for name, letters in (("c/1", 150), ("c/1 d/2", 150)):
-        text = fastq([(word, random_dna(letters, 5)) for word in name.split()])
+        text = fastq([(word, dna(5, letters)) for word in name.split()])
         both.write_text(text)
         predict(both, "--interleaved", "-o", tmp_path / name[-1], code=3)
     predict(one, "--paired", "-o", tmp_path / "odd", code=2)
-    one.write_text(fastq([("a/1", random_dna(150, 1))]))
+    one.write_text(fastq([("a/1", dna(1, 150))]))
     predict(one, two, "--paired", "-o", tmp_path / "short", code=3)
 
 
