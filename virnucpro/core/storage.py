@@ -4,8 +4,6 @@ Several hosts may work here at once. What makes that safe is `create`, which onl
 hard link in a folder, a conditional put (`If-None-Match: *`) in object storage.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
