@@ -235,6 +235,10 @@ def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor
 
     `store` is where actors of Ray find units and leave scores.
     """
+    if compute.executor == "ray" and store is not None:
+        from virnucpro.pipeline.ray_executor import RayExecutor
+
+        return RayExecutor(compute, store)
     devices, threads = compute.devices, compute.threads or usable_cpus()
     if len(devices) == 1:
         return InProcess(devices[0], threads)

@@ -138,23 +138,21 @@ def _data(
     chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
     tracks = read_tracks(chunks, chosen) if chosen and chunks.exists() else []
     regions: dict[int, list[tuple[int, int]]] = {}
-    for found in read_region_rows(table) if table.exists() else ():
-        if found.key in chosen:
+    if chosen and table.exists():
+        for found in read_region_rows(table, lambda *row: row[:2] in chosen):
             regions.setdefault(chosen[found.key], []).append((found.start, found.end))
-    copied: list[dict[int, int]] = [{}, {}]  # places in the FASTA files, and what they belong to
+    # The page's place for each place in viral.fasta and in regions.fasta, surest first.
+    wanted: list[dict[int, int]] = [{}, {}]
     letters = MOST_LETTERS
-    wanted = [(1, place, number, found.end - found.start)
-              for number, (place, found) in enumerate(best)]  # fmt: skip
-    wanted += [(0, place, number, row.length)
-               for number, (row, place) in enumerate(zip(rows, summary.viral, strict=True))
-               if place >= 0]  # fmt: skip
-    for file, place, number, length in wanted:
-        if (letters := letters - length) < 0:
-            break
-        copied[file][place] = number
+    for number, (place, found) in enumerate(best):
+        if (size_nt := found.end - found.start) <= letters:
+            wanted[1][place], letters = number, letters - size_nt
+    for number, (row, place) in enumerate(zip(rows, summary.viral, strict=True)):
+        if place >= 0 and row.length <= letters:
+            wanted[0][place], letters = number, letters - row.length
     packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
     fasta = [read_sequences(output_dir / f"{name}.fasta{packed}", places)
-             for name, places in zip(("viral", "regions"), copied, strict=True)]  # fmt: skip
+             for name, places in zip(("viral", "regions"), wanted, strict=True)]  # fmt: skip
     return {
         "samples": samples,
         "statuses": statuses,
