@@ -1,7 +1,5 @@
 """Write files whole or not at all, and name their content by hash."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

@@ -103,9 +103,7 @@ class Composition:
         self._counts = np.zeros((len(self._edges) + 1, _BINS), dtype=np.int64)
         self._hosts = np.zeros((len(self._edges) + 1, self._looks.shape[-1]), dtype=np.int64)
 
-    def add(
-        self, p_virus: Floats, lengths_nt: NDArray[np.integer], hosts: NDArray[np.integer]
-    ) -> None:
+    def add(self, p_virus: Floats, lengths_nt: NDArray[Any], hosts: NDArray[np.integer]) -> None:
         """Count records: p_virus, length (nt), and the host each is most like, or -1; all (n,)."""
         at = np.searchsorted(self._edges, lengths_nt)
         np.add.at(self._counts, (at, _bins(p_virus)), 1)
@@ -170,7 +168,7 @@ class Sample:
         rates: Floats = self._rates[_bins(p_virus)]
         return rates
 
-    def p_sample(self, p_virus: Floats, lengths_nt: NDArray[np.integer]) -> Floats:
+    def p_sample(self, p_virus: Floats, lengths_nt: NDArray[Any]) -> Floats:
         """Probability of being viral in this sample, shape (n,)."""
         found: Floats = self._p_sample[np.searchsorted(self._edges, lengths_nt), _bins(p_virus)]
         return found

@@ -3,8 +3,6 @@
 A sample's share of viruses is estimated from these tables, `virnucpro.scores.composition`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -32,7 +30,7 @@ _ALL_UP_TO_NT = 300
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """Records of one viral set or cellular class, and their share of the mix."""
 
     corpus: Corpus
@@ -41,7 +39,7 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
+class Scored:
     """n records of one part: p_virus and the host each is most like, (n,) each."""
 
     p: Floats
@@ -68,7 +66,7 @@ def fit_mix(
     if not kinds.hosts or {part.is_viral for part in parts} != {True, False}:
         return calibration
 
-    def scored(length_nt: int, are_pairs: bool = False) -> list[_Scored]:
+    def scored(length_nt: int, are_pairs: bool = False) -> list[Scored]:
         rng = np.random.default_rng([CALIBRATION_SEED, length_nt, are_pairs])
         n = max(1, count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
         return [
@@ -80,13 +78,13 @@ def fit_mix(
     calibration = replace(calibration, pair_gain=0.0)
     pairs = scored(pairs_nt, True)
     calibration = replace(calibration, pair_gain=_pair_gain(parts, pairs))
-    pairs = [_Scored(_at_gain(some.p, calibration.pair_gain), some.host) for some in pairs]
+    pairs = [Scored(_at_gain(some.p, calibration.pair_gain), some.host) for some in pairs]
     found = [(n, scored(n)) for n in LENGTHS]
     # without viruses, or classes, that are long enough, shorter ones have to do
     kept = [(n, s) for n, s in found if all(_of_side(parts, s, side) for side in (True, False))]
     if not kept:
         return calibration
-    tables = _tables(parts, [*(s for _, s in kept), pairs], len(kinds.hosts))
+    tables = class_tables(parts, [*(s for _, s in kept), pairs], len(kinds.hosts))
     total = sum(part.share for part in parts if not part.is_viral)
     shares = [part.share / total for part in parts if not part.is_viral]
     tables |= {"lengths_nt": np.array([n for n, _ in kept]), "shares": np.array(shares)}
@@ -94,7 +92,7 @@ def fit_mix(
     return replace(calibration, mix=mix)
 
 
-def _parts(sets: dict[str, Corpus]) -> list[_Part]:
+def _parts(sets: dict[str, Corpus]) -> list[Part]:
     """Viral sets weigh the same, classes by their bases, both sides the same."""
     viral = [c for _, c in sorted(sets.items()) if (c.targets == VIRUS).all()]
     others = [c for _, c in sorted(sets.items()) if (c.targets == OTHER).all()]
@@ -105,13 +103,13 @@ def _parts(sets: dict[str, Corpus]) -> list[_Part]:
     ]
     total = sum(len(c.bases) for c in classes)
     return [
-        *(_Part(c, True, TRAINING_SHARE / len(viral)) for c in viral),
-        *(_Part(c, False, (1 - TRAINING_SHARE) * len(c.bases) / total) for c in classes),
+        *(Part(c, True, TRAINING_SHARE / len(viral)) for c in viral),
+        *(Part(c, False, (1 - TRAINING_SHARE) * len(c.bases) / total) for c in classes),
     ]
 
 
 def _cut(
-    rng: np.random.Generator, part: _Part, length_nt: int, count: int, chunk_nt: int,
+    rng: np.random.Generator, part: Part, length_nt: int, count: int, chunk_nt: int,
     are_pairs: bool,
 ) -> tuple[Bases, int, bool]:  # fmt: skip
     """Chunks of windows, or mates: bases (n * k, nt), letters of a record, whether pairs."""
@@ -131,24 +129,24 @@ def _cut(
 
 def _score(
     calibration: Calibration, score: Score, kinds: Kinds, cut: tuple[Bases, int, bool]
-) -> _Scored:
+) -> Scored:
     chunks, length_nt, are_pairs = cut
     if not len(chunks):
-        return _Scored(np.empty(0), np.empty(0, np.int64))
+        return Scored(np.empty(0), np.empty(0, np.int64))
     scores = score(chunks).astype(np.float64)
     each = 2 if are_pairs else len(even_windows(length_nt, chunks.shape[1]))
     n = len(chunks) // each
     of, lengths = np.repeat(np.arange(n), each), np.full(len(chunks), chunks.shape[1])
     p, _ = calibration.contigs(scores, lengths, of, np.full(n, length_nt), are_pairs=are_pairs)
     host = kinds.of_records(scores[:, 3:], lengths.astype(np.float64), of, n)[-1]
-    return _Scored(np.clip(p, _LEAST, 1 - _LEAST), host)
+    return Scored(np.clip(p, _LEAST, 1 - _LEAST), host)
 
 
-def _of_side(parts: list[_Part], scored: list[_Scored], is_viral: bool) -> int:
+def _of_side(parts: list[Part], scored: list[Scored], is_viral: bool) -> int:
     return sum(len(s.p) for p, s in zip(parts, scored, strict=True) if p.is_viral == is_viral)
 
 
-def _pair_gain(parts: list[_Part], scored: list[_Scored]) -> float:
+def _pair_gain(parts: list[Part], scored: list[Scored]) -> float:
     """The gain at which pairs, scored without any, are likeliest."""
     losses = np.zeros(len(_GAINS))
     for part, some in zip(parts, scored, strict=True):
@@ -163,7 +161,7 @@ def _at_gain(p: Floats, gain: float) -> Floats:
     return np.clip(logistic(2**gain * (np.log(p) - np.log1p(-p))), _LEAST, 1 - _LEAST)
 
 
-def _tables(parts: list[_Part], scored: list[list[_Scored]], hosts: int) -> dict[str, Floats]:
+def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> dict[str, Floats]:
     """The tables of `Mix`, one row for each list of scored parts.
 
     A class's cell is the product of what all classes have at the length, what the class has over

@@ -1,0 +1,323 @@
+"""Pairs as one fragment, and samples of known truth: prevalence, false discovery, no virus at all.
+
+Windows of each dev set and cellular class are drawn and scored once, by the path of predictions
+(the scores stay in --work); then
+
+- pairs of 2 x 150 nt: AUROC and recall at 1% false positives of a mate alone and of the pair;
+- thousands of samples are drawn from the scores, of five mixes of hosts, of each length and share
+  of viruses (known and unknown families alike): the share and its interval, the `fdr` said of the
+  calls against the true share of false ones, how often a sample is said to be compatible with no
+  virus, and what a limit of the fdr would leave.
+
+What the classes' scores are like is fitted on one half of the dev records, samples are drawn from
+the other half.
+
+Usage: python -m benchmarks.benchmark_fragments --data DIR [--samples 20] [--work .bench/fragments]
+
+DIR holds the files named under `data` in recipes/mini.yaml. Writes pairs.json and prevalence.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virnucpro.models.store import resolve_model
+from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.scores.calibration import Calibration
+from virnucpro.scores.composition import Composition, Mix
+from virnucpro.scores.kinds import RETRO, Kinds
+from virnucpro.training import mix as mixing
+from virnucpro.training.corpus import VIRUS, load_dev, split_by_target
+from virnucpro.training.figures import auroc, recall_at
+from virnucpro.training.jobs import read_evaluation
+from virnucpro.training.scoring import as_records
+from virnucpro.training.windows import draw_windows
+
+ROOT = Path(__file__).resolve().parents[1]
+# windows of each viral set, and of each cellular class
+DRAWN = {"pairs": (4_000, 1_000), "150": (4_000, 1_000), "500": (4_000, 1_000),
+         "300": (4_000, 1_000), "1000": (2_000, 600), "3000": (1_000, 300)}  # fmt: skip
+MIXES = {
+    "gut": {"bacteria": 0.85, "plasmid": 0.1, "vertebrate": 0.05},
+    "soil": {"bacteria": 0.6, "eukaryote_microbial": 0.15, "fungi": 0.1, "plant": 0.1,
+             "invertebrate": 0.05},
+    "sea": {"eukaryote_microbial": 0.45, "bacteria": 0.4, "protozoa": 0.15},
+    "tissue": {"vertebrate": 0.9, "organelle": 0.05, "bacteria": 0.05},
+    "plant": {"plant": 0.7, "organelle": 0.2, "fungi": 0.1},
+}  # fmt: skip
+SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+LIMITS = (1.0, 0.5, 0.2, 0.05)
+SETS = ("dev_known_virus", "dev_novel_virus")
+RATIO, POINTS = 1.4, 0.03  # within which an fdr is right
+
+Table = dict[str, np.ndarray]
+
+
+def score_windows(folder: Path, data: Path, seed: int) -> None:
+    """Draw and score; one file for each length, which is not made again."""
+    model = resolve_model("mini", None, folder)
+    direct = DirectScorer(model, "cpu")
+    job = read_evaluation(ROOT / "recipes" / "mini.yaml", data)
+    sets = split_by_target(load_dev(job.data))
+    rng = np.random.default_rng(seed)
+    for key, (of_viruses, of_cells) in DRAWN.items():
+        parts: dict[str, list[Any]] = {}
+        for name, corpus in sets.items():
+            for kind in sorted({group.kind for group in corpus.groups}):
+                own = corpus.of_groups(np.array([g.kind == kind for g in corpus.groups]))
+                count = of_viruses if (own.targets == VIRUS).all() else of_cells
+                nt = 500 if key == "pairs" else int(key)
+                drawn = draw_windows(own, name, nt, count, rng)
+                rows, each = drawn.bases, 1
+                if key == "pairs":
+                    rows, each = mates(drawn.bases, rng), 2
+                part = scored(direct, rows, each)
+                n = len(drawn.labels)
+                part |= {"set": np.full(n, name), "kind": np.full(n, kind),
+                         "record": np.array(drawn.records)}  # fmt: skip
+                for column, values in part.items():
+                    parts.setdefault(column, []).append(values)
+        first = np.cumsum([0, *(len(kind) for kind in parts["kind"])])
+        parts["of"] = [of + start for of, start in zip(parts["of"], first, strict=False)]
+        np.savez(folder / f"{key}.npz", **{k: np.concatenate(v) for k, v in parts.items()})
+
+
+def mates(windows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """2 x 150 nt of inserts of about 350 nt, rows in turn: (2 n, 150)."""
+    inserts = np.clip(rng.normal(350, 60, len(windows)).astype(int), 150, 500)
+    last = np.take_along_axis(windows, inserts[:, None] - 1 - np.arange(150), axis=1)
+    last = np.where(last < 4, 3 - last, last).astype(np.uint8)
+    return np.stack([windows[:, :150], last], axis=1).reshape(-1, 150)
+
+
+def scored(direct: DirectScorer, rows: np.ndarray, each: int) -> Table:
+    """Scores of the chunks, their letters, and the place and mate of each chunk's record."""
+    found: dict[str, list[np.ndarray]] = {"scores": [], "clear": [], "of": [], "mate": []}
+    first = 0
+    for shard, scores in direct.shards(as_records(rows)):
+        chunk = shard.orfs["chunk"]
+        record = first + shard.chunks["record"][chunk].astype(np.int64)
+        for name, values in (("scores", scores), ("clear", shard.chunks["clear"][chunk]),
+                             ("of", record // each), ("mate", record % each)):  # fmt: skip
+            found[name].append(values)
+        first += len(shard.records)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def called(key: str, table: Table, calibration: Calibration, kinds: Kinds) -> Table:
+    """p_virus, whether it is called a virus, and likeliest host, of each record or pair."""
+    n, clear = len(table["kind"]), table["clear"].astype(np.int64)
+    scores = table["scores"].astype(np.float64)
+    size = np.bincount(table["of"], clear, n) if key == "pairs" else np.full(n, int(key))
+    p, calls = calibration.contigs(scores, clear, table["of"], size, are_pairs=key == "pairs")
+    kind, *_, host = kinds.of_records(scores[:, 3:], clear.astype(np.float64), table["of"], n)
+    is_called = (calls == "virus") & ((kind != RETRO) | (p >= calibration.retro_above))
+    half = np.array([sum(map(ord, record)) % 2 for record in table["record"]])
+    is_known = ~np.isnan(p)
+    columns = {"p": np.clip(p, 1e-7, 1 - 1e-7), "called": is_called, "host": host,
+               "kind": table["kind"], "set": table["set"], "half": half}  # fmt: skip
+    return {name: values[is_known] for name, values in columns.items()}
+
+
+def pairs(table: Table, calibration: Calibration, shares: dict[str, float]) -> list[dict[str, Any]]:
+    """AUROC and recall of first mates, and of pairs, each class by its bases."""
+    rng, n = np.random.default_rng(0), len(table["kind"])
+    z = np.zeros((n, 2))
+    odds = calibration.log_odds(table["scores"].astype(np.float64), table["clear"])
+    z[table["of"], table["mate"]] = odds
+    cells = np.flatnonzero(table["kind"] != "virus")
+    weight = np.array([shares[kind] for kind in table["kind"][cells]])
+    cells = rng.choice(cells, 40_000, p=weight / weight.sum())
+    rows = []
+    for name, x in (("a mate", z[:, 0]), ("the pair", z.sum(axis=1))):
+        for of_set in SETS:
+            x_all = np.concatenate([x[table["set"] == of_set], x[cells]])
+            is_viral = np.arange(len(x_all)) < len(x_all) - len(cells)
+            found = {"auroc": auroc(x_all, is_viral), "recall_1": recall_at(x_all, is_viral, 0.01)}
+            rows.append({"what": name, "set": of_set, "viruses": int(is_viral.sum()),
+                         **{k: round(v, 4) for k, v in found.items()}})  # fmt: skip
+    return rows
+
+
+def fitted(
+    tables: dict[str, Table], half: int, shares: dict[str, float], hosts: int
+) -> tuple[Mix, list[str]]:
+    """The mix of one half of the records, by the code that training fits it with."""
+    names = [*SETS, *sorted(shares)]
+    parts = [
+        mixing.Part(None, name in SETS, 0.25 if name in SETS else 0.5 * shares[name])  # type: ignore[arg-type]
+        for name in names
+    ]
+    order = [key for key in ("150", "300", "500", "1000", "3000", "pairs") if key in tables]
+    rows = []
+    for key in order:
+        t = tables[key]
+        label = np.where(t["kind"] == "virus", t["set"], t["kind"])
+        own = [(label == name) & (t["half"] == half) for name in names]
+        rows.append([mixing.Scored(t["p"][mask], t["host"][mask]) for mask in own])
+    found = mixing.class_tables(parts, rows, hosts)
+    lists = {"lengths_nt": np.array([int(k) for k in order[:-1]]),
+             "shares": np.array([shares[name] for name in names[2:]]), **found}  # fmt: skip
+    return Mix.of({k: v.tolist() for k, v in lists.items()}), names
+
+
+def draw(
+    table: Table, half: int, mix: dict[str, float], share: float, count: int,
+    rng: np.random.Generator,
+) -> np.ndarray | None:  # fmt: skip
+    """Rows of a sample; None where a class has no records of the length."""
+    here = table["half"] == half
+    viral = rng.binomial(count, share)
+    wanted = {name: viral // 2 for name in SETS}
+    wanted |= dict(
+        zip(mix, rng.multinomial(count - 2 * (viral // 2), [*mix.values()]), strict=True)
+    )
+    chosen = []
+    for name, n in wanted.items():
+        rows = np.flatnonzero(here & (table["set" if name in SETS else "kind"] == name))
+        if not len(rows) and n:
+            return None
+        chosen.append(rng.choice(rows, n) if n else rows[:0])
+    return np.concatenate(chosen)
+
+
+def simulated(
+    key: str, table: Table, mixes: list[Mix], samples: int, sizes: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """One row for each mix of hosts, share of viruses and size of a sample."""
+    rows, rng = [], np.random.default_rng(7)
+    for host, classes in MIXES.items():
+        for share in SHARES:
+            for count in sizes:
+                figures: list[list[float]] = []
+                for number in range(samples):
+                    half = number % 2
+                    chosen = draw(table, half, classes, share, count, rng)
+                    if chosen is None:
+                        continue
+                    p, is_viral = table["p"][chosen], table["kind"][chosen] == "virus"
+                    composition = Composition(mixes[1 - half], key == "pairs")
+                    nt = np.full(len(p), 300 if key == "pairs" else int(key))
+                    composition.add(p, nt, table["host"][chosen])
+                    sample = composition.estimate()
+                    calls, fdr = table["called"][chosen], sample.fdr(p)
+                    said = float(fdr[calls].max()) if calls.any() else 0.0
+                    left = [calls & (fdr <= limit) for limit in LIMITS]
+                    figures.append([
+                        calls.sum(), (calls & ~is_viral).sum(), said * calls.sum(),
+                        sample.prevalence, sample.low, sample.high,
+                        *(x for kept in left for x in (kept.sum(), (kept & ~is_viral).sum())),
+                    ])  # fmt: skip
+                if figures:
+                    rows.append({"length": key, "hosts": host, "share": share, "records": count}
+                                | row_of(np.array(figures), share))  # fmt: skip
+    return rows
+
+
+def row_of(found: np.ndarray, share: float) -> dict[str, Any]:
+    """Means over samples; rates are of all their calls together."""
+    calls = max(1.0, found[:, 0].sum())
+    true, said = found[:, 1].sum() / calls, found[:, 2].sum() / calls
+    is_right = abs(true - said) <= POINTS or max(true, said) <= RATIO * min(true, said)
+    limited = {
+        f"fdr at most {limit}": {
+            "calls": round(float(found[:, 6 + 2 * k].mean()), 1),
+            "false": round(
+                float(found[:, 7 + 2 * k].sum() / max(1.0, found[:, 6 + 2 * k].sum())), 3
+            ),
+        }
+        for k, limit in enumerate(LIMITS)
+    }
+    return {
+        "samples": len(found), "calls": round(float(found[:, 0].mean()), 1),
+        "true_fdr": round(float(true), 4), "said_fdr": round(float(said), 4),
+        "right": bool(is_right), "prevalence": round(float(found[:, 3].mean()), 4),
+        "low": round(float(found[:, 4].mean()), 4), "high": round(float(found[:, 5].mean()), 4),
+        "covered": round(float(((found[:, 4] <= share) & (share <= found[:, 5])).mean()), 3),
+        "said_none": round(float((found[:, 4] == 0).mean()), 3), "limits": limited,
+    }  # fmt: skip
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over all samples of a share: how many settings are right, and what limits leave."""
+    out = {}
+    for share in SHARES:
+        own = [row for row in rows if row["share"] == share]
+
+        def mean(name: str, own: list[dict[str, Any]] = own) -> float:
+            return round(float(np.mean([row[name] for row in own])), 3)
+
+        viral = sum(row["calls"] * (1 - row["true_fdr"]) for row in own)
+        limits = {}
+        for name in own[0]["limits"]:
+            kept = np.array([[*row["limits"][name].values()] for row in own])
+            calls, false = kept[:, 0].sum(), (kept[:, 0] * kept[:, 1]).sum()
+            limits[name] = {
+                "viruses_kept": round(float((calls - false) / max(viral, 1e-9)), 3),
+                "false": round(float(false / max(calls, 1e-9)), 3),
+            }
+        out[str(share)] = {
+            "settings": len(own), "right": sum(row["right"] for row in own),
+            "said_none": mean("said_none"), "covered": mean("covered"), "limits": limits,
+        }  # fmt: skip
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "fragments")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--samples", type=int, default=20, help="of each setting")
+    parser.add_argument("--sizes", default="500,2000,20000", help="records of a sample")
+    parser.add_argument("--seed", type=int, default=5)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if not (args.work / "3000.npz").exists():
+        score_windows(args.work, args.data, args.seed)
+    raw = {key: dict(np.load(args.work / f"{key}.npz")) for key in DRAWN}
+    model = resolve_model("mini", None, args.work)
+    calibration, kinds = Calibration.load(model.calibration), Kinds(model.groups)
+    shares = dict(
+        zip(sorted(set(raw["150"]["kind"]) - {"virus"}), calibration.mix.shares, strict=True)
+    )
+    about = {
+        "command": "python -m benchmarks.benchmark_fragments --data DIR",
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True,
+                                 check=True, cwd=ROOT).stdout.strip(),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "date": time.strftime("%Y-%m-%d"), "model": model.digest,
+    }  # fmt: skip
+    found = pairs(raw["pairs"], calibration, shares)
+    title = "Pairs of 2 x 150 nt, inserts of 350 nt"
+    gain = {"pair_gain": calibration.pair_gain}
+    save(args.output / "pairs.json", {"title": title, **about, **gain, "results": found})
+    tables = {key: called(key, table, calibration, kinds) for key, table in raw.items()}
+    mixes = [fitted(tables, half, shares, len(kinds.hosts))[0] for half in (0, 1)]
+    sizes = tuple(map(int, args.sizes.split(",")))
+    rows = [row for key, table in tables.items()
+            for row in simulated(key, table, mixes, args.samples, sizes)]  # fmt: skip
+    save(args.output / "prevalence.json", {"title": "Samples of known truth", **about,
+                                           "summary": summary(rows), "results": rows})  # fmt: skip
+
+
+def save(path: Path, value: dict[str, Any]) -> None:
+    """JSON with a line for each result."""
+    rows = value.pop("results")
+    head = json.dumps(value, indent=2)[:-2]
+    lines = ",\n    ".join(json.dumps(row) for row in rows)
+    path.write_text(f'{head},\n  "results": [\n    {lines}\n  ]\n}}\n')
+    print(json.dumps(value.get("summary", rows), indent=1))
+
+
+if __name__ == "__main__":
+    main()
