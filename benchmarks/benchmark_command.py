@@ -1,7 +1,7 @@
 """The command against an earlier release, in turn on the same cores: wall and processor time.
 
     python -m benchmarks.benchmark_command --data DIR \
-        --against 'PYTHONPATH=OLD python -m virnucpro' --output benchmarks/results/command.json
+        --against 'cd OLD; python -m virnucpro' --output benchmarks/results/command.json
 
 One contig of 1.7 kb, `--version`, reads of 150 nt and contigs of 2 kb, drawn from the dev sets of
 recipes/mini.yaml in DIR. Whole commands with the bundled model, start and tables included.
@@ -111,7 +111,7 @@ def main() -> None:
         },
         "date": time.strftime("%Y-%m-%d"), "commit": commit,
         "command": "python -m benchmarks.benchmark_command --data DIR --against "
-        f"'PYTHONPATH=OLD python -m virnucpro' --reads {args.reads} --contigs {args.contigs} "
+        f"'cd OLD; python -m virnucpro' --reads {args.reads} --contigs {args.contigs} "
         f"--rounds {args.rounds} --output {args.output}",
         "commands": cases,
     }  # fmt: skip

@@ -15,6 +15,7 @@ from virnucpro.reports.tables import (
     RegionRow,
     header,
 )
+from virnucpro.sequences.fasta_files import write_fasta
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -28,7 +29,7 @@ CHUNK_NT = 500
 
 
 def make_run(folder, records=200, samples=1, hostile=False, lengths=None) -> Path:
-    """Write run.json, calls.tsv, chunks.tsv and viral regions of `records` made-up records.
+    """Write run.json, the tables and FASTA files of `records` made-up records.
 
     `lengths` are the shortest and the longest (nt); None spreads them as an assembly does.
     """
@@ -49,15 +50,29 @@ def make_run(folder, records=200, samples=1, hostile=False, lengths=None) -> Pat
         row, windows = _record(rng, seq_id, names[number % samples], length)
         rows.append(row)
         chunks += windows
-        if row.call == "virus" and len(windows) > 3:
-            place = (windows[0].start, windows[2].end, row.length)
-            regions.append(RegionRow(seq_id, 1, *place, 3, 0, 0.9, 6.0, "virus", row.sample))
+        if row.call in ("virus", "non-virus") and len(windows) > 5:
+            place, odds = (
+                (windows[0].start, windows[2].end, row.length),
+                round(6 + len(regions) / 7, 2),
+            )
+            regions.append(RegionRow(seq_id, 1, *place, 3, 0, 0.9, odds, row.call, row.sample))
     # the mean doubt of all that score as high is their false discovery rate
     fdr, doubt = {}, 0.0
     for row in sorted(rows, key=lambda row: -(row.p_virus or 0.0)):
         doubt += 1 - (row.p_virus or 0.0)
         fdr[row.seq_id] = doubt / (len(fdr) + 1)
-    rows = [row if row.p_virus is None else replace(row, fdr=fdr[row.seq_id]) for row in rows]
+    rows = [
+        row if row.p_virus is None
+        else replace(row, fdr=fdr[row.seq_id], p_sample=row.p_virus**2,
+                     class_hint="RNA virus" if row.call == "virus" else "")
+        for row in rows
+    ]  # fmt: skip
+    viral = [(row.seq_id, row.length) for row in rows if row.call == "virus"]
+    inside = [(f"{row.seq_id}|viral_region_1", row.end - row.start)
+              for row in regions if row.call != "virus"]  # fmt: skip
+    for name, sequences in (("viral", viral), ("regions", inside)):
+        with (folder / f"{name}.fasta").open("w", encoding="utf-8", newline="\n") as file:
+            write_fasta(file, ((seq_id, "ACGT" * (nt // 4)) for seq_id, nt in sequences))
     for name, columns, table in (
         ("calls", CALL_COLUMNS, rows), ("chunks", CHUNK_COLUMNS, chunks),
         ("regions", REGION_COLUMNS, regions),
@@ -108,6 +123,8 @@ def _run(rows: list[CallRow], names: list[str]) -> dict[str, object]:
         "inputs": [{"path": f"reads/{name}.fa", "bytes": nt, "sha256": "cd" * 32}
                    for name in names],
         "samples": names,
+        "sample_summary": [{"sample": name, "prevalence": 0.15, "low": 0.1, "high": 0.21,
+                            "compatible_with_none": False} for name in names],
         "calling": {"preset": None, "min_score": None, "max_fdr": None, "only_stricter": False},
         "stages": {
             "reading": {"seconds": 4.2, "orfs": orfs, "files": 1},

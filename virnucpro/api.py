@@ -13,29 +13,35 @@ from __future__ import annotations
 import importlib
 import inspect
 import shutil
+import sys
 import tempfile
 import weakref
+import webbrowser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from virnucpro.cli.settings import build_settings, environment_config
 from virnucpro.core.errors import UsageError
+from virnucpro.core.extras import EXTRA_OF
 from virnucpro.core.records import Embeddings, Record
 from virnucpro.core.text import shown
 from virnucpro.reports import tables
 from virnucpro.reports.tables import CallRow, ChunkRow
 from virnucpro.scores.thresholds import PRESETS
+from virnucpro.sequences.fasta_files import write_fasta
 
 if TYPE_CHECKING:
     from virnucpro.pipeline.settings import PredictionSettings
     from virnucpro.pipeline.worker_loop import Executor
     from virnucpro.scores.thresholds import PresetName
 
-Inputs = str | Path | Sequence[str | Path]
+Inputs = str | Path | Sequence[str | Path] | Mapping[str, str] | Sequence[Record]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "fp8"]
 Sequences = str | Path | Mapping[str, str] | Iterable[str | Record]
 
@@ -88,8 +94,31 @@ class PredictionResult:
         try:
             pandas = importlib.import_module("pandas")
         except ImportError as error:
-            raise ImportError("to_pandas() needs pandas: pip install pandas") from error
+            extra = EXTRA_OF["pandas"]
+            problem = f"to_pandas() needs pandas: pip install 'virnucpro[{extra}]'"
+            raise ImportError(problem) from error
         return pandas.DataFrame(self.to_dicts(), columns=list(tables.CALL_COLUMNS))
+
+    def report(self) -> ReportPage:
+        """Write report.html and show it: in a notebook's cell, else in a web browser."""
+        from virnucpro.reports.html import write_report
+
+        page = ReportPage(write_report(self.output_dir), self)
+        if "ipykernel" not in sys.modules:
+            webbrowser.open(page.path.resolve().as_uri())
+        return page
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """The report of a prediction; a notebook shows it where it is the last value of a cell."""
+
+    path: Path
+    result: PredictionResult = field(repr=False)  # which a temporary directory goes with
+
+    def _repr_html_(self) -> str:
+        page = escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" width="100%" height="800" frameborder="0"></iframe>'
 
 
 def predict(  # noqa: PLR0913 - the public call; every option is one of the command's
@@ -118,7 +147,8 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     """Call every record of `inputs` viral or not, as `virnucpro predict` does.
 
     Args:
-        inputs: a file or several: FASTA, FASTQ (plain or packed), BAM, CRAM or SAM.
+        inputs: a file or several: FASTA, FASTQ (plain or packed), BAM, CRAM or SAM; or sequences:
+            a mapping of ids to letters, or `Record`s.
         model: `mini`, `300`, `500`, or the directory or classifier file of a custom model.
         output_dir: where results stay; None: a temporary directory, removed with the result.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
@@ -190,9 +220,8 @@ class Session:
         preset, reference = options.pop("preset", None), options.pop("reference", None)
         if preset is not None and preset not in PRESETS:
             raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
-        files = list(map(Path, [inputs] if isinstance(inputs, str | Path) else inputs))
-        if not files:
-            raise UsageError("no input files")
+        if not inputs:
+            raise UsageError("no input files, and no sequences")
         flags = {
             "device": self._device, "threads": self._threads, **options,
             "no_report": not options.get("report", False),
@@ -204,7 +233,9 @@ class Session:
         is_temporary = output_dir is None
         out = Path(tempfile.mkdtemp(prefix="virnucpro-") if output_dir is None else output_dir)
         try:
-            code = prediction.run_prediction(files, out, settings, executor=self._executor)
+            with ExitStack() as stack:
+                files = _as_files(inputs, stack)
+                code = prediction.run_prediction(files, out, settings, executor=self._executor)
             run = read_run(out)
         except BaseException:
             if is_temporary:
@@ -286,6 +317,26 @@ def _settings(model: str | Path, **flags: Any) -> PredictionSettings:
     known = str(model) in ("mini", "300", "500")
     named = {"model_type": str(model)} if known else {"model_path": Path(model)}
     return build_settings({**flags, **named, "no_progress": True}, environment_config())
+
+
+def _as_files(inputs: Inputs, stack: ExitStack) -> list[Path]:
+    """The files of inputs; sequences go into one that lies there until the stack is left.
+
+    Raises:
+        UsageError: an id is empty, or holds a blank.
+    """
+    if isinstance(inputs, str | Path):
+        return [Path(inputs)]
+    if not isinstance(inputs, Mapping) and not any(isinstance(one, Record) for one in inputs):
+        return [Path(path) for path in cast("Sequence[str | Path]", inputs)]
+    file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="virnucpro-"))) / "input.fa"
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as handle:
+        for record in _records(cast("Sequences", inputs)):
+            if len(record.seq_id.split()) != 1:
+                raise UsageError(f"an id is one word, got {shown(record.seq_id)}")
+            letters = "".join(record.sequence.split())
+            write_fasta(handle, [(record.header_with(record.seq_id).strip(), letters)])
+    return [file]
 
 
 def _records(sequences: Sequences) -> Iterator[Record]:

@@ -16,13 +16,7 @@ from runs_here import dna
 from runs_here import run as command
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from tiny_published import (
-    DNA,
-    classifier_state,
-    write_classifier,
-    write_dna,
-    write_protein,
-)
+from tiny_published import DNA, classifier_state, write_classifier, write_dna, write_protein
 
 from virnucpro.core.errors import ModelError
 from virnucpro.encoders.small import load_small

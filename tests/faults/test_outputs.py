@@ -450,15 +450,6 @@ def test_a_run_whose_run_json_was_lost_is_as_protected_as_before(copy, made, pre
     assert not (out / "s_merged").exists() and are_mine(out, ["thesis.doc"])
 
 
-def test_other_thresholds_cost_no_scores_where_run_json_was_lost(copy, made, predict):
-    out = copy("plain")
-    stamp = (out / "chunks.tsv").stat().st_mtime_ns
-    (out / "run.json").unlink()
-    predict(made / "s.fa", "-o", out, "--resume", "--min-score", "1", code=0)
-    assert (out / "viral.fasta").read_text() == ""
-    assert (out / "chunks.tsv").stat().st_mtime_ns == stamp
-
-
 # The report
 
 

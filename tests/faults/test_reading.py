@@ -160,12 +160,6 @@ def test_digits_and_blanks_are_left_out_counted_and_told_once(predict, tmp_path)
     assert f"{digits} digits" in validate(path, 0)
 
 
-def test_other_letters_stay_unclear_bases_up_to_a_tenth(predict, put, tmp_path):
-    few, many = A[:270] + "E" * 30, A[:269] + "E" * 31
-    predict(put(f">few\n{few}\n>many\n{many}\n"), "-o", tmp_path / "out")
-    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["called", "not_dna"]
-
-
 FASTA, FASTQ = f">a\n{A}\n>b\n{B}\n", fastq("a", A) + fastq("b", B)
 REFUSED = {
     "C2_cat_noeol": ((CASES / "C2_cat_noeol.fa").read_bytes(), 85, "'>' inside a line"),

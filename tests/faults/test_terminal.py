@@ -67,11 +67,6 @@ def test_an_answer_that_cannot_be_written_is_a_failure(tmp_path, words):
     assert (silent.returncode, silent.stdout, silent.stderr) == (1, "", "")
 
 
-def test_an_answer_without_standard_error_is_given(tmp_path):
-    done = shell(tmp_path, ["--version"], "2>&- <&-")
-    assert (done.returncode, done.stdout) == (0, f"VirNucPro, version {virnucpro.__version__}\n")
-
-
 @pytest.mark.parametrize("words", ["predict - -o out", "utils validate -"])
 def test_a_closed_standard_input_is_bad_input(words, tmp_path):
     done = shell(tmp_path, words.split(), "<&-")
@@ -133,12 +128,6 @@ def test_no_home_directory_is_needed(homeless, fasta, tmp_path, monkeypatch, wor
     assert done.exit_code == code, done.output
     assert code != 4 or "VIRNUCPRO_MODEL_DIR" in done.output
     assert not (tmp_path / "~").exists()
-
-
-def test_without_a_home_models_still_lie_where_the_settings_say(homeless, tmp_path):
-    words = ["predict", __file__, "-m", "500", "-o", tmp_path / "out"]
-    done = run(*words, env={"VIRNUCPRO_MODEL_DIR": str(tmp_path)}, code=4)
-    assert str(tmp_path) in done.output
 
 
 @pytest.mark.parametrize("words", ["models list", "predict FASTA", "doctor"])

@@ -74,8 +74,38 @@ def test_rows_as_dictionaries_and_as_a_frame(home, fasta, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", frame)
     assert result.to_pandas() == (result.to_dicts(), list(CALL_COLUMNS))
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match="pip install pandas"):
+    with pytest.raises(ImportError, match=r"pip install 'virnucpro\[pandas\]'"):
         result.to_pandas()
+
+
+def test_sequences_in_memory_are_called_as_those_of_a_file(home, fasta, tmp_path):
+    one, two = dna(0, 700), dna(2, 200)
+    from_file = virnucpro.predict(fasta, threads=1, min_score=0.0, **TINY)
+    out = tmp_path / "out"
+    options = {"threads": 1, "min_score": 0.0, "output_dir": out, **TINY}
+    by_id = virnucpro.predict({"a": one, "b": f"{two[:90]}\n{two[90:]}", "c": "ACG"}, **options)
+    records = [Record("a", "a first", one), Record("b", "b", two), Record("c", "c", "ACG")]
+    with virnucpro.Session(TINY["model"], threads=1) as session:
+        plain = session.predict(records, orf_policy="longest", min_score=0.0)
+    scores = [(row.seq_id, row.length, row.p_virus, row.call) for row in from_file]
+    for result in (by_id, plain):
+        assert [(row.seq_id, row.length, row.p_virus, row.call) for row in result] == scores
+    assert plain.viral_fasta.read_text().startswith(">a first\n")
+    assert len(virnucpro.predict({"a": one, "b": two, "c": "ACG"}, resume=True, **options)) == 3
+    for name in ("a\n>x", "a b", ""):
+        with pytest.raises(UsageError, match="one word"):
+            virnucpro.predict({name: one}, **TINY)
+
+
+@pytest.mark.parametrize("in_notebook", [False, True])
+def test_the_report_is_shown(home, fasta, monkeypatch, in_notebook):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys) if in_notebook else None
+    page = virnucpro.predict(fasta, threads=1, **TINY).report()
+    assert opened == ([] if in_notebook else [page.path.as_uri()])
+    shown = page._repr_html_()  # of a result that nothing else holds any more
+    assert shown.startswith('<iframe srcdoc="&lt;!doctype html&gt;') and "<html" not in shown
 
 
 def test_vectors_are_the_same_however_sequences_are_given(home, fasta):

@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from runs_here import facts, predict_here, write_dna
+from runs_here import facts, predict_here, run, write_dna
 
 from virnucpro.core import progress
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
-LINE = re.compile(r"(\w+(?: \w+)?): (\d+)(?:/(\d+))? ORFs, [\d.]+/s(?:, ETA [\d:]+)?")
+LINE = re.compile(r"(\w+(?: \w+)?): (\d+)(?:/(\d+))? ORFs, [\d.]+/s, ETA [\d:]+")
 EMBEDDING = {"Embedding DNA", "Embedding proteins"}
 WAYS = {
     "one stream": ({}, {"Scoring"}),
@@ -49,3 +49,15 @@ def test_work_tells_of_orfs_while_one_unit_is_at_work(
         assert counts == sorted(counts) and counts[-1] == orfs
         if way not in ("packed", "persistent"):  # they tell twice a second, or are done before
             assert len(set(counts)) > 2
+
+
+def test_a_run_says_five_lines_and_more_only_if_asked(tmp_path):
+    fasta, words = write_dna(tmp_path / "in.fa", [400, 300]), ["-o", tmp_path / "out"]
+    begins = ["Input: ", "Model: mini", "Scored ", "2 records: ", "Done in "]
+    for more in ([], ["-v", "--force"]):
+        said = run("predict", fasta, *words, *more, code=0).output.splitlines()
+        said = [line.split(" - ")[-1] for line in said]
+        if more:
+            assert said[0].startswith("Architecture: one stream")
+            said = [line for line in said if line.startswith(tuple(begins))]
+        assert len(said) == 5 and all(map(str.startswith, said, begins)), said

@@ -5,8 +5,6 @@ from browser import Browser, missing
 from report_data import HOSTILE, make_run
 
 from virnucpro.reports.html import write_report
-from virnucpro.training.evaluation_page import render
-from virnucpro.training.figures import Curve, Row
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -29,22 +27,7 @@ def pages(tmp_path_factory):
         "plain": write_report(make_run(folder / "plain", records=180, samples=3)),
         "hostile": write_report(make_run(folder / "hostile", records=40, samples=2, hostile=True)),
         "empty": write_report(make_run(folder / "empty", records=0)),
-        "evaluation": write_evaluation(folder / "evaluation.html"),
     }
-
-
-def write_evaluation(path):
-    facts = {"model": "m", "model_digest": "0" * 64, "chunk_nt": 500, "files": ["a.fa"],
-             "windows": None, "left_out": [], "sequences": 90}  # fmt: skip
-    shares = {"coverage": 1.0, "virus": 0.5, "uncertain": 0.3, "non_virus": 0.2, "mean_p": 0.5}
-    groups = [("set", ""), ("family", HOSTILE[0]), ("class", "bacteria")]
-    rows = [
-        Row(length_nt=length, level=level, set_name="all", group=group, count=length, **shares)
-        for length in (300, 500) for level, group in groups
-    ]  # fmt: skip
-    curves = [Curve(300, 0.1, ((0.1, 0.2, 30), (0.9, 0.8, 300)))]
-    path.write_text(render(facts, rows, curves))
-    return path
 
 
 @pytest.fixture
@@ -66,7 +49,7 @@ def column(browser, title):
     )
 
 
-@pytest.mark.parametrize("name", ["plain", "hostile", "empty", "evaluation"])
+@pytest.mark.parametrize("name", ["plain", "hostile", "empty"])
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
 def test_loads_without_console_errors_or_sideways_scrolling(browser, pages, name, width, dark):
     browser.open(pages[name], width=width, dark=dark)
@@ -78,8 +61,9 @@ def test_loads_without_console_errors_or_sideways_scrolling(browser, pages, name
 
 
 def test_charts_are_drawn_and_all_is_reached_by_keyboard_in_both_themes(table):
-    for chart in ("histogram", "lengths", "track"):
-        marks = f"return document.querySelectorAll('#{chart} [class*=fill-]').length"
+    for chart in ("histogram", "lengths", "viral-lengths", "track", "curve"):
+        kinds = "[class*=fill-], .mark, text"
+        marks = f"return document.querySelectorAll('#{chart} :is({kinds})').length"
         assert table.run(marks) > 3, chart
     mouse_only = (
         "return [...document.querySelectorAll('#records th button, #records td button, nav button,"
@@ -144,6 +128,50 @@ def test_a_row_opens_its_track(table):
     assert table.run(chosen).startswith(f"{name} · sample_")
 
 
+def test_the_slider_takes_calls_back_in_the_table_and_shows_the_command(table):
+    virus = "return [...document.querySelectorAll('#call option')].map(o => o.textContent)"
+    assert table.run(virus)[-1] == "with a viral region"
+    table.run(
+        "const c = document.getElementById('call'); c.value = '0';"
+        "c.dispatchEvent(new Event('change'));"
+        "const s = document.getElementById('limit'); s.value = 0;"
+        "s.dispatchEvent(new Event('input'))"
+    )
+    place, kept, _ = table.run("return DATA.curve[0]")
+    assert table.run(FOUND) == f"{kept} of 180 records"
+    said = table.run("return document.getElementById('limit-note').textContent")
+    assert f"{kept} of " in said and "kept" in said
+    limit = table.run(f"return DATA.limits[{place}]")
+    command = table.run("return document.getElementById('again').textContent")
+    assert command.endswith(f"--resume --max-fdr {limit}")
+    table.run(
+        "const c = document.getElementById('call'); c.value = '2';"
+        "c.dispatchEvent(new Event('change'))"
+    )
+    assert table.run("return document.querySelector('td.word[title*=slider]') !== null")
+
+
+def test_a_listed_region_opens_its_track_and_is_copied(table):
+    origin = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    table.cdp("Browser.grantPermissions", origin)
+    name = table.run("return document.querySelector('#regions [data-row]').textContent")
+    table.click("#regions [data-row]")
+    chosen = "return document.getElementById('track-choice').selectedOptions[0].textContent"
+    assert table.run(chosen).startswith(name)
+    table.click("#regions [data-region]")
+    table.wait("return document.querySelector('#regions [data-region]').textContent == 'Copied'")
+    script = "navigator.clipboard.readText().then(t => { window.copied = t; })"
+    table.run(script)
+    assert table.wait("return window.copied").startswith(f">{name}|viral_region_1\n")
+
+
+@pytest.mark.parametrize(("width", "is_shown"), [(500, True), (2_000, False)])
+def test_columns_out_of_sight_are_told(browser, pages, width, is_shown):
+    browser.open(pages["plain"], width=width)
+    browser.wait(SHOWN)
+    assert browser.run("return !document.getElementById('hint').hidden") == is_shown
+
+
 def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):
     browser.open(pages["hostile"])
     ids = browser.wait(SHOWN)
@@ -154,14 +182,3 @@ def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):
     browser.wait(f"{FOUND}.includes(' of ')")
     assert browser.run(SHOWN)
     assert browser.console() == []
-
-
-def test_an_evaluation_opens_one_length_at_a_time(browser, pages):
-    browser.open(pages["evaluation"])
-    opened = (
-        "return [...document.querySelectorAll('details[name=families][open] summary')]"
-        ".map(s => s.firstChild.textContent)"
-    )
-    assert browser.run(opened) == ["500 to 999 nt"]
-    browser.click("details[name=families]:not([open]) summary")
-    assert browser.run(opened) == ["300 to 499 nt"]

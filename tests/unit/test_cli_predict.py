@@ -53,7 +53,7 @@ def test_v1_fallback_routes_all_to_v1(invoke, tmp_path):
 
 
 def test_single_gpu_routes_to_v1(invoke, tmp_path):
-    given, result = invoke("--output-dir", tmp_path, gpus=[0])
+    given, result = invoke("-v", "--output-dir", tmp_path, gpus=[0])
     assert (given["use_v2_architecture"], given["runtime_config"]) == (False, None)
     assert not given["settings"].compute.staged
     assert "Architecture: one stream" in result.output
@@ -64,7 +64,7 @@ def test_single_gpu_routes_to_v1(invoke, tmp_path):
 
 
 def test_several_gpus_are_all_used_by_one_stream(invoke):
-    given, result = invoke(gpus=[0, 1], code=6)
+    given, result = invoke("-v", gpus=[0, 1], code=6)
     assert given["use_v2_architecture"] is False
     assert given["settings"].compute.devices == ("cuda:0", "cuda:1")
     assert given["output_dir"] == Path("reads_predictions")  # named after the first input
@@ -203,7 +203,7 @@ def test_flag_goes_over_environment_over_file(invoke, tmp_path, monkeypatch):
     ],
 )
 def test_a_flag_that_nothing_reads_is_named_and_no_other(invoke, options, told):
-    given, result = invoke(*options.split(), gpus=())
+    given, result = invoke("-v", *options.split(), gpus=())
     assert given is not None
     v1 = "Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)"
     assert (v1 in result.output) == ("--v1-fallback" in options)

@@ -39,6 +39,7 @@ COMMANDS = {
     "models": ("models", "List, fetch, import and verify models."),
     "estimate": ("info", "Say what a prediction will cost before it starts."),
     "doctor": ("info", "Check install, devices, weights and write speed."),
+    "extract": ("extract", "Write the records of a call, out of the files they came from."),
     "report": ("info", "Rebuild report.html of a finished run."),
     "train": ("train", "Train a model on labelled FASTA."),
     "evaluate": ("train", "Measure a model on labelled FASTA."),
@@ -145,6 +146,7 @@ def cli(
         "quiet": quiet,
         "log_file": log_file or config.get("logging.file"),
         "style": log_format or config.get("logging.format"),
+        "to_stderr": ctx.invoked_subcommand == "extract",  # records go to standard output
     }
     ctx.ensure_object(dict).update(config=config, config_file=config_file, quiet=quiet, log=log)
     logger = setup_logging(**log)

@@ -151,7 +151,7 @@ def predict(
     elif compute.staged:
         logger.info("Architecture: v1.0 (single-GPU or non-parallel mode)")
     else:
-        logger.info(
+        logger.debug(
             "Architecture: one stream (both encoders and the classifier in one process a device)"
         )
     if persistent_models:

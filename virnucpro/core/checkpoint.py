@@ -1,10 +1,9 @@
 """Resume is one question: was this unit of work committed under this key, and is it whole?
 
-The ledger of an output directory holds one small file for each finished unit, which a unit of
-scores fills with the scores themselves, and a table with the sizes and hashes of its files. A
-file comes to be whole, under a name made of unit and key, and only if there is none of that
-name: of two workers that did the same work the later one changes nothing. Besides the ledger
-nothing says what is done. Entries may lie in object storage; the list of files is for folders.
+The ledger of a run holds one small file for each finished unit, which a unit of scores fills with
+the scores themselves, and the sizes and hashes of its files. An entry comes to be whole, under a
+name made of unit and key, and only if there is none of that name: of two workers that did the
+same work the later one changes nothing. The list of files is for folders only.
 """
 
 from __future__ import annotations
@@ -50,12 +49,8 @@ class Entry:
 class Ledger:
     """Which units of work are finished, each under the key that it was made under.
 
-    Args:
-        root: the directory that outputs lie in.
-        folder: where the entries lie; made when the first unit is committed.
-        reuse: False means that all work starts over.
-        repair: a damaged unit is not done; False makes it an error.
-        storage: where entries lie if not in `folder`.
+    Outputs lie in `root`, entries in `folder` or in `storage`. Without `reuse` all work starts
+    over; with `repair` a damaged unit is not done, else it is an error.
     """
 
     def __init__(
@@ -66,11 +61,7 @@ class Ledger:
         self.storage = storage or Folder(folder)
 
     def read(self, unit: str, key: str, repair: bool = False) -> Entry | None:
-        """The entry of a unit that was committed under `key` and whose files are there; else None.
-
-        Raises:
-            DamagedError: a checksum fails, and neither `repair` nor the ledger's is set.
-        """
+        """The entry committed under `key` if its files are there; None, or a DamagedError."""
         own = self.name(unit, key)
         try:
             if not self.reuse or (content := self.storage.read(own)) is None:
@@ -89,13 +80,9 @@ class Ledger:
         return entry
 
     def commit(
-        self,
-        unit: str,
-        key: str,
-        payload: bytes = b"",
-        outputs: Sequence[Path] | Outputs = (),
+        self, unit: str, key: str, payload: bytes = b"", outputs: Sequence[Path] | Outputs = (),
         facts: dict[str, Any] | None = None,
-    ) -> bool:
+    ) -> bool:  # fmt: skip
         """Record `unit` as finished under `key`; False changes nothing: it had been, by whoever.
 
         The result is the `payload`, where it is small, or files that have their final names:

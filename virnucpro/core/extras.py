@@ -3,7 +3,7 @@
 EXTRA_OF = {  # by the name that is imported
     "torch": "published", "tokenizers": "published", "h5py": "published",
     "huggingface_hub": "published", "pysam": "bam", "pynvml": "gpu",
-    "ray": "ray", "obstore": "cloud",
+    "ray": "ray", "obstore": "cloud", "pandas": "pandas",
 }  # fmt: skip
 
 

@@ -32,22 +32,15 @@ def atomic_write(
 
     The order is write, fsync, rename, fsync of the folder, so that after a crash the final
     name holds either the old content or the new one. The temporary file is made, never opened:
-    nobody's file is written over, and no link followed.
-
-    Args:
-        path: the final name; its folder must exist.
-        mode: `wb` or `w+b`, or `w` for UTF-8 text with LF line ends.
-        temporary: name to write under first, in the same folder, where only a killed run can
-            have left a file; None picks a hidden one.
-        replace: False leaves a file that has the name already as it is.
+    nobody's file is written over, and no link followed. Text is UTF-8 with LF line ends;
+    `temporary` names the file that only a killed run can have left.
 
     Raises:
-        FileExistsError: there is one, and it may not be replaced.
+        FileExistsError: there is a file, and `replace` is False.
         OutputError: the disk is full, read-only or gone; nothing is left behind.
     """
-    options = (
-        {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-    )
+    text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+    options = {} if "b" in mode else text
     beside = temporary or temporary_beside(path)
     try:
         if temporary:

@@ -48,8 +48,9 @@ class _Lines(logging.StreamHandler):  # type: ignore[type-arg] # no [] before Py
 
 
 def setup_logging(
-    verbose: bool = False, quiet: bool = False, log_file: Path | None = None, style: str = "text"
-) -> logging.Logger:
+    verbose: bool = False, quiet: bool = False, log_file: Path | None = None, style: str = "text",
+    to_stderr: bool = False,
+) -> logging.Logger:  # fmt: skip
     """Configure the `virnucpro` logger anew; if `quiet`, errors on standard error only."""
     logger = logging.getLogger("virnucpro")
     for handler in list(logger.handlers):
@@ -58,7 +59,7 @@ def setup_logging(
     logger.propagate = False
     logger.setLevel(logging.DEBUG)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
-    handlers = [_Lines(sys.stderr if quiet else sys.stdout, level)]
+    handlers = [_Lines(sys.stderr if quiet or to_stderr else sys.stdout, level)]
     if log_file is not None:
         try:
             file = log_file.open("a", encoding="utf-8")

@@ -39,8 +39,11 @@ class GpuMeter:
 class Bar:
     """What a stage tells while it works; this one shows nothing."""
 
-    def update(self, n: int = 1, **postfix: object) -> None:
-        """Count `n` more items; `postfix` is shown behind the bar."""
+    def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
+        """Count `n` more items; `postfix` is shown behind the bar.
+
+        `expected` is about how many there will be, where the total is not known.
+        """
 
 
 class ProgressReporter:
@@ -72,7 +75,7 @@ class _LineBar(Bar):
         self.start = self.last = time.monotonic()
         self.gpu = GpuMeter()
 
-    def update(self, n: int = 1, **postfix: object) -> None:
+    def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
         self.done = _bounded(self.done + n, self.total)
         now = time.monotonic()
         if now - self.last < SECONDS_BETWEEN_LINES:
@@ -82,8 +85,8 @@ class _LineBar(Bar):
         count, details = f"{self.done}", [f"{rate:.1f}/s"]
         if self.total is not None:
             count += f"/{self.total}"
-        if self.total is not None and rate:
-            details.append(f"ETA {timedelta(seconds=int((self.total - self.done) / rate))}")
+        if rate and (total := self.total or expected) is not None:
+            details.append(f"ETA {timedelta(seconds=int(max(0, total - self.done) / rate))}")
         details += _details(postfix, self.gpu)
         logger.info("%s: %s %s, %s", self.desc, count, self.unit, ", ".join(details))
 
@@ -102,11 +105,11 @@ def _rich_bar(total: int | None, desc: str, unit: str) -> Iterator[Bar]:
         [task], gpu = progress.tasks, GpuMeter()
 
         class RichBar(Bar):
-            def update(self, n: int = 1, **postfix: object) -> None:
+            def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
                 details = [f"{task.speed:,.0f}/s"] if task.speed else []
                 text = ", ".join([*details, *_details(postfix, gpu)])
                 done = _bounded(int(task.completed) + n, total)
-                progress.update(task.id, completed=done, details=text)
+                progress.update(task.id, total=total or expected, completed=done, details=text)
 
         yield RichBar()
 

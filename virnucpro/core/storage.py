@@ -95,11 +95,7 @@ class Folder:
 
 
 class Objects:
-    """Objects below one URL; keys and regions come from the environment, as of every such tool.
-
-    Raises:
-        OutputError: from each method: the storage does not answer, or says no.
-    """
+    """Objects below one URL, keys from the environment; an OutputError where it says no."""
 
     def __init__(self, url: str) -> None:
         self._obstore: Any = import_module("obstore")
@@ -178,11 +174,7 @@ def url_of(place: str | Path) -> str:
 
 
 def fetch(url: str, file: IO[bytes]) -> None:
-    """Copy the object of a URL into a file.
-
-    Raises:
-        InputError: it is not there, or cannot be read.
-    """
+    """Copy the object of a URL into a file; an InputError if it cannot be read."""
     base, _, name = url.rpartition("/")
     try:
         Objects(base).copy_to(name, file)

@@ -6,12 +6,10 @@ interpreter, so nothing is pickled and no second process can touch the device.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 _SLICE = 256  # sequences per call of a tokenizer
-_POLL_S = 0.1
 
 
 def spread(make: Callable[[Given], Made], given: Iterable[Given], threads: int) -> Iterator[Made]:
@@ -51,68 +48,41 @@ class Ahead(Iterator[Made]):
     """Runs `source` in a thread, at most `depth` elements ahead; 0 runs it in this one.
 
     An error in `source` is raised here, after the elements before it. Leaving the `with` block
-    stops the thread.
+    ends the thread and closes the source.
     """
 
     def __init__(self, source: Iterable[Made], depth: int) -> None:
-        self._inline = iter(source) if depth < 1 else None
-        self._made: queue.Queue[tuple[Made] | BaseException | None] = queue.Queue(max(depth, 1))
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        if depth >= 1:
-            work = (source, self._made, self._stop)
-            self._thread = threading.Thread(target=_fill, args=work, daemon=True, name="feeder")
-            self._thread.start()
+        self._source = iter(source)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feeder") if depth else None
+        # Elements as lists of one; the end is an empty one.
+        self._waiting: deque[Future[list[Made]]] = deque()
+        if self._pool:
+            self._waiting.extend(self._pool.submit(self._next) for _ in range(depth))
+
+    def _next(self) -> list[Made]:
+        return list(islice(self._source, 1))
 
     @property
     def is_ready(self) -> bool:
         """Whether the next element, or the end, is there without waiting."""
-        return self._inline is None and not self._made.empty()
+        return bool(self._waiting) and self._waiting[0].done()
 
     def __next__(self) -> Made:
-        if self._inline is not None:
-            return next(self._inline)
-        element = self._made.get()
-        if element is None:
-            self._made.put(None)  # asked again, the end is still the end
-            raise StopIteration
-        if isinstance(element, BaseException):
-            raise element
-        return element[0]
+        if self._pool is None:
+            return next(self._source)
+        self._waiting.append(self._pool.submit(self._next))
+        if element := self._waiting.popleft().result():
+            return element[0]
+        raise StopIteration
 
     def __enter__(self) -> Ahead[Made]:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-
-def _fill(
-    source: Iterable[Made],
-    made: queue.Queue[tuple[Made] | BaseException | None],
-    stop: threading.Event,
-) -> None:
-    try:
-        for element in source:
-            if not _put(made, (element,), stop):
-                break
-        _put(made, None, stop)
-    except BaseException as error:  # noqa: BLE001 - it travels to the thread that reads
-        _put(made, error, stop)
-    finally:
-        close = getattr(source, "close", None)
-        if close is not None:
-            close()
-
-
-def _put(made: queue.Queue[Made], element: Made, stop: threading.Event) -> bool:
-    while not stop.is_set():
-        with suppress(queue.Full):
-            made.put(element, timeout=_POLL_S)
-            return True
-    return False
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        if isinstance(self._source, Generator):
+            self._source.close()
 
 
 def tokenize(

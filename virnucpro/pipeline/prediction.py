@@ -8,7 +8,7 @@ original's files and leaves their scores in the same ledger, so that the stream 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,6 +21,7 @@ from virnucpro.core.errors import InputError, WorkersFailedError
 from virnucpro.core.files import digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Status
+from virnucpro.core.text import clipped, duration
 from virnucpro.pipeline.calls import Called, ModelTables
 from virnucpro.pipeline.feature_files import (
     read_dna_features,
@@ -30,8 +31,8 @@ from virnucpro.pipeline.feature_files import (
 )
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.final_tables import table_paths, write_final_tables
-from virnucpro.pipeline.input_pass import input_pass
-from virnucpro.pipeline.inputs import check_inputs, read_sources
+from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
+from virnucpro.pipeline.inputs import check_inputs, read_sources, shown_name
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.output_dir import (
     check_free,
@@ -106,6 +107,7 @@ def run_prediction(
     is_staged = settings.compute.staged or use_v2_architecture or persistent_models
     read = [*input_files, *filter(None, [settings.inputs.reference])]
     check_inputs(read)
+    logger.info("Input: %s", clipped(", ".join(shown_name(str(path)) for path in input_files)))
     model = choose_model(settings.model)
     if settings.compute.dtype == "fp8":
         refuse_fp8(model, settings.compute.devices[0])
@@ -165,9 +167,19 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
             run.report.data["agreement"] = try_fp8(run, job, executor)
         log = ReadLog()
         records = read_sources(run.sources, log)
-        events = input_pass(records, run.rules, run.per_unit, run.threads)
+        ahead = [0]  # ORFs read so far, with which share of the input's bytes
+
+        def read_ahead() -> Iterator[Unit | Shard]:
+            for event in input_pass(records, run.rules, run.per_unit, run.threads):
+                ahead[0] += len(event) if isinstance(event, Unit) else 0
+                yield event
+
+        def tell(rows: int) -> None:
+            expected = ahead[0] * run.input_bytes // log.bytes_read if log.bytes_read else None
+            bar.update(rows, expected)
+
         scored = scored_shards(
-            events, store, executor, job, bar.update, given_up, run.report.note_engines
+            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines
         )
         # This thread drives a GPU while another writes: one shard waits for it at most.
         with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
@@ -184,6 +196,8 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         tables.finish()
         counts |= {**tables.counts, "gaps": log.gaps, "digits": log.digits, "blanks": log.blanks}
         _refuse_no_dna(run, counts)
+    seconds = run.report.data["stages"]["scoring"]["seconds"]
+    logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
     record_failures(paths, given_up, missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:

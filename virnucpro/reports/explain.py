@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import read_json
-from virnucpro.core.text import duration
+from virnucpro.core.text import duration, percent
 from virnucpro.scores.thresholds import PRESETS
 
 STAGES = {
@@ -53,6 +54,12 @@ def part(run: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A mapping inside run.json; empty where there is none."""
     value = run.get(name)
     return value if isinstance(value, dict) else {}
+
+
+def entries(run: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The mappings of a list inside run.json; empty where there is none."""
+    value = run.get(name)
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def number(value: object) -> float | None:
@@ -111,6 +118,44 @@ def stages(run: Mapping[str, Any]) -> list[Stage]:
         title = STAGES.get(name, name.replace("_", " "))
         found.append(Stage(title, seconds, seconds / total, rate, words))
     return found
+
+
+def estimates(run: Mapping[str, Any]) -> dict[str, str]:
+    """The share of viruses in each sample with its interval, in words.
+
+    >>> entry = {"sample": "gut", "prevalence": 0.021, "low": 0.0, "high": 0.04}
+    >>> estimates({"sample_summary": [entry]})
+    {'gut': '2.1% (0% to 4.0%)'}
+    """
+    found = {}
+    for entry in entries(run, "sample_summary"):
+        shares = [number(entry.get(name)) for name in ("prevalence", "low", "high")]
+        if None not in shares:
+            share, low, high = (percent(value or 0.0) for value in shares)
+            found[str(entry.get("sample", ""))] = f"{share} ({low} to {high})"
+    return found
+
+
+def may_hold_none(run: Mapping[str, Any]) -> list[str]:
+    """Samples whose scores are such as one without any virus has."""
+    return [str(entry.get("sample", "")) for entry in entries(run, "sample_summary")
+            if entry.get("compatible_with_none")]  # fmt: skip
+
+
+def again(run: Mapping[str, Any]) -> str:
+    """The command that calls a finished run again, up to a new limit of the FDR.
+
+    >>> again({"command": ["/bin/virnucpro", "predict", "a b.fa", "--force", "--max-fdr", "0.1"]})
+    "virnucpro predict 'a b.fa' --resume --max-fdr"
+    """
+    program, *words = map(str, run.get("command") or ["virnucpro", "predict"])
+    if "virnucpro" not in program or "predict" not in words:
+        inputs = (str(entry.get("path", "")) for entry in entries(run, "inputs"))
+        words = ["predict", *inputs, "-o", "DIRECTORY"]
+    kept = [word for at, word in enumerate(words)
+            if word not in ("--force", "--resume", "--max-fdr", "-f")
+            and not word.startswith("--max-fdr=") and words[at - 1] != "--max-fdr"]  # fmt: skip
+    return shlex.join(["virnucpro", *kept, "--resume", "--max-fdr"])
 
 
 def history(run: Mapping[str, Any]) -> str:

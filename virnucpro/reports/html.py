@@ -20,18 +20,26 @@ from virnucpro.reports import citations, explain, pages
 from virnucpro.reports.summary import (
     CALLS,
     LENGTH_BINS_PER_DECADE,
+    LIMITS,
     SCORE_BINS,
     Summary,
+    best_regions,
     choose_tracks,
+    limit_of,
+    read_sequences,
     read_tracks,
     summarise,
 )
-from virnucpro.reports.tables import read_region_rows
+from virnucpro.reports.tables import RegionRow, read_region_rows
+from virnucpro.scores.thresholds import VIRUS
 
-SCRIPTS = ("page.js", "charts.js", "track.js", "table.js")
+SCRIPTS = ("page.js", "charts.js", "limit.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json")
 SCORE_UNIT = 100_000
 MOST_SAMPLES = 400
+MOST_LETTERS = 600_000  # of sequences that can be copied: more would make the page large
+SHOWN_REGIONS = 100
+HIGH_FDR = 0.2
 # Reads of about one length make a column, not a chart of length against score.
 ONE_LENGTH = 1.25
 # Name in MultiQC's data and colour, by call.
@@ -53,18 +61,20 @@ def write_report(output_dir: Path) -> Path:
         OutputError: the report cannot be written.
     """
     run = explain.read_run(output_dir)
-    summary = summarise(output_dir / "calls.tsv")
+    table = output_dir / "regions.tsv"
+    hosts, regions = best_regions(table) if table.exists() else (0, [])
+    summary = summarise(output_dir / "calls.tsv", wanted={row.key for _, row in regions})
     page, graph = (output_dir / name for name in REPORT_FILES)
-    text = _page(run, summary, _data(run, summary, output_dir))
+    text = _page(run, summary, _data(run, summary, regions, output_dir), hosts)
     with atomic_write(page, "w") as file:
         file.write(text)
     write_json(graph, _multiqc(run, summary))
     return page
 
 
-def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
+def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any], hosts: int) -> str:
     calling = explain.part(run, "calling")
-    inputs = [entry for entry in run.get("inputs", []) if isinstance(entry, dict)]
+    inputs = explain.entries(run, "inputs")
     names = [Path(str(entry.get("path", ""))).name for entry in inputs]
     ranked = sorted(summary.samples.items(), key=lambda item: -item[1]["virus"])
     uncertain, half = summary.histogram["uncertain"], SCORE_BINS // 2
@@ -94,6 +104,15 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
         hidden=len(ranked[MOST_SAMPLES:]),
         numbers=data["samples"],
         references=citations.references(model),
+        estimates=explain.estimates(run),
+        may_hold_none=explain.may_hold_none(run),
+        high_fdr=HIGH_FDR,
+        hosts=hosts,
+        regions=data["found"],
+        ids=data["rows"]["id"],
+        copied=data["regionFasta"],
+        shown_regions=SHOWN_REGIONS,
+        has_curve=len(data["curve"]) > 1,
         has_tracks=bool(data["tracks"]),
         style=Markup(style),
         script=Markup(script),
@@ -102,7 +121,9 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _data(run: dict[str, Any], summary: Summary, output_dir: Path) -> dict[str, Any]:
+def _data(
+    run: dict[str, Any], summary: Summary, best: list[tuple[int, RegionRow]], output_dir: Path
+) -> dict[str, Any]:
     """What the page's script reads: rows as one list a column, figures, tracks and regions.
 
     Numbers are -1 where there is none.
@@ -110,13 +131,29 @@ def _data(run: dict[str, Any], summary: Summary, output_dir: Path) -> dict[str, 
     rows, samples, statuses = summary.top, list(summary.samples), list(summary.statuses)
     places = [{name: at for at, name in enumerate(names)} for names in (samples, statuses, CALLS)]
     sample_of, status_of, call_of = places
-    chosen = choose_tracks(rows)
+    row_of = {row.key: place for place, row in enumerate(rows)}
+    best = [(place, found) for place, found in best if found.key in row_of]
+    chosen = choose_tracks(rows, hosts={found.key for _, found in best})
     chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
     tracks = read_tracks(chunks, chosen) if chosen and chunks.exists() else []
     regions: dict[int, list[tuple[int, int]]] = {}
-    for key, start, end in read_region_rows(table) if table.exists() else ():
-        if key in chosen:
-            regions.setdefault(chosen[key], []).append((start, end))
+    for found in read_region_rows(table) if table.exists() else ():
+        if found.key in chosen:
+            regions.setdefault(chosen[found.key], []).append((found.start, found.end))
+    copied: list[dict[int, int]] = [{}, {}]  # places in the FASTA files, and what they belong to
+    letters = MOST_LETTERS
+    wanted = [(1, place, number, found.end - found.start)
+              for number, (place, found) in enumerate(best)]  # fmt: skip
+    wanted += [(0, place, number, row.length)
+               for number, (row, place) in enumerate(zip(rows, summary.viral, strict=True))
+               if place >= 0]  # fmt: skip
+    for file, place, number, length in wanted:
+        if (letters := letters - length) < 0:
+            break
+        copied[file][place] = number
+    packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
+    fasta = [read_sequences(output_dir / f"{name}.fasta{packed}", places)
+             for name, places in zip(("viral", "regions"), copied, strict=True)]  # fmt: skip
     return {
         "samples": samples,
         "statuses": statuses,
@@ -132,8 +169,34 @@ def _data(run: dict[str, Any], summary: Summary, output_dir: Path) -> dict[str, 
             "fdr": [_scaled(row.fdr) for row in rows],
             "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
             "status": [status_of[str(row.status)] for row in rows],
-            "hint": {place: row.class_hint for place, row in enumerate(rows) if row.class_hint},
+            "hint": {
+                place: ", ".join(filter(None, (row.class_hint, row.family)))
+                for place, row in enumerate(rows)
+                if row.class_hint
+            },
+            "ps": [_scaled(row.p_sample) for row in rows],
+            "limit": [
+                limit_of(row.fdr) if row.call == VIRUS and row.fdr is not None else 0
+                for row in rows
+            ],
         },
+        "found": [
+            {
+                "row": row_of[found.key],
+                "start": found.start,
+                "end": found.end,
+                "share": (found.end - found.start) / found.contig_length,
+                "logOdds": found.log_odds,
+                "supporting": found.supporting,
+                "opposing": found.opposing,
+            }
+            for _, found in best
+        ],
+        "fasta": fasta[0],
+        "regionFasta": fasta[1],
+        "curve": summary.curve,
+        "limits": LIMITS,
+        "again": explain.again(run),
         "calls": CALLS,
         "histogram": summary.histogram,
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],

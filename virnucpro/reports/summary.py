@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from operator import itemgetter
@@ -18,11 +19,17 @@ from virnucpro.reports.tables import (
     CALL_COLUMNS,
     CHUNK_COLUMNS,
     CallRow,
+    RegionRow,
     call_row,
     chunk_row,
     read_call_rows,
     read_fields,
+    read_region_rows,
 )
+from virnucpro.scores.thresholds import VIRUS
+from virnucpro.sequences.fasta import records_of
+from virnucpro.sequences.fasta_files import fasta_text
+from virnucpro.sequences.read_log import ReadLog
 
 CALLS = ("virus", "non-virus", "uncertain", "")
 SCORE_BINS = 50
@@ -34,6 +41,12 @@ MOST_CHUNKS = 30_000
 MOST_PER_CONTIG = 1_500
 MOST_TRACKS = 1_000
 SCORE_STEPS = 1_000
+MOST_REGIONS = 500
+# What a user may bound the false discovery rate by, from 0.01% to 100%.
+LIMITS = tuple(float(f"{10 ** (k / 16):.2g}") for k in range(-64, 1))
+
+
+Key = tuple[str, str]  # of a record: sample and id
 
 
 @dataclass(slots=True)
@@ -57,17 +70,41 @@ class Summary:
     viral_nt: int = 0  # total length of the records called viral
     sample_fdr: dict[str, float] = field(default_factory=dict)  # of samples with viral records
     fdr: float | None = None  # of all records called viral; None without any
+    # For each sample with viral records, how many of them a limit of `LIMITS` and no lower one
+    # keeps, and the highest fdr among these.
+    kept: dict[str, Counter[int]] = field(default_factory=dict)
+    worst: dict[str, dict[int, float]] = field(default_factory=dict)
     top: list[CallRow] = field(default_factory=list)  # best score first, those without one last
+    viral: list[int] = field(default_factory=list)  # place of each row of `top` in viral.fasta
 
     @property
     def scored(self) -> int:
         """Records with a score."""
         return self.records - self.calls[""]
 
-    def count(self, block: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        """Take rows of calls.tsv into all figures but `fdr` and `top`; returns their scores.
+    @property
+    def curve(self) -> list[tuple[int, int, float]]:
+        """What each limit keeps that keeps more than the one before.
 
-        A score is -1 where there is none.
+        It is told as a place in `LIMITS`, viral calls kept, and how many of them are expected to
+        be false.
+        """
+        found, kept, highest = [], Counter[str](), dict[str, float]()
+        for place in range(len(LIMITS)):
+            own = {sample: counts[place] for sample, counts in self.kept.items() if counts[place]}
+            for sample in own:
+                highest[sample] = self.worst[sample][place]
+            kept.update(own)
+            false = sum(kept[sample] * fdr for sample, fdr in highest.items())
+            if own:
+                found.append((place, kept.total(), false))
+        return found
+
+    def count(self, block: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], list[str]]:
+        """Take rows of calls.tsv into all figures but `fdr` and `top`.
+
+        Returns:
+            Their scores, -1 where there is none, shape (rows,), and their calls.
         """
         columns = dict(zip(CALL_COLUMNS, zip(*block, strict=True), strict=True))
         calls = [call if call in CALLS else "" for call in columns["call"]]
@@ -82,13 +119,16 @@ class Summary:
             self.samples.setdefault(sample, Counter())[name] += count
         for i in (i for i, name in enumerate(calls) if name == "virus"):
             self.viral_nt += int(nt[i])
-            if fdr := columns["fdr"][i]:  # it rises down the ranks, and each sample has its own
-                sample = columns["sample"][i]
-                self.sample_fdr[sample] = max(self.sample_fdr.get(sample, 0.0), float(fdr))
+            if columns["fdr"][i]:  # it rises down the ranks, and each sample has its own
+                sample, fdr = columns["sample"][i], float(columns["fdr"][i])
+                self.sample_fdr[sample] = max(self.sample_fdr.get(sample, 0.0), fdr)
+                place, worst = limit_of(fdr), self.worst.setdefault(sample, {})
+                self.kept.setdefault(sample, Counter())[place] += 1
+                worst[place] = max(worst.get(place, 0.0), fdr)
         of_call = np.array([CALLS.index(name) for name in calls])
         scored = (p_virus >= 0) & (of_call < CALLS.index(""))
         if not scored.any():
-            return p_virus
+            return p_virus, calls
         of_call, own_nt = of_call[scored], nt[scored]
         self.shortest = min(self.shortest or int(own_nt.min()), int(own_nt.min()))
         self.longest = max(self.longest, int(own_nt.max()))
@@ -98,30 +138,46 @@ class Summary:
         for of_length, score, call, count in zip(*cells.tolist(), counts.tolist(), strict=True):
             self.histogram[CALLS[call]][score] += count
             self.grid[of_length, score, CALLS[call]] += count
-        return p_virus
+        return p_virus, calls
 
 
-def summarise(calls: Path, most_rows: int = MOST_ROWS) -> Summary:
+def limit_of(fdr: float) -> int:
+    """The place in `LIMITS` of the lowest limit that keeps a viral call."""
+    return min(bisect_left(LIMITS, fdr), len(LIMITS) - 1)
+
+
+def summarise(calls: Path, most_rows: int = MOST_ROWS, wanted: Collection[Key] = ()) -> Summary:
     """Count, bin and rank the rows of calls.tsv; holds about `most_rows` of them.
 
-    Fewer are kept where long ids would make the report large.
+    Fewer are kept where long ids would make the report large. Samples and ids of `wanted` are
+    kept whatever their score.
 
     Raises:
         InputError: the table is missing or damaged.
     """
     summary = Summary()
-    best: list[tuple[float, int, list[str]]] = []  # of equals the first ones
+    best: list[tuple[float, int, int, list[str]]] = []  # of equals the first ones
+    asked: list[tuple[float, int, int, list[str]]] = []
     rows, lowest = read_fields(calls, CALL_COLUMNS), -math.inf
     try:
         while block := list(islice(rows, BLOCK_ROWS)):
-            first, scores = summary.records, summary.count(block)
+            first, viral = summary.records, summary.calls[VIRUS]
+            scores, names = summary.count(block)
+            is_viral = np.array([name == VIRUS for name in names])
+            places = np.where(is_viral, viral + np.cumsum(is_viral) - 1, -1)
             better = np.flatnonzero(scores > lowest).tolist()
-            best += [(-float(scores[i]), first + i, block[i]) for i in better]
+            best += [(-float(scores[i]), first + i, int(places[i]), block[i]) for i in better]
+            if wanted:
+                keys = enumerate(map(itemgetter(SAMPLE, ID), block))
+                asked += [(-float(scores[i]), first + i, -1, block[i]) for i, key in keys
+                          if key in wanted]  # fmt: skip
             if len(best) >= most_rows:
                 best.sort()
                 del best[most_rows:]
                 lowest = -best[-1][0]
-        top = [call_row(fields) for _, _, fields in sorted(best)]
+        numbers = {number for _, number, _, _ in best}
+        best += [one for one in asked if one[1] not in numbers]
+        top = [(call_row(fields), place) for _, _, place, fields in sorted(best)]
     except ValueError:
         for _ in read_call_rows(calls):  # names the row
             pass
@@ -130,27 +186,62 @@ def summarise(calls: Path, most_rows: int = MOST_ROWS) -> Summary:
         false = sum(summary.samples[name]["virus"] * fdr for name, fdr in rates.items())
         summary.fdr = false / summary.calls["virus"]
     letters = 0
-    for row in top:
+    for row, place in top:
         letters += len(row.seq_id.encode("utf-8", "surrogateescape")) + len(row.class_hint)
         if letters > MOST_ID_BYTES:
             break
         summary.top.append(row)
+        summary.viral.append(place)
     return summary
 
 
+def best_regions(regions: Path) -> tuple[int, list[tuple[int, RegionRow]]]:
+    """Records that are viral in a region only, and the regions of most evidence in them.
+
+    Returns:
+        How many such records there are; and up to `MOST_REGIONS` regions by falling log-odds,
+        each with its place in regions.fasta.
+    """
+    hosts, last = 0, ("", "")
+    best: list[tuple[float, int, RegionRow]] = []
+    inside = (row for row in read_region_rows(regions) if row.is_inside)
+    for place, row in enumerate(inside):
+        hosts, last = hosts + (row.key != last), row.key
+        best.append((-row.log_odds, place, row))
+        if len(best) == 2 * MOST_REGIONS:
+            best = sorted(best)[:MOST_REGIONS]
+    return hosts, [(place, row) for _, place, row in sorted(best)[:MOST_REGIONS]]
+
+
+def read_sequences(fasta: Path, row_of: dict[int, int]) -> dict[int, str]:
+    """FASTA text of records by their row, `row_of` having the row of each place in the file."""
+    found, last = {}, max(row_of, default=-1)
+    if row_of and fasta.exists():
+        for place, record in enumerate(records_of(fasta, ReadLog(is_silent=True))):
+            if place in row_of:
+                found[row_of[place]] = fasta_text(record.header, record.sequence, wrapped=True)
+            if place == last:
+                break
+    return found
+
+
 KEY = itemgetter(CHUNK_COLUMNS.index("id"), CHUNK_COLUMNS.index("sample"))
-Chosen = dict[tuple[str, str], int]  # the row of each contig, by its sample and id
+SAMPLE, ID = CALL_COLUMNS.index("sample"), CALL_COLUMNS.index("id")
+Chosen = dict[Key, int]  # the row of each contig, by its sample and id
 
 
-def choose_tracks(rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS) -> Chosen:
-    """Pick contigs with several chunks: viral ones first, then those of mixed evidence.
+def choose_tracks(
+    rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS, hosts: Collection[Key] = ()
+) -> Chosen:
+    """Pick contigs with several chunks: `hosts`, then viral ones, then those of mixed evidence.
 
     They are at most `MOST_TRACKS` contigs, with `most_chunks` chunks in all.
     """
 
-    def interest(item: tuple[int, CallRow]) -> tuple[bool, bool, int]:
+    def interest(item: tuple[int, CallRow]) -> tuple[bool, bool, bool, int]:
         row = item[1]
-        return row.call == "virus", bool(row.supporting and row.opposing), row.chunks
+        is_mixed = bool(row.supporting and row.opposing)
+        return row.key in hosts, row.call == VIRUS, is_mixed, row.chunks
 
     several = [(place, row) for place, row in enumerate(rows) if row.chunks > 1 and row.call]
     chosen: Chosen = {}

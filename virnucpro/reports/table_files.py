@@ -86,7 +86,7 @@ class TableFiles:
         """Write one record: its rows in order, and its sequence, or that of its viral regions.
 
         `name` is its id in the files that have no column for the sample, `fields` its row of
-        calls.tsv as text; `record` is needed where it is called viral or has regions.
+        calls.tsv as text; `record` is needed where it, or a part of it, is viral.
         """
         self._calls.write("\t".join(fields) + "\n")
         length = int(fields[LENGTH])
@@ -112,6 +112,7 @@ class TableFiles:
                 (f"{name}|viral_region_{found.number} {found.start + 1}-{found.end}/{length}",
                  record.sequence[found.start : found.end])
                 for found in regions
+                if found.is_inside
             ]  # fmt: skip
             write_fasta(self._regions_fasta, cut, wrapped=True)
 

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
+from virnucpro.scores.thresholds import VIRUS
 
 T = TypeVar("T")
 
-SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1}
+SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1, "regions.fasta": 1}
 
 CALL_COLUMNS = (
     "id", "length", "chunks", "orfs", "status", "p_virus", "call", "model", "sample",
@@ -145,6 +146,11 @@ class RegionRow(_Row):
     call: str  # of the contig as a whole
     sample: str
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether this is a part of a contig that is not called viral, as a provirus is."""
+        return self.call != VIRUS and self.end - self.start < self.contig_length
+
     def values(self) -> tuple[Any, ...]:
         """The fields in the order of `REGION_COLUMNS`."""
         length = self.end - self.start
@@ -169,11 +175,21 @@ def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
     return _rows(path, CHUNK_COLUMNS, chunk_row)
 
 
-def read_region_rows(path: Path) -> Iterator[tuple[tuple[str, str], int, int]]:
-    """Stream the contig's sample and id, start and end (nt) of each row of a regions.tsv."""
+def read_region_rows(path: Path) -> Iterator[RegionRow]:
+    """Stream a regions.tsv of this version; other columns, or a bad row, are an `InputError`.
 
-    def row(fields: list[str]) -> tuple[tuple[str, str], int, int]:
-        return (fields[-1], fields[0]), int(fields[2]), int(fields[3])
+    The length of a contig is as exact as the table's shares, six digits.
+    """
+
+    def row(fields: list[str]) -> RegionRow:
+        seq_id, number, start, end, length, share, supporting, opposing, *odds, call, sample = (
+            fields
+        )
+        mean_p, log_odds = (_number(text) or 0.0 for text in odds)
+        return RegionRow(
+            seq_id, int(number), int(start), int(end), round(int(length) / float(share)),
+            int(supporting), int(opposing), mean_p, log_odds, call, sample,
+        )  # fmt: skip
 
     return _rows(path, REGION_COLUMNS, row)
 

@@ -1,12 +1,15 @@
 """BAM, CRAM and SAM -> records; needs pysam, which the `[bam]` extra brings."""
 
+from __future__ import annotations
+
 import os
 import re
 import string
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import sha256_file
@@ -54,6 +57,32 @@ def read_alignments(
         InputError: no pysam, broken or changed alignments, no letter in a sequence, no reference.
     """
     of_run, log = log, ReadLog() if log is None else log
+    sample, digest = sample_name(path), ""
+    with open_alignments(path, reference) as file:
+        digest = sha256_file(path)
+        for read in primary_reads(file):
+            yield _record(path, read, sample, log)
+        log.digests[str(path)] = sha256_file(path)
+    if log.digests[str(path)] != digest:
+        raise InputError(path, "changed while it was read; run again when it is whole")
+    if of_run is None:
+        log.warn()
+
+
+def primary_reads(file: Any) -> Iterator[Any]:
+    """Each read of an open file once, as pysam gives it."""
+    reads = file.fetch(until_eof=True)
+    return (read for read in reads if not (read.is_secondary or read.is_supplementary))
+
+
+@contextmanager
+def open_alignments(path: Path, reference: Path | None = None) -> Iterator[Any]:
+    """A file open in pysam; what goes wrong there is an InputError.
+
+    Args:
+        path: the file; no index is needed.
+        reference: as for `read_alignments`.
+    """
     try:
         import pysam
     except ImportError as error:
@@ -63,36 +92,30 @@ def read_alignments(
         raise InputError(reference, "is no file; give the FASTA that the CRAM was packed against")
     # htslib reads it as it opens a file, and asks a public server where it is empty
     os.environ["REF_PATH"] = _ADDRESS.sub("", os.environ.get("REF_PATH", "")) or os.devnull
-    sample, kind = sample_name(path), alignment_format(path)
-    if kind == "SAM":
+    if (kind := alignment_format(path)) == "SAM":
         _check_letters(path)
     verbosity = pysam.set_verbosity(0)  # what htslib would print comes as an exception too
     try:
-        digest = sha256_file(path)
         with pysam.AlignmentFile(
             str(path), check_sq=False, reference_filename=str(reference) if reference else None
         ) as file:
-            for read in file.fetch(until_eof=True):
-                if read.is_secondary or read.is_supplementary:
-                    continue
-                name = log.wished_id(first_word(read.query_name or ""))
-                if read.is_read1 != read.is_read2:
-                    name += "/1" if read.is_read1 else "/2"
-                sequence = read.get_forward_sequence() or ""
-                if "=" in sequence:
-                    problem = "'=' for a letter of the reference; undo `samtools calmd -e`"
-                    raise InputError(path, f"read {name}: {problem}")
-                yield Record(log.unique(name), name, sequence, sample)
-        log.digests[str(path)] = sha256_file(path)
+            yield file
     except (OSError, ValueError, NotImplementedError) as error:  # the last: gzip but not BGZF
         hint = " (a CRAM may need --reference)" if kind == "CRAM" else ""
         raise InputError(path, f"broken or truncated alignments: {clipped(error)}{hint}") from error
     finally:
         pysam.set_verbosity(verbosity)
-    if log.digests[str(path)] != digest:
-        raise InputError(path, "changed while it was read; run again when it is whole")
-    if of_run is None:
-        log.warn()
+
+
+def _record(path: Path, read: Any, sample: str, log: ReadLog) -> Record:
+    name = log.wished_id(first_word(read.query_name or ""))
+    if read.is_read1 != read.is_read2:
+        name += "/1" if read.is_read1 else "/2"
+    sequence = read.get_forward_sequence() or ""
+    if "=" in sequence:
+        problem = f"read {name}: '=' for a letter of the reference; undo `samtools calmd -e`"
+        raise InputError(path, problem)
+    return Record(log.unique(name), name, sequence, sample)
 
 
 def _check_letters(path: Path) -> None:

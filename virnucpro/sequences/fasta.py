@@ -112,7 +112,7 @@ def first_word(header: str) -> str:
 
 
 def _entries(path: Path | str, log: ReadLog) -> Iterator[Entry]:
-    with open_unpacked(path) as unpacked:
+    with open_unpacked(path, log.count_bytes) as unpacked:
         yield from read_entries(TextStream(unpacked), log)
         log.digests[str(path)] = unpacked.finish()
         if unpacked.is_cut_short:

@@ -104,6 +104,7 @@ class ReadLog:
     cut_short: list[str] = field(default_factory=list)  # bgzip without its end block
     ids: IdRegistry = field(default_factory=IdRegistry)
     digests: dict[str, str] = field(default_factory=dict)  # SHA-256 by path, as the bytes lie there
+    bytes_read: int = 0  # of FASTA and FASTQ inputs, as they lie there
     max_record_nt: int = MAX_RECORD_NT  # a longer record ends the run
     is_silent: bool = False  # for inputs that are read again
 
@@ -118,6 +119,10 @@ class ReadLog:
         seq_id = self.ids.unique(name, endings)
         self.duplicates += seq_id != name
         return seq_id
+
+    def count_bytes(self, count: int) -> None:
+        """Count bytes that were read."""
+        self.bytes_read += count
 
     def note_mark(self, where: str) -> None:
         """Count a record that has `>` in its id; the first is told by its place."""

@@ -67,15 +67,20 @@ class Unpacked:
 
 
 @contextmanager
-def open_unpacked(path: Path | str) -> Iterator[Unpacked]:
-    """Open a file, or standard input for `-`, to read its unpacked bytes."""
+def open_unpacked(
+    path: Path | str, on_bytes: Callable[[int], None] = lambda count: None
+) -> Iterator[Unpacked]:
+    """Open a file, or standard input for `-`, to read its unpacked bytes.
+
+    `on_bytes` is told how many more bytes were read of what lies there.
+    """
     with ExitStack() as stack:
         try:
             if str(path) == STDIN:
                 path, source = "standard input", standard_input()
             else:
                 source = stack.enter_context(Path(path).open("rb"))
-            raw = _RawInput(source)
+            raw = _RawInput(source, on_bytes)
             packed: io.BufferedReader = io.BufferedReader(raw, _BUFFER_BYTES)
             head = packed.peek(_BGZF_EXTRA.stop)
         except OSError as error:
@@ -120,8 +125,8 @@ def _unpacker(packed: io.BufferedReader, packing: str | None) -> io.BufferedRead
 class _RawInput(io.RawIOBase):
     """The bytes as they lie there: hashed as they are read, the last few kept."""
 
-    def __init__(self, source: Any) -> None:
-        self._source = source
+    def __init__(self, source: Any, on_bytes: Callable[[int], None]) -> None:
+        self._source, self._on_bytes = source, on_bytes
         self.digest, self.tail = hashlib.sha256(), b""
 
     def readable(self) -> bool:
@@ -130,6 +135,7 @@ class _RawInput(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         size: int = self._source.readinto(buffer)
         self.digest.update(buffer[:size])
+        self._on_bytes(size)
         self.tail = (self.tail + bytes(buffer[:size][-len(_BGZF_END) :]))[-len(_BGZF_END) :]
         return size
 

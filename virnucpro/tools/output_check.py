@@ -1,8 +1,4 @@
-"""Is what lies in a run's directory whole? Reads files, changes none, executes nothing.
-
-Checked are the files that a later run would reuse: feature and merged files, HDF5 shards, and the
-ledger's records with the outputs they speak for.
-"""
+"""Is what a later run would reuse whole? Feature and merged files, HDF5 shards, the ledger."""
 
 from __future__ import annotations
 
@@ -25,14 +21,7 @@ class Finding(NamedTuple):
 
 
 def check_output_dir(directory: Path, load: bool = True) -> Iterator[Finding]:
-    """Check every reusable file under `directory`, in the order of their names.
-
-    What a ledger record speaks for is part of the record's finding.
-
-    Args:
-        directory: an output directory, or any folder with such files.
-        load: read contents and compare checksums; False looks at sizes and signatures only.
-    """
+    """Check every reusable file, by name; without `load` sizes and signatures only."""
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         is_entry = path.suffix == ".entry" and path.parent.name == LEDGER
         if path.suffix not in (".pt", ".h5") and not is_entry:
@@ -49,7 +38,14 @@ def _problem(path: Path, load: bool) -> str:
     from virnucpro.pipeline import feature_files
 
     if path.suffix == ".entry":
-        return _problem_of_entry(path, path.parent.parent.parent, load)
+        root = path.parent.parent.parent
+        # an output that is gone is not bad: it is made again
+        for name, (size, sha256) in parse_entry(path.read_bytes(), path).outputs.items():
+            if (root / name).is_file() and load:
+                check_file(root / name, size, sha256)
+            elif (root / name).is_file() and (root / name).stat().st_size != size:
+                return f"{name} is not what was committed"
+        return ""
     if path.suffix == ".h5":
         import h5py
 
@@ -66,15 +62,4 @@ def _problem(path: Path, load: bool) -> str:
         feature_files.read_dna_features(path)
     else:
         return "neither features nor merged features, by its name"
-    return ""
-
-
-def _problem_of_entry(path: Path, root: Path, load: bool) -> str:
-    """An entry is bad if an output that is still there differs from it; one that is gone is not."""
-    for name, (size, sha256) in parse_entry(path.read_bytes(), path).outputs.items():
-        if (root / name).is_file():
-            if load:
-                check_file(root / name, size, sha256)
-            elif (root / name).stat().st_size != size:
-                return f"{name} is not what was committed"
     return ""

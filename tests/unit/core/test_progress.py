@@ -71,12 +71,12 @@ def test_without_a_terminal_there_is_a_plain_line_every_half_minute(
         bar.update(50)  # what was lost and done again counts once
     with ProgressReporter().create_file_bar(None, "Scoring", "ORFs") as bar:
         clock.now += 30
-        bar.update(60)
+        bar.update(60, 180)
     assert caplog.messages == [
         "Embedding: 30/100 ORFs, 1.0/s, ETA 0:01:10, loss 1",
         "Embedding: 60/100 ORFs, 1.0/s, ETA 0:00:40, loss 1",
         "Embedding: 100/100 ORFs, 1.1/s, ETA 0:00:00",
-        "Scoring: 60 ORFs, 2.0/s",
+        "Scoring: 60 ORFs, 2.0/s, ETA 0:01:00",
     ]
 
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from runs import are_gone
@@ -21,7 +17,6 @@ from virnucpro.pipeline.worker_loop import Done, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 COUNT = 12
-TESTS = Path(__file__).resolve().parents[2]
 
 
 def settings(*devices, **more):
@@ -236,52 +231,6 @@ def test_no_process_outlives_an_error_of_the_caller(job):
     assert pids and are_gone(pids)
     assert pool.pool is None
     pool.close()
-
-
-def test_log_lines_reach_the_parent_or_a_file_of_the_worker(pool, job, tmp_path, caplog):
-    caplog.set_level("INFO", "virnucpro")
-    done(pool, job, units(3))
-    assert [f"unit {n}" in caplog.messages for n in range(3)] == [True] * 3
-    caplog.clear()
-    own = Workers(settings("cpu", log_file=tmp_path / "worker.log"))
-    try:
-        done(own, job, units(3))
-        pid = own.start()[0].process.pid
-    finally:
-        own.close()
-    text = (tmp_path / "worker.log").read_text()
-    assert f"Worker 0 on cpu, pid {pid}" in text and "unit 2" in text
-    assert not [line for line in caplog.messages if line.startswith("unit")]
-
-
-PARENT = """
-import multiprocessing, sys
-from pathlib import Path
-from stand_ins import Squares
-from virnucpro.pipeline.workers import Workers, WorkerSettings
-
-if __name__ == "__main__":
-    pool = Workers([WorkerSettings(), WorkerSettings()])
-    units = ((n, (n, "SIGSTOP" if n == 1 else "")) for n in range(10_000_000))
-    for outcome in pool.run(Squares(Path(sys.argv[1])), units, lambda rows: None):
-        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-"""
-
-
-def test_workers_end_when_their_parent_is_killed(tmp_path):
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    with subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": path},
-    ) as parent:  # fmt: skip
-        pids = [int(pid) for pid in parent.stdout.readline().split()]
-        parent.kill()
-    assert len(pids) == 2
-    for pid in pids:
-        os.kill(pid, signal.SIGCONT)  # a stopped process ends as soon as it goes on
-    assert are_gone(pids)
 
 
 class LoadsMeanwhile:

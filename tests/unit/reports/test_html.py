@@ -11,7 +11,8 @@ from report_data import HOSTILE, make_run
 from virnucpro.cli.info import report
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.reports.html import write_report
-from virnucpro.reports.summary import MOST_ROWS
+from virnucpro.reports.summary import MOST_REGIONS, MOST_ROWS
+from virnucpro.reports.tables import read_call_rows, read_region_rows
 
 
 def page_of(folder, **more):
@@ -31,6 +32,7 @@ def test_the_answer_comes_first_and_every_uncalled_status_is_explained(tmp_path)
     rows = [line.split("\t") for line in (tmp_path / "calls.tsv").read_text().splitlines()]
     viral = sum(row[6] == "virus" for row in rows)
     assert re.match(rf"{viral} of 200 records are called viral, with about [\d.]+% expected", first)
+    assert "About 15.0% (10.0% to 21.0%) of the records" in page
     for status in ("no_orf", "too_short", "ambiguous", "filtered"):
         assert re.search(rf"<code>{status}</code></th><td class=\"num\">\d+</td><td>\w+", page)
     assert "10.1093/bib/bbaf224" in page
@@ -59,9 +61,9 @@ def test_hundred_thousand_records_stay_small_and_say_what_is_shown(tmp_path):
     path = write_report(make_run(tmp_path, records=100_000, samples=4))
     assert path.stat().st_size < 3_000_000
     page = path.read_text()
-    assert "20,000 records with the highest scores, of 100,000" in page
     rows = data_of(page)["rows"]
-    assert len(rows["id"]) == MOST_ROWS
+    assert MOST_ROWS < len(rows["id"]) <= MOST_ROWS + MOST_REGIONS
+    assert f"{len(rows['id']):,} of 100,000 records, those with the highest scores and" in page
     assert rows["p"] == sorted(rows["p"], reverse=True)
 
 
@@ -154,3 +156,70 @@ def test_a_row_of_numbers_that_are_none_is_named(tmp_path):
     calls.write_text(calls.read_text().replace("\tcalled\t", "\tcalled\tnan", 1))
     with pytest.raises(InputError, match=r"calls\.tsv, line 2: record 'NODE_1_.*nan"):
         write_report(tmp_path)
+
+
+def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tmp_path):
+    page = page_of(make_run(tmp_path, records=2_000))
+    data, regions = data_of(page), read_region_rows(tmp_path / "regions.tsv")
+    inside = sorted((row for row in regions if row.is_inside), key=lambda r: -r.log_odds)
+    assert len(inside) > 100
+    assert f'<b class="region">{len(inside):,}</b> more hold a' in page
+    listed = [(data["rows"]["id"][found["row"]], found["logOdds"]) for found in data["found"]]
+    assert listed == [(row.seq_id, row.log_odds) for row in inside[:MOST_REGIONS]]
+    assert page.count("data-region=") == 100 and data["tracks"]
+    assert data["regionFasta"]["0"].startswith(f">{inside[0].seq_id}|viral_region_1\nACGT")
+    (tmp_path / "regions.tsv").unlink()
+    assert "more hold a" not in page_of(tmp_path)
+
+
+def test_a_record_that_scores_low_is_on_the_page_for_its_region(tmp_path, monkeypatch):
+    rows = data_of(page_of(make_run(tmp_path, records=400)))["rows"]["id"]
+    monkeypatch.setattr("virnucpro.reports.summary.summarise.__defaults__", (50, ()))
+    data = data_of(page_of(tmp_path))
+    hosts = {data["rows"]["id"][found["row"]] for found in data["found"]}
+    assert len(data["rows"]["id"]) == 50 + len(hosts) < len(rows)
+
+
+def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):
+    data = data_of(page_of(make_run(tmp_path, records=900, samples=2)))
+    viral = [row for row in read_call_rows(tmp_path / "calls.tsv") if row.call == "virus"]
+    for place, kept, false in data["curve"]:
+        own = [row for row in viral if row.fdr <= data["limits"][place]]
+        by_sample = [[r.fdr for r in own if r.sample == name] for name in data["samples"]]
+        assert kept == len(own)
+        assert abs(false - sum(len(f) * max(f, default=0) for f in by_sample)) < 1e-6
+        in_table = zip(data["rows"]["call"], data["rows"]["limit"], strict=True)
+        assert sum(call == 0 and limit <= place for call, limit in in_table) == kept
+    assert data["curve"][-1][1] == len(viral)
+    assert data["again"] == "virnucpro predict sample_1 sample_2 --resume --max-fdr"
+
+
+def test_only_calls_that_are_mostly_false_and_samples_without_viruses_are_warned_of(tmp_path):
+    page = page_of(make_run(tmp_path))
+    assert 'class="warning high"' not in page and "without any virus" not in page
+    (sample,) = json.loads((tmp_path / "run.json").read_text())["sample_summary"]
+    assert "without any virus" in page_of(
+        tmp_path, sample_summary=[sample | {"compatible_with_none": True}]
+    )
+    calls = tmp_path / "calls.tsv"
+    lines = [line.split("\t") for line in calls.read_text().splitlines()]
+    fdr = lines[0].index("fdr")
+    for line in lines[1:]:
+        line[fdr] = line[fdr] and "0.21"
+    calls.write_text("".join("\t".join(line) + "\n" for line in lines))
+    warned = re.search(r'<p class="warning high".*?</p>', page_of(tmp_path), re.S)[0]
+    assert "about 21.0% of the viral ones are expected to be false" in warned
+
+
+def test_sequences_of_the_surest_can_be_copied_while_the_page_is_small(tmp_path, monkeypatch):
+    data = data_of(page_of(make_run(tmp_path, records=300)))
+    viral = [i for i, call in enumerate(data["rows"]["call"]) if call == 0]
+    assert sorted(map(int, data["fasta"])) == viral
+    for i in viral:
+        header, *letters = data["fasta"][str(i)].split()
+        assert header == f">{data['rows']['id'][i]}"
+        assert len("".join(letters)) == data["rows"]["length"][i] // 4 * 4
+    monkeypatch.setattr("virnucpro.reports.html.MOST_LETTERS", 100_000)
+    fewer = data_of(page_of(tmp_path))
+    assert 0 < len(fewer["fasta"]) < len(viral)
+    assert sorted(map(int, fewer["fasta"])) == viral[: len(fewer["fasta"])]

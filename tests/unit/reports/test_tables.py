@@ -43,7 +43,7 @@ def test_rows_come_back_as_written(tmp_path):
     assert calls.read_text().startswith("id\tlength\tchunks\torfs\tstatus\tp_virus\tcall\tmodel\t")
     assert list(read_call_rows(calls)) == ROWS
     assert list(read_chunk_rows(chunks)) == CHUNKS
-    assert list(read_region_rows(regions)) == [(("gut", "a;b=c"), 0, 1200)]
+    assert list(read_region_rows(regions)) == [REGION]
     assert [row.strand for row in CHUNKS] == ["+", "", "-"]
     assert [row.share_scored for row in ROWS] == [2 / 3, None]
 

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from virnucpro.models.store import resolve_model
-from virnucpro.scores.scorer import (
-    COLUMNS,
-    EmbeddingOptions,
-    LoadedModels,
-    Scorer,
-    finished,
-)
+from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer, finished
 
 ORFS = [b"ATGGCC" * k + b"A" * (k % 3) for k in range(1, 13)]
 PROTEINS = [b"MA" * k for k in range(1, 13)]

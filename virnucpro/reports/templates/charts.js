@@ -45,6 +45,17 @@ function lengthSteps(shortest, longest) {
   return Array.from({ length: Math.floor(longest / step) - first + 1 }, (_, i) => (first + i) * step);
 }
 
+function lengthMarks(svg, shortest, longest, x, base) {
+  let before = -Infinity;
+  for (const nt of lengthSteps(shortest, longest)) {
+    const place = x(nt);
+    if (place - before < 44) continue;
+    before = place;
+    line(svg, place, base, place, base + 4, 'axis');
+    label(svg, place, base + 18, short(nt));
+  }
+}
+
 function chartWidth(host) {
   return Math.max(280, Math.min(host.clientWidth || 540, 1100));
 }
@@ -99,6 +110,36 @@ function chartWidth(host) {
   draw();
 })();
 
+(function viralLengths() {
+  const host = by('viral-lengths');
+  if (!host) return;
+  const counts = new Map();
+  for (const [place, , call, count] of DATA.grid) if (call === 'virus') counts.set(place, (counts.get(place) || 0) + count);
+  const places = [...counts.keys()];
+  const [low, high] = [Math.min(...places), Math.max(...places) + 1];
+  const most = Math.max(...counts.values());
+
+  function draw() {
+    const [width, height, left, right, top, bottom] = [chartWidth(host), 230, 46, 10, 10, 38];
+    const svg = frame(host, width, height, 'Histogram of the lengths of viral records');
+    const x = (place) => left + ((place - low) / (high - low)) * (width - left - right);
+    const y = (count) => height - bottom - (count / most) * (height - bottom - top);
+    for (const mark of niceSteps(most, 4)) {
+      line(svg, left, y(mark), width - right, y(mark), mark ? 'rule' : 'axis');
+      label(svg, left - 8, y(mark) + 4, short(mark), 'end');
+    }
+    lengthMarks(svg, 10 ** (low / DATA.perDecade), 10 ** (high / DATA.perDecade), (nt) => x(DATA.perDecade * Math.log10(nt)), height - bottom);
+    label(svg, (left + width - right) / 2, height - 3, 'length (nt)');
+    for (const [place, count] of counts) {
+      const bar = make('rect', { x: x(place) + 0.5, y: y(count), width: Math.max(1, x(place + 1) - x(place) - 1), height: y(0) - y(count), class: 'fill-virus' });
+      hasTip(bar, `${short(Math.round(10 ** (place / DATA.perDecade)))} to ${short(Math.round(10 ** ((place + 1) / DATA.perDecade)))} nt\n${format(count)} viral`);
+      svg.append(bar);
+    }
+  }
+  window.addEventListener('resize', draw);
+  draw();
+})();
+
 (function lengths() {
   const host = by('lengths');
   if (!host) return;
@@ -122,14 +163,7 @@ function chartWidth(host) {
       line(svg, left, y(share), width - right, y(share), share ? 'rule' : 'axis');
       label(svg, left - 8, y(share) + 4, `${share}`, 'end');
     }
-    let before = -Infinity;
-    for (const nt of lengthSteps(10 ** low, 10 ** high)) {
-      const place = x(Math.log10(nt));
-      if (place - before < 44) continue;
-      before = place;
-      line(svg, place, height - bottom, place, height - bottom + 4, 'axis');
-      label(svg, place, height - 20, short(nt));
-    }
+    lengthMarks(svg, 10 ** low, 10 ** high, (nt) => x(Math.log10(nt)), height - bottom);
     label(svg, (left + width - right) / 2, height - 3, 'length (nt)');
     if (asPoints) drawPoints(svg, x, y);
     else drawCells(svg, x, y);

@@ -8,15 +8,18 @@
   const columns = [
     { key: 'id', title: 'Id', text: true, value: (i) => ROWS.id[i] },
     { key: 'p', title: 'p_virus', value: (i) => ROWS.p[i] },
-    { key: 'call', title: 'Call', text: true, value: (i) => (DATA.calls[ROWS.call[i]] || DATA.statuses[ROWS.status[i]]) },
+    { key: 'call', title: 'Call', text: true, value: (i) => (DATA.calls[callOf(i)] || DATA.statuses[ROWS.status[i]]) },
+    has('ps') && { key: 'ps', title: 'p in sample', value: (i) => ROWS.ps[i] },
     has('fdr') && { key: 'fdr', title: 'FDR', value: (i) => ROWS.fdr[i] },
     DATA.samples.length > 1 && { key: 'sample', title: 'Sample', text: true, value: sampleOf },
     { key: 'length', title: 'Length (nt)', value: (i) => ROWS.length[i] },
-    { key: 'chunks', title: 'Chunks scored', value: (i) => ROWS.chunks[i] || -1 },
+    { key: 'chunks', title: 'Chunks', value: (i) => ROWS.chunks[i] || -1 },
     { key: 'supporting', title: 'For : against', value: (i) => (ROWS.scored[i] ? ROWS.supporting[i] : -1) },
-    hints && { key: 'hint', title: 'Class', text: true, value: (i) => ROWS.hint[i] || '' },
-    TRACK_OF.size > 0 && { key: 'track', title: '', fixed: true },
+    hints && { key: 'hint', title: 'Kind', text: true, value: (i) => ROWS.hint[i] || '' },
+    TRACK_OF.size > 0 && { key: 'track', title: 'Position track', fixed: true },
+    Object.keys(DATA.fasta).length > 0 && { key: 'fasta', title: 'Copy', fixed: true },
   ].filter(Boolean);
+  const hosts = new Set(DATA.found.map(({ row }) => row));
   const lower = ROWS.id.map((id) => id.toLowerCase());
   let order = [...Array(COUNT).keys()];
   let sorted = { key: 'p', down: true };
@@ -26,7 +29,7 @@
   for (const column of columns) {
     const cell = make('th', { scope: 'col', class: column.text || column.fixed ? '' : 'num' });
     if (column.fixed) {
-      cell.append(make('span', { class: 'hidden' }, 'Position track'));
+      cell.append(make('span', { class: 'hidden' }, column.title));
     } else {
       const button = make('button', { type: 'button', 'data-sort': column.key }, column.title);
       button.addEventListener('click', () => sortBy(column));
@@ -36,6 +39,7 @@
     head.append(cell);
   }
   DATA.calls.forEach((name, number) => by('call').append(make('option', { value: number }, CALL_TITLE[number])));
+  if (hosts.size) by('call').append(make('option', { value: 'region' }, 'with a viral region'));
   if (DATA.samples.length > 1) {
     DATA.samples.forEach((name, number) => by('sample').append(make('option', { value: number }, name)));
     by('sample-filter').hidden = false;
@@ -56,7 +60,7 @@
     order = [];
     for (let i = 0; i < COUNT; i += 1) {
       if (words && !lower[i].includes(words)) continue;
-      if (call !== '' && ROWS.call[i] !== Number(call)) continue;
+      if (call === 'region' ? !hosts.has(i) : call !== '' && callOf(i) !== Number(call)) continue;
       if (sample !== '' && ROWS.sample[i] !== Number(sample)) continue;
       if (ROWS.length[i] >= shortest) order.push(i);
     }
@@ -90,18 +94,29 @@
     if (column.key === 'chunks') return make('td', { class: 'num' }, `${format(ROWS.scored[i])} of ${format(ROWS.chunks[i])}`);
     if (column.key === 'supporting') return make('td', { class: 'num' }, `${format(ROWS.supporting[i])} : ${format(ROWS.opposing[i])}`);
     if (column.key === 'fdr') return make('td', { class: 'num' }, percent(ROWS.fdr[i]));
+    if (column.key === 'ps') return make('td', { class: 'num' }, score(ROWS.ps[i]));
+    if (column.key === 'fasta') {
+      const cell = make('td', { class: 'word' });
+      if (DATA.fasta[i]) {
+        const button = make('button', { type: 'button', class: 'link', 'aria-label': `Copy the FASTA of ${ROWS.id[i]}` }, 'copy');
+        button.addEventListener('click', () => copy(button, DATA.fasta[i]));
+        cell.append(button);
+      }
+      return cell;
+    }
     if (column.key === 'p') {
       const cell = make('td', { class: 'num' }, score(ROWS.p[i]));
       const meter = make('span', { class: 'meter', 'aria-hidden': 'true' });
-      const bar = make('i', { class: `key-${CALL_CLASS[ROWS.call[i]]}` });
+      const bar = make('i', { class: `key-${CALL_CLASS[callOf(i)]}` });
       bar.style.width = `${(100 * ROWS.p[i]) / UNIT}%`;
       meter.append(bar);
       cell.append(meter);
       return cell;
     }
     if (column.key === 'call') {
-      const cell = make('td', { class: 'word', title: callWords(i) });
-      cell.append(make('i', { class: `key key-${CALL_CLASS[ROWS.call[i]]}` }), column.value(i));
+      const title = isTakenBack(i) ? 'virus, but above the limit that the slider is at' : callWords(i);
+      const cell = make('td', { class: 'word', title });
+      cell.append(make('i', { class: `key key-${CALL_CLASS[callOf(i)]}` }), column.value(i));
       return cell;
     }
     if (column.key === 'track') {
@@ -124,6 +139,7 @@
       row.append(...columns.map((column) => cellOf(column, i)));
       return row;
     }));
+    by('hint').hidden = body.parentNode.scrollWidth <= body.parentNode.parentNode.clientWidth;
     by('page').textContent = `page ${format(page + 1)} of ${format(pages)}`;
     by('first').disabled = by('before').disabled = page === 0;
     by('last').disabled = by('after').disabled = page === pages - 1;
@@ -153,9 +169,9 @@
   }
 
   function save() {
-    const names = ['id', 'sample', 'length', 'chunks', 'p_virus', 'fdr', 'call', 'status'];
+    const names = ['id', 'sample', 'length', 'chunks', 'p_virus', 'p_sample', 'fdr', 'call', 'status'];
     const share = (value) => (value < 0 ? '' : value / UNIT);
-    const lines = order.map((i) => [ROWS.id[i], sampleOf(i), ROWS.length[i], ROWS.chunks[i], share(ROWS.p[i]), share(ROWS.fdr[i]), DATA.calls[ROWS.call[i]], DATA.statuses[ROWS.status[i]]].join('\t'));
+    const lines = order.map((i) => [ROWS.id[i], sampleOf(i), ROWS.length[i], ROWS.chunks[i], share(ROWS.p[i]), share(ROWS.ps[i]), share(ROWS.fdr[i]), DATA.calls[callOf(i)], DATA.statuses[ROWS.status[i]]].join('\t'));
     const link = make('a', { download: 'virnucpro_rows.tsv' });
     link.href = URL.createObjectURL(new Blob([`${[names.join('\t'), ...lines].join('\n')}\n`], { type: 'text/tab-separated-values' }));
     link.click();
@@ -183,6 +199,8 @@
       by('table').focus();
     });
   }
+  window.addEventListener('limit', filter);
+  window.addEventListener('resize', draw);
   window.addEventListener('pick', (event) => {
     by('filters').reset();
     by('search').value = ROWS.id[event.detail];

@@ -80,7 +80,9 @@ const TRACK_OF = new Map(DATA.tracks.map((track, number) => [track.row, number])
   });
   window.addEventListener('resize', draw);
 
-  // The first to be seen: the longest that is viral, in whole or in part.
+  // The first to be seen: with the best region in a record of another kind, else the longest virus.
   const interest = ({ row, windows: flat }) => (DATA.regions[row] || DATA.calls[ROWS.call[row]] === 'virus' ? 1e9 : 0) + flat.length;
-  show(DATA.tracks.reduce((best, one, number) => (interest(one) > interest(DATA.tracks[best]) ? number : best), 0));
+  const host_of = DATA.found.find(({ row }) => TRACK_OF.has(row));
+  if (host_of) show(TRACK_OF.get(host_of.row));
+  else show(DATA.tracks.reduce((best, one, number) => (interest(one) > interest(DATA.tracks[best]) ? number : best), 0));
 })();

@@ -1,0 +1,178 @@
+"""Records of a call, back out of the files that a run read; found by their number and the hash.
+
+Streams. Records come out as they are in the file, with wrapped lines, gaps and qualities; mates
+stay together: both come out where one has the call.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import IO, Any
+
+from virnucpro.core.errors import InputError, OutputError, UsageError
+from virnucpro.core.files import atomic_write, read_json, sha256_file
+from virnucpro.pipeline.inputs import check_inputs
+from virnucpro.sequences.alignments import alignment_format, open_alignments, primary_reads
+from virnucpro.sequences.streams import BLANKS, TextStream
+from virnucpro.sequences.unpack import STDIN, open_unpacked
+
+_GZIP_LEVEL = 6
+_CHANGED = "changed while it was read; what was written is not whole"
+
+
+def extract(
+    output_dir: Path, files: Sequence[Path], calls: Collection[str], targets: Sequence[Path],
+    standard_output: IO[bytes], reference: Path | None = None,
+) -> tuple[int, int]:  # fmt: skip
+    """Write the records of `files`, an input of a finished run or a pair, that have one of `calls`.
+
+    Of `targets` there is one, or for pairs one for each mate; `-` is `standard_output`. Packed with
+    gzip where the name ends so; reads of alignments come as BAM. Returns how many records were
+    written, and how many there are.
+
+    Raises:
+        UsageError: the run is not finished, or files or targets do not fit it.
+        InputError: a file is no input of the run, by its content.
+        OutputError: calls.tsv is not as the run left it, or a target cannot be written.
+    """
+    check_inputs(files)
+    for target in filter(Path.exists, targets):
+        if any(target.samefile(path) for path in files):
+            raise UsageError(f"--output {target} is an input; choose another one")
+    run, table = _finished(output_dir), output_dir / "calls.tsv"
+    asked = run["parameters"]["inputs"]
+    is_interleaved = bool(asked.get("interleaved"))
+    mates = 2 if asked.get("paired") or is_interleaved else 1
+    if len(targets) != 1 and not (len(targets) == 2 == max(len(files), 1 + is_interleaved)):
+        raise UsageError("give one --output, or for pairs one for each mate")
+    hashes = [sha256_file(path) for path in files]
+    sample = _sample_of(run, output_dir, files, hashes)
+    with ExitStack() as stack:
+        sinks = [stack.enter_context(_sink(path, standard_output)) for path in targets]
+        rows = _have_call(table, sample, calls)
+        if alignment_format(files[0]):
+            return _extract_alignments(files[0], list(rows), sinks[0], reference)
+        readers = [_records(*pair) for pair in zip(files, hashes, strict=True)]
+        if is_interleaved:
+            readers *= 2  # one iterator twice: its records come in turn
+        written = total = 0
+        for wanted in zip(*[rows] * mates, strict=True):
+            records = [next(reader) for reader in readers]
+            total += len(records)
+            if any(wanted):
+                written += len(records)
+                for record, sink in zip(records, cycle(sinks)):
+                    sink.write(record)
+        for reader in readers:  # to the end, where its hash is looked at
+            if next(reader, None) is not None:
+                raise InputError(files[0], _CHANGED)
+    return written, total
+
+
+def _finished(output_dir: Path) -> dict[str, Any]:
+    """What run.json says of a finished run whose calls.tsv is whole."""
+    run, table = read_json(output_dir / "run.json"), output_dir / "calls.tsv"
+    if run.get("tool") != "virnucpro" or run.get("status") not in ("done", "partial"):
+        problem = "holds no finished run; `virnucpro predict --resume` finishes one"
+        raise UsageError(f"{output_dir} {problem}")
+    if not table.is_file() or sha256_file(table) != run["outputs"].get("calls.tsv"):
+        raise OutputError(f"{table} is not as the run left it; `predict --resume` makes it again")
+    return run
+
+
+def _sample_of(
+    run: dict[str, Any], output_dir: Path, files: Sequence[Path], hashes: Sequence[str]
+) -> str:
+    """The sample that files are, known by their content."""
+    known = [one["sha256"] for one in run["inputs"]]
+    for path, sha256 in zip(files, hashes, strict=True):
+        if sha256 not in known:
+            problem = f"is no input of the run in {output_dir}, which knows them by their content"
+            raise InputError(path, f"{problem}; give the file that was predicted on")
+    place, width = known.index(hashes[0]), 2 if run["parameters"]["inputs"].get("paired") else 1
+    if len(files) > 1 and (place % width or list(hashes) != known[place : place + width]):
+        raise UsageError("give one input of the run, or the two files of a pair, in their order")
+    return str(run["samples"][place // width])
+
+
+def _have_call(table: Path, sample: str, calls: Collection[str]) -> Iterator[bool]:
+    """Whether each record of a sample has one of the calls, in order."""
+    with table.open(encoding="utf-8", newline="\n") as file:
+        columns = next(file).rstrip("\n").split("\t")
+        call, of_sample = columns.index("call"), columns.index("sample")
+        for line in file:
+            fields = line.rstrip("\n").split("\t")
+            if fields[of_sample] == sample:
+                yield fields[call] in calls
+
+
+@contextmanager
+def _sink(path: Path, standard_output: IO[bytes]) -> Iterator[Any]:
+    """Something to write bytes to; a file comes to be whole, or not at all."""
+    if str(path) == STDIN:
+        yield standard_output
+        standard_output.flush()
+        return
+    with atomic_write(path) as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
+                yield packed
+        else:
+            yield file
+
+
+def _records(path: Path, sha256: str) -> Iterator[bytes]:
+    """The text of each record of FASTA or FASTQ; line feeds at line ends."""
+    with open_unpacked(path) as unpacked:
+        stream = TextStream(unpacked)
+        lines = _lines(stream)
+        if stream.kind == "fastq":
+            while (four := [*islice(lines, 4)]) and four[0].strip(BLANKS):
+                yield b"".join(line + b"\n" for line in four) + b"\n" * (4 - len(four))
+        elif stream.kind:
+            text = [next(lines)]
+            for line in chain(lines, [b">"]):  # the end comes as if one more record began
+                if line.startswith(b">"):
+                    yield b"".join(part + b"\n" for part in text)
+                    text = []
+                text.append(line)
+        if unpacked.finish() != sha256:
+            raise InputError(path, _CHANGED)
+
+
+def _lines(stream: TextStream) -> Iterator[bytes]:
+    rest = b""
+    for block in stream.blocks():
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _extract_alignments(
+    path: Path, wanted: Sequence[bool], sink: IO[bytes], reference: Path | None
+) -> tuple[int, int]:
+    """Write reads, and their mates wherever those lie, as BAM."""
+    import pysam
+
+    with open_alignments(path, reference) as file:
+        pairs = zip(wanted, primary_reads(file), strict=True)
+        names = {read.query_name for is_wanted, read in pairs if is_wanted and read.is_paired}
+    written = 0
+    with (
+        open_alignments(path, reference) as file,
+        pysam.AlignmentFile(sink, "wb", template=file) as target,
+    ):
+        for is_wanted, read in zip(wanted, primary_reads(file), strict=True):
+            if is_wanted or (read.is_paired and read.query_name in names):
+                try:
+                    target.write(read)
+                except OSError as error:
+                    problem = f"could not be written ({error.strerror or error})"
+                    raise OutputError(problem) from error
+                written += 1
+    return written, len(wanted)
