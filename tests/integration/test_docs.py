@@ -87,7 +87,8 @@ def test_every_column_key_and_status_is_described_in_order(predict, tmp_path):
     fasta = write_dna(tmp_path / "in.fa", [400])
     predict(fasta, "-o", tmp_path / "out", code=0)
     keys = set(facts(tmp_path / "out"))
-    assert keys | {"agreement"} == set(columns("run.json"))  # that one is for float8 only
+    # of float8, and of samples that hold false ones
+    assert keys | {"agreement", "advice"} == set(columns("run.json"))
 
 
 FOREIGN = {"--index-url", "--rm", "--build-arg"}
