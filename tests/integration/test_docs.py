@@ -87,7 +87,8 @@ def test_every_column_key_and_status_is_described_in_order(predict, tmp_path):
     fasta = write_dna(tmp_path / "in.fa", [400])
     predict(fasta, "-o", tmp_path / "out", code=0)
     keys = set(facts(tmp_path / "out"))
-    assert keys | {"agreement"} == set(columns("run.json"))  # that one is for float8 only
+    rare = {"agreement", "advice"}  # for float8, and for samples to be told of
+    assert keys | rare == set(columns("run.json"))
 
 
 FOREIGN = {"--index-url", "--rm", "--build-arg"}

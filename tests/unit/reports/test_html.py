@@ -132,6 +132,16 @@ def test_each_sample_has_its_rate_and_multiqc_its_counts(tmp_path):
     assert '<td class="num">0</td><td class="num">\u2013</td>' in page_of(tmp_path)
 
 
+def test_multiqc_has_columns_of_general_statistics(tmp_path):
+    one = {"sample": "<b>a", "records": 8, "virus": 2, "expected_false": 0.125}
+    none = {"sample": "b", "records": 0, "virus": 0, "expected_false": None}
+    page_of(make_run(tmp_path), sample_summary=[one, none])
+    general = json.loads((tmp_path / "virnucpro_general_mqc.json").read_text())
+    assert general["data"] == {"&lt;b&gt;a": {"viral": 25, "false": 12.5}, "b": {"viral": 0}}
+    assert general["plot_type"] == "generalstats"
+    assert [name for column in general["pconfig"] for name in column] == ["viral", "false"]
+
+
 def test_the_command_rebuilds_the_same_page(tmp_path):
     first = write_report(make_run(tmp_path)).read_bytes()
     (tmp_path / "report.html").unlink()
