@@ -1,11 +1,12 @@
-"""Take the pictures of docs/img from a report, in a headless Chromium.
+"""Take the pictures of docs/img from reports, in a headless Chromium.
 
-Run `python docs/make_screenshots.py` to predict on examples/demo.fa and show that, or give the
-directory of another run.
+Run `python docs/make_screenshots.py`: it predicts on examples/demo.fa and on the samples that
+examples/make_samples.py makes of it.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,33 +17,38 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from browser import Browser  # noqa: E402
 
+RUNS = {
+    "demo": ("demo.fa",), "host": ("host.fa",),
+    "poor": ("poor_1.fq.gz", "poor_2.fq.gz", "--paired"),
+}  # fmt: skip
+# Name, run, width, height, dark, and what to scroll to.
 VIEWS = (
-    ("report-light.png", 1160, 1065, False, None),
-    ("report-dark.png", 1160, 890, True, "position"),
-    ("report-narrow.png", 420, 930, False, None),
+    ("report-light.png", "demo", 1160, 1290, False, None),
+    ("report-dark.png", "demo", 1160, 900, True, "position"),
+    ("report-narrow.png", "demo", 500, 1100, False, None),
+    ("report-poor.png", "poor", 1160, 900, False, None),
+    ("report-host.png", "host", 1160, 620, False, "regions-title"),
 )
 
 
-def take(report: Path, folder: Path) -> None:
-    """Save one picture for each of `VIEWS`: name, width, height, dark, and what to scroll to."""
-    with Browser() as browser:
-        for name, width, height, dark, target in VIEWS:
-            browser.open(report, width=width, height=height, dark=dark)
+def main(images: Path) -> None:
+    """Make the runs and save one picture of each view."""
+    examples = ROOT / "examples"
+    with TemporaryDirectory() as folder, Browser() as browser:
+        command = [sys.executable, examples / "make_samples.py", examples / "demo.fa"]
+        subprocess.run(command, check=True, cwd=folder)
+        shutil.copy(examples / "demo.fa", folder)
+        for run, inputs in RUNS.items():
+            command = [sys.executable, "-m", "virnucpro", "predict", *inputs, "-o", run]
+            subprocess.run(command, check=True, cwd=folder)
+        for name, run, width, height, dark, target in VIEWS:
+            page = Path(folder, run, "report.html")
+            browser.open(page, width=width, height=height, dark=dark)
             browser.wait("return document.querySelector('#records tbody tr') !== null")
             if target:
-                browser.run(f"document.getElementById('{target}')?.scrollIntoView()")
-            browser.screenshot(folder / name, whole=False)
-
-
-def main(run: Path | None) -> None:
-    """Show a run, or one on the example contigs."""
-    with TemporaryDirectory() as folder:
-        if run is None:
-            run = Path(folder) / "out"
-            command = [sys.executable, "-m", "virnucpro", "predict", "demo.fa", "-o", str(run)]
-            subprocess.run(command, check=True, cwd=ROOT / "examples")
-        take(run / "report.html", ROOT / "docs" / "img")
+                browser.run(f"document.getElementById('{target}').scrollIntoView()")
+            browser.screenshot(images / name, whole=False)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main(ROOT / "docs" / "img")

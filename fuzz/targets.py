@@ -92,9 +92,9 @@ def _fasta(folder: Path, data: bytes) -> None:
 
 def _pairs(folder: Path, data: bytes) -> None:
     half = data.find(b"\xff\xff")
-    first, second = (data[:half], data[half + 2 :]) if half >= 0 else (data, data)
-    paths = [_put(folder, "one.fq", first), _put(folder, "two.fq", second)]
-    _drain(record for mates in pairs_of(paths[0], paths[1], ReadLog()) for record in mates)
+    parts = [data[:half], data[half + 2 :]] if half >= 0 else [data]  # one file holds them in turn
+    paths = [_put(folder, f"{number}.fq", part) for number, part in enumerate(parts)]
+    _drain(record for mates in pairs_of(paths, ReadLog()) for record in mates)
 
 
 def _packed(folder: Path, data: bytes) -> None:
@@ -154,7 +154,7 @@ def _ledger(folder: Path, data: bytes) -> None:
     ledger.discard("unit")
     header, _, payload = data.partition(b"\n")
     seal = hashlib.sha256(header + b"\n").hexdigest().encode()
-    ledger._path("unit", "key").write_bytes(b"\n".join((seal, header, payload)))
+    (ledger.folder / ledger.name("unit", "key")).write_bytes(b"\n".join((seal, header, payload)))
     (ledger.folder / CLAIMS).write_bytes(data)
     if not all(isinstance(name, str) for name in ledger.claimed()):
         raise AssertionError("a claimed name is no text")
@@ -272,7 +272,7 @@ TARGETS = {
     target.name: target
     for target in (
         Target("fasta", _fasta, lambda: [FASTA, FASTQ, b"", b">", b"@"], 27),
-        Target("pairs", _pairs, lambda: [FASTQ + b"\xff\xff" + FASTQ, FASTA], 10),
+        Target("pairs", _pairs, lambda: [FASTQ + b"\xff\xff" + FASTQ, FASTA, FASTQ], 10),
         Target("packed", _packed, _packed_seeds, 10),
         Target("repacked", _repacked, _repacked_seeds, 14),
         Target("alignments", _alignments, _alignment_seeds, 3),

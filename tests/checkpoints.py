@@ -68,25 +68,20 @@ def esm2_tensors(shape: Esm2Shape, seed: int) -> dict[str, Tensor]:
 
 
 def esm2_config(shape: Esm2Shape) -> dict[str, object]:
+    return _sizes(shape) | {
+        "model_type": "esm", "architectures": ["EsmForMaskedLM"], "vocab_size": 33,
+        "token_dropout": shape.token_dropout, "position_embedding_type": "rotary",
+        "emb_layer_norm_before": False, "hidden_act": "gelu", "max_position_embeddings": 1026,
+        "pad_token_id": 1, "mask_token_id": 32, "hidden_dropout_prob": 0.0,
+    }  # fmt: skip
+
+
+def _sizes(shape: Esm2Shape | DnabertShape) -> dict[str, object]:
     return {
-        "model_type": "esm",
-        "architectures": ["EsmForMaskedLM"],
-        "vocab_size": 33,
-        "hidden_size": shape.dim,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "intermediate_size": shape.ffn,
-        "layer_norm_eps": shape.eps,
-        "token_dropout": shape.token_dropout,
-        "position_embedding_type": "rotary",
-        "emb_layer_norm_before": False,
-        "hidden_act": "gelu",
-        "max_position_embeddings": 1026,
-        "pad_token_id": 1,
-        "mask_token_id": 32,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
+        "hidden_size": shape.dim, "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads, "intermediate_size": shape.ffn,
+        "layer_norm_eps": shape.eps, "attention_probs_dropout_prob": 0.0,
+    }  # fmt: skip
 
 
 _FAIR = {
@@ -154,20 +149,10 @@ def dnabert_tensors(shape: DnabertShape, seed: int) -> dict[str, Tensor]:
 
 
 def dnabert_config(shape: DnabertShape) -> dict[str, object]:
-    return {
-        "model_type": "bert",
-        "architectures": ["BertModel"],
-        "vocab_size": shape.vocab,
-        "hidden_size": shape.dim,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "intermediate_size": shape.ffn,
-        "layer_norm_eps": shape.eps,
-        "type_vocab_size": shape.token_types,
-        "alibi_starting_size": 512,
-        "attention_probs_dropout_prob": 0.0,
-        "pad_token_id": 0,
-    }
+    return _sizes(shape) | {
+        "model_type": "bert", "architectures": ["BertModel"], "vocab_size": shape.vocab,
+        "type_vocab_size": shape.token_types, "alibi_starting_size": 512, "pad_token_id": 0,
+    }  # fmt: skip
 
 
 def write_safetensors(folder: Path, tensors: dict[str, Tensor], config: dict[str, object]) -> Path:

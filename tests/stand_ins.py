@@ -156,3 +156,70 @@ def worker_that_fails_every_unit(connection, settings, number):
 
     features.EmbedTask.prepare = prepare
     workers.worker_main(connection, settings, number)
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Another job, whose units wait for a file `go` once three of them have been done."""
+
+    job: object
+    folder: Path
+
+    def task(self, models):
+        task = self.job.task(models)
+        run = task.run
+
+        def gated(prepared):
+            done = len(list(self.folder.glob("done-*")))
+            while done >= 3 and not (self.folder / "go").exists():
+                time.sleep(0.02)
+            scores = yield from run(prepared)
+            (self.folder / f"done-{os.getpid()}-{time.monotonic_ns()}").touch()
+            return scores
+
+        task.run = gated
+        return task
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """Every score is 0.5; the first DNA of a unit says what goes wrong.
+
+    Attributes:
+        folder: remembers who tried what, across processes.
+    """
+
+    folder: Path
+
+    def task(self, models):
+        return TroubledTask(self.folder)
+
+
+class TroubledTask:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def load(self):
+        pass
+
+    def prepare(self, unit):
+        return unit
+
+    def run(self, unit):
+        from virnucpro.scores.scorer import COLUMNS
+
+        trouble = unit[0][0].decode()
+        with (self.folder / trouble).open("a") as log:
+            log.write(f"{os.getpid()}\n")
+        tries = len((self.folder / trouble).read_text().split())
+        yield 1
+        if trouble == "hangs once" and tries == 1:
+            time.sleep(1_000)
+        if trouble == "fails":
+            raise RuntimeError("it would not")
+        if trouble == "kills":
+            os._exit(9)
+        return np.full((len(unit[0]), COLUMNS), 0.5, np.float32)
+
+    def stats(self):
+        return {}

@@ -1,7 +1,5 @@
 """Merging from end to end: processes against one process, failures, resuming, the command line."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
@@ -170,7 +168,3 @@ class TestParallelMergeIntegration(unittest.TestCase):
         assert len(merged) == 110
         assert peak < sum(path.stat().st_size for path in merged) / 4
         assert not multiprocessing.active_children()
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -1,7 +1,5 @@
 """Merging of feature files: one pair, many pairs, and pairs that cannot be merged."""
 
-from __future__ import annotations
-
 import multiprocessing
 import tempfile
 import unittest
@@ -191,7 +189,3 @@ class TestManyPairs(MergeCase):
             assert get_optimal_settings(pairs) == (3, 1, 8)
         assert get_optimal_settings(pairs, 4) == (4, 1, 6)
         assert get_optimal_settings(pairs[:31], 4) == (4, 1, 1)
-
-
-if __name__ == "__main__":
-    unittest.main()

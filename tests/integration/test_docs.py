@@ -18,8 +18,10 @@ from virnucpro.cli.main import COMMANDS, cli
 from virnucpro.core.config import unknown_variables
 from virnucpro.core.records import Status
 from virnucpro.models.store import resolve_model
+from virnucpro.reports.summary import best_regions
 from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, REGION_COLUMNS
 from virnucpro.scores.consensus import CONSENSUS_HEADER, RESULTS_HEADER
+from virnucpro.sequences.fasta import read_records
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -49,7 +51,8 @@ def all_options():
 
 @pytest.mark.slow
 def test_the_tutorial_runs(tmp_path):
-    shutil.copy(ROOT / "examples" / "demo.fa", tmp_path)
+    for name in ("demo.fa", "make_samples.py"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
     page = DOCS / "tutorial.md"
     script = "\n".join(["set -euo pipefail", *blocks(page, "sh")])
     environment = os.environ | {
@@ -62,6 +65,13 @@ def test_the_tutorial_runs(tmp_path):
         )
         assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out" / "report.html").exists()
+    first, second = (
+        [record.header for record in read_records([tmp_path / f"viral_{mate}.fq.gz"])]
+        for mate in (1, 2)
+    )
+    assert first == second and first
+    (best, *_) = best_regions(tmp_path / "host" / "regions.tsv")[1]
+    assert min(best[1].end, 11_000) - max(best[1].start, 5_000) > 4_000  # of the planted 6,000
     assert "@article{virnucpro2025" in (tmp_path / "virnucpro.bib").read_text()
 
 

@@ -164,6 +164,15 @@ def test_verify_recomputes_result_folders(published, tmp_path):
     assert "output_1_ESM.pt" in run("verify", "500", "--golden", out.parent, code=4)
 
 
+def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
+    folder, tables = golden
+    assert "holds no outputs of the original" in run("verify", "500", "--golden", tmp_path, code=4)
+    np.savez(folder / "tiny.npz", **(tables | {"dnabert": tables["dnabert"][:, :5]}))
+    assert "width 32" in run("verify", "500", "--golden", folder, code=4)
+    np.savez(folder / "tiny.npz", ids=np.array([{}], dtype=object))
+    assert "not a file of published outputs" in run("verify", "500", "--golden", folder, code=4)
+
+
 def test_help_needs_neither_torch_nor_numpy():
     code = (
         "from virnucpro.cli import main, models, predict, train, info, utils, benchmark\n"

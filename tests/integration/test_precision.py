@@ -3,8 +3,6 @@
 The device is a stand-in: plain PyTorch computes what its kernels would.
 """
 
-from __future__ import annotations
-
 import pytest
 from runs_here import facts, predict_here, write_dna
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 from runs_here import TINY, rows_of, run, tables, write_dna
-from tiny_home import write_tiny_classifier
+from tiny_published import write_classifier
 
 from virnucpro.models.store import install_local
 from virnucpro.pipeline.stream import ScoreStore
@@ -68,7 +68,7 @@ def test_what_a_worker_or_the_end_refuses(shared, tiny_home, tmp_path):
     plan("--force")
     other = shutil.copytree(tiny_home, tmp_path / "home")
     shutil.rmtree(other / "500")
-    install_local(write_tiny_classifier(tmp_path / "c.safetensors", bias=[1.0, 0.0]), "500", other)
+    install_local(write_classifier(tmp_path / "500_model.pth", bias=[1.0, 0.0]), "500", other)
     env = {"VIRNUCPRO_MODEL_DIR": str(other)}
     assert "planned with another" in command("worker", out, *WORK, code=2, env=env).output
     command("worker", out, *WORK)

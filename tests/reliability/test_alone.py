@@ -1,7 +1,5 @@
 """A record alone is called as among others; the campaign that looks for it sees what goes wrong."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,6 +1,4 @@
-"""docs/bugs.md names a test for each bug, and every test that it names exists."""
-
-from __future__ import annotations
+"""docs/bugs.md names a test for each bug, docs/RELIABILITY.md for each promise, and all exist."""
 
 import ast
 import re
@@ -9,28 +7,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LINES = (ROOT / "docs" / "bugs.md").read_text(encoding="utf-8").splitlines()
-BUGS = {int(line.split("|")[1]): line for line in LINES if re.match(r"\| \d+ \|", line)}
+BUGS, PROMISES = ((ROOT / "docs" / name).read_text() for name in ("bugs.md", "RELIABILITY.md"))
 
 
-def definition(body, names):
+def named_in(text):
+    """Files, and the names of tests in them; of a method its class first."""
+    return re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", text)
+
+
+def is_defined(body, names):
     """Whether a class or function lies at the end of a path of names."""
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     for node in body:
-        if isinstance(node, kinds) and node.name == names[0]:
-            return len(names) == 1 or definition(node.body, names[1:])
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == names[0]:
+            return len(names) == 1 or is_defined(node.body, names[1:])
     return False
 
 
-def test_all_bugs_are_listed():
-    assert list(BUGS) == list(range(1, 28))
+def test_every_bug_has_a_test():
+    rows = re.findall(r"^\| (\d+) (\|.*)", BUGS, re.MULTILINE)
+    assert [int(number) for number, row in rows if named_in(row)] == list(range(1, 28))
 
 
-@pytest.mark.parametrize("number", BUGS)
-def test_the_tests_of_a_bug_exist(number):
-    named = re.findall(r"`(tests/[^`]+)`", BUGS[number])
-    assert named
-    for test in named:
-        path, *names = test.split("::")
-        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-        assert definition(tree.body, names), test
+@pytest.mark.parametrize("page", [BUGS, PROMISES], ids=["bugs", "promises"])
+def test_every_test_on_a_page_exists(page):
+    assert len(named_in(page)) > 40
+    for file, names in named_in(page):
+        assert is_defined(ast.parse((ROOT / file).read_text()).body, names.split("::")), names
+
+
+def test_every_test_of_reliability_is_on_its_page():
+    for path in (ROOT / "tests" / "reliability").glob("test_*.py"):
+        found = re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+        assert set(found) <= {name for _, name in named_in(PROMISES)}, path.name

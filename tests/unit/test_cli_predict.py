@@ -1,7 +1,5 @@
 """How `virnucpro predict` routes work; no GPU is needed and none is used."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from unittest.mock import MagicMock, patch

@@ -1,7 +1,5 @@
 """The code stays small enough to read: a module is one idea, and has a most."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

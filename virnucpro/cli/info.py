@@ -16,7 +16,12 @@ from virnucpro.cli import options
 from virnucpro.cli.options import TOKENS, flag
 from virnucpro.cli.settings import config_of, embedding_dtype, model_home
 from virnucpro.core.config import MODEL_TYPES
-from virnucpro.core.device import detect_cuda_devices, validate_and_get_device
+from virnucpro.core.device import (
+    detect_cuda_devices,
+    device_name,
+    usable_cpus,
+    validate_and_get_device,
+)
 from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.core.files import make_writable, read_json, write_json
 from virnucpro.core.text import duration, gib
@@ -40,7 +45,7 @@ TOLD = (
         help="May be given again; default: the CPU, one GPU, and all GPUs.")  # fmt: skip
 @options.expected_length
 @options.min_length
-@options.paired
+@flag("--paired", expose_value=False, help="No effect: mates count like other records.")
 @options.reference
 @flag("--count-only", help="Count chunks and tokens; time nothing.")
 @options.as_json
@@ -48,22 +53,22 @@ TOLD = (
 def estimate(
     ctx: click.Context, input_files: tuple[Path, ...], models: tuple[str, ...],
     model_path: Path | None, devices: tuple[str, ...], expected_length: int | None,
-    min_length: int | None, paired: bool, reference: Path | None, count_only: bool, as_json: bool,
+    min_length: int | None, reference: Path | None, count_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Say what predicting INPUT_FILES will take on this machine.
+    """Say what predicting INPUT_FILES will take on this machine, within seconds.
 
-    Reads the input whole, counts its chunks, reading frames and tokens, and times short
-    predictions on a sample of it with each model and device.
+    Counts chunks, reading frames and tokens of the input, of a large one from its first part, and
+    knows rates from the last predictions here; the bundled model is timed where there was none.
     """
     from virnucpro.models.store import resolve_model
-    from virnucpro.pipeline.inputs import plan_sources, read_sources
-    from virnucpro.pipeline.run import orfs_per_unit
+    from virnucpro.pipeline.inputs import check_inputs
     from virnucpro.sequences.read_log import ReadLog
-    from virnucpro.tools import estimate as pilots
+    from virnucpro.tools import estimate as costs
 
-    pilots.refuse_pipes([*input_files, *([reference] if reference else [])])
+    costs.refuse_pipes([*input_files, *([reference] if reference else [])])
+    check_inputs(input_files)
     config = config_of(ctx)
-    sources = plan_sources(input_files, {}, paired, reference)
+    home, threads = model_home(config), config.get("prediction.threads") or usable_cpus()
     shortest = config.get("prediction.min_length") if min_length is None else min_length
     chunk_nt = expected_length or config.get("prediction.expected_length")
     gpus = detect_cuda_devices()
@@ -76,7 +81,7 @@ def estimate(
     rows: list[dict[str, Any]] = []
     for name in models or ("mini", "300", "500"):
         try:
-            chosen.append((name, resolve_model(name, model_path, model_home(config))))
+            chosen.append((name, resolve_model(name, model_path, home)))
         except ModelError:
             if models or name == "mini":
                 raise
@@ -84,33 +89,27 @@ def estimate(
     for name, model in chosen:
         model = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
         log = ReadLog(is_silent=bool(rows))  # the same input for each model: one warning
-        found = pilots.survey(read_sources(sources, log), model, shortest)
+        found = costs.survey(input_files, model, shortest, log, reference)
         row: dict[str, Any] = {"model": name, **{key: getattr(found, key) for key in COUNTED}}
         rows.append(row | {"runs": []})
         if not as_json:
-            click.echo(TOLD.format(**row))
+            click.echo(
+                ("" if found.is_whole else "about, from its first part, ") + TOLD.format(**row)
+            )
         for device in [] if count_only else devices:
-            flags = ["-m", name, "--min-length", str(shortest)]
-            flags += ["-p", str(model_path)] if model_path else []
-            flags += ["-e", str(chunk_nt)] if chunk_nt else []
-            is_listed = "," in device or (device.startswith("cuda") and len(gpus) > 1)
-            numbers = device.removeprefix("cuda").removeprefix(":") or "0"
-            flags += ["--gpus", numbers] if is_listed else ["--device", device]
-            on_cpu, free = device == "cpu", pilots.free_memory()
+            numbers = device.split(",") if "," in device else []
+            used = [f"cuda:{number}" for number in numbers] or [device_name(device)]
             run: dict[str, Any] = {"device": device}
-            if on_cpu and free is not None and model.weight_bytes > free:
-                said = f"weights take {gib(model.weight_bytes)}, {gib(free)} of memory are free"
-                run["problem"] = said
-            elif not found.chunks:
+            if not found.orfs:
                 run["problem"] = said = "nothing to score"
+            elif (cost := costs.estimate(found, model, used, threads, home)) is None:
+                count = 20 if used == ["cpu"] else 2_000
+                said = f"no run of {name} here has told yet; one on some records will: "
+                run["problem"] = said = f"{said}virnucpro predict -m {name} --sample-n {count}"
             else:
-                given = config.get("prediction.sequences_per_file")
-                per_file = orfs_per_unit(given, on_cpu, model)
-                smallest = pilots.smallest_pilot(model, on_cpu)
-                pilot = pilots.run_pilots(found, flags, ctx.obj.get("config_file"))
-                run |= asdict(pilots.estimate(found, per_file, smallest, pilot))
-                said = f"about {duration(run['seconds'])}, memory {gib(run['memory'])}"
-                said += f", GPU memory {gib(run['gpu_memory'])}" if run["gpu_memory"] else ""
+                run |= asdict(cost)
+                said = f"about {duration(cost.seconds)}, memory {gib(cost.memory)}"
+                said += f", GPU memory {gib(cost.gpu_memory)}" if cost.gpu_memory else ""
             rows[-1]["runs"].append(run)
             if not as_json:
                 click.echo(f"  on {device}: {said}")

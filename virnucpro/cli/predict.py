@@ -95,6 +95,11 @@ class GroupedCommand(click.Command):
 @option("--dnabert-batch-size", type=TOKENS, help="DNA tokens per batch.")
 @option("--esm-batch-size", type=TOKENS,
         help="Protein tokens per batch; --parallel sizes batches by memory.")  # fmt: skip
+@option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+        help="Score here, or on a Ray cluster whose hosts see the output directory.")  # fmt: skip
+@option("--ray-address", help="Of the cluster; default: RAY_ADDRESS, else one of this host alone.")
+@option("--ray-cpus", type=AT_LEAST_1, default=1, show_default=True,
+        help="CPUs of an actor of Ray; on GPUs each has one GPU.")  # fmt: skip
 @flag("--staged", help="Go through the original's stages and files in place of one stream.")
 @option("--num-workers", "-w", type=AT_LEAST_0, help="Threads that read merged files.")
 @option("--merge-threads", type=AT_LEAST_1,
@@ -132,14 +137,15 @@ def predict(
     if log_file is not None and any(_is_one_file(log_file, path) for path in input_files):
         raise UsageError(f"--log-file {log_file} is an input; choose another one")
     persistent_models = ctx.obj["persistent_models"] = flags["persistent_models"]
-    gpus = choose_gpus(flags["gpus"], flags["device"], config)
+    is_local = flags["executor"] == "local"
+    gpus = choose_gpus(flags["gpus"], flags["device"], config) if is_local else ()
     if flags["v1_attention"] and v1_fallback:
         raise UsageError("--v1-attention belongs to the packed engine: drop --v1-fallback")
     use_v2 = parallel and not v1_fallback
     settings = build_settings(ctx.params | flags, config, gpus)
     compute = settings.compute
     _warn_of_no_effect(ctx, use_v2, compute.staged)
-    if not gpus and compute.device not in ("auto", "cpu"):
+    if is_local and not gpus and compute.device not in ("auto", "cpu"):
         validate_and_get_device(compute.device, compute.fallback_to_cpu)
     if v1_fallback:
         logger.info("Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)")

@@ -15,6 +15,7 @@ import click
 
 from virnucpro.cli.options import LEAST
 from virnucpro.core.config import ORF_POLICIES, PRECISIONS, Config, parse_flag
+from virnucpro.core.device import detect_cuda_devices
 from virnucpro.core.errors import UsageError
 from virnucpro.core.text import shown
 from virnucpro.scores.thresholds import PRESETS
@@ -67,6 +68,15 @@ def build_settings(
     staged = any(flags.get(name) for name in STAGED) or keep_intermediate
     if staged and precision == "fp8":
         raise UsageError("--precision fp8 belongs to one stream: leave it or the stages out")
+    device, on_ray = of("device", "device.name"), flags.get("executor") == "ray"
+    if on_ray and (staged or precision == "fp8"):
+        raise UsageError("--executor ray belongs to one stream, without stages and without fp8")
+    if on_ray and (flags.get("gpus") or device not in ("auto", "cpu", "cuda")):
+        raise UsageError(
+            "--executor ray uses what the cluster has: --device cpu or cuda, no --gpus"
+        )
+    if on_ray and device == "auto":
+        device = "cuda" if detect_cuda_devices() else "cpu"
     calling = settings.Calling(
         preset=next((name for name in PRESETS if flags.get(name)), None),
         **given("min_score", "max_fdr", "gzip_fasta"),
@@ -86,7 +96,8 @@ def build_settings(
         ),
         inputs=settings.Inputs(**given("paired", "interleaved", "reference")),
         compute=settings.Compute(
-            device=of("device", "device.name"),
+            device=device,
+            elsewhere=on_ray,
             fallback_to_cpu=config.get("device.fallback_to_cpu"),
             gpus=gpus,
             dtype=precision or embedding_dtype(config),
@@ -103,6 +114,7 @@ def build_settings(
             v1_attention=bool(flags.get("v1_attention")) or _switch("VIRNUCPRO_V1_ATTENTION"),
             worker_timeout=config.get("prediction.worker_timeout"),
             **given("ranks", "pin_memory", "dnabert_v2", "cache_clear_interval"),
+            **given("executor", "ray_address", "ray_cpus"),
         ),
         calling=calling,
         output=settings.Output(

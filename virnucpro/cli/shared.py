@@ -61,7 +61,7 @@ def plan(
 
 @click.command(params=_of_predict(*_OF_A_WORKER))
 @RUN
-@option("--lease", "lease_s", type=click.FloatRange(min=1), default=300.0, show_default=True,
+@option("--lease", "lease_s", type=click.FloatRange(min=1), default=120.0, show_default=True,
         help="Silence after which a worker's units go to others (s).")  # fmt: skip
 @option("--finish", "is_last", is_flag=True, help="Make the tables too, once all units are done.")
 @click.pass_context

@@ -1,7 +1,5 @@
 """YAML files, and frozen dataclasses from their values: every key known, typed and in range."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ name made of unit and key, and only if there is none of that name: of two worker
 same work the later one changes nothing. The list of files is for folders only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

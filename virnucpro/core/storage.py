@@ -4,8 +4,6 @@ Several hosts may work here at once. What makes that safe is `create`, which onl
 hard link in a folder, a conditional put (`If-None-Match: *`) in object storage.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -113,12 +111,18 @@ class Objects:
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`."""
-        with self._told(name):
-            try:
-                self._obstore.put(self._store, name, content, mode="create")
-            except self._obstore.exceptions.AlreadyExistsError:
-                return self.read(name) == content  # the answer to a first try may have been lost
-            return True
+        for _ in range(_TRIES):
+            with self._told(name):
+                try:
+                    self._obstore.put(self._store, name, content, mode="create")
+                except self._obstore.exceptions.AlreadyExistsError:
+                    found = self.read(name)
+                    if found is not None:
+                        return found == content  # the answer to a first try may have been lost
+                    # 409: two such puts have met, and neither need have won
+                else:
+                    return True
+        raise OutputError(f"{self._url}/{name}: neither there nor to be made; try again")
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""

@@ -12,8 +12,6 @@ _SHORT.maxstring = _SHORT.maxother = MOST_LETTERS
 def shown(value: object) -> str:
     """A value from outside as messages show it: as Python writes it, in at most 200 letters.
 
-    However deep a value is nested, no more of it than that is looked at.
-
     >>> shown("mini"), len(shown(["x" * 10_000] * 10_000))
     ("'mini'", 200)
     """
@@ -71,11 +69,7 @@ def percent(share: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes of files in the units people say.
-
-    >>> size(512), size(2_500_000)
-    ('512 B', '2.5 MB')
-    """
+    """Bytes of files in the units people say, such as `2.5 MB`."""
     for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= step:
             return f"{count / step:.1f} {unit}"
@@ -83,9 +77,5 @@ def size(count: float) -> str:
 
 
 def gib(count: float) -> str:
-    """Bytes of memory.
-
-    >>> gib(1 << 30)
-    '1.0 GiB'
-    """
+    """Bytes of memory, such as `1.0 GiB`."""
     return f"{count / 2**30:.1f} GiB"

@@ -37,7 +37,7 @@ class Batch(OnHostOrDevice):
 
     tokens: Tensor  # shape (total,), int64
     cu_seqlens: Tensor  # shape (n + 1,), int32: where each sequence starts; the last is the total
-    max_length: int  # no sequence has more tokens
+    longest: int  # no sequence has more tokens
 
     def __len__(self) -> int:
         return len(self.cu_seqlens) - 1

@@ -1,9 +1,8 @@
 """Triton kernels for what stands between the matrix products of a transformer.
 
 A product runs at the limit of the card; what lies between two of them waits for memory. Each
-kernel here makes one trip through memory where PyTorch makes two to five, and takes any shape.
-They are made for Hopper GPUs; `attention.prove_backend` compares them with plain PyTorch on the
-device before an engine uses them.
+kernel here makes one trip through memory where PyTorch makes two to five, for any shape. They are
+made for Hopper GPUs; `attention.prove_backend` compares them with plain PyTorch on the device.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ that knows segment bounds; `RectangleLayout` sorts sequences of like length into
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,34 +19,6 @@ from virnucpro.encoders.kernels import tiles_of
 _UNSEEN = -1.0e4  # exp() of it is 0 in every float type, and float16 can hold it
 
 
-class Layout(OnHostOrDevice, ABC):
-    """The tokens of one batch in a flat list, T long."""
-
-    backend: ClassVar[str]  # name of the attention kernels that this layout uses
-    tokens: Tensor  # shape (T,), int64
-
-    @property
-    @abstractmethod
-    def longest(self) -> int:
-        """No sequence has more tokens than this."""
-
-    @abstractmethod
-    def positions(self) -> Tensor:
-        """Place of each token in its sequence, from 0: shape (T,), integers."""
-
-    @abstractmethod
-    def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """What attention adds to its scores, once a batch; ALiBi `slopes` (h,) or None."""
-
-    @abstractmethod
-    def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
-        """Full attention inside each sequence: three times (T, h, d) to (T, h * d)."""
-
-    @abstractmethod
-    def mean(self, hidden: Tensor, skip: int) -> Tensor:
-        """Average (T, d) without `skip` tokens at both ends: (n, d) float32, in order."""
-
-
 def varlen_attn(*arguments: Any) -> Any:
     """PyTorch's kernel for packed tokens; it loads the compiler too, which takes seconds."""
     from torch.nn.attention import varlen
@@ -56,14 +27,14 @@ def varlen_attn(*arguments: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class PackedLayout(Layout):
+class PackedLayout(OnHostOrDevice):
     """Sequences end to end; those of no tokens at the end are rows of zeros."""
 
-    backend: ClassVar[str] = "varlen"
-    tokens: Tensor
+    backend: ClassVar[str] = "varlen"  # name of the attention kernels
+    tokens: Tensor  # (T,), int64
     cu_seqlens: Tensor  # (n + 1,), int32: where each sequence starts
     segments: Tensor  # (T,), int64: which sequence a token belongs to
-    max_length: int  # no sequence has more tokens; may be rounded up
+    longest: int  # no sequence has more tokens; may be rounded up
 
     @classmethod
     def of(cls, batch: Batch) -> PackedLayout:
@@ -71,32 +42,27 @@ class PackedLayout(Layout):
         ends = batch.cu_seqlens[1:]
         index = torch.arange(len(batch.tokens), device=ends.device, dtype=ends.dtype)
         segments = torch.searchsorted(ends, index, right=True).clamp_(max=len(ends) - 1)
-        return cls(batch.tokens, batch.cu_seqlens, segments, batch.max_length)
-
-    @property
-    def longest(self) -> int:
-        """See `Layout`."""
-        return self.max_length
+        return cls(batch.tokens, batch.cu_seqlens, segments, batch.longest)
 
     def positions(self) -> Tensor:
-        """See `Layout`."""
+        """Place of each token in its sequence, from 0: shape (T,), integers."""
         index = torch.arange(len(self.tokens), device=self.tokens.device)
         return index - self.cu_seqlens[self.segments]
 
     def masks(self, slopes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Nothing: the kernel reads the bounds. It knows no ALiBi."""
+        """What attention adds to its scores: nothing, the kernel reads the bounds."""
         if slopes is not None:
             raise ValueError("the varlen kernel has no ALiBi; use a RectangleLayout")
         return ()
 
     def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
-        """See `Layout`."""
-        bounds, longest = self.cu_seqlens, self.max_length
-        seen = varlen_attn(*qkv, bounds, bounds, longest, longest)
+        """Full attention inside each sequence: three times (T, h, d) to (T, h * d)."""
+        bounds = self.cu_seqlens
+        seen = varlen_attn(*qkv, bounds, bounds, self.longest, self.longest)
         return torch.as_tensor(seen).flatten(1)
 
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
-        """See `Layout`."""
+        """Average (T, d) without `skip` tokens at both ends: (n, d) float32, in order."""
         starts, ends = self.cu_seqlens[:-1].long(), self.cu_seqlens[1:].long()
         first = torch.minimum(starts + skip, ends)
         last = torch.maximum(ends - skip, first)
@@ -120,15 +86,15 @@ class TiledLayout(PackedLayout):
         tokens = functional.pad(batch.tokens, (0, -len(batch.tokens) % 16), value=pad_id)
         flat = PackedLayout.of(replace(batch, tokens=tokens))
         tiles = tiles_of(batch.cu_seqlens.cpu()).to(tokens.device)
-        return cls(tokens, flat.cu_seqlens, flat.segments, flat.max_length, tiles)
+        return cls(tokens, flat.cu_seqlens, flat.segments, flat.longest, tiles)
 
 
 @dataclass(frozen=True)
-class RectangleLayout(Layout):
+class RectangleLayout(OnHostOrDevice):
     """Sequences of like length side by side: rectangles, each a view of the flat list."""
 
     backend: ClassVar[str] = "sdpa"
-    tokens: Tensor  # padded on the right in each row
+    tokens: Tensor  # (T,), int64, padded on the right in each row
     lengths: Tensor  # (rows,), int64: real tokens in each row
     order: Tensor  # (n,), int64: the row of each sequence of the batch
     shapes: tuple[tuple[int, int], ...]  # rows and width of each rectangle
@@ -156,11 +122,11 @@ class RectangleLayout(Layout):
 
     @property
     def longest(self) -> int:
-        """See `Layout`."""
+        """See `PackedLayout`, as for all that follows."""
         return max(width for _, width in self.shapes)
 
     def positions(self) -> Tensor:
-        """See `Layout`."""
+        """See `PackedLayout`."""
         places = [self._columns(width).repeat(rows) for rows, width in self.shapes]
         return torch.cat(places)
 
@@ -179,7 +145,7 @@ class RectangleLayout(Layout):
         return tuple(seen)
 
     def attend(self, qkv: tuple[Tensor, Tensor, Tensor], masks: tuple[Tensor, ...]) -> Tensor:
-        """See `Layout`."""
+        """See `PackedLayout`."""
         seen = []
         start = 0
         for (rows, width), mask in zip(self.shapes, masks, strict=True):
@@ -191,7 +157,7 @@ class RectangleLayout(Layout):
         return torch.cat(seen) if len(seen) > 1 else seen[0]
 
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
-        """See `Layout`."""
+        """See `PackedLayout`."""
         sums = []
         blocks = torch.split(hidden, [rows * width for rows, width in self.shapes])
         for block, lengths, shape in zip(
@@ -209,6 +175,9 @@ class RectangleLayout(Layout):
 
     def _rows(self, values: Tensor) -> tuple[Tensor, ...]:
         return torch.split(values, [rows for rows, _ in self.shapes])
+
+
+Layout = PackedLayout | RectangleLayout
 
 
 def bucket_width(lengths: Tensor) -> Tensor:

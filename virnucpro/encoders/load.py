@@ -138,15 +138,19 @@ class _Opened:
         self.names = {slot: n for n in published if (slot := _slot_of(n, _NAMES[spec.kind]))}
         rest = set(published) - set(self.names.values())
         self._refuse("unexpected", (name for name in rest if not re.fullmatch(_IGNORED, name)))
+        is_esm2 = spec.kind == "esm2"
         self.network: Encoder
         with torch.device("meta"), _Unfilled():
-            if spec.kind == "esm2":
-                self.network = Esm2(self._esm2_shape())
-            else:
-                self.network = Dnabert(self._dnabert_shape())
+            sizes = self._sizes(is_esm2)
+            self.network = Esm2(Esm2Shape(**sizes)) if is_esm2 else Dnabert(DnabertShape(**sizes))
         if self.network.dim != spec.dim:
             raise self._error(f"vectors have {self.network.dim} dimensions, not {spec.dim}")
-        self._check_slots()
+        slots, shapes = _slots(self.network.named_parameters(), self.names), self.checkpoint.shapes
+        self._refuse("missing", slots.keys() - self.names.keys())
+        self._refuse("unexpected", (self.names[slot] for slot in self.names.keys() - slots.keys()))
+        for slot, tensor in slots.items():
+            if (shape := shapes[self.names[slot]]) != (wanted := tuple(tensor.shape)):
+                raise self._error(f"{self.names[slot]} is {shape}, wanted {wanted}")
 
     def read(self, slot: str) -> Tensor:
         """The published numbers of one of our tensors, on the CPU."""
@@ -160,80 +164,53 @@ class _Opened:
         if not bool(torch.isfinite(values).all()):
             raise self._error(f"{self.names[slot]} has values that {values.dtype} cannot hold")
 
-    def _esm2_shape(self) -> Esm2Shape:
-        config = self.checkpoint.config
-        dim, layers, ffn = self._sizes("up")
-        rotary = config.get("position_embedding_type", "rotary") == "rotary"
-        if config.get("emb_layer_norm_before") or not rotary:
-            raise self._error("an ESM network, but not ESM-2")
-        heads = config.get("num_attention_heads", config.get("encoder_attention_heads"))
-        if heads is None:
-            # a rotary table has one frequency for two dimensions of a head
-            tables = [n for n in self.checkpoint.shapes if n.endswith("inv_freq")]
-            known = {(size.layers, size.dim): size.heads for size in ESM2_SIZES.values()}
-            heads = known.get((layers, dim))
-            if tables and len(shape := self.checkpoint.shapes[tables[0]]) == 1 and shape[0]:
-                heads = dim // (2 * shape[0])
-        self._agree(hidden_size=dim, encoder_embed_dim=dim, intermediate_size=ffn)
-        self._agree(num_hidden_layers=layers, encoder_layers=layers)
-        return Esm2Shape(
-            layers=layers, dim=dim, heads=self._heads(heads, dim, 2), ffn=ffn,
-            eps=self._eps(1e-5), token_dropout=bool(config.get("token_dropout", True)),
-        )  # fmt: skip
-
-    def _dnabert_shape(self) -> DnabertShape:
-        dim, layers, double_ffn = self._sizes("gate_up")
-        known = DNABERT_S.heads if (layers, dim) == (DNABERT_S.layers, DNABERT_S.dim) else None
-        heads = self.checkpoint.config.get("num_attention_heads", known)
-        vocab = self.checkpoint.shapes[self.names["embed.weight"]][0]
-        types = self.checkpoint.shapes.get(self.names.get("token_types.weight", ""), ())
-        self._agree(hidden_size=dim, num_hidden_layers=layers, vocab_size=vocab)
-        self._agree(intermediate_size=double_ffn // 2)
-        return DnabertShape(
-            layers=layers, dim=dim, heads=self._heads(heads, dim, 1), ffn=double_ffn // 2,
-            vocab=vocab, token_types=types[0] if types else 2, eps=self._eps(DNABERT_S.eps),
-        )  # fmt: skip
-
-    def _sizes(self, ffn_module: str) -> tuple[int, int, int]:
-        """Width, layers, and rows of the first feed-forward matrix."""
+    def _sizes(self, is_esm2: bool) -> dict[str, Any]:
+        """What the tensors say of the network; a configuration must not contradict them."""
+        config, shapes = self.checkpoint.config, self.checkpoint.shapes
         numbers = {int(name.split(".")[1]) for name in self.names if name.startswith("layers.")}
-        needed = ["embed.weight", f"layers.0.{ffn_module}.weight"]
-        shapes = [self.checkpoint.shapes.get(self.names.get(name, ""), ()) for name in needed]
-        if any(len(shape) != 2 for shape in shapes):
+        needed = ["embed.weight", f"layers.0.{'up' if is_esm2 else 'gate_up'}.weight"]
+        found = [shapes.get(self.names.get(name, ""), ()) for name in needed]
+        if any(len(shape) != 2 for shape in found):
             raise self._error(f"missing tensors: {_some(needed)}")
         if numbers != set(range(len(numbers))):
             raise self._error(f"layers are missing between 0 and {max(numbers)}")
-        return shapes[0][1], len(numbers), shapes[1][0]
-
-    def _heads(self, heads: Any, dim: int, unit: int) -> int:
-        if heads is None:
-            raise self._error("number of attention heads unknown; add config.json")
-        if type(heads) is not int or heads < 1 or dim % (heads * unit):
-            raise self._error(f"{heads!r:.60} attention heads for {dim} dimensions")
-        return heads
-
-    def _eps(self, usual: float) -> float:
-        eps = self.checkpoint.config.get("layer_norm_eps", usual)
+        (vocab, dim), (rows, _), layers = *found, len(numbers)
+        ffn = rows if is_esm2 else rows // 2
+        said = {
+            "hidden_size": dim, "encoder_embed_dim": dim, "num_hidden_layers": layers,
+            "encoder_layers": layers, "intermediate_size": ffn,
+        }  # fmt: skip
+        for key, size in said.items() if is_esm2 else (said | {"vocab_size": vocab}).items():
+            if (other := config.get(key, size)) != size:
+                raise self._error(f"{key} is {other!r:.60}, but the tensors say {size}")
+        eps = config.get("layer_norm_eps", 1e-5 if is_esm2 else DNABERT_S.eps)
         if type(eps) not in (int, float) or not 0 < eps < 1:
             raise self._error(f"layer_norm_eps is {eps!r:.60}")
-        return float(eps)
+        heads = self._heads(layers, dim, is_esm2)
+        sizes = {"layers": layers, "dim": dim, "heads": heads, "ffn": ffn, "eps": float(eps)}
+        if not is_esm2:
+            types = shapes.get(self.names.get("token_types.weight", ""), (2,))
+            return {**sizes, "vocab": vocab, "token_types": types[0]}
+        rotary = config.get("position_embedding_type", "rotary") == "rotary"
+        if config.get("emb_layer_norm_before") or not rotary:
+            raise self._error("an ESM network, but not ESM-2")
+        return {**sizes, "token_dropout": bool(config.get("token_dropout", True))}
 
-    def _agree(self, **sizes: int) -> None:
-        for key, size in sizes.items():
-            if (said := self.checkpoint.config.get(key, size)) != size:
-                raise self._error(f"{key} is {said!r:.60}, but the tensors say {size}")
-
-    def _check_slots(self) -> None:
-        slots, shapes = _slots(self.network.named_parameters(), self.names), self.checkpoint.shapes
-        self._refuse("missing", slots.keys() - self.names.keys())
-        self._refuse("unexpected", (self.names[slot] for slot in self.names.keys() - slots.keys()))
-        wrong = [
-            f"{self.names[slot]} is {shapes[self.names[slot]]}, wanted {tuple(tensor.shape)}"
-            for slot, tensor in slots.items()
-            if shapes[self.names[slot]] != tuple(tensor.shape)
-        ]
-        if wrong:
-            raise self._error(_some(wrong))
+    def _heads(self, layers: int, dim: int, is_esm2: bool) -> int:
+        config = self.checkpoint.config
+        heads = config.get("num_attention_heads", config.get("encoder_attention_heads"))
+        if heads is None:
+            published = [*ESM2_SIZES.values()] if is_esm2 else [DNABERT_S]
+            heads = {(one.layers, one.dim): one.heads for one in published}.get((layers, dim))
+            # a rotary table has one frequency for two dimensions of a head
+            tables = [s for n, s in self.checkpoint.shapes.items() if n.endswith("inv_freq")]
+            if tables and len(tables[0]) == 1 and tables[0][0]:
+                heads = dim // (2 * tables[0][0])
+        if heads is None:
+            raise self._error("number of attention heads unknown; add config.json")
+        if type(heads) is not int or heads < 1 or dim % (heads * (2 if is_esm2 else 1)):
+            raise self._error(f"{heads!r:.60} attention heads for {dim} dimensions")
+        return heads
 
     def _refuse(self, what: str, names: Iterable[str]) -> None:
         if listed := sorted(names):

@@ -179,7 +179,7 @@ class _TowerEncoder(Encoder):
         """Embed each sequence: (n, dim) float32."""
         starts = batch.cu_seqlens[:-1].long()
         lengths = batch.cu_seqlens[1:].long() - starts
-        columns = torch.arange(batch.max_length, device=batch.tokens.device)
+        columns = torch.arange(batch.longest, device=batch.tokens.device)
         where = (starts[:, None] + columns).clamp(max=len(batch.tokens) - 1)
         letters = batch.tokens[where].where(columns < lengths[:, None], self.pad_id)
         return self.embed(letters, lengths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,6 @@ RESIDUE_X, RESIDUE_PAD = 20, 21
 BOS_ID, EOS_ID, UNKNOWN_ID = 0, 2, 3
 ESM_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO.-"  # in the order of their ids, from 4
 MAX_RESIDUES = 1022  # ESM-2 was trained on windows of 1,024 tokens with BOS and EOS
-
-
-class Tokenizer(Protocol):
-    """Turns a sequence into token ids; survives pickling."""
-
-    def encode(self, sequence: str) -> NDArray[np.int64]:
-        """Token ids with special tokens: shape (tokens,), int64."""
 
 
 def make_tokenizer(spec: EncoderSpec) -> Tokenizer:
@@ -77,7 +70,7 @@ class LetterTokenizer:
         self.kind = kind
 
     def encode(self, sequence: str) -> NDArray[np.int64]:
-        """See `Tokenizer`."""
+        """Token ids with special tokens: shape (tokens,), int64."""
         if self.kind != "esm2":
             return _IDS[self.kind][_bytes(sequence)]
         return np.concatenate(([BOS_ID], _IDS["esm2"][_bytes(sequence[:MAX_RESIDUES])], [EOS_ID]))
@@ -115,3 +108,6 @@ class BpeTokenizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}  # not what was loaded: it travels to workers as a path
+
+
+Tokenizer = LetterTokenizer | BpeTokenizer  # both survive pickling

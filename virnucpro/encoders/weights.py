@@ -91,10 +91,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         for name in set(names.values()):
             if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
                 raise ModelError(f"{weights}: shard {name!r:.200} is not a file beside the index")
-            if not (weights.parent / name).is_file():
-                raise ModelError(
-                    f"{weights.parent / name}: shard is missing; fetch the model again"
-                )
+            if not (shard := weights.parent / name).is_file():
+                raise ModelError(f"{shard}: shard is missing; fetch the model again")
         files = [weights.parent / name for name in sorted(set(names.values()))]
     for file in files:
         if file.suffix == ".safetensors":

@@ -28,21 +28,14 @@ def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]])
     A UsageError with the figures where they are too few, or do not agree well enough.
     """
     if len(exact) < LEAST_SEQUENCES:
+        need = f"{LEAST_SEQUENCES} sequences scored both ways, and there are {len(exact)}"
+        raise UsageError(f"--precision fp8 is trusted after {need}; leave it out")
+    agree = float(np.mean((exact >= 0.5) == (fast >= 0.5)))
+    largest = float(np.abs(exact - fast).max())
+    if not (agree >= LEAST_AGREEMENT and largest <= LARGEST_DIFFERENCE):
         raise UsageError(
-            f"--precision fp8 is trusted after {LEAST_SEQUENCES} sequences scored both ways, and "
-            f"there are {len(exact)}; leave it out"
+            f"--precision fp8 changes too much here: of {len(exact)} sequences {agree:.2%} keep "
+            f"their label ({LEAST_AGREEMENT:.1%} must) and probabilities move by up to "
+            f"{largest:.3f} ({LARGEST_DIFFERENCE} may); leave it out"
         )
-    found = Agreement(
-        sequences=len(exact),
-        labels_agree=float(np.mean((exact >= 0.5) == (fast >= 0.5))),
-        largest_difference=float(np.abs(exact - fast).max()),
-    )
-    agree = found.labels_agree >= LEAST_AGREEMENT
-    if not (agree and found.largest_difference <= LARGEST_DIFFERENCE):
-        raise UsageError(
-            f"--precision fp8 changes too much here: of {found.sequences} sequences "
-            f"{found.labels_agree:.2%} keep their label ({LEAST_AGREEMENT:.1%} must) and "
-            f"probabilities move by up to {found.largest_difference:.3f} "
-            f"({LARGEST_DIFFERENCE} may); leave it out"
-        )
-    return found
+    return Agreement(len(exact), agree, largest)

@@ -41,7 +41,7 @@ class PackedPlan:
         missing = budget - real
         if missing < 0 or missing * 4 > budget:
             return None
-        self._longest = max(self._longest, -(-batch.max_length // LONGEST_STEP) * LONGEST_STEP)
+        self._longest = max(self._longest, -(-batch.longest // LONGEST_STEP) * LONGEST_STEP)
         tail = [*range(real + self._longest, budget, self._longest), budget] if missing else []
         empty = segments(budget) - len(batch) - len(tail)
         if empty < 0:
@@ -115,8 +115,8 @@ def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:
 def pack(lengths: Lengths, budget: int) -> list[Counts]:
     """Fill batches of `budget` tokens, longest sequences first, each where it first fits.
 
-    Indices into `lengths`, longest first in each batch; equal lengths keep their order, so the plan
-    is reproducible. A SequenceTooLongError tells of a sequence over `budget`.
+    Equal lengths keep their order, so the plan is reproducible. A SequenceTooLongError tells of
+    a sequence over `budget`.
 
     >>> [batch.tolist() for batch in pack([5, 3, 2, 1], budget=6)]
     [[0, 3], [1, 2]]

@@ -49,13 +49,10 @@ def import_classifier(source: Path, target: Path) -> None:
 
 
 def read_classifier(path: Path) -> tuple[str, Tensors]:
-    """Kind of network and tensors of a pickled module, a state dict, or safetensors.
+    """Kind of network and tensors of a pickled module, a state dict, or safetensors, by content.
 
-    The form is told by the content. All numbers are finite; tensors have the names and
-    shapes of their kind of network.
-
-    Raises:
-        ModelError: the file is unsafe, damaged, or holds other numbers.
+    All numbers are finite; tensors have the names and shapes of their kind of network. A
+    ModelError tells of a file that is unsafe, damaged, or holds other numbers.
     """
     try:
         with path.open("rb") as file:

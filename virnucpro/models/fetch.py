@@ -82,20 +82,17 @@ def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan
     folder = _folder(name, home)
     installed = read_manifest(folder)
     if installed and pinned not in (None, installed.revision):
-        raise ModelError(
-            f"{folder}: revision {installed.revision or 'of local files'} is installed; "
-            f"remove the folder to fetch {pinned:.80}"
-        )
-    there = installed.files if installed else ()
-    damaged = [file for file in there if installed and installed.problem(file, full=True)]
+        there = f"revision {installed.revision or 'of local files'} is installed"
+        raise ModelError(f"{folder}: {there}; remove the folder to fetch {pinned:.80}")
+    files = installed.files if installed else ()
+    damaged = [file for file in files if installed and installed.problem(file, full=True)]
     if installed and not damaged:
         source, revision, licence = installed.source, installed.revision, installed.licence
         return FetchPlan(name, source, revision, licence, (), installed)
     if offline:
-        raise ModelError(
-            f"{name} is not installed whole in {home} and offline mode is on "
-            "(VIRNUCPRO_OFFLINE or HF_HUB_OFFLINE); `virnucpro models import` takes local files"
-        )
+        mode = "offline mode is on (VIRNUCPRO_OFFLINE or HF_HUB_OFFLINE)"
+        remedy = "`virnucpro models import` takes local files"
+        raise ModelError(f"{name} is not installed whole in {home} and {mode}; {remedy}")
     if name in published.CLASSIFIERS:
         revision, known = pinned or published.CLASSIFIER_REVISION, published.CLASSIFIERS[name]
         if not _COMMIT.fullmatch(revision):
@@ -157,9 +154,8 @@ def fetch(plan: FetchPlan, home: Path) -> Manifest:
         free = shutil.disk_usage(partial).free
         arrived = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
         if plan.size + SPARE_BYTES > free + arrived:
-            raise OutputError(
-                f"{home}: {plan.name} needs {plan.size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
-            )
+            sizes = f"{plan.name} needs {plan.size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
+            raise OutputError(f"{home}: {sizes}")
         for file in plan.files:
             _fetch_file(plan, file, partial / file.name)
             _check(plan, file, partial / file.name)
@@ -214,10 +210,8 @@ def _check(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
     sha256 = sha256_file(path) if is_right else ""
     if not is_right or {file.sha256, recorded.sha256 if recorded else ""} - {"", sha256}:
         path.unlink(missing_ok=True)  # or the next fetch would take it for whole
-        raise ModelError(
-            f"{plan.source} at {plan.revision}: {file.name} is not the content that its source "
-            "states, or that was recorded at the first fetch; refused"
-        )
+        problem = "is not the content that its source states, or that was recorded; refused"
+        raise ModelError(f"{plan.source} at {plan.revision}: {file.name} {problem}")
 
 
 def _settle(plan: FetchPlan, partial: Path, folder: Path) -> Manifest:

@@ -139,10 +139,8 @@ class Manifest:
         """Raise a ModelError unless every file is the one that was installed."""
         for name in self.files:
             if problem := self.problem(name, full=full):
-                raise ModelError(
-                    f"{self.folder / name}: {problem}; `virnucpro models fetch {self.folder.name}` "
-                    "or `virnucpro models import` brings it back"
-                )
+                remedy = f"`virnucpro models fetch {self.folder.name}` or `virnucpro models import`"
+                raise ModelError(f"{self.folder / name}: {problem}; {remedy} brings it back")
 
     def encoder_spec(self) -> EncoderSpec:
         """What the folder of an encoder holds."""
@@ -186,12 +184,9 @@ def is_plain_name(name: str) -> bool:
 
 
 def write_manifest(folder: Path, names: Iterable[str], **said: Any) -> Manifest:
-    """Hash the files of a folder, and write its manifest.
+    """Hash the files of a folder, and write its manifest; a ModelError if one is no plain file.
 
     `said` are name, source, revision, licence, and `encoder` or `model`.
-
-    Raises:
-        ModelError: one is no plain file, or `said` is no description.
     """
     files = {}
     for name in sorted(names):

@@ -62,10 +62,9 @@ def chunk_nt(name: str) -> int:
 
 
 def needed_files(names: Iterable[str]) -> list[str]:
-    """The files of an encoder that are used; code, other formats and odd names are left.
+    """The files of an encoder that are used, safetensors before pickles, whole before sharded.
 
-    Safetensors go before pickled weights, whole files before sharded ones. Only names that are
-    written in this module can come out, so none leads out of a folder.
+    Only names that are written in this module can come out, so none leads out of a folder.
 
     >>> needed_files(["pytorch_model.bin", "bert_layers.py", "config.json", "../vocab.txt"])
     ['config.json', 'pytorch_model.bin']

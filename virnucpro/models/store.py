@@ -64,10 +64,10 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
         read_classifier(model_path)  # first: a file that is none needs no encoder
         return _published_pair(model_type, model_path, sha256_file(model_path), home)
     if read_manifest(home / model_type) is None:
+        fetch, file = f"models fetch {model_type}", published.CLASSIFIERS[model_type].file
         raise ModelError(
-            f"model {model_type} is not installed in {home}: `virnucpro models fetch "
-            f"{model_type}` downloads it with its encoders, `virnucpro models import "
-            f"{published.CLASSIFIERS[model_type].file} --name {model_type}` takes a local file"
+            f"model {model_type} is not installed in {home}: `virnucpro {fetch}` downloads it with "
+            f"its encoders, `virnucpro models import {file} --name {model_type}` takes a local file"
         )
     return load_model(home / model_type, home)
 
@@ -131,9 +131,8 @@ def list_models(home: Path) -> list[Manifest]:
             if folder.name[0] != "." and folder.is_dir()
         ]
     except OSError as error:
-        raise ModelError(
-            f"{home}: cannot be read ({error.strerror}); VIRNUCPRO_MODEL_DIR names another place"
-        ) from error
+        remedy = "VIRNUCPRO_MODEL_DIR names another place"
+        raise ModelError(f"{home}: cannot be read ({error.strerror}); {remedy}") from error
     return [manifest for folder in inside if (manifest := read_manifest(folder))]
 
 

@@ -1,9 +1,8 @@
 """Read what `torch.save` wrote without running any of it: the one reader of pickled weights.
 
-PyTorch's reader of weights builds tensors, plain values and the classes that it is given; a pickle
-that names anything else is refused before anything in it runs. What it does not look at is looked
-at here first: the archive around the pickle. Archives are mapped and not copied, so a record that
-claims more bytes than it has can never reach beyond the file.
+PyTorch's reader of weights refuses a pickle that names a class it was not given before anything in
+it runs. The archive around the pickle is looked at here first, and mapped, not copied: a record
+that claims more bytes than it has can never reach beyond the file.
 """
 
 from __future__ import annotations

@@ -71,7 +71,18 @@ def run_multi_gpu_inference(
     root = Path(os.path.commonpath([folder.parent, output_dir]))
     ledger = Ledger(root, folder / "ledger", config.enable_checkpointing, config.force_restart)
 
-    options = _options(config, bool(model_config.get("enable_fp16", True)), fasta_files)
+    no_fp16 = config.disable_fp16 or not model_config.get("enable_fp16", True)
+    options = EmbeddingOptions(
+        engine="padded" if config.disable_packing else "packed",
+        dtype="float32" if no_fp16 and config.dtype in ("auto", "float16") else config.dtype,
+        token_budget=config.token_budget,
+        feeding_threads=0 if config.dataloader_workers == 0 else 1,
+        tokenizer_threads=max(1, config.dataloader_workers or 1),
+        pin_memory=config.pin_memory,
+        compile=config.compile,
+        expected_tokens=sum(path.stat().st_size for path in fasta_files),
+        plain_attention=config.v1_attention,
+    )
     vectors_depend_on = (
         encoder.identity(), options.engine, options.dtype, options.plain_attention,
         devices[0].split(":")[0],
@@ -163,18 +174,3 @@ def features(stats: Mapping[str, Any]) -> str:
     numbers, kernels = stats["dtype"], stats["backend"]
     varlen = "FlashAttention varlen" if kernels == "varlen" else f"{kernels} kernels"
     return f"{'FP16' if numbers == 'float16' else numbers}, {varlen}"
-
-
-def _options(config: RuntimeConfig, allow_fp16: bool, files: Sequence[Path]) -> EmbeddingOptions:
-    no_fp16 = config.disable_fp16 or not allow_fp16
-    return EmbeddingOptions(
-        engine="padded" if config.disable_packing else "packed",
-        dtype="float32" if no_fp16 and config.dtype in ("auto", "float16") else config.dtype,
-        token_budget=config.token_budget,
-        feeding_threads=0 if config.dataloader_workers == 0 else 1,
-        tokenizer_threads=max(1, config.dataloader_workers or 1),
-        pin_memory=config.pin_memory,
-        compile=config.compile,
-        expected_tokens=sum(path.stat().st_size for path in files),
-        plain_attention=config.v1_attention,
-    )

@@ -42,6 +42,7 @@ from virnucpro.pipeline.output_dir import (
 )
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.precision import refuse_fp8, try_fp8
+from virnucpro.pipeline.rates import Pace, rate_keys, remember
 from virnucpro.pipeline.run import (
     CALLS,
     INPUTS,
@@ -55,7 +56,7 @@ from virnucpro.pipeline.run import (
     summary_lines,
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.settings import Compute, PredictionSettings
+from virnucpro.pipeline.settings import Compute, PredictionSettings, default_home
 from virnucpro.pipeline.staged import classify, merge, staged_files, written_units
 from virnucpro.pipeline.stream import NoExecutor, ScoreStore, score_job, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
@@ -167,6 +168,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
             run.report.data["agreement"] = try_fp8(run, job, executor)
         log = ReadLog()
         records = read_sources(run.sources, log)
+        pace = Pace()
         ahead = [0]  # ORFs read so far, with which share of the input's bytes
 
         def read_ahead() -> Iterator[Unit | Shard]:
@@ -177,6 +179,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         def tell(rows: int) -> None:
             expected = ahead[0] * run.input_bytes // log.bytes_read if log.bytes_read else None
             bar.update(rows, expected)
+            pace.tell(rows)
 
         scored = scored_shards(
             read_ahead(), store, executor, job, tell, given_up, run.report.note_engines
@@ -198,6 +201,10 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         _refuse_no_dna(run, counts)
     seconds = run.report.data["stages"]["scoring"]["seconds"]
     logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
+    if rate := pace.rate(gpu_memory=run.report.data.get("gpu_bytes", 0)):
+        chunk_nt = counts["nt"] / max(1, counts["chunks"])
+        key, _ = rate_keys(run.model, compute.devices, run.threads, chunk_nt)
+        remember(run.settings.model.home or default_home(), key, rate)
     record_failures(paths, given_up, missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
@@ -228,6 +235,10 @@ def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor
 
     `store` is where actors of Ray find units and leave scores.
     """
+    if compute.executor == "ray" and store is not None:
+        from virnucpro.pipeline.ray_executor import RayExecutor
+
+        return RayExecutor(compute, store)
     devices, threads = compute.devices, compute.threads or usable_cpus()
     if len(devices) == 1:
         return InProcess(devices[0], threads)

@@ -177,7 +177,7 @@ def plan(
     return units
 
 
-def work(place: str, compute: Compute, home: Path, lease_s: float = 300.0) -> int:
+def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> int:
     """Score units of a planned run until all are done, by whichever worker.
 
     Args:

@@ -72,7 +72,7 @@ class ScoreStore:
     """
 
     def __init__(self, ledger: Ledger, key: str) -> None:
-        self._ledger, self._key = ledger, key
+        self.ledger, self.key = ledger, key
 
     def read(self, number: int, size: int) -> Scores | None:
         """The scores of a finished unit, shape (size, `COLUMNS`); None where it is not finished.
@@ -80,25 +80,25 @@ class ScoreStore:
         Raises:
             DamagedError: they are not what was committed, and repair was not asked for.
         """
-        entry = self._ledger.read(unit_name(number), self._key)
+        entry = self.ledger.read(unit_name(number), self.key)
         if entry is None:
             return None
         if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
-            if not self._ledger.repair:
-                raise DamagedError(self._ledger.folder, f"unit {number} has another number of ORFs")
-            self._ledger.discard(unit_name(number))
+            if not self.ledger.repair:
+                raise DamagedError(self.ledger.folder, f"unit {number} has another number of ORFs")
+            self.ledger.discard(unit_name(number))
             return None
         scores = np.frombuffer(entry.payload, dtype="<f4")
         return scores.reshape(size, COLUMNS).astype(np.float32)
 
     def commit(self, number: int, scores: Scores) -> bool:
         """Record the scores of a unit, shape (n, `COLUMNS`); False where somebody had done it."""
-        return self._ledger.commit(unit_name(number), self._key, scores.astype("<f4").tobytes())
+        return self.ledger.commit(unit_name(number), self.key, scores.astype("<f4").tobytes())
 
     def commit_orfs(self, number: int, unit: Orfs) -> None:
         """Record DNA and protein of a unit's ORFs, for whoever scores it."""
         lines = b"\n".join([part for parts in unit for part in parts])
-        self._ledger.commit(orfs_name(number), self._key, zstandard.compress(lines, 1))
+        self.ledger.commit(orfs_name(number), self.key, zstandard.compress(lines, 1))
 
     def read_orfs(self, number: int) -> Orfs:
         """DNA and protein of a unit's ORFs.
@@ -106,9 +106,9 @@ class ScoreStore:
         Raises:
             DamagedError: they are not there, or not what was committed.
         """
-        entry = self._ledger.read(orfs_name(number), self._key)
+        entry = self.ledger.read(orfs_name(number), self.key)
         if entry is None:
-            raise DamagedError(self._ledger.folder, f"unit {number} has no ORFs")
+            raise DamagedError(self.ledger.folder, f"unit {number} has no ORFs")
         lines = zstandard.decompress(entry.payload).split(b"\n")
         return lines[: len(lines) // 2], lines[len(lines) // 2 :]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from bisect import bisect_left
 from collections import Counter
@@ -27,9 +28,6 @@ from virnucpro.reports.tables import (
     read_region_rows,
 )
 from virnucpro.scores.thresholds import VIRUS
-from virnucpro.sequences.fasta import records_of
-from virnucpro.sequences.fasta_files import fasta_text
-from virnucpro.sequences.read_log import ReadLog
 
 CALLS = ("virus", "non-virus", "uncertain", "")
 SCORE_BINS = 50
@@ -204,7 +202,8 @@ def best_regions(regions: Path) -> tuple[int, list[tuple[int, RegionRow]]]:
     """
     hosts, last = 0, ("", "")
     best: list[tuple[float, int, RegionRow]] = []
-    inside = (row for row in read_region_rows(regions) if row.is_inside)
+    others = read_region_rows(regions, lambda sample, seq_id, call: call != VIRUS)
+    inside = (row for row in others if row.is_inside)
     for place, row in enumerate(inside):
         hosts, last = hosts + (row.key != last), row.key
         best.append((-row.log_odds, place, row))
@@ -215,14 +214,19 @@ def best_regions(regions: Path) -> tuple[int, list[tuple[int, RegionRow]]]:
 
 def read_sequences(fasta: Path, row_of: dict[int, int]) -> dict[int, str]:
     """FASTA text of records by their row, `row_of` having the row of each place in the file."""
-    found, last = {}, max(row_of, default=-1)
-    if row_of and fasta.exists():
-        for place, record in enumerate(records_of(fasta, ReadLog(is_silent=True))):
-            if place in row_of:
-                found[row_of[place]] = fasta_text(record.header, record.sequence, wrapped=True)
-            if place == last:
+    found: dict[int, list[str]] = {row: [] for row in row_of.values()}
+    place, last = -1, max(row_of, default=-1)
+    if not row_of or not fasta.exists():
+        return {}
+    opened = gzip.open if fasta.suffix == ".gz" else open
+    with opened(fasta, "rt", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        for line in file:
+            place += line.startswith(">")
+            if place > last:
                 break
-    return found
+            if place in row_of:
+                found[row_of[place]].append(line)
+    return {row: "".join(lines) for row, lines in found.items()}
 
 
 KEY = itemgetter(CHUNK_COLUMNS.index("id"), CHUNK_COLUMNS.index("sample"))

@@ -175,8 +175,10 @@ def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
     return _rows(path, CHUNK_COLUMNS, chunk_row)
 
 
-def read_region_rows(path: Path) -> Iterator[RegionRow]:
-    """Stream a regions.tsv of this version; other columns, or a bad row, are an `InputError`.
+def read_region_rows(
+    path: Path, wanted: Callable[[str, str, str], bool] = lambda sample, seq_id, call: True
+) -> Iterator[RegionRow]:
+    """Stream the wanted rows of a regions.tsv; other columns, or a bad row, are an `InputError`.
 
     The length of a contig is as exact as the table's shares, six digits.
     """
@@ -191,7 +193,9 @@ def read_region_rows(path: Path) -> Iterator[RegionRow]:
             int(supporting), int(opposing), mean_p, log_odds, call, sample,
         )  # fmt: skip
 
-    return _rows(path, REGION_COLUMNS, row)
+    return _rows(
+        path, REGION_COLUMNS, row, lambda fields: wanted(fields[-1], fields[0], fields[-2])
+    )
 
 
 def contig_line(row: CallRow, joint_id: str, host: int = -1) -> str:
@@ -227,8 +231,13 @@ def chunk_row(fields: list[str]) -> ChunkRow:
     )  # fmt: skip
 
 
-def _rows(path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T]) -> Iterator[T]:
+def _rows(
+    path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T],
+    wanted: Callable[[list[str]], bool] | None = None,
+) -> Iterator[T]:  # fmt: skip
     for number, fields in enumerate(read_fields(path, columns), start=2):
+        if wanted is not None and not wanted(fields):
+            continue
         try:
             row = make(fields)
         except ValueError as error:

@@ -1,7 +1,5 @@
 """BAM, CRAM and SAM -> records; needs pysam, which the `[bam]` extra brings."""
 
-from __future__ import annotations
-
 import os
 import re
 import string

@@ -5,8 +5,6 @@ blanks and digits; gaps, blanks and digits are left out and counted. Any other s
 reading, since it tells of files that were joined or of another format: a guess would lose records.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Whatever is wrong with a file as a file is told here, with its
 line; what is wrong with its records, in `entries.py`.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections.abc import Iterator

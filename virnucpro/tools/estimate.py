@@ -1,36 +1,41 @@
-"""What a prediction will cost: what the input holds, and short runs on a sample, scaled.
+"""What a prediction will cost: what the first part of its input holds, at a rate of this machine.
 
-The short runs are real predictions in a process of their own, start and loading included; two of
-different size tell what each run costs from what each chunk does.
+Rates are those of the last predictions here. Where there was none, the bundled model is timed for
+a second; the published ones take longer to load than an estimate may.
 """
 
-import os
+from __future__ import annotations
+
 import random
 import stat
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 
-from virnucpro.core.errors import UsageError, VirNucProError
-from virnucpro.core.files import read_json
+from virnucpro.core.errors import UsageError
+from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Record
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.pipeline.input_pass import Rules
-from virnucpro.sequences.fasta_files import fasta_text
+from virnucpro.pipeline.inputs import Source, folder_names, read_sources, sample_names
+from virnucpro.pipeline.rates import Pace, Rate, rate_keys, recall
+from virnucpro.pipeline.settings import Compute
+from virnucpro.pipeline.stream import score_job
+from virnucpro.pipeline.worker_loop import InProcess
+from virnucpro.sequences.alignments import alignment_format, open_alignments
 from virnucpro.sequences.orfs import find_orfs
-from virnucpro.sequences.unpack import STDIN
+from virnucpro.sequences.read_log import ReadLog
+from virnucpro.sequences.unpack import STDIN, UNPACK_ERRORS, open_unpacked
 
-SAMPLE_CHUNKS = 20_000
-TOKEN_CHUNKS = 2_000
-SMALLEST_CHUNKS = 100
-ENOUGH_CHUNKS, ENOUGH_SECONDS = 2_000, 8.0
-MOST_SECONDS = 40.0
-GROWTH, LEAST_GROWTH = 5.0, 2.0
-PATIENCE_SECONDS = 60.0
+HEAD_BYTES, HEAD_READS = 1 << 22, 10_000
+SAMPLE_CHUNKS = 1_000
+READ_BYTES = 1 << 16
+PILOT_ORFS, PILOT_SECONDS = 32, 0.7
+# Python, its packages, the tables and the report, beside what a run takes to its first scores (s).
+AROUND_S = 1.5
 
 
 class EvenSample:
@@ -61,7 +66,18 @@ class Survey:
     orfs: int  # exact duplicates, which are computed once, count
     dna_tokens: int
     protein_tokens: int
+    is_whole: bool = True  # all was read; else counts are told from the first part
     sample: list[str] = field(repr=False)  # each chunk as likely as any other
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take; `measured` where no earlier run told."""
+
+    seconds: float
+    memory: int
+    gpu_memory: int
+    measured: bool
 
 
 def refuse_pipes(paths: Iterable[Path]) -> None:
@@ -79,25 +95,107 @@ def refuse_pipes(paths: Iterable[Path]) -> None:
             )
 
 
-def survey(records: Iterable[Record], model: ModelSpec, min_length: int = 0) -> Survey:
-    """Read all records once and count what the model would work on; holds a sample of chunks."""
+def survey(
+    paths: Sequence[Path], model: ModelSpec, min_length: int = 0, log: ReadLog | None = None,
+    reference: Path | None = None,
+) -> Survey:  # fmt: skip
+    """Count what the model would work on; of large files the first part is read, and scaled."""
     sample, rules = EvenSample(SAMPLE_CHUNKS), Rules(model.chunk_nt, model.orf_policy, min_length)
-    count = scored = nt = 0
-    for number, record in enumerate(records):
-        count += 1
-        nt += len(record.sequence)
-        if rules.status(record, number) is None:
-            scored += 1
-            sample.offer(record, rules.chunks(record.sequence)[0])
-    random.Random(0).shuffle(sample.items)  # so that any first part of it is even too
-    chunks = sample.items[:TOKEN_CHUNKS]
-    orfs = find_orfs(chunks, model.orf_policy)
-    share = sample.seen / max(1, len(chunks))
+    count = scored = nt = chunks = 0.0
+    samples = sample_names(paths)
+    with TemporaryDirectory(prefix="virnucpro-estimate-") as folder:
+        heads = [_head(path, Path(folder) / str(i), len(paths)) for i, path in enumerate(paths)]
+        weights = {name: weight for name, (_, weight) in zip(samples, heads, strict=True)}
+        sources = [
+            Source(
+                sample=name, folder=plain, names=(str(path),), paths=(head,), reference=reference
+            )
+            for name, plain, path, (head, _) in zip(
+                samples, folder_names(samples), paths, heads, strict=True
+            )
+        ]
+        for number, record in enumerate(read_sources(sources, log)):
+            weight = weights[record.sample]
+            count += weight
+            nt += weight * len(record.sequence)
+            if rules.status(record, number) is None:
+                scored += weight
+                windows = rules.chunks(record.sequence)[0]
+                chunks += weight * len(windows)
+                sample.offer(record, windows)
+    orfs = find_orfs(sample.items, model.orf_policy)
+    share = chunks / max(1, len(sample.items))
     return Survey(
-        records=count, scored=scored, nt=nt, chunks=sample.seen, orfs=round(len(orfs) * share),
+        records=round(count), scored=round(scored), nt=round(nt), chunks=round(chunks),
+        orfs=round(len(orfs) * share),
         dna_tokens=round(_tokens(model.dna, orfs.dna) * share),
-        protein_tokens=round(_tokens(model.protein, orfs.protein) * share), sample=sample.items,
+        protein_tokens=round(_tokens(model.protein, orfs.protein) * share),
+        is_whole={*weights.values()} <= {1.0}, sample=sample.items,
     )  # fmt: skip
+
+
+def estimate(
+    found: Survey, model: ModelSpec, devices: Sequence[str], threads: int, home: Path
+) -> Estimate | None:
+    """What predicting will take; None where no run here has told, and timing one takes long."""
+    chunk_nt = sum(map(len, found.sample)) / max(1, len(found.sample))
+    rate = recall(home, rate_keys(model, devices, threads, chunk_nt))
+    measured = rate is None
+    if rate is None and not model.is_large and tuple(devices) == ("cpu",):
+        rate = _pilot(found, model, threads)
+    if rate is None:
+        return None
+    seconds = AROUND_S + rate.start_s + found.orfs / rate.orfs_per_s
+    return Estimate(seconds, rate.memory, rate.gpu_memory, measured)
+
+
+def _head(path: Path, target: Path, files: int) -> tuple[Path, float]:
+    """A file with the first part of another, or that itself; by how much the whole is more."""
+    if kind := alignment_format(path):
+        return _head_of_bam(path, target) if kind == "BAM" else (path, 1.0)
+    text, most = b"", HEAD_BYTES // files
+    read, read_before, text_before = 0, 0, 0  # what was packed is read far ahead
+
+    def note(count: int) -> None:
+        nonlocal read, read_before, text_before
+        read, read_before, text_before = read + count, read, len(text)
+
+    try:
+        with open_unpacked(path, note) as unpacked:
+            is_packed = unpacked.packing is not None
+            while len(text) < most or (is_packed and not text_before and len(text) < HEAD_BYTES):
+                if not (block := unpacked.source.read1(READ_BYTES)):
+                    return path, 1.0
+                text += block
+            if not unpacked.source.read1(1):
+                return path, 1.0
+    except UNPACK_ERRORS:
+        return path, 1.0  # whoever reads it says what is wrong
+    text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    kept = text
+    if text.lstrip().startswith(b"@"):
+        lines = text[: text.rfind(b"\n") + 1].lstrip().splitlines(keepends=True)
+        kept = b"".join(lines[: len(lines) // 4 * 4])
+    elif (last := text.rfind(b"\n>")) > 0:
+        kept = text[: last + 1]
+    target.write_bytes(kept)
+    unpacks_to = text_before / read_before if text_before else len(text) / read
+    unpacks_to = unpacks_to if is_packed else 1.0
+    return target, max(1.0, path.stat().st_size * unpacks_to / max(1, len(kept)))
+
+
+def _head_of_bam(path: Path, target: Path) -> tuple[Path, float]:
+    import pysam
+
+    with open_alignments(path) as file:
+        reads = file.fetch(until_eof=True)
+        with pysam.AlignmentFile(str(target), "wb", template=file) as head:
+            for read in islice(reads, HEAD_READS):
+                head.write(read)
+        place = file.tell() >> 16  # of the block in the file
+        if next(reads, None) is None:
+            return path, 1.0
+    return target, path.stat().st_size / max(1, place)
 
 
 def _tokens(spec: EncoderSpec, sequences: list[bytes]) -> int:
@@ -107,124 +205,20 @@ def _tokens(spec: EncoderSpec, sequences: list[bytes]) -> int:
     return sum(len(tokenizer.encode(sequence.decode("ascii"))) for sequence in sequences)
 
 
-class PilotFailedError(VirNucProError):
-    """A short run on a sample of the input failed, as the whole run would."""
+def _pilot(found: Survey, model: ModelSpec, threads: int) -> Rate | None:
+    """The rate of a second of scoring on the sample."""
+    orfs = find_orfs(found.sample, model.orf_policy)
+    deadline, pace = time.monotonic() + PILOT_SECONDS, Pace()
 
-    def __init__(self, command: str, reason: str) -> None:
-        super().__init__(command, reason)
-        self.command, self.reason = command, reason
+    def units() -> Iterator[tuple[int, tuple[list[bytes], list[bytes]]]]:
+        for first in range(0, len(orfs), PILOT_ORFS):
+            if time.monotonic() < deadline or first <= PILOT_ORFS:
+                rows = slice(first, first + PILOT_ORFS)
+                yield first, (orfs.dna[rows], orfs.protein[rows])
 
-    def __str__(self) -> str:
-        return f"a short run on a sample failed: {self.reason} ({self.command})"
-
-
-@dataclass(frozen=True, slots=True)
-class Pilot:
-    """What a short run took: bytes are the most that its largest process held."""
-
-    chunks: int
-    seconds: float
-    memory: int
-    gpu_memory: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What the whole run will take; `measured` where a short run was the whole run."""
-
-    seconds: float
-    memory: int
-    gpu_memory: int
-    measured: bool
-
-
-RunPilot = Callable[[int], Pilot]
-
-
-def estimate(found: Survey, per_file: int, smallest: int, run: RunPilot) -> Estimate:
-    """Run ever larger pilots, from `smallest` chunks on, until one is long enough, and scale.
-
-    `per_file` are the ORFs in one unit of work; memory does not grow beyond it.
-    """
-    available = len(found.sample)
-    first = before = last = run(min(smallest, available))
-    while last.chunks < available:
-        more = last.seconds - first.seconds  # must be above the noise of a busy machine
-        if more >= (ENOUGH_SECONDS if last.chunks >= ENOUGH_CHUNKS else MOST_SECONDS):
-            break
-        growth = min(GROWTH, max(LEAST_GROWTH, PATIENCE_SECONDS / last.seconds))
-        before, last = last, run(min(available, round(last.chunks * growth)))
-    seconds = _line(first, last, [first.seconds, last.seconds], found.chunks)
-    orfs_per_chunk = found.orfs / found.chunks if found.chunks else 0.0
-    unit = min(found.chunks, round(per_file / orfs_per_chunk)) if orfs_per_chunk else found.chunks
-    # the smallest pilot does not fill a batch: memory grows faster up to there
-    memories = [float(before.memory), float(last.memory)]
-    memory = _line(before, last, memories, max(unit, last.chunks))
-    return Estimate(seconds, round(memory), last.gpu_memory, last.chunks == found.chunks)
-
-
-def _line(first: Pilot, last: Pilot, values: list[float], chunks: int) -> float:
-    """The straight line through two pilots, at `chunks`; a line that falls is taken as level."""
-    if last.chunks in (chunks, first.chunks):
-        return values[1]
-    slope = max(0.0, (values[1] - values[0]) / (last.chunks - first.chunks))
-    return values[1] + slope * (chunks - last.chunks)
-
-
-def run_pilots(found: Survey, options: Sequence[str], settings: Path | None = None) -> RunPilot:
-    """Pilots on the sample of an input, with these options of `virnucpro predict`."""
-    general = ["--quiet", *(["--config", str(settings)] if settings else [])]
-
-    def run(chunks: int) -> Pilot:
-        with TemporaryDirectory(prefix="virnucpro-estimate-") as folder:
-            fasta, out = Path(folder) / "sample.fa", Path(folder) / "out"
-            with fasta.open("w", encoding="utf-8") as file:
-                for number, chunk in enumerate(found.sample[:chunks]):
-                    file.write(fasta_text(f"chunk_{number}", chunk))
-            command = [
-                sys.executable, "-m", "virnucpro", *general,
-                "predict", str(fasta), "-o", str(out), *options,
-            ]  # fmt: skip
-            seconds, memory = _run(command)
-            gpu_memory = int(read_json(out / "run.json").get("gpu_bytes", 0))
-            return Pilot(chunks, seconds, memory, gpu_memory)
-
-    return run
-
-
-def smallest_pilot(model: ModelSpec, on_cpu: bool) -> int:
-    """Chunks of the first pilot: few where a chunk takes seconds."""
-    return 4 if on_cpu and model.is_large else SMALLEST_CHUNKS
-
-
-def free_memory() -> int | None:
-    """Bytes of memory that a new process may use; None where the system does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    for line in text.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _run(command: list[str]) -> tuple[float, int]:
-    """Seconds and peak memory (bytes) of a process and of the children that it waited for."""
-    with TemporaryFile() as log:
-        start = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            raise
-        seconds = time.monotonic() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            log.seek(0)
-            lines = log.read().decode("utf-8", "replace").strip().splitlines()
-            reason = lines[-1] if lines else f"exit code {process.returncode}"
-            raise PilotFailedError(" ".join(command), reason)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return seconds, usage.ru_maxrss * unit
+    executor = InProcess("cpu", threads)
+    with at_most_threads(threads, not (model.dna.is_small and model.protein.is_small)):
+        for _ in executor.run(score_job(model, Compute(device="cpu"), 0), units(), pace.tell):
+            pass
+    executor.close()
+    return pace.rate(is_pilot=True)

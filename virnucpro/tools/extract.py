@@ -4,8 +4,6 @@ Streams. Records come out as they are in the file, with wrapped lines, gaps and 
 stay together: both come out where one has the call.
 """
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """Is what a later run would reuse whole? Feature and merged files, HDF5 shards, the ledger."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path

@@ -24,9 +24,8 @@ class Row:
     """Figures of one group of sequences; NaN where a figure has no meaning.
 
     A viral group is measured against all cellular sequences of its length, a cellular group
-    against all viral ones; null sequences only have shares of calls. AUROC, AUPRC, recall at a
-    false-positive rate and ECE are over sequences with a score; shares of calls and MCC are
-    over all of them.
+    against all viral ones; null sequences only have shares of calls. Shares and MCC are over all
+    sequences, the other figures over those with a score.
     """
 
     length_nt: int  # length, or shortest length of the class (nt); 0 for decoys of any length

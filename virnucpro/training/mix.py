@@ -3,8 +3,6 @@
 A sample's share of viruses is estimated from these tables, `virnucpro.scores.composition`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

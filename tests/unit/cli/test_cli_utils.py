@@ -1,7 +1,5 @@
 """`virnucpro utils` and `virnucpro config`: what they say, and with which exit code."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -9,7 +9,7 @@ import torch
 from tests.unit.engines.toys import DIM, MeanEncoder, expected, make_items, vectors_of
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-from virnucpro.engines.forward import LARGEST_BUDGET, SMALLEST_BUDGET, budget_by_memory
+from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, budget_by_memory
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 1, 50, 20, 7, 7, 7, 30, 64, 63, 2] * 3

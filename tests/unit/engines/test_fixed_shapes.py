@@ -8,8 +8,8 @@ from tests.unit.engines.toys import MeanEncoder, expected, make_items, vectors_o
 from virnucpro.core.errors import DeviceError
 from virnucpro.encoders.layouts import RectangleLayout
 from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.engines.forward import Forward, compiling_pays
 from virnucpro.engines.plans import PackedPlan, PaddedPlan, collate, segments
+from virnucpro.engines.runner import Forward, compiling_pays
 
 
 def fixed_vectors(layout, items):
@@ -26,8 +26,8 @@ def test_a_packed_batch_of_fixed_shape_gives_the_same_vectors(lengths):
     fixed = fixed_vectors(PackedPlan(pad_id=0), make_items(lengths))
     assert len(fixed.tokens) == 1_024
     assert len(fixed.cu_seqlens) == segments(1_024) + 1
-    assert int(fixed.cu_seqlens.diff().max()) <= fixed.max_length
-    assert fixed.max_length % 128 == 0
+    assert int(fixed.cu_seqlens.diff().max()) <= fixed.longest
+    assert fixed.longest % 128 == 0
 
 
 def test_batches_of_a_budget_have_few_shapes():
@@ -36,7 +36,7 @@ def test_batches_of_a_budget_have_few_shapes():
         fixed_vectors(packed, make_items(lengths))
         for lengths in ([200] * 5, [30] * 26 + [199], [90] * 10)
     ]
-    assert len({(f.tokens.shape, f.cu_seqlens.shape, f.max_length) for f in fixed}) == 1
+    assert len({(f.tokens.shape, f.cu_seqlens.shape, f.longest) for f in fixed}) == 1
     rectangle = fixed_vectors(padded, make_items([30, 28, 31] * 9))
     assert RectangleLayout.of(rectangle, 0).shapes == ((32, 32),)
     for layout in (packed, padded):  # mostly padding: better left as it is

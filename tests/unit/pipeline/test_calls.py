@@ -1,7 +1,5 @@
 """Scores of ORFs to calls of chunks and records; the original's tables, to the byte."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Feature, merged and vector files: the published layouts, written whole, read without trust."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 

@@ -1,7 +1,5 @@
 """A split file to a file of vectors: rows in file order, equal to each sequence alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

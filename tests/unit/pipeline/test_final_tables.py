@@ -1,7 +1,5 @@
 """From the model's calls to the final tables."""
 
-from __future__ import annotations
-
 import tracemalloc
 from types import SimpleNamespace
 

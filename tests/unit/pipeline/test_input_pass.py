@@ -1,7 +1,5 @@
 """Records become rows, and distinct ORFs units, the same whatever reads them."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Inputs become samples."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What version 2.0 left is started over where that is asked for, and nothing else is touched."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Split files through one encoder: every file is done, or recorded with its reason."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -10,7 +8,7 @@ import torch
 from staged_files import tiny_dna_encoder, write_split_files
 
 from virnucpro.core.errors import ModelError
-from virnucpro.engines.forward import Forward
+from virnucpro.engines.runner import Forward
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.scores.scorer import EmbeddingOptions

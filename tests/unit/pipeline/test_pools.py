@@ -1,7 +1,5 @@
 """Ordered results of a pool; the workers here are real processes without torch."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

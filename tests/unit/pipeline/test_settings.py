@@ -1,7 +1,5 @@
 """Which devices a run uses, how large its units are, and settings that make no sense."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +9,15 @@ from virnucpro.pipeline import multi_gpu_inference
 from virnucpro.pipeline.multi_gpu_inference import choose_devices
 from virnucpro.pipeline.run import orfs_per_unit
 from virnucpro.pipeline.runtime_config import RuntimeConfig
+from virnucpro.pipeline.settings import Compute
+
+
+def test_a_gpu_that_is_not_there_is_an_error_or_the_cpu(monkeypatch):
+    with pytest.raises(DeviceError, match="use --device cpu"):
+        _ = Compute(device="cuda:1").devices
+    monkeypatch.setattr("virnucpro.core.device.detect_cuda_devices", lambda: [0, 1])
+    assert Compute(device="7", fallback_to_cpu=True).devices == ("cpu",)
+    assert Compute().devices == ("cuda:0",)
 
 
 @pytest.mark.parametrize(

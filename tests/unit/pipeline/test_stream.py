@@ -1,7 +1,5 @@
 """Units to scores to shards: in input order, each unit computed once, none lost."""
 
-from __future__ import annotations
-
 import random
 import zlib
 

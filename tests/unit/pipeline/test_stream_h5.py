@@ -1,7 +1,5 @@
 """Vectors of the packed engine to feature files: by row where rows are ours, else by id."""
 
-from __future__ import annotations
-
 import os
 import tracemalloc
 

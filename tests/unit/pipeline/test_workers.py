@@ -1,7 +1,5 @@
 """Processes are killed, stopped, starved and fed poison; no unit is lost, and no process left."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import threading

@@ -1,5 +1,6 @@
 """The page about a run: what it says, and that nothing of the input becomes markup."""
 
+import gzip
 import html
 import json
 import re
@@ -82,7 +83,7 @@ def test_a_page_is_made_of_what_there_is(tmp_path):
     (tmp_path / "odd" / "run.json").write_text('{"tool": "virnucpro"}')
     assert "Time in all" not in page_of(tmp_path / "odd")
     page = page_of(make_run(tmp_path / "reads", records=300, lengths=(148, 151)))
-    assert "Each scored record is 148 to 151 nt long." in page and 'id="lengths"' not in page
+    assert "Each scored record is 148 to 151 nt long." in page and 'lengths"' not in page
 
 
 SCORING = {"scoring": {"seconds": 1, "orfs": 1, "chunks_scored": 2000, "failed": 0}}
@@ -131,6 +132,16 @@ def test_each_sample_has_its_rate_and_multiqc_its_counts(tmp_path):
     assert '<td class="num">0</td><td class="num">\u2013</td>' in page_of(tmp_path)
 
 
+def test_multiqc_has_columns_of_general_statistics(tmp_path):
+    one = {"sample": "<b>a", "records": 8, "virus": 2, "expected_false": 0.125}
+    none = {"sample": "b", "records": 0, "virus": 0, "expected_false": None}
+    page_of(make_run(tmp_path), sample_summary=[one, none])
+    general = json.loads((tmp_path / "virnucpro_general_mqc.json").read_text())
+    assert general["data"] == {"&lt;b&gt;a": {"viral": 25, "false": 12.5}, "b": {"viral": 0}}
+    assert general["plot_type"] == "generalstats"
+    assert [name for column in general["pconfig"] for name in column] == ["viral", "false"]
+
+
 def test_the_command_rebuilds_the_same_page(tmp_path):
     first = write_report(make_run(tmp_path)).read_bytes()
     (tmp_path / "report.html").unlink()
@@ -177,6 +188,8 @@ def test_a_record_that_scores_low_is_on_the_page_for_its_region(tmp_path, monkey
     monkeypatch.setattr("virnucpro.reports.summary.summarise.__defaults__", (50, ()))
     data = data_of(page_of(tmp_path))
     hosts = {data["rows"]["id"][found["row"]] for found in data["found"]}
+    inside = (row for row in read_region_rows(tmp_path / "regions.tsv") if row.is_inside)
+    assert hosts == {row.seq_id for row in inside}
     assert len(data["rows"]["id"]) == 50 + len(hosts) < len(rows)
 
 
@@ -222,4 +235,11 @@ def test_sequences_of_the_surest_can_be_copied_while_the_page_is_small(tmp_path,
     monkeypatch.setattr("virnucpro.reports.html.MOST_LETTERS", 100_000)
     fewer = data_of(page_of(tmp_path))
     assert 0 < len(fewer["fasta"]) < len(viral)
-    assert sorted(map(int, fewer["fasta"])) == viral[: len(fewer["fasta"])]
+    texts = [*fewer["fasta"].values(), *fewer["regionFasta"].values()]
+    assert sum(len(text) for text in texts) < 110_000  # headers and line ends, too
+    for name in ("viral", "regions"):
+        plain = tmp_path / f"{name}.fasta"
+        plain.with_name(f"{name}.fasta.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    packed = data_of(page_of(tmp_path))
+    assert (packed["fasta"], packed["regionFasta"]) == (fewer["fasta"], fewer["regionFasta"])

@@ -1,7 +1,5 @@
 """The tables, their files, and what genome browsers read."""
 
-from __future__ import annotations
-
 import gzip
 from urllib.parse import unquote
 

@@ -1,7 +1,5 @@
 """Classifiers: the published formula, the encoders' width, and no file but the recorded one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

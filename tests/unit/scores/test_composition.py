@@ -1,7 +1,5 @@
 """False discovery rates at a sample's own share of viruses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The two tables of the original, to the byte; sorting that does not grow with the input."""
 
-from __future__ import annotations
-
 import csv
 import io
 import tracemalloc

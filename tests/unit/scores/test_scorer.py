@@ -1,7 +1,5 @@
 """A scorer: distinct ORFs in, a row of scores for each out, whatever the batches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What thresholds do to calls; viral stretches inside contigs."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -64,6 +62,12 @@ def spans(stretches):
 )
 def test_neighbours_merge_into_stretches(scores, expected):
     assert spans(viral_stretches(track(*scores), is_virus=True)) == expected
+
+
+def test_a_stretch_counts_its_chunks():
+    [found] = viral_stretches(track(0.9, 0.9, 0.2, 0.9), is_virus=True)
+    assert (found.supporting, found.opposing) == (3, 1)
+    assert math.isclose(found.mean_p, (0.9 * 3 + 0.2) / 4)
 
 
 def test_a_host_contig_needs_evidence_that_grows_with_its_length():

@@ -1,28 +1,26 @@
+import gzip
+import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
-from tiny_home import make_tiny_home
+from runs_here import predict_here, run, write_dna
 
 from virnucpro.core.records import Record
 from virnucpro.models import specs
 from virnucpro.models.store import resolve_model
+from virnucpro.pipeline import rates
 from virnucpro.pipeline.run import orfs_per_unit
 from virnucpro.sequences.chunks import chunk_windows
-from virnucpro.tools.estimate import (
-    EvenSample,
-    Pilot,
-    PilotFailedError,
-    estimate,
-    run_pilots,
-    smallest_pilot,
-    survey,
-)
+from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.tools import estimate as costs
+from virnucpro.tools.estimate import AROUND_S, EvenSample, estimate, survey
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return resolve_model("500", None, make_tiny_home(tmp_path_factory.mktemp("estimate") / "home"))
+@pytest.fixture
+def model(tiny_home):
+    return resolve_model("500", None, tiny_home)
 
 
 def records(lengths, seed=3):
@@ -33,17 +31,54 @@ def records(lengths, seed=3):
     ]
 
 
-def test_survey_counts_what_the_pipeline_would(model):
+def write(path, found, form=">{0}\n{1}\n"):
+    path.write_text(
+        "".join(form.format(r.seq_id, r.sequence, "I" * len(r.sequence)) for r in found)
+    )
+    return path
+
+
+def test_survey_counts_what_the_pipeline_would(model, tmp_path):
     lengths = [100, 500, 501, 2300, 2]
-    found = survey(records(lengths), model)
-    assert (found.records, found.scored, found.nt) == (5, 4, sum(lengths))
+    found = survey([write(tmp_path / "in.fa", records(lengths))], model)
+    assert (found.records, found.scored, found.nt) == (5, 4, sum(lengths)) and found.is_whole
     assert found.chunks == sum(len(chunk_windows(n, 500)) for n in lengths[:4]) == 9
     assert found.orfs > 0 and found.dna_tokens > found.orfs
     assert found.protein_tokens > 2 * found.orfs
     assert min(map(len, found.sample)) == 100
-    assert survey(records([100, 600]), model, min_length=200).scored == 1
-    found = survey([], model)
+    short = [write(tmp_path / f"{i}.fa", records([100, 600])) for i in range(2)]
+    assert survey(short, model, min_length=200).scored == 2
+    found = survey([write(tmp_path / "empty.fa", [])], model)
     assert (found.records, found.chunks, found.orfs, found.sample) == (0, 0, 0, [])
+
+
+FORMS = {"fasta": ">{0}\n{1}\n", "fastq": "@{0}\n{1}\n+\n{2}\n", "cr": ">{0}\r{1}\r"}
+
+
+@pytest.mark.parametrize("kind", [*FORMS, "gzip", "bam", "two", "one"])
+def test_a_large_input_is_told_from_its_first_part(model, tmp_path, monkeypatch, kind):
+    rng = random.Random(1)
+    lengths = [200_000] if kind == "one" else [rng.randint(100, 400) for _ in range(4_000)]
+    found = records(lengths, seed=9)
+    path = write(tmp_path / "in", found, FORMS.get(kind, FORMS["fasta"]))
+    monkeypatch.setattr(costs, "HEAD_BYTES", 600_000 if kind == "gzip" else 60_000)
+    monkeypatch.setattr(costs, "READ_BYTES", 5_000)
+    monkeypatch.setattr(costs, "HEAD_READS", 500)
+    if kind == "gzip":
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    elif kind == "bam":
+        pysam = pytest.importorskip("pysam")
+        with pysam.AlignmentFile(str(path), "wb", header={"HD": {"VN": "1.6"}}) as file:
+            for record in found:
+                read = pysam.AlignedSegment(file.header)
+                read.query_name, read.flag, read.query_sequence = record.seq_id, 4, record.sequence
+                file.write(read)
+    files = [path, path] if kind == "two" else [path]
+    told = survey(files, model)
+    assert not told.is_whole
+    if kind != "one":
+        assert told.records == pytest.approx(len(files) * len(lengths), rel=0.15)
+    assert told.nt == pytest.approx(len(files) * sum(lengths), rel=0.15)
 
 
 def test_every_chunk_is_as_likely_to_be_sampled():
@@ -59,66 +94,36 @@ def test_every_chunk_is_as_likely_to_be_sampled():
     assert all(abs(count - expected) < 5 * expected**0.5 for count in drawn.values())
 
 
-def linear(start, per_chunk, asked):
-    def run(chunks):
-        asked.append(chunks)
-        return Pilot(chunks, start + per_chunk * chunks, 1_000_000 + 100 * chunks)
-
-    return run
-
-
-@pytest.mark.parametrize("per_chunk", [0.0001, 0.002, 0.5])
-def test_a_linear_cost_is_found_exactly(model, per_chunk):
-    found = survey(records([500] * 3000), model)
-    asked = []
-    result = estimate(found, 10_000, 100, linear(4.0, per_chunk, asked))
-    assert result.seconds == pytest.approx(4.0 + 3000 * per_chunk)
-    assert asked == sorted(asked) and asked[0] == 100
-    assert sum(4.0 + per_chunk * chunks for chunks in asked) < 180
-
-
-def test_slow_models_are_tried_on_few_chunks_only(model):
-    found = survey(records([500] * 3000), model)
-    asked = []
-    estimate(found, 10_000, 4, linear(60.0, 4.0, asked))
-    assert asked == [4, 8, 16]
-
-
-def test_memory_grows_no_further_than_a_unit_of_work(model):
-    found = survey(records([500] * 3000), model)
-    asked = []
-    result = estimate(found, 200, 100, linear(4.0, 0.05, asked))
-    assert asked[-1] < 3000
-    assert result.memory < 1_000_000 + 100 * 3000
+def test_rates_come_from_runs_here_and_else_from_a_second_of_scoring(
+    model, tiny_home, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rates, "ENOUGH_ORFS", 1)
+    model = replace(model, orf_policy=OrfPolicy("longest"))
+    fasta = write_dna(tmp_path / "in.fa", [400] * 30)
+    found, home = survey([fasta], model), tmp_path / "home"
+    told = estimate(found, model, ["cpu"], 1, home)
+    assert told.measured and told.seconds > AROUND_S and told.memory > 10_000_000
+    (tiny_home / rates.FILE).unlink(missing_ok=True)
+    assert predict_here(tiny_home, fasta, tmp_path / "out") == 0
+    [(key, kept)] = json.loads((tiny_home / rates.FILE).read_text()).items()
+    (tiny_home / rates.FILE).unlink()
+    assert key in rates.rate_keys(model, ["cpu"], 1, 400) and kept["orfs_per_s"] > 0
+    rates.remember(home, key, rates.Rate(100.0, 2.0, 7, 8))
+    for lengths in ([400] * 30, [150] * 30):  # those of other lengths are better than none
+        found = survey([write_dna(tmp_path / "in.fa", lengths)], model)
+        told = estimate(found, model, ["cpu"], 1, home)
+        assert told.seconds == pytest.approx(AROUND_S + 2 + found.orfs / 100)
+        assert (told.memory, told.gpu_memory, told.measured) == (7, 8, False)
+    rates.remember(fasta, key, rates.Rate(1.0, 1.0, 1))  # no folder can be made there
+    assert estimate(found, model, ["cuda:0"], 1, home) is None
 
 
-def test_memory_of_a_first_batch_is_not_taken_for_growth(model):
-    found = survey(records([500] * 3000), model)
-
-    def run(chunks):
-        memory = 1_000_000 + 1_000 * min(chunks, 200) + 10 * chunks
-        return Pilot(chunks, 4.0 + 0.02 * chunks, memory)
-
-    assert estimate(found, 18_000, 100, run).memory == 1_000_000 + 200_000 + 30_000
-
-
-def test_a_small_input_is_measured_whole(model):
-    found = survey(records([500] * 7), model)
-    result = estimate(found, 10_000, 100, linear(4.0, 0.1, []))
-    assert result.measured and result.seconds == pytest.approx(4.7)
-
-
-def test_units_of_a_large_model_on_a_cpu_are_small(model, monkeypatch):
+def test_a_large_model_that_never_ran_here_is_not_timed(model, tiny_home, tmp_path, monkeypatch):
     assert model.weight_bytes > 10_000 and not model.is_large
-    assert smallest_pilot(model, on_cpu=True) == 100
-    assert orfs_per_unit(None, True, model) == orfs_per_unit(None, False, model) == 10_000
     monkeypatch.setattr(specs, "_LARGE_BYTES", 10_000)
-    assert (smallest_pilot(model, on_cpu=True), smallest_pilot(model, on_cpu=False)) == (4, 100)
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
+    fasta = write(tmp_path / "in.fa", records([400]))
+    said = run("estimate", "-m", "500", "-d", "cpu", fasta, code=0).output
+    assert "virnucpro predict -m 500 --sample-n 20\n" in said
     assert [orfs_per_unit(None, on_cpu, model) for on_cpu in (True, False)] == [100, 10_000]
     assert orfs_per_unit(7, True, model) == 7
-
-
-def test_a_failing_pilot_says_why(model):
-    found = survey(records([500]), model)
-    with pytest.raises(PilotFailedError, match="custom needs --model-path"):
-        run_pilots(found, ["-m", "custom"])(1)

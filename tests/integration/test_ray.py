@@ -1,0 +1,130 @@
+"""Ray: hosts come and go, the bytes stay; what fails is told, and never tried for ever."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from runs import entries, wait_for
+from runs_here import run, tables, write_dna
+from stand_ins import Gated, Troubled
+
+from virnucpro.core.checkpoint import Ledger
+from virnucpro.pipeline import prediction, ray_executor
+from virnucpro.pipeline.ray_executor import RayExecutor
+from virnucpro.pipeline.settings import Compute
+from virnucpro.pipeline.stream import ScoreStore
+from virnucpro.pipeline.worker_loop import Done, GivenUp
+
+ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'virnucpro[ray]'")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Three hosts of one CPU each, as processes."""
+    from ray.cluster_utils import Cluster
+
+    here = Path(__file__).parents[1]  # of the jobs that actors find by name
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(here), *sys.path])):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """`predict` on a file of many units, to which `-o` is added; what it makes on this host."""
+    folder = tmp_path_factory.mktemp("local")
+    fasta = write_dna(folder / "in.fa", [600] * 24)
+    settings = folder / "settings.yaml"
+    settings.write_text("prediction: {sequences_per_file: 3}\nprogress: {enabled: false}\n")
+    command = ["-c", settings, "predict", fasta, "-d", "cpu", "--no-report", "-t", "1"]
+    run(*command, "-o", folder / "out", code=0)
+    return command, tables(folder / "out")
+
+
+def test_a_driver_is_killed_and_the_run_goes_on_without_ray(cluster, local, tmp_path):
+    command, expected = local
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "virnucpro", *map(str, command), "-o", str(out)]
+    driver = subprocess.Popen([*words, "--executor", "ray", "--ray-address", cluster.address])
+    assert wait_for(lambda: any(name.startswith("scores") for name in entries(out)))
+    driver.kill()
+    driver.wait()
+    assert not (out / "calls.tsv").exists()
+    run(*command, "-o", out, "--resume", code=0)
+    assert tables(out) == expected
+
+
+def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
+    cluster, local, tmp_path, monkeypatch
+):
+    command, expected = local
+    events, make = [], prediction.score_job
+    for name in ("_start", "_assign"):
+        method = getattr(RayExecutor, name)
+
+        def noted(self, one, *number, name=name, method=method):
+            events.append((name, one))
+            method(self, one, *number)
+
+        monkeypatch.setattr(RayExecutor, name, noted)
+    monkeypatch.setattr(prediction, "score_job", lambda *given: Gated(make(*given), tmp_path))
+
+    on_ray = ["--executor", "ray", "--ray-address", cluster.address]
+    with ThreadPoolExecutor(1) as driver:  # this thread may start hosts, another may not
+        running = driver.submit(run, *command, *on_ray, "-o", tmp_path / "ray", code=0)
+        wait_for(lambda: len(list(tmp_path.glob("done-*"))) >= 3 or running.done())
+        drivers = ray.get_runtime_context().get_node_id()
+        other = next(node for node in cluster.worker_nodes if node.node_id != drivers)
+        cluster.remove_node(other, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        wait_for(lambda: revived(events) or running.done())
+        (tmp_path / "go").touch()
+        running.result()
+    assert revived(events)
+    assert tables(tmp_path / "ray") == expected
+    assert len({one for name, one in events if name == "_assign"}) >= 3
+
+
+def revived(events):
+    """Whether an actor that had been started again got a unit."""
+    starts = [place for place, (name, _) in enumerate(list(events)) if name == "_start"]
+    again = [k for k in starts if events[k][1] in [one for _, one in events[:k]]]
+    return any(("_assign", events[k][1]) in events[k:] for k in again)
+
+
+def test_what_fails_hangs_or_kills_is_tried_a_few_times_and_told(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "_LEAST_PATIENCE_S", 2.0)
+    monkeypatch.setattr(ray_executor, "MOST_HANDS", 2)
+    store = ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "key")
+    compute = Compute(device="cpu", ray_address=cluster.address, elsewhere=True)
+    executor, rows = RayExecutor(compute, store), []
+    words = ["fine", "fails", "hangs once", "kills", *(f"fine {k}" for k in range(8))]
+    items = [
+        (7, None),
+        *((k, ([word.encode()] * 2, [b"M"] * 2)) for k, word in enumerate(words, 10)),
+    ]
+    try:
+        outcomes = list(executor.run(Troubled(tmp_path), items, rows.append))
+    finally:
+        executor.close()
+    done = {one.key: one.result for one in outcomes if isinstance(one, Done)}
+    given_up = {one.key: one.reason for one in outcomes if isinstance(one, GivenUp)}
+    assert set(given_up) == {11, 13} and "it would not" in given_up[11]
+    assert "actor was lost" in given_up[13] or "no answer" in given_up[13]
+    assert set(done) == {7, 10, 12, *range(14, 22)} and done[7] is None
+    assert (store.read(12, 2) == 0.5).all() and (done[12] == 0.5).all()
+    assert sum(rows) == 2 * 10
+    tries = {word: len((tmp_path / word).read_text().split()) for word in words}
+    assert tries["fails"] == 2 and tries["hangs once"] == 2 and tries["fine"] == 1
