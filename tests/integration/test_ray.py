@@ -1,13 +1,14 @@
 """Ray: hosts come and go, the bytes stay; what fails is told, and never tried for ever."""
 
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from runs import wait_for
+from runs import entries, wait_for
 from runs_here import run, tables, write_dna
 from stand_ins import Gated, Troubled
 
@@ -40,15 +41,35 @@ def cluster():
         cluster.shutdown()
 
 
-def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
-    cluster, tmp_path, monkeypatch
-):
-    fasta = write_dna(tmp_path / "in.fa", [600] * 30)
-    settings = tmp_path / "settings.yaml"
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """`predict` on a file of many units, to which `-o` is added; what it makes on this host."""
+    folder = tmp_path_factory.mktemp("local")
+    fasta = write_dna(folder / "in.fa", [600] * 24)
+    settings = folder / "settings.yaml"
     settings.write_text("prediction: {sequences_per_file: 3}\nprogress: {enabled: false}\n")
     command = ["-c", settings, "predict", fasta, "-d", "cpu", "--no-report", "-t", "1"]
-    run(*command, "-o", tmp_path / "local", code=0)
+    run(*command, "-o", folder / "out", code=0)
+    return command, tables(folder / "out")
 
+
+def test_a_driver_is_killed_and_the_run_goes_on_without_ray(cluster, local, tmp_path):
+    command, expected = local
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "virnucpro", *map(str, command), "-o", str(out)]
+    driver = subprocess.Popen([*words, "--executor", "ray", "--ray-address", cluster.address])
+    assert wait_for(lambda: any(name.startswith("scores") for name in entries(out)))
+    driver.kill()
+    driver.wait()
+    assert not (out / "calls.tsv").exists()
+    run(*command, "-o", out, "--resume", code=0)
+    assert tables(out) == expected
+
+
+def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
+    cluster, local, tmp_path, monkeypatch
+):
+    command, expected = local
     events, make = [], prediction.score_job
     for name in ("_start", "_assign"):
         method = getattr(RayExecutor, name)
@@ -72,7 +93,7 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
         (tmp_path / "go").touch()
         running.result()
     assert revived(events)
-    assert tables(tmp_path / "ray") == tables(tmp_path / "local")
+    assert tables(tmp_path / "ray") == expected
     assert len({one for name, one in events if name == "_assign"}) >= 3
 
 

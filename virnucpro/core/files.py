@@ -70,6 +70,7 @@ def _link(old: Path, new: Path) -> None:
             old.replace(new)
         elif old.stat().st_nlink < 2:  # else NFS has done it, and lost the answer to the first try
             raise
+    old.unlink(missing_ok=True)  # before the folder is synced, which costs the same for both
 
 
 def temporary_beside(path: Path) -> Path:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.records import Record
@@ -38,13 +37,13 @@ from virnucpro.scores.thresholds import VIRUS, viral_stretches
 from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024
-MANY_FALSE = 0.2  # expected share of the viral records that is told
 # Rows stay text from the model's table to the user's: a place is that of a column.
 _AT = {name: place for place, name in enumerate(CONTIG_COLUMNS)}
 ID, LENGTH, CHUNKS, P_VIRUS, CALL, SAMPLE, SUPPORTING, FDR, P_SAMPLE, JOINT_ID, HOST = (
     _AT[name] for name in ("id", "length", "chunks", "p_virus", "call", "sample", "supporting",
                            "fdr", "p_sample", "joint_id", "host")
 )  # fmt: skip
+MANY_FALSE = 0.2  # expected share of the viral records that is told
 
 
 def table_paths(run: Run) -> list[Path]:
@@ -104,7 +103,8 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
             summaries.append({
                 "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
                 "records": counts["records"], "scored": scored, "virus": viral,
-                "with_regions": counts["with_regions"], **found, "note": _note(viral, found),
+                "with_regions": counts["with_regions"],
+                **found, "note": _note(viral, found),
             })  # fmt: skip
     return dict(totals), summaries
 
@@ -153,16 +153,11 @@ def _estimates(run: Run) -> dict[str, Sample]:
     rows = (row for row in every if row[P_VIRUS])
     for sample, own in groupby(rows, key=itemgetter(SAMPLE)):
         composition = Composition(mix, run.mates > 1)
-        while block := list(islice(own, BLOCK_ROWS)):
-            composition.add(
-                _numbers(block, P_VIRUS), _numbers(block, LENGTH), _numbers(block, HOST).astype(int)
-            )
+        while block := [[row[P_VIRUS], row[LENGTH], row[HOST]] for row in islice(own, BLOCK_ROWS)]:
+            p_virus, lengths, hosts = np.array(block, dtype=np.float64).T
+            composition.add(p_virus, lengths.astype(np.int64), hosts.astype(np.int64))
         estimates[sample] = composition.estimate()
     return estimates
-
-
-def _numbers(rows: list[list[str]], place: int) -> NDArray[np.float64]:
-    return np.array([row[place] for row in rows], dtype=np.float64)
 
 
 def _called(
@@ -203,10 +198,11 @@ def _rows_in_sample(run: Run, estimates: dict[str, Sample]) -> Iterator[list[str
         while block := list(islice(own, BLOCK_ROWS)):
             scored = [row for row in block if row[P_VIRUS]]
             if scored:
-                p, estimate = _numbers(scored, P_VIRUS), estimates[sample]
-                p_sample = estimate.p_sample(p, _numbers(scored, LENGTH))
-                found = zip(scored, *map(list, (p, estimate.fdr(p), p_sample)), strict=True)
-                for row, own_p, fdr, p_here in found:
-                    row[FDR], row[P_SAMPLE] = f"{fdr:.6g}", f"{p_here:.6g}"
-                    row[CALL] = thresholds.call(row[CALL], own_p, float(row[FDR]))
+                pairs = [[row[P_VIRUS], row[LENGTH]] for row in scored]
+                scores, lengths = np.array(pairs, dtype=np.float64).T
+                known = estimates[sample]
+                found = scores, known.fdr(scores), known.p_sample(scores, lengths.astype(np.int64))
+                for row, p, fdr, p_sample in zip(scored, *map(list, found), strict=True):
+                    row[FDR], row[P_SAMPLE] = f"{fdr:.6g}", f"{p_sample:.6g}"
+                    row[CALL] = thresholds.call(row[CALL], p, float(row[FDR]))
             yield from block

@@ -342,15 +342,15 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         share = sum(count * fdr for count, fdr in rated) / viral
         false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
     lines = [f"{tables.get('records', 0):,} records: {calls}{false}"]
+    if hosts := tables.get("with_regions"):
+        where = output_dir / "regions.tsv"
+        lines.append(f"With a viral region, though not called viral: {hosts:,} (see {where})")
     noted = [sample for sample in data.get("sample_summary", []) if sample.get("note")]
     lines += [f"{sample['sample']}: {sample['note']}" for sample in noted[:MOST_NOTED]]
     if len(noted) > MOST_NOTED:
         lines.append(f"and {len(noted) - MOST_NOTED:,} samples more, see run.json")
     if noted and data.get("advice"):
         lines.append(f"To take back what is not sure: {data['advice']}")
-    if hosts := tables.get("with_regions"):
-        where = output_dir / "regions.tsv"
-        lines.append(f"With a viral region, though not called viral: {hosts:,} (see {where})")
     silent = {
         name.removeprefix("status:"): count
         for name, count in scoring.items()

@@ -188,6 +188,8 @@ def test_a_record_that_scores_low_is_on_the_page_for_its_region(tmp_path, monkey
     monkeypatch.setattr("virnucpro.reports.summary.summarise.__defaults__", (50, ()))
     data = data_of(page_of(tmp_path))
     hosts = {data["rows"]["id"][found["row"]] for found in data["found"]}
+    inside = (row for row in read_region_rows(tmp_path / "regions.tsv") if row.is_inside)
+    assert hosts == {row.seq_id for row in inside}
     assert len(data["rows"]["id"]) == 50 + len(hosts) < len(rows)
 
 
