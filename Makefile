@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.core
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check tests soak-short soak fuzz clean
+WORKFLOWS := $(VENV)/workflows/bin
+
+.PHONY: demo test check tests lint-workflows soak-short soak fuzz clean
 
 demo: $(CORE)
 	$(BIN)/virnucpro predict examples/demo.fa -o demo_predictions --force
@@ -24,6 +26,14 @@ check: $(STAMP)
 tests: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile || \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none
+
+# The Galaxy wrapper and the nf-core module, by the linters of their communities, which need the
+# network: planemo for its schema, nf-core for its modules.
+lint-workflows:
+	test -x $(WORKFLOWS)/planemo || $(PYTHON) -m venv $(VENV)/workflows
+	$(WORKFLOWS)/python -m pip install --quiet planemo nf-core
+	$(WORKFLOWS)/planemo lint --fail_level error recipes/galaxy/virnucpro.xml
+	cd recipes/nextflow && $(CURDIR)/$(WORKFLOWS)/nf-core modules lint --dir . --local virnucpro/predict
 
 # Kill real runs at random moments and resume them to the same bytes.
 soak-short: $(STAMP)

@@ -12,9 +12,12 @@ Windows of each dev set and cellular class are drawn and scored once, by the pat
 What the classes' scores are like is fitted on one half of the dev records, samples are drawn from
 the other half.
 
-Usage: python -m benchmarks.benchmark_fragments --data DIR [--samples 20] [--work .bench/fragments]
+Usage: python -m benchmarks.benchmark_fragments --data DIR [--samples 10] [--work .bench/fragments]
+       [--fit]
 
 DIR holds the files named under `data` in recipes/mini.yaml. Writes pairs.json and prevalence.json.
+With --fit, `pair_gain` and `mix` of the bundled model's calibration.json are fitted on all of the
+records first, as `virnucpro train` ends with, and its manifest is written for the new file.
 """
 
 from __future__ import annotations
@@ -25,27 +28,32 @@ import os
 import platform
 import subprocess
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from virnucpro.models.store import resolve_model
+from virnucpro.core.files import read_json, sha256_file, write_json
+from virnucpro.models.specs import ModelSpec
+from virnucpro.models.store import load_model
 from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Composition, Mix
 from virnucpro.scores.kinds import RETRO, Kinds
 from virnucpro.training import mix as mixing
-from virnucpro.training.corpus import VIRUS, load_dev, split_by_target
+from virnucpro.training.corpus import VIRUS, Corpus, load_dev, split_by_target
 from virnucpro.training.figures import auroc, recall_at
 from virnucpro.training.jobs import read_evaluation
 from virnucpro.training.scoring import as_records
 from virnucpro.training.windows import draw_windows
 
 ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "virnucpro" / "models" / "mini"
 # windows of each viral set, and of each cellular class
-DRAWN = {"pairs": (4_000, 1_000), "150": (4_000, 1_000), "500": (4_000, 1_000),
-         "300": (4_000, 1_000), "1000": (2_000, 600), "3000": (1_000, 300)}  # fmt: skip
+DRAWN = {"pairs": (3_000, 1_500), "150": (3_000, 1_500), "300": (3_000, 1_500),
+         "500": (2_500, 900), "1000": (1_000, 400), "3000": (400, 120)}  # fmt: skip
 MIXES = {
     "gut": {"bacteria": 0.85, "plasmid": 0.1, "vertebrate": 0.05},
     "soil": {"bacteria": 0.6, "eukaryote_microbial": 0.15, "fungi": 0.1, "plant": 0.1,
@@ -62,14 +70,13 @@ RATIO, POINTS = 1.4, 0.03  # within which an fdr is right
 Table = dict[str, np.ndarray]
 
 
-def score_windows(folder: Path, data: Path, seed: int) -> None:
+def score_windows(folder: Path, model: ModelSpec, sets: dict[str, Corpus], seed: int) -> None:
     """Draw and score; one file for each length, which is not made again."""
-    model = resolve_model("mini", None, folder)
     direct = DirectScorer(model, "cpu")
-    job = read_evaluation(ROOT / "recipes" / "mini.yaml", data)
-    sets = split_by_target(load_dev(job.data))
-    rng = np.random.default_rng(seed)
     for key, (of_viruses, of_cells) in DRAWN.items():
+        if (folder / f"{key}.npz").exists():
+            continue
+        rng = np.random.default_rng([seed, list(DRAWN).index(key)])
         parts: dict[str, list[Any]] = {}
         for name, corpus in sets.items():
             for kind in sorted({group.kind for group in corpus.groups}):
@@ -88,6 +95,7 @@ def score_windows(folder: Path, data: Path, seed: int) -> None:
                     parts.setdefault(column, []).append(values)
         first = np.cumsum([0, *(len(kind) for kind in parts["kind"])])
         parts["of"] = [of + start for of, start in zip(parts["of"], first, strict=False)]
+        print(key, "scored", flush=True)
         np.savez(folder / f"{key}.npz", **{k: np.concatenate(v) for k, v in parts.items()})
 
 
@@ -148,26 +156,27 @@ def pairs(table: Table, calibration: Calibration, shares: dict[str, float]) -> l
     return rows
 
 
-def fitted(
-    tables: dict[str, Table], half: int, shares: dict[str, float], hosts: int
-) -> tuple[Mix, list[str]]:
-    """The mix of one half of the records, by the code that training fits it with."""
-    names = [*SETS, *sorted(shares)]
-    parts = [
-        mixing.Part(None, name in SETS, 0.25 if name in SETS else 0.5 * shares[name])  # type: ignore[arg-type]
-        for name in names
-    ]
-    order = [key for key in ("150", "300", "500", "1000", "3000", "pairs") if key in tables]
-    rows = []
-    for key in order:
-        t = tables[key]
-        label = np.where(t["kind"] == "virus", t["set"], t["kind"])
-        own = [(label == name) & (t["half"] == half) for name in names]
-        rows.append([mixing.Scored(t["p"][mask], t["host"][mask]) for mask in own])
-    found = mixing.class_tables(parts, rows, hosts)
-    lists = {"lengths_nt": np.array([int(k) for k in order[:-1]]),
-             "shares": np.array([shares[name] for name in names[2:]]), **found}  # fmt: skip
-    return Mix.of({k: v.tolist() for k, v in lists.items()}), names
+def by_part(
+    table: Table, shares: dict[str, float], half: int | None
+) -> tuple[list[mixing.Part], list[mixing.Scored]]:
+    """Parts of the mix, and the records of each, of one half or of all."""
+    parts, rows = [], []
+    label = np.where(table["kind"] == "virus", table["set"], table["kind"])
+    for name in (*SETS, *shares):
+        own = (label == name) & ((table["half"] == half) | (half is None))
+        parts.append(mixing.Part(name in SETS, 0.5 * shares.get(name, 1 / len(SETS))))
+        rows.append(mixing.Scored(table["p"][own], table["host"][own]))
+    return parts, rows
+
+
+def fitted(tables: dict[str, Table], half: int | None, shares: dict[str, float], hosts: int) -> Mix:
+    """The mix of one half of the records, or of all, by the code that training fits it with."""
+    order = [*sorted(set(tables) - {"pairs"}, key=int), "pairs"]
+    rows = [by_part(tables[key], shares, half) for key in order]
+    found = mixing.class_tables(rows[0][0], [scored for _, scored in rows], hosts)
+    found |= {"lengths_nt": np.array([int(key) for key in order[:-1]]),
+              "shares": np.array([*shares.values()])}  # fmt: skip
+    return Mix.of({name: values.round(4).tolist() for name, values in found.items()})
 
 
 def draw(
@@ -277,32 +286,50 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "fragments")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--samples", type=int, default=20, help="of each setting")
-    parser.add_argument("--sizes", default="500,2000,20000", help="records of a sample")
+    parser.add_argument("--samples", type=int, default=10, help="of each setting")
+    parser.add_argument("--sizes", default="500,2000", help="records of a sample")
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--fit", action="store_true", help="write the bundled model's calibration")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    if not (args.work / "3000.npz").exists():
-        score_windows(args.work, args.data, args.seed)
+    model = load_model(MODEL, args.work)
+    job = read_evaluation(ROOT / "recipes" / "mini.yaml", args.data)
+    sets = split_by_target(load_dev(job.data))
+    score_windows(args.work, model, sets, args.seed)
     raw = {key: dict(np.load(args.work / f"{key}.npz")) for key in DRAWN}
-    model = resolve_model("mini", None, args.work)
-    calibration, kinds = Calibration.load(model.calibration), Kinds(model.groups)
-    shares = dict(
-        zip(sorted(set(raw["150"]["kind"]) - {"virus"}), calibration.mix.shares, strict=True)
-    )
+    cells = sets["dev_cellular"]
+    bases = Counter[str]()
+    for label, _, letters in cells.records():
+        bases[label.kind] += len(letters)
+    shares = {kind: bases[kind] / bases.total() for kind in sorted(bases)}
+    kinds = Kinds(model.groups)
+    path = MODEL / "calibration.json"
+    calibration = Calibration.load(path)
+    if args.fit:
+        alone = called("pairs", raw["pairs"], replace(calibration, pair_gain=0.0), kinds)
+        gain = mixing.pair_gain(*by_part(alone, shares, None))
+        calibration = replace(calibration, pair_gain=gain)
+    tables = {key: called(key, table, calibration, kinds) for key, table in raw.items()}
+    if args.fit:
+        mix = fitted(tables, None, shares, len(kinds.hosts))
+        replace(calibration, mix=mix).save(path, read_json(path)["fitted_on"])
+        manifest = read_json(MODEL / "model.json")
+        manifest["files"][path.name] |= {
+            "sha256": sha256_file(path), "size": path.stat().st_size,
+        }  # fmt: skip
+        write_json(MODEL / "model.json", manifest)
     about = {
         "command": "python -m benchmarks.benchmark_fragments --data DIR",
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True,
                                  check=True, cwd=ROOT).stdout.strip(),
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "date": time.strftime("%Y-%m-%d"), "model": model.digest,
+        "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    found = pairs(raw["pairs"], calibration, shares)
     title = "Pairs of 2 x 150 nt, inserts of 350 nt"
-    gain = {"pair_gain": calibration.pair_gain}
-    save(args.output / "pairs.json", {"title": title, **about, **gain, "results": found})
-    tables = {key: called(key, table, calibration, kinds) for key, table in raw.items()}
-    mixes = [fitted(tables, half, shares, len(kinds.hosts))[0] for half in (0, 1)]
+    gain_said = {"pair_gain": calibration.pair_gain}
+    found = pairs(raw["pairs"], calibration, shares)
+    save(args.output / "pairs.json", {"title": title, **about, **gain_said, "results": found})
+    mixes = [fitted(tables, half, shares, len(kinds.hosts)) for half in (0, 1)]
     sizes = tuple(map(int, args.sizes.split(",")))
     rows = [row for key, table in tables.items()
             for row in simulated(key, table, mixes, args.samples, sizes)]  # fmt: skip

@@ -1,5 +1,5 @@
 // nextflow run recipes/nextflow --input 'examples/*.fa' --outdir results
-include { VIRNUCPRO_PREDICT } from './modules/virnucpro/predict/main'
+include { VIRNUCPRO_PREDICT } from './modules/nf-core/virnucpro/predict/main'
 
 workflow {
     sequences = Channel

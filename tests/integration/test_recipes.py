@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
+from runs_here import run
 
 from virnucpro import __version__
 from virnucpro.cli.predict import predict
@@ -48,7 +50,7 @@ def test_snakemake_workflow_runs_on_two_samples(tiny_home, tmp_path):
 
 
 def test_recipes_use_options_that_exist():
-    script = (RECIPES / "nextflow/modules/virnucpro/predict/main.nf").read_text()
+    script = (RECIPES / "nextflow/modules/nf-core/virnucpro/predict/main.nf").read_text()
     wrapper = (RECIPES / "snakemake/wrapper/wrapper.py").read_text()
     config = (RECIPES / "nextflow/nextflow.config").read_text()
     used = options_in(script) | options_in(wrapper) | options_in(config)
@@ -57,7 +59,7 @@ def test_recipes_use_options_that_exist():
 
 
 def test_nextflow_module_and_its_description_name_the_same_outputs():
-    folder = RECIPES / "nextflow/modules/virnucpro/predict"
+    folder = RECIPES / "nextflow/modules/nf-core/virnucpro/predict"
     emitted = set(re.findall(r"emit: (\w+)", (folder / "main.nf").read_text()))
     described = yaml.safe_load((folder / "meta.yml").read_text())["output"]
     assert emitted == {name for output in described for name in output}
@@ -77,8 +79,21 @@ def test_bioconda_recipe_asks_for_what_the_package_asks_for():
     assert f'version = "{__version__}"' in (RECIPES / "bioconda/meta.yaml").read_text()
 
 
-def test_docker_image_is_built_from_files_that_exist():
-    text = (RECIPES / "docker/Dockerfile").read_text()
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
+def test_docker_images_are_built_from_files_that_exist(name):
+    text = (RECIPES / "docker" / name).read_text()
+    assert ("torch" in text) == (name == "Dockerfile.gpu")
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE)
     assert all((ROOT / name).exists() for names in copied for name in names.split())
     assert re.search(r"^USER \d+$", text, re.MULTILINE), "the image must not run as root"
+
+
+def test_galaxy_wrapper_uses_options_and_outputs_that_exist(tmp_path):
+    tool = ElementTree.parse(RECIPES / "galaxy/virnucpro.xml").getroot()
+    text = ElementTree.tostring(tool, encoding="unicode")
+    assert options_in(text) - {"--version"} <= OPTIONS
+    run("predict", ROOT / "examples/demo.fa", "-o", tmp_path / "out", "--sample-n", "1", code=0)
+    made = [tmp_path / data.get("from_work_dir") for data in tool.findall("outputs/data")]
+    assert made and all(path.exists() for path in made)
+    assert tool.get("version") == f"{__version__}+galaxy0"
+    assert tool.find("requirements/requirement").get("version") == __version__

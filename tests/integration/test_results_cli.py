@@ -1,11 +1,12 @@
 """What `virnucpro predict` leaves: thresholds, viral records, samples, pairs and alignments."""
 
 import gzip
+import re
 from collections import Counter
 from itertools import pairwise
 
 import pytest
-from runs_here import contents, dna, facts, write_fasta
+from runs_here import contents, dna, facts, predict_with, write_fasta
 
 from virnucpro.reports.tables import read_call_rows, rounded
 from virnucpro.scores.scorer import Scorer
@@ -162,3 +163,16 @@ def test_a_finished_run_of_several_files_stays_when_some_of_them_are_asked_for(
     assert contents(out) == before
     moved = other.rename(other.with_name("moved.fa"))
     predict(fasta, moved, "-o", out, "--resume", code=0)
+
+
+def test_checkv_takes_the_fasta_unchanged(tiny_home, tmp_path):
+    """CheckV asks for ids up to the first blank that occur once, and letters behind each."""
+    texts = ("a x", 1), ("a x", 2), ("", 3), ("b\ty", "ACGT-n" * 90)
+    files = [write_fasta(tmp_path / folder / "c.fa", *texts) for folder in ("one", "two")]
+    predict_with(tiny_home, *files, "--min-score", "0", "-o", tmp_path / "out", code=0)
+    records = (tmp_path / "out" / "viral.fasta").read_text().split(">")[1:]
+    ids = [record.split()[0] for record in records]
+    assert len(ids) >= 6 and len({*ids}) == len(ids)
+    for record in records:
+        header, _, letters = record.partition("\n")
+        assert header[:1].strip() and re.fullmatch(r"[ACGTNacgtn\n]+", letters)

@@ -34,7 +34,7 @@ from virnucpro.reports.tables import RegionRow, read_region_rows
 from virnucpro.scores.thresholds import VIRUS
 
 SCRIPTS = ("page.js", "charts.js", "limit.js", "track.js", "table.js")
-REPORT_FILES = ("report.html", "virnucpro_mqc.json")
+REPORT_FILES = ("report.html", "virnucpro_mqc.json", "virnucpro_general_mqc.json")
 SCORE_UNIT = 100_000
 MOST_SAMPLES = 400
 MOST_LETTERS = 600_000  # of sequences that can be copied: more would make the page large
@@ -50,7 +50,7 @@ MULTIQC = {
 
 
 def write_report(output_dir: Path) -> Path:
-    """Write report.html and virnucpro_mqc.json from what a run left in `output_dir`.
+    """Write report.html and what MultiQC reads from what a run left in `output_dir`.
 
     It holds run.json and calls.tsv; chunks.tsv and regions.tsv, where they are still there, give
     the position tracks. Returns the path of report.html.
@@ -64,11 +64,12 @@ def write_report(output_dir: Path) -> Path:
     table = output_dir / "regions.tsv"
     hosts, regions = best_regions(table) if table.exists() else (0, [])
     summary = summarise(output_dir / "calls.tsv", wanted={row.key for _, row in regions})
-    page, graph = (output_dir / name for name in REPORT_FILES)
+    page, graph, general = (output_dir / name for name in REPORT_FILES)
     text = _page(run, summary, _data(run, summary, regions, output_dir), hosts)
     with atomic_write(page, "w") as file:
         file.write(text)
     write_json(graph, _multiqc(run, summary))
+    write_json(general, _general(run))
     return page
 
 
@@ -194,7 +195,7 @@ def _data(
         "regionFasta": fasta[1],
         "curve": summary.curve,
         "limits": LIMITS,
-        "again": explain.again(run),
+        "again": explain.advice(run.get("command") or [], "\0").split("\0"),
         "calls": CALLS,
         "histogram": summary.histogram,
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
@@ -229,4 +230,24 @@ def _multiqc(run: dict[str, Any], summary: Summary) -> dict[str, Any]:
             escape(sample) or "all": {name: counts[call] for call, (name, _) in MULTIQC.items()}
             for sample, counts in summary.samples.items()
         },
+    }
+
+
+def _general(run: dict[str, Any]) -> dict[str, Any]:
+    """Columns of MultiQC's table of general statistics: the share of viruses, the false ones."""
+    share = {"min": 0, "max": 100, "suffix": "%", "format": "{:,.1f}"}
+    rows = {}
+    for sample in explain.entries(run, "sample_summary"):
+        records, false = int(sample.get("records") or 0), sample.get("expected_false")
+        viral = 100 * int(sample.get("virus") or 0) / records if records else 0.0
+        found = {"viral": viral} | ({} if false is None else {"false": 100 * float(false)})
+        rows[escape(str(sample.get("sample", ""))) or "all"] = found
+    return {
+        "id": "virnucpro_general",
+        "plot_type": "generalstats",
+        "pconfig": [
+            {"viral": {"title": "Viral", "description": "Records called a virus", **share}},
+            {"false": {"title": "False", "description": "Viral records expected false", **share}},
+        ],
+        "data": rows,
     }

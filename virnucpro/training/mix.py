@@ -33,7 +33,6 @@ _ALL_UP_TO_NT = 300
 class Part:
     """Records of one viral set or cellular class, and their share of the mix."""
 
-    corpus: Corpus
     is_viral: bool
     share: float
 
@@ -62,7 +61,7 @@ def fit_mix(
         chunk_nt: length of the chunks that records are cut into.
         count: windows of each part, fewer of long ones.
     """
-    kinds, parts = Kinds(groups), _parts(sets)
+    kinds, (parts, corpora) = Kinds(groups), _parts(sets)
     if not kinds.hosts or {part.is_viral for part in parts} != {True, False}:
         return calibration
 
@@ -70,14 +69,14 @@ def fit_mix(
         rng = np.random.default_rng([CALIBRATION_SEED, length_nt, are_pairs])
         n = max(1, count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
         return [
-            _score(calibration, score, kinds, _cut(rng, part, length_nt, n, chunk_nt, are_pairs))
-            for part in parts
+            _score(calibration, score, kinds, _cut(rng, corpus, length_nt, n, chunk_nt, are_pairs))
+            for corpus in corpora
         ]
 
     pairs_nt = INSERT_NT[0] + 2 * INSERT_NT[1]
     calibration = replace(calibration, pair_gain=0.0)
     pairs = scored(pairs_nt, True)
-    calibration = replace(calibration, pair_gain=_pair_gain(parts, pairs))
+    calibration = replace(calibration, pair_gain=pair_gain(parts, pairs))
     pairs = [Scored(_at_gain(some.p, calibration.pair_gain), some.host) for some in pairs]
     found = [(n, scored(n)) for n in LENGTHS]
     # without viruses, or classes, that are long enough, shorter ones have to do
@@ -92,7 +91,7 @@ def fit_mix(
     return replace(calibration, mix=mix)
 
 
-def _parts(sets: dict[str, Corpus]) -> list[Part]:
+def _parts(sets: dict[str, Corpus]) -> tuple[list[Part], list[Corpus]]:
     """Viral sets weigh the same, classes by their bases, both sides the same."""
     viral = [c for _, c in sorted(sets.items()) if (c.targets == VIRUS).all()]
     others = [c for _, c in sorted(sets.items()) if (c.targets == OTHER).all()]
@@ -102,18 +101,17 @@ def _parts(sets: dict[str, Corpus]) -> list[Part]:
         for kind in sorted({group.kind for group in corpus.groups})
     ]
     total = sum(len(c.bases) for c in classes)
-    return [
-        *(Part(c, True, TRAINING_SHARE / len(viral)) for c in viral),
-        *(Part(c, False, (1 - TRAINING_SHARE) * len(c.bases) / total) for c in classes),
-    ]
+    parts = [Part(True, TRAINING_SHARE / len(viral)) for _ in viral]
+    parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / total) for c in classes]
+    return parts, viral + classes
 
 
 def _cut(
-    rng: np.random.Generator, part: Part, length_nt: int, count: int, chunk_nt: int,
+    rng: np.random.Generator, corpus: Corpus, length_nt: int, count: int, chunk_nt: int,
     are_pairs: bool,
 ) -> tuple[Bases, int, bool]:  # fmt: skip
     """Chunks of windows, or mates: bases (n * k, nt), letters of a record, whether pairs."""
-    windows = draw_windows(part.corpus, "", length_nt, count, rng).bases
+    windows = draw_windows(corpus, "", length_nt, count, rng).bases
     if are_pairs:
         inserts = np.clip(rng.normal(*INSERT_NT, len(windows)), MATE_NT, length_nt).astype(int)
         last = inserts[:, None] - 1 - np.arange(MATE_NT)
@@ -146,7 +144,7 @@ def _of_side(parts: list[Part], scored: list[Scored], is_viral: bool) -> int:
     return sum(len(s.p) for p, s in zip(parts, scored, strict=True) if p.is_viral == is_viral)
 
 
-def _pair_gain(parts: list[Part], scored: list[Scored]) -> float:
+def pair_gain(parts: list[Part], scored: list[Scored]) -> float:
     """The gain at which pairs, scored without any, are likeliest."""
     losses = np.zeros(len(_GAINS))
     for part, some in zip(parts, scored, strict=True):

@@ -132,6 +132,16 @@ def test_each_sample_has_its_rate_and_multiqc_its_counts(tmp_path):
     assert '<td class="num">0</td><td class="num">\u2013</td>' in page_of(tmp_path)
 
 
+def test_multiqc_has_columns_of_general_statistics(tmp_path):
+    one = {"sample": "<b>a", "records": 8, "virus": 2, "expected_false": 0.125}
+    none = {"sample": "b", "records": 0, "virus": 0, "expected_false": None}
+    page_of(make_run(tmp_path), sample_summary=[one, none])
+    general = json.loads((tmp_path / "virnucpro_general_mqc.json").read_text())
+    assert general["data"] == {"&lt;b&gt;a": {"viral": 25, "false": 12.5}, "b": {"viral": 0}}
+    assert general["plot_type"] == "generalstats"
+    assert [name for column in general["pconfig"] for name in column] == ["viral", "false"]
+
+
 def test_the_command_rebuilds_the_same_page(tmp_path):
     first = write_report(make_run(tmp_path)).read_bytes()
     (tmp_path / "report.html").unlink()
@@ -178,6 +188,8 @@ def test_a_record_that_scores_low_is_on_the_page_for_its_region(tmp_path, monkey
     monkeypatch.setattr("virnucpro.reports.summary.summarise.__defaults__", (50, ()))
     data = data_of(page_of(tmp_path))
     hosts = {data["rows"]["id"][found["row"]] for found in data["found"]}
+    inside = (row for row in read_region_rows(tmp_path / "regions.tsv") if row.is_inside)
+    assert hosts == {row.seq_id for row in inside}
     assert len(data["rows"]["id"]) == 50 + len(hosts) < len(rows)
 
 
@@ -192,7 +204,7 @@ def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):
         in_table = zip(data["rows"]["call"], data["rows"]["limit"], strict=True)
         assert sum(call == 0 and limit <= place for call, limit in in_table) == kept
     assert data["curve"][-1][1] == len(viral)
-    assert data["again"] == "virnucpro predict sample_1 sample_2 --resume --max-fdr"
+    assert data["again"] == ["virnucpro predict sample_1 sample_2 --resume --max-fdr ", ""]
 
 
 def test_only_calls_that_are_mostly_false_and_samples_without_viruses_are_warned_of(tmp_path):
