@@ -71,7 +71,7 @@ def test_the_tutorial_runs(tmp_path):
     )
     assert first == second and first
     (best, *_) = best_regions(tmp_path / "host" / "regions.tsv")[1]
-    assert min(best[1].end, 11_000) - max(best[1].start, 5_000) > 4_000  # of the planted 6,000
+    assert min(best[1].end, 11_000) - max(best[1].start, 5_000) > 3_000  # of the planted 6,000
     assert "@article{virnucpro2025" in (tmp_path / "virnucpro.bib").read_text()
 
 
@@ -87,7 +87,8 @@ def test_every_column_key_and_status_is_described_in_order(predict, tmp_path):
     fasta = write_dna(tmp_path / "in.fa", [400])
     predict(fasta, "-o", tmp_path / "out", code=0)
     keys = set(facts(tmp_path / "out"))
-    assert keys | {"agreement"} == set(columns("run.json"))  # that one is for float8 only
+    rare = {"agreement", "advice"}  # for float8, and for samples to be told of
+    assert keys | rare == set(columns("run.json"))
 
 
 FOREIGN = {"--index-url", "--rm", "--build-arg"}

@@ -49,7 +49,6 @@ from virnucpro.pipeline.run import (
     REPORT,
     TABLES,
     Run,
-    advice,
     choose_model,
     prepare,
     record_failures,
@@ -61,6 +60,7 @@ from virnucpro.pipeline.staged import classify, merge, staged_files, written_uni
 from virnucpro.pipeline.stream import NoExecutor, ScoreStore, score_job, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
+from virnucpro.reports.explain import advice
 from virnucpro.reports.html import REPORT_FILES, write_report
 from virnucpro.scores.scorer import EmbeddingOptions
 from virnucpro.sequences.fasta_files import read_fasta

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -287,18 +286,6 @@ def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
         "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
         "sample_summary": [], "stages": {}, "outputs": {},
     }  # fmt: skip
-
-
-def advice(command: Sequence[str]) -> str:
-    """How to call a finished run again with few false ones, given the words that started it.
-
-    >>> advice(["/usr/bin/virnucpro", "predict", "gut 1.fa", "--force"])
-    "virnucpro predict 'gut 1.fa' --resume --max-fdr 0.05"
-    """
-    words = [word for word in command[1:] if word not in ("--force", "-f", "--resume")]
-    if "predict" not in words:  # from Python
-        return "predict(..., resume=True, max_fdr=0.05)"
-    return shlex.join(["virnucpro", *words, "--resume", "--max-fdr", "0.05"])
 
 
 def record_failures(

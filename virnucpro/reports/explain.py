@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,20 +142,16 @@ def may_hold_none(run: Mapping[str, Any]) -> list[str]:
             if entry.get("compatible_with_none")]  # fmt: skip
 
 
-def again(run: Mapping[str, Any]) -> str:
-    """The command that calls a finished run again, up to a new limit of the FDR.
+def advice(command: Sequence[str], limit: str = "0.05") -> str:
+    """How to call a finished run again, up to a bound of the FDR, given the words that started it.
 
-    >>> again({"command": ["/bin/virnucpro", "predict", "a b.fa", "--force", "--max-fdr", "0.1"]})
-    "virnucpro predict 'a b.fa' --resume --max-fdr"
+    >>> advice(["/usr/bin/virnucpro", "predict", "gut 1.fa", "--force"])
+    "virnucpro predict 'gut 1.fa' --resume --max-fdr 0.05"
     """
-    program, *words = map(str, run.get("command") or ["virnucpro", "predict"])
-    if "virnucpro" not in program or "predict" not in words:
-        inputs = (str(entry.get("path", "")) for entry in entries(run, "inputs"))
-        words = ["predict", *inputs, "-o", "DIRECTORY"]
-    kept = [word for at, word in enumerate(words)
-            if word not in ("--force", "--resume", "--max-fdr", "-f")
-            and not word.startswith("--max-fdr=") and words[at - 1] != "--max-fdr"]  # fmt: skip
-    return shlex.join(["virnucpro", *kept, "--resume", "--max-fdr"])
+    words = [word for word in command[1:] if word not in ("--force", "-f", "--resume")]
+    if "predict" not in words:  # from Python
+        return f"predict(..., resume=True, max_fdr={limit})"
+    return shlex.join(["virnucpro", *words, "--resume", "--max-fdr"]) + f" {limit}"
 
 
 def history(run: Mapping[str, Any]) -> str:

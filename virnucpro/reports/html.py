@@ -195,7 +195,7 @@ def _data(
         "regionFasta": fasta[1],
         "curve": summary.curve,
         "limits": LIMITS,
-        "again": explain.again(run),
+        "again": explain.advice(run.get("command") or [], "\0").split("\0"),
         "calls": CALLS,
         "histogram": summary.histogram,
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],

@@ -30,7 +30,7 @@ FORMAT = 1
 VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
 _SMALLEST = 1e-7
 # What N may hide is taken to be as viral as this (log-odds) before a record is called `non-virus`.
-_MOST_HIDDEN = 6.0
+_MOST_HIDDEN = 12.0
 # With fewer known letters than this, and fewer than N, a record is `uncertain` (nt).
 _LEAST_CLEAR = 150
 _LARGEST, _MOST_LENGTHS = 1e9, 1000

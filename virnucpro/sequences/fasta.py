@@ -45,13 +45,8 @@ def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Ite
     the first ASCII blank, bytes that are not UTF-8 read as Latin-1; without one it is
     `record_{n}`, n counting all records of the run from 1. A second record with an id becomes
     `{id}__2`. Gap letters (`-`, `.`, `*`), in FASTA also blanks and digits within lines, are left
-    out and counted. An empty input has no records.
-
-    Raises:
-        InputError: no header, a sign that no sequence holds, more digits than letters in a
-            record, a NUL byte, UTF-16, truncated packing, broken FASTQ, another format, a
-            directory, a missing or unreadable file, a record over 1 Gnt. Records before the
-            fault have been yielded.
+    out and counted. An InputError tells of what is no FASTA or FASTQ, or a record over 1 Gnt, with
+    its line; records before the fault have been yielded.
     """
     log = ReadLog() if log is None else log
     stdin_seen = False

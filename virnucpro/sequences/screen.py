@@ -30,9 +30,5 @@ def screen_record(record: Record, min_nt: int = MIN_RUN_NT) -> Status | None:
 
 
 def has_clear_run(letters: bytes, length: int) -> bool:
-    """Whether as many letters in a row are A, C, G, T or U, any case (nt).
-
-    >>> has_clear_run(b"ACNNGTUAN", 4), has_clear_run(b"ACNNGTUAN", 5)
-    (True, False)
-    """
+    """Whether `length` letters in a row are A, C, G, T or U, any case (nt)."""
     return letters.translate(_CLEAR).find(b"+" * length) >= 0

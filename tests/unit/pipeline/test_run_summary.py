@@ -1,4 +1,5 @@
-from virnucpro.pipeline.run import advice, summary_lines
+from virnucpro.pipeline.run import summary_lines
+from virnucpro.reports.explain import advice
 
 DATA = {
     "status": "done",

@@ -204,7 +204,7 @@ def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):
         in_table = zip(data["rows"]["call"], data["rows"]["limit"], strict=True)
         assert sum(call == 0 and limit <= place for call, limit in in_table) == kept
     assert data["curve"][-1][1] == len(viral)
-    assert data["again"] == "virnucpro predict sample_1 sample_2 --resume --max-fdr"
+    assert data["again"] == ["virnucpro predict sample_1 sample_2 --resume --max-fdr ", ""]
 
 
 def test_only_calls_that_are_mostly_false_and_samples_without_viruses_are_warned_of(tmp_path):

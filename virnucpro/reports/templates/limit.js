@@ -43,7 +43,7 @@ function copy(button, text) {
     svg.append(mark);
     const all = Number(slider.value) === last;
     by('limit-note').textContent = `${all ? 'All' : `At most ${words(DATA.limits[now.place])} false:`} ${format(now.kept)}${all ? '' : ` of ${format(points[last].kept)}`} viral calls${all ? '' : ' kept'}, ${now.lost < 1 ? 'fewer than 1' : `about ${format(Math.round(now.lost))}`} of them expected to be false.`;
-    by('again').textContent = `${DATA.again} ${DATA.limits[now.place]}`;
+    by('again').textContent = DATA.again.join(DATA.limits[now.place]);
     by('again-line').hidden = all;
   }
   slider.addEventListener('input', () => {
