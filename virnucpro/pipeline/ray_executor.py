@@ -202,19 +202,22 @@ class RayExecutor:
         self, items: Iterator[Item], again: deque[int], sizes: dict[int, int]
     ) -> Iterator[Done]:
         """Give units to actors that are free; yields those that had been done before."""
-        for one in sorted(self._hired, key=lambda one: len(one.held)):
-            while one.is_ready and len(one.held) < AHEAD and (again or self._has_more):
-                if again:
-                    self._assign(one, again.popleft())
-                    continue
-                item = next(items, None)
-                self._has_more = item is not None
-                if item is not None and item[1] is None:
-                    yield Done(item[0], None, {}, 0)
-                elif item is not None:
-                    sizes[item[0]] = len(item[1][0])
-                    self._store.commit_orfs(*item)
-                    self._assign(one, item[0])
+        for depth in range(1, AHEAD + 1):
+            for one in self._hired:
+                while one.is_ready and len(one.held) < depth and (again or self._has_more):
+                    if again:
+                        self._assign(one, again.popleft())
+                        continue
+                    item = next(items, None)
+                    self._has_more = item is not None
+                    if item is not None and item[1] is None:
+                        yield Done(item[0], None, {}, 0)
+                    elif item is not None:
+                        sizes[item[0]] = len(item[1][0])
+                        self._store.commit_orfs(*item)
+                        self._assign(one, item[0])
+            if not all(one.is_ready for one in self._hired):
+                return  # the last units are not for those who were here first
 
     def _connect(self) -> None:
         if self._ray is None:
