@@ -256,28 +256,21 @@ def row_of(found: np.ndarray, share: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Over all samples of a share: how many settings are right, and what limits leave."""
-    out = {}
+    out = []
     for share in SHARES:
         own = [row for row in rows if row["share"] == share]
-
-        def mean(name: str, own: list[dict[str, Any]] = own) -> float:
-            return round(float(np.mean([row[name] for row in own])), 3)
-
+        found = {"share": share, "settings": len(own), "right": sum(row["right"] for row in own)}
+        for name in ("said_none", "covered"):
+            found[name] = round(float(np.mean([row[name] for row in own])), 3)
         viral = sum(row["calls"] * (1 - row["true_fdr"]) for row in own)
-        limits = {}
         for name in own[0]["limits"]:
             kept = np.array([[*row["limits"][name].values()] for row in own])
             calls, false = kept[:, 0].sum(), (kept[:, 0] * kept[:, 1]).sum()
-            limits[name] = {
-                "viruses_kept": round(float((calls - false) / max(viral, 1e-9)), 3),
-                "false": round(float(false / max(calls, 1e-9)), 3),
-            }
-        out[str(share)] = {
-            "settings": len(own), "right": sum(row["right"] for row in own),
-            "said_none": mean("said_none"), "covered": mean("covered"), "limits": limits,
-        }  # fmt: skip
+            found[f"{name}: false"] = round(float(false / max(calls, 1e-9)), 3)
+            found[f"{name}: viruses kept"] = round(float((calls - false) / max(viral, 1e-9)), 3)
+        out.append(found)
     return out
 
 
@@ -333,17 +326,23 @@ def main() -> None:
     sizes = tuple(map(int, args.sizes.split(",")))
     rows = [row for key, table in tables.items()
             for row in simulated(key, table, mixes, args.samples, sizes)]  # fmt: skip
-    save(args.output / "prevalence.json", {"title": "Samples of known truth", **about,
-                                           "summary": summary(rows), "results": rows})  # fmt: skip
+    said = {"title": "Samples of known truth", **about, "results": summary(rows)}
+    flat = [row | {f"{k}: {n}": v for k, kept in row["limits"].items() for n, v in kept.items()}
+            for row in rows]  # fmt: skip
+    columns = [name for name in flat[0] if name != "limits"]
+    said |= {"columns": columns, "rows": [[row[name] for name in columns] for row in flat]}
+    save(args.output / "prevalence.json", said)
 
 
 def save(path: Path, value: dict[str, Any]) -> None:
     """JSON with a line for each result."""
-    rows = value.pop("results")
-    head = json.dumps(value, indent=2)[:-2]
-    lines = ",\n    ".join(json.dumps(row) for row in rows)
-    path.write_text(f'{head},\n  "results": [\n    {lines}\n  ]\n}}\n')
-    print(json.dumps(value.get("summary", rows), indent=1))
+    long = {name: value.pop(name) for name in ("results", "rows") if name in value}
+    parts = [json.dumps(value, indent=2)[:-2]]
+    for name, rows in long.items():
+        lines = ",\n    ".join(json.dumps(row) for row in rows)
+        parts.append(f'  "{name}": [\n    {lines}\n  ]')
+    path.write_text(",\n".join(parts) + "\n}\n")
+    print(json.dumps(long["results"], indent=1))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ MATE_NT = 150
 INSERT_NT = (350, 60)  # of a pair: mean and standard deviation
 # Records of the expected shares that a table's cell holds besides those counted: of a class over
 # all lengths, of one length, of viruses, of all cells.
-_OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 1.0, 8.0, 20.0, 5.0
+_OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 4.0, 20.0, 1.0
 _BINS = len(EDGES) + 1
 _GAINS = np.linspace(0, 1, 101)
 _LEAST = 1e-7
