@@ -93,12 +93,13 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
         wait_for(lambda: at_work(events) == 3 or running.done())
         drivers = ray.get_runtime_context().get_node_id()
         other = next(node for node in cluster.worker_nodes if node.node_id != drivers)
+        before = len(events)
         cluster.remove_node(other, allow_graceful=False)
         cluster.add_node(num_cpus=1)
-        wait_for(lambda: revived(events) or running.done())
+        has_newcomer = wait_for(lambda: newcomer(events[before:]) or running.done())
         (tmp_path / "go").touch()
         running.result()
-    assert revived(events)
+    assert has_newcomer and newcomer(events[before:])
     assert tables(tmp_path / "ray") == expected
 
 
@@ -107,11 +108,10 @@ def at_work(events):
     return len({one for name, one in list(events) if name == "_assign"})
 
 
-def revived(events):
-    """Whether an actor that had been started again got a unit."""
-    starts = [place for place, (name, _) in enumerate(list(events)) if name == "_start"]
-    again = [k for k in starts if events[k][1] in [one for _, one in events[:k]]]
-    return any(("_assign", events[k][1]) in events[k:] for k in again)
+def newcomer(events):
+    """Whether an actor that was started among these events got a unit."""
+    started = [one for name, one in events if name == "_start"]
+    return any(name == "_assign" and one in started for name, one in events)
 
 
 def test_what_fails_hangs_or_kills_is_tried_a_few_times_and_told(cluster, tmp_path, monkeypatch):

@@ -233,9 +233,13 @@ class RayExecutor:
             return
         self._looked, has = time.monotonic(), self._ray.cluster_resources()
         on_gpu, cpus = self._kind == "cuda", self._compute.ray_cpus
-        room = int(has.get("GPU", 0)) if on_gpu else int(has.get("CPU", 0)) // cpus
+        room = max(1, int(has.get("GPU", 0)) if on_gpu else int(has.get("CPU", 0)) // cpus)
         options = {"num_gpus": 1} if on_gpu else {"num_cpus": cpus}
-        while len(self._hired) + self._broken < max(room, 1):
+        surplus = max(0, len(self._hired) - room)
+        for one in [one for one in self._hired if not one.is_ready][:surplus]:
+            self._lose(one, "")  # its host is gone, and it would wait for another one
+            self._end(one)
+        while len(self._hired) + self._broken < room:
             # Not Ray's task retries: the ledger knows what is left, and a fault is told once.
             kind = self._ray.remote(Actor).options(
                 **options, max_restarts=-1, max_task_retries=0, max_concurrency=AHEAD + 1
@@ -296,11 +300,11 @@ class RayExecutor:
                 yield from self._lose(one, f"no answer for {patience:.0f} s")
                 self._end(one)
 
-    def _lose(self, one: _Hired, reason: str) -> Iterator[_Lost]:
+    def _lose(self, one: _Hired, reason: str) -> list[_Lost]:
+        """Wait for nothing from an actor any more; the units it held."""
         held, one.held = one.held, []
         self._waiting = {ref: what for ref, what in self._waiting.items() if what[0] is not one}
-        for place, number in enumerate(held):
-            yield _Lost(number, reason, waited=place > 0)
+        return [_Lost(number, reason, waited=place > 0) for place, number in enumerate(held)]
 
     def _end(self, one: _Hired) -> None:
         """Let an actor go for good; another is hired in its place."""
