@@ -56,7 +56,7 @@ from virnucpro.sequences import streams  # noqa: E402
 from virnucpro.sequences.fasta import read_records  # noqa: E402
 from virnucpro.sequences.read_log import ReadLog  # noqa: E402
 
-TOLERANCE = 1e-6
+TOLERANCE = 1e-6 + 5e-7  # tables print six digits: the last one may fall to either side
 SHORTEST_NT, OTHER_SHARE = 60, 0.1  # as docs/outputs.md says of the statuses
 LENGTHS = (0, 1, 59, 60, 61, 150, 299, 300, 301, 499, 500, 501, 600, 601, 1000, 1001, 1400)
 OTHERS = "EFILJOPQXZ"
