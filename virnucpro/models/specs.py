@@ -105,6 +105,11 @@ class ModelSpec:
         return sum(file.stat().st_size for file in files)
 
     @property
+    def is_small(self) -> bool:
+        """Whether both encoders are of the bundled kind."""
+        return self.dna.is_small and self.protein.is_small
+
+    @property
     def is_large(self) -> bool:
         """Whether a CPU takes seconds for one sequence."""
         return self.weight_bytes > _LARGE_BYTES

@@ -113,7 +113,7 @@ def run_prediction(
     if settings.compute.dtype == "fp8":
         refuse_fp8(model, settings.compute.devices[0])
     needs_torch = not (
-        model.dna.is_small and model.protein.is_small and settings.compute.devices == ("cpu",)
+        model.is_small and settings.compute.devices == ("cpu",)
         and not use_v2_architecture and not persistent_models
     )  # fmt: skip
     if needs_torch:

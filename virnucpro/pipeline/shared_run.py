@@ -154,7 +154,7 @@ def plan(
             raise UsageError(
                 "pipes and standard input cannot be read again by `finish`; give files"
             )
-        ledger, store = run.ledger, None
+        ledger = run.ledger
         notes = open_storage(f"{url_of(place) or place}/{CHECKPOINTS}/{CLAIMS}")
         if url_of(place):
             ledger = _ledger(place, out)
@@ -209,7 +209,7 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
     )  # fmt: skip
     job = score_job(model, own, int(run.facts["input_bytes"]))
     patience = max(compute.worker_timeout, _LOADING_S)
-    needs_torch = kind != "cpu" or not (model.dna.is_small and model.protein.is_small)
+    needs_torch = kind != "cpu" or not model.is_small
     with ExitStack() as stack:
         stack.enter_context(at_most_threads(compute.threads or usable_cpus(), needs_torch))
         executor = stack.enter_context(closing(make_executor(own)))

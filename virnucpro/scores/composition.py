@@ -32,7 +32,7 @@ _STEP = 0.02  # of the log-odds
 _LIMIT = 16.2  # log-odds of 1 - 1e-7
 _BINS = round(2 * _LIMIT / _STEP)
 _ODDS = (np.arange(_BINS) + 0.5) * _STEP - _LIMIT
-_LEAST = 1e-7
+LEAST = 1e-7
 _SHARES = np.concatenate([[0.0], np.geomspace(5e-4, 0.999, 200)])
 _WITHIN = 1.92  # of the log-likelihood: 95%
 _ROUNDS = 200
@@ -175,7 +175,7 @@ class Sample:
 
 
 def _bins(p_virus: Floats) -> NDArray[Any]:
-    p = np.clip(p_virus, _LEAST, 1.0 - _LEAST)
+    p = np.clip(p_virus, LEAST, 1.0 - LEAST)
     place = (np.log(p) - np.log1p(-p) + _LIMIT) / _STEP
     return np.clip(place.astype(np.int64), 0, _BINS - 1)
 

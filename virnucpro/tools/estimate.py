@@ -217,7 +217,7 @@ def _pilot(found: Survey, model: ModelSpec, threads: int) -> Rate | None:
                 yield first, (orfs.dna[rows], orfs.protein[rows])
 
     executor = InProcess("cpu", threads)
-    with at_most_threads(threads, not (model.dna.is_small and model.protein.is_small)):
+    with at_most_threads(threads, not model.is_small):
         for _ in executor.run(score_job(model, Compute(device="cpu"), 0), units(), pace.tell):
             pass
     executor.close()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.scores.calibration import Calibration, logistic
-from virnucpro.scores.composition import EDGES, TRAINING_SHARE, Mix
+from virnucpro.scores.composition import EDGES, LEAST, TRAINING_SHARE, Mix
 from virnucpro.scores.kinds import Kinds
 from virnucpro.sequences.chunks import even_windows
 from virnucpro.training.calibrate import CALIBRATION_SEED, Floats, Score
@@ -25,7 +25,6 @@ INSERT_NT = (350, 60)  # of a pair: mean and standard deviation
 _OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 4.0, 20.0, 1.0
 _BINS = len(EDGES) + 1
 _GAINS = np.linspace(0, 1, 101)
-_LEAST = 1e-7
 _ALL_UP_TO_NT = 300
 
 
@@ -137,7 +136,7 @@ def _score(
     of, lengths = np.repeat(np.arange(n), each), np.full(len(chunks), chunks.shape[1])
     p, _ = calibration.contigs(scores, lengths, of, np.full(n, length_nt), are_pairs=are_pairs)
     host = kinds.of_records(scores[:, 3:], lengths.astype(np.float64), of, n)[-1]
-    return Scored(np.clip(p, _LEAST, 1 - _LEAST), host)
+    return Scored(np.clip(p, LEAST, 1 - LEAST), host)
 
 
 def _of_side(parts: list[Part], scored: list[Scored], is_viral: bool) -> int:
@@ -156,7 +155,7 @@ def pair_gain(parts: list[Part], scored: list[Scored]) -> float:
 
 def _at_gain(p: Floats, gain: float) -> Floats:
     """p_virus of pairs at a gain, from that at 0: the mean log-odds of two mates."""
-    return np.clip(logistic(2**gain * (np.log(p) - np.log1p(-p))), _LEAST, 1 - _LEAST)
+    return np.clip(logistic(2**gain * (np.log(p) - np.log1p(-p))), LEAST, 1 - LEAST)
 
 
 def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> dict[str, Floats]:
