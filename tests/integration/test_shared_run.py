@@ -63,6 +63,7 @@ def test_what_a_worker_or_the_end_refuses(shared, tiny_home, tmp_path):
     plan, command, out = shared
     assert "no run that waits" in command("worker", tmp_path, code=2).output
     assert "cannot be read again" in plan("-", code=2).output.replace("\n", " ")
+    assert "mate" in plan("--interleaved", code=3).output  # the records are of no pairs
     plan("--force", "-d", "cuda")
     assert "planned for cuda, this worker has cpu" in command("worker", out, *WORK, code=2).output
     plan("--force")

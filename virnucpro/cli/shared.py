@@ -18,9 +18,9 @@ from virnucpro.cli.settings import build_settings, config_of
 from virnucpro.core.device import detect_cuda_devices
 
 _OF_A_PLAN = (
-    "input_files", "paired", "reference", "min_length", "sample_n", "model_type", "model_path",
-    "expected_length", "orf_policy", "min_score", "max_fdr", "conservative", "relaxed",
-    "gzip_fasta", "resume", "force", "no_report", "threads", "batch_size", "precision",
+    "input_files", "paired", "interleaved", "reference", "min_length", "sample_n", "model_type",
+    "model_path", "expected_length", "orf_policy", "min_score", "max_fdr", "conservative",
+    "relaxed", "gzip_fasta", "resume", "force", "no_report", "threads", "batch_size", "precision",
 )  # fmt: skip
 _OF_A_WORKER = ("threads", "gpus", "device")
 RUN = click.argument("run", metavar="RUN")
