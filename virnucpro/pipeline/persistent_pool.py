@@ -27,23 +27,14 @@ class PersistentWorkerPool(Workers):
         cache_clear_interval: units between two clearings of a worker's GPU cache; 0 never.
         worker_timeout: silence after which a busy worker counts as hung (s).
 
-    Attributes:
-        pool: the workers; None before `create_pool` and after `close`.
-
     Raises:
         ValueError: no workers or no devices.
     """
 
     def __init__(
-        self,
-        num_workers: int,
-        model_type: str,
-        *,
-        devices: Sequence[str] = ("cpu",),
-        threads: int | None = None,
-        cache_clear_interval: int = 10,
-        worker_timeout: float = 900.0,
-    ) -> None:
+        self, num_workers: int, model_type: str, *, devices: Sequence[str] = ("cpu",),
+        threads: int | None = None, cache_clear_interval: int = 10, worker_timeout: float = 900.0,
+    ) -> None:  # fmt: skip
         if num_workers < 1 or not devices:
             raise ValueError(f"a pool needs workers and devices, got {num_workers} on {devices}")
         self.num_workers, self.model_type = num_workers, model_type
@@ -85,37 +76,25 @@ class BatchQueueManager:
 
     Args:
         executor: ends with each `process`; None means this process, on the CPU.
-        use_persistent_pool: takes its place, and stays, with its encoders, until its owner
-            closes it.
+        use_persistent_pool: takes its place, and stays until its owner closes it.
         progress: shows a bar over the ORFs.
     """
 
     def __init__(
-        self,
-        executor: Executor | None = None,
-        *,
+        self, executor: Executor | None = None, *,
         use_persistent_pool: PersistentWorkerPool | None = None,
         progress: ProgressReporter | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._pool, self._executor = use_persistent_pool, executor or InProcess("cpu")
         self.progress = progress or ProgressReporter(enabled=False)
 
     def process(
-        self,
-        job: EmbedJob,
-        files: Sequence[SplitFile],
-        rows: int | None = None,
-        on_done: Callable[[SplitFile], object] = lambda file: None,
-        desc: str = "Embedding",
-    ) -> QueueResult:
-        """Embed every file: it is done, or recorded with its reason.
+        self, job: EmbedJob, files: Sequence[SplitFile], rows: int | None = None,
+        on_done: Callable[[SplitFile], object] = lambda file: None, desc: str = "Embedding",
+    ) -> QueueResult:  # fmt: skip
+        """Embed every file: it is done, which `on_done` is told, or recorded with its reason.
 
-        Args:
-            job: the encoder, and how it runs.
-            files: units of work.
-            rows: sequences of all files, for the progress bar.
-            on_done: called in this process as soon as a file's output is in place.
-            desc: title of the progress bar.
+        `rows`, the sequences of all files, and the title `desc` are for the progress bar.
 
         Raises:
             VirNucProError: no file could succeed: no weights, no device, no room for outputs.

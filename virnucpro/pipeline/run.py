@@ -45,7 +45,8 @@ FORMAT = 2
 PACKAGES = ("torch", "numpy", "tokenizers", "h5py")
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
 MOST_NOTED = 5  # samples in the log
-_OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
+# what a run that only makes other tables has to say of the scores it starts from
+OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ class Run:
         Raises:
             UsageError: such a file lies here already: somebody else's; or a link is on the way.
         """
-        check_free(self.paths.output_dir, files)
+        check_free(self.ledger, files)
         self.ledger.claim(*files)
 
 
@@ -121,10 +122,6 @@ class RunReport:
             self.data["gpu_bytes"] = memory
             if (device := str(one.get("device"))) not in devices:
                 devices.append(device)
-
-    def of_scoring(self) -> dict[str, Any]:
-        """What a run that only makes other tables has to say of the scores it starts from."""
-        return {name: self.data[name] for name in _OF_SCORING if name in self.data}
 
     def finish(self, is_partial: bool, outputs: Outputs) -> None:
         """Record the end of the run, and the SHA-256 of its outputs."""
@@ -177,7 +174,7 @@ def prepare(
     asked, output, compute = settings.inputs, settings.output, settings.compute
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)
-    remove_leftovers(output_dir)
+    remove_leftovers(ledger)
     paths.ledger.mkdir(parents=True, exist_ok=True)
     spooled = spool(input_files, paths.checkpoints)
     described = describe_inputs(input_files, spooled)

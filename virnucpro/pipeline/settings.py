@@ -70,6 +70,10 @@ class Compute:
     ray_cpus: int = 1  # of an actor, where none has a GPU
     elsewhere: bool = False  # `device` is cpu or cuda, of other hosts, and not looked for here
 
+    def token_budget(self, slot: str) -> int | None:
+        """Tokens of a batch of a slot, `dna` or `protein`."""
+        return self.dna_tokens if slot == "dna" else self.protein_tokens
+
     @property
     def devices(self) -> tuple[str, ...]:
         """Where to compute: the GPUs that were named, else the one device.

@@ -102,12 +102,13 @@ def merge(run: Run, todo: Sequence[int], failures: dict[int, str]) -> dict[str, 
         DamagedError: a feature file is not what was written.
     """
     paths = run.paths
-    numbers = {paths.dna_features(n): n for n in todo if n - 1 not in failures}
+    numbers = {paths.features_of("dna", n): n for n in todo if n - 1 not in failures}
     for unit in failures:
         paths.merged(unit + 1).unlink(missing_ok=True)  # of an earlier model, perhaps
     run.claim(*map(paths.merged, numbers.values()))
+    proteins = [paths.features_of("protein", n) for n in numbers.values()]
     merged, failed_pairs = parallel_merge_with_progress(
-        list(numbers), [paths.protein_features(n) for n in numbers.values()], paths.merged_dir,
+        list(numbers), proteins, paths.merged_dir,
         run.settings.compute.merge_workers, run.reporter, run.threads,
     )  # fmt: skip
     for dna, protein, reason in failed_pairs:

@@ -190,7 +190,7 @@ class NoExecutor:
         """See `Executor`."""
         for key, unit in items:
             if unit is None:
-                yield Done(key, None, {}, 0)
+                yield Done(key)
             elif key in self._reasons:
                 yield GivenUp(key, self._reasons[key])
             else:
