@@ -1,12 +1,8 @@
 """Feature and merged files: the published `.pt` layouts, written whole and read without trust.
 
 What `torch.save` writes is a zip of a pickle and of tensors' bytes. Both are written and read
-here without torch: it takes seconds to import, in each process that merges, and its safe reader
-takes 9 s for 10,000 rows of floats.
-
-Whoever writes may meet an `OutputError`, and nothing is left behind; whoever reads, a
-`FileNotFoundError`, or a `DamagedFeaturesError` for a file that cannot be read, is not of its
-layout, or holds values that are not finite.
+here without torch, which takes seconds to import, and 9 s to read 10,000 rows of floats safely.
+Reading may end in a `FileNotFoundError` or a `DamagedFeaturesError`, writing in an `OutputError`.
 """
 
 from __future__ import annotations
@@ -72,10 +68,7 @@ def write_protein_features(path: Path, embeddings: Embeddings) -> None:
 def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
     """Write `{ids, data: tensor (n, d) float32}`, first under `path.with_suffix('.tmp')`.
 
-    Args:
-        path: the merged file.
-        embeddings: n rows, DNA columns first.
-        inputs: digest of the files it was made from, kept in a record that torch passes over.
+    `inputs`, the digest of the files it was made from, lies in a record that torch passes over.
     """
     vectors = embeddings.vectors
     tensor = _tensors(vectors.size, [0], *vectors.shape)
@@ -207,10 +200,7 @@ def read_records(path: Path) -> dict[str, bytes]:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Reads containers, texts, numbers and tensors as `torch.save` writes them, and no class.
-
-    A tensor becomes an array; neighbouring floats of a list become one array in it.
-    """
+    """Reads containers, texts, numbers and tensors, which become arrays, and no class."""
 
     stack: list[Any]
     # no BUILD, INST, OBJ, NEWOBJ: nothing is called but what `find_class` gives
@@ -322,14 +312,7 @@ def write_vectors(
     path: Path, parts: Iterable[Embeddings], shape: tuple[int, int],
     about: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Write HDF5: `sequence_ids` (n,) text, `embeddings` (n, d) float32; streams.
-
-    Args:
-        path: final name; its folder must exist.
-        parts: rows in their order.
-        shape: (n, d) of all parts.
-        about: attributes of the file.
-    """
+    """Write HDF5: `sequence_ids` (n,) text, `embeddings` (n, d) float32, attributes; streams."""
     import h5py
 
     with atomic_write(path, "w+b") as file, h5py.File(file, "w") as content:
@@ -358,15 +341,10 @@ def read_vectors(path: Path) -> Embeddings:
 def vectors_by_file(
     path: Path, title: str, ids_of_files: Iterable[Sequence[str]]
 ) -> Iterator[Embeddings]:
-    """Vectors of an HDF5 file, for one list of ids after the other, in the order of each.
+    """Vectors of an HDF5 file, for one list of ids after the other, in the order of each; streams.
 
-    Rows of ours lie in that order; others are found by id. An id without a row is warned of and
-    left out.
-
-    Args:
-        path: as `write_vectors` writes it, rows in any order.
-        title: what the file is, for warnings.
-        ids_of_files: streamed; the vectors of one list are in memory.
+    Rows of ours lie in that order; others are found by id. An id without a row is warned of, by the
+    `title` of the file, and left out.
     """
     import h5py
 

@@ -52,12 +52,11 @@ Rows = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides which ORFs an input gives."""
+    """What decides which ORFs an input gives; `is_sampled` has the number of a record, from 0."""
 
     chunk_nt: int  # length of a chunk (nt)
     policy: OrfPolicy  # which reading frames of a chunk are scored
     min_length: int = 0  # shorter records are not scored (nt)
-    # whether the record of this number, from 0, is scored
     is_sampled: Callable[[int], bool] = lambda number: True
 
     def status(self, record: Record, number: int) -> Status | None:
@@ -70,8 +69,8 @@ class Rules:
     def chunks(self, letters: str) -> tuple[list[tuple[int, int]], str, int, str]:
         """Windows of a record, the letters to cut them from, how many are clear, its topology.
 
-        Under `open-frame` the plan is the published one. Else N at the ends is no part of the
-        plan, both strands have the same one, and a circle is read over its junction.
+        Under `open-frame` the plan is the published one; else N at the ends is no part of it, it is
+        the same on both strands, and a circle is read over its junction.
         """
         repeat = terminal_repeat(normalised := normalise(letters))
         clear = tandem_unit(normalised) or clear_letters(letters)
@@ -128,13 +127,8 @@ class Shard:
 
     def chunk_ids(self, rows: Rows | slice = slice(None)) -> list[str]:
         """`{joint id}_chunk_{k}` of the chunks at `rows`, k from 1."""
-        chunks = self.chunks[rows]
-        return [
-            f"{self.records[record].joint_id}_chunk_{number + 1}"
-            for record, number in zip(
-                chunks["record"].tolist(), chunks["number"].tolist(), strict=True
-            )
-        ]
+        chunks = self.chunks[["record", "number"]][rows].tolist()
+        return [f"{self.records[record].joint_id}_chunk_{k + 1}" for record, k in chunks]
 
     def orf_ids(self, rows: Rows | slice | list[int] = slice(None)) -> list[str]:
         """Chunk id and frame, with nothing between, of the ORFs at `rows`."""
@@ -156,19 +150,15 @@ def input_pass(
 ) -> Iterator[Unit | Shard]:
     """Cut records into chunks, read their ORFs, and gather distinct ones into units. Streams.
 
-    Args:
-        records: the input, in order.
-        rules: what decides the ORFs.
-        per_unit: ORFs of a unit; the last one of a shard has fewer.
-        workers: processes that translate; None takes every usable CPU.
-        on_block: gets the letters of some chunks, and DNA and protein of all their ORFs, copies
-            too, before the units and the shard that they belong to come.
+    `workers` processes translate, None takes every usable CPU. `on_block` gets the letters of some
+    chunks, and DNA and protein of all their ORFs, copies too, before their units and shard come.
 
     Yields:
-        Each unit as soon as it is full, and each shard after its last unit.
+        Each unit once it has `per_unit` ORFs or ends a shard, and each shard after its last unit.
     """
     shard, unit = _OpenShard(), Unit(0)
     for block, texts, orfs in translate_blocks(_blocks(records, rules), rules.policy, workers):
+        new_records, chunks, ends_shard = block
         on_block(texts, orfs.dna, orfs.protein)
         rows = np.empty(len(orfs), dtype=ORF)
         rows["chunk"] = orfs.chunk + shard.chunk_count
@@ -190,22 +180,19 @@ def input_pass(
                     yield unit
                     unit = Unit(unit.number + 1)
         rows["distinct"] = distinct
-        shard.add(block, rows)
-        if block.ends_shard:
+        shard.records += new_records
+        shard.chunks.append(chunks)
+        shard.orfs.append(rows)
+        shard.chunk_count += len(chunks)
+        shard.orf_count += len(rows)
+        if ends_shard:
             if len(unit):
                 shard.units.append((unit.number, len(unit)))
                 yield unit
                 unit = Unit(unit.number + 1)
-            closed, shard = shard.closed(), _OpenShard()
-            yield closed
-
-
-class _Block(NamedTuple):
-    """Chunks that are translated together, and the records that begin among them."""
-
-    records: list[RecordRow]
-    chunks: Rows
-    ends_shard: bool
+            read, shard = shard, _OpenShard()
+            chunks, rows = np.concatenate(read.chunks), np.concatenate(read.orfs)
+            yield Shard(read.records, chunks, rows, read.units)
 
 
 class _OpenShard:
@@ -219,30 +206,21 @@ class _OpenShard:
         self.seen: dict[bytes, int] = {}  # row of each distinct ORF
         self.chunk_count = self.orf_count = 0
 
-    def add(self, block: _Block, orfs: Rows) -> None:
-        self.records += block.records
-        self.chunks.append(block.chunks)
-        self.orfs.append(orfs)
-        self.chunk_count += len(block.chunks)
-        self.orf_count += len(orfs)
 
-    def closed(self) -> Shard:
-        chunks, orfs = np.concatenate(self.chunks), np.concatenate(self.orfs)
-        return Shard(self.records, chunks, orfs, self.units)
+_Block = tuple[list[RecordRow], Rows, bool]
 
 
 def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, list[str]]]:
-    """Chunks in groups, none of which reaches over the border of a shard."""
+    """Chunks in groups with the records that begin among them, and whether a shard ends there."""
     rows: list[RecordRow] = []
     places: list[tuple[int, int, int, int, int]] = []
     texts: list[str] = []
     in_shard = chunks_in_shard = 0
 
     def block(ends_shard: bool) -> tuple[_Block, list[str]]:
-        taken = _Block(rows.copy(), np.array(places, dtype=CHUNK), ends_shard), texts.copy()
-        rows.clear()
-        places.clear()
-        texts.clear()
+        taken = (rows.copy(), np.array(places, dtype=CHUNK), ends_shard), texts.copy()
+        for held in (rows, places, texts):
+            held.clear()
         return taken
 
     for number, record in enumerate(records):

@@ -92,20 +92,12 @@ def working_in(
 ) -> Iterator[None]:
     """Make the directory and hold it for this process until the block ends.
 
-    Nothing is removed before the directory is held. Where an input turns out to be bad, or a
-    file to be somebody else's, before a new run has finished any unit of work, nothing is left;
-    what an earlier run left stays.
-
-    Args:
-        output_dir: made if missing.
-        resume: go on with an earlier run.
-        force: remove the files of an earlier run.
-        inputs: everything that the run reads; `-` is standard input.
+    Nothing is removed before it is held. Where one of the `inputs` turns out to be bad, or a file
+    to be somebody else's, before a new run has finished any unit, nothing is left of it.
 
     Raises:
-        UsageError: another process works there; or it is not empty, and neither `resume` nor
-            `force` allows to go on; or an input is a file of the earlier run, or a link lies
-            where a run has its own files.
+        UsageError: another process works there; or neither `resume` nor `force` allows to go on; or
+            an input is a file of the earlier run, or a link lies where a run has its own files.
         OutputError: it cannot be made or written, or is lost while the block runs.
     """
     if output_dir.exists() and not output_dir.is_dir():
@@ -172,10 +164,7 @@ def our_files(ledger: Ledger) -> Iterator[Path]:
 
 
 def remove_leftovers(ledger: Ledger) -> None:
-    """Remove temporary files of a run that was killed here; call it in a directory that is held.
-
-    A temporary file is ours if the file that it was to become is.
-    """
+    """Remove temporary files of a killed run: those that were to become a file of ours."""
     root, listed = ledger.root, {"run.json", *_claimed(ledger)}
     folders = {(root / name).parent for name in listed}
     names = {*_inside(root, CHECKPOINTS)}
@@ -199,11 +188,7 @@ def remove_intermediates(ledger: Ledger, kept: Collection[Path]) -> None:
 
 
 def check_free(ledger: Ledger, files: Iterable[Path]) -> None:
-    """See that files can be made: none is there that is not ours, and no link is on the way.
-
-    Raises:
-        UsageError: names the file, or the link.
-    """
+    """See that files can be made: a UsageError names one that is not ours, or a link on the way."""
     known = set(_claimed(ledger))
     for path in files:
         name = path.relative_to(ledger.root).as_posix()

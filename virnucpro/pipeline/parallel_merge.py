@@ -88,16 +88,14 @@ def get_optimal_settings(
 
 
 def parallel_merge_features(
-    nucleotide_files: Sequence[Path], protein_files: Sequence[Path], output_dir: Path,
+    nucleotide_files: Sequence[Path],
+    protein_files: Sequence[Path],
+    output_dir: Path,
     num_workers: int | None = None,
-) -> tuple[list[Path], list[FailedPair]]:  # fmt: skip
-    """Merge every nucleotide file with the protein file of the same number.
+) -> tuple[list[Path], list[FailedPair]]:
+    """Merge every nucleotide file (`output_1_DNABERT_S.pt`) with the protein file of its number.
 
-    Args:
-        nucleotide_files: such as `output_1_DNABERT_S.pt`.
-        protein_files: such as `output_1_ESM.pt`, in any order.
-        output_dir: gets `output_1_merged.pt`; made if missing.
-        num_workers: processes; None means the usable CPUs, or one where the files are small.
+    `num_workers` processes, by default the usable CPUs, or one where the files are small.
 
     Returns:
         Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
@@ -113,10 +111,13 @@ def parallel_merge_features(
 
 
 def parallel_merge_with_progress(
-    nucleotide_files: Sequence[Path], protein_files: Sequence[Path], output_dir: Path,
-    num_workers: int | None = None, progress: ProgressReporter | None = None,
+    nucleotide_files: Sequence[Path],
+    protein_files: Sequence[Path],
+    output_dir: Path,
+    num_workers: int | None = None,
+    progress: ProgressReporter | None = None,
     threads: int | None = None,
-) -> tuple[list[Path], list[FailedPair]]:  # fmt: skip
+) -> tuple[list[Path], list[FailedPair]]:
     """`parallel_merge_features` with a bar; where it chooses, at most `threads` processes."""
     file_pairs, failed_pairs = pair_files(nucleotide_files, protein_files, output_dir)
     is_free = num_workers is None
@@ -156,12 +157,8 @@ def pair_files(
 ) -> tuple[list[FilePair], list[FailedPair]]:
     """Join two lists of feature files by name without its suffix, never by position.
 
-    Returns:
-        (nucleotide, protein, output) in the order of `nucleotide_files`, and a failure for
-        each file without a partner.
-
-    Raises:
-        ValueError: two files of one kind have the same key, so they would share an output.
+    Returns (nucleotide, protein, output) in the order of `nucleotide_files`, and a failure for each
+    file without a partner; a ValueError where two would share an output.
     """
     nucleotides, proteins = _by_key(nucleotide_files), _by_key(protein_files)
     pairs, alone = [], []

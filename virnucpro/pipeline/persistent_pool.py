@@ -19,22 +19,20 @@ logger = logging.getLogger("virnucpro.pipeline.workers")
 class PersistentWorkerPool(Workers):
     """Workers that keep their encoders loaded between stages and between inputs.
 
-    Args:
-        num_workers: processes, shared out over the devices in turn.
-        model_type: name of the model they serve, for process names and log lines.
-        devices: `cpu`, or `cuda:N` for each GPU.
-        threads: CPU threads of all workers; None means the usable CPUs.
-        cache_clear_interval: units between two clearings of a worker's GPU cache; 0 never.
-        worker_timeout: silence after which a busy worker counts as hung (s).
-
-    Raises:
-        ValueError: no workers or no devices.
+    `num_workers` processes for the model called `model_type` share out the devices in turn, and the
+    `threads`, by default the usable CPUs; see `WorkerSettings`, `Workers`.
     """
 
     def __init__(
-        self, num_workers: int, model_type: str, *, devices: Sequence[str] = ("cpu",),
-        threads: int | None = None, cache_clear_interval: int = 10, worker_timeout: float = 900.0,
-    ) -> None:  # fmt: skip
+        self,
+        num_workers: int,
+        model_type: str,
+        *,
+        devices: Sequence[str] = ("cpu",),
+        threads: int | None = None,
+        cache_clear_interval: int = 10,
+        worker_timeout: float = 900.0,
+    ) -> None:
         if num_workers < 1 or not devices:
             raise ValueError(f"a pool needs workers and devices, got {num_workers} on {devices}")
         self.num_workers, self.model_type = num_workers, model_type
@@ -72,26 +70,29 @@ class QueueResult:
 
 
 class BatchQueueManager:
-    """Hands split files to workers.
+    """Hands split files to an executor, by default this process, that ends with each `process`.
 
-    Args:
-        executor: ends with each `process`; None means this process, on the CPU.
-        use_persistent_pool: takes its place, and stays until its owner closes it.
-        progress: shows a bar over the ORFs.
+    `use_persistent_pool` takes its place, and stays until its owner closes it.
     """
 
     def __init__(
-        self, executor: Executor | None = None, *,
+        self,
+        executor: Executor | None = None,
+        *,
         use_persistent_pool: PersistentWorkerPool | None = None,
         progress: ProgressReporter | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._pool, self._executor = use_persistent_pool, executor or InProcess("cpu")
         self.progress = progress or ProgressReporter(enabled=False)
 
     def process(
-        self, job: EmbedJob, files: Sequence[SplitFile], rows: int | None = None,
-        on_done: Callable[[SplitFile], object] = lambda file: None, desc: str = "Embedding",
-    ) -> QueueResult:  # fmt: skip
+        self,
+        job: EmbedJob,
+        files: Sequence[SplitFile],
+        rows: int | None = None,
+        on_done: Callable[[SplitFile], object] = lambda file: None,
+        desc: str = "Embedding",
+    ) -> QueueResult:
         """Embed every file: it is done, which `on_done` is told, or recorded with its reason.
 
         `rows`, the sequences of all files, and the title `desc` are for the progress bar.

@@ -1,8 +1,7 @@
 """All that happens in one prediction.
 
-The default is one stream: records are read, cut and translated, distinct ORFs are scored in
-units, and tables are written from their rows. The staged path scores the same units through the
-original's files and leaves their scores in the same ledger, so that the stream finds them done.
+Records are read, cut and translated, distinct ORFs are scored in units, and tables are written of
+their rows. The staged path scores the same units through files, into the same ledger.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from virnucpro.pipeline.feature_files import (
     write_protein_features,
 )
 from virnucpro.pipeline.features import EmbedJob, SplitFile
-from virnucpro.pipeline.final_tables import table_paths, write_final_tables
+from virnucpro.pipeline.final_tables import write_final_tables
 from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources, shown_name
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
@@ -61,7 +60,7 @@ from virnucpro.pipeline.staged import classify, merge, staged_files, written_uni
 from virnucpro.pipeline.stream import NoExecutor, ScoreStore, score_job, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.explain import advice
-from virnucpro.reports.html import REPORT_FILES, write_report
+from virnucpro.reports.html import write_report
 from virnucpro.scores.scorer import EmbeddingOptions
 from virnucpro.sequences.fasta_files import read_fasta
 from virnucpro.sequences.read_log import ReadLog
@@ -96,9 +95,6 @@ def run_prediction(
 
     Returns:
         Exit code: 0 done, 6 done but for the records named in failed_files.txt.
-
-    Raises:
-        VirNucProError: what a user can act on; its `exit_code` says which kind.
     """
     settings = settings or PredictionSettings()
     compute = settings.compute
@@ -146,11 +142,7 @@ def run_prediction(
 
 
 def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
-    """Records -> units -> scores -> calls of the model; commits what depends on no threshold.
-
-    Raises:
-        InputError: no record is DNA.
-    """
+    """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
     input_bytes = run.input_bytes
     job = score_job(run.model, compute, input_bytes)
@@ -224,10 +216,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
 
 
 def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor:
-    """Where units are scored: in this process, in one a device where there are several, or in Ray.
-
-    `store` is where actors of Ray find units and leave scores.
-    """
+    """Where units are scored: in this process, one a device, or in Ray, which shares `store`."""
     if compute.executor == "ray" and store is not None:
         from virnucpro.pipeline.ray_executor import RayExecutor
 
@@ -236,9 +225,13 @@ def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor
     if len(devices) == 1:
         return InProcess(devices[0], threads)
     return PersistentWorkerPool(
-        len(devices), "stream", devices=devices, threads=threads, cache_clear_interval=0,
+        len(devices),
+        "stream",
+        devices=devices,
+        threads=threads,
+        cache_clear_interval=0,
         worker_timeout=compute.worker_timeout,
-    )  # fmt: skip
+    )
 
 
 def _write_tables(run: Run, model_outputs: Outputs) -> None:
@@ -257,55 +250,42 @@ def _write_tables(run: Run, model_outputs: Outputs) -> None:
         counts |= found
     if any(sample["note"] for sample in run.report.data["sample_summary"]):
         run.report.data["advice"] = advice(run.report.data["command"])
-    outputs = run.ledger.describe(table_paths(run))
+    outputs = run.ledger.describe(run.tables)
     run.report.finish(run.paths.failed_files.exists(), model_outputs | outputs)
     run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": run.report.data})
 
 
 def _report(run: Run) -> None:
     """Make the report where it was asked for, unless it is there and whole."""
-    asked = run.settings.output.report
-    if asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
+    is_asked = run.settings.output.report
+    if is_asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
         run.ledger.discard(REPORT)
-        run.claim(*_pages(run))
+        run.claim(*run.pages)
         write_report(run.paths.output_dir)
-        run.ledger.commit(REPORT, run.tables_key, outputs=_pages(run))
+        run.ledger.commit(REPORT, run.tables_key, outputs=run.pages)
 
 
 def claim_outputs(run: Run, is_staged: bool = False) -> None:
     """Say which files are ours now, not after hours of work."""
     if is_staged:
         check_free(run.ledger, staged_files(run))
-    pages = _pages(run) if run.settings.output.report else []
-    run.claim(run.paths.failed_files, *_tables(run), *pages)
+    pages = run.pages if run.settings.output.report else []
+    run.claim(run.paths.failed_files, *run.results, *pages)
 
 
 def _tidy(run: Run) -> None:
     """Remove what only the stages needed."""
     if not run.settings.output.keep_intermediate:
-        remove_intermediates(run.ledger, [*_tables(run), *_pages(run)])
+        remove_intermediates(run.ledger, [*run.results, *run.pages])
         run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
-
-
-def _tables(run: Run) -> list[Path]:
-    return [run.paths.run_json, *run.paths.model_outputs, *table_paths(run)]
-
-
-def _pages(run: Run) -> list[Path]:
-    return [run.paths.output_dir / name for name in REPORT_FILES]
 
 
 def _score_staged(
     run: Run, use_v2: bool, persistent_models: bool, config: RuntimeConfig | None
 ) -> dict[int, str]:
-    """Score every unit through feature and merged files; scores go to the ledger.
+    """Score every unit through feature and merged files; the reasons of those that it could not.
 
-    Returns:
-        The units that could not be scored, each with the reason.
-
-    Raises:
-        WorkersFailedError: the packed engine gave work up; finished shards are kept.
-        DamagedError: a feature file is not what was written.
+    A WorkersFailedError if the packed engine gave work up, a DamagedError for a changed file.
     """
     store, failures = ScoreStore(run.ledger, run.key), dict[int, str]()
     sizes = written_units(run)
@@ -423,10 +403,7 @@ def _packed(
 
 
 def _to_make(run: Run, slot: Slot, todo: Sequence[int], how: str) -> dict[int, tuple[str, str]]:
-    """The feature files that are not made `how`, as vectors of the engines differ in last bits.
-
-    They are claimed, and come with their names and keys in the ledger.
-    """
+    """The feature files that are not made `how` yet, claimed, with names and keys in the ledger."""
     key = digest_of(run.key, how, run.settings.compute.token_budget(slot))
     units = {n: (f"{slot} features {n}", key) for n in todo}
     units = {n: unit for n, unit in units.items() if run.ledger.read(*unit) is None}
@@ -442,9 +419,13 @@ def _commit(run: Run, slot: Slot, number: int, units: dict[int, tuple[str, str]]
 def _workers(run: Run) -> PersistentWorkerPool:
     compute = run.settings.compute
     return PersistentWorkerPool(
-        len(compute.devices), run.model.name, devices=compute.devices, threads=run.threads,
-        cache_clear_interval=compute.cache_clear_interval, worker_timeout=compute.worker_timeout,
-    )  # fmt: skip
+        len(compute.devices),
+        run.model.name,
+        devices=compute.devices,
+        threads=run.threads,
+        cache_clear_interval=compute.cache_clear_interval,
+        worker_timeout=compute.worker_timeout,
+    )
 
 
 def _stream_h5_to_pt_files(
@@ -453,16 +434,8 @@ def _stream_h5_to_pt_files(
     """Vectors of the packed engine -> one protein feature file beside each nucleotide one.
 
     Streams: the vectors of one file are in memory. Rows of ours lie in the order of the files;
-    others are found by id.
-
-    Args:
-        h5_path: datasets `sequence_ids` (n,) and `embeddings` (n, d) float32, in any order.
-        output_dir: gets `output_k_ESM.pt`, which are returned; made if missing.
-        nucleotide_feature_files: `output_k_DNABERT_S.pt`; they give ids and their order.
-
-    Raises:
-        DamagedFeaturesError: a nucleotide file cannot be read.
-        OutputError: a file could not be written; nothing half-written is left behind.
+    others are found by id. `h5_path` has `sequence_ids` (n,) and `embeddings` (n, d) float32.
+    `output_dir` gets `output_k_ESM.pt` for each `output_k_DNABERT_S.pt`, which are returned.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     ids = (read_dna_features(file).seq_ids for file in nucleotide_feature_files)

@@ -1,8 +1,7 @@
 """Units scored by actors of a Ray cluster: only numbers move, ORFs and scores lie in the ledger.
 
 One actor a GPU, or per some CPUs, on every host that Ray has and that sees the output directory.
-Ray restarts actors that are lost with their host; the ledger says what they had done. Hosts may
-come and go.
+Hosts come and go: Ray starts lost actors again, and the ledger says what they had done.
 """
 
 from __future__ import annotations
@@ -101,12 +100,7 @@ class _Lost(Failed):
 
 
 class RayExecutor:
-    """Gives units to actors as they become free; see `Executor`.
-
-    Args:
-        compute: `ray_address`, the kind of device, and CPUs of an actor.
-        store: in a directory that all hosts see.
-    """
+    """Gives units to actors as they become free; see `Executor`. `store` is seen by all hosts."""
 
     def __init__(self, compute: Compute, store: ScoreStore) -> None:
         self._compute, self._kind = compute, compute.devices[0].split(":")[0]

@@ -15,10 +15,7 @@ ExecutorName = Literal["local", "ray"]
 
 
 def default_home() -> Path:
-    """Where models lie by default: in the user's cache.
-
-    A user without a home directory has none: the path says so, and can be neither found nor made.
-    """
+    """Where models lie by default: in the user's cache."""
     try:
         return Path("~/.cache/virnucpro/models").expanduser()
     except RuntimeError:
@@ -40,10 +37,7 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
-    """How to compute: time and memory, never a score beyond the stated tolerance.
-
-    None means what fits the machine, the model or free memory.
-    """
+    """How to compute; None means what fits the machine, the model or free memory."""
 
     device: str = "auto"  # or cpu, cuda, cuda:N, N
     fallback_to_cpu: bool = False  # where the named GPU is missing
@@ -76,11 +70,7 @@ class Compute:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Where to compute: the GPUs that were named, else the one device.
-
-        Raises:
-            DeviceError: it is not there.
-        """
+        """The GPUs that were named, else the one device; a DeviceError if it is not there."""
         if self.elsewhere:
             return (self.device,)
         named = tuple(f"cuda:{number}" for number in self.gpus)

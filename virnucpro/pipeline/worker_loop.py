@@ -109,12 +109,10 @@ class Executor(Protocol):
 def work(
     models: LoadedModels, items: Iterable[tuple[int, Job, Any]]
 ) -> Iterator[int | Done | Failed]:
-    """Do units one after the other; while one computes, the next is prepared.
+    """Do units one after the other on the device of `models`; meanwhile, the next is prepared.
 
-    Args:
-        models: what is loaded on the device of this worker.
-        items: key, job and unit; read in another thread. The key `START` only loads its job, and
-            any other key without a unit is passed on.
+    `items` are key, job and unit, read in another thread. The key `START` only loads its job, and
+    any other key without a unit is passed on.
 
     Yields:
         Rows as they are done, and one outcome of each unit and each start of a job.
@@ -169,10 +167,7 @@ def _failed(key: int, error: Exception) -> Failed:
 
 
 class InProcess:
-    """The loop in this process, on one device; what it has loaded stays until `close`.
-
-    Arguments as for `LoadedModels`.
-    """
+    """The loop in this process, on one device; see `LoadedModels`, which stay until `close`."""
 
     def __init__(
         self, device: str, threads: int | None = None, cache_clear_interval: int = 0

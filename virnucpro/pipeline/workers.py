@@ -64,18 +64,16 @@ class Worker:
 class Workers:
     """Processes that run the loop, one a device; they stay, with what they loaded, until `close`.
 
-    Pipes are private to a worker, so a killed one can neither block nor garble the others.
-
-    Args:
-        settings: one a worker.
-        worker_timeout: silence after which a busy worker counts as hung (s).
-        name: of the processes.
+    Pipes are private to a worker, so a killed one can neither block nor garble the others. Silence
+    for `worker_timeout` seconds means that a busy one hangs.
     """
 
     def __init__(
-        self, settings: Sequence[WorkerSettings], worker_timeout: float = 900.0,
+        self,
+        settings: Sequence[WorkerSettings],
+        worker_timeout: float = 900.0,
         name: str = "virnucpro",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._settings, self._name = list(settings), name
         self.worker_timeout = worker_timeout
         self.pool: list[Worker] | None = None  # before the first run, and after `close`
