@@ -57,10 +57,6 @@ class FakeHub:
         for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(home))
-        self.answers(monkeypatch)
-
-    def answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Be the hub and GitHub."""
         monkeypatch.setattr(fetch, "HUB", self.url)
         monkeypatch.setattr(fetch, "GITHUB", self.url)
 

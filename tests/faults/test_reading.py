@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from runs_here import dna, predict_with, rows_of, run
+from runs_here import dna, fastq, predict_with, rows_of, run, write_reads
 
 from virnucpro.core.errors import InputError
 from virnucpro.pipeline.input_pass import Rules, Shard, input_pass
@@ -32,10 +32,6 @@ PACKERS = {
 }
 A, B, C = (dna(seed) for seed in (1, 2, 3))
 ALL = ("--min-score", "0")
-
-
-def fastq(header, sequence):
-    return f"@{header}\n{sequence}\n+\n{'I' * len(sequence)}\n"
 
 
 @pytest.fixture
@@ -227,19 +223,7 @@ def test_ids_end_at_ascii_blanks_only(predict, put, tmp_path, flags):
 @pytest.fixture
 def bam(tmp_path):
     """`bam(reads)`: a file of (name, flag, letters)."""
-    pysam = pytest.importorskip("pysam")
-
-    def write(*reads, path=tmp_path / "in.bam"):
-        header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "ref", "LN": 9000}]}
-        with pysam.AlignmentFile(str(path), "wb", header=header) as file:
-            for name, flag, letters in reads:
-                read = pysam.AlignedSegment(file.header)
-                read.query_name, read.flag, read.query_sequence = name, flag, letters
-                read.reference_id = -1 if flag & 4 else 0
-                file.write(read)
-        return path
-
-    return write
+    return lambda *reads, path=tmp_path / "in.bam": write_reads(path, *reads)
 
 
 def test_a_read_of_the_reverse_strand_is_complemented_in_every_letter(bam):

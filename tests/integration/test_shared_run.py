@@ -5,7 +5,7 @@ import shutil
 from functools import partial
 
 import pytest
-from runs_here import TINY, rows_of, run, tables, write_dna
+from runs_here import TINY, rows_of, tables, write_dna
 from tiny_published import write_classifier
 
 from virnucpro.core.storage import Folder
@@ -16,11 +16,8 @@ from virnucpro.pipeline.stream import ScoreStore
 
 
 @pytest.fixture
-def shared(tiny_home, tmp_path):
+def shared(command, tmp_path):
     """The command on an input of many units, `in.fa`; `local` holds what predict makes of it."""
-    settings = tmp_path / "settings.yaml"
-    settings.write_text("prediction: {sequences_per_file: 3}\nprogress: {enabled: false}\n")
-    command = partial(run, "-c", settings, env={"VIRNUCPRO_MODEL_DIR": str(tiny_home)}, code=0)
     fasta = write_dna(tmp_path / "in.fa", [900, 300, 40, 700, 500, 300])
     command("predict", fasta, *TINY, "-o", tmp_path / "local", "-t", "1", "--no-report")
     planned = ["plan", fasta, *TINY, "-o", tmp_path / "run", "--no-report", "-d", "cpu"]

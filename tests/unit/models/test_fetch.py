@@ -3,10 +3,8 @@
 import hashlib
 import json
 import shutil
-import time
 
 import pytest
-from fake_hub import serve_hub
 from huggingface_hub import constants
 from safetensors.numpy import load_file
 from tiny_published import classifier_state
@@ -28,16 +26,12 @@ WEIGHTS = b"first weights" * 999
 
 
 @pytest.fixture(autouse=True)
-def hub(monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with serve_hub() as hub:
-        for repository in (ESM_REPOSITORY, DNA_REPOSITORY):
-            hub.offer(repository, SECOND, config__json=CONFIG, model__safetensors=b"second weights")
-            hub.offer(repository, FIRST, config__json=CONFIG, model__safetensors=WEIGHTS,
-                      bert_layers__py=b"import os", pytorch_model__bin=b"pickle")  # fmt: skip
-        hub.offer_500(monkeypatch)
-        hub.answers(monkeypatch)
-        yield hub
+def revisions(hub):
+    """Two revisions of both encoders, of which the first is the main one."""
+    for repository in (ESM_REPOSITORY, DNA_REPOSITORY):
+        hub.offer(repository, SECOND, config__json=CONFIG, model__safetensors=b"second weights")
+        hub.offer(repository, FIRST, config__json=CONFIG, model__safetensors=WEIGHTS,
+                  bert_layers__py=b"import os", pytorch_model__bin=b"pickle")  # fmt: skip
 
 
 def fetch_all(names, home, offline=False, **revisions):

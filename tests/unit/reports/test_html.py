@@ -86,7 +86,6 @@ def test_a_page_is_made_of_what_there_is(tmp_path):
     assert "Each scored record is 148 to 151 nt long." in page and 'lengths"' not in page
 
 
-SCORING = {"scoring": {"seconds": 1, "orfs": 1, "chunks_scored": 2000, "failed": 0}}
 KEPT = {"dna_features": {"seconds": 2.0, "files": 3, "kept": 3}}
 STRICT = {"preset": "conservative", "min_score": 0.9, "max_fdr": 0.05, "only_stricter": True}
 
@@ -97,12 +96,9 @@ STRICT = {"preset": "conservative", "min_score": 0.9, "max_fdr": 0.05, "only_str
         ({}, "Time in all 1 min 23 s", "made again"),
         ({"seconds": 0.06}, "made again, in 0.06 s, from the scores", "incomplete"),
         ({"seconds": 9, "stages": KEPT}, "kept from an earlier start", "tokens/s"),
-        ({"stages": SCORING}, "1 ORF, 2,000 chunks scored", "Rate"),
         ({"status": "partial"}, "This run is incomplete", "made again"),
         ({"devices": ["cuda:0", "cuda:1"]}, "Device cuda:0, cuda:1", "Number format"),
         ({"engines": {"dna": "packed float16", "odd": "x"}}, "Number format float16", "float32"),
-        ({"calling": None}, "Device cpu", "Thresholds"),
-        ({"calling": {"preset": None}}, "the model's own limits, at any FDR.", "Preset conserv"),
         (
             {"calling": STRICT}, "Preset conservative: a record is called viral if its p_virus is "
             "at least 0.9 and passes the model's own limits and its FDR is at most 5%.", "any FDR",

@@ -1,17 +1,13 @@
 """What the report shows of calls.tsv and chunks.tsv."""
 
 import pytest
-from report_data import make_run
 
 from virnucpro.core.records import Status
 from virnucpro.reports.summary import (
     MOST_ID_BYTES,
-    MOST_PER_CONTIG,
-    choose_tracks,
-    read_tracks,
     summarise,
 )
-from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, CallRow, ChunkRow, header
+from virnucpro.reports.tables import CALL_COLUMNS, CallRow, header
 
 
 def table(path, columns, rows):
@@ -29,20 +25,6 @@ def call(seq_id="a", p_virus=0.5, name="non-virus", length=500, fdr=None, sample
     return CallRow(
         seq_id, length, 1, 1, status, p_virus, name or None, "mini", sample, 1, 0, 1, fdr
     )
-
-
-def test_counts_and_bins_cover_every_record(tmp_path, summary_of):
-    calls = make_run(tmp_path, records=300, samples=3) / "calls.tsv"
-    summary = summarise(calls)
-    assert summary.records == sum(summary.calls.values()) == sum(summary.statuses.values()) == 300
-    assert sum(map(sum, summary.histogram.values())) == summary.scored < 300
-    assert sum(summary.grid.values()) == summary.scored
-    assert sum(counts.total() for counts in summary.samples.values()) == 300
-    assert summary_of([call(p_virus=1.0, name="virus")]).histogram["virus"][-1] == 1
-    chosen = choose_tracks(summary.top)
-    tracks = read_tracks(calls.with_name("chunks.tsv"), chosen)
-    assert len(tracks) == len(chosen) > 10
-    assert all(summary.top[track["row"]].chunks > 1 for track in tracks)
 
 
 def test_top_rows_are_the_highest_with_ties_in_input_order_and_bounded(summary_of, monkeypatch):
@@ -67,22 +49,3 @@ def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records(sum
     assert summary.sample_fdr == {"s": 0.02, "t": 0.08}
     assert summary_of([call()]).fdr is None
     assert (summary.shortest, summary_of([call(p_virus=None, name="")]).longest) == (500, 0)
-
-
-def test_windows_keep_place_frame_and_what_was_not_scored(tmp_path):
-    chunks = [
-        ChunkRow("other", 1, 0, 500, "F1", p_virus=0.5),
-        ChunkRow("c", 1, 0, 500, "R2", p_virus=0.25),
-        ChunkRow("c", 2, 450, 900),
-    ]
-    (track,) = read_tracks(table(tmp_path / "c.tsv", CHUNK_COLUMNS, chunks), {("", "c"): 3})
-    assert (track["row"], track["joined"], track["frames"]) == (3, 1, ["R2", ""])
-    assert track["windows"] == [0, 500, 250, 0, 450, 450, -1, 1]
-    long = [
-        ChunkRow("c", i + 1, i * 500, i * 500 + 500, "F1", p_virus=i / 4000) for i in range(4000)
-    ]
-    (track,) = read_tracks(table(tmp_path / "c.tsv", CHUNK_COLUMNS, long), {("", "c"): 0})
-    windows = track["windows"]
-    assert len(windows) <= 4 * MOST_PER_CONTIG
-    assert windows[:2] == [0, 500 * track["joined"]] and windows[-2] == 1000
-    assert sum(windows[::4]) + windows[-3] == 2_000_000

@@ -155,22 +155,6 @@ def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(t
     assert near < 0.7 * far
 
 
-def test_families_of_a_kind_are_told_apart_as_a_kind_too(tmp_path, dev):
-    settings = FitSettings(folder=tmp_path, device=torch.device("cpu"), progress=False)
-    families = {"RNA virus": ("g0", "g1"), "bacteriophage": ("g2",)}
-    fit = Fit(_corpus(0), dev, RECIPE, settings, families)
-    viral = [kind[1:] for kind in fit.kinds if kind[0] == VIRUS]
-    assert viral == [("RNA virus", "g0"), ("RNA virus", "g1"), ("bacteriophage", "g2")]
-    first, second, other = (fit.kinds.index((VIRUS, *kind)) for kind in viral)
-    group = (fit.kind_of == first).nonzero()[0]
-    losses = []
-    for guess in (first, second, other):
-        logits = torch.zeros(1, len(fit.kinds))
-        logits[:, guess] = 9.0
-        losses.append(float(fit._kind_loss(logits, group)))
-    assert losses[0] < 1 < losses[1] < losses[2] - 1
-
-
 def test_worn_copies_of_inserted_viruses_are_no_viruses():
     recipe = replace(RECIPE, decayed=("g1",))
     corpus = with_insertions(_corpus(0), recipe)
