@@ -106,14 +106,16 @@ def hub(monkeypatch, tmp_path):
     from fake_hub import serve_hub
 
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with serve_hub() as hub:
+    with serve_hub(monkeypatch) as hub:
         for repository in ("zhihan1996/DNABERT-S", "facebook/esm2_t36_3B_UR50D"):
             config = b'{"hidden_size": 32}'
             hub.offer(
                 repository, "a" * 40, config__json=config, model__safetensors=b"weights" * 100
             )
         hub.offer_500(monkeypatch)
-        hub.serves_the_command(monkeypatch, tmp_path / "home")
+        for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
         yield hub
 
 

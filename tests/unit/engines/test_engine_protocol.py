@@ -51,15 +51,6 @@ def test_a_sequence_beyond_the_budget_goes_alone(kind):
     assert [0] in [rows.tolist() for rows, _ in batches]
 
 
-def test_short_sequences_have_batches_of_their_own(kind, monkeypatch):
-    monkeypatch.setattr(MeanEncoder, "short_tokens", 7)
-    encoder, items = MeanEncoder(), make_items(LENGTHS)
-    batches = list(engine_of(kind, encoder, 100).embed(items))
-    vectors_of(batches, len(items))
-    kinds = [{len(items[row]) <= 7 for row in rows} for rows, _ in batches]
-    assert {True} in kinds and {False} in kinds and {True, False} not in kinds
-
-
 def test_a_sequence_without_tokens_is_refused(kind):
     with pytest.raises(ValueError, match="row 1 has no tokens"):
         list(engine_of(kind, MeanEncoder()).embed(make_items([3, 0])))
@@ -150,14 +141,6 @@ def test_the_budget_is_a_power_of_two_that_fits(free, per_token, budget):
 )  # fmt: skip
 def test_dtype_follows_device_and_wish(name, device, chosen):
     assert choose_dtype(name, torch.device(device)) is chosen
-
-
-def test_unknown_dtypes_and_options_are_refused():
-    with pytest.raises(ValueError, match="int8"):
-        choose_dtype("int8", torch.device("cpu"))
-    for wrong in ({"token_budget": 0}, {"feeding_threads": -1}, {"compile": "maybe"}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            EngineOptions(**wrong)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 5])

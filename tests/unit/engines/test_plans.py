@@ -11,7 +11,7 @@ from virnucpro.core.errors import DeviceError, SequenceTooLongError
 from virnucpro.encoders.layouts import RectangleLayout
 from virnucpro.engines.base import EngineOptions, make_engine
 from virnucpro.engines.plans import PackedPlan, PaddedPlan, batches_within, collate, pack, segments
-from virnucpro.engines.runner import Forward, compiling_pays
+from virnucpro.engines.runner import Forward
 
 BUDGET = 64
 lengths_lists = st.lists(st.integers(1, BUDGET), max_size=200)
@@ -53,15 +53,6 @@ def _first_fit_decreasing(lengths):
 def test_packing_is_first_fit_decreasing(lengths):
     batches = [batch.tolist() for batch in pack(lengths, BUDGET)]
     assert batches == _first_fit_decreasing(lengths)
-
-
-def test_most_rectangles_are_full_and_of_one_width():
-    lengths = np.random.default_rng(1).normal(104, 4, 20_000).astype(int)
-    layout = PaddedPlan(pad_id=0)
-    plan = layout.plan(lengths, 16_384)
-    widths = [set(layout.slots(lengths[batch]).tolist()) for batch in plan]
-    assert sum(len(found) == 1 for found in widths) > 0.95 * len(plan)
-    assert lengths.sum() / sum(len(b) * max(w) for b, w in zip(plan, widths, strict=True)) > 0.95
 
 
 def test_a_sequence_without_tokens_is_refused():
@@ -148,17 +139,3 @@ def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
     assert tolerant(ready, fixed=True).shape == (16, 4)
     assert not tolerant.compiles
     assert "no C compiler" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("tokens", "weights", "pays"),
-    [
-        (0, 2_839_000_000, False), (1_000_000, 2_839_000_000, False),
-        (5_000_000, 2_839_000_000, True), (5_000_000, 117_000_000, False),
-        (200_000_000, 117_000_000, True),
-    ],
-)  # fmt: skip
-def test_compiling_is_for_long_jobs_of_large_encoders(tokens, weights, pays, caplog):
-    caplog.set_level("INFO", "virnucpro.engines")
-    assert compiling_pays(tokens, weights) is pays
-    assert f"{tokens} tokens" in caplog.text

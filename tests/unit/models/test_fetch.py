@@ -5,7 +5,6 @@ import json
 import shutil
 
 import pytest
-from huggingface_hub import constants
 from safetensors.numpy import load_file
 from tiny_published import classifier_state
 
@@ -126,21 +125,6 @@ def test_a_short_break_is_bridged(hub, tmp_path, name):
     hub.breaks = [500, 1]
     assert fetch(plan, tmp_path).revision == plan.revision
     assert hub.breaks == []
-
-
-def test_offline_needs_what_is_installed_and_asks_nothing(hub, tmp_path):
-    (installed,) = fetch_all([ESM], tmp_path)
-    hub.requests.clear()
-    assert fetch_all([ESM], tmp_path, offline=True) == [installed]
-    with pytest.raises(ModelError, match="offline mode is on"):
-        fetch_all(["500"], tmp_path, offline=True)
-    assert hub.requests == []
-
-
-def test_the_hubs_own_offline_mode_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="no answer"):
-        plan_fetch([ESM], tmp_path, {})
 
 
 def test_a_full_disk_is_found_before_the_download(hub, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from training_data import TINY_RECIPE
 
 from virnucpro.core.build import build
-from virnucpro.core.errors import ConfigError, ModelError, UsageError
+from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.calibration import Calibration
@@ -92,23 +92,10 @@ def test_a_damaged_state_is_told_with_its_remedy(tmp_path, dev, content):
         _fit(tmp_path, dev)
 
 
-def test_looks_after_the_saved_state_are_forgotten(tmp_path, dev):
-    _fit(tmp_path, dev, stop_after=0.0)
-    (tmp_path / "progress.tsv").write_text("step\twindows\n0\t1\n10\t2\n")
-    assert _fit(tmp_path, dev).finished
-    steps = [row.split("\t")[0] for row in (tmp_path / "progress.tsv").read_text().splitlines()]
-    assert steps == ["step", "0", "10", "20"]
-
-
 def test_training_stops_early_without_progress(tmp_path, dev):
     recipe = replace(RECIPE, rate=0.0, muon_rate=0.0, steps=1000, evaluate_every=2, patience=3)
     fit = _fit(tmp_path, dev, recipe)
     assert fit.finished and fit.step < 20
-
-
-def test_weights_cannot_be_chosen_on_one_class(tmp_path, dev):
-    with pytest.raises(ConfigError, match="viruses and others"):
-        _fit(tmp_path, [w for w in dev if w.name == "virus"])
 
 
 def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_path):
