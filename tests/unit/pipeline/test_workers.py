@@ -11,7 +11,7 @@ from stand_ins import Squares, worker_that_dies_with_work
 
 from virnucpro.core.errors import DeviceError, OutputError
 from virnucpro.pipeline import workers as module
-from virnucpro.pipeline.worker_loop import Done, InProcess
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 COUNT = 12
@@ -253,6 +253,22 @@ class LoadsMeanwhile:
 
     def stats(self):
         return {}
+
+
+def test_models_are_loaded_while_the_first_unit_is_read_where_that_is_asked_for():
+    job = LoadsMeanwhile()
+
+    def source():
+        yield LOAD_ONLY, None
+        assert job.is_loading.wait(2)
+        yield 0, "unit"
+
+    (done,) = InProcess("cpu", threads=2).run(job, source(), lambda rows: None)
+    assert done.result == "unit"
+
+
+def test_asking_for_models_is_no_unit(executor, job):
+    expect_squares(done(executor, job, [(LOAD_ONLY, None), *units()])[0])
 
 
 def test_models_are_loaded_while_the_first_unit_is_prepared():
