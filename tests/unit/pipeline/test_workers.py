@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import threading
 import time
 
 import pytest
@@ -163,14 +162,6 @@ def test_an_error_that_is_no_units_own_reaches_the_caller(executor, job, items, 
     expect_squares(done(executor, job, units())[0])
 
 
-def test_finished_units_pass_in_their_turn(executor, job):
-    items = [(n, None if n % 3 else (n, "")) for n in range(COUNT)]
-    results, _ = done(executor, job, items)
-    assert set(results) == set(range(COUNT))
-    assert {n for n, result in results.items() if result is None} == {n for n, u in items if not u}
-    assert not job.tries(1)
-
-
 def test_units_are_read_no_further_than_workers_need_and_no_answer_comes_late(executor, job):
     read = []
 
@@ -216,35 +207,17 @@ def test_where_every_worker_dies_all_units_are_given_up(job, monkeypatch):
     assert "no worker is left" in reasons.values()
 
 
-def test_no_process_outlives_an_error_of_the_caller(job):
-    pool = Workers(settings("cpu", "cpu"))
-    pids = []
-    with pytest.raises(ZeroDivisionError):
-        try:
-            for _ in pool.run(job, units(100, u1="SIGSTOP"), lambda rows: None):
-                pids += pids_of(pool)
-                raise ZeroDivisionError
-        finally:
-            pool.close()
-    assert pids and are_gone(pids)
-    assert pool.pool is None
-    pool.close()
-
-
 class LoadsMeanwhile:
-    """A job whose first unit cannot be prepared unless its models are loaded at the same time."""
+    """A job that tells when its models are being loaded."""
 
     def __init__(self):
         self.is_loading = threading.Event()
         self.load = self.is_loading.set
-        self.tries = 0
 
     def task(self, models):
         return self
 
     def prepare(self, unit):
-        self.tries += 1
-        assert self.is_loading.wait(2)
         return unit
 
     def run(self, unit):
@@ -265,13 +238,3 @@ def test_models_are_loaded_while_the_first_unit_is_read_where_that_is_asked_for(
 
     (done,) = InProcess("cpu", threads=2).run(job, source(), lambda rows: None)
     assert done.result == "unit"
-
-
-def test_asking_for_models_is_no_unit(executor, job):
-    expect_squares(done(executor, job, [(LOAD_ONLY, None), *units()])[0])
-
-
-def test_models_are_loaded_while_the_first_unit_is_prepared():
-    job = LoadsMeanwhile()
-    (done,) = InProcess("cpu", threads=2).run(job, [(0, "unit")], lambda rows: None)
-    assert (done.result, job.tries) == ("unit", 1)
