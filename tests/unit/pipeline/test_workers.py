@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from stand_ins import Squares, worker_that_dies_with_work
 
 from virnucpro.core.errors import DeviceError, OutputError
 from virnucpro.pipeline import workers as module
-from virnucpro.pipeline.worker_loop import Done, InProcess
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 COUNT = 12
@@ -199,3 +200,36 @@ def test_where_every_worker_dies_all_units_are_given_up(job, monkeypatch):
     pool.close()
     assert results == {} and set(reasons) == set(range(5))
     assert "no worker is left" in reasons.values()
+
+
+class LoadsMeanwhile:
+    """A job that tells when its models are being loaded."""
+
+    def __init__(self):
+        self.is_loading = threading.Event()
+        self.load = self.is_loading.set
+
+    def task(self, models):
+        return self
+
+    def prepare(self, unit):
+        return unit
+
+    def run(self, unit):
+        yield 1
+        return unit
+
+    def stats(self):
+        return {}
+
+
+def test_models_are_loaded_while_the_first_unit_is_read_where_that_is_asked_for():
+    job = LoadsMeanwhile()
+
+    def source():
+        yield LOAD_ONLY, None
+        assert job.is_loading.wait(2)
+        yield 0, "unit"
+
+    (done,) = InProcess("cpu", threads=2).run(job, source(), lambda rows: None)
+    assert done.result == "unit"
