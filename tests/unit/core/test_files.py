@@ -13,8 +13,6 @@ from virnucpro.core.errors import OutputError, UsageError
 from virnucpro.core.files import (
     atomic_write,
     locked,
-    read_json,
-    write_json,
 )
 from virnucpro.core.records import Embeddings
 
@@ -31,22 +29,6 @@ def test_failure_leaves_the_old_content_and_nothing_else(tmp_path):
         assert target.read_text() == "old"
     assert target.read_bytes() == b"caf\xe9\n"  # an id with bytes outside UTF-8
     assert [path.name for path in tmp_path.iterdir()] == ["table.tsv"]
-
-
-def test_missing_folder_is_an_output_error_that_names_the_file(tmp_path):
-    target = tmp_path / "gone" / "table.tsv"
-    with pytest.raises(OutputError, match=r"gone/table\.tsv"), atomic_write(target) as file:
-        file.write(b"x")
-
-
-def test_json_is_written_whole_and_read_without_trust(tmp_path):
-    path = tmp_path / "run.json"
-    write_json(path, {"b": 1, "a": [2]})
-    assert path.read_text() == '{\n  "b": 1,\n  "a": [\n    2\n  ]\n}\n'
-    assert read_json(path) == {"b": 1, "a": [2]}
-    for text in ("", "{", "[1]", "[" * 100_000):
-        path.write_text(text)
-        assert read_json(path) == {}
 
 
 def test_a_file_is_created_whole_or_the_one_that_is_there_stays(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.checkpoints import OUTLIER, dnabert_config, dnabert_tensors, hidden_states, write_bin
-from virnucpro.encoders.dnabert import Dnabert, alibi_slopes
+from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.load import load_encoder
 from virnucpro.engines.plans import collate
 from virnucpro.models.specs import DNABERT_S, DnabertShape, EncoderSpec
@@ -63,16 +63,6 @@ def test_the_layout_and_the_company_of_a_sequence_change_nothing(case):
     order = np.random.default_rng(1).permutation(len(items))
     vectors = encoder(collate([items[i] for i in order]))
     assert float((vectors - alone[order]).abs().max()) <= 3e-6
-
-
-@pytest.mark.parametrize("heads", [1, 2, 3, 8, 12, 20])
-def test_slopes_are_a_series_filled_up_from_the_next_longer_one(heads):
-    slopes = alibi_slopes(heads)
-    series = 1 << (heads.bit_length() - 1)
-    assert len(slopes) == heads
-    assert slopes[series - 1] == 2**-8
-    assert slopes[:series] == pytest.approx([slopes[0] ** (i + 1) for i in range(series)])
-    assert slopes[series:] == alibi_slopes(2 * series)[0::2][: heads - series]
 
 
 def test_the_published_shape_has_the_published_parameter_count():

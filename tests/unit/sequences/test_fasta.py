@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from virnucpro.core.errors import InputError
 from virnucpro.sequences import entries, streams
 from virnucpro.sequences.fasta import pairs_of, read_records, sample_name
+from virnucpro.sequences.fasta_files import fasta_text, read_fasta, write_fasta
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
 
 FASTA = b">a first\nACGT\nACG\n>b\nTTTT\n"
@@ -310,3 +311,41 @@ def test_an_id_takes_few_bytes():
     tracemalloc.stop()
     shelves = 3 * 1024 * 1024
     assert used < 12 * 200_000 + shelves
+
+
+def text_of(entries, **options):
+    handle = io.StringIO()
+    write_fasta(handle, entries, **options)
+    return handle.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("length", "lines"), [(0, [0]), (1, [1]), (60, [60]), (61, [60, 1]), (120, [60, 60])]
+)
+def test_wrapped_lines_have_60_letters(length, lines):
+    text = fasta_text("x", "A" * length, wrapped=True)
+    assert text.startswith(">x\n")
+    assert text.endswith("\n")
+    assert [len(line) for line in text[3:-1].split("\n")] == lines
+    assert fasta_text("x", "A" * length) == ">x\n" + "A" * length + "\n"
+
+
+entry = st.tuples(
+    st.text("abcé/|\"'_.1", min_size=1, max_size=9), st.text("ACGTacgt", max_size=150)
+)
+
+
+@given(entries=st.lists(entry, max_size=6), wrapped=st.booleans())
+def test_what_is_written_is_read_back(tmp_path_factory, entries, wrapped):
+    path = tmp_path_factory.getbasetemp() / "between.fa"
+    path.write_text(text_of(entries, wrapped=wrapped), encoding="utf-8", newline="\n")
+    assert list(read_fasta(path)) == entries
+
+
+@pytest.mark.parametrize("text", ["ACGT\n", None])
+def test_a_file_that_is_not_ours_is_refused(tmp_path, text):
+    path = tmp_path / "x.fa"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=r"x\.fa"):
+        list(read_fasta(path))
