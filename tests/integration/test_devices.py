@@ -11,11 +11,7 @@ from runs_here import predict_here, write_dna
 
 from virnucpro.core import device
 from virnucpro.core import device as devices
-from virnucpro.core.device import (
-    parse_gpu_list,
-    usable_cpus,
-    validate_and_get_device,
-)
+from virnucpro.core.device import parse_gpu_list, usable_cpus, validate_and_get_device
 from virnucpro.core.errors import DeviceError, OutputError, UsageError, WorkersFailedError
 from virnucpro.pipeline import multi_gpu_inference, prediction, workers
 from virnucpro.pipeline.multi_gpu_inference import choose_devices

@@ -11,11 +11,7 @@ from runs_here import run
 from staged_files import embeddings, write_pair
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.config import (
-    KEYS,
-    Config,
-    unknown_variables,
-)
+from virnucpro.core.config import KEYS, Config, unknown_variables
 from virnucpro.core.errors import ConfigError
 from virnucpro.pipeline.feature_files import write_vectors
 from virnucpro.pipeline.features import merge_features

@@ -10,10 +10,7 @@ import pytest
 
 from virnucpro.core import errors
 from virnucpro.core.errors import OutputError, UsageError
-from virnucpro.core.files import (
-    atomic_write,
-    locked,
-)
+from virnucpro.core.files import atomic_write, locked
 from virnucpro.core.records import Embeddings
 
 

@@ -14,13 +14,7 @@ from virnucpro.core.errors import InputError, UsageError
 from virnucpro.core.records import Status
 from virnucpro.reports.html import write_report
 from virnucpro.reports.summary import MOST_REGIONS, MOST_ROWS, summarise
-from virnucpro.reports.tables import (
-    CALL_COLUMNS,
-    CallRow,
-    header,
-    read_call_rows,
-    read_region_rows,
-)
+from virnucpro.reports.tables import CALL_COLUMNS, CallRow, header, read_call_rows, read_region_rows
 
 
 def page_of(folder, **more):
