@@ -106,19 +106,6 @@ def test_summary_takes_reports_that_lack_parts(capsys):
     assert "speed-ups: a 2x" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("name", "found", "options", "told"),
-    [
-        ("_checkout", None, [], "clone the project's repository"),
-        ("detect_cuda_devices", [0], ["--gpus", "7"], "GPU 7 is not there"),
-    ],
-)
-def test_what_cannot_run_here_is_said(monkeypatch, name, found, options, told):
-    monkeypatch.setattr(module, name, lambda: found)
-    result = benchmark(*options)
-    assert result.exit_code == 2 and told in result.output
-
-
 def test_a_suite_really_runs(tmp_path):
     result = benchmark("--suite", "v2-throughput", "--quick", "-o", tmp_path)
     assert result.exit_code == 0, result.output

@@ -1,7 +1,6 @@
 """The ledger answers yes only for the same key and whole files, and a commit creates or nothing."""
 
 import hashlib
-import json
 
 import pytest
 import torch
@@ -68,27 +67,6 @@ def test_an_entry_changed_or_cut_is_damage(ledger, output, place, is_cut):
     content[place] ^= 1
     entry_of(ledger).write_bytes(content[:place] if is_cut else content)
     with pytest.raises(DamagedError, match=r"entry: fails its checksum; .*force-resume"):
-        ledger.read("tables", "key")
-    assert Ledger(ledger.root, ledger.folder, repair=True).read("tables", "key") is None
-
-
-def sealed(text):
-    """An entry that is not ours, under a checksum that fits."""
-    text += b"\n"
-    return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
-
-
-ENTRY = {"format": 2, "facts": {}, "outputs": {}, "sha256": hashlib.sha256().hexdigest()}
-ODD = ({"format": 1}, {"outputs": 3}, {"outputs": {"a": 3}}, {"sha256": None})
-HOSTILE = [b"", b"\n\n", b"\xff\xfe\n\n"]
-HOSTILE += [sealed(text) for text in (b"", b"[]", b"[" * 100_000, b"{}")]
-HOSTILE += [sealed(json.dumps(ENTRY | change).encode()) for change in ODD]
-
-
-@pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_entry_is_damage_and_never_done(ledger, output, content):
-    entry_of(ledger).write_bytes(content)
-    with pytest.raises(DamagedError):
         ledger.read("tables", "key")
     assert Ledger(ledger.root, ledger.folder, repair=True).read("tables", "key") is None
 

@@ -93,9 +93,3 @@ def test_a_reader_that_went_away_is_not_told_more(logger, monkeypatch, capsys, t
     assert [line.split(" - ")[-1] for line in (tmp_path / "log").read_text().splitlines()] == [
         "one", "two",
     ]  # fmt: skip
-
-
-def test_a_message_that_cannot_be_formatted_is_still_shown(logger, capsys):
-    setup_logging()
-    logger.info("%d", "no number")
-    assert "no number" in capsys.readouterr().err

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from virnucpro.core.errors import DeviceError, ModelError, SequenceTooLongError
+from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.encoders.base import Batch, Encoder
 from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-from virnucpro.engines.feeding import Ahead, spread
+from virnucpro.engines.feeding import spread
 from virnucpro.engines.plans import PackedPlan, batches_within, collate, pack, segments
 from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, Forward, budget_by_memory
 
@@ -206,21 +206,6 @@ def test_spread_is_map_and_reads_no_further_ahead_than_it_may(threads):
     results.close()
 
 
-@pytest.mark.parametrize("depth", [0, 1, 3])
-def test_elements_before_an_error_arrive_first_and_the_end_stays_the_end(depth):
-    def source():
-        yield from range(3)
-        raise OSError("gone")
-
-    with Ahead(source(), depth) as ahead:
-        assert [next(ahead) for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(OSError, match="gone"):
-            next(ahead)
-    with Ahead(iter([1]), depth) as ahead:
-        assert list(ahead) == [1]
-        assert next(ahead, "end") == "end"
-
-
 BUDGET = 64
 lengths_lists = st.lists(st.integers(1, BUDGET), max_size=200)
 
@@ -233,13 +218,6 @@ def test_every_sequence_lands_in_one_rectangle_within_budget(lengths):
         tokens = [lengths[i] for i in batch]
         assert len(batch) * max(tokens) <= BUDGET
         assert tokens == sorted(tokens, reverse=True)
-
-
-@pytest.mark.parametrize("plan", [lambda x, most: list(batches_within(x, most)), pack])
-def test_a_sequence_beyond_the_budget_is_named(plan):
-    with pytest.raises(SequenceTooLongError) as caught:
-        plan([3, 65, 7], BUDGET)
-    assert (caught.value.index, caught.value.tokens, caught.value.budget) == (1, 65, BUDGET)
 
 
 def _first_fit_decreasing(lengths):

@@ -201,13 +201,6 @@ def test_a_description_that_is_not_valid_is_refused(own, tmp_path, place, change
         resolve_model("custom", own, tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "{}", "[" * 100_000, '"\ud800"', "\x00"])
-def test_a_description_that_is_no_json_is_refused(own, tmp_path, text):
-    (own / MANIFEST).write_text(text, encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(ModelError, match=r"model\.json"):
-        resolve_model("custom", own, tmp_path)
-
-
 @pytest.mark.parametrize("form", ["record alone", "both", "description alone"])
 def test_what_an_older_version_installed_is_told_with_its_remedy(home, form):
     folder = home / "500"

@@ -11,10 +11,9 @@ from report_data import HOSTILE, make_run
 
 from virnucpro.cli.info import report
 from virnucpro.core.errors import InputError, UsageError
-from virnucpro.core.records import Status
 from virnucpro.reports.html import write_report
-from virnucpro.reports.summary import MOST_REGIONS, MOST_ROWS, summarise
-from virnucpro.reports.tables import CALL_COLUMNS, CallRow, header, read_call_rows, read_region_rows
+from virnucpro.reports.summary import MOST_REGIONS, MOST_ROWS
+from virnucpro.reports.tables import read_call_rows, read_region_rows
 
 
 def page_of(folder, **more):
@@ -223,21 +222,3 @@ def test_sequences_of_the_surest_can_be_copied_while_the_page_is_small(tmp_path,
         plain.unlink()
     packed = data_of(page_of(tmp_path))
     assert (packed["fasta"], packed["regionFasta"]) == (fewer["fasta"], fewer["regionFasta"])
-
-
-def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records(tmp_path):
-    place = (500, 1, 1, Status.CALLED)
-    rows = [
-        CallRow(name, *place, 0.9, call, "mini", sample, 1, 0, 1, fdr)
-        for name, call, sample, fdr in (
-            ("a", "virus", "s", 0.01),
-            ("b", "virus", "s", 0.02),
-            ("c", "virus", "t", 0.08),
-            ("d", "non-virus", "t", 0.6),
-        )
-    ]
-    path = tmp_path / "calls.tsv"
-    path.write_text(header(CALL_COLUMNS) + "".join(row.line() for row in rows))
-    summary = summarise(path)
-    assert summary.fdr == pytest.approx((2 * 0.02 + 0.08) / 3)
-    assert summary.sample_fdr == {"s": 0.02, "t": 0.08}

@@ -238,29 +238,6 @@ def test_a_bomb_is_stopped_in_bounded_memory(put, packer):
     assert peak < 11_000_000
 
 
-pieces = st.sampled_from([
-    b">", b"@", b"+", b"\n", b"\r", b"\0", b"A", b"ACGT", b" ", b"\t", b"#", b"/1", b"-",
-    b"\xef\xbb\xbf", b"\xff", b"\xfe", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd",
-])  # fmt: skip
-hostile = st.binary(max_size=200) | st.lists(pieces, max_size=40).map(b"".join)
-
-
-@settings(max_examples=200, deadline=None)
-@given(data=hostile, packer=st.sampled_from([bytes, gzip.compress, zstandard.compress]))
-def test_random_bytes_give_records_or_an_input_error(tmp_path_factory, data, packer):
-    path = tmp_path_factory.getbasetemp() / "random"
-    path.write_bytes(packer(data))
-    for read in (lambda: read_records([path, path]), lambda: pairs_of([path, path], ReadLog())):
-        try:
-            records = list(read())
-        except InputError as error:
-            assert str(path) in str(error)
-        else:
-            flat = [r for item in records for r in (item if isinstance(item, tuple) else [item])]
-            assert len({record.seq_id for record in flat}) == len(flat)
-            assert all(record.seq_id for record in flat)
-
-
 def outcome(path, block_bytes):
     """Records and what was counted, or the refusal."""
     log = ReadLog()
