@@ -1,7 +1,4 @@
-"""The layers around our own kernels: the same vectors as the plain path, and the way back to it.
-
-The kernels themselves need a GPU (`test_kernels_gpu.py`); here plain PyTorch stands for them.
-"""
+"""Layers around our kernels, for which plain PyTorch stands: the vectors of the plain path."""
 
 import logging
 

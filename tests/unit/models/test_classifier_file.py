@@ -1,7 +1,4 @@
-"""Pickled weights are read without running them; anything hostile is refused, and runs nothing.
-
-`read_classifier` and `open_checkpoint` stand on one reader, so both must refuse every file here.
-"""
+"""Pickled weights are read without running them; anything hostile is refused by both readers."""
 
 import contextlib
 import functools

@@ -29,11 +29,7 @@ def scores_of(unit):
 
 
 class Toy:
-    """Computes what it is given, in an order of its own; gives some units up.
-
-    Attributes:
-        computed: keys of the units that it was given to compute.
-    """
+    """Computes what it is given, in an order of its own; gives some units up."""
 
     def __init__(self, order=lambda outcomes: outcomes, poison=()):
         self.order, self.poison, self.computed = order, poison, []
