@@ -1,4 +1,4 @@
-"""Files appear whole or not at all; the ledger answers yes only for the same key and whole files."""
+"""Files appear whole or not at all; the ledger says yes only for the same key and whole files."""
 
 import errno
 import hashlib
