@@ -116,17 +116,6 @@ def test_a_protein_without_residues_gives_zeros(pair):
         assert torch.isfinite(vectors).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_rotary_angles_stay_float32_whatever_the_weights_are(dtype):
-    encoder = Esm2(SHAPES["two-heads"])
-    wanted = encoder.rotary(torch.tensor([1022]))
-    got = encoder.to(dtype).rotary(torch.tensor([1022]))
-    assert encoder.embed.weight.dtype == dtype
-    for a, b in zip(got, wanted, strict=True):
-        assert a.dtype == torch.float32
-        assert torch.equal(a, b)
-
-
 def test_short_proteins_sum_their_layers_in_float32(monkeypatch):
     torch.manual_seed(3)
     exact = Esm2(Esm2Shape(layers=30, dim=64, heads=2, ffn=256)).eval().requires_grad_(False)

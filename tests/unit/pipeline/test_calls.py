@@ -2,7 +2,6 @@
 
 import csv
 import io
-import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -203,18 +202,3 @@ def test_blocks_on_disk_give_what_memory_gives(tmp_path_factory, chunks, block):
         text = written(chunks.items(), tmp_path_factory.mktemp("sort"), block).decode()
     table = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))
     assert table[1:] == [[name, str(flag)] for name, flag in sorted(chunks.items())]
-
-
-def test_the_sort_holds_one_block_and_leaves_nothing(tmp_path):
-    peaks = []
-    for count in (4_000, 40_000):
-        with (tmp_path / "out").open("wb") as file:
-            tracemalloc.start()
-            table = ConsensusTable(tmp_path, block=1_000)
-            table.add((f"contig_{i * 7919 % count}_chunk_1" for i in range(count)), [True] * count)
-            table.write(file)
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-        assert (tmp_path / "out").read_bytes().count(b"\n") == count + 1
-    assert peaks[1] < 4 * peaks[0]
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]

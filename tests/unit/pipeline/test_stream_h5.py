@@ -15,7 +15,6 @@ from virnucpro.core.errors import OutputError
 from virnucpro.core.records import Embeddings
 from virnucpro.pipeline.feature_files import (
     DamagedFeaturesError,
-    merged_inputs,
     read_dna_features,
     read_merged,
     read_protein_features,
@@ -156,23 +155,6 @@ def test_tensors_are_where_the_published_layout_has_them(tmp_path, count):
     np.testing.assert_array_equal(merged["data"].numpy(), rows.vectors)
     torch.save(merged, tmp_path / "again.pt")  # a whole tensor, with a storage of its own
     np.testing.assert_array_equal(read_merged(tmp_path / "again.pt").vectors, rows.vectors)
-
-
-@pytest.mark.parametrize("count", [0, 1, 4])
-def test_what_is_written_is_read_and_has_the_same_bytes_each_time(tmp_path, count, monkeypatch):
-    rows = embeddings([f"é {seq_id}" for seq_id in orf_ids(1, count)], 5)
-    for k, (reader, write) in enumerate(WRITERS.items()):
-        path = tmp_path / f"{k}.pt"
-        write(path, rows)
-        before = path.read_bytes()
-        with monkeypatch.context() as patch:
-            patch.setattr("time.time", lambda: 2e9)
-            write(path, rows)
-        assert path.read_bytes() == before
-        back = reader(path)
-        assert back.seq_ids == rows.seq_ids
-        np.testing.assert_array_equal(back.vectors.reshape(rows.vectors.shape), rows.vectors)
-    assert merged_inputs(tmp_path / "2.pt") == "digest"
 
 
 def test_the_original_s_files_are_read(tmp_path):

@@ -186,23 +186,6 @@ def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):
     assert data["again"] == ["virnucpro predict sample_1 sample_2 --resume --max-fdr ", ""]
 
 
-def test_only_calls_that_are_mostly_false_and_samples_without_viruses_are_warned_of(tmp_path):
-    page = page_of(make_run(tmp_path))
-    assert 'class="warning high"' not in page and "without any virus" not in page
-    (sample,) = json.loads((tmp_path / "run.json").read_text())["sample_summary"]
-    assert "without any virus" in page_of(
-        tmp_path, sample_summary=[sample | {"compatible_with_none": True}]
-    )
-    calls = tmp_path / "calls.tsv"
-    lines = [line.split("\t") for line in calls.read_text().splitlines()]
-    fdr = lines[0].index("fdr")
-    for line in lines[1:]:
-        line[fdr] = line[fdr] and "0.21"
-    calls.write_text("".join("\t".join(line) + "\n" for line in lines))
-    warned = re.search(r'<p class="warning high".*?</p>', page_of(tmp_path), re.S)[0]
-    assert "about 21.0% of the viral ones are expected to be false" in warned
-
-
 def test_sequences_of_the_surest_can_be_copied_while_the_page_is_small(tmp_path, monkeypatch):
     data = data_of(page_of(make_run(tmp_path, records=300)))
     viral = [i for i, call in enumerate(data["rows"]["call"]) if call == 0]

@@ -4,7 +4,6 @@ import random
 from dataclasses import replace
 
 import pytest
-import torch
 from runs_here import predict_here, run, write_dna, write_reads
 from runs_here import run as command
 
@@ -15,7 +14,6 @@ from virnucpro.pipeline import rates
 from virnucpro.pipeline.run import orfs_per_unit
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.orfs import OrfPolicy
-from virnucpro.tools import budget_search
 from virnucpro.tools import estimate as costs
 from virnucpro.tools.estimate import AROUND_S, estimate, survey
 
@@ -137,18 +135,3 @@ def test_profile_recommends_a_budget_that_it_tried(profile, tmp_path, engine):
     assert found["recommended"] in (512, 1024, 2048)
     flag = f"--esm-batch-size {found['recommended']}"  # the packed engine has no such flag
     assert (flag in result.output) == (engine == "padded")
-
-
-def test_profile_measures_the_orfs_of_a_file_in_the_numbers_of_the_settings(
-    profile, tmp_path, monkeypatch
-):
-    asked = []
-    real = budget_search.load_encoder
-    monkeypatch.setattr(budget_search, "load_encoder", lambda *a: (asked.append(a[2]), real(*a))[1])
-    monkeypatch.setenv("VIRNUCPRO_DEVICE_DTYPE", "bfloat16")
-    fasta = tmp_path / "in.fa"
-    fasta.write_text(">a\n" + "ATGGCCAAGGTTCTG" * 30 + "\n")
-    options = ["--max-batch", 600, "--step", 50, "--test-file", fasta]
-    result = profile("--model", "dnabert-s", *options)
-    assert "--dnabert-batch-size" in result.output and "562 tokens" in result.output
-    assert asked == [torch.bfloat16]
