@@ -180,15 +180,6 @@ def test_recipes_use_options_that_exist():
     assert "--output-dir" in used
 
 
-def test_nextflow_module_and_its_description_name_the_same_outputs():
-    folder = RECIPES / "nextflow/modules/nf-core/virnucpro/predict"
-    emitted = set(re.findall(r"emit: (\w+)", (folder / "main.nf").read_text()))
-    described = yaml.safe_load((folder / "meta.yml").read_text())["output"]
-    assert emitted == {name for output in described for name in output}
-    environment = yaml.safe_load((folder / "environment.yml").read_text())
-    assert environment["dependencies"] == [f"bioconda::virnucpro={__version__}"]
-
-
 def test_bioconda_recipe_asks_for_what_the_package_asks_for():
     tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     text = re.sub(r"\{%.*%\}\n", "", (RECIPES / "bioconda/meta.yaml").read_text())
