@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from virnucpro.sequences.block import reverse_complement
+from virnucpro.sequences.letters import reverse_complement
 
 # The most chunks of a contig that is cut into half as many again.
 FEW_CHUNKS = 6

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro.core.records import Record, Status
-from virnucpro.sequences.screen import has_clear_run, screen_record
+from virnucpro.sequences.letters import screen_record
 
 PROTEIN = "MKVLATPLEGHIRSDQWFYC" * 5
 
@@ -42,5 +42,6 @@ def test_without_a_minimum_only_other_letters_hold_back(sequence):
 def test_the_longest_run_is_the_longest_part_between_others(sequence):
     parts = "".join("x" if base in "NRY" else "a" for base in sequence).split("x")
     longest = max(map(len, parts))
-    assert has_clear_run(sequence.encode(), longest)
-    assert not has_clear_run(sequence.encode(), longest + 1)
+    record = Record("r", "r", sequence)
+    assert screen_record(record, longest) is None
+    assert screen_record(record, longest + 1) is not None
