@@ -49,12 +49,6 @@ def test_windows_cover_the_contig_without_a_hole(length, chunk_nt):
     assert all(a < b for (a, _), (b, _) in pairwise(windows))
 
 
-@pytest.mark.parametrize("chunk_nt", [0, -5])
-def test_a_chunk_length_below_one_is_refused(chunk_nt):
-    with pytest.raises(ValueError, match="at least 1 nt"):
-        chunk_windows(100, chunk_nt)
-
-
 @settings(deadline=None)
 @given(length=st.integers(0, 20_000), chunk_nt=st.integers(20, 700))
 def test_even_windows_are_the_same_from_either_end(length, chunk_nt):
