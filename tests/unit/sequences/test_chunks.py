@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from virnucpro.core.records import Record, Status
 from virnucpro.sequences.chunks import chunk_windows, even_windows, tandem_unit, terminal_repeat
-from virnucpro.sequences.screen import screen_record
+from virnucpro.sequences.letters import screen_record
 
 PLAN = Path(__file__).parents[2] / "data" / "chunk_plan.tsv"
 
@@ -40,12 +40,6 @@ def test_windows_cover_the_contig_without_a_hole(length, chunk_nt):
     assert covered == length
     assert all(end - start == chunk_nt for start, end in windows[:-1])
     assert all(a < b for (a, _), (b, _) in pairwise(windows))
-
-
-@pytest.mark.parametrize("chunk_nt", [0, -5])
-def test_a_chunk_length_below_one_is_refused(chunk_nt):
-    with pytest.raises(ValueError, match="at least 1 nt"):
-        chunk_windows(100, chunk_nt)
 
 
 @settings(deadline=None)

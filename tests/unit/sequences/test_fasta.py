@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from virnucpro.core.errors import InputError
 from virnucpro.sequences import entries, streams
 from virnucpro.sequences.fasta import pairs_of, read_records, sample_name
-from virnucpro.sequences.fasta_files import fasta_text, read_fasta, write_fasta
+from virnucpro.sequences.fasta_files import read_fasta, write_fasta
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
 
 FASTA = b">a first\nACGT\nACG\n>b\nTTTT\n"
@@ -300,11 +300,11 @@ def text_of(entries, **options):
     ("length", "lines"), [(0, [0]), (1, [1]), (60, [60]), (61, [60, 1]), (120, [60, 60])]
 )
 def test_wrapped_lines_have_60_letters(length, lines):
-    text = fasta_text("x", "A" * length, wrapped=True)
+    text = text_of([("x", "A" * length)], wrapped=True)
     assert text.startswith(">x\n")
     assert text.endswith("\n")
     assert [len(line) for line in text[3:-1].split("\n")] == lines
-    assert fasta_text("x", "A" * length) == ">x\n" + "A" * length + "\n"
+    assert text_of([("x", "A" * length)]) == ">x\n" + "A" * length + "\n"
 
 
 entry = st.tuples(
