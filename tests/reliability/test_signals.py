@@ -2,7 +2,6 @@
 
 import functools
 import os
-import resource
 import signal
 import subprocess
 
@@ -115,18 +114,6 @@ def test_a_full_disk_stops_the_run_and_resume_goes_on(runs, undisturbed, small_d
     found = results(out)
     assert found.keys() == undisturbed.keys()
     assert options or found == undisturbed
-
-
-def test_a_file_over_the_limit_stops_the_run_and_resume_goes_on(runs, undisturbed, tmp_path):
-    running = runs.finish(tmp_path / "out", fault=limit_file_size)
-    assert running.code == 1
-    assert "File too large" in running.said and "Traceback" not in running.said
-    assert runs.finish(tmp_path / "out", "--resume").code == 0
-    assert results(tmp_path / "out") == undisturbed
-
-
-def limit_file_size():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500, resource.RLIM_INFINITY))
 
 
 def test_two_runs_in_one_directory_are_one_too_many(runs, undisturbed, tmp_path):

@@ -150,18 +150,3 @@ def test_decoys_are_measured_kind_by_kind_and_sets_without_some_records(tiny, da
         assert less == ("16" if "--config" in given else None)
     page = (out / "evaluation.html").read_text()
     assert '<h2 id="decoys-title">' in page and ">kind 1</th>" in page
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        ([], 2),
-        (["virus.fa"], 2),
-        (["virus=virus.fa", "--windows", "--lengths", "150,x"], 2),
-        (["virus=missing.fa"], 3),
-        (["virus=virus.fa", "--windows", "--lengths", "900000"], 3),
-    ],
-)
-def test_what_evaluate_cannot_do_is_said(data, tmp_path, monkeypatch, arguments, code):
-    monkeypatch.chdir(data)
-    _run("evaluate", *arguments, "-d", "cpu", "-o", tmp_path / "out", code=code)

@@ -104,25 +104,6 @@ def test_rows_are_those_of_each_record_alone(records, sized, shard, block, per_u
         assert set(full) <= {per_unit} and 0 < last <= per_unit
 
 
-def test_units_and_shards_depend_on_no_block_and_no_worker(records, sized, monkeypatch):
-    sized(5, 1_000)
-    expected = run(records)
-    sized(5, 2)
-    assert_same(run(records), expected)
-    # all blocks go to processes: this one must not translate
-    monkeypatch.setattr(parallel_translate, "BLOCKS_BEFORE_POOL", 0)
-    monkeypatch.setattr(parallel_translate, "find_orfs", None)
-    assert_same(run(records, workers=3), expected)
-
-
-def assert_same(one, other):
-    assert one[0] == other[0]
-    for left, right in zip(one[1], other[1], strict=True):
-        assert (left.records, left.units) == (right.records, right.units)
-        assert left.chunks.tobytes() == right.chunks.tobytes()
-        assert left.orfs.tobytes() == right.orfs.tobytes()
-
-
 def test_a_shard_with_many_chunks_ends_at_the_next_pair_of_records(monkeypatch):
     monkeypatch.setattr(module, "SHARD_CHUNKS", 5)
     lengths = [400, 100, 10 * CHUNK_NT, 60, 60]

@@ -157,21 +157,6 @@ def test_tensors_are_where_the_published_layout_has_them(tmp_path, count):
     np.testing.assert_array_equal(read_merged(tmp_path / "again.pt").vectors, rows.vectors)
 
 
-def test_the_original_s_files_are_read(tmp_path):
-    """A row of floats may be longer than is read at a time; each tensor has its own storage."""
-    ids = orf_ids(1, 3)
-    vectors = write_published_dna(tmp_path / "d.pt", ids, dim=5000)
-    back = read_dna_features(tmp_path / "d.pt")
-    assert back.seq_ids == tuple(ids)
-    np.testing.assert_array_equal(back.vectors, vectors)
-    half = np.linspace(-4, 4, 8, dtype=np.float32)
-    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        rows = [torch.tensor(half * k, dtype=dtype) for k in (1, 2, 3)]
-        torch.save({"proteins": ids, "data": rows}, tmp_path / "p.pt")
-        back = read_protein_features(tmp_path / "p.pt")
-        np.testing.assert_array_equal(back.vectors, torch.stack(rows).float().numpy())
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
     rows = embeddings(["a", "bad"], 3)
@@ -197,12 +182,3 @@ def test_wrong_layout_is_named(tmp_path, content, problem):
     torch.save(content, tmp_path / "f.pt")
     with pytest.raises(DamagedFeaturesError, match=problem):
         read_protein_features(tmp_path / "f.pt")
-
-
-def test_a_packed_record_is_refused(tmp_path):
-    """A few kB could unpack to the whole memory."""
-    write_published_dna(tmp_path / "f.pt", ["a"], dim=2)
-    with zipfile.ZipFile(tmp_path / "f.pt", "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("f/more", bytes(1 << 15))
-    with pytest.raises(DamagedFeaturesError, match="packed records"):
-        read_dna_features(tmp_path / "f.pt")

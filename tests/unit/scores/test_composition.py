@@ -78,13 +78,6 @@ def test_lengths_have_tables_of_their_own():
     assert (1 / short - 1) == pytest.approx(2 * (1 / long - 1))
 
 
-def test_one_record_is_no_proof_of_a_pure_sample():
-    found = composition_of(np.array([0.99])).estimate()
-    assert found.prevalence == pytest.approx(0.5, abs=0.06)
-    assert found.fdr(np.array([0.99]))[0] == pytest.approx(0.01, abs=0.002)
-    assert found.low < 0.2 and found.high > 0.99
-
-
 @pytest.mark.parametrize("p", [[], [0.0], [1.0], [0.0] * 1_000, [1.0] * 1_000])
 def test_extreme_samples_give_finite_rates(p):
     found = composition_of(np.array(p, dtype=float)).estimate()
