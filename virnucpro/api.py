@@ -1,7 +1,5 @@
 """VirNucPro from Python: the same run as the command's, with a typed result."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import os
@@ -91,7 +89,7 @@ class PredictionResult:
             raise ImportError(problem) from error
         return pandas.DataFrame(self.to_dicts(), columns=list(tables.CALL_COLUMNS))
 
-    def report(self) -> ReportPage:
+    def report(self) -> "ReportPage":
         """Write report.html and show it: in a notebook's cell, else in a web browser."""
         from virnucpro.reports.html import write_report
 
@@ -128,7 +126,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     paired: bool = False,
     interleaved: bool = False,
     reference: str | Path | None = None,
-    preset: PresetName | None = None,
+    preset: "PresetName | None" = None,
     min_score: float | None = None,
     max_fdr: float | None = None,
     keep_intermediate: bool = False,
@@ -240,7 +238,7 @@ class Session:
             self._executor.close()
             self._executor = None
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -292,7 +290,7 @@ def embed(
     return Embeddings(tuple(ids), np.concatenate(parts))
 
 
-def _settings(model: str | Path, **flags: Any) -> PredictionSettings:
+def _settings(model: str | Path, **flags: Any) -> "PredictionSettings":
     known = str(model) in ("mini", "300", "500")
     named = {"model_type": str(model)} if known else {"model_path": Path(model)}
     return build_settings({**flags, **named, "no_progress": True}, Config.load(None, os.environ))

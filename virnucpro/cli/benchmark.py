@@ -1,7 +1,5 @@
 """`virnucpro benchmark`: run a suite of tests/benchmarks, and say what reached its requirement."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import subprocess

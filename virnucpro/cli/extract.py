@@ -1,7 +1,5 @@
 """`virnucpro extract`: records of a call back out of the files that a run read."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

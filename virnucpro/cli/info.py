@@ -1,7 +1,5 @@
 """Commands that tell something: estimate, profile, doctor, report, citation, completion."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """The `virnucpro` command: options of every run, and where an error becomes an exit code."""
 
-from __future__ import annotations
-
 import errno
 import importlib
 import os

@@ -1,7 +1,5 @@
 """`virnucpro predict`: flags to frozen settings, then one call."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """Flags, environment and settings file -> the frozen settings of a prediction."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +23,7 @@ STAGED = ("staged", "parallel", "v1_fallback", "persistent_models", "merge_threa
 
 def build_settings(
     flags: Mapping[str, Any], config: Config, gpus: tuple[int, ...] = ()
-) -> PredictionSettings:
+) -> "PredictionSettings":
     """Lay flags, by name, over settings; without `gpus` the `device` flag says where to compute.
 
     A UsageError tells of a value that is out of range, and of flags that do not fit together.

@@ -1,7 +1,5 @@
 """`virnucpro plan`, `worker`, `finish`, `status`: a prediction on many hosts, without a daemon."""
 
-from __future__ import annotations
-
 import json
 import sys
 from datetime import timedelta

@@ -4,8 +4,6 @@ What is said on standard error is for whoever listens: that nobody does is no fa
 Standard output holds what was asked for, and losing that is one.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """`virnucpro utils` and `virnucpro config`: devices, files, checkpoints, settings."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
