@@ -27,7 +27,7 @@ from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.claims import MOST_HANDS
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.stream import ScoreStore
-from virnucpro.pipeline.worker_loop import START, Done, Failed, GivenUp, Job, work
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, work
 from virnucpro.pipeline.workers import AHEAD, MOST_ATTEMPTS
 from virnucpro.scores.scorer import LoadedModels
 
@@ -46,12 +46,12 @@ class Actor:
         self._job, self._store = job, store
         self._models = LoadedModels("cuda:0" if kind == "cuda" else kind, threads)
         self._inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._answers: dict[int, Future[Done | Failed]] = {START: Future()}
+        self._answers: dict[int, Future[Done | Failed]] = {LOAD_ONLY: Future()}
         threading.Thread(target=self._serve, daemon=True).start()
 
     def start(self) -> Done | Failed:
         """Wait until models are loaded."""
-        return self._answers[START].result()
+        return self._answers[LOAD_ONLY].result()
 
     def score(self, number: int) -> Done | Failed:
         """Score a unit and commit it; several may be asked for at once, and wait in a row."""
@@ -63,7 +63,7 @@ class Actor:
 
     def _serve(self) -> None:
         def items() -> Iterator[tuple[int, Job, Any]]:
-            yield START, self._job, None
+            yield LOAD_ONLY, self._job, None
             while True:
                 number = self._inbox.get()
                 yield number, self._job, self._store.read_orfs(number)
@@ -72,7 +72,7 @@ class Actor:
             for message in work(self._models, items()):
                 if isinstance(message, int):
                     continue
-                if isinstance(message, Done) and message.key != START:
+                if isinstance(message, Done) and message.key != LOAD_ONLY:
                     self._store.commit(message.key, message.result)
                     message = replace(message, result=None)
                 self._answers[message.key].set_result(message)
@@ -222,7 +222,7 @@ class RayExecutor:
     def _start(self, one: _Hired) -> None:
         one.is_ready = False
         # Waits until Ray has started a lost actor again, on whichever host.
-        self._waiting[one.actor.start.options(max_task_retries=-1).remote()] = one, START
+        self._waiting[one.actor.start.options(max_task_retries=-1).remote()] = one, LOAD_ONLY
 
     def _assign(self, one: _Hired, number: int) -> None:
         if not one.held:
@@ -240,13 +240,13 @@ class RayExecutor:
             try:
                 answer = self._ray.get(reference)
             except self._ray.exceptions.RayActorError as error:
-                if number != START:
+                if number != LOAD_ONLY:
                     yield from self._lose(one, "its actor was lost, or the host")
                     self._start(one)
                     continue
-                answer = Failed(START, clipped(one_line(error), 1_000))
+                answer = Failed(LOAD_ONLY, clipped(one_line(error), 1_000))
             now = time.monotonic()
-            if number == START:
+            if number == LOAD_ONLY:
                 one.is_ready, one.heard = isinstance(answer, Done), now
                 if isinstance(answer, Failed):
                     self._end(one)

@@ -15,7 +15,7 @@ from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.run import Run
 from virnucpro.pipeline.stream import ScoreStore
-from virnucpro.sequences.fasta_files import fasta_text, write_fasta
+from virnucpro.sequences.fasta_files import write_fasta
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -57,7 +57,7 @@ def written_units(run: Run) -> list[int]:
             write_fasta(chunked, zip(event.chunk_ids(), chunks, strict=True), wrapped=True)
             for orf_id, orf in zip(event.orf_ids(), orfs, strict=True):
                 for file, letters in zip(whole, orf, strict=True):
-                    file.write(fasta_text(orf_id, letters.decode("ascii")))
+                    file.write(f">{orf_id}\n{letters.decode('ascii')}\n")
             for unit in units:
                 ids = event.orf_ids(unit.rows)
                 for slot, sequences in (("dna", unit.dna), ("protein", unit.protein)):

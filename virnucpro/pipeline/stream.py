@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.models.specs import ModelSpec
+from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.input_pass import Shard, Unit
 from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Item, Job, OnRows, Outcome
+from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Job, OnRows
 from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
 
 Scores = NDArray[np.float32]
@@ -108,11 +109,13 @@ def scored_shards(
     on_rows: OnRows = lambda rows: None,
     given_up: dict[int, str] | None = None,
     on_stats: Callable[[Any], object] = lambda stats: None,
+    loads_first: bool = False,
 ) -> Iterator[tuple[Shard, Scores]]:
     """Score what `store` does not have yet, commit it there, and join scores to ORFs by row.
 
     `on_rows` is told how many more ORFs are done, `on_stats` what the engines did so far, and
-    `given_up` gets the units that could not be scored, each with the reason.
+    `given_up` gets the units that could not be scored, each with the reason. `loads_first` loads
+    models at once, not once the first unit is known to need them.
 
     Yields:
         Each shard with the scores of its ORFs, shape (orfs, `COLUMNS`); NaN where there is none.
@@ -123,6 +126,8 @@ def scored_shards(
 
     def units() -> Iterator[tuple[int, Orfs | None]]:
         """Units, None for those that are scored; read in another thread, which sees shards."""
+        if loads_first:
+            yield worker_loop.LOAD_ONLY, None
         for event in events:
             if isinstance(event, Shard):
                 shards.append(event)
@@ -165,13 +170,16 @@ class NoExecutor:
     def __init__(self, reasons: dict[int, str]) -> None:
         self._reasons = reasons
 
-    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
+    def run(
+        self, job: Job, items: Iterable[worker_loop.Item], on_rows: OnRows
+    ) -> Iterator[worker_loop.Outcome]:
         """See `Executor`; a UsageError for a unit that is not accounted for."""
         for key, unit in items:
             if unit is not None and key not in self._reasons:
                 problem = f"unit {key} is not scored: inputs or settings are others by now"
                 raise UsageError(f"{problem}; plan again")
-            yield Done(key) if unit is None else GivenUp(key, self._reasons[key])
+            if key != worker_loop.LOAD_ONLY:
+                yield Done(key) if unit is None else GivenUp(key, self._reasons[key])
 
     def close(self) -> None:
         """Nothing to give back."""

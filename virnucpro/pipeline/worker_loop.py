@@ -19,7 +19,7 @@ from virnucpro.scores.scorer import LoadedModels
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
 _PREPARED = 1  # units that wait for the device
-START = -1  # the key of what comes before the first unit: that its job is loaded
+LOAD_ONLY = -1  # the key of an item that asks for models, and no more
 
 
 class Task(Protocol):
@@ -65,7 +65,7 @@ class Failed:
 
     def raise_if_hopeless(self) -> None:
         """A job that cannot start, and a full disk, are no fault of a unit, and meet all."""
-        if self.key == START:
+        if self.key == LOAD_ONLY:
             raise self.error or RuntimeError(self.reason)
         if isinstance(self.error, OutputError):
             raise self.error
@@ -93,6 +93,7 @@ class Executor(Protocol):
 
         Keys and units are read only as far as work is needed; a unit that is None is done
         already, and comes out again in its turn. `on_rows` is told how many more rows are done.
+        The first key may be `LOAD_ONLY`: models are loaded while the first unit is being read.
 
         Raises:
             VirNucProError: no worker can start, or results cannot be written.
@@ -111,8 +112,8 @@ def work(
 ) -> Iterator[int | Done | Failed]:
     """Do units one after the other on the device of `models`; meanwhile, the next is prepared.
 
-    `items` are key, job and unit, read in another thread. The key `START` only loads its job, and
-    any other key without a unit is passed on.
+    `items` are key, job and unit, read in another thread. `LOAD_ONLY` loads its job, and any other
+    key without a unit is passed on.
 
     Yields:
         Rows as they are done, and one outcome of each unit and each start of a job.
@@ -134,7 +135,7 @@ def work(
     loaded: list[Task] = []
     with Ahead(prepared(), 0 if models.is_single_threaded else _PREPARED) as ahead:
         for key, task, ready, error in ahead:
-            if key != START and ready is None and error is None:
+            if key != LOAD_ONLY and ready is None and error is None:
                 yield Done(key, loads=models.loads)
                 continue
             if task not in loaded:
@@ -142,11 +143,11 @@ def work(
                     task.load()
                 except Exception as caught:
                     logger.debug("cannot start", exc_info=True)
-                    yield _failed(START, caught)
+                    yield _failed(LOAD_ONLY, caught)
                     return
                 loaded.append(task)
-                yield Done(START, None, task.stats(), models.loads)
-            if key == START:
+                yield Done(LOAD_ONLY, None, task.stats(), models.loads)
+            if key == LOAD_ONLY:
                 continue
             try:
                 if error is not None:
@@ -182,11 +183,12 @@ class InProcess:
         def taken() -> Iterator[tuple[int, Job, Any]]:
             is_greeted = False
             for key, unit in items:
-                if unit is not None and not is_greeted:
+                if not is_greeted and (unit is not None or key == LOAD_ONLY):
                     is_greeted = True
-                    yield START, job, None  # so that it loads while the first unit is prepared
-                held[key] = unit
-                yield key, job, unit
+                    yield LOAD_ONLY, job, None  # so that it loads while a unit is prepared
+                if key != LOAD_ONLY:
+                    held[key] = unit
+                    yield key, job, unit
 
         failed: list[Failed] = []
         for message in work(self.models, taken()):
@@ -195,7 +197,7 @@ class InProcess:
             elif isinstance(message, Failed):
                 message.raise_if_hopeless()
                 failed.append(message)
-            elif message.key != START:
+            elif message.key != LOAD_ONLY:
                 del held[message.key]
                 yield message
         for failure in failed:
@@ -203,7 +205,7 @@ class InProcess:
             for message in work(self.models, [(failure.key, job, held.pop(failure.key))]):
                 if isinstance(message, Failed):
                     yield GivenUp(message.key, message.reason)
-                elif isinstance(message, Done) and message.key != START:
+                elif isinstance(message, Done) and message.key != LOAD_ONLY:
                     yield message
 
     @property

@@ -21,7 +21,7 @@ from typing import Any
 from virnucpro.core.log import DATE_FORMAT, FORMAT, relay_logs, replay
 from virnucpro.core.processes import become_worker, children_ignore_interrupts
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.worker_loop import START, Done, Failed, GivenUp, Job, Outcome, work
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, Outcome, work
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -114,6 +114,8 @@ class Workers:
         self._attempts: Counter[int] = Counter()
         self._losses, self._has_more = 0, True
         for key, unit in self._items:
+            if key == LOAD_ONLY:
+                break
             if unit is not None:
                 self._units[key] = unit
                 self._returned.append(key)
@@ -169,7 +171,7 @@ class Workers:
         """Let a worker load the job while the first units are still being read."""
         worker.is_ready, worker.heard = False, time.monotonic()
         with suppress(OSError):  # its end is seen when it is listened to
-            worker.connection.send((START, self._job, None))
+            worker.connection.send((LOAD_ONLY, self._job, None))
 
     def _hand_out(self) -> Iterator[Done]:
         """Give every worker one unit, then a second, or pass on one that had been done before."""
@@ -214,7 +216,7 @@ class Workers:
                 replay(message)
             elif isinstance(message, int):
                 self._on_rows(message)
-            elif message.key == START and isinstance(message, Failed):
+            elif message.key == LOAD_ONLY and isinstance(message, Failed):
                 self._returned.extendleft(reversed(worker.held))
                 worker.held.clear()
                 self._active.remove(worker)
@@ -228,7 +230,7 @@ class Workers:
             else:
                 worker.is_ready = True
                 worker.stats, worker.loads = message.stats, message.loads
-                if message.key != START:
+                if message.key != LOAD_ONLY:
                     worker.held.remove(message.key)
                     self._losses = 0
                     del self._units[message.key]
