@@ -12,8 +12,7 @@ from virnucpro.core.records import Record
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.calls import Caller
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
-from virnucpro.pipeline.precision import compare, refuse_fp8
-from virnucpro.pipeline.stream import ScoreJob, scored_shards
+from virnucpro.pipeline.stream import ScoreJob, compare, refuse_fp8, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.tables import CallRow
 from virnucpro.scores.scorer import EmbeddingOptions, finished

@@ -22,13 +22,14 @@ from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Status
 from virnucpro.core.text import clipped, duration
 from virnucpro.pipeline.calls import Called, ModelTables
-from virnucpro.pipeline.feature_files import (
+from virnucpro.pipeline.features import (
+    EmbedJob,
+    SplitFile,
     read_dna_features,
     vectors_by_file,
     write_dna_features,
     write_protein_features,
 )
-from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.final_tables import write_final_tables
 from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources, shown_name
@@ -40,7 +41,6 @@ from virnucpro.pipeline.output_dir import (
     working_in,
 )
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
-from virnucpro.pipeline.precision import refuse_fp8, try_fp8
 from virnucpro.pipeline.rates import Pace, rate_keys, remember
 from virnucpro.pipeline.run import (
     CALLS,
@@ -57,7 +57,14 @@ from virnucpro.pipeline.run import (
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import Compute, PredictionSettings, default_home
 from virnucpro.pipeline.staged import classify, merge, staged_files, written_units
-from virnucpro.pipeline.stream import NoExecutor, ScoreStore, score_job, scored_shards
+from virnucpro.pipeline.stream import (
+    NoExecutor,
+    ScoreStore,
+    refuse_fp8,
+    score_job,
+    scored_shards,
+    try_fp8,
+)
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report

@@ -24,11 +24,10 @@ from typing import Any
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.text import clipped, one_line
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.claims import MOST_HANDS
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.stream import ScoreStore
 from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, work
-from virnucpro.pipeline.workers import AHEAD, MOST_ATTEMPTS
+from virnucpro.pipeline.workers import AHEAD, MOST_ATTEMPTS, MOST_HANDS
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")

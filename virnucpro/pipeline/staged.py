@@ -9,7 +9,7 @@ from pathlib import Path
 
 from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write, digest_of
-from virnucpro.pipeline.feature_files import DamagedFeaturesError, read_merged, read_records
+from virnucpro.pipeline.features import DamagedFeaturesError, read_merged, read_records
 from virnucpro.pipeline.input_pass import Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress

@@ -27,6 +27,7 @@ from virnucpro.scores.scorer import LoadedModels
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
 MOST_ATTEMPTS = 2
+MOST_HANDS = 5  # of hosts: units that were lost with so many kill workers
 AHEAD = 2  # units a worker holds: one computes, the next is prepared
 _TICK_S = 1.0
 _START_S = 900.0  # weights may come from a slow disk, with nothing to say meanwhile
