@@ -1,7 +1,5 @@
 """The same calls without files, for a few thousand records: training, `virnucpro.embed`, tests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np

@@ -6,8 +6,6 @@ chunks, ORFs and exact copies are numbered within their shard, so memory is boun
 and not by the input. The plan of units follows from input and settings alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -155,22 +153,22 @@ def input_pass(
     Yields:
         Each unit once it has `per_unit` ORFs or ends a shard, and each shard after its last unit.
     """
-    shard, unit = _OpenShard(), Unit(0)
+    unit, chunk_parts, orf_parts = Unit(0), list[Rows](), list[Rows]()
+    shard = Shard([], np.empty(0, CHUNK), np.empty(0, ORF), [])  # as far as it has been read
+    seen: dict[bytes, int] = {}  # row of each distinct ORF
     for block, texts, orfs in translate_blocks(_blocks(records, rules), rules.policy, workers):
         new_records, chunks, ends_shard = block
         on_block(texts, orfs.dna, orfs.protein)
-        rows = np.empty(len(orfs), dtype=ORF)
-        rows["chunk"] = orfs.chunk + shard.chunk_count
+        rows, first = np.empty(len(orfs), dtype=ORF), sum(map(len, orf_parts))
+        rows["chunk"] = orfs.chunk + sum(map(len, chunk_parts))
         rows["frame"], rows["start"], rows["end"] = orfs.frame, orfs.start, orfs.end
         distinct = []
-        for row, (dna, protein) in enumerate(
-            zip(orfs.dna, orfs.protein, strict=True), start=shard.orf_count
-        ):
+        for row, (dna, protein) in enumerate(zip(orfs.dna, orfs.protein, strict=True), first):
             # 128 bits: among 10^9 ORFs the chance that two share them is below 10^-20.
             key = blake2b(dna + b" " + protein, digest_size=16).digest()
-            known = len(shard.seen)
-            distinct.append(shard.seen.setdefault(key, known))
-            if len(shard.seen) > known:
+            known = len(seen)
+            distinct.append(seen.setdefault(key, known))
+            if len(seen) > known:
                 unit.dna.append(dna)
                 unit.protein.append(protein)
                 unit.rows.append(row)
@@ -179,31 +177,18 @@ def input_pass(
                     yield unit
                     unit = Unit(unit.number + 1)
         rows["distinct"] = distinct
-        shard.records += new_records
-        shard.chunks.append(chunks)
-        shard.orfs.append(rows)
-        shard.chunk_count += len(chunks)
-        shard.orf_count += len(rows)
+        shard.records.extend(new_records)
+        chunk_parts.append(chunks)
+        orf_parts.append(rows)
         if ends_shard:
             if len(unit):
                 shard.units.append((unit.number, len(unit)))
                 yield unit
                 unit = Unit(unit.number + 1)
-            read, shard = shard, _OpenShard()
-            chunks, rows = np.concatenate(read.chunks), np.concatenate(read.orfs)
-            yield Shard(read.records, chunks, rows, read.units)
-
-
-class _OpenShard:
-    """A shard that is still being read."""
-
-    def __init__(self) -> None:
-        self.records: list[RecordRow] = []
-        self.chunks: list[Rows] = []
-        self.orfs: list[Rows] = []
-        self.units: list[tuple[int, int]] = []
-        self.seen: dict[bytes, int] = {}  # row of each distinct ORF
-        self.chunk_count = self.orf_count = 0
+            chunks, rows = np.concatenate(chunk_parts), np.concatenate(orf_parts)
+            yield Shard(shard.records, chunks, rows, shard.units)
+            shard, seen = Shard([], chunks[:0], rows[:0], []), {}
+            chunk_parts, orf_parts = [], []
 
 
 _Block = tuple[list[RecordRow], Rows, bool]

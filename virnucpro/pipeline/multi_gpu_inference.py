@@ -5,8 +5,6 @@ and a lost rank's units go to the others. Shards are joined in the order of the 
 the result is the same whatever the number of ranks, and whatever was done before.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time

@@ -4,8 +4,6 @@ One actor a GPU, or per some CPUs, on every host that Ray has and that sees the 
 Hosts come and go: Ray starts lost actors again, and the ledger says what they had done.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import queue

@@ -22,6 +22,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
@@ -66,9 +67,8 @@ class SharedRun:
         self.notes = open_storage(f"{self.place}/{CHECKPOINTS}/{CLAIMS}")
         entry = self.ledger.read(PLAN, "")
         if entry is None:
-            raise UsageError(
-                f"{place} holds no run that waits for workers; `virnucpro plan` makes one"
-            )
+            problem = f"{place} holds no run that waits for workers"
+            raise UsageError(f"{problem}; `virnucpro plan` makes one")
         self.facts = entry.facts
         self.settings = build(PredictionSettings, self.facts["settings"], f"{place}: settings")
         self.key, self.per_claim = str(self.facts["key"]), int(self.facts["per_claim"])
@@ -111,11 +111,10 @@ class SharedRun:
 
     def status(self) -> dict[str, Any]:
         """Units in all, done and given up; units a second, seconds left; who holds which block."""
-        held = latest_claims(self.names)
-        holders: dict[str, list[int]] = {}
+        held, holders = latest_claims(self.names), defaultdict[str, list[int]](list)
         for block in set(self.open_blocks()).intersection(held):
             worker = (self.notes.read(f"claim-{block}-{held[block]}") or b"?").decode()
-            holders.setdefault(worker, []).append(block)
+            holders[worker].append(block)
         workers = []
         for worker, blocks in sorted(holders.items()):
             try:
@@ -152,17 +151,15 @@ def plan(
         run.report.save()
         places = [entry["place"] for entry in run.report.data["inputs"]]
         if None in places:
-            raise UsageError(
-                "pipes and standard input cannot be read again by `finish`; give files"
-            )
+            problem = "pipes and standard input cannot be read again by `finish`"
+            raise UsageError(f"{problem}; give files")
         ledger = run.ledger
         notes = open_storage(f"{url_of(place) or place}/{CHECKPOINTS}/{CLAIMS}")
         if url_of(place):
             ledger = _ledger(place, out)
         if notes.names():
             notes.remove(*notes.names())
-        for name in (PLAN, PLANNED):
-            ledger.discard(name)
+        ledger.discard(PLAN, PLANNED)
         facts = {
             "key": run.key, "model": model.digest, "per_claim": per_claim, "inputs": places,
             "input_bytes": run.input_bytes, "settings": asdict(settings),

@@ -1,7 +1,5 @@
 """The staged path: the original's stages and files between reading and calling."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -107,7 +105,7 @@ def classify(
     from virnucpro.scores.scorer import LoadedModels, Scorer
 
     compute, scored = run.settings.compute, 0
-    models = LoadedModels(compute.devices[0], run.threads)
+    models = LoadedModels(run.devices[0], run.threads)
     scorer = Scorer(run.model, models, classifier_batch=compute.classifier_batch)
     merged_files = [run.paths.merged(n) for n in numbers]
     readers = min(compute.reader_threads, run.threads - 1)  # this thread scores

@@ -1,7 +1,5 @@
 """Units of the input pass -> scores -> shards whose every ORF has its scores, in input order."""
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """Worker processes that run the loop: units out, results back, and no unit lost with a worker."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
