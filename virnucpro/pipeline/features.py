@@ -5,8 +5,6 @@ here without torch, which takes seconds to import, and 9 s to read 10,000 rows o
 Reading may end in a `FileNotFoundError` or a `DamagedFeaturesError`, writing in an `OutputError`.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import math
@@ -369,7 +367,7 @@ class EmbedJob:
     encoder: EncoderSpec
     options: EmbeddingOptions = field(default_factory=EmbeddingOptions)
 
-    def task(self, models: LoadedModels) -> EmbedTask:
+    def task(self, models: LoadedModels) -> "EmbedTask":
         """The encoder on the device of `models`."""
         return EmbedTask(Embedder(self.encoder, models, self.options))
 

@@ -1,7 +1,5 @@
 """One prediction under way: its inputs, its model, its directory, and what is done of it."""
 
-from __future__ import annotations
-
 import logging
 import platform
 import sys
@@ -59,7 +57,7 @@ class Run:
     calls_key: str  # of the model's calls: done on whatever kind of device they were made
     tables_key: str  # of the final tables
     ledger: Ledger  # what is done, and which files are ours
-    report: RunReport
+    report: "RunReport"
     reporter: ProgressReporter
 
     @property

@@ -11,8 +11,6 @@ lease, by its own clock. Two workers on one block cost time and no more: of two 
 the later one changes nothing.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -303,7 +301,7 @@ class Claims:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="lease")
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> "Claims":
         self._notes.create(f"beat-{self.worker}", self._beat(0))
         self._thread.start()
         return self
