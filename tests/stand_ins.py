@@ -97,13 +97,6 @@ def worker_killed_by_one_unit(connection, settings, number):
     _answering(lambda: os.kill(os.getpid(), signal.SIGKILL))(connection, settings, number)
 
 
-def worker_that_dies_with_work(connection, settings, number):
-    """Stands for `workers.worker_main`: any unit kills it."""
-    connection.recv()
-    connection.recv()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def worker_that_tells_its_threads(connection, settings, number):
     """A real one that logs how many threads torch has, and on which device it works."""
 
