@@ -4,11 +4,11 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import click
 from click import option
-from click.shell_completion import get_completion_class
+from click.shell_completion import ShellComplete, get_completion_class
 
 from virnucpro.cli import options
 from virnucpro.cli.options import TOKENS, flag
@@ -24,8 +24,8 @@ from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.core.files import make_writable, read_json, write_json
 from virnucpro.core.text import clipped, duration, gib
 
+ENCODERS = {"dnabert-s": ("dna", "DNABERT-S"), "esm2": ("protein", "esm2_t36_3B_UR50D")}
 FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
-MARKS = {True: "ok", False: "FAIL", None: "--"}
 COUNTED = ("records", "scored", "nt", "chunks", "orfs", "dna_tokens", "protein_tokens")
 TOLD = (
     "{model}: {records:,} records, {nt:,} nt; {scored:,} to be scored in {chunks:,} chunks, about "
@@ -69,14 +69,13 @@ def estimate(
     home, threads = model_home(config), config.get("prediction.threads") or usable_cpus()
     shortest = config.get("prediction.min_length") if min_length is None else min_length
     chunk_nt = expected_length or config.get("prediction.expected_length")
-    gpus = detect_cuda_devices()
     if not devices:
-        several = [",".join(map(str, gpus))] if len(gpus) > 1 else []
-        devices = ("cpu", *(["cuda:0"] if gpus else []), *several)
+        gpus = detect_cuda_devices()
+        several = ",".join(map(str, gpus))
+        devices = ("cpu", "cuda:0", several)[: 1 + min(len(gpus), 2)]
     if model_path is not None and not models:
         models = ("custom",)
-    chosen = []
-    rows: list[dict[str, Any]] = []
+    chosen, rows = [], list[dict[str, Any]]()
     for name in models or ("mini", "300", "500"):
         try:
             chosen.append((name, resolve_model(name, model_path, home)))
@@ -90,27 +89,24 @@ def estimate(
         found = costs.survey(input_files, model, shortest, log, reference)
         row: dict[str, Any] = {"model": name, **{key: getattr(found, key) for key in COUNTED}}
         rows.append(row | {"runs": []})
-        if not as_json:
-            click.echo(
-                ("" if found.is_whole else "about, from its first part, ") + TOLD.format(**row)
-            )
+        say = (lambda text: None) if as_json else click.echo
+        say(("" if found.is_whole else "about, from its first part, ") + TOLD.format(**row))
         for device in [] if count_only else devices:
             numbers = device.split(",") if "," in device else []
             used = [f"cuda:{number}" for number in numbers] or [device_name(device)]
-            run: dict[str, Any] = {"device": device}
+            run: dict[str, Any] = {}
             if not found.orfs:
                 run["problem"] = said = "nothing to score"
-            elif (cost := costs.estimate(found, model, used, threads, home)) is None:
+            elif cost := costs.estimate(found, model, used, threads, home):
+                run = asdict(cost)
+                said = f"about {duration(cost.seconds)}, memory {gib(cost.memory)}"
+                said += f", GPU memory {gib(cost.gpu_memory)}" if cost.gpu_memory else ""
+            else:
                 count = 20 if used == ["cpu"] else 2_000
                 said = f"no run of {name} here has told yet; one on some records will: "
                 run["problem"] = said = f"{said}virnucpro predict -m {name} --sample-n {count}"
-            else:
-                run |= asdict(cost)
-                said = f"about {duration(cost.seconds)}, memory {gib(cost.memory)}"
-                said += f", GPU memory {gib(cost.gpu_memory)}" if cost.gpu_memory else ""
-            rows[-1]["runs"].append(run)
-            if not as_json:
-                click.echo(f"  on {device}: {said}")
+            rows[-1]["runs"].append({"device": device, **run})
+            say(f"  on {device}: {said}")
     if as_json:
         click.echo(json.dumps(rows, indent=2))
 
@@ -143,17 +139,16 @@ def profile(
 
     if min_batch > max_batch:
         raise UsageError(f"--min-batch {min_batch} is above --max-batch {max_batch}")
-    config = config_of(ctx)
-    home, chosen = model_home(config), validate_and_get_device(device)
+    config, chosen = config_of(ctx), validate_and_get_device(device)
+    home, dtype = model_home(config), embedding_dtype(config)
     if output is not None:
         make_writable(output.parent)
     if name == "mini":
         model = resolve_model("mini", None, home)
         specs = {"dna": model.dna, "protein": model.protein}
-    elif name == "dnabert-s":
-        specs = {"dna": find_encoder("DNABERT-S", home)}
     else:
-        specs = {"protein": find_encoder("esm2_t36_3B_UR50D", home)}
+        slot, wanted = ENCODERS[name]
+        specs = {slot: find_encoder(wanted, home)}
     budgets = [min_batch]
     while (larger := budgets[-1] + (step or budgets[-1])) <= max_batch:
         budgets.append(larger)
@@ -162,16 +157,16 @@ def profile(
         sequences = sample_sequences(slot, test_file)
         click.echo(f"{spec.name} on {chosen}, {engine} engine, {len(sequences)} sequences")
         trials = []
-        dtype = embedding_dtype(config)
         for trial in try_budgets(spec, sequences, budgets, chosen, engine, dtype):
             trials.append(trial)
-            rate = "does not fit"
-            if trial.fits:
-                rate = f"{trial.tokens_per_s:>10,.0f} tokens/s"
-                rate += f"  {100 * trial.efficiency:.1f}% real tokens"
-            if trial.fits and trial.peak_bytes is not None:
+            rate = (
+                f"{trial.tokens_per_s:>10,.0f} tokens/s  {100 * trial.efficiency:.1f}% real tokens"
+            )
+            if trial.peak_bytes is not None:
                 rate += f"  {trial.peak_bytes / 2**30:.2f} GiB at the peak"
-            click.echo(f"  {trial.token_budget:>7} tokens  {rate}")
+            click.echo(
+                f"  {trial.token_budget:>7} tokens  {rate if trial.fits else 'does not fit'}"
+            )
         winner = best(trials).token_budget
         name = FLAGS[slot] if engine == "padded" else ""
         click.echo(f"  best: {name} {winner}" if name else f"  best: a batch of {winner} tokens")
@@ -191,11 +186,11 @@ def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
     """Check packages, devices, weights and the disk; exit code 1 where something is wrong."""
     from virnucpro.tools.health import check_all
 
-    findings = []
+    findings, marks = [], {True: "ok", False: "FAIL", None: "--"}
     for finding in check_all(model_home(config_of(ctx)), output_dir):
         findings.append(finding)
         if not as_json:
-            click.echo(f"{MARKS[finding.ok]:>4}  {finding.title}: {finding.text}")
+            click.echo(f"{marks[finding.ok]:>4}  {finding.title}: {finding.text}")
             if finding.remedy:
                 click.echo(f"      -> {finding.remedy}")
     failed = [finding for finding in findings if finding.ok is False]
@@ -236,10 +231,8 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     For bash: virnucpro completion bash > ~/.local/share/bash-completion/completions/virnucpro
     """
-    made = get_completion_class(shell)
-    assert made is not None  # click knows each of the choices
-    root = ctx.find_root().command
-    click.echo(made(root, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
+    made = cast("type[ShellComplete]", get_completion_class(shell))  # click knows each of them
+    click.echo(made(ctx.find_root().command, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
 
 
 @click.command()

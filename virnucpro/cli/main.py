@@ -27,10 +27,10 @@ LONGEST_MESSAGE = 500  # of those that click makes, which hold what was given as
 # name: (module, summary). Modules are imported when a command runs: `--help` stays fast.
 COMMANDS = {
     "predict": ("predict", "Call each record of a FASTA or FASTQ viral or not."),
-    "plan": ("shared", "Prepare a prediction for workers on many hosts."),
-    "worker": ("shared", "Score units of a planned prediction; start as many as you like."),
-    "finish": ("shared", "Make the tables of a planned prediction."),
-    "status": ("shared", "Show progress of a planned prediction, and who holds what."),
+    "plan": ("predict", "Prepare a prediction for workers on many hosts."),
+    "worker": ("predict", "Score units of a planned prediction; start as many as you like."),
+    "finish": ("predict", "Make the tables of a planned prediction."),
+    "status": ("predict", "Show progress of a planned prediction, and who holds what."),
     "models": ("models", "List, fetch, import and verify models."),
     "estimate": ("info", "Say what a prediction will cost before it starts."),
     "doctor": ("info", "Check install, devices, weights and write speed."),

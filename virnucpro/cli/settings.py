@@ -24,10 +24,7 @@ STAGED = ("staged", "parallel", "v1_fallback", "persistent_models", "merge_threa
 def build_settings(
     flags: Mapping[str, Any], config: Config, gpus: tuple[int, ...] = ()
 ) -> "PredictionSettings":
-    """Lay flags, by name, over settings; without `gpus` the `device` flag says where to compute.
-
-    A UsageError tells of a value that is out of range, and of flags that do not fit together.
-    """
+    """Flags, by name, over settings; a UsageError tells of flags that do not fit together."""
     from virnucpro.pipeline import settings  # numpy loads behind it: --help stays fast
 
     def of(flag: str, key: str) -> Any:

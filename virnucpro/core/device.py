@@ -44,10 +44,7 @@ def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -
 
 
 def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists.
-
-    `auto` is the first GPU, else the CPU; `fallback_to_cpu` takes the CPU where a GPU is missing.
-    """
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists."""
     text = name.strip().lower()
     if text == "cpu":
         return "cpu"
@@ -92,10 +89,7 @@ def usable_cpus() -> int:
 
 
 def _quotas() -> Iterator[float]:
-    """CPUs that each control group of this process allows (cgroup-v2.rst, sched-bwc.rst of Linux).
-
-    In a container the group's own path may not exist here; the mount is its group then.
-    """
+    """CPUs that each control group of this process allows (cgroup-v2.rst, sched-bwc.rst)."""
 
     def lines(path: Path) -> list[str]:
         with suppress(OSError):

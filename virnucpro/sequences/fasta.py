@@ -10,8 +10,7 @@ from virnucpro.core.records import Record, as_utf8
 from virnucpro.core.text import shown
 from virnucpro.sequences.entries import Entry, read_entries
 from virnucpro.sequences.read_log import ReadLog
-from virnucpro.sequences.streams import TextStream
-from virnucpro.sequences.unpack import STDIN, open_unpacked
+from virnucpro.sequences.streams import STDIN, TextStream, open_unpacked
 
 _PACKED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
 _MATE_ENDINGS = ("/1", "/2")
@@ -35,10 +34,9 @@ def sample_name(path: Path | str) -> str:
 def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Iterator[Record]:
     """The records of all inputs, in order; `-` is standard input. Streams.
 
-    The id is the header up to the first ASCII blank, bytes that are not UTF-8 read as Latin-1;
-    without one it is `record_{n}`, n counting all records of the run from 1. A second record with
-    an id becomes `{id}__2`. An InputError tells of what is no FASTA or FASTQ, or a record over
-    1 Gnt, with its line; records before the fault have been yielded.
+    The id is the header up to the first ASCII blank, else `record_{n}`, n counting all records of
+    the run from 1; a second record with an id becomes `{id}__2`. An InputError tells of what is no
+    FASTA or FASTQ, or a record over 1 Gnt, with its line, after the records before it.
     """
     log = ReadLog() if log is None else log
     stdin_seen = False
@@ -61,9 +59,8 @@ def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
 def pairs_of(paths: Sequence[Path | str], log: ReadLog) -> Iterator[tuple[Record, Record]]:
     """The mates of two files, or of one that holds them in turn, as `{id}/1` and `{id}/2`.
 
-    Mates have the same first word in their headers, or one that differs in its ending only:
-    `/1` and `/2`, `.1` and `.2`, `_1` and `_2`. A second pair with an id becomes `{id}__2/1` and
-    `{id}__2/2`. The sample is the first file's; warnings wait in the log.
+    Mates have the same first word in their headers, or one that ends in `/1` and `/2`, `.1` and
+    `.2`, or `_1` and `_2`. The sample is the first file's; warnings wait in the log.
     """
     sample = sample_name(paths[0])
     entries = [_entries(path, log) for path in paths]

@@ -14,10 +14,7 @@ WRAP_NT = 60
 def write_fasta(
     handle: IO[str], entries: Iterable[tuple[str, str]], *, wrapped: bool = False
 ) -> None:
-    """Write (id, sequence) pairs in their order, on two lines or wrapped at 60 letters. Streams.
-
-    Open `handle` as UTF-8 without newline translation: the files are the same on every system.
-    """
+    """Write (id, sequence) pairs, each on two lines or wrapped at 60 letters. Streams."""
     for seq_id, sequence in entries:
         size = len(sequence) or 1
         width = WRAP_NT if wrapped else size
