@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from virnucpro.cli.main import cli
@@ -31,6 +32,28 @@ def write_fasta(path: Path, *records) -> Path:
 def write_dna(path: Path, lengths) -> Path:
     """Random records `r0`, `r1` and on."""
     return write_fasta(path, *((f"r{i}", dna(i, n)) for i, n in enumerate(lengths)))
+
+
+def fastq(header, letters):
+    return f"@{header}\n{letters}\n+\n{'I' * len(letters)}\n"
+
+
+def write_reads(path: Path, *reads, reference=None) -> Path:
+    """BAM or CRAM, as the name says, of reads (name, flag, letters) tagged with their number."""
+    pysam = pytest.importorskip("pysam")
+    header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "chr", "LN": 1000}]}
+    options = {"reference_filename": str(reference)} if reference else {}
+    mode = "wc" if path.suffix == ".cram" else "wb"
+    with pysam.AlignmentFile(str(path), mode, header=header, **options) as file:
+        for number, (name, flag, letters) in enumerate(reads):
+            read = pysam.AlignedSegment(file.header)
+            read.query_name, read.flag, read.query_sequence = name, flag, letters
+            if not flag & 4:
+                place = 0, 10, [(0, len(letters))]
+                read.reference_id, read.reference_start, read.cigartuples = place
+            read.set_tag("XX", number)
+            file.write(read)
+    return path
 
 
 def run(*words, stdin=None, env=None, code=None):
@@ -68,13 +91,7 @@ def contents(folder: Path):
 def predict_here(
     home: Path, fasta: Path, out: Path, *, output=None, policy="longest", how=None, **compute
 ) -> int:
-    """Exit code of a run on the CPU with units of 8 ORFs.
-
-    Args:
-        output: fields of `Output`.
-        how: arguments of `run_prediction`.
-        compute: fields of `Compute`.
-    """
+    """Exit code of a run on the CPU with units of 8 ORFs; `output` and `compute` are fields."""
     settings = PredictionSettings(
         model=ModelChoice(model_type="500", home=home, orf_policy=policy),
         compute=Compute(**{"device": "cpu", "threads": 1, "sequences_per_file": 8} | compute),

@@ -1,7 +1,4 @@
-"""Options of the benchmark suites, the report they write, and the models they run.
-
-Called by `virnucpro benchmark`. Every class also bears the marker `gpu` where a GPU is.
-"""
+"""Options of the benchmark suites, the report they write, and the models they run."""
 
 import json
 import platform
@@ -9,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_models import make_home
-from bench_report import Figures
+from bench_models import Figures, make_home
 
 from virnucpro import __version__
 

@@ -5,11 +5,10 @@ import http.server
 import shutil
 import threading
 import urllib.request
-from functools import partial
 from pathlib import Path
 
 import pytest
-from runs_here import TINY, run, tables, write_dna
+from runs_here import TINY, tables, write_dna
 
 from virnucpro.core.storage import open_storage
 
@@ -99,12 +98,9 @@ def test_a_conflict_is_tried_again(monkeypatch):
     host.server_close()
 
 
-def test_a_run_in_a_bucket_gives_the_tables_of_a_local_one(s3, tiny_home, tmp_path, monkeypatch):
+def test_a_run_in_a_bucket_gives_the_tables_of_a_local_one(s3, command, tmp_path, monkeypatch):
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
-    settings = tmp_path / "settings.yaml"
-    settings.write_text("prediction: {sequences_per_file: 3}\nprogress: {enabled: false}\n")
-    command = partial(run, "-c", settings, env={"VIRNUCPRO_MODEL_DIR": str(tiny_home)}, code=0)
     fasta = write_dna(tmp_path / "in.fa", [900, 300, 40, 700, 500])
     command("predict", fasta, *TINY, "-o", tmp_path / "local", "-t", "1", "--no-report")
     open_storage("s3://reads/data").write("in.fa.gz", gzip.compress(fasta.read_bytes()))

@@ -5,11 +5,57 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from tests.unit.engines.toys import DIM, MeanEncoder, expected, make_items, vectors_of
 from virnucpro.core.errors import DeviceError, ModelError
+from virnucpro.encoders.base import Batch, Encoder
 from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, budget_by_memory
+from virnucpro.engines.feeding import spread
+from virnucpro.engines.plans import PackedPlan, batches_within, collate, pack, segments
+from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, Forward, budget_by_memory
+
+DIM = 4
+
+
+class MeanEncoder(Encoder):
+    """The mean of one learned row a token; what a batch holds besides cannot matter."""
+
+    dim, pad_id = DIM, 0
+
+    def __init__(self, vocabulary: int = 32) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.rows = nn.Parameter(torch.randn(vocabulary, DIM, generator=generator))
+
+    def forward(self, batch: Batch) -> Tensor:
+        rows = self.rows[batch.tokens].float()
+        lengths = batch.cu_seqlens.diff().long()
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        sums = torch.zeros(len(lengths), DIM).index_add_(0, owner, rows)
+        return sums / lengths.clamp(min=1)[:, None]
+
+
+def make_items(lengths, seed=0) -> list[np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return [draw.integers(1, 31, n) for n in lengths]
+
+
+def expected(encoder: MeanEncoder, items: list[np.ndarray]) -> np.ndarray:
+    rows = encoder.rows.detach().numpy()
+    return np.array([rows[item].mean(0) for item in items])
+
+
+def vectors_of(batches, count: int) -> np.ndarray:
+    """Vectors of all rows, shape (count, d); fails on a row that comes twice or never."""
+    found = np.full((count, DIM), np.nan, np.float32)
+    for rows, vectors in batches:
+        assert np.isnan(found[rows]).all(), f"one of {rows} came twice"
+        found[rows] = vectors
+    assert np.isfinite(found).all()
+    return found
+
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 1, 50, 20, 7, 7, 7, 30, 64, 63, 2] * 3
@@ -45,26 +91,9 @@ def test_rows_in_are_rows_out_exactly_once(kind, threads, budget):
     assert engine.stats.slots <= engine.stats.batches * max(budget, 64)
 
 
-@pytest.mark.parametrize("n", [0, 1, 3, 4, 5])
-def test_every_number_of_sequences_around_a_full_batch_works(kind, n):
-    encoder, items = MeanEncoder(), make_items([16] * n)
-    assert_embeds(engine_of(kind, encoder, 64), encoder, items)
-    batches = engine_of(kind, MeanEncoder().double()).embed(items)
-    assert all(vectors.dtype == np.float32 and vectors.shape[1] == DIM for _, vectors in batches)
-
-
 def test_a_sequence_beyond_the_budget_goes_alone(kind):
     batches = list(engine_of(kind, MeanEncoder(), 16).embed(make_items([100, 5, 5])))
     assert [0] in [rows.tolist() for rows, _ in batches]
-
-
-def test_short_sequences_have_batches_of_their_own(kind, monkeypatch):
-    monkeypatch.setattr(MeanEncoder, "short_tokens", 7)
-    encoder, items = MeanEncoder(), make_items(LENGTHS)
-    batches = list(engine_of(kind, encoder, 100).embed(items))
-    vectors_of(batches, len(items))
-    kinds = [{len(items[row]) <= 7 for row in rows} for rows, _ in batches]
-    assert {True} in kinds and {False} in kinds and {True, False} not in kinds
 
 
 def test_a_sequence_without_tokens_is_refused(kind):
@@ -132,41 +161,12 @@ def test_a_batch_with_inf_is_computed_again_in_float32(kind):
     assert 1 <= engine.stats.recomputed < engine.stats.batches
 
 
-class NeedyExactEncoder(MeanEncoder):
-    """Has memory for one sequence at a time."""
-
-    def forward(self, batch):
-        if len(batch) > 1:
-            raise torch.OutOfMemoryError("simulated")
-        return super().forward(batch)
-
-
-def test_the_given_encoder_recomputes_and_in_halves_where_memory_is_short(kind):
-    exact, items = NeedyExactEncoder(), [HOT, *make_items([3, 3, 4, 4])]
-    engine = engine_of(kind, OverflowingEncoder().bfloat16(), exact=lambda: exact)
-    found = vectors_of(engine.embed(items), len(items))
-    np.testing.assert_allclose(found[0], expected(exact, items)[0], rtol=1e-5)
-
-
 def test_nan_in_float32_too_names_the_row(kind):
     encoder = MeanEncoder()
     with torch.no_grad():
         encoder.rows[31] = torch.nan
     with pytest.raises(ModelError, match="row 2: NaN or Inf"):
         list(engine_of(kind, encoder).embed([*make_items([4, 9]), HOT]))
-
-
-def test_stats_name_what_ran(kind):
-    engine = engine_of(kind, MeanEncoder(), 256, compile="auto")
-    list(engine.embed(make_items([64] * 4)))
-    stats = engine.stats.as_dict()
-    known = {"layout": kind, "token_budget": 256, "device": "cpu", "dtype": "float32"}
-    assert stats.items() >= (known | {"compiled": False, "batches": 1, "efficiency": 1}).items()
-
-
-def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="padded or packed"):
-        make_engine("ragged", MeanEncoder(), device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -188,9 +188,122 @@ def test_dtype_follows_device_and_wish(name, device, chosen):
     assert choose_dtype(name, torch.device(device)) is chosen
 
 
-def test_unknown_dtypes_and_options_are_refused():
-    with pytest.raises(ValueError, match="int8"):
-        choose_dtype("int8", torch.device("cpu"))
-    for wrong in ({"token_budget": 0}, {"feeding_threads": -1}, {"compile": "maybe"}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            EngineOptions(**wrong)
+@pytest.mark.parametrize("threads", [0, 1, 2, 5])
+def test_spread_is_map_and_reads_no_further_ahead_than_it_may(threads):
+    read = []
+
+    def given(n):
+        for x in range(n):
+            read.append(x)
+            yield x
+
+    for n in (0, 1, 9, 50):
+        assert list(spread(lambda x: x * x, given(n), threads)) == [x * x for x in range(n)]
+    read.clear()
+    results = spread(lambda x: x, given(100), threads)
+    next(results)
+    assert len(read) <= max(1, 2 * threads)
+    results.close()
+
+
+BUDGET = 64
+lengths_lists = st.lists(st.integers(1, BUDGET), max_size=200)
+
+
+@given(lengths=lengths_lists)
+def test_every_sequence_lands_in_one_rectangle_within_budget(lengths):
+    batches = list(batches_within(lengths, BUDGET))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        tokens = [lengths[i] for i in batch]
+        assert len(batch) * max(tokens) <= BUDGET
+        assert tokens == sorted(tokens, reverse=True)
+
+
+def _first_fit_decreasing(lengths):
+    """The rule as one would state it: each sequence, longest first, into the first that fits."""
+    bins, free = [], []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        home = next((b for b, room in enumerate(free) if room >= lengths[i]), None)
+        if home is None:
+            bins.append([])
+            free.append(BUDGET)
+            home = len(bins) - 1
+        bins[home].append(i)
+        free[home] -= lengths[i]
+    return bins
+
+
+@given(lengths=lengths_lists)
+@settings(deadline=None)
+def test_packing_is_first_fit_decreasing(lengths):
+    batches = [batch.tolist() for batch in pack(lengths, BUDGET)]
+    assert batches == _first_fit_decreasing(lengths)
+
+
+def test_a_million_lengths_are_packed_by_group_with_few_slots_left_empty():
+    draw = np.random.default_rng(7)
+    reads = np.clip(draw.normal(49, 3, 500_000).round(), 12, 50)
+    contigs = np.where(draw.random(500_000) < 0.5, 166, draw.integers(10, 1_000, 500_000))
+    lengths = np.concatenate([reads, contigs]).astype(int) + 2
+    batches = pack(lengths, 16_384)
+    assert sum(map(len, batches)) == 1_000_000
+    assert lengths.sum() > 0.99 * len(batches) * 16_384
+
+
+def fixed_vectors(layout, items):
+    """A batch brought to a fixed shape, which holds what the encoder gives each item alone."""
+    encoder = MeanEncoder()
+    fixed = layout.fixed(collate(items), 1_024)
+    vectors = encoder(fixed)[: len(items)].detach().numpy()
+    np.testing.assert_allclose(vectors, expected(encoder, items), rtol=1e-5)
+    return fixed
+
+
+@pytest.mark.parametrize("lengths", [[300, 400, 200], [64] * 16, [1] * 20 + [900], [1000]])
+def test_a_packed_batch_of_fixed_shape_gives_the_same_vectors(lengths):
+    fixed = fixed_vectors(PackedPlan(pad_id=0), make_items(lengths))
+    assert len(fixed.tokens) == 1_024
+    assert len(fixed.cu_seqlens) == segments(1_024) + 1
+    assert int(fixed.cu_seqlens.diff().max()) <= fixed.longest
+    assert fixed.longest % 128 == 0
+
+
+def test_the_compiler_is_used_when_asked_and_changes_no_vector(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: calls.append(how))
+    encoder, items = MeanEncoder(), make_items([100, 90, 60] * 20)
+    options = EngineOptions(compile="on", token_budget=1_024)
+    engine = make_engine("packed", encoder, device=torch.device("cpu"), options=options)
+    found = vectors_of(engine.embed(items), len(items))
+    assert calls == [{"dynamic": False}]
+    assert engine.stats.compiled
+    np.testing.assert_allclose(found, expected(encoder, items), rtol=1e-5)
+
+
+class Uncompilable(MeanEncoder):
+    """Fails while `broken` is set, as a compiler without a C compiler does."""
+
+    broken = True
+
+    def compile(self, **options):
+        self._compiled_call_impl = None
+
+    def forward(self, batch):
+        if self.broken:
+            self.broken = False
+            raise RuntimeError("no C compiler")
+        return super().forward(batch)
+
+
+def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
+    items = make_items([64] * 16)
+    ready = collate(items)
+    insisting, tolerant = (Forward(Uncompilable(), torch.device("cpu")) for _ in range(2))
+    insisting.compile(insist=True)
+    with pytest.raises(DeviceError, match="no C compiler"):
+        insisting(ready, fixed=True)
+    tolerant.compile(insist=False)
+    assert tolerant(ready, fixed=True).shape == (16, 4)
+    assert not tolerant.compiles
+    assert "no C compiler" in caplog.text

@@ -6,14 +6,13 @@ import zlib
 import numpy as np
 import pytest
 
-from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.core.records import Record
+from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import input_pass as passing
-from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
-from virnucpro.pipeline.stream import NoExecutor, ScoreStore, scored_shards, unit_name
-from virnucpro.pipeline.worker_loop import Done, GivenUp
-from virnucpro.scores.scorer import COLUMNS
+from virnucpro.pipeline.input_pass import Rules, input_pass
+from virnucpro.pipeline.stream import scored_shards
+from virnucpro.pipeline.worker_loop import Done
+from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer, finished
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 RULES = Rules(120, OrfPolicy("longest"))
@@ -29,29 +28,13 @@ def scores_of(unit):
 
 
 class Toy:
-    """Computes what it is given, in an order of its own; gives some units up.
+    """Computes what it is given; its outcomes come in an order of its own."""
 
-    Attributes:
-        computed: keys of the units that it was given to compute.
-    """
-
-    def __init__(self, order=lambda outcomes: outcomes, poison=()):
-        self.order, self.poison, self.computed = order, poison, []
+    def __init__(self, order):
+        self.order = order
 
     def run(self, job, items, on_rows):
-        return self.order(self._outcomes(items, on_rows))
-
-    def _outcomes(self, items, on_rows):
-        for key, unit in items:
-            if unit is None:
-                yield Done(key, None, {}, 0)
-                continue
-            self.computed.append(key)
-            if key in self.poison:
-                yield GivenUp(key, "it would not")
-            else:
-                on_rows(len(unit[0]))
-                yield Done(key, scores_of(unit), {}, 0)
+        return self.order(Done(key, scores_of(unit), {}, 0) for key, unit in items)
 
 
 def shuffled(seed):
@@ -69,119 +52,63 @@ def events(monkeypatch):
     """Events of five shards; some records are copies, some are too short for an ORF."""
     monkeypatch.setattr(passing, "SHARD_RECORDS", 5)
     monkeypatch.setattr(passing, "BLOCK_CHUNKS", 4)
-    return lambda: input_pass(iter(RECORDS), RULES, per_unit=6)
-
-
-@pytest.fixture
-def units(events):
-    return [event for event in events() if isinstance(event, Unit)]
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "key")
-
-
-def expect_true_scores(found, but=()):
-    """Every ORF of every record has its own score, in order; ORFs of units `but` have none."""
-    records = iter(RECORDS)
-    for shard, scores in found:
-        mine = [next(records) for _ in shard.records]
-        assert [row.seq_id for row in shard.records] == [record.seq_id for record in mine]
-        unit_of = np.repeat([n for n, _ in shard.units], [size for _, size in shard.units])
-        expected = []
-        for chunk, frame, *_, distinct in shard.orfs.tolist():
-            record, _, start, end, _ = shard.chunks[chunk].tolist()
-            orfs = find_orfs([mine[record].sequence[start:end]], RULES.policy)
-            dna = orfs.dna[orfs.frame.tolist().index(frame)]
-            expected.append([np.nan] * COLUMNS if unit_of[distinct] in but else true_score(dna))
-        np.testing.assert_allclose(scores, np.reshape(expected, (-1, COLUMNS)), atol=1e-6)
-    assert next(records, None) is None
+    return input_pass(iter(RECORDS), RULES, per_unit=6)
 
 
 @pytest.mark.parametrize(
     "order", [iter, lambda found: reversed(list(found)), *map(shuffled, "abc")]
 )
-def test_shards_keep_their_order_whatever_order_outcomes_come_in(events, units, order):
-    assert len(units) > 12
-    expect_true_scores(scored_shards(events(), None, Toy(order), None))
+def test_shards_keep_their_order_whatever_order_outcomes_come_in(events, order):
+    """Every ORF of every record has its own score, in order."""
+    records, units = iter(RECORDS), 0
+    for shard, scores in scored_shards(events, None, Toy(order), None):
+        mine = [next(records) for _ in shard.records]
+        assert [row.seq_id for row in shard.records] == [record.seq_id for record in mine]
+        units += len(shard.units)
+        expected = []
+        for chunk, frame, *_ in shard.orfs.tolist():
+            record, _, start, end, _ = shard.chunks[chunk].tolist()
+            orfs = find_orfs([mine[record].sequence[start:end]], RULES.policy)
+            expected.append(true_score(orfs.dna[orfs.frame.tolist().index(frame)]))
+        np.testing.assert_allclose(scores, np.reshape(expected, (-1, COLUMNS)), atol=1e-6)
+    assert next(records, None) is None and units > 12
 
 
-def test_a_shard_comes_as_soon_as_its_units_are_done(events):
-    toy = Toy()
-    shard, _ = next(scored_shards(events(), None, toy, None))
-    assert shard.records[0].seq_id == "r0"
-    assert len(toy.computed) <= len(shard.units) + 1
+ORFS = [b"ATGGCC" * k + b"A" * (k % 3) for k in range(1, 13)]
+PROTEINS = [b"MA" * k for k in range(1, 13)]
 
 
-def test_finished_units_are_not_computed_again(events, units, store):
-    for unit in units[::3]:
-        store.commit(unit.number, scores_of((unit.dna, unit.protein)))
-    toy, told = Toy(shuffled("d")), []
-    expect_true_scores(scored_shards(events(), store, toy, None, told.append))
-    known = {unit.number for unit in units[::3]}
-    assert toy.computed == [unit.number for unit in units if unit.number not in known]
-    assert sum(told) == sum(map(len, units))
-    again = Toy()
-    expect_true_scores(scored_shards(events(), store, again, None))
-    assert again.computed == []
+@pytest.fixture(scope="module")
+def model(tiny_home):
+    return resolve_model("500", None, tiny_home)
 
 
-@pytest.mark.parametrize("poison", [{0}, {3, 4}, {11}])
-def test_a_unit_that_is_given_up_has_no_scores_and_is_not_done(events, units, store, poison):
-    reasons = {}
-    toy = Toy(shuffled("e"), poison)
-    found = list(scored_shards(events(), store, toy, None, given_up=reasons))
-    assert reasons == dict.fromkeys(sorted(poison), "it would not")
-    expect_true_scores(found, but=poison)
-    mended = Toy()
-    expect_true_scores(scored_shards(events(), store, mended, None))
-    assert set(mended.computed) == poison
+def found_by(scorer, dna=ORFS, protein=PROTEINS):
+    return finished(scorer.run(scorer.prepare((dna, protein))))
 
 
-def test_a_late_commit_of_the_same_unit_changes_nothing(events, units, store):
-    slow = scored_shards(events(), store, Toy(), None)
-    next(slow)
-    others = [u for u in units if store.read(u.number, len(u)) is None]
-    assert others
-    for unit in others:  # another worker is quicker
-        store.commit(unit.number, np.full((len(unit), COLUMNS), 0.25, np.float32))
-    for _ in slow:
-        pass
-    for unit in units:
-        store.commit(unit.number, np.full((len(unit), COLUMNS), 0.75, np.float32))
-        kept = store.read(unit.number, len(unit))
-        first = 0.25 if unit in others else scores_of((unit.dna, unit.protein))
-        np.testing.assert_array_equal(kept, np.broadcast_to(first, kept.shape))
+@pytest.fixture(scope="module")
+def alone(model):
+    """Scores of each ORF computed in a unit of its own."""
+    scorer = Scorer(model, LoadedModels("cpu"))
+    pairs = zip(ORFS, PROTEINS, strict=True)
+    return np.concatenate([found_by(scorer, [dna], [protein]) for dna, protein in pairs])
 
 
-@pytest.mark.parametrize("payload", [b"", b"12345", bytes(12), bytes(12 * 7)])
-def test_scores_of_another_number_of_orfs_are_damage(events, units, tmp_path, payload):
-    ledger = Ledger(tmp_path, tmp_path / "ledger")
-    ledger.commit(unit_name(0), "key", payload)
-    with pytest.raises(DamagedError, match="another number of ORFs"):
-        list(scored_shards(events(), ScoreStore(ledger, "key"), Toy(), None))
-    mending = ScoreStore(Ledger(tmp_path, tmp_path / "ledger", repair=True), "key")
-    expect_true_scores(scored_shards(events(), mending, Toy(), None))
-    assert len(mending.read(0, 6)) == 6
-
-
-def test_what_was_scored_elsewhere_is_joined_and_the_rest_given_up(events, units, store):
-    for unit in units[2:]:
-        store.commit(unit.number, scores_of((unit.dna, unit.protein)))
-    reasons = {}
-    lost = {0: "a file|ESM-2|lost", 1: "no worker lived"}
-    expect_true_scores(
-        scored_shards(events(), store, NoExecutor(lost), None, given_up=reasons), but={0, 1}
-    )
-    assert reasons == lost
-    with pytest.raises(UsageError, match=r"unit 1 is not scored.*plan again"):
-        list(scored_shards(events(), store, NoExecutor({0: ""}), None))
-
-
-def test_orfs_for_other_hosts_come_back_as_they_are(units, store):
-    for unit in units:
-        store.commit_orfs(unit.number, (unit.dna, unit.protein))
-    assert [store.read_orfs(unit.number) for unit in units] == [(u.dna, u.protein) for u in units]
-    with pytest.raises(DamagedError, match="no ORFs"):
-        store.read_orfs(len(units))
+@pytest.mark.parametrize("engine", ["padded", "packed"])
+@pytest.mark.parametrize("budget", [None, 40])
+def test_packed_equals_padded_equals_each_orf_alone(model, alone, engine, budget):
+    options = EmbeddingOptions(engine=engine, token_budget=budget)
+    scorer = Scorer(model, LoadedModels("cpu"), options, options, classifier_batch=5)
+    found = found_by(scorer)
+    assert found.shape == (len(ORFS), COLUMNS)
+    np.testing.assert_allclose(found[:, :2], alone[:, :2], atol=1e-5)
+    np.testing.assert_allclose(found[:, :2].sum(axis=1), 1, atol=1e-5)
+    assert np.isnan(found[:, 2:]).all()  # this classifier knows no null
+    assert len({row.tobytes() for row in found}) == len(ORFS)
+    stats = scorer.stats()
+    assert {stats[slot]["layout"] for slot in ("dna", "protein")} == {engine}
+    if budget:
+        for slot in ("dna", "protein"):
+            assert stats[slot]["token_budget"] == budget
+            assert stats[slot]["slots"] <= stats[slot]["batches"] * 80  # the longest alone

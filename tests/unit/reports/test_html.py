@@ -86,7 +86,6 @@ def test_a_page_is_made_of_what_there_is(tmp_path):
     assert "Each scored record is 148 to 151 nt long." in page and 'lengths"' not in page
 
 
-SCORING = {"scoring": {"seconds": 1, "orfs": 1, "chunks_scored": 2000, "failed": 0}}
 KEPT = {"dna_features": {"seconds": 2.0, "files": 3, "kept": 3}}
 STRICT = {"preset": "conservative", "min_score": 0.9, "max_fdr": 0.05, "only_stricter": True}
 
@@ -97,12 +96,9 @@ STRICT = {"preset": "conservative", "min_score": 0.9, "max_fdr": 0.05, "only_str
         ({}, "Time in all 1 min 23 s", "made again"),
         ({"seconds": 0.06}, "made again, in 0.06 s, from the scores", "incomplete"),
         ({"seconds": 9, "stages": KEPT}, "kept from an earlier start", "tokens/s"),
-        ({"stages": SCORING}, "1 ORF, 2,000 chunks scored", "Rate"),
         ({"status": "partial"}, "This run is incomplete", "made again"),
         ({"devices": ["cuda:0", "cuda:1"]}, "Device cuda:0, cuda:1", "Number format"),
         ({"engines": {"dna": "packed float16", "odd": "x"}}, "Number format float16", "float32"),
-        ({"calling": None}, "Device cpu", "Thresholds"),
-        ({"calling": {"preset": None}}, "the model's own limits, at any FDR.", "Preset conserv"),
         (
             {"calling": STRICT}, "Preset conservative: a record is called viral if its p_virus is "
             "at least 0.9 and passes the model's own limits and its FDR is at most 5%.", "any FDR",
@@ -162,13 +158,6 @@ def test_a_damaged_table_is_named_and_a_missing_run_refused(tmp_path, name):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_row_of_numbers_that_are_none_is_named(tmp_path):
-    calls = make_run(tmp_path, records=3) / "calls.tsv"
-    calls.write_text(calls.read_text().replace("\tcalled\t", "\tcalled\tnan", 1))
-    with pytest.raises(InputError, match=r"calls\.tsv, line 2: record 'NODE_1_.*nan"):
-        write_report(tmp_path)
-
-
 def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tmp_path):
     page = page_of(make_run(tmp_path, records=2_000))
     data, regions = data_of(page), read_region_rows(tmp_path / "regions.tsv")
@@ -183,16 +172,6 @@ def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tm
     assert "more hold a" not in page_of(tmp_path)
 
 
-def test_a_record_that_scores_low_is_on_the_page_for_its_region(tmp_path, monkeypatch):
-    rows = data_of(page_of(make_run(tmp_path, records=400)))["rows"]["id"]
-    monkeypatch.setattr("virnucpro.reports.summary.summarise.__defaults__", (50, ()))
-    data = data_of(page_of(tmp_path))
-    hosts = {data["rows"]["id"][found["row"]] for found in data["found"]}
-    inside = (row for row in read_region_rows(tmp_path / "regions.tsv") if row.is_inside)
-    assert hosts == {row.seq_id for row in inside}
-    assert len(data["rows"]["id"]) == 50 + len(hosts) < len(rows)
-
-
 def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):
     data = data_of(page_of(make_run(tmp_path, records=900, samples=2)))
     viral = [row for row in read_call_rows(tmp_path / "calls.tsv") if row.call == "virus"]
@@ -205,23 +184,6 @@ def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):
         assert sum(call == 0 and limit <= place for call, limit in in_table) == kept
     assert data["curve"][-1][1] == len(viral)
     assert data["again"] == ["virnucpro predict sample_1 sample_2 --resume --max-fdr ", ""]
-
-
-def test_only_calls_that_are_mostly_false_and_samples_without_viruses_are_warned_of(tmp_path):
-    page = page_of(make_run(tmp_path))
-    assert 'class="warning high"' not in page and "without any virus" not in page
-    (sample,) = json.loads((tmp_path / "run.json").read_text())["sample_summary"]
-    assert "without any virus" in page_of(
-        tmp_path, sample_summary=[sample | {"compatible_with_none": True}]
-    )
-    calls = tmp_path / "calls.tsv"
-    lines = [line.split("\t") for line in calls.read_text().splitlines()]
-    fdr = lines[0].index("fdr")
-    for line in lines[1:]:
-        line[fdr] = line[fdr] and "0.21"
-    calls.write_text("".join("\t".join(line) + "\n" for line in lines))
-    warned = re.search(r'<p class="warning high".*?</p>', page_of(tmp_path), re.S)[0]
-    assert "about 21.0% of the viral ones are expected to be false" in warned
 
 
 def test_sequences_of_the_surest_can_be_copied_while_the_page_is_small(tmp_path, monkeypatch):

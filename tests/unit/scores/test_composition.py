@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from virnucpro.scores.composition import Composition, Mix
+from virnucpro.scores.kinds import COLUMNS, KINDS, Kinds
 
 
 def sample(viruses, others, seed=0):
@@ -77,24 +78,6 @@ def test_lengths_have_tables_of_their_own():
     assert (1 / short - 1) == pytest.approx(2 * (1 / long - 1))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("lengths_nt", [500, 150]), ("shares", [1.0]), ("viral", [[1.0] * 5] * 2),
-     ("cellular", [[[0.0] * 5] * 2] * 3), ("hosts", [[["x", 1]] * 2] * 3), ("other", [1.0])],
-)  # fmt: skip
-def test_tables_of_other_shapes_are_refused(name, value):
-    known = {k: getattr(CLASSES, k) for k in ("lengths_nt", "shares", "viral", "cellular", "hosts")}
-    with pytest.raises((ValueError, TypeError)):
-        Mix.of(known | {name: value})
-
-
-def test_one_record_is_no_proof_of_a_pure_sample():
-    found = composition_of(np.array([0.99])).estimate()
-    assert found.prevalence == pytest.approx(0.5, abs=0.06)
-    assert found.fdr(np.array([0.99]))[0] == pytest.approx(0.01, abs=0.002)
-    assert found.low < 0.2 and found.high > 0.99
-
-
 @pytest.mark.parametrize("p", [[], [0.0], [1.0], [0.0] * 1_000, [1.0] * 1_000])
 def test_extreme_samples_give_finite_rates(p):
     found = composition_of(np.array(p, dtype=float)).estimate()
@@ -103,10 +86,40 @@ def test_extreme_samples_give_finite_rates(p):
     assert 0 <= found.low <= found.prevalence <= found.high <= 1
 
 
-def test_memory_does_not_grow_with_the_sample():
-    composition = Composition(Mix())
-    before = sum(value.nbytes for value in vars(composition).values())
-    for seed in range(20):
-        p = np.random.default_rng(seed).random(50_000)
-        composition.add(p, np.full(50_000, 500), np.zeros(50_000, dtype=int))
-    assert sum(value.nbytes for value in vars(composition).values()) == before < 1 << 16
+GROUPS = ("bacteria", "RNA virus: Potyviridae", "RNA virus: Picornavirales",
+          "virus: unresolved [x]", "bacteriophage: Microviridae")  # fmt: skip
+
+
+def test_kinds_are_sums_and_orders_are_no_families():
+    found = Kinds(GROUPS).columns(np.array([[0.1, 0.2, 0.4, 0.2, 0.1]], np.float32))
+    assert found.shape == (1, COLUMNS)
+    by_kind = dict(zip(KINDS, found[0].tolist(), strict=False))
+    assert by_kind["RNA virus"] == pytest.approx(0.6)
+    assert by_kind["bacteriophage"] == pytest.approx(0.1)
+    assert by_kind["archaeal virus"] == 0
+    assert found[0, -2:].tolist() == [1, pytest.approx(0.2)]  # Potyviridae
+
+
+def test_a_record_has_the_kind_of_most_of_its_letters():
+    kinds = Kinds(GROUPS)
+    chunks = kinds.columns(
+        np.array([[0, 0.9, 0, 0, 0.1], [0, 0.1, 0, 0, 0.9], [0, 0.1, 0.1, 0, 0.8]], np.float32)
+    )
+    of, weight = np.array([0, 0, 2]), np.array([500.0, 100.0, 500.0])
+    kind, score, family, certain, host = kinds.of_records(chunks.astype(float), weight, of, 3)
+    assert [KINDS[k] for k in kind[[0, 2]]] == ["RNA virus", "bacteriophage"]
+    assert score.tolist() == pytest.approx([(5 * 0.9 + 0.1) / 6, 0, 0.8])
+    assert [kinds.families[f] for f in family[[0, 2]]] == ["Potyviridae", "Microviridae"]
+    assert certain.tolist() == pytest.approx([5 * 0.9 / 6, 0, 0.8])
+    assert host.tolist() == [-1, -1, -1]
+
+
+def test_a_record_has_the_host_of_most_of_its_letters():
+    groups = ("bacteria", "RNA virus: Potyviridae", "plant", "null")
+    kinds = Kinds(groups)
+    assert kinds.hosts == ["bacteria", "plant"]
+    chunks = kinds.columns(np.array([[0.9, 0, 0.1, 0], [0.2, 0, 0.8, 0]], np.float32))
+    of = np.array([0, 0])
+    for weight, host in (((500.0, 500.0), "bacteria"), ((100.0, 500.0), "plant")):
+        found = kinds.of_records(chunks.astype(float), np.array(weight), of, 1)[-1]
+        assert kinds.hosts[found[0]] == host
