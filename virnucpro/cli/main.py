@@ -15,9 +15,8 @@ import click
 
 from virnucpro import __version__
 from virnucpro.cli.streams import LostOutputError, take_streams
-from virnucpro.core.device import usable_cpus, visible_cpus
+from virnucpro.core.device import EXTRA_OF, usable_cpus, visible_cpus
 from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
-from virnucpro.core.extras import EXTRA_OF
 from virnucpro.core.text import clipped
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -40,8 +39,8 @@ COMMANDS = {
     "evaluate": ("train", "Measure a model on labelled FASTA."),
     "benchmark": ("benchmark", "Run the benchmark suites of a source checkout."),
     "profile": ("info", "Find the best token budget on this machine."),
-    "config": ("utils", "Show the settings in force and where they come from."),
-    "utils": ("utils", "List devices, validate files and checkpoints."),
+    "config": ("info", "Show the settings in force and where they come from."),
+    "utils": ("info", "List devices, validate files and checkpoints."),
     "citation": ("info", "How to cite."),
     "completion": ("info", "Print the completion script of a shell."),
 }

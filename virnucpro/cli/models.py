@@ -12,8 +12,7 @@ import click
 from click import option
 
 from virnucpro.cli import options
-from virnucpro.cli.options import flag
-from virnucpro.cli.settings import config_of, model_home
+from virnucpro.cli.options import config_of, flag, model_home
 from virnucpro.core.config import parse_flag
 from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.core.text import clipped, size

@@ -15,8 +15,7 @@ from click import option
 from click.core import ParameterSource
 
 from virnucpro.cli import options
-from virnucpro.cli.options import AT_LEAST_0, AT_LEAST_1, TOKENS, flag
-from virnucpro.cli.settings import build_settings, config_of
+from virnucpro.cli.options import AT_LEAST_0, AT_LEAST_1, TOKENS, build_settings, config_of, flag
 from virnucpro.core.config import ORF_POLICIES, PRECISIONS, Config
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list, validate_and_get_device
 from virnucpro.core.errors import UsageError
@@ -43,13 +42,12 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each heading."""
-        title, sections = "", dict[str, list[tuple[str, str]]]()
+        sections: list[tuple[str, list[tuple[str, str]]]] = []
         for parameter in self.get_params(ctx):
-            title = next((HEADINGS[flag] for flag in parameter.opts if flag in HEADINGS), title)
-            record = parameter.get_help_record(ctx)
-            if record and isinstance(parameter, click.Option):
-                sections.setdefault(title, []).append(record)
-        for heading, records in sections.items():
+            sections += [(HEADINGS[flag], []) for flag in parameter.opts if flag in HEADINGS]
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
+                sections[-1][1].append(record)
+        for heading, records in sections:
             with formatter.section(heading):
                 formatter.write_dl(records)
 
@@ -72,10 +70,7 @@ class GroupedCommand(click.Command):
 @flag("--relaxed", help="As --min-score 0.5.")
 @option("--output-dir", "-o", type=options.OUTPUT,
         help="Where results go; default: {stem}_predictions in the current directory.")  # fmt: skip
-@flag(
-    "--gzip-fasta",
-    help="Write viral.fasta.gz and regions.fasta.gz, not viral.fasta and regions.fasta.",
-)
+@flag("--gzip-fasta", help="Write viral.fasta.gz and regions.fasta.gz, not plain files.")
 @flag("--keep-intermediate", "-k", default=None, help="Keep chunk, ORF and feature files.")
 @flag("--resume", help="Reuse finished work whose input and settings are unchanged.")
 @flag("--force-resume", help="Resume, recomputing only what fails its checksum.")
@@ -129,9 +124,18 @@ def predict(
     INPUT_FILES are FASTA or FASTQ, plain or packed, or BAM, CRAM and SAM. Each is a sample of
     its own. Results: calls.tsv has one row for every input record; report.html shows them.
     """
-    _set_up(ctx, flags)
-    config = config_of(ctx)
-    log_file = ctx.obj.get("log", {}).get("log_file")
+    obj, talk = ctx.ensure_object(dict), flags["talk"]
+    if talk is not None and "log" in obj:
+        setup_logging(**{**obj["log"], "quiet": not talk, "verbose": talk})
+    flags["no_progress"] |= obj.get("quiet", False) if talk is None else not talk
+    for name, reason in DEPRECATED.items():
+        if flags[name] is not None:
+            flag = name.replace("_", "-")
+            logger.warning("--%s is deprecated and has no effect: %s", flag, reason)
+    if flags["expandable_segments"]:
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    config, log_file = config_of(ctx), obj.get("log", {}).get("log_file")
     for path in input_files if log_file else ():
         with suppress(OSError):  # one of them is not there
             if path.samefile(log_file):
@@ -188,22 +192,6 @@ def predict(
         runtime_config=runtime_config,
     )  # fmt: skip
     sys.exit(code)
-
-
-def _set_up(ctx: click.Context, flags: dict[str, Any]) -> None:
-    """Set up the log and the environment of this run; warn about flags that are deprecated."""
-    obj, talk = ctx.ensure_object(dict), flags["talk"]
-    if talk is not None and "log" in obj:
-        setup_logging(**{**obj["log"], "quiet": not talk, "verbose": talk})
-    if obj.get("quiet", False) if talk is None else not talk:
-        flags["no_progress"] = True
-    for name, reason in DEPRECATED.items():
-        if flags[name] is not None:
-            flag = name.replace("_", "-")
-            logger.warning("--%s is deprecated and has no effect: %s", flag, reason)
-    if flags["expandable_segments"]:
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _warn_of_no_effect(ctx: click.Context, packed: bool, staged: bool) -> None:

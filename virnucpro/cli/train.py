@@ -9,8 +9,7 @@ import click
 from click import option
 
 from virnucpro.cli import options
-from virnucpro.cli.options import AT_LEAST_0, AT_LEAST_1, flag
-from virnucpro.cli.settings import config_of, model_home
+from virnucpro.cli.options import AT_LEAST_0, AT_LEAST_1, config_of, flag, model_home
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import locked, make_writable

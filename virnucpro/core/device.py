@@ -20,6 +20,12 @@ logger = logging.getLogger("virnucpro.core")
 # Made by NVIDIA's driver; the last one under WSL. Where none is, torch need not be asked.
 DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 _NUMBER = re.compile(r"[0-9]{1,4}")
+# The extra that brings what may be installed beside the core
+EXTRA_OF = {  # by the name that is imported
+    "torch": "published", "tokenizers": "published", "h5py": "published",
+    "huggingface_hub": "published", "pysam": "bam", "pynvml": "gpu",
+    "ray": "ray", "obstore": "cloud", "pandas": "pandas",
+}  # fmt: skip
 PROC, GROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 
 
@@ -108,3 +114,13 @@ def _quotas() -> Iterator[float]:
                 words += lines(mount / group / name)
             if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
                 yield int(words[0]) / int(words[1])
+
+
+def version_of(distribution: str) -> str:
+    """The installed version; empty where there is none."""
+    from importlib import metadata  # takes longer to load than `--version` to answer
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""

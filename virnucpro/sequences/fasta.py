@@ -1,18 +1,20 @@
-"""FASTA and FASTQ -> records with ids that are unique within the run. Streams."""
+"""FASTA and FASTQ -> records with ids that are unique within the run; our own plain FASTA files."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePath
+from typing import IO
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.records import Record, as_utf8
-from virnucpro.core.text import shown
+from virnucpro.core.records import HEADER_BYTES, Record, as_utf8
+from virnucpro.core.text import clipped, shown
 from virnucpro.sequences.entries import Entry, read_entries
 from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.streams import STDIN, TextStream, open_unpacked
 
 _PACKED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
+WRAP_NT = 60
 _MATE_ENDINGS = ("/1", "/2")
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")
 
@@ -103,3 +105,33 @@ def _entries(path: Path | str, log: ReadLog) -> Iterator[Entry]:
         log.digests[str(path)] = unpacked.finish()
         if unpacked.is_cut_short:
             log.cut_short.append(str(unpacked.path))
+
+
+def write_fasta(
+    handle: IO[str], entries: Iterable[tuple[str, str]], *, wrapped: bool = False
+) -> None:
+    """Write (id, sequence) pairs, each on two lines or wrapped at 60 letters. Streams."""
+    for seq_id, sequence in entries:
+        size = len(sequence) or 1
+        width = WRAP_NT if wrapped else size
+        handle.write(f">{seq_id}\n")
+        handle.writelines(f"{sequence[i : i + width]}\n" for i in range(0, size, width))
+
+
+def read_fasta(path: Path | str) -> Iterator[tuple[str, str]]:
+    """(id, sequence) of each record of a plain FASTA file of ours, in its order. Streams."""
+    try:
+        with Path(path).open("r", -1, *HEADER_BYTES, newline="\n") as file:
+            if (first := file.read(1)) not in ("", ">"):
+                raise InputError(path, "no readable FASTA file: it does not begin with '>'", 1)
+            seq_id, lines = file.readline().removesuffix("\n"), list[str]()
+            for line in file:
+                if line.startswith(">"):
+                    yield seq_id, "".join(lines)
+                    seq_id, lines = line[1:].removesuffix("\n"), []
+                else:
+                    lines.append(line.removesuffix("\n"))
+            if first:
+                yield seq_id, "".join(lines)
+    except OSError as error:
+        raise InputError(path, f"no readable FASTA file: {clipped(error)}") from error
