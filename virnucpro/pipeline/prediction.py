@@ -63,7 +63,7 @@ from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import REPORT_FILES, write_report
 from virnucpro.scores.scorer import EmbeddingOptions
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.read_log import ReadLog
 
 if TYPE_CHECKING:
