@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.core.files import atomic_write
-from virnucpro.encoders.base import Batch, Encoder
+from virnucpro.encoders.base import Encoder, Rectangle
 from virnucpro.encoders.small_cpu import (
     CODON_N,
     LOWEST,
@@ -175,14 +175,9 @@ class _TowerEncoder(Encoder):
     cpu_tokens = 131_072  # of many short rows at once
     tower: Tower
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Embed each sequence: (n, dim) float32."""
-        starts = batch.cu_seqlens[:-1].long()
-        lengths = batch.cu_seqlens[1:].long() - starts
-        columns = torch.arange(batch.longest, device=batch.tokens.device)
-        where = (starts[:, None] + columns).clamp(max=len(batch.tokens) - 1)
-        letters = batch.tokens[where].where(columns < lengths[:, None], self.pad_id)
-        return self.embed(letters, lengths)
+    def encode(self, layout: Rectangle) -> Tensor:
+        """Vectors of the rows of a rectangle: (n, dim) float32."""
+        return self.embed(layout.rows(layout.tokens), layout.lengths)
 
     @abstractmethod
     def embed(self, letters: Tensor, lengths: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ import torch
 
 from tests.checkpoints import OUTLIER, dnabert_config, dnabert_tensors, write_bin
 from tests.hidden_states import hidden_states
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.dnabert import Dnabert, alibi_slopes
 from virnucpro.encoders.load import load_encoder
-from virnucpro.engines.plans import collate
 from virnucpro.models.specs import DNABERT_S, DnabertShape, EncoderSpec
 
 TOLERANCE = 1e-5

@@ -13,14 +13,13 @@ import torch
 from tests import plain_kernels
 from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, kernels
-from virnucpro.encoders.attention import choose_backend, prove_backend
-from virnucpro.encoders.base import Batch
+from virnucpro.encoders.attention import choose_backend
+from virnucpro.encoders.base import Batch, Tiled, collate
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.fp8 import Fp8Layer, Fp8Linear, to_fp8
-from virnucpro.encoders.layouts import TiledLayout
-from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.engines.plans import collate
+from virnucpro.engines.base import EngineOptions
+from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -75,7 +74,7 @@ def test_empty_sequences_and_tokens_of_none_touch_no_other_row(encoder, installe
 
 def test_tokens_come_in_sixteens_and_tiles_cover_each_place_once():
     batch = batch_of(MIXED)
-    layout = TiledLayout.of(batch, 1)
+    layout = Tiled.of(batch, 1)
     assert len(layout.tokens) % 16 == 0
     assert layout.tokens[: len(batch.tokens)].tolist() == batch.tokens.tolist()
     assert layout.cu_seqlens.tolist() == batch.cu_seqlens.tolist()
@@ -105,7 +104,7 @@ def test_our_kernels_are_chosen_on_hopper_in_16_bits_only(
 
 
 def test_kernels_that_hold_are_used(encoder, installed):
-    assert prove_backend(encoder) == "triton"
+    assert encoder.prove() == "triton"
     assert encoder.forced_backend is None
 
 
@@ -116,7 +115,7 @@ def test_a_wrong_kernel_gives_way_to_the_plain_path(encoder, installed, monkeypa
     packed = batch_of(MIXED)
     wrong = encoder(packed)
     with caplog.at_level(logging.WARNING, "virnucpro.engines"):
-        assert prove_backend(encoder) == "sdpa"
+        assert encoder.prove() == "sdpa"
     assert "Triton kernels are off by" in caplog.text
     assert encoder.lay_out(packed).backend == "sdpa"
     assert float((encoder(packed) - wrong).abs().max()) > 1e-4
@@ -127,26 +126,25 @@ def test_a_kernel_that_does_not_compile_gives_way_too(encoder, installed, monkey
         raise AssertionError("unsupported layout")
 
     monkeypatch.setattr(kernels, "add_norm", refuse)
-    assert prove_backend(encoder) == "sdpa"
+    assert encoder.prove() == "sdpa"
     assert "do not run here (AssertionError: unsupported layout)" in caplog.text
 
 
-def test_an_engine_leaves_the_compiler_out_and_gives_the_same_vectors(encoder, installed):
+def test_an_engine_of_either_kind_gives_the_same_vectors(encoder, installed):
     packed = batch_of(MIXED)
     wanted = encoder(packed)
     lengths = packed.cu_seqlens.tolist()
     parts = itertools.pairwise(lengths)
     items = [packed.tokens[a:b].numpy() for a, b in parts]
-    options = EngineOptions(token_budget=256, compile="on")
+    options = EngineOptions(token_budget=256)
     for kind in ("packed", "padded"):
-        engine = make_engine(kind, encoder, device=CPU, options=options)
+        engine = BatchEngine(kind, encoder, device=CPU, options=options)
         found = {
             int(number): row
             for rows, vectors in engine.embed(items)
             for number, row in zip(rows, vectors, strict=True)
         }
         assert engine.stats.backend == "triton"
-        assert not engine.stats.compiled
         for i, row in found.items():
             assert np.abs(row - wanted[i].numpy()).max() <= 3e-6
         assert len(found) == len(items)
@@ -160,7 +158,7 @@ def test_float8_keeps_the_ends_and_stays_near(installed):
     quantised = to_fp8(encoder)
     assert [isinstance(x, Fp8Layer) for x in quantised.layers] == [False, True, True, False]
     assert [isinstance(x, Fp8Layer) for x in encoder.layers] == [False] * 4
-    assert prove_backend(quantised) == "triton"
+    assert quantised.prove() == "triton"
     off = float((quantised(packed) - wanted).norm() / wanted.norm())
     assert 1e-4 < off < 5e-2  # float8 was there, and did its work
 

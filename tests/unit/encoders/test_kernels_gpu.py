@@ -6,7 +6,8 @@ from torch import nn
 
 from tests import plain_kernels
 from virnucpro.encoders import kernels
-from virnucpro.encoders.kernels import Sight, tiles_of
+from virnucpro.encoders.base import tiles_of
+from virnucpro.encoders.kernels import Sight
 
 pytestmark = [
     pytest.mark.gpu,

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from virnucpro.core.errors import ModelError
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.small import (
     DnaTower,
     ProteinTower,
@@ -14,7 +15,6 @@ from virnucpro.encoders.small import (
     six_frames,
 )
 from virnucpro.encoders.tokenizers import LetterTokenizer
-from virnucpro.engines.plans import collate
 from virnucpro.models.specs import EncoderSpec
 
 CONFIG = TowerConfig(width=24, dilations=(1, 2, 4))

@@ -9,10 +9,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from virnucpro.core.errors import ModelError
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.small import DnaTower, ProteinTower, load_small, save_tower
 from virnucpro.encoders.small_cpu import SmallEncoder, TowerConfig
 from virnucpro.engines.light import LightEngine
-from virnucpro.engines.plans import collate
 from virnucpro.models.specs import EncoderSpec
 
 SHAPES = {

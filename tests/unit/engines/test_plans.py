@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.core.errors import SequenceTooLongError
-from virnucpro.engines.plans import PaddedPlan, batches_within, pack
+from virnucpro.encoders.base import bucket_width
+from virnucpro.engines.plans import pack, rectangles
 
 BUDGET = 64
 lengths_lists = st.lists(st.integers(1, BUDGET), max_size=200)
@@ -14,7 +14,7 @@ lengths_lists = st.lists(st.integers(1, BUDGET), max_size=200)
 
 @given(lengths=lengths_lists)
 def test_every_sequence_lands_in_one_rectangle_within_budget(lengths):
-    batches = list(batches_within(lengths, BUDGET))
+    batches = list(rectangles(np.array(lengths, dtype=np.int64), BUDGET))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         tokens = [lengths[i] for i in batch]
@@ -22,11 +22,10 @@ def test_every_sequence_lands_in_one_rectangle_within_budget(lengths):
         assert tokens == sorted(tokens, reverse=True)
 
 
-@pytest.mark.parametrize("plan", [lambda x, most: list(batches_within(x, most)), pack])
-def test_a_sequence_beyond_the_budget_is_named(plan):
-    with pytest.raises(SequenceTooLongError) as caught:
-        plan([3, 65, 7], BUDGET)
-    assert (caught.value.index, caught.value.tokens, caught.value.budget) == (1, 65, BUDGET)
+@pytest.mark.parametrize("plan", [rectangles, pack])
+def test_a_sequence_beyond_the_budget_goes_alone(plan):
+    batches = [batch.tolist() for batch in plan(np.array([3, 65, 7, 129, 2]), BUDGET)]
+    assert batches == [[3], [1], [2, 0, 4]]
 
 
 def _first_fit_decreasing(lengths):
@@ -46,32 +45,26 @@ def _first_fit_decreasing(lengths):
 @given(lengths=lengths_lists)
 @settings(deadline=None)
 def test_packing_is_first_fit_decreasing(lengths):
-    batches = [batch.tolist() for batch in pack(lengths, BUDGET)]
+    batches = [batch.tolist() for batch in pack(np.array(lengths, dtype=np.int64), BUDGET)]
     assert batches == _first_fit_decreasing(lengths)
 
 
 @pytest.mark.parametrize("budget", [64, 100, 1_000])
 def test_rectangles_hold_every_sequence_once_within_the_budget(budget):
-    lengths = np.random.default_rng(1).integers(1, 60, 500)
-    layout = PaddedPlan(pad_id=0)
-    plan = layout.plan(lengths, budget)
+    widths = bucket_width(np.random.default_rng(1).integers(1, 60, 500))
+    plan = list(rectangles(widths, budget, 0.75))
     assert sorted(np.concatenate(plan).tolist()) == list(range(500))
     for batch in plan:
-        assert len(batch) * int(layout.slots(lengths[batch]).max()) <= budget
+        assert len(batch) * int(widths[batch].max()) <= budget
+        assert widths[batch].min() >= 0.75 * widths[batch].max()
 
 
 def test_most_rectangles_are_full_and_of_one_width():
     lengths = np.random.default_rng(1).normal(104, 4, 20_000).astype(int)
-    layout = PaddedPlan(pad_id=0)
-    plan = layout.plan(lengths, 16_384)
-    widths = [set(layout.slots(lengths[batch]).tolist()) for batch in plan]
+    plan = list(rectangles(bucket_width(lengths), 16_384, 0.75))
+    widths = [set(bucket_width(lengths[batch]).tolist()) for batch in plan]
     assert sum(len(found) == 1 for found in widths) > 0.95 * len(plan)
     assert lengths.sum() / sum(len(b) * max(w) for b, w in zip(plan, widths, strict=True)) > 0.95
-
-
-def test_a_sequence_without_tokens_is_refused():
-    with pytest.raises(ValueError, match="at least one token"):
-        pack([3, 0], BUDGET)
 
 
 def test_a_million_lengths_are_packed_by_group_with_few_slots_left_empty():

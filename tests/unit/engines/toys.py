@@ -19,12 +19,11 @@ class MeanEncoder(Encoder):
         generator = torch.Generator().manual_seed(3)
         self.rows = nn.Parameter(torch.randn(vocabulary, DIM, generator=generator))
 
-    def forward(self, batch: Batch) -> Tensor:
-        rows = self.rows[batch.tokens].float()
-        lengths = batch.cu_seqlens.diff().long()
-        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        sums = torch.zeros(len(lengths), DIM).index_add_(0, owner, rows)
-        return sums / lengths.clamp(min=1)[:, None]
+    def lay_out(self, batch: Batch) -> Batch:
+        return batch
+
+    def encode(self, layout: Batch) -> Tensor:
+        return layout.mean(self.rows[layout.tokens], 0)
 
 
 def make_items(lengths, seed=0) -> list[np.ndarray]:

@@ -55,7 +55,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch, world, devices):
     "wrong",
     [
         {"worker_timeout": 0}, {"dataloader_workers": -1},
-        {"token_budget": 0}, {"dtype": "int8"}, {"compile": "maybe"},
+        {"token_budget": 0}, {"dtype": "int8"},
         {"devices": ("cuda:0", "cuda:0")},
     ],
 )  # fmt: skip
