@@ -46,11 +46,23 @@ def quick_workers():
         yield
 
 
+@pytest.fixture
+def put(tmp_path):
+    """`put(content, name)` writes text or bytes to a file of the test's own; gives its path."""
+
+    def write(content, name="in.fa"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def tiny_home(tmp_path_factory):
     """Tiny models, made once; torch and the pipeline are imported by who asks for them."""
     import torch
-    from tiny_home import make_tiny_home
+    from tiny_published import make_tiny_home
 
     torch.set_num_threads(1)
     return make_tiny_home(tmp_path_factory.mktemp("models") / "home")

@@ -1,6 +1,5 @@
 """`virnucpro models` on tiny models in the published formats."""
 
-import os
 import re
 import subprocess
 import sys
@@ -95,14 +94,6 @@ def test_verify_finds_a_path_that_computes_something_else(published, monkeypatch
     text = run("verify", "500", "--device", "cpu", code=4)
     assert "FAIL  DNABERT-S, packed float32: relative error" in text
     assert "FAIL  DNABERT-S, padded" not in text
-
-
-def test_verify_finds_changed_weights(published):
-    weights = published / "encoders" / "DNABERT-S" / "pytorch_model.bin"
-    times = weights.stat().st_mtime_ns
-    weights.write_bytes(weights.read_bytes()[::-1])
-    os.utime(weights, ns=(times, times))
-    assert "sha256 is not the recorded one" in run("verify", "500", code=4)
 
 
 @pytest.fixture

@@ -119,15 +119,6 @@ def test_pages_turn_to_records_without_a_score(table):
     assert silent and all("0 : 0" not in row and row.count(DASH) >= 3 for row in silent)
 
 
-def test_a_row_opens_its_track(table):
-    name = table.run(
-        "const b = [...document.querySelectorAll('#records tbody button')][2];"
-        "const id = b.closest('tr').cells[0].textContent; b.click(); return id"
-    )
-    chosen = "return document.getElementById('track-choice').selectedOptions[0].textContent"
-    assert table.run(chosen).startswith(f"{name} · sample_")
-
-
 def test_the_slider_takes_calls_back_in_the_table_and_shows_the_command(table):
     virus = "return [...document.querySelectorAll('#call option')].map(o => o.textContent)"
     assert table.run(virus)[-1] == "with a viral region"
@@ -176,13 +167,6 @@ def test_a_listed_region_opens_its_track_and_is_copied(table):
     script = "navigator.clipboard.readText().then(t => { window.copied = t; })"
     table.run(script)
     assert table.wait("return window.copied").startswith(f">{name}|viral_region_1\n")
-
-
-@pytest.mark.parametrize(("width", "is_shown"), [(500, True), (2_000, False)])
-def test_columns_out_of_sight_are_told(browser, pages, width, is_shown):
-    browser.open(pages["plain"], width=width)
-    browser.wait(SHOWN)
-    assert browser.run("return !document.getElementById('hint').hidden") == is_shown
 
 
 def test_hostile_ids_are_shown_as_they_are_and_do_nothing(browser, pages):

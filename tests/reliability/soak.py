@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    from tiny_home import make_tiny_home
+    from tiny_published import make_tiny_home
 
     from fuzz.report import write_report
 

@@ -156,6 +156,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     given_up: dict[int, str] = {}
     missing: dict[str, int] = {}
     store = ScoreStore(run.ledger, run.key)
+    device = compute.devices[0]
     run.ledger.discard(CALLS)
     with ExitStack() as stack:
         if executor is None:
@@ -182,13 +183,22 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
             pace.tell(rows)
 
         scored = scored_shards(
-            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines
+            read_ahead(),
+            store,
+            executor,
+            job,
+            tell,
+            given_up,
+            run.report.note_engines,
+            loads_first=not run.settings.output.resume
+            and compute.executor == "local"
+            and device != "cpu",
         )
         # This thread drives a GPU while another writes: one shard waits for it at most.
         with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
             written: Future[Called] | None = None
             for shard, scores in scored:
-                if compute.devices[0] == "cpu":
+                if device == "cpu":
                     missing |= tables.add(shard, scores).missing
                     continue
                 if written is not None:

@@ -100,15 +100,6 @@ def test_a_figure_much_worse_than_an_earlier_one_is_missed(measured, tmp_path, v
     assert f"{value:.2f} x earlier" in result.output
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"results": []}'])
-def test_an_earlier_report_without_figures_is_a_usage_error(measured, tmp_path, text):
-    earlier = tmp_path / "earlier.json"
-    earlier.write_text(text)
-    result = measured([row()], "--compare-to", earlier)
-    assert result.exit_code == 2 and "earlier.json" in result.output
-    assert not list((tmp_path / "reports").iterdir()), "the suite ran first"
-
-
 SUITE = """
 import pytest
 @pytest.mark.memory
@@ -126,7 +117,7 @@ class TestX:
 def test_an_assertion_in_a_suite_is_a_missed_requirement(monkeypatch, tmp_path, line, code):
     folder = tmp_path / "tests" / "benchmarks"
     folder.mkdir(parents=True)
-    for name in ("conftest.py", "bench_models.py", "bench_report.py"):
+    for name in ("conftest.py", "bench_models.py"):
         shutil.copy(ROOT / "tests" / "benchmarks" / name, folder)
     (folder / "test_x.py").write_text(SUITE.format(line=line))
     options = f'markers = ["memory", "gpu"]\npythonpath = ["{ROOT}", "{ROOT}/tests"]\n'

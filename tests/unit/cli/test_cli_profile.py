@@ -6,9 +6,7 @@ import pytest
 import torch
 from runs_here import run as command
 
-from virnucpro.core.errors import DeviceError
 from virnucpro.tools import budget_search
-from virnucpro.tools.budget_search import Trial, best
 
 
 @pytest.fixture
@@ -54,11 +52,3 @@ def test_profile_refuses_what_cannot_work(profile, tmp_path):
     profile("--test-file", empty, code=3)
     profile(home=tmp_path / "nothing", code=4)
     assert "tokens/s" not in profile("-o", "/proc/no/p.json", code=1).output
-
-
-def test_best_is_the_smallest_budget_near_the_highest_rate():
-    rates = {512: 50.0, 1024: 98.0, 2048: 100.0}
-    trials = [Trial(budget, rate, 1.0, None, True) for budget, rate in rates.items()]
-    assert best([*trials, Trial(4096, 0.0, 1.0, None, False)]).token_budget == 1024
-    with pytest.raises(DeviceError):
-        best([Trial(512, 0.0, 1.0, None, False)])

@@ -7,13 +7,17 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 from runs_here import run
 from staged_files import embeddings, write_pair
+from tiny_published import make_tiny_home
 
+from virnucpro.cli.info import doctor
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.config import KEYS, Config
 from virnucpro.pipeline.feature_files import write_vectors
 from virnucpro.pipeline.features import merge_features
+from virnucpro.tools.health import check_all
 
 DNA = "ACGTTGCA" * 20
 
@@ -146,3 +150,68 @@ def damage_scores(ledger):
 def test_damaged_checkpoints_exit_1(checkpoints, name, damage):
     damage(checkpoints / name)
     assert "bad   " in run("utils", "validate-checkpoints", checkpoints, code=1).output
+
+
+@pytest.fixture
+def home(tmp_path):
+    return make_tiny_home(tmp_path / "home")
+
+
+def by_title(home, output_dir):
+    return {finding.title: finding for finding in check_all(home, output_dir)}
+
+
+def test_a_sound_installation_has_packages_a_cpu_and_a_disk(home, tmp_path):
+    found = by_title(home, tmp_path / "not" / "there" / "yet")
+    for title in ("Python", "Packages", "CPU", "500", "DNABERT-S", "Output space"):
+        assert found[title].ok, title
+        assert not found[title].remedy
+    assert "MB/s" in found["Output speed"].text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "home-sources"]
+
+
+def test_changed_weights_are_found_and_have_a_remedy(home, tmp_path):
+    path = home / "500" / "classifier.safetensors"
+    path.write_bytes(path.read_bytes() + b"x")
+    finding = by_title(home, tmp_path)["500"]
+    assert finding.ok is False and "bytes" in finding.text
+    assert finding.remedy == "virnucpro models fetch 500"
+
+
+def test_the_command_ends_with_1_where_something_is_wrong(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(home))
+    (home / "500" / "classifier.safetensors").unlink()
+    result = CliRunner().invoke(doctor, ["-o", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "FAIL  500:" in result.output and "-> virnucpro models fetch 500" in result.output
+    result = CliRunner().invoke(doctor, ["-o", str(tmp_path), "--json"])
+    assert result.exit_code == 1
+    findings = json.loads(result.output)
+    assert {"title", "ok", "text", "remedy"} == set(findings[0])
+
+
+def test_citation_names_the_paper_and_is_valid_bibtex():
+    text = run("citation").output
+    assert "10.1093/bib/bbaf224" in text and "ESM-2" in text and "DNABERT-S" in text
+    assert "Science 379(6637):1123-1130. doi:10.1126/science.ade2574\n" in text
+    entries = run("citation", "--bibtex").output.strip().split("\n\n")
+    assert len(entries) == 4
+    for entry in entries:
+        assert re.fullmatch(r"@\w+\{\w+,\n(  \w+ = \{.+\},\n)+\}", entry)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell):
+    assert f"{shell}_complete" in run("completion", shell, code=0).output
+
+
+@pytest.mark.slow
+def test_counts_time_and_memory_of_an_input(tiny_home, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
+    fasta = tmp_path / "in.fa"
+    fasta.write_text(">a\n" + "ACG" * 300 + "\n>b\n" + "GCA" * 100 + "\n>c\nAC\n")
+    (row,) = json.loads(run("estimate", "-m", "500", "--count-only", "--json", fasta).output)
+    assert (row["records"], row["scored"], row["chunks"]) == (3, 2, 3)
+    assert row["orfs"] > 0 and row["protein_tokens"] > row["orfs"] and row["runs"] == []
+    result = run("estimate", "-m", "500", "-d", "cpu", fasta, code=0)
+    assert re.search(r"on cpu: about [\d.]+ \w+.*, memory \d\.\d GiB", result.output)

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import pytest
 import torch
@@ -61,13 +59,6 @@ def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
     assert entry_of(ledger).read_bytes() == before
     assert ledger.read("scores 1", "key").payload == b"first"
     assert [path.name for path in ledger.folder.iterdir()] == [entry_of(ledger).name]
-
-
-def test_of_many_commits_at_once_one_is_kept_whole(ledger):
-    with ThreadPoolExecutor(8) as pool:
-        contents = [bytes([n]) * 10_000 for n in range(8)]
-        assert sum(pool.map(partial(ledger.commit, "scores 1", "key"), contents)) == 1
-    assert ledger.read("scores 1", "key").payload in contents
 
 
 @pytest.mark.parametrize("place", [0, 70, 200, -1])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from virnucpro.core import progress
+from virnucpro.core.log import setup_logging
 from virnucpro.core.progress import GpuMeter, ProgressReporter
 
 
@@ -89,21 +90,6 @@ def test_the_busiest_gpu_is_shown_and_not_asked_at_every_step(clock, nvml):
     assert meter.text() == "GPU 50.0/80.0 GiB"
 
 
-def test_a_driver_that_fails_is_left_alone(clock, nvml):
-    nvml.fails = True
-    meter = GpuMeter()
-    assert meter.text() == ""
-    nvml.fails = False
-    clock.now += 60
-    assert meter.text() == ""
-
-
-def test_a_disabled_reporter_shows_nothing(capfd):
-    with ProgressReporter(enabled=False).create_file_bar(3) as bar:
-        bar.update(3)
-    assert capfd.readouterr() == ("", "")
-
-
 def test_on_a_terminal_there_is_a_bar(monkeypatch, nvml):
     outer, inner = pty.openpty()
     with os.fdopen(inner, "w") as terminal:
@@ -117,3 +103,42 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch, nvml):
             shown += part.decode()
     os.close(outer)
     assert "Embedding" in shown and "4/4" in shown
+
+
+class Gone:
+    """A stream whose reader went away."""
+
+    def __init__(self):
+        self.tries = 0
+
+    def write(self, text):
+        self.tries += 1
+        raise BrokenPipeError
+
+    def flush(self):
+        pass
+
+
+@pytest.fixture
+def logger():
+    yield logging.getLogger("virnucpro")
+    setup_logging()
+
+
+def test_a_reader_that_went_away_is_not_told_more(logger, monkeypatch, capsys, tmp_path):
+    gone = Gone()
+    monkeypatch.setattr("sys.stdout", gone)
+    setup_logging(log_file=tmp_path / "log")
+    logger.info("one")
+    logger.warning("two")
+    assert gone.tries == 1
+    assert capsys.readouterr().err == ""
+    assert [line.split(" - ")[-1] for line in (tmp_path / "log").read_text().splitlines()] == [
+        "one", "two",
+    ]  # fmt: skip
+
+
+def test_a_message_that_cannot_be_formatted_is_still_shown(logger, capsys):
+    setup_logging()
+    logger.info("%d", "no number")
+    assert "no number" in capsys.readouterr().err

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.hidden_states import split
+from tests.checkpoints import split
 from virnucpro.core.errors import DeviceError
 from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import choose_backend
-from virnucpro.encoders.base import Batch, Rectangle, bucket_width, collate
+from virnucpro.encoders.base import Batch, Rectangle, collate
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.models.specs import Esm2Shape
 
@@ -45,15 +45,6 @@ def all_layouts(items):
     return Rectangle.of(batch, 1, batch.longest), batch
 
 
-def test_every_token_keeps_its_sequence_and_its_place():
-    items = sequences()
-    for layout in all_layouts(items):
-        pairs = torch.stack([layout.tokens, layout.positions()], dim=1)
-        for item, rows in zip(items, split(layout, pairs), strict=True):
-            assert rows[:, 0].tolist() == item.tolist()
-            assert rows[:, 1].tolist() == list(range(len(item)))
-
-
 @pytest.mark.parametrize("skip", [0, 1])
 def test_means_cover_each_sequence_without_its_ends(skip):
     items = sequences()
@@ -76,35 +67,6 @@ def test_a_packed_layout_never_asks_the_host():
     assert layout.positions().shape == layout.tokens.shape
     with pytest.raises((RuntimeError, NotImplementedError)):
         layout.cu_seqlens[1].item()
-
-
-def test_means_of_packed_tokens_are_one_graph_of_as_many_steps_for_any_number_of_sequences():
-    graphs = []
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    def mean(layout, states):
-        return layout.mean(states, 1)
-
-    compiled = torch.compile(mean, backend=backend, fullgraph=True, dynamic=False)
-    for lengths in ([5, 7, 4], LENGTHS):
-        layout = collate(sequences(lengths))
-        states = torch.randn(len(layout.tokens), 6, generator=torch.Generator().manual_seed(1))
-        assert torch.equal(compiled(layout, states), layout.mean(states, 1))
-    few, many = (len(graph.graph.nodes) for graph in graphs)
-    assert few == many
-    torch._dynamo.reset()
-
-
-def test_rectangles_waste_little_on_sequences_of_like_length():
-    lengths = np.arange(1, 1025)
-    widths = bucket_width(lengths)
-    assert (widths >= lengths).all()
-    assert (widths % 8 == 0).all()
-    assert (widths - lengths < np.maximum(lengths / 8, 8)).all()
-    assert len(np.unique(widths)) == 40
 
 
 def test_both_layouts_give_the_same_vectors(varlen):
@@ -130,25 +92,6 @@ def test_extra_empty_sequences_and_a_tail_of_padding_touch_no_other_row(varlen):
         assert vectors.shape == (7, encoder.dim)
         assert float((vectors[:3] - wanted).abs().max()) <= 3e-6
         assert not vectors[4:].any()
-
-
-def test_every_row_sees_at_least_one_key_whatever_the_kernel_makes_of_none():
-    batch = Batch(torch.ones(3, dtype=torch.int64), torch.tensor([0, 0, 3]), 3)
-    mask = Rectangle.of(batch, 1, 3).mask(None, torch.float32)
-    assert mask.sum(-1).flatten().tolist() == [1, 3]
-
-
-def test_the_varlen_layout_refuses_distance_penalties():
-    with pytest.raises(ValueError, match="ALiBi"):
-        collate(sequences()).mask(torch.ones(2), torch.float32)
-
-
-def test_layouts_move_whole():
-    for layout in all_layouts(sequences()):
-        moved = layout.to(torch.device("meta"))
-        assert type(moved) is type(layout)
-        assert moved.tokens.device.type == "meta"
-        assert layout.tokens.device.type == "cpu"
 
 
 @pytest.mark.parametrize(

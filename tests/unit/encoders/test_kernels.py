@@ -17,7 +17,7 @@ from virnucpro.encoders.attention import choose_backend
 from virnucpro.encoders.base import Batch, Tiled, collate
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.esm2 import Esm2
-from virnucpro.encoders.fp8 import Fp8Layer, Fp8Linear, to_fp8
+from virnucpro.encoders.fp8 import Fp8Layer, to_fp8
 from virnucpro.engines.base import EngineOptions
 from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import DnabertShape, Esm2Shape
@@ -161,16 +161,6 @@ def test_float8_keeps_the_ends_and_stays_near(installed):
     assert quantised.prove() == "triton"
     off = float((quantised(packed) - wanted).norm() / wanted.norm())
     assert 1e-4 < off < 5e-2  # float8 was there, and did its work
-
-
-def test_float8_weights_are_within_their_rounding_row_by_row():
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(48, 32).requires_grad_(False)
-    linear.weight.data *= torch.logspace(-3, 3, 32)[:, None]
-    quantised = Fp8Linear(linear)
-    weight = quantised.values.float() * quantised.scale.T
-    row = linear.weight.abs().amax(1, keepdim=True)
-    assert float(((weight - linear.weight).abs() / row).max()) <= 2**-4
 
 
 def test_float8_is_refused_where_our_kernels_do_not_run():

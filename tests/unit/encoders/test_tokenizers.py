@@ -1,8 +1,6 @@
 """Token ids are those the encoders were trained with, and tokenizers travel to workers."""
 
 import pickle
-import subprocess
-import sys
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -84,11 +82,3 @@ def test_a_missing_or_damaged_file_is_a_model_error_at_the_first_use(tmp_path, c
     tokenizer = BpeTokenizer(path)
     with pytest.raises(ModelError, match=r"no tokenizer here|not a tokenizer\.json"):
         tokenizer.encode("A")
-
-
-def test_nothing_heavy_is_imported_before_it_is_needed():
-    program = (
-        "import sys, virnucpro.encoders.tokenizers, virnucpro.models.fetch, virnucpro.cli.models\n"
-        "assert not {'torch', 'tokenizers', 'huggingface_hub'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)

@@ -50,14 +50,6 @@ def test_rows_in_are_rows_out_exactly_once(kind, threads, budget):
     assert engine.stats.slots <= engine.stats.batches * max(budget, 64)
 
 
-@pytest.mark.parametrize("n", [0, 1, 3, 4, 5])
-def test_every_number_of_sequences_around_a_full_batch_works(kind, n):
-    encoder, items = MeanEncoder(), make_items([16] * n)
-    assert_embeds(engine_of(kind, encoder, 64), encoder, items)
-    batches = engine_of(kind, MeanEncoder().double()).embed(items)
-    assert all(vectors.dtype == np.float32 and vectors.shape[1] == DIM for _, vectors in batches)
-
-
 def test_a_sequence_beyond_the_budget_goes_alone(kind):
     batches = list(engine_of(kind, MeanEncoder(), 16).embed(make_items([100, 5, 5])))
     assert [0] in [rows.tolist() for rows, _ in batches]
@@ -125,9 +117,7 @@ class OverflowingEncoder(MeanEncoder):
         vectors = super().encode(layout)
         if self.rows.dtype == torch.float32:
             return vectors
-        return torch.where(
-            (layout.tokens == 31).any(), torch.full_like(vectors, torch.inf), vectors
-        )
+        return vectors * torch.where((layout.tokens == 31).any(), torch.inf, 1.0)
 
 
 def test_a_batch_with_inf_is_computed_again_in_float32(kind):
@@ -139,36 +129,12 @@ def test_a_batch_with_inf_is_computed_again_in_float32(kind):
     assert 1 <= engine.stats.recomputed < engine.stats.batches
 
 
-class NeedyExactEncoder(MeanEncoder):
-    """Has memory for one sequence at a time."""
-
-    def encode(self, layout):
-        if len(layout.cu_seqlens) > 2:
-            raise torch.OutOfMemoryError("simulated")
-        return super().encode(layout)
-
-
-def test_the_given_encoder_recomputes_and_in_halves_where_memory_is_short(kind):
-    exact, items = NeedyExactEncoder(), [HOT, *make_items([3, 3, 4, 4])]
-    engine = engine_of(kind, OverflowingEncoder().bfloat16(), exact=lambda: exact)
-    found = vectors_of(engine.embed(items), len(items))
-    np.testing.assert_allclose(found[0], expected(exact, items)[0], rtol=1e-5)
-
-
 def test_nan_in_float32_too_names_the_row(kind):
     encoder = MeanEncoder()
     with torch.no_grad():
         encoder.rows[31] = torch.nan
     with pytest.raises(ModelError, match="row 2: NaN or Inf"):
         list(engine_of(kind, encoder).embed([*make_items([4, 9]), HOT]))
-
-
-def test_stats_name_what_ran(kind):
-    engine = engine_of(kind, MeanEncoder(), 256)
-    list(engine.embed(make_items([64] * 4)))
-    stats = engine.stats.as_dict()
-    known = {"layout": kind, "token_budget": 256, "device": "cpu", "dtype": "float32"}
-    assert stats.items() >= (known | {"batches": 1, "efficiency": 1}).items()
 
 
 @pytest.mark.parametrize(

@@ -49,22 +49,17 @@ def test_packing_is_first_fit_decreasing(lengths):
     assert batches == _first_fit_decreasing(lengths)
 
 
-@pytest.mark.parametrize("budget", [64, 100, 1_000])
-def test_rectangles_hold_every_sequence_once_within_the_budget(budget):
-    widths = bucket_width(np.random.default_rng(1).integers(1, 60, 500))
-    plan = list(rectangles(widths, budget, 0.75))
-    assert sorted(np.concatenate(plan).tolist()) == list(range(500))
-    for batch in plan:
-        assert len(batch) * int(widths[batch].max()) <= budget
-        assert widths[batch].min() >= 0.75 * widths[batch].max()
-
-
 def test_most_rectangles_are_full_and_of_one_width():
     lengths = np.random.default_rng(1).normal(104, 4, 20_000).astype(int)
     plan = list(rectangles(bucket_width(lengths), 16_384, 0.75))
     widths = [set(bucket_width(lengths[batch]).tolist()) for batch in plan]
     assert sum(len(found) == 1 for found in widths) > 0.95 * len(plan)
     assert lengths.sum() / sum(len(b) * max(w) for b, w in zip(plan, widths, strict=True)) > 0.95
+
+
+def test_rows_much_narrower_than_the_first_begin_another_rectangle():
+    batches = rectangles(np.array([100, 80, 76, 75, 74, 40]), 1_000, 0.75)
+    assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4], [5]]
 
 
 def test_a_million_lengths_are_packed_by_group_with_few_slots_left_empty():

@@ -1,6 +1,5 @@
 """Scores of ORFs to calls of chunks and records; the original's tables, to the byte."""
 
-import random
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,12 +137,6 @@ def test_a_pair_has_one_answer_and_each_mate_its_own(tmp_path, monkeypatch):
     assert chunks["a/1"] == p["a/1"] and chunks["a/2"] == p["a/2"]
 
 
-def test_a_shard_ends_behind_a_whole_pair(monkeypatch):
-    monkeypatch.setattr(passing, "SHARD_CHUNKS", 3)
-    shards = shards_of([record(f"r{i}", OPEN[:99]) for i in range(9)])
-    assert [len(shard.records) for shard in shards] == [4, 4, 1]
-
-
 def test_chunks_of_a_failed_record_are_left_out_of_the_consensus(part):
     ids = [line.split("\t")[0] for line in part.paths.consensus.read_text().splitlines()[1:]]
     whole = part.called.rows[1]
@@ -215,14 +208,3 @@ def test_likely_viruses_have_a_kind_and_a_family_where_they_are_sure(
     [row] = Caller(model).call(shard, scores).rows
     assert (row.call, row.class_hint, row.family) == expected
     assert (row.kind_score is not None) == bool(expected[1])
-
-
-def test_letters_that_are_not_known_do_not_speak_against_a_virus():
-    rules = Rules(100, OrfPolicy("longest"))
-    model = SimpleNamespace(name="toy", calibration=None, groups=(), orf_policy=rules.policy)
-    letters = "".join(random.Random(1).choices("ACGT", k=100))
-    [shard] = shards_of([record("whole", letters), record("half", letters + "N" * 90)], rules)
-    scores = with_scores(shard, {"whole": 0.1, "half": 0.1})
-    whole, masked = Caller(model).call(shard, scores).rows
-    assert (whole.call, masked.call) == ("non-virus", "uncertain")
-    assert masked.p_virus == pytest.approx(whole.p_virus)

@@ -137,21 +137,6 @@ def test_labels_must_match_ids_and_rows_are_there_once(tmp_path, rows, problem):
         read_dna_features(tmp_path / "f.pt")
 
 
-class Bait:
-    touched: list[int] = []  # noqa: RUF012
-
-    def __reduce__(self):
-        return self.touched.append, (1,)
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_a_pickle_with_code_in_it_is_refused(tmp_path, reader):
-    torch.save({"nucleotide": Bait(), "proteins": [], "ids": [], "data": []}, tmp_path / "f.pt")
-    with pytest.raises(DamagedFeaturesError):
-        reader(tmp_path / "f.pt")
-    assert Bait.touched == []
-
-
 def test_a_packed_record_is_refused(tmp_path):
     """A few kB could unpack to the whole memory."""
     write_published_dna(tmp_path / "f.pt", ["a"], dim=2)

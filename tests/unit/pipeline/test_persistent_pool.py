@@ -1,16 +1,14 @@
 """Split files through one encoder: every file is done, or recorded with its reason."""
 
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
 from staged_files import tiny_dna_encoder, write_split_files
 
-from virnucpro.core.errors import ModelError
 from virnucpro.engines.runner import Forward
 from virnucpro.pipeline.features import EmbedJob, SplitFile
-from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
+from virnucpro.pipeline.persistent_pool import BatchQueueManager
 from virnucpro.scores.scorer import EmbeddingOptions
 
 
@@ -64,16 +62,3 @@ def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
     assert [file.output_file.exists() for file in files] == [False, True, False, True]
     assert sum(bar.updates) == 12
     assert "trying it again, alone" in caplog.text
-
-
-def test_missing_weights_stop_the_stage(job, files, tmp_path):
-    nowhere = replace(job, encoder=replace(job.encoder, path=tmp_path / "nowhere"))
-    with pytest.raises(ModelError, match="nowhere"):
-        BatchQueueManager().process(nowhere, files)
-    assert not any(file.output_file.exists() for file in files)
-
-
-@pytest.mark.parametrize(("workers", "devices"), [(0, ("cpu",)), (1, ())])
-def test_a_pool_needs_workers_and_devices(workers, devices):
-    with pytest.raises(ValueError, match="workers and devices"):
-        PersistentWorkerPool(workers, "mini", devices=devices)

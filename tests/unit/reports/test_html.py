@@ -162,13 +162,6 @@ def test_a_damaged_table_is_named_and_a_missing_run_refused(tmp_path, name):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_row_of_numbers_that_are_none_is_named(tmp_path):
-    calls = make_run(tmp_path, records=3) / "calls.tsv"
-    calls.write_text(calls.read_text().replace("\tcalled\t", "\tcalled\tnan", 1))
-    with pytest.raises(InputError, match=r"calls\.tsv, line 2: record 'NODE_1_.*nan"):
-        write_report(tmp_path)
-
-
 def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tmp_path):
     page = page_of(make_run(tmp_path, records=2_000))
     data, regions = data_of(page), read_region_rows(tmp_path / "regions.tsv")
@@ -181,16 +174,6 @@ def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tm
     assert data["regionFasta"]["0"].startswith(f">{inside[0].seq_id}|viral_region_1\nACGT")
     (tmp_path / "regions.tsv").unlink()
     assert "more hold a" not in page_of(tmp_path)
-
-
-def test_a_record_that_scores_low_is_on_the_page_for_its_region(tmp_path, monkeypatch):
-    rows = data_of(page_of(make_run(tmp_path, records=400)))["rows"]["id"]
-    monkeypatch.setattr("virnucpro.reports.summary.summarise.__defaults__", (50, ()))
-    data = data_of(page_of(tmp_path))
-    hosts = {data["rows"]["id"][found["row"]] for found in data["found"]}
-    inside = (row for row in read_region_rows(tmp_path / "regions.tsv") if row.is_inside)
-    assert hosts == {row.seq_id for row in inside}
-    assert len(data["rows"]["id"]) == 50 + len(hosts) < len(rows)
 
 
 def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):

@@ -31,13 +31,6 @@ def call(seq_id="a", p_virus=0.5, name="non-virus", length=500, fdr=None, sample
     )
 
 
-def contig(seq_id, chunks, name, supporting=0, opposing=0):
-    return CallRow(
-        seq_id, chunks * 500, chunks, chunks, Status.CALLED, 0.5, name, "mini",
-        chunks_scored=chunks, supporting=supporting, opposing=opposing,
-    )  # fmt: skip
-
-
 def test_counts_and_bins_cover_every_record(tmp_path, summary_of):
     calls = make_run(tmp_path, records=300, samples=3) / "calls.tsv"
     summary = summarise(calls)
@@ -74,17 +67,6 @@ def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records(sum
     assert summary.sample_fdr == {"s": 0.02, "t": 0.08}
     assert summary_of([call()]).fdr is None
     assert (summary.shortest, summary_of([call(p_virus=None, name="")]).longest) == (500, 0)
-
-
-def test_viral_contigs_come_first_then_mixed_ones():
-    rows = [
-        contig("plain", 10, "non-virus", 0, 10),
-        contig("mixed", 10, "non-virus", 4, 6),
-        contig("viral", 10, "virus", 10, 0),
-        contig("single", 1, "virus", 1, 0),
-    ]
-    assert list(choose_tracks(rows, most_chunks=20)) == [("", "viral"), ("", "mixed")]
-    assert ("", "single") not in choose_tracks(rows)
 
 
 def test_windows_keep_place_frame_and_what_was_not_scored(tmp_path):

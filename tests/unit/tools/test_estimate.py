@@ -1,7 +1,6 @@
 import gzip
 import json
 import random
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,7 +14,7 @@ from virnucpro.pipeline.run import orfs_per_unit
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.tools import estimate as costs
-from virnucpro.tools.estimate import AROUND_S, EvenSample, estimate, survey
+from virnucpro.tools.estimate import AROUND_S, estimate, survey
 
 
 @pytest.fixture
@@ -79,19 +78,6 @@ def test_a_large_input_is_told_from_its_first_part(model, tmp_path, monkeypatch,
     if kind != "one":
         assert told.records == pytest.approx(len(files) * len(lengths), rel=0.15)
     assert told.nt == pytest.approx(len(files) * sum(lengths), rel=0.15)
-
-
-def test_every_chunk_is_as_likely_to_be_sampled():
-    drawn = Counter()
-    for seed in range(400):
-        sample = EvenSample(10, seed)
-        for record in records([1000] * 20 + [20_000], seed=1):
-            sample.offer(record, chunk_windows(len(record.sequence), 500))
-        assert sample.seen == 80 and len(sample.items) == 10
-        drawn.update(sample.items)  # no two chunks are alike
-    expected = 400 * 10 / 80
-    assert len(drawn) == 80
-    assert all(abs(count - expected) < 5 * expected**0.5 for count in drawn.values())
 
 
 def test_rates_come_from_runs_here_and_else_from_a_second_of_scoring(

@@ -79,12 +79,6 @@ def test_a_paused_run_goes_on_to_the_same_weights(tmp_path, dev):
     assert whole.best_model()[1] == part.best_model()[1]
 
 
-def test_another_recipe_does_not_go_on_from_a_run(tmp_path, dev):
-    _fit(tmp_path, dev, stop_after=0.0)
-    with pytest.raises(UsageError, match="another recipe"):
-        _fit(tmp_path, dev, replace(RECIPE, rate=1.0))
-
-
 def test_other_data_does_not_go_on_from_a_run(tmp_path, dev):
     _fit(tmp_path, dev, stop_after=0.0)
     with pytest.raises(UsageError, match="other data"):

@@ -33,12 +33,6 @@ def test_the_recipe_is_the_one_that_the_bundled_model_names():
     assert len(panel.leave_out) == 10 and panel.decoys == MINI.parent / "decoys.fa.xz"
 
 
-def test_a_table_may_be_several(config):
-    one, two = (read_evaluation(config(f"data: {{dev: [a.fa], table: {t}}}"), Path("d")).data
-                for t in ("a.tsv", "[a.tsv, b.tsv]"))  # fmt: skip
-    assert (one.tables, two.tables) == ((Path("d/a.tsv"),), (Path("d/a.tsv"), Path("d/b.tsv")))
-
-
 def test_the_classifier_decides_what_is_trained_and_numbers_may_be_names(config):
     path = config("{name: 7, classifier: mlp, model: 500, data: {train: [1], table: 2},"
                   " recipe: {rate: 1}}")  # fmt: skip
@@ -123,9 +117,3 @@ def test_a_recipe_of_other_values_is_told(config, settings, told):
 def test_a_recipe_of_the_published_classifier_is_checked_too(config, recipe, told):
     with pytest.raises(ConfigError, match=told):
         read_job(config(f"{{classifier: mlp, recipe: {recipe}}}"), None)
-
-
-@pytest.mark.parametrize("text", ["", "data: {dev: [a.fa]}", "data: {table: a.tsv}"])
-def test_measuring_needs_dev_files_and_a_table(config, text):
-    with pytest.raises(ConfigError, match="data needs dev"):
-        read_evaluation(config(text), None)
