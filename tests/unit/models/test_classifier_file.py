@@ -1,6 +1,6 @@
 """Pickled weights are read without running them; anything hostile is refused, and runs nothing.
 
-`read_classifier` and `open_checkpoint` stand on one reader, so both must refuse every file here.
+`read_classifier` and `Checkpoint` stand on one reader, so both must refuse every file here.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from tiny_published import classifier_state
 from torch import nn
 
 from virnucpro.core.errors import ModelError
-from virnucpro.encoders.weights import open_checkpoint
+from virnucpro.encoders.load import Checkpoint
 from virnucpro.models.classifier_file import import_classifier, read_classifier
 
-READERS = {"classifier": read_classifier, "encoder": open_checkpoint}
+READERS = {"classifier": read_classifier, "encoder": Checkpoint}
 ADVICE = ("weights_only", "safe_globals", "allowlist", "torch.load")
 
 
@@ -208,7 +208,7 @@ def test_crafted_instructions_are_refused(tmp_path, trick, container):
     with pytest.raises(ModelError):
         read_classifier(path)
     with contextlib.suppress(ModelError):
-        assert open_checkpoint(path).shapes == {}  # an empty table is no harm
+        assert Checkpoint(path).shapes == {}  # an empty table is no harm
 
 
 def tensor_of(count, offset=0, size=4, stride=1):
@@ -222,7 +222,7 @@ def tensor_of(count, offset=0, size=4, stride=1):
 
 
 def test_the_crafted_tensor_is_sound_when_its_numbers_are(tmp_path):
-    checkpoint = open_checkpoint(archive(tmp_path / "m.pth", tensor_of(4), [("0", bytes(16))]))
+    checkpoint = Checkpoint(archive(tmp_path / "m.pth", tensor_of(4), [("0", bytes(16))]))
     assert checkpoint.read("w").tolist() == [0, 0, 0, 0]
 
 
