@@ -62,6 +62,10 @@ class TowerConfig:
         if self.taps % self.stride or (self.taps // self.stride) % 2 == 0:
             raise ValueError(f"taps must be an odd multiple of stride: {self.taps}, {self.stride}")
 
+    def dim(self, kind: str) -> int:
+        """Width of a vector of a kind of encoder."""
+        return self.width * (4 if kind == "mini-dna" else 2)
+
     def shapes(self, kind: str) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor of a tower, by name."""
         width, hidden = self.width, self.hidden or self.width
@@ -95,7 +99,7 @@ def read_tower(spec: EncoderSpec) -> tuple[TowerConfig, dict[str, Floats]]:
             if (dim := facts.pop("dim")) != spec.dim:
                 raise ValueError(f"vectors have {dim} dimensions, not {spec.dim}")
             config = TowerConfig(**{**facts, "dilations": tuple(facts["dilations"])})
-            if dim != config.width * (4 if kind == "mini-dna" else 2):
+            if dim != config.dim(kind):
                 raise ValueError(f"width {config.width} does not give {dim} dimensions")
             shapes = {f"tower.{name}": shape for name, shape in config.shapes(kind).items()}
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -7,9 +7,8 @@ import torch
 from virnucpro.core.errors import ModelError
 from virnucpro.encoders.base import collate
 from virnucpro.encoders.small import (
-    DnaTower,
-    ProteinTower,
     TowerConfig,
+    TowerEncoder,
     load_small,
     save_tower,
     six_frames,
@@ -20,9 +19,9 @@ from virnucpro.models.specs import EncoderSpec
 CONFIG = TowerConfig(width=24, dilations=(1, 2, 4))
 
 
-def _tower(kind: str) -> DnaTower | ProteinTower:
+def _tower(kind: str) -> TowerEncoder:
     torch.manual_seed(3)
-    return (DnaTower if kind == "mini-dna" else ProteinTower)(CONFIG).eval()
+    return TowerEncoder(kind, CONFIG).eval()
 
 
 def _items(kind: str, lengths: list[int]) -> list[np.ndarray]:
@@ -77,19 +76,19 @@ def _letters(ids: torch.Tensor) -> list[str]:
 @pytest.mark.parametrize("kind", ["mini-dna", "mini-protein"])
 def test_saved_tower_loads_as_it_was(kind, tmp_path):
     tower, path = _tower(kind), tmp_path / "tower.safetensors"
-    save_tower(kind, tower, path)
+    save_tower(tower, path)
     loaded = load_small(_spec(kind, path, tower.dim), torch.device("cpu"), torch.float32).eval()
     batch = collate(_items(kind, [100, 40]))
     with torch.no_grad():
         torch.testing.assert_close(loaded(batch), tower(batch), atol=2e-2, rtol=2e-2)
     again = tmp_path / "again.safetensors"
-    save_tower(kind, loaded, again)
+    save_tower(loaded, again)
     assert again.read_bytes() == path.read_bytes()
 
 
 def test_weights_of_another_kind_are_refused(tmp_path):
     path = tmp_path / "tower.safetensors"
-    save_tower("mini-dna", _tower("mini-dna"), path)
+    save_tower(_tower("mini-dna"), path)
     with pytest.raises(ModelError, match="mini-dna"):
         load_small(_spec("mini-protein", path, 48), torch.device("cpu"), torch.float32)
     path.write_bytes(b"no weights")
