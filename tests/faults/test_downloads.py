@@ -1,28 +1,13 @@
 """Whatever a server sends or an earlier try left behind, a fetch works or says why it does not."""
 
 import json
-import time
 
 import pytest
-from fake_hub import serve_hub
 from runs_here import run
 
 from virnucpro.models import fetch, store
 
 REPOSITORY, COMMIT = "zhihan1996/DNABERT-S", "a" * 40
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """Both sources of models on this machine, and a model home that nobody else has."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with serve_hub() as hub:
-        for repository in (REPOSITORY, "facebook/esm2_t36_3B_UR50D"):
-            config = b'{"hidden_size": 32}'
-            hub.offer(repository, COMMIT, config__json=config, model__safetensors=b"weights" * 100)
-        hub.offer_500(monkeypatch)
-        hub.serves_the_command(monkeypatch, tmp_path / "home")
-        yield hub
 
 
 def fetched(name):

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from runs_here import dna, predict_with, rows_of, run
+from runs_here import dna, fastq, predict_with, rows_of, run, write_reads
 
 from virnucpro.core.errors import InputError
 from virnucpro.pipeline.input_pass import Rules, Shard, input_pass
 from virnucpro.sequences.alignments import read_alignments
 from virnucpro.sequences.fasta import read_records
-from virnucpro.sequences.fasta_files import read_fasta, write_fasta
 from virnucpro.sequences.orfs import OrfPolicy
-from virnucpro.sequences.read_log import ReadLog
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 PACKERS = {
@@ -32,10 +30,6 @@ PACKERS = {
 }
 A, B, C = (dna(seed) for seed in (1, 2, 3))
 ALL = ("--min-score", "0")
-
-
-def fastq(header, sequence):
-    return f"@{header}\n{sequence}\n+\n{'I' * len(sequence)}\n"
 
 
 @pytest.fixture
@@ -227,19 +221,7 @@ def test_ids_end_at_ascii_blanks_only(predict, put, tmp_path, flags):
 @pytest.fixture
 def bam(tmp_path):
     """`bam(reads)`: a file of (name, flag, letters)."""
-    pysam = pytest.importorskip("pysam")
-
-    def write(*reads, path=tmp_path / "in.bam"):
-        header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "ref", "LN": 9000}]}
-        with pysam.AlignmentFile(str(path), "wb", header=header) as file:
-            for name, flag, letters in reads:
-                read = pysam.AlignedSegment(file.header)
-                read.query_name, read.flag, read.query_sequence = name, flag, letters
-                read.reference_id = -1 if flag & 4 else 0
-                file.write(read)
-        return path
-
-    return write
+    return lambda *reads, path=tmp_path / "in.bam": write_reads(path, *reads)
 
 
 def test_a_read_of_the_reverse_strand_is_complemented_in_every_letter(bam):
@@ -296,17 +278,6 @@ def test_fifty_million_n_in_a_small_file_take_no_more():
     statuses, peak = peak_of(CASES / "n50.fa.gz")
     assert statuses == ["ambiguous"]
     assert peak < 6 * 50_000_000
-
-
-def test_a_long_viral_record_is_written_in_little_memory(tmp_path):
-    sequence = A * (RECORD_NT // len(A))
-    with (tmp_path / "viral.fasta").open("w") as file:
-        tracemalloc.start()
-        write_fasta(file, [("a", sequence)], wrapped=True)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 2 * RECORD_NT
-    assert list(read_fasta(tmp_path / "viral.fasta")) == [("a", sequence)]
 
 
 # ---- inputs that change
@@ -372,24 +343,7 @@ def test_an_input_that_changes_is_noticed_on_every_pass(
     assert rows_of(out) == rows_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("packer", PACKERS)
-def test_the_reader_hashes_the_bytes_as_they_lie_there(put, packer):
-    data = PACKERS[packer](FASTA.encode()) + bytes(0 if packer == "plain" else 99)
-    path, log = put(data), ReadLog()
-    records = read_records([path], log)
-    next(records)
-    assert log.digests == {}
-    assert len(list(records)) == 1
-    assert log.digests == {str(path): hashlib.sha256(data).hexdigest()}
-
-
 # ---- names, packing, other formats
-
-
-def test_sampling_warns_of_duplicates_once(predict, put, tmp_path):
-    inputs = [put(f">a\n{A}\n>a\n{B}\n>a\n{C}\n", "1.fa"), put(f">a\n{A}\n", "2.fa")]
-    said = predict(*inputs, "-o", tmp_path / "out", "--sample-n", "2")
-    assert said.count("had an id that was taken") == 1
 
 
 def test_a_blank_before_the_name_goes_and_the_id_comes_first(predict, put, tmp_path):

@@ -75,21 +75,6 @@ def test_a_gpu_that_is_not_there_is_an_error_or_the_cpu(monkeypatch):
     assert Compute().devices == ("cuda:0",)
 
 
-@pytest.mark.parametrize(
-    ("world", "devices", "seen", "chosen"),
-    [
-        (2, ("cuda:2", "cuda:3"), [0, 1, 2, 3], ("cuda:2", "cuda:3")),
-        (1, ("cuda:2", "cuda:3"), [0, 1, 2, 3], ("cuda:2",)),
-        (2, (), [0, 1, 2], ("cuda:0", "cuda:1")),
-        (3, (), [], ("cpu",) * 3),
-        (3, ("cpu",), [0], ("cpu",) * 3),
-    ],
-)
-def test_ranks_get_the_devices_that_were_named(monkeypatch, world, devices, seen, chosen):
-    monkeypatch.setattr(multi_gpu_inference, "detect_cuda_devices", lambda: seen)
-    assert choose_devices(world, devices) == chosen
-
-
 @pytest.mark.parametrize(("world", "devices"), [(3, ()), (2, ("cuda:1",)), (0, ())])
 def test_more_ranks_than_gpus_are_refused(monkeypatch, world, devices):
     monkeypatch.setattr(multi_gpu_inference, "detect_cuda_devices", lambda: [0, 1])

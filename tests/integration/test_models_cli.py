@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from fake_hub import serve_hub
 from runs_here import predict_with, write_fasta
 from runs_here import run as command
 from tiny_published import classifier_state
@@ -40,15 +39,6 @@ def test_list_shows_place_source_licence_size_hash_and_damage(published):
     assert spec.classifier_sha256 in much and str(published / "500") in much
     (published / "500" / "classifier.safetensors").write_bytes(b"x")
     assert "DAMAGED" in run("list")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serve_hub() as hub:
-        files = {"config__json": b'{"hidden_size": 32}', "model__safetensors": b"weights" * 100}
-        hub.offer("zhihan1996/DNABERT-S", "a" * 40, **files)
-        hub.serves_the_command(monkeypatch, tmp_path / "empty")
-        yield hub
 
 
 def test_fetch_shows_its_plan_and_asks_nothing_without_a_terminal(hub):

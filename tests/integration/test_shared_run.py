@@ -5,22 +5,19 @@ import shutil
 from functools import partial
 
 import pytest
-from runs_here import TINY, rows_of, run, tables, write_dna
+from runs_here import TINY, rows_of, tables, write_dna
 from tiny_published import write_classifier
 
 from virnucpro.core.storage import Folder
 from virnucpro.models.store import install_local
 from virnucpro.pipeline import claims
-from virnucpro.pipeline.claims import MOST_HANDS, Claims, latest_claims
+from virnucpro.pipeline.claims import Claims, latest_claims
 from virnucpro.pipeline.stream import ScoreStore
 
 
 @pytest.fixture
-def shared(tiny_home, tmp_path):
+def shared(command, tmp_path):
     """The command on an input of many units, `in.fa`; `local` holds what predict makes of it."""
-    settings = tmp_path / "settings.yaml"
-    settings.write_text("prediction: {sequences_per_file: 3}\nprogress: {enabled: false}\n")
-    command = partial(run, "-c", settings, env={"VIRNUCPRO_MODEL_DIR": str(tiny_home)}, code=0)
     fasta = write_dna(tmp_path / "in.fa", [900, 300, 40, 700, 500, 300])
     command("predict", fasta, *TINY, "-o", tmp_path / "local", "-t", "1", "--no-report")
     planned = ["plan", fasta, *TINY, "-o", tmp_path / "run", "--no-report", "-d", "cpu"]
@@ -136,15 +133,6 @@ def test_clocks_of_others_and_of_a_stopped_onlooker_count_for_nothing(worker, cl
     clock.now -= 5_000  # another host's clock
     beat(one, 3)
     assert taken(two, [0]) == taken(one, [0]) == []
-
-
-def test_a_block_goes_from_hand_to_hand_and_says_how_often(worker, clock):
-    taken(worker(), [0])
-    for hands in range(1, MOST_HANDS + 1):
-        heir = worker()
-        taken(heir, [0])
-        clock.now += 61
-        assert taken(heir, [0]) == [(0, hands)]
 
 
 @pytest.mark.parametrize(("idle_s", "beats"), [(10, True), (1_000, False)])

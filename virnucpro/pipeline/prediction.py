@@ -182,18 +182,11 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
             bar.update(rows, expected)
             pace.tell(rows)
 
+        loads_first = device != "cpu" and compute.executor == "local"
         scored = scored_shards(
-            read_ahead(),
-            store,
-            executor,
-            job,
-            tell,
-            given_up,
-            run.report.note_engines,
-            loads_first=not run.settings.output.resume
-            and compute.executor == "local"
-            and device != "cpu",
-        )
+            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines,
+            loads_first=loads_first and not run.settings.output.resume,
+        )  # fmt: skip
         # This thread drives a GPU while another writes: one shard waits for it at most.
         with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
             written: Future[Called] | None = None

@@ -43,12 +43,3 @@ def test_profile_measures_the_orfs_of_a_file_in_the_numbers_of_the_settings(
     result = profile("--model", "dnabert-s", *options)
     assert "--dnabert-batch-size" in result.output and "562 tokens" in result.output
     assert asked == [torch.bfloat16]
-
-
-def test_profile_refuses_what_cannot_work(profile, tmp_path):
-    empty = tmp_path / "empty.fa"
-    empty.write_text("")
-    profile("--max-batch", 16, code=2)
-    profile("--test-file", empty, code=3)
-    profile(home=tmp_path / "nothing", code=4)
-    assert "tokens/s" not in profile("-o", "/proc/no/p.json", code=1).output

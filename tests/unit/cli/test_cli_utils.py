@@ -7,17 +7,13 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from click.testing import CliRunner
 from runs_here import run
 from staged_files import embeddings, write_pair
-from tiny_published import make_tiny_home
 
-from virnucpro.cli.info import doctor
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.config import KEYS, Config
 from virnucpro.pipeline.feature_files import write_vectors
 from virnucpro.pipeline.features import merge_features
-from virnucpro.tools.health import check_all
 
 DNA = "ACGTTGCA" * 20
 
@@ -66,28 +62,18 @@ def test_list_devices_names_the_cpu():
     assert json.loads(run("utils", "list-devices", "--json").output)[0]["device"] == "cpu"
 
 
-def test_validate_accepts_dna_and_tells_what_gets_no_call(tmp_path):
-    path = tmp_path / "in.fa"
-    path.write_text(f">a\n{DNA}\n>a\n{DNA}\n>short\nACGT\n>n\n{'N' * 90}\n")
+def test_validate_accepts_dna_and_tells_what_gets_no_call(put):
+    path = put(f">a\n{DNA}\n>a\n{DNA}\n>short\nACGT\n>n\n{'N' * 90}\n")
     result = run("utils", "validate", path, code=0)
     assert "4 records, 414 nt, 0 errors" in result.output
     for note in ("1 records with an id seen before", "1 records shorter", "1 records without 60"):
         assert note in result.output
 
 
-@pytest.mark.parametrize(
-    ("content", "word", "errors"),
-    [
-        (b"no header\n", "header", 1),
-        (b">a\nAC\0GT\n", "NUL", 1),
-        (b"".join(b">p%d\n%b\n" % (i, b"MKVLEF" * 20) for i in range(9)), "not DNA", 4),
-    ],
-)
-def test_validate_refuses_what_predict_cannot_read(tmp_path, content, word, errors):
-    path = tmp_path / "in.fa"
-    path.write_bytes(content)
-    result = run("utils", "validate", path, "--max-errors", "4", code=3)
-    assert word in result.output and result.output.count("error: ") == errors
+def test_validate_stops_at_the_most_errors(put):
+    path = put("".join(f">p{i}\n{'MKVLEF' * 20}\n" for i in range(9)))
+    said = run("utils", "validate", path, "--max-errors", "4", code=3).output
+    assert "not DNA" in said and said.count("error: ") == 4
 
 
 def test_generated_config_is_read_back_as_the_defaults(tmp_path):
@@ -102,9 +88,8 @@ def test_generated_config_is_read_back_as_the_defaults(tmp_path):
     assert run("utils", "generate-config", "-o", "-").output == path.read_text()
 
 
-def test_config_show_names_every_key_with_its_source(tmp_path):
-    path = tmp_path / "settings.yaml"
-    path.write_text("prediction: {batch_size: 11}\n")
+def test_config_show_names_every_key_with_its_source(put):
+    path = put("prediction: {batch_size: 11}\n", "settings.yaml")
     env = {"VIRNUCPRO_DEVICE_NAME": "cpu"}
     shown = json.loads(run("-c", path, "config", "show", "--json", env=env).output)
     assert set(shown) == set(KEYS)
@@ -152,42 +137,19 @@ def test_damaged_checkpoints_exit_1(checkpoints, name, damage):
     assert "bad   " in run("utils", "validate-checkpoints", checkpoints, code=1).output
 
 
-@pytest.fixture
-def home(tmp_path):
-    return make_tiny_home(tmp_path / "home")
+def test_doctor_names_what_is_sound_and_what_is_not_with_its_remedy(published, tmp_path):
+    def told(*words, code):
+        return run("doctor", "-o", tmp_path / "not" / "there", *words, code=code).output
 
-
-def by_title(home, output_dir):
-    return {finding.title: finding for finding in check_all(home, output_dir)}
-
-
-def test_a_sound_installation_has_packages_a_cpu_and_a_disk(home, tmp_path):
-    found = by_title(home, tmp_path / "not" / "there" / "yet")
+    found = {one["title"]: one for one in json.loads(told("--json", code=0))}
     for title in ("Python", "Packages", "CPU", "500", "DNABERT-S", "Output space"):
-        assert found[title].ok, title
-        assert not found[title].remedy
-    assert "MB/s" in found["Output speed"].text
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "home-sources"]
-
-
-def test_changed_weights_are_found_and_have_a_remedy(home, tmp_path):
-    path = home / "500" / "classifier.safetensors"
-    path.write_bytes(path.read_bytes() + b"x")
-    finding = by_title(home, tmp_path)["500"]
-    assert finding.ok is False and "bytes" in finding.text
-    assert finding.remedy == "virnucpro models fetch 500"
-
-
-def test_the_command_ends_with_1_where_something_is_wrong(home, tmp_path, monkeypatch):
-    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(home))
-    (home / "500" / "classifier.safetensors").unlink()
-    result = CliRunner().invoke(doctor, ["-o", str(tmp_path)])
-    assert result.exit_code == 1
-    assert "FAIL  500:" in result.output and "-> virnucpro models fetch 500" in result.output
-    result = CliRunner().invoke(doctor, ["-o", str(tmp_path), "--json"])
-    assert result.exit_code == 1
-    findings = json.loads(result.output)
-    assert {"title", "ok", "text", "remedy"} == set(findings[0])
+        assert (found[title]["ok"], found[title]["remedy"]) == (True, ""), title
+    assert "MB/s" in found["Output speed"]["text"]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    with (published / "500" / "classifier.safetensors").open("ab") as file:
+        file.write(b"x")
+    text = told(code=1)
+    assert "FAIL  500:" in text and "-> virnucpro models fetch 500" in text
 
 
 def test_citation_names_the_paper_and_is_valid_bibtex():
@@ -206,10 +168,8 @@ def test_completion_prints_a_script(shell):
 
 
 @pytest.mark.slow
-def test_counts_time_and_memory_of_an_input(tiny_home, tmp_path, monkeypatch):
-    monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
-    fasta = tmp_path / "in.fa"
-    fasta.write_text(">a\n" + "ACG" * 300 + "\n>b\n" + "GCA" * 100 + "\n>c\nAC\n")
+def test_estimate_counts_time_and_memory_of_an_input(home, put):
+    fasta = put(f">a\n{'ACG' * 300}\n>b\n{'GCA' * 100}\n>c\nAC\n")
     (row,) = json.loads(run("estimate", "-m", "500", "--count-only", "--json", fasta).output)
     assert (row["records"], row["scored"], row["chunks"]) == (3, 2, 3)
     assert row["orfs"] > 0 and row["protein_tokens"] > row["orfs"] and row["runs"] == []

@@ -7,9 +7,7 @@ from torch.nn import functional
 
 from tests.checkpoints import split
 from virnucpro.core.errors import DeviceError
-from virnucpro.encoders import kernels
-from virnucpro.encoders.attention import choose_backend
-from virnucpro.encoders.base import Batch, Rectangle, collate
+from virnucpro.encoders.base import Rectangle, collate
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.models.specs import Esm2Shape
 
@@ -76,41 +74,6 @@ def test_both_layouts_give_the_same_vectors(varlen):
     encoder.forced_backend = "varlen"
     assert encoder.lay_out(batch).backend == "varlen"
     assert float((encoder(batch) - wanted).abs().max()) <= 3e-6
-
-
-def test_extra_empty_sequences_and_a_tail_of_padding_touch_no_other_row(varlen):
-    encoder = tiny_encoder()
-    batch = collate(sequences([7, 30, 3]))
-    wanted = encoder(batch)
-    total = len(batch.tokens)
-    tokens = torch.cat([batch.tokens, torch.full((24,), encoder.pad_id)])
-    tail = torch.tensor([total + 24] * 4, dtype=torch.int32)
-    fixed = Batch(tokens, torch.cat([batch.cu_seqlens, tail]), 64)
-    for backend in ("varlen", "sdpa"):
-        encoder.forced_backend = backend
-        vectors = encoder(fixed)
-        assert vectors.shape == (7, encoder.dim)
-        assert float((vectors[:3] - wanted).abs().max()) <= 3e-6
-        assert not vectors[4:].any()
-
-
-@pytest.mark.parametrize(
-    ("dtype", "head_dim", "alibi", "capability", "wanted"),
-    [
-        (torch.float16, 64, False, (9, 0), "varlen"),
-        (torch.bfloat16, 64, False, (8, 0), "varlen"),
-        (torch.float32, 64, False, (9, 0), "sdpa"),
-        (torch.float16, 64, True, (9, 0), "sdpa"),
-        (torch.float16, 12, False, (9, 0), "sdpa"),
-        (torch.float16, 64, False, (7, 5), "sdpa"),
-    ],
-)
-def test_a_gpu_uses_varlen_where_the_kernel_runs(
-    monkeypatch, dtype, head_dim, alibi, capability, wanted
-):
-    monkeypatch.setattr(kernels, "triton", None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert choose_backend(torch.device("cuda:0"), dtype, head_dim, alibi) == wanted
 
 
 def test_a_backend_is_proved_before_it_is_used(varlen, monkeypatch):

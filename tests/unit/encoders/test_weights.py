@@ -38,15 +38,6 @@ def with_prefix(prefix, tensors):
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
-def bare_fair_esm(folder):
-    """Tensors without a prefix and without options: heads come from the rotary table."""
-    model = fair_esm_content(SHAPE, TENSORS)["model"]
-    names = {name.removeprefix("encoder.sentence_encoder."): t for name, t in model.items()}
-    folder.mkdir()
-    torch.save({n: t for n, t in names.items() if "lm_head" not in n}, folder / "esm2_bare.pt")
-    return folder / "esm2_bare.pt"
-
-
 def whole_of_transformers(folder):
     """As `EsmForMaskedLM` saves it: prefixed, with heads and buffers that nobody needs."""
     extra = {
@@ -68,7 +59,6 @@ FORMATS = {
     "bin-of-transformers": lambda p: whole_of_transformers(p / "x"),
     "fair-esm": lambda p: write_fair_esm(p / "esm2_tiny.pt", SHAPE, TENSORS),
     "fair-esm-folder": lambda p: write_fair_esm(p / "esm2_tiny.pt", SHAPE, TENSORS).parent,
-    "fair-esm-bare": lambda p: bare_fair_esm(p / "x"),
 }
 
 
@@ -203,11 +193,6 @@ def no_shard(folder):
     (folder / "model-00002-of-00002.safetensors").unlink()
 
 
-def two_files(folder):
-    for name in ("a.pt", "b.pt"):
-        torch.save({}, folder / name)
-
-
 ELSEWHERE = ["../up.safetensors", "/etc/passwd", ""]
 NO_INDEX = ["", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "[" * 99999]
 LAYOUTS = [
@@ -215,7 +200,6 @@ LAYOUTS = [
     *((index(content), r"index\.json") for content in NO_INDEX),
     (twice, "is there twice"),
     (no_shard, "shard is missing"),
-    (two_files, "several weight files"),
     (lambda folder: None, "no weights here"),
     (lambda folder: torch.save([1, 2], folder / "a.pt"), "not a table of tensors"),
     (lambda folder: torch.save({"a": "text"}, folder / "a.pt"), "'a' is a str, not a tensor"),

@@ -9,6 +9,7 @@ import torch
 from tests.unit.engines.toys import DIM, MeanEncoder, expected, make_items, vectors_of
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.engines.base import EngineOptions, choose_dtype
+from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.runner import (
     LARGEST_BUDGET,
     SMALLEST_BUDGET,
@@ -53,15 +54,6 @@ def test_rows_in_are_rows_out_exactly_once(kind, threads, budget):
 def test_a_sequence_beyond_the_budget_goes_alone(kind):
     batches = list(engine_of(kind, MeanEncoder(), 16).embed(make_items([100, 5, 5])))
     assert [0] in [rows.tolist() for rows, _ in batches]
-
-
-def test_short_sequences_have_batches_of_their_own(kind, monkeypatch):
-    monkeypatch.setattr(MeanEncoder, "short_tokens", 7)
-    encoder, items = MeanEncoder(), make_items(LENGTHS)
-    batches = list(engine_of(kind, encoder, 100).embed(items))
-    vectors_of(batches, len(items))
-    kinds = [{len(items[row]) <= 7 for row in rows} for rows, _ in batches]
-    assert {True} in kinds and {False} in kinds and {True, False} not in kinds
 
 
 def test_a_sequence_without_tokens_is_refused(kind):
@@ -154,3 +146,36 @@ def test_the_budget_is_a_power_of_two_that_fits(free, per_token, budget):
 )  # fmt: skip
 def test_dtype_follows_device_and_wish(name, device, chosen):
     assert choose_dtype(name, torch.device(device)) is chosen
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2, 5])
+def test_spread_is_map_and_reads_no_further_ahead_than_it_may(threads):
+    read = []
+
+    def given(n):
+        for x in range(n):
+            read.append(x)
+            yield x
+
+    for n in (0, 1, 9, 50):
+        assert list(spread(lambda x: x * x, given(n), threads)) == [x * x for x in range(n)]
+    read.clear()
+    results = spread(lambda x: x, given(100), threads)
+    next(results)
+    assert len(read) <= max(1, 2 * threads)
+    results.close()
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_elements_before_an_error_arrive_first_and_the_end_stays_the_end(depth):
+    def source():
+        yield from range(3)
+        raise OSError("gone")
+
+    with Ahead(source(), depth) as ahead:
+        assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(OSError, match="gone"):
+            next(ahead)
+    with Ahead(iter([1]), depth) as ahead:
+        assert list(ahead) == [1]
+        assert next(ahead, "end") == "end"

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.encoders.base import bucket_width
 from virnucpro.engines.plans import pack, rectangles
 
 BUDGET = 64
@@ -28,6 +27,11 @@ def test_a_sequence_beyond_the_budget_goes_alone(plan):
     assert batches == [[3], [1], [2, 0, 4]]
 
 
+def test_rows_much_narrower_than_the_first_begin_another_rectangle():
+    batches = rectangles(np.array([100, 80, 76, 75, 74, 40]), 1_000, 0.75)
+    assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4], [5]]
+
+
 def _first_fit_decreasing(lengths):
     """The rule as one would state it: each sequence, longest first, into the first that fits."""
     bins, free = [], []
@@ -47,19 +51,6 @@ def _first_fit_decreasing(lengths):
 def test_packing_is_first_fit_decreasing(lengths):
     batches = [batch.tolist() for batch in pack(np.array(lengths, dtype=np.int64), BUDGET)]
     assert batches == _first_fit_decreasing(lengths)
-
-
-def test_most_rectangles_are_full_and_of_one_width():
-    lengths = np.random.default_rng(1).normal(104, 4, 20_000).astype(int)
-    plan = list(rectangles(bucket_width(lengths), 16_384, 0.75))
-    widths = [set(bucket_width(lengths[batch]).tolist()) for batch in plan]
-    assert sum(len(found) == 1 for found in widths) > 0.95 * len(plan)
-    assert lengths.sum() / sum(len(b) * max(w) for b, w in zip(plan, widths, strict=True)) > 0.95
-
-
-def test_rows_much_narrower_than_the_first_begin_another_rectangle():
-    batches = rectangles(np.array([100, 80, 76, 75, 74, 40]), 1_000, 0.75)
-    assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4], [5]]
 
 
 def test_a_million_lengths_are_packed_by_group_with_few_slots_left_empty():

@@ -115,17 +115,6 @@ def test_rates_belong_to_the_sample(tmp_path):
     assert (first["virus"], second["virus"], second["expected_false"]) == (201, 1, rates["b"])
 
 
-def test_the_other_form_of_the_fasta_goes_only_if_it_is_ours(tmp_path):
-    run = make_run(tmp_path, {"a": [("x", [0.9])]})
-    other = run.paths.output_dir / "viral.fasta.gz"
-    other.write_bytes(b"of another run")
-    write_final_tables(run)
-    assert other.exists()
-    run.ledger.claim(other)
-    write_final_tables(run)
-    assert not other.exists()
-
-
 def test_memory_stays_within_100_bytes_a_record(tmp_path):
     peaks = []
     for size in (1_500, 7_500):

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import DamagedError
 from virnucpro.core.records import Record
 from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
-from virnucpro.pipeline.stream import ScoreStore, scored_shards, unit_name
+from virnucpro.pipeline.stream import ScoreStore, scored_shards
 from virnucpro.pipeline.worker_loop import Done, GivenUp
 from virnucpro.scores.scorer import COLUMNS
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
@@ -130,14 +129,3 @@ def test_a_unit_that_is_given_up_has_no_scores_and_is_not_done(events, units, st
     mended = Toy()
     expect_true_scores(scored_shards(events(), store, mended, None))
     assert set(mended.computed) == poison
-
-
-@pytest.mark.parametrize("payload", [b"", b"12345", bytes(12), bytes(12 * 7)])
-def test_scores_of_another_number_of_orfs_are_damage(events, units, tmp_path, payload):
-    ledger = Ledger(tmp_path, tmp_path / "ledger")
-    ledger.commit(unit_name(0), "key", payload)
-    with pytest.raises(DamagedError, match="another number of ORFs"):
-        list(scored_shards(events(), ScoreStore(ledger, "key"), Toy(), None))
-    mending = ScoreStore(Ledger(tmp_path, tmp_path / "ledger", repair=True), "key")
-    expect_true_scores(scored_shards(events(), mending, Toy(), None))
-    assert len(mending.read(0, 6)) == 6

@@ -102,9 +102,9 @@ def test_a_lost_worker_is_replaced_and_no_unit_with_it(pool, job, caplog, monkey
     [("error", "RuntimeError: it would not"), ("unreadable", "ValueError: cannot be read")],
 )
 def test_a_unit_that_fails_twice_is_given_up_and_all_others_come(executor, job, trouble, reason):
-    results, reasons = done(executor, job, units(u0=trouble, u7=trouble))
+    results, reasons = done(executor, job, units(u0=trouble, u5="error once", u7=trouble))
     expect_squares(results, but={0, 7})
-    assert reasons == {0: reason, 7: reason}
+    assert reasons == {0: reason, 7: reason} and len(job.tries(5)) == 2
     assert len(job.tries(7)) == (2 if trouble == "error" else 0)
 
 
@@ -117,12 +117,6 @@ def test_a_unit_that_kills_its_worker_twice_is_given_up_alone(pool, job, trouble
     for poison in (2, 7):
         assert len(set(job.tries(poison))) == len(job.tries(poison))
         assert len(job.tries(poison)) == (2 if trouble == "SIGKILL" else 0)
-
-
-def test_a_unit_that_fails_once_is_done(executor, job):
-    results, reasons = done(executor, job, units(u5="error once"))
-    expect_squares(results)
-    assert reasons == {} and len(job.tries(5)) == 2
 
 
 def test_a_unit_is_tried_again_alone_though_there_are_others_to_do(job, caplog):

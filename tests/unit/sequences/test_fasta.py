@@ -226,12 +226,6 @@ def test_an_endless_header_is_refused_and_a_long_one_read(put, monkeypatch):
         list(read_records([put(b">a\nACGT\n>" + b"h" * 3_000 + b"\nACGT\n")]))
 
 
-def test_many_records_together_may_be_longer(put, monkeypatch):
-    monkeypatch.setattr(streams, "BLOCK_BYTES", 512)
-    data = b"".join(b">%03d\n%s\n" % (i, b"A" * 506) for i in range(50))
-    assert sum(1 for _ in read_records([put(data)], ReadLog(max_record_nt=5_000))) == 50
-
-
 @pytest.mark.parametrize("packer", PACKERS)
 def test_a_bomb_is_stopped_in_bounded_memory(put, packer):
     path = put(PACKERS[packer](b">bomb\n" + (b" " * 59 + b"\n") * 300_000))
@@ -305,15 +299,6 @@ def test_every_id_is_new_and_first_comers_keep_theirs(names):
             assert unique == name
         else:
             assert unique.rpartition("__")[0] == name
-
-
-def test_an_id_is_new_only_with_all_endings():
-    ids = IdRegistry()
-    ids.unique("x/2")
-    assert ids.unique("x", ("/1", "/2")) == "x__2"
-    assert ids.unique("x", ("/1", "/2")) == "x__3"
-    assert ids.unique("x/1") == "x/1"
-    assert ids.unique("x__2/1") == "x__2/1__2"
 
 
 def test_an_id_takes_few_bytes():

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from runs_here import predict_here, run, write_dna
+from runs_here import predict_here, run, write_dna, write_reads
 
 from virnucpro.core.records import Record
 from virnucpro.models import specs
@@ -66,12 +66,7 @@ def test_a_large_input_is_told_from_its_first_part(model, tmp_path, monkeypatch,
     if kind == "gzip":
         path.write_bytes(gzip.compress(path.read_bytes()))
     elif kind == "bam":
-        pysam = pytest.importorskip("pysam")
-        with pysam.AlignmentFile(str(path), "wb", header={"HD": {"VN": "1.6"}}) as file:
-            for record in found:
-                read = pysam.AlignedSegment(file.header)
-                read.query_name, read.flag, read.query_sequence = record.seq_id, 4, record.sequence
-                file.write(read)
+        path = write_reads(tmp_path / "in.bam", *((r.seq_id, 4, r.sequence) for r in found))
     files = [path, path] if kind == "two" else [path]
     told = survey(files, model)
     assert not told.is_whole

@@ -64,13 +64,6 @@ def test_every_group_has_its_row():
     assert _row(rows, "family", "known", "Aviridae").count == 4
 
 
-def test_lengths_stay_apart():
-    short = _part("known", Label(VIRUS, "virus", "a"), [0.6], ["virus"], 150)
-    scored = side_by_side([VIRAL, CELLS, short])
-    assert sum(r.level == "set" and r.set_name == "known" for r in rows_of(scored)) == 2
-    assert [c.length_nt for c in curves_of(scored)] == [500]
-
-
 def test_a_page_shows_names_as_text(tmp_path):
     odd = Label(VIRUS, "virus", "<script>alert(1)</script>")
     scored = side_by_side([_part("known", odd, [0.9] * 12, ["virus"] * 12), CELLS])
