@@ -17,12 +17,8 @@ if TYPE_CHECKING:
 EngineKind = Literal["padded", "packed"]
 # Indices of some items, shape (batch,), and their vectors, shape (batch, d) float32.
 Embedded = tuple[NDArray[np.int64], NDArray[np.float32]]
-DTYPES = {  # names in torch
-    "float32": "float32",
-    "float16": "float16",
-    "bfloat16": "bfloat16",
-    "fp8": "float16",  # of what is not quantised
-}
+# names in torch; of fp8, for what is not quantised
+DTYPES = {n: n for n in ("float32", "float16", "bfloat16")} | {"fp8": "float16"}
 
 
 class Engine(Protocol):

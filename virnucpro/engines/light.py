@@ -12,8 +12,7 @@ from threadpoolctl import threadpool_limits
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.small_cpu import SmallEncoder
 from virnucpro.engines.base import Embedded, EngineStats
-from virnucpro.engines.feeding import spread
-from virnucpro.engines.plans import rectangles
+from virnucpro.engines.feeding import rectangles, spread
 
 _POSITIONS = 1024  # of a piece: its widest array takes about 3 MB
 

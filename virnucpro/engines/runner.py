@@ -20,8 +20,7 @@ from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import Encoder, Layout, Rectangle, bucket_width, collate
 from virnucpro.engines.base import Embedded, EngineKind, EngineOptions, EngineStats
-from virnucpro.engines.feeding import Ahead
-from virnucpro.engines.plans import pack, rectangles
+from virnucpro.engines.feeding import Ahead, pack, rectangles
 
 log = logging.getLogger("virnucpro.engines")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.engines.plans import pack, rectangles
+from virnucpro.engines.feeding import pack, rectangles
 
 BUDGET = 64
 lengths_lists = st.lists(st.integers(1, BUDGET), max_size=200)
