@@ -152,7 +152,7 @@ def run_prediction(
 def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
-    job = score_job(run.model, compute, run.input_bytes)
+    job = score_job(run.model, compute)
     given_up: dict[int, str] = {}
     missing: dict[str, int] = {}
     store = ScoreStore(run.ledger, run.key)
