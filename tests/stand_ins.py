@@ -19,12 +19,7 @@ POISON_UNIT = 2
 
 @dataclass(frozen=True)
 class Squares:
-    """Squares numbers; a unit is (number, what goes wrong).
-
-    Attributes:
-        folder: remembers who tried what, across processes.
-        broken: device on which it cannot start.
-    """
+    """Squares numbers; a unit is (number, what goes wrong); it cannot start on `broken`."""
 
     folder: Path
     broken: str = ""
@@ -183,11 +178,7 @@ class Gated:
 
 @dataclass(frozen=True)
 class Troubled:
-    """A job and its task: every score is 0.5; the first DNA of a unit says what goes wrong.
-
-    Attributes:
-        folder: remembers who tried what, across processes.
-    """
+    """A job and its task: every score is 0.5; the first DNA of a unit says what goes wrong."""
 
     folder: Path
 

@@ -1,12 +1,11 @@
 """Suites `scaling`, `throughput`, `memory` and `equivalence`: one stage at a time."""
 
 import os
-import tracemalloc
 from unittest.mock import patch
 
 import pytest
 import torch
-from bench_models import coding_contigs, proteins, seconds_of, write_fasta
+from bench_models import coding_contigs, proteins, seconds_of
 
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
@@ -15,7 +14,6 @@ from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import parallel_translate
 from virnucpro.pipeline.input_pass import BLOCK_CHUNKS
 from virnucpro.pipeline.parallel_translate import BLOCKS_BEFORE_POOL, translate_blocks
-from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 from virnucpro.tools.verify import verify_paths
 
@@ -83,28 +81,9 @@ class TestThroughput:
             figures.note(name, ratio, "x", "higher")
 
 
-def peak_of(work):
-    """Most bytes that Python and NumPy held during `work`."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.mark.memory
 class TestMemory:
     suite = "memory"
-
-    def test_reading(self, figures, quick, tmp_path):
-        """Four times the records must not take twice the memory."""
-        count, peaks = 2_000 if quick else 10_000, []
-        for size in (count, 4 * count):
-            path = write_fasta(tmp_path / f"{size}.fa", coding_contigs(1) * size)
-            peaks.append(peak_of(lambda path=path: sum(1 for _ in read_records([path]))))
-        figures.note(f"reading {4 * count} records", peaks[1] / 2**20, "MiB", "lower")
-        figures.at_most("reading, 4 times the records", peaks[1] / peaks[0], 2.0, "x memory")
 
     def test_device(self, figures, device, home, sequences):
         """A batch planned by free memory must fit without being halved."""

@@ -1,16 +1,13 @@
 """Small faults found in the field, each kind with more than the case that showed it."""
 
-import json
 import os
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
 from runs_here import dna, run, write_fasta
 
-from virnucpro.core.errors import ModelError, VirNucProError
-from virnucpro.models.store import BUNDLED, resolve_model
+from virnucpro.core.errors import VirNucProError
 from virnucpro.training.jobs import read_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,23 +88,6 @@ def test_messages_about_settings_and_training_stay_short(put, text):
             read_job(path, None)
         said = str(caught.value)
     expect_short(said)
-
-
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        ("name", [LONG] * 500), ("classifier", {"file": LONG}), ("dna", {"kind": LONG}),
-        ("orf_policy", {"name": LONG, "keep": 1}), ("files", {LONG: "0"}),
-    ],
-    ids=range(5),
-)  # fmt: skip
-def test_messages_about_a_model_stay_short(tmp_path, place, value):
-    folder = shutil.copytree(BUNDLED, tmp_path / "m")
-    content = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**content, place: value}))
-    with pytest.raises(ModelError) as caught:
-        resolve_model("custom", folder, tmp_path)
-    expect_short(str(caught.value).replace(str(tmp_path), ""), shows=False)
 
 
 @pytest.mark.parametrize(

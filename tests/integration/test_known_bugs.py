@@ -1,7 +1,4 @@
-"""Bugs that the pipelines before this one had, where no other test would catch them.
-
-`docs/bugs.md` lists all of them, each with its test.
-"""
+"""Bugs of the pipelines before this one, where no other test would catch them."""
 
 import importlib.metadata
 import json

@@ -143,7 +143,9 @@ def test_the_staged_path_resumes_what_one_stream_began(run, undisturbed, tmp_pat
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the golden files in ../shared")
-@pytest.mark.parametrize("name", ["orfs_vanilla", "fixed500_vanilla"])
+@pytest.mark.parametrize(
+    "name", ["orfs_vanilla", "fixed500_vanilla", "orfs_broad", "fixed500_broad"]
+)
 def test_files_of_the_staged_path_are_the_published_ones(tiny_home, tmp_path, name):
     fasta = tmp_path / "in.fa"
     fasta.write_bytes((GOLDEN / f"{name}_input.fa").read_bytes())

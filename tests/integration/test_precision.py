@@ -1,7 +1,4 @@
-"""float8 is used where a sample of the run's own ORFs keeps its scores, and refused elsewhere.
-
-The device is a stand-in: plain PyTorch computes what its kernels would.
-"""
+"""float8 is used where a sample of the run keeps its scores; plain PyTorch stands for the GPU."""
 
 import numpy as np
 import pytest

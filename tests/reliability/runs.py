@@ -39,13 +39,7 @@ def write_input(path, records, nt=600, seed=0):
 
 
 class Runs:
-    """Starts runs of `predict` on one input with one model home.
-
-    Args:
-        folder: for the input, settings and logs; the caller removes it.
-        home: of the models.
-        per_file: ORFs per unit of work.
-    """
+    """Starts runs of `predict` on one input, `per_file` ORFs a unit, with one model home."""
 
     def __init__(self, folder: Path, home: Path, per_file=14, records=10):
         self.folder, self.home, self.number = folder, home, 0

@@ -1,6 +1,4 @@
-"""Commands that tell something: estimate, profile, doctor, report, citation, completion."""
-
-from __future__ import annotations
+"""Commands that tell something: estimate, profile, doctor, report, extract, citation."""
 
 import json
 import sys
@@ -24,7 +22,7 @@ from virnucpro.core.device import (
 )
 from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.core.files import make_writable, read_json, write_json
-from virnucpro.core.text import duration, gib
+from virnucpro.core.text import clipped, duration, gib
 
 FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
 MARKS = {True: "ok", False: "FAIL", None: "--"}
@@ -242,3 +240,36 @@ def completion(ctx: click.Context, shell: str) -> None:
     assert made is not None  # click knows each of the choices
     root = ctx.find_root().command
     click.echo(made(root, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
+
+
+@click.command()
+@click.argument("output_dir", type=options.FOLDER)
+@click.argument("input_files", nargs=-1, required=True, type=options.FILE)
+@option("--call", "calls", multiple=True, default=["virus"], show_default=True,
+        type=click.Choice(["virus", "non-virus", "uncertain"]),
+        help="May be given again.")  # fmt: skip
+@option("--output", "-o", "targets", multiple=True, default=["-"], show_default=True,
+        type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+        help="Where to write; packed where the name ends in .gz. Given twice, one for each mate "
+        "of pairs, which else come in turn.")  # fmt: skip
+@flag("--force", "-f", help="Write over files that are there.")
+@options.reference
+def extract(
+    output_dir: Path, input_files: tuple[Path, ...], calls: tuple[str, ...],
+    targets: tuple[Path, ...], force: bool, reference: Path | None,
+) -> None:  # fmt: skip
+    """Write the records of INPUT_FILES that the run in OUTPUT_DIR called a virus.
+
+    INPUT_FILES is an input of the run, or both files of a pair; it may have moved, as it is known
+    by its content. Records come out as they are there, FASTA, FASTQ or BAM; of pairs both mates.
+    """
+    from virnucpro.tools.extract import extract as write_records
+
+    for target in targets:
+        if target.is_file() and not force:
+            raise UsageError(f"{target} exists; --force writes over it")
+    written, total = write_records(
+        output_dir, input_files, calls, targets, sys.stdout.buffer, reference
+    )
+    names = clipped(", ".join(map(str, input_files)))
+    click.echo(f"{written:,} of {total:,} records of {names}: {', '.join(calls)}", file=sys.stderr)

@@ -1,7 +1,5 @@
 """`virnucpro models`: what is installed, how it gets there, and whether it computes right."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
@@ -122,7 +120,7 @@ def import_command(obj: dict[str, Any], source: Path, name: str) -> None:
         click.echo(f"  {file}  sha256 {entry.sha256}")
 
 
-def _prove(spec: EncoderSpec | ModelSpec) -> None:
+def _prove(spec: "EncoderSpec | ModelSpec") -> None:
     """Load what is about to be installed, one tensor of an encoder at a time."""
     from virnucpro.encoders.load import check_encoder
     from virnucpro.models import specs

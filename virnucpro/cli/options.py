@@ -1,7 +1,5 @@
 """Types of values, and the options that several commands take."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

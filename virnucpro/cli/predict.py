@@ -1,7 +1,5 @@
 """`virnucpro predict`: flags to frozen settings, then one call."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -24,9 +22,6 @@ from virnucpro.pipeline.runtime_config import RuntimeConfig
 
 logger = logging.getLogger("virnucpro.cli")
 
-PACKED_ONLY = ("dnabert_v2", "ranks", "dataloader_workers")
-STREAM_ONLY = ("v1_attention", "pin_memory")
-FILE_WISE_ONLY = ("persistent_models", "cache_clear_interval")
 DEPRECATED = {
     "skip_checkpoint_validation": "finished work is always checked by its checksum",
     "cuda_streams": "copies always overlap with computing",
@@ -134,8 +129,10 @@ def predict(
     _set_up(ctx, flags)
     config = config_of(ctx)
     log_file = ctx.obj.get("log", {}).get("log_file")
-    if log_file is not None and any(_is_one_file(log_file, path) for path in input_files):
-        raise UsageError(f"--log-file {log_file} is an input; choose another one")
+    for path in input_files if log_file else ():
+        with suppress(OSError):  # one of them is not there
+            if path.samefile(log_file):
+                raise UsageError(f"--log-file {log_file} is an input; choose another one")
     persistent_models = ctx.obj["persistent_models"] = flags["persistent_models"]
     is_local = flags["executor"] == "local"
     gpus = choose_gpus(flags["gpus"], flags["device"], config) if is_local else ()
@@ -150,16 +147,17 @@ def predict(
     if v1_fallback:
         logger.info("Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)")
     elif parallel:
-        v1_dna, v2_dna = "v1.0 (fast enough, v2.0 planned for v2.1)", "v2.0 (--dnabert-v2)"
+        dna = "v1.0 (fast enough, v2.0 planned for v2.1)"
         logger.info("Architecture: v2.0 hybrid")
         logger.info("  ESM-2 embedding: v2.0 (async DataLoader + sequence packing)")
-        logger.info("  DNABERT-S embedding: %s", v2_dna if compute.dnabert_v2 else v1_dna)
+        logger.info(
+            "  DNABERT-S embedding: %s", "v2.0 (--dnabert-v2)" if compute.dnabert_v2 else dna
+        )
     elif compute.staged:
         logger.info("Architecture: v1.0 (single-GPU or non-parallel mode)")
     else:
-        logger.debug(
-            "Architecture: one stream (both encoders and the classifier in one process a device)"
-        )
+        words = "both encoders and the classifier in one process a device"
+        logger.debug("Architecture: one stream (%s)", words)
     if persistent_models:
         logger.info("Using persistent model loading - models will remain in GPU memory")
     from virnucpro.pipeline import prediction  # looked up when called; torch loads behind it
@@ -181,16 +179,12 @@ def predict(
             devices=compute.devices,
             worker_timeout=compute.worker_timeout,
         )
-    sys.exit(
-        prediction.run_prediction(
-            input_files=input_files,
-            output_dir=out,
-            settings=settings,
-            persistent_models=persistent_models,
-            use_v2_architecture=use_v2,
-            runtime_config=runtime_config,
-        )
-    )
+    code = prediction.run_prediction(
+        input_files=input_files, output_dir=out, settings=settings,
+        persistent_models=persistent_models, use_v2_architecture=use_v2,
+        runtime_config=runtime_config,
+    )  # fmt: skip
+    sys.exit(code)
 
 
 def _set_up(ctx: click.Context, flags: dict[str, Any]) -> None:
@@ -209,22 +203,18 @@ def _set_up(ctx: click.Context, flags: dict[str, Any]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _is_one_file(path: Path, other: Path) -> bool:
-    with suppress(OSError):  # one of them is not there
-        return path.samefile(other)
-    return False
-
-
 def _warn_of_no_effect(ctx: click.Context, packed: bool, staged: bool) -> None:
     """Name the flags that were given and that no engine in use reads."""
     if packed:
         reasons = {"esm_batch_size": "with --parallel: memory decides"}
     else:
-        names = PACKED_ONLY + (STREAM_ONLY if staged else ())
+        names = ["dnabert_v2", "ranks", "dataloader_workers"]
+        names += ["v1_attention", "pin_memory"] * staged
         reasons = dict.fromkeys(names, "without the packed engine: add --parallel")
     if packed and ctx.params["dnabert_v2"]:
         reasons["dnabert_batch_size"] = "with --dnabert-v2: memory decides"
-        reasons |= dict.fromkeys(FILE_WISE_ONLY, "with --dnabert-v2: nothing goes file by file")
+        names = ["persistent_models", "cache_clear_interval"]
+        reasons |= dict.fromkeys(names, "with --dnabert-v2: nothing goes file by file")
     for name, reason in reasons.items():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             logger.warning("--%s has no effect %s", name.replace("_", "-"), reason)

@@ -1,10 +1,4 @@
-"""Flags, environment and settings file -> the frozen settings of a prediction.
-
-Shared by `virnucpro predict` and `virnucpro.predict`: an absent flag falls back to the setting
-of the same name, and that to its default.
-"""
-
-from __future__ import annotations
+"""Flags, environment and settings file -> the frozen settings of a prediction."""
 
 import os
 from collections.abc import Mapping
@@ -29,11 +23,10 @@ STAGED = ("staged", "parallel", "v1_fallback", "persistent_models", "merge_threa
 
 def build_settings(
     flags: Mapping[str, Any], config: Config, gpus: tuple[int, ...] = ()
-) -> PredictionSettings:
+) -> "PredictionSettings":
     """Lay flags, by name, over settings; without `gpus` the `device` flag says where to compute.
 
-    Raises:
-        UsageError: a value is out of range, or flags do not fit together.
+    A UsageError tells of a value that is out of range, and of flags that do not fit together.
     """
     from virnucpro.pipeline import settings  # numpy loads behind it: --help stays fast
 
@@ -47,21 +40,19 @@ def build_settings(
     for name, least in LEAST.items():
         if (value := flags.get(name)) is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, got {value}")
-    if (precision := flags.get("precision")) not in (None, *PRECISIONS):
-        known = ", ".join(PRECISIONS)
-        raise UsageError(f"precision must be one of {known}, got {shown(precision)}")
-    if (policy := flags.get("orf_policy")) not in (None, *ORF_POLICIES):
-        known = ", ".join(ORF_POLICIES)
-        raise UsageError(f"orf_policy must be one of {known}, got {shown(policy)}")
-    by_path = "custom" if flags.get("model_path") else None
-    model_type = flags.get("model_type") or by_path or config.get("prediction.model_type")
+    words = {"precision": PRECISIONS, "orf_policy": ORF_POLICIES, "preset": PRESETS}
+    for name, known in words.items():
+        if (word := flags.get(name)) not in (None, *known):
+            raise UsageError(f"{name} must be one of {', '.join(known)}, got {shown(word)}")
+    precision, preset = flags.get("precision"), flags.get("preset")
+    model_type = flags.get("model_type") or ("custom" if flags.get("model_path") else None)
+    model_type = model_type or config.get("prediction.model_type")
     model_path = of("model_path", "prediction.model_path")
     if model_type == "custom" and model_path is None:
         raise UsageError("-m custom needs --model-path")
     if flags.get("conservative") and flags.get("relaxed"):
         raise UsageError("--conservative and --relaxed exclude each other: give one of them")
-    repair = bool(flags.get("force_resume"))
-    resume = repair or bool(flags.get("resume"))
+    resume = bool(flags.get("resume") or flags.get("force_resume"))
     if resume and flags.get("force"):
         raise UsageError("--force starts over and --resume goes on: give one of them")
     keep_intermediate = of("keep_intermediate", "files.keep_intermediate")
@@ -77,10 +68,8 @@ def build_settings(
         )
     if on_ray and device == "auto":
         device = "cuda" if detect_cuda_devices() else "cpu"
-    calling = settings.Calling(
-        preset=next((name for name in PRESETS if flags.get(name)), None),
-        **given("min_score", "max_fdr", "gzip_fasta"),
-    )
+    preset = preset or next((name for name in PRESETS if flags.get(name)), None)
+    calling = settings.Calling(preset=preset, **given("min_score", "max_fdr", "gzip_fasta"))
     try:
         _ = calling.thresholds
     except ValueError as error:
@@ -113,14 +102,14 @@ def build_settings(
             packing=not _switch("VIRNUCPRO_DISABLE_PACKING"),
             v1_attention=bool(flags.get("v1_attention")) or _switch("VIRNUCPRO_V1_ATTENTION"),
             worker_timeout=config.get("prediction.worker_timeout"),
-            **given("ranks", "pin_memory", "dnabert_v2", "cache_clear_interval"),
-            **given("executor", "ray_address", "ray_cpus"),
+            **given("ranks", "pin_memory", "dnabert_v2", "cache_clear_interval", "executor"),
+            **given("ray_address", "ray_cpus"),
         ),
         calling=calling,
         output=settings.Output(
             keep_intermediate=keep_intermediate,
             resume=resume,
-            repair=repair,
+            repair=bool(flags.get("force_resume")),
             progress=config.get("progress.enabled") and not flags.get("no_progress"),
             report=not flags.get("no_report"),
             **given("force"),
@@ -130,27 +119,19 @@ def build_settings(
 
 def config_of(ctx: click.Context) -> Config:
     """The settings that `virnucpro --config` read, else those of the environment."""
-    found: Config | None = ctx.ensure_object(dict).get("config")
-    return found if found is not None else environment_config()
-
-
-def environment_config() -> Config:
-    """The settings that the environment gives, over the defaults."""
-    return Config.load(None, os.environ)
+    return ctx.ensure_object(dict).get("config") or Config.load(None, os.environ)
 
 
 def model_home(config: Config) -> Path:
     """Where fetched and imported models lie; by default in the user's cache."""
     from virnucpro.pipeline.settings import default_home
 
-    home: Path | None = config.get("models.home")
-    return default_home() if home is None else home
+    return config.get("models.home") or default_home()
 
 
 def embedding_dtype(config: Config) -> str:
     """The numbers to embed with, by settings and environment."""
-    disabled = _switch("VIRNUCPRO_DISABLE_FP16")
-    return "float32" if disabled else str(config.get("device.dtype"))
+    return "float32" if _switch("VIRNUCPRO_DISABLE_FP16") else str(config.get("device.dtype"))
 
 
 def _switch(name: str) -> bool:

@@ -1,9 +1,8 @@
 """`virnucpro plan`, `worker`, `finish`, `status`: a prediction on many hosts, without a daemon."""
 
-from __future__ import annotations
-
 import json
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ _OF_A_PLAN = (
     "model_path", "expected_length", "orf_policy", "min_score", "max_fdr", "conservative",
     "relaxed", "gzip_fasta", "resume", "force", "no_report", "threads", "batch_size", "precision",
 )  # fmt: skip
-_OF_A_WORKER = ("threads", "gpus", "device")
 RUN = click.argument("run", metavar="RUN")
 
 
@@ -46,8 +44,6 @@ def plan(
 
     Workers may start at once, on any host that sees RUN and the same model.
     """
-    from dataclasses import replace
-
     from virnucpro.pipeline import shared_run
 
     flags["device"] = device or ("cuda" if detect_cuda_devices() else "cpu")
@@ -59,7 +55,7 @@ def plan(
     click.echo(f"{run}: {units} units; next: virnucpro worker {run}, on as many hosts as you like")
 
 
-@click.command(params=_of_predict(*_OF_A_WORKER))
+@click.command(params=_of_predict("threads", "gpus", "device"))
 @RUN
 @option("--lease", "lease_s", type=click.FloatRange(min=1), default=120.0, show_default=True,
         help="Silence after which a worker's units go to others (s).")  # fmt: skip
@@ -72,8 +68,7 @@ def worker(
     """Score units of RUN until none is left, beside any number of other workers."""
     from virnucpro.pipeline import shared_run
 
-    config = config_of(ctx)
-    flags = {"device": device, "threads": threads}
+    flags, config = {"device": device, "threads": threads}, config_of(ctx)
     settings = build_settings(flags, config, choose_gpus(gpus, device, config))
     units = shared_run.work(run, settings.compute, settings.model.home, lease_s)
     click.echo(f"{run}: no unit is left; {units} were scored here")

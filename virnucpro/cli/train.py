@@ -1,7 +1,5 @@
 """`virnucpro train` and `virnucpro evaluate`: labelled FASTA to a model, and to its figures."""
 
-from __future__ import annotations
-
 import re
 import sys
 from dataclasses import replace

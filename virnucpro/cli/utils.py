@@ -1,7 +1,5 @@
 """`virnucpro utils` and `virnucpro config`: devices, files, checkpoints, settings."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -17,9 +15,8 @@ from virnucpro.cli.options import flag
 from virnucpro.core.config import SWITCHES, Config, default_yaml, environment_name
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import InputError, UsageError
+from virnucpro.core.files import atomic_write
 from virnucpro.core.text import clipped, gib
-
-CHECKPOINTS_BAD, CHECKPOINTS_ABSENT = 1, 3
 
 
 @click.group()
@@ -31,17 +28,17 @@ def utils() -> None:
 @options.as_json
 def list_devices(as_json: bool) -> None:
     """Show what predict can compute on: CPUs, and every GPU with its memory."""
-    cpus = f"{usable_cpus()} CPUs usable"
-    devices: list[dict[str, str]] = [{"device": "cpu", "name": cpus, "numbers": "float32"}]
+    devices = [{"device": "cpu", "name": f"{usable_cpus()} CPUs usable", "numbers": "float32"}]
     for number in detect_cuda_devices():
         import torch
 
         properties = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
-        memory = f"{free / 2**30:.1f} of {gib(total)} free"
-        capability = f"{properties.major}.{properties.minor}"
-        facts = {"memory": memory, "capability": capability, "numbers": "float16"}
-        devices.append({"device": f"cuda:{number}", "name": properties.name, **facts})
+        devices.append({
+            "device": f"cuda:{number}", "name": properties.name,
+            "memory": f"{free / 2**30:.1f} of {gib(total)} free",
+            "capability": f"{properties.major}.{properties.minor}", "numbers": "float16",
+        })  # fmt: skip
     if as_json:
         click.echo(json.dumps(devices, indent=1))
         return
@@ -114,8 +111,6 @@ def validate(file: Path, max_errors: int) -> None:
 @flag("--force", "-f", help="Write over a file that is there.")
 def generate_config(output: Path, force: bool) -> None:
     """Write a YAML file with every setting, its default and what it does."""
-    from virnucpro.core.files import atomic_write
-
     if str(output) == "-":
         click.echo(default_yaml(), nl=False)
         return
@@ -139,7 +134,7 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
 
     if not directory.is_dir():
         click.echo(f"{directory}: no such directory", err=True)
-        sys.exit(CHECKPOINTS_ABSENT)
+        sys.exit(3)
     checked = bad = 0
     for finding in check_output_dir(directory, load=not skip_load):
         checked += 1
@@ -147,8 +142,7 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
         problem = f": {finding.problem}" if finding.problem else ""
         click.echo(f"{'bad' if problem else 'ok':<5} {finding.path}{problem}")
     click.echo(f"{checked} files checked, {bad} bad")
-    if bad or not checked:
-        sys.exit(CHECKPOINTS_BAD if bad else CHECKPOINTS_ABSENT)
+    sys.exit(1 if bad else 0 if checked else 3)
 
 
 @click.group()

@@ -1,7 +1,5 @@
 """FASTA and FASTQ -> records with ids that are unique within the run. Streams."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest

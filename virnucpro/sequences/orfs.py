@@ -5,8 +5,6 @@ strand turns it into an amino acid. Chunks lie end to end with separators betwee
 that would reach into the next chunk holds a separator, so it reads `X` and can never be a stop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 """What was met while reading the inputs of a run, and ids that are unique in few bytes each."""
 
-from __future__ import annotations
-
 import logging
 from array import array
 from bisect import bisect_left

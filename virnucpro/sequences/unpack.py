@@ -3,8 +3,6 @@
 Memory is bounded whatever a file unpacks to, and the bytes are hashed as they come.
 """
 
-from __future__ import annotations
-
 import bz2
 import hashlib
 import io

@@ -1,7 +1,4 @@
-"""The layers around our own kernels: the same vectors as the plain path, and the way back to it.
-
-The kernels themselves need a GPU (`test_kernels_gpu.py`); here plain PyTorch stands for them.
-"""
+"""Layers around our kernels, for which plain PyTorch stands: the vectors of the plain path."""
 
 import logging
 
@@ -10,7 +7,6 @@ import pytest
 import torch
 
 from tests import plain_kernels
-from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, kernels
 from virnucpro.encoders.attention import choose_backend, prove_backend
 from virnucpro.encoders.base import Batch
@@ -130,8 +126,3 @@ def test_float8_keeps_the_ends_and_stays_near(installed):
     assert prove_backend(quantised) == "triton"
     off = float((quantised(packed) - wanted).norm() / wanted.norm())
     assert 1e-4 < off < 5e-2  # float8 was there, and did its work
-
-
-def test_float8_is_refused_where_our_kernels_do_not_run():
-    with pytest.raises(UsageError, match="H100"):
-        to_fp8(NETWORKS["esm2"]())

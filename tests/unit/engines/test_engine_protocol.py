@@ -5,12 +5,57 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from tests.unit.engines.toys import DIM, MeanEncoder, expected, make_items, vectors_of
 from virnucpro.core.errors import DeviceError, ModelError
+from virnucpro.encoders.base import Batch, Encoder
 from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-from virnucpro.engines.feeding import Ahead, spread
-from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, budget_by_memory
+from virnucpro.engines.feeding import spread
+from virnucpro.engines.plans import PackedPlan, batches_within, collate, pack, segments
+from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, Forward, budget_by_memory
+
+DIM = 4
+
+
+class MeanEncoder(Encoder):
+    """The mean of one learned row a token; what a batch holds besides cannot matter."""
+
+    dim, pad_id = DIM, 0
+
+    def __init__(self, vocabulary: int = 32) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.rows = nn.Parameter(torch.randn(vocabulary, DIM, generator=generator))
+
+    def forward(self, batch: Batch) -> Tensor:
+        rows = self.rows[batch.tokens].float()
+        lengths = batch.cu_seqlens.diff().long()
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        sums = torch.zeros(len(lengths), DIM).index_add_(0, owner, rows)
+        return sums / lengths.clamp(min=1)[:, None]
+
+
+def make_items(lengths, seed=0) -> list[np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return [draw.integers(1, 31, n) for n in lengths]
+
+
+def expected(encoder: MeanEncoder, items: list[np.ndarray]) -> np.ndarray:
+    rows = encoder.rows.detach().numpy()
+    return np.array([rows[item].mean(0) for item in items])
+
+
+def vectors_of(batches, count: int) -> np.ndarray:
+    """Vectors of all rows, shape (count, d); fails on a row that comes twice or never."""
+    found = np.full((count, DIM), np.nan, np.float32)
+    for rows, vectors in batches:
+        assert np.isnan(found[rows]).all(), f"one of {rows} came twice"
+        found[rows] = vectors
+    assert np.isfinite(found).all()
+    return found
+
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 1, 50, 20, 7, 7, 7, 30, 64, 63, 2] * 3
@@ -161,16 +206,104 @@ def test_spread_is_map_and_reads_no_further_ahead_than_it_may(threads):
     results.close()
 
 
-@pytest.mark.parametrize("depth", [0, 1, 3])
-def test_elements_before_an_error_arrive_first_and_the_end_stays_the_end(depth):
-    def source():
-        yield from range(3)
-        raise OSError("gone")
+BUDGET = 64
+lengths_lists = st.lists(st.integers(1, BUDGET), max_size=200)
 
-    with Ahead(source(), depth) as ahead:
-        assert [next(ahead) for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(OSError, match="gone"):
-            next(ahead)
-    with Ahead(iter([1]), depth) as ahead:
-        assert list(ahead) == [1]
-        assert next(ahead, "end") == "end"
+
+@given(lengths=lengths_lists)
+def test_every_sequence_lands_in_one_rectangle_within_budget(lengths):
+    batches = list(batches_within(lengths, BUDGET))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        tokens = [lengths[i] for i in batch]
+        assert len(batch) * max(tokens) <= BUDGET
+        assert tokens == sorted(tokens, reverse=True)
+
+
+def _first_fit_decreasing(lengths):
+    """The rule as one would state it: each sequence, longest first, into the first that fits."""
+    bins, free = [], []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        home = next((b for b, room in enumerate(free) if room >= lengths[i]), None)
+        if home is None:
+            bins.append([])
+            free.append(BUDGET)
+            home = len(bins) - 1
+        bins[home].append(i)
+        free[home] -= lengths[i]
+    return bins
+
+
+@given(lengths=lengths_lists)
+@settings(deadline=None)
+def test_packing_is_first_fit_decreasing(lengths):
+    batches = [batch.tolist() for batch in pack(lengths, BUDGET)]
+    assert batches == _first_fit_decreasing(lengths)
+
+
+def test_a_million_lengths_are_packed_by_group_with_few_slots_left_empty():
+    draw = np.random.default_rng(7)
+    reads = np.clip(draw.normal(49, 3, 500_000).round(), 12, 50)
+    contigs = np.where(draw.random(500_000) < 0.5, 166, draw.integers(10, 1_000, 500_000))
+    lengths = np.concatenate([reads, contigs]).astype(int) + 2
+    batches = pack(lengths, 16_384)
+    assert sum(map(len, batches)) == 1_000_000
+    assert lengths.sum() > 0.99 * len(batches) * 16_384
+
+
+def fixed_vectors(layout, items):
+    """A batch brought to a fixed shape, which holds what the encoder gives each item alone."""
+    encoder = MeanEncoder()
+    fixed = layout.fixed(collate(items), 1_024)
+    vectors = encoder(fixed)[: len(items)].detach().numpy()
+    np.testing.assert_allclose(vectors, expected(encoder, items), rtol=1e-5)
+    return fixed
+
+
+@pytest.mark.parametrize("lengths", [[300, 400, 200], [64] * 16, [1] * 20 + [900], [1000]])
+def test_a_packed_batch_of_fixed_shape_gives_the_same_vectors(lengths):
+    fixed = fixed_vectors(PackedPlan(pad_id=0), make_items(lengths))
+    assert len(fixed.tokens) == 1_024
+    assert len(fixed.cu_seqlens) == segments(1_024) + 1
+    assert int(fixed.cu_seqlens.diff().max()) <= fixed.longest
+    assert fixed.longest % 128 == 0
+
+
+def test_the_compiler_is_used_when_asked_and_changes_no_vector(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: calls.append(how))
+    encoder, items = MeanEncoder(), make_items([100, 90, 60] * 20)
+    options = EngineOptions(compile="on", token_budget=1_024)
+    engine = make_engine("packed", encoder, device=torch.device("cpu"), options=options)
+    found = vectors_of(engine.embed(items), len(items))
+    assert calls == [{"dynamic": False}]
+    assert engine.stats.compiled
+    np.testing.assert_allclose(found, expected(encoder, items), rtol=1e-5)
+
+
+class Uncompilable(MeanEncoder):
+    """Fails while `broken` is set, as a compiler without a C compiler does."""
+
+    broken = True
+
+    def compile(self, **options):
+        self._compiled_call_impl = None
+
+    def forward(self, batch):
+        if self.broken:
+            self.broken = False
+            raise RuntimeError("no C compiler")
+        return super().forward(batch)
+
+
+def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
+    items = make_items([64] * 16)
+    ready = collate(items)
+    insisting, tolerant = (Forward(Uncompilable(), torch.device("cpu")) for _ in range(2))
+    insisting.compile(insist=True)
+    with pytest.raises(DeviceError, match="no C compiler"):
+        insisting(ready, fixed=True)
+    tolerant.compile(insist=False)
+    assert tolerant(ready, fixed=True).shape == (16, 4)
+    assert not tolerant.compiles
+    assert "no C compiler" in caplog.text

@@ -1,7 +1,4 @@
-"""Pickled weights are read without running them; anything hostile is refused, and runs nothing.
-
-`read_classifier` and `open_checkpoint` stand on one reader, so both must refuse every file here.
-"""
+"""Pickled weights are read without running them; anything hostile is refused by both readers."""
 
 import contextlib
 import functools
@@ -277,22 +274,6 @@ class Stateful(nn.Parameter):
 def test_what_is_no_plain_tensor_of_floats_is_no_classifier(tmp_path, tensor):
     save(classifier_state() | {"hidden_layer.bias": tensor}, tmp_path / "m.pth")
     with pytest.raises(ModelError, match=r"hidden_layer\.bias|refused"):
-        read_classifier(tmp_path / "m.pth")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda net: setattr(net.bn1, "eps", 1e-3), "epsilon"),
-        (lambda net: setattr(net.bn1, "eps", torch.ones(2)), "epsilon"),
-        (lambda net: net.hidden_layer.add_module("a", nn.Linear(1, 1)), "missing or unknown"),
-        (lambda net: net.__dict__.__setitem__("_buffers", [1]), "not the layers"),
-    ],
-)
-def test_odd_modules_are_refused(network, tmp_path, change, message):
-    change(network)
-    save(network, tmp_path / "m.pth")
-    with pytest.raises(ModelError, match=message):
         read_classifier(tmp_path / "m.pth")
 
 

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import threading
-import time
 
 import pytest
 from runs import are_gone
@@ -117,25 +116,6 @@ def test_a_unit_that_kills_its_worker_twice_is_given_up_alone(pool, job, trouble
     for poison in (2, 7):
         assert len(set(job.tries(poison))) == len(job.tries(poison))
         assert len(job.tries(poison)) == (2 if trouble == "SIGKILL" else 0)
-
-
-def test_a_unit_is_tried_again_alone_though_there_are_others_to_do(job, caplog):
-    def source():
-        yield 0, (0, "SIGKILL once")
-        n = 0
-        while "trying it again, alone" not in caplog.text:
-            n += 1
-            time.sleep(0.01)
-            yield n, None
-        yield from ((n + k, (n + k, "")) for k in range(1, 5))
-
-    pool = Workers(settings("cpu"))
-    try:
-        results, _ = done(pool, job, source())
-    finally:
-        pool.close()
-    assert results[0][0] == 0 and sum(map(bool, results.values())) == 5
-    assert not (job.folder / "not alone").exists()
 
 
 def no_more(source_error):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from runs_here import predict_here, run, write_dna, write_reads
+from runs_here import run as command
 
 from virnucpro.core.records import Record
 from virnucpro.models import specs
@@ -113,3 +114,24 @@ def test_a_large_model_that_never_ran_here_is_not_timed(model, tiny_home, tmp_pa
     assert "virnucpro predict -m 500 --sample-n 20\n" in said
     assert [orfs_per_unit(None, on_cpu, model) for on_cpu in (True, False)] == [100, 10_000]
     assert orfs_per_unit(7, True, model) == 7
+
+
+@pytest.fixture
+def profile(tiny_home):
+    def run(*options, home=tiny_home, code=0):
+        words = ["profile", "-d", "cpu", "--model", "esm2", "--min-batch", "512", *options]
+        return command(*words, env={"VIRNUCPRO_MODEL_DIR": str(home)}, code=code)
+
+    return run
+
+
+@pytest.mark.parametrize("engine", ["padded", "packed"])
+def test_profile_recommends_a_budget_that_it_tried(profile, tmp_path, engine):
+    report = tmp_path / "profile.json"
+    result = profile("--max-batch", 2048, "--engine", engine, "-o", report)
+    found = json.loads(report.read_text())["encoders"]["esm2_t36_3B_UR50D"]
+    assert [trial["token_budget"] for trial in found["trials"]] == [512, 1024, 2048]
+    assert all(trial["tokens_per_s"] > 0 and trial["fits"] for trial in found["trials"])
+    assert found["recommended"] in (512, 1024, 2048)
+    flag = f"--esm-batch-size {found['recommended']}"  # the packed engine has no such flag
+    assert (flag in result.output) == (engine == "padded")
