@@ -48,12 +48,11 @@ Rows = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides which ORFs an input gives."""
+    """What decides which ORFs an input gives; `is_sampled` has the number of a record, from 0."""
 
     chunk_nt: int  # length of a chunk (nt)
     policy: OrfPolicy  # which reading frames of a chunk are scored
     min_length: int = 0  # shorter records are not scored (nt)
-    # whether the record of this number, from 0, is scored
     is_sampled: Callable[[int], bool] = lambda number: True
 
     def status(self, record: Record, number: int) -> Status | None:
@@ -66,8 +65,8 @@ class Rules:
     def chunks(self, letters: str) -> tuple[list[tuple[int, int]], str, int, str]:
         """Windows of a record, the letters to cut them from, how many are clear, its topology.
 
-        Under `open-frame` the plan is the published one. Else N at the ends is no part of the
-        plan, both strands have the same one, and a circle is read over its junction.
+        Under `open-frame` the plan is the published one; else N at the ends is no part of it, it is
+        the same on both strands, and a circle is read over its junction.
         """
         repeat = terminal_repeat(normalised := normalise(letters))
         clear = tandem_unit(normalised) or clear_letters(letters)
@@ -143,19 +142,15 @@ def input_pass(
 ) -> Iterator[Unit | Shard]:
     """Cut records into chunks, read their ORFs, and gather distinct ones into units. Streams.
 
-    Args:
-        records: the input, in order.
-        rules: what decides the ORFs.
-        per_unit: ORFs of a unit; the last one of a shard has fewer.
-        workers: processes that translate; None takes every usable CPU.
-        on_block: gets the letters of some chunks, and DNA and protein of all their ORFs, copies
-            too, before the units and the shard that they belong to come.
+    `workers` processes translate, None takes every usable CPU. `on_block` gets the letters of some
+    chunks, and DNA and protein of all their ORFs, copies too, before their units and shard come.
 
     Yields:
         Each unit when it is full, and each shard after its last unit.
     """
     shard, number = _OpenShard(), 0
     for block, texts, found in translate_blocks(_blocks(records, rules), rules.policy, workers):
+        records_here, chunks, ends_shard = block
         on_block(texts, found.dna, found.protein)
         rows = np.empty(len(found), dtype=ORF)
         rows["chunk"] = found.chunk + sum(map(len, shard.chunks))
@@ -171,18 +166,18 @@ def input_pass(
             if len(shard.seen) > known:
                 shard.waiting.append((dna, protein, row))
         rows["distinct"] = distinct
-        shard.records += block.records
-        shard.chunks.append(block.chunks)
+        shard.records += records_here
+        shard.chunks.append(chunks)
         shard.orfs.append(rows)
-        while len(shard.waiting) >= per_unit or (shard.waiting and block.ends_shard):
+        while len(shard.waiting) >= per_unit or (shard.waiting and ends_shard):
             unit = Unit(number, *map(list, zip(*shard.waiting[:per_unit], strict=True)))
             del shard.waiting[:per_unit]
             shard.units.append((number, len(unit)))
             yield unit
             number += 1
-        if block.ends_shard:
-            chunks, orfs = np.concatenate(shard.chunks), np.concatenate(shard.orfs)
-            yield Shard(shard.records, chunks, orfs, shard.units)
+        if ends_shard:
+            every_chunk, orfs = np.concatenate(shard.chunks), np.concatenate(shard.orfs)
+            yield Shard(shard.records, every_chunk, orfs, shard.units)
             shard = _OpenShard()
 
 
@@ -199,16 +194,11 @@ class _OpenShard:
     waiting: list[tuple[bytes, bytes, int]] = field(default_factory=list)
 
 
-class _Block(NamedTuple):
-    """Chunks that are translated together, and the records that begin among them."""
-
-    records: list[RecordRow]
-    chunks: Rows
-    ends_shard: bool
+_Block = tuple[list[RecordRow], Rows, bool]
 
 
 def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, list[str]]]:
-    """Chunks in groups, none of which reaches over the border of a shard."""
+    """Chunks in groups with the records that begin among them, and whether a shard ends there."""
     rows: list[RecordRow] = []
     places: list[tuple[int, int, int, int, int]] = []
     texts: list[str] = []
@@ -216,7 +206,7 @@ def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, l
     for number, record in enumerate(records):
         is_full = in_shard >= SHARD_RECORDS or chunks_in_shard >= SHARD_CHUNKS
         if is_full and in_shard % 2 == 0:  # mates stay together
-            yield _Block(rows, np.array(places, dtype=CHUNK), ends_shard=True), texts
+            yield (rows, np.array(places, dtype=CHUNK), True), texts
             rows, places, texts, in_shard, chunks_in_shard = [], [], [], 0, 0
         status = rules.status(record, number)
         windows, letters, clear, topology = (
@@ -233,8 +223,8 @@ def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, l
             places.append((in_shard, k, start, end, clear_letters(text)))
             texts.append(text)
             if len(texts) == BLOCK_CHUNKS:
-                yield _Block(rows, np.array(places, dtype=CHUNK), ends_shard=False), texts
+                yield (rows, np.array(places, dtype=CHUNK), False), texts
                 rows, places, texts = [], [], []
         in_shard += 1
         chunks_in_shard += len(windows)
-    yield _Block(rows, np.array(places, dtype=CHUNK), ends_shard=True), texts
+    yield (rows, np.array(places, dtype=CHUNK), True), texts

@@ -45,7 +45,7 @@ class Source:
     interleaved: bool = False  # mates follow each other in the one file
     paths: tuple[Path, ...]  # where they lie; standard input has been copied to a file
     reference: Path | None = None  # FASTA for CRAM files that need one
-    digests: tuple[str, ...] = ()  # hex SHA-256 when the run began; empty where nobody wrote it
+    digests: tuple[str, ...] = ()  # hex SHA-256 when the run began; empty where not known
 
 
 def plan_sources(
@@ -58,11 +58,8 @@ def plan_sources(
 ) -> tuple[Source, ...]:
     """Group inputs into samples, in argument order; a file that is given twice is told.
 
-    `spooled` says where the copy of an input lies that can be read only once; for the others see
-    `Source`.
-
-    Raises:
-        UsageError: an odd number of inputs to pair, or standard input twice.
+    `spooled` has the copy of each input that can be read only once. A UsageError tells of inputs
+    that do not pair up, or of standard input given twice.
     """
     if sum(str(path) == STDIN for path in inputs) > 1:
         raise UsageError("standard input can be read once: give '-' once")
@@ -136,15 +133,13 @@ def folder_names(samples: Sequence[str]) -> list[str]:
 
 
 def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Iterator[Record]:
-    """The records of all samples, in order. Streams.
+    """The records of all samples, in order. Streams. `log` is a new one, silent to read again.
 
-    Ids are unique within a sample, and are the same whatever other samples there are. Joint ids
-    are unique over all of them: an id that an earlier sample has becomes `{id}__2`. `log` is a new
-    one, silent where the inputs are read again.
+    Ids are unique within a sample, and the same whatever other samples there are. Joint ids are
+    unique over all of them: an id that an earlier sample has becomes `{id}__2`.
 
     Raises:
-        InputError: an input is not sequences, or not what it was when the run began, which is
-            told when it was read to its end; names it as the user did.
+        InputError: an input is no sequences, or not what it was at the start; names it as given.
     """
     log = ReadLog() if log is None else log
     joint_ids = IdRegistry() if len(sources) > 1 else None
@@ -192,11 +187,7 @@ def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     """Copy what can be read only once (standard input, pipes), or lies far away, into `folder`.
 
-    Returns:
-        The copy of each such input, by its name.
-
-    Raises:
-        InputError: a pipe or an object cannot be read.
+    Returns the copy of each such input by its name; an InputError if one cannot be read.
     """
     copies: dict[str, Path] = {}
     for number, path in enumerate(paths, start=1):
@@ -215,7 +206,7 @@ def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
 def _blocks(path: Path) -> Iterator[bytes]:
     with (
         _can_be_read(path),
-        path.open("rb") if _is_pipe(path) else nullcontext(standard_input()) as pipe,
+        nullcontext(standard_input()) if str(path) == STDIN else path.open("rb") as pipe,
     ):
         while block := pipe.read(BLOCK_BYTES):
             yield block
@@ -239,11 +230,7 @@ def _can_be_read(path: Path) -> Iterator[None]:
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
-    """See that every input can be opened, before anything is made for it.
-
-    Raises:
-        InputError: an input is missing, a directory, or cannot be read.
-    """
+    """See that every input can be opened, or raise an InputError."""
     for path in paths:
         if str(path) == STDIN or _is_pipe(path) or url_of(path):
             continue  # opening a pipe could end who writes to it
@@ -254,13 +241,7 @@ def check_inputs(paths: Sequence[Path]) -> None:
 
 
 def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of every input, in argument order, and where it lies.
-
-    The place is None where another run finds something else in it: a pipe, standard input.
-
-    Raises:
-        InputError: an input cannot be read.
-    """
+    """Name, place, size and SHA-256 of every input; no place of what changes with each run."""
     described = []
     for path in paths:
         real = spooled.get(str(path), path)
@@ -274,11 +255,7 @@ def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dic
 
 
 def check_content(sources: Sequence[Source]) -> None:
-    """Read inputs through, and see that each has something that a run can be made of.
-
-    Raises:
-        InputError: a file is not sequences, or holds no records, or none that is DNA.
-    """
+    """See that each input holds records, and one that is DNA, or raise an InputError."""
     for source in sources:
         records = read_sources([source], ReadLog(is_silent=True))
         found = {screen_record(record) is Status.NOT_DNA for record in records}
@@ -288,10 +265,7 @@ def check_content(sources: Sequence[Source]) -> None:
 
 
 def sampler(sources: Sequence[Source], wanted: int | None, mates: int = 1) -> Callable[[int], bool]:
-    """Whether record `i` belongs to an even spread of `wanted` records; None means all do.
-
-    Of `mates` records in a row all belong to it, or none.
-    """
+    """Whether record `i` is of `wanted` evenly spread ones (None: all), `mates` going together."""
     if wanted is None:
         return lambda number: True
     total = sum(1 for _ in read_sources(sources, ReadLog(is_silent=True)))
