@@ -140,11 +140,12 @@ class Manifest:
                 remedy = f"`virnucpro models fetch {self.folder.name}` or `virnucpro models import`"
                 raise ModelError(f"{self.folder / name}: {problem}; {remedy} brings it back")
 
-    def encoder_spec(self) -> EncoderSpec:
-        """What the folder of an encoder holds."""
-        assert self.encoder
-        hashes = {name: file.sha256 for name, file in self.files.items()}
-        return self._encoder(self.encoder, self.name, digest_of(hashes))
+    def encoder_spec(self, entry: EncoderEntry, name: str) -> EncoderSpec:
+        """An encoder in the folder, in a file of it or in all."""
+        hashes = {file: known.sha256 for file, known in self.files.items()}
+        sha256 = digest_of(hashes) if self.encoder else hashes[entry.file]
+        path = self.folder / entry.file
+        return EncoderSpec(kind=entry.kind, name=name, path=path, sha256=sha256, dim=entry.dim)
 
     def model_spec(self, installed_encoder: Callable[[str], EncoderSpec]) -> ModelSpec:
         """What the folder of a model holds; `installed_encoder` finds those that lie elsewhere."""
@@ -154,7 +155,7 @@ class Manifest:
         dna, protein = (
             installed_encoder(slot.installed)
             if slot.installed
-            else self._encoder(slot, f"{self.name}-{Path(slot.file).stem}", hashes[slot.file])
+            else self.encoder_spec(slot, f"{self.name}-{Path(slot.file).stem}")
             for slot in (parts.dna, parts.protein)
         )
         return ModelSpec(
@@ -164,10 +165,6 @@ class Manifest:
             calibration=self.folder / parts.calibration if parts.calibration else None,
             calibration_sha256=hashes.get(parts.calibration, ""),
         )  # fmt: skip
-
-    def _encoder(self, entry: EncoderEntry, name: str, sha256: str) -> EncoderSpec:
-        path = self.folder / entry.file
-        return EncoderSpec(kind=entry.kind, name=name, path=path, sha256=sha256, dim=entry.dim)
 
 
 def is_plain_name(name: str) -> bool:
@@ -219,7 +216,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def _built(folder: Path, value: dict[str, Any]) -> Manifest:
     try:
-        return build(Manifest, value | {"folder": str(folder)}, f"{folder / MANIFEST}")
+        return build(Manifest, value | {"folder": str(folder)}, str(folder / MANIFEST))
     except ConfigError as error:
         raise ModelError(f"{error} (not a valid description)") from error
 

@@ -113,7 +113,7 @@ def find_encoder(name: str, home: Path) -> EncoderSpec:
             f"downloads it, `virnucpro models import DIR --name {name}` takes local files"
         )
     manifest.check()
-    return manifest.encoder_spec()
+    return manifest.encoder_spec(manifest.encoder, manifest.name)
 
 
 def list_models(home: Path) -> list[Manifest]:
