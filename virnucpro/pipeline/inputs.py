@@ -8,7 +8,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
 from virnucpro.sequences.letters import screen_record
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
-from virnucpro.sequences.unpack import STDIN, standard_input
+from virnucpro.sequences.streams import STDIN, standard_input
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -31,7 +31,6 @@ _FIRST_MATE = re.compile(r"[._-]R?1(_001)?$")
 _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_FOLDER = 80
-_MATE_ENDINGS = ("/1", "/2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,27 +100,21 @@ def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
     ['gut', 'soil', 'y']
     >>> sample_names([Path("a/gut/x.fa"), Path("b/gut/x.fa"), Path("gut.fa")])
     ['gut', 'gut__2', 'gut__3']
-    >>> sample_names([Path("gut_R1.fq"), Path("gut_R2.fq")], paired=True)
-    ['gut']
     """
-    stems, folders = [], []
+    named: list[tuple[str, str]] = []
     folders_of: defaultdict[str, set[Path]] = defaultdict(set)
     for path in inputs[:: 2 if paired else 1]:
         stem = sample_name(path)
-        stem = _FIRST_MATE.sub("", stem) or stem if paired else stem
-        stems.append(_NOT_PRINTED.sub("_", stem))
+        stem = _NOT_PRINTED.sub("_", _FIRST_MATE.sub("", stem) or stem if paired else stem)
         # a folder is called as the user calls it, so that no link is followed
         whole = os.path.abspath(path)  # noqa: PTH100
-        folders.append(Path(STDIN if str(path) == STDIN else whole).parent)
-        folders_of[stems[-1]].add(folders[-1])
+        folder = Path(STDIN if str(path) == STDIN else whole).parent
+        folders_of[stem].add(folder)
+        named.append((stem, _NOT_PRINTED.sub("_", folder.name)))
     names = IdRegistry()
     return [
-        names.unique(
-            _NOT_PRINTED.sub("_", folder.name)
-            if len(folders_of[stem]) > 1 and folder.name
-            else stem
-        )
-        for stem, folder in zip(stems, folders, strict=True)
+        names.unique(folder if len(folders_of[stem]) > 1 and folder else stem)
+        for stem, folder in named
     ]
 
 
@@ -131,17 +124,10 @@ def folder_names(samples: Sequence[str]) -> list[str]:
     >>> folder_names(["../gut 1", "gut-2", "GUT-2", "..."])
     ['gut_1', 'gut-2', 'GUT-2__2', 'sample']
     """
-    taken: set[str] = set()
-    names = []
-    for sample in samples:
-        plain = _NOT_PLAIN.sub("_", sample).lstrip("._-")[:_LONGEST_FOLDER] or "sample"
-        name, number = plain, 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{plain}__{number}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
+    taken = IdRegistry()
+    plain = (_NOT_PLAIN.sub("_", name).lstrip("._-")[:_LONGEST_FOLDER] for name in samples)
+    names = [name or "sample" for name in plain]
+    return [name + taken.unique(name.lower())[len(name) :] for name in names]
 
 
 def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Iterator[Record]:
@@ -163,7 +149,7 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
                 if joint_ids is None and records[0].sample == source.sample:
                     yield from records  # a copy would take as long as to parse it
                     continue
-                endings = _MATE_ENDINGS if len(records) == 2 else ("",)
+                endings = ("/1", "/2") if len(records) == 2 else ("",)
                 joint_id = seq_id = records[0].seq_id.removesuffix(endings[0])
                 if joint_ids is not None:
                     joint_id = joint_ids.unique(seq_id, endings)
@@ -183,18 +169,17 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
 
 def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
     """Records one by one, mates two by two."""
+    alignments = [path for path in source.paths if alignment_format(path)]
     if len(source.paths) == 2 or source.interleaved:
-        flag = "--interleaved" if source.interleaved else "--paired"
-        for path in source.paths:
-            if alignment_format(path):
-                raise InputError(path, f"holds alignments, which know their mates: drop {flag}")
-        yield from pairs_of(source.paths, log)
-        return
+        if alignments:
+            flag = "--interleaved" if source.interleaved else "--paired"
+            problem = f"holds alignments, which know their mates: drop {flag}"
+            raise InputError(alignments[0], problem)
+        return pairs_of(source.paths, log)
     (path,) = source.paths
-    if alignment_format(path):
-        yield from zip(read_alignments(path, log, source.reference))
-    else:
-        yield from zip(records_of(path, log))
+    return zip(
+        read_alignments(path, log, source.reference) if alignments else records_of(path, log)
+    )
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -204,24 +189,25 @@ def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     """
     copies: dict[str, Path] = {}
     for number, path in enumerate(paths, start=1):
-        url, is_pipe = url_of(path), _is_pipe(path)
-        if str(path) in copies or not (url or str(path) == STDIN or is_pipe):
+        url = url_of(path)
+        if str(path) in copies or not (url or str(path) == STDIN or _is_pipe(path)):
             continue
-        copies[str(path)] = target = folder / f"input_{number}"
-        with ExitStack() as stack:
-            if not url:
-                with _can_be_read(path):
-                    pipe = stack.enter_context(path.open("rb")) if is_pipe else standard_input()
-            file = stack.enter_context(atomic_write(target))
+        copies[str(path)] = folder / f"input_{number}"
+        with atomic_write(copies[str(path)]) as file:
             if url:
                 fetch(url, file)
-                continue
-            block = b"-"
-            while block:
-                with _can_be_read(path):
-                    block = pipe.read(BLOCK_BYTES)
-                file.write(block)
+            else:
+                file.writelines(_blocks(path))
     return copies
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with (
+        _can_be_read(path),
+        nullcontext(standard_input()) if str(path) == STDIN else path.open("rb") as pipe,
+    ):
+        while block := pipe.read(BLOCK_BYTES):
+            yield block
 
 
 def _is_pipe(path: Path) -> bool:

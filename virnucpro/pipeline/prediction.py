@@ -67,7 +67,7 @@ from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
 from virnucpro.scores.scorer import EmbeddingOptions
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -150,7 +150,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
     input_bytes = run.input_bytes
-    job = score_job(run.model, compute, input_bytes)
+    job = score_job(run.model, compute)
     given_up: dict[int, str] = {}
     missing: dict[str, int] = {}
     store = ScoreStore(run.ledger, run.key)
