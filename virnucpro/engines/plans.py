@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.core.errors import SequenceTooLongError
+from virnucpro.core.errors import InputError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import Batch
 from virnucpro.encoders.layouts import bucket_width
@@ -103,7 +103,7 @@ def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:
     batch: list[int] = []
     for i in _longest_first(np.asarray(lengths, dtype=np.int64)).tolist():
         if int(lengths[i]) > budget:
-            raise SequenceTooLongError(i, int(lengths[i]), budget)
+            raise _too_long(i, int(lengths[i]), budget)
         if batch and (len(batch) + 1) * int(lengths[batch[0]]) > budget:
             yield batch
             batch = []
@@ -115,8 +115,8 @@ def batches_within(lengths: Lengths, budget: int) -> Iterator[list[int]]:
 def pack(lengths: Lengths, budget: int) -> list[Counts]:
     """Fill batches of `budget` tokens, longest sequences first, each where it first fits.
 
-    Equal lengths keep their order, so the plan is reproducible. A SequenceTooLongError tells of
-    a sequence over `budget`.
+    Equal lengths keep their order, so the plan is reproducible. An InputError tells of a sequence
+    over `budget`.
 
     >>> [batch.tolist() for batch in pack([5, 3, 2, 1], budget=6)]
     [[0, 3], [1, 2]]
@@ -128,7 +128,7 @@ def pack(lengths: Lengths, budget: int) -> list[Counts]:
         raise ValueError("every sequence needs at least one token")
     order = _longest_first(sizes)
     if sizes[order[0]] > budget:
-        raise SequenceTooLongError(int(order[0]), int(sizes[order[0]]), budget)
+        raise _too_long(order[0], sizes[order[0]], budget)
     free: Counts = np.empty(0, dtype=np.int64)  # tokens of each batch, in the order of opening
     homes = []
     distinct, counts = np.unique(sizes, return_counts=True)
@@ -159,3 +159,7 @@ def collate(items: Sequence[Tokens]) -> Batch:
 def _longest_first(lengths: Counts) -> Counts:
     """Indices by falling length; equal lengths keep their order."""
     return np.argsort(-lengths, kind="stable")
+
+
+def _too_long(index: int, tokens: int, budget: int) -> InputError:
+    return InputError(f"sequence {index}", f"{tokens} tokens; raise the batch size ({budget})")

@@ -423,7 +423,9 @@ def _packed(
     for one in stats:
         run.report.note_engines({slot: one})
     if failed_ranks:
-        raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs", LABELS[slot])
+        where = f"Check logs: {folder / 'logs'}/worker_*.log"
+        share = f"{len(failed_ranks)}/{num_gpus} workers: ranks {failed_ranks}. {where}"
+        raise WorkersFailedError(f"v2.0 {LABELS[slot]} inference failed on {share}")
     outputs = [paths.features_of(slot, n) for n in numbers]
     run.claim(*outputs)
     if slot == "protein":
