@@ -220,7 +220,7 @@ def _pilot(found: Survey, model: ModelSpec, threads: int) -> Rate | None:
 
     executor = InProcess("cpu", threads)
     with at_most_threads(threads, not model.is_small):
-        for _ in executor.run(score_job(model, Compute(device="cpu"), 0), units(), pace.tell):
+        for _ in executor.run(score_job(model, Compute(device="cpu")), units(), pace.tell):
             pass
     executor.close()
     return pace.rate(is_pilot=True)
