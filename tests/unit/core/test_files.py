@@ -72,10 +72,6 @@ def test_vectors_need_one_id_each(shape):
 def test_errors_survive_a_process_boundary():
     for error in (
         errors.InputError("x.fa", "no header", 3),
-<<<<<<< HEAD
-=======
-        errors.WorkersFailedError([0, 2], 3, tmp_path),
->>>>>>> work3
         errors.Interrupted(15),
     ):
         copy = pickle.loads(pickle.dumps(error))
