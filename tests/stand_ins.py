@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.core.errors import DeviceError, OutputError
-from virnucpro.pipeline.worker_logs import LogLine
 from virnucpro.pipeline.worker_loop import Done, Failed
 
 POISON_UNIT = 2
@@ -37,16 +36,13 @@ class SquareTask:
     """Results are (square, pid of who computed it)."""
 
     def __init__(self, job: Squares, device: str) -> None:
-        self.job, self.device, self.is_trying_again = job, device, False
+        self.job, self.device = job, device
 
     def load(self):
         if self.device == self.job.broken:
             raise DeviceError(f"{self.device} is broken")
 
     def prepare(self, unit):
-        if self.is_trying_again:
-            (self.job.folder / "not alone").touch()
-        self.is_trying_again = bool(self.job.tries(unit[0]))
         if unit[1] == "unreadable":
             raise ValueError("cannot be\nread")
         if unit[1] == "SIGKILL while it is prepared":
@@ -60,8 +56,6 @@ class SquareTask:
             log.write(f"{os.getpid()}\n")
         logging.getLogger("virnucpro.toy").info("unit %d", number)
         yield 1
-        if self.is_trying_again:
-            time.sleep(0.2)  # whoever was handed out beside it is prepared meanwhile
         if trouble.endswith("once"):
             trouble = trouble.removesuffix(" once") if len(self.job.tries(number)) == 1 else ""
         if trouble in ("SIGKILL", "SIGSTOP"):
@@ -71,7 +65,6 @@ class SquareTask:
             raise RuntimeError("it would not")
         if trouble == "full disk":
             raise OutputError("no space left")
-        self.is_trying_again = False
         return number * number, os.getpid()
 
     def stats(self):
@@ -103,13 +96,6 @@ def worker_killed_by_one_unit(connection, settings, number):
     _answering(lambda: os.kill(os.getpid(), signal.SIGKILL))(connection, settings, number)
 
 
-def worker_that_dies_with_work(connection, settings, number):
-    """Stands for `workers.worker_main`: any unit kills it."""
-    connection.recv()
-    connection.recv()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def worker_that_tells_its_threads(connection, settings, number):
     """A real one that logs how many threads torch has, and on which device it works."""
 
@@ -130,7 +116,9 @@ def worker_that_names_its_device(connection, settings, number):
             continue
         scores = unit if isinstance(unit, tuple) else None
         what = "scores" if scores else unit.layout
-        connection.send(LogLine("virnucpro.toy", logging.INFO, f"{what} on {settings.device}"))
+        text = f"{what} on {settings.device}"
+        line = {"name": "virnucpro.toy", "levelno": logging.INFO, "levelname": "INFO", "msg": text}
+        connection.send(logging.makeLogRecord(line))
         if what == "shard":
             connection.send(Failed(key, "no such GPU"))
         elif scores:

@@ -20,7 +20,7 @@ from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.pipeline import workers
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 
 FILES, EACH = 6, 8
 COUNT = FILES * EACH

@@ -27,7 +27,7 @@ from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.pipeline import feature_files
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 
 SEQUENCES = 12
 FRAME_LETTERS = 2  # F1 to R3 at the end of an ORF id
