@@ -107,7 +107,7 @@ class LoadedModels:
         if options.plain_attention:
             encoder.forced_backend = "sdpa"
         if options.dtype == "fp8" and spec.kind == "esm2":
-            from virnucpro.encoders.fp8 import to_fp8
+            from virnucpro.encoders.esm2 import to_fp8
 
             encoder = to_fp8(cast("Esm2", encoder))
         settings = replace(options, feeding_threads=0) if self.is_single_threaded else options
