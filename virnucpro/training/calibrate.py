@@ -7,7 +7,8 @@ much as the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +26,18 @@ Score = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 CHUNK_LENGTHS = (150, 300, 500, 1000)
 CONTIG_LENGTHS = (1000, 2000, 5000)
 CALIBRATION_SEED = 1
-# Error rates that the default call must keep on dev: cellular windows and those of each kind of
-# null called virus, and real windows that the rule for nulls turns to `uncertain`.
 # Of windows that would be called viruses: kinds that are wrong among those named, families of
 # training that are, and windows of other families that get one of them.
 KIND_WRONG, FAMILY_WRONG, NEW_AS_FAMILY = 0.06, 0.04, 0.05
 # What is called a virus is one in 19 of 20 cases where half of the sequences are. Kin of
 # retroviruses in host genomes look alike: they need more.
 SURE, RETRO_ABOVE = 0.95, 0.995
+# Error rates that the default call must keep on dev: cellular windows and those of each kind of
+# null called virus, and real windows that the rule for nulls turns to `uncertain`.
 CELLULAR_AS_VIRUS, NULL_AS_VIRUS, REAL_AS_NULL = 0.03, 0.006, 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class _Contigs:
+class _Contigs(NamedTuple):
     """Scores of n contigs of one length: chunk scores (n * chunks, 3); the rest (n,)."""
 
     length_nt: int
@@ -69,8 +69,7 @@ def fit_calibration(
         count: windows of each set and length.
         chunk_nt: length of the chunks that contigs are cut into.
     """
-    tried = (_contigs(score, sets, n, n, count) for n in CHUNK_LENGTHS)
-    single = [s for s in tried if s is not None]
+    single = list(filter(None, (_contigs(score, sets, n, n, count) for n in CHUNK_LENGTHS)))
     if not single:
         return Calibration()
     fits = [_platt(s) for s in single]
@@ -82,11 +81,16 @@ def fit_calibration(
         null_above=float(np.clip(np.quantile(real, 1 - REAL_AS_NULL), 0.1, 0.9)),
     )
     long = [n for n in CONTIG_LENGTHS if n >= chunk_nt]
-    tried = (_contigs(score, sets, n, chunk_nt, count // 4) for n in long)
-    contigs = [c for c in tried if c is not None]
+    contigs = list(filter(None, (_contigs(score, sets, n, chunk_nt, count // 4) for n in long)))
     if contigs:
-        gains = np.linspace(0, 1, 41).tolist()
-        losses = [_loss(replace(calibration, gain=gain), contigs) for gain in gains]
+        gains, losses = np.linspace(0, 1, 41).tolist(), []
+        for gain in gains:  # how unlikely the labels are: minus their log-likelihood
+            loss = 0.0
+            for contig in contigs:
+                p, _ = contig.called(replace(calibration, gain=gain))
+                right = np.where(contig.target == VIRUS, p, 1 - p)
+                loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
+            losses.append(loss)
         calibration = replace(calibration, gain=gains[int(np.argmin(losses))])
     at = [s for s in single if s.length_nt <= chunk_nt] + contigs
     return replace(
@@ -105,8 +109,7 @@ def fit_kinds(
     The limits are the lowest that keep the error rates among windows that would be called viruses;
     the family of a group that is not among `groups` has to be left open.
     """
-    drawing = Drawing(lengths=(job.chunk_nt,), count=job.dev_count, null_count=0,
-                      seed=CALIBRATION_SEED)  # fmt: skip
+    drawing = Drawing((job.chunk_nt,), job.dev_count, 0, CALIBRATION_SEED)
     drawn = [w for w in dev_windows(sets, drawing) if len(w.labels) and w.labels[0].target == VIRUS]
     kind_of = {family: kind for kind, own in job.virus_kinds.items() for family in own}
     names = [label.group for w in drawn for label in w.labels]
@@ -145,7 +148,7 @@ def _least(score: Floats, wrong: NDArray[np.bool_], among: NDArray[np.bool_], ra
 def _contigs(
     score: Score, sets: dict[str, Corpus], length_nt: int, chunk_nt: int, count: int
 ) -> _Contigs | None:
-    drawing = Drawing(lengths=(length_nt,), count=count, null_count=count, seed=CALIBRATION_SEED)
+    drawing = Drawing((length_nt,), count, count, CALIBRATION_SEED)
     drawn = [w for w in dev_windows(sets, drawing) if len(w.labels)]
     targets = [w.labels[0].target for w in drawn]
     if not {VIRUS, OTHER} <= set(targets):
@@ -153,23 +156,17 @@ def _contigs(
     share = {VIRUS: 0.5 / targets.count(VIRUS), OTHER: 0.5 / targets.count(OTHER), NULL: 0.0}
     of_set = [share[target] / len(w.labels) for target, w in zip(targets, drawn, strict=True)]
     # every contig length is a multiple, so that all windows are of one length
-    windows = even_windows(length_nt, chunk_nt)
-    rows = [
-        np.stack([w.bases[:, start : start + chunk_nt] for start, _ in windows], axis=1).reshape(
-            -1, chunk_nt
-        )
-        for w in drawn
-    ]
+    windows, scores = even_windows(length_nt, chunk_nt), list[Floats]()
+    for w in drawn:
+        cut = np.stack([w.bases[:, start : start + chunk_nt] for start, _ in windows], axis=1)
+        scores.append(score(cut.reshape(-1, chunk_nt)).astype(np.float64))
     labels = [label for w in drawn for label in w.labels]
     return _Contigs(
-        length_nt,
-        chunk_nt,
-        len(windows),
-        scores=np.concatenate([score(r).astype(np.float64) for r in rows]),
+        length_nt, chunk_nt, len(windows), np.concatenate(scores),
         target=np.array([label.target for label in labels]),
         kind=np.array([label.group for label in labels]),
         weight=np.repeat(of_set, [len(w.labels) for w in drawn]),
-    )
+    )  # fmt: skip
 
 
 def _platt(single: _Contigs) -> tuple[float, float]:
@@ -184,16 +181,6 @@ def _platt(single: _Contigs) -> tuple[float, float]:
         bend = design.T @ (design * (w * p * (1 - p))[:, None]) + 1e-6 * np.eye(2)
         theta = theta - np.clip(np.linalg.solve(bend, slope), -1, 1)
     return float(max(theta[0], 0.05)), float(theta[1])
-
-
-def _loss(calibration: Calibration, contigs: list[_Contigs]) -> float:
-    """How unlikely the labels of the contigs are: minus their log-likelihood."""
-    loss = 0.0
-    for contig in contigs:
-        p, _ = contig.called(calibration)
-        right = np.where(contig.target == VIRUS, p, 1 - p)
-        loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
-    return loss
 
 
 def _virus_limit(calibration: Calibration, contigs: _Contigs) -> float:

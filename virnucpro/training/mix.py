@@ -4,7 +4,8 @@ A sample's share of viruses is estimated from these tables, `virnucpro.scores.co
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from virnucpro.scores.kinds import Kinds
 from virnucpro.sequences.chunks import even_windows
 from virnucpro.training.calibrate import CALIBRATION_SEED, Floats, Score
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus
-from virnucpro.training.windows import Bases, draw_windows
+from virnucpro.training.windows import Bases, draw_windows, reverse_complement
 
 LENGTHS = (150, 300, 500, 1000, 3000)
 MATE_NT = 150
@@ -28,16 +29,14 @@ _GAINS = np.linspace(0, 1, 101)
 _ALL_UP_TO_NT = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Records of one viral set or cellular class, and their share of the mix."""
 
     is_viral: bool
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """n records of one part: p_virus and the host each is most like, (n,) each."""
 
     p: Floats
@@ -50,7 +49,8 @@ def fit_mix(
 ) -> Calibration:  # fmt: skip
     """Fit `pair_gain` and `mix` on windows of each viral set and cellular class.
 
-    A model without cellular groups, or dev sets of one side only, leave them as they are.
+    A model without cellular groups, or dev sets of one side only, leave them as they are. Viral
+    sets weigh the same, classes by their bases, both sides the same.
 
     Args:
         calibration: of everything else.
@@ -60,87 +60,70 @@ def fit_mix(
         chunk_nt: length of the chunks that records are cut into.
         count: windows of each part, fewer of long ones.
     """
-    kinds, (parts, corpora) = Kinds(groups), _parts(sets)
-    if not kinds.hosts or {part.is_viral for part in parts} != {True, False}:
+    ordered = [corpus for _, corpus in sorted(sets.items())]
+    viral = [corpus for corpus in ordered if (corpus.targets == VIRUS).all()]
+    classes = [
+        corpus.of_groups(np.array([group.kind == kind for group in corpus.groups]))
+        for corpus in ordered
+        if (corpus.targets == OTHER).all()
+        for kind in sorted({group.kind for group in corpus.groups})
+    ]
+    kinds, nt = Kinds(groups), sum(len(c.bases) for c in classes)
+    if not (kinds.hosts and viral and classes):
         return calibration
+    parts = [Part(True, TRAINING_SHARE / len(viral)) for _ in viral]
+    parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / nt) for c in classes]
+    calibration = replace(calibration, pair_gain=0.0)
 
     def scored(length_nt: int, are_pairs: bool = False) -> list[Scored]:
         rng = np.random.default_rng([CALIBRATION_SEED, length_nt, are_pairs])
         n = max(1, count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
-        return [
-            _score(calibration, score, kinds, _cut(rng, corpus, length_nt, n, chunk_nt, are_pairs))
-            for corpus in corpora
-        ]
+        places, known_nt = even_windows(length_nt, chunk_nt), length_nt
+        chunk, found = max(end - start for start, end in places), []
+        for corpus in viral + classes:
+            windows = draw_windows(corpus, "", length_nt, n, rng).bases
+            cut = [windows[:, start : start + chunk] for start, _ in places]
+            if are_pairs:
+                size = np.clip(rng.normal(*INSERT_NT, len(windows)), MATE_NT, length_nt).astype(int)
+                first = size[:, None] - MATE_NT + np.arange(MATE_NT)
+                mates = reverse_complement(np.take_along_axis(windows, first, axis=1))
+                cut, known_nt = [windows[:, :MATE_NT], mates], 2 * MATE_NT
+            chunks = np.stack(cut, axis=1)
+            found.append(_scored(calibration, score, kinds, chunks, known_nt, are_pairs))
+        return found
 
-    pairs_nt = INSERT_NT[0] + 2 * INSERT_NT[1]
-    calibration = replace(calibration, pair_gain=0.0)
-    pairs = scored(pairs_nt, True)
+    pairs = scored(INSERT_NT[0] + 2 * INSERT_NT[1], are_pairs=True)
     calibration = replace(calibration, pair_gain=pair_gain(parts, pairs))
     pairs = [Scored(_at_gain(some.p, calibration.pair_gain), some.host) for some in pairs]
-    found = [(n, scored(n)) for n in LENGTHS]
-    # without viruses, or classes, that are long enough, shorter ones have to do
-    kept = [(n, s) for n, s in found if all(_of_side(parts, s, side) for side in (True, False))]
+    kept = {}
+    for length_nt in LENGTHS:
+        found = scored(length_nt)
+        sides = {part.is_viral for part, some in zip(parts, found, strict=True) if len(some.p)}
+        if len(sides) == 2:  # without viruses, or classes, that are long, shorter ones have to do
+            kept[length_nt] = found
     if not kept:
         return calibration
-    tables = class_tables(parts, [*(s for _, s in kept), pairs], len(kinds.hosts))
-    total = sum(part.share for part in parts if not part.is_viral)
-    shares = [part.share / total for part in parts if not part.is_viral]
-    tables |= {"lengths_nt": np.array([n for n, _ in kept]), "shares": np.array(shares)}
+    tables = class_tables(parts, [*kept.values(), pairs], len(kinds.hosts))
+    shares = [part.share for part in parts if not part.is_viral]
+    total = sum(shares)
+    tables |= {"lengths_nt": np.array([*kept]), "shares": np.array([s / total for s in shares])}
     mix = Mix.of({name: table.round(4).tolist() for name, table in tables.items()})
     return replace(calibration, mix=mix)
 
 
-def _parts(sets: dict[str, Corpus]) -> tuple[list[Part], list[Corpus]]:
-    """Viral sets weigh the same, classes by their bases, both sides the same."""
-    viral = [c for _, c in sorted(sets.items()) if (c.targets == VIRUS).all()]
-    others = [c for _, c in sorted(sets.items()) if (c.targets == OTHER).all()]
-    classes = [
-        corpus.of_groups(np.array([group.kind == kind for group in corpus.groups]))
-        for corpus in others
-        for kind in sorted({group.kind for group in corpus.groups})
-    ]
-    total = sum(len(c.bases) for c in classes)
-    parts = [Part(True, TRAINING_SHARE / len(viral)) for _ in viral]
-    parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / total) for c in classes]
-    return parts, viral + classes
-
-
-def _cut(
-    rng: np.random.Generator, corpus: Corpus, length_nt: int, count: int, chunk_nt: int,
+def _scored(
+    calibration: Calibration, score: Score, kinds: Kinds, chunks: Bases, known_nt: int,
     are_pairs: bool,
-) -> tuple[Bases, int, bool]:  # fmt: skip
-    """Chunks of windows, or mates: bases (n * k, nt), letters of a record, whether pairs."""
-    windows = draw_windows(corpus, "", length_nt, count, rng).bases
-    if are_pairs:
-        inserts = np.clip(rng.normal(*INSERT_NT, len(windows)), MATE_NT, length_nt).astype(int)
-        last = inserts[:, None] - 1 - np.arange(MATE_NT)
-        mates = np.take_along_axis(windows, last, axis=1)
-        mates = np.where(mates < 4, 3 - mates, mates).astype(np.uint8)
-        cut, length_nt = np.stack([windows[:, :MATE_NT], mates], axis=1), 2 * MATE_NT
-    else:
-        places = even_windows(length_nt, chunk_nt)
-        size = max(end - start for start, end in places)
-        cut = np.stack([windows[:, start : start + size] for start, _ in places], axis=1)
-    return cut.reshape(-1, cut.shape[2]), length_nt, are_pairs
-
-
-def _score(
-    calibration: Calibration, score: Score, kinds: Kinds, cut: tuple[Bases, int, bool]
-) -> Scored:
-    chunks, length_nt, are_pairs = cut
-    if not len(chunks):
+) -> Scored:  # fmt: skip
+    """Scores of n records as chunks, or mates, of equal length: (n, chunks, nt)."""
+    n, each, chunk_nt = chunks.shape
+    if not n:
         return Scored(np.empty(0), np.empty(0, np.int64))
-    scores = score(chunks).astype(np.float64)
-    each = 2 if are_pairs else len(even_windows(length_nt, chunks.shape[1]))
-    n = len(chunks) // each
-    of, lengths = np.repeat(np.arange(n), each), np.full(len(chunks), chunks.shape[1])
-    p, _ = calibration.contigs(scores, lengths, of, np.full(n, length_nt), are_pairs=are_pairs)
+    scores = score(chunks.reshape(-1, chunk_nt)).astype(np.float64)
+    of, lengths = np.repeat(np.arange(n), each), np.full(n * each, chunk_nt)
+    p, _ = calibration.contigs(scores, lengths, of, np.full(n, known_nt), are_pairs=are_pairs)
     host = kinds.of_records(scores[:, 3:], lengths.astype(np.float64), of, n)[-1]
     return Scored(np.clip(p, LEAST, 1 - LEAST), host)
-
-
-def _of_side(parts: list[Part], scored: list[Scored], is_viral: bool) -> int:
-    return sum(len(s.p) for p, s in zip(parts, scored, strict=True) if p.is_viral == is_viral)
 
 
 def pair_gain(parts: list[Part], scored: list[Scored]) -> float:
@@ -164,10 +147,10 @@ def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> d
     A class's cell is the product of what all classes have at the length, what the class has over
     all lengths, and what it has at this one, each held to 1 by what was imagined.
     """
-    classes = [at for at, part in enumerate(parts) if not part.is_viral]
     share = np.array([part.share for part in parts])
+    is_viral = np.array([part.is_viral for part in parts])
     counted = np.zeros((len(scored), len(parts), _BINS))
-    implied = np.zeros((len(scored), 2, _BINS))  # by p_virus: of others, of viruses
+    implied = np.zeros((2, len(scored), _BINS))  # by p_virus: of others, of viruses
     looks = np.full((len(scored), len(parts), hosts), 0.5)
     for row, of_parts in enumerate(scored):
         for at, some in enumerate(of_parts):
@@ -177,24 +160,20 @@ def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> d
             counted[row, at] = np.bincount(bins, minlength=_BINS)
             for side, p in enumerate((1 - some.p, some.p)):
                 mean = np.bincount(bins, p, _BINS) / len(bins)
-                implied[row, side] += share[at] * mean / TRAINING_SHARE
+                implied[side, row] += share[at] * mean / TRAINING_SHARE
             low = (some.p < TRAINING_SHARE) & (some.host >= 0)
             looks[row, at] += np.bincount(some.host[low], minlength=hosts)
     sizes = counted.sum(axis=2, keepdims=True)
     shares = counted / np.maximum(sizes, 1) * share[:, None] / TRAINING_SHARE
-    viral = np.ones((len(scored), _BINS))
-    cellular = np.ones((len(scored), len(classes), _BINS))
-    of_viruses = [at for at, part in enumerate(parts) if part.is_viral]
-    for row in range(len(scored)):
-        n = sizes[row, of_viruses].sum()
-        found = shares[row, of_viruses].sum(axis=0)
-        viral[row] = (n * found + _OF_VIRUS) / (n * implied[row, 1] + _OF_VIRUS)
-        n = sizes[row, classes].sum()
-        found = shares[row, classes].sum(axis=0)
-        cellular[row] = (n * found + _OF_ALL) / (n * implied[row, 0] + _OF_ALL)
-    expected = sizes[:, classes] * implied[:, :1] * cellular
-    of_class = (counted[:, classes].sum(axis=0) + _OF_CLASS) / (expected.sum(axis=0) + _OF_CLASS)
-    expected = expected * of_class
-    of_length = (counted[:, classes] + _OF_LENGTH) / (expected + _OF_LENGTH)
-    looks = looks[:, classes] / looks[:, classes].sum(axis=2, keepdims=True)
-    return {"viral": viral, "cellular": cellular * of_class * of_length, "hosts": looks}
+    sides = []  # of others, of viruses: what was found over what p_virus implies, (rows, bins)
+    for inside, told, imagined in zip((~is_viral, is_viral), implied, (_OF_ALL, _OF_VIRUS),
+                                      strict=True):  # fmt: skip
+        n, found = sizes[:, inside].sum(axis=1), shares[:, inside].sum(axis=1)
+        sides.append((n * found + imagined) / (n * told + imagined))
+    counted, sizes, looks = counted[:, ~is_viral], sizes[:, ~is_viral], looks[:, ~is_viral]
+    cellular = sides[0][:, None]
+    expected = sizes * implied[0][:, None] * cellular
+    of_class = (counted.sum(axis=0) + _OF_CLASS) / (expected.sum(axis=0) + _OF_CLASS)
+    of_length = (counted + _OF_LENGTH) / (expected * of_class + _OF_LENGTH)
+    looks = looks / looks.sum(axis=2, keepdims=True)
+    return {"viral": sides[1], "cellular": cellular * of_class * of_length, "hosts": looks}

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from virnucpro.training.jobs import Recipe
 
 _NEWTON = (3.4445, -4.7750, 2.0315)
+_MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum whose update for each matrix is made orthogonal (Keller Jordan, 2024)."""
 
-    def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, decay: float, momentum: float = 0.95
-    ) -> None:
-        super().__init__(params, {"lr": lr, "decay": decay, "momentum": momentum})
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, decay: float) -> None:
+        super().__init__(params, {"lr": lr, "decay": decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -27,24 +26,23 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
-                if p.grad is not None:
-                    shapes[p.shape].append(p)
+                shapes[p.shape].append(p)
             for same in shapes.values():
-                grads = [p.grad for p in same if p.grad is not None]
                 for p in same:
                     if "moment" not in self.state[p]:
                         self.state[p]["moment"] = torch.zeros_like(p)
+                grads = [p.grad for p in same if p.grad is not None]
                 moments = [self.state[p]["moment"] for p in same]
-                torch._foreach_lerp_(moments, grads, 1 - group["momentum"])
-                blend = torch._foreach_lerp(grads, moments, group["momentum"])
-                update = orthogonal(torch.stack([b.flatten(1) for b in blend]))
+                torch._foreach_lerp_(moments, grads, 1 - _MOMENTUM)
+                blend = torch._foreach_lerp(grads, moments, _MOMENTUM)
+                update = _orthogonal(torch.stack([b.flatten(1) for b in blend]))
                 update = update * max(1.0, update.shape[1] / update.shape[2]) ** 0.5
                 for p, u in zip(same, update, strict=True):
                     p.mul_(1 - group["lr"] * group["decay"])
                     p.add_(u.view_as(p), alpha=-group["lr"])
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def _orthogonal(matrices: Tensor) -> Tensor:
     """Nearly the nearest semi-orthogonal matrices: shape (k, rows, columns) to the same."""
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     is_tall = x.shape[1] > x.shape[2]
@@ -74,9 +72,7 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
             lr=recipe.rate, betas=(0.9, 0.98), fused=any(p.is_cuda for p in plain),
         )
     ]  # fmt: skip
-    if inner:
-        optimisers.append(Muon(inner, recipe.muon_rate, recipe.decay))
-    return optimisers
+    return [*optimisers, Muon(inner, recipe.muon_rate, recipe.decay)] if inner else optimisers
 
 
 def rate_at(step: int, recipe: Recipe) -> float:

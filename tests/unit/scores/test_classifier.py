@@ -10,10 +10,11 @@ from safetensors.numpy import save_file
 
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
+from virnucpro.models.classifier_file import MINI_KIND
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.sequences.orfs import OrfPolicy
-from virnucpro.training.networks import MiniClassifier, save_mini_classifier
+from virnucpro.training.networks import MiniClassifier, save_classifier
 
 SHAPES = {
     "hidden_layer.weight": (5, 12), "hidden_layer.bias": (5,), "bn1.weight": (5,),
@@ -49,7 +50,7 @@ def mini(request, tmp_path):
     """A network of the bundled kind, and its file."""
     torch.manual_seed(5)
     network = MiniClassifier(12, 6, request.param).half().float().eval()
-    save_mini_classifier(network, tmp_path / "classifier.safetensors")
+    save_classifier(network, MINI_KIND, torch.float16, tmp_path / "classifier.safetensors")
     return network, tmp_path / "classifier.safetensors"
 
 
@@ -84,7 +85,7 @@ def test_a_bundled_classifier_has_a_third_class(mini):
     scores = load_classifier(spec_of(path)).scores(vectors.numpy())
     assert scores.shape == (7, 3)
     with torch.no_grad():
-        np.testing.assert_allclose(scores, network(vectors).softmax(1).numpy(), atol=1e-6)
+        np.testing.assert_allclose(scores, network(vectors)[0].softmax(1).numpy(), atol=1e-6)
     with pytest.raises(ModelError, match="width 12; dna and protein give 13"):
         load_classifier(spec_of(path, 13))
 
