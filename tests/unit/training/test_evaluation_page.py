@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from virnucpro.training.evaluation_page import render
+from virnucpro.training.evaluation import render
 from virnucpro.training.figures import Curve, Row
 
 FACTS = {
