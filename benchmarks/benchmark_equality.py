@@ -22,10 +22,10 @@ from tests.checkpoints import (
     dnabert_tensors,
     esm2_config,
     esm2_tensors,
+    hidden_states,
     write_bin,
     write_safetensors,
 )
-from tests.hidden_states import hidden_states
 from tests.unit.encoders import test_dnabert, test_esm2
 from virnucpro.encoders.load import load_encoder
 from virnucpro.engines.plans import collate

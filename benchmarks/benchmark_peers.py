@@ -1,27 +1,31 @@
-"""The bundled model beside Jaeger and geNomad nn-classification: same windows, cores and run.
+"""The bundled model beside Jaeger, geNomad, DeepMicroClass and Deep6: same windows, cores, run.
 
     python -m venv DIR/jaeger && DIR/jaeger/bin/pip install "jaeger-bio[cpu]==1.26.5"
     python -m venv DIR/genomad && DIR/genomad/bin/pip install genomad==1.13.0 tensorflow keras
+    python -m venv DIR/dmc && DIR/dmc/bin/pip install DeepMicroClass requests
+    git clone https://github.com/janfelix/Deep6 DIR/Deep6  # commit 8edf0d7; runs in Jaeger's venv
     python -m benchmarks.benchmark_peers --data DATA \
-        --jaeger DIR/jaeger/bin/jaeger --genomad DIR/genomad/bin/genomad
+        --jaeger DIR/jaeger/bin/jaeger --genomad DIR/genomad/bin/genomad \
+        --deepmicroclass DIR/dmc/bin/DeepMicroClass --deep6 DIR/Deep6
 
-Both peers carry their weights in the package and run on Python 3.11. A peer without its flag, or
+All peers carry their weights and run on Python 3.11. A peer without its flag, or
 that fails, is left out and the result says why. DATA holds `dev_known_virus.fa.xz`,
 `dev_novel_virus.fa.xz`, `dev_cellular.fa.xz` and `meta.tsv.xz` (columns id, class, family, ...).
 
 Windows of 500 nt are drawn as in training's evaluation (virus families by the square root of
 their bases, random strand), and uniform random DNA. Every program gets a small file and a large
-one, each in a process of its own that may use `--cores` cores, in the order ours, Jaeger, ours,
-geNomad, for some rounds; the result is written after each. "Steady" windows a second are the
+one, each in a process of its own that may use `--cores` cores, ours before every peer, for some
+rounds; the result is written after each. "Steady" windows a second are the
 windows that the large file has more, over the seconds that it takes more: start-up drops out.
 Processor seconds (user and system, all processes) are the fair measure where other work shares
 the cores; the load is written down. OpenMP's waiting threads sleep in every program, since where
 they spin, waiting for a busy core is counted as work.
 
-Scores: ours `p_virus` of calls.tsv; Jaeger its phage score less its best other score; geNomad
-its virus score. Calls at each program's default: ours `call`, Jaeger `prediction`, geNomad the
-greatest of its three scores. Jaeger is made for phages and windows of 2,000 nt; geNomad for
-contigs from 2,500 nt. The peers may have trained on the genomes that the windows come from.
+Scores: ours `p_virus` of calls.tsv; Jaeger its phage score less its best other score; geNomad its
+virus score; DeepMicroClass the best virus class less the best other; Deep6 the sum of its virus
+classes. Calls at each program's default: ours `call`, Jaeger `prediction`, the others their
+greatest score. Jaeger is made for phages and windows of 2,000 nt; geNomad for contigs from 2,500
+nt. The peers may have trained on the genomes that the windows come from.
 """
 
 from __future__ import annotations
@@ -239,9 +243,11 @@ def report(
     names = ("windows", "random", "small", "rounds", "cores", "seed")
     words = ", ".join(f"{count} {name}" for name, count in drawn.items())
     flags = [f"--{name} {getattr(options, name)}" for name in names]
-    command = "python -m benchmarks.benchmark_peers --data DATA --jaeger JAEGER --genomad GENOMAD"
+    peers = ("jaeger", "genomad", "deepmicroclass", "deep6")
+    given = [f"--{peer} {peer.upper()}" for peer in peers if getattr(options, peer)]
+    command = " ".join(["python -m benchmarks.benchmark_peers --data DATA", *given])
     return {
-        "title": "Beside Jaeger and geNomad, on a CPU",
+        "title": "Beside Jaeger, geNomad, DeepMicroClass and Deep6, on a CPU",
         "about": (
             f"Windows of {LENGTH_NT} nt ({words}), the same for every program, in one run on the "
             "same cores, shared with other work: the figures a processor second are the fair "
@@ -268,6 +274,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the labelled windows' sources")
     parser.add_argument("--jaeger", default="", help="Jaeger's executable")
     parser.add_argument("--genomad", default="", help="geNomad's executable")
+    parser.add_argument("--deepmicroclass", default="", help="DeepMicroClass's executable")
+    parser.add_argument("--deep6", default="", help="folder of Deep6's repository")
     parser.add_argument("--windows", type=int, default=600, help="real ones, half of them viral")
     parser.add_argument("--random", type=int, default=200)
     parser.add_argument("--small", type=float, default=0.1, help="share of them in the small file")

@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    from tiny_home import make_tiny_home
+    from tiny_published import make_tiny_home
 
     draw, results = random.Random(1), {}
     with tempfile.TemporaryDirectory() as name:

@@ -63,6 +63,19 @@ def genomad_row(row: Row) -> tuple[str, float, bool]:
     return row["seq_name"], virus, virus > max(map(float, others))
 
 
+def deepmicroclass_row(row: Row) -> tuple[str, float, bool]:
+    classes = {name: float(row[name]) for name in row if name[0].isupper() and " " not in name}
+    viral = max(score for name, score in classes.items() if "Virus" in name)
+    margin = viral - max(score for name, score in classes.items() if "Virus" not in name)
+    return row["Sequence Name"], margin, margin > 0
+
+
+def deep6_row(row: Row) -> tuple[str, float, bool]:
+    viral = [float(row[name]) for name in ("duplo", "mono", "ribo", "vari")]
+    cells = [float(row[name]) for name in ("euk", "pro")]
+    return row["name"], sum(viral), max(viral) > max(cells)
+
+
 def tools_of(options: argparse.Namespace) -> list[Tool]:
     """Ours, then the peers."""
     cores = str(options.cores)
@@ -80,6 +93,17 @@ def tools_of(options: argparse.Namespace) -> list[Tool]:
         command = [options.genomad, "nn-classification", str(fasta), str(out)]
         return [*command, "--threads", cores, "--batch-size", "64"]
 
+    def deepmicroclass(fasta: Path, out: Path) -> list[str]:
+        command = [options.deepmicroclass, "predict", "-i", str(fasta), "-o", str(out)]
+        return [*command, "-d", "cpu", "-ct", cores]
+
+    def deep6(fasta: Path, out: Path) -> list[str]:
+        place = Path(options.deep6)
+        script, models = place / "Master/deep6.py", place / "Models"
+        python = str(Path(options.jaeger).with_name("python")) if options.deep6 else ""
+        return [python, str(script), "-i", str(fasta), "-l", "250", "-m", str(models),
+                "-o", str(out)]  # fmt: skip
+
     return [
         Tool(OURS, ours, "calls.tsv", ours_row, ("virnucpro", "torch")),
         Tool("Jaeger", jaeger, "*[0-9]_jaeger.tsv", jaeger_row, ("jaeger-bio", "tensorflow")),
@@ -87,6 +111,11 @@ def tools_of(options: argparse.Namespace) -> list[Tool]:
             "geNomad nn-classification", genomad, "*_nn_classification.tsv", genomad_row,
             ("genomad", "tensorflow"),
         ),
+        Tool(
+            "DeepMicroClass", deepmicroclass, "*_hybrid.tsv", deepmicroclass_row,
+            ("DeepMicroClass", "torch"),
+        ),
+        Tool("Deep6", deep6, "*_deep6.txt", deep6_row, ("tensorflow",)),
     ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import shutil
+import time
 from types import SimpleNamespace
 from unittest import mock
 
@@ -46,11 +47,23 @@ def quick_workers():
         yield
 
 
+@pytest.fixture
+def put(tmp_path):
+    """`put(content, name)` writes text or bytes to a file of the test's own; gives its path."""
+
+    def write(content, name="in.fa"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def tiny_home(tmp_path_factory):
     """Tiny models, made once; torch and the pipeline are imported by who asks for them."""
     import torch
-    from tiny_home import make_tiny_home
+    from tiny_published import make_tiny_home
 
     torch.set_num_threads(1)
     return make_tiny_home(tmp_path_factory.mktemp("models") / "home")
@@ -85,3 +98,32 @@ def published(published_once, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
     return shutil.copytree(published_once, tmp_path / "home")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Both sources of models on this machine, for the command and a home that nobody else has."""
+    from fake_hub import serve_hub
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with serve_hub(monkeypatch) as hub:
+        for repository in ("zhihan1996/DNABERT-S", "facebook/esm2_t36_3B_UR50D"):
+            config = b'{"hidden_size": 32}'
+            hub.offer(
+                repository, "a" * 40, config__json=config, model__safetensors=b"weights" * 100
+            )
+        hub.offer_500(monkeypatch)
+        for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tmp_path / "home"))
+        yield hub
+
+
+@pytest.fixture
+def command(tiny_home, put):
+    """`command(words)` on tiny models with units of three ORFs; its exit code is 0, or `code`."""
+    from runs_here import run
+
+    text = "prediction: {sequences_per_file: 3}\nprogress: {enabled: false}\n"
+    env = {"VIRNUCPRO_MODEL_DIR": str(tiny_home)}
+    return functools.partial(run, "-c", put(text, "settings.yaml"), env=env, code=0)

@@ -4,12 +4,9 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-import pytest
 import torch
 from tiny_published import classifier_state
 
@@ -29,18 +26,17 @@ class FakeHub:
         requests: what was asked for, as "METHOD path range".
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.repositories, self.main, self.stated, self.headers = {}, {}, {}, {}
-        self.breaks, self.requests = [], []
-        self.answer, self.url = None, ""
+        self.breaks, self.requests, self.answer = [], [], None
 
-    def offer(self, repository: str, commit: str, **files: bytes) -> None:
+    def offer(self, repository, commit, **files):
         """Add a revision, which `main` means from now on; `__` stands for the dot of a name."""
         named = {name.replace("__", "."): data for name, data in files.items()}
         self.repositories.setdefault(repository, {})[commit] = named
         self.main[repository] = commit
 
-    def offer_500(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offer_500(self, monkeypatch):
         """Add a small classifier in the place of the published one."""
         buffer = io.BytesIO()
         torch.save(classifier_state(), buffer)
@@ -48,119 +44,79 @@ class FakeHub:
         blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         entry = published.PublishedClassifier(chunk_nt=500, file="500_model.pth", blob=blob)
         monkeypatch.setitem(published.CLASSIFIERS, "500", entry)
-        self.offer(
-            published.CLASSIFIER_REPOSITORY, published.CLASSIFIER_REVISION, **{entry.file: data}
-        )
+        place = published.CLASSIFIER_REPOSITORY, published.CLASSIFIER_REVISION
+        self.offer(*place, **{entry.file: data})
 
-    def serves_the_command(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-        """Let `virnucpro models` ask this hub, and use a home of its own."""
-        for name in ("VIRNUCPRO_OFFLINE", "HF_HUB_OFFLINE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(home))
-        self.answers(monkeypatch)
+    def files(self, repository, revision):
+        commit = self.main.get(repository) if revision == "main" else revision
+        return commit, self.repositories.get(repository, {}).get(commit, {})
 
-    def answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Be the hub and GitHub."""
-        monkeypatch.setattr(fetch, "HUB", self.url)
-        monkeypatch.setattr(fetch, "GITHUB", self.url)
+    def find(self, path):
+        """Bytes behind a path, and the commit that a file belongs to; None where there are none."""
+        if path.startswith("/api/models/"):
+            repository, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+            commit, files = self.files(repository, revision or "main")
+            about = {"_id": "x", "id": repository, "sha": commit, "cardData": {"license": "mit"}}
+            about["siblings"] = [self.sibling(name, data) for name, data in files.items()]
+            data = json.dumps(about).encode() if files else None
+            return data if self.answer is None else self.answer, ""
+        owner, name, *rest = path.strip("/").replace("/resolve/", "/").split("/")
+        commit, files = self.files(f"{owner}/{name}", rest[0]) if len(rest) == 2 else ("", {})
+        return files.get(rest[-1]) if files else None, commit
 
-    def info(self, repository: str, revision: str) -> bytes | None:
-        commit = self.main.get(repository, "") if revision == "main" else revision
-        files = self.repositories.get(repository, {}).get(commit)
-        if files is None:
-            return None
-        siblings = [self._sibling(name, data) for name, data in files.items()]
-        return json.dumps(
-            {"_id": "x", "id": repository, "modelId": repository, "sha": commit,
-             "siblings": siblings, "tags": [], "downloads": 0, "private": False,
-             "cardData": {"license": "mit"}}
-        ).encode()  # fmt: skip
-
-    def _sibling(self, name: str, data: bytes) -> dict[str, object]:
+    def sibling(self, name, data):
         stated = self.stated.get(name, data)
         blob = hashlib.sha1(b"blob %d\0" % len(stated) + stated).hexdigest()
-        entry: dict[str, object] = {"rfilename": name, "size": len(data), "blobId": blob}
+        entry = {"rfilename": name, "size": len(data), "blobId": blob}
         if name.endswith((".safetensors", ".bin")):
             sha256 = hashlib.sha256(stated).hexdigest()
             entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 100}
         return entry
 
-    def content(self, path: str) -> tuple[bytes, str] | None:
-        """Bytes and commit of `/owner/name/[resolve/]revision/file`."""
-        owner, name, *rest = path.strip("/").split("/")
-        if rest and rest[0] == "resolve":
-            rest = rest[1:]
-        if len(rest) != 2:
-            return None
-        data = self.repositories.get(f"{owner}/{name}", {}).get(rest[0], {}).get(rest[1])
-        return None if data is None else (data, rest[0])
 
+class Handler(BaseHTTPRequestHandler):
+    hub: FakeHub
 
-def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.0"
+    def log_message(self, *_):
+        pass
 
-        def log_message(self, *_: object) -> None:
-            pass
+    def do_HEAD(self):
+        self.do_GET(with_body=False)
 
-        def do_HEAD(self) -> None:
-            self.answer(with_body=False)
-
-        def do_GET(self) -> None:
-            self.answer(with_body=True)
-
-        def answer(self, with_body: bool) -> None:
-            path = self.path.split("?")[0]
-            hub.requests.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
-            if path.startswith("/api/models/"):
-                repository, _, revision = path.removeprefix("/api/models/").partition("/revision/")
-                data = hub.info(repository, revision or "main")
-                data = hub.answer if hub.answer is not None else data
-                found = None if data is None else (data, "")
-            else:
-                found = hub.content(path)
-            if found is None:
-                self.send_error(404)
-            else:
-                self.send(*found, with_body)
-
-        def send(self, data: bytes, commit: str, with_body: bool) -> None:
-            start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
-            if start >= len(data) > 0:
-                self.send_error(416)
-                return
-            body = data[start:]
-            self.send_response(206 if start else 200)
-            headers: dict[str, str | None] = {
-                "Content-Length": str(len(body)), "Content-Type": "application/json"
-            }  # fmt: skip
-            if start:
-                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            if commit:
-                headers["X-Repo-Commit"] = commit
-                headers["ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
-                headers |= hub.headers
-            for name, value in headers.items():
-                if value is not None:
-                    self.send_header(name, value)
-            self.end_headers()
-            if with_body:
-                self.wfile.write(self.cut(body, commit))
-
-        def cut(self, body: bytes, commit: str) -> bytes:
-            is_cut = commit and hub.breaks and len(body) > hub.breaks[0]
-            return body[: hub.breaks.pop(0)] if is_cut else body
-
-    return Handler
+    def do_GET(self, with_body=True):
+        path, wanted = self.path.split("?")[0], self.headers.get("Range", "")
+        self.hub.requests.append(f"{self.command} {path} {wanted}".strip())
+        data, commit = self.hub.find(path)
+        start = int(wanted[6:].split("-")[0]) if wanted else 0
+        if data is None or start >= len(data) > 0:
+            self.send_error(404 if data is None else 416)
+            return
+        body = data[start:]
+        headers = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        if commit:
+            headers |= {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+            headers |= self.hub.headers
+        self.send_response(206 if start else 200)
+        for name, value in headers.items():
+            if value is not None:
+                self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            breaks = commit and self.hub.breaks and len(body) > self.hub.breaks[0]
+            self.wfile.write(body[: self.hub.breaks.pop(0)] if breaks else body)
 
 
 @contextmanager
-def serve_hub() -> Iterator[FakeHub]:
+def serve_hub(monkeypatch):
+    """A hub that stands for both sources of models as long as the context lasts."""
     hub = FakeHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OfHub", (Handler,), {"hub": hub}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    for source in ("HUB", "GITHUB"):
+        monkeypatch.setattr(fetch, source, f"http://127.0.0.1:{server.server_address[1]}")
     try:
         yield hub
     finally:

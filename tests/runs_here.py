@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from virnucpro.cli.main import cli
@@ -31,6 +32,28 @@ def write_fasta(path: Path, *records) -> Path:
 def write_dna(path: Path, lengths) -> Path:
     """Random records `r0`, `r1` and on."""
     return write_fasta(path, *((f"r{i}", dna(i, n)) for i, n in enumerate(lengths)))
+
+
+def fastq(header, letters):
+    return f"@{header}\n{letters}\n+\n{'I' * len(letters)}\n"
+
+
+def write_reads(path: Path, *reads, reference=None) -> Path:
+    """BAM or CRAM, as the name says, of reads (name, flag, letters) tagged with their number."""
+    pysam = pytest.importorskip("pysam")
+    header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "chr", "LN": 1000}]}
+    options = {"reference_filename": str(reference)} if reference else {}
+    mode = "wc" if path.suffix == ".cram" else "wb"
+    with pysam.AlignmentFile(str(path), mode, header=header, **options) as file:
+        for number, (name, flag, letters) in enumerate(reads):
+            read = pysam.AlignedSegment(file.header)
+            read.query_name, read.flag, read.query_sequence = name, flag, letters
+            if not flag & 4:
+                place = 0, 10, [(0, len(letters))]
+                read.reference_id, read.reference_start, read.cigartuples = place
+            read.set_tag("XX", number)
+            file.write(read)
+    return path
 
 
 def run(*words, stdin=None, env=None, code=None):

@@ -183,7 +183,7 @@ class Gated:
 
 @dataclass(frozen=True)
 class Troubled:
-    """Every score is 0.5; the first DNA of a unit says what goes wrong.
+    """A job and its task: every score is 0.5; the first DNA of a unit says what goes wrong.
 
     Attributes:
         folder: remembers who tried what, across processes.
@@ -192,12 +192,7 @@ class Troubled:
     folder: Path
 
     def task(self, models):
-        return TroubledTask(self.folder)
-
-
-class TroubledTask:
-    def __init__(self, folder):
-        self.folder = folder
+        return self
 
     def load(self):
         pass
@@ -211,9 +206,8 @@ class TroubledTask:
         trouble = unit[0][0].decode()
         with (self.folder / trouble).open("a") as log:
             log.write(f"{os.getpid()}\n")
-        tries = len((self.folder / trouble).read_text().split())
         yield 1
-        if trouble == "hangs once" and tries == 1:
+        if trouble == "hangs once" and len((self.folder / trouble).read_text().split()) == 1:
             time.sleep(1_000)
         if trouble == "fails":
             raise RuntimeError("it would not")

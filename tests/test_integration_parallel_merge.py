@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import torch
 from staged_files import inline_processes, orf_ids, write_pair, write_pairs, write_published_dna
-from tiny_home import make_tiny_home
+from tiny_published import make_tiny_home
 
 from virnucpro.pipeline.parallel_merge import parallel_merge_features, parallel_merge_with_progress
 

@@ -77,3 +77,11 @@ def install_published(home: Path, sources: Path) -> Path:
     install_local(write_protein(sources / "protein"), "esm2_t36_3B_UR50D", home)
     install_local(write_classifier(sources / "500_model.pth"), "500", home)
     return home
+
+
+def make_tiny_home(home: Path) -> Path:
+    """Install encoders and the classifiers `300` and `500` in `home`, as most tests use it."""
+    sources = home.parent / f"{home.name}-sources"
+    install_published(home, sources)
+    install_local(sources / "500_model.pth", "300", home)
+    return home

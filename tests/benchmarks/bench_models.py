@@ -1,4 +1,4 @@
-"""Models and sequences of the benchmark suites."""
+"""Models, sequences and figures of the benchmark suites."""
 
 import os
 import time
@@ -14,8 +14,7 @@ from checkpoints import (
     write_safetensors,
 )
 from staged_files import tiny_dna_encoder
-from tiny_home import make_tiny_home
-from tiny_published import write_classifier
+from tiny_published import make_tiny_home, write_classifier
 
 from virnucpro.core.errors import VirNucProError
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES
@@ -72,3 +71,38 @@ def write_fasta(path: Path, sequences) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f">s{i}\n{text}\n" for i, text in enumerate(sequences)))
     return path
+
+
+class Figures:
+    """Rows of one suite, and the names of those that missed their requirement."""
+
+    def __init__(self, suite, rows):
+        self.suite, self.rows, self.missed = suite, rows, []
+
+    def note(self, name, value, unit="", better=None):
+        """A figure without a requirement."""
+        self._add(name, value, unit, better, "", "measured", "")
+
+    def at_least(self, name, value, limit, unit="", unless=""):
+        """A figure that must not be below `limit`; `unless` says why it need not be so here."""
+        self._judge(name, value, unit, "higher", f"at least {limit:g}", value >= limit, unless)
+
+    def at_most(self, name, value, limit, unit="", unless=""):
+        """A figure that must not be above `limit`; see `at_least`."""
+        self._judge(name, value, unit, "lower", f"at most {limit:g}", value <= limit, unless)
+
+    def failed(self, name, reason):
+        """An assertion of the suite that does not hold: a requirement without a figure."""
+        self._add(name, None, "", None, "holds", "missed", reason)
+
+    def _judge(self, name, value, unit, better, limit, reached, unless):
+        verdict = "not applicable" if unless else "passed" if reached else "missed"
+        self.missed += [name] if verdict == "missed" else []
+        self._add(name, value, unit, better, f"{limit} {unit}".strip(), verdict, unless)
+
+    def _add(self, name, value, unit, better, requirement, verdict, reason):
+        value = None if value is None else float(f"{value:.6g}")
+        row = {"suite": self.suite, "name": name, "value": value, "unit": unit, "better": better,
+               "requirement": requirement, "verdict": verdict, "reason": reason}  # fmt: skip
+        self.rows.append(row)
+        print(f"{self.suite}: {name}: {value} {unit} [{verdict}] {requirement} {reason}")

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_models import make_home
-from bench_report import Figures
+from bench_models import Figures, make_home
 
 from virnucpro import __version__
 

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from runs_here import dna, run, write_fasta
+from runs_here import dna, run, write_fasta, write_reads
 
 import virnucpro
 from virnucpro.core.errors import InputError
@@ -212,14 +212,7 @@ def cram(tmp_path):
     pysam = pytest.importorskip("pysam")
     contig, reference, path = dna(5, 1000), tmp_path / "ref.fa", tmp_path / "reads.cram"
     reference.write_text(f">chr\n{contig}\n")
-    header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "chr", "LN": 1000}]}
-    with pysam.AlignmentFile(
-        str(path), "wc", header=header, reference_filename=str(reference)
-    ) as file:
-        read = pysam.AlignedSegment(file.header)
-        read.query_name, read.flag, read.query_sequence = "r", 0, contig[10:310]
-        read.reference_id, read.reference_start, read.cigartuples = 0, 10, [(0, 300)]
-        file.write(read)
+    write_reads(path, ("r", 0, contig[10:310]), reference=reference)
     with pysam.AlignmentFile(str(path), check_sq=False, reference_filename=str(reference)) as file:
         checksum = file.header["SQ"][0]["M5"]
     (tmp_path / "by_checksum").mkdir()

@@ -1,23 +1,16 @@
 """`virnucpro.predict` and `virnucpro.embed`."""
 
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from runs_here import dna, write_dna, write_fasta
+from runs_here import dna, write_fasta
 
 import virnucpro
 from virnucpro.core.errors import InputError, UsageError
-from virnucpro.core.records import FRAMES, Record
-from virnucpro.models.store import resolve_model
-from virnucpro.pipeline import direct
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.core.records import Record
 from virnucpro.reports.tables import CALL_COLUMNS, read_call_rows
-from virnucpro.scores.scorer import LoadedModels, Scorer, finished
-from virnucpro.sequences.fasta import read_records
-from virnucpro.sequences.orfs import find_orfs
 
 TINY = {"model": "500", "orf_policy": "longest"}
 
@@ -151,27 +144,40 @@ def test_values_that_the_command_refuses_are_refused(home, fasta, wrong):
         virnucpro.embed(fasta, per="contig")
 
 
-def test_vectors_are_those_of_each_orf(tiny_home, tmp_path, monkeypatch):
-    monkeypatch.setattr(direct, "PER_UNIT", 7)  # units end within records
-    model = resolve_model("500", None, tiny_home)
-    model = replace(model, orf_policy=replace(model.orf_policy, name="longest"))
-    lengths = [100, 499, 501, 1700, 90, 61, 4]
-    records = list(read_records([write_dna(tmp_path / "in.fa", lengths)]))
-    alone = Scorer(model, LoadedModels("cpu"))
-    [(shard, vectors)] = DirectScorer(model).vectors(records)
-    assert vectors.shape == (len(shard.orfs), model.dim) and len(vectors) > 40
-    for row in range(0, len(vectors), 9):
-        orf = shard.orfs[row]
-        record, _, start, end, _ = shard.chunks[orf["chunk"]].tolist()
-        found = find_orfs([records[record].sequence[start:end]], model.orf_policy)
-        place = [FRAMES[f] for f in found.frame].index(FRAMES[orf["frame"]])
-        unit = ([found.dna[place]], [found.protein[place]])
-        expected = finished(alone.vectors(alone.prepare(unit)))[0]
-        np.testing.assert_allclose(vectors[row], expected, atol=2e-5)
+def test_rows_and_chunks_outlive_the_result_they_come_from(home, fasta, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert [row.seq_id for row in virnucpro.predict(fasta, threads=1, **TINY)] == ["a", "b", "c"]
+    chunks = virnucpro.predict(fasta, threads=1, **TINY).chunks()
+    assert next(chunks).seq_id == "a"
+    assert [chunk.seq_id for chunk in chunks] == ["a", "a", "b"]
+    rows = iter(virnucpro.predict(fasta, threads=1, **TINY))
+    assert len(list(tmp_path.glob("virnucpro-*"))) == 1
+    del rows
+    assert list(tmp_path.glob("virnucpro-*")) == []
 
 
-def test_nothing_to_score_gives_rows_without_scores(tiny_home):
-    model = resolve_model("500", None, tiny_home)
-    rows = list(DirectScorer(model).score([Record("a", "a", "AC"), Record("b", "b", "")]))
-    found = [(row.seq_id, row.p_virus, row.call) for row in rows]
-    assert found == [("a", None, None), ("b", None, None)]
+@pytest.mark.parametrize("sequences", [["ACG"], ["ACG", dna(0)], [dna(0), "A"]])
+@pytest.mark.parametrize("per", ["orf", "record"])
+def test_vectors_stay_float32_where_a_record_has_none(home, sequences, per, monkeypatch):
+    monkeypatch.setattr("virnucpro.pipeline.input_pass.SHARD_RECORDS", 1)
+    found = virnucpro.embed(sequences, per=per, **TINY)
+    assert found.vectors.dtype == np.float32
+    assert found.vectors.shape == (len(found.seq_ids), 72)
+
+
+def test_a_session_loads_each_encoder_once_for_all_its_runs(fasta, tmp_path):
+    with virnucpro.Session("mini") as session:
+        first = session.predict(fasta, output_dir=tmp_path / "one", threads=1)
+        second = session.predict(fasta, output_dir=tmp_path / "two", threads=1)
+        assert session.loads == 2  # encoders, not encoders times runs
+    assert first.calls.read_bytes() == second.calls.read_bytes()
+
+
+def test_open_frame_scores_every_open_frame_whatever_the_model_keeps(home):
+    open_everywhere = {"a": "ACG" * 100}
+    assert len(virnucpro.embed(open_everywhere)) == 1  # the bundled model keeps the longest
+    found = virnucpro.embed(open_everywhere, orf_policy="open-frame")
+    assert found.seq_ids == tuple(
+        f"a_chunk_1{frame}" for frame in ("F1", "F2", "F3", "R1", "R2", "R3")
+    )
+    assert len(virnucpro.embed(open_everywhere, orf_policy="longest")) == 1

@@ -9,9 +9,11 @@ import stand_ins
 from runs_here import predict_here, write_dna
 
 from virnucpro.core import device
-from virnucpro.core.errors import OutputError, WorkersFailedError
+from virnucpro.core.errors import DeviceError, OutputError, WorkersFailedError
 from virnucpro.pipeline import multi_gpu_inference, prediction, workers
+from virnucpro.pipeline.multi_gpu_inference import choose_devices
 from virnucpro.pipeline.runtime_config import RuntimeConfig
+from virnucpro.pipeline.settings import Compute
 
 
 def packed(*devices):
@@ -63,3 +65,31 @@ def test_work_goes_to_the_gpus_that_were_named(tiny_home, tmp_path, monkeypatch,
     for what, gpu in re.findall(r"(\w+) on (cuda:\d)$", caplog.text, re.MULTILINE):
         seen.setdefault(what, set()).add(gpu)
     assert seen == expected
+
+
+def test_a_gpu_that_is_not_there_is_an_error_or_the_cpu(monkeypatch):
+    with pytest.raises(DeviceError, match="use --device cpu"):
+        _ = Compute(device="cuda:1").devices
+    monkeypatch.setattr("virnucpro.core.device.detect_cuda_devices", lambda: [0, 1])
+    assert Compute(device="7", fallback_to_cpu=True).devices == ("cpu",)
+    assert Compute().devices == ("cuda:0",)
+
+
+@pytest.mark.parametrize(("world", "devices"), [(3, ()), (2, ("cuda:1",)), (0, ())])
+def test_more_ranks_than_gpus_are_refused(monkeypatch, world, devices):
+    monkeypatch.setattr(multi_gpu_inference, "detect_cuda_devices", lambda: [0, 1])
+    with pytest.raises(DeviceError, match=r"ranks|world_size"):
+        choose_devices(world, devices)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"worker_timeout": 0}, {"dataloader_workers": -1},
+        {"token_budget": 0}, {"dtype": "int8"}, {"compile": "maybe"},
+        {"devices": ("cuda:0", "cuda:0")},
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"must be|takes one rank"):
+        RuntimeConfig(**wrong)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from runs_here import dna, predict_with, rows_of, run
+from runs_here import dna, predict_with, rows_of, run, write_reads
 
 COUNT = 12
 
@@ -104,26 +104,21 @@ def test_standard_output_holds_records_alone(made):
 def test_reads_of_a_bam_come_with_their_mates(tiny_home, tmp_path):
     pysam = pytest.importorskip("pysam")
     path, out, target = tmp_path / "in.bam", tmp_path / "out", tmp_path / "viral.bam"
-    header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "ref", "LN": 9000}]}
-    with pysam.AlignmentFile(str(path), "wb", header=header) as file:
-        for number in range(COUNT):  # first mates of all, then second ones; each second one twice
-            for flag in [69] if number < COUNT // 2 else [133, 256 + 128 + 1]:
-                read = pysam.AlignedSegment(file.header)
-                read.query_name, read.flag = f"r{number % (COUNT // 2)}", flag
-                read.reference_id = -1 if flag & 4 else 0
-                read.query_sequence = dna(number)
-                read.set_tag("XX", number)
-                file.write(read)
+    pairs = COUNT // 2
+    reads = [(f"r{i}", 69, dna(i)) for i in range(pairs)]  # then second mates, each of them twice
+    for i in range(pairs):
+        reads += [(f"r{i}", flag, dna(pairs + i)) for flag in (133, 256 + 128 + 1)]
+    write_reads(path, *reads)
     predict_with(tiny_home, path, "--min-score", "0", "-o", out, code=0)
     scores = [float(row["p_virus"]) for row in rows_of(out)]
     limit = sorted(scores)[-3]
     predict_with(tiny_home, path, "--min-score", limit, "-o", out, "--resume", code=0)
-    called = {i % (COUNT // 2) for i, row in enumerate(rows_of(out)) if row["call"] == "virus"}
-    assert 0 < len(called) < COUNT // 2
+    called = {f"r{i % pairs}" for i, row in enumerate(rows_of(out)) if row["call"] == "virus"}
+    assert 0 < len(called) < pairs
     run("extract", out, path, "-o", target, code=0)
     with pysam.AlignmentFile(str(target), check_sq=False) as file:
         found = [read.get_tag("XX") for read in file.fetch(until_eof=True)]
-    assert found == [i for i in range(COUNT) if i % (COUNT // 2) in called]
+    assert found == [i for i, (name, flag, _) in enumerate(reads) if flag < 256 and name in called]
 
 
 def test_what_does_not_fit_is_refused_and_nothing_written(made, tmp_path):

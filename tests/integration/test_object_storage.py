@@ -5,13 +5,12 @@ import http.server
 import shutil
 import threading
 import urllib.request
-from functools import partial
 from pathlib import Path
 
 import pytest
-from runs_here import TINY, run, tables, write_dna
+from runs_here import TINY, tables, write_dna
 
-from virnucpro.core.storage import Objects, open_storage
+from virnucpro.core.storage import open_storage
 
 pytest.importorskip("obstore", reason="obstore is not installed: pip install 'virnucpro[cloud]'")
 server = pytest.importorskip("moto.server", reason="moto is not installed: a test dependency")
@@ -93,21 +92,18 @@ def test_a_conflict_is_tried_again(monkeypatch):
     for name, value in (("AWS_ALLOW_HTTP", "true"), ("AWS_ACCESS_KEY_ID", "x"),
                         ("AWS_SECRET_ACCESS_KEY", "x")):  # fmt: skip
         monkeypatch.setenv(name, value)
-    assert Objects("s3://reads/conflict").create("unit", b"content")
+    assert open_storage("s3://reads/conflict").create("unit", b"content")
     assert asked == ["*", "*"]
     host.shutdown()
     host.server_close()
 
 
-def test_a_run_in_a_bucket_gives_the_tables_of_a_local_one(s3, tiny_home, tmp_path, monkeypatch):
+def test_a_run_in_a_bucket_gives_the_tables_of_a_local_one(s3, command, tmp_path, monkeypatch):
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
-    settings = tmp_path / "settings.yaml"
-    settings.write_text("prediction: {sequences_per_file: 3}\nprogress: {enabled: false}\n")
-    command = partial(run, "-c", settings, env={"VIRNUCPRO_MODEL_DIR": str(tiny_home)}, code=0)
     fasta = write_dna(tmp_path / "in.fa", [900, 300, 40, 700, 500])
     command("predict", fasta, *TINY, "-o", tmp_path / "local", "-t", "1", "--no-report")
-    Objects("s3://reads/data").write("in.fa.gz", gzip.compress(fasta.read_bytes()))
+    open_storage("s3://reads/data").write("in.fa.gz", gzip.compress(fasta.read_bytes()))
 
     place = "s3://reads/run"
     assert (
@@ -119,11 +115,11 @@ def test_a_run_in_a_bucket_gives_the_tables_of_a_local_one(s3, tiny_home, tmp_pa
     command("worker", place, "-t", "1", "-d", "cpu", "--lease", "1")
     command("finish", place)
     out = tmp_path / "out"
-    for name in Objects(place).names():
+    for name in open_storage(place).names():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(Objects(f"{place}/{name}".rpartition("/")[0]).read(path.name))
+        path.write_bytes(open_storage(f"{place}/{name}".rpartition("/")[0]).read(path.name))
     assert tables(out) == tables(tmp_path / "local")
-    assert not [name for name in Objects(place).names() if name.startswith(".checkpoints")]
+    assert not [name for name in open_storage(place).names() if name.startswith(".checkpoints")]
     shutil.rmtree(out)
     assert not list(Path.cwd().glob("s3:*"))

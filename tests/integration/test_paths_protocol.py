@@ -28,7 +28,6 @@ WAYS = {
     "persistent": {"staged": True, "how": {"persistent_models": True}},
     "v2, one rank": {"ranks": 1, "how": V2},
     "v2, two ranks": {"ranks": 2, "how": V2},
-    "v2, DNA too": {"ranks": 1, "dnabert_v2": True, "how": V2},
 }
 
 
@@ -174,15 +173,12 @@ def test_a_failed_rank_fails_the_stage(run, tmp_path, monkeypatch):
     assert "protein_features" not in facts(out)["stages"] and not (out / "calls.tsv").exists()
 
 
-def test_dna_goes_through_v2_where_it_is_asked_to(run, plain):
-    out = run("v2, DNA too")
+def test_both_encoders_go_through_v2_with_its_batch_sizes_where_they_are_asked_to(run, plain):
+    config = RuntimeConfig(token_budget=333)
+    how = V2 | {"runtime_config": config}
+    out = run("v2, one rank", dnabert_v2=True, how=how)
     expect_calls_of(out, plain)
     assert engines_of(out) == ["packed", "packed"]
-    assert (out / "dnabert_v2" / "logs" / "worker_0.log").is_file()
-
-
-def test_batch_sizes_reach_v2(run):
-    config = RuntimeConfig(token_budget=333)
-    out = run("v2, one rank", dna_tokens=1111, how=V2 | {"runtime_config": config})
-    log = (out / "esm_v2" / "logs" / "worker_0.log").read_text()
-    assert "333 tokens a batch" in log
+    for stage in ("esm_v2", "dnabert_v2"):
+        log = (out / stage / "logs" / "worker_0.log").read_text()
+        assert "333 tokens a batch" in log

@@ -10,9 +10,11 @@ from runs import are_gone
 from runs_here import run
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 
+from virnucpro.engines.runner import Forward
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.worker_loop import InProcess
+from virnucpro.scores.scorer import EmbeddingOptions
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,32 @@ def test_pool_lifecycle(pool, work):
     assert own.pool is None and are_gone([*pids])
     assert {child.pid for child in multiprocessing.active_children()} == before
     own.close()
+
+
+def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
+    inputs, tmp_path, caplog, monkeypatch
+):
+    """A file that cannot be read, and one with a sequence that does not fit."""
+    real = Forward.__call__
+
+    def call(forward, ready, fixed):
+        if ready.tokens.numel() > 400:
+            raise torch.OutOfMemoryError("simulated")
+        return real(forward, ready, fixed)
+
+    monkeypatch.setattr(Forward, "__call__", call)
+    job = EmbedJob(inputs["dna"][0].encoder, EmbeddingOptions(token_budget=60))
+    files = [
+        SplitFile(input_file=path, output_file=path.with_suffix(".pt"), layout="dna")
+        for path in write_split_files(tmp_path, 4)[0]
+    ]
+    files[0].input_file.write_text(f">long\n{'ACGTTGCA' * 400}\n")
+    files[2].input_file.write_text(">a\nAC\n>a\nAG\n")
+    failed = BatchQueueManager().process(job, files).failed
+    assert set(failed) == {files[0], files[2]}
+    assert "one sequence" in failed[files[0]] and "occurs twice" in failed[files[2]]
+    assert [file.output_file.exists() for file in files] == [False, True, False, True]
+    assert "trying it again, alone" in caplog.text
 
 
 @pytest.mark.gpu

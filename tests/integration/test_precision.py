@@ -3,6 +3,7 @@
 The device is a stand-in: plain PyTorch computes what its kernels would.
 """
 
+import numpy as np
 import pytest
 from runs_here import facts, predict_here, write_dna
 
@@ -97,3 +98,21 @@ def test_embedding_from_python_tries_a_sample_too(tiny_home, fasta, card, monkey
     monkeypatch.setattr(agreement, "LARGEST_DIFFERENCE", 1e-9)
     with pytest.raises(UsageError, match="changes too much here"):
         virnucpro.embed(fasta, precision="fp8", **how)
+
+
+EXACT = np.linspace(0, 1, 2_000, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("fast", "figure"),
+    [
+        (np.where(EXACT < 0.003, EXACT + 0.03, EXACT), "up to 0.030"),
+        (np.where(abs(EXACT - 0.5) < 0.002, 1 - EXACT, EXACT), "99.60% keep"),
+        (np.full_like(EXACT, np.nan), "up to nan"),
+    ],
+    ids=["one probability", "labels", "nan"],
+)
+def test_scores_that_move_are_refused_with_the_figures(fast, figure):
+    with pytest.raises(UsageError, match=figure) as caught:
+        agreement.agreement(EXACT, fast)
+    assert caught.value.exit_code == 2

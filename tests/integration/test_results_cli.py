@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from runs_here import contents, dna, facts, predict_with, write_fasta
+from runs_here import contents, dna, facts, fastq, predict_with, write_fasta, write_reads
 
 from virnucpro.reports.tables import read_call_rows, rounded
 from virnucpro.scores.scorer import Scorer
@@ -87,14 +87,10 @@ def test_other_thresholds_redo_the_final_tables_only(predict, fasta, tmp_path, m
     assert (out / "calls.tsv").read_bytes() == (undisturbed / "calls.tsv").read_bytes()
 
 
-def fastq(names_and_sequences):
-    return "".join(f"@{name}\n{seq}\n+\n{'I' * len(seq)}\n" for name, seq in names_and_sequences)
-
-
 def test_pairs_become_one_sample_with_two_rows_a_pair(predict, tmp_path):
     one, two = tmp_path / "gut_R1.fastq", tmp_path / "gut_R2.fastq.gz"
-    one.write_text(fastq([("a/1", dna(1, 150)), ("b/1", dna(2, 150))]))
-    mates = fastq([("a/2", dna(3, 150)), ("b/2", dna(4, 150))])
+    one.write_text(fastq("a/1", dna(1, 150)) + fastq("b/1", dna(2, 150)))
+    mates = fastq("a/2", dna(3, 150)) + fastq("b/2", dna(4, 150))
     two.write_bytes(gzip.compress(mates.encode()))
     out = tmp_path / "out"
     predict(one, two, "--paired", "-o", out, "--min-score", "0", code=0)
@@ -113,11 +109,11 @@ def test_pairs_become_one_sample_with_two_rows_a_pair(predict, tmp_path):
         assert (tmp_path / "both" / name).read_bytes() == (out / name).read_bytes()
     predict(both, both, "--interleaved", "--paired", "-o", tmp_path / "not", code=2)
     for name, letters in (("c/1", 150), ("c/1 d/2", 150)):
-        text = fastq([(word, dna(5, letters)) for word in name.split()])
+        text = "".join(fastq(word, dna(5, letters)) for word in name.split())
         both.write_text(text)
         predict(both, "--interleaved", "-o", tmp_path / name[-1], code=3)
     predict(one, "--paired", "-o", tmp_path / "odd", code=2)
-    one.write_text(fastq([("a/1", dna(1, 150))]))
+    one.write_text(fastq("a/1", dna(1, 150)))
     predict(one, two, "--paired", "-o", tmp_path / "short", code=3)
 
 
@@ -127,15 +123,9 @@ def test_reads_of_alignments_are_scored_on_their_own_strand(predict, tmp_path, k
     contig, path, reference = dna(5, 1000), tmp_path / f"reads.{kind}", tmp_path / "ref.fa"
     reference.write_text(f">chr\n{contig}\n")
     pysam.faidx(str(reference))
-    header = {"HD": {"VN": "1.6"}, "SQ": [{"SN": "chr", "LN": 1000}]}
-    given = {"reference_filename": str(reference)} if kind == "cram" else {}
-    with pysam.AlignmentFile(str(path), f"w{kind[0]}", header=header, **given) as file:
-        for name, flag in (("m", 16), ("m", 256), ("m", 2048), ("p", 77), ("p", 141), ("u", 4)):
-            read = pysam.AlignedSegment(file.header)
-            read.query_name, read.flag, read.query_sequence = name, flag, contig[10:210]
-            if not flag & 4:
-                read.reference_id, read.reference_start, read.cigartuples = 0, 10, [(0, 200)]
-            file.write(read)
+    given = reference if kind == "cram" else None
+    flags = (("m", 16), ("m", 256), ("m", 2048), ("p", 77), ("p", 141), ("u", 4))
+    write_reads(path, *((name, flag, contig[10:210]) for name, flag in flags), reference=given)
     out, flags = tmp_path / "out", ["--reference", reference] if given else []
     predict(path, *flags, "-o", out, "--min-score", "0", code=0)
     assert [row.seq_id for row in rows_of(out)] == ["m", "p/1", "p/2", "u"]

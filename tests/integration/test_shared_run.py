@@ -5,19 +5,19 @@ import shutil
 from functools import partial
 
 import pytest
-from runs_here import TINY, rows_of, run, tables, write_dna
+from runs_here import TINY, rows_of, tables, write_dna
 from tiny_published import write_classifier
 
+from virnucpro.core.storage import Folder
 from virnucpro.models.store import install_local
+from virnucpro.pipeline import claims
+from virnucpro.pipeline.claims import Claims, latest_claims
 from virnucpro.pipeline.stream import ScoreStore
 
 
 @pytest.fixture
-def shared(tiny_home, tmp_path):
+def shared(command, tmp_path):
     """The command on an input of many units, `in.fa`; `local` holds what predict makes of it."""
-    settings = tmp_path / "settings.yaml"
-    settings.write_text("prediction: {sequences_per_file: 3}\nprogress: {enabled: false}\n")
-    command = partial(run, "-c", settings, env={"VIRNUCPRO_MODEL_DIR": str(tiny_home)}, code=0)
     fasta = write_dna(tmp_path / "in.fa", [900, 300, 40, 700, 500, 300])
     command("predict", fasta, *TINY, "-o", tmp_path / "local", "-t", "1", "--no-report")
     planned = ["plan", fasta, *TINY, "-o", tmp_path / "run", "--no-report", "-d", "cpu"]
@@ -75,3 +75,73 @@ def test_what_a_worker_or_the_end_refuses(shared, tiny_home, tmp_path):
     command("worker", out, *WORK)
     write_dna(tmp_path / "in.fa", [600])
     assert "inputs or settings are others" in command("finish", out, code=2).output
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(claims, "_CLOCK", clock := Clock())
+    return clock
+
+
+@pytest.fixture
+def worker(tmp_path, clock):
+    """Makes workers that beat when the test says so."""
+    notes = Folder(tmp_path / "claims")
+    return lambda: Claims(notes, lease_s=60, patience_s=900)
+
+
+def taken(worker, blocks):
+    return list(worker.take(blocks, worker._notes.names()))
+
+
+def beat(worker, number):
+    worker._notes.create(f"beat-{worker.worker}", b"")
+    worker._notes.write(f"beat-{worker.worker}", worker._beat(number))
+
+
+def test_a_block_has_one_holder_until_that_falls_silent(worker, clock):
+    one, two = worker(), worker()
+    beat(one, 1)
+    assert sorted(taken(one, [0, 1])) == [(0, 0), (1, 0)]
+    assert taken(two, [0, 1]) == []
+    clock.now += 59
+    assert taken(two, [0, 1]) == []
+    beat(one, 2)
+    clock.now += 59  # longer than a lease since the first look, not since the last beat
+    assert taken(two, [0, 1]) == []
+    clock.now += 61
+    assert sorted(taken(two, [1])) == [(1, 1)]
+    assert taken(worker(), [0, 1]) == []  # who comes later has not seen anything yet
+    assert latest_claims(one._notes.names()) == {0: 0, 1: 1}
+
+
+def test_clocks_of_others_and_of_a_stopped_onlooker_count_for_nothing(worker, clock):
+    one, two = worker(), worker()
+    beat(one, 1)
+    taken(one, [0])
+    taken(two, [0])
+    clock.now += 10_000  # the onlooker was stopped; the holder went on
+    beat(one, 2)
+    assert taken(two, [0]) == []
+    clock.now -= 5_000  # another host's clock
+    beat(one, 3)
+    assert taken(two, [0]) == taken(one, [0]) == []
+
+
+@pytest.mark.parametrize(("idle_s", "beats"), [(10, True), (1_000, False)])
+def test_a_hung_worker_has_no_beat(worker, clock, idle_s, beats, tmp_path):
+    one = worker()
+    one._lease_s = 0.02
+    with one:
+        place = tmp_path / "claims" / f"beat-{one.worker}"
+        before = place.read_bytes()
+        clock.now += idle_s
+        one._end.wait(0.2)
+    assert (place.read_bytes() != before) == beats

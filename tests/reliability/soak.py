@@ -18,7 +18,7 @@ if __name__ == "__main__":
     HERE = Path(__file__).resolve()
     sys.path[:0] = [str(HERE.parents[2]), str(HERE.parents[1])]
 
-from runs import Runs, are_gone, descendants, entries, results
+from runs import Runs, are_gone, descendants, results
 
 MODES = {  # options, and the share of kills
     "one process": ((), 40),
@@ -34,15 +34,15 @@ class Soak:
     """Kills runs until enough have been killed.
 
     Attributes:
-        report: kills by mode, those that came late, kills by the stage under way, runs brought to
-            their end after one kill or more, and what went wrong.
+        report: kills by mode, those that came late, runs brought to their end after one kill or
+            more, and what went wrong.
     """
 
     def __init__(self, runs: Runs, seed: int, modes=MODES):
         self.runs, self.modes = runs, modes
         self.draw, self.expected = random.Random(seed), {}
-        self.report = {"seed": seed, "kills": Counter(), "missed": 0, "at_stage": Counter(),
-                       "resumed": 0, "problems": [], "seconds": 0.0}  # fmt: skip
+        self.report = {"seed": seed, "kills": Counter(), "missed": 0, "resumed": 0,
+                       "problems": [], "seconds": 0.0}  # fmt: skip
 
     def go(self, kills: int):
         """Kill that many runs and resume each to its end; the report."""
@@ -71,15 +71,17 @@ class Soak:
             self.kill(mode, out, self.draw.uniform(0.02, seconds))
             for name, content in tables.items():  # whole under its name, whenever one looks
                 if (out / name).exists() and (out / name).read_bytes() != content:
-                    self.problem(mode, f"{name} is torn after a kill")
+                    self.report["problems"].append(f"{mode}: {name} is torn after a kill")
         last = self.runs.finish(out, "--resume", *options)
         self.report["resumed"] += 1
         if last.code != 0:
-            self.problem(mode, f"resumed run ended with {last.code}: {last.said[-2000:]}")
+            self.report["problems"].append(
+                f"{mode}: resumed run ended with {last.code}: {last.said[-2000:]}"
+            )
         elif results(out) != tables:
-            self.problem(mode, "tables differ after a resume")
+            self.report["problems"].append(f"{mode}: tables differ after a resume")
         elif left := [path for path in out.rglob("*") if ".tmp" in path.name]:
-            self.problem(mode, f"temporary files are left: {left}")
+            self.report["problems"].append(f"{mode}: temporary files are left: {left}")
 
     def kill(self, mode, out, after):
         running = self.runs.start(out, "--resume", *MODES[mode][0])
@@ -87,27 +89,11 @@ class Soak:
         children = descendants(running.pid) if MODES[mode][0] else []
         if running.send(signal.SIGKILL):
             self.report["kills"][mode] += 1
-            self.report["at_stage"][stage_under_way(out)] += 1
         else:
             self.report["missed"] += 1
         running.process.join()
         if not are_gone(children, 20.0):
-            self.problem(mode, "a child outlived its killed parent")
-
-    def problem(self, mode, text):
-        self.report["problems"].append(f"{mode}: {text}")
-
-
-def stage_under_way(out: Path) -> str:
-    """The first stage that run.json does not tell of; as far as the ledger and files show it."""
-    if not (out / "run.json").exists():
-        return "before the first stage"
-    if (out / "calls.tsv").exists():
-        return "after the final tables"
-    found = entries(out)
-    order = ["tables", "calls", "scores", "protein features", "dna features", "reading", "inputs"]
-    done = next((name for name in order if any(unit.startswith(name) for unit in found)), "")
-    return f"after the first unit of {done}" if done else "in the first stage"
+            self.report["problems"].append(f"{mode}: a child outlived its killed parent")
 
 
 def main() -> int:
@@ -117,7 +103,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    from tiny_home import make_tiny_home
+    from tiny_published import make_tiny_home
 
     from fuzz.report import write_report
 

@@ -1,7 +1,8 @@
-"""Poison work is tried again, then set aside and reported; the rest is kept; resume mends it."""
+"""Runs killed at any moment go on to the same bytes; poison work fails a run and costs no other."""
 
 import faults
 from runs import results
+from soak import Soak
 
 
 def expect_mended(runs, out, undisturbed, *options):
@@ -20,3 +21,15 @@ def test_a_shard_that_kills_ranks_fails_the_run_and_costs_no_other(runs, undistu
     shards = {path.name for path in (out / ".checkpoints").glob("esm_v2_shards/shard_*.h5")}
     assert len(shards) > 1
     expect_mended(runs, out, undisturbed, *packed)
+
+
+SEED = 20
+
+
+def test_twenty_kills_at_random_moments_change_no_byte(runs):
+    report = Soak(runs, SEED, ["one process"]).go(20)
+    assert report["problems"] == [] and report["resumed"] >= 8
+
+
+def test_a_packed_run_killed_with_its_ranks_changes_no_byte(runs):
+    assert Soak(runs, SEED, ["packed, 2 ranks"]).go(1)["problems"] == []

@@ -39,3 +39,13 @@ def test_every_test_of_reliability_is_on_its_page():
     for path in (ROOT / "tests" / "reliability").glob("test_*.py"):
         found = re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
         assert set(found) <= {name for _, name in named_in(PROMISES)}, path.name
+
+
+PACKAGE = Path(__file__).resolve().parents[2] / "virnucpro"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MOST_LINES_OF_A_MODULE = 500
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_stay_small(path):
+    assert path.read_text(encoding="utf-8").count("\n") <= MOST_LINES_OF_A_MODULE

@@ -63,8 +63,8 @@ def validate(file: Path, max_errors: int) -> None:
     """
     from virnucpro.core.records import Status
     from virnucpro.pipeline.inputs import check_inputs, plan_sources, read_sources, spool
+    from virnucpro.sequences.letters import screen_record
     from virnucpro.sequences.read_log import ReadLog
-    from virnucpro.sequences.screen import screen_record
 
     log = ReadLog(is_silent=True)
     records = letters = 0

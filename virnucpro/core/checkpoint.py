@@ -1,19 +1,17 @@
 """Resume is one question: was this unit of work committed under this key, and is it whole?
 
-The ledger of a run holds one small file for each finished unit, which a unit of scores fills with
-the scores themselves, and the sizes and hashes of its files. An entry comes to be whole, under a
-name made of unit and key, and only if there is none of that name: of two workers that did the
-same work the later one changes nothing. The list of files is for folders only.
+The ledger of a run holds one small file for each finished unit. It comes to be whole, under a name
+made of unit and key, and only if there is none of that name: of two workers that did the same work
+the later one changes nothing. The list of files is for folders only.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write, sha256_file
@@ -21,9 +19,7 @@ from virnucpro.core.storage import Folder, Storage
 
 logger = logging.getLogger("virnucpro.core")
 
-LEDGER_FORMAT = 2
-CLAIMS = "files.txt"
-_SUFFIX = ".entry"
+LEDGER_FORMAT, CLAIMS = 2, "files.txt"
 Outputs = dict[str, tuple[int, str]]  # by name: size (bytes) and SHA-256
 
 
@@ -35,8 +31,7 @@ def atomic_save(obj: Any, path: Path) -> None:
         torch.save(obj, file)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What the ledger says of a finished unit."""
 
     facts: dict[str, Any]
@@ -69,13 +64,13 @@ class Ledger:
                 return None
             for name, (size, sha256) in entry.outputs.items():
                 check_file(self.root / name, size, sha256)
+            return entry
         except DamagedError as damage:
             if not (repair or self.repair):
                 raise
             logger.warning("%s: %s; it is made again", damage.path, damage.problem)
             self.storage.remove(own)
             return None
-        return entry
 
     def commit(
         self, unit: str, key: str, payload: bytes = b"", outputs: Sequence[Path] | Outputs = (),
@@ -83,8 +78,8 @@ class Ledger:
     ) -> bool:  # fmt: skip
         """Record `unit` as finished under `key`; False changes nothing: it had been, by whoever.
 
-        The result is the `payload`, where it is small, or files that have their final names:
-        `outputs` are their paths, or what `describe` says of them. `facts` must be JSON-able.
+        The result is the small `payload`, or files that have their final names: `outputs` are
+        their paths, or what `describe` says of them. `facts` must be JSON-able.
         """
         header = {
             "format": LEDGER_FORMAT, "unit": unit, "key": key, "facts": facts or {},
@@ -97,36 +92,38 @@ class Ledger:
 
     def describe(self, outputs: Sequence[Path]) -> Outputs:
         """Size and SHA-256 of files by their names, relative to the root."""
-        return {
-            path.relative_to(self.root).as_posix(): (path.stat().st_size, sha256_file(path))
-            for path in outputs
-        }
+        return {self._relative(path): (path.stat().st_size, sha256_file(path)) for path in outputs}
 
     def discard(self, unit: str) -> None:
         """Forget what was committed of `unit`, under whatever key; its outputs stay."""
-        start = f"{_name(unit)}-"
-        self.storage.remove(*(name for name in self.storage.names() if name.startswith(start)))
+        self._forget(lambda digest: digest == _digest(unit))
 
     def keep_only(self, *units: str) -> None:
         """Forget every other unit."""
-        kept = {_name(unit) for unit in units}
-        entries = (name for name in self.storage.names() if name.endswith(_SUFFIX))
-        self.storage.remove(*(name for name in entries if name.split("-")[0] not in kept))
+        kept = {_digest(unit) for unit in units}
+        self._forget(lambda digest: digest not in kept)
+
+    def _forget(self, is_it: Callable[[str], bool]) -> None:
+        entries = (name for name in self.storage.names() if name.endswith(".entry"))
+        self.storage.remove(*(name for name in entries if is_it(name.split("-")[0])))
 
     def claim(self, *paths: Path) -> None:
         """Write down that these files are ours, durably, before they are made."""
-        self._claim([*self.claimed(), *(path.relative_to(self.root).as_posix() for path in paths)])
+        self._write_claims([*self.claimed(), *map(self._relative, paths)])
 
     def disclaim(self, *paths: Path) -> None:
         """Strike files from the list, once they are removed: such a name is free again."""
-        gone = {path.relative_to(self.root).as_posix() for path in paths}
-        self._claim([name for name in self.claimed() if name not in gone])
+        gone = {*map(self._relative, paths)}
+        self._write_claims([name for name in self.claimed() if name not in gone])
 
-    def _claim(self, names: list[str]) -> None:
-        if [*dict.fromkeys(names)] != self.claimed():
+    def _write_claims(self, names: list[str]) -> None:
+        if (names := [*dict.fromkeys(names)]) != self.claimed():
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.folder / CLAIMS, "w") as file:
-                file.writelines(json.dumps(name) + "\n" for name in dict.fromkeys(names))
+                file.writelines(json.dumps(name) + "\n" for name in names)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     def claimed(self) -> list[str]:
         """Names of the files that are ours, relative to the root; a line that is torn is none."""
@@ -140,7 +137,7 @@ class Ledger:
     def name(self, unit: str, key: str) -> str:
         """What the entry of a unit is called where entries lie."""
         # Units may carry text from outside; a digest can never leave the folder.
-        return f"{_name(unit)}-{_name(key)}{_SUFFIX}"
+        return f"{_digest(unit)}-{_digest(key)}.entry"
 
 
 def parse_entry(content: bytes, path: Path) -> Entry:
@@ -172,5 +169,5 @@ def check_file(path: Path, size: int, sha256: str) -> None:
         raise DamagedError(path, f"cannot be read ({error.strerror or error})") from error
 
 
-def _name(unit: str) -> str:
+def _digest(unit: str) -> str:
     return hashlib.sha256(unit.encode("utf-8", "surrogateescape")).hexdigest()[:24]

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from virnucpro.core.records import FRAMES, Record, Status
 from virnucpro.pipeline.parallel_translate import translate_blocks
-from virnucpro.sequences.block import clear_letters, normalise
 from virnucpro.sequences.chunks import (
     chunk_windows,
     circle_windows,
@@ -26,8 +25,8 @@ from virnucpro.sequences.chunks import (
     tandem_unit,
     terminal_repeat,
 )
+from virnucpro.sequences.letters import clear_letters, normalise, screen_record
 from virnucpro.sequences.orfs import OrfPolicy
-from virnucpro.sequences.screen import screen_record
 
 SHARD_RECORDS = 50_000
 SHARD_CHUNKS = 100_000

@@ -21,8 +21,8 @@ from virnucpro.core.records import Record, Status
 from virnucpro.core.storage import fetch, url_of
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
+from virnucpro.sequences.letters import screen_record
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
-from virnucpro.sequences.screen import screen_record
 from virnucpro.sequences.unpack import STDIN, standard_input
 
 logger = logging.getLogger("virnucpro.pipeline")

@@ -156,6 +156,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     given_up: dict[int, str] = {}
     missing: dict[str, int] = {}
     store = ScoreStore(run.ledger, run.key)
+    device = compute.devices[0]
     run.ledger.discard(CALLS)
     with ExitStack() as stack:
         if executor is None:
@@ -181,14 +182,16 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
             bar.update(rows, expected)
             pace.tell(rows)
 
+        loads_first = device != "cpu" and compute.executor == "local"
         scored = scored_shards(
-            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines
-        )
+            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines,
+            loads_first=loads_first and not run.settings.output.resume,
+        )  # fmt: skip
         # This thread drives a GPU while another writes: one shard waits for it at most.
         with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
             written: Future[Called] | None = None
             for shard, scores in scored:
-                if compute.devices[0] == "cpu":
+                if device == "cpu":
                     missing |= tables.add(shard, scores).missing
                     continue
                 if written is not None:

@@ -22,7 +22,7 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import UsageError
 from virnucpro.core.processes import at_most_threads
-from virnucpro.core.storage import Objects, open_storage, url_of
+from virnucpro.core.storage import open_storage, send, url_of
 from virnucpro.pipeline.claims import BEATS_A_LEASE, MOST_HANDS, Claims, latest_claims
 from virnucpro.pipeline.input_pass import Unit, input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
@@ -273,7 +273,7 @@ def finish(place: str) -> int:
         for path in out.rglob("*"):
             if path.is_file() and CHECKPOINTS not in path.parts and path.name != LOCK:
                 with path.open("rb") as file:
-                    Objects(run.place).copy_from(path.relative_to(out).as_posix(), file)
+                    send(file, run.place, path.relative_to(out).as_posix())
         if not code:
             run.ledger.keep_only()
             run.notes.remove(*run.notes.names())

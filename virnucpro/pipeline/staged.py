@@ -19,7 +19,7 @@ from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.run import Run
 from virnucpro.pipeline.stream import ScoreStore
-from virnucpro.sequences.fasta_files import fasta_text, write_fasta
+from virnucpro.sequences.fasta_files import write_fasta
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -68,8 +68,8 @@ def written_units(run: Run) -> list[int]:
                     continue
                 write_fasta(chunked, zip(event.chunk_ids(), chunks, strict=True), wrapped=True)
                 for orf_id, (dna, amino) in zip(event.orf_ids(), orfs, strict=True):
-                    nucleotide.write(fasta_text(orf_id, dna.decode("ascii")))
-                    protein.write(fasta_text(orf_id, amino.decode("ascii")))
+                    nucleotide.write(f">{orf_id}\n{dna.decode('ascii')}\n")
+                    protein.write(f">{orf_id}\n{amino.decode('ascii')}\n")
                 for unit in units:
                     ids = event.orf_ids(unit.rows)
                     outputs.append(_split_file(run, "dna", unit.number, ids, unit.dna))

@@ -16,7 +16,16 @@ from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Shard, Unit
 from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Item, Job, OnRows, Outcome
+from virnucpro.pipeline.worker_loop import (
+    LOAD_ONLY,
+    Done,
+    Executor,
+    GivenUp,
+    Item,
+    Job,
+    OnRows,
+    Outcome,
+)
 from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
 
 Scores = NDArray[np.float32]
@@ -121,6 +130,7 @@ def scored_shards(
     on_rows: OnRows = lambda rows: None,
     given_up: dict[int, str] | None = None,
     on_stats: Callable[[Mapping[str, Any]], object] = lambda stats: None,
+    loads_first: bool = False,
 ) -> Iterator[tuple[Shard, Scores]]:
     """Score what is not scored yet, and join scores to ORFs by their rows.
 
@@ -132,6 +142,7 @@ def scored_shards(
         on_rows: told how many more ORFs are done.
         given_up: gets the units that could not be scored, each with the reason.
         on_stats: told what the engines did so far, by slot, after each unit.
+        loads_first: load models at once, not once the first unit is known to need them.
 
     Yields:
         Each shard with the scores of its ORFs, shape (orfs, `COLUMNS`); NaN where there is none.
@@ -142,6 +153,8 @@ def scored_shards(
 
     def units() -> Iterator[tuple[int, Orfs | None]]:
         """Units, None for those that are scored; read in another thread, which sees shards."""
+        if loads_first:
+            yield LOAD_ONLY, None
         for event in events:
             if isinstance(event, Shard):
                 shards.append(event)

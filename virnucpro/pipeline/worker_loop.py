@@ -19,6 +19,7 @@ from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
+LOAD_ONLY = -1  # the key of an item that asks for models, and no more
 _PREPARED = 1  # units that wait for the device
 
 
@@ -108,6 +109,7 @@ class Executor(Protocol):
 
         Keys and units are read only as far as work is needed; a unit that is None is done
         already, and comes out again in its turn. `on_rows` is told how many more rows are done.
+        The first key may be `LOAD_ONLY`: models are loaded while the first unit is being read.
 
         Raises:
             VirNucProError: no worker can start, or results cannot be written.
@@ -128,8 +130,8 @@ def work(
 
     Args:
         models: what is loaded on the device of this worker.
-        items: key, job and unit; read in another thread. A negative key only loads its job, and
-            any other key without a unit is passed on.
+        items: key, job and unit; read in another thread. `LOAD_ONLY` loads its job, and any
+            other key without a unit is passed on.
     """
     from virnucpro.engines.feeding import Ahead
 
@@ -148,7 +150,7 @@ def work(
     loaded: list[Task] = []
     with Ahead(prepared(), 0 if models.is_single_threaded else _PREPARED) as ahead:
         for key, task, ready, error in ahead:
-            if key >= 0 and ready is None and error is None:
+            if key != LOAD_ONLY and ready is None and error is None:
                 yield Done(key, None, {}, models.loads)
                 continue
             if task not in loaded:
@@ -160,7 +162,7 @@ def work(
                     return
                 loaded.append(task)
                 yield Ready(task.stats())
-            if key < 0:
+            if key == LOAD_ONLY:
                 continue
             if error is None:
                 steps = task.run(ready)
@@ -204,11 +206,12 @@ class InProcess:
         def taken() -> Iterator[tuple[int, Job, Any]]:
             is_greeted = False
             for key, unit in items:
-                if unit is not None and not is_greeted:
+                if not is_greeted and (unit is not None or key == LOAD_ONLY):
                     is_greeted = True
-                    yield -1, job, None  # so that it loads while the first unit is prepared
-                held[key] = unit
-                yield key, job, unit
+                    yield LOAD_ONLY, job, None  # so that it loads while a unit is prepared
+                if key != LOAD_ONLY:
+                    held[key] = unit
+                    yield key, job, unit
 
         failed: list[Failed] = []
         for message in work(self.models, taken()):

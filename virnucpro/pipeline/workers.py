@@ -21,6 +21,7 @@ from virnucpro.core.log import DATE_FORMAT, FORMAT
 from virnucpro.core.processes import become_worker, children_ignore_interrupts
 from virnucpro.pipeline.worker_logs import LogLine, relay_logs
 from virnucpro.pipeline.worker_loop import (
+    LOAD_ONLY,
     Beat,
     CannotStart,
     Done,
@@ -172,6 +173,8 @@ class _Run:
 
     def outcomes(self) -> Iterator[Outcome]:
         for key, unit in self._items:
+            if key == LOAD_ONLY:
+                break
             if unit is not None:
                 self._units[key] = unit
                 self._returned.append(key)
@@ -195,7 +198,7 @@ class _Run:
         """Let a worker load the job while the first units are still being read."""
         worker.is_ready, worker.heard = False, time.monotonic()
         with suppress(OSError):  # its end is seen when it is listened to
-            worker.connection.send((-1, self._job, None))
+            worker.connection.send((LOAD_ONLY, self._job, None))
 
     def _hand_out(self) -> None:
         for depth in range(1, AHEAD + 1):

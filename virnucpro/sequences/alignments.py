@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import sha256_file
@@ -16,22 +16,19 @@ from virnucpro.core.text import clipped
 from virnucpro.sequences.fasta import first_word, sample_name
 from virnucpro.sequences.read_log import ReadLog
 
-AlignmentFormat = Literal["BAM", "CRAM", "SAM"]
-
 _GZIP, _CRAM, _BAM = b"\x1f\x8b", b"CRAM", b"BAM\x01"
 _SAM_HEADER = re.compile(rb"@(HD|SQ|RG|PG|CO)\t")
-_HEAD_BYTES = 4_096
 _SEQUENCE_FIELD = 9
 _SAM_LETTERS = string.ascii_letters.encode() + b"=.*\r\n"
 # What htslib takes for an address among the places of REF_PATH, and all behind it.
 _ADDRESS = re.compile(r"(^|:)(\||URL=)*(https?|ftp):.*", re.DOTALL)
 
 
-def alignment_format(path: Path) -> AlignmentFormat | None:
-    """Which of the three a file is, by its content; None if it is none of them, or unreadable."""
+def alignment_format(path: Path) -> str | None:
+    """Whether a file is `BAM`, `CRAM` or `SAM`, by its content; None if none, or unreadable."""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+            head = file.read(4_096)
         if head.startswith(_GZIP):
             unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, len(_BAM))
             return "BAM" if unpacked == _BAM else None
@@ -59,7 +56,14 @@ def read_alignments(
     with open_alignments(path, reference) as file:
         digest = sha256_file(path)
         for read in primary_reads(file):
-            yield _record(path, read, sample, log)
+            name = log.wished_id(first_word(read.query_name or ""))
+            if read.is_read1 != read.is_read2:
+                name += "/1" if read.is_read1 else "/2"
+            sequence = read.get_forward_sequence() or ""
+            if "=" in sequence:
+                remedy = "'=' for a letter of the reference; undo `samtools calmd -e`"
+                raise InputError(path, f"read {name}: {remedy}")
+            yield Record(log.unique(name), name, sequence, sample)
         log.digests[str(path)] = sha256_file(path)
     if log.digests[str(path)] != digest:
         raise InputError(path, "changed while it was read; run again when it is whole")
@@ -75,12 +79,7 @@ def primary_reads(file: Any) -> Iterator[Any]:
 
 @contextmanager
 def open_alignments(path: Path, reference: Path | None = None) -> Iterator[Any]:
-    """A file open in pysam; what goes wrong there is an InputError.
-
-    Args:
-        path: the file; no index is needed.
-        reference: as for `read_alignments`.
-    """
+    """A file open in pysam, without an index; what goes wrong there is an InputError."""
     try:
         import pysam
     except ImportError as error:
@@ -91,7 +90,7 @@ def open_alignments(path: Path, reference: Path | None = None) -> Iterator[Any]:
     # htslib reads it as it opens a file, and asks a public server where it is empty
     os.environ["REF_PATH"] = _ADDRESS.sub("", os.environ.get("REF_PATH", "")) or os.devnull
     if (kind := alignment_format(path)) == "SAM":
-        _check_letters(path)
+        _refuse_odd_letters(path)
     verbosity = pysam.set_verbosity(0)  # what htslib would print comes as an exception too
     try:
         with pysam.AlignmentFile(
@@ -105,18 +104,7 @@ def open_alignments(path: Path, reference: Path | None = None) -> Iterator[Any]:
         pysam.set_verbosity(verbosity)
 
 
-def _record(path: Path, read: Any, sample: str, log: ReadLog) -> Record:
-    name = log.wished_id(first_word(read.query_name or ""))
-    if read.is_read1 != read.is_read2:
-        name += "/1" if read.is_read1 else "/2"
-    sequence = read.get_forward_sequence() or ""
-    if "=" in sequence:
-        problem = f"read {name}: '=' for a letter of the reference; undo `samtools calmd -e`"
-        raise InputError(path, problem)
-    return Record(log.unique(name), name, sequence, sample)
-
-
-def _check_letters(path: Path) -> None:
+def _refuse_odd_letters(path: Path) -> None:
     """Refuse a SAM file with signs that htslib would read as some base."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

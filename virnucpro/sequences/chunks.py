@@ -2,17 +2,16 @@
 
 import numpy as np
 
-from virnucpro.sequences.block import reverse_complement
+from virnucpro.sequences.letters import reverse_complement
 
-# The most chunks of a contig that is cut into half as many again.
-FEW_CHUNKS = 6
+FEW_CHUNKS = 6  # the most of a contig that is cut into half as many again
 # Shorter repeats at both ends come by chance and by primers; shorter contigs are no known circle.
 SHORTEST_REPEAT, SHORTEST_CIRCLE = 20, 500
 # A unit that is repeated in tandem (nt), the share of letters that its copies have in common, and
 # the letters by which a second copy is found.
 LONGEST_UNIT, LEAST_ALIKE, _UNIT_HEAD = 100, 0.8, 12
 _WORD = 64  # so many letters tell the places of a circle apart
-_CODES = tuple(bytes([code]) for code in b"BDHKMNRSVWY")
+_LETTERS = [bytes([code]) for code in b"ACGTBDHKMNRSVWY"]
 
 
 def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
@@ -25,10 +24,7 @@ def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     >>> chunk_windows(600, 500)
     [(0, 500), (299, 600)]
     """
-    if chunk_nt < 1:
-        raise ValueError(f"a chunk has at least 1 nt, got {chunk_nt}")
-    count = -(-length // chunk_nt)
-    if count == 0:
+    if not (count := -(-length // chunk_nt)):
         return []
     surplus = count * chunk_nt - length
     overlap = surplus // count
@@ -40,9 +36,8 @@ def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
 def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     """Cut a contig into windows that are the same ones when it is read from its other end.
 
-    A contig of few chunks gives half as many windows again: each sees a reading frame begin
-    elsewhere, and their mean hangs less on where the contig was cut. One in the middle may be a
-    base longer.
+    A contig of few chunks gives half as many windows again: their mean hangs less on where it was
+    cut. One in the middle may be a base longer.
 
     >>> even_windows(601, 500)
     [(0, 500), (50, 551), (101, 601)]
@@ -71,9 +66,7 @@ def circle_windows(circle: bytes, chunk_nt: int) -> list[tuple[int, int]]:
     around = circle + circle[:_WORD] + b"\n" + turned + turned[:_WORD]
     word = b""
     while len(word) < min(_WORD, size):
-        word += next(
-            letter for letter in (b"A", b"C", b"G", b"T", *_CODES) if word + letter in around
-        )
+        word += next(letter for letter in _LETTERS if word + letter in around)
     origin, width = around.index(word), min(chunk_nt, size)
     is_forward = origin < size
     origin -= 0 if is_forward else size + min(_WORD, size) + 1

@@ -1,8 +1,7 @@
 """FASTA and FASTQ text -> headers and letters; what is no sequence is told with its line.
 
-Known in a line of sequence are letters and gaps, in FASTA also
-blanks and digits; gaps, blanks and digits are left out and counted. Any other sign ends the
-reading, since it tells of files that were joined or of another format: a guess would lose records.
+Gaps, in FASTA also blanks and digits, are left out and counted. Any other sign that is no letter
+ends the reading: it tells of files that were joined or of another format; a guess loses records.
 """
 
 import re
@@ -13,14 +12,12 @@ from typing import NamedTuple
 
 from virnucpro.core.records import HEADER_BYTES
 from virnucpro.core.text import clipped, shown
+from virnucpro.sequences.letters import DNA_LETTERS
 from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.streams import BLANKS, TextStream
 
 MAX_HEADER_BYTES = 1 << 20
-
 GAPS = b"-.*"
-DNA_LETTERS = b"ACGTUNRYKMSWBDHV" + b"acgtunrykmswbdhv"
-
 _DIGITS = string.digits.encode()
 _LETTERS = string.ascii_letters.encode()
 _LEFT_OUT = GAPS + BLANKS + _DIGITS
@@ -40,8 +37,6 @@ _UNKNOWN = {
     b"#": "'#' in a sequence: remove comments inside records",
     b"=": "'=' in a sequence: write the letters that it stands for",
 }
-
-
 # Lines of other formats that hold known signs alone. No line of bases alone is one of them: each
 # keyword has a letter that stands for none.
 _OTHER_FORMAT = re.compile(
@@ -113,6 +108,7 @@ class _FastaRecord:
 
     def add(self, text: bytes, line: int) -> None:
         """The next piece of its text, which begins in `line` of the input."""
+        stream, log = self._stream, self._log
         self._bytes += len(text)
         if self._in_header:
             header, end, text = text.partition(b"\n")
@@ -120,14 +116,30 @@ class _FastaRecord:
             self._in_header, line = not end, line + 1
             if len(self._header) > MAX_HEADER_BYTES:
                 problem = f"a header of more than {MAX_HEADER_BYTES:,} bytes"
-                raise self._stream.error(problem, self._line)
-        if self._bytes > self._log.max_record_nt:
-            problem = f"record {self._name}: longer than {self._log.max_record_nt:,} letters"
-            raise self._stream.error(problem, line)
+                raise stream.error(problem, self._line)
+        if self._bytes > log.max_record_nt:
+            problem = f"record {self._name}: longer than {log.max_record_nt:,} letters"
+            raise stream.error(problem, line)
         letters = text.translate(None, b"\n")
-        if letters.translate(None, DNA_LETTERS):
-            letters = self._without_the_rest(text, line)
-        self._letters += letters
+        if not letters.translate(None, DNA_LETTERS):
+            self._letters += letters
+            return
+        odd = text.translate(None, _COMMON)
+        unknown = odd.translate(None, _LETTERS + BLANKS)[:1]
+        place = text.index(unknown) if unknown else len(text)
+        if odd and (other := _OTHER_FORMAT.search(text)) and other.start() <= place:
+            word = clipped(shown(other[0].split(maxsplit=1)[0].decode("utf-8", "replace")), 40)
+            problem = f"{word} begins a line of another format (GenBank, EMBL, GFA, SAM, a table)"
+            line += text.count(b"\n", 0, other.start())
+            raise stream.error(f"{problem}; {_JOINED}, as FASTA or FASTQ", line)
+        if unknown:
+            raise stream.error(_problem(unknown), line + text.count(b"\n", 0, place))
+        gaps, digits, blanks = (
+            len(text) - len(text.translate(None, signs)) for signs in (GAPS, _DIGITS, BLANKS)
+        )
+        self._gaps, self._digits = self._gaps + gaps, self._digits + digits
+        log.gaps, log.digits, log.blanks = log.gaps + gaps, log.digits + digits, log.blanks + blanks
+        self._letters += text.translate(None, _LEFT_OUT + b"\n")
 
     def entry(self) -> Entry:
         if self._digits > len(self._letters):
@@ -137,7 +149,9 @@ class _FastaRecord:
             )
             raise self._stream.error(problem, self._line)
         if _ID_WITH_MARK.match(self._header):
-            self._log.note_mark(str(self._stream.error(f"record {self._name}", self._line)))
+            self._log.marks += 1
+            where = str(self._stream.error(f"record {self._name}", self._line))
+            self._log.first_mark = self._log.first_mark or where
         header = self._header.lstrip(BLANKS).decode(*HEADER_BYTES)
         return Entry(header, self._letters.decode("ascii"), self._gaps)
 
@@ -145,27 +159,6 @@ class _FastaRecord:
     def _name(self) -> str:
         words = self._header[:_NAME_BYTES].split(maxsplit=1) or [b"without a name"]
         return words[0].decode("utf-8", "replace")
-
-    def _without_the_rest(self, text: bytes, line: int) -> bytes:
-        """The letters of a piece; counts gaps, blanks and digits, refuses any other sign."""
-        odd = text.translate(None, _COMMON)
-        unknown = odd.translate(None, _LETTERS + BLANKS)[:1]
-        place = text.index(unknown) if unknown else len(text)
-        if odd and (other := _OTHER_FORMAT.search(text)) and other.start() <= place:
-            word = clipped(shown(other[0].split(maxsplit=1)[0].decode("utf-8", "replace")), 40)
-            problem = f"{word} begins a line of another format (GenBank, EMBL, GFA, SAM, a table)"
-            line += text.count(b"\n", 0, other.start())
-            raise self._stream.error(f"{problem}; {_JOINED}, as FASTA or FASTQ", line)
-        if unknown:
-            raise self._stream.error(_problem(unknown), line + text.count(b"\n", 0, place))
-        letters = text.translate(None, _LEFT_OUT + b"\n")
-        gaps, digits, blanks = (
-            len(text) - len(text.translate(None, signs)) for signs in (GAPS, _DIGITS, BLANKS)
-        )
-        self._gaps, self._digits = self._gaps + gaps, self._digits + digits
-        log = self._log
-        log.gaps, log.digits, log.blanks = log.gaps + gaps, log.digits + digits, log.blanks + blanks
-        return letters
 
 
 def _fastq(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
@@ -230,19 +223,7 @@ def _fastq_entry(four: list[bytes], line: int, stream: TextStream, log: ReadLog)
     letters = letters.rstrip(BLANKS)
     if len(letters) != len(qualities):
         qualities = qualities.rstrip(BLANKS)
-    if fault := _fault(header, letters, plus, qualities):
-        place, problem = fault
-        raise stream.error(f"FASTQ: {problem}", line + place)
-    sequence = letters.translate(None, GAPS)
-    gaps = len(letters) - len(sequence)
-    log.gaps += gaps
-    name = header[1:].lstrip(BLANKS).decode(*HEADER_BYTES)
-    return Entry(name, sequence.decode("ascii"), gaps, line)
-
-
-def _fault(header: bytes, letters: bytes, plus: bytes, qualities: bytes) -> tuple[int, str] | None:
-    """Which of the four lines of a record of FASTQ, from 0, is wrong, and why; None if all fit."""
-    known = _LETTERS + GAPS
+    known, is_quality = _LETTERS + GAPS, not qualities.translate(None, _QUALITIES)
     unknown = letters.translate(None, known)
     is_wrapped = plus != b"" and not plus.translate(None, known + BLANKS)
     has_other_name = plus[1:].strip(BLANKS) not in (b"", header[1:].strip(BLANKS))
@@ -254,14 +235,17 @@ def _fault(header: bytes, letters: bytes, plus: bytes, qualities: bytes) -> tupl
         (is_wrapped, 2, "a sequence on several lines; write it on one: `seqtk seq FILE`"),
         (not plus.startswith(b"+"), 2, "'+' comes after the letters; copy the file again"),
         (has_other_name, 2, "the name after '+' is not the record's; copy the file again"),
-        (
-            qualities.translate(None, _QUALITIES) != b"",
-            3,
-            f"no quality; copy the file again; {_JOINED}",
-        ),
+        (not is_quality, 3, f"no quality; copy the file again; {_JOINED}"),
         (len(letters) != len(qualities), 3, f"{counts}; copy the file again; {_JOINED}"),
     )
-    return next(((line, problem) for is_so, line, problem in faults if is_so), None)
+    for is_so, place, problem in faults:
+        if is_so:
+            raise stream.error(f"FASTQ: {problem}", line + place)
+    sequence = letters.translate(None, GAPS)
+    gaps = len(letters) - len(sequence)
+    log.gaps += gaps
+    name = header[1:].lstrip(BLANKS).decode(*HEADER_BYTES)
+    return Entry(name, sequence.decode("ascii"), gaps, line)
 
 
 def _problem(sign: bytes) -> str:

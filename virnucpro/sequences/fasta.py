@@ -1,8 +1,4 @@
-"""FASTA and FASTQ -> records with ids that are unique within the run.
-
-Streams: one record is in memory at a time, and 8 to 9 bytes for
-each id seen.
-"""
+"""FASTA and FASTQ -> records with ids that are unique within the run. Streams."""
 
 from __future__ import annotations
 
@@ -41,12 +37,10 @@ def sample_name(path: Path | str) -> str:
 def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Iterator[Record]:
     """The records of all inputs, in order; `-` is standard input. Streams.
 
-    Plain text or packed with gzip, bzip2, xz or zstandard, by content. The id is the header up to
-    the first ASCII blank, bytes that are not UTF-8 read as Latin-1; without one it is
-    `record_{n}`, n counting all records of the run from 1. A second record with an id becomes
-    `{id}__2`. Gap letters (`-`, `.`, `*`), in FASTA also blanks and digits within lines, are left
-    out and counted. An InputError tells of what is no FASTA or FASTQ, or a record over 1 Gnt, with
-    its line; records before the fault have been yielded.
+    The id is the header up to the first ASCII blank, bytes that are not UTF-8 read as Latin-1;
+    without one it is `record_{n}`, n counting all records of the run from 1. A second record with
+    an id becomes `{id}__2`. An InputError tells of what is no FASTA or FASTQ, or a record over
+    1 Gnt, with its line; records before the fault have been yielded.
     """
     log = ReadLog() if log is None else log
     stdin_seen = False
@@ -69,11 +63,9 @@ def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
 def pairs_of(paths: Sequence[Path | str], log: ReadLog) -> Iterator[tuple[Record, Record]]:
     """The mates of two files, or of one that holds them in turn, as `{id}/1` and `{id}/2`.
 
-    In order; warnings wait in the log.
-
     Mates have the same first word in their headers, or one that differs in its ending only:
     `/1` and `/2`, `.1` and `.2`, `_1` and `_2`. A second pair with an id becomes `{id}__2/1` and
-    `{id}__2/2`. The sample is the first file's.
+    `{id}__2/2`. The sample is the first file's; warnings wait in the log.
     """
     sample = sample_name(paths[0])
     entries = [_entries(path, log) for path in paths]
@@ -84,8 +76,12 @@ def pairs_of(paths: Sequence[Path | str], log: ReadLog) -> Iterator[tuple[Record
                 raise InputError(paths[0], f"holds {2 * number - 1} records: the last has no mate")
             short = paths[0] if first is None else paths[1]
             raise InputError(short, f"ends after {number - 1} records, its mate file does not")
-        name = _mates_name(first, second, log)
-        if name is None:
+        one, two = first_word(first.header), first_word(second.header)
+        name, is_pair = log.wished_id(one), one == two
+        log.records += 1
+        if one[:-1] == two[:-1] and one[-2:] in ("/1", ".1", "_1") and two[-1] == "2":
+            name, is_pair = name[:-2], len(name) > 2
+        if not is_pair:
             names = [shown(as_utf8(entry.header)) for entry in (second, first)]
             problem = f"record {number}: {names[0]} is no mate of {names[1]}"
             raise InputError(paths[-1], problem, second.line)
@@ -112,16 +108,3 @@ def _entries(path: Path | str, log: ReadLog) -> Iterator[Entry]:
         log.digests[str(path)] = unpacked.finish()
         if unpacked.is_cut_short:
             log.cut_short.append(str(unpacked.path))
-
-
-def _mates_name(first: Entry, second: Entry, log: ReadLog) -> str | None:
-    """What two mates are both called; None if they are no mates."""
-    one, two = first_word(first.header), first_word(second.header)
-    name = log.wished_id(one)
-    log.records += 1
-    if one == two:
-        return name
-    if not one or not two or one[:-1] != two[:-1]:
-        return None
-    is_numbered = one[-2:] in ("/1", ".1", "_1") and two[-1] == "2"
-    return name[:-2] if is_numbered and len(name) > 2 else None

@@ -13,10 +13,8 @@ from struct import Struct
 
 logger = logging.getLogger("virnucpro.sequences")
 
-# More than nearly all chromosomes have: beyond it the input is a compression bomb or no sequence
-# (nt).
+# More than nearly all chromosomes have; beyond it the input is a compression bomb or no sequence.
 MAX_RECORD_NT = 1_000_000_000
-
 _SHELVES = 1 << 14
 _NUMBERS_KEPT = 1024
 _TWO_NUMBERS = Struct("<QQ")
@@ -41,52 +39,38 @@ class IdRegistry:
         >>> [ids.unique(name) for name in ("a", "a", "b", "a", "a__2")]
         ['a', 'a__2', 'b', 'a__3', 'a__2__2']
         """
-        if endings == ("",) and self._add(seq_id):
+        if endings == ("",) and not self._find(seq_id, add=True):
             return seq_id
-        if not self._is_free(seq_id, endings):
-            seq_id = f"{seq_id}__{self._free_number(seq_id, endings)}"
+
+        def is_free(name: str) -> bool:
+            return not any(self._find(name + ending, add=False) for ending in endings)
+
+        name = seq_id
+        if not is_free(seq_id):
+            # Numbers are given out in order, so doubling and halving find the lowest in few steps
+            # even where millions of records share one id; else the input brought such ids itself.
+            taken, step = self._numbers.get(seq_id, 1), 1
+            while not is_free(f"{seq_id}__{taken + step}"):
+                taken, step = taken + step, 2 * step
+            between = range(taken + 1, taken + step)
+            free = taken + 1 + bisect_left(between, True, key=lambda n: is_free(f"{seq_id}__{n}"))
+            if len(self._numbers) >= _NUMBERS_KEPT:
+                self._numbers.clear()
+            self._numbers[seq_id], name = free, f"{seq_id}__{free}"
         for ending in endings:
-            self._add(seq_id + ending)
-        return seq_id
+            self._find(name + ending, add=True)
+        return name
 
-    def _free_number(self, seq_id: str, endings: tuple[str, ...]) -> int:
-        """A free number from 2 on: the lowest, unless the input brought such ids itself.
-
-        Numbers are given out in order, so doubling and halving find it in few steps even where
-        millions of records share one id.
-        """
-        taken, step = self._numbers.get(seq_id, 1), 1
-        while not self._is_free(f"{seq_id}__{taken + step}", endings):
-            taken, step = taken + step, 2 * step
-        free = taken + step
-        while free - taken > 1:
-            middle = (taken + free) // 2
-            if self._is_free(f"{seq_id}__{middle}", endings):
-                free = middle
-            else:
-                taken = middle
-        if len(self._numbers) >= _NUMBERS_KEPT:
-            self._numbers.clear()
-        self._numbers[seq_id] = free
-        return free
-
-    def _is_free(self, seq_id: str, endings: tuple[str, ...]) -> bool:
-        return not any(self._place(seq_id + ending)[3] for ending in endings)
-
-    def _add(self, seq_id: str) -> bool:
-        """Remember an id; False if it was known."""
-        shelf, key, index, is_known = self._place(seq_id)
-        if not is_known:
-            shelf.insert(index, key)
-        return not is_known
-
-    def _place(self, seq_id: str) -> tuple[array[int], int, int, bool]:
-        """The shelf of an id, its key, where that belongs, and whether it is there."""
+    def _find(self, seq_id: str, *, add: bool) -> bool:
+        """Whether an id is known."""
         digest = blake2b(seq_id.encode("utf-8", "surrogateescape"), digest_size=16).digest()
         number, key = _TWO_NUMBERS.unpack(digest)
         shelf = self._shelves[number % _SHELVES]
         index = bisect_left(shelf, key)
-        return shelf, key, index, index < len(shelf) and shelf[index] == key
+        is_known = index < len(shelf) and shelf[index] == key
+        if add and not is_known:
+            shelf.insert(index, key)
+        return is_known
 
 
 @dataclass(slots=True)
@@ -123,10 +107,6 @@ class ReadLog:
     def count_bytes(self, count: int) -> None:
         """Count bytes that were read."""
         self.bytes_read += count
-
-    def note_mark(self, where: str) -> None:
-        """Count a record that has `>` in its id; the first is told by its place."""
-        self.marks, self.first_mark = self.marks + 1, self.first_mark or where
 
     def warn(self) -> None:
         """Say once, when all is read, what a user may not expect."""

@@ -1,8 +1,4 @@
-"""Input bytes -> blocks of text with one kind of line end, and what the text is.
-
-Whatever is wrong with a file as a file is told here, with its
-line; what is wrong with its records, in `entries.py`.
-"""
+"""Input bytes -> blocks of text with one kind of line end; what is wrong with a file as a file."""
 
 import codecs
 import re
@@ -13,7 +9,6 @@ from virnucpro.core.errors import InputError
 from virnucpro.sequences.unpack import UNPACK_ERRORS, Unpacked, archive_of, packing_of
 
 BLANKS = b" \t\v\f"
-
 BLOCK_BYTES = 1 << 18
 _LONGEST_MAGIC = 263
 _MARK = codecs.BOM_UTF8
@@ -54,19 +49,13 @@ _FOREIGN = [
 
 
 class TextStream:
-    """The unpacked text of one input: no byte order mark, no NUL byte, line feeds at line ends.
-
-    Attributes:
-        kind: by the first letter; None if there is nothing but blanks.
-        skipped_lines: blank lines before the first record, which are left out.
-        lines: line ends seen so far in the whole input.
-    """
+    """The unpacked text of one input: no byte order mark, no NUL byte, line feeds at line ends."""
 
     def __init__(self, unpacked: Unpacked) -> None:
         self._unpacked = unpacked
         self._ends_in_return, self._seam = False, b""
-        self.lines = self.skipped_lines = 0
-        self.kind: Kind | None = None
+        self.lines = self.skipped_lines = 0  # line ends so far; those before the first record
+        self.kind: Kind | None = None  # by the first letter; None if there are only blanks
         self._first = self._first_block()
 
     def blocks(self) -> Iterator[bytes]:
@@ -88,9 +77,8 @@ class TextStream:
         except UNPACK_ERRORS as error:
             if self._unpacked.packing is None:
                 raise self.error(f"reading failed: {error}") from error
-            what = f"truncated or damaged {self._unpacked.packing} data"
             remedy = "copy the file again; if a plain file was joined to it, give each by itself"
-            problem = f"{what} ({error}); {remedy}"
+            problem = f"truncated or damaged {self._unpacked.packing} data ({error}); {remedy}"
             raise self.error(problem) from error
 
     def _first_block(self) -> bytes:
@@ -135,10 +123,8 @@ class TextStream:
         if self._ends_in_return:
             block = b"\r" + block
         self._ends_in_return = block.endswith(b"\r")
-        if b"\r" in block:
-            block = block[: len(block) - self._ends_in_return]
-            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return block
+        block = block.removesuffix(b"\r")
+        return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
 
     def _checked(self, text: bytes) -> bytes:
         """The text itself; refuses what no text of sequences holds."""

@@ -6,7 +6,6 @@ Memory is bounded whatever a file unpacks to, and the bytes are hashed as they c
 from __future__ import annotations
 
 import bz2
-import gzip
 import hashlib
 import io
 import lzma
@@ -14,9 +13,9 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -35,35 +34,57 @@ _MAGIC = {
 _ARCHIVES = {
     b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"\x1f\x9d": "compress (.Z)"
 }  # fmt: skip
+_START: dict[str, Callable[[], Any]] = {
+    "gzip": partial(zlib.decompressobj, zlib.MAX_WBITS | 16),
+    "bzip2": bz2.BZ2Decompressor,
+    "xz": lzma.LZMADecompressor,
+    "zstandard": lambda: zstandard.ZstdDecompressor().decompressobj(),
+}
 _BGZF_EXTRA = slice(12, 16)
 # The empty block that ends every file of bgzip.
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BUFFER_BYTES = 1 << 17
+_ZSTANDARD_BYTES = 1 << 8  # it unpacks all it is given, and few bytes can stand for 128 KiB
 
 
-@dataclass(frozen=True, slots=True)
 class Unpacked:
-    """An open input."""
+    """An open input: `source` has its unpacked bytes, `path` is its name in errors.
 
-    source: io.BufferedReader  # its unpacked bytes
-    path: Path | str  # its name in errors
-    packing: str | None  # what it is packed with; None if it is plain
-    is_bgzip: bool  # whether that is the gzip of bgzip, which ends with a block of its own
-    _raw: _RawInput
+    `packing` is what it is packed with; None if it is plain.
+    """
+
+    def __init__(self, path: Path | str, source: Any, on_bytes: Callable[[int], None]) -> None:
+        self.path, self._digest, self._tail = path, hashlib.sha256(), b""
+        self._raw = self._as_they_lie(source, on_bytes)
+        packed = io.BufferedReader(_Joined(self._raw), _BUFFER_BYTES)
+        head = packed.peek(_BGZF_EXTRA.stop)
+        if archive := archive_of(head):
+            raise InputError(path, f"{archive} archive; unpack it first", 1)
+        self.packing = packing_of(head)
+        self._is_bgzip = self.packing == "gzip" and head[_BGZF_EXTRA] == b"BC\x02\x00"
+        frames = self.packing and _Joined(_unpacked(packed, self.packing))
+        self.source = io.BufferedReader(frames, _BUFFER_BYTES) if frames else packed
+
+    def _as_they_lie(self, source: Any, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+        while piece := source.read(_BUFFER_BYTES):
+            self._digest.update(piece)
+            self._tail = (self._tail + piece[-len(_BGZF_END) :])[-len(_BGZF_END) :]
+            on_bytes(len(piece))
+            yield piece
 
     def finish(self) -> str:
         """Read what the parser left; hex SHA-256 of the input's bytes as they lie there."""
         try:
-            while self._raw.read(_BUFFER_BYTES):
+            for _ in self._raw:
                 pass
         except OSError as error:
             raise InputError(self.path, f"reading failed: {error}") from error
-        return self._raw.digest.hexdigest()
+        return self._digest.hexdigest()
 
     @property
     def is_cut_short(self) -> bool:
         """Whether a file of bgzip, read to its end, lacks its end block."""
-        return self.is_bgzip and self._raw.tail != _BGZF_END
+        return self._is_bgzip and self._tail != _BGZF_END
 
 
 @contextmanager
@@ -80,18 +101,12 @@ def open_unpacked(
                 path, source = "standard input", standard_input()
             else:
                 source = stack.enter_context(Path(path).open("rb"))
-            raw = _RawInput(source, on_bytes)
-            packed: io.BufferedReader = io.BufferedReader(raw, _BUFFER_BYTES)
-            head = packed.peek(_BGZF_EXTRA.stop)
+            unpacked = Unpacked(path, source, on_bytes)
         except OSError as error:
             raise InputError(path, f"cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise InputError(repr(path), f"cannot be opened: {error}") from error
-        if archive := archive_of(head):
-            raise InputError(path, f"{archive} archive; unpack it first", 1)
-        packing = packing_of(head)
-        is_bgzip = packing == "gzip" and head[_BGZF_EXTRA] == b"BC\x02\x00"
-        yield Unpacked(_unpacker(packed, packing), path, packing, is_bgzip, raw)
+        yield unpacked
 
 
 def standard_input() -> BinaryIO:
@@ -111,92 +126,43 @@ def archive_of(head: bytes) -> str | None:
     return next((name for magic, name in _ARCHIVES.items() if head.startswith(magic)), None)
 
 
-def _unpacker(packed: io.BufferedReader, packing: str | None) -> io.BufferedReader:
-    """Something with `read1` that gives unpacked bytes."""
-    if packing == "gzip":
-        return cast("io.BufferedReader", gzip.GzipFile(fileobj=packed))
-    starts: dict[str, Callable[[], Any]] = {
-        "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor, "zstandard": _ZstandardFrame
-    }  # fmt: skip
-    start = starts.get(packing or "")
-    return io.BufferedReader(_Frames(packed, start), _BUFFER_BYTES) if start else packed
-
-
-class _RawInput(io.RawIOBase):
-    """The bytes as they lie there: hashed as they are read, the last few kept."""
-
-    def __init__(self, source: Any, on_bytes: Callable[[int], None]) -> None:
-        self._source, self._on_bytes = source, on_bytes
-        self.digest, self.tail = hashlib.sha256(), b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        size: int = self._source.readinto(buffer)
-        self.digest.update(buffer[:size])
-        self._on_bytes(size)
-        self.tail = (self.tail + bytes(buffer[:size][-len(_BGZF_END) :]))[-len(_BGZF_END) :]
-        return size
-
-
-class _Frames(io.RawIOBase):
+def _unpacked(packed: BinaryIO, packing: str) -> Iterator[bytes]:
     """Unpacks frames one after the other; only zeros may stand between and behind them.
 
     The libraries' own readers drop what follows the last whole frame, so that files of two kinds
     that were joined would lose the second; zstandard's takes a truncated frame for the end.
     """
+    is_bounded = packing != "zstandard"
+    size, most = (_BUFFER_BYTES, (_BUFFER_BYTES,)) if is_bounded else (_ZSTANDARD_BYTES, ())
+    frame: Any = None
+    while data := packed.read(size):
+        while data or not getattr(frame, "needs_input", True):
+            if frame is None:
+                if not (data := data.lstrip(b"\0")):
+                    break
+                frame = _START[packing]()
+            yield frame.decompress(data, *most)
+            data = frame.unused_data if frame.eof else getattr(frame, "unconsumed_tail", b"")
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the last frame is incomplete")
 
-    # A few bytes can stand for 128 KiB of zstandard, which unpacks all it is given.
-    _bite_bytes = 1 << 8
 
-    def __init__(self, source: BinaryIO, start: Callable[[], Any]) -> None:
-        self._source, self._start = source, start
-        self._frame: Any = None
-        self._packed = b""
-        self._ready = memoryview(b"")
+class _Joined(io.RawIOBase):
+    """Pieces of bytes as one file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._ready = pieces, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._ready:
-            if not self._packed and (self._frame is None or self._frame.needs_input):
-                self._packed = self._source.read(self._bite_bytes)
-                if not self._packed and self._frame is not None:
-                    raise EOFError("the last frame is incomplete")
-                if not self._packed:
-                    return 0
-            if self._frame is None:
-                self._packed = self._packed.lstrip(b"\0")
-                if not self._packed:
-                    continue
-                self._frame = self._start()
-            self._ready = memoryview(self._frame.decompress(self._packed, _BUFFER_BYTES))
-            self._packed = b""
-            if self._frame.eof:
-                self._packed, self._frame = self._frame.unused_data, None
+            if (piece := next(self._pieces, None)) is None:
+                return 0
+            self._ready = memoryview(piece)
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]
         return size
-
-
-class _ZstandardFrame:
-    """One frame of zstandard, as the decompressors of the standard library are used."""
-
-    needs_input = True
-
-    def __init__(self) -> None:
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-
-    def decompress(self, packed: bytes, _most_bytes: int) -> bytes:
-        return self._frame.decompress(packed)
-
-    @property
-    def eof(self) -> bool:
-        return self._frame.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._frame.unused_data

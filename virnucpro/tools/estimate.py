@@ -33,7 +33,7 @@ from virnucpro.sequences.unpack import STDIN, UNPACK_ERRORS, open_unpacked
 HEAD_BYTES, HEAD_READS = 1 << 22, 10_000
 SAMPLE_CHUNKS = 1_000
 READ_BYTES = 1 << 16
-PILOT_ORFS, PILOT_SECONDS = 32, 0.7
+PILOT_ORFS, PILOT_SECONDS = 128, 0.7  # fewer at a time are slower than a run is
 # Python, its packages, the tables and the report, beside what a run takes to its first scores (s).
 AROUND_S = 1.5
 
@@ -139,9 +139,11 @@ def estimate(
 ) -> Estimate | None:
     """What predicting will take; None where no run here has told, and timing one takes long."""
     chunk_nt = sum(map(len, found.sample)) / max(1, len(found.sample))
-    rate = recall(home, rate_keys(model, devices, threads, chunk_nt))
+    own, of_other_lengths = rate_keys(model, devices, threads, chunk_nt)
+    can_time = not model.is_large and tuple(devices) == ("cpu",)
+    rate = recall(home, [own] if can_time else [own, of_other_lengths])
     measured = rate is None
-    if rate is None and not model.is_large and tuple(devices) == ("cpu",):
+    if rate is None and can_time:
         rate = _pilot(found, model, threads)
     if rate is None:
         return None

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -98,43 +97,6 @@ def test_a_figure_much_worse_than_an_earlier_one_is_missed(measured, tmp_path, v
     result = measured([row(value)], "--compare-to", earlier)
     assert result.exit_code == code
     assert f"{value:.2f} x earlier" in result.output
-
-
-@pytest.mark.parametrize("text", ["[1]", '{"results": []}'])
-def test_an_earlier_report_without_figures_is_a_usage_error(measured, tmp_path, text):
-    earlier = tmp_path / "earlier.json"
-    earlier.write_text(text)
-    result = measured([row()], "--compare-to", earlier)
-    assert result.exit_code == 2 and "earlier.json" in result.output
-    assert not list((tmp_path / "reports").iterdir()), "the suite ran first"
-
-
-SUITE = """
-import pytest
-@pytest.mark.memory
-class TestX:
-    suite = "memory"
-    def test_x(self, figures):
-        figures.at_most("lost", 0, 0)
-        {line}
-"""
-
-
-@pytest.mark.parametrize(
-    ("line", "code"), [("assert 1 == 2, 'two are lost'", 1), ("raise OSError('no disk')", 2)]
-)
-def test_an_assertion_in_a_suite_is_a_missed_requirement(monkeypatch, tmp_path, line, code):
-    folder = tmp_path / "tests" / "benchmarks"
-    folder.mkdir(parents=True)
-    for name in ("conftest.py", "bench_models.py", "bench_report.py"):
-        shutil.copy(ROOT / "tests" / "benchmarks" / name, folder)
-    (folder / "test_x.py").write_text(SUITE.format(line=line))
-    options = f'markers = ["memory", "gpu"]\npythonpath = ["{ROOT}", "{ROOT}/tests"]\n'
-    (tmp_path / "pyproject.toml").write_text(f"[tool.pytest.ini_options]\n{options}")
-    monkeypatch.setattr(module, "_checkout", lambda: tmp_path)
-    result = benchmark("-o", tmp_path)
-    assert result.exit_code == code, result.output
-    assert ("two are lost" in result.output) == (code == 1)
 
 
 def test_summary_takes_reports_that_lack_parts(capsys):

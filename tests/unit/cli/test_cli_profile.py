@@ -6,9 +6,7 @@ import pytest
 import torch
 from runs_here import run as command
 
-from virnucpro.core.errors import DeviceError
 from virnucpro.tools import budget_search
-from virnucpro.tools.budget_search import Trial, best
 
 
 @pytest.fixture
@@ -45,20 +43,3 @@ def test_profile_measures_the_orfs_of_a_file_in_the_numbers_of_the_settings(
     result = profile("--model", "dnabert-s", *options)
     assert "--dnabert-batch-size" in result.output and "562 tokens" in result.output
     assert asked == [torch.bfloat16]
-
-
-def test_profile_refuses_what_cannot_work(profile, tmp_path):
-    empty = tmp_path / "empty.fa"
-    empty.write_text("")
-    profile("--max-batch", 16, code=2)
-    profile("--test-file", empty, code=3)
-    profile(home=tmp_path / "nothing", code=4)
-    assert "tokens/s" not in profile("-o", "/proc/no/p.json", code=1).output
-
-
-def test_best_is_the_smallest_budget_near_the_highest_rate():
-    rates = {512: 50.0, 1024: 98.0, 2048: 100.0}
-    trials = [Trial(budget, rate, 1.0, None, True) for budget, rate in rates.items()]
-    assert best([*trials, Trial(4096, 0.0, 1.0, None, False)]).token_budget == 1024
-    with pytest.raises(DeviceError):
-        best([Trial(512, 0.0, 1.0, None, False)])

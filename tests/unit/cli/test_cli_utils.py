@@ -62,28 +62,18 @@ def test_list_devices_names_the_cpu():
     assert json.loads(run("utils", "list-devices", "--json").output)[0]["device"] == "cpu"
 
 
-def test_validate_accepts_dna_and_tells_what_gets_no_call(tmp_path):
-    path = tmp_path / "in.fa"
-    path.write_text(f">a\n{DNA}\n>a\n{DNA}\n>short\nACGT\n>n\n{'N' * 90}\n")
+def test_validate_accepts_dna_and_tells_what_gets_no_call(put):
+    path = put(f">a\n{DNA}\n>a\n{DNA}\n>short\nACGT\n>n\n{'N' * 90}\n")
     result = run("utils", "validate", path, code=0)
     assert "4 records, 414 nt, 0 errors" in result.output
     for note in ("1 records with an id seen before", "1 records shorter", "1 records without 60"):
         assert note in result.output
 
 
-@pytest.mark.parametrize(
-    ("content", "word", "errors"),
-    [
-        (b"no header\n", "header", 1),
-        (b">a\nAC\0GT\n", "NUL", 1),
-        (b"".join(b">p%d\n%b\n" % (i, b"MKVLEF" * 20) for i in range(9)), "not DNA", 4),
-    ],
-)
-def test_validate_refuses_what_predict_cannot_read(tmp_path, content, word, errors):
-    path = tmp_path / "in.fa"
-    path.write_bytes(content)
-    result = run("utils", "validate", path, "--max-errors", "4", code=3)
-    assert word in result.output and result.output.count("error: ") == errors
+def test_validate_stops_at_the_most_errors(put):
+    path = put("".join(f">p{i}\n{'MKVLEF' * 20}\n" for i in range(9)))
+    said = run("utils", "validate", path, "--max-errors", "4", code=3).output
+    assert "not DNA" in said and said.count("error: ") == 4
 
 
 def test_generated_config_is_read_back_as_the_defaults(tmp_path):
@@ -98,9 +88,8 @@ def test_generated_config_is_read_back_as_the_defaults(tmp_path):
     assert run("utils", "generate-config", "-o", "-").output == path.read_text()
 
 
-def test_config_show_names_every_key_with_its_source(tmp_path):
-    path = tmp_path / "settings.yaml"
-    path.write_text("prediction: {batch_size: 11}\n")
+def test_config_show_names_every_key_with_its_source(put):
+    path = put("prediction: {batch_size: 11}\n", "settings.yaml")
     env = {"VIRNUCPRO_DEVICE_NAME": "cpu"}
     shown = json.loads(run("-c", path, "config", "show", "--json", env=env).output)
     assert set(shown) == set(KEYS)
@@ -146,3 +135,43 @@ def damage_scores(ledger):
 def test_damaged_checkpoints_exit_1(checkpoints, name, damage):
     damage(checkpoints / name)
     assert "bad   " in run("utils", "validate-checkpoints", checkpoints, code=1).output
+
+
+def test_doctor_names_what_is_sound_and_what_is_not_with_its_remedy(published, tmp_path):
+    def told(*words, code):
+        return run("doctor", "-o", tmp_path / "not" / "there", *words, code=code).output
+
+    found = {one["title"]: one for one in json.loads(told("--json", code=0))}
+    for title in ("Python", "Packages", "CPU", "500", "DNABERT-S", "Output space"):
+        assert (found[title]["ok"], found[title]["remedy"]) == (True, ""), title
+    assert "MB/s" in found["Output speed"]["text"]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    with (published / "500" / "classifier.safetensors").open("ab") as file:
+        file.write(b"x")
+    text = told(code=1)
+    assert "FAIL  500:" in text and "-> virnucpro models fetch 500" in text
+
+
+def test_citation_names_the_paper_and_is_valid_bibtex():
+    text = run("citation").output
+    assert "10.1093/bib/bbaf224" in text and "ESM-2" in text and "DNABERT-S" in text
+    assert "Science 379(6637):1123-1130. doi:10.1126/science.ade2574\n" in text
+    entries = run("citation", "--bibtex").output.strip().split("\n\n")
+    assert len(entries) == 4
+    for entry in entries:
+        assert re.fullmatch(r"@\w+\{\w+,\n(  \w+ = \{.+\},\n)+\}", entry)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell):
+    assert f"{shell}_complete" in run("completion", shell, code=0).output
+
+
+@pytest.mark.slow
+def test_estimate_counts_time_and_memory_of_an_input(home, put):
+    fasta = put(f">a\n{'ACG' * 300}\n>b\n{'GCA' * 100}\n>c\nAC\n")
+    (row,) = json.loads(run("estimate", "-m", "500", "--count-only", "--json", fasta).output)
+    assert (row["records"], row["scored"], row["chunks"]) == (3, 2, 3)
+    assert row["orfs"] > 0 and row["protein_tokens"] > row["orfs"] and row["runs"] == []
+    result = run("estimate", "-m", "500", "-d", "cpu", fasta, code=0)
+    assert re.search(r"on cpu: about [\d.]+ \w+.*, memory \d\.\d GiB", result.output)

@@ -2,19 +2,21 @@
 
 import errno
 import os
+import pickle
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 
+from virnucpro.core import errors
 from virnucpro.core.errors import OutputError, UsageError
 from virnucpro.core.files import (
     atomic_write,
-    digest_of,
     locked,
     read_json,
-    sha256_file,
     write_json,
 )
+from virnucpro.core.records import Embeddings
 
 
 def test_failure_leaves_the_old_content_and_nothing_else(tmp_path):
@@ -35,13 +37,6 @@ def test_missing_folder_is_an_output_error_that_names_the_file(tmp_path):
     target = tmp_path / "gone" / "table.tsv"
     with pytest.raises(OutputError, match=r"gone/table\.tsv"), atomic_write(target) as file:
         file.write(b"x")
-
-
-def test_digests_are_of_content(tmp_path):
-    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
-    assert digest_of(["a", "b"]) != digest_of(["b", "a"])
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256_file(tmp_path / "abc").startswith("ba7816bf8f01cfea")
 
 
 def test_json_is_written_whole_and_read_without_trust(tmp_path):
@@ -84,3 +79,20 @@ def test_a_lock_is_held_by_one(tmp_path):
         pass
     with locked(lock):
         pass
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (3,), (3, 2, 1)])
+def test_vectors_need_one_id_each(shape):
+    with pytest.raises(ValueError, match="2 ids"):
+        Embeddings(("a", "b"), np.zeros(shape, np.float32))
+
+
+def test_errors_survive_a_process_boundary(tmp_path):
+    for error in (
+        errors.InputError("x.fa", "no header", 3),
+        errors.SequenceTooLongError(1, 2, 3),
+        errors.WorkersFailedError([0, 2], 3, tmp_path),
+        errors.Interrupted(15),
+    ):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (str(copy), copy.exit_code) == (str(error), error.exit_code)

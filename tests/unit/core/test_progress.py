@@ -5,52 +5,32 @@ import pty
 import sys
 from contextlib import suppress
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from virnucpro.core import progress
-from virnucpro.core.progress import GpuMeter, ProgressReporter
-
-
-class FakeClock:
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
+from virnucpro.core.log import setup_logging
+from virnucpro.core.progress import ProgressReporter
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    fake = FakeClock()
-    monkeypatch.setattr(progress, "time", fake)
-    return fake
-
-
-class FakeNvml:
-    NVMLError = RuntimeError
-    used = (10 << 30, 30 << 30)
-    fails = False
-
-    def nvmlInit(self):
-        pass
-
-    def nvmlDeviceGetCount(self):
-        if self.fails:
-            raise self.NVMLError
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, number):
-        return number
-
-    def nvmlDeviceGetMemoryInfo(self, number):
-        return SimpleNamespace(used=self.used[number], total=80 << 30)
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
 
 
 @pytest.fixture
 def nvml(monkeypatch):
-    fake = FakeNvml()
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
-    return fake
+    """A driver that tells of two GPUs."""
+    driver, memory = mock.Mock(NVMLError=RuntimeError), (10 << 30, 30 << 30)
+    driver.nvmlDeviceGetCount.return_value = 2
+    driver.nvmlDeviceGetHandleByIndex.side_effect = lambda number: mock.Mock(
+        used=memory[number], total=80 << 30
+    )
+    driver.nvmlDeviceGetMemoryInfo.side_effect = lambda handle: handle
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
 
 
 @pytest.fixture
@@ -80,30 +60,6 @@ def test_without_a_terminal_there_is_a_plain_line_every_half_minute(
     ]
 
 
-def test_the_busiest_gpu_is_shown_and_not_asked_at_every_step(clock, nvml):
-    meter = GpuMeter()
-    assert meter.text() == "GPU 30.0/80.0 GiB"
-    nvml.used = (50 << 30, 0)
-    assert meter.text() == "GPU 30.0/80.0 GiB"
-    clock.now += 2
-    assert meter.text() == "GPU 50.0/80.0 GiB"
-
-
-def test_a_driver_that_fails_is_left_alone(clock, nvml):
-    nvml.fails = True
-    meter = GpuMeter()
-    assert meter.text() == ""
-    nvml.fails = False
-    clock.now += 60
-    assert meter.text() == ""
-
-
-def test_a_disabled_reporter_shows_nothing(capfd):
-    with ProgressReporter(enabled=False).create_file_bar(3) as bar:
-        bar.update(3)
-    assert capfd.readouterr() == ("", "")
-
-
 def test_on_a_terminal_there_is_a_bar(monkeypatch, nvml):
     outer, inner = pty.openpty()
     with os.fdopen(inner, "w") as terminal:
@@ -116,4 +72,30 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch, nvml):
         while part := os.read(outer, 65536):
             shown += part.decode()
     os.close(outer)
-    assert "Embedding" in shown and "4/4" in shown
+    assert "Embedding" in shown and "4/4" in shown and "GPU 30.0/80.0 GiB" in shown
+
+
+@pytest.fixture
+def logger():
+    yield logging.getLogger("virnucpro")
+    setup_logging()
+
+
+def test_a_reader_that_went_away_is_not_told_more(logger, monkeypatch, capsys, tmp_path):
+    gone = mock.Mock()
+    gone.write.side_effect = BrokenPipeError
+    monkeypatch.setattr("sys.stdout", gone)
+    setup_logging(log_file=tmp_path / "log")
+    logger.info("one")
+    logger.warning("two")
+    assert gone.write.call_count == 1
+    assert capsys.readouterr().err == ""
+    assert [line.split(" - ")[-1] for line in (tmp_path / "log").read_text().splitlines()] == [
+        "one", "two",
+    ]  # fmt: skip
+
+
+def test_a_message_that_cannot_be_formatted_is_still_shown(logger, capsys):
+    setup_logging()
+    logger.info("%d", "no number")
+    assert "no number" in capsys.readouterr().err

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.hidden_states import split
+from tests.checkpoints import split
 from virnucpro.core.errors import DeviceError
-from virnucpro.encoders import kernels, layouts
-from virnucpro.encoders.attention import choose_backend, prove_backend
+from virnucpro.encoders import layouts
+from virnucpro.encoders.attention import prove_backend
 from virnucpro.encoders.base import Batch
 from virnucpro.encoders.esm2 import Esm2
-from virnucpro.encoders.layouts import PackedLayout, RectangleLayout, bucket_width
+from virnucpro.encoders.layouts import PackedLayout, RectangleLayout
 from virnucpro.engines.plans import collate
 from virnucpro.models.specs import Esm2Shape
 
@@ -45,15 +45,6 @@ def all_layouts(items):
     return RectangleLayout.of(collate(items), 1), PackedLayout.of(collate(items))
 
 
-def test_every_token_keeps_its_sequence_and_its_place():
-    items = sequences()
-    for layout in all_layouts(items):
-        pairs = torch.stack([layout.tokens, layout.positions()], dim=1)
-        for item, rows in zip(items, split(layout, pairs), strict=True):
-            assert rows[:, 0].tolist() == item.tolist()
-            assert rows[:, 1].tolist() == list(range(len(item)))
-
-
 @pytest.mark.parametrize("skip", [0, 1])
 def test_means_cover_each_sequence_without_its_ends(skip):
     items = sequences()
@@ -78,35 +69,6 @@ def test_a_packed_layout_never_asks_the_host():
         layout.cu_seqlens[1].item()
 
 
-def test_means_of_packed_tokens_are_one_graph_of_as_many_steps_for_any_number_of_sequences():
-    graphs = []
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    def mean(layout, states):
-        return layout.mean(states, 1)
-
-    compiled = torch.compile(mean, backend=backend, fullgraph=True, dynamic=False)
-    for lengths in ([5, 7, 4], LENGTHS):
-        layout = PackedLayout.of(collate(sequences(lengths)))
-        states = torch.randn(len(layout.tokens), 6, generator=torch.Generator().manual_seed(1))
-        assert torch.equal(compiled(layout, states), layout.mean(states, 1))
-    few, many = (len(graph.graph.nodes) for graph in graphs)
-    assert few == many
-    torch._dynamo.reset()
-
-
-def test_rectangles_waste_little_on_sequences_of_like_length():
-    lengths = torch.arange(1, 1025)
-    widths = bucket_width(lengths)
-    assert bool((widths >= lengths).all())
-    assert bool((widths % 8 == 0).all())
-    assert bool((widths - lengths < (lengths / 8).clamp(min=8)).all())
-    assert len(widths.unique()) == 40
-
-
 def test_both_layouts_give_the_same_vectors(varlen):
     encoder = tiny_encoder()
     batch = collate(sequences())
@@ -114,63 +76,6 @@ def test_both_layouts_give_the_same_vectors(varlen):
     encoder.forced_backend = "varlen"
     assert encoder.lay_out(batch).backend == "varlen"
     assert float((encoder(batch) - wanted).abs().max()) <= 3e-6
-
-
-def test_extra_empty_sequences_and_a_tail_of_padding_touch_no_other_row(varlen):
-    encoder = tiny_encoder()
-    batch = collate(sequences([7, 30, 3]))
-    wanted = encoder(batch)
-    total = len(batch.tokens)
-    tokens = torch.cat([batch.tokens, torch.full((24,), encoder.pad_id)])
-    tail = torch.tensor([total + 24] * 4, dtype=torch.int32)
-    fixed = Batch(tokens, torch.cat([batch.cu_seqlens, tail]), 64)
-    for backend in ("varlen", "sdpa"):
-        encoder.forced_backend = backend
-        vectors = encoder(fixed)
-        assert vectors.shape == (7, encoder.dim)
-        assert float((vectors[:3] - wanted).abs().max()) <= 3e-6
-        assert not vectors[4:].any()
-
-
-def test_every_row_sees_at_least_one_key_whatever_the_kernel_makes_of_none():
-    layout = RectangleLayout.of(
-        Batch(torch.ones(3, dtype=torch.int64), torch.tensor([0, 0, 3]), 3), 1
-    )
-    (mask,) = layout.masks(None, torch.float32)
-    assert mask.sum(-1).flatten().tolist() == [1, 3]
-
-
-def test_the_varlen_layout_refuses_distance_penalties():
-    layout = PackedLayout.of(collate(sequences()))
-    with pytest.raises(ValueError, match="ALiBi"):
-        layout.masks(torch.ones(2), torch.float32)
-
-
-def test_layouts_move_whole():
-    for layout in all_layouts(sequences()):
-        moved = layout.to(torch.device("meta"))
-        assert type(moved) is type(layout)
-        assert moved.tokens.device.type == "meta"
-        assert layout.tokens.device.type == "cpu"
-
-
-@pytest.mark.parametrize(
-    ("dtype", "head_dim", "alibi", "capability", "wanted"),
-    [
-        (torch.float16, 64, False, (9, 0), "varlen"),
-        (torch.bfloat16, 64, False, (8, 0), "varlen"),
-        (torch.float32, 64, False, (9, 0), "sdpa"),
-        (torch.float16, 64, True, (9, 0), "sdpa"),
-        (torch.float16, 12, False, (9, 0), "sdpa"),
-        (torch.float16, 64, False, (7, 5), "sdpa"),
-    ],
-)
-def test_a_gpu_uses_varlen_where_the_kernel_runs(
-    monkeypatch, dtype, head_dim, alibi, capability, wanted
-):
-    monkeypatch.setattr(kernels, "triton", None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert choose_backend(torch.device("cuda:0"), dtype, head_dim, alibi) == wanted
 
 
 def test_a_backend_is_proved_before_it_is_used(varlen, monkeypatch):

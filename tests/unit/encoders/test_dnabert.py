@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.checkpoints import OUTLIER, dnabert_config, dnabert_tensors, write_bin
-from tests.hidden_states import hidden_states
+from tests.checkpoints import OUTLIER, dnabert_config, dnabert_tensors, hidden_states, write_bin
 from virnucpro.encoders.dnabert import Dnabert, alibi_slopes
 from virnucpro.encoders.load import load_encoder
 from virnucpro.engines.plans import collate
@@ -66,15 +65,6 @@ def test_the_layout_and_the_company_of_a_sequence_change_nothing(case):
     assert float((vectors - alone[order]).abs().max()) <= 3e-6
 
 
-def test_half_precision_stays_close_and_pools_in_float32(case):
-    encoder, items, _, means = case
-    half = Dnabert(encoder.shape).requires_grad_(False)
-    half.load_state_dict(encoder.state_dict())
-    vectors = half.to(torch.bfloat16)(collate(items))
-    assert vectors.dtype == torch.float32
-    assert float((vectors - torch.from_numpy(means)).norm() / np.linalg.norm(means)) < 3e-2
-
-
 @pytest.mark.parametrize("heads", [1, 2, 3, 8, 12, 20])
 def test_slopes_are_a_series_filled_up_from_the_next_longer_one(heads):
     slopes = alibi_slopes(heads)
@@ -89,21 +79,3 @@ def test_the_published_shape_has_the_published_parameter_count():
     with torch.device("meta"):
         count = sum(p.numel() for p in Dnabert(DNABERT_S).parameters())
     assert count / 1e6 == pytest.approx(117, rel=0.01)
-
-
-def test_encoding_compiles_to_one_graph_for_batches_of_one_form():
-    shape = DnabertShape(layers=1, dim=16, heads=2, ffn=32, vocab=9)
-    encoder = Dnabert(shape).eval().requires_grad_(False)
-    traces = []
-
-    def backend(graph, _):
-        traces.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(encoder.encode, backend=backend, fullgraph=True, dynamic=False)
-    for length in (5, 6, 7):
-        items = [np.arange(length), np.arange(8)]
-        layout = encoder.lay_out(collate(items))
-        assert torch.allclose(compiled(layout), encoder.encode(layout), atol=1e-6)
-    assert len(traces) == 1
-    torch._dynamo.reset()

@@ -78,14 +78,6 @@ def test_attend(dtype, width, alibi):
     assert off(got, wanted) < TOLERANCE[dtype]
 
 
-def test_gelu_linear(dtype):
-    states = draw(COUNT, 640, dtype=dtype)
-    linear = nn.Linear(640, 2560, device="cuda", dtype=dtype).requires_grad_(False)
-    wanted = plain_kernels.gelu_linear(states.float(), linear.float())
-    got = kernels.gelu_linear(states, linear.to(dtype))
-    assert off(got, wanted) < TOLERANCE[dtype]
-
-
 def test_gelu_is_the_exact_one(dtype):
     """Products with one weight of 1 leave the activation alone."""
     x = torch.zeros(COUNT, 64, device="cuda", dtype=dtype)
@@ -96,12 +88,6 @@ def test_gelu_is_the_exact_one(dtype):
     wanted = torch.nn.functional.gelu(x[:, :1].double())
     worst = (kernels.gelu_linear(x, linear).double() - wanted).abs() / wanted.abs().clamp(min=0.25)
     assert float(worst.max()) < 0.6 * torch.finfo(dtype).eps
-
-
-def test_geglu(dtype):
-    states, weight = draw(COUNT, 192, dtype=dtype), draw(1024, 192, dtype=dtype) * 0.1
-    wanted = plain_kernels.geglu(states.float(), weight.float())
-    assert off(kernels.geglu(states, weight), wanted) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("what", ["norm", "gelu"])

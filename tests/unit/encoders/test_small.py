@@ -1,63 +1,109 @@
+"""The bundled model's networks in numpy: the vectors of torch, the same bytes with any threads."""
+
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from virnucpro.core.errors import ModelError
-from virnucpro.encoders.small import (
-    DnaTower,
-    ProteinTower,
-    TowerConfig,
-    load_small,
-    save_tower,
-    six_frames,
-)
+from virnucpro.encoders.small import DnaTower, ProteinTower, load_small, save_tower, six_frames
+from virnucpro.encoders.small_cpu import SmallEncoder, TowerConfig
 from virnucpro.encoders.tokenizers import LetterTokenizer
+from virnucpro.engines.light import LightEngine
 from virnucpro.engines.plans import collate
 from virnucpro.models.specs import EncoderSpec
 
-CONFIG = TowerConfig(width=24, dilations=(1, 2, 4))
-CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
+SHAPES = {
+    "deep": TowerConfig(width=24, dilations=(1, 2, 4)),
+    "wide": TowerConfig(width=16, taps=12, stride=4, dilations=(1, 8), hidden=40),
+}
+LENGTHS = [*range(1, 40), 59, 60, 61, 149, 150, 151, 299, 300, 498, 500, 511]
 
 
-def _tower(kind: str) -> DnaTower | ProteinTower:
+def saved(kind: str, shape: str, folder: Path) -> EncoderSpec:
     torch.manual_seed(3)
-    return (DnaTower if kind == "mini-dna" else ProteinTower)(CONFIG).eval()
-
-
-def _items(kind: str, lengths: list[int]) -> list[np.ndarray]:
-    rng = np.random.default_rng(1)
-    letters = 5 if kind == "mini-dna" else 21
-    return [(rng.integers(0, letters, n)) for n in lengths]
-
-
-@pytest.mark.parametrize("kind", ["mini-dna", "mini-protein"])
-def test_vector_is_the_same_alone_and_among_others(kind):
-    tower, items = _tower(kind), _items(kind, [500, 61, 5, 322, 17, 1, 498])
+    tower = (DnaTower if kind == "mini-dna" else ProteinTower)(SHAPES[shape]).eval()
     with torch.no_grad():
-        together = tower(collate(items))
-        alone = torch.cat([tower(collate([item])) for item in items])
-    assert together.dtype == torch.float32 and together.shape == (len(items), tower.dim)
-    assert torch.isfinite(together).all()
-    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+        for parameter in tower.parameters():  # norms and biases too
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_tower(kind, tower, folder / "weights.safetensors")
+    return EncoderSpec(
+        kind=kind, name="x", path=folder / "weights.safetensors", sha256="", dim=tower.dim
+    )
+
+
+def items(kind: str, lengths: list[int]) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, 5 if kind == "mini-dna" else 21, n) for n in lengths]
+
+
+def vectors(engine: LightEngine, letters: list[np.ndarray], dim: int) -> np.ndarray:
+    found = np.full((len(letters), dim), np.nan, np.float32)
+    for rows, some in engine.embed(letters):
+        assert np.isnan(found[rows]).all()
+        found[rows] = some
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["mini-dna", "mini-protein"])
+def test_vectors_are_those_of_torch_at_every_length(kind, shape, tmp_path):
+    spec, letters = saved(kind, shape, tmp_path), items(kind, LENGTHS)
+    network = load_small(spec, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        alone = [network(collate([one])).numpy() for one in letters]
+    found = vectors(LightEngine(SmallEncoder(spec), 2), letters, spec.dim)
+    np.testing.assert_allclose(found, np.concatenate(alone), atol=2e-5, rtol=1e-5)
+
+
+def test_threads_change_no_byte_and_pieces_cover_each_sequence_once(tmp_path):
+    spec = saved("mini-dna", "deep", tmp_path)
+    letters = items("mini-dna", [500, 3, 150] * 40 + [1, 9_000])
+    one, many = (LightEngine(SmallEncoder(spec), threads) for threads in (1, 3))
+    found = [vectors(engine, letters, spec.dim).tobytes() for engine in (one, many)]
+    assert found[0] == found[1]
+    assert one.stats.batches > 3 and one.stats.sequences == len(letters)
+    assert one.stats.tokens == sum(map(len, letters)) <= one.stats.slots
+    assert vectors(one, [], spec.dim).shape == (0, spec.dim)
+
+
+def test_a_file_of_another_shape_or_with_odd_numbers_is_refused(tmp_path):
+    spec = saved("mini-dna", "deep", tmp_path)
+    with safe_open(spec.path, "np") as file:
+        facts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    odd = {
+        "tower.blocks.1.up.bias is missing": {"tower.blocks.1.up.bias": None},
+        "tower.more is missing, unknown": {"tower.more": np.zeros(3, np.float16)},
+        "tower.stem.bias is missing, unknown, or of another shape": {
+            "tower.stem.bias": np.zeros(3, np.float16)
+        },
+        "tower.stem.bias has values that are not finite": {
+            "tower.stem.bias": np.full(24, np.inf, np.float16)
+        },
+    }
+    for message, change in odd.items():
+        changed = {k: v for k, v in (tensors | change).items() if v is not None}
+        save_file(changed, spec.path, facts)
+        with pytest.raises(ModelError, match=message):
+            SmallEncoder(spec)
+    save_file(tensors, spec.path, facts)
+    with pytest.raises(ModelError, match="mini-dna"):
+        load_small(replace(spec, kind="mini-protein"), torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["mini-dna", "mini-protein"])
-def test_each_letter_can_change_the_vector(kind):
-    tower = _tower(kind)
+def test_each_letter_can_change_the_vector(kind, tmp_path):
+    tower = load_small(saved(kind, "deep", tmp_path), torch.device("cpu"), torch.float32)
     item = np.random.default_rng(2).integers(0, 4, 60)
     rows = np.tile(item, (61, 1))
     rows[np.arange(1, 61), np.arange(60)] = (item + 1) % 4
     with torch.no_grad():
         vectors = tower.embed(torch.from_numpy(rows), torch.full((61,), 60))
     assert ((vectors[1:] - vectors[0]).abs().amax(dim=1) > 0).all()
-
-
-def test_stem_is_one_sum_however_it_is_computed():
-    stem = _tower("mini-dna").tower.stem
-    ids = torch.randint(-1, 65, (4, 30))
-    torch.testing.assert_close(stem._by_product(ids, 8), stem._by_lookup(ids, 8))
 
 
 @pytest.mark.parametrize("length", [1, 5, 30, 31, 32])
@@ -70,39 +116,12 @@ def test_six_frames_read_both_strands_in_register(length):
     for frame in range(3):
         read = [letters[i : i + 3] for i in range(frame, length - 2, 3)]
         assert int(counts[0, frame]) == len(read)
-        assert _letters(ids[0, frame]) == read
+        assert triplets(ids[0, frame]) == read
         back = len(turned) - frame - 3 * len(read)
-        assert _letters(ids[0, frame + 3]) == [
+        assert triplets(ids[0, frame + 3]) == [
             turned[i : i + 3] for i in range(back, back + 3 * len(read), 3)
         ]
 
 
-def _letters(ids: torch.Tensor) -> list[str]:
+def triplets(ids):
     return ["ACGT"[i // 16] + "ACGT"[i // 4 % 4] + "ACGT"[i % 4] for i in ids.tolist() if i >= 0]
-
-
-@pytest.mark.parametrize("kind", ["mini-dna", "mini-protein"])
-def test_saved_tower_loads_as_it_was(kind, tmp_path):
-    tower, path = _tower(kind), tmp_path / "tower.safetensors"
-    save_tower(kind, tower, path)
-    loaded = load_small(_spec(kind, path, tower.dim), torch.device("cpu"), torch.float32).eval()
-    batch = collate(_items(kind, [100, 40]))
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(batch), tower(batch), atol=2e-2, rtol=2e-2)
-    again = tmp_path / "again.safetensors"
-    save_tower(kind, loaded, again)
-    assert again.read_bytes() == path.read_bytes()
-
-
-def test_weights_of_another_kind_are_refused(tmp_path):
-    path = tmp_path / "tower.safetensors"
-    save_tower("mini-dna", _tower("mini-dna"), path)
-    with pytest.raises(ModelError, match="mini-dna"):
-        load_small(_spec("mini-protein", path, 48), torch.device("cpu"), torch.float32)
-    path.write_bytes(b"no weights")
-    with pytest.raises(ModelError):
-        load_small(_spec("mini-dna", path, 96), torch.device("cpu"), torch.float32)
-
-
-def _spec(kind: str, path: Path, dim: int) -> EncoderSpec:
-    return EncoderSpec(kind=kind, name="t", path=path, sha256="", dim=dim)

@@ -1,33 +1,22 @@
 """Token ids are those the encoders were trained with, and tokenizers travel to workers."""
 
 import pickle
-import subprocess
-import sys
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny_published import write_dna
+from tokenizers import Tokenizer
 
 from virnucpro.core.errors import ModelError
 from virnucpro.encoders.tokenizers import MAX_RESIDUES, BpeTokenizer, LetterTokenizer
-
-SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 
 
 @pytest.fixture(scope="module")
 def tokenizer_json(tmp_path_factory):
     """A byte pair vocabulary of the published form, which even asks for truncation."""
-    words = [*SPECIAL, "A", "C", "G", "T", "AC", "GT", "ACGT"]
-    merges = [("A", "C"), ("G", "T"), ("AC", "GT")]
-    vocabulary = {word: i for i, word in enumerate(words)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="[UNK]"))
-    tokenizer.add_special_tokens(SPECIAL)
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
+    path = write_dna(tmp_path_factory.mktemp("bpe")) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_truncation(8)
     tokenizer.enable_padding(length=16)
-    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
     tokenizer.save(str(path))
     return path
 
@@ -84,11 +73,3 @@ def test_a_missing_or_damaged_file_is_a_model_error_at_the_first_use(tmp_path, c
     tokenizer = BpeTokenizer(path)
     with pytest.raises(ModelError, match=r"no tokenizer here|not a tokenizer\.json"):
         tokenizer.encode("A")
-
-
-def test_nothing_heavy_is_imported_before_it_is_needed():
-    program = (
-        "import sys, virnucpro.encoders.tokenizers, virnucpro.models.fetch, virnucpro.cli.models\n"
-        "assert not {'torch', 'tokenizers', 'huggingface_hub'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)

@@ -9,6 +9,7 @@ import torch
 from tests.unit.engines.toys import DIM, MeanEncoder, expected, make_items, vectors_of
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
+from virnucpro.engines.feeding import Ahead, spread
 from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, budget_by_memory
 
 CPU = torch.device("cpu")
@@ -45,26 +46,9 @@ def test_rows_in_are_rows_out_exactly_once(kind, threads, budget):
     assert engine.stats.slots <= engine.stats.batches * max(budget, 64)
 
 
-@pytest.mark.parametrize("n", [0, 1, 3, 4, 5])
-def test_every_number_of_sequences_around_a_full_batch_works(kind, n):
-    encoder, items = MeanEncoder(), make_items([16] * n)
-    assert_embeds(engine_of(kind, encoder, 64), encoder, items)
-    batches = engine_of(kind, MeanEncoder().double()).embed(items)
-    assert all(vectors.dtype == np.float32 and vectors.shape[1] == DIM for _, vectors in batches)
-
-
 def test_a_sequence_beyond_the_budget_goes_alone(kind):
     batches = list(engine_of(kind, MeanEncoder(), 16).embed(make_items([100, 5, 5])))
     assert [0] in [rows.tolist() for rows, _ in batches]
-
-
-def test_short_sequences_have_batches_of_their_own(kind, monkeypatch):
-    monkeypatch.setattr(MeanEncoder, "short_tokens", 7)
-    encoder, items = MeanEncoder(), make_items(LENGTHS)
-    batches = list(engine_of(kind, encoder, 100).embed(items))
-    vectors_of(batches, len(items))
-    kinds = [{len(items[row]) <= 7 for row in rows} for rows, _ in batches]
-    assert {True} in kinds and {False} in kinds and {True, False} not in kinds
 
 
 def test_a_sequence_without_tokens_is_refused(kind):
@@ -132,41 +116,12 @@ def test_a_batch_with_inf_is_computed_again_in_float32(kind):
     assert 1 <= engine.stats.recomputed < engine.stats.batches
 
 
-class NeedyExactEncoder(MeanEncoder):
-    """Has memory for one sequence at a time."""
-
-    def forward(self, batch):
-        if len(batch) > 1:
-            raise torch.OutOfMemoryError("simulated")
-        return super().forward(batch)
-
-
-def test_the_given_encoder_recomputes_and_in_halves_where_memory_is_short(kind):
-    exact, items = NeedyExactEncoder(), [HOT, *make_items([3, 3, 4, 4])]
-    engine = engine_of(kind, OverflowingEncoder().bfloat16(), exact=lambda: exact)
-    found = vectors_of(engine.embed(items), len(items))
-    np.testing.assert_allclose(found[0], expected(exact, items)[0], rtol=1e-5)
-
-
 def test_nan_in_float32_too_names_the_row(kind):
     encoder = MeanEncoder()
     with torch.no_grad():
         encoder.rows[31] = torch.nan
     with pytest.raises(ModelError, match="row 2: NaN or Inf"):
         list(engine_of(kind, encoder).embed([*make_items([4, 9]), HOT]))
-
-
-def test_stats_name_what_ran(kind):
-    engine = engine_of(kind, MeanEncoder(), 256, compile="auto")
-    list(engine.embed(make_items([64] * 4)))
-    stats = engine.stats.as_dict()
-    known = {"layout": kind, "token_budget": 256, "device": "cpu", "dtype": "float32"}
-    assert stats.items() >= (known | {"compiled": False, "batches": 1, "efficiency": 1}).items()
-
-
-def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="padded or packed"):
-        make_engine("ragged", MeanEncoder(), device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -188,9 +143,34 @@ def test_dtype_follows_device_and_wish(name, device, chosen):
     assert choose_dtype(name, torch.device(device)) is chosen
 
 
-def test_unknown_dtypes_and_options_are_refused():
-    with pytest.raises(ValueError, match="int8"):
-        choose_dtype("int8", torch.device("cpu"))
-    for wrong in ({"token_budget": 0}, {"feeding_threads": -1}, {"compile": "maybe"}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            EngineOptions(**wrong)
+@pytest.mark.parametrize("threads", [0, 1, 2, 5])
+def test_spread_is_map_and_reads_no_further_ahead_than_it_may(threads):
+    read = []
+
+    def given(n):
+        for x in range(n):
+            read.append(x)
+            yield x
+
+    for n in (0, 1, 9, 50):
+        assert list(spread(lambda x: x * x, given(n), threads)) == [x * x for x in range(n)]
+    read.clear()
+    results = spread(lambda x: x, given(100), threads)
+    next(results)
+    assert len(read) <= max(1, 2 * threads)
+    results.close()
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_elements_before_an_error_arrive_first_and_the_end_stays_the_end(depth):
+    def source():
+        yield from range(3)
+        raise OSError("gone")
+
+    with Ahead(source(), depth) as ahead:
+        assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(OSError, match="gone"):
+            next(ahead)
+    with Ahead(iter([1]), depth) as ahead:
+        assert list(ahead) == [1]
+        assert next(ahead, "end") == "end"

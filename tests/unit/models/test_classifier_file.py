@@ -5,14 +5,12 @@
 
 import contextlib
 import functools
-import io
 import os
 import pickle
 import random
 import struct
 import subprocess
 import sys
-import tarfile
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -183,32 +181,20 @@ def glob(module, name):
     return f"c{module}\n{name}\n".encode()
 
 
-NAMED_OBJECT = glob("__main__", "MLPClassifier") + b")\x81"
 TRICKS = {
     "attribute set on a class": glob("collections", "OrderedDict")
     + b"}X\x0c\x00\x00\x00__setstate__X\x01\x00\x00\x00xsb.",
     "state set on a function": glob("torch._utils", "_rebuild_parameter") + b"}b.",
-    "state that is no dict": NAMED_OBJECT + b"K\x01b.",
-    "a layer called with arguments": glob("__main__", "MLPClassifier") + b"K\x01\x85R.",
     "a layer made with arguments": glob("__main__", "MLPClassifier") + b"K\x01\x85\x81.",
     "an ordered dict of a bomb": glob("collections", "OrderedDict") + b"]\x85R.",
-    "a string called": b"X\x02\x00\x00\x00os)R.",
     "a tensor of no storage": glob("torch._utils", "_rebuild_tensor_v2") + b"(K\x01K\x00))tR.",
     "an instance by name": b"(ios\nsystem\n.",
-    "an extension": b"\x82\x01.",
     "a global from the stack": b"\x8c\x02os\x8c\x06system\x93.",
-    "a name with an odd escape": glob("\\ollections", "OrderedDict") + b")R.",
     "dotted global": glob("torch.nn.modules.linear", "Linear.__init__.__globals__") + b".",
-    "an unknown layer": glob("torch.nn.modules.linear", "Bilinear") + b".",
-    "a dictionary with tuple keys": b"}))\x85\x85K\x01s.",
     "a long text that is not there": b"\x8d" + struct.pack("<Q", 1 << 40) + b"x.",
-    "an empty stack": b"0.",
     "nothing": b"",
-    "no end": b"K\x01",
     "not a pickle": b"\xff\xfe\xfd",
     "a reference to a file": b"X\x0b\x00\x00\x00/etc/passwdQ.",
-    "memo that is not there": b"h\x07.",
-    "a class of another module": glob("argparse", "ArgumentParser") + b")R.",
     "all memory": b"}X\x01\x00\x00\x00w" + glob("builtins", "bytearray") + b"\x8a\x06"
     + struct.pack("<q", 1 << 46)[:6] + b"\x85Rs.",
     "text that gives advice": glob("Please use torch.load", "weights_only=False") + b".",
@@ -243,8 +229,7 @@ def test_the_crafted_tensor_is_sound_when_its_numbers_are(tmp_path):
 @pytest.mark.parametrize(
     "numbers",
     [
-        (1 << 39,), (1000,), (2, 0, 2), (4, 0, 1 << 39), (4, 1 << 39), (4, 1), (4, 0, -1), (4, -1),
-        (4, 0, 4, 0), (4, 0, 4, 2),
+        (1 << 39,), (1000,), (2, 0, 2), (4, 1 << 39), (4, 1), (4, 0, -1), (4, -1), (4, 0, 4, 2),
     ],
 )  # fmt: skip
 def test_tensors_outside_their_storage_are_refused(tmp_path, numbers):
@@ -269,12 +254,6 @@ def test_odd_archives_are_refused(tmp_path, case, refused):
     assert why in refused(archive(tmp_path / "m.pth", **options))
 
 
-def test_an_archive_of_files_is_refused(tmp_path, refused):
-    with tarfile.open(tmp_path / "m.pth", "w") as tar:
-        tar.addfile(tarfile.TarInfo("../storages"), io.BytesIO(b""))
-    refused(tmp_path / "m.pth")
-
-
 class Stateful(nn.Parameter):
     """Pickles as a parameter whose attributes stand in for methods."""
 
@@ -288,36 +267,17 @@ class Stateful(nn.Parameter):
     "tensor",
     [
         torch.eye(4).to_sparse(),
-        torch.zeros(4, device="meta"),
         Stateful(torch.zeros(4)),
-        torch.zeros(4, dtype=torch.complex64),
-        torch.zeros(4, dtype=torch.bfloat16),
         torch.zeros(4, dtype=torch.int32),
         torch.zeros(1).expand(4),
         "text",
     ],
-    ids=["sparse", "meta", "stateful", "complex", "bfloat16", "integers", "expanded", "text"],
+    ids=["sparse", "stateful", "integers", "expanded", "text"],
 )
 def test_what_is_no_plain_tensor_of_floats_is_no_classifier(tmp_path, tensor):
     save(classifier_state() | {"hidden_layer.bias": tensor}, tmp_path / "m.pth")
     with pytest.raises(ModelError, match=r"hidden_layer\.bias|refused"):
         read_classifier(tmp_path / "m.pth")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("hidden_layer.bias", np.full(4, np.nan, np.float32), "not finite"),
-        ("hidden_layer.weight", np.full((4, 6), np.inf, np.float32), "not finite"),
-        ("hidden_layer.bias", np.zeros(5, np.float32), "shape"),
-        ("bn1.running_var", np.full(4, -1, np.float32), "negative"),
-        ("another.weight", np.zeros(4, np.float32), "another.weight"),
-    ],
-)
-def test_odd_tensors_are_named(network, tmp_path, name, value, message):
-    save_file(expected(network) | {name: value}, tmp_path / "m.safetensors")
-    with pytest.raises(ModelError, match=message):
-        read_classifier(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize(

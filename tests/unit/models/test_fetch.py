@@ -3,11 +3,8 @@
 import hashlib
 import json
 import shutil
-import time
 
 import pytest
-from fake_hub import serve_hub
-from huggingface_hub import constants
 from safetensors.numpy import load_file
 from tiny_published import classifier_state
 
@@ -28,16 +25,12 @@ WEIGHTS = b"first weights" * 999
 
 
 @pytest.fixture(autouse=True)
-def hub(monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with serve_hub() as hub:
-        for repository in (ESM_REPOSITORY, DNA_REPOSITORY):
-            hub.offer(repository, SECOND, config__json=CONFIG, model__safetensors=b"second weights")
-            hub.offer(repository, FIRST, config__json=CONFIG, model__safetensors=WEIGHTS,
-                      bert_layers__py=b"import os", pytorch_model__bin=b"pickle")  # fmt: skip
-        hub.offer_500(monkeypatch)
-        hub.answers(monkeypatch)
-        yield hub
+def revisions(hub):
+    """Two revisions of both encoders, of which the first is the main one."""
+    for repository in (ESM_REPOSITORY, DNA_REPOSITORY):
+        hub.offer(repository, SECOND, config__json=CONFIG, model__safetensors=b"second weights")
+        hub.offer(repository, FIRST, config__json=CONFIG, model__safetensors=WEIGHTS,
+                  bert_layers__py=b"import os", pytorch_model__bin=b"pickle")  # fmt: skip
 
 
 def fetch_all(names, home, offline=False, **revisions):
@@ -132,21 +125,6 @@ def test_a_short_break_is_bridged(hub, tmp_path, name):
     hub.breaks = [500, 1]
     assert fetch(plan, tmp_path).revision == plan.revision
     assert hub.breaks == []
-
-
-def test_offline_needs_what_is_installed_and_asks_nothing(hub, tmp_path):
-    (installed,) = fetch_all([ESM], tmp_path)
-    hub.requests.clear()
-    assert fetch_all([ESM], tmp_path, offline=True) == [installed]
-    with pytest.raises(ModelError, match="offline mode is on"):
-        fetch_all(["500"], tmp_path, offline=True)
-    assert hub.requests == []
-
-
-def test_the_hubs_own_offline_mode_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="no answer"):
-        plan_fetch([ESM], tmp_path, {})
 
 
 def test_a_full_disk_is_found_before_the_download(hub, tmp_path, monkeypatch):

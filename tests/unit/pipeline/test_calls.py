@@ -1,6 +1,5 @@
 """Scores of ORFs to calls of chunks and records; the original's tables, to the byte."""
 
-import random
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,11 +7,9 @@ import numpy as np
 import pytest
 
 from virnucpro.core.records import FRAMES, Record, Status
-from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.calls import Caller, ModelTables
 from virnucpro.pipeline.input_pass import Rules, Shard, input_pass
 from virnucpro.pipeline.output_dir import RunPaths
-from virnucpro.reports.tables import CONTIG_COLUMNS, call_row, read_chunk_rows, read_fields
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.kinds import Kinds
 from virnucpro.sequences.fasta import read_records
@@ -71,39 +68,6 @@ def with_scores(shard, virus):
     return np.stack([1 - p, p, np.full(len(p), np.nan)], axis=1).astype(np.float32)
 
 
-@pytest.fixture
-def part(tmp_path):
-    """Tables of four records, one of which lacks the score of one of its many ORFs."""
-    records = [record("host"), record("whole", OPEN * 5), record("torn", OPEN * 5)]
-    records += [record("short", "AC"), record("stops", "TAACTAACTGATTAGTTAGCTA" * 4)]
-    [shard] = shards_of(records)
-    scores = with_scores(shard, {"host": 0.1, "whole": 0.9, "torn": 0.9})
-    owners = shard.chunks["record"][shard.orfs["chunk"]]
-    lost = np.flatnonzero(owners == 2)[3]
-    scores[lost] = np.nan
-    paths = paths_in(tmp_path)
-    with ModelTables(paths, MODEL) as tables:
-        called = tables.add(shard, scores)
-        tables.finish()
-    return SimpleNamespace(paths=paths, called=called, counts=tables.counts, shard=shard)
-
-
-def test_a_record_that_lacks_one_score_is_failed_and_has_no_p(part):
-    host, whole, torn, short, stops = (
-        call_row(fields[:-2]) for fields in read_fields(part.paths.contigs, CONTIG_COLUMNS)
-    )
-    assert [row.status for row in (host, whole, torn, short, stops)] == [
-        Status.CALLED, Status.CALLED, Status.FAILED, Status.TOO_SHORT, Status.NO_ORF,
-    ]  # fmt: skip
-    assert (host.call, whole.call) == ("non-virus", "virus")
-    assert (torn.p_virus, torn.call, torn.chunks_scored, torn.supporting) == (None, None, 0, 0)
-    assert torn.chunks == whole.chunks > 3 and torn.orfs == whole.orfs > 4
-    assert whole.chunks_scored == whole.supporting == whole.chunks
-    assert part.called.missing == {"torn": 1}
-    assert part.counts["status:failed"] == 1
-    assert part.counts["scored"] == part.counts["orfs"] - 1
-
-
 def test_a_pair_has_one_answer_and_each_mate_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(Calibration, "load", lambda path: Calibration(pair_gain=1.0))
     virus = {"a/1": 0.9, "a/2": 0.8, "b/1": 0.3, "b/2": 0.3, "c/1": 0.7, "d/1": 0.9, "d/2": 0.9}
@@ -138,23 +102,6 @@ def test_a_pair_has_one_answer_and_each_mate_its_own(tmp_path, monkeypatch):
     assert chunks["a/1"] == p["a/1"] and chunks["a/2"] == p["a/2"]
 
 
-def test_a_shard_ends_behind_a_whole_pair(monkeypatch):
-    monkeypatch.setattr(passing, "SHARD_CHUNKS", 3)
-    shards = shards_of([record(f"r{i}", OPEN[:99]) for i in range(9)])
-    assert [len(shard.records) for shard in shards] == [4, 4, 1]
-
-
-def test_chunks_of_a_failed_record_are_left_out_of_the_consensus(part):
-    ids = [line.split("\t")[0] for line in part.paths.consensus.read_text().splitlines()[1:]]
-    whole = part.called.rows[1]
-    assert sorted({seq_id.rpartition("_chunk_")[0] for seq_id in ids}) == ["host", "whole"]
-    assert len(ids) == whole.chunks + 2  # `host` has two chunks
-    own = [row for row in read_chunk_rows(part.paths.chunks) if row.seq_id == "torn"]
-    assert [row.p_virus for row in own] == [None] * whole.chunks
-    predictions = part.paths.predictions.read_text()
-    assert "torn_chunk_1F1\tvirus" in predictions  # a score that is known is shown
-
-
 def test_the_orf_with_the_most_virus_speaks_for_its_chunk():
     [shard] = shards_of([record("a", OPEN[:60]), record("b", OPEN[:100])])
     scores = with_scores(shard, {"a": 0.2, "b": 0.3})
@@ -169,23 +116,6 @@ def test_the_orf_with_the_most_virus_speaks_for_its_chunk():
     assert row.p_virus == pytest.approx(p, abs=1e-6)
     scores[shard.orfs["chunk"] == 1, 0] = 0.6
     assert Caller(MODEL).call(shard, scores).is_virus.tolist() == [False, True]  # a tie is virus
-
-
-def test_shards_make_no_difference_to_the_tables(tmp_path, monkeypatch):
-    records = [record(f"r{i}", OPEN[i:] * (1 + i % 4)) for i in range(9)]
-    virus = {f"r{i}": i / 9 for i in range(9)}
-    written = []
-    for size in (100, 2):
-        monkeypatch.setattr(passing, "SHARD_RECORDS", size)
-        paths = paths_in(tmp_path / str(size))
-        with ModelTables(paths, MODEL) as tables:
-            for shard in shards_of(records):
-                tables.add(shard, with_scores(shard, virus))
-            tables.finish()
-        files = (paths.predictions, paths.consensus, paths.chunks, paths.contigs)
-        counts = {name: n for name, n in tables.counts.items() if name != "embedded"}
-        written.append(([path.read_bytes() for path in files], counts))
-    assert written[0] == written[1]
 
 
 GROUPS = ("bacteria", "RNA virus: Potyviridae", "retro-transcribing virus: Retroviridae")
@@ -215,14 +145,3 @@ def test_likely_viruses_have_a_kind_and_a_family_where_they_are_sure(
     [row] = Caller(model).call(shard, scores).rows
     assert (row.call, row.class_hint, row.family) == expected
     assert (row.kind_score is not None) == bool(expected[1])
-
-
-def test_letters_that_are_not_known_do_not_speak_against_a_virus():
-    rules = Rules(100, OrfPolicy("longest"))
-    model = SimpleNamespace(name="toy", calibration=None, groups=(), orf_policy=rules.policy)
-    letters = "".join(random.Random(1).choices("ACGT", k=100))
-    [shard] = shards_of([record("whole", letters), record("half", letters + "N" * 90)], rules)
-    scores = with_scores(shard, {"whole": 0.1, "half": 0.1})
-    whole, masked = Caller(model).call(shard, scores).rows
-    assert (whole.call, masked.call) == ("non-virus", "uncertain")
-    assert masked.p_virus == pytest.approx(whole.p_virus)

@@ -3,15 +3,14 @@
 import tracemalloc
 from types import SimpleNamespace
 
-import pytest
-
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
 from virnucpro.pipeline.final_tables import write_final_tables
 from virnucpro.pipeline.inputs import plan_sources
 from virnucpro.pipeline.output_dir import RunPaths
+from virnucpro.pipeline.run import summary_lines
 from virnucpro.pipeline.settings import Calling
+from virnucpro.reports.explain import advice
 from virnucpro.reports.tables import (
     CHUNK_COLUMNS,
     CONTIG_COLUMNS,
@@ -116,25 +115,6 @@ def test_rates_belong_to_the_sample(tmp_path):
     assert (first["virus"], second["virus"], second["expected_false"]) == (201, 1, rates["b"])
 
 
-def test_the_other_form_of_the_fasta_goes_only_if_it_is_ours(tmp_path):
-    run = make_run(tmp_path, {"a": [("x", [0.9])]})
-    other = run.paths.output_dir / "viral.fasta.gz"
-    other.write_bytes(b"of another run")
-    write_final_tables(run)
-    assert other.exists()
-    run.ledger.claim(other)
-    write_final_tables(run)
-    assert not other.exists()
-
-
-def test_an_input_that_changed_meanwhile_is_an_error(tmp_path):
-    run = make_run(tmp_path, {"a": [("x", [0.1]), ("y", [0.9])]})
-    (tmp_path / "a.fa").write_text(">x\nACGT\n>other\nACGT\n")
-    with pytest.raises(InputError, match="changed"):
-        write_final_tables(run)
-    assert not run.paths.calls.exists()
-
-
 def test_memory_stays_within_100_bytes_a_record(tmp_path):
     peaks = []
     for size in (1_500, 7_500):
@@ -146,3 +126,46 @@ def test_memory_stays_within_100_bytes_a_record(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (peaks[1] - peaks[0]) / 6_000 < 100
+
+
+DATA = {
+    "status": "done",
+    "seconds": 75.2,
+    "stages": {
+        "scoring": {"seconds": 1, "status:called": 26, "status:too_short": 1, "status:no_orf": 3},
+        "tables": {"records": 30, "call:virus": 12, "call:non-virus": 13, "call:uncertain": 1},
+    },
+    "sample_summary": [
+        {"sample": "a", "virus": 10, "expected_false": 0.01},
+        {"sample": "b", "virus": 2, "expected_false": 0.07},
+        {"sample": "c", "virus": 0, "expected_false": None},
+    ],
+}
+
+
+def test_the_answer_the_silent_records_and_what_to_open(tmp_path):
+    (tmp_path / "calls.tsv").touch()
+    assert summary_lines(tmp_path, DATA) == [
+        "30 records: 12 virus, 13 non-virus, 1 uncertain; "
+        "about 2.0% of the viral ones expected to be false",
+        "Not scored: 4 (1 too_short, 3 no_orf)",
+        f"Done in 0:01:15: {tmp_path / 'calls.tsv'}",
+    ]
+
+
+def test_samples_that_hold_false_ones_are_named_with_what_helps(tmp_path):
+    note = "compatible with no virus at all"
+    noted = [{"sample": f"s{i}", "virus": 0, "note": note if i else ""} for i in range(9)]
+    command = advice(["x/virnucpro", "-v", "predict", "a.fa", "--resume", "-o", "out dir"])
+    lines = summary_lines(tmp_path, DATA | {"sample_summary": noted, "advice": command})
+    assert lines[1:-2] == [
+        *(f"s{i}: {note}" for i in range(1, 6)),
+        "and 3 samples more, see run.json",
+        "To take back what is not sure: "
+        "virnucpro -v predict a.fa -o 'out dir' --resume --max-fdr 0.05",
+    ]
+
+
+def test_an_incomplete_run_names_the_reasons(tmp_path):
+    lines = summary_lines(tmp_path, DATA | {"status": "partial"})
+    assert any("failed_files.txt" in line and "--resume" in line for line in lines)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from virnucpro.core.records import Record, Status
+from virnucpro.core.records import Record
 from virnucpro.pipeline import input_pass as module
 from virnucpro.pipeline import parallel_translate
 from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
@@ -128,50 +128,6 @@ def test_a_shard_with_many_chunks_ends_at_the_next_pair_of_records(monkeypatch):
     assert [[row.seq_id for row in shard.records] for shard in shards] == [
         ["r0", "r1"], ["r2", "r3"], ["r4"],
     ]  # fmt: skip
-
-
-def test_units_come_while_the_input_is_still_read(sized):
-    sized(1_000, 4)
-    read = []
-
-    def source():
-        for i in range(500):
-            read.append(i)
-            yield record(f"r{i}", dna(CHUNK_NT, i))
-
-    first = next(input_pass(source(), RULES, per_unit=6))
-    assert first.number == 0
-    assert len(read) <= 8
-
-
-def test_letters_are_told_before_their_rows_come(records, sized):
-    sized(5, 2)
-    chunks, orfs, shown = [], [], []
-
-    def keep(texts, nucleotide, protein):
-        chunks.extend(texts)
-        orfs.extend(zip(nucleotide, protein, strict=True))
-
-    for event in input_pass(records, RULES, 7, on_block=keep):
-        if not isinstance(event, Unit):
-            assert (len(chunks), len(orfs)) == (len(event.chunks), len(event.orfs))
-            shown += chunks
-            chunks.clear()
-            orfs.clear()
-    scored = [one.sequence for one in records if RULES.status(one, 0) is None]
-    windows = [s[a:b] for s in scored for a, b in even_windows(len(s), CHUNK_NT)]
-    assert shown == windows  # copies too, and as given
-
-
-def test_what_is_not_scored_has_its_reason_and_no_chunk():
-    texts = ["ACGT", "N" * 100, "MKVLEEFPQW" * 9, dna(100, 1), dna(300, 2), dna(300, 3)]
-    rules = Rules(CHUNK_NT, RULES.policy, min_length=200, is_sampled=lambda number: number != 4)
-    _, [shard] = run([record(f"r{i}", text) for i, text in enumerate(texts)], rules=rules)
-    assert [row.status for row in shard.records] == [
-        Status.TOO_SHORT, Status.AMBIGUOUS, Status.NOT_DNA, Status.FILTERED, Status.FILTERED, None,
-    ]  # fmt: skip
-    assert [row.chunks for row in shard.records] == [0, 0, 0, 0, 0, 6]
-    assert set(shard.chunks["record"].tolist()) == {5}
 
 
 def turned(letters):

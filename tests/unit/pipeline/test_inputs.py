@@ -7,7 +7,7 @@ import pytest
 
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.pipeline.inputs import folder_names, plan_sources, read_sources, sample_names
-from virnucpro.sequences.alignments import alignment_format, read_alignments
+from virnucpro.sequences.alignments import read_alignments
 from virnucpro.sequences.read_log import ReadLog
 
 
@@ -61,46 +61,10 @@ def test_ids_belong_to_a_sample_and_errors_name_what_was_given(tmp_path, caplog)
         list(read_sources(sources))
 
 
-def test_alignments_are_told_by_their_content(tmp_path):
-    path = tmp_path / "x"
-    for content, kind in (
-        (b"CRAM\x03", "CRAM"),
-        (b"@SQ\tSN:1\tLN:9\n", "SAM"),
-        (b"@read 1\nAC\n+\nII\n", None),
-        (b">a\nAC\n", None),
-        (b"\x1f\x8b broken", None),
-        (b"", None),
-    ):
-        path.write_bytes(content)
-        assert alignment_format(path) == kind
-    assert alignment_format(tmp_path) is None
-
-
 def test_without_pysam_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pysam", None)
     with pytest.raises(InputError, match=r"pip install 'virnucpro\[bam\]'"):
         next(read_alignments(tmp_path / "x.bam"))
-
-
-def test_names_of_reads_with_blanks_are_ids_without(tmp_path, caplog):
-    pysam = pytest.importorskip("pysam")
-    path = tmp_path / "x.bam"
-    with pysam.AlignmentFile(str(path), "wb", header={"HD": {"VN": "1.6"}}) as file:
-        for name in ("r 1", "a\tb", "r 2"):
-            read = pysam.AlignedSegment(file.header)
-            read.query_name, read.flag, read.query_sequence = name, 4, "ACGT"
-            file.write(read)
-    assert [record.seq_id for record in read_alignments(path)] == ["r", "a", "r__2"]
-    assert "1 records had an id that was taken" in caplog.text
-
-
-def test_reads_of_sam_are_told_apart_by_their_ends(tmp_path):
-    pytest.importorskip("pysam")
-    reads = [("r", 77, "ACGT"), ("r", 141, "GGCC"), ("r", 4, "*")]
-    lines = [f"{name}\t{flag}\t*\t0\t0\t*\t*\t0\t0\t{seq}\t*\n" for name, flag, seq in reads]
-    (tmp_path / "x.sam").write_text("".join(["@HD\tVN:1.6\n@SQ\tSN:1\tLN:9\n", *lines]))
-    found = [(record.seq_id, record.sequence) for record in read_alignments(tmp_path / "x.sam")]
-    assert found == [("r/1", "ACGT"), ("r/2", "GGCC"), ("r", "")]
 
 
 def test_mates_are_not_paired_twice(tmp_path):

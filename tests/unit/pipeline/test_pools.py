@@ -92,9 +92,3 @@ def test_errors_of_workers_and_of_the_source_reach_the_caller(pool):
 
     with pytest.raises(InputError, match="cut short"):
         list(map_in_order(pool, square, broken()))
-
-
-def test_an_interrupt_ends_the_pool_at_once(pool):
-    results = map_in_order(pool, large, ([n] for n in range(50)))
-    next(results)
-    results.close()

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.core.records import Record
 from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
-from virnucpro.pipeline.stream import NoExecutor, ScoreStore, scored_shards, unit_name
+from virnucpro.pipeline.stream import ScoreStore, scored_shards
 from virnucpro.pipeline.worker_loop import Done, GivenUp
 from virnucpro.scores.scorer import COLUMNS
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
@@ -107,13 +106,6 @@ def test_shards_keep_their_order_whatever_order_outcomes_come_in(events, units, 
     expect_true_scores(scored_shards(events(), None, Toy(order), None))
 
 
-def test_a_shard_comes_as_soon_as_its_units_are_done(events):
-    toy = Toy()
-    shard, _ = next(scored_shards(events(), None, toy, None))
-    assert shard.records[0].seq_id == "r0"
-    assert len(toy.computed) <= len(shard.units) + 1
-
-
 def test_finished_units_are_not_computed_again(events, units, store):
     for unit in units[::3]:
         store.commit(unit.number, scores_of((unit.dna, unit.protein)))
@@ -137,51 +129,3 @@ def test_a_unit_that_is_given_up_has_no_scores_and_is_not_done(events, units, st
     mended = Toy()
     expect_true_scores(scored_shards(events(), store, mended, None))
     assert set(mended.computed) == poison
-
-
-def test_a_late_commit_of_the_same_unit_changes_nothing(events, units, store):
-    slow = scored_shards(events(), store, Toy(), None)
-    next(slow)
-    others = [u for u in units if store.read(u.number, len(u)) is None]
-    assert others
-    for unit in others:  # another worker is quicker
-        store.commit(unit.number, np.full((len(unit), COLUMNS), 0.25, np.float32))
-    for _ in slow:
-        pass
-    for unit in units:
-        store.commit(unit.number, np.full((len(unit), COLUMNS), 0.75, np.float32))
-        kept = store.read(unit.number, len(unit))
-        first = 0.25 if unit in others else scores_of((unit.dna, unit.protein))
-        np.testing.assert_array_equal(kept, np.broadcast_to(first, kept.shape))
-
-
-@pytest.mark.parametrize("payload", [b"", b"12345", bytes(12), bytes(12 * 7)])
-def test_scores_of_another_number_of_orfs_are_damage(events, units, tmp_path, payload):
-    ledger = Ledger(tmp_path, tmp_path / "ledger")
-    ledger.commit(unit_name(0), "key", payload)
-    with pytest.raises(DamagedError, match="another number of ORFs"):
-        list(scored_shards(events(), ScoreStore(ledger, "key"), Toy(), None))
-    mending = ScoreStore(Ledger(tmp_path, tmp_path / "ledger", repair=True), "key")
-    expect_true_scores(scored_shards(events(), mending, Toy(), None))
-    assert len(mending.read(0, 6)) == 6
-
-
-def test_what_was_scored_elsewhere_is_joined_and_the_rest_given_up(events, units, store):
-    for unit in units[2:]:
-        store.commit(unit.number, scores_of((unit.dna, unit.protein)))
-    reasons = {}
-    lost = {0: "a file|ESM-2|lost", 1: "no worker lived"}
-    expect_true_scores(
-        scored_shards(events(), store, NoExecutor(lost), None, given_up=reasons), but={0, 1}
-    )
-    assert reasons == lost
-    with pytest.raises(UsageError, match=r"unit 1 is not scored.*plan again"):
-        list(scored_shards(events(), store, NoExecutor({0: ""}), None))
-
-
-def test_orfs_for_other_hosts_come_back_as_they_are(units, store):
-    for unit in units:
-        store.commit_orfs(unit.number, (unit.dna, unit.protein))
-    assert [store.read_orfs(unit.number) for unit in units] == [(u.dna, u.protein) for u in units]
-    with pytest.raises(DamagedError, match="no ORFs"):
-        store.read_orfs(len(units))

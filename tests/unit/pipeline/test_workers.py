@@ -11,7 +11,7 @@ from stand_ins import Squares, worker_that_dies_with_work
 
 from virnucpro.core.errors import DeviceError, OutputError
 from virnucpro.pipeline import workers as module
-from virnucpro.pipeline.worker_loop import Done, InProcess
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 COUNT = 12
@@ -102,9 +102,9 @@ def test_a_lost_worker_is_replaced_and_no_unit_with_it(pool, job, caplog, monkey
     [("error", "RuntimeError: it would not"), ("unreadable", "ValueError: cannot be read")],
 )
 def test_a_unit_that_fails_twice_is_given_up_and_all_others_come(executor, job, trouble, reason):
-    results, reasons = done(executor, job, units(u0=trouble, u7=trouble))
+    results, reasons = done(executor, job, units(u0=trouble, u5="error once", u7=trouble))
     expect_squares(results, but={0, 7})
-    assert reasons == {0: reason, 7: reason}
+    assert reasons == {0: reason, 7: reason} and len(job.tries(5)) == 2
     assert len(job.tries(7)) == (2 if trouble == "error" else 0)
 
 
@@ -117,12 +117,6 @@ def test_a_unit_that_kills_its_worker_twice_is_given_up_alone(pool, job, trouble
     for poison in (2, 7):
         assert len(set(job.tries(poison))) == len(job.tries(poison))
         assert len(job.tries(poison)) == (2 if trouble == "SIGKILL" else 0)
-
-
-def test_a_unit_that_fails_once_is_done(executor, job):
-    results, reasons = done(executor, job, units(u5="error once"))
-    expect_squares(results)
-    assert reasons == {} and len(job.tries(5)) == 2
 
 
 def test_a_unit_is_tried_again_alone_though_there_are_others_to_do(job, caplog):
@@ -161,14 +155,6 @@ def test_an_error_that_is_no_units_own_reaches_the_caller(executor, job, items, 
     with pytest.raises(error):
         done(executor, job, items())
     expect_squares(done(executor, job, units())[0])
-
-
-def test_finished_units_pass_in_their_turn(executor, job):
-    items = [(n, None if n % 3 else (n, "")) for n in range(COUNT)]
-    results, _ = done(executor, job, items)
-    assert set(results) == set(range(COUNT))
-    assert {n for n, result in results.items() if result is None} == {n for n, u in items if not u}
-    assert not job.tries(1)
 
 
 def test_units_are_read_no_further_than_workers_need_and_no_answer_comes_late(executor, job):
@@ -216,35 +202,17 @@ def test_where_every_worker_dies_all_units_are_given_up(job, monkeypatch):
     assert "no worker is left" in reasons.values()
 
 
-def test_no_process_outlives_an_error_of_the_caller(job):
-    pool = Workers(settings("cpu", "cpu"))
-    pids = []
-    with pytest.raises(ZeroDivisionError):
-        try:
-            for _ in pool.run(job, units(100, u1="SIGSTOP"), lambda rows: None):
-                pids += pids_of(pool)
-                raise ZeroDivisionError
-        finally:
-            pool.close()
-    assert pids and are_gone(pids)
-    assert pool.pool is None
-    pool.close()
-
-
 class LoadsMeanwhile:
-    """A job whose first unit cannot be prepared unless its models are loaded at the same time."""
+    """A job that tells when its models are being loaded."""
 
     def __init__(self):
         self.is_loading = threading.Event()
         self.load = self.is_loading.set
-        self.tries = 0
 
     def task(self, models):
         return self
 
     def prepare(self, unit):
-        self.tries += 1
-        assert self.is_loading.wait(2)
         return unit
 
     def run(self, unit):
@@ -255,7 +223,13 @@ class LoadsMeanwhile:
         return {}
 
 
-def test_models_are_loaded_while_the_first_unit_is_prepared():
+def test_models_are_loaded_while_the_first_unit_is_read_where_that_is_asked_for():
     job = LoadsMeanwhile()
-    (done,) = InProcess("cpu", threads=2).run(job, [(0, "unit")], lambda rows: None)
-    assert (done.result, job.tries) == ("unit", 1)
+
+    def source():
+        yield LOAD_ONLY, None
+        assert job.is_loading.wait(2)
+        yield 0, "unit"
+
+    (done,) = InProcess("cpu", threads=2).run(job, source(), lambda rows: None)
+    assert done.result == "unit"

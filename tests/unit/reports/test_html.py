@@ -11,9 +11,16 @@ from report_data import HOSTILE, make_run
 
 from virnucpro.cli.info import report
 from virnucpro.core.errors import InputError, UsageError
+from virnucpro.core.records import Status
 from virnucpro.reports.html import write_report
-from virnucpro.reports.summary import MOST_REGIONS, MOST_ROWS
-from virnucpro.reports.tables import read_call_rows, read_region_rows
+from virnucpro.reports.summary import MOST_REGIONS, MOST_ROWS, summarise
+from virnucpro.reports.tables import (
+    CALL_COLUMNS,
+    CallRow,
+    header,
+    read_call_rows,
+    read_region_rows,
+)
 
 
 def page_of(folder, **more):
@@ -86,7 +93,6 @@ def test_a_page_is_made_of_what_there_is(tmp_path):
     assert "Each scored record is 148 to 151 nt long." in page and 'lengths"' not in page
 
 
-SCORING = {"scoring": {"seconds": 1, "orfs": 1, "chunks_scored": 2000, "failed": 0}}
 KEPT = {"dna_features": {"seconds": 2.0, "files": 3, "kept": 3}}
 STRICT = {"preset": "conservative", "min_score": 0.9, "max_fdr": 0.05, "only_stricter": True}
 
@@ -97,12 +103,9 @@ STRICT = {"preset": "conservative", "min_score": 0.9, "max_fdr": 0.05, "only_str
         ({}, "Time in all 1 min 23 s", "made again"),
         ({"seconds": 0.06}, "made again, in 0.06 s, from the scores", "incomplete"),
         ({"seconds": 9, "stages": KEPT}, "kept from an earlier start", "tokens/s"),
-        ({"stages": SCORING}, "1 ORF, 2,000 chunks scored", "Rate"),
         ({"status": "partial"}, "This run is incomplete", "made again"),
         ({"devices": ["cuda:0", "cuda:1"]}, "Device cuda:0, cuda:1", "Number format"),
         ({"engines": {"dna": "packed float16", "odd": "x"}}, "Number format float16", "float32"),
-        ({"calling": None}, "Device cpu", "Thresholds"),
-        ({"calling": {"preset": None}}, "the model's own limits, at any FDR.", "Preset conserv"),
         (
             {"calling": STRICT}, "Preset conservative: a record is called viral if its p_virus is "
             "at least 0.9 and passes the model's own limits and its FDR is at most 5%.", "any FDR",
@@ -162,13 +165,6 @@ def test_a_damaged_table_is_named_and_a_missing_run_refused(tmp_path, name):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_row_of_numbers_that_are_none_is_named(tmp_path):
-    calls = make_run(tmp_path, records=3) / "calls.tsv"
-    calls.write_text(calls.read_text().replace("\tcalled\t", "\tcalled\tnan", 1))
-    with pytest.raises(InputError, match=r"calls\.tsv, line 2: record 'NODE_1_.*nan"):
-        write_report(tmp_path)
-
-
 def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tmp_path):
     page = page_of(make_run(tmp_path, records=2_000))
     data, regions = data_of(page), read_region_rows(tmp_path / "regions.tsv")
@@ -181,16 +177,6 @@ def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tm
     assert data["regionFasta"]["0"].startswith(f">{inside[0].seq_id}|viral_region_1\nACGT")
     (tmp_path / "regions.tsv").unlink()
     assert "more hold a" not in page_of(tmp_path)
-
-
-def test_a_record_that_scores_low_is_on_the_page_for_its_region(tmp_path, monkeypatch):
-    rows = data_of(page_of(make_run(tmp_path, records=400)))["rows"]["id"]
-    monkeypatch.setattr("virnucpro.reports.summary.summarise.__defaults__", (50, ()))
-    data = data_of(page_of(tmp_path))
-    hosts = {data["rows"]["id"][found["row"]] for found in data["found"]}
-    inside = (row for row in read_region_rows(tmp_path / "regions.tsv") if row.is_inside)
-    assert hosts == {row.seq_id for row in inside}
-    assert len(data["rows"]["id"]) == 50 + len(hosts) < len(rows)
 
 
 def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):
@@ -243,3 +229,21 @@ def test_sequences_of_the_surest_can_be_copied_while_the_page_is_small(tmp_path,
         plain.unlink()
     packed = data_of(page_of(tmp_path))
     assert (packed["fasta"], packed["regionFasta"]) == (fewer["fasta"], fewer["regionFasta"])
+
+
+def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records(tmp_path):
+    place = (500, 1, 1, Status.CALLED)
+    rows = [
+        CallRow(name, *place, 0.9, call, "mini", sample, 1, 0, 1, fdr)
+        for name, call, sample, fdr in (
+            ("a", "virus", "s", 0.01),
+            ("b", "virus", "s", 0.02),
+            ("c", "virus", "t", 0.08),
+            ("d", "non-virus", "t", 0.6),
+        )
+    ]
+    path = tmp_path / "calls.tsv"
+    path.write_text(header(CALL_COLUMNS) + "".join(row.line() for row in rows))
+    summary = summarise(path)
+    assert summary.fdr == pytest.approx((2 * 0.02 + 0.08) / 3)
+    assert summary.sample_fdr == {"s": 0.02, "t": 0.08}

@@ -47,17 +47,6 @@ def test_rows_come_back_as_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "line"), [("id\tlength\n", 1), (header(CALL_COLUMNS) + "a\tb\n", 2)]
-)
-def test_a_foreign_table_is_refused(tmp_path, content, line):
-    path = tmp_path / "calls.tsv"
-    path.write_text(content)
-    with pytest.raises(InputError) as caught:
-        list(read_call_rows(path))
-    assert caught.value.line == line
-
-
-@pytest.mark.parametrize(
     ("read", "columns", "line", "good", "bad"),
     [
         (read_call_rows, CALL_COLUMNS, ROWS[0].line(), "1200", "many"),

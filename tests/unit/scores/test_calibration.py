@@ -101,14 +101,10 @@ def test_saved_parameters_load_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 9}, {"extra": 1}, {"slope": [0.0]}, {"slope": ["1"]}, {"slope": [True]},
-        {"slope": 1.0}, {"slope": []}, {"slope": [[1.0]]}, {"slope": [1.0, 1.0]},
-        {"slope": [float("nan")]}, {"intercept": [float("inf")]}, {"intercept": [1e300]},
-        {"intercept": "0"}, {"lengths_nt": [-5.0]}, {"lengths_nt": [0]}, {"gain": "x"},
-        {"gain": -1}, {"gain": 9}, {"gain": None}, {"gain": [0.5]}, {"other_below": "0.5"},
-        {"other_below": None}, {"other_below": 2}, {"null_above": None}, {"null_above": [1]},
-        {"null_above": float("nan")}, {"virus_above": [2.0]}, {"virus_above": []},
-        {"limit_lengths_nt": [500.0, 500.0], "virus_above": [0.5, 0.5]},
+        {"format": 9}, {"extra": 1}, {"slope": [0.0]}, {"slope": [True]}, {"slope": []},
+        {"slope": [1.0, 1.0]}, {"slope": [float("nan")]}, {"intercept": [1e300]},
+        {"lengths_nt": [0]}, {"gain": 9}, {"gain": None}, {"other_below": 2},
+        {"null_above": [1]}, {"virus_above": []},
         {"limit_lengths_nt": [500.0, 300.0], "virus_above": [0.5, 0.5]},
         {"limit_lengths_nt": list(range(1, 2000)), "virus_above": [0.5] * 1999},
     ],

@@ -44,25 +44,3 @@ def test_packed_equals_padded_equals_each_orf_alone(model, alone, engine, budget
         for slot in ("dna", "protein"):
             assert stats[slot]["token_budget"] == budget
             assert stats[slot]["slots"] <= stats[slot]["batches"] * 80  # the longest alone
-
-
-def test_every_orf_is_told_of_once_and_there_are_signs_of_life_after(model):
-    options = EmbeddingOptions(token_budget=40)
-    scorer = Scorer(model, LoadedModels("cpu"), options, options)
-    told = list(scorer.run(scorer.prepare((ORFS, PROTEINS))))
-    assert sum(told) == len(ORFS)
-    assert told[-1] == 0 and len(told) > 4
-
-
-class Careless:
-    """An engine that leaves a row out."""
-
-    def embed(self, items):
-        yield np.array([0, 2]), np.ones((2, 1), np.float32)
-
-
-def test_a_row_without_a_vector_is_an_error(model, monkeypatch):
-    models = LoadedModels("cpu")
-    monkeypatch.setattr(models, "engine", lambda spec, options: Careless())
-    with pytest.raises(RuntimeError, match="1 rows got no vector, first 1"):
-        scores_of(Scorer(model, models), ORFS[:3], PROTEINS[:3])

@@ -14,9 +14,7 @@ BOTH, RELAXED, STRICT = Thresholds(0.8, 0.1), thresholds("relaxed"), thresholds(
     [
         *((Thresholds(), call, 0.7, 0.9, call) for call in ("virus", "non-virus", "uncertain")),
         (BOTH, "virus", 0.80, 0.01, "virus"),
-        (BOTH, "virus", 0.79, 0.01, "uncertain"),
         (BOTH, "uncertain", 0.80, 0.01, "virus"),
-        (BOTH, "uncertain", 0.79, 0.01, "uncertain"),
         (BOTH, "non-virus", 0.10, 0.90, "non-virus"),
         (BOTH, "virus", 0.90, 0.10, "virus"),
         (BOTH, "virus", 0.90, 0.11, "uncertain"),

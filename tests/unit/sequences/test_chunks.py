@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from virnucpro.core.records import Record, Status
 from virnucpro.sequences.chunks import (
     chunk_windows,
     even_windows,
     tandem_unit,
     terminal_repeat,
 )
+from virnucpro.sequences.letters import screen_record
 
 PLAN = Path(__file__).parents[2] / "data" / "chunk_plan.tsv"
 
@@ -32,10 +34,6 @@ def test_windows_follow_the_published_plan(length, chunk_nt, count, bounds):
     assert shown == bounds
 
 
-def test_the_plan_has_all_its_rows():
-    assert len(list(plan_rows())) == 70
-
-
 @given(length=st.integers(0, 20_000), chunk_nt=st.integers(1, 700))
 def test_windows_cover_the_contig_without_a_hole(length, chunk_nt):
     windows = chunk_windows(length, chunk_nt)
@@ -47,12 +45,6 @@ def test_windows_cover_the_contig_without_a_hole(length, chunk_nt):
     assert covered == length
     assert all(end - start == chunk_nt for start, end in windows[:-1])
     assert all(a < b for (a, _), (b, _) in pairwise(windows))
-
-
-@pytest.mark.parametrize("chunk_nt", [0, -5])
-def test_a_chunk_length_below_one_is_refused(chunk_nt):
-    with pytest.raises(ValueError, match="at least 1 nt"):
-        chunk_windows(100, chunk_nt)
 
 
 @settings(deadline=None)
@@ -90,3 +82,39 @@ def test_a_tandem_repeat_has_a_unit():
     assert tandem_unit((adapter * 7).replace(b"GGAGTT", b"GGACTT", 2)) == len(adapter)
     assert tandem_unit(adapter + b"ACGTTGCAGGCATCAATTG" * 9) == 0
     assert tandem_unit(b"") == tandem_unit(adapter) == 0
+
+
+PROTEIN = "MKVLATPLEGHIRSDQWFYC" * 5
+
+
+@pytest.mark.parametrize(
+    ("sequence", "status"),
+    [
+        ("", Status.TOO_SHORT),
+        ("ACGT" * 14 + "ACG", Status.TOO_SHORT),
+        ("ACGU" * 15, None),
+        ("N" * 500, Status.AMBIGUOUS),
+        ("ACGTN" * 100, Status.AMBIGUOUS),
+        ("N" * 500 + "ACGT" * 15 + "N" * 500, None),
+        (PROTEIN, Status.NOT_DNA),
+        ("ACGT" * 22 + "AC" + "E" * 11, Status.NOT_DNA),
+        ("ACGT" * 22 + "AC" + "E" * 10, None),
+        ("é" * 100, Status.NOT_DNA),
+    ],
+)
+def test_a_record_is_held_back_for_the_first_reason(sequence, status):
+    assert screen_record(Record("r", "r", sequence)) == status
+
+
+@pytest.mark.parametrize("sequence", ["", "ACG", "N" * 30, "ACNGT" * 30])
+def test_without_a_minimum_only_other_letters_hold_back(sequence):
+    assert screen_record(Record("r", "r", sequence), min_nt=0) is None
+
+
+@given(st.text("ACGTUacgtuNRY", max_size=200))
+def test_the_longest_run_is_the_longest_part_between_others(sequence):
+    parts = "".join("x" if base in "NRY" else "a" for base in sequence).split("x")
+    longest = max(map(len, parts))
+    record = Record("r", "r", sequence)
+    assert screen_record(record, longest) is None
+    assert screen_record(record, longest + 1) is not None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from virnucpro.core.errors import InputError
 from virnucpro.pipeline.input_pass import Rules, input_pass
 from virnucpro.sequences.fasta import read_records
-from virnucpro.sequences.fasta_files import fasta_text, read_fasta, write_fasta
+from virnucpro.sequences.fasta_files import read_fasta, write_fasta
 from virnucpro.sequences.orfs import OrfPolicy
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
@@ -74,11 +74,11 @@ def test_the_published_sequences_without_an_open_frame_give_none():
     ("length", "lines"), [(0, [0]), (1, [1]), (60, [60]), (61, [60, 1]), (120, [60, 60])]
 )
 def test_wrapped_lines_have_60_letters(length, lines):
-    text = fasta_text("x", "A" * length, wrapped=True)
+    text = text_of([("x", "A" * length)], wrapped=True)
     assert text.startswith(">x\n")
     assert text.endswith("\n")
     assert [len(line) for line in text[3:-1].split("\n")] == lines
-    assert fasta_text("x", "A" * length) == ">x\n" + "A" * length + "\n"
+    assert text_of([("x", "A" * length)]) == ">x\n" + "A" * length + "\n"
 
 
 entry = st.tuples(

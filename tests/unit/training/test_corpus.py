@@ -55,11 +55,6 @@ def test_files_that_do_not_make_a_training_set_are_refused(data, changes, told):
         load_labelled(_files(data, **changes))
 
 
-def test_one_group_of_a_class_cannot_be_split(tmp_path):
-    with pytest.raises(ConfigError, match="viruses have a single group"):
-        load_labelled(_files(write_labelled(tmp_path, groups=1)))
-
-
 def test_dev_files_are_sets_of_their_own_whatever_their_names(data, tmp_path):
     train, dev = load_labelled(_files(data, dev=(data / "virus.fa",)))
     assert list(dev) == ["virus"] and len(train.ids) == 36

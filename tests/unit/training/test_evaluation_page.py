@@ -2,12 +2,11 @@
 
 import html
 import re
-from itertools import pairwise
 
 import pytest
 
 from virnucpro.training.evaluation import render
-from virnucpro.training.figures import Curve, Row
+from virnucpro.training.figures import Row
 
 FACTS = {
     "model": "m", "model_digest": "0" * 64, "chunk_nt": 500, "files": ["a.fa"],
@@ -47,35 +46,6 @@ def test_figures_of_few_sequences_are_grey_and_stand_last():
     assert not any(cells_of(page, "B").values()) and "fewer than 20 sequences" in page
     assert page.index(">B</th>") < page.index(">A</th>")
     assert "Grey figures" not in render(FACTS, [*BOTH, row("family", "B", 20)], [])
-
-
-def test_a_comparison_with_few_others_is_grey_and_shares_are_not():
-    curve = Curve(500, 0.01, ((0.1, 0.1, 2000), (0.9, 0.9, 12)))
-    page = render(FACTS, [row(), row(group="cellular", count=12)], [curve])
-    cells = cells_of(page, "all viral")
-    assert cells["0.970"] and not cells["2,000"] and not cells["90.0%"]
-    assert '<span class="few">ECE 0.010' in page
-
-
-def test_dots_tell_counts_apart():
-    bins = ((0.1, 0.1, 15), (0.4, 0.4, 150), (0.6, 0.6, 1500))
-    page = render(FACTS, BOTH, [Curve(500, 0.01, bins)])
-    pattern = r'<circle class="dot([^"]*)" cx="[^"]+" cy="[^"]+" r="([\d.]+)"><title>'
-    dots = re.findall(pattern, page)
-    assert [kind.strip() for kind, _ in dots] == ["hollow", "", ""]
-    assert all(float(b) / float(a) > 1.6 for (_, a), (_, b) in pairwise(dots))
-
-
-def test_records_left_out_are_told_only_where_a_set_lacks_them():
-    left_out, less = FACTS | {"left_out": ["a", "b"]}, row(set_name="s (less)")
-    assert "(less)" not in render(left_out, BOTH, [])
-    assert "without the 2 records" in render(left_out, [*BOTH, less], [])
-
-
-def test_whole_records_are_told_by_the_bounds_of_their_length():
-    rows = [row("family", "A", 30, length) for length in (300, 10_000)]
-    page = render(FACTS | {"windows": None}, rows, [])
-    assert "300 to 499 nt" in page and "from 10,000 nt" in page
 
 
 def test_nothing_may_run_or_be_loaded():

@@ -64,20 +64,6 @@ def test_every_group_has_its_row():
     assert _row(rows, "family", "known", "Aviridae").count == 4
 
 
-def test_sets_are_measured_once_more_without_some_records():
-    rows = rows_of(side_by_side([VIRAL, CELLS]), frozenset({"known2", "known3"}))
-    assert _row(rows, "set", "known").count == 4
-    less = _row(rows, "set", "known (less)")
-    assert less.count == 2 and less.coverage == 1.0
-
-
-def test_lengths_stay_apart():
-    short = _part("known", Label(VIRUS, "virus", "a"), [0.6], ["virus"], 150)
-    scored = side_by_side([VIRAL, CELLS, short])
-    assert sum(r.level == "set" and r.set_name == "known" for r in rows_of(scored)) == 2
-    assert [c.length_nt for c in curves_of(scored)] == [500]
-
-
 def test_a_page_shows_names_as_text(tmp_path):
     odd = Label(VIRUS, "virus", "<script>alert(1)</script>")
     scored = side_by_side([_part("known", odd, [0.9] * 12, ["virus"] * 12), CELLS])

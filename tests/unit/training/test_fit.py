@@ -9,7 +9,7 @@ import torch
 from training_data import TINY_RECIPE
 
 from virnucpro.core.build import build
-from virnucpro.core.errors import ConfigError, ModelError, UsageError
+from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.calibration import Calibration
@@ -79,12 +79,6 @@ def test_a_paused_run_goes_on_to_the_same_weights(tmp_path, dev):
     assert whole.best_step == part.best_step
 
 
-def test_another_recipe_does_not_go_on_from_a_run(tmp_path, dev):
-    _fit(tmp_path, dev, stop_after=0.0)
-    with pytest.raises(UsageError, match="another recipe"):
-        _fit(tmp_path, dev, replace(RECIPE, rate=1.0))
-
-
 def test_other_data_does_not_go_on_from_a_run(tmp_path, dev):
     _fit(tmp_path, dev, stop_after=0.0)
     with pytest.raises(UsageError, match="other data"):
@@ -98,23 +92,10 @@ def test_a_damaged_state_is_told_with_its_remedy(tmp_path, dev, content):
         _fit(tmp_path, dev)
 
 
-def test_looks_after_the_saved_state_are_forgotten(tmp_path, dev):
-    _fit(tmp_path, dev, stop_after=0.0)
-    (tmp_path / "progress.tsv").write_text("step\tmean\n0\t1\n10\t2\n")
-    assert _fit(tmp_path, dev).finished
-    steps = [row.split("\t")[0] for row in (tmp_path / "progress.tsv").read_text().splitlines()]
-    assert steps == ["step", "10", "20"]
-
-
 def test_training_stops_early_without_progress(tmp_path, dev):
     recipe = replace(RECIPE, rate=0.0, muon_rate=0.0, steps=1000, evaluate_every=2, patience=3)
     fit = _fit(tmp_path, dev, recipe)
     assert fit.finished and fit.step < 20
-
-
-def test_weights_cannot_be_chosen_on_one_class(tmp_path, dev):
-    with pytest.raises(ConfigError, match="viruses and others"):
-        _fit(tmp_path, [w for w in dev if w.name == "virus"])
 
 
 def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_path):
@@ -159,22 +140,6 @@ def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(t
     expected = logits_of(first.best_model(), fit.dev[0][1], 40)[0].softmax(dim=1)
     far, near = (float((found[d] - expected).abs().mean()) for d in (0.0, 1.0))
     assert near < 0.7 * far
-
-
-def test_families_of_a_kind_are_told_apart_as_a_kind_too(tmp_path, dev):
-    settings = FitSettings(folder=tmp_path, device=torch.device("cpu"), progress=False)
-    families = {"RNA virus": ("g0", "g1"), "bacteriophage": ("g2",)}
-    fit = Fit(_corpus(0), dev, RECIPE, settings, families)
-    viral = [kind[1:] for kind in fit.kinds if kind[0] == VIRUS]
-    assert viral == [("RNA virus", "g0"), ("RNA virus", "g1"), ("bacteriophage", "g2")]
-    first, second, other = (fit.kinds.index((VIRUS, *kind)) for kind in viral)
-    group = (fit.kind_of == first).nonzero()[0]
-    losses = []
-    for guess in (first, second, other):
-        logits = torch.zeros(1, len(fit.kinds))
-        logits[:, guess] = 9.0
-        losses.append(float(fit._kind_loss(logits, group)))
-    assert losses[0] < 1 < losses[1] < losses[2] - 1
 
 
 def test_worn_copies_of_inserted_viruses_are_no_viruses():

@@ -12,16 +12,6 @@ MINI = Path(__file__).parents[3] / "recipes" / "mini.yaml"
 TOWERS = "dna: {width: 8}, protein: {width: 8}"
 
 
-@pytest.fixture
-def config(tmp_path):
-    def write(text: str) -> Path:
-        path = tmp_path / "mine.yaml"
-        path.write_text(text)
-        return path
-
-    return write
-
-
 def test_the_recipe_is_the_one_that_the_bundled_model_names():
     job, recipe = read_job(MINI, Path("data"))
     assert isinstance(recipe, Recipe)
@@ -33,23 +23,17 @@ def test_the_recipe_is_the_one_that_the_bundled_model_names():
     assert len(panel.leave_out) == 10 and panel.decoys == MINI.parent / "decoys.fa.xz"
 
 
-def test_a_table_may_be_several(config):
-    one, two = (read_evaluation(config(f"data: {{dev: [a.fa], table: {t}}}"), Path("d")).data
-                for t in ("a.tsv", "[a.tsv, b.tsv]"))  # fmt: skip
-    assert (one.tables, two.tables) == ((Path("d/a.tsv"),), (Path("d/a.tsv"), Path("d/b.tsv")))
-
-
-def test_the_classifier_decides_what_is_trained_and_numbers_may_be_names(config):
-    path = config("{name: 7, classifier: mlp, model: 500, data: {train: [1], table: 2},"
+def test_the_classifier_decides_what_is_trained_and_numbers_may_be_names(put):
+    path = put("{name: 7, classifier: mlp, model: 500, data: {train: [1], table: 2},"
                   " recipe: {rate: 1}}")  # fmt: skip
     job, recipe = read_job(path, None)
     assert (job.name, job.model, recipe) == ("7", "500", MlpRecipe(rate=1))
     assert (job.data.train, job.data.tables) == ((path.parent / "1",), (path.parent / "2",))
 
 
-def test_settings_without_a_value_are_the_defaults_and_a_bare_null_is_the_class(config):
+def test_settings_without_a_value_are_the_defaults_and_a_bare_null_is_the_class(put):
     text = f"{{data: {{dev: , classes: [virus, null]}}, recipe: {{{TOWERS}, rate: , noise: }}}}"
-    job, recipe = read_job(config(text), None)
+    job, recipe = read_job(put(text), None)
     assert (job.data.dev, job.data.classes) == ((), ("virus", "null"))
     assert recipe.rate == 2e-3
 
@@ -59,55 +43,41 @@ def test_settings_without_a_value_are_the_defaults_and_a_bare_null_is_the_class(
     ("text", "told"),
     [
         ("a: [", "YAML"),
-        ("\x00", "YAML"),
         ("- a", "expected sections"),
         ("colour: red", "no setting named colour; it has name, classifier"),
-        ("data: a.fa", "data must be a mapping"),
         ("data: {trian: [a.fa]}", "data has no setting named trian; it has train"),
         ("data: {train: a.fa}", r"data.train must be a list, such as \[a, b\], got 'a.fa'"),
-        ("data: {table: [[a.tsv]]}", r"data.table\[0\] must be the name of a file"),
         ("evaluate: {decoys: a.fa}", "decoys and decoy_kinds go together"),
         ("evaluate: {leave_out: [1.5]}", r"evaluate.leave_out\[0\] must be text; put quotes"),
         ("chunk_nt: five", "chunk_nt must be a whole number"),
-        ("dev_count: 0", "must be 1 or more"),
         ("chunk_nt: 0x" + "f" * 6000, "YAML"),
-        ("data: {train: [1" + ":1" * 6000 + "]}", "YAML"),
         ("classifier: svm", "classifier must be mini or mlp, got 'svm'"),
     ],
 )
-def test_a_file_that_says_something_else_is_told(config, read, text, told):
+def test_a_file_that_says_something_else_is_told(put, read, text, told):
     with pytest.raises(ConfigError, match=told) as caught:
-        read(config(text), None)
-    assert "mine.yaml: " in str(caught.value) or "mine.yaml has" in str(caught.value)
+        read(put(text), None)
+    assert "in.fa: " in str(caught.value) or "in.fa has" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         ("", "recipe.dna is missing"),
-        ("dna: {}, protein: {width: 8}", "recipe.dna.width is missing"),
         ("dna: {width: 8, dilations: [1, x]}, protein: {width: 8}", r"dna.dilations\[1\] must be"),
         ("dna: {width: 8, taps: 4}, protein: {width: 8}", "recipe.dna: taps must be"),
-        ("dna: {width: 8, dilations: [0]}, protein: {width: 8}", "recipe.dna: sizes must be"),
-        ("dna: {width: 8, stride: 0}, protein: {width: 8}", "recipe.dna: "),
         (TOWERS + ", rate: 1e-3", r"recipe.rate must be a number .* 1.0e-3, got '1e-3'"),
-        (TOWERS + ", rate: .nan", "recipe.rate must be a number"),
-        (TOWERS + ", steps: yes", "recipe.steps must be a whole number"),
         (TOWERS + ", steps: 0", "recipe: hidden, steps"),
-        (TOWERS + f", seed: {10**30}", "recipe.seed must be a whole number"),
         (TOWERS + ", optimiser: [adamw]", r"recipe.optimiser must be adamw or muon, got \['adamw"),
         (TOWERS + ", kind_weights: {plant: big}", "recipe.kind_weights.plant must be a number"),
-        (TOWERS + ", kind_weights: {1.5: 2}", "the name must be text"),
         (TOWERS + ", noise: {indel: 0.1}", "recipe.noise has no setting named indel"),
-        (TOWERS + ", buckets: []", "recipe: buckets must hold"),
         (TOWERS + ", buckets: [{shortest: 9, longest: 8, batch: 1}]", r"\[0\]: needs a batch"),
-        (TOWERS + ", smoothing: 2", "must be 1 or less"),
     ],
 )  # fmt: skip
-def test_a_recipe_of_other_values_is_told(config, settings, told):
+def test_a_recipe_of_other_values_is_told(put, settings, told):
     with pytest.raises(ConfigError, match=told) as caught:
-        read_job(config(f"recipe: {{{settings}}}"), None)
-    assert "mine.yaml: recipe" in str(caught.value)
+        read_job(put(f"recipe: {{{settings}}}"), None)
+    assert "in.fa: recipe" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +90,6 @@ def test_a_recipe_of_other_values_is_told(config, settings, told):
         ("&r [*r]", "stands for another value"),
     ],
 )
-def test_a_recipe_of_the_published_classifier_is_checked_too(config, recipe, told):
+def test_a_recipe_of_the_published_classifier_is_checked_too(put, recipe, told):
     with pytest.raises(ConfigError, match=told):
-        read_job(config(f"{{classifier: mlp, recipe: {recipe}}}"), None)
-
-
-@pytest.mark.parametrize("text", ["", "data: {dev: [a.fa]}", "data: {table: a.tsv}"])
-def test_measuring_needs_dev_files_and_a_table(config, text):
-    with pytest.raises(ConfigError, match="data needs dev"):
-        read_evaluation(config(text), None)
+        read_job(put(f"{{classifier: mlp, recipe: {recipe}}}"), None)

@@ -14,8 +14,9 @@ process VIRNUCPRO_PREDICT {
     tuple val(meta), path("${prefix}/viral.fasta.gz")     , emit: viral
     tuple val(meta), path("${prefix}/chunks.tsv")         , emit: chunks
     tuple val(meta), path("${prefix}/regions.tsv")        , emit: regions
+    tuple val(meta), path("${prefix}/regions.fasta.gz")   , emit: regions_fasta
     tuple val(meta), path("${prefix}/report.html")        , emit: report
-    tuple val(meta), path("${prefix}/virnucpro_mqc.json") , emit: multiqc
+    tuple val(meta), path("${prefix}/*_mqc.json")         , emit: multiqc
     tuple val(meta), path("${prefix}/run.json")           , emit: run
     path "versions.yml"                                   , emit: versions
 
@@ -47,8 +48,9 @@ process VIRNUCPRO_PREDICT {
     prefix = task.ext.prefix ?: "${meta.id}"
     """
     mkdir ${prefix}
-    touch ${prefix}/{calls.tsv,chunks.tsv,regions.tsv,report.html,virnucpro_mqc.json,run.json}
-    echo | gzip > ${prefix}/viral.fasta.gz
+    touch ${prefix}/{calls.tsv,chunks.tsv,regions.tsv,report.html,run.json}
+    touch ${prefix}/{virnucpro_mqc.json,virnucpro_general_mqc.json}
+    echo | gzip | tee ${prefix}/viral.fasta.gz > ${prefix}/regions.fasta.gz
     touch versions.yml
     """
 }
