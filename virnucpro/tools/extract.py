@@ -1,8 +1,4 @@
-"""Records of a call, back out of the files that a run read; found by their number and the hash.
-
-Streams. Records come out as they are in the file, with wrapped lines, gaps and qualities; mates
-stay together: both come out where one has the call.
-"""
+"""Records of a call, back out of the files that a run read; found by their number and the hash."""
 
 import gzip
 from collections.abc import Collection, Iterator, Sequence
@@ -28,9 +24,10 @@ def extract(
 ) -> tuple[int, int]:  # fmt: skip
     """Write the records of `files`, an input of a finished run or a pair, that have one of `calls`.
 
-    Of `targets` there is one, or for pairs one for each mate; `-` is `standard_output`. Packed with
-    gzip where the name ends so; reads of alignments come as BAM. Returns how many records were
-    written, and how many there are.
+    Streams. Records come out as they are in the file; mates stay together: both come out where one
+    has the call. Of `targets` there is one, or for pairs one for each mate; `-` is
+    `standard_output`. Packed with gzip where the name ends so; reads of alignments come as BAM.
+    Returns how many records were written, and how many there are.
 
     Raises:
         UsageError: the run is not finished, or files or targets do not fit it.
@@ -48,7 +45,15 @@ def extract(
     if len(targets) != 1 and not (len(targets) == 2 == max(len(files), 1 + is_interleaved)):
         raise UsageError("give one --output, or for pairs one for each mate")
     hashes = [sha256_file(path) for path in files]
-    sample = _sample_of(run, output_dir, files, hashes)
+    known = [one["sha256"] for one in run["inputs"]]
+    for path, sha256 in zip(files, hashes, strict=True):
+        if sha256 not in known:
+            problem = f"is no input of the run in {output_dir}, which knows them by their content"
+            raise InputError(path, f"{problem}; give the file that was predicted on")
+    place, width = known.index(hashes[0]), 2 if asked.get("paired") else 1
+    if len(files) > 1 and (place % width or hashes != known[place : place + width]):
+        raise UsageError("give one input of the run, or the two files of a pair, in their order")
+    sample = run["samples"][place // width]
     with ExitStack() as stack:
         sinks = [stack.enter_context(_sink(path, standard_output)) for path in targets]
         rows = _have_call(table, sample, calls)
@@ -82,21 +87,6 @@ def _finished(output_dir: Path) -> dict[str, Any]:
     return run
 
 
-def _sample_of(
-    run: dict[str, Any], output_dir: Path, files: Sequence[Path], hashes: Sequence[str]
-) -> str:
-    """The sample that files are, known by their content."""
-    known = [one["sha256"] for one in run["inputs"]]
-    for path, sha256 in zip(files, hashes, strict=True):
-        if sha256 not in known:
-            problem = f"is no input of the run in {output_dir}, which knows them by their content"
-            raise InputError(path, f"{problem}; give the file that was predicted on")
-    place, width = known.index(hashes[0]), 2 if run["parameters"]["inputs"].get("paired") else 1
-    if len(files) > 1 and (place % width or list(hashes) != known[place : place + width]):
-        raise UsageError("give one input of the run, or the two files of a pair, in their order")
-    return str(run["samples"][place // width])
-
-
 def _have_call(table: Path, sample: str, calls: Collection[str]) -> Iterator[bool]:
     """Whether each record of a sample has one of the calls, in order."""
     with table.open(encoding="utf-8", newline="\n") as file:
@@ -127,7 +117,16 @@ def _records(path: Path, sha256: str) -> Iterator[bytes]:
     """The text of each record of FASTA or FASTQ; line feeds at line ends."""
     with open_unpacked(path) as unpacked:
         stream = TextStream(unpacked)
-        lines = _lines(stream)
+
+        def lines_of() -> Iterator[bytes]:
+            rest = b""
+            for block in stream.blocks():
+                *whole, rest = (rest + block).split(b"\n")
+                yield from whole
+            if rest:
+                yield rest
+
+        lines = lines_of()
         if stream.kind == "fastq":
             while (four := [*islice(lines, 4)]) and four[0].strip(BLANKS):
                 yield b"".join(line + b"\n" for line in four) + b"\n" * (4 - len(four))
@@ -140,15 +139,6 @@ def _records(path: Path, sha256: str) -> Iterator[bytes]:
                 text.append(line)
         if unpacked.finish() != sha256:
             raise InputError(path, _CHANGED)
-
-
-def _lines(stream: TextStream) -> Iterator[bytes]:
-    rest = b""
-    for block in stream.blocks():
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
 
 
 def _extract_alignments(
