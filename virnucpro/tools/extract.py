@@ -10,10 +10,12 @@ from typing import IO, Any
 from virnucpro.core.errors import InputError, OutputError, UsageError
 from virnucpro.core.files import atomic_write, read_json, sha256_file
 from virnucpro.pipeline.inputs import check_inputs
+from virnucpro.reports.tables import CALL_COLUMNS, read_fields
 from virnucpro.sequences.alignments import alignment_format, open_alignments, primary_reads
 from virnucpro.sequences.streams import BLANKS, TextStream
 from virnucpro.sequences.unpack import STDIN, open_unpacked
 
+CALL, SAMPLE = CALL_COLUMNS.index("call"), CALL_COLUMNS.index("sample")
 _GZIP_LEVEL = 6
 _CHANGED = "changed while it was read; what was written is not whole"
 
@@ -56,7 +58,8 @@ def extract(
     sample = run["samples"][place // width]
     with ExitStack() as stack:
         sinks = [stack.enter_context(_sink(path, standard_output)) for path in targets]
-        rows = _have_call(table, sample, calls)
+        fields = read_fields(table, CALL_COLUMNS)
+        rows = (row[CALL] in calls for row in fields if row[SAMPLE] == sample)
         if alignment_format(files[0]):
             return _extract_alignments(files[0], list(rows), sinks[0], reference)
         readers = [_records(*pair) for pair in zip(files, hashes, strict=True)]
@@ -85,17 +88,6 @@ def _finished(output_dir: Path) -> dict[str, Any]:
     if not table.is_file() or sha256_file(table) != run["outputs"].get("calls.tsv"):
         raise OutputError(f"{table} is not as the run left it; `predict --resume` makes it again")
     return run
-
-
-def _have_call(table: Path, sample: str, calls: Collection[str]) -> Iterator[bool]:
-    """Whether each record of a sample has one of the calls, in order."""
-    with table.open(encoding="utf-8", newline="\n") as file:
-        columns = next(file).rstrip("\n").split("\t")
-        call, of_sample = columns.index("call"), columns.index("sample")
-        for line in file:
-            fields = line.rstrip("\n").split("\t")
-            if fields[of_sample] == sample:
-                yield fields[call] in calls
 
 
 @contextmanager
