@@ -85,12 +85,6 @@ def thresholds(calling: Mapping[str, Any]) -> str:
     return f"Preset {preset}{'' if own == [(score, fdr)] else ', changed'}: a {said}"
 
 
-def title(run: Mapping[str, Any]) -> str:
-    """The name of the only input, or how many there are."""
-    names = [Path(path).name for path, _, _ in inputs(run)]
-    return names[0] if len(names) == 1 else f"{len(names)} files" if names else ""
-
-
 def inputs(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Path, size and hash of every input."""
     return [
@@ -100,10 +94,9 @@ def inputs(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every stage of run.json that has a time, in order; a short one has no rate.
+    """Every stage of run.json that has a time, with its rate and counts in words.
 
-    A stage has its title, its seconds, their share of all stages', and its rate and counts in
-    words.
+    A short one has no rate.
     """
     found, total = [], _stage_seconds(run) or 1.0
     for name, facts in _timed(run).items():
@@ -145,12 +138,6 @@ def estimates(run: Mapping[str, Any]) -> dict[str, str]:
             share, low, high = (percent(value or 0.0) for value in shares)
             found[str(entry.get("sample", ""))] = f"{share} ({low} to {high})"
     return found
-
-
-def may_hold_none(run: Mapping[str, Any]) -> list[str]:
-    """Samples whose scores are such as one without any virus has."""
-    return [str(entry.get("sample", "")) for entry in entries(run, "sample_summary")
-            if entry.get("compatible_with_none")]  # fmt: skip
 
 
 def advice(command: Sequence[str], limit: str = "0.05") -> str:

@@ -1,8 +1,6 @@
 """report.html: one self-contained page about a run, and a summary for MultiQC beside it.
 
-The page needs no network. Its table and charts come from one block of JSON that the page's own
-script reads; ids and paths from the input never become markup, and the page's security policy
-lets no other script run.
+Its table and charts come from one block of JSON that the page's own script reads.
 """
 
 from __future__ import annotations
@@ -54,15 +52,11 @@ MULTIQC = {
 
 
 def write_report(output_dir: Path) -> Path:
-    """Write report.html and what MultiQC reads from what a run left in `output_dir`.
-
-    It holds run.json and calls.tsv; chunks.tsv and regions.tsv, where they are still there, give
-    the position tracks. Returns the path of report.html.
+    """Write report.html, whose path is returned, and what MultiQC reads, from run.json and tables.
 
     Raises:
-        UsageError: there is no run.
+        UsageError: there is no run in `output_dir`.
         InputError: calls.tsv is missing, or a table is damaged.
-        OutputError: the report cannot be written.
     """
     run = explain.read_run(output_dir)
     table = output_dir / "regions.tsv"
@@ -92,10 +86,7 @@ def write_report(output_dir: Path) -> Path:
 def _data(
     run: dict[str, Any], summary: Summary, best: list[tuple[int, RegionRow]], output_dir: Path
 ) -> dict[str, Any]:
-    """What the page's script reads: rows as one list a column, figures, tracks and regions.
-
-    Numbers are -1 where there is none.
-    """
+    """What the page's script reads; numbers are -1 where there is none."""
     rows, samples, statuses = summary.top, list(summary.samples), list(summary.statuses)
     row_of = {row.key: place for place, row in enumerate(rows)}
     best = [(place, found) for place, found in best if found.key in row_of]

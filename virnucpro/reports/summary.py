@@ -238,9 +238,9 @@ def choose_tracks(
 def read_tracks(chunks: Path, chosen: Chosen) -> list[dict[str, Any]]:
     """Scores along the chosen contigs, in the order of the rows, as the page reads them.
 
-    A track has its row; `joined`, the chunks in one window, above 1 where the contig has too many
-    to draw each; the frames that occur; and four numbers for each window: start after the start
-    of the one before, length (nt), score in thousandths (-1: not scored), and frame by its place.
+    A track has its row; `joined`, the chunks in one window; the frames that occur; and four numbers
+    for each window: start after that of the one before, length (nt), score in thousandths (-1: not
+    scored), and frame by its place.
     """
     tracks = []
     for (seq_id, sample), group in groupby(read_fields(chunks, CHUNK_COLUMNS), KEY):

@@ -72,8 +72,7 @@ class TableFiles:
     ) -> None:  # fmt: skip
         """Write one record: its rows in order, and its sequence, or that of its viral regions.
 
-        `name` is its id in the files that have no column for the sample, `fields` its row of
-        calls.tsv as text; `record` is needed where it, or a part of it, is viral.
+        `name` is its id where there is no column for the sample, `fields` its row of calls.tsv.
         """
         self._calls.write("\t".join(fields) + "\n")
         length = int(fields[LENGTH])
@@ -125,29 +124,17 @@ class TableFiles:
 
 
 def bed_name(seq_id: str) -> str:
-    """An id as a BED chromosome: as it is, but for a `#` in front, which would start a comment.
-
-    >>> bed_name("#1")
-    '%231'
-    """
+    """An id as a BED chromosome: as it is, but for a `#` in front, which would start a comment."""
     return f"%23{seq_id[1:]}" if seq_id.startswith("#") else seq_id
 
 
 def gff_seqid(seq_id: str) -> str:
-    """An id as a GFF3 seqid: letters that the format does not allow there are percent-encoded.
-
-    >>> gff_seqid(">a/b=1")
-    '%3Ea%2Fb%3D1'
-    """
+    """An id as a GFF3 seqid: letters that the format does not allow there are percent-encoded."""
     return _SEQID.sub(_percent, seq_id)
 
 
 def gff_attribute(text: str) -> str:
-    """A value of the ninth GFF3 column.
-
-    >>> gff_attribute("a;b=c")
-    'a%3Bb%3Dc'
-    """
+    """A value of the ninth GFF3 column."""
     return _ATTRIBUTE.sub(_percent, text)
 
 

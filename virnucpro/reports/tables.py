@@ -1,7 +1,6 @@
 """The tables of a run, one row a record, a chunk or a region, in input order.
 
-Tab-separated, one header line, no quotes, LF; an absent value is empty. Columns are only ever
-added at the end, and `SCHEMA` counts the changes. Ids hold no blanks by the way they are read.
+Columns are only ever added at the end, and `SCHEMA` counts the changes.
 """
 
 from __future__ import annotations

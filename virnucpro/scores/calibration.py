@@ -1,8 +1,5 @@
 """From the scores of chunks to a calibrated probability and a call for each contig.
 
-The parameters are fitted by training and lie in a JSON file beside the weights; applying them
-needs numpy only.
-
 A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null)) become slope(L) z + intercept(L),
 both interpolated over the logarithm of the chunk's length L. Chunks of one contig are neither
 one observation nor independent ones: the contig's log-odds are the mean of its chunks', weighted
@@ -62,10 +59,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path | None) -> Calibration:
-        """Read a model's parameters; None gives the logistic of the mean chunk log-odds.
-
-        A `ModelError` where they are not of this format, or not the numbers expected.
-        """
+        """Read a model's parameters; None gives the logistic of the mean chunk log-odds."""
         if path is None:
             return cls()
         value = read_json(path)
@@ -161,8 +155,7 @@ def raw_log_odds(scores: Floats) -> Floats:
 
 def logistic(x: Floats) -> Floats:
     """1 / (1 + exp(-x)) without overflow."""
-    out: Floats = 0.5 * (1.0 + np.tanh(0.5 * x))
-    return out
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
 
 
 def _null(scores: Floats) -> Floats:

@@ -1,9 +1,6 @@
 """The classifiers: merged vectors in, probabilities out, in float32.
 
-The published network gives P(other) and P(virus), the bundled model's also P(null) and the group
-(family, class) that a sequence came from. Which one a weights file holds is written in its
-metadata; `training.networks` has what trains them. Arithmetic is written once, for arrays of numpy
-and for tensors on a GPU alike.
+Arithmetic is written once, for arrays of numpy and for tensors on a GPU alike.
 """
 
 from __future__ import annotations
@@ -94,12 +91,7 @@ def _softmax(logits: Any) -> Floats:
 
 
 def load_classifier(spec: ModelSpec, device: str = "cpu") -> Classifier:
-    """Load the classifier of a model, after checking its hash and its numbers.
-
-    Raises:
-        ModelError: the file is missing, is not the recorded one, holds numbers that are not
-            finite, or does not fit the encoders.
-    """
+    """Load the classifier of a model; a `ModelError` if it is not the recorded one, or no fit."""
     path = spec.classifier
     if not path.is_file():
         raise ModelError(f"{path}: classifier weights are missing; `virnucpro models list`")

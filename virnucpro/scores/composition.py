@@ -1,10 +1,8 @@
 """How viral a sample is as a whole, and the false discovery rate that follows from it.
 
-A calibrated probability holds for the mix of sequences that it was calibrated on. A sample of
-soil with one virus in a thousand contigs holds far more false positives among its high scores
-than such a mix, and one of bacteria more than one of vertebrates. So the mix of cellular classes
-is estimated from the records that score low, by the class that each looks most like; then the
-share of viruses from all scores, at that mix; `p_virus` is left as it is.
+A calibrated probability holds for the mix of sequences that it was calibrated on. The mix of
+cellular classes is estimated from the records that score low, by the class that each looks most
+like; then the share of viruses from all scores, at that mix; `p_virus` is left as it is.
 """
 
 from __future__ import annotations

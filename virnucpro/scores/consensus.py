@@ -1,8 +1,4 @@
-"""The original program's two tables: scores of ORFs in input order, calls of chunks by their id.
-
-Rows stream: the table of chunks is sorted in blocks on disk, so memory does not grow with the
-input.
-"""
+"""The original program's two tables: scores of ORFs in input order, calls of chunks by their id."""
 
 from __future__ import annotations
 
@@ -43,7 +39,7 @@ class ConsensusTable:
     """`prediction_results_highestscore.csv`: one row a chunk, sorted by id as text.
 
     A chunk is a virus if some frame looks at least as viral as any frame looks non-viral. Blocks
-    of the sort lie in `scratch` until `write`.
+    of the sort lie in `scratch` until `write`, so memory does not grow with the input.
 
     Source: Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`: tab separated in spite of the name.
     """

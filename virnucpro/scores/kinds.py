@@ -52,18 +52,12 @@ class Kinds:
     def of_records(
         self, columns: Floats, weight: Floats, record_of: NDArray[np.integer], count: int
     ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64], Floats, NDArray[np.int64]]:
-        """Likeliest kind, family and host of each record, over its chunks.
+        """Likeliest kind, family and host of `count` records, over their chunks.
 
-        Args:
-            columns: of the chunks, (chunks, `COLUMNS`); NaN counts as no evidence.
-            weight: of the chunks, (chunks,).
-            record_of: index of each chunk's record, (chunks,).
-            count: number of records.
-
-        Returns:
-            Index of the kind and its share among kinds, index of the group of the family and its
-            mean probability, index of the host, each (count,); the shares of a record without
-            evidence are 0, and its host is -1.
+        Of each chunk `columns` (chunks, `COLUMNS`), where NaN is no evidence, its weight, and the
+        index of its record. Returns index of the kind and its share among kinds, index of the
+        family's group and its mean probability, index of the host, each (count,); the shares of a
+        record without evidence are 0, and its host is -1.
         """
         columns = np.nan_to_num(columns)
         total = np.maximum(np.bincount(record_of, weight, minlength=count), 1e-9)

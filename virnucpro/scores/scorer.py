@@ -49,10 +49,8 @@ class EmbeddingOptions(EngineOptions):
 class LoadedModels:
     """Encoders and classifiers that are kept on one device, each loaded when first asked for.
 
-    Args:
-        device: `cpu` or `cuda:N`.
-        threads: CPU threads of arithmetic; None leaves torch's choice.
-        cache_clear_interval: units between two clearings of the GPU cache; 0 never.
+    `threads` are CPU threads of arithmetic, None leaves torch's choice; `cache_clear_interval`
+    units lie between two clearings of the GPU cache, 0 never clears it.
     """
 
     def __init__(

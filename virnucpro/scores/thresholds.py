@@ -1,8 +1,4 @@
-"""From probabilities to words: the user's thresholds, and the stretches that look viral.
-
-A virus inside a chromosome (a provirus) is a run of viral chunks in a contig that is not viral
-as a whole.
-"""
+"""From probabilities to words: the user's thresholds, and the stretches that look viral."""
 
 from __future__ import annotations
 

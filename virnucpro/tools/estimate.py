@@ -1,7 +1,6 @@
 """What a prediction will cost: what the first part of its input holds, at a rate of this machine.
 
-Rates are those of the last predictions here. Where there was none, the bundled model is timed for
-a second; the published ones take longer to load than an estimate may.
+Rates are those of the last predictions here; where there was none, the bundled model is timed.
 """
 
 from __future__ import annotations

@@ -26,10 +26,9 @@ def extract(
 ) -> tuple[int, int]:  # fmt: skip
     """Write the records of `files`, an input of a finished run or a pair, that have one of `calls`.
 
-    Streams. Records come out as they are in the file; mates stay together: both come out where one
-    has the call. Of `targets` there is one, or for pairs one for each mate; `-` is
-    `standard_output`. Packed with gzip where the name ends so; reads of alignments come as BAM.
-    Returns how many records were written, and how many there are.
+    Streams. Of mates both come out where one has the call. Of `targets` there is one, or for pairs
+    one for each mate; `-` is `standard_output`. Packed with gzip where the name ends so; reads of
+    alignments come as BAM. Returns how many records were written, and how many there are.
 
     Raises:
         UsageError: the run is not finished, or files or targets do not fit it.

@@ -59,15 +59,10 @@ class _Contigs(NamedTuple):
 def fit_calibration(
     score: Score, sets: dict[str, Corpus], count: int, chunk_nt: int
 ) -> Calibration:
-    """Fit on windows drawn from the dev sets with a seed of their own.
+    """Fit on `count` windows of each dev set and length, drawn with a seed of their own.
 
-    Without viruses or without others that are long enough, the defaults come back.
-
-    Args:
-        score: maps windows (n, length) to P(other), P(virus), P(null), shape (n, 3).
-        sets: dev sets by name.
-        count: windows of each set and length.
-        chunk_nt: length of the chunks that contigs are cut into.
+    Without viruses or without others that are long enough, the defaults come back. `score` maps
+    windows (n, length) to P(other), P(virus), P(null), shape (n, 3).
     """
     single = list(filter(None, (_contigs(score, sets, n, n, count) for n in CHUNK_LENGTHS)))
     if not single:

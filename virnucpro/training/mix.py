@@ -1,7 +1,4 @@
-"""Measure what a model's scores are like in each cellular class, and in pairs of mates.
-
-A sample's share of viruses is estimated from these tables, `virnucpro.scores.composition`.
-"""
+"""What a model's scores are like in each cellular class, and in pairs of mates."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,15 +47,8 @@ def fit_mix(
     """Fit `pair_gain` and `mix` on windows of each viral set and cellular class.
 
     A model without cellular groups, or dev sets of one side only, leave them as they are. Viral
-    sets weigh the same, classes by their bases, both sides the same.
-
-    Args:
-        calibration: of everything else.
-        score: maps windows (n, length) to scores with the columns of `Kinds`.
-        sets: dev sets by name, each of one target.
-        groups: of the model.
-        chunk_nt: length of the chunks that records are cut into.
-        count: windows of each part, fewer of long ones.
+    sets weigh the same, classes by their bases, both sides the same. `score` maps windows (n,
+    length) to scores with the columns of `Kinds`; `count` is of each part, fewer of long windows.
     """
     ordered = [corpus for _, corpus in sorted(sets.items())]
     viral = [corpus for corpus in ordered if (corpus.targets == VIRUS).all()]

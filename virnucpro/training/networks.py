@@ -1,7 +1,4 @@
-"""The networks of the classifiers as training needs them; `scores.classifier` runs them.
-
-Attribute names are those of the weights.
-"""
+"""The networks of the classifiers as training needs them; attributes are named as weights are."""
 
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""Draw training windows on the device: sample, mutate, find the longest ORF, tokenise.
-
-All follows from a seed, so a resumed run draws what the uninterrupted one would have drawn.
-"""
+"""Draw training windows on the device: sample, mutate, find the longest ORF, tokenise."""
 
 from typing import NamedTuple
 
