@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import pickle
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,14 +34,13 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
 from virnucpro.training.figures import auroc
 from virnucpro.training.jobs import Recipe
-from virnucpro.training.networks import MiniClassifier
-from virnucpro.training.optim import make_optimisers, rate_at
 from virnucpro.training.sampler import Windows, WindowSampler, oriented
 from virnucpro.training.windows import LabelledWindows
 
 logger = logging.getLogger("virnucpro.training")
 
 _SAVE_SECONDS = 60.0
+_NEWTON, _MOMENTUM = (3.4445, -4.7750, 2.0315), 0.95
 _TO_RANK = 512  # windows by which the channels of a larger model are ranked
 _KEPT = ("made_from", "step", "best", "best_step", "best_weights", "since_best", "looks")
 
@@ -52,6 +54,37 @@ class FitSettings:
     fused: bool = False  # compile the repeated parts (worth it for long runs on a GPU)
     stop_after: float = float("inf")  # pause after this many seconds; the next call goes on (s)
     progress: bool = True  # show a bar
+
+
+class MiniClassifier(nn.Module):
+    """Layer norm, one hidden layer with squared ReLU, three classes.
+
+    The third class, null, holds sequence that no genome explains (random, shuffled, low
+    complexity). `kinds` further logits name the group that a sequence came from.
+    """
+
+    def __init__(self, width: int, hidden: int = 256, kinds: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, 3)
+        self.kind = nn.Linear(hidden, kinds) if kinds else None
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> MiniClassifier:
+        """The network that these weights are of."""
+        hidden, width = tensors["hidden.weight"].shape
+        network = cls(width, hidden, len(tensors.get("kind.weight", ())))
+        network.load_state_dict(tensors)
+        return network
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of other, virus, null (n, 3) and of the kinds (n, kinds) of vectors (n, width)."""
+        h = F.dropout(self.norm(vectors), self.dropout, self.training)
+        h = F.relu(self.hidden(h))
+        h = F.dropout(h * h, self.dropout, self.training)
+        return self.out(h), self.kind(h) if self.kind is not None else h[:, :0]
 
 
 class MiniModel(nn.Module):
@@ -140,8 +173,8 @@ class Fit:
             raise ConfigError("dev files need viruses and others as long as the shortest window")
         # What a saved state must agree with before it is gone on from.
         self.made_from = digest_of(
-            recipe.digest, corpus.digest(), [w.digest() for w in dev], self.kinds,
-            start.digest if start else "",
+            recipe.digest, corpus.digest(), self.kinds, start.digest if start else "",
+            [(w.name, w.length_nt, w.labels, w.bases.tobytes().hex()) for w in dev],
         )  # fmt: skip
         self.step, self.best, self.best_step, self.since_best = 0, -1.0, 0, 0
         self.best_weights: dict[str, Tensor] = {}
@@ -345,3 +378,72 @@ def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
         size[inside] *= shares.get(int(value), rest) / size[inside].sum()
     weights: NDArray[np.float64] = size / size.sum()
     return weights
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update for each matrix is made orthogonal (Keller Jordan, 2024)."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, decay: float) -> None:
+        super().__init__(params, {"lr": lr, "decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every matrix along its orthogonal update."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                shapes[p.shape].append(p)
+            for same in shapes.values():
+                for p in same:
+                    if "moment" not in self.state[p]:
+                        self.state[p]["moment"] = torch.zeros_like(p)
+                grads = [p.grad for p in same if p.grad is not None]
+                moments = [self.state[p]["moment"] for p in same]
+                torch._foreach_lerp_(moments, grads, 1 - _MOMENTUM)
+                blend = torch._foreach_lerp(grads, moments, _MOMENTUM)
+                update = _orthogonal(torch.stack([b.flatten(1) for b in blend]))
+                update = update * max(1.0, update.shape[1] / update.shape[2]) ** 0.5
+                for p, u in zip(same, update, strict=True):
+                    p.mul_(1 - group["lr"] * group["decay"])
+                    p.add_(u.view_as(p), alpha=-group["lr"])
+
+
+def _orthogonal(matrices: Tensor) -> Tensor:
+    """Nearly the nearest semi-orthogonal matrices: shape (k, rows, columns) to the same."""
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    is_tall = x.shape[1] > x.shape[2]
+    x = x.mT if is_tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-7)
+    a, b, c = _NEWTON
+    for _ in range(5):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    out: Tensor = (x.mT if is_tall else x).to(matrices.dtype)
+    return out
+
+
+def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the inner matrices of the towers and AdamW for the rest."""
+    inner, plain, bare = list[nn.Parameter](), list[nn.Parameter](), list[nn.Parameter]()
+    for name, p in model.named_parameters():
+        if p.ndim < 2:
+            bare.append(p)
+        elif recipe.optimiser == "muon" and ".blocks." in name and p.shape[1] > 1:
+            inner.append(p)
+        else:
+            plain.append(p)
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": plain, "weight_decay": recipe.decay}, {"params": bare, "weight_decay": 0}],
+            lr=recipe.rate, betas=(0.9, 0.98), fused=any(p.is_cuda for p in plain),
+        )
+    ]  # fmt: skip
+    return [*optimisers, Muon(inner, recipe.muon_rate, recipe.decay)] if inner else optimisers
+
+
+def rate_at(step: int, recipe: Recipe) -> float:
+    """Share of the highest learning rate at `step`: rises, then falls to 0 along a cosine."""
+    warm = max(1, int(recipe.warmup * recipe.steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))

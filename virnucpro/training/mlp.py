@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import ConfigError
@@ -23,13 +24,33 @@ from virnucpro.core.progress import ProgressReporter
 from virnucpro.training.corpus import VIRUS
 from virnucpro.training.figures import auroc
 from virnucpro.training.jobs import MlpRecipe
-from virnucpro.training.networks import PublishedMlp
 from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import LabelledWindows
 
 logger = logging.getLogger("virnucpro.training")
 
 BLOCK_WINDOWS = 1_000
+
+
+class PublishedMlp(nn.Module):
+    """Linear, batch norm, ReLU, dropout, linear.
+
+    Source:
+        Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`.
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.hidden_layer = nn.Linear(width, hidden)
+        self.bn1 = nn.BatchNorm1d(hidden)
+        self.output_layer = nn.Linear(hidden, 2)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits, shape (n, 2), for vectors of shape (n, width)."""
+        h = torch.relu(self.bn1(self.hidden_layer(vectors)))
+        logits: Tensor = self.output_layer(F.dropout(h, self.dropout, self.training))
+        return logits
 
 
 class Features(NamedTuple):
@@ -90,7 +111,10 @@ def fit_mlp(
     train: Features, dev: Features, recipe: MlpRecipe, device: torch.device,
     progress: ProgressReporter,
 ) -> MlpFit:  # fmt: skip
-    """Train until the held-out windows get no better; returns the best epoch's weights."""
+    """Train until the held-out windows get no better; returns the best epoch's weights.
+
+    Rows come in random order, and both classes weigh the same.
+    """
     for name, features, fewest in (("training", train, recipe.batch), ("held-out", dev, 2)):
         if (rows := len(features.window)) < fewest:
             raise ConfigError(f"{rows} {name} rows with a reading frame: too few")
@@ -103,12 +127,24 @@ def fit_mlp(
     if recipe.optimiser == "sgd":
         optimiser = torch.optim.SGD(network.parameters(), momentum=0.9, **how)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs)
-    best = MlpFit(network, 0, -1.0)
+    share, count = float(train.viral.mean()), len(train.window)
+    balance = torch.tensor([0.5 / (1 - share), 0.5 / share], device=device, dtype=torch.float32)
+    steps, best = count // recipe.batch, MlpFit(network, 0, -1.0)
     with progress.create_file_bar(recipe.epochs, desc="Training", unit="epochs") as bar:
         for epoch in range(1, recipe.epochs + 1):
-            loss = _one_epoch(network, optimiser, train, recipe, epoch)
+            order = np.random.default_rng([recipe.seed, epoch]).permutation(count)
+            network.train()
+            loss = 0.0
+            for chosen in np.split(order[: steps * recipe.batch], steps):
+                vectors = torch.from_numpy(train.vectors[chosen]).to(device)
+                target = torch.from_numpy(train.viral[chosen].astype(np.int64)).to(device)
+                wrong = F.cross_entropy(network(vectors), target, balance)
+                optimiser.zero_grad(set_to_none=True)
+                wrong.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                loss += wrong.item() / steps
             schedule.step()
-            value = _window_auroc(network, dev)
+            value = _window_auroc(network, dev, device)
             bar.update(1, loss=f"{loss:.4f}", auroc=f"{value:.4f}")
             logger.info("epoch %d: loss %.4f, held-out AUROC %.4f", epoch, loss, value)
             if value > best.auroc:
@@ -118,33 +154,9 @@ def fit_mlp(
     return best
 
 
-def _one_epoch(
-    network: PublishedMlp, optimiser: torch.optim.Optimizer, train: Features, recipe: MlpRecipe,
-    epoch: int,
-) -> float:  # fmt: skip
-    """One pass over the rows in random order, both classes weighing the same; the mean loss."""
-    device = network.output_layer.weight.device
-    share = float(train.viral.mean())
-    balance = torch.tensor([0.5 / (1 - share), 0.5 / share], device=device, dtype=torch.float32)
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(train.window))
-    network.train()
-    total = 0.0
-    whole = len(order) - len(order) % recipe.batch
-    for rows in np.split(order[:whole], whole // recipe.batch):
-        vectors = torch.from_numpy(train.vectors[rows]).to(device)
-        target = torch.from_numpy(train.viral[rows].astype(np.int64)).to(device)
-        loss = F.cross_entropy(network(vectors), target, balance)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        total += loss.item() * len(rows)
-    return total / whole
-
-
 @torch.no_grad()
-def _window_auroc(network: PublishedMlp, features: Features) -> float:
+def _window_auroc(network: PublishedMlp, features: Features, device: torch.device) -> float:
     """AUROC over windows with a row; a window's score is that of its highest row."""
-    device = network.output_layer.weight.device
     network.eval()
     highest = np.full(features.windows, -1.0)
     viral = np.zeros(features.windows, dtype=bool)

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import nn
 
 from virnucpro.core.errors import ConfigError
+from virnucpro.core.files import atomic_write
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.encoders.small import save_tower
 from virnucpro.models.classifier_file import MINI_KIND, PUBLISHED_KIND
@@ -22,13 +25,11 @@ from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import Kinds
 from virnucpro.training import corpus as corpora
 from virnucpro.training import windows as draws
-from virnucpro.training.calibrate import fit_calibration, fit_kinds
+from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
 from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe
-from virnucpro.training.mix import fit_mix
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
-from virnucpro.training.networks import save_classifier
 from virnucpro.training.sampler import oriented
 from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import Drawing, LabelledWindows
@@ -177,3 +178,12 @@ def train_mlp(
         },
     )  # fmt: skip
     return fit
+
+
+def save_classifier(network: nn.Module, kind: str, dtype: torch.dtype, path: Path) -> None:
+    """Write a classifier as safetensors that name their kind."""
+    state = network.state_dict()
+    state.pop("bn1.num_batches_tracked", None)
+    tensors = {name: tensor.to(dtype).cpu().contiguous() for name, tensor in state.items()}
+    with atomic_write(path) as file:
+        file.write(save(tensors, metadata={"kind": kind}))

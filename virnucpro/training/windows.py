@@ -1,13 +1,11 @@
 """Windows to measure a model on, and sequence that no genome explains: bases 0..3, (n, L)."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.files import digest_of
 from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
 
 Bases = NDArray[np.uint8]
@@ -39,11 +37,6 @@ class LabelledWindows(NamedTuple):
     labels: tuple[Label, ...]  # n labels
     records: tuple[str, ...] = ()  # that the n windows come from; none for null sequences
 
-    def digest(self) -> str:
-        """Hex SHA-256 over name, letters and labels."""
-        letters = hashlib.sha256(np.ascontiguousarray(self.bases).data).hexdigest()
-        return digest_of(self.name, self.length_nt, letters, self.labels)
-
 
 def draw_windows(
     corpus: Corpus, name: str, length_nt: int, count: int, rng: np.random.Generator
@@ -68,12 +61,12 @@ def draw_windows(
     start = corpus.starts[record] + (rng.random(count) * room[record]).astype(np.int64)
     bases = corpus.bases[start[:, None] + np.arange(length_nt)]
     flip = rng.random(count) < 0.5
-    bases[flip] = reverse_complement(bases[flip])
+    bases[flip] = other_strand(bases[flip])
     labels = tuple(corpus.groups[g] for g in corpus.group_of[record])
     return LabelledWindows(name, length_nt, bases, labels, tuple(corpus.ids[r] for r in record))
 
 
-def reverse_complement(windows: Bases) -> Bases:
+def other_strand(windows: Bases) -> Bases:
     """The other strand of each window."""
     turned = windows[..., ::-1]
     return np.where(turned < 4, 3 - turned, turned).astype(np.uint8)
