@@ -12,8 +12,7 @@ from virnucpro.core.files import atomic_write, read_json, sha256_file
 from virnucpro.pipeline.inputs import check_inputs
 from virnucpro.reports.tables import CALL_COLUMNS, read_fields
 from virnucpro.sequences.alignments import alignment_format, open_alignments, primary_reads
-from virnucpro.sequences.streams import BLANKS, TextStream
-from virnucpro.sequences.unpack import STDIN, open_unpacked
+from virnucpro.sequences.streams import BLANKS, STDIN, TextStream, open_unpacked
 
 CALL, SAMPLE = CALL_COLUMNS.index("call"), CALL_COLUMNS.index("sample")
 _GZIP_LEVEL = 6
