@@ -1,7 +1,5 @@
 """Plain words for what run.json says in one word or one number."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Its table and charts come from one block of JSON that the page's own script reads.
 """
 
-from __future__ import annotations
-
 import json
 from html import escape
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What every page that people open shares: its template settings, style and security policy."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from pathlib import Path

@@ -3,8 +3,6 @@
 Columns are only ever added at the end, and `SCHEMA` counts the changes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Arithmetic is written once, for arrays of numpy and for tensors on a GPU alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

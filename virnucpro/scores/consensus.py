@@ -1,7 +1,5 @@
 """The original program's two tables: scores of ORFs in input order, calls of chunks by their id."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack

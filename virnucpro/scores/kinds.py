@@ -4,8 +4,6 @@ A group is called `{kind}: {family}`, `virus: {name}` where its kind is open, or
 class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

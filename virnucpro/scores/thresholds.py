@@ -1,7 +1,5 @@
 """From probabilities to words: the user's thresholds, and the stretches that look viral."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Rates are those of the last predictions here; where there was none, the bundled model is timed.
 """
 
-from __future__ import annotations
-
 import random
 import stat
 import time

@@ -4,8 +4,6 @@ The plain path is one sequence at a time in float32. Numbers are compared in thr
 one dimension of a protein vector can hold most of its length.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Dev sets weigh the same: viral windows together as much as cellular ones, and ea
 much as the next.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
