@@ -16,7 +16,7 @@ empty where the weights are a folder in a published layout.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from virnucpro.core.build import build
 from virnucpro.core.errors import ConfigError, ModelError
 from virnucpro.core.files import digest_of, sha256_file, write_json
-from virnucpro.models.specs import EncoderKind, EncoderSpec, ModelSpec
+from virnucpro.models.specs import EncoderKind, EncoderSpec
 from virnucpro.sequences.orfs import OrfPolicy
 
 MANIFEST = "model.json"
@@ -43,9 +43,6 @@ class FileEntry:
     sha256: str
     size: int
     mtime_ns: int  # time of change, stands for the hash of what is too large; 0 where it is not
-
-    def __post_init__(self) -> None:
-        _must(_SHA256.fullmatch(self.sha256), "sha256", self.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +97,8 @@ class Manifest:
     def __post_init__(self) -> None:
         for name in (self.name, *self.files):
             _must(is_plain_name(name), "name", name)
+        for file in self.files.values():
+            _must(_SHA256.fullmatch(file.sha256), "sha256", file.sha256)
         if parts := self.model:
             _must(not self.encoder, "both encoder and", "model")
             used = [parts.dna.file, parts.protein.file, parts.calibration]
@@ -140,32 +139,12 @@ class Manifest:
                 remedy = f"`virnucpro models fetch {self.folder.name}` or `virnucpro models import`"
                 raise ModelError(f"{self.folder / name}: {problem}; {remedy} brings it back")
 
-    def encoder_spec(self) -> EncoderSpec:
-        """What the folder of an encoder holds."""
-        assert self.encoder
+    def encoder_spec(self, entry: EncoderEntry) -> EncoderSpec:
+        """An encoder whose weights lie in this folder: one part of it, or all of it."""
         hashes = {name: file.sha256 for name, file in self.files.items()}
-        return self._encoder(self.encoder, self.name, digest_of(hashes))
-
-    def model_spec(self, installed_encoder: Callable[[str], EncoderSpec]) -> ModelSpec:
-        """What the folder of a model holds; `installed_encoder` finds those that lie elsewhere."""
-        parts = self.model
-        assert parts
-        hashes = {name: file.sha256 for name, file in self.files.items()}
-        dna, protein = (
-            installed_encoder(slot.installed)
-            if slot.installed
-            else self._encoder(slot, f"{self.name}-{Path(slot.file).stem}", hashes[slot.file])
-            for slot in (parts.dna, parts.protein)
-        )
-        return ModelSpec(
-            name=self.name, dna=dna, protein=protein, groups=parts.groups,
-            classifier=self.folder / parts.classifier, classifier_sha256=hashes[parts.classifier],
-            orf_policy=parts.orf_policy, chunk_nt=parts.chunk_nt,
-            calibration=self.folder / parts.calibration if parts.calibration else None,
-            calibration_sha256=hashes.get(parts.calibration, ""),
-        )  # fmt: skip
-
-    def _encoder(self, entry: EncoderEntry, name: str, sha256: str) -> EncoderSpec:
+        name, sha256 = self.name, digest_of(hashes)
+        if self.model:
+            name, sha256 = f"{name}-{Path(entry.file).stem}", hashes[entry.file]
         path = self.folder / entry.file
         return EncoderSpec(kind=entry.kind, name=name, path=path, sha256=sha256, dim=entry.dim)
 
