@@ -32,9 +32,19 @@ class Esm2(TransformerEncoder):
         self.shape = shape
         self.dim, self.heads = shape.dim, shape.heads
         self.embed = nn.Embedding(VOCABULARY, shape.dim)
-        self.rotary = Rotary(shape.dim // shape.heads)
+        head_dim = shape.dim // shape.heads
+        exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
+        # a float16 frequency would be off by up to 0.16 rad at position 1022
+        bits = bits_of((1.0 / 10000**exponents).tolist())
+        self.register_buffer("frequency_bits", bits, persistent=False)
+        self.frequency_bits: Tensor
         self.layers = nn.ModuleList(Esm2Layer(shape) for _ in range(shape.layers))
         self.norm = Norm(shape.dim, eps=shape.eps)
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions (T,), each (T, 1, 1, head_dim / 2), float32."""
+        angles = positions[:, None].float() * self.frequency_bits.view(torch.float32)
+        return angles.cos()[:, None, None], angles.sin()[:, None, None]
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states, after the final layer norm: shape (T, dim)."""
@@ -54,7 +64,8 @@ class Esm2(TransformerEncoder):
 
     def _tiled(self, states: Tensor, layout: Tiled) -> Tensor:
         """The layers once more, for kernels that work across the border of two layers."""
-        turns = self.rotary.table(layout.longest)
+        positions = torch.arange(layout.longest, device=self.frequency_bits.device)
+        turns = torch.cat(self.rotary(positions), -1)[:, 0, 0]
         where = Sight(layout.cu_seqlens, layout.tiles, self.heads, turns, None)
         update = None
         for layer in cast("list[Esm2Layer]", self.layers):
@@ -106,27 +117,6 @@ class Esm2Layer(nn.Module):
         normed = kernels.add_norm(states, seen, self.ffn_norm)
         given: Tensor = self.down(kernels.gelu_linear(normed, self.up))
         return given
-
-
-class Rotary(nn.Module):
-    """Angles of rotary positions; a float16 frequency is off by up to 0.16 rad at position 1022."""
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__()
-        exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
-        bits = bits_of((1.0 / 10000**exponents).tolist())
-        self.register_buffer("frequency_bits", bits, persistent=False)
-        self.frequency_bits: Tensor
-
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each (T, 1, 1, head_dim / 2), float32."""
-        angles = positions[:, None].float() * self.frequency_bits.view(torch.float32)
-        return angles.cos()[:, None, None], angles.sin()[:, None, None]
-
-    def table(self, longest: int) -> Tensor:
-        """Cosines, then sines of the first positions: (longest, head_dim), float32."""
-        cos, sin = self(torch.arange(longest, device=self.frequency_bits.device))
-        return torch.cat((cos, sin), -1)[:, 0, 0]
 
 
 def rotate(heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:

@@ -21,9 +21,9 @@ from virnucpro.core.errors import ModelError
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.small import load_small
 from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.models.classifier_file import TorchFile
 from virnucpro.models.manifest import read_json
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, EncoderSpec, Esm2Shape
-from virnucpro.models.torch_file import TorchFile
 
 _NAMED_IN_MESSAGE = 5
 _READERS = 4  # one alone reads a file that is in memory at a quarter of the speed

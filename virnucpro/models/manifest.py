@@ -198,7 +198,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def _built(folder: Path, value: dict[str, Any]) -> Manifest:
     try:
-        return build(Manifest, value | {"folder": str(folder)}, f"{folder / MANIFEST}")
+        return build(Manifest, value | {"folder": str(folder)}, str(folder / MANIFEST))
     except ConfigError as error:
         raise ModelError(f"{error} (not a valid description)") from error
 

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from virnucpro.encoders.esm2 import Esm2
     from virnucpro.encoders.small_cpu import SmallEncoder
     from virnucpro.encoders.tokenizers import Tokenizer
-    from virnucpro.engines.base import Engine, EngineKind
+    from virnucpro.engines.base import EngineKind
+    from virnucpro.engines.light import LightEngine
+    from virnucpro.engines.runner import BatchEngine
     from virnucpro.scores.classifier import Classifier
+
+    Engine = LightEngine | BatchEngine
 
 COLUMNS = 3 + kinds.COLUMNS
 MOST_TOKENIZERS = 12  # threads; from there on they wait for the interpreter
