@@ -1,7 +1,6 @@
-"""ESM-2 with most of its matrix products in float8: nearly twice the speed, at a price.
+"""ESM-2 with most products in float8: weights quantised by row, what a product takes by token.
 
-Weights are quantised by row, what a product takes by token. The attention's output projection
-stays as it is, and so do the layers named in `KEPT`: there float8 costs most and gains least.
+The attention's output and the layers in `KEPT` stay: there float8 costs most and gains least.
 """
 
 import copy

@@ -115,8 +115,7 @@ _LAYERS = ["__main__.MLPClassifier", *(f"torch.nn.modules.{name}" for name in _M
 def read_classifier(path: Path) -> tuple[str, Tensors]:
     """Kind of network and tensors of a pickled module, a state dict, or safetensors, by content.
 
-    All numbers are finite; tensors have the names and shapes of their kind of network. A
-    ModelError tells of a file that is unsafe, damaged, or holds other numbers.
+    A ModelError tells of other names, shapes or numbers than the kind has, and of unsafe files.
     """
     try:
         with path.open("rb") as file:

@@ -1,7 +1,6 @@
 """Fetch the published models: say what will come, download it, check it, install it.
 
-The first fetch resolves a revision; it stays also while a download that broke off waits in
-`.partial`, and what comes later must have the SHA-256 that was recorded then.
+The first fetch resolves a revision, which stays, also while what broke off waits in `.partial`.
 """
 
 import errno

@@ -54,13 +54,6 @@ class EncoderEntry:
     file: str = ""
     installed: str = ""
 
-    def __post_init__(self) -> None:
-        if self.installed:
-            _must(is_plain_name(self.installed), "installed", self.installed)
-            _must(not self.dim and not self.file, "an installed encoder with", self.file)
-        else:
-            _must(1 <= self.dim <= _MOST_DIM, "dim", self.dim)
-
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
@@ -73,11 +66,6 @@ class ModelEntry:
     orf_policy: OrfPolicy
     chunk_nt: int
     groups: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        _must(1 <= self.chunk_nt <= _MOST_CHUNK_NT, "chunk_nt", self.chunk_nt)
-        for slot in (self.dna, self.protein):
-            _must(slot.file or slot.installed, "an encoder without a file", slot.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,19 +83,26 @@ class Manifest:
     model: ModelEntry | None = None
 
     def __post_init__(self) -> None:
+        encoder, parts = self.encoder, self.model
+        _must(bool(encoder) != bool(parts), "not one of encoder and model in", self.name)
+        slots = [encoder] if encoder else [parts.dna, parts.protein] if parts else []
+        used = [slot.file for slot in slots if slot.file]
+        if parts:
+            used += [parts.classifier, *([parts.calibration] if parts.calibration else [])]
+            _must(1 <= parts.chunk_nt <= _MOST_CHUNK_NT, "chunk_nt", parts.chunk_nt)
+        for slot in slots:
+            if parts and slot.installed:
+                _must(is_plain_name(slot.installed), "installed", slot.installed)
+                _must(not slot.dim and not slot.file, "an installed encoder with", slot.file)
+            else:
+                _must(1 <= slot.dim <= _MOST_DIM and not slot.installed, "dim", slot.dim)
+                _must(encoder or slot.file, "an encoder without a file", slot.kind)
         for name in (self.name, *self.files):
             _must(is_plain_name(name), "name", name)
+        for name in used:
+            _must(name in self.files, "a file that is not listed:", name)
         for file in self.files.values():
             _must(_SHA256.fullmatch(file.sha256), "sha256", file.sha256)
-        if parts := self.model:
-            _must(not self.encoder, "both encoder and", "model")
-            used = [parts.dna.file, parts.protein.file, parts.calibration]
-            _must(parts.classifier in self.files, "a file that is not listed:", parts.classifier)
-        else:
-            _must(self.encoder and not self.encoder.installed, "no encoder or model in", self.name)
-            used = [self.encoder.file] if self.encoder else []
-        for name in filter(None, used):
-            _must(name in self.files, "a file that is not listed:", name)
 
     @property
     def kind(self) -> str:

@@ -1,7 +1,4 @@
-"""Scores of ORFs -> calls of chunks and records, shard by shard, and the tables of them.
-
-What is written here depends on input and model alone; thresholds come in `final_tables`.
-"""
+"""Scores of ORFs -> calls of chunks and records, and their tables; thresholds come later."""
 
 from __future__ import annotations
 
@@ -51,11 +48,7 @@ class Called:
 
 
 class Caller:
-    """A model's calibration, applied to shards.
-
-    Args:
-        model: whose.
-        mates: records in a row that are one fragment: 2 for pairs, else 1.
+    """A model's calibration, applied to shards; `mates` records in a row are one fragment.
 
     Raises:
         ModelError: the calibration cannot be read.
@@ -67,14 +60,10 @@ class Caller:
         self._kinds = Kinds(model.groups)
 
     def call(self, shard: Shard, scores: Scores) -> Called:
-        """Call every record and chunk of a shard.
+        """Call every record and chunk of a shard, given the scores of each ORF, or NaN.
 
         A record with an ORF that has no score is `failed`: the rest does not speak for it, nor
         for its mate.
-
-        Args:
-            shard: its rows.
-            scores: of each ORF, as `Scorer.run` gives them; NaN where the ORF could not be scored.
         """
         count = len(shard.records)
         chunks, orf_chunk = shard.chunks, shard.orfs["chunk"].astype(np.int64)
@@ -126,19 +115,20 @@ class Caller:
         rows = [
             CallRow(
                 seq_id=record.seq_id,
+                sample=record.sample,
                 length=record.length,
                 chunks=record.chunks,
                 orfs=int(orfs[i]),
-                status=_status(record.status, int(orfs[i]), int(called[i])),
-                p_virus=float(p_virus[i]) if has_call[i] else None,
-                call=str(calls[i]) if has_call[i] else None,
-                model=self._model.name,
-                sample=record.sample,
                 chunks_scored=int(called[i]),
                 supporting=int(supporting[i]),
                 opposing=int(opposing[i]),
-                topology=record.topology,
+                status=record.status
+                or (Status.CALLED if called[i] else Status.FAILED if orfs[i] else Status.NO_ORF),
+                p_virus=float(p_virus[i]) if has_call[i] else None,
                 p_record=float(p_records[i]) if called[i] else None,
+                call=str(calls[i]) if has_call[i] else None,
+                model=self._model.name,
+                topology=record.topology,
             )
             for i, record in enumerate(shard.records)
         ]
@@ -187,20 +177,8 @@ class Caller:
             )  # fmt: skip
 
 
-def _status(status: Status | None, orfs: int, scored_chunks: int) -> Status:
-    if status is not None:
-        return status
-    if scored_chunks:
-        return Status.CALLED
-    return Status.FAILED if orfs else Status.NO_ORF
-
-
 class ModelTables:
-    """The tables that depend on input and model alone, written shard by shard. A context manager.
-
-    They are prediction_results.txt, the consensus of chunks, chunks.tsv, and the internal table
-    of records. `counts` has records, chunks, orfs, chunks_scored, and records by `status:{name}`.
-    """
+    """The tables that depend on input and model alone, shard by shard; a context manager."""
 
     def __init__(self, paths: RunPaths, model: ModelSpec, mates: int = 1) -> None:
         self._paths, self._caller = paths, Caller(model, mates)

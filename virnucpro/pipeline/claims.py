@@ -43,12 +43,9 @@ def latest_claims(names: Collection[str]) -> dict[int, int]:
 
 
 class Claims:
-    """The claims of one worker. A context manager: it beats until the block ends.
+    """The claims of one worker, which lie in `notes`. A context manager: it beats in its block.
 
-    Args:
-        notes: where claims and beats lie.
-        lease_s: time without a beat after which others may take over (s).
-        patience_s: time without progress after which there are no beats any more (s).
+    `lease_s` without a beat lets others take over; `patience_s` without progress ends the beats.
     """
 
     def __init__(self, notes: Storage, lease_s: float, patience_s: float) -> None:
@@ -77,16 +74,9 @@ class Claims:
     def take(
         self, open_blocks: Collection[int], names: Collection[str]
     ) -> Iterator[tuple[int, int]]:
-        """Claim blocks of those that are not done: free ones, and ones whose holder fell silent.
+        """Claim open blocks, free ones or of a silent holder; yields how often each had been lost.
 
-        Ends where nothing is free, or where others are quicker: look again.
-
-        Args:
-            open_blocks: that are not done.
-            names: of all claims, as they were when `open_blocks` was made.
-
-        Yields:
-            Each block as it is claimed, and how often it had been lost.
+        Ends where nothing is free, or others are quicker: look again. `names` are of that time.
         """
         held, misses = latest_claims(names), 0
         free = [block for block in open_blocks if block not in held]

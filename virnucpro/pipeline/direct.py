@@ -1,8 +1,4 @@
-"""The same calls without files: records in memory -> vectors, or one row for every record.
-
-For a few thousand records at a time: training's evaluation, `virnucpro.embed`, tests. Runs of
-any size go through `prediction`, which can resume.
-"""
+"""The same calls without files, for a few thousand records: training, `virnucpro.embed`, tests."""
 
 from __future__ import annotations
 
@@ -26,18 +22,7 @@ PER_UNIT = 2_000
 
 
 class DirectScorer:
-    """A model, loaded once on one device.
-
-    Args:
-        model: what decides scores.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
-        options: how its encoders run; None means the defaults.
-        executor: who scores units; None means this process, on `device`.
-
-    Raises:
-        DeviceError: the device is not there.
-        ModelError: from the methods: weights are missing or damaged.
-    """
+    """A model, loaded once on one device; DeviceError and ModelError tell what is missing."""
 
     def __init__(
         self,
@@ -63,11 +48,7 @@ class DirectScorer:
         yield from scored_shards(self._events(records), None, self._executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
-        """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d).
-
-        Raises:
-            UsageError: float8 was asked for, and does not run or changes too much.
-        """
+        """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
         executor = InProcess(self._device)
         if self._job.protein.dtype == "fp8":
             refuse_fp8(self.model, self._device)

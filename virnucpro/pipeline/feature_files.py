@@ -1,26 +1,22 @@
 """Feature and merged files: the published `.pt` layouts, written whole and read without trust.
 
 What `torch.save` writes is a zip of a pickle and of tensors' bytes. Both are written and read
-here without torch: it takes seconds to import, in each process that merges, and its safe reader
-takes 9 s for 10,000 rows of floats.
-
-Whoever writes may meet an `OutputError`, and nothing is left behind; whoever reads, a
-`FileNotFoundError`, or a `DamagedFeaturesError` for a file that cannot be read, is not of its
-layout, or holds values that are not finite.
+here without torch, which takes seconds to import, and 9 s to read 10,000 rows of floats safely.
+Reading may end in a `FileNotFoundError` or a `DamagedFeaturesError`, writing in an `OutputError`.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import lzma
 import math
 import pickle
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,13 +31,6 @@ from virnucpro.core.text import clipped
 logger = logging.getLogger("virnucpro.pipeline.prediction")
 
 _MOST_FLOATS = 4096  # looked for at a time; lists of ours and of the original's are shorter
-
-# what reading a damaged or hostile file may end in
-_UNREADABLE = (
-    OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError,
-    ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
-    NotImplementedError, MemoryError, zlib.error, lzma.LZMAError,
-)  # fmt: skip
 
 
 class DamagedFeaturesError(InputError, RuntimeError):
@@ -72,10 +61,7 @@ def write_protein_features(path: Path, embeddings: Embeddings) -> None:
 def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
     """Write `{ids, data: tensor (n, d) float32}`, first under `path.with_suffix('.tmp')`.
 
-    Args:
-        path: the merged file.
-        embeddings: n rows, DNA columns first.
-        inputs: digest of the files it was made from, kept in a record that torch passes over.
+    `inputs`, the digest of the files it was made from, lies in a record that torch passes over.
     """
     vectors = embeddings.vectors
     tensor = _tensors(vectors.size, [0], *vectors.shape)
@@ -91,29 +77,26 @@ def _text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(letters)) + letters
 
 
-def _number(value: int) -> bytes:
-    return b"\x8a\x08" + struct.pack("<q", value)
-
-
 def _list(items: Iterable[bytes]) -> Iterator[bytes]:
     yield b"]("
     yield from items
     yield b"e"  # all since the mark go into the list
 
 
+def _numbers(*values: int) -> bytes:
+    return b"".join(b"\x8a\x08" + struct.pack("<q", value) for value in values)
+
+
 def _tensors(size: int, offsets: Iterable[int], *shape: int) -> Iterator[bytes]:
     """Tensors in the one storage of `size` numbers, each of them from its offset on."""
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    place = b"".join(b"(" + b"".join(map(_number, each)) + b"t" for each in (shape, strides))
+    place = b"(" + _numbers(*shape) + b"t(" + _numbers(*strides) + b"t"
     storage = _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu")
     # q gives a number to what h takes again
-    function, storage, hooks = (
-        b"ctorch._utils\n_rebuild_tensor_v2\nq\0",
-        b"(" + storage + _number(size) + b"tQq\1",
-        b"ccollections\nOrderedDict\nq\2",
-    )
+    function, hooks = b"ctorch._utils\n_rebuild_tensor_v2\nq\0", b"ccollections\nOrderedDict\nq\2"
+    storage = b"(" + storage + _numbers(size) + b"tQq\1"
     for offset in offsets:
-        yield b"".join((function, b"(", storage, _number(offset), place, b"\x89", hooks, b")RtR"))
+        yield b"".join((function, b"(", storage, _numbers(offset), place, b"\x89", hooks, b")RtR"))
         function, storage, hooks = b"h\0", b"h\1", b"h\2"
 
 
@@ -150,7 +133,7 @@ def read_dna_features(path: Path) -> Embeddings:
         parts = [row["mean_representation"] for row in rows]
         _see_that_it_holds(path, sum(part.size for row in parts for part in row))
         vectors = [np.concatenate(row) if isinstance(row, list) else row for row in parts]
-    except _UNREADABLE as error:
+    except Exception as error:
         problem = f"rows are not mean representations ({clipped(error)})"
         raise DamagedFeaturesError(path, problem) from error
     if labels != ids:
@@ -172,10 +155,9 @@ def read_merged(path: Path) -> Embeddings:
 
 def merged_inputs(path: Path) -> str | None:
     """Digest of the files that a merged file was made from; None if it is torn or not ours."""
-    try:
+    with suppress(OSError, LookupError, DamagedFeaturesError):
         return read_records(path)["inputs.txt"].decode("ascii", "replace")
-    except (OSError, LookupError, DamagedFeaturesError):
-        return None
+    return None
 
 
 def read_records(path: Path) -> dict[str, bytes]:
@@ -183,8 +165,8 @@ def read_records(path: Path) -> dict[str, bytes]:
     records: dict[str, bytes] = {}
     name = ""
     try:
-        size = path.stat().st_size
         if not zipfile.is_zipfile(path):
+            path.stat()  # it may not be there at all
             raise DamagedFeaturesError(path, "not a .pt file in zip form")
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -192,7 +174,7 @@ def read_records(path: Path) -> dict[str, bytes]:
                 # a few kB could unpack to the whole memory
                 raise DamagedFeaturesError(path, "holds packed records, as no .pt file does")
             # records that lie over each other could make a small file endless to read
-            if sum(info.file_size for info in infos) > size:
+            if sum(info.file_size for info in infos) > path.stat().st_size:
                 raise DamagedFeaturesError(path, "holds less than its records claim")
             for info in infos:
                 name = info.filename
@@ -201,16 +183,13 @@ def read_records(path: Path) -> dict[str, bytes]:
         raise
     except zipfile.BadZipFile as error:
         raise DamagedFeaturesError(path, f"record {name} fails its checksum") from error
-    except _UNREADABLE as error:  # a damaged directory may point before the file
+    except Exception as error:  # a damaged directory may point before the file
         raise DamagedFeaturesError(path, f"not a whole .pt file ({clipped(error)})") from error
     return records
 
 
 class _Unpickler(pickle._Unpickler):
-    """Reads containers, texts, numbers and tensors as `torch.save` writes them, and no class.
-
-    A tensor becomes an array; neighbouring floats of a list become one array in it.
-    """
+    """Reads containers, texts, numbers and tensors, which become arrays, and no class."""
 
     stack: list[Any]
     # no BUILD, INST, OBJ, NEWOBJ: nothing is called but what `find_class` gives
@@ -275,7 +254,7 @@ def _content(path: Path, key: str, kind: type) -> tuple[list[Any], Any]:
     records = read_records(path)
     try:
         content = _Unpickler(records).load()
-    except _UNREADABLE as error:
+    except Exception as error:
         problem = f"not a whole .pt file ({type(error).__name__}: {clipped(error)})"
         raise DamagedFeaturesError(path, problem) from error
     if not isinstance(content, dict):
@@ -298,10 +277,7 @@ def _stacked(path: Path, rows: Sequence[Any]) -> NDArray[np.float32]:
     if shapes or len(shape) != 1:
         raise DamagedFeaturesError(path, "rows are not vectors of one width")
     _see_that_it_holds(path, len(rows) * shape[0])
-    vectors = np.empty((len(rows), *shape), dtype=np.float32)
-    for number, row in enumerate(rows):
-        vectors[number] = row
-    return vectors
+    return np.array(rows, dtype=np.float32).reshape(len(rows), *shape)
 
 
 def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Embeddings:
@@ -319,28 +295,22 @@ def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Em
 
 
 def write_vectors(
-    path: Path, parts: Iterable[Embeddings], shape: tuple[int, int],
-    about: Mapping[str, str] | None = None,
-) -> None:  # fmt: skip
-    """Write HDF5: `sequence_ids` (n,) text, `embeddings` (n, d) float32; streams.
-
-    Args:
-        path: final name; its folder must exist.
-        parts: rows in their order.
-        shape: (n, d) of all parts.
-        about: attributes of the file.
-    """
+    path: Path,
+    parts: Iterable[Embeddings],
+    shape: tuple[int, int],
+    about: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write HDF5: `sequence_ids` (n,) text, `embeddings` (n, d) float32, attributes; streams."""
     import h5py
 
     with atomic_write(path, "w+b") as file, h5py.File(file, "w") as content:
-        content.attrs.update(about or {})
+        content.attrs.update(about)
         ids = content.create_dataset("sequence_ids", shape[:1], h5py.string_dtype())
         vectors = content.create_dataset("embeddings", shape, "<f4")
         first = 0
         for part in filter(len, parts):
-            ids[first : first + len(part)] = list(part.seq_ids)
-            vectors[first : first + len(part)] = part.vectors
-            first += len(part)
+            rows = slice(first, first := first + len(part))
+            ids[rows], vectors[rows] = list(part.seq_ids), part.vectors
 
 
 def read_vectors(path: Path) -> Embeddings:
@@ -351,42 +321,35 @@ def read_vectors(path: Path) -> Embeddings:
         with h5py.File(path, "r") as content:
             ids = content["sequence_ids"].asstr()[:].tolist()
             return _checked(path, ids, np.asarray(content["embeddings"][:], dtype=np.float32))
-    except _UNREADABLE as error:
+    except Exception as error:
         raise DamagedFeaturesError(path, f"not a whole file of vectors ({error})") from error
 
 
 def vectors_by_file(
     path: Path, title: str, ids_of_files: Iterable[Sequence[str]]
 ) -> Iterator[Embeddings]:
-    """Vectors of an HDF5 file, for one list of ids after the other, in the order of each.
+    """Vectors of an HDF5 file, for one list of ids after the other, in the order of each; streams.
 
-    Rows of ours lie in that order; others are found by id. An id without a row is warned of and
-    left out.
-
-    Args:
-        path: as `write_vectors` writes it, rows in any order.
-        title: what the file is, for warnings.
-        ids_of_files: streamed; the vectors of one list are in memory.
+    Rows of ours lie in that order; others are found by id. An id without a row is warned of, by the
+    `title` of the file, and left out.
     """
     import h5py
 
     with h5py.File(path, "r") as content:
-        names, vectors = content["sequence_ids"], content["embeddings"]
-        row_of: dict[str, int] | None = None
+        names, vectors = content["sequence_ids"].asstr(), content["embeddings"]
+        row_of: dict[str, int] = {}
         first = 0
         for ids in ids_of_files:
-            last = first + len(ids)
-            if names.asstr()[first:last].tolist() == list(ids):
-                yield Embeddings(tuple(ids), vectors[first:last])
-                first = last
+            here = slice(first, first + len(ids))
+            first = here.stop
+            if names[here].tolist() == list(ids):
+                yield Embeddings(tuple(ids), vectors[here])
                 continue
-            first = last
-            if row_of is None:
-                row_of = {seq_id: row for row, seq_id in enumerate(names.asstr()[:])}
-            found = tuple(seq_id for seq_id in ids if seq_id in row_of)
+            row_of = row_of or {seq_id: row for row, seq_id in enumerate(names[:])}
             for seq_id in ids:
                 if seq_id not in row_of:
                     logger.warning("Sequence %s not found in %s", seq_id, title)
+            found = tuple(seq_id for seq_id in ids if seq_id in row_of)
             rows = np.array([row_of[seq_id] for seq_id in found], dtype=np.int64)
             order = np.argsort(rows)  # HDF5 reads rising rows only
             picked = np.empty((len(found), vectors.shape[1]), dtype=np.float32)

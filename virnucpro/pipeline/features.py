@@ -23,7 +23,7 @@ logger = logging.getLogger("virnucpro.pipeline.features")
 
 @dataclass(frozen=True, slots=True)
 class EmbedJob:
-    """Embed split files with one encoder; see `Embedder`."""
+    """Embed split files with one encoder: a `Job`, see `Embedder`."""
 
     encoder: EncoderSpec
     options: EmbeddingOptions = field(default_factory=EmbeddingOptions)
@@ -35,17 +35,11 @@ class EmbedJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitFile:
-    """A unit of an `EmbedJob`: a split file, and the file that its vectors go into.
+    """A unit of an `EmbedJob`: a split file, and the file that its vectors go into."""
 
-    Attributes:
-        input_file: FASTA of DNA or protein, as the encoder takes it; ids must be unique.
-        output_file: gets the vectors, in file order.
-        layout: `dna` and `protein` are the published feature files, `shard` is HDF5.
-    """
-
-    input_file: Path
-    output_file: Path
-    layout: Literal["dna", "protein", "shard"]
+    input_file: Path  # FASTA of DNA or protein, as the encoder takes it; ids must be unique
+    output_file: Path  # gets the vectors, in file order
+    layout: Literal["dna", "protein", "shard"]  # the published feature files, or HDF5
 
 
 class EmbedTask:
@@ -77,12 +71,11 @@ class EmbedTask:
         vectors = np.empty((len(names), self._embedder.spec.dim), dtype=np.float32)
         yield from self._embedder.embed(items, vectors)
         embeddings = Embeddings(tuple(names), vectors)
-        if unit.layout == "dna":
-            feature_files.write_dna_features(unit.output_file, embeddings)
-        elif unit.layout == "protein":
-            feature_files.write_protein_features(unit.output_file, embeddings)
-        else:
+        if unit.layout == "shard":
             feature_files.write_vectors(unit.output_file, [embeddings], vectors.shape)
+        else:
+            dna, protein = feature_files.write_dna_features, feature_files.write_protein_features
+            (dna if unit.layout == "dna" else protein)(unit.output_file, embeddings)
         return len(names), sum(map(len, items))
 
     def stats(self) -> dict[str, Any]:
@@ -93,17 +86,12 @@ class EmbedTask:
 def merge_features(nucleotide_file: Path, protein_file: Path, output_file: Path) -> Path:
     """Join the vectors of one file pair: DNA columns, then protein columns.
 
-    Rows follow the nucleotide file. A sequence that only one side has loses id and row
-    together, with a warning. An existing output is kept when it was made from the same bytes.
-
-    Returns:
-        `output_file`, a dictionary `{ids, data: tensor (n, d) float32}`.
+    Rows follow the nucleotide file. A sequence that only one side has loses id and row together,
+    with a warning. An existing output is kept when it was made from the same bytes.
 
     Raises:
-        FileNotFoundError: an input is missing.
-        DamagedFeaturesError: an input cannot be read as a feature file.
+        FileNotFoundError, DamagedFeaturesError: an input is missing, or is no feature file.
         InputError: the two files have no id in common.
-        OutputError: the merged file could not be written.
     """
     inputs = digest_of(sha256_file(nucleotide_file), sha256_file(protein_file))
     if output_file.exists() and output_file.stat().st_size > 0:
@@ -113,23 +101,18 @@ def merge_features(nucleotide_file: Path, protein_file: Path, output_file: Path)
         logger.info("Merging again - made from other inputs, or damaged: %s", output_file)
     dna = feature_files.read_dna_features(nucleotide_file)
     protein = feature_files.read_protein_features(protein_file)
-    left, right = dna.vectors, protein.vectors
-    ids = dna.seq_ids
+    ids, left, right = dna.seq_ids, dna.vectors, protein.vectors
     if ids != protein.seq_ids:  # not of ours, which are rows of one unit
         row_of = {seq_id: row for row, seq_id in enumerate(protein.seq_ids)}
         shared = [row for row, seq_id in enumerate(ids) if seq_id in row_of]
         ids = tuple(dna.seq_ids[row] for row in shared)
-        common = set(ids)
-        files = (nucleotide_file, protein_file)
-        for one, file, other in zip((dna, protein), files, reversed(files), strict=True):
+        common, files = set(ids), (nucleotide_file.name, protein_file.name)
+        for one, names in ((dna, files), (protein, files[::-1])):
             if alone := [seq_id for seq_id in one.seq_ids if seq_id not in common]:
-                logger.warning(
-                    "%d of %d sequences of %s are not in %s and are left out, first: %s",
-                    len(alone), len(one), file.name, other.name, alone[0],
-                )  # fmt: skip
+                told = "%d of %d sequences of %s are not in %s and are left out, first: %s"
+                logger.warning(told, len(alone), len(one), *names, alone[0])
         if not ids:
             raise InputError(nucleotide_file, f"no sequence id in common with {protein_file}")
         left, right = left[shared], right[[row_of[seq_id] for seq_id in ids]]
-    merged = Embeddings(ids, np.hstack([left, right]))
-    feature_files.write_merged(output_file, merged, inputs)
+    feature_files.write_merged(output_file, Embeddings(ids, np.hstack([left, right])), inputs)
     return output_file

@@ -12,7 +12,6 @@ import multiprocessing
 import multiprocessing.pool
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -37,25 +36,22 @@ def map_in_order(
     """Results of `work`, in task order, with at most two windows of tasks in memory.
 
     Exceptions of `work` and of `windows` come out here. The pool is started inside
-    `children_ignore_interrupts`, and used inside `ending`; `work` is a top-level function.
+    `children_ignore_interrupts`, and ends with this; `work` is a top-level function.
     """
     at_start = _pids(pool)
     is_lost = False
     running: deque[tuple[Sequence[Task], Any]] = deque()
     source = iter(windows)
-    while True:
-        tasks = next(source, None)
-        if tasks is not None:
-            running.append((tasks, None if is_lost else pool.imap(work, tasks, chunksize=1)))
-            if len(running) < 2:
-                continue
-        if not running:
-            return
-        tasks, results = running.popleft()
-        for done, task in enumerate(tasks):
-            if not is_lost:
+    try:
+        while (tasks := next(source, None)) is not None or running:
+            if tasks is not None:
+                running.append((tasks, None if is_lost else pool.imap(work, tasks, chunksize=1)))
+                if len(running) < 2:
+                    continue
+            tasks, results = running.popleft()
+            for done, task in enumerate(tasks):
                 try:
-                    result = _next(results, pool, at_start)
+                    result = work(task) if is_lost else _next(results, pool, at_start)
                 except _LostWorkerError:
                     is_lost = True
                     logger.warning(
@@ -63,7 +59,13 @@ def map_in_order(
                         "(%d tasks or more)", len(tasks) - done,
                     )  # fmt: skip
                     _kill(pool)
-            yield work(task) if is_lost else result
+                    result = work(task)
+                yield result
+    except BaseException:
+        _kill(pool)
+        raise
+    if not is_lost:
+        pool.__exit__(None, None, None)
 
 
 def _next(results: Any, pool: Pool, at_start: set[int | None]) -> Any:
@@ -76,18 +78,6 @@ def _next(results: Any, pool: Pool, at_start: set[int | None]) -> Any:
     raise _LostWorkerError
 
 
-@contextmanager
-def ending(pool: Pool) -> Iterator[Pool]:
-    """End the pool's processes with the block, however it is left."""
-    try:
-        yield pool
-    except BaseException:
-        _kill(pool)
-        raise
-    if not getattr(pool, "was_killed", False):
-        pool.__exit__(None, None, None)
-
-
 def _kill(pool: Pool) -> None:
     """End the processes of a pool that may have lost some.
 
@@ -98,7 +88,6 @@ def _kill(pool: Pool) -> None:
     if not isinstance(pool, multiprocessing.pool.Pool):
         return
     inside: Any = pool
-    inside.was_killed = True
     inside._worker_handler._state = multiprocessing.pool.TERMINATE
     inside._state = multiprocessing.pool.TERMINATE  # it was ended: no warning when collected
     inside._change_notifier.put(None)

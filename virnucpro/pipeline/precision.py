@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from virnucpro.pipeline.inputs import read_sources, sampler
 from virnucpro.pipeline.run import Run
 from virnucpro.pipeline.stream import ScoreJob
 from virnucpro.pipeline.worker_loop import Done, Executor
-from virnucpro.scores.scorer import LoadedModels, Scorer
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -29,50 +28,8 @@ LARGEST_DIFFERENCE = 0.02  # of a probability
 _VIRUS = 1  # column of the scores
 
 
-@dataclass(frozen=True, slots=True)
-class TrialJob:
-    """Score ORFs in float16 and as `job`, a run's own, does."""
-
-    job: ScoreJob
-
-    def task(self, models: LoadedModels) -> Trial:
-        """Both protein encoders on the device of `models`."""
-        trusted = replace(self.job, protein=replace(self.job.protein, dtype="float16"))
-        return Trial(trusted.task(models), self.job.task(models))
-
-
-class Trial:
-    """A `Task` whose units are those of a `Scorer`; results are P(virus) of both, (2, n)."""
-
-    def __init__(self, exact: Scorer, fast: Scorer) -> None:
-        self._exact, self._fast = exact, fast
-        self.prepare, self.stats = fast.prepare, fast.stats
-
-    def load(self) -> None:
-        """Load both; see `Scorer.load`."""
-        self._exact.load()
-        self._fast.load()
-
-    def run(self, prepared: Any) -> Generator[int, None, NDArray[np.float32]]:
-        """Score twice; yields signs of life, no rows: they are scored again in the run."""
-        found = []
-        for scorer in (self._exact, self._fast):
-            steps = scorer.run(prepared)
-            try:
-                while True:
-                    next(steps)
-                    yield 0
-            except StopIteration as end:
-                found.append(end.value[:, _VIRUS])
-        return np.stack(found)
-
-
 def refuse_fp8(model: ModelSpec, device: str) -> None:
-    """See that float8 can be tried at all; what only the device knows is seen when it loads.
-
-    Raises:
-        UsageError: no GPU, or a model without ESM-2.
-    """
+    """A UsageError where float8 cannot be tried at all: no GPU, or no ESM-2."""
     if model.protein.kind != "esm2":
         problem = f"is for proteins by ESM-2, and {model.name} has another encoder"
         raise UsageError(f"--precision fp8 {problem}; leave it out, or use -m 300 or -m 500")
@@ -81,11 +38,7 @@ def refuse_fp8(model: ModelSpec, device: str) -> None:
 
 
 def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
-    """Score a sample of the run's own ORFs both ways; what came of it, for run.json.
-
-    Raises:
-        UsageError: float8 does not run there, or changes too much; says the figures.
-    """
+    """Score a sample of the run's own ORFs both ways; a UsageError if float8 changes too much."""
     wanted = min(run.settings.model.sample_n or SAMPLE, SAMPLE)
     rules = replace(run.rules, is_sampled=sampler(run.sources, wanted))
     records = read_sources(run.sources, ReadLog(is_silent=True))
@@ -109,11 +62,14 @@ def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -
         protein += event.protein
     rows = np.unique(np.linspace(0, len(dna) - 1, min(len(dna), SAMPLE)).astype(int)).tolist()
     unit = [dna[row] for row in rows], [protein[row] for row in rows]
-    (outcome,) = executor.run(TrialJob(job), [(0, unit)], lambda more: None)
-    if not isinstance(outcome, Done):
-        raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
-    exact, fast = outcome.result
-    return agreement(exact, fast)
+    found = []
+    for dtype in ("float16", job.protein.dtype):
+        trial = replace(job, protein=replace(job.protein, dtype=dtype))
+        (outcome,) = executor.run(trial, [(0, unit)], lambda more: None)
+        if not isinstance(outcome, Done):
+            raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
+        found.append(outcome.result[:, _VIRUS])
+    return agreement(*found)
 
 
 def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> dict[str, Any]:

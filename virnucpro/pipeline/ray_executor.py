@@ -1,8 +1,7 @@
 """Units scored by actors of a Ray cluster: only numbers move, ORFs and scores lie in the ledger.
 
 One actor a GPU, or per some CPUs, on every host that Ray has and that sees the output directory.
-Ray restarts actors that are lost with their host; the ledger says what they had done. Hosts may
-come and go.
+Hosts come and go: Ray starts lost actors again, and the ledger says what they had done.
 """
 
 from __future__ import annotations
@@ -17,31 +16,18 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import chain
 from typing import Any
 
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.text import clipped, one_line
+from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.claims import MOST_HANDS
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.stream import ScoreStore
-from virnucpro.pipeline.worker_loop import (
-    Beat,
-    CannotStart,
-    Done,
-    Failed,
-    GivenUp,
-    Item,
-    Job,
-    OnRows,
-    Outcome,
-    Ready,
-    raise_if_hopeless,
-    start_error,
-    work,
-)
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, work
 from virnucpro.pipeline.workers import AHEAD, MOST_ATTEMPTS
 from virnucpro.scores.scorer import LoadedModels
 
@@ -60,43 +46,36 @@ class Actor:
         self._job, self._store = job, store
         self._models = LoadedModels("cuda:0" if kind == "cuda" else kind, threads)
         self._inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._answers: dict[int, Future[Any]] = {-1: Future()}
+        self._answers: dict[int, Future[Done | Failed]] = {LOAD_ONLY: Future()}
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def start(self) -> CannotStart | None:
+    def start(self) -> Done | Failed:
         """Wait until models are loaded."""
-        found: CannotStart | None = self._answers[-1].result()
-        return found
+        return self._answers[LOAD_ONLY].result()
 
     def score(self, number: int) -> Done | Failed:
         """Score a unit and commit it; several may be asked for at once, and wait in a row."""
         self._answers[number] = Future()
         self._inbox.put(number)
-        answer: Done | Failed = self._answers[number].result()
+        answer = self._answers[number].result()
         del self._answers[number]
         return answer
 
     def _serve(self) -> None:
         def items() -> Iterator[tuple[int, Job, Any]]:
-            yield -1, self._job, None
+            yield LOAD_ONLY, self._job, None
             while True:
                 number = self._inbox.get()
                 yield number, self._job, self._store.read_orfs(number)
 
         try:
             for message in work(self._models, items()):
-                if isinstance(message, Ready):
-                    self._answers[-1].set_result(None)
-                elif isinstance(message, CannotStart):
-                    self._answers[-1].set_result(message)
-                elif isinstance(message, Done):
+                if isinstance(message, int):
+                    continue
+                if isinstance(message, Done) and message.key != LOAD_ONLY:
                     self._store.commit(message.key, message.result)
-                    done = Done(message.key, None, message.stats, message.loads)
-                    self._answers[message.key].set_result(done)
-                elif isinstance(message, Failed):
-                    self._answers[message.key].set_result(message)
-                else:
-                    assert isinstance(message, Beat)
+                    message = replace(message, result=None)
+                self._answers[message.key].set_result(message)
         except BaseException:
             logger.exception("the worker loop ended")
             os._exit(1)  # Ray starts another
@@ -121,12 +100,7 @@ class _Lost(Failed):
 
 
 class RayExecutor:
-    """Gives units to actors as they become free; see `Executor`.
-
-    Args:
-        compute: `ray_address`, the kind of device, and CPUs of an actor.
-        store: in a directory that all hosts see.
-    """
+    """Gives units to actors as they become free; see `Executor`. `store` is seen by all hosts."""
 
     def __init__(self, compute: Compute, store: ScoreStore) -> None:
         self._compute, self._kind = compute, compute.devices[0].split(":")[0]
@@ -136,7 +110,7 @@ class RayExecutor:
         self._ray: Any = None
         self._hired: list[_Hired] = []
         self._broken, self._looked, self._has_more = 0, 0.0, True
-        self._waiting: dict[Any, tuple[_Hired, int]] = {}  # by Ray's reference; -1 is a start
+        self._waiting: dict[Any, tuple[_Hired, int]] = {}  # by Ray's reference
         self._spans: deque[float] = deque(maxlen=100)  # of units (s)
 
     @property
@@ -153,16 +127,21 @@ class RayExecutor:
             self._ray.shutdown()
             self._ray = None
 
-    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
+    def run(
+        self, job: Job, items: Iterable[worker_loop.Item], on_rows: worker_loop.OnRows
+    ) -> Iterator[worker_loop.Outcome]:
         """See `Executor`."""
         items = iter(items)
         for first in items:
             if first[1] is not None:
                 break
-            yield Done(first[0], None, {}, 0)
+            yield Done(first[0])
         else:
             return
-        self._connect()
+        if self._ray is None:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run
+            self._ray, address = import_module("ray"), self._compute.ray_address
+            self._ray.init(address=address, log_to_driver=False, logging_level="warning")
         items = chain([first], items)
         sizes: dict[int, int] = {}  # of units that are not done
         again: deque[int] = deque()
@@ -179,13 +158,13 @@ class RayExecutor:
                     scores = self._store.read(message.key, size)
                     yield Done(message.key, scores, message.stats, message.loads)
                     continue
-                raise_if_hopeless(message)
+                message.raise_if_hopeless()
                 key, count, most = message.key, failures, MOST_ATTEMPTS
                 if isinstance(message, _Lost):
                     count, most = losses, MOST_HANDS
                     if (scores := self._store.read(key, sizes[key])) is not None:
                         on_rows(sizes.pop(key))
-                        yield Done(key, scores, {}, 0)  # it had been committed
+                        yield Done(key, scores)  # it had been committed
                         continue
                     if message.waited:
                         again.appendleft(key)
@@ -199,7 +178,7 @@ class RayExecutor:
                     again.append(key)
 
     def _hand_out(
-        self, items: Iterator[Item], again: deque[int], sizes: dict[int, int]
+        self, items: Iterator[worker_loop.Item], again: deque[int], sizes: dict[int, int]
     ) -> Iterator[Done]:
         """Give units to actors that are free; yields those that had been done before."""
         for depth in range(1, AHEAD + 1):
@@ -211,21 +190,13 @@ class RayExecutor:
                     item = next(items, None)
                     self._has_more = item is not None
                     if item is not None and item[1] is None:
-                        yield Done(item[0], None, {}, 0)
+                        yield Done(item[0])
                     elif item is not None:
                         sizes[item[0]] = len(item[1][0])
                         self._store.commit_orfs(*item)
                         self._assign(one, item[0])
             if not all(one.is_ready for one in self._hired):
                 return  # the last units are not for those who were here first
-
-    def _connect(self) -> None:
-        if self._ray is None:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run
-            self._ray = import_module("ray")
-            self._ray.init(
-                address=self._compute.ray_address, log_to_driver=False, logging_level="warning"
-            )
 
     def _hire(self, job: Job) -> None:
         """Have as many actors as the cluster has room for by now."""
@@ -251,7 +222,7 @@ class RayExecutor:
     def _start(self, one: _Hired) -> None:
         one.is_ready = False
         # Waits until Ray has started a lost actor again, on whichever host.
-        self._waiting[one.actor.start.options(max_task_retries=-1).remote()] = one, -1
+        self._waiting[one.actor.start.options(max_task_retries=-1).remote()] = one, LOAD_ONLY
 
     def _assign(self, one: _Hired, number: int) -> None:
         if not one.held:
@@ -269,21 +240,20 @@ class RayExecutor:
             try:
                 answer = self._ray.get(reference)
             except self._ray.exceptions.RayActorError as error:
-                if number < 0:
-                    answer = CannotStart(clipped(one_line(error), 1_000))
-                else:
+                if number != LOAD_ONLY:
                     yield from self._lose(one, "its actor was lost, or the host")
                     self._start(one)
                     continue
+                answer = Failed(LOAD_ONLY, clipped(one_line(error), 1_000))
             now = time.monotonic()
-            if number < 0:
-                one.is_ready, one.heard = answer is None, now
-                if answer is not None:
+            if number == LOAD_ONLY:
+                one.is_ready, one.heard = isinstance(answer, Done), now
+                if isinstance(answer, Failed):
                     self._end(one)
                     self._broken += 1
                     logger.warning("an actor cannot start: %s", answer.reason)
                     if not self._hired:
-                        raise start_error(answer)
+                        answer.raise_if_hopeless()
                 continue
             one.held.remove(number)
             if isinstance(answer, Done):

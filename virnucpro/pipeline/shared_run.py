@@ -30,7 +30,7 @@ from virnucpro.pipeline.output_dir import CHECKPOINTS, CLAIMS, LEDGER, LOCK, wor
 from virnucpro.pipeline.prediction import claim_outputs, make_executor, run_prediction
 from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
-from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, orfs_name, score_job, unit_name
+from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, score_job, unit_name
 from virnucpro.pipeline.worker_loop import GivenUp
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -41,14 +41,7 @@ _LOADING_S = 900.0  # a model may come from a slow disk, with nothing to say mea
 
 
 class SharedRun:
-    """A planned run as all of its workers see it.
-
-    Args:
-        place: the output directory, or an s3://, gs:// or file:// URL.
-
-    Raises:
-        UsageError: nothing is planned there.
-    """
+    """A planned run, at a folder or an s3://, gs:// or file:// URL, as its workers see it."""
 
     def __init__(self, place: str) -> None:
         self.place = url_of(place) or place
@@ -75,7 +68,7 @@ class SharedRun:
         self.is_planned = name(PLANNED, self.key) in entries
         if self.is_planned and (planned := self.ledger.read(PLANNED, self.key)):
             self.units = int(planned.facts["units"])
-        while not self.is_planned and name(orfs_name(self.units), self.key) in entries:
+        while not self.is_planned and name(unit_name(self.units, "orfs"), self.key) in entries:
             self.units += 1
         self.is_done = [
             name(unit_name(k), self.key) in entries or f"failed-{k}" in self.names
@@ -125,19 +118,10 @@ class SharedRun:
 def plan(
     input_files: Sequence[Path], place: str, settings: PredictionSettings, per_claim: int = 1
 ) -> int:
-    """Read the inputs once, and leave their units for workers, who may begin meanwhile.
+    """Read the inputs once, and leave their units for workers, who may begin meanwhile; how many.
 
-    Args:
-        input_files: as for `run_prediction`, but none that can be read only once.
-        place: see `SharedRun`.
-        settings: of the whole run; `compute.device` is what all workers have, cpu or cuda.
-        per_claim: units of a block, which a worker claims at a time.
-
-    Returns:
-        The number of units.
-
-    Raises:
-        VirNucProError: as `run_prediction`.
+    No input may be one that can be read only once. All workers have `compute.device`, cpu or cuda,
+    and claim `per_claim` units at a time. Errors as for `run_prediction`.
     """
     check_inputs(input_files)
     model = choose_model(settings.model)
@@ -178,20 +162,10 @@ def plan(
 
 
 def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> int:
-    """Score units of a planned run until all are done, by whichever worker.
+    """Score units of a planned run until all are done; how many this worker was the first at.
 
-    Args:
-        place: see `SharedRun`.
-        compute: devices and threads of this worker.
-        home: of its models.
-        lease_s: time without a sign of life after which units are given to others (s).
-
-    Returns:
-        How many units this worker was the first to score.
-
-    Raises:
-        UsageError: model or device are not those that the run was planned for.
-        VirNucProError: no unit can be scored here.
+    `compute` has its devices, `home` its models. After `lease_s` without a sign of life units are
+    given to others. A UsageError if model or device are not those of the plan.
     """
     run, first = SharedRun(place), 0
     model = choose_model(replace(run.settings.model, home=home))
@@ -247,11 +221,7 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
 def finish(place: str) -> int:
     """Make the tables of a run whose units are all done; exit code as `run_prediction`.
 
-    They lie in the output directory, or below the URL.
-
-    Raises:
-        UsageError: units are left, or the inputs are others by now.
-        VirNucProError: as `run_prediction`.
+    A UsageError if units are left, or the inputs are others by now.
     """
     run = SharedRun(place)
     if not run.is_planned or not all(run.is_done):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,18 +14,10 @@ from numpy.typing import NDArray
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import DamagedError, UsageError
 from virnucpro.models.specs import ModelSpec
+from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.input_pass import Shard, Unit
 from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.worker_loop import (
-    LOAD_ONLY,
-    Done,
-    Executor,
-    GivenUp,
-    Item,
-    Job,
-    OnRows,
-    Outcome,
-)
+from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Job, OnRows
 from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
 
 Scores = NDArray[np.float32]
@@ -35,7 +27,7 @@ _NO_SCORES: Scores = np.empty((0, COLUMNS), np.float32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreJob:
-    """Score the distinct ORFs of a unit; see `Scorer`."""
+    """Score the distinct ORFs of a unit: a `Job`, see `Scorer`."""
 
     model: ModelSpec
     dna: EmbeddingOptions
@@ -43,7 +35,7 @@ class ScoreJob:
     classifier_batch: int = 256
 
     def task(self, models: LoadedModels) -> Scorer:
-        """See `Job`."""
+        """The model on the device of `models`."""
         return Scorer(self.model, models, self.dna, self.protein, self.classifier_batch)
 
 
@@ -61,21 +53,13 @@ def score_job(model: ModelSpec, compute: Compute) -> ScoreJob:
     )
 
 
-def unit_name(number: int) -> str:
-    """The name of a unit of scores in the ledger."""
-    return f"scores {number}"
-
-
-def orfs_name(number: int) -> str:
-    """The name in the ledger of a unit's ORFs, for whoever scores it elsewhere."""
-    return f"orfs {number}"
+def unit_name(number: int, what: str = "scores") -> str:
+    """The name in the ledger of a unit's scores, or of its `orfs`, for whoever scores them."""
+    return f"{what} {number}"
 
 
 class ScoreStore:
-    """Scores of units in the ledger, as `Scorer.run` gives them: float32, row by row.
-
-    Where other hosts score them, so are their ORFs.
-    """
+    """Scores of units in the ledger; where other hosts score them, so are their ORFs."""
 
     def __init__(self, ledger: Ledger, key: str) -> None:
         self.ledger, self.key = ledger, key
@@ -83,8 +67,7 @@ class ScoreStore:
     def read(self, number: int, size: int) -> Scores | None:
         """The scores of a finished unit, shape (size, `COLUMNS`); None where it is not finished.
 
-        Raises:
-            DamagedError: they are not what was committed, and repair was not asked for.
+        A DamagedError if they are not what was committed, and repair was not asked for.
         """
         entry = self.ledger.read(unit_name(number), self.key)
         if entry is None:
@@ -98,21 +81,17 @@ class ScoreStore:
         return scores.reshape(size, COLUMNS).astype(np.float32)
 
     def commit(self, number: int, scores: Scores) -> bool:
-        """Record the scores of a unit, shape (n, `COLUMNS`); False where somebody had done it."""
+        """Record the scores of a unit, shape (n, `COLUMNS`); False where it had been done."""
         return self.ledger.commit(unit_name(number), self.key, scores.astype("<f4").tobytes())
 
     def commit_orfs(self, number: int, unit: Orfs) -> None:
-        """Record DNA and protein of a unit's ORFs, for whoever scores it."""
+        """Record DNA and protein of a unit's ORFs."""
         lines = b"\n".join([part for parts in unit for part in parts])
-        self.ledger.commit(orfs_name(number), self.key, zstandard.compress(lines, 1))
+        self.ledger.commit(unit_name(number, "orfs"), self.key, zstandard.compress(lines, 1))
 
     def read_orfs(self, number: int) -> Orfs:
-        """DNA and protein of a unit's ORFs.
-
-        Raises:
-            DamagedError: they are not there, or not what was committed.
-        """
-        entry = self.ledger.read(orfs_name(number), self.key)
+        """DNA and protein of a unit's ORFs; a DamagedError if they are not there and whole."""
+        entry = self.ledger.read(unit_name(number, "orfs"), self.key)
         if entry is None:
             raise DamagedError(self.ledger.folder, f"unit {number} has no ORFs")
         lines = zstandard.decompress(entry.payload).split(b"\n")
@@ -126,20 +105,14 @@ def scored_shards(
     job: ScoreJob,
     on_rows: OnRows = lambda rows: None,
     given_up: dict[int, str] | None = None,
-    on_stats: Callable[[Mapping[str, Any]], object] = lambda stats: None,
+    on_stats: Callable[[Any], object] = lambda stats: None,
     loads_first: bool = False,
 ) -> Iterator[tuple[Shard, Scores]]:
-    """Score what is not scored yet, and join scores to ORFs by their rows.
+    """Score what `store` does not have yet, commit it there, and join scores to ORFs by row.
 
-    Args:
-        events: of the input pass.
-        store: finished units; new ones are committed as they come. None keeps nothing.
-        executor: does the work.
-        job: what it does.
-        on_rows: told how many more ORFs are done.
-        given_up: gets the units that could not be scored, each with the reason.
-        on_stats: told what the engines did so far, by slot, after each unit.
-        loads_first: load models at once, not once the first unit is known to need them.
+    `on_rows` is told how many more ORFs are done, `on_stats` what the engines did so far, and
+    `given_up` gets the units that could not be scored, each with the reason. `loads_first` loads
+    models at once, not once the first unit is known to need them.
 
     Yields:
         Each shard with the scores of its ORFs, shape (orfs, `COLUMNS`); NaN where there is none.
@@ -151,16 +124,18 @@ def scored_shards(
     def units() -> Iterator[tuple[int, Orfs | None]]:
         """Units, None for those that are scored; read in another thread, which sees shards."""
         if loads_first:
-            yield LOAD_ONLY, None
+            yield worker_loop.LOAD_ONLY, None
         for event in events:
             if isinstance(event, Shard):
                 shards.append(event)
                 continue
             sizes[event.number] = len(event)
             known = store.read(event.number, len(event)) if store else None
-            if known is not None:
+            if known is None:
+                yield event.number, (event.dna, event.protein)
+            else:
                 scores[event.number] = known
-            yield event.number, None if known is not None else (event.dna, event.protein)
+                yield event.number, None
 
     def joined(shard: Shard) -> tuple[Shard, Scores]:
         parts = [scores.pop(number) for number, _ in shard.units]
@@ -185,27 +160,23 @@ def scored_shards(
 
 
 class NoExecutor:
-    """Stands where units were scored elsewhere: what is not scored by now was given up.
-
-    Args:
-        reasons: why, by unit; those that are in no other way accounted for raise a UsageError.
-    """
+    """Stands where units were scored elsewhere: what is not by now was given up, with a reason."""
 
     loads = 0
 
     def __init__(self, reasons: dict[int, str]) -> None:
         self._reasons = reasons
 
-    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
-        """See `Executor`."""
+    def run(
+        self, job: Job, items: Iterable[worker_loop.Item], on_rows: OnRows
+    ) -> Iterator[worker_loop.Outcome]:
+        """See `Executor`; a UsageError for a unit that is not accounted for."""
         for key, unit in items:
-            if unit is None:
-                yield Done(key, None, {}, 0)
-            elif key in self._reasons:
-                yield GivenUp(key, self._reasons[key])
-            else:
+            if unit is not None and key not in self._reasons:
                 problem = f"unit {key} is not scored: inputs or settings are others by now"
                 raise UsageError(f"{problem}; plan again")
+            if key != worker_loop.LOAD_ONLY:
+                yield Done(key) if unit is None else GivenUp(key, self._reasons[key])
 
     def close(self) -> None:
         """Nothing to give back."""
