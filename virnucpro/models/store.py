@@ -1,13 +1,7 @@
 """The model home: what is installed, and which model a run uses.
 
-A home holds, each with its manifest,
-
-    encoders/DNABERT-S/            published encoders, in their published files
-    encoders/esm2_t36_3B_UR50D/
-    500/  300/  NAME/              models: classifiers for those encoders, or models of ours
-    .partial/                      downloads that are not whole
-
-The bundled model lies in the package.
+It holds, each with its manifest, `encoders/NAME/`, published encoders in their published files, and
+`500/`, `300/`, `NAME/`, models: classifiers for those encoders, or models of ours.
 """
 
 import shutil
@@ -93,7 +87,19 @@ def load_model(folder: Path, home: Path) -> ModelSpec:
     """The model in a folder; its encoders may be installed ones. Raises as `resolve_model`."""
     manifest = model_in(folder)
     manifest.check()
-    return manifest.model_spec(lambda name: find_encoder(name, home))
+    parts, files = manifest.model, manifest.files
+    assert parts
+    dna, protein = (
+        find_encoder(entry.installed, home) if entry.installed else manifest.encoder_spec(entry)
+        for entry in (parts.dna, parts.protein)
+    )
+    return ModelSpec(
+        name=manifest.name, dna=dna, protein=protein, groups=parts.groups,
+        classifier=folder / parts.classifier, classifier_sha256=files[parts.classifier].sha256,
+        orf_policy=parts.orf_policy, chunk_nt=parts.chunk_nt,
+        calibration=folder / parts.calibration if parts.calibration else None,
+        calibration_sha256=files[parts.calibration].sha256 if parts.calibration else "",
+    )  # fmt: skip
 
 
 def model_in(folder: Path) -> Manifest:
@@ -113,7 +119,7 @@ def find_encoder(name: str, home: Path) -> EncoderSpec:
             f"downloads it, `virnucpro models import DIR --name {name}` takes local files"
         )
     manifest.check()
-    return manifest.encoder_spec()
+    return manifest.encoder_spec(manifest.encoder)
 
 
 def list_models(home: Path) -> list[Manifest]:

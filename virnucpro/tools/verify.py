@@ -21,7 +21,7 @@ from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions
 from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import ModelSpec
-from virnucpro.pipeline import feature_files
+from virnucpro.pipeline import features
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
 from virnucpro.sequences.fasta import read_fasta
@@ -218,9 +218,9 @@ def _from_results(root: Path, merged: Path) -> Published:
     )
     known: list[dict[str, Any]] = []
     for folder, pattern, read in (
-        (dna, "*_DNABERT*.pt", feature_files.read_dna_features),
-        (protein, "*_ESM.pt", feature_files.read_protein_features),
-        (merged, "*_merged.pt", feature_files.read_merged),
+        (dna, "*_DNABERT*.pt", features.read_dna_features),
+        (protein, "*_ESM.pt", features.read_protein_features),
+        (merged, "*_merged.pt", features.read_merged),
     ):
         known.append({})
         for path in sorted(folder.glob(pattern)):

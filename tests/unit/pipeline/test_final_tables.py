@@ -39,9 +39,11 @@ def make_run(tmp_path, samples, calling=None, mates=1):
                     fasta.write(f">{seq_id}\n{'ACGTA' * 100 * max(1, len(scores))}\n")
                     calls.write(contig_line(call_row(seq_id, scores, sample), seq_id))
                     track.writelines(row.line() for row in chunk_rows(seq_id, scores, sample))
+    sources = plan_sources(inputs, {}, paired=False)
     return SimpleNamespace(
-        sources=plan_sources(inputs, {}, paired=False),
+        sources=sources,
         paths=paths,
+        folders=[out, *(paths.samples / one.folder for one in sources if len(sources) > 1)],
         settings=SimpleNamespace(calling=calling or Calling()),
         mates=mates,
         model=SimpleNamespace(calibration=None),
