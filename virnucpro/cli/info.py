@@ -410,12 +410,12 @@ def show(obj: dict[str, Config], as_json: bool) -> None:
     Flags of a command go before all of these. "not set" leaves the choice to the model or the
     machine.
     """
-    shown = {}
-    for name, value, source in obj["config"].items():
-        plain = str(value) if isinstance(value, Path) else value
-        shown[name] = {"value": plain, "source": source, "variable": environment_name(name)}
+    shown = {
+        name: {"value": value, "source": source, "variable": environment_name(name)}
+        for name, value, source in obj["config"].items()
+    }
     if as_json:
-        click.echo(json.dumps(shown, indent=1))
+        click.echo(json.dumps(shown, indent=1, default=str))
         return
     width = max(map(len, shown))
     for name, about in shown.items():
