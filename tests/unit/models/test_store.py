@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import shutil
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tiny_published import (
-    DNA,
-    PROTEIN,
     WIDTH,
     classifier_state,
     install_published,
@@ -35,15 +32,6 @@ def installed_once(tmp_path_factory):
 @pytest.fixture
 def home(installed_once, tmp_path):
     return shutil.copytree(installed_once, tmp_path / "home")  # keeps times of change
-
-
-def test_500_is_the_published_pair_with_its_policy(home):
-    spec = resolve_model("500", None, home)
-    assert (spec.dna.kind, spec.dna.dim, spec.protein.kind, spec.protein.dim) == (
-        "dnabert", DNA.dim, "esm2", PROTEIN.dim,
-    )  # fmt: skip
-    assert (spec.dim, spec.chunk_nt, spec.orf_policy) == (WIDTH, 500, OrfPolicy("open-frame"))
-    assert pickle.loads(pickle.dumps(spec)).digest == spec.digest
 
 
 def test_every_file_that_decides_a_score_is_in_the_digest(home, tmp_path):
