@@ -224,25 +224,15 @@ def test_odd_archives_are_refused(tmp_path, case, refused):
     assert why in refused(archive(tmp_path / "m.pth", **options))
 
 
-class Stateful(nn.Parameter):
-    """Pickles as a parameter whose attributes stand in for methods."""
-
-    def __reduce_ex__(self, _):
-        state = {"detach": OrderedDict}
-        rebuild = torch._utils._rebuild_parameter_with_state
-        return rebuild, (torch.zeros(4), False, OrderedDict(), state)
-
-
 @pytest.mark.parametrize(
     "tensor",
     [
         torch.eye(4).to_sparse(),
-        Stateful(torch.zeros(4)),
         torch.zeros(4, dtype=torch.int32),
         torch.zeros(1).expand(4),
         "text",
     ],
-    ids=["sparse", "stateful", "integers", "expanded", "text"],
+    ids=["sparse", "integers", "expanded", "text"],
 )
 def test_what_is_no_plain_tensor_of_floats_is_no_classifier(tmp_path, tensor):
     save(classifier_state() | {"hidden_layer.bias": tensor}, tmp_path / "m.pth")

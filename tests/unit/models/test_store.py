@@ -99,19 +99,9 @@ def test_a_custom_classifier_runs_with_the_published_encoders(home, tmp_path, fo
     assert (spec.dim, spec.chunk_nt, spec.orf_policy) == (WIDTH, 500, OrfPolicy("open-frame"))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("evil.pth", b"cposix\nsystem\n(X\x05\x00\x00\x00touchtR.", "refused"),
-        ("contigs.fa", b">a\nACGT\n", r"contigs\.fa"),
-        ("none", None, "no such model"),
-    ],
-)
-def test_what_is_no_classifier_is_told_before_encoders_are_asked_for(
-    tmp_path, name, content, message
-):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
+@pytest.mark.parametrize(("name", "message"), [("in.fa", r"in\.fa"), ("none", "no such model")])
+def test_what_is_no_classifier_is_told_before_encoders_are_asked_for(put, tmp_path, name, message):
+    put(">a\nACGT\n")
     with pytest.raises(ModelError, match=message) as caught:
         resolve_model("custom", tmp_path / name, tmp_path / "nothing")
     assert "DNABERT-S" not in str(caught.value)

@@ -76,8 +76,3 @@ PROTEIN = "MKVLATPLEGHIRSDQWFYC" * 5
 )
 def test_a_record_is_held_back_for_the_first_reason(sequence, status):
     assert screen_record(Record("r", "r", sequence)) == status
-
-
-@pytest.mark.parametrize("sequence", ["", "ACG", "N" * 30, "ACNGT" * 30])
-def test_without_a_minimum_only_other_letters_hold_back(sequence):
-    assert screen_record(Record("r", "r", sequence), min_nt=0) is None

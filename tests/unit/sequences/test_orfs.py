@@ -152,11 +152,6 @@ def test_sixty_clear_bases_give_an_orf(clear, rest, place):
     assert len(find_orfs([sequence], OrfPolicy("longest", keep=1))) == 1
 
 
-@pytest.mark.parametrize("unit", ["TAA", "TTA", "TAG", "CTA", "TGA", "TCA", "TAAC", "TTAATTAA"])
-def test_stops_everywhere_still_give_an_orf(unit):
-    assert len(find_orfs([(unit * 60)[:60]], OrfPolicy("longest", keep=1))) == 1
-
-
 @pytest.mark.parametrize(("name", "keep"), [("best", 6), ("longest", 0), ("open-frame", 7)])
 def test_a_policy_that_cannot_be_is_refused(name, keep):
     with pytest.raises(ValueError):
