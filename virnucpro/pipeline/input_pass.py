@@ -4,8 +4,6 @@ Rows are numbered within shards of a fixed size, so that memory is bounded by a 
 follow from input and settings alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from virnucpro.core.errors import DeviceError
-from virnucpro.encoders.base import Rectangle, collate
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.models.specs import Esm2Shape
 
@@ -35,11 +35,6 @@ def varlen(monkeypatch):
 def sequences(lengths=LENGTHS):
     numbers = np.random.default_rng(0)
     return [(numbers.integers(4, 30, n)) for i, n in enumerate(lengths)]
-
-
-def all_layouts(items):
-    batch = collate(items)
-    return Rectangle.of(batch, 1, batch.longest), batch
 
 
 def test_a_packed_layout_never_asks_the_host():
