@@ -150,12 +150,3 @@ def test_float16_on_the_gpu_stays_within_its_figure(trio):
     assert relative(vectors, wanted) < 1.5e-3
     fast.forced_backend = "sdpa"
     assert relative(fast(collate(items)), wanted) < 1.5e-3
-
-
-def test_float32_on_the_gpu_uses_the_portable_path_and_is_exact(trio):
-    plain, fast, _ = trio
-    exact = fast.float()
-    exact.load_state_dict(plain.state_dict())
-    items = sequences()
-    assert exact.backend == "sdpa"
-    assert relative(exact(collate(items)), plain(collate(items))) < 1e-5

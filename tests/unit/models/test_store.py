@@ -183,26 +183,6 @@ def test_what_an_older_version_installed_is_told_with_its_remedy(home, form):
             use()
 
 
-@pytest.fixture
-def nobody():
-    """An ordinary user for the length of a test; what root may read they may not."""
-    mine = os.geteuid()
-    if mine == 0:
-        os.seteuid(65534)
-    yield
-    os.seteuid(mine)
-
-
-def test_a_home_of_somebody_else_is_an_error_that_says_so(home, request):
-    (home / "encoders" / "DNABERT-S").chmod(0)
-    home.chmod(0)
-    request.getfixturevalue("nobody")
-    with pytest.raises(ModelError, match=r"cannot be read.*VIRNUCPRO_MODEL_DIR"):
-        list_models(home)
-    with pytest.raises(ModelError, match="cannot be read"):
-        resolve_model("500", None, home)
-
-
 def test_nothing_is_overwritten_and_odd_names_are_refused(home, tmp_path):
     path = write_classifier(tmp_path / "model.pth")
     with pytest.raises(ModelError, match="already installed"):
