@@ -140,12 +140,6 @@ def test_an_entry_changed_or_cut_is_damage(ledger, output, place, is_cut):
     assert Ledger(ledger.root, ledger.folder, repair=True).read("tables", "key") is None
 
 
-def test_unit_names_never_leave_the_folder(ledger):
-    ledger.commit("../../escape", "../key")
-    assert entry_of(ledger).parent == ledger.folder
-    assert ledger.read("../../escape", "../key") is not None
-
-
 def test_what_is_forgotten_is_not_done_and_its_files_stay(ledger, output):
     for unit, key in (("tables", "other key"), ("inputs", ""), ("scores 1", "key")):
         ledger.commit(unit, key)

@@ -48,10 +48,7 @@ def slow_frames(sequence):
 
 
 def slow_run(translation):
-    """(first, end) codon of the longest run without a stop and without three X in a row, leftmost.
-
-    What lies outside of the chunk counts as X.
-    """
+    """(first, end) codon of the longest run without a stop or XXX, X outside too, leftmost."""
     outside = f"X{translation}X"
     ends = [
         at
