@@ -33,6 +33,7 @@ LIKELY = 0.5
 WRITTEN_ORFS = 20_000  # at a time: their ids and text take more than all the rest of an ORF
 
 Scores = NDArray[np.float32]
+BestOrf = tuple[str, int | None, int | None, float | None]  # frame, start, end, p_virus
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +145,12 @@ class Caller:
                          strict=True))  # fmt: skip
         chunk_rows = []
         for k, (record, number, start, end, _) in enumerate(chunks.tolist()):
+            best_orf: BestOrf = ("", None, None, None)
+            if k in found:
+                (_, frame, orf_start, orf_end, _), p = found[k]
+                best_orf = FRAMES[frame], start + orf_start, start + orf_end, p
             seq_id, sample = shard.records[record].seq_id, shard.records[record].sample
-            if k not in found:
-                chunk_rows.append(ChunkRow(seq_id, number + 1, start, end, sample=sample))
-                continue
-            (_, frame, orf_start, orf_end, _), p = found[k]
-            place = (start + orf_start, start + orf_end)
-            chunk_rows.append(
-                ChunkRow(seq_id, number + 1, start, end, FRAMES[frame], *place, p, sample)
-            )
+            chunk_rows.append(ChunkRow(seq_id, number + 1, start, end, *best_orf, sample))
         lost = np.flatnonzero(is_lost & (orfs > 0))
         lacking = {shard.records[i].joint_id: int(missing[i]) for i in lost}
         return Called(rows, hosts, chunk_rows, scored, virus >= other, lacking)
@@ -189,9 +187,10 @@ class ModelTables:
         paths = self._paths
         paths.merged_dir.mkdir(exist_ok=True)
         with ExitStack() as stack:
-            self._predictions = stack.enter_context(atomic_write(paths.predictions, "w"))
-            self._chunks = stack.enter_context(atomic_write(paths.chunks, "w"))
-            self._records = stack.enter_context(atomic_write(paths.contigs, "w"))
+            self._predictions, self._chunks, self._records = (
+                stack.enter_context(atomic_write(path, "w"))
+                for path in (paths.predictions, paths.chunks, paths.contigs)
+            )
             self._predictions.write(RESULTS_HEADER)
             self._chunks.write(header(CHUNK_COLUMNS))
             self._records.write(header(CONTIG_COLUMNS))

@@ -1,7 +1,5 @@
 """The same calls without files, for a few thousand records: training, `virnucpro.embed`, tests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -12,8 +10,7 @@ from virnucpro.core.records import Record
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.calls import Caller
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
-from virnucpro.pipeline.precision import compare, refuse_fp8
-from virnucpro.pipeline.stream import ScoreJob, scored_shards
+from virnucpro.pipeline.stream import ScoreJob, compare, refuse_fp8, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.tables import CallRow
 from virnucpro.scores.scorer import EmbeddingOptions, finished

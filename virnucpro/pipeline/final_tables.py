@@ -4,8 +4,6 @@ Two passes over the internal table of contigs: the first counts scores, for the 
 rate of each sample; the second writes. Memory does not grow with the number of records.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack

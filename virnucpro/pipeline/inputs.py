@@ -3,8 +3,6 @@
 Read twice: to score the records, and to write out those that are called viral.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -5,8 +5,6 @@ and a lost rank's units go to the others. Shards are joined in the order of the 
 the result is the same whatever the number of ranks, and whatever was done before.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time
@@ -19,8 +17,7 @@ from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.files import digest_of, sha256_file, write_json
 from virnucpro.models.specs import EncoderSpec
-from virnucpro.pipeline.feature_files import read_vectors, write_vectors
-from virnucpro.pipeline.features import EmbedJob, SplitFile
+from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import Workers, WorkerSettings

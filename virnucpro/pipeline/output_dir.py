@@ -4,8 +4,6 @@ A file is ours if the ledger lists it, or if it lies in the folder of checkpoint
 that only we give. Files go one by one, by name; no link is followed on the way.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -3,8 +3,6 @@
 A pair that fails becomes an entry with its reason, and the others go on.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import re

@@ -1,7 +1,5 @@
 """Chunks -> ORFs on all cores, block after block, in order: the same for any number of workers."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ Records are read, cut and translated, distinct ORFs are scored in units, and tab
 their rows. The staged path scores the same units through files, into the same ledger.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,13 +20,14 @@ from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Status
 from virnucpro.core.text import clipped, duration
 from virnucpro.pipeline.calls import Called, ModelTables
-from virnucpro.pipeline.feature_files import (
+from virnucpro.pipeline.features import (
+    EmbedJob,
+    SplitFile,
     read_dna_features,
     vectors_by_file,
     write_dna_features,
     write_protein_features,
 )
-from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.final_tables import write_final_tables
 from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources, shown_name
@@ -40,7 +39,6 @@ from virnucpro.pipeline.output_dir import (
     working_in,
 )
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
-from virnucpro.pipeline.precision import refuse_fp8, try_fp8
 from virnucpro.pipeline.rates import Pace, rate_keys, remember
 from virnucpro.pipeline.run import (
     CALLS,
@@ -57,7 +55,14 @@ from virnucpro.pipeline.run import (
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import Compute, PredictionSettings, default_home
 from virnucpro.pipeline.staged import classify, merge, staged_files, written_units
-from virnucpro.pipeline.stream import NoExecutor, ScoreStore, score_job, scored_shards
+from virnucpro.pipeline.stream import (
+    NoExecutor,
+    ScoreStore,
+    refuse_fp8,
+    score_job,
+    scored_shards,
+    try_fp8,
+)
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
@@ -115,10 +120,12 @@ def run_prediction(
         calls = run.ledger.read(CALLS, run.calls_key)
         tables = run.ledger.read(TABLES, run.tables_key)
         if calls and tables:
-            run.report.restore(tables.facts["run"])
+            run.report.data = tables.facts["run"]
+            if read_json(run.paths.run_json) != run.report.data:
+                run.report.save()
             logger.info("Already complete: %s", out)
-            _tidy(run)
-            _report(run)
+            claim_outputs(run)
+            _leave_whole(run)
             return DONE
         claim_outputs(run, is_staged)
         run.report.save()
@@ -133,9 +140,7 @@ def run_prediction(
                     )
                 _write_tables(run, _score_and_call(run, executor))
         is_partial = run.paths.failed_files.exists()
-        if not is_partial:
-            _tidy(run)
-        _report(run)
+        _leave_whole(run, is_partial)
         for line in summary_lines(out, run.report.data):
             logger.info("%s", line)
         return PARTIAL if is_partial else DONE
@@ -149,7 +154,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     given_up: dict[int, str] = {}
     missing: dict[str, int] = {}
     store = ScoreStore(run.ledger, run.key)
-    device = compute.devices[0]
+    device = run.devices[0]
     run.ledger.discard(CALLS)
     with ExitStack() as stack:
         if executor is None:
@@ -207,7 +212,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
     if rate := pace.rate(gpu_memory=run.report.data.get("gpu_bytes", 0)):
         chunk_nt = counts["nt"] / max(1, counts["chunks"])
-        key, _ = rate_keys(run.model, compute.devices, run.threads, chunk_nt)
+        key, _ = rate_keys(run.model, run.devices, run.threads, chunk_nt)
         remember(run.settings.model.home or default_home(), key, rate)
     record_failures(paths, given_up, missing)
     outputs = run.ledger.describe(paths.model_outputs)
@@ -239,8 +244,7 @@ def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor
 
 def _write_tables(run: Run, model_outputs: Outputs) -> None:
     """Apply the thresholds, write the final tables, and close the run."""
-    run.ledger.discard(TABLES)
-    run.ledger.discard(REPORT)
+    run.ledger.discard(TABLES, REPORT)
     with run.report.stage("tables") as counts:
         try:
             found, run.report.data["sample_summary"] = write_final_tables(run)
@@ -258,12 +262,14 @@ def _write_tables(run: Run, model_outputs: Outputs) -> None:
     run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": run.report.data})
 
 
-def _report(run: Run) -> None:
-    """Make the report where it was asked for, unless it is there and whole."""
+def _leave_whole(run: Run, is_partial: bool = False) -> None:
+    """Remove what only the stages needed; make the report, where it is missing and asked for."""
+    if not is_partial and not run.settings.output.keep_intermediate:
+        remove_intermediates(run.ledger, [*run.results, *run.pages])
+        run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
     is_asked = run.settings.output.report
     if is_asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
         run.ledger.discard(REPORT)
-        run.claim(*run.pages)
         write_report(run.paths.output_dir)
         run.ledger.commit(REPORT, run.tables_key, outputs=run.pages)
 
@@ -274,13 +280,6 @@ def claim_outputs(run: Run, is_staged: bool = False) -> None:
         check_free(run.ledger, staged_files(run))
     pages = run.pages if run.settings.output.report else []
     run.claim(run.paths.failed_files, *run.results, *pages)
-
-
-def _tidy(run: Run) -> None:
-    """Remove what only the stages needed."""
-    if not run.settings.output.keep_intermediate:
-        remove_intermediates(run.ledger, [*run.results, *run.pages])
-        run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
 
 
 def _score_staged(

@@ -1,7 +1,5 @@
 """How fast predictions went on this machine, kept beside the models for `estimate`."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

@@ -4,8 +4,6 @@ One actor a GPU, or per some CPUs, on every host that Ray has and that sees the 
 Hosts come and go: Ray starts lost actors again, and the ledger says what they had done.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import queue
@@ -24,11 +22,10 @@ from typing import Any
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.text import clipped, one_line
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.claims import MOST_HANDS
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.stream import ScoreStore
 from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, work
-from virnucpro.pipeline.workers import AHEAD, MOST_ATTEMPTS
+from virnucpro.pipeline.workers import AHEAD, MOST_ATTEMPTS, MOST_HANDS
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")

@@ -18,7 +18,7 @@ from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
 from virnucpro.core.extras import version_of
-from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
+from virnucpro.core.files import atomic_write, digest_of, write_json
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped, one_line
 from virnucpro.models.specs import ModelSpec
@@ -53,6 +53,7 @@ class Run:
     model: ModelSpec
     settings: PredictionSettings
     per_unit: int  # ORFs of a unit of work, and the most that a killed run has to do again
+    devices: tuple[str, ...]
     threads: int  # CPU threads and processes of the whole run
     key: str  # of scores, to the last digit
     calls_key: str  # of the model's calls: done on whatever kind of device they were made
@@ -140,12 +141,6 @@ class RunReport:
         self.data |= {"status": status, "outputs": hashes, "seconds": seconds}
         self.save()
 
-    def restore(self, data: dict[str, Any]) -> None:
-        """Make run.json again as a finished run left it, where it is gone or another."""
-        self.data = data
-        if read_json(self._path) != data:
-            self.save()
-
     def save(self) -> None:
         """Write run.json."""
         write_json(self._path, self.data)
@@ -198,7 +193,8 @@ def prepare(
     chosen = (model.digest, settings.model.min_length, settings.model.sample_n)
     numbers = (compute.dtype, compute.packing, compute.v1_attention)
     decides = (FORMAT, SCHEMA["chunks.tsv"], read, chosen, numbers)
-    kind = compute.devices[0].split(":")[0]  # their scores differ in the last digits
+    devices = compute.devices
+    kind = devices[0].split(":")[0]  # their scores differ in the last digits
     per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
     about = {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
@@ -216,7 +212,8 @@ def prepare(
     }  # fmt: skip
     return Run(
         sources=sources, paths=paths, model=model, settings=settings, per_unit=per_unit,
-        threads=compute.threads or usable_cpus(), key=digest_of(decides, kind, per_unit),
+        devices=devices, threads=compute.threads or usable_cpus(),
+        key=digest_of(decides, kind, per_unit),
         calls_key=digest_of(decides), tables_key=digest_of(decides, calling, SCHEMA),
         ledger=ledger, report=RunReport(paths.run_json, about),
         reporter=ProgressReporter(output.progress),

@@ -1,7 +1,5 @@
 """How to run the packed stages of one prediction: time and memory, never a score."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

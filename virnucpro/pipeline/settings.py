@@ -1,7 +1,5 @@
 """What one prediction is asked to do; the frozen form of the command line."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path

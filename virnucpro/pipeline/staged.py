@@ -1,7 +1,5 @@
 """The staged path: the original's stages and files between reading and calling."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,7 +7,7 @@ from pathlib import Path
 
 from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write, digest_of
-from virnucpro.pipeline.feature_files import DamagedFeaturesError, read_merged, read_records
+from virnucpro.pipeline.features import DamagedFeaturesError, read_merged, read_records
 from virnucpro.pipeline.input_pass import Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
@@ -107,7 +105,7 @@ def classify(
     from virnucpro.scores.scorer import LoadedModels, Scorer
 
     compute, scored = run.settings.compute, 0
-    models = LoadedModels(compute.devices[0], run.threads)
+    models = LoadedModels(run.devices[0], run.threads)
     scorer = Scorer(run.model, models, classifier_batch=compute.classifier_batch)
     merged_files = [run.paths.merged(n) for n in numbers]
     readers = min(compute.reader_threads, run.threads - 1)  # this thread scores

@@ -1,10 +1,9 @@
 """Units of the input pass -> scores -> shards whose every ORF has its scores, in input order."""
 
-from __future__ import annotations
-
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,21 @@ import zstandard
 from numpy.typing import NDArray
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import DamagedError, UsageError
+from virnucpro.core.errors import DamagedError, DeviceError, UsageError
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.input_pass import Shard, Unit
+from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
+from virnucpro.pipeline.inputs import read_sources, sampler
+from virnucpro.pipeline.run import Run
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Job, OnRows
 from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
+from virnucpro.sequences.read_log import ReadLog
 
+logger = logging.getLogger("virnucpro.pipeline")
+
+# of a trial of float8: records, spread over the input, and as many ORFs, spread over theirs
+SAMPLE = 2_048
 Scores = NDArray[np.float32]
 Orfs = tuple[list[bytes], list[bytes]]  # DNA and protein of each
 _NO_SCORES: Scores = np.empty((0, COLUMNS), np.float32)
@@ -183,3 +189,49 @@ class NoExecutor:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def refuse_fp8(model: ModelSpec, device: str) -> None:
+    """A UsageError where float8 cannot be tried at all: no GPU, or no ESM-2."""
+    if model.protein.kind != "esm2":
+        problem = f"is for proteins by ESM-2, and {model.name} has another encoder"
+        raise UsageError(f"--precision fp8 {problem}; leave it out, or use -m 300 or -m 500")
+    if not device.startswith("cuda"):
+        raise UsageError(f"--precision fp8 needs an H100 or later, not {device}; leave it out")
+
+
+def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
+    """Score a sample of the run's own ORFs both ways; a UsageError if float8 changes too much."""
+    wanted = min(run.settings.model.sample_n or SAMPLE, SAMPLE)
+    rules = replace(run.rules, is_sampled=sampler(run.sources, wanted))
+    records = read_sources(run.sources, ReadLog(is_silent=True))
+    found = compare(job, executor, input_pass(records, rules, SAMPLE))
+    logger.info(
+        "--precision fp8 holds: of %(sequences)d ORFs scored both ways %(labels_agree).4f keep "
+        "their label, and probabilities move by up to %(largest_difference).4f",
+        found,
+    )
+    return found
+
+
+def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -> dict[str, Any]:
+    """As `try_fp8`, with ORFs from the first shard of `events`."""
+    from virnucpro.engines.agreement import agreement
+
+    dna: list[bytes] = []
+    protein: list[bytes] = []
+    for event in events:
+        if isinstance(event, Shard):
+            break
+        dna += event.dna
+        protein += event.protein
+    rows = np.unique(np.linspace(0, len(dna) - 1, min(len(dna), SAMPLE)).astype(int)).tolist()
+    unit = [dna[row] for row in rows], [protein[row] for row in rows]
+    found = []
+    for dtype in ("float16", job.protein.dtype):
+        trial = replace(job, protein=replace(job.protein, dtype=dtype))
+        (outcome,) = executor.run(trial, [(0, unit)], lambda more: None)
+        if not isinstance(outcome, Done):
+            raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
+        found.append(outcome.result[:, 1])
+    return asdict(agreement(*found))

@@ -5,8 +5,6 @@ signs of life and one outcome a unit: in this process (`InProcess`) or in others
 unit whose worker is lost or fails is tried once more, alone, and then given up with its reason.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Worker processes that run the loop: units out, results back, and no unit lost with a worker."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
@@ -27,6 +25,7 @@ from virnucpro.scores.scorer import LoadedModels
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
 MOST_ATTEMPTS = 2
+MOST_HANDS = 5  # of hosts: units that were lost with so many kill workers
 AHEAD = 2  # units a worker holds: one computes, the next is prepared
 _TICK_S = 1.0
 _START_S = 900.0  # weights may come from a slow disk, with nothing to say meanwhile

@@ -23,7 +23,7 @@ from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions, make_engine
 from virnucpro.models.specs import EncoderSpec, ModelSpec
-from virnucpro.pipeline import feature_files
+from virnucpro.pipeline import features
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
 from virnucpro.sequences.fasta_files import read_fasta
@@ -228,9 +228,9 @@ def _from_results(root: Path, merged: Path) -> Published:
     stem = merged.name.removesuffix("_merged")
     dna, protein = (merged.with_name(f"{stem}_{kind}") for kind in ("nucleotide", "protein"))
     readers = (
-        (dna, "*_DNABERT*.pt", feature_files.read_dna_features),
-        (protein, "*_ESM.pt", feature_files.read_protein_features),
-        (merged, "*_merged.pt", feature_files.read_merged),
+        (dna, "*_DNABERT*.pt", features.read_dna_features),
+        (protein, "*_ESM.pt", features.read_protein_features),
+        (merged, "*_merged.pt", features.read_merged),
     )
     try:
         nucleotides, proteins = (
