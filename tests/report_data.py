@@ -15,7 +15,7 @@ from virnucpro.reports.tables import (
     RegionRow,
     header,
 )
-from virnucpro.sequences.fasta_files import write_fasta
+from virnucpro.sequences.fasta import write_fasta
 
 HOSTILE = (
     "<script>alert(1)</script>",

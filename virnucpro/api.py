@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from virnucpro.cli.settings import build_settings
+from virnucpro.cli.options import build_settings
 from virnucpro.core.config import Config
+from virnucpro.core.device import EXTRA_OF
 from virnucpro.core.errors import UsageError
-from virnucpro.core.extras import EXTRA_OF
 from virnucpro.core.records import Embeddings, Record
 from virnucpro.core.text import shown
 from virnucpro.reports import tables
 from virnucpro.reports.tables import CallRow, ChunkRow
-from virnucpro.sequences.fasta_files import write_fasta
+from virnucpro.sequences.fasta import write_fasta
 
 if TYPE_CHECKING:
     from virnucpro.pipeline.settings import PredictionSettings

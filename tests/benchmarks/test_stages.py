@@ -9,7 +9,8 @@ from bench_models import coding_contigs, proteins, seconds_of
 
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
+from virnucpro.engines.base import EngineOptions, choose_dtype
+from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import parallel_translate
 from virnucpro.pipeline.input_pass import BLOCK_CHUNKS
@@ -19,7 +20,7 @@ from virnucpro.tools.verify import verify_paths
 
 CPUS = os.cpu_count() or 1
 LONGEST = OrfPolicy("longest")
-PLAIN = EngineOptions(compile="off")
+PLAIN = EngineOptions()
 
 
 def embed(engine, items):
@@ -66,14 +67,14 @@ class TestThroughput:
         encoder, items = encoder_and_items(spec, device, texts)
         rates = {}
         for kind in ("padded", "packed"):
-            engine = make_engine(kind, encoder, device=device, options=PLAIN)
+            engine = BatchEngine(kind, encoder, device=device, options=PLAIN)
             embed(engine, items)
             rates[kind] = sum(map(len, items)) / embed(engine, items)
             figures.note(f"{slot}, {kind} engine", rates[kind], "tokens/s", "higher")
         if request.config.getoption("--bench-vanilla"):  # how the original embeds
             encoder, few = encoder_and_items(spec, device, texts[:100], "float32")
-            options = EngineOptions(compile="off", feeding_threads=0, token_budget=16_384)
-            engine = make_engine("padded", encoder, device=device, options=options)
+            options = EngineOptions(feeding_threads=0, token_budget=16_384)
+            engine = BatchEngine("padded", encoder, device=device, options=options)
             embed(engine, few[:1])
             rate = sum(map(len, few)) / sum(embed(engine, [item]) for item in few)
             figures.note(f"{slot}, one sequence a call, float32", rate, "tokens/s", "higher")
@@ -89,7 +90,7 @@ class TestMemory:
         """A batch planned by free memory must fit without being halved."""
         spec = resolve_model("500", None, home).protein
         encoder, items = encoder_and_items(spec, device, proteins(sequences))
-        engine = make_engine("packed", encoder, device=device, options=PLAIN)
+        engine = BatchEngine("packed", encoder, device=device, options=PLAIN)
         embed(engine, items)
         figures.at_most("batches halved for lack of memory", engine.stats.oom_halvings, 0)
         if device.type == "cuda":

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from runs_here import dna, run, write_fasta
+from runs_here import run
 
 from virnucpro.core.errors import VirNucProError
 from virnucpro.training.jobs import read_job
@@ -13,12 +13,6 @@ from virnucpro.training.jobs import read_job
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "x" * 50_000
 MOST_LETTERS = 200
-
-
-@pytest.fixture
-def fasta(tmp_path):
-    records = [("a first", dna(0, 700)), ("b", dna(2, 200)), ("c", "ACG")]
-    return write_fasta(tmp_path / "contigs.fa", *records)
 
 
 # Settings, training configurations and messages do not grow
@@ -123,7 +117,8 @@ def test_messages_about_the_environment_and_mates_stay_short(tmp_path):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["fifo", "stdin", "pipe", "device", "reference"])
-def test_estimate_takes_no_input_that_can_be_read_once_only(fasta, tmp_path, kind):
+def test_estimate_takes_no_input_that_can_be_read_once_only(put, tmp_path, kind):
+    fasta = put(">a\nACGT\n")
     content, fifo = fasta.read_bytes(), tmp_path / "fifo.fa"
     reading, writing = os.pipe()
     os.mkfifo(fifo)

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 from runs_here import TINY, facts, run, tables, write_dna
 
-from virnucpro.cli.settings import build_settings
+from virnucpro.cli.options import build_settings
 from virnucpro.core.config import KEYS, Config, environment_name
 from virnucpro.core.errors import OutputError
 from virnucpro.engines import feeding

@@ -73,33 +73,10 @@ def test_a_run_says_five_lines_and_more_only_if_asked(tmp_path):
         assert len(said) == 5 and all(map(str.startswith, said, begins)), said
 
 
-@pytest.fixture
-def clock(monkeypatch):
+def test_without_a_terminal_there_is_a_plain_line_every_half_minute(caplog, monkeypatch):
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(progress, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def nvml(monkeypatch):
-    """A driver that tells of two GPUs."""
-    driver, memory = mock.Mock(NVMLError=RuntimeError), (10 << 30, 30 << 30)
-    driver.nvmlDeviceGetCount.return_value = 2
-    driver.nvmlDeviceGetHandleByIndex.side_effect = lambda number: mock.Mock(
-        used=memory[number], total=80 << 30
-    )
-    driver.nvmlDeviceGetMemoryInfo.side_effect = lambda handle: handle
-    monkeypatch.setitem(sys.modules, "pynvml", driver)
-
-
-@pytest.fixture
-def no_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-
-
-def test_without_a_terminal_there_is_a_plain_line_every_half_minute(
-    clock, caplog, no_gpu, monkeypatch
-):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     caplog.set_level(logging.INFO, "virnucpro")
     with ProgressReporter().create_file_bar(100, "Embedding", "ORFs") as bar:
@@ -119,7 +96,13 @@ def test_without_a_terminal_there_is_a_plain_line_every_half_minute(
     ]
 
 
-def test_on_a_terminal_there_is_a_bar(monkeypatch, nvml):
+def test_on_a_terminal_there_is_a_bar_with_the_busiest_gpu(monkeypatch):
+    driver = mock.Mock(NVMLError=RuntimeError)
+    driver.nvmlDeviceGetCount.return_value = 2
+    memory = [mock.Mock(used=used << 30, total=80 << 30) for used in (10, 30)]
+    driver.nvmlDeviceGetHandleByIndex.side_effect = memory.__getitem__
+    driver.nvmlDeviceGetMemoryInfo.side_effect = lambda handle: handle
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
     outer, inner = pty.openpty()
     with os.fdopen(inner, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
@@ -134,19 +117,13 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch, nvml):
     assert "Embedding" in shown and "4/4" in shown and "GPU 30.0/80.0 GiB" in shown
 
 
-@pytest.fixture
-def logger():
-    yield logging.getLogger("virnucpro")
-    setup_logging()
-
-
-def test_a_reader_that_went_away_is_not_told_more(logger, monkeypatch, capsys, tmp_path):
+def test_a_reader_that_went_away_is_not_told_more(monkeypatch, capsys, tmp_path):
     gone = mock.Mock()
     gone.write.side_effect = BrokenPipeError
     monkeypatch.setattr("sys.stdout", gone)
     setup_logging(log_file=tmp_path / "log")
-    logger.info("one")
-    logger.warning("two")
+    for word in ("one", "two"):
+        logging.getLogger("virnucpro").info(word)
     assert gone.write.call_count == 1
     assert capsys.readouterr().err == ""
     assert [line.split(" - ")[-1] for line in (tmp_path / "log").read_text().splitlines()] == [

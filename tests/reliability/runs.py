@@ -161,5 +161,5 @@ def results(out: Path) -> dict[str, bytes]:
     """Content of every file a run is made for, by name; not of run.json, which holds times."""
     names = ["calls.tsv", "chunks.tsv", "regions.tsv", "viral.fasta", "viral_regions.bed"]
     names += ["viral_chunks.bed", "viral.gff3"]
-    names += [f"reads_merged/prediction_results{end}" for end in (".txt", "_highestscore.csv")]
-    return {name: (out / name).read_bytes() for name in names}
+    paths = [*(out / name for name in names), *out.glob("*_merged/prediction_results*")]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}

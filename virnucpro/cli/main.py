@@ -15,9 +15,8 @@ import click
 
 from virnucpro import __version__
 from virnucpro.cli.streams import LostOutputError, take_streams
-from virnucpro.core.device import usable_cpus, visible_cpus
+from virnucpro.core.device import EXTRA_OF, usable_cpus, visible_cpus
 from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
-from virnucpro.core.extras import EXTRA_OF
 from virnucpro.core.text import clipped
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -27,10 +26,10 @@ LONGEST_MESSAGE = 500  # of those that click makes, which hold what was given as
 # name: (module, summary). Modules are imported when a command runs: `--help` stays fast.
 COMMANDS = {
     "predict": ("predict", "Call each record of a FASTA or FASTQ viral or not."),
-    "plan": ("shared", "Prepare a prediction for workers on many hosts."),
-    "worker": ("shared", "Score units of a planned prediction; start as many as you like."),
-    "finish": ("shared", "Make the tables of a planned prediction."),
-    "status": ("shared", "Show progress of a planned prediction, and who holds what."),
+    "plan": ("predict", "Prepare a prediction for workers on many hosts."),
+    "worker": ("predict", "Score units of a planned prediction; start as many as you like."),
+    "finish": ("predict", "Make the tables of a planned prediction."),
+    "status": ("predict", "Show progress of a planned prediction, and who holds what."),
     "models": ("models", "List, fetch, import and verify models."),
     "estimate": ("info", "Say what a prediction will cost before it starts."),
     "doctor": ("info", "Check install, devices, weights and write speed."),
@@ -40,8 +39,8 @@ COMMANDS = {
     "evaluate": ("train", "Measure a model on labelled FASTA."),
     "benchmark": ("benchmark", "Run the benchmark suites of a source checkout."),
     "profile": ("info", "Find the best token budget on this machine."),
-    "config": ("utils", "Show the settings in force and where they come from."),
-    "utils": ("utils", "List devices, validate files and checkpoints."),
+    "config": ("info", "Show the settings in force and where they come from."),
+    "utils": ("info", "List devices, validate files and checkpoints."),
     "citation": ("info", "How to cite."),
     "completion": ("info", "Print the completion script of a shell."),
 }

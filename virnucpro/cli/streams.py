@@ -1,8 +1,4 @@
-"""The three standard streams of the command, where one is closed or on a full disk.
-
-What is said on standard error is for whoever listens: that nobody does is no failure of a run.
-Standard output holds what was asked for, and losing that is one.
-"""
+"""The standard streams of the command: losing what was asked for is a failure, the rest is not."""
 
 import errno
 import io
@@ -38,12 +34,11 @@ class RawStream(io.FileIO):
 
 
 def take_streams() -> RawStream:
-    """Put the streams of this process in order, once; what standard output is written through.
+    """Put the streams in order, once; gives what standard output is written through.
 
     A descriptor that is closed is given to the null device, so that no file of ours gets its
-    number: a line meant for standard error would end up in it. It is opened the wrong way
-    round, so that whoever reads standard input, or writes what was asked for to standard
-    output, meets the error of a closed one. Streams that somebody put in place stay.
+    number; it is opened the wrong way round, so that whoever uses it meets the error of a closed
+    one. Streams that somebody put in place stay.
     """
     for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:

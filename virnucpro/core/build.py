@@ -54,8 +54,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def build(kind: type[T], raw: Any, where: str) -> T:
     """Make a dataclass from a mapping; a key without a value counts as not given.
 
-    Numbers stay as they are, so that the digest of the fields is that of the file's values.
-    `where`, the file and maybe a key, begins every ConfigError.
+    Numbers keep their type. `where`, the file and maybe a key, begins every ConfigError.
     """
     known = get_type_hints(kind)
     values: dict[str, Any] = {}

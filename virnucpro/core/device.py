@@ -20,6 +20,12 @@ logger = logging.getLogger("virnucpro.core")
 # Made by NVIDIA's driver; the last one under WSL. Where none is, torch need not be asked.
 DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 _NUMBER = re.compile(r"[0-9]{1,4}")
+# The extra that brings what may be installed beside the core
+EXTRA_OF = {  # by the name that is imported
+    "torch": "published", "tokenizers": "published", "h5py": "published",
+    "huggingface_hub": "published", "pysam": "bam", "pynvml": "gpu",
+    "ray": "ray", "obstore": "cloud", "pandas": "pandas",
+}  # fmt: skip
 PROC, GROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 
 
@@ -44,10 +50,7 @@ def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -
 
 
 def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists.
-
-    `auto` is the first GPU, else the CPU; `fallback_to_cpu` takes the CPU where a GPU is missing.
-    """
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists."""
     text = name.strip().lower()
     if text == "cpu":
         return "cpu"
@@ -92,10 +95,7 @@ def usable_cpus() -> int:
 
 
 def _quotas() -> Iterator[float]:
-    """CPUs that each control group of this process allows (cgroup-v2.rst, sched-bwc.rst of Linux).
-
-    In a container the group's own path may not exist here; the mount is its group then.
-    """
+    """CPUs that each control group of this process allows (cgroup-v2.rst, sched-bwc.rst)."""
 
     def lines(path: Path) -> list[str]:
         with suppress(OSError):
@@ -114,3 +114,13 @@ def _quotas() -> Iterator[float]:
                 words += lines(mount / group / name)
             if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
                 yield int(words[0]) / int(words[1])
+
+
+def version_of(distribution: str) -> str:
+    """The installed version; empty where there is none."""
+    from importlib import metadata  # takes longer to load than `--version` to answer
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -29,13 +29,9 @@ def atomic_write(
 ) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; give it the final name, durably, once it is whole.
 
-    The temporary file is made, never opened: nobody's file is written over, and no link followed.
-    Text is UTF-8 with LF line ends; `temporary` names the file that only a killed run can have
-    left.
-
-    Raises:
-        FileExistsError: there is a file, and `replace` is False.
-        OutputError: the disk is full, read-only or gone; nothing is left behind.
+    Nobody's file is written over, and no link followed. Text is UTF-8 with LF line ends;
+    `temporary` names the file that only a killed run can have left. An OutputError tells of a disk
+    that is full, read-only or gone; a FileExistsError of a file, where `replace` is False.
     """
     text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     options = {} if "b" in mode else text

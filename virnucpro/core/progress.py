@@ -44,10 +44,7 @@ class Bar:
         self.done, self.gpu = 0, GpuMeter()
 
     def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
-        """Count `n` more items; `postfix` is shown behind the bar.
-
-        `expected` is about how many there will be, where the total is not known.
-        """
+        """Count `n` more items of about `expected`; `postfix` is shown behind the bar."""
         self.done += n
         if self.total is not None:  # what was lost and done again must not count twice
             self.done = min(self.done, self.total)

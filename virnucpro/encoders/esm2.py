@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import TransformerEncoder, bits_of
+from virnucpro.encoders.base import Layout, Tiled
 from virnucpro.encoders.kernels import Sight
-from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import Esm2Shape
 
 VOCABULARY = 33
@@ -32,9 +32,19 @@ class Esm2(TransformerEncoder):
         self.shape = shape
         self.dim, self.heads = shape.dim, shape.heads
         self.embed = nn.Embedding(VOCABULARY, shape.dim)
-        self.rotary = Rotary(shape.dim // shape.heads)
+        head_dim = shape.dim // shape.heads
+        exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
+        # a float16 frequency would be off by up to 0.16 rad at position 1022
+        bits = bits_of((1.0 / 10000**exponents).tolist())
+        self.register_buffer("frequency_bits", bits, persistent=False)
+        self.frequency_bits: Tensor
         self.layers = nn.ModuleList(Esm2Layer(shape) for _ in range(shape.layers))
         self.norm = Norm(shape.dim, eps=shape.eps)
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions (T,), each (T, 1, 1, head_dim / 2), float32."""
+        angles = positions[:, None].float() * self.frequency_bits.view(torch.float32)
+        return angles.cos()[:, None, None], angles.sin()[:, None, None]
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states, after the final layer norm: shape (T, dim)."""
@@ -43,18 +53,19 @@ class Esm2(TransformerEncoder):
             states = (states.float() * _TRAINED_SHARE).to(states.dtype)
         if layout.longest <= self.short_tokens:
             states = states.float()
-        if isinstance(layout, TiledLayout):
+        if isinstance(layout, Tiled):
             return self._tiled(states, layout)
-        masks = layout.masks(None, self.norm.weight.dtype)
+        mask = layout.mask(None, self.norm.weight.dtype)
         angles = self.rotary(layout.positions())
         for layer in self.layers:
-            states = layer(states, angles, layout, masks)
+            states = layer(states, angles, layout, mask)
         normed: Tensor = self.norm(states)
         return normed
 
-    def _tiled(self, states: Tensor, layout: TiledLayout) -> Tensor:
+    def _tiled(self, states: Tensor, layout: Tiled) -> Tensor:
         """The layers once more, for kernels that work across the border of two layers."""
-        turns = self.rotary.table(layout.longest)
+        positions = torch.arange(layout.longest, device=self.frequency_bits.device)
+        turns = torch.cat(self.rotary(positions), -1)[:, 0, 0]
         where = Sight(layout.cu_seqlens, layout.tiles, self.heads, turns, None)
         update = None
         for layer in cast("list[Esm2Layer]", self.layers):
@@ -89,16 +100,12 @@ class Esm2Layer(nn.Module):
         self.down = nn.Linear(shape.ffn, shape.dim)
 
     def forward(
-        self,
-        states: Tensor,
-        angles: tuple[Tensor, Tensor],
-        layout: Layout,
-        masks: tuple[Tensor, ...],
+        self, states: Tensor, angles: tuple[Tensor, Tensor], layout: Layout, mask: Tensor | None
     ) -> Tensor:
         """Shape (T, dim) to (T, dim)."""
         qkv = self.qkv(self.attention_norm(states)).unflatten(-1, (3, self.heads, -1))
         q, k = rotate(qkv[:, :2], angles).unbind(1)
-        states = states + self.out(layout.attend((q, k, qkv[:, 2]), masks))
+        states = states + self.out(layout.attend((q, k, qkv[:, 2]), mask))
         inner = functional.gelu(self.up(self.ffn_norm(states)))
         result: Tensor = states + self.down(inner)
         return result
@@ -110,27 +117,6 @@ class Esm2Layer(nn.Module):
         normed = kernels.add_norm(states, seen, self.ffn_norm)
         given: Tensor = self.down(kernels.gelu_linear(normed, self.up))
         return given
-
-
-class Rotary(nn.Module):
-    """Angles of rotary positions; a float16 frequency is off by up to 0.16 rad at position 1022."""
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__()
-        exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
-        bits = bits_of((1.0 / 10000**exponents).tolist())
-        self.register_buffer("frequency_bits", bits, persistent=False)
-        self.frequency_bits: Tensor
-
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each (T, 1, 1, head_dim / 2), float32."""
-        angles = positions[:, None].float() * self.frequency_bits.view(torch.float32)
-        return angles.cos()[:, None, None], angles.sin()[:, None, None]
-
-    def table(self, longest: int) -> Tensor:
-        """Cosines, then sines of the first positions: (longest, head_dim), float32."""
-        cos, sin = self(torch.arange(longest, device=self.frequency_bits.device))
-        return torch.cat((cos, sin), -1)[:, 0, 0]
 
 
 def rotate(heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,12 +1,10 @@
 """The two small encoders of the bundled model as torch trains them and a GPU runs them.
 
-The DNA encoder sees all six codon frames, the protein encoder the residues of the ORF. Positions
-past the end of a sequence stay exactly zero, so a vector does not depend on what else is in the
-batch. `small_cpu` has their files, and the same networks in numpy for a CPU.
+Positions past the end of a sequence stay exactly zero, so a vector depends on no other one.
+`small_cpu` has their files, and the same networks in numpy for a CPU.
 """
 
 import json
-from abc import abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.core.files import atomic_write
-from virnucpro.encoders.base import Batch, Encoder
+from virnucpro.encoders.base import Encoder, Rectangle
 from virnucpro.encoders.small_cpu import (
     CODON_N,
     LOWEST,
@@ -39,19 +37,10 @@ class Stem(nn.Module):
         scale = config.taps**-0.5
         self.weight = nn.Parameter(torch.randn(config.taps, rows, config.width) * scale)
         self.bias = nn.Parameter(torch.zeros(config.width))
-        self.residue: nn.Parameter | None = None
-        if by_residue:
-            shared = torch.randn(config.taps, RESIDUE_ROWS, config.width)
-            self.residue = nn.Parameter(shared * scale)
+        shared = torch.randn(config.taps, RESIDUE_ROWS, config.width) if by_residue else None
+        self.residue = None if shared is None else nn.Parameter(shared * scale)
         self.register_buffer("of_codon", torch.from_numpy(RESIDUE_OF_CODON), persistent=False)
         self.of_codon: Tensor
-
-    def table(self) -> Tensor:
-        """Rows for each tap and letter: shape (taps, rows, width)."""
-        if self.residue is None:
-            return self.weight
-        shared = self.residue[:, self.of_codon]
-        return self.weight + F.pad(shared, (0, 0, 0, self.rows - shared.shape[1]))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Letters (n, P), -1 for none, to positions (n, ceil(P / stride), width)."""
@@ -59,10 +48,15 @@ class Stem(nn.Module):
         places = -(-ids.shape[1] // self.stride)
         right = (places - 1) * self.stride + self.taps - left - ids.shape[1]
         ids = F.pad(ids, (left, right), value=-1)
-        return self._by_product(ids, places) if ids.is_cuda else self._by_lookup(ids, places)
+        table: Tensor = self.weight  # (taps, rows, width)
+        if self.residue is not None:
+            shared = self.residue[:, self.of_codon]
+            table = table + F.pad(shared, (0, 0, 0, self.rows - shared.shape[1]))
+        compute = self._by_product if ids.is_cuda else self._by_lookup
+        return compute(ids, table, places)
 
-    def _by_lookup(self, ids: Tensor, places: int) -> Tensor:
-        table = F.pad(self.table(), (0, 0, 0, 1))
+    def _by_lookup(self, ids: Tensor, table: Tensor, places: int) -> Tensor:
+        table = F.pad(table, (0, 0, 0, 1))
         rows = table.shape[1]
         offsets = torch.arange(self.taps, device=ids.device) * rows
         index = torch.where(ids < 0, rows - 1, ids).unfold(1, self.taps, self.stride)
@@ -70,9 +64,8 @@ class Stem(nn.Module):
         out = F.embedding_bag(index, table.reshape(-1, table.shape[2]), mode="sum")
         return out.view(len(ids), places, -1) + self.bias
 
-    def _by_product(self, ids: Tensor, places: int) -> Tensor:
+    def _by_product(self, ids: Tensor, table: Tensor, places: int) -> Tensor:
         """The same sum as a product with one-hot letters, whose gradient needs no atomics."""
-        table = self.table()
         width, spans = table.shape[2], self.taps // self.stride
         mixed = torch.is_autocast_enabled("cuda")
         kind = torch.get_autocast_dtype("cuda") if mixed else table.dtype
@@ -142,8 +135,8 @@ class Tower(nn.Module):
         x = x * mask
         for block in self.blocks:
             x = block(x, mask)
-        highest, mean = self.pool(x, mask)
-        return highest, mean
+        both: tuple[Tensor, Tensor] = self.pool(x, mask)
+        return both
 
 
 def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,80 +162,50 @@ def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(place < counts[:, :, None], ids, -1), counts
 
 
-class _TowerEncoder(Encoder):
-    """An encoder around one tower."""
+class TowerEncoder(Encoder):
+    """An encoder around one tower.
+
+    Of DNA, the vector holds max and mean of the ORF's own codon frame, then of the five others; of
+    a protein, max and mean over its residues.
+    """
 
     cpu_tokens = 131_072  # of many short rows at once
-    tower: Tower
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Embed each sequence: (n, dim) float32."""
-        starts = batch.cu_seqlens[:-1].long()
-        lengths = batch.cu_seqlens[1:].long() - starts
-        columns = torch.arange(batch.longest, device=batch.tokens.device)
-        where = (starts[:, None] + columns).clamp(max=len(batch.tokens) - 1)
-        letters = batch.tokens[where].where(columns < lengths[:, None], self.pad_id)
-        return self.embed(letters, lengths)
+    def __init__(self, kind: str, config: TowerConfig) -> None:
+        super().__init__()
+        self.kind, self._is_dna = kind, kind == "mini-dna"
+        self.pad_id = BASE_PAD if self._is_dna else RESIDUE_PAD
+        self.dim = config.dim(kind)
+        self.tower = Tower(config, ROWS[kind], by_residue=self._is_dna)
 
-    @abstractmethod
+    def encode(self, layout: Rectangle) -> Tensor:
+        """Vectors of the rows of a rectangle: (n, dim) float32."""
+        return self.embed(layout.rows(layout.tokens), layout.lengths)
+
     def embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
-
-
-class DnaTower(_TowerEncoder):
-    """One tower for six codon frames: max and mean of the ORF's own, then of the others."""
-
-    pad_id = BASE_PAD
-
-    def __init__(self, config: TowerConfig) -> None:
-        super().__init__()
-        self.dim = 4 * config.width
-        self.tower = Tower(config, ROWS["mini-dna"], by_residue=True)
-
-    def embed(self, bases: Tensor, lengths: Tensor) -> Tensor:
-        """Bases (n, L) with `lengths` (n,) to vectors (n, dim)."""
-        ids, counts = six_frames(bases, lengths)
-        highest, mean = self.tower(ids.flatten(0, 1), counts.flatten())
-        highest = highest.view(len(bases), 6, -1)
-        mean = mean.view(len(bases), 6, -1)
+        if not self._is_dna:
+            inside = torch.arange(letters.shape[1], device=letters.device) < lengths[:, None]
+            return torch.cat(self.tower(torch.where(inside, letters, -1), lengths), dim=1)
+        ids, counts = six_frames(letters, lengths)
+        both = self.tower(ids.flatten(0, 1), counts.flatten())
+        highest, mean = (part.view(len(letters), 6, -1) for part in both)
         others = [highest[:, 1:].amax(dim=1), mean[:, 1:].mean(dim=1)]
         return torch.cat([highest[:, 0], mean[:, 0], *others], dim=1)
 
 
-class ProteinTower(_TowerEncoder):
-    """Protein encoder: a tower over residues; the vector holds max and mean."""
-
-    pad_id = RESIDUE_PAD
-
-    def __init__(self, config: TowerConfig) -> None:
-        super().__init__()
-        self.dim = 2 * config.width
-        self.tower = Tower(config, ROWS["mini-protein"], by_residue=False)
-
-    def embed(self, residues: Tensor, lengths: Tensor) -> Tensor:
-        """Residues (n, L) with `lengths` (n,) to vectors (n, dim)."""
-        inside = torch.arange(residues.shape[1], device=residues.device) < lengths[:, None]
-        return torch.cat(self.tower(torch.where(inside, residues, -1), lengths), dim=1)
-
-
-TOWERS: dict[str, type[DnaTower] | type[ProteinTower]] = {
-    "mini-dna": DnaTower,
-    "mini-protein": ProteinTower,
-}
-
-
-def save_tower(kind: str, encoder: DnaTower | ProteinTower, path: Path) -> None:
+def save_tower(encoder: TowerEncoder, path: Path) -> None:
     """Write an encoder as float16 safetensors that carry its shape."""
-    config = {"kind": kind, **asdict(encoder.tower.config), "dim": encoder.dim}
+    config = {"kind": encoder.kind, **asdict(encoder.tower.config), "dim": encoder.dim}
     tensors = {k: v.detach().half().cpu().contiguous() for k, v in encoder.state_dict().items()}
     with atomic_write(path) as file:
         # one entry: the order of several would change from file to file
         file.write(save(tensors, metadata={"tower": json.dumps(config)}))
 
 
-def load_small(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
+def load_small(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> TowerEncoder:
     """Read an encoder of a model directory; errors as for `read_tower`."""
     config, tensors = read_tower(spec)
-    encoder = TOWERS[spec.kind](config)
+    encoder = TowerEncoder(spec.kind, config)
     encoder.tower.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items()})
     return encoder.to(device=device, dtype=dtype)

@@ -1,7 +1,6 @@
 """Fetch the published models: say what will come, download it, check it, install it.
 
-The first fetch resolves a revision; it stays also while a download that broke off waits in
-`.partial`, and what comes later must have the SHA-256 that was recorded then.
+The first fetch resolves a revision, which stays, also while what broke off waits in `.partial`.
 """
 
 import errno
@@ -12,8 +11,9 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
@@ -34,8 +34,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
+class RemoteFile(NamedTuple):
     """A file to download: name, about how many bytes, and the hashes that its source states."""
 
     name: str
@@ -44,8 +43,7 @@ class RemoteFile:
     blob: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FetchPlan:
+class FetchPlan(NamedTuple):
     """What a fetch will download; nothing, if all is there."""
 
     name: str  # encoder or model
@@ -79,28 +77,30 @@ def plan_fetch(
 
 
 def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan:
-    folder = _folder(name, home)
+    folder = home / name if name in published.CLASSIFIERS else home / "encoders" / name
     installed = read_manifest(folder)
     if installed and pinned not in (None, installed.revision):
         there = f"revision {installed.revision or 'of local files'} is installed"
         raise ModelError(f"{folder}: {there}; remove the folder to fetch {pinned:.80}")
-    files = installed.files if installed else ()
-    damaged = [file for file in files if installed and installed.problem(file, full=True)]
-    if installed and not damaged:
-        source, revision, licence = installed.source, installed.revision, installed.licence
-        return FetchPlan(name, source, revision, licence, (), installed)
+    damaged = []
+    if installed:
+        damaged = [file for file in installed.files if installed.problem(file, full=True)]
+        if not damaged:
+            facts = installed.source, installed.revision, installed.licence
+            return FetchPlan(name, *facts, (), installed)
     if offline:
-        mode = "offline mode is on (VIRNUCPRO_OFFLINE or HF_HUB_OFFLINE)"
-        remedy = "`virnucpro models import` takes local files"
-        raise ModelError(f"{name} is not installed whole in {home} and {mode}; {remedy}")
+        raise ModelError(
+            f"{name} is not installed whole in {home} and offline mode is on (VIRNUCPRO_OFFLINE or "
+            "HF_HUB_OFFLINE); `virnucpro models import` takes local files"
+        )
     if name in published.CLASSIFIERS:
         revision, known = pinned or published.CLASSIFIER_REVISION, published.CLASSIFIERS[name]
         if not _COMMIT.fullmatch(revision):
             raise ModelError(f"{revision:.80}: the revision of {name} has 40 hexadecimal digits")
         blob = known.blob if revision == published.CLASSIFIER_REVISION else ""
+        facts = published.CLASSIFIER_REPOSITORY, revision, published.CLASSIFIER_LICENCE
         remote = RemoteFile(known.file, _CLASSIFIER_BYTES, blob=blob)
-        source, licence = published.CLASSIFIER_REPOSITORY, published.CLASSIFIER_LICENCE
-        return FetchPlan(name, source, revision, licence, (remote,), installed)
+        return FetchPlan(name, *facts, (remote,), installed)
     if installed and not installed.revision:
         raise ModelError(f"{folder}: damaged, and installed from local files; import them again")
     begun = [path.name.partition("@")[2] for path in (home / ".partial").glob(f"{name}@*")]
@@ -110,11 +110,7 @@ def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan
     names = damaged or published.needed_files(offered)
     if not names or not {*names, "config.json"} <= offered.keys():
         raise ModelError(f"{plan.source} at {plan.revision}: has no weights we can read")
-    return replace(plan, files=tuple(offered[one] for one in names), installed=installed)
-
-
-def _folder(name: str, home: Path) -> Path:
-    return home / name if name in published.CLASSIFIERS else home / "encoders" / name
+    return plan._replace(files=tuple(offered[one] for one in names), installed=installed)
 
 
 def _ask_hub(name: str, revision: str) -> FetchPlan:
@@ -159,7 +155,7 @@ def fetch(plan: FetchPlan, home: Path) -> Manifest:
         for file in plan.files:
             _fetch_file(plan, file, partial / file.name)
             _check(plan, file, partial / file.name)
-        installed = _settle(plan, partial, _folder(plan.name, home))
+        installed = _settle(plan, partial, home)
         shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{home}: {plan.name} could not be stored ({error})") from error
@@ -214,15 +210,15 @@ def _check(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
         raise ModelError(f"{plan.source} at {plan.revision}: {file.name} {problem}")
 
 
-def _settle(plan: FetchPlan, partial: Path, folder: Path) -> Manifest:
+def _settle(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
     """Give checked files their final place and record them."""
     names = [file.name for file in plan.files]
     if plan.name in published.CLASSIFIERS:  # converted and not kept, so a damaged one came anew
         if plan.installed:
-            shutil.rmtree(folder)
+            shutil.rmtree(plan.installed.folder)
         origin = f"github.com/{plan.source}/{names[0]}"
-        file = partial / names[0]
-        return install_classifier(file, plan.name, folder.parent, origin, plan.revision)
+        return install_classifier(partial / names[0], plan.name, home, origin, plan.revision)
+    folder = home / "encoders" / plan.name
     if plan.installed:
         for name in names:
             (partial / name).replace(folder / name)

@@ -1,7 +1,5 @@
 """Scores of ORFs -> calls of chunks and records, and their tables; thresholds come later."""
 
-from __future__ import annotations
-
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -171,7 +169,7 @@ class ModelTables:
         self._consensus = ConsensusTable(paths.checkpoints)
         self.counts: Counter[str] = Counter(records=0, nt=0, chunks=0, orfs=0, chunks_scored=0)
 
-    def __enter__(self) -> ModelTables:
+    def __enter__(self) -> "ModelTables":
         paths = self._paths
         paths.merged_dir.mkdir(exist_ok=True)
         with ExitStack() as stack:

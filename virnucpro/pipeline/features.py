@@ -5,8 +5,6 @@ here without torch, which takes seconds to import, and 9 s to read 10,000 rows o
 Reading may end in a `FileNotFoundError` or a `DamagedFeaturesError`, writing in an `OutputError`.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import math
@@ -29,8 +27,7 @@ from virnucpro.core.records import Embeddings
 from virnucpro.core.text import clipped
 from virnucpro.models.specs import EncoderSpec
 from virnucpro.scores.scorer import Embedder, EmbeddingOptions, LoadedModels
-from virnucpro.sequences.fasta import first_word
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import first_word, read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
 
@@ -369,7 +366,7 @@ class EmbedJob:
     encoder: EncoderSpec
     options: EmbeddingOptions = field(default_factory=EmbeddingOptions)
 
-    def task(self, models: LoadedModels) -> EmbedTask:
+    def task(self, models: LoadedModels) -> "EmbedTask":
         """The encoder on the device of `models`."""
         return EmbedTask(Embedder(self.encoder, models, self.options))
 

@@ -1,7 +1,5 @@
 """Split files through one encoder, in worker processes that may outlive the stage."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +51,7 @@ class PersistentWorkerPool(Workers):
             self.start()
             logger.info("Started %d workers for model %s", self.num_workers, self.model_type)
 
-    def __enter__(self) -> PersistentWorkerPool:
+    def __enter__(self) -> "PersistentWorkerPool":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -5,17 +5,13 @@ the dead one held: its caller waits for ever. Here the wait is watched, and what
 computed in this process.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import multiprocessing.pool
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from multiprocessing.pool import Pool
+from multiprocessing.pool import Pool
+from typing import Any, TypeVar
 
 logger = logging.getLogger("virnucpro.pipeline.pools")
 
@@ -85,7 +81,7 @@ def _kill(pool: Pool) -> None:
     result that it was writing. Killing the processes and leaving the pool's threads, which are
     daemons, to wait needs nobody's lock.
     """
-    if not isinstance(pool, multiprocessing.pool.Pool):
+    if not isinstance(pool, Pool):
         return
     inside: Any = pool
     inside._worker_handler._state = multiprocessing.pool.TERMINATE

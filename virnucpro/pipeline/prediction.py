@@ -67,7 +67,7 @@ from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
 from virnucpro.scores.scorer import EmbeddingOptions
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -150,7 +150,7 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
     input_bytes = run.input_bytes
-    job = score_job(run.model, compute, input_bytes)
+    job = score_job(run.model, compute)
     given_up: dict[int, str] = {}
     missing: dict[str, int] = {}
     store = ScoreStore(run.ledger, run.key)
@@ -232,14 +232,7 @@ def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor
     devices, threads = compute.devices, compute.threads or usable_cpus()
     if len(devices) == 1:
         return InProcess(devices[0], threads)
-    return PersistentWorkerPool(
-        len(devices),
-        "stream",
-        devices=devices,
-        threads=threads,
-        cache_clear_interval=0,
-        worker_timeout=compute.worker_timeout,
-    )
+    return _workers(replace(compute, cache_clear_interval=0), threads, "stream")
 
 
 def _write_tables(run: Run, model_outputs: Outputs) -> None:
@@ -295,9 +288,10 @@ def _score_staged(
     if not todo:
         return {}
     with ExitStack() as stack:
-        pool = stack.enter_context(_workers(run)) if persistent_models else None
-        if pool is not None:
-            pool.create_pool()
+        pool = None
+        if persistent_models:
+            pool = _workers(run.settings.compute, run.threads, run.model.name)
+            stack.enter_context(pool).create_pool()
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
         with run.report.stage("dna_features") as counts:
             if use_v2 and run.settings.compute.dnabert_v2:
@@ -328,17 +322,14 @@ def _file_wise(
     budget, spec = compute.token_budget(slot), getattr(run.model, slot)
     options = EmbeddingOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
     units = _to_make(run, slot, todo, "file-wise")
+    split, out = paths.split_of, paths.features_of
     files = {
-        SplitFile(
-            input_file=paths.split_of(slot, n), output_file=paths.features_of(slot, n), layout=slot
-        ): n
+        SplitFile(input_file=split(slot, n), output_file=out(slot, n), layout=slot): n
         for n in units
     }
-    own = (
-        _workers(run)
-        if compute.devices != ("cpu",)
-        else InProcess("cpu", run.threads, compute.cache_clear_interval)
-    )
+    own: Executor = InProcess("cpu", run.threads, compute.cache_clear_interval)
+    if run.devices != ("cpu",):
+        own = _workers(compute, run.threads, run.model.name)
     queue = BatchQueueManager(own, use_persistent_pool=pool, progress=run.reporter)
     result = queue.process(
         EmbedJob(spec, options), list(files), sum(sizes[n - 1] for n in units),
@@ -418,13 +409,12 @@ def _commit(run: Run, slot: Slot, number: int, units: dict[int, tuple[str, str]]
     run.ledger.commit(*units[number], outputs=[run.paths.features_of(slot, number)])
 
 
-def _workers(run: Run) -> PersistentWorkerPool:
-    compute = run.settings.compute
+def _workers(compute: Compute, threads: int, name: str) -> PersistentWorkerPool:
     return PersistentWorkerPool(
         len(compute.devices),
-        run.model.name,
+        name,
         devices=compute.devices,
-        threads=run.threads,
+        threads=threads,
         cache_clear_interval=compute.cache_clear_interval,
         worker_timeout=compute.worker_timeout,
     )

@@ -1,7 +1,5 @@
 """One prediction under way: its inputs, its model, its directory, and what is done of it."""
 
-from __future__ import annotations
-
 import logging
 import platform
 import sys
@@ -15,9 +13,8 @@ from typing import Any
 
 from virnucpro import __version__
 from virnucpro.core.checkpoint import Ledger, Outputs
-from virnucpro.core.device import usable_cpus
+from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
-from virnucpro.core.extras import version_of
 from virnucpro.core.files import atomic_write, digest_of, write_json
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped, one_line
@@ -59,7 +56,7 @@ class Run:
     calls_key: str  # of the model's calls: done on whatever kind of device they were made
     tables_key: str  # of the final tables
     ledger: Ledger  # what is done, and which files are ours
-    report: RunReport
+    report: "RunReport"
     reporter: ProgressReporter
 
     @property

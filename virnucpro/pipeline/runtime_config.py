@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from virnucpro.core.config import DTYPES
 
@@ -26,7 +25,6 @@ class RuntimeConfig:
     v1_attention: bool = False  # plain attention kernels in place of the packed ones
     threads: int | None = None  # of all ranks together; None means the usable CPUs
     devices: tuple[str, ...] = ()  # one a rank, as `cuda:2`; empty: visible GPUs, else the CPU
-    compile: Literal["auto", "on", "off"] = "auto"  # auto: when the job repays it
 
     def __post_init__(self) -> None:
         if self.worker_timeout <= 0:
@@ -35,9 +33,8 @@ class RuntimeConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name, known in (("dtype", DTYPES), ("compile", ("auto", "on", "off"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")
         gpus = [name for name in self.devices if name != "cpu"]
         if len(set(gpus)) != len(gpus):
             raise ValueError(f"a GPU takes one rank, got devices {self.devices}")

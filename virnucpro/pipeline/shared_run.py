@@ -11,8 +11,6 @@ lease, by its own clock. Two workers on one block cost time and no more: of two 
 the later one changes nothing.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -162,7 +160,7 @@ def plan(
         ledger.discard(PLAN, PLANNED)
         facts = {
             "key": run.key, "model": model.digest, "per_claim": per_claim, "inputs": places,
-            "input_bytes": run.input_bytes, "settings": asdict(settings),
+            "settings": asdict(settings),
         }  # fmt: skip
         ledger.commit(PLAN, "", facts=facts)
         store, units = ScoreStore(ledger, run.key), 0
@@ -195,7 +193,7 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
         run.settings.compute, device=compute.device, gpus=compute.gpus, threads=compute.threads,
         worker_timeout=compute.worker_timeout, elsewhere=False,
     )  # fmt: skip
-    job = score_job(model, own, int(run.facts["input_bytes"]))
+    job = score_job(model, own)
     patience = max(compute.worker_timeout, _LOADING_S)
     needs_torch = kind != "cpu" or not model.is_small
     with ExitStack() as stack:
@@ -303,7 +301,7 @@ class Claims:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="lease")
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> "Claims":
         self._notes.create(f"beat-{self.worker}", self._beat(0))
         self._thread.start()
         return self

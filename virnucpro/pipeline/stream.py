@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ logger = logging.getLogger("virnucpro.pipeline")
 
 # of a trial of float8: records, spread over the input, and as many ORFs, spread over theirs
 SAMPLE = 2_048
+LEAST_SEQUENCES = 512
+LEAST_AGREEMENT = 0.999  # of the labels
+LARGEST_DIFFERENCE = 0.02  # of a probability
 Scores = NDArray[np.float32]
 Orfs = tuple[list[bytes], list[bytes]]  # DNA and protein of each
 _NO_SCORES: Scores = np.empty((0, COLUMNS), np.float32)
@@ -45,14 +48,11 @@ class ScoreJob:
         return Scorer(self.model, models, self.dna, self.protein, self.classifier_batch)
 
 
-def score_job(model: ModelSpec, compute: Compute, input_bytes: int) -> ScoreJob:
+def score_job(model: ModelSpec, compute: Compute) -> ScoreJob:
     """The job of a run, wherever it is done."""
     options = EmbeddingOptions(
         engine=None if compute.packing else "padded", dtype=compute.dtype,
         pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
-        # A letter is about a token. In powers of two, so that inputs of about one size share
-        # an engine where it stays loaded.
-        expected_tokens=1 << input_bytes.bit_length(),
     )  # fmt: skip
     return ScoreJob(
         model=model,
@@ -216,8 +216,6 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
 
 def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -> dict[str, Any]:
     """As `try_fp8`, with ORFs from the first shard of `events`."""
-    from virnucpro.engines.agreement import agreement
-
     dna: list[bytes] = []
     protein: list[bytes] = []
     for event in events:
@@ -234,4 +232,23 @@ def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -
         if not isinstance(outcome, Done):
             raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
         found.append(outcome.result[:, 1])
-    return asdict(agreement(*found))
+    return agreement(*found)
+
+
+def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """Compare P(virus) of the same sequences by trusted and by fast numbers, both (n,).
+
+    A UsageError with the figures where they are too few, or do not agree well enough.
+    """
+    if len(exact) < LEAST_SEQUENCES:
+        need = f"{LEAST_SEQUENCES} sequences scored both ways, and there are {len(exact)}"
+        raise UsageError(f"--precision fp8 is trusted after {need}; leave it out")
+    agree = float(np.mean((exact >= 0.5) == (fast >= 0.5)))
+    largest = float(np.abs(exact - fast).max())
+    if not (agree >= LEAST_AGREEMENT and largest <= LARGEST_DIFFERENCE):
+        raise UsageError(
+            f"--precision fp8 changes too much here: of {len(exact)} sequences {agree:.2%} keep "
+            f"their label ({LEAST_AGREEMENT:.1%} must) and probabilities move by up to "
+            f"{largest:.3f} ({LARGEST_DIFFERENCE} may); leave it out"
+        )
+    return {"sequences": len(exact), "labels_agree": agree, "largest_difference": largest}

@@ -27,7 +27,7 @@ from virnucpro.reports.tables import (
     header,
 )
 from virnucpro.scores.thresholds import VIRAL, VIRUS
-from virnucpro.sequences.fasta_files import write_fasta
+from virnucpro.sequences.fasta import write_fasta
 
 TABLE_NAMES = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
 FASTA_NAMES = {

@@ -21,12 +21,13 @@ from virnucpro.core.text import clipped
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineKind, EngineOptions, make_engine
+from virnucpro.engines.base import EngineKind, EngineOptions
+from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.pipeline import features
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 
 SEQUENCES = 12
 FRAME_LETTERS = 2  # F1 to R3 at the end of an ORF id
@@ -140,8 +141,8 @@ def _embed(
 ) -> Vectors:
     """Vectors in the order of `items`, shape (n, d)."""
     budget = max([TOKEN_BUDGET, *(2 * len(item) for item in items)])
-    options = EngineOptions(token_budget=budget, feeding_threads=0, compile="off")
-    engine = make_engine(kind, encoder, device=device, options=options)
+    options = EngineOptions(token_budget=budget, feeding_threads=0)
+    engine = BatchEngine(kind, encoder, device=device, options=options)
     vectors = np.full((len(items), encoder.dim), np.nan, dtype=np.float32)
     for rows, found in engine.embed(items):
         vectors[rows] = found

@@ -72,7 +72,6 @@ def test_vectors_need_one_id_each(shape):
 def test_errors_survive_a_process_boundary(tmp_path):
     for error in (
         errors.InputError("x.fa", "no header", 3),
-        errors.SequenceTooLongError(1, 2, 3),
         errors.WorkersFailedError([0, 2], 3, tmp_path),
         errors.Interrupted(15),
     ):

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 
 from tests.checkpoints import OUTLIER, dnabert_config, dnabert_tensors, hidden_states, write_bin
 from virnucpro.core.errors import ModelError
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import MAX_RESIDUES, BpeTokenizer, LetterTokenizer
-from virnucpro.engines.plans import collate
 from virnucpro.models.specs import DNABERT_S, DnabertShape, EncoderSpec
 
 TOLERANCE = 1e-5

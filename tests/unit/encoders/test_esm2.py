@@ -15,9 +15,9 @@ from tests.checkpoints import (
     hidden_states,
     write_safetensors,
 )
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.load import load_encoder
-from virnucpro.engines.plans import collate
 from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, Esm2Shape
 
 TOLERANCE = 1e-5

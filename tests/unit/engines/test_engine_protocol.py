@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.encoders.base import Batch, Encoder
-from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-from virnucpro.engines.feeding import spread
-from virnucpro.engines.plans import PackedPlan, batches_within, collate, pack, segments
-from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, Forward, budget_by_memory
+from virnucpro.engines.base import EngineOptions, choose_dtype
+from virnucpro.engines.feeding import pack, rectangles, spread
+from virnucpro.engines.runner import (
+    LARGEST_BUDGET,
+    SMALLEST_BUDGET,
+    BatchEngine,
+    budget_by_memory,
+)
 
 DIM = 4
 
@@ -29,12 +33,11 @@ class MeanEncoder(Encoder):
         generator = torch.Generator().manual_seed(3)
         self.rows = nn.Parameter(torch.randn(vocabulary, DIM, generator=generator))
 
-    def forward(self, batch: Batch) -> Tensor:
-        rows = self.rows[batch.tokens].float()
-        lengths = batch.cu_seqlens.diff().long()
-        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        sums = torch.zeros(len(lengths), DIM).index_add_(0, owner, rows)
-        return sums / lengths.clamp(min=1)[:, None]
+    def lay_out(self, batch: Batch) -> Batch:
+        return batch
+
+    def encode(self, layout: Batch) -> Tensor:
+        return layout.mean(self.rows[layout.tokens], 0)
 
 
 def make_items(lengths, seed=0) -> list[np.ndarray]:
@@ -69,7 +72,7 @@ def kind(request):
 
 def engine_of(kind, encoder, budget=64, exact=None, **options):
     options = EngineOptions(token_budget=budget, **options)
-    return make_engine(kind, encoder, device=CPU, options=options, float32_encoder=exact)
+    return BatchEngine(kind, encoder, device=CPU, options=options, float32_encoder=exact)
 
 
 def assert_embeds(engine, encoder, items):
@@ -119,10 +122,10 @@ class NeedyEncoder(MeanEncoder):
         super().__init__()
         self.most = most
 
-    def forward(self, batch):
-        if batch.tokens.numel() > self.most:
+    def encode(self, layout):
+        if layout.tokens.numel() > self.most:
             raise torch.OutOfMemoryError("simulated")
-        return super().forward(batch)
+        return super().encode(layout)
 
 
 @pytest.mark.parametrize("most", [64, 100, 129])
@@ -145,11 +148,11 @@ def test_no_memory_for_one_sequence_is_a_device_error(kind):
 class OverflowingEncoder(MeanEncoder):
     """Gives Inf for one token until its weights are float32."""
 
-    def forward(self, batch):
-        vectors = super().forward(batch)
+    def encode(self, layout):
+        vectors = super().encode(layout)
         if self.rows.dtype == torch.float32:
             return vectors
-        return torch.where((batch.tokens == 31).any(), torch.full_like(vectors, torch.inf), vectors)
+        return vectors * torch.where((layout.tokens == 31).any(), torch.inf, 1.0)
 
 
 def test_a_batch_with_inf_is_computed_again_in_float32(kind):
@@ -212,7 +215,7 @@ lengths_lists = st.lists(st.integers(1, BUDGET), max_size=200)
 
 @given(lengths=lengths_lists)
 def test_every_sequence_lands_in_one_rectangle_within_budget(lengths):
-    batches = list(batches_within(lengths, BUDGET))
+    batches = list(rectangles(np.array(lengths, dtype=np.int64), BUDGET))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         tokens = [lengths[i] for i in batch]
@@ -237,7 +240,7 @@ def _first_fit_decreasing(lengths):
 @given(lengths=lengths_lists)
 @settings(deadline=None)
 def test_packing_is_first_fit_decreasing(lengths):
-    batches = [batch.tolist() for batch in pack(lengths, BUDGET)]
+    batches = [batch.tolist() for batch in pack(np.array(lengths, dtype=np.int64), BUDGET)]
     assert batches == _first_fit_decreasing(lengths)
 
 
@@ -251,59 +254,12 @@ def test_a_million_lengths_are_packed_by_group_with_few_slots_left_empty():
     assert lengths.sum() > 0.99 * len(batches) * 16_384
 
 
-def fixed_vectors(layout, items):
-    """A batch brought to a fixed shape, which holds what the encoder gives each item alone."""
-    encoder = MeanEncoder()
-    fixed = layout.fixed(collate(items), 1_024)
-    vectors = encoder(fixed)[: len(items)].detach().numpy()
-    np.testing.assert_allclose(vectors, expected(encoder, items), rtol=1e-5)
-    return fixed
+@pytest.mark.parametrize("plan", [rectangles, pack])
+def test_a_plan_leaves_a_sequence_beyond_the_budget_alone(plan):
+    batches = [batch.tolist() for batch in plan(np.array([3, 65, 7, 129, 2]), BUDGET)]
+    assert batches == [[3], [1], [2, 0, 4]]
 
 
-@pytest.mark.parametrize("lengths", [[300, 400, 200], [64] * 16, [1] * 20 + [900], [1000]])
-def test_a_packed_batch_of_fixed_shape_gives_the_same_vectors(lengths):
-    fixed = fixed_vectors(PackedPlan(pad_id=0), make_items(lengths))
-    assert len(fixed.tokens) == 1_024
-    assert len(fixed.cu_seqlens) == segments(1_024) + 1
-    assert int(fixed.cu_seqlens.diff().max()) <= fixed.longest
-    assert fixed.longest % 128 == 0
-
-
-def test_the_compiler_is_used_when_asked_and_changes_no_vector(monkeypatch):
-    calls = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: calls.append(how))
-    encoder, items = MeanEncoder(), make_items([100, 90, 60] * 20)
-    options = EngineOptions(compile="on", token_budget=1_024)
-    engine = make_engine("packed", encoder, device=torch.device("cpu"), options=options)
-    found = vectors_of(engine.embed(items), len(items))
-    assert calls == [{"dynamic": False}]
-    assert engine.stats.compiled
-    np.testing.assert_allclose(found, expected(encoder, items), rtol=1e-5)
-
-
-class Uncompilable(MeanEncoder):
-    """Fails while `broken` is set, as a compiler without a C compiler does."""
-
-    broken = True
-
-    def compile(self, **options):
-        self._compiled_call_impl = None
-
-    def forward(self, batch):
-        if self.broken:
-            self.broken = False
-            raise RuntimeError("no C compiler")
-        return super().forward(batch)
-
-
-def test_a_failing_compiler_is_an_error_only_where_it_was_asked_for(caplog):
-    items = make_items([64] * 16)
-    ready = collate(items)
-    insisting, tolerant = (Forward(Uncompilable(), torch.device("cpu")) for _ in range(2))
-    insisting.compile(insist=True)
-    with pytest.raises(DeviceError, match="no C compiler"):
-        insisting(ready, fixed=True)
-    tolerant.compile(insist=False)
-    assert tolerant(ready, fixed=True).shape == (16, 4)
-    assert not tolerant.compiles
-    assert "no C compiler" in caplog.text
+def test_rows_much_narrower_than_the_first_begin_another_rectangle():
+    batches = rectangles(np.array([100, 80, 76, 75, 74, 40]), 1_000, 0.75)
+    assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4], [5]]

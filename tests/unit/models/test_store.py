@@ -92,7 +92,7 @@ def test_a_changed_file_is_not_used(home, file, damage):
             resolve_model("500", None, home)
 
 
-@pytest.mark.parametrize("form", ["pth", "safetensors", "folder", "500", "installed"])
+@pytest.mark.parametrize("form", ["pth", "safetensors", "500", "installed"])
 def test_a_custom_classifier_runs_with_the_published_encoders(home, tmp_path, form):
     path = tmp_path / "classifier.safetensors"
     if form == "pth":
@@ -106,7 +106,7 @@ def test_a_custom_classifier_runs_with_the_published_encoders(home, tmp_path, fo
         install_local(path, "mine", home)
         spec = resolve_model("custom", Path("mine"), home)
     else:
-        spec = resolve_model("custom", tmp_path if form == "folder" else path, home)
+        spec = resolve_model("custom", path, home)
         assert (spec.classifier, spec.name) == (path, "custom")
     assert (spec.dim, spec.chunk_nt, spec.orf_policy) == (WIDTH, 500, OrfPolicy("open-frame"))
 

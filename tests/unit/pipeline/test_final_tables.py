@@ -20,7 +20,7 @@ from virnucpro.reports.tables import (
     header,
     read_call_rows,
 )
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 
 
 def make_run(tmp_path, samples, calling=None, mates=1):

@@ -35,17 +35,6 @@ def records():
     return [*made, record("late copy", made[2].sequence)]
 
 
-@pytest.fixture
-def sized(monkeypatch):
-    """`sized(records of a shard, chunks of a block)`."""
-
-    def set_sizes(shard, block):
-        monkeypatch.setattr(module, "SHARD_RECORDS", shard)
-        monkeypatch.setattr(module, "BLOCK_CHUNKS", block)
-
-    return set_sizes
-
-
 def run(records, per_unit=7, workers=1, rules=RULES, **options):
     """Units and shards, after a look at their order."""
     units, shards, waiting = [], [], []
@@ -94,8 +83,9 @@ def expect_slow_reading(records, size, units, shards):
     ("shard", "block", "per_unit"),
     [(100, 100, 1_000), (5, 2, 7), (3, 100, 7), (1, 1, 1), (4, 3, 6), (14, 8, 5)],
 )
-def test_rows_are_those_of_each_record_alone(records, sized, shard, block, per_unit):
-    sized(shard, block)
+def test_rows_are_those_of_each_record_alone(records, monkeypatch, shard, block, per_unit):
+    monkeypatch.setattr(module, "SHARD_RECORDS", shard)
+    monkeypatch.setattr(module, "BLOCK_CHUNKS", block)
     units, shards = run(records, per_unit)
     expect_slow_reading(records, shard, units, shards)
     assert [unit.number for unit in units] == list(range(len(units)))

@@ -47,19 +47,14 @@ RECORDS = [
 ]
 
 
-@pytest.fixture
-def events(monkeypatch):
-    """Events of five shards; some records are copies, some are too short for an ORF."""
-    monkeypatch.setattr(passing, "SHARD_RECORDS", 5)
-    monkeypatch.setattr(passing, "BLOCK_CHUNKS", 4)
-    return input_pass(iter(RECORDS), RULES, per_unit=6)
-
-
 @pytest.mark.parametrize(
     "order", [iter, lambda found: reversed(list(found)), *map(shuffled, "abc")]
 )
-def test_shards_keep_their_order_whatever_order_outcomes_come_in(events, order):
-    """Every ORF of every record has its own score, in order."""
+def test_shards_keep_their_order_whatever_order_outcomes_come_in(monkeypatch, order):
+    """Of five shards; some records are copies, some are too short for an ORF."""
+    monkeypatch.setattr(passing, "SHARD_RECORDS", 5)
+    monkeypatch.setattr(passing, "BLOCK_CHUNKS", 4)
+    events = input_pass(iter(RECORDS), RULES, per_unit=6)
     records, units = iter(RECORDS), 0
     for shard, scores in scored_shards(events, None, Toy(order), None):
         mine = [next(records) for _ in shard.records]

@@ -6,10 +6,9 @@ import threading
 
 import pytest
 from runs import are_gone
-from stand_ins import Squares, worker_that_dies_with_work
+from stand_ins import Squares
 
 from virnucpro.core.errors import DeviceError, OutputError
-from virnucpro.pipeline import workers as module
 from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
@@ -171,15 +170,6 @@ def test_where_nobody_can_start_the_cause_is_raised(tmp_path, make):
         done(executor, Squares(tmp_path, broken="bad"), units())
     executor.close()
     assert set(multiprocessing.active_children()) <= before
-
-
-def test_where_every_worker_dies_all_units_are_given_up(job, monkeypatch):
-    monkeypatch.setattr(module, "worker_main", worker_that_dies_with_work)
-    pool = Workers(settings("cpu"))
-    results, reasons = done(pool, job, units(5))
-    pool.close()
-    assert results == {} and set(reasons) == set(range(5))
-    assert "no worker is left" in reasons.values()
 
 
 class LoadsMeanwhile:

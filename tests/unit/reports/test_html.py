@@ -12,7 +12,7 @@ from report_data import HOSTILE, make_run
 from virnucpro.cli.info import report
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.reports.html import write_report
-from virnucpro.reports.summary import MOST_REGIONS, MOST_ROWS
+from virnucpro.reports.summary import MOST_REGIONS
 from virnucpro.reports.tables import read_call_rows, read_region_rows
 
 
@@ -55,17 +55,6 @@ def test_nothing_is_loaded_from_elsewhere_and_ids_never_become_markup(tmp_path):
     graph = (tmp_path / "virnucpro_mqc.json").read_text()
     assert not set("<>") & set(graph) and "onclick='" not in graph
     assert list(json.loads(graph)["data"]) == ["&lt;script&gt;alert(1)&lt;/script&gt;", "sample_2"]
-
-
-@pytest.mark.slow
-def test_hundred_thousand_records_stay_small_and_say_what_is_shown(tmp_path):
-    path = write_report(make_run(tmp_path, records=100_000, samples=4))
-    assert path.stat().st_size < 3_000_000
-    page = path.read_text()
-    rows = data_of(page)["rows"]
-    assert MOST_ROWS < len(rows["id"]) <= MOST_ROWS + MOST_REGIONS
-    assert f"{len(rows['id']):,} of 100,000 records, those with the highest scores and" in page
-    assert rows["p"] == sorted(rows["p"], reverse=True)
 
 
 def test_a_page_is_made_of_what_there_is(tmp_path):

@@ -56,11 +56,6 @@ def test_even_windows_are_the_same_from_either_end(length, chunk_nt):
     assert len(windows) <= 1.5 * len(chunk_windows(length, chunk_nt))
 
 
-def test_few_chunks_become_half_as_many_again():
-    counts = [len(even_windows(500 * k, 500)) for k in range(1, 9)]
-    assert counts == [1, 3, 4, 6, 7, 9, 7, 8]
-
-
 def test_a_terminal_repeat_is_the_longest_there_is():
     inside = b"ACGGTCATTGCAGGCATCAATTGCGACTTA" * 20
     head = b"GATTACAGATTTCCGGAACGT"

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from virnucpro.core.errors import InputError
 from virnucpro.sequences import entries, streams
-from virnucpro.sequences.fasta import pairs_of, read_records, sample_name
-from virnucpro.sequences.fasta_files import read_fasta, write_fasta
+from virnucpro.sequences.fasta import pairs_of, read_fasta, read_records, sample_name, write_fasta
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
 
 FASTA = b">a first\nACGT\nACG\n>b\nTTTT\n"

@@ -106,7 +106,7 @@ def test_rates_come_from_runs_here_and_else_from_a_second_of_scoring(
 
 
 def test_a_large_model_that_never_ran_here_is_not_timed(model, tiny_home, tmp_path, monkeypatch):
-    assert model.weight_bytes > 10_000 and not model.is_large
+    assert not model.is_large
     monkeypatch.setattr(specs, "_LARGE_BYTES", 10_000)
     monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
     fasta = write(tmp_path / "in.fa", records([400]))
@@ -116,19 +116,11 @@ def test_a_large_model_that_never_ran_here_is_not_timed(model, tiny_home, tmp_pa
     assert orfs_per_unit(7, True, model) == 7
 
 
-@pytest.fixture
-def profile(tiny_home):
-    def run(*options, home=tiny_home, code=0):
-        words = ["profile", "-d", "cpu", "--model", "esm2", "--min-batch", "512", *options]
-        return command(*words, env={"VIRNUCPRO_MODEL_DIR": str(home)}, code=code)
-
-    return run
-
-
 @pytest.mark.parametrize("engine", ["padded", "packed"])
-def test_profile_recommends_a_budget_that_it_tried(profile, tmp_path, engine):
+def test_profile_recommends_a_budget_that_it_tried(home, tmp_path, engine):
     report = tmp_path / "profile.json"
-    result = profile("--max-batch", 2048, "--engine", engine, "-o", report)
+    sizes = ["--model", "esm2", "--min-batch", 512, "--max-batch", 2048]
+    result = command("profile", "-d", "cpu", *sizes, "--engine", engine, "-o", report, code=0)
     found = json.loads(report.read_text())["encoders"]["esm2_t36_3B_UR50D"]
     assert [trial["token_budget"] for trial in found["trials"]] == [512, 1024, 2048]
     assert all(trial["tokens_per_s"] > 0 and trial["fits"] for trial in found["trials"])
