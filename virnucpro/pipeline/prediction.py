@@ -380,7 +380,9 @@ def _packed(
     for one in stats:
         run.report.note_engines({slot: one})
     if failed_ranks:
-        raise WorkersFailedError(failed_ranks, num_gpus, folder / "logs", LABELS[slot])
+        where = f"Check logs: {folder / 'logs'}/worker_*.log"
+        share = f"{len(failed_ranks)}/{num_gpus} workers: ranks {failed_ranks}. {where}"
+        raise WorkersFailedError(f"v2.0 {LABELS[slot]} inference failed on {share}")
     if slot == "protein":
         dna_files = [paths.features_of("dna", n) for n in units]
         _stream_h5_to_pt_files(h5_path, paths.protein_dir, dna_files)

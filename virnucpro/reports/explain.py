@@ -1,16 +1,14 @@
 """Plain words for what run.json says in one word or one number."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import read_json
-from virnucpro.core.text import duration, percent
+from virnucpro.core.text import duration, percent, size
 from virnucpro.scores.thresholds import PRESETS
 
 STAGES = {
@@ -79,29 +77,27 @@ def thresholds(calling: Mapping[str, Any]) -> str:
         needs.append("passes the model's own limits")
     rest = ", at any FDR" if fdr is None else f" and its FDR is at most {100 * fdr:g}%"
     said = f"record is called viral if its p_virus {' and '.join(needs)}{rest}."
-    preset = calling.get("preset")
-    if not preset:
+    if not (preset := calling.get("preset")):
         return f"A {said}"
-    known = next((known for name, known in PRESETS.items() if name == preset), None)
-    is_own = known is not None and (known.min_score, known.max_fdr) == (score, fdr)
-    return f"Preset {preset}{'' if is_own else ', changed'}: a {said}"
+    own = [(known.min_score, known.max_fdr) for name, known in PRESETS.items() if name == preset]
+    return f"Preset {preset}{'' if own == [(score, fdr)] else ', changed'}: a {said}"
 
 
-class Stage(NamedTuple):
-    """One stage of a run: its time as a share of all stages', its rate and counts in words."""
-
-    title: str
-    seconds: float
-    share: float
-    rate: str
-    counts: str
+def inputs(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Path, size and hash of every input."""
+    return [
+        (str(entry.get("path", "")), size(entry.get("bytes", 0)), str(entry.get("sha256", "")))
+        for entry in entries(run, "inputs")
+    ]
 
 
-def stages(run: Mapping[str, Any]) -> list[Stage]:
-    """Every stage of run.json that has a time, in order; a short one has no rate."""
-    timed, found = _timed(run), []
-    total = _stage_seconds(run) or 1.0
-    for name, facts in timed.items():
+def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every stage of run.json that has a time, with its rate and counts in words.
+
+    A short one has no rate.
+    """
+    found, total = [], _stage_seconds(run) or 1.0
+    for name, facts in _timed(run).items():
         seconds = float(facts["seconds"])
         hidden = ("seconds", "status:", "call:")
         counts = {
@@ -114,9 +110,15 @@ def stages(run: Mapping[str, Any]) -> list[Stage]:
         if rated is not None and seconds >= RATED_SECONDS:
             speed = counts[rated] / seconds
             rate = f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} {RATED[rated]}/s"
-        words = ", ".join(_counted(key, value) for key, value in counts.items())
-        title = STAGES.get(name, name.replace("_", " "))
-        found.append(Stage(title, seconds, seconds / total, rate, words))
+        words = []
+        for key, value in counts.items():
+            noun, *more = COUNTS.get(key, key.replace("_", " ")).split(" ", 1)
+            noun = noun.removesuffix("s") if value == 1 else noun
+            words.append(" ".join([f"{value:,}", noun, *more]))
+        found.append({
+            "title": STAGES.get(name, name.replace("_", " ")), "seconds": seconds,
+            "share": seconds / total, "rate": rate, "counts": ", ".join(words),
+        })  # fmt: skip
     return found
 
 
@@ -134,12 +136,6 @@ def estimates(run: Mapping[str, Any]) -> dict[str, str]:
             share, low, high = (percent(value or 0.0) for value in shares)
             found[str(entry.get("sample", ""))] = f"{share} ({low} to {high})"
     return found
-
-
-def may_hold_none(run: Mapping[str, Any]) -> list[str]:
-    """Samples whose scores are such as one without any virus has."""
-    return [str(entry.get("sample", "")) for entry in entries(run, "sample_summary")
-            if entry.get("compatible_with_none")]  # fmt: skip
 
 
 def advice(command: Sequence[str], limit: str = "0.05") -> str:
@@ -213,14 +209,3 @@ def _is_called_again(run: Mapping[str, Any]) -> bool:
     """Whether stages took longer than the run they are told in, as they are an earlier one's."""
     seconds = number(run.get("seconds"))
     return seconds is not None and _stage_seconds(run) > seconds + CLOCK_SECONDS
-
-
-def _counted(key: str, value: int) -> str:
-    """A count in words.
-
-    >>> _counted("scored", 2000), _counted("files", 1)
-    ('2,000 ORFs scored', '1 file')
-    """
-    noun, *more = COUNTS.get(key, key.replace("_", " ")).split(" ", 1)
-    noun = noun.removesuffix("s") if value == 1 else noun
-    return " ".join([f"{value:,}", noun, *more])

@@ -1,11 +1,7 @@
 """report.html: one self-contained page about a run, and a summary for MultiQC beside it.
 
-The page needs no network. Its table and charts come from one block of JSON that the page's own
-script reads; ids and paths from the input never become markup, and the page's security policy
-lets no other script run.
+Its table and charts come from one block of JSON that the page's own script reads.
 """
-
-from __future__ import annotations
 
 import json
 from html import escape
@@ -15,13 +11,11 @@ from typing import Any
 from markupsafe import Markup
 
 from virnucpro.core.files import atomic_write, write_json
-from virnucpro.core.text import size
 from virnucpro.reports import citations, explain, pages
 from virnucpro.reports.summary import (
     CALLS,
     LENGTH_BINS_PER_DECADE,
     LIMITS,
-    SCORE_BINS,
     Summary,
     best_regions,
     choose_tracks,
@@ -40,6 +34,12 @@ MOST_SAMPLES = 400
 MOST_LETTERS = 600_000  # of sequences that can be copied: more would make the page large
 SHOWN_REGIONS = 100
 HIGH_FDR = 0.2
+# Columns of the page's table by their fields: as they are, and in units of 1 / `SCORE_UNIT`.
+COPIED = {
+    "id": "seq_id", "length": "length", "chunks": "chunks", "scored": "chunks_scored",
+    "supporting": "supporting", "opposing": "opposing",
+}  # fmt: skip
+SCALED = {"p": "p_virus", "fdr": "fdr", "ps": "p_sample"}
 # Reads of about one length make a column, not a chart of length against score.
 ONE_LENGTH = 1.25
 # Name in MultiQC's data and colour, by call.
@@ -50,88 +50,42 @@ MULTIQC = {
 
 
 def write_report(output_dir: Path) -> Path:
-    """Write report.html and what MultiQC reads from what a run left in `output_dir`.
-
-    It holds run.json and calls.tsv; chunks.tsv and regions.tsv, where they are still there, give
-    the position tracks. Returns the path of report.html.
+    """Write report.html, whose path is returned, and what MultiQC reads, from run.json and tables.
 
     Raises:
-        UsageError: there is no run.
+        UsageError: there is no run in `output_dir`.
         InputError: calls.tsv is missing, or a table is damaged.
-        OutputError: the report cannot be written.
     """
     run = explain.read_run(output_dir)
     table = output_dir / "regions.tsv"
     hosts, regions = best_regions(table) if table.exists() else (0, [])
     summary = summarise(output_dir / "calls.tsv", wanted={row.key for _, row in regions})
+    data = _data(run, summary, regions, output_dir)
+    model, style = str(explain.part(run, "model").get("name", "?")), pages.asset("report.css")
+    script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
+    # JSON that cannot end the element it stands in
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     page, graph, general = (output_dir / name for name in REPORT_FILES)
-    text = _page(run, summary, _data(run, summary, regions, output_dir), hosts)
+    html = pages.environment().get_template("report.html").render(
+        run=run, explain=explain, summary=summary, data=data, hosts=hosts, model=model,
+        most_samples=MOST_SAMPLES, shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
+        has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
+        references=citations.references(model), style=Markup(style), script=Markup(script),
+        policy=pages.policy(style, script), json=Markup(text),
+    )  # fmt: skip
     with atomic_write(page, "w") as file:
-        file.write(text)
+        file.write(html)
     write_json(graph, _multiqc(run, summary))
     write_json(general, _general(run))
     return page
 
 
-def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any], hosts: int) -> str:
-    calling = explain.part(run, "calling")
-    inputs = explain.entries(run, "inputs")
-    names = [Path(str(entry.get("path", ""))).name for entry in inputs]
-    ranked = sorted(summary.samples.items(), key=lambda item: -item[1]["virus"])
-    uncertain, half = summary.histogram["uncertain"], SCORE_BINS // 2
-    model = str(explain.part(run, "model").get("name", "?"))
-    style = pages.asset("report.css")
-    script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
-    # JSON that cannot end the element it stands in
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    return pages.environment().get_template("report.html").render(
-        run=run,
-        model=model,
-        summary=summary,
-        title=names[0] if len(names) == 1 else f"{len(names)} files" if names else "",
-        thresholds=explain.thresholds(calling) if calling else "",
-        facts=explain.facts(run),
-        inputs=[
-            (str(entry.get("path", "")), size(entry.get("bytes", 0)), str(entry.get("sha256", "")))
-            for entry in inputs
-        ],
-        stages=explain.stages(run),
-        rated_seconds=explain.RATED_SECONDS,
-        history=explain.history(run),
-        uncertain=(sum(uncertain[:half]), sum(uncertain[half:])),
-        has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        samples=ranked[:MOST_SAMPLES],
-        hidden=len(ranked[MOST_SAMPLES:]),
-        numbers=data["samples"],
-        references=citations.references(model),
-        estimates=explain.estimates(run),
-        may_hold_none=explain.may_hold_none(run),
-        high_fdr=HIGH_FDR,
-        hosts=hosts,
-        regions=data["found"],
-        ids=data["rows"]["id"],
-        copied=data["regionFasta"],
-        shown_regions=SHOWN_REGIONS,
-        has_curve=len(data["curve"]) > 1,
-        has_tracks=bool(data["tracks"]),
-        style=Markup(style),
-        script=Markup(script),
-        policy=pages.policy(style, script),
-        data=Markup(text),
-    )  # fmt: skip
-
-
 def _data(
     run: dict[str, Any], summary: Summary, best: list[tuple[int, RegionRow]], output_dir: Path
 ) -> dict[str, Any]:
-    """What the page's script reads: rows as one list a column, figures, tracks and regions.
-
-    Numbers are -1 where there is none.
-    """
+    """What the page's script reads; numbers are -1 where there is none."""
     rows, samples, statuses = summary.top, list(summary.samples), list(summary.statuses)
-    places = [{name: at for at, name in enumerate(names)} for names in (samples, statuses, CALLS)]
-    sample_of, status_of, call_of = places
     row_of = {row.key: place for place, row in enumerate(rows)}
     best = [(place, found) for place, found in best if found.key in row_of]
     chosen = choose_tracks(rows, hosts={found.key for _, found in best})
@@ -142,38 +96,37 @@ def _data(
         for found in read_region_rows(table, lambda *row: row[:2] in chosen):
             regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     # The page's place for each place in viral.fasta and in regions.fasta, surest first.
-    wanted: list[dict[int, int]] = [{}, {}]
-    letters = MOST_LETTERS
+    viral, inside, letters = dict[int, int](), dict[int, int](), MOST_LETTERS
     for number, (place, found) in enumerate(best):
         if (size_nt := found.end - found.start) <= letters:
-            wanted[1][place], letters = number, letters - size_nt
+            inside[place], letters = number, letters - size_nt
     for number, (row, place) in enumerate(zip(rows, summary.viral, strict=True)):
         if place >= 0 and row.length <= letters:
-            wanted[0][place], letters = number, letters - row.length
+            viral[place], letters = number, letters - row.length
     packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
-    fasta = [read_sequences(output_dir / f"{name}.fasta{packed}", places)
-             for name, places in zip(("viral", "regions"), wanted, strict=True)]  # fmt: skip
+    table_columns: dict[str, Any] = {
+        name: [getattr(row, field) for row in rows] for name, field in COPIED.items()
+    }
+    for name, field in SCALED.items():
+        values = [getattr(row, field) for row in rows]
+        table_columns[name] = [-1 if p is None else round(p * SCORE_UNIT) for p in values]
+    for name, known, found_of in (
+        ("sample", samples, [row.sample for row in rows]),
+        ("status", statuses, [str(row.status) for row in rows]),
+        ("call", CALLS, [row.call if row.call in CALLS else "" for row in rows]),
+    ):
+        place_of = {value: place for place, value in enumerate(known)}
+        table_columns[name] = [place_of[value] for value in found_of]
     return {
         "samples": samples,
         "statuses": statuses,
         "rows": {
-            "id": [row.seq_id for row in rows],
-            "sample": [sample_of[row.sample] for row in rows],
-            "length": [row.length for row in rows],
-            "chunks": [row.chunks for row in rows],
-            "scored": [row.chunks_scored for row in rows],
-            "supporting": [row.supporting for row in rows],
-            "opposing": [row.opposing for row in rows],
-            "p": [_scaled(row.p_virus) for row in rows],
-            "fdr": [_scaled(row.fdr) for row in rows],
-            "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
-            "status": [status_of[str(row.status)] for row in rows],
+            **table_columns,
             "hint": {
                 place: ", ".join(filter(None, (row.class_hint, row.family)))
                 for place, row in enumerate(rows)
                 if row.class_hint
             },
-            "ps": [_scaled(row.p_sample) for row in rows],
             "limit": [
                 limit_of(row.fdr) if row.call == VIRUS and row.fdr is not None else 0
                 for row in rows
@@ -191,8 +144,8 @@ def _data(
             }
             for _, found in best
         ],
-        "fasta": fasta[0],
-        "regionFasta": fasta[1],
+        "fasta": read_sequences(output_dir / f"viral.fasta{packed}", viral),
+        "regionFasta": read_sequences(output_dir / f"regions.fasta{packed}", inside),
         "curve": summary.curve,
         "limits": LIMITS,
         "again": explain.advice(run.get("command") or [], "\0").split("\0"),
@@ -204,10 +157,6 @@ def _data(
         "tracks": tracks,
         "regions": regions,
     }
-
-
-def _scaled(value: float | None) -> int:
-    return -1 if value is None else round(value * SCORE_UNIT)
 
 
 def _multiqc(run: dict[str, Any], summary: Summary) -> dict[str, Any]:

@@ -1,10 +1,4 @@
-"""What every page that people open shares: its template settings, style and security policy.
-
-A page is one file that needs no network: names from the input are escaped, and nothing runs in
-it but the script that its own policy names by hash.
-"""
-
-from __future__ import annotations
+"""What every page that people open shares: its template settings, style and security policy."""
 
 import base64
 import hashlib

@@ -1,7 +1,5 @@
 """calls.tsv and chunks.tsv -> everything the report shows of them, in bounded memory."""
 
-from __future__ import annotations
-
 import gzip
 import math
 from bisect import bisect_left
@@ -16,17 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.reports.tables import (
-    CALL_COLUMNS,
-    CHUNK_COLUMNS,
-    CallRow,
-    RegionRow,
-    call_row,
-    chunk_row,
-    read_call_rows,
-    read_fields,
-    read_region_rows,
-)
+from virnucpro.reports import tables
+from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, CallRow, RegionRow, read_fields
 from virnucpro.scores.thresholds import VIRUS
 
 CALLS = ("virus", "non-virus", "uncertain", "")
@@ -42,7 +31,6 @@ SCORE_STEPS = 1_000
 MOST_REGIONS = 500
 # What a user may bound the false discovery rate by, from 0.01% to 100%.
 LIMITS = tuple(float(f"{10 ** (k / 16):.2g}") for k in range(-64, 1))
-
 
 Key = tuple[str, str]  # of a record: sample and id
 
@@ -82,11 +70,7 @@ class Summary:
 
     @property
     def curve(self) -> list[tuple[int, int, float]]:
-        """What each limit keeps that keeps more than the one before.
-
-        It is told as a place in `LIMITS`, viral calls kept, and how many of them are expected to
-        be false.
-        """
+        """Place in `LIMITS`, viral calls kept, and of these expected false, where it keeps more."""
         found, kept, highest = [], Counter[str](), dict[str, float]()
         for place in range(len(LIMITS)):
             own = {sample: counts[place] for sample, counts in self.kept.items() if counts[place]}
@@ -99,10 +83,9 @@ class Summary:
         return found
 
     def count(self, block: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], list[str]]:
-        """Take rows of calls.tsv into all figures but `fdr` and `top`.
+        """Take rows of calls.tsv into all figures but `fdr` and `top`; returns scores and calls.
 
-        Returns:
-            Their scores, -1 where there is none, shape (rows,), and their calls.
+        A score is -1 where there is none.
         """
         columns = dict(zip(CALL_COLUMNS, zip(*block, strict=True), strict=True))
         calls = [call if call in CALLS else "" for call in columns["call"]]
@@ -145,13 +128,10 @@ def limit_of(fdr: float) -> int:
 
 
 def summarise(calls: Path, most_rows: int = MOST_ROWS, wanted: Collection[Key] = ()) -> Summary:
-    """Count, bin and rank the rows of calls.tsv; holds about `most_rows` of them.
+    """Count, bin and rank the rows of calls.tsv; an `InputError` where it is damaged.
 
-    Fewer are kept where long ids would make the report large. Samples and ids of `wanted` are
-    kept whatever their score.
-
-    Raises:
-        InputError: the table is missing or damaged.
+    About `most_rows` are kept, fewer where long ids would make the report large; samples and ids
+    of `wanted` whatever their score.
     """
     summary = Summary()
     best: list[tuple[float, int, int, list[str]]] = []  # of equals the first ones
@@ -165,19 +145,17 @@ def summarise(calls: Path, most_rows: int = MOST_ROWS, wanted: Collection[Key] =
             places = np.where(is_viral, viral + np.cumsum(is_viral) - 1, -1)
             better = np.flatnonzero(scores > lowest).tolist()
             best += [(-float(scores[i]), first + i, int(places[i]), block[i]) for i in better]
-            if wanted:
-                keys = enumerate(map(itemgetter(SAMPLE, ID), block))
-                asked += [(-float(scores[i]), first + i, -1, block[i]) for i, key in keys
-                          if key in wanted]  # fmt: skip
+            keys = enumerate(map(itemgetter(SAMPLE, ID), block)) if wanted else ()
+            asked += [(-float(scores[i]), first + i, -1, block[i]) for i, k in keys if k in wanted]
             if len(best) >= most_rows:
                 best.sort()
                 del best[most_rows:]
                 lowest = -best[-1][0]
         numbers = {number for _, number, _, _ in best}
         best += [one for one in asked if one[1] not in numbers]
-        top = [(call_row(fields), place) for _, _, place, fields in sorted(best)]
+        top = [(tables.call_row(fields), place) for _, _, place, fields in sorted(best)]
     except ValueError:
-        for _ in read_call_rows(calls):  # names the row
+        for _ in tables.read_call_rows(calls):  # names the row
             pass
         raise
     if rates := summary.sample_fdr:
@@ -194,15 +172,13 @@ def summarise(calls: Path, most_rows: int = MOST_ROWS, wanted: Collection[Key] =
 
 
 def best_regions(regions: Path) -> tuple[int, list[tuple[int, RegionRow]]]:
-    """Records that are viral in a region only, and the regions of most evidence in them.
+    """How many records are viral in a region only, and the regions of most evidence in them.
 
-    Returns:
-        How many such records there are; and up to `MOST_REGIONS` regions by falling log-odds,
-        each with its place in regions.fasta.
+    Up to `MOST_REGIONS` by falling log-odds, each with its place in regions.fasta.
     """
     hosts, last = 0, ("", "")
     best: list[tuple[float, int, RegionRow]] = []
-    others = read_region_rows(regions, lambda sample, seq_id, call: call != VIRUS)
+    others = tables.read_region_rows(regions, lambda sample, seq_id, call: call != VIRUS)
     inside = (row for row in others if row.is_inside)
     for place, row in enumerate(inside):
         hosts, last = hosts + (row.key != last), row.key
@@ -260,15 +236,20 @@ def choose_tracks(
 def read_tracks(chunks: Path, chosen: Chosen) -> list[dict[str, Any]]:
     """Scores along the chosen contigs, in the order of the rows, as the page reads them.
 
-    A track has its row; `joined`, the chunks in one window, above 1 where the contig has too many
-    to draw each; the frames that occur; and four numbers for each window: start after the start
-    of the one before, length (nt), score in thousandths (-1: not scored), and frame by its place.
+    A track has its row; `joined`, the chunks in one window; the frames that occur; and four numbers
+    for each window: start after that of the one before, length (nt), score in thousandths (-1: not
+    scored), and frame by its place.
     """
     tracks = []
     for (seq_id, sample), group in groupby(read_fields(chunks, CHUNK_COLUMNS), KEY):
         if (key := (sample, seq_id)) not in chosen:
             continue
-        own, frames, windows, before = [*map(chunk_row, group)], dict[str, int](), list[int](), 0
+        own, frames, windows, before = (
+            [*map(tables.chunk_row, group)],
+            dict[str, int](),
+            list[int](),
+            0,
+        )
         joined = -(-len(own) // MOST_PER_CONTIG)
         for first in range(0, len(own), joined):
             window = own[first : first + joined]

@@ -1,8 +1,5 @@
 """The final files of a run, or of one of its samples: opened together, whole or not at all.
 
-They are tables, FASTA of viral records and of viral regions in other ones, and BED and GFF3 for
-genome browsers.
-
 Source:
     GFF3 1.26 of the Sequence Ontology project; BED 1.0 of the GA4GH file formats group.
 """
@@ -19,13 +16,7 @@ from typing import IO, Any
 
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Record
-from virnucpro.reports.tables import (
-    CALL_COLUMNS,
-    REGION_COLUMNS,
-    ChunkRow,
-    RegionRow,
-    header,
-)
+from virnucpro.reports.tables import CALL_COLUMNS, REGION_COLUMNS, ChunkRow, RegionRow, header
 from virnucpro.scores.thresholds import VIRAL, VIRUS
 from virnucpro.sequences.fasta import write_fasta
 
@@ -49,7 +40,6 @@ class TableFiles:
 
     def __init__(self, folder: Path, gzip_fasta: bool) -> None:
         self._folder, self._gzip_fasta = folder, gzip_fasta
-        self._stack = ExitStack()
 
     def __enter__(self) -> TableFiles:
         with ExitStack() as stack:
@@ -57,27 +47,24 @@ class TableFiles:
                 stack.enter_context(atomic_write(self._folder / name, "w")) for name in TABLE_NAMES
             ]
             self._calls, self._regions, self._regions_bed, self._chunks_bed, self._gff = files
-            self._fasta, self._regions_fasta = (
-                self._open_fasta(stack, name) for name in FASTA_NAMES[self._gzip_fasta]
-            )
+            self._calls.write(header(CALL_COLUMNS))
+            self._regions.write(header(REGION_COLUMNS))
+            self._gff.write("##gff-version 3\n")
+            fasta: list[IO[str]] = []
+            for name in FASTA_NAMES[self._gzip_fasta]:
+                mode = "wb" if self._gzip_fasta else "w"
+                file: IO[Any] = stack.enter_context(atomic_write(self._folder / name, mode))
+                if self._gzip_fasta:  # no name, no date inside: same records give the same bytes
+                    packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
+                    text = io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="\n")
+                    file = stack.enter_context(text)
+                fasta.append(file)
+            self._fasta, self._regions_fasta = fasta
             self._stack = stack.pop_all()
-        self._calls.write(header(CALL_COLUMNS))
-        self._regions.write(header(REGION_COLUMNS))
-        self._gff.write("##gff-version 3\n")
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
         return self._stack.__exit__(*error)
-
-    def _open_fasta(self, stack: ExitStack, name: str) -> IO[str]:
-        mode = "wb" if self._gzip_fasta else "w"
-        file: IO[Any] = stack.enter_context(atomic_write(self._folder / name, mode))
-        if not self._gzip_fasta:
-            return file
-        # no name and no date inside: the same records give the same bytes
-        packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
-        text = io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="\n")
-        return stack.enter_context(text)
 
     def add(
         self, name: str, fields: Sequence[str], regions: list[RegionRow], chunks: list[ChunkRow],
@@ -85,8 +72,7 @@ class TableFiles:
     ) -> None:  # fmt: skip
         """Write one record: its rows in order, and its sequence, or that of its viral regions.
 
-        `name` is its id in the files that have no column for the sample, `fields` its row of
-        calls.tsv as text; `record` is needed where it, or a part of it, is viral.
+        `name` is its id where there is no column for the sample, `fields` its row of calls.tsv.
         """
         self._calls.write("\t".join(fields) + "\n")
         length = int(fields[LENGTH])
@@ -101,10 +87,30 @@ class TableFiles:
                 f"\t{1000 * (chunk.p_virus or 0.0):.0f}\t{chunk.strand}"
                 f"\t{chunk.orf_start}\t{chunk.orf_end}\t{colour}\n"
             )
+        gff_id = gff_seqid(name)
         for region in regions:
             self._regions.write(region.line())
-            inside = [c for c in viral if c.start >= region.start and c.end <= region.end]
-            self._add_region(name, region, inside)
+            title = f"viral_region_{region.number}"
+            own_id = f"{gff_attribute(name)}:{title}"
+            self._regions_bed.write(  # six columns
+                f"{bed_name(name)}\t{region.start}\t{region.end}\t{title}"
+                f"\t{1000 * region.mean_p:.0f}\t.\n"
+            )
+            if region.number == 1:
+                self._gff.write(f"##sequence-region {gff_id} 1 {region.contig_length}\n")
+            self._gff.write(
+                f"{gff_id}\tVirNucPro\tviral_sequence\t{region.start + 1}\t{region.end}"
+                f"\t{region.mean_p:.6g}\t.\t.\tID={own_id};Name={title}"
+                f";supporting={region.supporting};opposing={region.opposing}"
+                f";contig_call={gff_attribute(region.call or 'none')}\n"
+            )
+            self._gff.writelines(  # the best ORFs of its viral chunks are its parts
+                f"{gff_id}\tVirNucPro\tORF\t{(chunk.orf_start or 0) + 1}\t{chunk.orf_end}"
+                f"\t{chunk.p_virus:.6g}\t{chunk.strand}\t.\tParent={own_id}"
+                f";chunk={chunk.number};frame={chunk.frame}\n"
+                for chunk in viral
+                if chunk.start >= region.start and chunk.end <= region.end
+            )
         if record is not None and fields[CALL] == VIRUS:
             write_fasta(self._fasta, [(record.header_with(name), record.sequence)], wrapped=True)
         elif record is not None:
@@ -116,58 +122,19 @@ class TableFiles:
             ]  # fmt: skip
             write_fasta(self._regions_fasta, cut, wrapped=True)
 
-    def _add_region(self, name: str, region: RegionRow, chunks: list[ChunkRow]) -> None:
-        """Write a region and the best ORFs of its viral chunks.
-
-        BED gets one line of six columns, score 1000 x mean p_virus. GFF3 gets a
-        `viral_sequence` with the same mean as score, and an `ORF` of each chunk as its part.
-        """
-        seq_id, title = gff_seqid(name), f"viral_region_{region.number}"
-        own_id = f"{gff_attribute(name)}:{title}"
-        self._regions_bed.write(
-            f"{bed_name(name)}\t{region.start}\t{region.end}\t{title}"
-            f"\t{1000 * region.mean_p:.0f}\t.\n"
-        )
-        if region.number == 1:
-            self._gff.write(f"##sequence-region {seq_id} 1 {region.contig_length}\n")
-        self._gff.write(
-            f"{seq_id}\tVirNucPro\tviral_sequence\t{region.start + 1}\t{region.end}"
-            f"\t{region.mean_p:.6g}\t.\t.\tID={own_id};Name={title}"
-            f";supporting={region.supporting};opposing={region.opposing}"
-            f";contig_call={gff_attribute(region.call or 'none')}\n"
-        )
-        self._gff.writelines(
-            f"{seq_id}\tVirNucPro\tORF\t{(chunk.orf_start or 0) + 1}\t{chunk.orf_end}"
-            f"\t{chunk.p_virus:.6g}\t{chunk.strand}\t.\tParent={own_id}"
-            f";chunk={chunk.number};frame={chunk.frame}\n"
-            for chunk in chunks
-        )
-
 
 def bed_name(seq_id: str) -> str:
-    """An id as a BED chromosome: as it is, but for a `#` in front, which would start a comment.
-
-    >>> bed_name("#1")
-    '%231'
-    """
+    """An id as a BED chromosome: as it is, but for a `#` in front, which would start a comment."""
     return f"%23{seq_id[1:]}" if seq_id.startswith("#") else seq_id
 
 
 def gff_seqid(seq_id: str) -> str:
-    """An id as a GFF3 seqid: letters that the format does not allow there are percent-encoded.
-
-    >>> gff_seqid(">a/b=1")
-    '%3Ea%2Fb%3D1'
-    """
+    """An id as a GFF3 seqid: letters that the format does not allow there are percent-encoded."""
     return _SEQID.sub(_percent, seq_id)
 
 
 def gff_attribute(text: str) -> str:
-    """A value of the ninth GFF3 column.
-
-    >>> gff_attribute("a;b=c")
-    'a%3Bb%3Dc'
-    """
+    """A value of the ninth GFF3 column."""
     return _ATTRIBUTE.sub(_percent, text)
 
 

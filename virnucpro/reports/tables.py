@@ -1,10 +1,7 @@
 """The tables of a run, one row a record, a chunk or a region, in input order.
 
-Tab-separated, one header line, no quotes, LF; an absent value is empty. Columns are only ever
-added at the end, and `SCHEMA` counts the changes. Ids hold no blanks by the way they are read.
+Columns are only ever added at the end, and `SCHEMA` counts the changes.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -57,7 +54,7 @@ class _Row:
 
     def line(self) -> str:
         """The row as text."""
-        return "\t".join(map(_text, self.values())) + "\n"
+        return "\t".join(self.fields()) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +90,7 @@ class CallRow(_Row):
         """Chunks scored over chunks; None without chunks."""
         return self.chunks_scored / self.chunks if self.chunks else None
 
-    def values(self) -> tuple[Any, ...]:
-        """The fields in the order of `CALL_COLUMNS`; what is absent is None or empty."""
+    def values(self) -> tuple[Any, ...]:  # noqa: D102
         return (
             self.seq_id, self.length, self.chunks, self.orfs, str(self.status), self.p_virus,
             self.call, self.model, self.sample, self.chunks_scored, self.share_scored,
@@ -122,8 +118,7 @@ class ChunkRow(_Row):
         """`+` or `-`, of the best ORF; empty without one."""
         return {"F": "+", "R": "-"}.get(self.frame[:1], "")
 
-    def values(self) -> tuple[Any, ...]:
-        """The fields in the order of `CHUNK_COLUMNS`; what is absent is None or empty."""
+    def values(self) -> tuple[Any, ...]:  # noqa: D102
         return (
             self.seq_id, self.number, self.start, self.end, self.strand, self.frame,
             self.orf_start, self.orf_end, self.p_virus, self.sample,
@@ -151,8 +146,7 @@ class RegionRow(_Row):
         """Whether this is a part of a contig that is not called viral, as a provirus is."""
         return self.call != VIRUS and self.end - self.start < self.contig_length
 
-    def values(self) -> tuple[Any, ...]:
-        """The fields in the order of `REGION_COLUMNS`."""
+    def values(self) -> tuple[Any, ...]:  # noqa: D102
         length = self.end - self.start
         return (
             self.seq_id, self.number, self.start, self.end, length, length / self.contig_length,
@@ -184,18 +178,14 @@ def read_region_rows(
     """
 
     def row(fields: list[str]) -> RegionRow:
-        seq_id, number, start, end, length, share, supporting, opposing, *odds, call, sample = (
-            fields
-        )
-        mean_p, log_odds = (_number(text) or 0.0 for text in odds)
+        seq_id, *places, share, supporting, opposing, mean_p, log_odds, call, sample = fields
+        number, start, end, length = map(int, places)
         return RegionRow(
-            seq_id, int(number), int(start), int(end), round(int(length) / float(share)),
-            int(supporting), int(opposing), mean_p, log_odds, call, sample,
+            seq_id, number, start, end, round(length / float(share)), int(supporting),
+            int(opposing), _number(mean_p) or 0.0, _number(log_odds) or 0.0, call, sample,
         )  # fmt: skip
 
-    return _rows(
-        path, REGION_COLUMNS, row, lambda fields: wanted(fields[-1], fields[0], fields[-2])
-    )
+    return _rows(path, REGION_COLUMNS, row, lambda f: wanted(f[-1], f[0], f[-2]))
 
 
 def contig_line(row: CallRow, joint_id: str, host: int = -1) -> str:
@@ -233,16 +223,15 @@ def chunk_row(fields: list[str]) -> ChunkRow:
 
 def _rows(
     path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T],
-    wanted: Callable[[list[str]], bool] | None = None,
+    wanted: Callable[[list[str]], bool] = bool,
 ) -> Iterator[T]:  # fmt: skip
     for number, fields in enumerate(read_fields(path, columns), start=2):
-        if wanted is not None and not wanted(fields):
-            continue
-        try:
-            row = make(fields)
-        except ValueError as error:
-            raise InputError(path, f"record '{fields[0]}': {error}", number) from error
-        yield row
+        if wanted(fields):
+            try:
+                row = make(fields)
+            except ValueError as error:
+                raise InputError(path, f"record '{fields[0]}': {error}", number) from error
+            yield row
 
 
 def read_fields(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
@@ -268,9 +257,7 @@ def _text(value: object) -> str:
 
 
 def _number(text: str) -> float | None:
-    if not text:
-        return None
-    number = float(text)
-    if not math.isfinite(number):
+    number = float(text) if text else None
+    if number is not None and not math.isfinite(number):
         raise ValueError(f"{text} is no finite number")
     return number

@@ -1,10 +1,7 @@
 """What a prediction will cost: what the first part of its input holds, at a rate of this machine.
 
-Rates are those of the last predictions here. Where there was none, the bundled model is timed for
-a second; the published ones take longer to load than an estimate may.
+Rates are those of the last predictions here; where there was none, the bundled model is timed.
 """
-
-from __future__ import annotations
 
 import random
 import stat
@@ -17,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 from virnucpro.core.errors import UsageError
 from virnucpro.core.processes import at_most_threads
-from virnucpro.core.records import Record
-from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Rules
 from virnucpro.pipeline.inputs import Source, folder_names, read_sources, sample_names
 from virnucpro.pipeline.rates import Pace, Rate, rate_keys, recall
@@ -36,23 +33,6 @@ READ_BYTES = 1 << 16
 PILOT_ORFS, PILOT_SECONDS = 128, 0.7  # fewer at a time are slower than a run is
 # Python, its packages, the tables and the report, beside what a run takes to its first scores (s).
 AROUND_S = 1.5
-
-
-class EvenSample:
-    """A random sample of a stream in which every item is equally likely."""
-
-    def __init__(self, size: int, seed: int = 0) -> None:
-        self._size, self._random = size, random.Random(seed)
-        self.seen, self.items = 0, list[str]()
-
-    def offer(self, record: Record, windows: list[tuple[int, int]]) -> None:
-        """Let the chunks of a record take part."""
-        for start, end in windows:
-            self.seen += 1
-            if len(self.items) < self._size:
-                self.items.append(record.sequence[start:end])
-            elif (place := self._random.randrange(self.seen)) < self._size:
-                self.items[place] = record.sequence[start:end]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,37 +80,46 @@ def survey(
     reference: Path | None = None,
 ) -> Survey:  # fmt: skip
     """Count what the model would work on; of large files the first part is read, and scaled."""
-    sample, rules = EvenSample(SAMPLE_CHUNKS), Rules(model.chunk_nt, model.orf_policy, min_length)
+    rules = Rules(model.chunk_nt, model.orf_policy, min_length)
     count = scored = nt = chunks = 0.0
-    samples = sample_names(paths)
+    sample, seen, numbers = list[str](), 0, random.Random(0)
+    names = sample_names(paths)
     with TemporaryDirectory(prefix="virnucpro-estimate-") as folder:
         heads = [_head(path, Path(folder) / str(i), len(paths)) for i, path in enumerate(paths)]
-        weights = {name: weight for name, (_, weight) in zip(samples, heads, strict=True)}
+        weights = {name: weight for name, (_, weight) in zip(names, heads, strict=True)}
         sources = [
             Source(
-                sample=name, folder=plain, names=(str(path),), paths=(head,), reference=reference
+                sample=name, folder=plain, names=(f"{path}",), paths=(head,), reference=reference
             )
             for name, plain, path, (head, _) in zip(
-                samples, folder_names(samples), paths, heads, strict=True
+                names, folder_names(names), paths, heads, strict=True
             )
         ]
         for number, record in enumerate(read_sources(sources, log)):
             weight = weights[record.sample]
             count += weight
             nt += weight * len(record.sequence)
-            if rules.status(record, number) is None:
-                scored += weight
-                windows = rules.chunks(record.sequence)[0]
-                chunks += weight * len(windows)
-                sample.offer(record, windows)
-    orfs = find_orfs(sample.items, model.orf_policy)
-    share = chunks / max(1, len(sample.items))
+            if rules.status(record, number) is not None:
+                continue
+            scored += weight
+            windows = rules.chunks(record.sequence)[0]
+            chunks += weight * len(windows)
+            for start, end in windows:  # each as likely as any other to stay in the sample
+                seen += 1
+                if len(sample) < SAMPLE_CHUNKS:
+                    sample.append(record.sequence[start:end])
+                elif (place := numbers.randrange(seen)) < SAMPLE_CHUNKS:
+                    sample[place] = record.sequence[start:end]
+    orfs, tokens = find_orfs(sample, model.orf_policy), []
+    for slot, sequences in ((model.dna, orfs.dna), (model.protein, orfs.protein)):
+        encode = make_tokenizer(slot).encode
+        tokens.append(sum(len(encode(sequence.decode("ascii"))) for sequence in sequences))
+    share = chunks / max(1, len(sample))
     return Survey(
         records=round(count), scored=round(scored), nt=round(nt), chunks=round(chunks),
-        orfs=round(len(orfs) * share),
-        dna_tokens=round(_tokens(model.dna, orfs.dna) * share),
-        protein_tokens=round(_tokens(model.protein, orfs.protein) * share),
-        is_whole={*weights.values()} <= {1.0}, sample=sample.items,
+        orfs=round(len(orfs) * share), dna_tokens=round(tokens[0] * share),
+        protein_tokens=round(tokens[1] * share), is_whole={*weights.values()} <= {1.0},
+        sample=sample,
     )  # fmt: skip
 
 
@@ -198,13 +187,6 @@ def _head_of_bam(path: Path, target: Path) -> tuple[Path, float]:
         if next(reads, None) is None:
             return path, 1.0
     return target, path.stat().st_size / max(1, place)
-
-
-def _tokens(spec: EncoderSpec, sequences: list[bytes]) -> int:
-    from virnucpro.encoders.tokenizers import make_tokenizer
-
-    tokenizer = make_tokenizer(spec)
-    return sum(len(tokenizer.encode(sequence.decode("ascii"))) for sequence in sequences)
 
 
 def _pilot(found: Survey, model: ModelSpec, threads: int) -> Rate | None:

@@ -1,8 +1,4 @@
-"""Records of a call, back out of the files that a run read; found by their number and the hash.
-
-Streams. Records come out as they are in the file, with wrapped lines, gaps and qualities; mates
-stay together: both come out where one has the call.
-"""
+"""Records of a call, back out of the files that a run read; found by their number and the hash."""
 
 import gzip
 from collections.abc import Collection, Iterator, Sequence
@@ -14,9 +10,11 @@ from typing import IO, Any
 from virnucpro.core.errors import InputError, OutputError, UsageError
 from virnucpro.core.files import atomic_write, read_json, sha256_file
 from virnucpro.pipeline.inputs import check_inputs
+from virnucpro.reports.tables import CALL_COLUMNS, read_fields
 from virnucpro.sequences.alignments import alignment_format, open_alignments, primary_reads
 from virnucpro.sequences.streams import BLANKS, STDIN, TextStream, open_unpacked
 
+CALL, SAMPLE = CALL_COLUMNS.index("call"), CALL_COLUMNS.index("sample")
 _GZIP_LEVEL = 6
 _CHANGED = "changed while it was read; what was written is not whole"
 
@@ -27,9 +25,9 @@ def extract(
 ) -> tuple[int, int]:  # fmt: skip
     """Write the records of `files`, an input of a finished run or a pair, that have one of `calls`.
 
-    Of `targets` there is one, or for pairs one for each mate; `-` is `standard_output`. Packed with
-    gzip where the name ends so; reads of alignments come as BAM. Returns how many records were
-    written, and how many there are.
+    Streams. Of mates both come out where one has the call. Of `targets` there is one, or for pairs
+    one for each mate; `-` is `standard_output`. Packed with gzip where the name ends so; reads of
+    alignments come as BAM. Returns how many records were written, and how many there are.
 
     Raises:
         UsageError: the run is not finished, or files or targets do not fit it.
@@ -47,10 +45,19 @@ def extract(
     if len(targets) != 1 and not (len(targets) == 2 == max(len(files), 1 + is_interleaved)):
         raise UsageError("give one --output, or for pairs one for each mate")
     hashes = [sha256_file(path) for path in files]
-    sample = _sample_of(run, output_dir, files, hashes)
+    known = [one["sha256"] for one in run["inputs"]]
+    for path, sha256 in zip(files, hashes, strict=True):
+        if sha256 not in known:
+            problem = f"is no input of the run in {output_dir}, which knows them by their content"
+            raise InputError(path, f"{problem}; give the file that was predicted on")
+    place, width = known.index(hashes[0]), 2 if asked.get("paired") else 1
+    if len(files) > 1 and (place % width or hashes != known[place : place + width]):
+        raise UsageError("give one input of the run, or the two files of a pair, in their order")
+    sample = run["samples"][place // width]
     with ExitStack() as stack:
         sinks = [stack.enter_context(_sink(path, standard_output)) for path in targets]
-        rows = _have_call(table, sample, calls)
+        fields = read_fields(table, CALL_COLUMNS)
+        rows = (row[CALL] in calls for row in fields if row[SAMPLE] == sample)
         if alignment_format(files[0]):
             return _extract_alignments(files[0], list(rows), sinks[0], reference)
         readers = [_records(*pair) for pair in zip(files, hashes, strict=True)]
@@ -81,32 +88,6 @@ def _finished(output_dir: Path) -> dict[str, Any]:
     return run
 
 
-def _sample_of(
-    run: dict[str, Any], output_dir: Path, files: Sequence[Path], hashes: Sequence[str]
-) -> str:
-    """The sample that files are, known by their content."""
-    known = [one["sha256"] for one in run["inputs"]]
-    for path, sha256 in zip(files, hashes, strict=True):
-        if sha256 not in known:
-            problem = f"is no input of the run in {output_dir}, which knows them by their content"
-            raise InputError(path, f"{problem}; give the file that was predicted on")
-    place, width = known.index(hashes[0]), 2 if run["parameters"]["inputs"].get("paired") else 1
-    if len(files) > 1 and (place % width or list(hashes) != known[place : place + width]):
-        raise UsageError("give one input of the run, or the two files of a pair, in their order")
-    return str(run["samples"][place // width])
-
-
-def _have_call(table: Path, sample: str, calls: Collection[str]) -> Iterator[bool]:
-    """Whether each record of a sample has one of the calls, in order."""
-    with table.open(encoding="utf-8", newline="\n") as file:
-        columns = next(file).rstrip("\n").split("\t")
-        call, of_sample = columns.index("call"), columns.index("sample")
-        for line in file:
-            fields = line.rstrip("\n").split("\t")
-            if fields[of_sample] == sample:
-                yield fields[call] in calls
-
-
 @contextmanager
 def _sink(path: Path, standard_output: IO[bytes]) -> Iterator[Any]:
     """Something to write bytes to; a file comes to be whole, or not at all."""
@@ -126,7 +107,16 @@ def _records(path: Path, sha256: str) -> Iterator[bytes]:
     """The text of each record of FASTA or FASTQ; line feeds at line ends."""
     with open_unpacked(path) as unpacked:
         stream = TextStream(unpacked)
-        lines = _lines(stream)
+
+        def lines_of() -> Iterator[bytes]:
+            rest = b""
+            for block in stream.blocks():
+                *whole, rest = (rest + block).split(b"\n")
+                yield from whole
+            if rest:
+                yield rest
+
+        lines = lines_of()
         if stream.kind == "fastq":
             while (four := [*islice(lines, 4)]) and four[0].strip(BLANKS):
                 yield b"".join(line + b"\n" for line in four) + b"\n" * (4 - len(four))
@@ -139,15 +129,6 @@ def _records(path: Path, sha256: str) -> Iterator[bytes]:
                 text.append(line)
         if unpacked.finish() != sha256:
             raise InputError(path, _CHANGED)
-
-
-def _lines(stream: TextStream) -> Iterator[bytes]:
-    rest = b""
-    for block in stream.blocks():
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
 
 
 def _extract_alignments(

@@ -4,12 +4,9 @@ The plain path is one sequence at a time in float32. Numbers are compared in thr
 one dimension of a protein vector can hold most of its length.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +20,7 @@ from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions
 from virnucpro.engines.runner import BatchEngine
-from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import features
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
@@ -35,6 +32,7 @@ TOKEN_BUDGET = 1024
 _CODONS = (5, 166)  # shortest and longest ORF (codons)
 
 RESULTS = "prediction_results.txt"
+KINDS: tuple[EngineKind, ...] = ("padded", "packed")
 _STAGES = ("dnabert", "esm2", "merged", "scores")
 
 Vectors = NDArray[np.float32]
@@ -49,8 +47,7 @@ TOLERANCES = {
 GOLDEN_LIMITS = {"dnabert": 1e-4, "esm2": 1e-3, "merged": 1e-3, "scores": 1e-4}
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One comparison: what, how far apart, and how far they may be (infinite: only told)."""
 
     what: str
@@ -65,20 +62,34 @@ class Check:
 
 def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
     """Compare every fast path with the plain path, on fixed ORFs; float16 on CUDA."""
-    dna, protein = fixed_sequences()
     vectors: dict[str, list[Vectors]] = {}
-    for slot, sequences in ((spec.dna, dna), (spec.protein, protein)):
+    for slot, sequences in zip((spec.dna, spec.protein), fixed_sequences(), strict=True):
         items = list(map(make_tokenizer(slot).encode, sequences))
-        for path, found in _paths(slot, items, device):
-            vectors.setdefault(path, []).append(found)
-            if path != "plain":
-                yield from _compare(slot.name, path, found, vectors["plain"][-1])
+        encoder = load_encoder(slot, device, torch.float32)
+        plain = one_by_one(encoder, items, device)
+        vectors.setdefault("plain", []).append(plain)
+        rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
+        for dtype in ("float32", "float16") if device.type == "cuda" else ("float32",):
+            if dtype == "float16":
+                del encoder
+                encoder = load_encoder(slot, device, torch.float16)
+            relative, angle, _ = TOLERANCES[dtype]
+            for kind in KINDS:
+                found = _embed(kind, encoder, items, device)
+                vectors.setdefault(f"{kind} {dtype}", []).append(found)
+                what = f"{slot.name}, {kind} {dtype}"
+                off = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
+                a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
+                sizes = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+                most = max(0.0, float((1 - (a * b).sum(axis=1) / sizes).max()))
+                yield Check(f"{what}: largest difference", _largest(found - plain))
+                yield Check(f"{what}: relative error", float(off.max()), relative)
+                yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
     classifier = load_classifier(spec, str(device))
     scores = {path: classifier.scores(np.hstack(parts)) for path, parts in vectors.items()}
-    plain_scores = scores.pop("plain")
-    for path, found in scores.items():
-        limit = TOLERANCES[path.split()[1]][2]
-        yield Check(f"scores, {path}: largest difference", _largest(found - plain_scores), limit)
+    for path in [*scores][1:]:
+        limit, difference = TOLERANCES[path.split()[1]][2], scores[path] - scores["plain"]
+        yield Check(f"scores, {path}: largest difference", _largest(difference), limit)
 
 
 def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterator[Check]:
@@ -88,7 +99,7 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
     tokenizers = [make_tokenizer(slot) for slot in (spec.dna, spec.protein)]
     classifier = load_classifier(spec, str(device))
     for published in everything:
-        name, golden = published.name, published.stages
+        name, golden, ids = published.name, published.stages, published.ids
         sequences = (published.nucleotide, published.protein)
         dna, protein = (
             one_by_one(encoder, list(map(tokenizer.encode, texts)), device)
@@ -102,7 +113,21 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
             yield Check(f"{name}, {stage}: largest difference", difference, limit)
         difference = _largest(classifier.scores(golden["merged"])[:, :2] - golden["scores"])
         yield Check(f"{name}, classifier on published vectors", difference, 1e-4)
-        yield from _verify_tables(published, scores)
+        ours, theirs = (
+            [row.split("\t")[1] for row in format_rows(ids, table.astype(np.float32)).splitlines()]
+            for table in (scores, golden["scores"])
+        )
+        differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
+        yield Check(f"{name}, labels that differ", differing, 0)
+        if published.consensus.is_file():
+            best: dict[str, NDArray[Any]] = {}
+            for orf_id, row in zip(ids, scores, strict=True):
+                chunk_id = orf_id[:-FRAME_LETTERS]
+                best[chunk_id] = np.maximum(best.get(chunk_id, row), row)
+            calls = {(chunk_id, str(bool(row[1] >= row[0]))) for chunk_id, row in best.items()}
+            lines = published.consensus.read_text(encoding="utf-8").splitlines()[1:]
+            known = {tuple(line.split("\t")[:2]) for line in lines}
+            yield Check(f"{name}, chunk calls that differ", len(calls ^ known), 0)
 
 
 def fixed_sequences(count: int = SEQUENCES) -> tuple[list[str], list[str]]:
@@ -114,26 +139,10 @@ def fixed_sequences(count: int = SEQUENCES) -> tuple[list[str], list[str]]:
     return dna, protein
 
 
-def _paths(
-    slot: EncoderSpec, items: Sequence[Tokens], device: torch.device
-) -> Iterator[tuple[str, Vectors]]:
-    """Vectors of each path by its name, the plain path first."""
-    encoder = load_encoder(slot, device, torch.float32)
-    yield "plain", one_by_one(encoder, items, device)
-    kinds: tuple[EngineKind, ...] = ("padded", "packed")
-    for kind in kinds:
-        yield f"{kind} float32", _embed(kind, encoder, items, device)
-    if device.type == "cuda":
-        del encoder
-        encoder = load_encoder(slot, device, torch.float16)
-        for kind in kinds:
-            yield f"{kind} float16", _embed(kind, encoder, items, device)
-
-
 def one_by_one(encoder: Encoder, items: Sequence[Tokens], device: torch.device) -> Vectors:
     """Vectors on the plain path, shape (n, d)."""
     rows = [_embed("padded", encoder, [item], device) for item in items]
-    return np.concatenate(rows) if rows else np.zeros((0, encoder.dim), np.float32)
+    return np.concatenate([np.zeros((0, encoder.dim), np.float32), *rows])
 
 
 def _embed(
@@ -149,44 +158,11 @@ def _embed(
     return vectors
 
 
-def _compare(slot: str, path: str, found: Vectors, plain: Vectors) -> Iterator[Check]:
-    what, (relative, angle, _) = f"{slot}, {path}", TOLERANCES[path.split()[1]]
-    difference = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
-    rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
-    a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
-    cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    yield Check(f"{what}: largest difference", _largest(found - plain))
-    yield Check(f"{what}: relative error", float(difference.max()), relative)
-    most = max(0.0, float((1 - cosine).max()))
-    yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
-
-
 def _largest(difference: NDArray[Any]) -> float:
     return float(np.abs(difference).max(initial=0.0))
 
 
-def _verify_tables(published: Published, scores: Vectors) -> Iterator[Check]:
-    """Labels of all ORFs and, where its file is there, the consensus table."""
-    name, ids = published.name, published.ids
-    ours, theirs = (
-        [row.split("\t")[1] for row in format_rows(ids, table.astype(np.float32)).splitlines()]
-        for table in (scores, published.stages["scores"])
-    )
-    differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
-    yield Check(f"{name}, labels that differ", differing, 0)
-    if published.consensus.is_file():
-        best: dict[str, NDArray[Any]] = {}
-        for orf_id, row in zip(ids, scores, strict=True):
-            chunk_id = orf_id[:-FRAME_LETTERS]
-            best[chunk_id] = np.maximum(best.get(chunk_id, row), row)
-        found = {(chunk_id, str(bool(virus >= other))) for chunk_id, (other, virus) in best.items()}
-        lines = published.consensus.read_text(encoding="utf-8").splitlines()[1:]
-        known = {tuple(line.split("\t")[:2]) for line in lines}
-        yield Check(f"{name}, chunk calls that differ", len(found ^ known), 0)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Published:
+class Published(NamedTuple):
     """What the original made of n ORFs."""
 
     name: str  # of the file, or of the folder
@@ -199,9 +175,28 @@ class Published:
 
 def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
     """Everything under `folder` that can be compared with; a file that does not fit is an error."""
-    found = [_from_npz(path) for path in sorted(folder.glob("*.npz"))]
-    results = sorted(folder.rglob(f"*_merged/{RESULTS}"))
-    found += [_from_results(folder, path.parent) for path in results]
+    found = []
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                stages = {stage: file[stage] for stage in _STAGES}
+                ids, dna, protein = (
+                    [*map(str, file[name])] for name in ("ids", "nucleotide", "protein")
+                )
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            problem = f"not a file of published outputs ({clipped(error)})"
+            raise ModelError(f"{path}: {problem}") from error
+        consensus = path.with_name(f"{path.stem}_consensus.tsv")
+        found.append(Published(path.stem, ids, dna, protein, stages, consensus))
+    for path in sorted(folder.rglob(f"*_merged/{RESULTS}")):
+        merged = path.parent
+        try:
+            found.append(_from_results(folder, merged))
+        except (InputError, OSError) as error:
+            raise ModelError(f"{merged.parent}: {error}") from error
+        except (KeyError, ValueError) as error:
+            problem = f"not whole, no {clipped(error)} in one of its files"
+            raise ModelError(f"{merged}: {problem}") from error
     if not found:
         raise ModelError(f"{folder}: holds no outputs of the original, and no .npz files of them")
     widths = {"dnabert": spec.dna.dim, "esm2": spec.protein.dim, "merged": spec.dim, "scores": 2}
@@ -213,59 +208,35 @@ def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
     return found
 
 
-def _from_npz(path: Path) -> Published:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stages = {stage: file[stage] for stage in _STAGES}
-            ids, dna, protein = ([*map(str, file[k])] for k in ("ids", "nucleotide", "protein"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ModelError(f"{path}: not a file of published outputs ({clipped(error)})") from error
-    consensus = path.with_name(f"{path.stem}_consensus.tsv")
-    return Published(path.stem, ids, dna, protein, stages, consensus)
-
-
 def _from_results(root: Path, merged: Path) -> Published:
     """`{stem}_merged` with `{stem}_nucleotide` and `{stem}_protein` beside it."""
     stem = merged.name.removesuffix("_merged")
     dna, protein = (merged.with_name(f"{stem}_{kind}") for kind in ("nucleotide", "protein"))
-    readers = (
+    nucleotides, proteins = (
+        dict(pair for path in sorted(folder.glob("output_*.fa")) for pair in read_fasta(path))
+        for folder in (dna, protein)
+    )
+    known: list[dict[str, Any]] = []
+    for folder, pattern, read in (
         (dna, "*_DNABERT*.pt", features.read_dna_features),
         (protein, "*_ESM.pt", features.read_protein_features),
         (merged, "*_merged.pt", features.read_merged),
-    )
-    try:
-        nucleotides, proteins = (
-            dict(pair for path in sorted(folder.glob("output_*.fa")) for pair in read_fasta(path))
-            for folder in (dna, protein)
-        )
-        known: list[dict[str, NDArray[Any]]] = []
-        for folder, pattern, read in readers:
-            parts = [read(path) for path in sorted(folder.glob(pattern))]
-            known.append(
-                {i: row for p in parts for i, row in zip(p.seq_ids, p.vectors, strict=True)}
-            )
-        known.append(_predictions(merged / RESULTS))
-        stages = {
-            stage: np.stack([rows[orf_id] for orf_id in nucleotides])
-            for stage, rows in zip(_STAGES, known, strict=True)
-        }
-        residues = [proteins[orf_id] for orf_id in nucleotides]
-    except (InputError, OSError) as error:
-        raise ModelError(f"{merged.parent}: {error}") from error
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"{merged}: not whole, no {clipped(error)} in one of its files") from error
-    name, consensus = (
-        (merged.parent / stem).relative_to(root),
-        "prediction_results_highestscore.csv",
-    )
-    letters = [*nucleotides.values()]
-    return Published(str(name), [*nucleotides], letters, residues, stages, merged / consensus)
-
-
-def _predictions(path: Path) -> dict[str, NDArray[Any]]:
-    """P(other) and P(virus) of each ORF of a prediction_results.txt, shape (2,)."""
-    header, *rows = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    ):
+        known.append({})
+        for path in sorted(folder.glob(pattern)):
+            part = read(path)
+            known[-1] |= dict(zip(part.seq_ids, part.vectors, strict=True))
+    table = merged / RESULTS
+    header, *rows = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     if f"{header}\n" != RESULTS_HEADER:
-        raise InputError(path, "not a table of predictions", 1)
+        raise InputError(table, "not a table of predictions", 1)
     fields = (row.split("\t") for row in rows)
-    return {orf_id: np.array([float(other), float(virus)]) for orf_id, _, other, virus in fields}
+    known.append({i: np.array([float(other), float(virus)]) for i, _, other, virus in fields})
+    stages = {
+        stage: np.stack([found[orf_id] for orf_id in nucleotides])
+        for stage, found in zip(_STAGES, known, strict=True)
+    }
+    residues = [proteins[orf_id] for orf_id in nucleotides]
+    name = str((merged.parent / stem).relative_to(root))
+    consensus = merged / "prediction_results_highestscore.csv"
+    return Published(name, [*nucleotides], [*nucleotides.values()], residues, stages, consensus)
