@@ -28,7 +28,6 @@ from virnucpro.reports.tables import (
     CONTIG_COLUMNS,
     ChunkRow,
     RegionRow,
-    chunk_row,
     read_fields,
     rounded,
 )
@@ -181,7 +180,7 @@ def _called(
         own = list(islice(chunks, int(row[CHUNKS])))
         if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
             raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
-        viral = [*map(chunk_row, own)] if row[SUPPORTING] != "0" else []
+        viral = [*map(ChunkRow.of, own)] if row[SUPPORTING] != "0" else []
         regions, record = find_regions(row, viral) if viral else [], None
         if row[CALL] == VIRUS or any(found.is_inside for found in regions):
             is_read = True

@@ -30,7 +30,7 @@ from virnucpro.reports.summary import (
     read_tracks,
     summarise,
 )
-from virnucpro.reports.tables import RegionRow, read_region_rows
+from virnucpro.reports.tables import RegionRow
 from virnucpro.scores.thresholds import VIRUS
 
 SCRIPTS = ("page.js", "charts.js", "limit.js", "track.js", "table.js")
@@ -139,7 +139,7 @@ def _data(
     tracks = read_tracks(chunks, chosen) if chosen and chunks.exists() else []
     regions: dict[int, list[tuple[int, int]]] = {}
     if chosen and table.exists():
-        for found in read_region_rows(table, lambda *row: row[:2] in chosen):
+        for found in RegionRow.read(table, lambda texts: (texts[-1], texts[0]) in chosen):
             regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     # The page's place for each place in viral.fasta and in regions.fasta, surest first.
     wanted: list[dict[int, int]] = [{}, {}]

@@ -20,12 +20,9 @@ from virnucpro.reports.tables import (
     CALL_COLUMNS,
     CHUNK_COLUMNS,
     CallRow,
+    ChunkRow,
     RegionRow,
-    call_row,
-    chunk_row,
-    read_call_rows,
     read_fields,
-    read_region_rows,
 )
 from virnucpro.scores.thresholds import VIRUS
 
@@ -175,9 +172,9 @@ def summarise(calls: Path, most_rows: int = MOST_ROWS, wanted: Collection[Key] =
                 lowest = -best[-1][0]
         numbers = {number for _, number, _, _ in best}
         best += [one for one in asked if one[1] not in numbers]
-        top = [(call_row(fields), place) for _, _, place, fields in sorted(best)]
+        top = [(CallRow.of(fields), place) for _, _, place, fields in sorted(best)]
     except ValueError:
-        for _ in read_call_rows(calls):  # names the row
+        for _ in CallRow.read(calls):  # names the row
             pass
         raise
     if rates := summary.sample_fdr:
@@ -202,7 +199,7 @@ def best_regions(regions: Path) -> tuple[int, list[tuple[int, RegionRow]]]:
     """
     hosts, last = 0, ("", "")
     best: list[tuple[float, int, RegionRow]] = []
-    others = read_region_rows(regions, lambda sample, seq_id, call: call != VIRUS)
+    others = RegionRow.read(regions, lambda texts: texts[-2] != VIRUS)
     inside = (row for row in others if row.is_inside)
     for place, row in enumerate(inside):
         hosts, last = hosts + (row.key != last), row.key
@@ -268,7 +265,7 @@ def read_tracks(chunks: Path, chosen: Chosen) -> list[dict[str, Any]]:
     for (seq_id, sample), group in groupby(read_fields(chunks, CHUNK_COLUMNS), KEY):
         if (key := (sample, seq_id)) not in chosen:
             continue
-        own, frames, windows, before = [*map(chunk_row, group)], dict[str, int](), list[int](), 0
+        own, frames, windows, before = [*map(ChunkRow.of, group)], dict[str, int](), list[int](), 0
         joined = -(-len(own) // MOST_PER_CONTIG)
         for first in range(0, len(own), joined):
             window = own[first : first + joined]

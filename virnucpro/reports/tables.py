@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
+from functools import cache
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
 from virnucpro.scores.thresholds import VIRUS
 
-T = TypeVar("T")
+R = TypeVar("R", bound="_Row")
 
 SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1, "regions.fasta": 1}
 
@@ -33,12 +36,18 @@ REGION_COLUMNS = (
     "mean_p_virus", "log_odds", "call", "sample",
 )  # fmt: skip
 CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id", "host")
+# Columns that are not called as the field of a row.
+_FIELDS = {
+    "id": "seq_id", "chunk": "number", "region": "number", "status": "status.value",
+    "mean_p_virus": "mean_p", "kind": "class_hint",
+}  # fmt: skip
 
 
 class _Row:
-    """What rows of all tables have."""
+    """What rows of all tables have: fields are written and read by their names and types."""
 
     __slots__ = ()
+    columns: ClassVar[tuple[str, ...]]
     seq_id: str
     sample: str
 
@@ -49,21 +58,40 @@ class _Row:
 
     def values(self) -> tuple[Any, ...]:
         """The fields in the order of the table's columns; what is absent is None or empty."""
-        raise NotImplementedError
+        return _getter(self.columns)(self)
 
     def fields(self) -> list[str]:
         """The row as text, column by column."""
         return [*map(_text, self.values())]
 
-    def line(self) -> str:
-        """The row as text."""
-        return "\t".join(map(_text, self.values())) + "\n"
+    def line(self, *more: object) -> str:
+        """The row as text, with columns behind its own."""
+        return "\t".join(map(_text, (*self.values(), *more))) + "\n"
+
+    @classmethod
+    def of(cls: type[R], texts: list[str]) -> R:
+        """A row from its text; a `ValueError` says what is wrong with it."""
+        return cls(*_parsed(cls, texts))
+
+    @classmethod
+    def read(
+        cls: type[R], path: Path, wanted: Callable[[list[str]], bool] = lambda texts: True
+    ) -> Iterator[R]:
+        """Stream the wanted rows of a table; other columns, or a bad row, are an `InputError`."""
+        for number, texts in enumerate(read_fields(path, cls.columns), start=2):
+            if wanted(texts):
+                try:
+                    row = cls.of(texts)
+                except ValueError as error:
+                    raise InputError(path, f"record '{texts[0]}': {error}", number) from error
+                yield row
 
 
 @dataclass(frozen=True, slots=True)
 class CallRow(_Row):
     """What became of one input record."""
 
+    columns: ClassVar = CALL_COLUMNS
     seq_id: str  # unique within its sample
     length: int  # nt, gaps removed
     chunks: int  # chunks it was cut into
@@ -93,20 +121,12 @@ class CallRow(_Row):
         """Chunks scored over chunks; None without chunks."""
         return self.chunks_scored / self.chunks if self.chunks else None
 
-    def values(self) -> tuple[Any, ...]:
-        """The fields in the order of `CALL_COLUMNS`; what is absent is None or empty."""
-        return (
-            self.seq_id, self.length, self.chunks, self.orfs, str(self.status), self.p_virus,
-            self.call, self.model, self.sample, self.chunks_scored, self.share_scored,
-            self.supporting, self.opposing, self.fdr, self.class_hint, self.p_record,
-            self.p_sample, self.class_hint, self.kind_score, self.family, self.topology,
-        )  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow(_Row):
     """A chunk and its best ORF; nt in the contig, 0-based, end excluded."""
 
+    columns: ClassVar = CHUNK_COLUMNS
     seq_id: str  # of the contig
     number: int  # its place among the contig's chunks, from 1
     start: int
@@ -122,23 +142,17 @@ class ChunkRow(_Row):
         """`+` or `-`, of the best ORF; empty without one."""
         return {"F": "+", "R": "-"}.get(self.frame[:1], "")
 
-    def values(self) -> tuple[Any, ...]:
-        """The fields in the order of `CHUNK_COLUMNS`; what is absent is None or empty."""
-        return (
-            self.seq_id, self.number, self.start, self.end, self.strand, self.frame,
-            self.orf_start, self.orf_end, self.p_virus, self.sample,
-        )  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class RegionRow(_Row):
     """A viral stretch of a contig; nt, 0-based, end excluded."""
 
+    columns: ClassVar = REGION_COLUMNS
     seq_id: str  # of the contig
     number: int  # its place among the contig's regions, from 1
     start: int
     end: int
-    contig_length: int
+    contig_length: int  # of a row that was read as exact as the table's shares, six digits
     supporting: int  # chunks with p_virus above one half
     opposing: int  # chunks below that were bridged
     mean_p: float  # mean p_virus of all of them
@@ -147,17 +161,25 @@ class RegionRow(_Row):
     sample: str
 
     @property
+    def length(self) -> int:
+        """Of the stretch (nt)."""
+        return self.end - self.start
+
+    @property
+    def share_of_contig(self) -> float:
+        """Length over that of the contig."""
+        return self.length / self.contig_length
+
+    @property
     def is_inside(self) -> bool:
         """Whether this is a part of a contig that is not called viral, as a provirus is."""
-        return self.call != VIRUS and self.end - self.start < self.contig_length
+        return self.call != VIRUS and self.length < self.contig_length
 
-    def values(self) -> tuple[Any, ...]:
-        """The fields in the order of `REGION_COLUMNS`."""
-        length = self.end - self.start
-        return (
-            self.seq_id, self.number, self.start, self.end, length, length / self.contig_length,
-            self.supporting, self.opposing, self.mean_p, self.log_odds, self.call, self.sample,
-        )  # fmt: skip
+    @classmethod
+    def of(cls, texts: list[str]) -> RegionRow:
+        """A row from its text; a `ValueError` says what is wrong with it."""
+        length, share = texts[4:6]
+        return cls(*_parsed(cls, [*texts, str(round(int(length) / float(share)))]))
 
 
 def header(columns: Iterable[str]) -> str:
@@ -165,84 +187,9 @@ def header(columns: Iterable[str]) -> str:
     return "\t".join(columns) + "\n"
 
 
-def read_call_rows(path: Path) -> Iterator[CallRow]:
-    """Stream a calls.tsv of this version; other columns, or a bad row, are an `InputError`."""
-    return _rows(path, CALL_COLUMNS, call_row)
-
-
-def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
-    """Stream a chunks.tsv of this version; other columns, or a bad row, are an `InputError`."""
-    return _rows(path, CHUNK_COLUMNS, chunk_row)
-
-
-def read_region_rows(
-    path: Path, wanted: Callable[[str, str, str], bool] = lambda sample, seq_id, call: True
-) -> Iterator[RegionRow]:
-    """Stream the wanted rows of a regions.tsv; other columns, or a bad row, are an `InputError`.
-
-    The length of a contig is as exact as the table's shares, six digits.
-    """
-
-    def row(fields: list[str]) -> RegionRow:
-        seq_id, number, start, end, length, share, supporting, opposing, *odds, call, sample = (
-            fields
-        )
-        mean_p, log_odds = (_number(text) or 0.0 for text in odds)
-        return RegionRow(
-            seq_id, int(number), int(start), int(end), round(int(length) / float(share)),
-            int(supporting), int(opposing), mean_p, log_odds, call, sample,
-        )  # fmt: skip
-
-    return _rows(
-        path, REGION_COLUMNS, row, lambda fields: wanted(fields[-1], fields[0], fields[-2])
-    )
-
-
-def contig_line(row: CallRow, joint_id: str, host: int = -1) -> str:
-    """A row of the internal table of contigs: a call, its id among all samples, and its host."""
-    return f"{row.line()[:-1]}\t{joint_id}\t{host}\n"
-
-
 def rounded(value: float) -> float:
     """A number as the tables print it: six significant digits."""
     return float(_text(value))
-
-
-def call_row(fields: list[str]) -> CallRow:
-    """A row of calls.tsv from its text; a `ValueError` says what is wrong with it."""
-    (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
-     supporting, opposing, fdr, class_hint, p_record, p_sample, _, kind_score, family,
-     topology) = fields  # fmt: skip
-    return CallRow(
-        seq_id, int(length), int(chunks), int(orfs), Status(status), _number(p_virus),
-        call or None, model, sample, int(scored), int(supporting), int(opposing),
-        _number(fdr), class_hint, _number(kind_score), family, topology, _number(p_record),
-        _number(p_sample),
-    )  # fmt: skip
-
-
-def chunk_row(fields: list[str]) -> ChunkRow:
-    """A row of chunks.tsv from its text; a `ValueError` says what is wrong with it."""
-    seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus, sample = fields
-    return ChunkRow(
-        seq_id, int(number), int(start), int(end), frame,
-        int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
-        _number(p_virus), sample,
-    )  # fmt: skip
-
-
-def _rows(
-    path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T],
-    wanted: Callable[[list[str]], bool] | None = None,
-) -> Iterator[T]:  # fmt: skip
-    for number, fields in enumerate(read_fields(path, columns), start=2):
-        if wanted is not None and not wanted(fields):
-            continue
-        try:
-            row = make(fields)
-        except ValueError as error:
-            raise InputError(path, f"record '{fields[0]}': {error}", number) from error
-        yield row
 
 
 def read_fields(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
@@ -252,13 +199,36 @@ def read_fields(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
             if file.readline() != header(columns):
                 raise InputError(path, "does not have the columns of this version", 1)
             for number, line in enumerate(file, start=2):
-                fields = line.rstrip("\n").split("\t")
-                if len(fields) != len(columns):
-                    problem = f"{len(fields)} fields where the header has {len(columns)}"
+                texts = line.rstrip("\n").split("\t")
+                if len(texts) != len(columns):
+                    problem = f"{len(texts)} fields where the header has {len(columns)}"
                     raise InputError(path, problem, number)
-                yield fields
+                yield texts
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from error
+
+
+@cache
+def _getter(columns: tuple[str, ...]) -> Callable[[object], tuple[Any, ...]]:
+    return attrgetter(*(_FIELDS.get(column, column) for column in columns))
+
+
+def _parsed(row: Any, texts: list[str]) -> list[Any]:
+    return [parse(texts[place]) for place, parse in _plan(row)]
+
+
+@cache
+def _plan(row: Any) -> list[tuple[int, Callable[[str], Any]]]:
+    """For each field of a row its column, and what makes it of text."""
+    parsers: dict[str, Callable[[str], Any]] = {
+        "str": str, "str | None": lambda text: text or None,
+        "int": int, "int | None": lambda text: int(text) if text else None,
+        "float": _number, "float | None": lambda text: _number(text) if text else None,
+        "Status": Status,
+    }  # fmt: skip
+    names = [_FIELDS.get(column, column).split(".")[0] for column in row.columns]
+    places = {name: place for place, name in enumerate([*names, "contig_length"])}
+    return [(places[field.name], parsers[str(field.type)]) for field in fields_of(row)]
 
 
 def _text(value: object) -> str:
@@ -267,9 +237,7 @@ def _text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _number(text: str) -> float | None:
-    if not text:
-        return None
+def _number(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text} is no finite number")

@@ -16,9 +16,6 @@ from virnucpro.reports.tables import (
     ChunkRow,
     RegionRow,
     header,
-    read_call_rows,
-    read_chunk_rows,
-    read_region_rows,
 )
 
 ROWS = [
@@ -39,9 +36,9 @@ def test_rows_come_back_as_written(tmp_path):
     chunks.write_text(header(CHUNK_COLUMNS) + "".join(row.line() for row in CHUNKS))
     regions.write_text(header(REGION_COLUMNS) + REGION.line())
     assert calls.read_text().startswith("id\tlength\tchunks\torfs\tstatus\tp_virus\tcall\tmodel\t")
-    assert list(read_call_rows(calls)) == ROWS
-    assert list(read_chunk_rows(chunks)) == CHUNKS
-    assert list(read_region_rows(regions)) == [REGION]
+    assert list(CallRow.read(calls)) == ROWS
+    assert list(ChunkRow.read(chunks)) == CHUNKS
+    assert list(RegionRow.read(regions)) == [REGION]
     assert [row.strand for row in CHUNKS] == ["+", "", "-"]
     assert [row.share_scored for row in ROWS] == [2 / 3, None]
 
@@ -49,12 +46,12 @@ def test_rows_come_back_as_written(tmp_path):
 @pytest.mark.parametrize(
     ("read", "columns", "line", "good", "bad"),
     [
-        (read_call_rows, CALL_COLUMNS, ROWS[0].line(), "1200", "many"),
-        (read_call_rows, CALL_COLUMNS, ROWS[0].line(), "called", "guessed"),
-        (read_call_rows, CALL_COLUMNS, ROWS[0].line(), "0.875", "nan"),
-        (read_chunk_rows, CHUNK_COLUMNS, CHUNKS[2].line(), "730", "7e2"),
-        (read_chunk_rows, CHUNK_COLUMNS, CHUNKS[2].line(), "0.75", "inf"),
-        (read_region_rows, REGION_COLUMNS, REGION.line(), "1200", ""),
+        (CallRow.read, CALL_COLUMNS, ROWS[0].line(), "1200", "many"),
+        (CallRow.read, CALL_COLUMNS, ROWS[0].line(), "called", "guessed"),
+        (CallRow.read, CALL_COLUMNS, ROWS[0].line(), "0.875", "nan"),
+        (ChunkRow.read, CHUNK_COLUMNS, CHUNKS[2].line(), "730", "7e2"),
+        (ChunkRow.read, CHUNK_COLUMNS, CHUNKS[2].line(), "0.75", "inf"),
+        (RegionRow.read, REGION_COLUMNS, REGION.line(), "1200", ""),
     ],
 )
 def test_a_row_that_does_not_fit_is_named(tmp_path, read, columns, line, good, bad):
