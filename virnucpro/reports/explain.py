@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import read_json
@@ -67,56 +67,55 @@ def number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def thresholds(calling: Mapping[str, Any]) -> str:
-    """What a record must reach to be called viral, from `calling` of run.json.
+def thresholds(run: Mapping[str, Any]) -> str:
+    """What a record must reach to be called viral; empty where the run does not say.
 
-    >>> thresholds({"preset": None, "min_score": 0.8, "max_fdr": 0.01, "only_stricter": False})
+    >>> thresholds({"calling": {"min_score": 0.8, "max_fdr": 0.01, "only_stricter": False}})
     'A record is called viral if its p_virus is at least 0.8 and its FDR is at most 1%.'
     """
+    if not (calling := part(run, "calling")):
+        return ""
     score, fdr = (number(calling.get(name)) for name in ("min_score", "max_fdr"))
     needs = [] if score is None else [f"is at least {score:g}"]
     if score is None or calling.get("only_stricter"):
         needs.append("passes the model's own limits")
     rest = ", at any FDR" if fdr is None else f" and its FDR is at most {100 * fdr:g}%"
     said = f"record is called viral if its p_virus {' and '.join(needs)}{rest}."
-    preset = calling.get("preset")
-    if not preset:
+    if not (preset := calling.get("preset")):
         return f"A {said}"
-    known = next((known for name, known in PRESETS.items() if name == preset), None)
-    is_own = known is not None and (known.min_score, known.max_fdr) == (score, fdr)
-    return f"Preset {preset}{'' if is_own else ', changed'}: a {said}"
+    own = [(known.min_score, known.max_fdr) for name, known in PRESETS.items() if name == preset]
+    return f"Preset {preset}{'' if (score, fdr) in own else ', changed'}: a {said}"
 
 
-class Stage(NamedTuple):
-    """One stage of a run: its time as a share of all stages', its rate and counts in words."""
+def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Title, seconds, share of all stages' time, rate and counts of each stage that has a time.
 
-    title: str
-    seconds: float
-    share: float
-    rate: str
-    counts: str
-
-
-def stages(run: Mapping[str, Any]) -> list[Stage]:
-    """Every stage of run.json that has a time, in order; a short one has no rate."""
-    timed, found = _timed(run), []
-    total = _stage_seconds(run) or 1.0
+    Rate and counts are in words; a short stage has no rate.
+    """
+    timed, total, _ = _timed(run)
+    found = []
     for name, facts in timed.items():
         seconds = float(facts["seconds"])
-        hidden = ("seconds", "status:", "call:")
         counts = {
             key: value
             for key, value in facts.items()
-            if isinstance(value, int) and value and not key.startswith(hidden)
-        }
+            if isinstance(value, int) and value
+            and not key.startswith(("seconds", "status:", "call:"))
+        }  # fmt: skip
         rated = next((key for key in RATED if key in counts), None)
         rate = ""
         if rated is not None and seconds >= RATED_SECONDS:
             speed = counts[rated] / seconds
             rate = f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} {RATED[rated]}/s"
-        words = ", ".join(_counted(key, value) for key, value in counts.items())
-        title = STAGES.get(name, name.replace("_", " "))
-        found.append(Stage(title, seconds, seconds / total, rate, words))
+        words = []
+        for key, value in counts.items():
+            noun, *more = COUNTS.get(key, key.replace("_", " ")).split(" ", 1)
+            noun = noun.removesuffix("s") if value == 1 else noun
+            words.append(" ".join([f"{value:,}", noun, *more]))
+        found.append({
+            "title": STAGES.get(name, name.replace("_", " ")), "seconds": seconds,
+            "share": seconds / (total or 1.0), "rate": rate, "counts": ", ".join(words),
+        })  # fmt: skip
     return found
 
 
@@ -156,12 +155,13 @@ def advice(command: Sequence[str], limit: str = "0.05") -> str:
 
 def history(run: Mapping[str, Any]) -> str:
     """What of this result an earlier start had made; empty where nothing was."""
-    if _is_called_again(run):
+    timed, _, is_called_again = _timed(run)
+    if is_called_again:
         return (
             f"Calls and tables were made again, in {duration(run['seconds'])}, from the scores of "
             "an earlier run; the other stages and their times are that run's."
         )
-    if any(facts.get("kept") for facts in _timed(run).values()):
+    if any(facts.get("kept") for facts in timed.values()):
         return "Files were kept from an earlier start of this run, whose time is not counted."
     return ""
 
@@ -179,48 +179,32 @@ def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     versions = {"VirNucPro": run.get("version", "")}
     versions |= part(run, "versions") or {"Python": run.get("python", "")}
     # where calls were made again, the earlier run's stages count too
-    seconds = _stage_seconds(run) if _is_called_again(run) else number(run.get("seconds"))
-    pairs = [
-        ("Model", str(model.get("name", ""))),
-        ("Model hash", str(model.get("digest", ""))),
-        ("Chunk length", f"{model['chunk_nt']} nt" if "chunk_nt" in model else ""),
-        ("Reading frames", POLICIES.get(policy, policy) + kept),
-        ("Device", ", ".join(map(str, devices))),
-        ("Engines", "; ".join(f"{slot}: {words}" for slot, words in engines.items())),
-        ("Number format", ", ".join(dict.fromkeys(formats))),
-        ("Version", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("System", str(run.get("host", ""))),
-        ("Started", str(run.get("started", ""))),
-        ("Time in all", "" if seconds is None else duration(seconds)),
-        ("Command", " ".join(map(str, run.get("command", [])))),
-    ]
-    return [(name, value) for name, value in pairs if value]
+    _, total, is_called_again = _timed(run)
+    seconds = total if is_called_again else number(run.get("seconds"))
+    pairs = {
+        "Model": model.get("name", ""),
+        "Model hash": model.get("digest", ""),
+        "Chunk length": f"{model['chunk_nt']} nt" if "chunk_nt" in model else "",
+        "Reading frames": POLICIES.get(policy, policy) + kept,
+        "Device": ", ".join(map(str, devices)),
+        "Engines": "; ".join(f"{slot}: {words}" for slot, words in engines.items()),
+        "Number format": ", ".join(dict.fromkeys(formats)),
+        "Version": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "System": run.get("host", ""),
+        "Started": run.get("started", ""),
+        "Time in all": "" if seconds is None else duration(seconds),
+        "Command": " ".join(map(str, run.get("command", []))),
+    }
+    return [(name, str(value)) for name, value in pairs.items() if str(value)]
 
 
-def _timed(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    return {
+def _timed(run: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], float, bool]:
+    """Stages with a time, the sum of their times, and whether an earlier run's are among them."""
+    timed = {
         name: facts
         for name, facts in part(run, "stages").items()
         if isinstance(facts, dict) and isinstance(facts.get("seconds"), int | float)
     }
-
-
-def _stage_seconds(run: Mapping[str, Any]) -> float:
-    return float(sum(facts["seconds"] for facts in _timed(run).values()))
-
-
-def _is_called_again(run: Mapping[str, Any]) -> bool:
-    """Whether stages took longer than the run they are told in, as they are an earlier one's."""
-    seconds = number(run.get("seconds"))
-    return seconds is not None and _stage_seconds(run) > seconds + CLOCK_SECONDS
-
-
-def _counted(key: str, value: int) -> str:
-    """A count in words.
-
-    >>> _counted("scored", 2000), _counted("files", 1)
-    ('2,000 ORFs scored', '1 file')
-    """
-    noun, *more = COUNTS.get(key, key.replace("_", " ")).split(" ", 1)
-    noun = noun.removesuffix("s") if value == 1 else noun
-    return " ".join([f"{value:,}", noun, *more])
+    total = float(sum(facts["seconds"] for facts in timed.values()))
+    own = number(run.get("seconds"))
+    return timed, total, own is not None and total > own + CLOCK_SECONDS

@@ -63,18 +63,9 @@ def write_report(output_dir: Path) -> Path:
     run = explain.read_run(output_dir)
     table = output_dir / "regions.tsv"
     hosts, regions = best_regions(table) if table.exists() else (0, [])
-    summary = summarise(output_dir / "calls.tsv", wanted={row.key for _, row in regions})
+    summary = summarise(output_dir / "calls.tsv", {row.key for _, row in regions})
+    data = _data(run, summary, regions, output_dir)
     page, graph, general = (output_dir / name for name in REPORT_FILES)
-    text = _page(run, summary, _data(run, summary, regions, output_dir), hosts)
-    with atomic_write(page, "w") as file:
-        file.write(text)
-    write_json(graph, _multiqc(run, summary))
-    write_json(general, _general(run))
-    return page
-
-
-def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any], hosts: int) -> str:
-    calling = explain.part(run, "calling")
     inputs = explain.entries(run, "inputs")
     names = [Path(str(entry.get("path", ""))).name for entry in inputs]
     ranked = sorted(summary.samples.items(), key=lambda item: -item[1]["virus"])
@@ -85,41 +76,58 @@ def _page(run: dict[str, Any], summary: Summary, data: dict[str, Any], hosts: in
     # JSON that cannot end the element it stands in
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    return pages.environment().get_template("report.html").render(
-        run=run,
-        model=model,
-        summary=summary,
+    text = pages.environment().get_template("report.html").render(
+        run=run, model=model, summary=summary, data=data, hosts=hosts, explain=explain,
         title=names[0] if len(names) == 1 else f"{len(names)} files" if names else "",
-        thresholds=explain.thresholds(calling) if calling else "",
-        facts=explain.facts(run),
         inputs=[
             (str(entry.get("path", "")), size(entry.get("bytes", 0)), str(entry.get("sha256", "")))
             for entry in inputs
         ],
-        stages=explain.stages(run),
-        rated_seconds=explain.RATED_SECONDS,
-        history=explain.history(run),
         uncertain=(sum(uncertain[:half]), sum(uncertain[half:])),
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        samples=ranked[:MOST_SAMPLES],
-        hidden=len(ranked[MOST_SAMPLES:]),
-        numbers=data["samples"],
-        references=citations.references(model),
-        estimates=explain.estimates(run),
-        may_hold_none=explain.may_hold_none(run),
-        high_fdr=HIGH_FDR,
-        hosts=hosts,
-        regions=data["found"],
-        ids=data["rows"]["id"],
-        copied=data["regionFasta"],
-        shown_regions=SHOWN_REGIONS,
-        has_curve=len(data["curve"]) > 1,
-        has_tracks=bool(data["tracks"]),
-        style=Markup(style),
-        script=Markup(script),
-        policy=pages.policy(style, script),
-        data=Markup(text),
+        samples=ranked[:MOST_SAMPLES], hidden=len(ranked[MOST_SAMPLES:]),
+        references=citations.references(model), high_fdr=HIGH_FDR, shown_regions=SHOWN_REGIONS,
+        style=Markup(style), script=Markup(script), policy=pages.policy(style, script),
+        json=Markup(text),
     )  # fmt: skip
+    with atomic_write(page, "w") as file:
+        file.write(text)
+
+    # MultiQC finds its files by name, and puts what it reads into its page as it is, so that
+    # markup in names is escaped here: calls of each sample as bars, and columns of its table.
+    title = f"Records by call, VirNucPro {run.get('version', '')}, model "
+    write_json(graph, {
+        "id": "virnucpro_calls",
+        "section_name": "VirNucPro",
+        "description": escape(f"{title}{explain.part(run, 'model').get('name', '')}."),
+        "plot_type": "bargraph",
+        "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Records"},
+        "categories": {
+            name: {"name": call or "not called", "color": color}
+            for call, (name, color) in MULTIQC.items()
+        },
+        "data": {
+            escape(sample) or "all": {name: counts[call] for call, (name, _) in MULTIQC.items()}
+            for sample, counts in summary.samples.items()
+        },
+    })  # fmt: skip
+    share = {"min": 0, "max": 100, "suffix": "%", "format": "{:,.1f}"}
+    rows = {}
+    for sample in explain.entries(run, "sample_summary"):
+        records, false = int(sample.get("records") or 0), sample.get("expected_false")
+        viral = 100 * int(sample.get("virus") or 0) / records if records else 0.0
+        found = {"viral": viral} | ({} if false is None else {"false": 100 * float(false)})
+        rows[escape(str(sample.get("sample", ""))) or "all"] = found
+    write_json(general, {
+        "id": "virnucpro_general",
+        "plot_type": "generalstats",
+        "pconfig": [
+            {"viral": {"title": "Viral", "description": "Records called a virus", **share}},
+            {"false": {"title": "False", "description": "Viral records expected false", **share}},
+        ],
+        "data": rows,
+    })  # fmt: skip
+    return page
 
 
 def _data(
@@ -129,14 +137,12 @@ def _data(
 
     Numbers are -1 where there is none.
     """
-    rows, samples, statuses = summary.top, list(summary.samples), list(summary.statuses)
-    places = [{name: at for at, name in enumerate(names)} for names in (samples, statuses, CALLS)]
-    sample_of, status_of, call_of = places
+    rows = [row for row, _ in summary.top]
+    samples, statuses = list(summary.samples), list(summary.statuses)
     row_of = {row.key: place for place, row in enumerate(rows)}
     best = [(place, found) for place, found in best if found.key in row_of]
-    chosen = choose_tracks(rows, hosts={found.key for _, found in best})
+    chosen = choose_tracks(rows, {found.key for _, found in best})
     chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
-    tracks = read_tracks(chunks, chosen) if chosen and chunks.exists() else []
     regions: dict[int, list[tuple[int, int]]] = {}
     if chosen and table.exists():
         for found in RegionRow.read(table, lambda texts: (texts[-1], texts[0]) in chosen):
@@ -145,14 +151,17 @@ def _data(
     wanted: list[dict[int, int]] = [{}, {}]
     letters = MOST_LETTERS
     for number, (place, found) in enumerate(best):
-        if (size_nt := found.end - found.start) <= letters:
-            wanted[1][place], letters = number, letters - size_nt
-    for number, (row, place) in enumerate(zip(rows, summary.viral, strict=True)):
+        if found.length <= letters:
+            wanted[1][place], letters = number, letters - found.length
+    for number, (row, place) in enumerate(summary.top):
         if place >= 0 and row.length <= letters:
             wanted[0][place], letters = number, letters - row.length
     packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
     fasta = [read_sequences(output_dir / f"{name}.fasta{packed}", places)
              for name, places in zip(("viral", "regions"), wanted, strict=True)]  # fmt: skip
+    sample_of, status_of, call_of = (
+        {name: place for place, name in enumerate(names)} for names in (samples, statuses, CALLS)
+    )
     return {
         "samples": samples,
         "statuses": statuses,
@@ -181,13 +190,9 @@ def _data(
         },
         "found": [
             {
-                "row": row_of[found.key],
-                "start": found.start,
-                "end": found.end,
-                "share": (found.end - found.start) / found.contig_length,
-                "logOdds": found.log_odds,
-                "supporting": found.supporting,
-                "opposing": found.opposing,
+                "row": row_of[found.key], "start": found.start, "end": found.end,
+                "share": found.share_of_contig, "logOdds": found.log_odds,
+                "supporting": found.supporting, "opposing": found.opposing,
             }
             for _, found in best
         ],
@@ -201,53 +206,10 @@ def _data(
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
         "perDecade": LENGTH_BINS_PER_DECADE,
         "minScore": explain.number(explain.part(run, "calling").get("min_score")),
-        "tracks": tracks,
+        "tracks": read_tracks(chunks, chosen) if chosen and chunks.exists() else [],
         "regions": regions,
-    }
+    }  # fmt: skip
 
 
 def _scaled(value: float | None) -> int:
     return -1 if value is None else round(value * SCORE_UNIT)
-
-
-def _multiqc(run: dict[str, Any], summary: Summary) -> dict[str, Any]:
-    """A stacked bar graph of calls per sample, which MultiQC finds by the name of its file.
-
-    MultiQC puts what it reads into its page as it is, so that markup in names is escaped here.
-    """
-    model, version = explain.part(run, "model").get("name", ""), run.get("version", "")
-    return {
-        "id": "virnucpro_calls",
-        "section_name": "VirNucPro",
-        "description": escape(f"Records by call, VirNucPro {version}, model {model}."),
-        "plot_type": "bargraph",
-        "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Records"},
-        "categories": {
-            name: {"name": call or "not called", "color": color}
-            for call, (name, color) in MULTIQC.items()
-        },
-        "data": {
-            escape(sample) or "all": {name: counts[call] for call, (name, _) in MULTIQC.items()}
-            for sample, counts in summary.samples.items()
-        },
-    }
-
-
-def _general(run: dict[str, Any]) -> dict[str, Any]:
-    """Columns of MultiQC's table of general statistics: the share of viruses, the false ones."""
-    share = {"min": 0, "max": 100, "suffix": "%", "format": "{:,.1f}"}
-    rows = {}
-    for sample in explain.entries(run, "sample_summary"):
-        records, false = int(sample.get("records") or 0), sample.get("expected_false")
-        viral = 100 * int(sample.get("virus") or 0) / records if records else 0.0
-        found = {"viral": viral} | ({} if false is None else {"false": 100 * float(false)})
-        rows[escape(str(sample.get("sample", ""))) or "all"] = found
-    return {
-        "id": "virnucpro_general",
-        "plot_type": "generalstats",
-        "pconfig": [
-            {"viral": {"title": "Viral", "description": "Records called a virus", **share}},
-            {"false": {"title": "False", "description": "Viral records expected false", **share}},
-        ],
-        "data": rows,
-    }
