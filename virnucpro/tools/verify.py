@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions, make_engine
-from virnucpro.models.specs import EncoderSpec, ModelSpec
+from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import feature_files
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
@@ -31,10 +31,7 @@ from virnucpro.sequences.fasta_files import read_fasta
 SEQUENCES = 12
 FRAME_LETTERS = 2  # F1 to R3 at the end of an ORF id
 TOKEN_BUDGET = 1024
-_CODONS = (5, 166)  # shortest and longest ORF (codons)
-
 RESULTS = "prediction_results.txt"
-_STAGES = ("dnabert", "esm2", "merged", "scores")
 
 Vectors = NDArray[np.float32]
 
@@ -48,8 +45,7 @@ TOLERANCES = {
 GOLDEN_LIMITS = {"dnabert": 1e-4, "esm2": 1e-3, "merged": 1e-3, "scores": 1e-4}
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One comparison: what, how far apart, and how far they may be (infinite: only told)."""
 
     what: str
@@ -64,20 +60,29 @@ class Check:
 
 def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
     """Compare every fast path with the plain path, on fixed ORFs; float16 on CUDA."""
-    dna, protein = fixed_sequences()
-    vectors: dict[str, list[Vectors]] = {}
-    for slot, sequences in ((spec.dna, dna), (spec.protein, protein)):
+    kinds: tuple[EngineKind, ...] = ("padded", "packed")
+    dtypes = {"float32": torch.float32} | (
+        {"float16": torch.float16} if device.type == "cuda" else {}
+    )
+    merged: dict[str, list[Vectors]] = {}
+    for slot, sequences in zip((spec.dna, spec.protein), fixed_sequences(), strict=True):
         items = list(map(make_tokenizer(slot).encode, sequences))
-        for path, found in _paths(slot, items, device):
-            vectors.setdefault(path, []).append(found)
-            if path != "plain":
-                yield from _compare(slot.name, path, found, vectors["plain"][-1])
+        plain = np.empty(0, np.float32)
+        for name, dtype in dtypes.items():
+            encoder = load_encoder(slot, device, dtype)
+            if name == "float32":
+                plain = one_by_one(encoder, items, device)
+                merged.setdefault("plain", []).append(plain)
+            for kind in kinds:
+                path, found = f"{kind} {name}", _embed(kind, encoder, items, device)
+                merged.setdefault(path, []).append(found)
+                yield from _compare(f"{slot.name}, {path}", found, plain, *TOLERANCES[name][:2])
+            del encoder
     classifier = load_classifier(spec, str(device))
-    scores = {path: classifier.scores(np.hstack(parts)) for path, parts in vectors.items()}
-    plain_scores = scores.pop("plain")
-    for path, found in scores.items():
+    plain, *others = [classifier.scores(np.hstack(parts)) for parts in merged.values()]
+    for path, found in zip([*merged][1:], others, strict=True):
         limit = TOLERANCES[path.split()[1]][2]
-        yield Check(f"scores, {path}: largest difference", _largest(found - plain_scores), limit)
+        yield Check(f"scores, {path}: largest difference", _largest(found - plain), limit)
 
 
 def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterator[Check]:
@@ -86,47 +91,43 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
     encoders = [load_encoder(slot, device, torch.float32) for slot in (spec.dna, spec.protein)]
     tokenizers = [make_tokenizer(slot) for slot in (spec.dna, spec.protein)]
     classifier = load_classifier(spec, str(device))
-    for published in everything:
-        name, golden = published.name, published.stages
-        sequences = (published.nucleotide, published.protein)
+    for name, ids, *sequences, golden, consensus in everything:
         dna, protein = (
             one_by_one(encoder, list(map(tokenizer.encode, texts)), device)
             for encoder, tokenizer, texts in zip(encoders, tokenizers, sequences, strict=True)
         )
         merged = np.hstack([dna, protein])
-        scores = classifier.scores(merged)[:, :2]
+        scores, known = classifier.scores(merged)[:, :2], golden["scores"]
         found = {"dnabert": dna, "esm2": protein, "merged": merged, "scores": scores}
         for stage, limit in GOLDEN_LIMITS.items():
             difference = _largest(found[stage] - golden[stage])
             yield Check(f"{name}, {stage}: largest difference", difference, limit)
-        difference = _largest(classifier.scores(golden["merged"])[:, :2] - golden["scores"])
+        difference = _largest(classifier.scores(golden["merged"])[:, :2] - known)
         yield Check(f"{name}, classifier on published vectors", difference, 1e-4)
-        yield from _verify_tables(published, scores)
+        ours, theirs = (
+            [row.split("\t")[1] for row in format_rows(ids, table.astype(np.float32)).splitlines()]
+            for table in (scores, known)
+        )
+        differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
+        yield Check(f"{name}, labels that differ", differing, 0)
+        if consensus.is_file():
+            best: dict[str, NDArray[Any]] = {}
+            for orf_id, row in zip(ids, scores, strict=True):
+                chunk = orf_id[:-FRAME_LETTERS]
+                best[chunk] = np.maximum(best.get(chunk, row), row)
+            calls = {(chunk, str(bool(virus >= other))) for chunk, (other, virus) in best.items()}
+            lines = consensus.read_text(encoding="utf-8").splitlines()[1:]
+            differing = len(calls ^ {tuple(line.split("\t")[:2]) for line in lines})
+            yield Check(f"{name}, chunk calls that differ", differing, 0)
 
 
 def fixed_sequences(count: int = SEQUENCES) -> tuple[list[str], list[str]]:
     """As many DNA sequences (nt) and proteins (aa) of many lengths, the same on every machine."""
     numbers = np.random.RandomState(20)  # its stream is frozen for good
-    codons = np.linspace(*_CODONS, count).astype(int)
+    codons = np.linspace(5, 166, count).astype(int)
     dna = ["".join(numbers.choice(list("ACGT"), 3 * length + 1)) for length in codons]
     protein = ["".join(numbers.choice(list("ACDEFGHIKLMNPQRSTVWY"), length)) for length in codons]
     return dna, protein
-
-
-def _paths(
-    slot: EncoderSpec, items: Sequence[Tokens], device: torch.device
-) -> Iterator[tuple[str, Vectors]]:
-    """Vectors of each path by its name, the plain path first."""
-    encoder = load_encoder(slot, device, torch.float32)
-    yield "plain", one_by_one(encoder, items, device)
-    kinds: tuple[EngineKind, ...] = ("padded", "packed")
-    for kind in kinds:
-        yield f"{kind} float32", _embed(kind, encoder, items, device)
-    if device.type == "cuda":
-        del encoder
-        encoder = load_encoder(slot, device, torch.float16)
-        for kind in kinds:
-            yield f"{kind} float16", _embed(kind, encoder, items, device)
 
 
 def one_by_one(encoder: Encoder, items: Sequence[Tokens], device: torch.device) -> Vectors:
@@ -148,8 +149,9 @@ def _embed(
     return vectors
 
 
-def _compare(slot: str, path: str, found: Vectors, plain: Vectors) -> Iterator[Check]:
-    what, (relative, angle, _) = f"{slot}, {path}", TOLERANCES[path.split()[1]]
+def _compare(
+    what: str, found: Vectors, plain: Vectors, relative: float, angle: float
+) -> Iterator[Check]:
     difference = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
     rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
     a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
@@ -164,41 +166,30 @@ def _largest(difference: NDArray[Any]) -> float:
     return float(np.abs(difference).max(initial=0.0))
 
 
-def _verify_tables(published: Published, scores: Vectors) -> Iterator[Check]:
-    """Labels of all ORFs and, where its file is there, the consensus table."""
-    name, ids = published.name, published.ids
-    ours, theirs = (
-        [row.split("\t")[1] for row in format_rows(ids, table.astype(np.float32)).splitlines()]
-        for table in (scores, published.stages["scores"])
-    )
-    differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
-    yield Check(f"{name}, labels that differ", differing, 0)
-    if published.consensus.is_file():
-        best: dict[str, NDArray[Any]] = {}
-        for orf_id, row in zip(ids, scores, strict=True):
-            chunk_id = orf_id[:-FRAME_LETTERS]
-            best[chunk_id] = np.maximum(best.get(chunk_id, row), row)
-        found = {(chunk_id, str(bool(virus >= other))) for chunk_id, (other, virus) in best.items()}
-        lines = published.consensus.read_text(encoding="utf-8").splitlines()[1:]
-        known = {tuple(line.split("\t")[:2]) for line in lines}
-        yield Check(f"{name}, chunk calls that differ", len(found ^ known), 0)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Published:
+class Published(NamedTuple):
     """What the original made of n ORFs."""
 
     name: str  # of the file, or of the folder
     ids: list[str]
     nucleotide: list[str]
     protein: list[str]
-    stages: dict[str, NDArray[Any]]  # each of _STAGES, (n, d); scores are P(other), P(virus)
+    stages: dict[str, NDArray[Any]]  # as in `GOLDEN_LIMITS`, (n, d); scores P(other), P(virus)
     consensus: Path  # the table of chunk calls; it need not be there
 
 
 def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
     """Everything under `folder` that can be compared with; a file that does not fit is an error."""
-    found = [_from_npz(path) for path in sorted(folder.glob("*.npz"))]
+    found = []
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                stages = {stage: file[stage] for stage in GOLDEN_LIMITS}
+                texts = [[*map(str, file[key])] for key in ("ids", "nucleotide", "protein")]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            problem = f"not a file of published outputs ({clipped(error)})"
+            raise ModelError(f"{path}: {problem}") from error
+        table = path.with_name(f"{path.stem}_consensus.tsv")
+        found.append(Published(path.stem, texts[0], texts[1], texts[2], stages, table))
     results = sorted(folder.rglob(f"*_merged/{RESULTS}"))
     found += [_from_results(folder, path.parent) for path in results]
     if not found:
@@ -212,59 +203,37 @@ def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
     return found
 
 
-def _from_npz(path: Path) -> Published:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stages = {stage: file[stage] for stage in _STAGES}
-            ids, dna, protein = ([*map(str, file[k])] for k in ("ids", "nucleotide", "protein"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ModelError(f"{path}: not a file of published outputs ({clipped(error)})") from error
-    consensus = path.with_name(f"{path.stem}_consensus.tsv")
-    return Published(path.stem, ids, dna, protein, stages, consensus)
-
-
 def _from_results(root: Path, merged: Path) -> Published:
     """`{stem}_merged` with `{stem}_nucleotide` and `{stem}_protein` beside it."""
     stem = merged.name.removesuffix("_merged")
     dna, protein = (merged.with_name(f"{stem}_{kind}") for kind in ("nucleotide", "protein"))
-    readers = (
-        (dna, "*_DNABERT*.pt", feature_files.read_dna_features),
-        (protein, "*_ESM.pt", feature_files.read_protein_features),
-        (merged, "*_merged.pt", feature_files.read_merged),
-    )
     try:
         nucleotides, proteins = (
             dict(pair for path in sorted(folder.glob("output_*.fa")) for pair in read_fasta(path))
             for folder in (dna, protein)
         )
-        known: list[dict[str, NDArray[Any]]] = []
-        for folder, pattern, read in readers:
-            parts = [read(path) for path in sorted(folder.glob(pattern))]
-            known.append(
-                {i: row for p in parts for i, row in zip(p.seq_ids, p.vectors, strict=True)}
-            )
-        known.append(_predictions(merged / RESULTS))
-        stages = {
-            stage: np.stack([rows[orf_id] for orf_id in nucleotides])
-            for stage, rows in zip(_STAGES, known, strict=True)
-        }
+        tables: dict[str, dict[str, NDArray[Any]]] = {}
+        for stage, folder, pattern, read in (
+            ("dnabert", dna, "*_DNABERT*.pt", feature_files.read_dna_features),
+            ("esm2", protein, "*_ESM.pt", feature_files.read_protein_features),
+            ("merged", merged, "*_merged.pt", feature_files.read_merged),
+        ):
+            rows = tables[stage] = {}
+            for path in sorted(folder.glob(pattern)):
+                part = read(path)
+                rows.update(zip(part.seq_ids, part.vectors, strict=True))
+        table = (merged / RESULTS).read_text(encoding="utf-8", errors="surrogateescape")
+        header, *lines = table.splitlines()
+        if f"{header}\n" != RESULTS_HEADER:
+            raise InputError(merged / RESULTS, "not a table of predictions", 1)
+        fields = (line.split("\t") for line in lines)
+        tables["scores"] = {key: np.array([float(a), float(b)]) for key, _, a, b in fields}
+        stages = {stage: np.stack([rows[i] for i in nucleotides]) for stage, rows in tables.items()}
         residues = [proteins[orf_id] for orf_id in nucleotides]
     except (InputError, OSError) as error:
         raise ModelError(f"{merged.parent}: {error}") from error
     except (KeyError, ValueError) as error:
         raise ModelError(f"{merged}: not whole, no {clipped(error)} in one of its files") from error
-    name, consensus = (
-        (merged.parent / stem).relative_to(root),
-        "prediction_results_highestscore.csv",
-    )
-    letters = [*nucleotides.values()]
-    return Published(str(name), [*nucleotides], letters, residues, stages, merged / consensus)
-
-
-def _predictions(path: Path) -> dict[str, NDArray[Any]]:
-    """P(other) and P(virus) of each ORF of a prediction_results.txt, shape (2,)."""
-    header, *rows = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    if f"{header}\n" != RESULTS_HEADER:
-        raise InputError(path, "not a table of predictions", 1)
-    fields = (row.split("\t") for row in rows)
-    return {orf_id: np.array([float(other), float(virus)]) for orf_id, _, other, virus in fields}
+    name = str((merged.parent / stem).relative_to(root))
+    calls = merged / "prediction_results_highestscore.csv"
+    return Published(name, [*nucleotides], [*nucleotides.values()], residues, stages, calls)
