@@ -42,7 +42,8 @@ from engine_tools import (
 from virnucpro.encoders.fp8 import to_fp8
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineOptions, make_engine
+from virnucpro.engines.base import EngineOptions
+from virnucpro.engines.runner import BatchEngine
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 
@@ -110,7 +111,7 @@ class Esm:
         items, reference = self.references
         options = EngineOptions(token_budget=budget)
         start = time.perf_counter()
-        engine = make_engine(kind, encoder, device=self.bench.device, options=options)
+        engine = BatchEngine(kind, encoder, device=self.bench.device, options=options)
         made = time.perf_counter() - start  # the first of a kind compiles its kernels
         value = {**differences(vectors(engine, items), reference), "made_s": made}
         self.bench.put("exact", f"{label} ({engine.stats.backend})", value)
@@ -125,7 +126,7 @@ class Esm:
         self.encoder.forced_backend = forced(bench, "varlen", how)
         options = EngineOptions(token_budget=bench.budget)
         start = time.perf_counter()
-        engine = make_engine("packed", self.encoder, device=bench.device, options=options)
+        engine = BatchEngine("packed", self.encoder, device=bench.device, options=options)
         made = time.perf_counter() - start
         rate = model_only(bench, engine, data, most=2)
         text = f"{rate:,.0f} tok/s (engine made in {made:.1f} s)"
@@ -140,7 +141,7 @@ class Esm:
         quantised = to_fp8(self.encoder)
         for name in ("chunks", "reads"):
             options = EngineOptions(token_budget=self.bench.budget)
-            engine = make_engine("packed", quantised, device=self.bench.device, options=options)
+            engine = BatchEngine("packed", quantised, device=self.bench.device, options=options)
             rate = model_only(self.bench, engine, self.work[name], most=2)
             self.bench.put("esm2", f"{name} fp8", {"tok_s": rate}, f"{rate:,.0f} tok/s")
         self._differences("fp8 packed", quantised, 16_384)
@@ -193,11 +194,10 @@ class Esm:
         bench = self.bench
         self.encoder.forced_backend = None
         options = EngineOptions(token_budget=bench.budget)
-        engine = make_engine("packed", self.encoder, device=bench.device, options=options)
+        engine = BatchEngine("packed", self.encoder, device=bench.device, options=options)
         for name, data in self.work.items():
-            work = engine._prepare(planned(engine, data)[0])
-            ready = work.ready.to(bench.device)
-            profiled(bench, f"esm2 {name}", partial(engine._forward, ready, work.fixed))
+            ready = engine._prepare(planned(engine, data)[0]).ready.to(bench.device)
+            profiled(bench, f"esm2 {name}", partial(engine._forward, ready))
 
     def stage(self) -> None:
         """FASTA on disk to HDF5 on disk, one rank in its own process."""
@@ -232,7 +232,7 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
             encoder.forced_backend = forced(bench, "sdpa", how)
             options = EngineOptions(token_budget=bench.budget)
             start = time.perf_counter()
-            engine = make_engine("packed", encoder, device=bench.device, options=options)
+            engine = BatchEngine("packed", encoder, device=bench.device, options=options)
             made = time.perf_counter() - start
             rate = model_only(bench, engine, items[:20_000], sequences=True, most=None)
             through = len(items) / bench.seconds(lambda e=engine, i=items: vectors(e, i), 2)
@@ -244,10 +244,9 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
             best[length] = max(best.get(length, 0.0), rate)
         encoder.forced_backend = None
         options = EngineOptions(token_budget=bench.budget)
-        engine = make_engine("packed", encoder, device=bench.device, options=options)
-        work = engine._prepare(planned(engine, items)[0])
-        ready = work.ready.to(bench.device)
-        profiled(bench, f"dnabert {length} nt", partial(engine._forward, ready, work.fixed))
+        engine = BatchEngine("packed", encoder, device=bench.device, options=options)
+        ready = engine._prepare(planned(engine, items)[0]).ready.to(bench.device)
+        profiled(bench, f"dnabert {length} nt", partial(engine._forward, ready))
     return best[499]
 
 
@@ -368,9 +367,8 @@ def _products(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, loops: int) 
 def model_only(bench, engine, items, sequences: bool = False, most: int | None = 6) -> float:
     """Real tokens (or sequences) a second, batches prepared and on the device."""
     plan = planned(engine, items)[:most]
-    work = [engine._prepare(some) for some in plan]
-    ready = [(w.ready.to(bench.device), w.fixed) for w in work]
-    seconds = bench.seconds(lambda: [engine._forward(batch, fixed) for batch, fixed in ready])
+    ready = [engine._prepare(some).ready.to(bench.device) for some in plan]
+    seconds = bench.seconds(lambda: [engine._forward(batch) for batch in ready])
     done = [len(some) if sequences else sum(map(len, some)) for _, some in plan]
     return sum(done) / seconds
 

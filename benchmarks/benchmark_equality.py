@@ -27,8 +27,8 @@ from tests.checkpoints import (
     write_safetensors,
 )
 from tests.unit.encoders import test_dnabert, test_esm2
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.load import load_encoder
-from virnucpro.engines.plans import collate
 from virnucpro.models.specs import EncoderSpec
 
 

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from benchmarks.engine_tools import differences
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.esm2 import Esm2
-from virnucpro.engines.base import EngineOptions, make_engine
-from virnucpro.engines.plans import collate
+from virnucpro.engines.base import EngineOptions
+from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES
 
 CPU = torch.device("cpu")
@@ -61,8 +62,8 @@ def half(network):
 
 
 def vectors(encoder, kind, items, budget):
-    options = EngineOptions(token_budget=budget, compile="off")
-    batches = make_engine(kind, encoder, device=CPU, options=options).embed(items)
+    options = EngineOptions(token_budget=budget)
+    batches = BatchEngine(kind, encoder, device=CPU, options=options).embed(items)
     return {row: vector for rows, found in batches for row, vector in zip(rows, found, strict=True)}
 
 

@@ -134,7 +134,8 @@ def model_alone(bench, model, path: Path, precision: str) -> float:
     from virnucpro.encoders.fp8 import to_fp8
     from virnucpro.encoders.load import load_encoder
     from virnucpro.encoders.tokenizers import make_tokenizer
-    from virnucpro.engines.base import EngineOptions, make_engine
+    from virnucpro.engines.base import EngineOptions
+    from virnucpro.engines.runner import BatchEngine
     from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
     from virnucpro.sequences.fasta import read_records
 
@@ -147,12 +148,12 @@ def model_alone(bench, model, path: Path, precision: str) -> float:
     bench.put("load", f"{path.stem} {precision}", {"seconds": time.perf_counter() - start})
     if precision == "fp8":
         encoder = to_fp8(encoder)
-    engine = make_engine("packed", encoder, device=bench.device, options=EngineOptions())
+    engine = BatchEngine("packed", encoder, device=bench.device, options=EngineOptions())
     items = tokens_of(make_tokenizer(spec.protein), [p.decode() for p in unit.protein])
     rate = model_only(bench, engine, items, most=2)
     bench.put("model alone", f"{path.stem} {precision}", {"tok_s": rate}, f"{rate:,.0f} tok/s")
     dna = load_encoder(spec.dna, bench.device, bench.half)
-    make_engine("packed", dna, device=bench.device)  # leaves its kernels in Triton's cache
+    BatchEngine("packed", dna, device=bench.device)  # leaves its kernels in Triton's cache
     del engine, encoder, dna
     bench.free()
     return rate

@@ -29,7 +29,7 @@ from virnucpro.core.checkpoint import CLAIMS, Ledger
 from virnucpro.core.config import Config
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.records import Embeddings
-from virnucpro.encoders.weights import open_checkpoint
+from virnucpro.encoders.load import Checkpoint
 from virnucpro.models.classifier_file import read_classifier
 from virnucpro.models.manifest import read_manifest
 from virnucpro.pipeline import feature_files
@@ -176,7 +176,7 @@ def _safetensors(folder: Path, data: bytes) -> None:
     path = _put(folder, "model.safetensors", data)
     with contextlib.suppress(VirNucProError):
         read_classifier(path)
-    checkpoint = open_checkpoint(path)
+    checkpoint = Checkpoint(path)
     for name in checkpoint.shapes:
         checkpoint.read(name)
 
@@ -185,7 +185,7 @@ def _pickled(folder: Path, data: bytes) -> None:
     path = _put(folder, "model.pt", data)
     with contextlib.suppress(VirNucProError):
         read_classifier(path)
-    checkpoint = open_checkpoint(path)
+    checkpoint = Checkpoint(path)
     for name in checkpoint.shapes:
         checkpoint.read(name)
 

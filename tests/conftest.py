@@ -36,10 +36,7 @@ def logger_as_imported():
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_workers():
-    """Workers of this process are forked from one that has imported torch, which takes seconds.
-
-    Those of commands in processes of their own are spawned, as everywhere else.
-    """
+    """Workers of this process are forked from one that has imported torch, which takes seconds."""
     from virnucpro.pipeline import workers
 
     quick = SimpleNamespace(get_context=lambda method: context())

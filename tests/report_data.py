@@ -15,7 +15,7 @@ from virnucpro.reports.tables import (
     RegionRow,
     header,
 )
-from virnucpro.sequences.fasta_files import write_fasta
+from virnucpro.sequences.fasta import write_fasta
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -29,10 +29,7 @@ CHUNK_NT = 500
 
 
 def make_run(folder, records=200, samples=1, hostile=False, lengths=None) -> Path:
-    """Write run.json, the tables and FASTA files of `records` made-up records.
-
-    `lengths` are the shortest and the longest (nt); None spreads them as an assembly does.
-    """
+    """Write tables, FASTA and run.json of made-up records of `lengths` (least, most) nt."""
     rng = random.Random(7)
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"sample_{number + 1}" for number in range(samples)]

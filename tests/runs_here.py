@@ -91,13 +91,7 @@ def contents(folder: Path):
 def predict_here(
     home: Path, fasta: Path, out: Path, *, output=None, policy="longest", how=None, **compute
 ) -> int:
-    """Exit code of a run on the CPU with units of 8 ORFs.
-
-    Args:
-        output: fields of `Output`.
-        how: arguments of `run_prediction`.
-        compute: fields of `Compute`.
-    """
+    """Exit code of a run on the CPU with units of 8 ORFs; `output` and `compute` are fields."""
     settings = PredictionSettings(
         model=ModelChoice(model_type="500", home=home, orf_policy=policy),
         compute=Compute(**{"device": "cpu", "threads": 1, "sequences_per_file": 8} | compute),

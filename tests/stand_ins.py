@@ -19,12 +19,7 @@ POISON_UNIT = 2
 
 @dataclass(frozen=True)
 class Squares:
-    """Squares numbers; a unit is (number, what goes wrong).
-
-    Attributes:
-        folder: remembers who tried what, across processes.
-        broken: device on which it cannot start.
-    """
+    """Squares numbers; a unit is (number, what goes wrong); it cannot start on `broken`."""
 
     folder: Path
     broken: str = ""
@@ -42,16 +37,13 @@ class SquareTask:
     """Results are (square, pid of who computed it)."""
 
     def __init__(self, job: Squares, device: str) -> None:
-        self.job, self.device, self.is_trying_again = job, device, False
+        self.job, self.device = job, device
 
     def load(self):
         if self.device == self.job.broken:
             raise DeviceError(f"{self.device} is broken")
 
     def prepare(self, unit):
-        if self.is_trying_again:
-            (self.job.folder / "not alone").touch()
-        self.is_trying_again = bool(self.job.tries(unit[0]))
         if unit[1] == "unreadable":
             raise ValueError("cannot be\nread")
         if unit[1] == "SIGKILL while it is prepared":
@@ -65,8 +57,6 @@ class SquareTask:
             log.write(f"{os.getpid()}\n")
         logging.getLogger("virnucpro.toy").info("unit %d", number)
         yield 1
-        if self.is_trying_again:
-            time.sleep(0.2)  # whoever was handed out beside it is prepared meanwhile
         if trouble.endswith("once"):
             trouble = trouble.removesuffix(" once") if len(self.job.tries(number)) == 1 else ""
         if trouble in ("SIGKILL", "SIGSTOP"):
@@ -76,7 +66,6 @@ class SquareTask:
             raise RuntimeError("it would not")
         if trouble == "full disk":
             raise OutputError("no space left")
-        self.is_trying_again = False
         return number * number, os.getpid()
 
     def stats(self):
@@ -106,13 +95,6 @@ def _answering(before_answer, keys=(POISON_UNIT,)):
 def worker_killed_by_one_unit(connection, settings, number):
     """Stands for `workers.worker_main`: one unit takes more memory than there is."""
     _answering(lambda: os.kill(os.getpid(), signal.SIGKILL))(connection, settings, number)
-
-
-def worker_that_dies_with_work(connection, settings, number):
-    """Stands for `workers.worker_main`: any unit kills it."""
-    connection.recv()
-    connection.recv()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def worker_that_tells_its_threads(connection, settings, number):
@@ -183,11 +165,7 @@ class Gated:
 
 @dataclass(frozen=True)
 class Troubled:
-    """A job and its task: every score is 0.5; the first DNA of a unit says what goes wrong.
-
-    Attributes:
-        folder: remembers who tried what, across processes.
-    """
+    """A job and its task: every score is 0.5; the first DNA of a unit says what goes wrong."""
 
     folder: Path
 

@@ -1,4 +1,4 @@
-"""The conformance list: `conformance.md` says what each row asks for and what checks it."""
+"""Every row of `conformance.md`, every bug and every promise of the docs has what checks it."""
 
 import ast
 import functools
@@ -136,3 +136,34 @@ def true_tokens(tmp_path):
 
 
 SHOWN = {shown.__name__: shown for shown in (no_torch_at_start, logged_as_said, notes, true_tokens)}
+
+
+BUGS, PROMISES = ((ROOT / "docs" / name).read_text() for name in ("bugs.md", "RELIABILITY.md"))
+
+
+def named_in(text):
+    """Files, and the names of tests in them; of a method its class first."""
+    return re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", text)
+
+
+def test_every_bug_has_a_test():
+    rows = re.findall(r"^\| (\d+) (\|.*)", BUGS, re.MULTILINE)
+    assert [int(number) for number, row in rows if named_in(row)] == list(range(1, 28))
+
+
+@pytest.mark.parametrize("page", [BUGS, PROMISES], ids=["bugs", "promises"])
+def test_every_test_on_a_page_exists(page):
+    assert len(named_in(page)) > 40
+    for file, names in named_in(page):
+        assert names.replace("::", ".") in names_in(file), names
+
+
+def test_every_test_of_reliability_is_on_its_page():
+    for path in (ROOT / "tests" / "reliability").glob("test_*.py"):
+        found = re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+        assert set(found) <= {name for _, name in named_in(PROMISES)}, path.name
+
+
+def test_modules_stay_small():
+    modules = (ROOT / "virnucpro").rglob("*.py")
+    assert not [path for path in modules if path.read_text(encoding="utf-8").count("\n") > 500]

@@ -113,14 +113,6 @@ class TestReuse(MergeCase):
         esm = read_protein_features(self.protein)
         np.testing.assert_array_equal(read_merged(self.merge()).vectors[:, 3:], esm.vectors)
 
-    def test_damaged_empty_or_foreign_output_is_merged_again(self):
-        whole = self.output.read_bytes()
-        damaged = bytearray(whole)
-        damaged[len(whole) // 2] ^= 0xFF
-        for content in (b"", b"not a file of ours", bytes(damaged), whole[:-100]):
-            self.output.write_bytes(content)
-            assert self.merge().read_bytes() == whole
-
 
 class TestManyPairs(MergeCase):
     def test_ten_pairs_in_two_processes_equal_the_sequential_merge(self):

@@ -4,8 +4,6 @@
 `virnucpro.embed` gives vectors; see `virnucpro.api`.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 
 __version__ = "2.0.0"

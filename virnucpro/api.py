@@ -1,17 +1,8 @@
-"""VirNucPro from Python: the same run as the command's, with a typed result.
-
->>> import virnucpro
->>> result = virnucpro.predict("contigs.fa")  # doctest: +SKIP
->>> [row.seq_id for row in result if row.call == "virus"]  # doctest: +SKIP
-['contig_7']
->>> table = result.to_pandas()  # doctest: +SKIP
->>> vectors = virnucpro.embed("contigs.fa").vectors  # doctest: +SKIP
-"""
-
-from __future__ import annotations
+"""VirNucPro from Python: the same run as the command's, with a typed result."""
 
 import importlib
 import inspect
+import os
 import shutil
 import sys
 import tempfile
@@ -26,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from virnucpro.cli.settings import build_settings, environment_config
+from virnucpro.cli.options import build_settings
+from virnucpro.core.config import Config
+from virnucpro.core.device import EXTRA_OF
 from virnucpro.core.errors import UsageError
-from virnucpro.core.extras import EXTRA_OF
 from virnucpro.core.records import Embeddings, Record
 from virnucpro.core.text import shown
 from virnucpro.reports import tables
 from virnucpro.reports.tables import CallRow, ChunkRow
-from virnucpro.scores.thresholds import PRESETS
-from virnucpro.sequences.fasta_files import write_fasta
+from virnucpro.sequences.fasta import write_fasta
 
 if TYPE_CHECKING:
     from virnucpro.pipeline.settings import PredictionSettings
@@ -94,12 +85,11 @@ class PredictionResult:
         try:
             pandas = importlib.import_module("pandas")
         except ImportError as error:
-            extra = EXTRA_OF["pandas"]
-            problem = f"to_pandas() needs pandas: pip install 'virnucpro[{extra}]'"
+            problem = f"to_pandas() needs pandas: pip install 'virnucpro[{EXTRA_OF['pandas']}]'"
             raise ImportError(problem) from error
         return pandas.DataFrame(self.to_dicts(), columns=list(tables.CALL_COLUMNS))
 
-    def report(self) -> ReportPage:
+    def report(self) -> "ReportPage":
         """Write report.html and show it: in a notebook's cell, else in a web browser."""
         from virnucpro.reports.html import write_report
 
@@ -136,7 +126,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     paired: bool = False,
     interleaved: bool = False,
     reference: str | Path | None = None,
-    preset: PresetName | None = None,
+    preset: "PresetName | None" = None,
     min_score: float | None = None,
     max_fdr: float | None = None,
     keep_intermediate: bool = False,
@@ -153,8 +143,7 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
         output_dir: where results stay; None: a temporary directory, removed with the result.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
         threads: CPU threads of all processes together; None means the CPUs it may use.
-        precision: numbers to embed with; None means the setting. `fp8` is for ESM-2 on an H100 or
-            later, and refused unless a sample of your ORFs keeps its scores.
+        precision: numbers to embed with; None means the setting.
         expected_length: chunk length (nt); None means the model's own.
         orf_policy: None means the model's own.
         min_length: shorter records get a row and no score (nt).
@@ -174,8 +163,8 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
         VirNucProError: what a user can act on: bad input, a missing model, a full disk.
 
     >>> result = predict("contigs.fa", model="mini")  # doctest: +SKIP
-    >>> result.counts["call:virus"], len(result)  # doctest: +SKIP
-    (2, 40)
+    >>> [row.seq_id for row in result if row.call == "virus"]  # doctest: +SKIP
+    ['contig_7']
     """
     with Session(model, device=device, threads=threads) as session:
         return session.predict(
@@ -217,17 +206,13 @@ class Session:
 
         if unknown := options.keys() - inspect.signature(predict).parameters.keys():
             raise TypeError(f"predict() got an unexpected keyword argument {min(unknown)!r}")
-        preset, reference = options.pop("preset", None), options.pop("reference", None)
-        if preset is not None and preset not in PRESETS:
-            raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {shown(preset)}")
         if not inputs:
             raise UsageError("no input files, and no sequences")
-        flags = {
-            "device": self._device, "threads": self._threads, **options,
-            "no_report": not options.get("report", False),
-            "reference": None if reference is None else Path(reference),
-        }  # fmt: skip
-        settings = _settings(self._model, **flags, **({preset: True} if preset else {}))
+        if reference := options.get("reference"):
+            options["reference"] = Path(reference)
+        options["no_report"] = not options.get("report")
+        flags = {"device": self._device, "threads": self._threads, **options}
+        settings = _settings(self._model, **flags)
         if self._executor is None:
             self._executor = prediction.make_executor(settings.compute)
         is_temporary = output_dir is None
@@ -253,7 +238,7 @@ class Session:
             self._executor.close()
             self._executor = None
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -271,18 +256,10 @@ def embed(
 ) -> Embeddings:
     """The vectors that a model's classifier sees: DNA columns, then protein columns.
 
-    Args:
-        sequences: a FASTA or FASTQ file; sequences by id; or sequences alone, which are called
-            `sequence_1` and on. All of them are held in memory.
-        model: as for `predict`.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
-        precision: as for `predict`.
-        orf_policy: None means the model's own.
-        per: `orf` gives a vector for every ORF, called `{id}_chunk_{k}{frame}`; `record` their
-            mean for every record that has any.
-
-    Returns:
-        Ids and vectors, shape (n, d) float32, in input order.
+    `sequences` are a FASTA or FASTQ file, sequences by id, or sequences alone, which are called
+    `sequence_1` and on; all are held in memory. By default there is a vector for every ORF, called
+    `{id}_chunk_{k}{frame}`; `per="record"` gives their mean for every record that has any. The
+    other arguments are those of `predict`. Vectors have shape (n, d), float32, in input order.
 
     Raises:
         VirNucProError: what a user can act on.
@@ -313,10 +290,10 @@ def embed(
     return Embeddings(tuple(ids), np.concatenate(parts))
 
 
-def _settings(model: str | Path, **flags: Any) -> PredictionSettings:
+def _settings(model: str | Path, **flags: Any) -> "PredictionSettings":
     known = str(model) in ("mini", "300", "500")
     named = {"model_type": str(model)} if known else {"model_path": Path(model)}
-    return build_settings({**flags, **named, "no_progress": True}, environment_config())
+    return build_settings({**flags, **named, "no_progress": True}, Config.load(None, os.environ))
 
 
 def _as_files(inputs: Inputs, stack: ExitStack) -> list[Path]:

@@ -1,7 +1,4 @@
-"""Options of the benchmark suites, the report they write, and the models they run.
-
-Called by `virnucpro benchmark`. Every class also bears the marker `gpu` where a GPU is.
-"""
+"""Options of the benchmark suites, the report they write, and the models they run."""
 
 import json
 import platform

@@ -1,27 +1,26 @@
 """Suites `scaling`, `throughput`, `memory` and `equivalence`: one stage at a time."""
 
 import os
-import tracemalloc
 from unittest.mock import patch
 
 import pytest
 import torch
-from bench_models import coding_contigs, proteins, seconds_of, write_fasta
+from bench_models import coding_contigs, proteins, seconds_of
 
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
+from virnucpro.engines.base import EngineOptions, choose_dtype
+from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import parallel_translate
 from virnucpro.pipeline.input_pass import BLOCK_CHUNKS
 from virnucpro.pipeline.parallel_translate import BLOCKS_BEFORE_POOL, translate_blocks
-from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 from virnucpro.tools.verify import verify_paths
 
 CPUS = os.cpu_count() or 1
 LONGEST = OrfPolicy("longest")
-PLAIN = EngineOptions(compile="off")
+PLAIN = EngineOptions()
 
 
 def embed(engine, items):
@@ -68,14 +67,14 @@ class TestThroughput:
         encoder, items = encoder_and_items(spec, device, texts)
         rates = {}
         for kind in ("padded", "packed"):
-            engine = make_engine(kind, encoder, device=device, options=PLAIN)
+            engine = BatchEngine(kind, encoder, device=device, options=PLAIN)
             embed(engine, items)
             rates[kind] = sum(map(len, items)) / embed(engine, items)
             figures.note(f"{slot}, {kind} engine", rates[kind], "tokens/s", "higher")
         if request.config.getoption("--bench-vanilla"):  # how the original embeds
             encoder, few = encoder_and_items(spec, device, texts[:100], "float32")
-            options = EngineOptions(compile="off", feeding_threads=0, token_budget=16_384)
-            engine = make_engine("padded", encoder, device=device, options=options)
+            options = EngineOptions(feeding_threads=0, token_budget=16_384)
+            engine = BatchEngine("padded", encoder, device=device, options=options)
             embed(engine, few[:1])
             rate = sum(map(len, few)) / sum(embed(engine, [item]) for item in few)
             figures.note(f"{slot}, one sequence a call, float32", rate, "tokens/s", "higher")
@@ -83,34 +82,15 @@ class TestThroughput:
             figures.note(name, ratio, "x", "higher")
 
 
-def peak_of(work):
-    """Most bytes that Python and NumPy held during `work`."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.mark.memory
 class TestMemory:
     suite = "memory"
-
-    def test_reading(self, figures, quick, tmp_path):
-        """Four times the records must not take twice the memory."""
-        count, peaks = 2_000 if quick else 10_000, []
-        for size in (count, 4 * count):
-            path = write_fasta(tmp_path / f"{size}.fa", coding_contigs(1) * size)
-            peaks.append(peak_of(lambda path=path: sum(1 for _ in read_records([path]))))
-        figures.note(f"reading {4 * count} records", peaks[1] / 2**20, "MiB", "lower")
-        figures.at_most("reading, 4 times the records", peaks[1] / peaks[0], 2.0, "x memory")
 
     def test_device(self, figures, device, home, sequences):
         """A batch planned by free memory must fit without being halved."""
         spec = resolve_model("500", None, home).protein
         encoder, items = encoder_and_items(spec, device, proteins(sequences))
-        engine = make_engine("packed", encoder, device=device, options=PLAIN)
+        engine = BatchEngine("packed", encoder, device=device, options=PLAIN)
         embed(engine, items)
         figures.at_most("batches halved for lack of memory", engine.stats.oom_halvings, 0)
         if device.type == "cuda":

@@ -20,7 +20,7 @@ from virnucpro.scores.scorer import EmbeddingOptions
 JOB_OF_A_GPU = 10_000  # sequences; below, loading outweighs the work
 CPU_TOLERANCE, GPU_TOLERANCE = 1e-5, 1e-2
 UNITS = 16
-PACKED = EmbeddingOptions(engine="packed", compile="off")
+PACKED = EmbeddingOptions(engine="packed")
 
 
 def predict(fasta, out, home, *, v2, resume=False):

@@ -59,8 +59,6 @@ ANSWERS = {
     "commit of a number": {"sha": 5, "siblings": []}, "files of a number": {"siblings": 5},
     "a file without a name": {"siblings": [{}]},
     "size of text": {"siblings": [FILE | {"size": "many"}]},
-    "negative size": {"siblings": [FILE | {"size": -5}]},
-    "hash of a number": {"siblings": [FILE | {"lfs": 5}]},
     "licence of a list": {"siblings": [FILE], "cardData": {"license": [[]]}},
     "nested": None,
 }  # fmt: skip

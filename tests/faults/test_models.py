@@ -1,8 +1,4 @@
-"""Model files are checked when they are loaded and when they are imported, before any record is.
-
-A file with numbers that are none, or with sizes beyond reason, ends the run with exit code 4 and
-its name; no record is `failed` for it, and no message advises to run a pickle.
-"""
+"""Model files are checked when they are loaded and when they are imported, before any record is."""
 
 import json
 import os

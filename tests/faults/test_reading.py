@@ -130,32 +130,23 @@ REFUSED = {
     "C_semiin": ((CASES / "C_semiin.fa").read_bytes(), 2, "comments"),
     "C_hashmid": ((CASES / "C_hashmid.fa").read_bytes(), 2, "comments"),
     "C2_fa_then_fq": ((CASES / "C2_fa_then_fq.fa").read_bytes(), 187, "FASTQ"),
-    "hash": ((CASES / "hash.fa").read_bytes(), 2, "comments"),
     "fs": ((CASES / "fs.fa").read_bytes(), 2, "0x1c"),
     "two marks": (f"\ufeff\ufeff{FASTA}", 1, "byte order mark"),
     "mark in fastq": (f"{FASTQ}\ufeff{FASTQ}", 9, "byte order mark"),
     "blank before a header": (f"{FASTA} >c\n{C}\n", 5, "'>'"),
-    "cr": (FASTA.replace("\n", "\r") + f"A>c\r{C}", 5, "'>'"),
     "plus": (f"{FASTA}+\nIIII\n", 5, "FASTQ"),
     "digits": (f">a\n{A}\n>q\n40 40 38 2\n40 40\n", 3, "11 digits and 0 letters"),
-    "equals": (f">a\n{A}=\n", 2, "'='"),
     "slashes": (f">a\n{A}\n//\n", 3, "'/' in a sequence: a record of GenBank or EMBL?"),
     "no-break space": (f">a\n{A}\xa0{A}\n", 2, "0xc2"),
     "letter outside ASCII": (f">a\n{A}é\n", 2, "0xc3"),
     "nul": (f">a\n{A}\0\n", 2, "NUL"),
-    "nul in a header": (f">a\0\n{A}\n", 1, "NUL"),
     "sign in fastq": (fastq("a", A[:9] + ">" + A[10:]) + FASTQ, 2, "'>'"),
     "control in fastq": (fastq("a", A[:9] + "\x1d" + A[10:]) + FASTQ, 2, "0x1d"),
     "fasta after fastq": (FASTQ + FASTA, 9, "FASTA"),
     "fastq glued": (FASTQ[:-1] + FASTQ, 8, "qualities; copy the file again; were files joined?"),
     "other name": (FASTQ.replace("+", "+a"), 7, "name after '+'"),
     "blank line in fastq": (f"{FASTQ}\n{FASTQ}", 10, "blank line"),
-    "fastq cut": (FASTQ[:-400], 7, "inside a record"),
-    "plain after bzip2": (bz2.compress(FASTA.encode()) + FASTA.encode(), None, "damaged bzip2"),
     "plain after gzip": (gzip.compress(FASTA.encode()) + FASTA.encode(), None, "each by itself"),
-    "gzip after bzip2": (
-        bz2.compress(FASTA.encode()) + gzip.compress(FASTA.encode()), None, "damaged bzip2",
-    ),
     "gzip after plain": (
         FASTA.encode() + gzip.compress(FASTA.encode(), mtime=0), 5, "give each file by itself",
     ),
@@ -165,7 +156,6 @@ REFUSED = {
     "GenBank": (f"{FASTA}LOCUS       X 700 bp DNA\nORIGIN\n  1 {C}", 5, "'LOCUS' begins"),
     "EMBL": (f"{FASTA}ID   X  SV 1  linear\nSQ   Sequence 60 BP;\n", 5, "'ID' begins"),
     "quality and header joined": (f"{FASTQ[:-1]}{FASTA}", 8, "were files joined?"),
-    "long row": (f"{FASTA}c\t{C * 2_000}\n", 5, "'c' begins"),
     "row behind many lines": (f">a\n{f'{A} {A}' * 2_000}\n" + f"{A}\nc\t{C}\n", 4, "'c' begins"),
 }  # fmt: skip
 
@@ -199,20 +189,6 @@ def test_whole_streams_joined_are_one_file_and_zeros_may_follow(put, packer):
     parts = [PACKERS[packer](text.encode()) for text in (FASTA[:100], FASTA[100:])]
     joined = b"".join(parts) + bytes(0 if packer == "plain" else 512)
     assert [record.sequence for record in read_records([put(joined)])] == [A, B]
-
-
-@pytest.mark.parametrize("flags", [(), ("--parallel",)], ids=["file-wise", "packed"])
-def test_ids_end_at_ascii_blanks_only(predict, put, tmp_path, flags):
-    text = "".join(f">{name}\t{name} x\n{dna(i)}\n" for i, name in enumerate(ODD_IDS))
-    predict(put(text), "-o", tmp_path / "out", *flags)
-    rows = (tmp_path / "out" / "calls.tsv").read_bytes().decode().split("\n")[1:-1]
-    assert [(row.split("\t")[0], row.split("\t")[4]) for row in rows] == [
-        (name, "called") for name in ODD_IDS
-    ]
-    written = (tmp_path / "out" / "viral.fasta").read_bytes().decode().split("\n")
-    assert [line for line in written if line.startswith(">")] == [
-        f">{name}\t{name} x" for name in ODD_IDS
-    ]
 
 
 # ---- alignments
@@ -355,18 +331,19 @@ def test_a_blank_before_the_name_goes_and_the_id_comes_first(predict, put, tmp_p
 
 
 HEADERS = [b"pr\xf8ve_1 fra Troms\xf8", "prøve_2 frå Tromsø".encode()]
-HEADERS += [b"b\xe9\xff\x80 \xc3", b"plain"]
-SHOWN = ["prøve_1", "prøve_2", "béÿ\x80", "plain"]
+HEADERS += [b"b\xe9\xff\x80 \xc3", b"plain", *(f"{i}\t{i} x".encode() for i in ODD_IDS)]
+SHOWN = ["prøve_1", "prøve_2", "béÿ\x80", "plain", *ODD_IDS]  # ids end at blanks of ASCII only
 
 
-@pytest.mark.parametrize("kind", ["fasta", "fastq", "mates"])
+@pytest.mark.parametrize("kind", ["fasta", "packed", "fastq", "mates"])
 def test_header_bytes_pass_through_and_tables_are_utf8(predict, put, tmp_path, kind):
     def text(seed):
         sequences = [dna(seed + i).encode() for i in range(len(HEADERS))]
-        form = b">%s\n%s\n" if kind == "fasta" else b"@%s\n%s\n+\n" + b"I" * 300 + b"\n"
+        form = b">%s\n%s\n" if kind in ("fasta", "packed") else b"@%s\n%s\n+\n" + b"I" * 300 + b"\n"
         return b"".join(form % pair for pair in zip(HEADERS, sequences, strict=True))
 
-    out, ids, expected, inputs, flags = tmp_path / "out", SHOWN, HEADERS, [put(text(0))], []
+    out, ids, expected, inputs = tmp_path / "out", SHOWN, HEADERS, [put(text(0))]
+    flags = ["--parallel"] if kind == "packed" else []
     if kind == "mates":
         inputs, flags = [*inputs, put(text(10), "mate.fq")], ["--paired"]
         ids = [f"{name}/{end}" for name in SHOWN for end in (1, 2)]
@@ -407,8 +384,6 @@ FOREIGN = {
     "EMBL": (EMBL, "EMBL", "any2fasta"),
     "GFF": (f"##gff-version 3\n{GFF}", "GFF", "FASTA or FASTQ file"),
     "GFA": ("H\tVN:Z:1.0\nS\t1\tACGT\n", "GFA", "any2fasta"),
-    "VCF": ("##fileformat=VCFv4.2\n", "VCF", "FASTA or FASTQ file"),
-    "Clustal": ("CLUSTAL W\n\na ACGT\n", "Clustal", "any2fasta"),
     "page": ("<!DOCTYPE html>\n<html>", "HTML", "fetch"),
     "packed SAM": (gzip.compress(b"@HD\tVN:1.6\n"), "SAM", "unpack"),
     "comment first": (f"; about\n{FASTA}", "comment", "remove"),

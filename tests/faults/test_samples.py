@@ -122,19 +122,6 @@ def test_one_file_given_twice_is_told(predict, tmp_path):
     assert "given twice" not in predict(path, "-o", tmp_path / "once")
 
 
-def test_thresholds_of_a_finished_run_of_several_samples(predict, tmp_path):
-    """The final tables are made again from what the run left, ids and all."""
-    paths = [write_fasta(tmp_path / name / "x.fa", ("c", 1), ("c", 2)) for name in ("a", "b")]
-    out = tmp_path / "out"
-    predict(*paths, "-o", out)
-    first = {path: path.read_bytes() for path in out.rglob("viral*")}
-    predict(*paths, "-o", out, "--resume", "--min-score", "1")
-    assert (out / "viral.fasta").read_bytes() == b""
-    predict(*paths, "-o", out, "--resume")
-    assert keys(out) == [("a", "c"), ("a", "c__2"), ("b", "c"), ("b", "c__2")]
-    assert {path: path.read_bytes() for path in out.rglob("viral*")} == first
-
-
 def test_the_report_keeps_contigs_of_one_name_apart(predict, tmp_path):
     one = write_fasta(tmp_path / "sampleA" / "c.fa", ("c", dna(1, 900)))
     two = write_fasta(tmp_path / "sampleB" / "c.fa", ("c", dna(2, 1600)))

@@ -1,27 +1,18 @@
 """Small faults found in the field, each kind with more than the case that showed it."""
 
-import json
 import os
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
-from runs_here import dna, run, write_fasta
+from runs_here import run
 
-from virnucpro.core.errors import ModelError, VirNucProError
-from virnucpro.models.store import BUNDLED, resolve_model
+from virnucpro.core.errors import VirNucProError
 from virnucpro.training.jobs import read_job
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "x" * 50_000
 MOST_LETTERS = 200
-
-
-@pytest.fixture
-def fasta(tmp_path):
-    records = [("a first", dna(0, 700)), ("b", dna(2, 200)), ("c", "ACG")]
-    return write_fasta(tmp_path / "contigs.fa", *records)
 
 
 # Settings, training configurations and messages do not grow
@@ -94,23 +85,6 @@ def test_messages_about_settings_and_training_stay_short(put, text):
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        ("name", [LONG] * 500), ("classifier", {"file": LONG}), ("dna", {"kind": LONG}),
-        ("orf_policy", {"name": LONG, "keep": 1}), ("files", {LONG: "0"}),
-    ],
-    ids=range(5),
-)  # fmt: skip
-def test_messages_about_a_model_stay_short(tmp_path, place, value):
-    folder = shutil.copytree(BUNDLED, tmp_path / "m")
-    content = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**content, place: value}))
-    with pytest.raises(ModelError) as caught:
-        resolve_model("custom", folder, tmp_path)
-    expect_short(str(caught.value).replace(str(tmp_path), ""), shows=False)
-
-
-@pytest.mark.parametrize(
     "words",
     [
         ["predict", "in.fa", "--device", LONG], ["predict", "in.fa", "-m", LONG], [LONG],
@@ -143,7 +117,8 @@ def test_messages_about_the_environment_and_mates_stay_short(tmp_path):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["fifo", "stdin", "pipe", "device", "reference"])
-def test_estimate_takes_no_input_that_can_be_read_once_only(fasta, tmp_path, kind):
+def test_estimate_takes_no_input_that_can_be_read_once_only(put, tmp_path, kind):
+    fasta = put(">a\nACGT\n")
     content, fifo = fasta.read_bytes(), tmp_path / "fifo.fa"
     reading, writing = os.pipe()
     os.mkfifo(fifo)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from runs_here import dna, run, write_fasta, write_reads
@@ -103,16 +104,6 @@ def test_a_log_file_on_a_full_disk_ends_no_run(fasta, tmp_path, capfd):
 # A user without a home directory
 
 
-@pytest.fixture
-def homeless(monkeypatch):
-    def gone(*_):
-        raise KeyError("uid not found")
-
-    monkeypatch.setattr(pwd, "getpwuid", gone)
-    for name in ("HOME", "VIRNUCPRO_MODEL_DIR", "VIRNUCPRO_MODELS_HOME"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -121,7 +112,10 @@ def homeless(monkeypatch):
         ("config show", 0), ("estimate FASTA -m mini --count-only", 0), ("utils list-devices", 0),
     ],
 )  # fmt: skip
-def test_no_home_directory_is_needed(homeless, fasta, tmp_path, monkeypatch, words, code):
+def test_no_home_directory_is_needed(fasta, tmp_path, monkeypatch, words, code):
+    monkeypatch.setattr(pwd, "getpwuid", mock.Mock(side_effect=KeyError("uid not found")))
+    for name in ("HOME", "VIRNUCPRO_MODEL_DIR", "VIRNUCPRO_MODELS_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VIRNUCPRO_OFFLINE", "1")
     done = run(*words.replace("FASTA", str(fasta)).split())

@@ -1,7 +1,6 @@
 """`-t N` bounds the CPU threads of a run, and no CPU is counted that the process may not use."""
 
 import re
-import threading
 
 import pytest
 import stand_ins
@@ -74,22 +73,6 @@ def test_without_a_number_the_usable_cpus_bound_them(predict, of_torch, monkeypa
     assert "Auto-detected 2 CPU cores for merging" in said
     assert "parallel merge with 2 workers" in said
     assert "sequential merge" in predict("--staged", "--force", "-t", "1")
-
-
-@pytest.mark.parametrize("options", [(), ("--staged", "-w", "3")], ids=["stream", "staged"])
-def test_one_thread_starts_no_second_one(predict, monkeypatch, options):
-    """Neither one that lays out batches nor one that reads ahead."""
-    started, start = [], threading.Thread.start
-
-    def telling(self):
-        started.append(self.name)
-        start(self)
-
-    monkeypatch.setattr(threading.Thread, "start", telling)
-    predict("-t", "1", *options)
-    assert started == []
-    predict("-t", "3", "--force", *options)
-    assert [name for name in started if name.startswith("feed")]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,4 @@
-"""Bugs that the pipelines before this one had, where no other test would catch them.
-
-`docs/bugs.md` lists all of them, each with its test.
-"""
+"""Bugs of the pipelines before this one, where no other test would catch them."""
 
 import importlib.metadata
 import json
@@ -13,7 +10,7 @@ from unittest.mock import patch
 import pytest
 from runs_here import TINY, facts, run, tables, write_dna
 
-from virnucpro.cli.settings import build_settings
+from virnucpro.cli.options import build_settings
 from virnucpro.core.config import KEYS, Config, environment_name
 from virnucpro.core.errors import OutputError
 from virnucpro.engines import feeding

@@ -14,13 +14,13 @@ import torch
 from staged_files import tiny_protein_encoder, write_split_files
 
 from virnucpro.core.errors import DamagedError
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.plans import collate
 from virnucpro.pipeline import workers
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 
 FILES, EACH = 6, 8
 COUNT = FILES * EACH

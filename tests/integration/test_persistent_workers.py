@@ -10,7 +10,7 @@ from runs import are_gone
 from runs_here import run
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 
-from virnucpro.engines.runner import Forward
+from virnucpro.engines.runner import BatchEngine
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.worker_loop import InProcess
@@ -125,14 +125,14 @@ def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
     inputs, tmp_path, caplog, monkeypatch
 ):
     """A file that cannot be read, and one with a sequence that does not fit."""
-    real = Forward.__call__
+    real = BatchEngine._forward
 
-    def call(forward, ready, fixed):
+    def forward(engine, ready):
         if ready.tokens.numel() > 400:
             raise torch.OutOfMemoryError("simulated")
-        return real(forward, ready, fixed)
+        return real(engine, ready)
 
-    monkeypatch.setattr(Forward, "__call__", call)
+    monkeypatch.setattr(BatchEngine, "_forward", forward)
     job = EmbedJob(inputs["dna"][0].encoder, EmbeddingOptions(token_budget=60))
     files = [
         SplitFile(input_file=path, output_file=path.with_suffix(".pt"), layout="dna")

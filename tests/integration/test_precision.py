@@ -1,7 +1,4 @@
-"""float8 is used where a sample of the run's own ORFs keeps its scores, and refused elsewhere.
-
-The device is a stand-in: plain PyTorch computes what its kernels would.
-"""
+"""float8 is used where a sample of the run keeps its scores; plain PyTorch stands for the GPU."""
 
 import numpy as np
 import pytest
@@ -12,8 +9,8 @@ from tests import plain_kernels
 from virnucpro.core import device
 from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, fp8, kernels
-from virnucpro.engines import agreement, base
-from virnucpro.pipeline import direct
+from virnucpro.engines import base
+from virnucpro.pipeline import direct, precision
 from virnucpro.pipeline.worker_loop import InProcess
 
 
@@ -29,7 +26,7 @@ def card(monkeypatch):
     monkeypatch.setattr(device, "detect_cuda_devices", lambda: [0])
     monkeypatch.setattr(attention, "run_on", lambda *_: True)
     monkeypatch.setattr(fp8, "KEPT", ())
-    monkeypatch.setattr(agreement, "LEAST_SEQUENCES", 20)
+    monkeypatch.setattr(precision, "LEAST_SEQUENCES", 20)
     for name in ("float16", "fp8"):  # float16 is slow on a CPU
         monkeypatch.setitem(base.DTYPES, name, "float32")
     plain_kernels.install(monkeypatch)
@@ -59,7 +56,7 @@ def test_a_sample_that_keeps_its_scores_is_told_in_run_json(run, card, caplog):
 
 
 def test_scores_that_move_too_far_are_refused_before_any_is_kept(run, card, monkeypatch):
-    monkeypatch.setattr(agreement, "LARGEST_DIFFERENCE", 1e-9)
+    monkeypatch.setattr(precision, "LARGEST_DIFFERENCE", 1e-9)
     with pytest.raises(UsageError, match=r"probabilities move by up to 0\.0.* leave it out") as e:
         run()
     assert e.value.exit_code == 2
@@ -95,7 +92,7 @@ def test_embedding_from_python_tries_a_sample_too(tiny_home, fasta, card, monkey
     fast = virnucpro.embed(fasta, precision="fp8", **how).vectors
     assert exact.shape == fast.shape
     assert 0 < abs(exact - fast).max() < 0.5
-    monkeypatch.setattr(agreement, "LARGEST_DIFFERENCE", 1e-9)
+    monkeypatch.setattr(precision, "LARGEST_DIFFERENCE", 1e-9)
     with pytest.raises(UsageError, match="changes too much here"):
         virnucpro.embed(fasta, precision="fp8", **how)
 
@@ -114,5 +111,5 @@ EXACT = np.linspace(0, 1, 2_000, dtype=np.float32)
 )
 def test_scores_that_move_are_refused_with_the_figures(fast, figure):
     with pytest.raises(UsageError, match=figure) as caught:
-        agreement.agreement(EXACT, fast)
+        precision.agreement(EXACT, fast)
     assert caught.value.exit_code == 2

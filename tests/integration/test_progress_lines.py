@@ -1,11 +1,21 @@
 """Long work tells how far it is, in ORFs, with a rate, whichever way it goes."""
 
+import io
+import logging
+import os
+import pty
 import re
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from runs_here import facts, predict_here, run, write_dna
 
 from virnucpro.core import progress
+from virnucpro.core.log import setup_logging
+from virnucpro.core.progress import ProgressReporter
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 LINE = re.compile(r"(\w+(?: \w+)?): (\d+)(?:/(\d+))? ORFs, [\d.]+/s, ETA [\d:]+")
@@ -61,3 +71,61 @@ def test_a_run_says_five_lines_and_more_only_if_asked(tmp_path):
             assert said[0].startswith("Architecture: one stream")
             said = [line for line in said if line.startswith(tuple(begins))]
         assert len(said) == 5 and all(map(str.startswith, said, begins)), said
+
+
+def test_without_a_terminal_there_is_a_plain_line_every_half_minute(caplog, monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    caplog.set_level(logging.INFO, "virnucpro")
+    with ProgressReporter().create_file_bar(100, "Embedding", "ORFs") as bar:
+        for _ in range(7):
+            clock.now += 10
+            bar.update(10, loss=1)
+        clock.now += 20
+        bar.update(50)  # what was lost and done again counts once
+    with ProgressReporter().create_file_bar(None, "Scoring", "ORFs") as bar:
+        clock.now += 30
+        bar.update(60, 180)
+    assert caplog.messages == [
+        "Embedding: 30/100 ORFs, 1.0/s, ETA 0:01:10, loss 1",
+        "Embedding: 60/100 ORFs, 1.0/s, ETA 0:00:40, loss 1",
+        "Embedding: 100/100 ORFs, 1.1/s, ETA 0:00:00",
+        "Scoring: 60 ORFs, 2.0/s, ETA 0:01:00",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_busiest_gpu(monkeypatch):
+    driver = mock.Mock(NVMLError=RuntimeError)
+    driver.nvmlDeviceGetCount.return_value = 2
+    memory = [mock.Mock(used=used << 30, total=80 << 30) for used in (10, 30)]
+    driver.nvmlDeviceGetHandleByIndex.side_effect = memory.__getitem__
+    driver.nvmlDeviceGetMemoryInfo.side_effect = lambda handle: handle
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    outer, inner = pty.openpty()
+    with os.fdopen(inner, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with ProgressReporter().create_file_bar(4, "Embedding", "ORFs") as bar:
+            bar.update(2)
+            bar.update(2)
+    shown = ""
+    with suppress(OSError):  # a terminal whose other end is closed says so once it is empty
+        while part := os.read(outer, 65536):
+            shown += part.decode()
+    os.close(outer)
+    assert "Embedding" in shown and "4/4" in shown and "GPU 30.0/80.0 GiB" in shown
+
+
+def test_a_reader_that_went_away_is_not_told_more(monkeypatch, capsys, tmp_path):
+    gone = mock.Mock()
+    gone.write.side_effect = BrokenPipeError
+    monkeypatch.setattr("sys.stdout", gone)
+    setup_logging(log_file=tmp_path / "log")
+    for word in ("one", "two"):
+        logging.getLogger("virnucpro").info(word)
+    assert gone.write.call_count == 1
+    assert capsys.readouterr().err == ""
+    assert [line.split(" - ")[-1] for line in (tmp_path / "log").read_text().splitlines()] == [
+        "one", "two",
+    ]  # fmt: skip

@@ -1,14 +1,13 @@
 """Ray: hosts come and go, the bytes stay; what fails is told, and never tried for ever."""
 
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from runs import entries, wait_for
+from runs import wait_for
 from runs_here import run, tables, write_dna
 from stand_ins import Gated, Troubled
 
@@ -57,19 +56,6 @@ def local(tmp_path_factory):
     command = ["-c", settings, "predict", fasta, "-d", "cpu", "--no-report", "-t", "1"]
     run(*command, "-o", folder / "out", code=0)
     return command, tables(folder / "out")
-
-
-def test_a_driver_is_killed_and_the_run_goes_on_without_ray(cluster, local, tmp_path):
-    command, expected = local
-    out = tmp_path / "out"
-    words = [sys.executable, "-m", "virnucpro", *map(str, command), "-o", str(out)]
-    driver = subprocess.Popen([*words, "--executor", "ray", "--ray-address", cluster.address])
-    assert wait_for(lambda: any(name.startswith("scores") for name in entries(out)))
-    driver.kill()
-    driver.wait()
-    assert not (out / "calls.tsv").exists()
-    run(*command, "-o", out, "--resume", code=0)
-    assert tables(out) == expected
 
 
 def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(

@@ -124,16 +124,6 @@ def test_the_slider_takes_calls_back_in_the_table_and_shows_the_command(table):
     assert table.run("return document.querySelector('td.word[title*=slider]') !== null")
 
 
-def test_columns_say_what_p_is_in_the_sample_and_the_kind_and_a_filter_finds_regions(table):
-    sorted_by_p = table.run("return [ROWS.p.slice(0, 50), ROWS.ps.slice(0, 50)]")
-    shown = [column(table, title) for title in ("p_virus", "p in sample")]
-    assert shown == table.run(f"return {sorted_by_p}.map(column => column.map(score))")
-    assert "RNA virus" in column(table, "Kind")
-    choose(table, "call", "region")
-    hosts = table.run("return [...new Set(DATA.found.map(({row}) => ROWS.id[row]))].sort()")
-    assert hosts and sorted(table.run(SHOWN)) == hosts
-
-
 def test_a_listed_region_opens_its_track_and_is_copied(table):
     origin = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     table.cdp("Browser.grantPermissions", origin)

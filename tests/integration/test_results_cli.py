@@ -10,7 +10,7 @@ from runs_here import contents, dna, facts, fastq, predict_with, write_fasta, wr
 
 from virnucpro.reports.tables import CallRow, rounded
 from virnucpro.scores.scorer import Scorer
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 
 FINAL = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
 

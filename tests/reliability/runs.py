@@ -39,13 +39,7 @@ def write_input(path, records, nt=600, seed=0):
 
 
 class Runs:
-    """Starts runs of `predict` on one input with one model home.
-
-    Args:
-        folder: for the input, settings and logs; the caller removes it.
-        home: of the models.
-        per_file: ORFs per unit of work.
-    """
+    """Starts runs of `predict` on one input, `per_file` ORFs a unit, with one model home."""
 
     def __init__(self, folder: Path, home: Path, per_file=14, records=10):
         self.folder, self.home, self.number = folder, home, 0
@@ -167,5 +161,5 @@ def results(out: Path) -> dict[str, bytes]:
     """Content of every file a run is made for, by name; not of run.json, which holds times."""
     names = ["calls.tsv", "chunks.tsv", "regions.tsv", "viral.fasta", "viral_regions.bed"]
     names += ["viral_chunks.bed", "viral.gff3"]
-    names += [f"reads_merged/prediction_results{end}" for end in (".txt", "_highestscore.csv")]
-    return {name: (out / name).read_bytes() for name in names}
+    paths = [*(out / name for name in names), *out.glob("*_merged/prediction_results*")]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}

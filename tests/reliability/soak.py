@@ -31,12 +31,7 @@ MODES = {  # options, and the share of kills
 
 
 class Soak:
-    """Kills runs until enough have been killed.
-
-    Attributes:
-        report: kills by mode, those that came late, runs brought to their end after one kill or
-            more, and what went wrong.
-    """
+    """Kills runs until enough have been killed; `report` counts them and says what went wrong."""
 
     def __init__(self, runs: Runs, seed: int, modes=MODES):
         self.runs, self.modes = runs, modes

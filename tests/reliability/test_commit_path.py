@@ -1,8 +1,4 @@
-"""Whichever open, write, fsync or rename of a run fails: a clear error, nothing torn, and resume.
-
-The runs are whole predictions in this process on a small input; every call that makes a file
-durable goes through `FaultyDisk`.
-"""
+"""Whichever open, write, fsync or rename fails: a clear error, nothing torn, and resume."""
 
 import errno
 import io
@@ -23,15 +19,7 @@ OPERATIONS = ("open", "write", "fsync", "rename")
 
 
 class FaultyDisk(ExitStack):
-    """Patches what `core.files` calls; counts, and fails where it is told to.
-
-    Args:
-        operation: one of `OPERATIONS`; None fails nothing.
-        number: of the call that fails, from 1.
-        stays: every later call of any kind fails too, as on a full disk.
-        code: errno of the failure.
-        instead: called in place of failing.
-    """
+    """Counts calls of `core.files`; one fails, later ones too if it `stays`, or calls `instead`."""
 
     def __init__(self, operation=None, number=0, stays=False, code=errno.ENOSPC, instead=None):
         super().__init__()

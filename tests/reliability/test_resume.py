@@ -103,12 +103,6 @@ def test_damaged_results_of_a_finished_run_are_not_written_over(
     assert results(out) == undisturbed
 
 
-def test_a_missing_file_is_made_again_without_being_asked(runs, undisturbed, kept):
-    (kept / "reads_protein" / "output_2_ESM.pt").unlink()
-    assert runs.finish(kept, "--resume").code == 0
-    assert results(kept) == undisturbed
-
-
 WRONG = {"tool": "virnucpro", "files": [], "inputs": 3, "samples": {}, "outputs": [], "stages": 1}
 
 
@@ -151,18 +145,6 @@ def test_files_of_others_are_refused_and_left_alone(runs, tmp_path):
     for _ in range(2):
         assert runs.finish(out, "--force").code == 0
         assert all((out / name).read_text() == "mine" for name in names)
-
-
-def test_temporary_files_of_a_killed_run_are_removed(runs, undisturbed, kept):
-    left = [
-        ".calls.tsv.tmp-1", ".checkpoints/.contigs.tsv.tmp-22",
-        "reads_merged/.output_1_merged.pt.tmp-3", "reads_protein/.output_1_ESM.pt.tmp-4",
-    ]  # fmt: skip
-    for name in left:
-        (kept / name).write_text("half")
-    assert runs.finish(kept, "--resume", *STAGED).code == 0
-    assert not any((kept / name).exists() for name in left)
-    assert results(kept) == undisturbed
 
 
 CHANGES = {

@@ -1,7 +1,11 @@
 """Runs killed at any moment go on to the same bytes; poison work fails a run and costs no other."""
 
+import signal
+from functools import partial
+
 import faults
-from runs import results
+import pytest
+from runs import OPTIONS, Runs, entries, results, status_of, wait_for
 from soak import Soak
 
 
@@ -33,3 +37,62 @@ def test_twenty_kills_at_random_moments_change_no_byte(runs):
 
 def test_a_packed_run_killed_with_its_ranks_changes_no_byte(runs):
     assert Soak(runs, SEED, ["packed, 2 ranks"]).go(1)["problems"] == []
+
+
+KILL, STOP = signal.SIGKILL, signal.SIGSTOP
+
+
+@pytest.fixture(scope="module")
+def many(tiny_home, quick_folder):
+    """Runs of many small units, and what a local one leaves."""
+    folder = quick_folder / "shared"
+    folder.mkdir()
+    runs = Runs(folder, tiny_home, per_file=3, records=24)
+    local = folder / "local"
+    assert runs.finish(local).code == 0
+    return runs, results(local)
+
+
+def ended(runs, *words):
+    """A command that is through, and went well."""
+    running = runs.command(*words)
+    running.process.join()
+    assert running.code == 0, running.said
+    return running
+
+
+def test_workers_killed_and_stopped_and_two_runs_side_by_side(many):
+    runs, local = many
+    run, other = runs.folder / "run", runs.folder / "other"
+    for out, block in ((run, 2), (other, 3)):
+        words = ["plan", runs.input, *OPTIONS, "-o", out, "--no-report", "--block", block]
+        ended(runs, *words, "--device", "cpu")
+    worker = ["worker", run, "-t", 1, "-d", "cpu", "--lease", 1]
+    stopped = runs.command(*worker, fault=partial(faults.signal_before_commit, 1, STOP))
+    assert wait_for(lambda: state(stopped) == "T" and holders(run)), stopped.said
+    killed = [
+        runs.command(*worker, fault=partial(faults.signal_before_commit, k, KILL)) for k in (1, 2)
+    ]
+    beside = runs.command("worker", other, *worker[2:], "--finish")
+    for one in (*killed, beside):
+        one.process.join()
+    assert [one.code for one in (*killed, beside)] == [-KILL, -KILL, 0], beside.said
+    ended(runs, *worker)
+    committed = {unit: path.stat().st_mtime_ns for unit, path in entries(run).items()}
+    stopped.send(signal.SIGCONT)
+    stopped.process.join()
+    assert stopped.code == 0 and "another worker was first" in stopped.said
+    assert "no unit is left; 0 were scored here" in stopped.said
+    assert committed == {unit: path.stat().st_mtime_ns for unit, path in entries(run).items()}
+    ended(runs, "finish", run)
+    assert results(run) == results(other) == local
+    assert not list((run / ".checkpoints").glob("claims/*"))
+
+
+def state(running):
+    """State of a process, `T` for stopped."""
+    return (status_of(running.pid) or ["gone"])[0]
+
+
+def holders(run):
+    return list((run / ".checkpoints" / "claims").glob("claim-*"))

@@ -1,33 +1,33 @@
-"""Commands that tell something: estimate, profile, doctor, report, citation, completion."""
-
-from __future__ import annotations
+"""Commands that tell something: what a run costs and gave, what is here, settings and files."""
 
 import json
+import os
 import sys
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, cast
 
 import click
 from click import option
-from click.shell_completion import get_completion_class
+from click.shell_completion import ShellComplete, get_completion_class
 
 from virnucpro.cli import options
-from virnucpro.cli.options import TOKENS, flag
-from virnucpro.cli.settings import config_of, embedding_dtype, model_home
-from virnucpro.core.config import MODEL_TYPES
+from virnucpro.cli.options import TOKENS, config_of, embedding_dtype, flag, model_home
+from virnucpro.core.config import MODEL_TYPES, SWITCHES, Config, default_yaml, environment_name
 from virnucpro.core.device import (
     detect_cuda_devices,
     device_name,
     usable_cpus,
     validate_and_get_device,
 )
-from virnucpro.core.errors import ModelError, UsageError
-from virnucpro.core.files import make_writable, read_json, write_json
-from virnucpro.core.text import duration, gib
+from virnucpro.core.errors import InputError, ModelError, UsageError
+from virnucpro.core.files import atomic_write, make_writable, read_json, write_json
+from virnucpro.core.text import clipped, duration, gib
 
+ENCODERS = {"dnabert-s": ("dna", "DNABERT-S"), "esm2": ("protein", "esm2_t36_3B_UR50D")}
 FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
-MARKS = {True: "ok", False: "FAIL", None: "--"}
 COUNTED = ("records", "scored", "nt", "chunks", "orfs", "dna_tokens", "protein_tokens")
 TOLD = (
     "{model}: {records:,} records, {nt:,} nt; {scored:,} to be scored in {chunks:,} chunks, about "
@@ -71,14 +71,13 @@ def estimate(
     home, threads = model_home(config), config.get("prediction.threads") or usable_cpus()
     shortest = config.get("prediction.min_length") if min_length is None else min_length
     chunk_nt = expected_length or config.get("prediction.expected_length")
-    gpus = detect_cuda_devices()
     if not devices:
-        several = [",".join(map(str, gpus))] if len(gpus) > 1 else []
-        devices = ("cpu", *(["cuda:0"] if gpus else []), *several)
+        gpus = detect_cuda_devices()
+        several = ",".join(map(str, gpus))
+        devices = ("cpu", "cuda:0", several)[: 1 + min(len(gpus), 2)]
     if model_path is not None and not models:
         models = ("custom",)
-    chosen = []
-    rows: list[dict[str, Any]] = []
+    chosen, rows = [], list[dict[str, Any]]()
     for name in models or ("mini", "300", "500"):
         try:
             chosen.append((name, resolve_model(name, model_path, home)))
@@ -92,27 +91,24 @@ def estimate(
         found = costs.survey(input_files, model, shortest, log, reference)
         row: dict[str, Any] = {"model": name, **{key: getattr(found, key) for key in COUNTED}}
         rows.append(row | {"runs": []})
-        if not as_json:
-            click.echo(
-                ("" if found.is_whole else "about, from its first part, ") + TOLD.format(**row)
-            )
+        say = (lambda text: None) if as_json else click.echo
+        say(("" if found.is_whole else "about, from its first part, ") + TOLD.format(**row))
         for device in [] if count_only else devices:
             numbers = device.split(",") if "," in device else []
             used = [f"cuda:{number}" for number in numbers] or [device_name(device)]
-            run: dict[str, Any] = {"device": device}
+            run: dict[str, Any] = {}
             if not found.orfs:
                 run["problem"] = said = "nothing to score"
-            elif (cost := costs.estimate(found, model, used, threads, home)) is None:
+            elif cost := costs.estimate(found, model, used, threads, home):
+                run = asdict(cost)
+                said = f"about {duration(cost.seconds)}, memory {gib(cost.memory)}"
+                said += f", GPU memory {gib(cost.gpu_memory)}" if cost.gpu_memory else ""
+            else:
                 count = 20 if used == ["cpu"] else 2_000
                 said = f"no run of {name} here has told yet; one on some records will: "
                 run["problem"] = said = f"{said}virnucpro predict -m {name} --sample-n {count}"
-            else:
-                run |= asdict(cost)
-                said = f"about {duration(cost.seconds)}, memory {gib(cost.memory)}"
-                said += f", GPU memory {gib(cost.gpu_memory)}" if cost.gpu_memory else ""
-            rows[-1]["runs"].append(run)
-            if not as_json:
-                click.echo(f"  on {device}: {said}")
+            rows[-1]["runs"].append({"device": device, **run})
+            say(f"  on {device}: {said}")
     if as_json:
         click.echo(json.dumps(rows, indent=2))
 
@@ -145,17 +141,16 @@ def profile(
 
     if min_batch > max_batch:
         raise UsageError(f"--min-batch {min_batch} is above --max-batch {max_batch}")
-    config = config_of(ctx)
-    home, chosen = model_home(config), validate_and_get_device(device)
+    config, chosen = config_of(ctx), validate_and_get_device(device)
+    home, dtype = model_home(config), embedding_dtype(config)
     if output is not None:
         make_writable(output.parent)
     if name == "mini":
         model = resolve_model("mini", None, home)
         specs = {"dna": model.dna, "protein": model.protein}
-    elif name == "dnabert-s":
-        specs = {"dna": find_encoder("DNABERT-S", home)}
     else:
-        specs = {"protein": find_encoder("esm2_t36_3B_UR50D", home)}
+        slot, wanted = ENCODERS[name]
+        specs = {slot: find_encoder(wanted, home)}
     budgets = [min_batch]
     while (larger := budgets[-1] + (step or budgets[-1])) <= max_batch:
         budgets.append(larger)
@@ -164,16 +159,16 @@ def profile(
         sequences = sample_sequences(slot, test_file)
         click.echo(f"{spec.name} on {chosen}, {engine} engine, {len(sequences)} sequences")
         trials = []
-        dtype = embedding_dtype(config)
         for trial in try_budgets(spec, sequences, budgets, chosen, engine, dtype):
             trials.append(trial)
-            rate = "does not fit"
-            if trial.fits:
-                rate = f"{trial.tokens_per_s:>10,.0f} tokens/s"
-                rate += f"  {100 * trial.efficiency:.1f}% real tokens"
-            if trial.fits and trial.peak_bytes is not None:
+            rate = (
+                f"{trial.tokens_per_s:>10,.0f} tokens/s  {100 * trial.efficiency:.1f}% real tokens"
+            )
+            if trial.peak_bytes is not None:
                 rate += f"  {trial.peak_bytes / 2**30:.2f} GiB at the peak"
-            click.echo(f"  {trial.token_budget:>7} tokens  {rate}")
+            click.echo(
+                f"  {trial.token_budget:>7} tokens  {rate if trial.fits else 'does not fit'}"
+            )
         winner = best(trials).token_budget
         name = FLAGS[slot] if engine == "padded" else ""
         click.echo(f"  best: {name} {winner}" if name else f"  best: a batch of {winner} tokens")
@@ -193,11 +188,11 @@ def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
     """Check packages, devices, weights and the disk; exit code 1 where something is wrong."""
     from virnucpro.tools.health import check_all
 
-    findings = []
+    findings, marks = [], {True: "ok", False: "FAIL", None: "--"}
     for finding in check_all(model_home(config_of(ctx)), output_dir):
         findings.append(finding)
         if not as_json:
-            click.echo(f"{MARKS[finding.ok]:>4}  {finding.title}: {finding.text}")
+            click.echo(f"{marks[finding.ok]:>4}  {finding.title}: {finding.text}")
             if finding.remedy:
                 click.echo(f"      -> {finding.remedy}")
     failed = [finding for finding in findings if finding.ok is False]
@@ -238,7 +233,194 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     For bash: virnucpro completion bash > ~/.local/share/bash-completion/completions/virnucpro
     """
-    made = get_completion_class(shell)
-    assert made is not None  # click knows each of the choices
-    root = ctx.find_root().command
-    click.echo(made(root, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
+    made = cast("type[ShellComplete]", get_completion_class(shell))  # click knows each of them
+    click.echo(made(ctx.find_root().command, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
+
+
+@click.command()
+@click.argument("output_dir", type=options.FOLDER)
+@click.argument("input_files", nargs=-1, required=True, type=options.FILE)
+@option("--call", "calls", multiple=True, default=["virus"], show_default=True,
+        type=click.Choice(["virus", "non-virus", "uncertain"]),
+        help="May be given again.")  # fmt: skip
+@option("--output", "-o", "targets", multiple=True, default=["-"], show_default=True,
+        type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+        help="Where to write; packed where the name ends in .gz. Given twice, one for each mate "
+        "of pairs, which else come in turn.")  # fmt: skip
+@flag("--force", "-f", help="Write over files that are there.")
+@options.reference
+def extract(
+    output_dir: Path, input_files: tuple[Path, ...], calls: tuple[str, ...],
+    targets: tuple[Path, ...], force: bool, reference: Path | None,
+) -> None:  # fmt: skip
+    """Write the records of INPUT_FILES that the run in OUTPUT_DIR called a virus.
+
+    INPUT_FILES is an input of the run, or both files of a pair; it may have moved, as it is known
+    by its content. Records come out as they are there, FASTA, FASTQ or BAM; of pairs both mates.
+    """
+    from virnucpro.tools.extract import extract as write_records
+
+    for target in targets:
+        if target.is_file() and not force:
+            raise UsageError(f"{target} exists; --force writes over it")
+    written, total = write_records(
+        output_dir, input_files, calls, targets, sys.stdout.buffer, reference
+    )
+    names = clipped(", ".join(map(str, input_files)))
+    click.echo(f"{written:,} of {total:,} records of {names}: {', '.join(calls)}", file=sys.stderr)
+
+
+@click.group()
+def utils() -> None:
+    """List devices, validate files and checkpoints."""
+
+
+@utils.command("list-devices")
+@options.as_json
+def list_devices(as_json: bool) -> None:
+    """Show what predict can compute on: CPUs, and every GPU with its memory."""
+    devices = [{"device": "cpu", "name": f"{usable_cpus()} CPUs usable", "numbers": "float32"}]
+    for number in detect_cuda_devices():
+        import torch
+
+        properties = torch.cuda.get_device_properties(number)
+        free, total = torch.cuda.mem_get_info(number)
+        devices.append({
+            "device": f"cuda:{number}", "name": properties.name,
+            "memory": f"{free / 2**30:.1f} of {gib(total)} free",
+            "capability": f"{properties.major}.{properties.minor}", "numbers": "float16",
+        })  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(devices, indent=1))
+        return
+    for device in devices:
+        click.echo("  ".join(device.values()))
+    if len(devices) == 1:
+        click.echo("no GPU: predict --device auto takes the CPU")
+
+
+@utils.command()
+@click.argument("file", type=options.INPUT)
+@option("--max-errors", "-e", type=options.AT_LEAST_1, default=10, show_default=True,
+        help="Stop after this many errors.")  # fmt: skip
+def validate(file: Path, max_errors: int) -> None:
+    """Read FILE as predict would; exit 0 if it is fine, else 3 (bad input).
+
+    An error is a fault that ends a run, or a record that is no DNA. Records that are too short
+    or without a readable stretch, and ids that occur twice, are notes: predict takes them.
+    """
+    from virnucpro.core.records import Status
+    from virnucpro.pipeline.inputs import check_inputs, plan_sources, read_sources, spool
+    from virnucpro.sequences.letters import screen_record
+    from virnucpro.sequences.read_log import ReadLog
+
+    log = ReadLog(is_silent=True)
+    records = letters = 0
+    errors: list[str] = []
+    notes: Counter[str] = Counter()
+    names = {
+        Status.TOO_SHORT: "records shorter than 60 nt: no call",
+        Status.AMBIGUOUS: "records without 60 plain bases in a row: no call by `longest`",
+    }
+    with TemporaryDirectory() as folder:
+        try:
+            check_inputs([file])
+            sources = plan_sources([file], spool([file], Path(folder)), paired=False)
+            for record in read_sources(sources, log):
+                records += 1
+                letters += len(record.sequence)
+                status = screen_record(record)
+                if status is Status.NOT_DNA:
+                    errors.append(f"{file}: record {records} ({clipped(record.seq_id)}) is not DNA")
+                elif status is not None:
+                    notes[names[status]] += 1
+                if len(errors) >= max_errors:
+                    notes["error limit reached, the rest was not read"] += 1
+                    break
+        except InputError as error:
+            errors.append(str(error))
+    notes["records with an id seen before: renamed to {id}__2"] += log.duplicates
+    notes["records without an id: named record_{n}"] += log.unnamed
+    notes["gap letters: removed"] += log.gaps
+    notes["digits in sequences: removed"] += log.digits
+    notes["blanks in sequences: removed"] += log.blanks
+    notes[f"records with '>' in their id, first: {log.first_mark}"] += log.marks
+    notes["bgzip without its end block: is the file whole?"] += len(log.cut_short)
+    for problem in errors:
+        click.echo(f"error: {problem}")
+    for name, count in sorted((+notes).items()):
+        click.echo(f"note: {count} {name}")
+    click.echo(f"{file}: {records} records, {letters} nt, {len(errors)} errors")
+    if errors:
+        sys.exit(InputError.exit_code)
+
+
+@utils.command("generate-config")
+@option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+        default="virnucpro_config.yaml", show_default=True,
+        help='Where to write it; "-" prints it.')  # fmt: skip
+@flag("--force", "-f", help="Write over a file that is there.")
+def generate_config(output: Path, force: bool) -> None:
+    """Write a YAML file with every setting, its default and what it does."""
+    if str(output) == "-":
+        click.echo(default_yaml(), nl=False)
+        return
+    if output.exists() and not force:
+        raise UsageError(f"{output} exists; --force writes over it")
+    with atomic_write(output, "w") as file:
+        file.write(default_yaml())
+    click.echo(f"wrote {output}; use it with: virnucpro --config {output} predict ...")
+
+
+@utils.command("validate-checkpoints")
+@click.argument("directory", type=options.PLACE)
+@flag("--skip-load", help="Look at sizes and signatures, not at contents.")
+def validate_checkpoints(directory: Path, skip_load: bool) -> None:
+    """Check what --resume would reuse in DIRECTORY, a run's output directory.
+
+    Nothing is changed and nothing stored in a file is executed. Exit 0: all whole; 1: something
+    is damaged (--force-resume recomputes it); 3: no such directory, or nothing to check in it.
+    """
+    from virnucpro.tools.output_check import check_output_dir
+
+    if not directory.is_dir():
+        click.echo(f"{directory}: no such directory", err=True)
+        sys.exit(3)
+    checked = bad = 0
+    for finding in check_output_dir(directory, load=not skip_load):
+        checked += 1
+        bad += bool(finding.problem)
+        problem = f": {finding.problem}" if finding.problem else ""
+        click.echo(f"{'bad' if problem else 'ok':<5} {finding.path}{problem}")
+    click.echo(f"{checked} files checked, {bad} bad")
+    sys.exit(1 if bad else 0 if checked else 3)
+
+
+@click.group()
+def config() -> None:
+    """Show the settings in force and where they come from."""
+
+
+@config.command()
+@options.as_json
+@click.pass_obj
+def show(obj: dict[str, Config], as_json: bool) -> None:
+    """Every key with its value and its source: default, a file, or an environment variable.
+
+    Flags of a command go before all of these. "not set" leaves the choice to the model or the
+    machine.
+    """
+    shown = {}
+    for name, value, source in obj["config"].items():
+        plain = str(value) if isinstance(value, Path) else value
+        shown[name] = {"value": plain, "source": source, "variable": environment_name(name)}
+    if as_json:
+        click.echo(json.dumps(shown, indent=1))
+        return
+    width = max(map(len, shown))
+    for name, about in shown.items():
+        value = "not set" if about["value"] is None else about["value"]
+        click.echo(f"{name:<{width}}  {value}  ({about['source']})")
+    for variable in SWITCHES:
+        if variable in os.environ:
+            click.echo(f"{variable}={os.environ[variable]}  (environment)")

@@ -1,7 +1,5 @@
 """The `virnucpro` command: options of every run, and where an error becomes an exit code."""
 
-from __future__ import annotations
-
 import errno
 import importlib
 import os
@@ -11,46 +9,41 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from virnucpro import __version__
-from virnucpro.cli.streams import Streams
-from virnucpro.core.device import usable_cpus, visible_cpus
+from virnucpro.cli.streams import LostOutputError, take_streams
+from virnucpro.core.device import EXTRA_OF, usable_cpus, visible_cpus
 from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
-from virnucpro.core.extras import EXTRA_OF
 from virnucpro.core.text import clipped
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_WITHIN_S = 4.0
 LONGEST_MESSAGE = 500  # of those that click makes, which hold what was given as it is
 
-# name: (module, summary). Modules are imported when a command runs, so that
-# `virnucpro --help` stays fast.
+# name: (module, summary). Modules are imported when a command runs: `--help` stays fast.
 COMMANDS = {
     "predict": ("predict", "Call each record of a FASTA or FASTQ viral or not."),
-    "plan": ("shared", "Prepare a prediction for workers on many hosts."),
-    "worker": ("shared", "Score units of a planned prediction; start as many as you like."),
-    "finish": ("shared", "Make the tables of a planned prediction."),
-    "status": ("shared", "Show progress of a planned prediction, and who holds what."),
+    "plan": ("predict", "Prepare a prediction for workers on many hosts."),
+    "worker": ("predict", "Score units of a planned prediction; start as many as you like."),
+    "finish": ("predict", "Make the tables of a planned prediction."),
+    "status": ("predict", "Show progress of a planned prediction, and who holds what."),
     "models": ("models", "List, fetch, import and verify models."),
     "estimate": ("info", "Say what a prediction will cost before it starts."),
     "doctor": ("info", "Check install, devices, weights and write speed."),
-    "extract": ("extract", "Write the records of a call, out of the files they came from."),
+    "extract": ("info", "Write the records of a call, out of the files they came from."),
     "report": ("info", "Rebuild report.html of a finished run."),
     "train": ("train", "Train a model on labelled FASTA."),
     "evaluate": ("train", "Measure a model on labelled FASTA."),
     "benchmark": ("benchmark", "Run the benchmark suites of a source checkout."),
     "profile": ("info", "Find the best token budget on this machine."),
-    "config": ("utils", "Show the settings in force and where they come from."),
-    "utils": ("utils", "List devices, validate files and checkpoints."),
+    "config": ("info", "Show the settings in force and where they come from."),
+    "utils": ("info", "List devices, validate files and checkpoints."),
     "citation": ("info", "How to cite."),
     "completion": ("info", "Print the completion script of a shell."),
 }
-
 AFTER_A_STOP = {
     "predict": "; finished work is kept, --resume goes on with it",
     "train": "; what was saved is kept, the same command goes on with it",
@@ -69,8 +62,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"virnucpro.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
-        return command
+        return cast("click.Command", getattr(module, cmd_name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -103,16 +95,16 @@ class LazyGroup(click.Group):
         except Interrupted as stop:
             click.echo(_words(stop, ctx), err=True)
             sys.exit(stop.exit_code)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
+        except (OSError, ModuleNotFoundError) as error:
+            if isinstance(error, OSError):
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                problem = f"{clipped(error.filename)}: {error.strerror}"
+            elif extra := EXTRA_OF.get((error.name or "").split(".")[0]):
+                problem = f"this needs {error.name}: pip install 'virnucpro[{extra}]'"
+            else:
                 raise
-            click.echo(f"virnucpro: error: {clipped(error.filename)}: {error.strerror}", err=True)
-            sys.exit(UsageError.exit_code)
-        except ModuleNotFoundError as error:
-            if (extra := EXTRA_OF.get((error.name or "").split(".")[0])) is None:
-                raise
-            install = f"pip install 'virnucpro[{extra}]'"
-            click.echo(f"virnucpro: error: this needs {error.name}: {install}", err=True)
+            click.echo(f"virnucpro: error: {problem}", err=True)
             sys.exit(UsageError.exit_code)
         except MemoryError:
             click.echo("virnucpro: error: out of memory; use fewer threads", err=True)
@@ -123,9 +115,11 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="VirNucPro")
 @click.option("--verbose", "-v", is_flag=True, help="Log DEBUG lines too.")
 @click.option("--quiet", "-q", is_flag=True, help="Be silent but for errors.")
-@click.option("--log-file", "-l", type=NEW_FILE, help="Also log to this file, DEBUG too.")
+@click.option("--log-file", "-l", type=click.Path(dir_okay=False, path_type=Path),
+              help="Also log to this file, DEBUG too.")  # fmt: skip
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of log lines.")
-@click.option("--config", "-c", "config_file", type=FILE,
+@click.option("--config", "-c", "config_file",
+              type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="YAML settings; see `virnucpro utils generate-config`.")  # fmt: skip
 @click.pass_context
 def cli(
@@ -142,12 +136,10 @@ def cli(
 
     config = Config.load(config_file, os.environ)
     log: dict[str, Any] = {
-        "verbose": verbose,
-        "quiet": quiet,
-        "log_file": log_file or config.get("logging.file"),
+        "verbose": verbose, "quiet": quiet, "log_file": log_file or config.get("logging.file"),
         "style": log_format or config.get("logging.format"),
         "to_stderr": ctx.invoked_subcommand == "extract",  # records go to standard output
-    }
+    }  # fmt: skip
     ctx.ensure_object(dict).update(config=config, config_file=config_file, quiet=quiet, log=log)
     logger = setup_logging(**log)
     for name, near in unknown_variables(os.environ):
@@ -188,7 +180,7 @@ def main() -> None:
     if (cpus := usable_cpus()) < visible_cpus():  # libraries know nothing of quotas
         os.environ.setdefault("OMP_NUM_THREADS", str(cpus))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy has no large products here
-    streams = Streams()
+    output = take_streams()
     for each in STOP_SIGNALS:
         signal.signal(each, _terminate)
     try:
@@ -196,12 +188,11 @@ def main() -> None:
     except Interrupted as stop:  # it came before or after a command
         click.echo(f"virnucpro: {stop}", err=True)
         sys.exit(stop.exit_code)
-    except OSError as error:
-        if not streams.lost_output(error):
-            raise
+    except LostOutputError as error:
         click.echo(f"virnucpro: error: standard output: {error.strerror}", err=True)
         sys.exit(1)
     finally:
         for each in STOP_SIGNALS:  # nothing is left to be stopped but the interpreter
             signal.signal(each, lambda number, frame: os._exit(128 + number))
-        streams.close()
+        output.vain = True  # nothing may go wrong with it any more
+        sys.stdout.flush()

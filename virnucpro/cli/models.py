@@ -1,27 +1,21 @@
 """`virnucpro models`: what is installed, how it gets there, and whether it computes right."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click import option
 
 from virnucpro.cli import options
-from virnucpro.cli.options import flag
-from virnucpro.cli.settings import config_of, model_home
+from virnucpro.cli.options import config_of, flag, model_home
 from virnucpro.core.config import parse_flag
 from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.core.text import clipped, size
-
-if TYPE_CHECKING:
-    from virnucpro.models.specs import EncoderSpec, ModelSpec
 
 
 @click.group()
@@ -122,13 +116,13 @@ def import_command(obj: dict[str, Any], source: Path, name: str) -> None:
         click.echo(f"  {file}  sha256 {entry.sha256}")
 
 
-def _prove(spec: EncoderSpec | ModelSpec) -> None:
+def _prove(spec: Any) -> None:
     """Load what is about to be installed, one tensor of an encoder at a time."""
     from virnucpro.encoders.load import check_encoder
-    from virnucpro.models import specs
+    from virnucpro.models.specs import EncoderSpec
     from virnucpro.scores.classifier import load_classifier
 
-    if isinstance(spec, specs.EncoderSpec):
+    if isinstance(spec, EncoderSpec):
         check_encoder(spec)
         return
     for encoder in (spec.dna, spec.protein):
@@ -164,8 +158,7 @@ def verify(obj: dict[str, Any], name: str | None, golden: Path | None, device: s
         if record := read_manifest(folder):
             record.check(full=True)
             click.echo(f"ok    {folder.name}: {len(record.files)} files have their recorded hash")
-    where = validate_and_get_device(device)
-    failed = 0
+    where, failed = validate_and_get_device(device), 0
     proofs = (checks.verify_golden(spec, golden, where),) if golden else ()
     for check in chain(checks.verify_paths(spec, where), *proofs):
         told = check.limit == float("inf")

@@ -1,11 +1,12 @@
-"""`virnucpro predict`: flags to frozen settings, then one call."""
+"""`virnucpro predict`, and `plan`, `worker`, `finish`, `status`: the same on many hosts."""
 
-from __future__ import annotations
-
+import json
 import logging
 import os
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from click import option
 from click.core import ParameterSource
 
 from virnucpro.cli import options
-from virnucpro.cli.options import AT_LEAST_0, AT_LEAST_1, TOKENS, flag
-from virnucpro.cli.settings import build_settings, config_of
+from virnucpro.cli.options import AT_LEAST_0, AT_LEAST_1, TOKENS, build_settings, config_of, flag
 from virnucpro.core.config import ORF_POLICIES, PRECISIONS, Config
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list, validate_and_get_device
 from virnucpro.core.errors import UsageError
@@ -24,9 +24,6 @@ from virnucpro.pipeline.runtime_config import RuntimeConfig
 
 logger = logging.getLogger("virnucpro.cli")
 
-PACKED_ONLY = ("dnabert_v2", "ranks", "dataloader_workers")
-STREAM_ONLY = ("v1_attention", "pin_memory")
-FILE_WISE_ONLY = ("persistent_models", "cache_clear_interval")
 DEPRECATED = {
     "skip_checkpoint_validation": "finished work is always checked by its checksum",
     "cuda_streams": "copies always overlap with computing",
@@ -45,13 +42,12 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each heading."""
-        title, sections = "", dict[str, list[tuple[str, str]]]()
+        sections: list[tuple[str, list[tuple[str, str]]]] = []
         for parameter in self.get_params(ctx):
-            title = next((HEADINGS[flag] for flag in parameter.opts if flag in HEADINGS), title)
-            record = parameter.get_help_record(ctx)
-            if record and isinstance(parameter, click.Option):
-                sections.setdefault(title, []).append(record)
-        for heading, records in sections.items():
+            sections += [(HEADINGS[flag], []) for flag in parameter.opts if flag in HEADINGS]
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
+                sections[-1][1].append(record)
+        for heading, records in sections:
             with formatter.section(heading):
                 formatter.write_dl(records)
 
@@ -74,10 +70,7 @@ class GroupedCommand(click.Command):
 @flag("--relaxed", help="As --min-score 0.5.")
 @option("--output-dir", "-o", type=options.OUTPUT,
         help="Where results go; default: {stem}_predictions in the current directory.")  # fmt: skip
-@flag(
-    "--gzip-fasta",
-    help="Write viral.fasta.gz and regions.fasta.gz, not viral.fasta and regions.fasta.",
-)
+@flag("--gzip-fasta", help="Write viral.fasta.gz and regions.fasta.gz, not plain files.")
 @flag("--keep-intermediate", "-k", default=None, help="Keep chunk, ORF and feature files.")
 @flag("--resume", help="Reuse finished work whose input and settings are unchanged.")
 @flag("--force-resume", help="Resume, recomputing only what fails its checksum.")
@@ -131,11 +124,22 @@ def predict(
     INPUT_FILES are FASTA or FASTQ, plain or packed, or BAM, CRAM and SAM. Each is a sample of
     its own. Results: calls.tsv has one row for every input record; report.html shows them.
     """
-    _set_up(ctx, flags)
-    config = config_of(ctx)
-    log_file = ctx.obj.get("log", {}).get("log_file")
-    if log_file is not None and any(_is_one_file(log_file, path) for path in input_files):
-        raise UsageError(f"--log-file {log_file} is an input; choose another one")
+    obj, talk = ctx.ensure_object(dict), flags["talk"]
+    if talk is not None and "log" in obj:
+        setup_logging(**{**obj["log"], "quiet": not talk, "verbose": talk})
+    flags["no_progress"] |= obj.get("quiet", False) if talk is None else not talk
+    for name, reason in DEPRECATED.items():
+        if flags[name] is not None:
+            flag = name.replace("_", "-")
+            logger.warning("--%s is deprecated and has no effect: %s", flag, reason)
+    if flags["expandable_segments"]:
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    config, log_file = config_of(ctx), obj.get("log", {}).get("log_file")
+    for path in input_files if log_file else ():
+        with suppress(OSError):  # one of them is not there
+            if path.samefile(log_file):
+                raise UsageError(f"--log-file {log_file} is an input; choose another one")
     persistent_models = ctx.obj["persistent_models"] = flags["persistent_models"]
     is_local = flags["executor"] == "local"
     gpus = choose_gpus(flags["gpus"], flags["device"], config) if is_local else ()
@@ -150,16 +154,17 @@ def predict(
     if v1_fallback:
         logger.info("Architecture: v1.0 (--v1-fallback, all stages use legacy multi-worker)")
     elif parallel:
-        v1_dna, v2_dna = "v1.0 (fast enough, v2.0 planned for v2.1)", "v2.0 (--dnabert-v2)"
+        dna = "v1.0 (fast enough, v2.0 planned for v2.1)"
         logger.info("Architecture: v2.0 hybrid")
         logger.info("  ESM-2 embedding: v2.0 (async DataLoader + sequence packing)")
-        logger.info("  DNABERT-S embedding: %s", v2_dna if compute.dnabert_v2 else v1_dna)
+        logger.info(
+            "  DNABERT-S embedding: %s", "v2.0 (--dnabert-v2)" if compute.dnabert_v2 else dna
+        )
     elif compute.staged:
         logger.info("Architecture: v1.0 (single-GPU or non-parallel mode)")
     else:
-        logger.debug(
-            "Architecture: one stream (both encoders and the classifier in one process a device)"
-        )
+        words = "both encoders and the classifier in one process a device"
+        logger.debug("Architecture: one stream (%s)", words)
     if persistent_models:
         logger.info("Using persistent model loading - models will remain in GPU memory")
     from virnucpro.pipeline import prediction  # looked up when called; torch loads behind it
@@ -181,38 +186,12 @@ def predict(
             devices=compute.devices,
             worker_timeout=compute.worker_timeout,
         )
-    sys.exit(
-        prediction.run_prediction(
-            input_files=input_files,
-            output_dir=out,
-            settings=settings,
-            persistent_models=persistent_models,
-            use_v2_architecture=use_v2,
-            runtime_config=runtime_config,
-        )
-    )
-
-
-def _set_up(ctx: click.Context, flags: dict[str, Any]) -> None:
-    """Set up the log and the environment of this run; warn about flags that are deprecated."""
-    obj, talk = ctx.ensure_object(dict), flags["talk"]
-    if talk is not None and "log" in obj:
-        setup_logging(**{**obj["log"], "quiet": not talk, "verbose": talk})
-    if obj.get("quiet", False) if talk is None else not talk:
-        flags["no_progress"] = True
-    for name, reason in DEPRECATED.items():
-        if flags[name] is not None:
-            flag = name.replace("_", "-")
-            logger.warning("--%s is deprecated and has no effect: %s", flag, reason)
-    if flags["expandable_segments"]:
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _is_one_file(path: Path, other: Path) -> bool:
-    with suppress(OSError):  # one of them is not there
-        return path.samefile(other)
-    return False
+    code = prediction.run_prediction(
+        input_files=input_files, output_dir=out, settings=settings,
+        persistent_models=persistent_models, use_v2_architecture=use_v2,
+        runtime_config=runtime_config,
+    )  # fmt: skip
+    sys.exit(code)
 
 
 def _warn_of_no_effect(ctx: click.Context, packed: bool, staged: bool) -> None:
@@ -220,11 +199,13 @@ def _warn_of_no_effect(ctx: click.Context, packed: bool, staged: bool) -> None:
     if packed:
         reasons = {"esm_batch_size": "with --parallel: memory decides"}
     else:
-        names = PACKED_ONLY + (STREAM_ONLY if staged else ())
+        names = ["dnabert_v2", "ranks", "dataloader_workers"]
+        names += ["v1_attention", "pin_memory"] * staged
         reasons = dict.fromkeys(names, "without the packed engine: add --parallel")
     if packed and ctx.params["dnabert_v2"]:
         reasons["dnabert_batch_size"] = "with --dnabert-v2: memory decides"
-        reasons |= dict.fromkeys(FILE_WISE_ONLY, "with --dnabert-v2: nothing goes file by file")
+        names = ["persistent_models", "cache_clear_interval"]
+        reasons |= dict.fromkeys(names, "with --dnabert-v2: nothing goes file by file")
     for name, reason in reasons.items():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             logger.warning("--%s has no effect %s", name.replace("_", "-"), reason)
@@ -239,3 +220,92 @@ def choose_gpus(text: str | None, device: str | None, config: Config) -> tuple[i
         return tuple(parse_gpu_list(text, devices))
     is_auto = (device or config.get("device.name")).strip().lower() == "auto"
     return tuple(devices) if len(devices) > 1 and is_auto else ()
+
+
+_OF_A_PLAN = (
+    "input_files", "paired", "interleaved", "reference", "min_length", "sample_n", "model_type",
+    "model_path", "expected_length", "orf_policy", "min_score", "max_fdr", "conservative",
+    "relaxed", "gzip_fasta", "resume", "force", "no_report", "threads", "batch_size", "precision",
+)  # fmt: skip
+RUN = click.argument("run", metavar="RUN")
+
+
+def _of_predict(*names: str) -> list[click.Parameter]:
+    return [parameter for parameter in predict.params if parameter.name in names]
+
+
+@click.command(params=_of_predict(*_OF_A_PLAN))
+@option("--output-dir", "-o", "run", required=True, metavar="RUN",
+        help="Where workers find it: a folder that all see, or an s3:// or gs:// URL.")  # fmt: skip
+@option("--device", "-d", type=click.Choice(["cpu", "cuda"]),
+        help="What workers compute on; default: cuda if this host has a GPU.")  # fmt: skip
+@option("--block", type=AT_LEAST_1, default=1, show_default=True,
+        help="Units that a worker claims at a time; 1 to 10 minutes of work are good.")  # fmt: skip
+@click.pass_context
+def plan(
+    ctx: click.Context, /, input_files: tuple[Path, ...], run: str, block: int,
+    device: str | None, **flags: Any,
+) -> None:  # fmt: skip
+    """Read INPUT_FILES once and leave their units of work in RUN, for `virnucpro worker RUN`.
+
+    Workers may start at once, on any host that sees RUN and the same model.
+    """
+    from virnucpro.pipeline import shared_run
+
+    flags["device"] = device or ("cuda" if detect_cuda_devices() else "cpu")
+    if (path := flags["model_path"]) is not None and path.exists():
+        flags["model_path"] = path.absolute()
+    settings = build_settings(flags, config_of(ctx))
+    settings = replace(settings, compute=replace(settings.compute, elsewhere=True))
+    units = shared_run.plan(input_files, run, settings, block)
+    click.echo(f"{run}: {units} units; next: virnucpro worker {run}, on as many hosts as you like")
+
+
+@click.command(params=_of_predict("threads", "gpus", "device"))
+@RUN
+@option("--lease", "lease_s", type=click.FloatRange(min=1), default=120.0, show_default=True,
+        help="Silence after which a worker's units go to others (s).")  # fmt: skip
+@option("--finish", "is_last", is_flag=True, help="Make the tables too, once all units are done.")
+@click.pass_context
+def worker(
+    ctx: click.Context, /, run: str, lease_s: float, is_last: bool, device: str | None,
+    gpus: str | None, threads: int | None,
+) -> None:  # fmt: skip
+    """Score units of RUN until none is left, beside any number of other workers."""
+    from virnucpro.pipeline import shared_run
+
+    flags, config = {"device": device, "threads": threads}, config_of(ctx)
+    settings = build_settings(flags, config, choose_gpus(gpus, device, config))
+    units = shared_run.work(run, settings.compute, settings.model.home, lease_s)
+    click.echo(f"{run}: no unit is left; {units} were scored here")
+    if is_last:
+        sys.exit(shared_run.finish(run))
+
+
+@click.command()
+@RUN
+def finish(run: str) -> None:
+    """Make the tables of RUN, whose units are all scored; needs the inputs again."""
+    from virnucpro.pipeline import shared_run
+
+    sys.exit(shared_run.finish(run))
+
+
+@click.command()
+@RUN
+@options.as_json
+def status(run: str, as_json: bool) -> None:
+    """Show how far RUN is, how fast it goes, and which worker holds which blocks of units."""
+    from virnucpro.pipeline.shared_run import SharedRun
+
+    now = SharedRun(run).status()
+    if as_json:
+        click.echo(json.dumps(now, indent=1))
+        return
+    more = "" if now["planned"] else " so far"
+    click.echo(f"{now['done']} of {now['units']} units{more} done, {now['failed']} of them failed")
+    if now["left_s"] is not None:
+        click.echo(f"{now['units_per_s']:.3g} units/s, ETA {timedelta(seconds=now['left_s'])}")
+    for one in now["workers"]:
+        blocks = ", ".join(map(str, one["blocks"]))
+        click.echo(f"{one['worker']}: {one.get('units', 0)} units done, holds block {blocks}")

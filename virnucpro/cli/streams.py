@@ -1,10 +1,4 @@
-"""The three standard streams of the command, where one is closed or on a full disk.
-
-What is said on standard error is for whoever listens: that nobody does is no failure of a run.
-Standard output holds what was asked for, and losing that is one.
-"""
-
-from __future__ import annotations
+"""The standard streams of the command: losing what was asked for is a failure, the rest is not."""
 
 import errno
 import io
@@ -13,15 +7,19 @@ import sys
 from typing import Any, TextIO
 
 
-class _Raw(io.FileIO):
-    """A standard stream that remembers why it took nothing, and raises it unless that is `vain`."""
+class LostOutputError(OSError):
+    """Standard output takes no more."""
+
+
+class RawStream(io.FileIO):
+    """A standard stream that raises a LostOutputError where it fails, unless it is `vain`."""
 
     def __init__(self, number: int, vain: bool) -> None:
         super().__init__(number, "w", closefd=False)
         self.vain = vain
-        self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
+        """Write all of it."""
         left = memoryview(data).cast("B")
         try:
             while left:
@@ -30,43 +28,31 @@ class _Raw(io.FileIO):
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 left = left[written:]
         except OSError as error:
-            self.failure = error
             if not self.vain:
-                raise
+                raise LostOutputError(error.errno, error.strerror) from error
         return memoryview(data).nbytes
 
 
-class Streams:
-    """Puts the streams of this process in order; to be made once, when the command starts.
+def take_streams() -> RawStream:
+    """Put the streams in order, once; gives what standard output is written through.
 
     A descriptor that is closed is given to the null device, so that no file of ours gets its
-    number: a line meant for standard error would end up in it. It is opened the wrong way
-    round, so that whoever reads standard input, or writes what was asked for to standard
-    output, meets the error of a closed one. Streams that somebody put in place stay.
+    number; it is opened the wrong way round, so that whoever uses it meets the error of a closed
+    one. Streams that somebody put in place stay.
     """
-
-    def __init__(self) -> None:
-        for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
-            try:
-                os.fstat(number)
-            except OSError:
-                os.open(os.devnull, mode)  # takes the lowest number that is free, which is this one
-        if sys.stdin is None:
-            sys.stdin = os.fdopen(0, closefd=False)
-        self._output = _Raw(1, vain=False)
-        if sys.stdout is sys.__stdout__:
-            sys.stdout = _text(io.BufferedWriter(self._output), sys.__stdout__)
-        if sys.stderr is sys.__stderr__:
-            sys.stderr = _text(_Raw(2, vain=True), sys.__stderr__)
-
-    def lost_output(self, error: OSError) -> bool:
-        """Whether this error is that of standard output."""
-        return error is self._output.failure
-
-    def close(self) -> None:
-        """Write what is left on standard output, and let nothing go wrong with it any more."""
-        self._output.vain = True
-        sys.stdout.flush()
+    for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # takes the lowest number that is free, which is this one
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, closefd=False)
+    output = RawStream(1, vain=False)
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _text(io.BufferedWriter(output), sys.__stdout__)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _text(RawStream(2, vain=True), sys.__stderr__)
+    return output
 
 
 def _text(raw: Any, like: TextIO | None) -> TextIO:

@@ -1,19 +1,15 @@
 """`virnucpro train` and `virnucpro evaluate`: labelled FASTA to a model, and to its figures."""
 
-from __future__ import annotations
-
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import click
 from click import option
 
 from virnucpro.cli import options
-from virnucpro.cli.options import AT_LEAST_0, AT_LEAST_1, flag
-from virnucpro.cli.settings import config_of, model_home
+from virnucpro.cli.options import AT_LEAST_0, AT_LEAST_1, config_of, flag, model_home
 from virnucpro.core.device import validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import locked, make_writable
@@ -78,23 +74,18 @@ def train(
     with locked(settings.folder / ".lock"):
         if isinstance(recipe, MlpRecipe):
             mlp = train_mlp(job, recipe, settings, model_home(config_of(ctx)), output_dir)
-            if mlp is None:
-                _pause(f"while embedding; {settings.folder} keeps what is done:")
-            click.echo(
-                f"{output_dir}: model written, epoch {mlp.epoch}; AUROC on held-out windows with "
-                f"a reading frame {mlp.auroc:.4f}"
-            )
+            paused = "" if mlp else f"while embedding; {settings.folder} keeps what is done:"
+            what = "AUROC on held-out windows with a reading frame"
+            said = mlp and f", epoch {mlp.epoch}; {what} {mlp.auroc:.4f}"
         else:
             recipe = replace(recipe, steps=steps or recipe.steps)
             fit = train_bundled(job, recipe, settings, output_dir)
-            if not fit.finished:
-                _pause(f"at step {fit.step} of {recipe.steps};")
-            click.echo(f"{output_dir}: model written; mean AUROC on dev {fit.best:.4f}")
-
-
-def _pause(where: str) -> NoReturn:
-    click.echo(f"paused {where} run again to go on")
-    sys.exit(EXIT_IN_PART)
+            paused = "" if fit.finished else f"at step {fit.step} of {recipe.steps};"
+            said = f"; mean AUROC on dev {fit.best:.4f}"
+    if paused:
+        click.echo(f"paused {paused} run again to go on")
+        sys.exit(EXIT_IN_PART)
+    click.echo(f"{output_dir}: model written{said}")
 
 
 @click.command()

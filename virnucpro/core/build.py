@@ -24,10 +24,7 @@ _MOST = 10**19  # times in nanoseconds are below it
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of sections; an empty file has none.
-
-    It cannot grow while it is read: it has at most 256 KiB, and no value stands for another one.
-    """
+    """A YAML file of sections, at most 256 KiB, in which no value stands for another one."""
     import yaml
 
     try:
@@ -57,15 +54,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def build(kind: type[T], raw: Any, where: str) -> T:
     """Make a dataclass from a mapping; a key without a value counts as not given.
 
-    Numbers stay as they are and lists become tuples, so the digest of the fields is that of the
-    file's values: 1 and 1.0 differ. `where`, the file and maybe a key, begins every ConfigError.
+    Numbers keep their type. `where`, the file and maybe a key, begins every ConfigError.
     """
     known = get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, value in _mapping(raw, where).items():
         if name not in known:
-            has = ", ".join(known)
-            raise ConfigError(f"{where} has no setting named {clipped(name)}; it has {has}")
+            problem = f"{where} has no setting named {clipped(name)}; it has {', '.join(known)}"
+            raise ConfigError(problem)
         if value is not None:
             values[name] = _checked(known[name], value, _inside(where, name))
     for field in fields(kind):  # type: ignore[arg-type]

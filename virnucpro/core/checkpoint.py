@@ -1,8 +1,7 @@
 """Resume is one question: was this unit of work committed under this key, and is it whole?
 
-The ledger of a run holds one small file for each finished unit. It comes to be whole, under a name
-made of unit and key, and only if there is none of that name: of two workers that did the same work
-the later one changes nothing. The list of files is for folders only.
+The ledger of a run holds one small file for each finished unit. It comes to be whole, and only if
+there is none of its name: of two workers that did the same work the later one changes nothing.
 """
 
 import hashlib

@@ -1,12 +1,9 @@
 """Settings from a YAML file and the environment (flags go before, in `cli`): known and typed."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from virnucpro.core.build import read_yaml, scalar
 from virnucpro.core.errors import ConfigError
@@ -19,11 +16,9 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 PRECISIONS = (*DTYPES, "fp8")
 SWITCHES = ("VIRNUCPRO_DISABLE_FP16", "VIRNUCPRO_DISABLE_PACKING", "VIRNUCPRO_V1_ATTENTION")
 MOST = 10**12
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One setting."""
 
     default: Any  # None where it follows from something else
@@ -64,11 +59,11 @@ KEYS: dict[str, Key] = {
 class Config:
     """Values of all `KEYS`, each with the place it came from."""
 
-    def __init__(self, values: Mapping[str, tuple[Any, str]]) -> None:
-        self._values = dict(values)
+    def __init__(self, values: dict[str, tuple[Any, str]]) -> None:
+        self._values = values
 
     @classmethod
-    def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None) -> "Config":
         """Lay environment over file over defaults; a ConfigError names the nearest key."""
         values = {name: (key.default, "default") for name, key in KEYS.items()}
         for name, value in _flatten(read_yaml(path) if path else {}, str(path)).items():
@@ -79,10 +74,9 @@ class Config:
                     values[name] = (_checked(name, environ[variable], variable), variable)
         return cls(values)
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of `name`, one of `KEYS`, or `default` where it is not set."""
-        value = self._values[name][0]
-        return default if value is None else value
+    def get(self, name: str) -> Any:
+        """The value of `name`, one of `KEYS`; None where it is not set."""
+        return self._values[name][0]
 
     def items(self) -> list[tuple[str, Any, str]]:
         """All keys in order: name, value and source."""
@@ -109,8 +103,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def parse_flag(text: str, name: str) -> bool:
     """Read a yes-or-no environment variable; any other word is a ConfigError."""
     word = text.strip().lower()
-    if word in _TRUE or word in _FALSE:
-        return word in _TRUE
+    if (is_true := word in ("1", "true", "yes", "on")) or word in ("0", "false", "no", "off", ""):
+        return is_true
     raise ConfigError(f"{name}={clipped(text)}: use 1, true, yes or 0, false, no")
 
 

@@ -1,12 +1,11 @@
 """Which device to compute on. torch is imported inside: the room itself stays light."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,12 @@ logger = logging.getLogger("virnucpro.core")
 # Made by NVIDIA's driver; the last one under WSL. Where none is, torch need not be asked.
 DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 _NUMBER = re.compile(r"[0-9]{1,4}")
+# The extra that brings what may be installed beside the core
+EXTRA_OF = {  # by the name that is imported
+    "torch": "published", "tokenizers": "published", "h5py": "published",
+    "huggingface_hub": "published", "pysam": "bam", "pynvml": "gpu",
+    "ray": "ray", "obstore": "cloud", "pandas": "pandas",
+}  # fmt: skip
 PROC, GROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 
 
@@ -37,18 +42,15 @@ def detect_cuda_devices() -> list[int]:
     return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
 
 
-def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -> torch.device:
-    """The device of `device_name` as torch knows it; same arguments, same errors."""
+def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -> "torch.device":
+    """The device of `device_name` as torch knows it."""
     import torch
 
     return torch.device(device_name(name, fallback_to_cpu))
 
 
 def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists.
-
-    `auto` is the first GPU, else the CPU; `fallback_to_cpu` takes the CPU where a GPU is missing.
-    """
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `N` into `cpu` or `cuda:N`, a device that exists."""
     text = name.strip().lower()
     if text == "cpu":
         return "cpu"
@@ -80,8 +82,7 @@ def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
 
 def visible_cpus() -> int:
     """CPUs of this process's affinity; libraries count these."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cpus or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usable_cpus() -> int:
@@ -94,27 +95,32 @@ def usable_cpus() -> int:
 
 
 def _quotas() -> Iterator[float]:
-    """CPUs that each control group of this process allows (cgroup-v2.rst, sched-bwc.rst of Linux).
+    """CPUs that each control group of this process allows (cgroup-v2.rst, sched-bwc.rst)."""
 
-    In a container the group's own path may not exist here; the mount is its group then.
-    """
-    for line in _lines(PROC / "cgroup"):
+    def lines(path: Path) -> list[str]:
+        with suppress(OSError):
+            return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return []
+
+    for line in lines(PROC / "cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         mount = GROUPS / ("cpu" if controllers else "")
         inside = PurePosixPath(path.replace("..", "").lstrip("/"))
         for group in (inside, *inside.parents):
-            words = [word for line in _lines(mount / group / "cpu.max") for word in line.split()]
+            words = [word for line in lines(mount / group / "cpu.max") for word in line.split()]
             for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"):
-                words += _lines(mount / group / name)
+                words += lines(mount / group / name)
             if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
                 yield int(words[0]) / int(words[1])
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a file that the kernel makes; none where there is no such file."""
+def version_of(distribution: str) -> str:
+    """The installed version; empty where there is none."""
+    from importlib import metadata  # takes longer to load than `--version` to answer
+
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -61,19 +61,6 @@ class ConfigError(UsageError):
     """A configuration file that cannot be read, or a key that does not exist."""
 
 
-class SequenceTooLongError(VirNucProError):
-    """One sequence alone costs more than a whole batch may (all lengths in tokens)."""
-
-    exit_code = 3
-
-    def __init__(self, index: int, tokens: int, budget: int) -> None:
-        super().__init__(index, tokens, budget)  # all of them: the error must survive pickling
-        self.index, self.tokens, self.budget = index, tokens, budget
-
-    def __str__(self) -> str:
-        return f"sequence {self.index}: {self.tokens} tokens; raise the batch size ({self.budget})"
-
-
 class WorkersFailedError(VirNucProError, RuntimeError):
     """Work of one encoder that no living worker could finish; `failed_ranks` held it last."""
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,16 +27,11 @@ _CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.EOPNOTSUPP}  # some network file sys
 def atomic_write(
     path: Path, mode: str = "wb", temporary: Path | None = None, replace: bool = True
 ) -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; give it the final name once it is whole.
+    """Open a temporary file beside `path`; give it the final name, durably, once it is whole.
 
-    The order is write, fsync, rename, fsync of the folder, so that after a crash the final
-    name holds either the old content or the new one. The temporary file is made, never opened:
-    nobody's file is written over, and no link followed. Text is UTF-8 with LF line ends;
-    `temporary` names the file that only a killed run can have left.
-
-    Raises:
-        FileExistsError: there is a file, and `replace` is False.
-        OutputError: the disk is full, read-only or gone; nothing is left behind.
+    Nobody's file is written over, and no link followed. Text is UTF-8 with LF line ends;
+    `temporary` names the file that only a killed run can have left. An OutputError tells of a disk
+    that is full, read-only or gone; a FileExistsError of a file, where `replace` is False.
     """
     text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     options = {} if "b" in mode else text
@@ -50,7 +46,14 @@ def atomic_write(
         if replace:
             beside.replace(path)
         else:
-            _link(beside, path)
+            try:
+                os.link(beside, path)
+            except OSError as error:
+                if error.errno in _NO_LINKS_HERE:
+                    beside.replace(path)
+                elif beside.stat().st_nlink < 2:  # else NFS has done it, and lost its first answer
+                    raise
+            beside.unlink(missing_ok=True)  # before the folder is synced: one sync for both
         fsync_folder(path.parent)
     except OSError as error:
         if isinstance(error, FileExistsError) and not replace:
@@ -59,18 +62,6 @@ def atomic_write(
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-
-
-def _link(old: Path, new: Path) -> None:
-    """Give a file a second name; where there are no links, another one."""
-    try:
-        os.link(old, new)
-    except OSError as error:
-        if error.errno in _NO_LINKS_HERE:
-            old.replace(new)
-        elif old.stat().st_nlink < 2:  # else NFS has done it, and lost the answer to the first try
-            raise
-    old.unlink(missing_ok=True)  # before the folder is synced, which costs the same for both
 
 
 def temporary_beside(path: Path) -> Path:
@@ -92,11 +83,9 @@ def fsync_folder(folder: Path) -> None:
 
 def make_writable(folder: Path) -> None:
     """Make a folder, and see that files can be made in it, before long work that ends there."""
-    probe = temporary_beside(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         problem = f"{folder}: cannot be written ({error.strerror}); choose another place"
         raise OutputError(problem) from error

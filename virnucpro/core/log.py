@@ -37,8 +37,7 @@ class _Lines(logging.StreamHandler):  # type: ignore[type-arg] # no [] before Py
             return
         self.setLevel(logging.CRITICAL + 1)
         if self.path:
-            logger = logging.getLogger("virnucpro")
-            logger.warning("%s ends here: %s", self.path, error.strerror)
+            logging.getLogger("virnucpro").warning("%s ends here: %s", self.path, error.strerror)
 
     def close(self) -> None:
         if self.path:
@@ -53,9 +52,9 @@ def setup_logging(
 ) -> logging.Logger:  # fmt: skip
     """Configure the `virnucpro` logger anew; if `quiet`, errors on standard error only."""
     logger = logging.getLogger("virnucpro")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
     logger.propagate = False
     logger.setLevel(logging.DEBUG)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO

@@ -10,8 +10,14 @@ from contextlib import contextmanager
 
 def become_worker() -> None:
     """Call it first in a spawned process."""
+
+    def end_with_parent() -> None:  # however that ends
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
+    threading.Thread(target=end_with_parent, daemon=True, name="parent-watch").start()
 
 
 @contextmanager
@@ -27,12 +33,12 @@ def children_ignore_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-# Each library has its own; they are read when it is loaded.
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS",
-)  # fmt: skip
-# Whoever asks for tokens computes them, and not one pool for all that ask.
-_INLINE = {"TOKENIZERS_PARALLELISM": "false"}
+# Each library has its own, read when it is loaded. Whoever asks for tokens computes them, and not
+# one pool for all that ask.
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
+}  # fmt: skip
 
 
 @contextmanager
@@ -43,8 +49,8 @@ def at_most_threads(threads: int, with_torch: bool = True) -> Iterator[None]:
 
         before = torch.get_num_threads()
         torch.set_num_threads(min(threads, before))
-    known = {name: os.environ.get(name) for name in (*_THREAD_VARIABLES, *_INLINE)}
-    os.environ.update({**dict.fromkeys(_THREAD_VARIABLES, "1"), **_INLINE})
+    known = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
     try:
         yield
     finally:
@@ -55,11 +61,3 @@ def at_most_threads(threads: int, with_torch: bool = True) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _end_with_parent() -> None:
-    """Wait for the parent's end, however it comes, and end this process at once."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -39,11 +39,40 @@ class GpuMeter:
 class Bar:
     """What a stage tells while it works; this one shows nothing."""
 
-    def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
-        """Count `n` more items; `postfix` is shown behind the bar.
+    def __init__(self, total: int | None = None, desc: str = "", unit: str = "") -> None:
+        self.total, self.desc, self.unit = total, desc, unit
+        self.done, self.gpu = 0, GpuMeter()
 
-        `expected` is about how many there will be, where the total is not known.
-        """
+    def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
+        """Count `n` more items of about `expected`; `postfix` is shown behind the bar."""
+        self.done += n
+        if self.total is not None:  # what was lost and done again must not count twice
+            self.done = min(self.done, self.total)
+        self.show(self.total or expected, [f"{name} {value}" for name, value in postfix.items()])
+
+    def show(self, expected: int | None, details: list[str]) -> None:
+        """Tell of `done` items."""
+
+
+class _LineBar(Bar):
+    """One log line every half minute, so that job logs stay readable."""
+
+    def __init__(self, total: int | None, desc: str, unit: str) -> None:
+        super().__init__(total, desc, unit)
+        self.start = self.last = time.monotonic()
+
+    def show(self, expected: int | None, details: list[str]) -> None:
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES:
+            return
+        self.last = now
+        rate = self.done / (now - self.start)
+        words = [f"{rate:.1f}/s"]
+        if rate and expected is not None:
+            words.append(f"ETA {timedelta(seconds=int(max(0, expected - self.done) / rate))}")
+        words += [text for text in (*details, self.gpu.text()) if text]
+        count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
+        logger.info("%s: %s %s, %s", self.desc, count, self.unit, ", ".join(words))
 
 
 class ProgressReporter:
@@ -57,67 +86,24 @@ class ProgressReporter:
         self, total: int | None, desc: str = "Processing files", unit: str = "files"
     ) -> Iterator[Bar]:
         """Show the progress of `total` items (None: not known) under the title `desc`."""
-        if not self.enabled:
-            yield Bar()
-        elif sys.stderr.isatty():
-            with _rich_bar(total, desc, unit) as bar:
-                yield bar
-        else:
-            yield _LineBar(total, desc, unit)
-
-
-class _LineBar(Bar):
-    """One log line every half minute, so that job logs stay readable."""
-
-    def __init__(self, total: int | None, desc: str, unit: str) -> None:
-        self.total, self.desc, self.unit = total, desc, unit
-        self.done = 0
-        self.start = self.last = time.monotonic()
-        self.gpu = GpuMeter()
-
-    def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
-        self.done = _bounded(self.done + n, self.total)
-        now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES:
+        if not self.enabled or not sys.stderr.isatty():
+            yield _LineBar(total, desc, unit) if self.enabled else Bar()
             return
-        self.last = now
-        rate = self.done / (now - self.start)
-        count, details = f"{self.done}", [f"{rate:.1f}/s"]
-        if self.total is not None:
-            count += f"/{self.total}"
-        if rate and (total := self.total or expected) is not None:
-            details.append(f"ETA {timedelta(seconds=int(max(0, total - self.done) / rate))}")
-        details += _details(postfix, self.gpu)
-        logger.info("%s: %s %s, %s", self.desc, count, self.unit, ", ".join(details))
+        from rich import progress as rich
+        from rich.console import Console
 
+        columns = (
+            "{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), unit,
+            rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), "{task.fields[details]}",
+        )  # fmt: skip
+        with rich.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            progress.add_task(desc, total=total, details="")
+            [task] = progress.tasks
 
-@contextmanager
-def _rich_bar(total: int | None, desc: str, unit: str) -> Iterator[Bar]:
-    from rich import progress as rich
-    from rich.console import Console
+            class RichBar(Bar):
+                def show(self, expected: int | None, details: list[str]) -> None:
+                    speed = f"{task.speed:,.0f}/s" if task.speed else ""
+                    text = ", ".join(word for word in (speed, *details, self.gpu.text()) if word)
+                    progress.update(task.id, total=expected, completed=self.done, details=text)
 
-    columns = (
-        "{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), unit,
-        rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), "{task.fields[details]}",
-    )  # fmt: skip
-    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(desc, total=total, details="")
-        [task], gpu = progress.tasks, GpuMeter()
-
-        class RichBar(Bar):
-            def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
-                details = [f"{task.speed:,.0f}/s"] if task.speed else []
-                text = ", ".join([*details, *_details(postfix, gpu)])
-                done = _bounded(int(task.completed) + n, total)
-                progress.update(task.id, total=total or expected, completed=done, details=text)
-
-        yield RichBar()
-
-
-def _bounded(done: int, total: int | None) -> int:
-    """What was lost and done again must not count twice at the end."""
-    return done if total is None else min(done, total)
-
-
-def _details(postfix: dict[str, object], gpu: GpuMeter) -> list[str]:
-    return [text for text in (*(f"{k} {v}" for k, v in postfix.items()), gpu.text()) if text]
+            yield RichBar(total, desc, unit)

@@ -1,7 +1,5 @@
 """The nouns that travel between folders: frozen, and checked when made."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,10 +9,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
-
 # How a header's bytes become text and come back unchanged, whatever they are.
 HEADER_BYTES = ("utf-8", "surrogateescape")
-
 _AS_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
 
 
@@ -74,7 +70,7 @@ class Embeddings:
     """Vectors with their ids, row by row."""
 
     seq_ids: tuple[str, ...]
-    vectors: NDArray[np.float32]  # shape (n, d)
+    vectors: "NDArray[np.float32]"  # shape (n, d)
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or len(self.seq_ids) != len(self.vectors):

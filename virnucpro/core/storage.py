@@ -1,7 +1,6 @@
 """Bytes under names, in a folder or in object storage: whole or not there, and whoever is first.
 
-What makes it safe for several hosts is `create`, which only one can win: a hard link in a folder,
-a conditional put (`If-None-Match: *`) in object storage.
+`create` can be won by one host only: a hard link in a folder, a conditional put in an object store.
 """
 
 import re
@@ -19,10 +18,7 @@ _TRIES = 3
 
 
 class Folder:
-    """Files of one folder, which is made when the first is created.
-
-    Names are plain words without a slash.
-    """
+    """Files of one folder, made when the first is created; names are words without a slash."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

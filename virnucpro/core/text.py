@@ -3,10 +3,8 @@
 import reprlib
 
 MOST_LETTERS = 200
-
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel = 3
-_SHORT.maxstring = _SHORT.maxother = MOST_LETTERS
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, MOST_LETTERS, MOST_LETTERS
 
 
 def shown(value: object) -> str:
@@ -49,10 +47,8 @@ def duration(seconds: float) -> str:
     """
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = int(seconds) // 60
-    if minutes < 60:
-        return f"{minutes} min {int(seconds) % 60} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def percent(share: float) -> str:

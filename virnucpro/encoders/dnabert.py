@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import TransformerEncoder, bits_of
+from virnucpro.encoders.base import Layout, Tiled
 from virnucpro.encoders.kernels import Sight
-from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import DnabertShape
 
 
@@ -33,20 +33,18 @@ class Dnabert(TransformerEncoder):
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states: shape (T, dim)."""
-        if isinstance(layout, TiledLayout):
+        if isinstance(layout, Tiled):
             return self._tiled(layout)
         states: Tensor = self.embed_norm(self.embed(layout.tokens) + self.token_types.weight[0])
-        masks = layout.masks(self._slopes(), states.dtype)
+        mask = layout.mask(self.slope_bits.view(torch.float32), states.dtype)
         for layer in self.layers:
-            states = layer(states, layout, masks)
+            states = layer(states, layout, mask)
         return states
 
-    def _slopes(self) -> Tensor:
-        return self.slope_bits.view(torch.float32)
-
-    def _tiled(self, layout: TiledLayout) -> Tensor:
+    def _tiled(self, layout: Tiled) -> Tensor:
         """As `hidden`, with our own kernels."""
-        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, None, self._slopes())
+        slopes = self.slope_bits.view(torch.float32)
+        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, None, slopes)
         table = self.embed.weight + self.token_types.weight[0]
         embedded = functional.embedding(layout.tokens, table)
         states: Tensor = kernels.add_norm(embedded, None, self.embed_norm)
@@ -71,10 +69,10 @@ class DnabertLayer(nn.Module):
         self.down = nn.Linear(shape.ffn, shape.dim)
         self.ffn_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
 
-    def forward(self, states: Tensor, layout: Layout, masks: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, states: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
         """Shape (T, dim) to (T, dim)."""
         q, k, v = self.qkv(states).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        seen = self.out(layout.attend((q, k, v), masks))
+        seen = self.out(layout.attend((q, k, v), mask))
         states = self.attention_norm(states + seen)
         gate, up = self.gate_up(states).chunk(2, dim=-1)
         normed: Tensor = self.ffn_norm(states + self.down(functional.gelu(gate) * up))

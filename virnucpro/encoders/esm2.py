@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import TransformerEncoder, bits_of
+from virnucpro.encoders.base import Layout, Tiled
 from virnucpro.encoders.kernels import Sight
-from virnucpro.encoders.layouts import Layout, TiledLayout
 from virnucpro.models.specs import Esm2Shape
 
 VOCABULARY = 33
@@ -43,16 +43,16 @@ class Esm2(TransformerEncoder):
             states = (states.float() * _TRAINED_SHARE).to(states.dtype)
         if layout.longest <= self.short_tokens:
             states = states.float()
-        if isinstance(layout, TiledLayout):
+        if isinstance(layout, Tiled):
             return self._tiled(states, layout)
-        masks = layout.masks(None, self.norm.weight.dtype)
+        mask = layout.mask(None, self.norm.weight.dtype)
         angles = self.rotary(layout.positions())
         for layer in self.layers:
-            states = layer(states, angles, layout, masks)
+            states = layer(states, angles, layout, mask)
         normed: Tensor = self.norm(states)
         return normed
 
-    def _tiled(self, states: Tensor, layout: TiledLayout) -> Tensor:
+    def _tiled(self, states: Tensor, layout: Tiled) -> Tensor:
         """The layers once more, for kernels that work across the border of two layers."""
         turns = self.rotary.table(layout.longest)
         where = Sight(layout.cu_seqlens, layout.tiles, self.heads, turns, None)
@@ -89,16 +89,12 @@ class Esm2Layer(nn.Module):
         self.down = nn.Linear(shape.ffn, shape.dim)
 
     def forward(
-        self,
-        states: Tensor,
-        angles: tuple[Tensor, Tensor],
-        layout: Layout,
-        masks: tuple[Tensor, ...],
+        self, states: Tensor, angles: tuple[Tensor, Tensor], layout: Layout, mask: Tensor | None
     ) -> Tensor:
         """Shape (T, dim) to (T, dim)."""
         qkv = self.qkv(self.attention_norm(states)).unflatten(-1, (3, self.heads, -1))
         q, k = rotate(qkv[:, :2], angles).unbind(1)
-        states = states + self.out(layout.attend((q, k, qkv[:, 2]), masks))
+        states = states + self.out(layout.attend((q, k, qkv[:, 2]), mask))
         inner = functional.gelu(self.up(self.ffn_norm(states)))
         result: Tensor = states + self.down(inner)
         return result

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from virnucpro.core.errors import UsageError
 from virnucpro.encoders import kernels
-from virnucpro.encoders.attention import prove_backend
+from virnucpro.encoders.base import Tiled
 from virnucpro.encoders.esm2 import Esm2, Esm2Layer
 from virnucpro.encoders.kernels import FP8_LARGEST, Quantised, Sight
-from virnucpro.encoders.layouts import TiledLayout
 
 KEPT = (0, -1)  # layers
 
@@ -64,7 +63,7 @@ class Fp8Layer(nn.Module):
 
 def to_fp8(encoder: Esm2) -> Esm2:
     """A quantised twin on the same device; a UsageError where our kernels do not run."""
-    if prove_backend(encoder) != TiledLayout.backend:
+    if encoder.prove() != Tiled.backend:
         needs = "an H100 or later, Triton, and float16 elsewhere"
         raise UsageError(f"--precision fp8 needs {needs}; leave it out")
     twin = copy.copy(encoder)
@@ -74,6 +73,6 @@ def to_fp8(encoder: Esm2) -> Esm2:
     twin.layers = nn.ModuleList(
         layer if i in kept else Fp8Layer(layer) for i, layer in enumerate(layers)
     )
-    twin.forced_backend = TiledLayout.backend  # there is no plain path back
+    twin.forced_backend = Tiled.backend  # there is no plain path back
     twin.numbers = "float8"
     return twin

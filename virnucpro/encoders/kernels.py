@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from virnucpro.encoders.base import QUERIES
+
 try:
     import triton
     import triton.language as tl
@@ -20,7 +22,6 @@ except ImportError:
     triton = None
 
 FP8_LARGEST = 448.0
-QUERIES = 64  # that one program of the attention kernel takes
 _ROWS, _COLUMNS, _DEPTH = 128, 128, 64  # of a tile of a product; COLUMNS twice
 _HEAD_WIDTHS = (32, 64, 128)
 _LOG2_E = 1.4426950408889634
@@ -185,7 +186,7 @@ class Sight(NamedTuple):
     """Who sees whom in packed tokens; positions by rotary angles or by ALiBi."""
 
     bounds: Tensor  # (n + 1,), int32: where each sequence starts
-    tiles: Tensor  # (m, 2), int32; see `tiles_of`
+    tiles: Tensor  # (m, 2), int32; see `base.tiles_of`
     heads: int  # each d wide
     turns: Tensor | None  # cosines, then sines of the first positions, (longest, d), float32
     slopes: Tensor | None  # of ALiBi, one a head, (heads,), float32
@@ -196,18 +197,6 @@ class Quantised(NamedTuple):
 
     values: Tensor
     scale: Tensor
-
-
-def tiles_of(bounds: Tensor) -> Tensor:
-    """Runs of `QUERIES` places that cover every sequence: (sequence, first), (m, 2), int32.
-
-    >>> tiles_of(torch.tensor([0, 3, 70])).tolist()
-    [[0, 0], [1, 0], [1, 64]]
-    """
-    counts = (bounds.diff().long() + QUERIES - 1) // QUERIES
-    owners = torch.arange(len(counts)).repeat_interleave(counts)
-    first = torch.arange(len(owners)) - (counts.cumsum(0) - counts)[owners]
-    return torch.stack([owners, first * QUERIES], 1).int()
 
 
 def add_norm(

@@ -1,11 +1,19 @@
-"""From a spec to a network ready to run: published names become ours, and nothing is left over."""
+"""From a spec to a network ready to run: published names become ours, and nothing is left over.
 
+Safetensors, `pytorch_model.bin` and fair-esm `.pt`, whole or sharded, are read tensor by tensor,
+without ever running what is in them.
+"""
+
+import argparse
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -13,11 +21,14 @@ from virnucpro.core.errors import ModelError
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.small import load_small
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.encoders.weights import open_checkpoint
+from virnucpro.models.manifest import read_json
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, EncoderSpec, Esm2Shape
+from virnucpro.models.torch_file import TorchFile
 
 _NAMED_IN_MESSAGE = 5
 _READERS = 4  # one alone reads a file that is in memory at a quarter of the speed
+_WHOLE = ("model.safetensors", "model.safetensors.index.json",
+          "pytorch_model.bin", "pytorch_model.bin.index.json")  # fmt: skip
 
 
 def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
@@ -31,16 +42,11 @@ def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) ->
             name: torch.empty(parameter.shape, dtype=dtype, device=device)
             for name, parameter in encoder.named_parameters()
         }
-
-        def fill(slot: str, part: Tensor) -> None:
-            part.copy_(opened.read(slot))
-            opened.check_finite(slot, part)
-
         parts = _slots(state.items(), opened.names).items()
         with ThreadPoolExecutor(_READERS) as readers:
             # a CPU reads as fast as it copies
             spread = readers.map if device.type == "cuda" else map
-            list(spread(fill, *zip(*parts, strict=True)))
+            list(spread(opened.read, *zip(*parts, strict=True)))
         encoder.load_state_dict(state, assign=True)
     return encoder.to(device).eval().requires_grad_(False)
 
@@ -52,7 +58,7 @@ def check_encoder(spec: EncoderSpec) -> None:
     else:
         opened = _Opened(spec)
         for slot in opened.names:
-            opened.check_finite(slot, opened.read(slot))
+            opened.read(slot)
     make_tokenizer(spec).encode("A")
 
 
@@ -109,9 +115,20 @@ def _slot_of(published: str, names: Mapping[str, str]) -> str | None:
         module = module.replace(number[0], ".#.", 1)
     if module not in names:
         return None
-    ours, _, third = names[module].partition("/")
+    ours, slash, third = names[module].partition("/")
     ours = ours.replace("#", str(int(number[1]))) if number else ours
-    return f"{ours}.{kind}/{third}" if third else f"{ours}.{kind}"
+    return f"{ours}.{kind}{slash}{third}"
+
+
+def _slots(tensors: Iterable[tuple[str, Tensor]], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Our tensors by slot; one that is published in thirds is three slots."""
+    slots: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        if any(f"{name}/{i}" in names for i in range(3)):
+            slots |= {f"{name}/{i}": part for i, part in enumerate(tensor.chunk(3))}
+        else:
+            slots[name] = tensor
+    return slots
 
 
 class _Unfilled(TorchFunctionMode):
@@ -126,6 +143,102 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class Checkpoint:
+    """Named tensors of one model, not yet read.
+
+    Args:
+        path: a weight file, an index, or a directory with one; a `config.json` may lie beside it.
+
+    Attributes:
+        config: what the publisher says about the network; empty if nothing.
+        shapes: of each tensor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.source = path
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._readers: dict[str, Callable[[], Tensor]] = {}
+        weights = _find_weights(path) if path.is_dir() else path
+        if not weights.is_file():
+            raise ModelError(f"{weights}: no such weights; fetch the model again")
+        config = weights.parent / "config.json"
+        self.config = read_json(config) if config.is_file() else {}
+        files = [weights]
+        if weights.suffix == ".json":
+            names = read_json(weights).get("weight_map")
+            if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+                raise ModelError(f"{weights}: no weight_map from tensors to files")
+            files = [weights.parent / name for name in sorted(set(names.values()))]
+            for name, file in zip(sorted(set(names.values())), files, strict=True):
+                if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
+                    problem = f"shard {name!r:.200} is not a file beside the index"
+                    raise ModelError(f"{weights}: {problem}")
+                if not file.is_file():
+                    raise ModelError(f"{file}: shard is missing; fetch the model again")
+        for file in files:
+            if file.suffix == ".safetensors":
+                self._open_safetensors(file)
+            elif file.suffix in (".bin", ".pt", ".pth"):
+                self._open_pickled(file)
+            else:
+                raise ModelError(f"{file}: not a weight file (.safetensors, .bin, .pt)")
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU; a ModelError where the file breaks off inside it."""
+        try:
+            return self._readers[name]()
+        except Exception as error:  # readers of two libraries; each has its own errors
+            raise ModelError(f"{self.source}: tensor {name} cannot be read: {error}") from error
+
+    def _add(self, name: str, shape: Any, reader: Callable[[], Tensor]) -> None:
+        if name in self.shapes:
+            raise ModelError(f"{self.source}: tensor {name:.200} is there twice")
+        self.shapes[name], self._readers[name] = tuple(shape), reader
+
+    def _open_safetensors(self, file: Path) -> None:
+        try:
+            handle: Any = safe_open(str(file), framework="pt")
+            shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118
+        except Exception as error:  # the library's own error class is not public in all versions
+            raise ModelError(f"{file}: not a whole safetensors file: {error}") from error
+        for name, shape in shapes.items():
+            self._add(name, shape, partial(handle.get_tensor, name))
+
+    def _open_pickled(self, file: Path) -> None:
+        """Note the tensors of a pickle, which is not run; options of fair-esm go to `config`."""
+        opened = TorchFile(file, [(argparse.Namespace, "argparse.Namespace")])
+        content = opened.content
+        if not isinstance(content, Mapping):
+            raise ModelError(f"{file}: holds a {type(content).__name__}, not a table of tensors")
+        tensors = content.get("model", content)
+        if not isinstance(tensors, Mapping):
+            raise ModelError(f"{file}: no table of tensors inside")
+        if tensors is not content:
+            config = content.get("cfg")
+            options = config.get("model") if isinstance(config, Mapping) else content.get("args")
+            if isinstance(options, argparse.Namespace):
+                plain = (bool, int, float, str)
+                self.config |= {k: v for k, v in vars(options).items() if type(v) in plain}
+        for name, value in tensors.items():
+            tensor = opened.tensor(name, value)
+            self._add(str(name), tensor.shape, partial(Tensor.detach, tensor))
+
+
+def _find_weights(folder: Path) -> Path:
+    """The weight file or index in a model directory; safetensors before pickles."""
+    for name in _WHOLE:
+        if (folder / name).is_file():
+            return folder / name
+    for suffix in (".safetensors", ".pt"):
+        found = [p for p in folder.glob(f"*{suffix}") if "contact-regression" not in p.name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(sorted(p.name for p in found))
+            raise ModelError(f"{folder}: several weight files ({names:.200}); name one")
+    raise ModelError(f"{folder}: no weights here (model.safetensors, pytorch_model.bin, *.pt)")
+
+
 class _Opened:
     """A published network on the meta device; `names` gives its tensors by our slot."""
 
@@ -133,10 +246,10 @@ class _Opened:
         from virnucpro.encoders.dnabert import Dnabert  # attention kernels take seconds to import
         from virnucpro.encoders.esm2 import Esm2
 
-        self.checkpoint = open_checkpoint(spec.path)
-        published = sorted(self.checkpoint.shapes)
-        self.names = {slot: n for n in published if (slot := _slot_of(n, _NAMES[spec.kind]))}
-        rest = set(published) - set(self.names.values())
+        self.checkpoint = Checkpoint(spec.path)
+        shapes = self.checkpoint.shapes
+        self.names = {slot: n for n in sorted(shapes) if (slot := _slot_of(n, _NAMES[spec.kind]))}
+        rest = shapes.keys() - set(self.names.values())
         self._refuse("unexpected", (name for name in rest if not re.fullmatch(_IGNORED, name)))
         is_esm2 = spec.kind == "esm2"
         self.network: Encoder
@@ -145,22 +258,22 @@ class _Opened:
             self.network = Esm2(Esm2Shape(**sizes)) if is_esm2 else Dnabert(DnabertShape(**sizes))
         if self.network.dim != spec.dim:
             raise self._error(f"vectors have {self.network.dim} dimensions, not {spec.dim}")
-        slots, shapes = _slots(self.network.named_parameters(), self.names), self.checkpoint.shapes
+        slots = _slots(self.network.named_parameters(), self.names)
         self._refuse("missing", slots.keys() - self.names.keys())
         self._refuse("unexpected", (self.names[slot] for slot in self.names.keys() - slots.keys()))
         for slot, tensor in slots.items():
             if (shape := shapes[self.names[slot]]) != (wanted := tuple(tensor.shape)):
                 raise self._error(f"{self.names[slot]} is {shape}, wanted {wanted}")
 
-    def read(self, slot: str) -> Tensor:
-        """The published numbers of one of our tensors, on the CPU."""
+    def read(self, slot: str, into: Tensor | None = None) -> None:
+        """Read one of our tensors, which must be finite in its own numbers, or in those of `into`.
+
+        A float16 that cannot hold what is published is no use.
+        """
         tensor = self.checkpoint.read(self.names[slot])
         if tensor.layout != torch.strided or not tensor.is_floating_point():
             raise self._error(f"{self.names[slot]} holds {tensor.dtype}, not plain floats")
-        return tensor
-
-    def check_finite(self, slot: str, values: Tensor) -> None:
-        """Refuse what is no number, or became none in another format."""
+        values = tensor if into is None else into.copy_(tensor)
         if not bool(torch.isfinite(values).all()):
             raise self._error(f"{self.names[slot]} has values that {values.dtype} cannot hold")
 
@@ -171,7 +284,7 @@ class _Opened:
         needed = ["embed.weight", f"layers.0.{'up' if is_esm2 else 'gate_up'}.weight"]
         found = [shapes.get(self.names.get(name, ""), ()) for name in needed]
         if any(len(shape) != 2 for shape in found):
-            raise self._error(f"missing tensors: {_some(needed)}")
+            raise self._error(f"missing tensors: {', '.join(needed)}")
         if numbers != set(range(len(numbers))):
             raise self._error(f"layers are missing between 0 and {max(numbers)}")
         (vocab, dim), (rows, _), layers = *found, len(numbers)
@@ -179,14 +292,26 @@ class _Opened:
         said = {
             "hidden_size": dim, "encoder_embed_dim": dim, "num_hidden_layers": layers,
             "encoder_layers": layers, "intermediate_size": ffn,
+            **({} if is_esm2 else {"vocab_size": vocab}),
         }  # fmt: skip
-        for key, size in said.items() if is_esm2 else (said | {"vocab_size": vocab}).items():
+        for key, size in said.items():
             if (other := config.get(key, size)) != size:
                 raise self._error(f"{key} is {other!r:.60}, but the tensors say {size}")
         eps = config.get("layer_norm_eps", 1e-5 if is_esm2 else DNABERT_S.eps)
         if type(eps) not in (int, float) or not 0 < eps < 1:
             raise self._error(f"layer_norm_eps is {eps!r:.60}")
-        heads = self._heads(layers, dim, is_esm2)
+        heads = config.get("num_attention_heads", config.get("encoder_attention_heads"))
+        if heads is None:
+            published = [*ESM2_SIZES.values()] if is_esm2 else [DNABERT_S]
+            heads = {(one.layers, one.dim): one.heads for one in published}.get((layers, dim))
+            # a rotary table has one frequency for two dimensions of a head
+            tables = [s for n, s in shapes.items() if n.endswith("inv_freq")]
+            if tables and len(tables[0]) == 1 and tables[0][0]:
+                heads = dim // (2 * tables[0][0])
+        if heads is None:
+            raise self._error("number of attention heads unknown; add config.json")
+        if type(heads) is not int or heads < 1 or dim % (heads * (2 if is_esm2 else 1)):
+            raise self._error(f"{heads!r:.60} attention heads for {dim} dimensions")
         sizes = {"layers": layers, "dim": dim, "heads": heads, "ffn": ffn, "eps": float(eps)}
         if not is_esm2:
             types = shapes.get(self.names.get("token_types.weight", ""), (2,))
@@ -196,41 +321,11 @@ class _Opened:
             raise self._error("an ESM network, but not ESM-2")
         return {**sizes, "token_dropout": bool(config.get("token_dropout", True))}
 
-    def _heads(self, layers: int, dim: int, is_esm2: bool) -> int:
-        config = self.checkpoint.config
-        heads = config.get("num_attention_heads", config.get("encoder_attention_heads"))
-        if heads is None:
-            published = [*ESM2_SIZES.values()] if is_esm2 else [DNABERT_S]
-            heads = {(one.layers, one.dim): one.heads for one in published}.get((layers, dim))
-            # a rotary table has one frequency for two dimensions of a head
-            tables = [s for n, s in self.checkpoint.shapes.items() if n.endswith("inv_freq")]
-            if tables and len(tables[0]) == 1 and tables[0][0]:
-                heads = dim // (2 * tables[0][0])
-        if heads is None:
-            raise self._error("number of attention heads unknown; add config.json")
-        if type(heads) is not int or heads < 1 or dim % (heads * (2 if is_esm2 else 1)):
-            raise self._error(f"{heads!r:.60} attention heads for {dim} dimensions")
-        return heads
-
     def _refuse(self, what: str, names: Iterable[str]) -> None:
         if listed := sorted(names):
-            raise self._error(f"{what} tensors: {_some(listed)}")
+            more = len(listed) - _NAMED_IN_MESSAGE
+            text = ", ".join(listed[:_NAMED_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
+            raise self._error(f"{what} tensors: {text}")
 
     def _error(self, problem: str) -> ModelError:
         return ModelError(f"{self.checkpoint.source}: {problem}")
-
-
-def _slots(tensors: Iterable[tuple[str, Tensor]], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Our tensors by slot; one that is published in thirds is three slots."""
-    slots: dict[str, Tensor] = {}
-    for name, tensor in tensors:
-        if any(f"{name}/{i}" in names for i in range(3)):
-            slots |= {f"{name}/{i}": part for i, part in enumerate(tensor.chunk(3))}
-        else:
-            slots[name] = tensor
-    return slots
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED_IN_MESSAGE
-    return ", ".join(names[:_NAMED_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")

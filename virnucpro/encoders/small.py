@@ -6,7 +6,6 @@ batch. `small_cpu` has their files, and the same networks in numpy for a CPU.
 """
 
 import json
-from abc import abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.core.files import atomic_write
-from virnucpro.encoders.base import Batch, Encoder
+from virnucpro.encoders.base import Encoder, Rectangle
 from virnucpro.encoders.small_cpu import (
     CODON_N,
     LOWEST,
@@ -39,10 +38,8 @@ class Stem(nn.Module):
         scale = config.taps**-0.5
         self.weight = nn.Parameter(torch.randn(config.taps, rows, config.width) * scale)
         self.bias = nn.Parameter(torch.zeros(config.width))
-        self.residue: nn.Parameter | None = None
-        if by_residue:
-            shared = torch.randn(config.taps, RESIDUE_ROWS, config.width)
-            self.residue = nn.Parameter(shared * scale)
+        shared = torch.randn(config.taps, RESIDUE_ROWS, config.width) if by_residue else None
+        self.residue = None if shared is None else nn.Parameter(shared * scale)
         self.register_buffer("of_codon", torch.from_numpy(RESIDUE_OF_CODON), persistent=False)
         self.of_codon: Tensor
 
@@ -142,8 +139,8 @@ class Tower(nn.Module):
         x = x * mask
         for block in self.blocks:
             x = block(x, mask)
-        highest, mean = self.pool(x, mask)
-        return highest, mean
+        both: tuple[Tensor, Tensor] = self.pool(x, mask)
+        return both
 
 
 def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,80 +166,50 @@ def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(place < counts[:, :, None], ids, -1), counts
 
 
-class _TowerEncoder(Encoder):
-    """An encoder around one tower."""
+class TowerEncoder(Encoder):
+    """An encoder around one tower.
+
+    Of DNA, the vector holds max and mean of the ORF's own codon frame, then of the five others; of
+    a protein, max and mean over its residues.
+    """
 
     cpu_tokens = 131_072  # of many short rows at once
-    tower: Tower
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Embed each sequence: (n, dim) float32."""
-        starts = batch.cu_seqlens[:-1].long()
-        lengths = batch.cu_seqlens[1:].long() - starts
-        columns = torch.arange(batch.longest, device=batch.tokens.device)
-        where = (starts[:, None] + columns).clamp(max=len(batch.tokens) - 1)
-        letters = batch.tokens[where].where(columns < lengths[:, None], self.pad_id)
-        return self.embed(letters, lengths)
+    def __init__(self, kind: str, config: TowerConfig) -> None:
+        super().__init__()
+        self.kind, self._is_dna = kind, kind == "mini-dna"
+        self.pad_id = BASE_PAD if self._is_dna else RESIDUE_PAD
+        self.dim = config.dim(kind)
+        self.tower = Tower(config, ROWS[kind], by_residue=self._is_dna)
 
-    @abstractmethod
+    def encode(self, layout: Rectangle) -> Tensor:
+        """Vectors of the rows of a rectangle: (n, dim) float32."""
+        return self.embed(layout.rows(layout.tokens), layout.lengths)
+
     def embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
-
-
-class DnaTower(_TowerEncoder):
-    """One tower for six codon frames: max and mean of the ORF's own, then of the others."""
-
-    pad_id = BASE_PAD
-
-    def __init__(self, config: TowerConfig) -> None:
-        super().__init__()
-        self.dim = 4 * config.width
-        self.tower = Tower(config, ROWS["mini-dna"], by_residue=True)
-
-    def embed(self, bases: Tensor, lengths: Tensor) -> Tensor:
-        """Bases (n, L) with `lengths` (n,) to vectors (n, dim)."""
-        ids, counts = six_frames(bases, lengths)
-        highest, mean = self.tower(ids.flatten(0, 1), counts.flatten())
-        highest = highest.view(len(bases), 6, -1)
-        mean = mean.view(len(bases), 6, -1)
+        if not self._is_dna:
+            inside = torch.arange(letters.shape[1], device=letters.device) < lengths[:, None]
+            return torch.cat(self.tower(torch.where(inside, letters, -1), lengths), dim=1)
+        ids, counts = six_frames(letters, lengths)
+        both = self.tower(ids.flatten(0, 1), counts.flatten())
+        highest, mean = (part.view(len(letters), 6, -1) for part in both)
         others = [highest[:, 1:].amax(dim=1), mean[:, 1:].mean(dim=1)]
         return torch.cat([highest[:, 0], mean[:, 0], *others], dim=1)
 
 
-class ProteinTower(_TowerEncoder):
-    """Protein encoder: a tower over residues; the vector holds max and mean."""
-
-    pad_id = RESIDUE_PAD
-
-    def __init__(self, config: TowerConfig) -> None:
-        super().__init__()
-        self.dim = 2 * config.width
-        self.tower = Tower(config, ROWS["mini-protein"], by_residue=False)
-
-    def embed(self, residues: Tensor, lengths: Tensor) -> Tensor:
-        """Residues (n, L) with `lengths` (n,) to vectors (n, dim)."""
-        inside = torch.arange(residues.shape[1], device=residues.device) < lengths[:, None]
-        return torch.cat(self.tower(torch.where(inside, residues, -1), lengths), dim=1)
-
-
-TOWERS: dict[str, type[DnaTower] | type[ProteinTower]] = {
-    "mini-dna": DnaTower,
-    "mini-protein": ProteinTower,
-}
-
-
-def save_tower(kind: str, encoder: DnaTower | ProteinTower, path: Path) -> None:
+def save_tower(encoder: TowerEncoder, path: Path) -> None:
     """Write an encoder as float16 safetensors that carry its shape."""
-    config = {"kind": kind, **asdict(encoder.tower.config), "dim": encoder.dim}
+    config = {"kind": encoder.kind, **asdict(encoder.tower.config), "dim": encoder.dim}
     tensors = {k: v.detach().half().cpu().contiguous() for k, v in encoder.state_dict().items()}
     with atomic_write(path) as file:
         # one entry: the order of several would change from file to file
         file.write(save(tensors, metadata={"tower": json.dumps(config)}))
 
 
-def load_small(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
+def load_small(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> TowerEncoder:
     """Read an encoder of a model directory; errors as for `read_tower`."""
     config, tensors = read_tower(spec)
-    encoder = TOWERS[spec.kind](config)
+    encoder = TowerEncoder(spec.kind, config)
     encoder.tower.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items()})
     return encoder.to(device=device, dtype=dtype)

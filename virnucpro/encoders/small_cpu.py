@@ -37,21 +37,13 @@ _MOST = 8192  # of a size of a network; a damaged file must not ask for all memo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerConfig:
-    """Shape of one tower.
+    """Shape of one tower."""
 
-    Attributes:
-        width: channels.
-        taps: letters (codons or residues) that one stem position sees.
-        stride: letters between two stem positions.
-        dilations: one residual block each; the spacing of its three taps.
-        hidden: channels inside a block; 0 means `width`.
-    """
-
-    width: int
-    taps: int = 9
-    stride: int = 3
-    dilations: tuple[int, ...] = (1, 1, 2, 4)
-    hidden: int = 0
+    width: int  # channels
+    taps: int = 9  # letters (codons or residues) that one stem position sees
+    stride: int = 3  # letters between two stem positions
+    dilations: tuple[int, ...] = (1, 1, 2, 4)  # of the three taps of a residual block each
+    hidden: int = 0  # channels inside a block; 0 means `width`
 
     def __post_init__(self) -> None:
         sizes = (self.width, self.taps, self.stride, *self.dilations)
@@ -61,6 +53,10 @@ class TowerConfig:
             raise ValueError(f"hidden must be a whole number from 0 to {_MOST}")
         if self.taps % self.stride or (self.taps // self.stride) % 2 == 0:
             raise ValueError(f"taps must be an odd multiple of stride: {self.taps}, {self.stride}")
+
+    def dim(self, kind: str) -> int:
+        """Width of a vector of a kind of encoder."""
+        return self.width * (4 if kind == "mini-dna" else 2)
 
     def shapes(self, kind: str) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor of a tower, by name."""
@@ -81,11 +77,9 @@ class TowerConfig:
 
 
 def read_tower(spec: EncoderSpec) -> tuple[TowerConfig, dict[str, Floats]]:
-    """Shape and tensors of an encoder's file, the tensors by their names inside the tower.
+    """Shape and tensors of a file of `small.save_tower`, the tensors by names inside the tower.
 
-    Raises:
-        ModelError: not a file that `small.save_tower` wrote, of another kind or width than `spec`
-            says, or with numbers that are not finite.
+    A ModelError tells of another kind or width than `spec` says, and of numbers not finite.
     """
     try:
         with safe_open(spec.path, framework="np") as file:
@@ -95,7 +89,7 @@ def read_tower(spec: EncoderSpec) -> tuple[TowerConfig, dict[str, Floats]]:
             if (dim := facts.pop("dim")) != spec.dim:
                 raise ValueError(f"vectors have {dim} dimensions, not {spec.dim}")
             config = TowerConfig(**{**facts, "dilations": tuple(facts["dilations"])})
-            if dim != config.width * (4 if kind == "mini-dna" else 2):
+            if dim != config.dim(kind):
                 raise ValueError(f"width {config.width} does not give {dim} dimensions")
             shapes = {f"tower.{name}": shape for name, shape in config.shapes(kind).items()}
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -163,57 +157,69 @@ class Norm:
         return out
 
 
-class Block:
-    """Residual block: norm per position, 3-wide convolution, squared ReLU, linear map."""
+class SmallEncoder:
+    """One of the two encoders, in float32; a ModelError as `read_tower`.
 
-    def __init__(self, weights: Mapping[str, Floats], number: int, dilation: int) -> None:
-        name = f"blocks.{number}"
-        self.dilation, self.norm = dilation, Norm(weights, f"{name}.norm")
-        up, down = weights[f"{name}.up.weight"], weights[f"{name}.down.weight"]
-        self.up = np.ascontiguousarray(up[:, :, 0].transpose(2, 1, 0).reshape(-1, len(up)))
-        self.down = np.ascontiguousarray(down.T)
-        self.up_bias, self.down_bias = weights[f"{name}.up.bias"], weights[f"{name}.down.bias"]
+    Attributes:
+        pad_id: the letter that stands past the end of a sequence.
+        per_letter: positions that are computed for a letter of a sequence, about.
+    """
 
-
-class Tower:
-    """Stem, residual blocks, pool; see `small.Tower`."""
-
-    def __init__(self, config: TowerConfig, weights: Mapping[str, Floats]) -> None:
-        self.config = config
+    def __init__(self, spec: EncoderSpec) -> None:
+        config, weights = read_tower(spec)
+        self._config, self._is_dna, self.dim = config, spec.kind == "mini-dna", spec.dim
+        self.pad_id = BASE_PAD if self._is_dna else RESIDUE_PAD
+        self.per_letter = (2 if self._is_dna else 1) / config.stride
         table = weights["stem.weight"].copy()
-        if "stem.residue" in weights:
+        if self._is_dna:
             table[:, :CODON_N] += weights["stem.residue"][:, RESIDUE_OF_CODON]
         self._rows = table.shape[1] + 1
         # the last row of each tap stands for no letter
         self._table = np.pad(table, ((0, 0), (0, 1), (0, 0))).reshape(-1, config.width)
-        self._bias = weights["stem.bias"]
-        self._blocks = [Block(weights, i, d) for i, d in enumerate(config.dilations)]
-        self._pool = Norm(weights, "pool.norm")
+        self._bias, self._pool = weights["stem.bias"], Norm(weights, "pool.norm")
+        self._blocks = []
+        for i, dilation in enumerate(config.dilations):
+            name = f"blocks.{i}"
+            up, down = weights[f"{name}.up.weight"], weights[f"{name}.down.weight"]
+            taps = np.ascontiguousarray(up[:, :, 0].transpose(2, 1, 0).reshape(-1, len(up)))
+            block = taps, weights[f"{name}.up.bias"], down.T.copy(), weights[f"{name}.down.bias"]
+            self._blocks.append((dilation, Norm(weights, f"{name}.norm"), *block))
         self._scratch = Scratch()
 
-    def forward(self, ids: Integers, counts: Integers) -> Floats:
+    def embed(self, letters: Integers, lengths: Integers) -> Floats:
+        """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
+        if not self._is_dna:
+            inside = np.arange(letters.shape[1]) < lengths[:, None]
+            return np.hstack(list(self._forward(np.where(inside, letters, -1), lengths)))
+        ids, counts = six_frames(letters, lengths)
+        both = self._forward(ids.reshape(-1, ids.shape[2]), counts.reshape(-1))
+        highest, mean = both.reshape(2, len(letters), 6, -1)
+        others = [highest[:, 1:].max(axis=1), mean[:, 1:].mean(axis=1)]
+        return np.hstack([highest[:, 0], mean[:, 0], *others])
+
+    def _forward(self, ids: Integers, counts: Integers) -> Floats:
         """Letters (n, P), -1 for none, with `counts` (n,) each to max and mean: (2, n, width)."""
         x, places = self._stem(ids)
         n, width = len(ids), x.shape[1]
-        inside = np.arange(places) * self.config.stride < counts[:, None]
+        inside = np.arange(places) * self._config.stride < counts[:, None]
         outside = np.flatnonzero(~inside)  # of sequences shorter than the longest
         x[outside] = 0
         h = self._scratch.array("h", *x.shape)
-        y = self._scratch.array("y", len(x), self.config.hidden or width)
+        y = self._scratch.array("y", len(x), self._config.hidden or width)
         taps = self._scratch.array("taps", n, places, 3 * width)  # before, at, after a position
-        for block in self._blocks:
-            at = block.norm(x, out=h).reshape(n, places, width)
+        for dilation, norm, up, up_bias, down, down_bias in self._blocks:
+            at = norm(x, out=h).reshape(n, places, width)
             h[outside] = 0
-            d = min(block.dilation, places)
+            d = min(dilation, places)
             taps[:, d:, :width], taps[:, :d, :width] = at[:, : places - d], 0
             taps[:, :, width : 2 * width] = at
             taps[:, : places - d, 2 * width :], taps[:, places - d :, 2 * width :] = at[:, d:], 0
-            np.matmul(taps.reshape(len(x), -1), block.up, out=y)
-            y += block.up_bias
+            np.matmul(taps.reshape(len(x), -1), up, out=y)
+            y += up_bias
             np.maximum(y, 0, out=y)
             y *= y
-            np.matmul(y, block.down, out=h)
-            h += block.down_bias
+            np.matmul(y, down, out=h)
+            h += down_bias
             x += h
         at = self._pool(x, out=h).reshape(n, places, width)
         h[outside] = LOWEST
@@ -224,13 +230,13 @@ class Tower:
 
     def _stem(self, ids: Integers) -> tuple[Floats, int]:
         """Sum over `taps` letters of one row for each (tap, letter); positions of a sequence."""
-        taps, stride = self.config.taps, self.config.stride
+        taps, stride = self._config.taps, self._config.stride
         left = (taps - stride) // 2
         places = -(-ids.shape[1] // stride)
         right = (places - 1) * stride + taps - left - ids.shape[1]
         padded = np.pad(ids, ((0, 0), (left, right)), constant_values=-1)
         padded[padded < 0] = self._rows - 1
-        x = self._scratch.array("x", len(ids) * places, self.config.width)
+        x = self._scratch.array("x", len(ids) * places, self._config.width)
         x[:] = self._bias
         rows = self._scratch.array("h", *x.shape)
         for tap in range(taps):
@@ -238,34 +244,3 @@ class Tower:
             np.take(self._table, letters + tap * self._rows, axis=0, out=rows, mode="clip")
             x += rows
         return x, places
-
-
-class SmallEncoder:
-    """One of the two encoders, in float32.
-
-    Attributes:
-        pad_id: the letter that stands past the end of a sequence.
-        per_letter: positions that are computed for a letter of a sequence, about.
-
-    Raises:
-        ModelError: as `read_tower`.
-    """
-
-    def __init__(self, spec: EncoderSpec) -> None:
-        config, weights = read_tower(spec)
-        self._is_dna, self.dim = spec.kind == "mini-dna", spec.dim
-        self.pad_id = BASE_PAD if self._is_dna else RESIDUE_PAD
-        self._tower = Tower(config, weights)
-        self.per_letter = (2 if self._is_dna else 1) / config.stride
-
-    def embed(self, letters: Integers, lengths: Integers) -> Floats:
-        """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
-        if not self._is_dna:
-            inside = np.arange(letters.shape[1]) < lengths[:, None]
-            return np.hstack(list(self._tower.forward(np.where(inside, letters, -1), lengths)))
-        ids, counts = six_frames(letters, lengths)
-        highest, mean = self._tower.forward(
-            ids.reshape(-1, ids.shape[2]), counts.reshape(-1)
-        ).reshape(2, len(letters), 6, -1)
-        others = [highest[:, 1:].max(axis=1), mean[:, 1:].mean(axis=1)]
-        return np.hstack([highest[:, 0], mean[:, 0], *others])

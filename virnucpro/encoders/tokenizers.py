@@ -39,20 +39,20 @@ def _bytes(sequence: str) -> NDArray[np.uint8]:
     return np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)
 
 
-def _table(letters: str, first: int, other: int, either_case: bool = True) -> NDArray[np.int64]:
+def _table(letters: str, first: int, other: int) -> NDArray[np.int64]:
     table = np.full(256, other, dtype=np.int64)
     table[_bytes(letters)] = np.arange(len(letters)) + first
-    if either_case:
-        table[ord("a") : ord("z") + 1] = table[ord("A") : ord("Z") + 1]
     return table
 
 
 _IDS = {
-    "esm2": _table(ESM_RESIDUES, 4, UNKNOWN_ID, either_case=False),
+    "esm2": _table(ESM_RESIDUES, 4, UNKNOWN_ID),
     "mini-dna": _table(BASES, 0, BASE_N),
     "mini-protein": _table(RESIDUES, 0, RESIDUE_X),
 }
-_IDS["mini-dna"][[ord("U"), ord("u")]] = BASES.index("T")
+_IDS["mini-dna"][ord("U")] = BASES.index("T")
+for _kind in ("mini-dna", "mini-protein"):  # in either case
+    _IDS[_kind][ord("a") : ord("z") + 1] = _IDS[_kind][ord("A") : ord("Z") + 1]
 
 
 class LetterTokenizer:
@@ -65,8 +65,6 @@ class LetterTokenizer:
     """
 
     def __init__(self, kind: str) -> None:
-        if kind not in _IDS:
-            raise ModelError(f"encoder kind {kind!r} is unknown")
         self.kind = kind
 
     def encode(self, sequence: str) -> NDArray[np.int64]:
@@ -74,6 +72,10 @@ class LetterTokenizer:
         if self.kind != "esm2":
             return _IDS[self.kind][_bytes(sequence)]
         return np.concatenate(([BOS_ID], _IDS["esm2"][_bytes(sequence[:MAX_RESIDUES])], [EOS_ID]))
+
+    def encode_batch(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
+        """As `encode` for each of `sequences`."""
+        return list(map(self.encode, sequences))
 
 
 class BpeTokenizer:
@@ -84,7 +86,7 @@ class BpeTokenizer:
 
     def encode(self, sequence: str) -> NDArray[np.int64]:
         """Token ids with CLS and SEP: shape (tokens,), int64."""
-        return np.array(self._tokenizer.encode(sequence).ids, dtype=np.int64)
+        return self.encode_batch([sequence])[0]
 
     def encode_batch(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         """As `encode` for each of `sequences`; other threads run meanwhile."""

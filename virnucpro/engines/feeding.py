@@ -1,4 +1,4 @@
-"""Prepare batches off the device's thread, each exactly once and in order.
+"""Make batches of sequences, and prepare them off the device's thread, each once and in order.
 
 Threads and not processes: laying out is numpy and byte pair encoding Rust, and both let go of the
 interpreter, so nothing is pickled and no second process can touch the device.
@@ -20,7 +20,57 @@ if TYPE_CHECKING:
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+Counts = NDArray[np.int64]
 _SLICE = 256  # sequences per call of a tokenizer
+
+
+def rectangles(widths: Counts, budget: int, narrowest: float = 0.0) -> Iterator[Counts]:
+    """Indices of each batch, widest rows first, so many that all as wide as the first fit `budget`.
+
+    Equal widths keep their order; rows under `narrowest` of the first begin another batch.
+
+    >>> [batch.tolist() for batch in rectangles(np.array([2, 5, 3]), budget=6)]
+    [[1], [2, 0]]
+    """
+    order = np.argsort(-widths, kind="stable")
+    falling = -widths[order]
+    first = 0
+    while first < len(order):
+        width = -int(falling[first])
+        last = first + max(1, budget // max(1, width))
+        if narrowest:
+            last = min(last, int(np.searchsorted(falling, -narrowest * width, side="right")))
+        yield order[first:last]
+        first = last
+
+
+def pack(lengths: Counts, budget: int) -> list[Counts]:
+    """Fill batches of `budget` tokens, longest sequences first, each where it first fits.
+
+    Equal lengths keep their order, so the plan is reproducible; what is over `budget` goes alone.
+
+    >>> [batch.tolist() for batch in pack(np.array([5, 3, 2, 1]), budget=6)]
+    [[0, 3], [1, 2]]
+    """
+    if not len(lengths):
+        return []
+    free: Counts = np.empty(0, dtype=np.int64)  # tokens of each batch, in the order of opening
+    homes = []
+    distinct, counts = np.unique(lengths, return_counts=True)
+    for tokens, count in zip(distinct[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        capacity = np.maximum(free, 0) // tokens
+        taken = np.clip(count - (np.cumsum(capacity) - capacity), 0, capacity)
+        left, each = count - int(taken.sum()), max(1, budget // tokens)
+        fresh = np.full(-(-left // each), each, dtype=np.int64)
+        if len(fresh):
+            fresh[-1] = left - each * (len(fresh) - 1)
+        taken = np.concatenate([taken, fresh])
+        free = np.pad(free, (0, len(fresh)), constant_values=budget) - taken * tokens
+        homes.append(np.repeat(np.arange(len(taken)), taken))
+    home = np.concatenate(homes)
+    by_home = np.argsort(home, kind="stable")
+    edges = np.flatnonzero(np.diff(home[by_home])) + 1
+    return np.split(np.argsort(-lengths, kind="stable")[by_home], edges)
 
 
 def spread(make: Callable[[Given], Made], given: Iterable[Given], threads: int) -> Iterator[Made]:
@@ -56,11 +106,12 @@ class Ahead(Iterator[Made]):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="feeder") if depth else None
         # Elements as lists of one; the end is an empty one.
         self._waiting: deque[Future[list[Made]]] = deque()
-        if self._pool:
-            self._waiting.extend(self._pool.submit(self._next) for _ in range(depth))
+        for _ in range(depth):
+            self._ask()
 
-    def _next(self) -> list[Made]:
-        return list(islice(self._source, 1))
+    def _ask(self) -> None:
+        if self._pool:
+            self._waiting.append(self._pool.submit(lambda: list(islice(self._source, 1))))
 
     @property
     def is_ready(self) -> bool:
@@ -70,7 +121,7 @@ class Ahead(Iterator[Made]):
     def __next__(self) -> Made:
         if self._pool is None:
             return next(self._source)
-        self._waiting.append(self._pool.submit(self._next))
+        self._ask()
         if element := self._waiting.popleft().result():
             return element[0]
         raise StopIteration
@@ -89,11 +140,5 @@ def tokenize(
     tokenizer: Tokenizer, sequences: Sequence[str], threads: int = 1
 ) -> list[NDArray[np.int64]]:
     """Token ids of `sequences`, in their order; `threads` slices side by side."""
-    many = getattr(tokenizer, "encode_batch", None)
-
-    def encode(start: int) -> list[NDArray[np.int64]]:
-        some = sequences[start : start + _SLICE]
-        return list(many(some)) if many else [tokenizer.encode(letters) for letters in some]
-
-    slices = spread(encode, range(0, len(sequences), _SLICE), threads)
-    return [tokens for part in slices for tokens in part]
+    parts = [sequences[at : at + _SLICE] for at in range(0, len(sequences), _SLICE)]
+    return [tokens for part in spread(tokenizer.encode_batch, parts, threads) for tokens in part]

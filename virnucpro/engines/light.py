@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.small_cpu import SmallEncoder
 from virnucpro.engines.base import Embedded, EngineStats
-from virnucpro.engines.feeding import spread
+from virnucpro.engines.feeding import rectangles, spread
 
 _POSITIONS = 1024  # of a piece: its widest array takes about 3 MB
 
@@ -30,15 +30,6 @@ class LightEngine:
     def embed(self, items: Sequence[Tokens]) -> Iterator[Embedded]:
         """Yield the vectors of piece after piece, long sequences first, each item once."""
         lengths = np.array([len(item) for item in items], dtype=np.int64)
-        order = np.argsort(-lengths, kind="stable")
-        budget = self.stats.token_budget
-
-        def pieces() -> Iterator[NDArray[np.int64]]:
-            first = 0
-            while first < len(order):
-                last = first + max(1, budget // max(1, int(lengths[order[first]])))
-                yield order[first:last]
-                first = last
 
         def vectors(rows: NDArray[np.int64]) -> Embedded:
             letters = np.full((len(rows), max(1, lengths[rows[0]])), self._encoder.pad_id)
@@ -46,11 +37,9 @@ class LightEngine:
                 letters[place, : lengths[row]] = items[row]
             return rows, self._encoder.embed(letters, lengths[rows])
 
+        pieces = rectangles(lengths, self.stats.token_budget)
         with threadpool_limits(1, "blas"):
-            for rows, found in spread(vectors, pieces(), self._threads):
-                tokens = int(lengths[rows].sum())
-                self.stats.sequences += len(rows)
-                self.stats.batches += 1
-                self.stats.tokens += tokens
-                self.stats.slots += len(rows) * max(1, int(lengths[rows[0]]))
+            for rows, found in spread(vectors, pieces, self._threads):
+                own = lengths[rows].tolist()
+                self.stats.count(own, len(rows) * max(1, own[0]))
                 yield rows, found

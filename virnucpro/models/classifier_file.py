@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from virnucpro.core.errors import ModelError
-from virnucpro.core.files import atomic_write
 from virnucpro.models.torch_file import TorchFile
 
 PUBLISHED_KIND, MINI_KIND = "mlp", "mini"
@@ -27,7 +25,7 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 class _Layer:
-    """Stands for a layer of a pickled module: keeps what it was given, and can do nothing."""
+    """Stands for a layer of a pickled module: keeps its state, and can do nothing."""
 
     state: Mapping[str, Any] = MappingProxyType({})  # pickles call no `__init__`
 
@@ -37,15 +35,6 @@ class _Layer:
 
 _MODULES = "linear.Linear", "batchnorm.BatchNorm1d", "dropout.Dropout", "activation.ReLU"
 _LAYERS = ["__main__.MLPClassifier", *(f"torch.nn.modules.{name}" for name in _MODULES)]
-
-
-def import_classifier(source: Path, target: Path) -> None:
-    """Turn a published classifier, in whatever form `read_classifier` reads, into safetensors."""
-    kind, tensors = read_classifier(source)
-    if kind != PUBLISHED_KIND:
-        raise ModelError(f"{source}: a classifier of the kind {kind!r:.40}; import its folder")
-    with atomic_write(target) as file:
-        file.write(save(dict(tensors), metadata={"kind": kind}))
 
 
 def read_classifier(path: Path) -> tuple[str, Tensors]:
@@ -63,8 +52,7 @@ def read_classifier(path: Path) -> tuple[str, Tensors]:
     if size > _MAX_BYTES:
         raise ModelError(f"{path}: {size} bytes are too many for a classifier")
     # safetensors begin with the length of their JSON header; a pickle would claim terabytes
-    is_safetensors = start[8:] == b"{" and int.from_bytes(start[:8], "little") < size
-    if is_safetensors:
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < size:
         try:
             with safe_open(path, framework="numpy") as opened:
                 kind = (opened.metadata() or {}).get("kind", PUBLISHED_KIND)
@@ -97,21 +85,21 @@ def read_classifier(path: Path) -> tuple[str, Tensors]:
 
 def _expected(kind: str, tensors: Tensors) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors of a kind of network, as wide as the hidden layer found."""
-    is_mini = kind == MINI_KIND
-    weight = tensors.get("hidden.weight" if is_mini else "hidden_layer.weight", np.zeros(0))
+    first = "hidden_layer.weight" if kind == PUBLISHED_KIND else "hidden.weight"
+    weight = tensors.get(first, np.zeros(0))
     hidden, width = weight.shape if weight.ndim == 2 else (0, 0)
-    if not is_mini:
+    if kind == PUBLISHED_KIND:
         features = ("hidden_layer.bias", "bn1.weight", "bn1.bias", "bn1.running_mean", VARIANCE)
         return {
-            "hidden_layer.weight": (hidden, width), **dict.fromkeys(features, (hidden,)),
+            first: (hidden, width), **dict.fromkeys(features, (hidden,)),
             "output_layer.weight": (CLASSES, hidden), "output_layer.bias": (CLASSES,),
         }  # fmt: skip
-    groups = len(tensors.get("kind.weight", ()))
-    named = {"kind.weight": (groups, hidden), "kind.bias": (groups,)}
+    groups = len(np.atleast_1d(tensors.get("kind.weight", ())))
+    named = {"kind.weight": (groups, hidden), "kind.bias": (groups,)} if groups else {}
     return {
-        "norm.weight": (width,), "norm.bias": (width,), "hidden.weight": (hidden, width),
+        "norm.weight": (width,), "norm.bias": (width,), first: (hidden, width),
         "hidden.bias": (hidden,), "out.weight": (MINI_CLASSES, hidden),
-        "out.bias": (MINI_CLASSES,), **(named if "kind.weight" in tensors else {}),
+        "out.bias": (MINI_CLASSES,), **named,
     }  # fmt: skip
 
 

@@ -12,8 +12,9 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
@@ -34,8 +35,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
+class RemoteFile(NamedTuple):
     """A file to download: name, about how many bytes, and the hashes that its source states."""
 
     name: str
@@ -44,8 +44,7 @@ class RemoteFile:
     blob: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FetchPlan:
+class FetchPlan(NamedTuple):
     """What a fetch will download; nothing, if all is there."""
 
     name: str  # encoder or model
@@ -84,23 +83,25 @@ def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan
     if installed and pinned not in (None, installed.revision):
         there = f"revision {installed.revision or 'of local files'} is installed"
         raise ModelError(f"{folder}: {there}; remove the folder to fetch {pinned:.80}")
-    files = installed.files if installed else ()
-    damaged = [file for file in files if installed and installed.problem(file, full=True)]
-    if installed and not damaged:
-        source, revision, licence = installed.source, installed.revision, installed.licence
-        return FetchPlan(name, source, revision, licence, (), installed)
+    damaged = []
+    if installed:
+        damaged = [file for file in installed.files if installed.problem(file, full=True)]
+        if not damaged:
+            facts = installed.source, installed.revision, installed.licence
+            return FetchPlan(name, *facts, (), installed)
     if offline:
-        mode = "offline mode is on (VIRNUCPRO_OFFLINE or HF_HUB_OFFLINE)"
-        remedy = "`virnucpro models import` takes local files"
-        raise ModelError(f"{name} is not installed whole in {home} and {mode}; {remedy}")
+        raise ModelError(
+            f"{name} is not installed whole in {home} and offline mode is on (VIRNUCPRO_OFFLINE or "
+            "HF_HUB_OFFLINE); `virnucpro models import` takes local files"
+        )
     if name in published.CLASSIFIERS:
         revision, known = pinned or published.CLASSIFIER_REVISION, published.CLASSIFIERS[name]
         if not _COMMIT.fullmatch(revision):
             raise ModelError(f"{revision:.80}: the revision of {name} has 40 hexadecimal digits")
         blob = known.blob if revision == published.CLASSIFIER_REVISION else ""
+        facts = published.CLASSIFIER_REPOSITORY, revision, published.CLASSIFIER_LICENCE
         remote = RemoteFile(known.file, _CLASSIFIER_BYTES, blob=blob)
-        source, licence = published.CLASSIFIER_REPOSITORY, published.CLASSIFIER_LICENCE
-        return FetchPlan(name, source, revision, licence, (remote,), installed)
+        return FetchPlan(name, *facts, (remote,), installed)
     if installed and not installed.revision:
         raise ModelError(f"{folder}: damaged, and installed from local files; import them again")
     begun = [path.name.partition("@")[2] for path in (home / ".partial").glob(f"{name}@*")]
@@ -110,7 +111,7 @@ def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan
     names = damaged or published.needed_files(offered)
     if not names or not {*names, "config.json"} <= offered.keys():
         raise ModelError(f"{plan.source} at {plan.revision}: has no weights we can read")
-    return replace(plan, files=tuple(offered[one] for one in names), installed=installed)
+    return plan._replace(files=tuple(offered[one] for one in names), installed=installed)
 
 
 def _folder(name: str, home: Path) -> Path:

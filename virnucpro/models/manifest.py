@@ -1,7 +1,6 @@
 """`model.json`: what lies in a model folder, where it came from, and what it is for.
 
-Every folder with weights has one, of one form: the bundled model, a trained one, an installed
-classifier, an installed encoder. It is written last, so a folder that has one is whole, and its
+Every folder with weights has one. It is written last, so a folder that has one is whole, and its
 files must match it ever after. It has these keys and no other:
 
     {"format": 2, "name": "mini", "source": "virnucpro train ...", "revision": "", "licence": "MIT",
@@ -101,14 +100,13 @@ class Manifest:
     def __post_init__(self) -> None:
         for name in (self.name, *self.files):
             _must(is_plain_name(name), "name", name)
-        used = [self.encoder.file] if self.encoder else []
-        if self.model:
+        if parts := self.model:
             _must(not self.encoder, "both encoder and", "model")
-            parts = self.model
             used = [parts.dna.file, parts.protein.file, parts.calibration]
             _must(parts.classifier in self.files, "a file that is not listed:", parts.classifier)
         else:
             _must(self.encoder and not self.encoder.installed, "no encoder or model in", self.name)
+            used = [self.encoder.file] if self.encoder else []
         for name in filter(None, used):
             _must(name in self.files, "a file that is not listed:", name)
 
@@ -152,21 +150,19 @@ class Manifest:
         """What the folder of a model holds; `installed_encoder` finds those that lie elsewhere."""
         parts = self.model
         assert parts
+        hashes = {name: file.sha256 for name, file in self.files.items()}
         dna, protein = (
             installed_encoder(slot.installed)
             if slot.installed
-            else self._encoder(
-                slot, f"{self.name}-{Path(slot.file).stem}", self.files[slot.file].sha256
-            )
+            else self._encoder(slot, f"{self.name}-{Path(slot.file).stem}", hashes[slot.file])
             for slot in (parts.dna, parts.protein)
         )
         return ModelSpec(
             name=self.name, dna=dna, protein=protein, groups=parts.groups,
-            classifier=self.folder / parts.classifier,
-            classifier_sha256=self.files[parts.classifier].sha256,
+            classifier=self.folder / parts.classifier, classifier_sha256=hashes[parts.classifier],
             orf_policy=parts.orf_policy, chunk_nt=parts.chunk_nt,
             calibration=self.folder / parts.calibration if parts.calibration else None,
-            calibration_sha256=self.files[parts.calibration].sha256 if parts.calibration else "",
+            calibration_sha256=hashes.get(parts.calibration, ""),
         )  # fmt: skip
 
     def _encoder(self, entry: EncoderEntry, name: str, sha256: str) -> EncoderSpec:
@@ -206,11 +202,12 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder, None where there is none; a ModelError if it is damaged."""
     path = folder / MANIFEST
     try:
-        if not path.exists() and not (folder / _OLD_RECORD).exists():
+        is_there = path.exists()
+        if not is_there and not (folder / _OLD_RECORD).exists():
             return None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    value = read_json(path) if path.exists() else {}
+    value = read_json(path) if is_there else {}
     if value.get("format") != FORMAT:
         raise ModelError(
             f"{folder}: described by another version of virnucpro (no {MANIFEST} of format "

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from virnucpro.models.specs import EncoderKind
 
@@ -10,8 +10,7 @@ DNA_ENCODER = "DNABERT-S"
 PROTEIN_ENCODER = "esm2_t36_3B_UR50D"
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedEncoder:
+class PublishedEncoder(NamedTuple):
     """An encoder on the Hugging Face hub."""
 
     kind: EncoderKind
@@ -19,8 +18,7 @@ class PublishedEncoder:
     licence: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedClassifier:
+class PublishedClassifier(NamedTuple):
     """A classifier in the original's repository on GitHub."""
 
     chunk_nt: int  # length of the chunks it was trained on (nt)
@@ -36,29 +34,24 @@ CLASSIFIER_REPOSITORY = "Li-Jing-1997/VirNucPro"
 CLASSIFIER_REVISION = "0f93f2755a7ea1acd3ff1bcf182892f960ef3326"
 CLASSIFIER_LICENCE = "MIT"
 CLASSIFIERS = {
-    "300": PublishedClassifier(
-        chunk_nt=300, file="300_model.pth", blob="a0b5b85e7c1e44f00cde146d091beb82b2c8e855"
-    ),
-    "500": PublishedClassifier(
-        chunk_nt=500, file="500_model.pth", blob="fc35d5ef9f1f4564eea7036f34f4f8ec6000d33d"
-    ),
+    "300": PublishedClassifier(300, "300_model.pth", "a0b5b85e7c1e44f00cde146d091beb82b2c8e855"),
+    "500": PublishedClassifier(500, "500_model.pth", "fc35d5ef9f1f4564eea7036f34f4f8ec6000d33d"),
 }
-
-CUSTOM_CHUNK_NT = 500
+_CUSTOM_CHUNK_NT = 500
 
 _TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
                "special_tokens_map.json")  # fmt: skip
-_WEIGHTS = (
-    (re.compile(r"model\.safetensors"), ""),
-    (re.compile(r"model-\d{5}-of-\d{5}\.safetensors"), "model.safetensors.index.json"),
-    (re.compile(r"pytorch_model\.bin"), ""),
-    (re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin"), "pytorch_model.bin.index.json"),
-)
+_WEIGHTS = {  # and the index that must lie beside them
+    r"model\.safetensors": "",
+    r"model-\d{5}-of-\d{5}\.safetensors": "model.safetensors.index.json",
+    r"pytorch_model\.bin": "",
+    r"pytorch_model-\d{5}-of-\d{5}\.bin": "pytorch_model.bin.index.json",
+}
 
 
 def chunk_nt(name: str) -> int:
     """Chunk length of a classifier for the published encoders, of any name (nt)."""
-    return CLASSIFIERS[name].chunk_nt if name in CLASSIFIERS else CUSTOM_CHUNK_NT
+    return CLASSIFIERS[name].chunk_nt if name in CLASSIFIERS else _CUSTOM_CHUNK_NT
 
 
 def needed_files(names: Iterable[str]) -> list[str]:
@@ -70,9 +63,8 @@ def needed_files(names: Iterable[str]) -> list[str]:
     ['config.json', 'pytorch_model.bin']
     """
     available = set(names)
-    for pattern, index in _WEIGHTS:
-        weights = sorted(name for name in available if pattern.fullmatch(name))
+    for pattern, index in _WEIGHTS.items():
+        weights = sorted(name for name in available if re.fullmatch(pattern, name))
         if weights and (not index or index in available):
-            texts = [name for name in (*_TEXT_FILES, index) if name and name in available]
-            return texts + weights
+            return [name for name in (*_TEXT_FILES, index) if name in available] + weights
     return []

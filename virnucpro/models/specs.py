@@ -94,17 +94,6 @@ class ModelSpec:
         return self.dna.dim + self.protein.dim
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights of both encoders as they lie on disk."""
-        files = [
-            file
-            for path in (self.dna.path, self.protein.path)
-            for file in (path.iterdir() if path.is_dir() else [path])
-            if file.suffix in (".safetensors", ".bin", ".pt")
-        ]
-        return sum(file.stat().st_size for file in files)
-
-    @property
     def is_small(self) -> bool:
         """Whether both encoders are of the bundled kind."""
         return self.dna.is_small and self.protein.is_small
@@ -112,19 +101,17 @@ class ModelSpec:
     @property
     def is_large(self) -> bool:
         """Whether a CPU takes seconds for one sequence."""
-        return self.weight_bytes > _LARGE_BYTES
+        paths = (self.dna.path, self.protein.path)
+        files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
+        return sum(file.stat().st_size for file in files) > _LARGE_BYTES
 
     @cached_property
     def digest(self) -> str:
         """Sha256 (hexadecimal) over everything that decides a score, and no path."""
         parts = {
-            "name": self.name,
-            "dna": self.dna.identity(),
-            "protein": self.protein.identity(),
-            "classifier": self.classifier_sha256,
-            "orf_policy": asdict(self.orf_policy),
-            "chunk_nt": self.chunk_nt,
-            "calibration": self.calibration_sha256,
+            "name": self.name, "dna": self.dna.identity(), "protein": self.protein.identity(),
+            "classifier": self.classifier_sha256, "orf_policy": asdict(self.orf_policy),
+            "chunk_nt": self.chunk_nt, "calibration": self.calibration_sha256,
             "groups": self.groups,
-        }
+        }  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -11,16 +11,18 @@ The bundled model lies in the package.
 """
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from safetensors.numpy import save
 
 from virnucpro.core.config import MODEL_TYPES
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
 from virnucpro.models import published
-from virnucpro.models.classifier_file import import_classifier, read_classifier
+from virnucpro.models.classifier_file import PUBLISHED_KIND, read_classifier
 from virnucpro.models.manifest import (
     MANIFEST,
     Manifest,
@@ -45,8 +47,6 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
     classifier file for the published encoders; for `300` and `500` a classifier file in place
     of the installed one. A ModelError says how to get what is missing.
     """
-    if model_type not in MODEL_TYPES:
-        raise ModelError(f"{model_type}: no such model; one of {', '.join(MODEL_TYPES)}")
     if model_type == "mini":
         return load_model(model_path or BUNDLED, home)
     if model_type == "custom":
@@ -55,11 +55,11 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
         if not model_path.exists() and is_plain_name(str(model_path)):
             model_path = home / model_path
         if model_path.is_dir():
-            if read_manifest(model_path) is not None:
-                return load_model(model_path, home)
-            model_path = model_path / CLASSIFIER_FILE
+            return load_model(model_path, home)
         if not model_path.is_file():
             raise ModelError(f"{model_path}: no such model; `virnucpro models list` shows them")
+    elif model_type not in published.CLASSIFIERS:
+        raise ModelError(f"{model_type}: no such model; one of {', '.join(MODEL_TYPES)}")
     if model_path is not None:
         read_classifier(model_path)  # first: a file that is none needs no encoder
         return _published_pair(model_type, model_path, sha256_file(model_path), home)
@@ -76,22 +76,17 @@ def base_model(name: str, home: Path) -> ModelSpec:
     """Encoders, chunk length and ORF policy to train a classifier for, of any model's name."""
     if name in published.CLASSIFIERS:
         return _published_pair(name, Path(CLASSIFIER_FILE), "", home)
-    if name == "mini":
-        return resolve_model("mini", None, home)
-    return resolve_model("custom", Path(name), home)
+    return resolve_model("custom", BUNDLED if name == "mini" else Path(name), home)
 
 
 def _published_pair(name: str, classifier: Path, sha256: str, home: Path) -> ModelSpec:
     """The published encoders with a classifier file, which need not be installed."""
+    encoders = (published.DNA_ENCODER, published.PROTEIN_ENCODER)
+    dna, protein = (find_encoder(encoder, home) for encoder in encoders)
     return ModelSpec(
-        name=name,
-        dna=find_encoder(published.DNA_ENCODER, home),
-        protein=find_encoder(published.PROTEIN_ENCODER, home),
-        classifier=classifier,
-        classifier_sha256=sha256,
-        orf_policy=OrfPolicy("open-frame"),
-        chunk_nt=published.chunk_nt(name),
-    )
+        name=name, dna=dna, protein=protein, classifier=classifier, classifier_sha256=sha256,
+        orf_policy=OrfPolicy("open-frame"), chunk_nt=published.chunk_nt(name),
+    )  # fmt: skip
 
 
 def load_model(folder: Path, home: Path) -> ModelSpec:
@@ -140,8 +135,11 @@ def install_classifier(
     source: Path, name: str, home: Path, origin: str, revision: str = ""
 ) -> Manifest:
     """Convert a classifier for the published encoders to safetensors, and install it as a model."""
+    kind, tensors = read_classifier(source)
+    if kind != PUBLISHED_KIND:
+        raise ModelError(f"{source}: a classifier of the kind {kind!r:.40}; import its folder")
     return _install(
-        home / name, [CLASSIFIER_FILE], source,
+        home / name, {CLASSIFIER_FILE: save(dict(tensors), metadata={"kind": kind})},
         name=name, source=f"{origin} (sha256 {sha256_file(source)})", revision=revision,
         licence=published.CLASSIFIER_LICENCE if name in published.CLASSIFIERS else "not stated",
         model={
@@ -162,8 +160,6 @@ def install_local(
     """
     if not is_plain_name(name) or name in ("mini", "encoders", "custom"):
         raise ModelError(f"{name!r:.200} cannot be the name of an installed model")
-    if not source.exists():
-        raise ModelError(f"{source}: no such file or directory")
     if name in published.ENCODERS or name in ESM2_SIZES:
         file, names = "", []
         if source.is_dir():
@@ -176,13 +172,13 @@ def install_local(
         kind, dim = said["encoder"]["kind"], said["encoder"]["dim"]
         prove(EncoderSpec(kind=kind, name=name, path=source / file, sha256="", dim=dim))
         said |= {"source": f"local files of {source.name}", "revision": ""}
-        return _install(home / "encoders" / name, names, source, **said)
+        return _install(home / "encoders" / name, {one: source / one for one in names}, **said)
     if not source.is_dir():
         return install_classifier(source, name, home, source.name)
     prove(load_model(source, home))
     given = read_json(source / MANIFEST)
     said = {key: given[key] for key in ("name", "source", "revision", "licence", "model")}
-    return _install(home / name, given["files"], source, **said)
+    return _install(home / name, {one: source / one for one in given["files"]}, **said)
 
 
 def describe_encoder(folder: Path, name: str, file: str = "") -> dict[str, Any]:
@@ -195,7 +191,7 @@ def describe_encoder(folder: Path, name: str, file: str = "") -> dict[str, Any]:
     return {"name": name, "licence": known.licence if known else "MIT", "encoder": encoder}
 
 
-def _install(folder: Path, names: Iterable[str], given: Path, **said: Any) -> Manifest:
+def _install(folder: Path, files: Mapping[str, Path | bytes], **said: Any) -> Manifest:
     """Put files into a folder beside the final one, write its manifest, give it its name."""
     if read_manifest(folder):
         raise ModelError(f"{folder}: already installed; remove the folder to replace it")
@@ -203,12 +199,12 @@ def _install(folder: Path, names: Iterable[str], given: Path, **said: Any) -> Ma
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for name in names:
-            if given.is_file():
-                import_classifier(given, partial / name)
+        for name, given in files.items():
+            if isinstance(given, bytes):
+                (partial / name).write_bytes(given)
             else:
-                shutil.copyfile(given / name, partial / name)
-        manifest = write_manifest(partial, names, **said)
+                shutil.copyfile(given, partial / name)
+        manifest = write_manifest(partial, files, **said)
         partial.replace(folder)
     except OSError as error:
         raise OutputError(f"{folder}: could not be installed ({error})") from error

@@ -45,7 +45,11 @@ class TorchFile:
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001 - any; its text, which is not kept, gives bad advice
-            raise ModelError(f"{path}: refused: {_reason(error)}; {_REMEDY}") from None
+            reason = f"damaged, or holds more than tensors ({type(error).__name__})"
+            if named := re.search(r"GLOBAL ([!-~]{1,120})", str(error)):
+                reason = f"its pickle names {named[1]}, which weights do not need and which could "
+                reason += "run code; nothing of it was executed"
+            raise ModelError(f"{path}: refused: {reason}; {_REMEDY}") from None
 
     def tensor(self, name: str, value: Any) -> Tensor:
         """`value` as a tensor of plain numbers that are all in the file; else a ModelError."""
@@ -59,8 +63,7 @@ class TorchFile:
         stored = value.untyped_storage().nbytes()
         if self._record_bytes and stored not in self._record_bytes:
             raise ModelError(f"{self.path}: {name!r:.80} is not whole")
-        tensor: Tensor = value
-        return tensor
+        return value  # type: ignore[no-any-return]
 
     def _check_archive(self) -> None:
         with zipfile.ZipFile(self.path) as archive:
@@ -78,13 +81,3 @@ class TorchFile:
             if size <= _CHECKED_BYTES and (damaged := archive.testzip()):
                 raise ModelError(f"{self.path}: damaged, {damaged:.80} fails its checksum")
             self._record_bytes = {one.file_size for one in entries if "/data/" in one.filename}
-
-
-def _reason(error: Exception) -> str:
-    """The fact in PyTorch's message, without its advice to load the file unsafely."""
-    if named := re.search(r"GLOBAL ([!-~]{1,120})", str(error)):
-        return (
-            f"its pickle names {named[1]}, which weights do not need and which could run code; "
-            "nothing of it was executed"
-        )
-    return f"damaged, or holds more than tensors ({type(error).__name__})"

@@ -16,8 +16,7 @@ from virnucpro.core.records import Embeddings
 from virnucpro.models.specs import EncoderSpec
 from virnucpro.pipeline import feature_files
 from virnucpro.scores.scorer import Embedder, EmbeddingOptions, LoadedModels
-from virnucpro.sequences.fasta import first_word
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import first_word, read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
 

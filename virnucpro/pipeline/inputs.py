@@ -23,7 +23,7 @@ from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
 from virnucpro.sequences.letters import screen_record
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
-from virnucpro.sequences.unpack import STDIN, standard_input
+from virnucpro.sequences.streams import STDIN, standard_input
 
 logger = logging.getLogger("virnucpro.pipeline")
 

@@ -79,8 +79,6 @@ def run_multi_gpu_inference(
         feeding_threads=0 if config.dataloader_workers == 0 else 1,
         tokenizer_threads=max(1, config.dataloader_workers or 1),
         pin_memory=config.pin_memory,
-        compile=config.compile,
-        expected_tokens=sum(path.stat().st_size for path in fasta_files),
         plain_attention=config.v1_attention,
     )
     vectors_depend_on = (

@@ -20,7 +20,7 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import InputError, OutputError, UsageError
 from virnucpro.core.files import locked, read_json
 from virnucpro.sequences.fasta import sample_name
-from virnucpro.sequences.unpack import STDIN
+from virnucpro.sequences.streams import STDIN
 
 logger = logging.getLogger("virnucpro.pipeline")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ from virnucpro.sequences.read_log import ReadLog
 logger = logging.getLogger("virnucpro.pipeline")
 
 SAMPLE = 2_048  # records, spread over the input, and of their ORFs as many, spread over those
+LEAST_SEQUENCES = 512
+LEAST_AGREEMENT = 0.999  # of the labels
+LARGEST_DIFFERENCE = 0.02  # of a probability
 _VIRUS = 1  # column of the scores
 
 
@@ -97,8 +100,6 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
 
 def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -> dict[str, Any]:
     """As `try_fp8`, with ORFs from the first shard of `events`."""
-    from virnucpro.engines.agreement import agreement
-
     dna: list[bytes] = []
     protein: list[bytes] = []
     for event in events:
@@ -112,4 +113,23 @@ def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -
     if not isinstance(outcome, Done):
         raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
     exact, fast = outcome.result
-    return asdict(agreement(exact, fast))
+    return agreement(exact, fast)
+
+
+def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """Compare P(virus) of the same sequences by trusted and by fast numbers, both (n,).
+
+    A UsageError with the figures where they are too few, or do not agree well enough.
+    """
+    if len(exact) < LEAST_SEQUENCES:
+        need = f"{LEAST_SEQUENCES} sequences scored both ways, and there are {len(exact)}"
+        raise UsageError(f"--precision fp8 is trusted after {need}; leave it out")
+    agree = float(np.mean((exact >= 0.5) == (fast >= 0.5)))
+    largest = float(np.abs(exact - fast).max())
+    if not (agree >= LEAST_AGREEMENT and largest <= LARGEST_DIFFERENCE):
+        raise UsageError(
+            f"--precision fp8 changes too much here: of {len(exact)} sequences {agree:.2%} keep "
+            f"their label ({LEAST_AGREEMENT:.1%} must) and probabilities move by up to "
+            f"{largest:.3f} ({LARGEST_DIFFERENCE} may); leave it out"
+        )
+    return {"sequences": len(exact), "labels_agree": agree, "largest_difference": largest}

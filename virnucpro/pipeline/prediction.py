@@ -63,7 +63,7 @@ from virnucpro.pipeline.workers import Workers, WorkerSettings
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import REPORT_FILES, write_report
 from virnucpro.scores.scorer import EmbeddingOptions
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.read_log import ReadLog
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def run_prediction(
 def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
     """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
     paths, compute = run.paths, run.settings.compute
-    job = score_job(run.model, compute, run.input_bytes)
+    job = score_job(run.model, compute)
     given_up: dict[int, str] = {}
     missing: dict[str, int] = {}
     store = ScoreStore(run.ledger, run.key)

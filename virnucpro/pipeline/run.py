@@ -15,9 +15,8 @@ from typing import Any
 
 from virnucpro import __version__
 from virnucpro.core.checkpoint import Ledger, Outputs
-from virnucpro.core.device import usable_cpus
+from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
-from virnucpro.core.extras import version_of
 from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped, one_line

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from virnucpro.core.config import DTYPES
 
@@ -30,7 +29,6 @@ class RuntimeConfig:
         v1_attention: plain attention kernels in place of the packed ones.
         threads: CPU threads of all ranks together; None means the usable CPUs.
         devices: one per rank, such as `cuda:2`; empty means the visible GPUs, else the CPU.
-        compile: `auto` compiles when the job repays it, `on` always, `off` never.
 
     Raises:
         ValueError: a value is out of its range, or a GPU is named twice.
@@ -49,7 +47,6 @@ class RuntimeConfig:
     v1_attention: bool = False
     threads: int | None = None
     devices: tuple[str, ...] = ()
-    compile: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if self.worker_timeout <= 0:
@@ -58,9 +55,8 @@ class RuntimeConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name, known in (("dtype", DTYPES), ("compile", ("auto", "on", "off"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")
         gpus = [name for name in self.devices if name != "cpu"]
         if len(set(gpus)) != len(gpus):
             raise ValueError(f"a GPU takes one rank, got devices {self.devices}")

@@ -164,7 +164,7 @@ def plan(
             ledger.discard(name)
         facts = {
             "key": run.key, "model": model.digest, "per_claim": per_claim, "inputs": places,
-            "input_bytes": run.input_bytes, "settings": asdict(settings),
+            "settings": asdict(settings),
         }  # fmt: skip
         ledger.commit(PLAN, "", facts=facts)
         store, units = ScoreStore(ledger, run.key), 0
@@ -207,7 +207,7 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
         run.settings.compute, device=compute.device, gpus=compute.gpus, threads=compute.threads,
         worker_timeout=compute.worker_timeout, elsewhere=False,
     )  # fmt: skip
-    job = score_job(model, own, int(run.facts["input_bytes"]))
+    job = score_job(model, own)
     patience = max(compute.worker_timeout, _LOADING_S)
     needs_torch = kind != "cpu" or not model.is_small
     with ExitStack() as stack:

@@ -19,7 +19,7 @@ from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.run import Run
 from virnucpro.pipeline.stream import ScoreStore
-from virnucpro.sequences.fasta_files import write_fasta
+from virnucpro.sequences.fasta import write_fasta
 
 logger = logging.getLogger("virnucpro.pipeline")
 

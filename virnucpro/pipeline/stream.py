@@ -47,14 +47,11 @@ class ScoreJob:
         return Scorer(self.model, models, self.dna, self.protein, self.classifier_batch)
 
 
-def score_job(model: ModelSpec, compute: Compute, input_bytes: int) -> ScoreJob:
+def score_job(model: ModelSpec, compute: Compute) -> ScoreJob:
     """The job of a run, wherever it is done."""
     options = EmbeddingOptions(
         engine=None if compute.packing else "padded", dtype=compute.dtype,
         pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
-        # A letter is about a token. In powers of two, so that inputs of about one size share
-        # an engine where it stays loaded.
-        expected_tokens=1 << input_bytes.bit_length(),
     )  # fmt: skip
     return ScoreJob(
         model=model,

@@ -21,7 +21,7 @@ from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Record
 from virnucpro.reports.tables import CALL_COLUMNS, REGION_COLUMNS, ChunkRow, RegionRow, header
 from virnucpro.scores.thresholds import VIRAL, VIRUS
-from virnucpro.sequences.fasta_files import write_fasta
+from virnucpro.sequences.fasta import write_fasta
 
 TABLE_NAMES = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "viral.gff3")
 FASTA_NAMES = {

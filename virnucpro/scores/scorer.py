@@ -90,9 +90,8 @@ class LoadedModels:
             return self._engines.setdefault((spec, options), self._light(spec))
         import torch
 
-        from virnucpro.encoders.attention import TransformerEncoder
         from virnucpro.encoders.load import load_encoder
-        from virnucpro.engines.base import make_engine
+        from virnucpro.engines.runner import BatchEngine
 
         device = torch.device(self.device)
         if self.threads is not None:
@@ -101,7 +100,7 @@ class LoadedModels:
             torch.cuda.set_device(device)
             sys.setswitchinterval(_SWITCH_S)
         encoder = self.encoder(spec, options)
-        if options.plain_attention and isinstance(encoder, TransformerEncoder):
+        if options.plain_attention:
             encoder.forced_backend = "sdpa"
         if options.dtype == "fp8" and spec.kind == "esm2":
             from virnucpro.encoders.fp8 import to_fp8
@@ -110,7 +109,7 @@ class LoadedModels:
         settings = replace(options, feeding_threads=0) if self.is_single_threaded else options
         kind = options.engine or ("packed" if device.type == "cuda" else "padded")
         exact = partial(load_encoder, spec, device, torch.float32)
-        engine = make_engine(kind, encoder, device=device, options=settings, float32_encoder=exact)
+        engine = BatchEngine(kind, encoder, device=device, options=settings, float32_encoder=exact)
         return self._engines.setdefault((spec, options), engine)
 
     def encoder(self, spec: EncoderSpec, options: EmbeddingOptions) -> Encoder:
@@ -120,7 +119,6 @@ class LoadedModels:
         """
         import torch
 
-        from virnucpro.encoders.attention import TransformerEncoder, prove_backend
         from virnucpro.encoders.load import load_encoder
         from virnucpro.engines.base import choose_dtype
 
@@ -128,9 +126,9 @@ class LoadedModels:
         key = spec, choose_dtype(options.dtype, device), options.plain_attention
         if key not in self._encoders:
             encoder = load_encoder(spec, device, key[1])
-            if device.type == "cuda" and isinstance(encoder, TransformerEncoder):
+            if device.type == "cuda":
                 with torch.cuda.device(device):
-                    prove_backend(encoder)
+                    encoder.prove()
             self._encoders[key] = encoder
         return self._encoders[key]
 

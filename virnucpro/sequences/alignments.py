@@ -42,14 +42,10 @@ def alignment_format(path: Path) -> str | None:
 def read_alignments(
     path: Path, log: ReadLog | None = None, reference: Path | None = None
 ) -> Iterator[Record]:
-    """The reads of a BAM, CRAM or SAM file, mapped or not, in file order. Streams.
+    """The reads of a BAM, CRAM or SAM file, mapped or not, each once, in file order. Streams.
 
-    Each read comes once, as it left the sequencer: secondary and supplementary alignments are
-    passed over, reads on the reverse strand are turned back. Mates get `/1` and `/2`. The
-    `reference` of a CRAM file is looked for in files only, never on the network.
-
-    Raises:
-        InputError: no pysam, broken or changed alignments, no letter in a sequence, no reference.
+    They come as they left the sequencer; mates get `/1` and `/2`. The `reference` of a CRAM file is
+    looked for in files only, never on the network. An InputError tells of what cannot be read.
     """
     of_run, log = log, ReadLog() if log is None else log
     sample, digest = sample_name(path), ""

@@ -15,11 +15,10 @@ _LETTERS = [bytes([code]) for code in b"ACGTBDHKMNRSVWY"]
 
 
 def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
-    """Cut a contig into half-open windows (nt) that cover all of it.
+    """Cut a contig into half-open windows (nt) that cover all of it, the wider overlaps first.
 
-    The bases that the windows have too many are spread as overlaps, the larger ones first. They
-    are divided by the number of windows, not of gaps, so the last window may be short: the
-    published models saw their data cut this way (VirNucPro units.py).
+    What they have too much is divided by the number of windows, not of gaps, so the last may be
+    short: the published models saw their data cut this way (VirNucPro units.py).
 
     >>> chunk_windows(600, 500)
     [(0, 500), (299, 600)]
@@ -36,8 +35,7 @@ def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
 def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     """Cut a contig into windows that are the same ones when it is read from its other end.
 
-    A contig of few chunks gives half as many windows again: their mean hangs less on where it was
-    cut. One in the middle may be a base longer.
+    Few chunks are half as many again: their mean hangs less on where the contig was cut.
 
     >>> even_windows(601, 500)
     [(0, 500), (50, 551), (101, 601)]
@@ -77,10 +75,9 @@ def circle_windows(circle: bytes, chunk_nt: int) -> list[tuple[int, int]]:
 
 
 def terminal_repeat(letters: bytes) -> int:
-    """Bases that a contig begins and ends with, as assemblers leave them on circles (nt).
+    """Bases that a contig begins and ends with, as assemblers leave them on circles (nt); else 0.
 
-    0 without such a repeat, where the contig is too short to tell, and where the repeat is over
-    half of it or of two letters: tandem repeats begin as they end, too.
+    Tandem repeats begin as they end, too: none over half of it, or of two letters.
     """
     size, head = len(letters), letters[:SHORTEST_REPEAT]
     if size < SHORTEST_CIRCLE or len(set(head)) < 3 or b"N" in head:
@@ -92,10 +89,7 @@ def terminal_repeat(letters: bytes) -> int:
 
 
 def tandem_unit(letters: bytes) -> int:
-    """Length of the one unit that a sequence repeats from end to end, as joined adapters do (nt).
-
-    0 where it does not, or the unit is longer than 100 nt; a fifth of the letters may differ.
-    """
+    """Length of the one unit that a sequence repeats, as joined adapters do (nt); else 0."""
     place = letters.find(letters[:_UNIT_HEAD], 1)
     if not 0 < place <= LONGEST_UNIT or 2 * place > len(letters):
         return 0

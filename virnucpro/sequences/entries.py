@@ -1,7 +1,7 @@
 """FASTA and FASTQ text -> headers and letters; what is no sequence is told with its line.
 
-Gaps, in FASTA also blanks and digits, are left out and counted. Any other sign that is no letter
-ends the reading: it tells of files that were joined or of another format; a guess loses records.
+Gaps, in FASTA also blanks and digits, are left out; any other sign that is no letter tells of
+joined files or another format and ends the reading, as a guess would lose records.
 """
 
 import re

@@ -1,21 +1,20 @@
-"""FASTA and FASTQ -> records with ids that are unique within the run. Streams."""
-
-from __future__ import annotations
+"""FASTA and FASTQ -> records with ids that are unique within the run; our own plain FASTA files."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePath
+from typing import IO
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.records import Record, as_utf8
-from virnucpro.core.text import shown
+from virnucpro.core.records import HEADER_BYTES, Record, as_utf8
+from virnucpro.core.text import clipped, shown
 from virnucpro.sequences.entries import Entry, read_entries
 from virnucpro.sequences.read_log import ReadLog
-from virnucpro.sequences.streams import TextStream
-from virnucpro.sequences.unpack import STDIN, open_unpacked
+from virnucpro.sequences.streams import STDIN, TextStream, open_unpacked
 
 _PACKED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
+WRAP_NT = 60
 _MATE_ENDINGS = ("/1", "/2")
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")
 
@@ -37,10 +36,9 @@ def sample_name(path: Path | str) -> str:
 def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Iterator[Record]:
     """The records of all inputs, in order; `-` is standard input. Streams.
 
-    The id is the header up to the first ASCII blank, bytes that are not UTF-8 read as Latin-1;
-    without one it is `record_{n}`, n counting all records of the run from 1. A second record with
-    an id becomes `{id}__2`. An InputError tells of what is no FASTA or FASTQ, or a record over
-    1 Gnt, with its line; records before the fault have been yielded.
+    The id is the header up to the first ASCII blank, else `record_{n}`, n counting all records of
+    the run from 1; a second record with an id becomes `{id}__2`. An InputError tells of what is no
+    FASTA or FASTQ, or a record over 1 Gnt, with its line, after the records before it.
     """
     log = ReadLog() if log is None else log
     stdin_seen = False
@@ -63,9 +61,8 @@ def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
 def pairs_of(paths: Sequence[Path | str], log: ReadLog) -> Iterator[tuple[Record, Record]]:
     """The mates of two files, or of one that holds them in turn, as `{id}/1` and `{id}/2`.
 
-    Mates have the same first word in their headers, or one that differs in its ending only:
-    `/1` and `/2`, `.1` and `.2`, `_1` and `_2`. A second pair with an id becomes `{id}__2/1` and
-    `{id}__2/2`. The sample is the first file's; warnings wait in the log.
+    Mates have the same first word in their headers, or one that ends in `/1` and `/2`, `.1` and
+    `.2`, or `_1` and `_2`. The sample is the first file's; warnings wait in the log.
     """
     sample = sample_name(paths[0])
     entries = [_entries(path, log) for path in paths]
@@ -108,3 +105,33 @@ def _entries(path: Path | str, log: ReadLog) -> Iterator[Entry]:
         log.digests[str(path)] = unpacked.finish()
         if unpacked.is_cut_short:
             log.cut_short.append(str(unpacked.path))
+
+
+def write_fasta(
+    handle: IO[str], entries: Iterable[tuple[str, str]], *, wrapped: bool = False
+) -> None:
+    """Write (id, sequence) pairs, each on two lines or wrapped at 60 letters. Streams."""
+    for seq_id, sequence in entries:
+        size = len(sequence) or 1
+        width = WRAP_NT if wrapped else size
+        handle.write(f">{seq_id}\n")
+        handle.writelines(f"{sequence[i : i + width]}\n" for i in range(0, size, width))
+
+
+def read_fasta(path: Path | str) -> Iterator[tuple[str, str]]:
+    """(id, sequence) of each record of a plain FASTA file of ours, in its order. Streams."""
+    try:
+        with Path(path).open("r", -1, *HEADER_BYTES, newline="\n") as file:
+            if (first := file.read(1)) not in ("", ">"):
+                raise InputError(path, "no readable FASTA file: it does not begin with '>'", 1)
+            seq_id, lines = file.readline().removesuffix("\n"), list[str]()
+            for line in file:
+                if line.startswith(">"):
+                    yield seq_id, "".join(lines)
+                    seq_id, lines = line[1:].removesuffix("\n"), []
+                else:
+                    lines.append(line.removesuffix("\n"))
+            if first:
+                yield seq_id, "".join(lines)
+    except OSError as error:
+        raise InputError(path, f"no readable FASTA file: {clipped(error)}") from error

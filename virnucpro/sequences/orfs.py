@@ -1,11 +1,8 @@
 """Chunks -> ORFs: stop-free runs in six frames of a whole block of chunks at once.
 
-A base is a code from 0 to 3 or, when ambiguous, 4; a codon is one number, and one table look-up a
-strand turns it into an amino acid. Chunks lie end to end with separators between them: a codon
-that would reach into the next chunk holds a separator, so it reads `X` and can never be a stop.
+A codon is one number, which one table look-up a strand turns into an amino acid. Chunks lie end to
+end: a codon that would reach into the next one holds a separator, so it reads `X`, never a stop.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,13 +118,11 @@ class _Block:
 def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
     """The ORFs of some chunks; over a thousand at a time leave the processor's caches.
 
-    Letters are read in upper case, U as T. A codon with an ambiguous base is `X` and keeps its
-    place; an ORF of nothing but `X` is none. Under `open-frame` the DNA is one base longer than
-    the codons where the chunk has it (the trained weights expect it); under `longest` it is the
-    whole strand from the frame's first base on, so that it stays in codon phase, and a chunk and
-    its reverse complement give the same ORFs. Under `longest` a run shorter than 5 codons is kept
-    only if no frame of the chunk has one that long, so every chunk with 60 unambiguous bases in a
-    row gives an ORF.
+    A codon with an ambiguous base is `X`; an ORF of nothing but `X` is none. Under `open-frame`
+    the DNA is one base longer than the codons where the chunk has it; under `longest` it is the
+    whole strand from the frame's first base on, so that it stays in codon phase, and a run shorter
+    than 5 codons is kept only if no frame of the chunk has one that long: every chunk with 60
+    unambiguous bases in a row gives an ORF.
 
     >>> orfs = find_orfs(["ATGNNNGCTGCTA"], OrfPolicy("open-frame"))
     >>> FRAMES[orfs.frame[0]], orfs.protein[0], orfs.dna[0]
@@ -163,10 +158,7 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
 
 
 def _open_frames(block: _Block) -> Runs:
-    """Frames without a stop over the whole chunk: first base of each, its codons, (n, 6).
-
-    The length is 0 where the frame has a stop or nothing but `X`.
-    """
+    """First base and codons of each frame, (n, 6); 0 codons with a stop or nothing but `X`."""
     codons: NDArray[np.int64] = np.maximum(block.lengths[:, None] - _OFFSETS, 0) // 3
     forward, reverse = block.stops
     rows = np.searchsorted(block.starts, forward, side="right") - 1

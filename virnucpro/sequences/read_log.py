@@ -1,7 +1,5 @@
 """What was met while reading the inputs of a run, and ids that are unique in few bytes each."""
 
-from __future__ import annotations
-
 import logging
 from array import array
 from bisect import bisect_left
@@ -21,11 +19,10 @@ _TWO_NUMBERS = Struct("<QQ")
 
 
 class IdRegistry:
-    """Knows every id given out so far and makes new ones unique.
+    """Knows every id given out so far and makes new ones unique, in 8 to 9 bytes an id.
 
-    An id is kept as 78 bits of its hash: 14 choose a sorted shelf, 64 lie on it. That is 8 to 9
-    bytes an id and at most 3 MiB for the shelves. That two ids of a run of 20 million share all
-    78 bits has a chance below 1e-9; the later one would be renamed like a duplicate.
+    An id is kept as 78 bits of its hash: 14 choose a sorted shelf, 64 lie on it. Two ids of 20
+    million share all with a chance below 1e-9; the later one would be renamed like a duplicate.
     """
 
     def __init__(self) -> None:

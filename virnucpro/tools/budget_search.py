@@ -11,7 +11,8 @@ import torch
 from virnucpro.core.errors import DeviceError, InputError, UsageError
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineKind, EngineOptions, choose_dtype, make_engine
+from virnucpro.engines.base import EngineKind, EngineOptions, choose_dtype
+from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import EncoderSpec
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.fasta import read_records
@@ -67,8 +68,8 @@ def try_budgets(
     for budget in (budget for budget in budgets if budget >= longest):
         wanted = int(BATCHES_TIMED * budget * len(tokens) / sum(map(len, tokens))) + 1
         items = list(islice(cycle(tokens), wanted))
-        options = EngineOptions(token_budget=budget, compile="off", feeding_threads=0)
-        engine = make_engine(kind, encoder, device=device, options=options)
+        options = EngineOptions(token_budget=budget, feeding_threads=0)
+        engine = BatchEngine(kind, encoder, device=device, options=options)
         for _ in engine.embed(items[: max(1, len(items) // BATCHES_TIMED)]):
             pass  # the first batch pays for what later ones find ready
         if device.type == "cuda":

@@ -28,7 +28,7 @@ from virnucpro.pipeline.worker_loop import InProcess
 from virnucpro.sequences.alignments import alignment_format, open_alignments
 from virnucpro.sequences.orfs import find_orfs
 from virnucpro.sequences.read_log import ReadLog
-from virnucpro.sequences.unpack import STDIN, UNPACK_ERRORS, open_unpacked
+from virnucpro.sequences.streams import STDIN, UNPACK_ERRORS, open_unpacked
 
 HEAD_BYTES, HEAD_READS = 1 << 22, 10_000
 SAMPLE_CHUNKS = 1_000
@@ -220,7 +220,7 @@ def _pilot(found: Survey, model: ModelSpec, threads: int) -> Rate | None:
 
     executor = InProcess("cpu", threads)
     with at_most_threads(threads, not model.is_small):
-        for _ in executor.run(score_job(model, Compute(device="cpu"), 0), units(), pace.tell):
+        for _ in executor.run(score_job(model, Compute(device="cpu")), units(), pace.tell):
             pass
     executor.close()
     return pace.rate(is_pilot=True)

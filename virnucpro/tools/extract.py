@@ -15,8 +15,7 @@ from virnucpro.core.errors import InputError, OutputError, UsageError
 from virnucpro.core.files import atomic_write, read_json, sha256_file
 from virnucpro.pipeline.inputs import check_inputs
 from virnucpro.sequences.alignments import alignment_format, open_alignments, primary_reads
-from virnucpro.sequences.streams import BLANKS, TextStream
-from virnucpro.sequences.unpack import STDIN, open_unpacked
+from virnucpro.sequences.streams import BLANKS, STDIN, TextStream, open_unpacked
 
 _GZIP_LEVEL = 6
 _CHANGED = "changed while it was read; what was written is not whole"

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnucpro.core.device import usable_cpus
+from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import VirNucProError
-from virnucpro.core.extras import version_of
 from virnucpro.core.files import temporary_beside
 from virnucpro.core.text import gib
 from virnucpro.models.store import list_models, resolve_model

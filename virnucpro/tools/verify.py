@@ -7,7 +7,6 @@ one dimension of a protein vector can hold most of its length.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +20,13 @@ from virnucpro.core.text import clipped
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineKind, EngineOptions, make_engine
+from virnucpro.engines.base import EngineKind, EngineOptions
+from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import feature_files
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 
 SEQUENCES = 12
 FRAME_LETTERS = 2  # F1 to R3 at the end of an ORF id
@@ -141,8 +141,8 @@ def _embed(
 ) -> Vectors:
     """Vectors in the order of `items`, shape (n, d)."""
     budget = max([TOKEN_BUDGET, *(2 * len(item) for item in items)])
-    options = EngineOptions(token_budget=budget, feeding_threads=0, compile="off")
-    engine = make_engine(kind, encoder, device=device, options=options)
+    options = EngineOptions(token_budget=budget, feeding_threads=0)
+    engine = BatchEngine(kind, encoder, device=device, options=options)
     vectors = np.full((len(items), encoder.dim), np.nan, dtype=np.float32)
     for rows, found in engine.embed(items):
         vectors[rows] = found

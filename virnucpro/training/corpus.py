@@ -19,7 +19,7 @@ from virnucpro.core.files import digest_of
 from virnucpro.core.text import clipped
 from virnucpro.encoders.tokenizers import LetterTokenizer
 from virnucpro.sequences.fasta import read_records
-from virnucpro.sequences.unpack import UNPACK_ERRORS, open_unpacked
+from virnucpro.sequences.streams import UNPACK_ERRORS, open_unpacked
 from virnucpro.training.jobs import LabelledFiles
 
 MIN_RECORD_NT = 60

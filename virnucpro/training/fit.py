@@ -26,7 +26,7 @@ from virnucpro.core.checkpoint import atomic_save
 from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.encoders.small import Block, DnaTower, Pool, ProteinTower, Stem, load_small
+from virnucpro.encoders.small import Block, Pool, Stem, TowerEncoder, load_small
 from virnucpro.encoders.tokenizers import BASE_N
 from virnucpro.models.classifier_file import read_classifier
 from virnucpro.models.specs import ModelSpec
@@ -71,8 +71,8 @@ class MiniModel(nn.Module):
 
     def __init__(self, recipe: Recipe, kinds: int) -> None:
         super().__init__()
-        self.dna = DnaTower(recipe.dna)
-        self.protein = ProteinTower(recipe.protein)
+        self.dna = TowerEncoder("mini-dna", recipe.dna)
+        self.protein = TowerEncoder("mini-protein", recipe.protein)
         width = self.dna.dim + self.protein.dim
         self.classifier = MiniClassifier(width, recipe.hidden, kinds, recipe.dropout)
 

@@ -113,8 +113,8 @@ def export_model(
 ) -> None:
     """Write weights and the manifest beside the `calibration.json` that is in the folder."""
     names = ["dna.safetensors", "protein.safetensors", CLASSIFIER_FILE, CALIBRATION_FILE]
-    save_tower("mini-dna", model.dna, folder / names[0])
-    save_tower("mini-protein", model.protein, folder / names[1])
+    save_tower(model.dna, folder / names[0])
+    save_tower(model.protein, folder / names[1])
     save_mini_classifier(model.classifier, folder / CLASSIFIER_FILE)
     write_manifest(
         folder, names, name=name, source=source, revision="", licence="MIT",

@@ -150,33 +150,3 @@ def test_decoys_are_measured_kind_by_kind_and_sets_without_some_records(tiny, da
         assert less == ("16" if "--config" in given else None)
     page = (out / "evaluation.html").read_text()
     assert '<h2 id="decoys-title">' in page and ">kind 1</th>" in page
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        ([], 2),
-        (["virus.fa"], 2),
-        (["virus=virus.fa", "--windows", "--lengths", "150,x"], 2),
-        (["virus=missing.fa"], 3),
-        (["virus=virus.fa", "--windows", "--lengths", "900000"], 3),
-    ],
-)
-def test_what_evaluate_cannot_do_is_said(data, tmp_path, monkeypatch, arguments, code):
-    monkeypatch.chdir(data)
-    _run("evaluate", *arguments, "-d", "cpu", "-o", tmp_path / "out", code=code)
-
-
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-@pytest.mark.parametrize(
-    ("text", "code", "told"),
-    [
-        ("data: [", 2, "config.yaml: cannot be read as YAML"),
-        ("data: {train: [virus.fa], dev: [virus.fa], table: virus.fa}", 3, "columns id and class"),
-    ],
-)
-def test_a_wrong_configuration_is_told(data, tmp_path, command, text, code, told):
-    path = tmp_path / "config.yaml"
-    path.write_text(text + "\nrecipe: {dna: {width: 8}, protein: {width: 8}}\n")
-    words = ["--config", path, "--data", data, "-d", "cpu", "-o", tmp_path / "out"]
-    assert told in _run(command, *words, code=code).output

@@ -7,14 +7,11 @@ from torch.nn import functional
 
 from tests.checkpoints import split
 from virnucpro.core.errors import DeviceError
-from virnucpro.encoders import layouts
-from virnucpro.encoders.attention import prove_backend
-from virnucpro.encoders.base import Batch
+from virnucpro.encoders.base import Rectangle, collate
 from virnucpro.encoders.esm2 import Esm2
-from virnucpro.encoders.layouts import PackedLayout, RectangleLayout
-from virnucpro.engines.plans import collate
 from virnucpro.models.specs import Esm2Shape
 
+VARLEN = "torch.nn.attention.varlen.varlen_attn"
 LENGTHS = [5, 1, 140, 8, 9, 8, 300, 1022, 2]
 
 
@@ -33,7 +30,7 @@ def varlen_by_hand(q, k, v, bounds, _, longest, __):
 @pytest.fixture
 def varlen(monkeypatch):
     """The varlen kernel, on the CPU."""
-    monkeypatch.setattr(layouts, "varlen_attn", varlen_by_hand)
+    monkeypatch.setattr(VARLEN, varlen_by_hand)
 
 
 def sequences(lengths=LENGTHS):
@@ -42,7 +39,8 @@ def sequences(lengths=LENGTHS):
 
 
 def all_layouts(items):
-    return RectangleLayout.of(collate(items), 1), PackedLayout.of(collate(items))
+    batch = collate(items)
+    return Rectangle.of(batch, 1, batch.longest), batch
 
 
 @pytest.mark.parametrize("skip", [0, 1])
@@ -61,10 +59,10 @@ def test_means_cover_each_sequence_without_its_ends(skip):
 def test_a_packed_layout_never_asks_the_host():
     """Tensors without content: whoever wants a number of them, gets an error."""
     batch = collate(sequences())
-    bare = Batch(batch.tokens.to("meta"), batch.cu_seqlens.to("meta"), 1022)
-    layout = PackedLayout.of(bare)
+    layout = batch.to(torch.device("meta"))
     states = torch.empty(len(batch.tokens), 6, device="meta", dtype=torch.float16)
     assert layout.mean(states, 1).shape == (len(LENGTHS), 6)
+    assert layout.positions().shape == layout.tokens.shape
     with pytest.raises((RuntimeError, NotImplementedError)):
         layout.cu_seqlens[1].item()
 
@@ -80,23 +78,12 @@ def test_both_layouts_give_the_same_vectors(varlen):
 
 def test_a_backend_is_proved_before_it_is_used(varlen, monkeypatch):
     encoder = tiny_encoder()
-    assert prove_backend(encoder) == "sdpa"
+    assert encoder.prove() == "sdpa"
     encoder.forced_backend = "varlen"
-    assert prove_backend(encoder) == "varlen"
-    monkeypatch.setattr(layouts, "varlen_attn", lambda q, *_: q)
+    assert encoder.prove() == "varlen"
+    monkeypatch.setattr(VARLEN, lambda q, *_: q)
     with pytest.raises(DeviceError, match="off by"):
-        prove_backend(encoder)
-
-
-def test_a_kernel_that_does_not_run_is_a_device_error(monkeypatch):
-    def refuse(*_):
-        raise NotImplementedError("no kernel")
-
-    monkeypatch.setattr(layouts, "varlen_attn", refuse)
-    encoder = tiny_encoder()
-    encoder.forced_backend = "varlen"
-    with pytest.raises(DeviceError, match="no kernel"):
-        prove_backend(encoder)
+        encoder.prove()
 
 
 def tiny_encoder():

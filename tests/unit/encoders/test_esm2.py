@@ -15,9 +15,9 @@ from tests.checkpoints import (
     hidden_states,
     write_safetensors,
 )
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.load import load_encoder
-from virnucpro.engines.plans import collate
 from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, Esm2Shape
 
 TOLERANCE = 1e-5
@@ -114,36 +114,6 @@ def test_a_protein_without_residues_gives_zeros(pair):
         vectors = encoder(collate(items))
         assert not vectors[0].any()
         assert torch.isfinite(vectors).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_rotary_angles_stay_float32_whatever_the_weights_are(dtype):
-    encoder = Esm2(SHAPES["two-heads"])
-    wanted = encoder.rotary(torch.tensor([1022]))
-    got = encoder.to(dtype).rotary(torch.tensor([1022]))
-    assert encoder.embed.weight.dtype == dtype
-    for a, b in zip(got, wanted, strict=True):
-        assert a.dtype == torch.float32
-        assert torch.equal(a, b)
-
-
-def test_short_proteins_sum_their_layers_in_float32(monkeypatch):
-    torch.manual_seed(3)
-    exact = Esm2(Esm2Shape(layers=30, dim=64, heads=2, ffn=256)).eval().requires_grad_(False)
-    half = Esm2(exact.shape).eval().requires_grad_(False)
-    half.load_state_dict(exact.half().float().state_dict())  # the same weights: sums differ alone
-    half = half.half()
-    batch = collate(proteins([1, 2, 3, 5, 8, 13]))
-    wanted = exact.float()(batch)
-
-    def error():
-        vectors = half(batch)
-        assert vectors.dtype == torch.float32
-        return float(((vectors - wanted).norm(dim=1) / wanted.norm(dim=1)).max())
-
-    in_float32 = error()
-    monkeypatch.setattr(Esm2, "short_tokens", 0)
-    assert in_float32 < 0.75 * error()
 
 
 def test_the_published_sizes_have_the_published_parameter_counts():

@@ -1,7 +1,4 @@
-"""The layers around our own kernels: the same vectors as the plain path, and the way back to it.
-
-The kernels themselves need a GPU (`test_kernels_gpu.py`); here plain PyTorch stands for them.
-"""
+"""Layers around our kernels, for which plain PyTorch stands: the vectors of the plain path."""
 
 import logging
 
@@ -10,14 +7,12 @@ import pytest
 import torch
 
 from tests import plain_kernels
-from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, kernels
-from virnucpro.encoders.attention import choose_backend, prove_backend
-from virnucpro.encoders.base import Batch
+from virnucpro.encoders.attention import choose_backend
+from virnucpro.encoders.base import Batch, collate
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.fp8 import Fp8Layer, to_fp8
-from virnucpro.engines.plans import collate
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -93,7 +88,7 @@ def test_a_gpu_uses_the_best_kernels_that_run_on_it(
 
 
 def test_kernels_that_hold_are_used(encoder, installed):
-    assert prove_backend(encoder) == "triton"
+    assert encoder.prove() == "triton"
     assert encoder.forced_backend is None
 
 
@@ -104,7 +99,7 @@ def test_a_wrong_kernel_gives_way_to_the_plain_path(encoder, installed, monkeypa
     packed = batch_of(MIXED)
     wrong = encoder(packed)
     with caplog.at_level(logging.WARNING, "virnucpro.engines"):
-        assert prove_backend(encoder) == "sdpa"
+        assert encoder.prove() == "sdpa"
     assert "Triton kernels are off by" in caplog.text
     assert encoder.lay_out(packed).backend == "sdpa"
     assert float((encoder(packed) - wrong).abs().max()) > 1e-4
@@ -115,7 +110,7 @@ def test_a_kernel_that_does_not_compile_gives_way_too(encoder, installed, monkey
         raise AssertionError("unsupported layout")
 
     monkeypatch.setattr(kernels, "add_norm", refuse)
-    assert prove_backend(encoder) == "sdpa"
+    assert encoder.prove() == "sdpa"
     assert "do not run here (AssertionError: unsupported layout)" in caplog.text
 
 
@@ -127,11 +122,6 @@ def test_float8_keeps_the_ends_and_stays_near(installed):
     quantised = to_fp8(encoder)
     assert [isinstance(x, Fp8Layer) for x in quantised.layers] == [False, True, True, False]
     assert [isinstance(x, Fp8Layer) for x in encoder.layers] == [False] * 4
-    assert prove_backend(quantised) == "triton"
+    assert quantised.prove() == "triton"
     off = float((quantised(packed) - wanted).norm() / wanted.norm())
     assert 1e-4 < off < 5e-2  # float8 was there, and did its work
-
-
-def test_float8_is_refused_where_our_kernels_do_not_run():
-    with pytest.raises(UsageError, match="H100"):
-        to_fp8(NETWORKS["esm2"]())

@@ -5,12 +5,60 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from tests.unit.engines.toys import DIM, MeanEncoder, expected, make_items, vectors_of
 from virnucpro.core.errors import DeviceError, ModelError
-from virnucpro.engines.base import EngineOptions, choose_dtype, make_engine
-from virnucpro.engines.feeding import Ahead, spread
-from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, budget_by_memory
+from virnucpro.encoders.base import Batch, Encoder
+from virnucpro.engines.base import EngineOptions, choose_dtype
+from virnucpro.engines.feeding import pack, rectangles, spread
+from virnucpro.engines.runner import (
+    LARGEST_BUDGET,
+    SMALLEST_BUDGET,
+    BatchEngine,
+    budget_by_memory,
+)
+
+DIM = 4
+
+
+class MeanEncoder(Encoder):
+    """The mean of one learned row a token; what a batch holds besides cannot matter."""
+
+    dim, pad_id = DIM, 0
+
+    def __init__(self, vocabulary: int = 32) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.rows = nn.Parameter(torch.randn(vocabulary, DIM, generator=generator))
+
+    def lay_out(self, batch: Batch) -> Batch:
+        return batch
+
+    def encode(self, layout: Batch) -> Tensor:
+        return layout.mean(self.rows[layout.tokens], 0)
+
+
+def make_items(lengths, seed=0) -> list[np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return [draw.integers(1, 31, n) for n in lengths]
+
+
+def expected(encoder: MeanEncoder, items: list[np.ndarray]) -> np.ndarray:
+    rows = encoder.rows.detach().numpy()
+    return np.array([rows[item].mean(0) for item in items])
+
+
+def vectors_of(batches, count: int) -> np.ndarray:
+    """Vectors of all rows, shape (count, d); fails on a row that comes twice or never."""
+    found = np.full((count, DIM), np.nan, np.float32)
+    for rows, vectors in batches:
+        assert np.isnan(found[rows]).all(), f"one of {rows} came twice"
+        found[rows] = vectors
+    assert np.isfinite(found).all()
+    return found
+
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 1, 50, 20, 7, 7, 7, 30, 64, 63, 2] * 3
@@ -24,7 +72,7 @@ def kind(request):
 
 def engine_of(kind, encoder, budget=64, exact=None, **options):
     options = EngineOptions(token_budget=budget, **options)
-    return make_engine(kind, encoder, device=CPU, options=options, float32_encoder=exact)
+    return BatchEngine(kind, encoder, device=CPU, options=options, float32_encoder=exact)
 
 
 def assert_embeds(engine, encoder, items):
@@ -74,10 +122,10 @@ class NeedyEncoder(MeanEncoder):
         super().__init__()
         self.most = most
 
-    def forward(self, batch):
-        if batch.tokens.numel() > self.most:
+    def encode(self, layout):
+        if layout.tokens.numel() > self.most:
             raise torch.OutOfMemoryError("simulated")
-        return super().forward(batch)
+        return super().encode(layout)
 
 
 @pytest.mark.parametrize("most", [64, 100, 129])
@@ -100,11 +148,11 @@ def test_no_memory_for_one_sequence_is_a_device_error(kind):
 class OverflowingEncoder(MeanEncoder):
     """Gives Inf for one token until its weights are float32."""
 
-    def forward(self, batch):
-        vectors = super().forward(batch)
+    def encode(self, layout):
+        vectors = super().encode(layout)
         if self.rows.dtype == torch.float32:
             return vectors
-        return torch.where((batch.tokens == 31).any(), torch.full_like(vectors, torch.inf), vectors)
+        return vectors * torch.where((layout.tokens == 31).any(), torch.inf, 1.0)
 
 
 def test_a_batch_with_inf_is_computed_again_in_float32(kind):
@@ -161,16 +209,57 @@ def test_spread_is_map_and_reads_no_further_ahead_than_it_may(threads):
     results.close()
 
 
-@pytest.mark.parametrize("depth", [0, 1, 3])
-def test_elements_before_an_error_arrive_first_and_the_end_stays_the_end(depth):
-    def source():
-        yield from range(3)
-        raise OSError("gone")
+BUDGET = 64
+lengths_lists = st.lists(st.integers(1, BUDGET), max_size=200)
 
-    with Ahead(source(), depth) as ahead:
-        assert [next(ahead) for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(OSError, match="gone"):
-            next(ahead)
-    with Ahead(iter([1]), depth) as ahead:
-        assert list(ahead) == [1]
-        assert next(ahead, "end") == "end"
+
+@given(lengths=lengths_lists)
+def test_every_sequence_lands_in_one_rectangle_within_budget(lengths):
+    batches = list(rectangles(np.array(lengths, dtype=np.int64), BUDGET))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        tokens = [lengths[i] for i in batch]
+        assert len(batch) * max(tokens) <= BUDGET
+        assert tokens == sorted(tokens, reverse=True)
+
+
+def _first_fit_decreasing(lengths):
+    """The rule as one would state it: each sequence, longest first, into the first that fits."""
+    bins, free = [], []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        home = next((b for b, room in enumerate(free) if room >= lengths[i]), None)
+        if home is None:
+            bins.append([])
+            free.append(BUDGET)
+            home = len(bins) - 1
+        bins[home].append(i)
+        free[home] -= lengths[i]
+    return bins
+
+
+@given(lengths=lengths_lists)
+@settings(deadline=None)
+def test_packing_is_first_fit_decreasing(lengths):
+    batches = [batch.tolist() for batch in pack(np.array(lengths, dtype=np.int64), BUDGET)]
+    assert batches == _first_fit_decreasing(lengths)
+
+
+def test_a_million_lengths_are_packed_by_group_with_few_slots_left_empty():
+    draw = np.random.default_rng(7)
+    reads = np.clip(draw.normal(49, 3, 500_000).round(), 12, 50)
+    contigs = np.where(draw.random(500_000) < 0.5, 166, draw.integers(10, 1_000, 500_000))
+    lengths = np.concatenate([reads, contigs]).astype(int) + 2
+    batches = pack(lengths, 16_384)
+    assert sum(map(len, batches)) == 1_000_000
+    assert lengths.sum() > 0.99 * len(batches) * 16_384
+
+
+@pytest.mark.parametrize("plan", [rectangles, pack])
+def test_a_plan_leaves_a_sequence_beyond_the_budget_alone(plan):
+    batches = [batch.tolist() for batch in plan(np.array([3, 65, 7, 129, 2]), BUDGET)]
+    assert batches == [[3], [1], [2, 0, 4]]
+
+
+def test_rows_much_narrower_than_the_first_begin_another_rectangle():
+    batches = rectangles(np.array([100, 80, 76, 75, 74, 40]), 1_000, 0.75)
+    assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4], [5]]

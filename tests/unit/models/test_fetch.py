@@ -2,20 +2,15 @@
 
 import hashlib
 import json
-import shutil
 
 import pytest
 from safetensors.numpy import load_file
 from tiny_published import classifier_state
 
-from virnucpro.core.errors import ModelError, OutputError
+from virnucpro.core.errors import ModelError
 from virnucpro.models.fetch import fetch, plan_fetch
 from virnucpro.models.manifest import MANIFEST, read_manifest
-from virnucpro.models.published import (
-    CLASSIFIER_REPOSITORY,
-    CLASSIFIER_REVISION,
-    needed_files,
-)
+from virnucpro.models.published import CLASSIFIER_REPOSITORY, CLASSIFIER_REVISION, needed_files
 
 ESM, DNA = "esm2_t36_3B_UR50D", "DNABERT-S"
 ESM_REPOSITORY, DNA_REPOSITORY = "facebook/esm2_t36_3B_UR50D", "zhihan1996/DNABERT-S"
@@ -125,15 +120,6 @@ def test_a_short_break_is_bridged(hub, tmp_path, name):
     hub.breaks = [500, 1]
     assert fetch(plan, tmp_path).revision == plan.revision
     assert hub.breaks == []
-
-
-def test_a_full_disk_is_found_before_the_download(hub, tmp_path, monkeypatch):
-    (plan,) = plan_fetch([ESM], tmp_path, {})
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(OutputError, match=r"needs 0\.00 GB"):
-        fetch(plan, tmp_path)
-    assert downloads(hub) == []
 
 
 def test_remote_names_never_become_other_paths():

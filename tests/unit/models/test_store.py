@@ -56,15 +56,6 @@ def test_every_file_that_decides_a_score_is_in_the_digest(home, tmp_path):
     assert resolve_model("500", None, home).digest != digest
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"hidden_size": 0}', '{"hidden_size": true}'])
-def test_an_encoder_that_does_not_say_its_width_is_refused(home, tmp_path, text):
-    changed = write_dna(tmp_path / "dna")
-    (changed / "config.json").write_text(text)
-    shutil.rmtree(home / "encoders" / "DNABERT-S")
-    with pytest.raises(ModelError, match=r"config\.json: (damaged|gives no width)"):
-        install_local(changed, "DNABERT-S", home)
-
-
 @pytest.mark.parametrize("name", ["300", "500", "esm2_t36_3B_UR50D"])
 def test_what_is_missing_is_named_with_the_remedy(home, name):
     shutil.rmtree(home / ("500" if name == "500" else f"encoders/{name}"), ignore_errors=True)
@@ -101,7 +92,7 @@ def test_a_changed_file_is_not_used(home, file, damage):
             resolve_model("500", None, home)
 
 
-@pytest.mark.parametrize("form", ["pth", "safetensors", "folder", "500", "installed"])
+@pytest.mark.parametrize("form", ["pth", "safetensors", "500", "installed"])
 def test_a_custom_classifier_runs_with_the_published_encoders(home, tmp_path, form):
     path = tmp_path / "classifier.safetensors"
     if form == "pth":
@@ -115,7 +106,7 @@ def test_a_custom_classifier_runs_with_the_published_encoders(home, tmp_path, fo
         install_local(path, "mine", home)
         spec = resolve_model("custom", Path("mine"), home)
     else:
-        spec = resolve_model("custom", tmp_path if form == "folder" else path, home)
+        spec = resolve_model("custom", path, home)
         assert (spec.classifier, spec.name) == (path, "custom")
     assert (spec.dim, spec.chunk_nt, spec.orf_policy) == (WIDTH, 500, OrfPolicy("open-frame"))
 
@@ -198,13 +189,6 @@ def test_a_description_that_is_not_valid_is_refused(own, tmp_path, place, change
     (value[place] if place else value).update(change)
     path.write_text(json.dumps(value))
     with pytest.raises(ModelError):
-        resolve_model("custom", own, tmp_path)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{", "{}", "[" * 100_000, '"\ud800"', "\x00"])
-def test_a_description_that_is_no_json_is_refused(own, tmp_path, text):
-    (own / MANIFEST).write_text(text, encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(ModelError, match=r"model\.json"):
         resolve_model("custom", own, tmp_path)
 
 

@@ -12,7 +12,7 @@ from virnucpro.pipeline.run import summary_lines
 from virnucpro.pipeline.settings import Calling
 from virnucpro.reports.explain import advice
 from virnucpro.reports.tables import CHUNK_COLUMNS, CONTIG_COLUMNS, CallRow, ChunkRow, header
-from virnucpro.sequences.fasta_files import read_fasta
+from virnucpro.sequences.fasta import read_fasta
 
 
 def make_run(tmp_path, samples, calling=None, mates=1):

@@ -6,13 +6,13 @@ import zlib
 import numpy as np
 import pytest
 
-from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.records import Record
+from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import input_pass as passing
-from virnucpro.pipeline.input_pass import Rules, Unit, input_pass
-from virnucpro.pipeline.stream import ScoreStore, scored_shards
-from virnucpro.pipeline.worker_loop import Done, GivenUp
-from virnucpro.scores.scorer import COLUMNS
+from virnucpro.pipeline.input_pass import Rules, input_pass
+from virnucpro.pipeline.stream import scored_shards
+from virnucpro.pipeline.worker_loop import Done
+from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer, finished
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 RULES = Rules(120, OrfPolicy("longest"))
@@ -28,29 +28,13 @@ def scores_of(unit):
 
 
 class Toy:
-    """Computes what it is given, in an order of its own; gives some units up.
+    """Computes what it is given; its outcomes come in an order of its own."""
 
-    Attributes:
-        computed: keys of the units that it was given to compute.
-    """
-
-    def __init__(self, order=lambda outcomes: outcomes, poison=()):
-        self.order, self.poison, self.computed = order, poison, []
+    def __init__(self, order):
+        self.order = order
 
     def run(self, job, items, on_rows):
-        return self.order(self._outcomes(items, on_rows))
-
-    def _outcomes(self, items, on_rows):
-        for key, unit in items:
-            if unit is None:
-                yield Done(key, None, {}, 0)
-                continue
-            self.computed.append(key)
-            if key in self.poison:
-                yield GivenUp(key, "it would not")
-            else:
-                on_rows(len(unit[0]))
-                yield Done(key, scores_of(unit), {}, 0)
+        return self.order(Done(key, scores_of(unit), {}, 0) for key, unit in items)
 
 
 def shuffled(seed):
@@ -63,69 +47,63 @@ RECORDS = [
 ]
 
 
-@pytest.fixture
-def events(monkeypatch):
-    """Events of five shards; some records are copies, some are too short for an ORF."""
-    monkeypatch.setattr(passing, "SHARD_RECORDS", 5)
-    monkeypatch.setattr(passing, "BLOCK_CHUNKS", 4)
-    return lambda: input_pass(iter(RECORDS), RULES, per_unit=6)
-
-
-@pytest.fixture
-def units(events):
-    return [event for event in events() if isinstance(event, Unit)]
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "key")
-
-
-def expect_true_scores(found, but=()):
-    """Every ORF of every record has its own score, in order; ORFs of units `but` have none."""
-    records = iter(RECORDS)
-    for shard, scores in found:
-        mine = [next(records) for _ in shard.records]
-        assert [row.seq_id for row in shard.records] == [record.seq_id for record in mine]
-        unit_of = np.repeat([n for n, _ in shard.units], [size for _, size in shard.units])
-        expected = []
-        for chunk, frame, *_, distinct in shard.orfs.tolist():
-            record, _, start, end, _ = shard.chunks[chunk].tolist()
-            orfs = find_orfs([mine[record].sequence[start:end]], RULES.policy)
-            dna = orfs.dna[orfs.frame.tolist().index(frame)]
-            expected.append([np.nan] * COLUMNS if unit_of[distinct] in but else true_score(dna))
-        np.testing.assert_allclose(scores, np.reshape(expected, (-1, COLUMNS)), atol=1e-6)
-    assert next(records, None) is None
-
-
 @pytest.mark.parametrize(
     "order", [iter, lambda found: reversed(list(found)), *map(shuffled, "abc")]
 )
-def test_shards_keep_their_order_whatever_order_outcomes_come_in(events, units, order):
-    assert len(units) > 12
-    expect_true_scores(scored_shards(events(), None, Toy(order), None))
+def test_shards_keep_their_order_whatever_order_outcomes_come_in(monkeypatch, order):
+    """Of five shards; some records are copies, some are too short for an ORF."""
+    monkeypatch.setattr(passing, "SHARD_RECORDS", 5)
+    monkeypatch.setattr(passing, "BLOCK_CHUNKS", 4)
+    events = input_pass(iter(RECORDS), RULES, per_unit=6)
+    records, units = iter(RECORDS), 0
+    for shard, scores in scored_shards(events, None, Toy(order), None):
+        mine = [next(records) for _ in shard.records]
+        assert [row.seq_id for row in shard.records] == [record.seq_id for record in mine]
+        units += len(shard.units)
+        expected = []
+        for chunk, frame, *_ in shard.orfs.tolist():
+            record, _, start, end, _ = shard.chunks[chunk].tolist()
+            orfs = find_orfs([mine[record].sequence[start:end]], RULES.policy)
+            expected.append(true_score(orfs.dna[orfs.frame.tolist().index(frame)]))
+        np.testing.assert_allclose(scores, np.reshape(expected, (-1, COLUMNS)), atol=1e-6)
+    assert next(records, None) is None and units > 12
 
 
-def test_finished_units_are_not_computed_again(events, units, store):
-    for unit in units[::3]:
-        store.commit(unit.number, scores_of((unit.dna, unit.protein)))
-    toy, told = Toy(shuffled("d")), []
-    expect_true_scores(scored_shards(events(), store, toy, None, told.append))
-    known = {unit.number for unit in units[::3]}
-    assert toy.computed == [unit.number for unit in units if unit.number not in known]
-    assert sum(told) == sum(map(len, units))
-    again = Toy()
-    expect_true_scores(scored_shards(events(), store, again, None))
-    assert again.computed == []
+ORFS = [b"ATGGCC" * k + b"A" * (k % 3) for k in range(1, 13)]
+PROTEINS = [b"MA" * k for k in range(1, 13)]
 
 
-@pytest.mark.parametrize("poison", [{0}, {3, 4}, {11}])
-def test_a_unit_that_is_given_up_has_no_scores_and_is_not_done(events, units, store, poison):
-    reasons = {}
-    toy = Toy(shuffled("e"), poison)
-    found = list(scored_shards(events(), store, toy, None, given_up=reasons))
-    assert reasons == dict.fromkeys(sorted(poison), "it would not")
-    expect_true_scores(found, but=poison)
-    mended = Toy()
-    expect_true_scores(scored_shards(events(), store, mended, None))
-    assert set(mended.computed) == poison
+@pytest.fixture(scope="module")
+def model(tiny_home):
+    return resolve_model("500", None, tiny_home)
+
+
+def found_by(scorer, dna=ORFS, protein=PROTEINS):
+    return finished(scorer.run(scorer.prepare((dna, protein))))
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    """Scores of each ORF computed in a unit of its own."""
+    scorer = Scorer(model, LoadedModels("cpu"))
+    pairs = zip(ORFS, PROTEINS, strict=True)
+    return np.concatenate([found_by(scorer, [dna], [protein]) for dna, protein in pairs])
+
+
+@pytest.mark.parametrize("engine", ["padded", "packed"])
+@pytest.mark.parametrize("budget", [None, 40])
+def test_packed_equals_padded_equals_each_orf_alone(model, alone, engine, budget):
+    options = EmbeddingOptions(engine=engine, token_budget=budget)
+    scorer = Scorer(model, LoadedModels("cpu"), options, options, classifier_batch=5)
+    found = found_by(scorer)
+    assert found.shape == (len(ORFS), COLUMNS)
+    np.testing.assert_allclose(found[:, :2], alone[:, :2], atol=1e-5)
+    np.testing.assert_allclose(found[:, :2].sum(axis=1), 1, atol=1e-5)
+    assert np.isnan(found[:, 2:]).all()  # this classifier knows no null
+    assert len({row.tobytes() for row in found}) == len(ORFS)
+    stats = scorer.stats()
+    assert {stats[slot]["layout"] for slot in ("dna", "protein")} == {engine}
+    if budget:
+        for slot in ("dna", "protein"):
+            assert stats[slot]["token_budget"] == budget
+            assert stats[slot]["slots"] <= stats[slot]["batches"] * 80  # the longest alone

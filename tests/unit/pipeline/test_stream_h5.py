@@ -1,15 +1,29 @@
 """Vectors of the packed engine to feature files: by row where rows are ours, else by id."""
 
 import os
+import pickle
 import tracemalloc
+import zipfile
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from staged_files import embeddings, orf_ids, write_published_dna
 
 from virnucpro.core.errors import OutputError
-from virnucpro.pipeline.feature_files import read_merged, read_protein_features, write_dna_features
+from virnucpro.core.records import Embeddings
+from virnucpro.pipeline.feature_files import (
+    DamagedFeaturesError,
+    read_dna_features,
+    read_merged,
+    read_protein_features,
+    read_vectors,
+    write_dna_features,
+    write_merged,
+    write_protein_features,
+    write_vectors,
+)
 from virnucpro.pipeline.features import merge_features
 from virnucpro.pipeline.prediction import _stream_h5_to_pt_files
 
@@ -98,3 +112,73 @@ def test_memory_is_that_of_one_file_not_of_all(tmp_path):
     finally:
         tracemalloc.stop()
     assert one_file < peak < 6 * one_file < h5.stat().st_size / 3
+
+
+WRITERS = {
+    read_dna_features: write_dna_features,
+    read_protein_features: write_protein_features,
+    read_merged: lambda path, rows: write_merged(path, rows, "digest"),
+    read_vectors: lambda path, rows: write_vectors(path, [rows], rows.vectors.shape),
+}
+READERS = list(WRITERS)
+
+
+@pytest.mark.parametrize("count", [0, 1, 1100])
+def test_dna_file_has_the_published_layout(tmp_path, count):
+    ids = [f"contig|ä {row}" for row in range(count)]
+    rows = Embeddings(
+        tuple(ids), np.geomspace(1e-42, 3e38, 7, dtype="f4") * np.ones((count, 1), "f4")
+    )
+    write_dna_features(tmp_path / "f.pt", rows)
+    with zipfile.ZipFile(tmp_path / "f.pt") as archive:
+        content = pickle.loads(archive.read("archive/data.pkl"))
+    data = [
+        {"label": seq_id, "mean_representation": row.tolist()}
+        for seq_id, row in zip(ids, rows.vectors, strict=True)
+    ]
+    marks = {"version": "1.0", "status": "complete"}
+    assert content == {"nucleotide": ids, "data": data, **marks}
+    assert torch.load(tmp_path / "f.pt", weights_only=True) == content
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_tensors_are_where_the_published_layout_has_them(tmp_path, count):
+    rows = embeddings(orf_ids(1, count), 3)
+    write_protein_features(tmp_path / "p.pt", rows)
+    write_merged(tmp_path / "m.pt", rows, "digest")
+    protein = torch.load(tmp_path / "p.pt", weights_only=True)
+    merged = torch.load(tmp_path / "m.pt", weights_only=True)
+    assert protein["proteins"] == merged["ids"] == orf_ids(1, count)
+    assert (protein["version"], protein["status"]) == ("1.0", "complete")
+    assert all(row.shape == (3,) and row.dtype == torch.float32 for row in protein["data"])
+    np.testing.assert_array_equal([*map(np.asarray, protein["data"])], [*rows.vectors])
+    np.testing.assert_array_equal(merged["data"].numpy(), rows.vectors)
+    torch.save(merged, tmp_path / "again.pt")  # a whole tensor, with a storage of its own
+    np.testing.assert_array_equal(read_merged(tmp_path / "again.pt").vectors, rows.vectors)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    rows = embeddings(["a", "bad"], 3)
+    rows.vectors[1, 2] = value
+    for reader in READERS:
+        WRITERS[reader](tmp_path / "f", rows)
+        with pytest.raises(DamagedFeaturesError, match="vector of bad"):
+            reader(tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"data": []}, "no `proteins` and `data`"),
+        ({"proteins": ["a"], "data": []}, "1 ids for data"),
+        ({"proteins": ["a", "a"], "data": [torch.ones(2), torch.ones(2)]}, "occurs twice"),
+        ({"proteins": ["a", "b"], "data": [torch.ones(2), torch.ones(3)]}, "one width"),
+        ({"proteins": ["a", "b"], "data": [*torch.ones(2, 2).T]}, "one after the other"),
+        ({"proteins": [*map(str, range(40))], "data": [torch.ones(9_000)] * 40}, "rows claim"),
+    ],
+)
+def test_wrong_layout_is_named(tmp_path, content, problem):
+    torch.save(content, tmp_path / "f.pt")
+    with pytest.raises(DamagedFeaturesError, match=problem):
+        read_protein_features(tmp_path / "f.pt")

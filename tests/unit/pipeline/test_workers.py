@@ -3,14 +3,12 @@
 import multiprocessing
 import os
 import threading
-import time
 
 import pytest
 from runs import are_gone
-from stand_ins import Squares, worker_that_dies_with_work
+from stand_ins import Squares
 
 from virnucpro.core.errors import DeviceError, OutputError
-from virnucpro.pipeline import workers as module
 from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
@@ -119,25 +117,6 @@ def test_a_unit_that_kills_its_worker_twice_is_given_up_alone(pool, job, trouble
         assert len(job.tries(poison)) == (2 if trouble == "SIGKILL" else 0)
 
 
-def test_a_unit_is_tried_again_alone_though_there_are_others_to_do(job, caplog):
-    def source():
-        yield 0, (0, "SIGKILL once")
-        n = 0
-        while "trying it again, alone" not in caplog.text:
-            n += 1
-            time.sleep(0.01)
-            yield n, None
-        yield from ((n + k, (n + k, "")) for k in range(1, 5))
-
-    pool = Workers(settings("cpu"))
-    try:
-        results, _ = done(pool, job, source())
-    finally:
-        pool.close()
-    assert results[0][0] == 0 and sum(map(bool, results.values())) == 5
-    assert not (job.folder / "not alone").exists()
-
-
 def no_more(source_error):
     yield 0, (0, "")
     raise source_error
@@ -191,15 +170,6 @@ def test_where_nobody_can_start_the_cause_is_raised(tmp_path, make):
         done(executor, Squares(tmp_path, broken="bad"), units())
     executor.close()
     assert set(multiprocessing.active_children()) <= before
-
-
-def test_where_every_worker_dies_all_units_are_given_up(job, monkeypatch):
-    monkeypatch.setattr(module, "worker_main", worker_that_dies_with_work)
-    pool = Workers(settings("cpu"))
-    results, reasons = done(pool, job, units(5))
-    pool.close()
-    assert results == {} and set(reasons) == set(range(5))
-    assert "no worker is left" in reasons.values()
 
 
 class LoadsMeanwhile:

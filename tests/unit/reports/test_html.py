@@ -11,10 +11,9 @@ from report_data import HOSTILE, make_run
 
 from virnucpro.cli.info import report
 from virnucpro.core.errors import InputError, UsageError
-from virnucpro.core.records import Status
 from virnucpro.reports.html import write_report
-from virnucpro.reports.summary import MOST_REGIONS, MOST_ROWS, summarise
-from virnucpro.reports.tables import CALL_COLUMNS, CallRow, RegionRow, header
+from virnucpro.reports.summary import MOST_REGIONS
+from virnucpro.reports.tables import CallRow, RegionRow
 
 
 def page_of(folder, **more):
@@ -56,17 +55,6 @@ def test_nothing_is_loaded_from_elsewhere_and_ids_never_become_markup(tmp_path):
     graph = (tmp_path / "virnucpro_mqc.json").read_text()
     assert not set("<>") & set(graph) and "onclick='" not in graph
     assert list(json.loads(graph)["data"]) == ["&lt;script&gt;alert(1)&lt;/script&gt;", "sample_2"]
-
-
-@pytest.mark.slow
-def test_hundred_thousand_records_stay_small_and_say_what_is_shown(tmp_path):
-    path = write_report(make_run(tmp_path, records=100_000, samples=4))
-    assert path.stat().st_size < 3_000_000
-    page = path.read_text()
-    rows = data_of(page)["rows"]
-    assert MOST_ROWS < len(rows["id"]) <= MOST_ROWS + MOST_REGIONS
-    assert f"{len(rows['id']):,} of 100,000 records, those with the highest scores and" in page
-    assert rows["p"] == sorted(rows["p"], reverse=True)
 
 
 def test_a_page_is_made_of_what_there_is(tmp_path):
@@ -187,23 +175,6 @@ def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):
     assert data["again"] == ["virnucpro predict sample_1 sample_2 --resume --max-fdr ", ""]
 
 
-def test_only_calls_that_are_mostly_false_and_samples_without_viruses_are_warned_of(tmp_path):
-    page = page_of(make_run(tmp_path))
-    assert 'class="warning high"' not in page and "without any virus" not in page
-    (sample,) = json.loads((tmp_path / "run.json").read_text())["sample_summary"]
-    assert "without any virus" in page_of(
-        tmp_path, sample_summary=[sample | {"compatible_with_none": True}]
-    )
-    calls = tmp_path / "calls.tsv"
-    lines = [line.split("\t") for line in calls.read_text().splitlines()]
-    fdr = lines[0].index("fdr")
-    for line in lines[1:]:
-        line[fdr] = line[fdr] and "0.21"
-    calls.write_text("".join("\t".join(line) + "\n" for line in lines))
-    warned = re.search(r'<p class="warning high".*?</p>', page_of(tmp_path), re.S)[0]
-    assert "about 21.0% of the viral ones are expected to be false" in warned
-
-
 def test_sequences_of_the_surest_can_be_copied_while_the_page_is_small(tmp_path, monkeypatch):
     data = data_of(page_of(make_run(tmp_path, records=300)))
     viral = [i for i, call in enumerate(data["rows"]["call"]) if call == 0]
@@ -223,21 +194,3 @@ def test_sequences_of_the_surest_can_be_copied_while_the_page_is_small(tmp_path,
         plain.unlink()
     packed = data_of(page_of(tmp_path))
     assert (packed["fasta"], packed["regionFasta"]) == (fewer["fasta"], fewer["regionFasta"])
-
-
-def test_risk_is_the_worst_rank_of_each_sample_weighted_by_its_viral_records(tmp_path):
-    place = (500, 1, 1, Status.CALLED)
-    rows = [
-        CallRow(name, *place, 0.9, call, "mini", sample, 1, 0, 1, fdr)
-        for name, call, sample, fdr in (
-            ("a", "virus", "s", 0.01),
-            ("b", "virus", "s", 0.02),
-            ("c", "virus", "t", 0.08),
-            ("d", "non-virus", "t", 0.6),
-        )
-    ]
-    path = tmp_path / "calls.tsv"
-    path.write_text(header(CALL_COLUMNS) + "".join(row.line() for row in rows))
-    summary = summarise(path)
-    assert summary.fdr == pytest.approx((2 * 0.02 + 0.08) / 3)
-    assert summary.sample_fdr == {"s": 0.02, "t": 0.08}

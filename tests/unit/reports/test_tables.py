@@ -105,14 +105,6 @@ def test_fasta_keeps_header_and_letters_and_packs_the_same_bytes(tmp_path):
     assert (tmp_path / "packed" / "viral.fasta.gz").read_bytes() == packed
 
 
-@pytest.mark.parametrize("gzip_fasta", [False, True])
-def test_an_error_leaves_no_file_behind(tmp_path, gzip_fasta):
-    with pytest.raises(ZeroDivisionError), TableFiles(tmp_path, gzip_fasta) as files:
-        files.add("../x", ROWS[1].fields(), [], [], None)
-        raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("seq_id", [">a", "a%b", "a b\t", "contig|1", "é", "a,b&c", "#1"])
 def test_escapes_can_be_undone_and_leave_no_forbidden_letter(seq_id):
     assert unquote(gff_seqid(seq_id)) == unquote(gff_attribute(seq_id)) == seq_id

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from virnucpro.core.errors import InputError
 from virnucpro.sequences import entries, streams
-from virnucpro.sequences.fasta import pairs_of, read_records, sample_name
+from virnucpro.sequences.fasta import pairs_of, read_fasta, read_records, sample_name, write_fasta
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
 
 FASTA = b">a first\nACGT\nACG\n>b\nTTTT\n"
@@ -237,29 +237,6 @@ def test_a_bomb_is_stopped_in_bounded_memory(put, packer):
     assert peak < 11_000_000
 
 
-pieces = st.sampled_from([
-    b">", b"@", b"+", b"\n", b"\r", b"\0", b"A", b"ACGT", b" ", b"\t", b"#", b"/1", b"-",
-    b"\xef\xbb\xbf", b"\xff", b"\xfe", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd",
-])  # fmt: skip
-hostile = st.binary(max_size=200) | st.lists(pieces, max_size=40).map(b"".join)
-
-
-@settings(max_examples=200, deadline=None)
-@given(data=hostile, packer=st.sampled_from([bytes, gzip.compress, zstandard.compress]))
-def test_random_bytes_give_records_or_an_input_error(tmp_path_factory, data, packer):
-    path = tmp_path_factory.getbasetemp() / "random"
-    path.write_bytes(packer(data))
-    for read in (lambda: read_records([path, path]), lambda: pairs_of([path, path], ReadLog())):
-        try:
-            records = list(read())
-        except InputError as error:
-            assert str(path) in str(error)
-        else:
-            flat = [r for item in records for r in (item if isinstance(item, tuple) else [item])]
-            assert len({record.seq_id for record in flat}) == len(flat)
-            assert all(record.seq_id for record in flat)
-
-
 def outcome(path, block_bytes):
     """Records and what was counted, or the refusal."""
     log = ReadLog()
@@ -310,3 +287,41 @@ def test_an_id_takes_few_bytes():
     tracemalloc.stop()
     shelves = 3 * 1024 * 1024
     assert used < 12 * 200_000 + shelves
+
+
+def text_of(entries, **options):
+    handle = io.StringIO()
+    write_fasta(handle, entries, **options)
+    return handle.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("length", "lines"), [(0, [0]), (1, [1]), (60, [60]), (61, [60, 1]), (120, [60, 60])]
+)
+def test_wrapped_lines_have_60_letters(length, lines):
+    text = text_of([("x", "A" * length)], wrapped=True)
+    assert text.startswith(">x\n")
+    assert text.endswith("\n")
+    assert [len(line) for line in text[3:-1].split("\n")] == lines
+    assert text_of([("x", "A" * length)]) == ">x\n" + "A" * length + "\n"
+
+
+entry = st.tuples(
+    st.text("abcé/|\"'_.1", min_size=1, max_size=9), st.text("ACGTacgt", max_size=150)
+)
+
+
+@given(entries=st.lists(entry, max_size=6), wrapped=st.booleans())
+def test_what_is_written_is_read_back(tmp_path_factory, entries, wrapped):
+    path = tmp_path_factory.getbasetemp() / "between.fa"
+    path.write_text(text_of(entries, wrapped=wrapped), encoding="utf-8", newline="\n")
+    assert list(read_fasta(path)) == entries
+
+
+@pytest.mark.parametrize("text", ["ACGT\n", None])
+def test_a_file_that_is_not_ours_is_refused(tmp_path, text):
+    path = tmp_path / "x.fa"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=r"x\.fa"):
+        list(read_fasta(path))

@@ -157,12 +157,6 @@ def test_stops_everywhere_still_give_an_orf(unit):
     assert len(find_orfs([(unit * 60)[:60]], OrfPolicy("longest", keep=1))) == 1
 
 
-@pytest.mark.parametrize("policy", ["open-frame", "longest"])
-def test_nothing_to_read_gives_no_rows(policy):
-    for chunks in ([], [""], ["A", "AC"], ["NNNNNNNNN"]):
-        assert rows_of(chunks, OrfPolicy(policy)) == []
-
-
 @pytest.mark.parametrize(("name", "keep"), [("best", 6), ("longest", 0), ("open-frame", 7)])
 def test_a_policy_that_cannot_be_is_refused(name, keep):
     with pytest.raises(ValueError):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from runs_here import predict_here, run, write_dna, write_reads
+from runs_here import run as command
 
 from virnucpro.core.records import Record
 from virnucpro.models import specs
@@ -105,7 +106,7 @@ def test_rates_come_from_runs_here_and_else_from_a_second_of_scoring(
 
 
 def test_a_large_model_that_never_ran_here_is_not_timed(model, tiny_home, tmp_path, monkeypatch):
-    assert model.weight_bytes > 10_000 and not model.is_large
+    assert not model.is_large
     monkeypatch.setattr(specs, "_LARGE_BYTES", 10_000)
     monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
     fasta = write(tmp_path / "in.fa", records([400]))
@@ -113,3 +114,16 @@ def test_a_large_model_that_never_ran_here_is_not_timed(model, tiny_home, tmp_pa
     assert "virnucpro predict -m 500 --sample-n 20\n" in said
     assert [orfs_per_unit(None, on_cpu, model) for on_cpu in (True, False)] == [100, 10_000]
     assert orfs_per_unit(7, True, model) == 7
+
+
+@pytest.mark.parametrize("engine", ["padded", "packed"])
+def test_profile_recommends_a_budget_that_it_tried(home, tmp_path, engine):
+    report = tmp_path / "profile.json"
+    sizes = ["--model", "esm2", "--min-batch", 512, "--max-batch", 2048]
+    result = command("profile", "-d", "cpu", *sizes, "--engine", engine, "-o", report, code=0)
+    found = json.loads(report.read_text())["encoders"]["esm2_t36_3B_UR50D"]
+    assert [trial["token_budget"] for trial in found["trials"]] == [512, 1024, 2048]
+    assert all(trial["tokens_per_s"] > 0 and trial["fits"] for trial in found["trials"])
+    assert found["recommended"] in (512, 1024, 2048)
+    flag = f"--esm-batch-size {found['recommended']}"  # the packed engine has no such flag
+    assert (flag in result.output) == (engine == "padded")

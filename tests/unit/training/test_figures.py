@@ -1,13 +1,16 @@
 """Figures of scored sequences: against scikit-learn, and row by row."""
 
+import html
+import re
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 
 from virnucpro.training import figures
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Label
-from virnucpro.training.evaluation_page import Report
-from virnucpro.training.figures import curves_of, rows_of, side_by_side
+from virnucpro.training.evaluation_page import Report, render
+from virnucpro.training.figures import Row, curves_of, rows_of, side_by_side
 
 
 def _part(name: str, label: Label, p: list[float], calls: list[str], length: int = 500):
@@ -76,3 +79,34 @@ def test_a_page_shows_names_as_text(tmp_path):
     assert "<script>" not in page and "&lt;script&gt;" in page and "a&amp;b.fa" in page
     table = (tmp_path / "evaluation.tsv").read_text().splitlines()
     assert len({line.count("\t") for line in table}) == 1
+
+
+FACTS = {
+    "model": "m", "model_digest": "0" * 64, "chunk_nt": 500, "files": ["a.fa"],
+    "windows": {"lengths": [500, 1000], "count": 9, "null_count": 0, "seed": 0}, "left_out": [],
+    "sequences": 4000,
+}  # fmt: skip
+
+
+def row(level="set", group="", count=2000, length=500, set_name="all"):
+    return Row(
+        length_nt=length, level=level, set_name=set_name, group=group, count=count, coverage=1.0,
+        virus=0.9, uncertain=0.0, non_virus=0.1, mean_p=0.5, auroc=0.97,
+    )  # fmt: skip
+
+
+BOTH = [row(), row(group="cellular")]
+
+
+@pytest.mark.parametrize(("short", "long", "shown"), [(30, 40, "1,000 nt"), (40, 40, "500 nt")])
+def test_the_length_with_most_sequences_is_open_else_the_models_own(short, long, shown):
+    page = render(FACTS, [row("family", "A", short, 500), row("family", "A", long, 1000)], [])
+    assert re.findall(r"<details[^>]* open><summary>([^<]+)<", page) == [shown]
+    assert page.count("<details") == 2
+
+
+def test_nothing_may_run_or_be_loaded():
+    page = html.unescape(render(FACTS, BOTH, []))
+    assert "default-src 'none'; style-src 'sha256-" in page
+    assert "unsafe-inline" not in page and "script" not in page
+    assert not re.search(r"(?:src|href|style)=|url\(|@import", page)

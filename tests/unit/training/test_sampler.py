@@ -1,16 +1,13 @@
 """Training windows: the ORF of prediction, the seed, the record's borders, the noise."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
-from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUES, LetterTokenizer
+from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUES, LetterTokenizer
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
 from virnucpro.training.jobs import Noise
 from virnucpro.training.sampler import WindowSampler, orient
-from virnucpro.training.windows import adapters
 
 CLEAN = Noise(substituted_share=0, indel_share=0, unknown_share=0, converted_share=0)
 CORPUS = Corpus.of(
@@ -70,27 +67,3 @@ def test_windows_hold_their_record_and_no_more():
             assert len(set(bases[:length].tolist())) == 1
         lowest, highest = (88, 90) if label.group == "b" else (148, 200)
         assert lowest <= length <= highest
-
-
-def test_masked_windows_keep_half_of_their_bases():
-    noise = replace(CLEAN, masked_share=0.5)
-    windows = _sampler([1, 1, 1], noise).draw(2000, 150, 200, 1)[0]
-    inside = torch.arange(windows.bases.shape[1]) < windows.lengths[:, None]
-    share = ((windows.bases == BASE_N) & inside).sum(dim=1) / windows.lengths
-    assert 0.4 < (share > 0).float().mean() < 0.5  # some runs are shorter than one base
-    assert 0.4 < share.max() < 0.53  # a base or two may be cut off to reach the frame
-    ends = windows.bases.gather(1, torch.stack([windows.lengths * 0, windows.lengths - 1], dim=1))
-    assert 0.2 < (ends == BASE_N).any(dim=1)[share > 0].float().mean() < 0.8
-
-
-def test_windows_run_into_adapters_and_viral_ones_stay_half_viral():
-    noise = replace(CLEAN, adapter_share=1.0)
-    windows, target, group = _sampler([1, 1, 1], noise).draw(2000, 150, 200, 1)
-    viral = torch.tensor([label.group == "a" for label in CORPUS.groups])[group]  # all A, or all T
-    same = torch.maximum((windows.bases == 0).sum(1), (windows.bases == 3).sum(1))
-    kept = (same / windows.lengths)[viral]
-    assert kept.min() > 0.48 and kept.mean() < 0.9
-    assert (target[viral] == VIRUS).all()
-    tails = adapters(np.random.default_rng(0), 200, 120)
-    assert tails.shape == (200, 120) and tails.max() < 4
-    assert len({row.tobytes() for row in tails}) > 190
