@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from dataclasses import fields as fields_of
-from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -43,13 +41,41 @@ _FIELDS = {
 }  # fmt: skip
 
 
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+# By the type of a field.
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "str": str, "str | None": lambda text: text or None,
+    "int": int, "int | None": lambda text: int(text) if text else None,
+    "float": _number, "float | None": lambda text: _number(text) if text else None,
+    "Status": Status,
+}  # fmt: skip
+
+
 class _Row:
     """What rows of all tables have: fields are written and read by their names and types."""
 
     __slots__ = ()
     columns: ClassVar[tuple[str, ...]]
+    _getter: ClassVar[Any]  # takes a row's values in the order of columns
+    _plan: ClassVar[list[tuple[int, Callable[[str], Any]]]]  # each field's column, and parser
     seq_id: str
     sample: str
+
+    def __init_subclass__(cls) -> None:
+        names = [_FIELDS.get(column, column) for column in cls.columns]
+        places = {name.split(".")[0]: at for at, name in enumerate([*names, "contig_length"])}
+        cls._getter = attrgetter(*names)
+        cls._plan = [
+            (places[name], _PARSERS[kind])
+            for name, kind in cls.__annotations__.items()
+            if name in places
+        ]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -58,11 +84,8 @@ class _Row:
 
     def values(self) -> tuple[Any, ...]:
         """The fields in the order of the table's columns; what is absent is None or empty."""
-        return _getter(self.columns)(self)
-
-    def fields(self) -> list[str]:
-        """The row as text, column by column."""
-        return [*map(_text, self.values())]
+        values: tuple[Any, ...] = self._getter(self)
+        return values
 
     def line(self, *more: object) -> str:
         """The row as text, with columns behind its own."""
@@ -71,7 +94,7 @@ class _Row:
     @classmethod
     def of(cls: type[R], texts: list[str]) -> R:
         """A row from its text; a `ValueError` says what is wrong with it."""
-        return cls(*_parsed(cls, texts))
+        return cls(*(parse(texts[place]) for place, parse in cls._plan))
 
     @classmethod
     def read(
@@ -143,7 +166,7 @@ class ChunkRow(_Row):
         return {"F": "+", "R": "-"}.get(self.frame[:1], "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RegionRow(_Row):
     """A viral stretch of a contig; nt, 0-based, end excluded."""
 
@@ -179,7 +202,7 @@ class RegionRow(_Row):
     def of(cls, texts: list[str]) -> RegionRow:
         """A row from its text; a `ValueError` says what is wrong with it."""
         length, share = texts[4:6]
-        return cls(*_parsed(cls, [*texts, str(round(int(length) / float(share)))]))
+        return super().of([*texts, str(round(int(length) / float(share)))])
 
 
 def header(columns: Iterable[str]) -> str:
@@ -208,37 +231,7 @@ def read_fields(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
         raise InputError(path, f"cannot be read ({error.strerror})") from error
 
 
-@cache
-def _getter(columns: tuple[str, ...]) -> Callable[[object], tuple[Any, ...]]:
-    return attrgetter(*(_FIELDS.get(column, column) for column in columns))
-
-
-def _parsed(row: Any, texts: list[str]) -> list[Any]:
-    return [parse(texts[place]) for place, parse in _plan(row)]
-
-
-@cache
-def _plan(row: Any) -> list[tuple[int, Callable[[str], Any]]]:
-    """For each field of a row its column, and what makes it of text."""
-    parsers: dict[str, Callable[[str], Any]] = {
-        "str": str, "str | None": lambda text: text or None,
-        "int": int, "int | None": lambda text: int(text) if text else None,
-        "float": _number, "float | None": lambda text: _number(text) if text else None,
-        "Status": Status,
-    }  # fmt: skip
-    names = [_FIELDS.get(column, column).split(".")[0] for column in row.columns]
-    places = {name: place for place, name in enumerate([*names, "contig_length"])}
-    return [(places[field.name], parsers[str(field.type)]) for field in fields_of(row)]
-
-
 def _text(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
-    return number

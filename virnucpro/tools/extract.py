@@ -14,10 +14,11 @@ from typing import IO, Any
 from virnucpro.core.errors import InputError, OutputError, UsageError
 from virnucpro.core.files import atomic_write, read_json, sha256_file
 from virnucpro.pipeline.inputs import check_inputs
+from virnucpro.reports.tables import CALL_COLUMNS, read_fields
 from virnucpro.sequences.alignments import alignment_format, open_alignments, primary_reads
 from virnucpro.sequences.streams import BLANKS, STDIN, TextStream, open_unpacked
 
-_GZIP_LEVEL = 6
+CALL, SAMPLE = CALL_COLUMNS.index("call"), CALL_COLUMNS.index("sample")
 _CHANGED = "changed while it was read; what was written is not whole"
 
 
@@ -40,7 +41,12 @@ def extract(
     for target in filter(Path.exists, targets):
         if any(target.samefile(path) for path in files):
             raise UsageError(f"--output {target} is an input; choose another one")
-    run, table = _finished(output_dir), output_dir / "calls.tsv"
+    run, table = read_json(output_dir / "run.json"), output_dir / "calls.tsv"
+    if run.get("tool") != "virnucpro" or run.get("status") not in ("done", "partial"):
+        problem = "holds no finished run; `virnucpro predict --resume` finishes one"
+        raise UsageError(f"{output_dir} {problem}")
+    if not table.is_file() or sha256_file(table) != run["outputs"].get("calls.tsv"):
+        raise OutputError(f"{table} is not as the run left it; `predict --resume` makes it again")
     asked = run["parameters"]["inputs"]
     is_interleaved = bool(asked.get("interleaved"))
     mates = 2 if asked.get("paired") or is_interleaved else 1
@@ -48,9 +54,9 @@ def extract(
         raise UsageError("give one --output, or for pairs one for each mate")
     hashes = [sha256_file(path) for path in files]
     sample = _sample_of(run, output_dir, files, hashes)
+    rows = (row[CALL] in calls for row in read_fields(table, CALL_COLUMNS) if row[SAMPLE] == sample)
     with ExitStack() as stack:
         sinks = [stack.enter_context(_sink(path, standard_output)) for path in targets]
-        rows = _have_call(table, sample, calls)
         if alignment_format(files[0]):
             return _extract_alignments(files[0], list(rows), sinks[0], reference)
         readers = [_records(*pair) for pair in zip(files, hashes, strict=True)]
@@ -70,17 +76,6 @@ def extract(
     return written, total
 
 
-def _finished(output_dir: Path) -> dict[str, Any]:
-    """What run.json says of a finished run whose calls.tsv is whole."""
-    run, table = read_json(output_dir / "run.json"), output_dir / "calls.tsv"
-    if run.get("tool") != "virnucpro" or run.get("status") not in ("done", "partial"):
-        problem = "holds no finished run; `virnucpro predict --resume` finishes one"
-        raise UsageError(f"{output_dir} {problem}")
-    if not table.is_file() or sha256_file(table) != run["outputs"].get("calls.tsv"):
-        raise OutputError(f"{table} is not as the run left it; `predict --resume` makes it again")
-    return run
-
-
 def _sample_of(
     run: dict[str, Any], output_dir: Path, files: Sequence[Path], hashes: Sequence[str]
 ) -> str:
@@ -96,17 +91,6 @@ def _sample_of(
     return str(run["samples"][place // width])
 
 
-def _have_call(table: Path, sample: str, calls: Collection[str]) -> Iterator[bool]:
-    """Whether each record of a sample has one of the calls, in order."""
-    with table.open(encoding="utf-8", newline="\n") as file:
-        columns = next(file).rstrip("\n").split("\t")
-        call, of_sample = columns.index("call"), columns.index("sample")
-        for line in file:
-            fields = line.rstrip("\n").split("\t")
-            if fields[of_sample] == sample:
-                yield fields[call] in calls
-
-
 @contextmanager
 def _sink(path: Path, standard_output: IO[bytes]) -> Iterator[Any]:
     """Something to write bytes to; a file comes to be whole, or not at all."""
@@ -114,12 +98,11 @@ def _sink(path: Path, standard_output: IO[bytes]) -> Iterator[Any]:
         yield standard_output
         standard_output.flush()
         return
-    with atomic_write(path) as file:
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(atomic_write(path))
         if path.suffix == ".gz":
-            with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
-                yield packed
-        else:
-            yield file
+            file = stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
+        yield file
 
 
 def _records(path: Path, sha256: str) -> Iterator[bytes]:

@@ -66,8 +66,8 @@ def write_all(folder, gzip_fasta=False):
     folder.mkdir(exist_ok=True)
     with TableFiles(folder, gzip_fasta) as files:
         record = Record("a;b=c", "a;b=c the header", "acgtN" * 20)
-        files.add("a;b=c", ROWS[0].fields(), [REGION], CHUNKS, record)
-        files.add("../x", ROWS[1].fields(), [], [], None)
+        files.add("a;b=c", ROWS[0].line()[:-1].split("\t"), [REGION], CHUNKS, record)
+        files.add("../x", ROWS[1].line()[:-1].split("\t"), [], [], None)
 
 
 def test_browser_files_hold_places_in_their_own_convention(tmp_path):
