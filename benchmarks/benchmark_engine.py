@@ -39,7 +39,7 @@ from engine_tools import (
     write_fasta,
 )
 
-from virnucpro.encoders.fp8 import to_fp8
+from virnucpro.encoders.esm2 import to_fp8
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions

@@ -22,7 +22,7 @@ import numpy as np
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.records import Embeddings
-from virnucpro.pipeline.feature_files import write_dna_features, write_protein_features
+from virnucpro.pipeline.features import write_dna_features, write_protein_features
 from virnucpro.pipeline.parallel_merge import parallel_merge_features
 
 DNA_DIM, PROTEIN_DIM = 768, 2560

@@ -2,8 +2,8 @@
 
     python benchmarks/simulate_cluster.py --output benchmarks/results/simulated_cluster.json
 
-Workers do as `virnucpro.pipeline.claims` does: they take free blocks in any order, commit unit by
-unit, and take over a block whose holder has been silent for a lease once no block is free. Times
+Workers do as `virnucpro.pipeline.shared_run` says: they take free blocks in any order, commit unit
+by unit, and take over a block whose holder has been silent for a lease once no block is free. Times
 of units and of starting are measured ones (`benchmarks/results/job_h100.json`); all other figures
 are arguments. Units are there from the beginning; what planning takes is told beside.
 """
@@ -25,8 +25,7 @@ from typing import Any
 
 import simpy
 
-from virnucpro.pipeline.claims import BEATS_A_LEASE
-from virnucpro.pipeline.shared_run import LONGEST_WAIT_S
+from virnucpro.pipeline.shared_run import BEATS_A_LEASE, LONGEST_WAIT_S
 from virnucpro.scores.scorer import COLUMNS
 
 JOB = Path(__file__).parent / "results" / "job_h100.json"

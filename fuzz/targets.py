@@ -32,7 +32,7 @@ from virnucpro.core.records import Embeddings
 from virnucpro.encoders.load import Checkpoint
 from virnucpro.models.classifier_file import read_classifier
 from virnucpro.models.manifest import read_manifest
-from virnucpro.pipeline import feature_files
+from virnucpro.pipeline import features
 from virnucpro.reports.explain import facts, history, read_run, stages
 from virnucpro.scores.calibration import Calibration
 from virnucpro.sequences.alignments import alignment_format, read_alignments
@@ -164,8 +164,8 @@ def _ledger(folder: Path, data: bytes) -> None:
 def _features(folder: Path, data: bytes) -> None:
     path = _put(folder, "output_1.pt", data)
     readers: tuple[Callable[[Path], object], ...] = (
-        feature_files.read_dna_features, feature_files.read_protein_features,
-        feature_files.read_merged, feature_files.merged_inputs,
+        features.read_dna_features, features.read_protein_features,
+        features.read_merged, features.merged_inputs,
     )  # fmt: skip
     for read in readers:
         with contextlib.suppress(VirNucProError):
@@ -240,9 +240,9 @@ def _feature_seeds() -> list[bytes]:
     found = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(_temporary()))
-        feature_files.write_dna_features(folder / "d.pt", embeddings)
-        feature_files.write_protein_features(folder / "p.pt", embeddings)
-        feature_files.write_merged(folder / "m.pt", embeddings, "00")
+        features.write_dna_features(folder / "d.pt", embeddings)
+        features.write_protein_features(folder / "p.pt", embeddings)
+        features.write_merged(folder / "m.pt", embeddings, "00")
         found = [path.read_bytes() for path in sorted(folder.iterdir())]
     return found
 

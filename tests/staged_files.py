@@ -9,7 +9,7 @@ from tiny_published import DNA, PROTEIN, write_dna, write_protein
 
 from virnucpro.core.records import Embeddings
 from virnucpro.models.specs import EncoderSpec
-from virnucpro.pipeline.feature_files import write_dna_features, write_protein_features
+from virnucpro.pipeline.features import write_dna_features, write_protein_features
 
 DNA_DIM, PROTEIN_DIM = 768, 2560
 

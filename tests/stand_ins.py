@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.core.errors import DeviceError, OutputError
-from virnucpro.pipeline.worker_logs import LogLine
 from virnucpro.pipeline.worker_loop import Done, Failed
 
 POISON_UNIT = 2
@@ -117,7 +116,9 @@ def worker_that_names_its_device(connection, settings, number):
             continue
         scores = unit if isinstance(unit, tuple) else None
         what = "scores" if scores else unit.layout
-        connection.send(LogLine("virnucpro.toy", logging.INFO, f"{what} on {settings.device}"))
+        text = f"{what} on {settings.device}"
+        line = {"name": "virnucpro.toy", "levelno": logging.INFO, "levelname": "INFO", "msg": text}
+        connection.send(logging.makeLogRecord(line))
         if what == "shard":
             connection.send(Failed(key, "no such GPU"))
         elif scores:

@@ -18,13 +18,13 @@ from staged_files import (
 )
 
 from virnucpro.core.errors import OutputError
-from virnucpro.pipeline.feature_files import (
+from virnucpro.pipeline.features import (
+    merge_features,
     read_dna_features,
     read_merged,
     read_protein_features,
     write_protein_features,
 )
-from virnucpro.pipeline.features import merge_features
 from virnucpro.pipeline.parallel_merge import (
     get_optimal_settings,
     merge_file_pair_worker,

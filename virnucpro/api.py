@@ -168,9 +168,8 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     """
     with Session(model, device=device, threads=threads) as session:
         return session.predict(
-            inputs, precision=precision,
-            output_dir=output_dir, expected_length=expected_length, orf_policy=orf_policy,
-            min_length=min_length, sample_n=sample_n, paired=paired,
+            inputs, precision=precision, output_dir=output_dir, expected_length=expected_length,
+            orf_policy=orf_policy, min_length=min_length, sample_n=sample_n, paired=paired,
             interleaved=interleaved, reference=reference, preset=preset, min_score=min_score,
             max_fdr=max_fdr, keep_intermediate=keep_intermediate, resume=resume, force=force,
             report=report,
@@ -215,21 +214,16 @@ class Session:
         settings = _settings(self._model, **flags)
         if self._executor is None:
             self._executor = prediction.make_executor(settings.compute)
-        is_temporary = output_dir is None
-        out = Path(tempfile.mkdtemp(prefix="virnucpro-") if output_dir is None else output_dir)
-        try:
-            with ExitStack() as stack:
-                files = _as_files(inputs, stack)
-                code = prediction.run_prediction(files, out, settings, executor=self._executor)
+        out = Path(output_dir or tempfile.mkdtemp(prefix="virnucpro-"))
+        with ExitStack() as stack, ExitStack() as of_result:
+            if not output_dir:
+                of_result.callback(shutil.rmtree, out, ignore_errors=True)
+            files = _as_files(inputs, stack)
+            code = prediction.run_prediction(files, out, settings, executor=self._executor)
             run = read_run(out)
-        except BaseException:
-            if is_temporary:
-                shutil.rmtree(out, ignore_errors=True)
-            raise
-        counts = {k: v for k, v in run["stages"]["tables"].items() if k != "seconds"}
-        result = PredictionResult(out, code, counts, run["sample_summary"])
-        if is_temporary:
-            weakref.finalize(result, shutil.rmtree, out, ignore_errors=True)
+            counts = {k: v for k, v in run["stages"]["tables"].items() if k != "seconds"}
+            result = PredictionResult(out, code, counts, run["sample_summary"])
+            weakref.finalize(result, of_result.pop_all().close)
         return result
 
     def close(self) -> None:

@@ -9,8 +9,7 @@ from bench_models import coding_contigs, proteins, seconds_of, write_fasta
 from runs_here import predict_here, rows_of
 
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline.feature_files import read_vectors
-from virnucpro.pipeline.features import EmbedJob, SplitFile
+from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors
 from virnucpro.pipeline.multi_gpu_inference import choose_devices
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import InProcess

@@ -10,7 +10,7 @@ from runs_here import dna, facts, predict_with, rows_of, write_fasta
 from staged_files import embeddings
 
 from virnucpro.core.errors import VirNucProError
-from virnucpro.pipeline import feature_files, features
+from virnucpro.pipeline import features
 from virnucpro.scores import scorer
 
 
@@ -153,13 +153,13 @@ def test_a_flipped_byte_ends_the_run_with_the_name_of_the_file(whole, tmp_path, 
 
 
 def write_merged(path, rows):
-    feature_files.write_merged(path, rows, "digest")
+    features.write_merged(path, rows, "digest")
 
 
 KINDS = {
-    "DNABERT_S": (feature_files.write_dna_features, feature_files.read_dna_features),
-    "ESM": (feature_files.write_protein_features, feature_files.read_protein_features),
-    "merged": (write_merged, feature_files.read_merged),
+    "DNABERT_S": (features.write_dna_features, features.read_dna_features),
+    "ESM": (features.write_protein_features, features.read_protein_features),
+    "merged": (write_merged, features.read_merged),
 }
 
 

@@ -14,7 +14,7 @@ from virnucpro.cli.options import build_settings
 from virnucpro.core.config import KEYS, Config, environment_name
 from virnucpro.core.errors import OutputError
 from virnucpro.engines import feeding
-from virnucpro.pipeline.feature_files import read_merged
+from virnucpro.pipeline.features import read_merged
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 

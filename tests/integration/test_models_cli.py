@@ -156,7 +156,7 @@ def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
 
 def test_help_needs_neither_torch_nor_numpy():
     code = (
-        "from virnucpro.cli import main, models, predict, train, info, utils, benchmark\n"
+        "from virnucpro.cli import main, models, predict, train, info, benchmark\n"
         "import sys; sys.exit(bool({'numpy', 'torch'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,8 +10,8 @@ from tiny_published import write_classifier
 
 from virnucpro.core.storage import Folder
 from virnucpro.models.store import install_local
-from virnucpro.pipeline import claims
-from virnucpro.pipeline.claims import Claims, latest_claims
+from virnucpro.pipeline import shared_run as claims
+from virnucpro.pipeline.shared_run import Claims, latest_claims
 from virnucpro.pipeline.stream import ScoreStore
 
 

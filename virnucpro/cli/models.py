@@ -36,13 +36,12 @@ def list_command(obj: dict[str, Any], verbose: bool) -> None:
     """Show what is installed: name, size, licence and place; with -v sources and hashes."""
     from virnucpro.models import store
 
-    home = obj["home"]
-    click.echo(f"models in {home}")
+    click.echo(f"models in {obj['home']}")
     bundled = store.model_in(store.BUNDLED)
-    installed = store.list_models(home)
-    names = ["mini", *(record.folder.name for record in installed)]
-    width = max(map(len, [*names, "300"]))
-    for name, record in zip(names, [bundled, *installed], strict=True):
+    found = [("mini", bundled), *((one.folder.name, one) for one in store.list_models(obj["home"]))]
+    names = [name for name, _ in found]
+    width = max(map(len, names))
+    for name, record in found:
         try:
             record.check()
             state = record.licence
@@ -67,8 +66,9 @@ def list_command(obj: dict[str, Any], verbose: bool) -> None:
         help="Pin a revision; NAME is needed when more than one thing is fetched.")  # fmt: skip
 @flag("--yes", "-y", help="Do not ask.")
 @click.pass_obj
-def fetch(obj: dict[str, Any], names: tuple[str, ...], revisions: tuple[str, ...],
-          yes: bool) -> None:  # fmt: skip
+def fetch(
+    obj: dict[str, Any], names: tuple[str, ...], revisions: tuple[str, ...], yes: bool
+) -> None:
     """Download NAMES: 300, 500 (each with its encoders), DNABERT-S, esm2_t36_3B_UR50D."""
     from virnucpro.models import fetch as fetching
 
@@ -89,8 +89,8 @@ def fetch(obj: dict[str, Any], names: tuple[str, ...], revisions: tuple[str, ...
         for file in plan.files:
             click.echo(f"  {file.name}  {size(file.size)}")
     there = next(path for path in (home, *home.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    click.echo(f"total: {size(sum(plan.size for plan in plans))}; free: {size(free)}")
+    total, free = sum(plan.size for plan in plans), shutil.disk_usage(there).free
+    click.echo(f"total: {size(total)}; free: {size(free)}")
     missing = [plan for plan in plans if plan.files or not plan.installed]
     if not missing:
         click.echo("nothing to download")

@@ -104,9 +104,8 @@ def build_settings(
     if on_ray and (staged or precision == "fp8"):
         raise UsageError("--executor ray belongs to one stream, without stages and without fp8")
     if on_ray and (flags.get("gpus") or device not in ("auto", "cpu", "cuda")):
-        raise UsageError(
-            "--executor ray uses what the cluster has: --device cpu or cuda, no --gpus"
-        )
+        problem = "--executor ray uses what the cluster has: --device cpu or cuda, no --gpus"
+        raise UsageError(problem)
     if on_ray and device == "auto":
         device = "cuda" if detect_cuda_devices() else "cpu"
     preset = preset or next((name for name in PRESETS if flags.get(name)), None)

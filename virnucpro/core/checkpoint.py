@@ -93,9 +93,10 @@ class Ledger:
         """Size and SHA-256 of files by their names, relative to the root."""
         return {self._relative(path): (path.stat().st_size, sha256_file(path)) for path in outputs}
 
-    def discard(self, unit: str) -> None:
-        """Forget what was committed of `unit`, under whatever key; its outputs stay."""
-        self._forget(lambda digest: digest == _digest(unit))
+    def discard(self, *units: str) -> None:
+        """Forget what was committed of `units`, under whatever key; their outputs stay."""
+        gone = {_digest(unit) for unit in units}
+        self._forget(lambda digest: digest in gone)
 
     def keep_only(self, *units: str) -> None:
         """Forget every other unit."""
@@ -104,7 +105,8 @@ class Ledger:
 
     def _forget(self, is_it: Callable[[str], bool]) -> None:
         entries = (name for name in self.storage.names() if name.endswith(".entry"))
-        self.storage.remove(*(name for name in entries if is_it(name.split("-")[0])))
+        if gone := [name for name in entries if is_it(name.split("-")[0])]:
+            self.storage.remove(*gone)
 
     def claim(self, *paths: Path) -> None:
         """Write down that these files are ours, durably, before they are made."""

@@ -62,21 +62,7 @@ class ConfigError(UsageError):
 
 
 class WorkersFailedError(VirNucProError, RuntimeError):
-    """Work of one encoder that no living worker could finish; `failed_ranks` held it last."""
-
-    def __init__(
-        self, failed_ranks: list[int], world_size: int, log_dir: Path, encoder: str = "ESM-2"
-    ) -> None:
-        super().__init__(failed_ranks, world_size, log_dir, encoder)
-        self.failed_ranks, self.world_size = failed_ranks, world_size
-        self.log_dir, self.encoder = log_dir, encoder
-
-    def __str__(self) -> str:
-        share = f"{len(self.failed_ranks)}/{self.world_size}"
-        return (
-            f"v2.0 {self.encoder} inference failed on {share} workers: "
-            f"ranks {self.failed_ranks}. Check logs: {self.log_dir}/worker_*.log"
-        )
+    """Work of one encoder that no living worker could finish."""
 
 
 class Interrupted(BaseException):

@@ -3,8 +3,11 @@
 import json
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from logging.handlers import QueueHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TextIO
 
 from virnucpro.core.errors import OutputError
@@ -71,3 +74,20 @@ def setup_logging(
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     return logger
+
+
+def relay_logs(send: Callable[[logging.LogRecord], object], level: int) -> logging.Handler:
+    """Give lines from `level` on to `send` alone: they travel, and `replay` writes them."""
+    handler = QueueHandler(SimpleNamespace(put_nowait=send))
+    logger = logging.getLogger("virnucpro")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    return handler
+
+
+def replay(record: logging.LogRecord) -> None:
+    """Write a line of another process to this one's log."""
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)

@@ -23,14 +23,13 @@ def become_worker() -> None:
 @contextmanager
 def children_ignore_interrupts() -> Iterator[None]:
     """Processes started in this block leave Ctrl-C to their parent, from their first moment."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    is_main = threading.current_thread() is threading.main_thread()  # the only one that may
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
 
 
 # Each library has its own, read when it is loaded. Whoever asks for tokens computes them, and not

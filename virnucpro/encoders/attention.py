@@ -78,10 +78,9 @@ class TransformerEncoder(Encoder):
             return layout.mean(self.hidden(layout), self.skip)
 
     def prove(self) -> str:
-        """Name the backend whose vectors in this network are those of plain attention.
+        """Name kernels that give the vectors of plain attention; ours may give way to PyTorch's.
 
-        Our own kernels give way to PyTorch's, with a line in the log, where they do not hold;
-        forced ones are left to whoever forced them. A DeviceError tells of PyTorch's.
+        A DeviceError tells of PyTorch's that do not hold; forced ones stay as they are.
         """
         is_ours = self.backend == Tiled.backend and self.forced_backend is None
         if is_ours and (problem := self._against_plain()):

@@ -1,8 +1,4 @@
-"""What an encoder is, and how the tokens of a batch lie in memory and see each other.
-
-Positions, attention and pooling stand here twice: a `Batch` has no padding and needs a kernel that
-knows its bounds; a `Rectangle` has a row for each sequence, as wide as the longest.
-"""
+"""What an encoder is, and how the tokens of a batch lie in memory and see each other."""
 
 from __future__ import annotations
 
@@ -43,7 +39,7 @@ class _Movable:
 
 @dataclass(frozen=True)
 class Batch(_Movable):
-    """Sequences end to end, nothing between them; those of no tokens at the end are zeros."""
+    """Sequences end to end, for kernels that know their bounds; those without tokens are zeros."""
 
     backend: ClassVar[str] = "varlen"  # name of the attention kernels
     tokens: Tensor  # (T,), int64

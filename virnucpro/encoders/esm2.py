@@ -1,19 +1,23 @@
 """ESM-2 in plain PyTorch: protein tokens in, one vector per protein out."""
 
-from typing import ClassVar, cast
+import copy
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from virnucpro.core.errors import UsageError
 from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import TransformerEncoder, bits_of
 from virnucpro.encoders.base import Layout, Tiled
-from virnucpro.encoders.kernels import Sight
+from virnucpro.encoders.kernels import FP8_LARGEST, Quantised, Sight
 from virnucpro.models.specs import Esm2Shape
 
+Module = TypeVar("Module", bound=nn.Module)
 VOCABULARY = 33
 PAD_ID = 1
+KEPT = (0, -1)  # layers whose products stay: there float8 costs most and gains least
 # In training 15% of the tokens were picked and 80% of those masked, and sums were of the others.
 _TRAINED_SHARE = 1 - 0.15 * 0.8
 
@@ -32,9 +36,19 @@ class Esm2(TransformerEncoder):
         self.shape = shape
         self.dim, self.heads = shape.dim, shape.heads
         self.embed = nn.Embedding(VOCABULARY, shape.dim)
-        self.rotary = Rotary(shape.dim // shape.heads)
+        head_dim = shape.dim // shape.heads
+        exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
+        # a float16 frequency would be off by up to 0.16 rad at position 1022
+        bits = bits_of((1.0 / 10000**exponents).tolist())
+        self.register_buffer("frequency_bits", bits, persistent=False)
+        self.frequency_bits: Tensor
         self.layers = nn.ModuleList(Esm2Layer(shape) for _ in range(shape.layers))
         self.norm = Norm(shape.dim, eps=shape.eps)
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions (T,), each (T, 1, 1, head_dim / 2), float32."""
+        angles = positions[:, None].float() * self.frequency_bits.view(torch.float32)
+        return angles.cos()[:, None, None], angles.sin()[:, None, None]
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states, after the final layer norm: shape (T, dim)."""
@@ -54,7 +68,8 @@ class Esm2(TransformerEncoder):
 
     def _tiled(self, states: Tensor, layout: Tiled) -> Tensor:
         """The layers once more, for kernels that work across the border of two layers."""
-        turns = self.rotary.table(layout.longest)
+        positions = torch.arange(layout.longest, device=self.frequency_bits.device)
+        turns = torch.cat(self.rotary(positions), -1)[:, 0, 0]
         where = Sight(layout.cu_seqlens, layout.tiles, self.heads, turns, None)
         update = None
         for layer in cast("list[Esm2Layer]", self.layers):
@@ -77,6 +92,11 @@ class Norm(nn.LayerNorm):
 
 class Esm2Layer(nn.Module):
     """Attention and feed-forward block, each on normed states and added to them."""
+
+    is_fp8 = False  # whether all products but that of `out` are in float8
+    qkv: Any  # linear, or `Fp8Linear`, as the next two
+    up: Any
+    down: Any
 
     def __init__(self, shape: Esm2Shape) -> None:
         super().__init__()
@@ -101,32 +121,14 @@ class Esm2Layer(nn.Module):
 
     def tiled(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
         """As `forward` with our kernels, which add `update`, the layer's before, late."""
-        normed = kernels.add_norm(states, update, self.attention_norm)
+        normed = kernels.add_norm(states, update, self.attention_norm, fp8=self.is_fp8)
         seen = self.out(kernels.attend(self.qkv(normed), where))
-        normed = kernels.add_norm(states, seen, self.ffn_norm)
-        given: Tensor = self.down(kernels.gelu_linear(normed, self.up))
+        normed = kernels.add_norm(states, seen, self.ffn_norm, fp8=self.is_fp8)
+        if self.is_fp8:
+            given: Tensor = self.down(kernels.gelu_fp8(self.up(normed), self.up.bias))
+        else:
+            given = self.down(kernels.gelu_linear(normed, self.up))
         return given
-
-
-class Rotary(nn.Module):
-    """Angles of rotary positions; a float16 frequency is off by up to 0.16 rad at position 1022."""
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__()
-        exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
-        bits = bits_of((1.0 / 10000**exponents).tolist())
-        self.register_buffer("frequency_bits", bits, persistent=False)
-        self.frequency_bits: Tensor
-
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each (T, 1, 1, head_dim / 2), float32."""
-        angles = positions[:, None].float() * self.frequency_bits.view(torch.float32)
-        return angles.cos()[:, None, None], angles.sin()[:, None, None]
-
-    def table(self, longest: int) -> Tensor:
-        """Cosines, then sines of the first positions: (longest, head_dim), float32."""
-        cos, sin = self(torch.arange(longest, device=self.frequency_bits.device))
-        return torch.cat((cos, sin), -1)[:, 0, 0]
 
 
 def rotate(heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
@@ -135,3 +137,55 @@ def rotate(heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     first, second = heads.float().chunk(2, dim=-1)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned.to(heads.dtype)
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer in float8; if it is not `biased`, the next kernel adds the bias."""
+
+    values: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, linear: nn.Linear, biased: bool = True) -> None:
+        super().__init__()
+        self.biased = biased
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / FP8_LARGEST
+        self.register_buffer("values", (weight / scale).to(torch.float8_e4m3fn))
+        self.register_buffer("scale", scale.T.contiguous())
+        self.register_buffer("bias", linear.bias.detach())
+
+    def forward(self, x: Quantised) -> Tensor:
+        """Rows (T, in) to (T, out), in the numbers of the original layer; T in sixteens."""
+        return torch._scaled_mm(
+            x.values, self.values.T, x.scale, self.scale, self.bias if self.biased else None,
+            out_dtype=self.bias.dtype, use_fast_accum=True,
+        )  # fmt: skip
+
+
+def to_fp8(encoder: Esm2) -> Esm2:
+    """A twin with most products in float8; a UsageError where our kernels do not run.
+
+    Weights are quantised by row, what a product takes by token; the attention's output stays.
+    """
+    if encoder.prove() != Tiled.backend:
+        needs = "an H100 or later, Triton, and float16 elsewhere"
+        raise UsageError(f"--precision fp8 needs {needs}; leave it out")
+    twin = _twin(encoder)
+    twin.layers = nn.ModuleList(map(_twin, encoder.layers))
+    kept = {number % len(twin.layers) for number in KEPT}
+    for i, layer in enumerate(cast("list[Esm2Layer]", twin.layers)):
+        if i not in kept:
+            up = Fp8Linear(layer.up, biased=False)
+            layer.qkv, layer.up, layer.down = Fp8Linear(layer.qkv), up, Fp8Linear(layer.down)
+            layer.is_fp8 = True
+    twin.forced_backend = Tiled.backend  # there is no plain path back
+    twin.numbers = "float8"
+    return twin
+
+
+def _twin(module: Module) -> Module:
+    """A module of its own with the same parts."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin

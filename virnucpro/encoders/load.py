@@ -1,8 +1,4 @@
-"""From a spec to a network ready to run: published names become ours, and nothing is left over.
-
-Safetensors, `pytorch_model.bin` and fair-esm `.pt`, whole or sharded, are read tensor by tensor,
-without ever running what is in them.
-"""
+"""From a spec to a network ready to run: published names become ours, and nothing is left over."""
 
 import argparse
 import re
@@ -21,9 +17,9 @@ from virnucpro.core.errors import ModelError
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.small import load_small
 from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.models.classifier_file import TorchFile
 from virnucpro.models.manifest import read_json
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, EncoderSpec, Esm2Shape
-from virnucpro.models.torch_file import TorchFile
 
 _NAMED_IN_MESSAGE = 5
 _READERS = 4  # one alone reads a file that is in memory at a quarter of the speed
@@ -144,14 +140,9 @@ class _Unfilled(TorchFunctionMode):
 
 
 class Checkpoint:
-    """Named tensors of one model, not yet read.
+    """Named tensors of safetensors, `pytorch_model.bin` or fair-esm `.pt`, not yet read.
 
-    Args:
-        path: a weight file, an index, or a directory with one; a `config.json` may lie beside it.
-
-    Attributes:
-        config: what the publisher says about the network; empty if nothing.
-        shapes: of each tensor.
+    `config` is what the publisher says of the network; pickles are never run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -266,10 +257,7 @@ class _Opened:
                 raise self._error(f"{self.names[slot]} is {shape}, wanted {wanted}")
 
     def read(self, slot: str, into: Tensor | None = None) -> None:
-        """Read one of our tensors, which must be finite in its own numbers, or in those of `into`.
-
-        A float16 that cannot hold what is published is no use.
-        """
+        """Read one of our tensors; it must be finite in its own numbers, or in those of `into`."""
         tensor = self.checkpoint.read(self.names[slot])
         if tensor.layout != torch.strided or not tensor.is_floating_point():
             raise self._error(f"{self.names[slot]} holds {tensor.dtype}, not plain floats")

@@ -1,8 +1,7 @@
 """The two small encoders of the bundled model as torch trains them and a GPU runs them.
 
-The DNA encoder sees all six codon frames, the protein encoder the residues of the ORF. Positions
-past the end of a sequence stay exactly zero, so a vector does not depend on what else is in the
-batch. `small_cpu` has their files, and the same networks in numpy for a CPU.
+Positions past the end of a sequence stay exactly zero, so a vector depends on no other one.
+`small_cpu` has their files, and the same networks in numpy for a CPU.
 """
 
 import json
@@ -43,23 +42,21 @@ class Stem(nn.Module):
         self.register_buffer("of_codon", torch.from_numpy(RESIDUE_OF_CODON), persistent=False)
         self.of_codon: Tensor
 
-    def table(self) -> Tensor:
-        """Rows for each tap and letter: shape (taps, rows, width)."""
-        if self.residue is None:
-            return self.weight
-        shared = self.residue[:, self.of_codon]
-        return self.weight + F.pad(shared, (0, 0, 0, self.rows - shared.shape[1]))
-
     def forward(self, ids: Tensor) -> Tensor:
         """Letters (n, P), -1 for none, to positions (n, ceil(P / stride), width)."""
         left = (self.taps - self.stride) // 2
         places = -(-ids.shape[1] // self.stride)
         right = (places - 1) * self.stride + self.taps - left - ids.shape[1]
         ids = F.pad(ids, (left, right), value=-1)
-        return self._by_product(ids, places) if ids.is_cuda else self._by_lookup(ids, places)
+        table: Tensor = self.weight  # (taps, rows, width)
+        if self.residue is not None:
+            shared = self.residue[:, self.of_codon]
+            table = table + F.pad(shared, (0, 0, 0, self.rows - shared.shape[1]))
+        compute = self._by_product if ids.is_cuda else self._by_lookup
+        return compute(ids, table, places)
 
-    def _by_lookup(self, ids: Tensor, places: int) -> Tensor:
-        table = F.pad(self.table(), (0, 0, 0, 1))
+    def _by_lookup(self, ids: Tensor, table: Tensor, places: int) -> Tensor:
+        table = F.pad(table, (0, 0, 0, 1))
         rows = table.shape[1]
         offsets = torch.arange(self.taps, device=ids.device) * rows
         index = torch.where(ids < 0, rows - 1, ids).unfold(1, self.taps, self.stride)
@@ -67,9 +64,8 @@ class Stem(nn.Module):
         out = F.embedding_bag(index, table.reshape(-1, table.shape[2]), mode="sum")
         return out.view(len(ids), places, -1) + self.bias
 
-    def _by_product(self, ids: Tensor, places: int) -> Tensor:
+    def _by_product(self, ids: Tensor, table: Tensor, places: int) -> Tensor:
         """The same sum as a product with one-hot letters, whose gradient needs no atomics."""
-        table = self.table()
         width, spans = table.shape[2], self.taps // self.stride
         mixed = torch.is_autocast_enabled("cuda")
         kind = torch.get_autocast_dtype("cuda") if mixed else table.dtype

@@ -1,8 +1,7 @@
-"""The bundled model's encoders on a CPU: files, shapes, and the forward pass in numpy.
+"""The networks of `small` on a CPU: files, shapes, and the forward pass in numpy.
 
-The networks are those of `small`, which trains them and runs them on a GPU; both give the same
-vectors but for the last digits of float32. Whoever calls limits the BLAS to one thread, so that a
-vector depends on the sequences computed with it and on nothing else.
+Whoever calls limits the BLAS to one thread, so that a vector depends on the sequences computed
+with it and on nothing else.
 """
 
 from __future__ import annotations
@@ -77,10 +76,7 @@ class TowerConfig:
 
 
 def read_tower(spec: EncoderSpec) -> tuple[TowerConfig, dict[str, Floats]]:
-    """Shape and tensors of a file of `small.save_tower`, the tensors by names inside the tower.
-
-    A ModelError tells of another kind or width than `spec` says, and of numbers not finite.
-    """
+    """Shape and tensors of a file of `small.save_tower`; a ModelError if not as `spec` says."""
     try:
         with safe_open(spec.path, framework="np") as file:
             facts = json.loads((file.metadata() or {})["tower"])

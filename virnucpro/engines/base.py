@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from virnucpro.core.records import Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -19,17 +17,6 @@ EngineKind = Literal["padded", "packed"]
 Embedded = tuple[NDArray[np.int64], NDArray[np.float32]]
 # names in torch; of fp8, for what is not quantised
 DTYPES = {n: n for n in ("float32", "float16", "bfloat16")} | {"fp8": "float16"}
-
-
-class Engine(Protocol):
-    """Turns token sequences into one vector each on one device; knows no files, no ranks."""
-
-    @property
-    def stats(self) -> EngineStats:
-        """What was done so far."""
-
-    def embed(self, items: Sequence[Tokens]) -> Iterator[Embedded]:
-        """Yield the vectors of batch after batch, in any order, each item exactly once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Make batches of sequences, and prepare them off the device's thread, each once and in order.
 
-Threads and not processes: laying out is numpy and byte pair encoding Rust, and both let go of the
-interpreter, so nothing is pickled and no second process can touch the device.
+Threads and not processes: numpy and the tokenizers let go of the interpreter.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _POSITIONS = 1024  # of a piece: its widest array takes about 3 MB
 
 
 class LightEngine:
-    """Vectors of the bundled encoder, `threads` pieces side by side; see `base.Engine`."""
+    """Vectors of the bundled encoder, `threads` pieces side by side; see `runner.BatchEngine`."""
 
     def __init__(self, encoder: SmallEncoder, threads: int) -> None:
         self._encoder, self._threads = encoder, threads

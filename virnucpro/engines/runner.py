@@ -48,13 +48,9 @@ class _Work(NamedTuple):
     ready: Layout
 
 
-class _Pending(NamedTuple):
-    """A batch whose vectors are on their way to the host."""
-
-    work: _Work
-    vectors: Tensor
-    is_finite: Tensor
-    fetched: torch.cuda.Event | None
+# The same with its vectors on their way to the host, whether they are finite, and what tells that
+# both have come, None where they are there.
+_Pending = tuple[_Work, Tensor, Tensor, torch.cuda.Event | None]
 
 
 class BatchEngine:
@@ -197,7 +193,7 @@ class BatchEngine:
         vectors = self._forward(work.ready)
         is_finite = torch.isfinite(vectors).all()
         if self._copies is None:
-            return _Pending(work, vectors, is_finite, None)
+            return work, vectors, is_finite, None
         host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
         flag = torch.empty((), dtype=torch.bool, pin_memory=True)
         self._copies.wait_stream(torch.cuda.current_stream(self.device))
@@ -208,25 +204,24 @@ class BatchEngine:
             fetched.record(self._copies)
         vectors.record_stream(self._copies)
         is_finite.record_stream(self._copies)
-        return _Pending(work, host, flag, fetched)
+        return work, host, flag, fetched
 
     def _collect(self, pending: _Pending) -> Iterator[Embedded]:
         """Wait for a batch; compute it again in float32 if it holds NaN or Inf."""
-        if pending.fetched is not None:
-            pending.fetched.synchronize()
-        rows, items, ready = pending.work
+        (rows, items, ready), vectors, is_finite, fetched = pending
+        if fetched is not None:
+            fetched.synchronize()
         self.stats.count([len(item) for item in items], ready.tokens.numel())
-        if bool(pending.is_finite):
-            yield rows, np.array(pending.vectors.numpy(), dtype=np.float32)
+        if bool(is_finite):
+            yield rows, np.array(vectors.numpy(), dtype=np.float32)
             return
         if self.stats.dtype == "float32":
-            bad = int(torch.isfinite(pending.vectors).all(1).logical_not().nonzero()[0])
+            bad = int(torch.isfinite(vectors).all(1).logical_not().nonzero()[0])
             raise ModelError(f"row {rows[bad]}: NaN or Inf even in float32")
         self.stats.recomputed += 1
         log.warning("NaN or Inf in a batch of %d: computed again in float32", len(items))
         if self._exact is None:
-            options = EngineOptions(token_budget=self.stats.token_budget, feeding_threads=0)
-            self._exact = BatchEngine(
-                "padded", self._make_exact(), device=self.device, options=options
-            )
+            how = EngineOptions(token_budget=self.stats.token_budget, feeding_threads=0)
+            exact = self._make_exact()
+            self._exact = BatchEngine("padded", exact, device=self.device, options=how)
         yield from self._exact._run(self._exact._planned(items, rows))

@@ -1,7 +1,6 @@
 """Fetch the published models: say what will come, download it, check it, install it.
 
-The first fetch resolves a revision; it stays also while a download that broke off waits in
-`.partial`, and what comes later must have the SHA-256 that was recorded then.
+The first fetch resolves a revision, which stays, also while what broke off waits in `.partial`.
 """
 
 import errno
@@ -78,7 +77,7 @@ def plan_fetch(
 
 
 def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan:
-    folder = _folder(name, home)
+    folder = home / name if name in published.CLASSIFIERS else home / "encoders" / name
     installed = read_manifest(folder)
     if installed and pinned not in (None, installed.revision):
         there = f"revision {installed.revision or 'of local files'} is installed"
@@ -112,10 +111,6 @@ def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan
     if not names or not {*names, "config.json"} <= offered.keys():
         raise ModelError(f"{plan.source} at {plan.revision}: has no weights we can read")
     return plan._replace(files=tuple(offered[one] for one in names), installed=installed)
-
-
-def _folder(name: str, home: Path) -> Path:
-    return home / name if name in published.CLASSIFIERS else home / "encoders" / name
 
 
 def _ask_hub(name: str, revision: str) -> FetchPlan:
@@ -160,7 +155,7 @@ def fetch(plan: FetchPlan, home: Path) -> Manifest:
         for file in plan.files:
             _fetch_file(plan, file, partial / file.name)
             _check(plan, file, partial / file.name)
-        installed = _settle(plan, partial, _folder(plan.name, home))
+        installed = _settle(plan, partial, home)
         shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{home}: {plan.name} could not be stored ({error})") from error
@@ -215,15 +210,15 @@ def _check(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
         raise ModelError(f"{plan.source} at {plan.revision}: {file.name} {problem}")
 
 
-def _settle(plan: FetchPlan, partial: Path, folder: Path) -> Manifest:
+def _settle(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
     """Give checked files their final place and record them."""
     names = [file.name for file in plan.files]
     if plan.name in published.CLASSIFIERS:  # converted and not kept, so a damaged one came anew
         if plan.installed:
-            shutil.rmtree(folder)
+            shutil.rmtree(plan.installed.folder)
         origin = f"github.com/{plan.source}/{names[0]}"
-        file = partial / names[0]
-        return install_classifier(file, plan.name, folder.parent, origin, plan.revision)
+        return install_classifier(partial / names[0], plan.name, home, origin, plan.revision)
+    folder = home / "encoders" / plan.name
     if plan.installed:
         for name in names:
             (partial / name).replace(folder / name)

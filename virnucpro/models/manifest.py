@@ -44,9 +44,6 @@ class FileEntry:
     size: int
     mtime_ns: int  # time of change, stands for the hash of what is too large; 0 where it is not
 
-    def __post_init__(self) -> None:
-        _must(_SHA256.fullmatch(self.sha256), "sha256", self.sha256)
-
 
 @dataclass(frozen=True, slots=True)
 class EncoderEntry:
@@ -56,13 +53,6 @@ class EncoderEntry:
     dim: int = 0
     file: str = ""
     installed: str = ""
-
-    def __post_init__(self) -> None:
-        if self.installed:
-            _must(is_plain_name(self.installed), "installed", self.installed)
-            _must(not self.dim and not self.file, "an installed encoder with", self.file)
-        else:
-            _must(1 <= self.dim <= _MOST_DIM, "dim", self.dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +66,6 @@ class ModelEntry:
     orf_policy: OrfPolicy
     chunk_nt: int
     groups: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        _must(1 <= self.chunk_nt <= _MOST_CHUNK_NT, "chunk_nt", self.chunk_nt)
-        for slot in (self.dna, self.protein):
-            _must(slot.file or slot.installed, "an encoder without a file", slot.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,17 +83,26 @@ class Manifest:
     model: ModelEntry | None = None
 
     def __post_init__(self) -> None:
+        encoder, parts = self.encoder, self.model
+        _must(bool(encoder) != bool(parts), "not one of encoder and model in", self.name)
+        slots = [encoder] if encoder else [parts.dna, parts.protein] if parts else []
+        used = [slot.file for slot in slots if slot.file]
+        if parts:
+            used += [parts.classifier, *([parts.calibration] if parts.calibration else [])]
+            _must(1 <= parts.chunk_nt <= _MOST_CHUNK_NT, "chunk_nt", parts.chunk_nt)
+        for slot in slots:
+            if parts and slot.installed:
+                _must(is_plain_name(slot.installed), "installed", slot.installed)
+                _must(not slot.dim and not slot.file, "an installed encoder with", slot.file)
+            else:
+                _must(1 <= slot.dim <= _MOST_DIM and not slot.installed, "dim", slot.dim)
+                _must(encoder or slot.file, "an encoder without a file", slot.kind)
         for name in (self.name, *self.files):
             _must(is_plain_name(name), "name", name)
-        if parts := self.model:
-            _must(not self.encoder, "both encoder and", "model")
-            used = [parts.dna.file, parts.protein.file, parts.calibration]
-            _must(parts.classifier in self.files, "a file that is not listed:", parts.classifier)
-        else:
-            _must(self.encoder and not self.encoder.installed, "no encoder or model in", self.name)
-            used = [self.encoder.file] if self.encoder else []
-        for name in filter(None, used):
+        for name in used:
             _must(name in self.files, "a file that is not listed:", name)
+        for file in self.files.values():
+            _must(_SHA256.fullmatch(file.sha256), "sha256", file.sha256)
 
     @property
     def kind(self) -> str:
@@ -140,11 +134,12 @@ class Manifest:
                 remedy = f"`virnucpro models fetch {self.folder.name}` or `virnucpro models import`"
                 raise ModelError(f"{self.folder / name}: {problem}; {remedy} brings it back")
 
-    def encoder_spec(self) -> EncoderSpec:
-        """What the folder of an encoder holds."""
-        assert self.encoder
-        hashes = {name: file.sha256 for name, file in self.files.items()}
-        return self._encoder(self.encoder, self.name, digest_of(hashes))
+    def encoder_spec(self, entry: EncoderEntry, name: str) -> EncoderSpec:
+        """An encoder in the folder, in a file of it or in all."""
+        hashes = {file: known.sha256 for file, known in self.files.items()}
+        sha256 = digest_of(hashes) if self.encoder else hashes[entry.file]
+        path = self.folder / entry.file
+        return EncoderSpec(kind=entry.kind, name=name, path=path, sha256=sha256, dim=entry.dim)
 
     def model_spec(self, installed_encoder: Callable[[str], EncoderSpec]) -> ModelSpec:
         """What the folder of a model holds; `installed_encoder` finds those that lie elsewhere."""
@@ -154,7 +149,7 @@ class Manifest:
         dna, protein = (
             installed_encoder(slot.installed)
             if slot.installed
-            else self._encoder(slot, f"{self.name}-{Path(slot.file).stem}", hashes[slot.file])
+            else self.encoder_spec(slot, f"{self.name}-{Path(slot.file).stem}")
             for slot in (parts.dna, parts.protein)
         )
         return ModelSpec(
@@ -164,10 +159,6 @@ class Manifest:
             calibration=self.folder / parts.calibration if parts.calibration else None,
             calibration_sha256=hashes.get(parts.calibration, ""),
         )  # fmt: skip
-
-    def _encoder(self, entry: EncoderEntry, name: str, sha256: str) -> EncoderSpec:
-        path = self.folder / entry.file
-        return EncoderSpec(kind=entry.kind, name=name, path=path, sha256=sha256, dim=entry.dim)
 
 
 def is_plain_name(name: str) -> bool:
@@ -219,7 +210,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def _built(folder: Path, value: dict[str, Any]) -> Manifest:
     try:
-        return build(Manifest, value | {"folder": str(folder)}, f"{folder / MANIFEST}")
+        return build(Manifest, value | {"folder": str(folder)}, str(folder / MANIFEST))
     except ConfigError as error:
         raise ModelError(f"{error} (not a valid description)") from error
 

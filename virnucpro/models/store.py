@@ -1,13 +1,7 @@
 """The model home: what is installed, and which model a run uses.
 
-A home holds, each with its manifest,
-
-    encoders/DNABERT-S/            published encoders, in their published files
-    encoders/esm2_t36_3B_UR50D/
-    500/  300/  NAME/              models: classifiers for those encoders, or models of ours
-    .partial/                      downloads that are not whole
-
-The bundled model lies in the package.
+It holds, each with its manifest, `encoders/NAME/`, published encoders in their published files, and
+`500/`, `300/`, `NAME/`, models: classifiers for those encoders, or models of ours.
 """
 
 import shutil
@@ -113,7 +107,7 @@ def find_encoder(name: str, home: Path) -> EncoderSpec:
             f"downloads it, `virnucpro models import DIR --name {name}` takes local files"
         )
     manifest.check()
-    return manifest.encoder_spec()
+    return manifest.encoder_spec(manifest.encoder, manifest.name)
 
 
 def list_models(home: Path) -> list[Manifest]:

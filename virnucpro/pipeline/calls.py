@@ -1,9 +1,4 @@
-"""Scores of ORFs -> calls of chunks and records, shard by shard, and the tables of them.
-
-What is written here depends on input and model alone; thresholds come in `final_tables`.
-"""
-
-from __future__ import annotations
+"""Scores of ORFs -> calls of chunks and records, and their tables; thresholds come later."""
 
 from collections import Counter
 from contextlib import ExitStack
@@ -29,6 +24,7 @@ LIKELY = 0.5
 WRITTEN_ORFS = 20_000  # at a time: their ids and text take more than all the rest of an ORF
 
 Scores = NDArray[np.float32]
+BestOrf = tuple[str, int | None, int | None, float | None]  # frame, start, end, p_virus
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +40,7 @@ class Called:
 
 
 class Caller:
-    """A model's calibration, applied to shards.
-
-    Args:
-        model: whose.
-        mates: records in a row that are one fragment: 2 for pairs, else 1.
+    """A model's calibration, applied to shards; `mates` records in a row are one fragment.
 
     Raises:
         ModelError: the calibration cannot be read.
@@ -60,14 +52,10 @@ class Caller:
         self._kinds = Kinds(model.groups)
 
     def call(self, shard: Shard, scores: Scores) -> Called:
-        """Call every record and chunk of a shard.
+        """Call every record and chunk of a shard, given the scores of each ORF, or NaN.
 
         A record with an ORF that has no score is `failed`: the rest does not speak for it, nor
         for its mate.
-
-        Args:
-            shard: its rows.
-            scores: of each ORF, as `Scorer.run` gives them; NaN where the ORF could not be scored.
         """
         count = len(shard.records)
         chunks, orf_chunk = shard.chunks, shard.orfs["chunk"].astype(np.int64)
@@ -119,19 +107,20 @@ class Caller:
         rows = [
             CallRow(
                 seq_id=record.seq_id,
+                sample=record.sample,
                 length=record.length,
                 chunks=record.chunks,
                 orfs=int(orfs[i]),
-                status=_status(record.status, int(orfs[i]), int(called[i])),
-                p_virus=float(p_virus[i]) if has_call[i] else None,
-                call=str(calls[i]) if has_call[i] else None,
-                model=self._model.name,
-                sample=record.sample,
                 chunks_scored=int(called[i]),
                 supporting=int(supporting[i]),
                 opposing=int(opposing[i]),
-                topology=record.topology,
+                status=record.status
+                or (Status.CALLED if called[i] else Status.FAILED if orfs[i] else Status.NO_ORF),
+                p_virus=float(p_virus[i]) if has_call[i] else None,
                 p_record=float(p_records[i]) if called[i] else None,
+                call=str(calls[i]) if has_call[i] else None,
+                model=self._model.name,
+                topology=record.topology,
             )
             for i, record in enumerate(shard.records)
         ]
@@ -147,15 +136,12 @@ class Caller:
                          strict=True))  # fmt: skip
         chunk_rows = []
         for k, (record, number, start, end, _) in enumerate(chunks.tolist()):
+            best_orf: BestOrf = ("", None, None, None)
+            if k in found:
+                (_, frame, orf_start, orf_end, _), p = found[k]
+                best_orf = FRAMES[frame], start + orf_start, start + orf_end, p
             seq_id, sample = shard.records[record].seq_id, shard.records[record].sample
-            if k not in found:
-                chunk_rows.append(ChunkRow(seq_id, number + 1, start, end, sample=sample))
-                continue
-            (_, frame, orf_start, orf_end, _), p = found[k]
-            place = (start + orf_start, start + orf_end)
-            chunk_rows.append(
-                ChunkRow(seq_id, number + 1, start, end, FRAMES[frame], *place, p, sample)
-            )
+            chunk_rows.append(ChunkRow(seq_id, number + 1, start, end, *best_orf, sample))
         lost = np.flatnonzero(is_lost & (orfs > 0))
         lacking = {shard.records[i].joint_id: int(missing[i]) for i in lost}
         return Called(rows, hosts, chunk_rows, scored, virus >= other, lacking)
@@ -180,33 +166,22 @@ class Caller:
             )  # fmt: skip
 
 
-def _status(status: Status | None, orfs: int, scored_chunks: int) -> Status:
-    if status is not None:
-        return status
-    if scored_chunks:
-        return Status.CALLED
-    return Status.FAILED if orfs else Status.NO_ORF
-
-
 class ModelTables:
-    """The tables that depend on input and model alone, written shard by shard. A context manager.
-
-    They are prediction_results.txt, the consensus of chunks, chunks.tsv, and the internal table
-    of records. `counts` has records, chunks, orfs, chunks_scored, and records by `status:{name}`.
-    """
+    """The tables that depend on input and model alone, shard by shard; a context manager."""
 
     def __init__(self, paths: RunPaths, model: ModelSpec, mates: int = 1) -> None:
         self._paths, self._caller = paths, Caller(model, mates)
         self._consensus = ConsensusTable(paths.checkpoints)
         self.counts: Counter[str] = Counter(records=0, nt=0, chunks=0, orfs=0, chunks_scored=0)
 
-    def __enter__(self) -> ModelTables:
+    def __enter__(self) -> "ModelTables":
         paths = self._paths
         paths.merged_dir.mkdir(exist_ok=True)
         with ExitStack() as stack:
-            self._predictions = stack.enter_context(atomic_write(paths.predictions, "w"))
-            self._chunks = stack.enter_context(atomic_write(paths.chunks, "w"))
-            self._records = stack.enter_context(atomic_write(paths.contigs, "w"))
+            self._predictions, self._chunks, self._records = (
+                stack.enter_context(atomic_write(path, "w"))
+                for path in (paths.predictions, paths.chunks, paths.contigs)
+            )
             self._predictions.write(RESULTS_HEADER)
             self._chunks.write(header(CHUNK_COLUMNS))
             self._records.write(header(CONTIG_COLUMNS))

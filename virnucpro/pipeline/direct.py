@@ -1,10 +1,4 @@
-"""The same calls without files: records in memory -> vectors, or one row for every record.
-
-For a few thousand records at a time: training's evaluation, `virnucpro.embed`, tests. Runs of
-any size go through `prediction`, which can resume.
-"""
-
-from __future__ import annotations
+"""The same calls without files, for a few thousand records: training, `virnucpro.embed`, tests."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,8 +10,7 @@ from virnucpro.core.records import Record
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.calls import Caller
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
-from virnucpro.pipeline.precision import compare, refuse_fp8
-from virnucpro.pipeline.stream import ScoreJob, scored_shards
+from virnucpro.pipeline.stream import ScoreJob, compare, refuse_fp8, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.tables import CallRow
 from virnucpro.scores.scorer import EmbeddingOptions, finished
@@ -26,18 +19,7 @@ PER_UNIT = 2_000
 
 
 class DirectScorer:
-    """A model, loaded once on one device.
-
-    Args:
-        model: what decides scores.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`.
-        options: how its encoders run; None means the defaults.
-        executor: who scores units; None means this process, on `device`.
-
-    Raises:
-        DeviceError: the device is not there.
-        ModelError: from the methods: weights are missing or damaged.
-    """
+    """A model, loaded once on one device; DeviceError and ModelError tell what is missing."""
 
     def __init__(
         self,
@@ -63,11 +45,7 @@ class DirectScorer:
         yield from scored_shards(self._events(records), None, self._executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
-        """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d).
-
-        Raises:
-            UsageError: float8 was asked for, and does not run or changes too much.
-        """
+        """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
         executor = InProcess(self._device)
         if self._job.protein.dtype == "fp8":
             refuse_fp8(self.model, self._device)

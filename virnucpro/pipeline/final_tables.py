@@ -4,14 +4,11 @@ Two passes over the internal table of contigs: the first counts scores, for the 
 rate of each sample; the second writes. Memory does not grow with the number of records.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby, islice
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,7 @@ from virnucpro.core.records import Record
 from virnucpro.core.text import clipped
 from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.run import Run
-from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES, TableFiles
+from virnucpro.reports.table_files import FASTA_NAMES, TableFiles
 from virnucpro.reports.tables import (
     CHUNK_COLUMNS,
     CONTIG_COLUMNS,
@@ -46,22 +43,10 @@ ID, LENGTH, CHUNKS, P_VIRUS, CALL, SAMPLE, SUPPORTING, FDR, P_SAMPLE, JOINT_ID, 
 )  # fmt: skip
 
 
-def table_paths(run: Run) -> list[Path]:
-    """Every file that `write_final_tables` makes."""
-    names = (*TABLE_NAMES, *FASTA_NAMES[run.settings.calling.gzip_fasta])
-    return [folder / name for folder in _folders(run) for name in names]
-
-
 def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Apply the thresholds; write calls.tsv, regions.tsv, browser tracks and the viral FASTA.
-
-    Returns:
-        Counts: records, regions, records by `call:{name}`, and `with_regions`, those that hold
-        a viral region and are not viral as a whole; and for each sample its records,
-        scored records, viral records, records with regions, and what `_facts` says.
-    """
+    """Write calls.tsv, regions.tsv, tracks and viral FASTA; counts, and facts of each sample."""
     is_packed = run.settings.calling.gzip_fasta
-    whole, *own = _folders(run)
+    whole, *own = run.folders
     ours = set(run.ledger.claimed())
     for folder in (whole, *own):  # what an earlier run left in the other form
         for other in (folder / name for name in FASTA_NAMES[not is_packed]):
@@ -96,14 +81,23 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                     counts["with_regions"] += any(found.is_inside for found in regions)
                     waiting = next(called, None)
             totals.update(counts)
-            viral = counts[f"call:{VIRUS}"]
-            found = _facts(estimates.get(source.sample)) | {
-                "expected_false": fdr if viral else None
-            }
+            viral, sample = counts[f"call:{VIRUS}"], estimates.get(source.sample)
+            is_like_none = sample.compatible_with_none if sample else None
+            note = ""  # what to know before the viral records are believed
+            if is_like_none and viral:
+                note = f"compatible with no virus at all: as few as 0 of its {viral:,} may be real"
+            elif viral and fdr > MANY_FALSE:
+                note = f"{100 * fdr:.0f}% of its {viral:,} viral records may be false"
             summaries.append({
                 "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
                 "records": counts["records"], "scored": scored, "virus": viral,
-                "with_regions": counts["with_regions"], **found, "note": _note(viral, found),
+                "with_regions": counts["with_regions"],
+                # the share of viruses in the sample, and its interval of 95%
+                "prevalence": rounded(sample.prevalence) if sample else None,
+                "low": rounded(sample.low) if sample else None,
+                "high": rounded(sample.high) if sample else None,
+                "compatible_with_none": is_like_none,
+                "expected_false": fdr if viral else None, "note": note,
             })  # fmt: skip
     return dict(totals), summaries
 
@@ -120,28 +114,6 @@ def find_regions(row: Sequence[str], chunks: Sequence[ChunkRow]) -> list[RegionR
         )
         for number, found in enumerate(stretches, start=1)
     ]  # fmt: skip
-
-
-def _folders(run: Run) -> list[Path]:
-    several = run.sources if len(run.sources) > 1 else ()
-    return [run.paths.output_dir, *(run.paths.samples / source.folder for source in several)]
-
-
-def _facts(sample: Sample | None) -> dict[str, Any]:
-    """Share of viruses in a sample, its interval of 95%, and whether it reaches none."""
-    if sample is None:
-        return dict.fromkeys(("prevalence", "low", "high", "compatible_with_none"))
-    numbers = {name: rounded(getattr(sample, name)) for name in ("prevalence", "low", "high")}
-    return numbers | {"compatible_with_none": sample.compatible_with_none}
-
-
-def _note(viral: int, found: Mapping[str, Any]) -> str:
-    """What to know before the viral records of a sample are believed; empty for nothing."""
-    if found["compatible_with_none"] and viral:
-        return f"compatible with no virus at all: as few as 0 of its {viral:,} may be real"
-    if (found["expected_false"] or 0.0) > MANY_FALSE:
-        return f"{100 * found['expected_false']:.0f}% of its {viral:,} viral records may be false"
-    return ""
 
 
 def _estimates(run: Run) -> dict[str, Sample]:
@@ -167,10 +139,7 @@ def _numbers(rows: list[list[str]], place: int) -> NDArray[np.float64]:
 def _called(
     run: Run, estimates: dict[str, Sample]
 ) -> Iterator[tuple[list[str], str, list[ChunkRow], list[RegionRow], Record | None]]:
-    """Each record's row, joint id, chunks if one speaks for a virus, and regions.
-
-    The record itself comes where it is viral as a whole or in a region.
-    """
+    """Each record's row, joint id, chunks and regions if any is viral, and then the record."""
     chunks = read_fields(run.paths.chunks, CHUNK_COLUMNS)
     records = enumerate(read_sources(run.sources, ReadLog(is_silent=True)))
     is_read = False

@@ -1,12 +1,8 @@
 """One pass over the input: records -> chunks -> ORFs, and the distinct ORFs in units of work.
 
-Everything is a row of an array and is found again by its row number; ids are made only where
-people read them. The input is cut into shards of a fixed size, whatever computes them. Records,
-chunks, ORFs and exact copies are numbered within their shard, so memory is bounded by a shard
-and not by the input. The plan of units follows from input and settings alone.
+Rows are numbered within shards of a fixed size, so that memory is bounded by a shard. Units
+follow from input and settings alone.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,7 +27,6 @@ from virnucpro.sequences.orfs import OrfPolicy
 SHARD_RECORDS = 50_000
 SHARD_CHUNKS = 100_000
 BLOCK_CHUNKS = 1_000
-CIRCULAR, LINEAR = "circular", "linear"
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
 
 # record: row of the chunk's record in the shard; number: of the chunk in its record, from 0;
@@ -51,12 +46,11 @@ Rows = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides which ORFs an input gives."""
+    """What decides which ORFs an input gives; `is_sampled` has the number of a record, from 0."""
 
     chunk_nt: int  # length of a chunk (nt)
     policy: OrfPolicy  # which reading frames of a chunk are scored
     min_length: int = 0  # shorter records are not scored (nt)
-    # whether the record of this number, from 0, is scored
     is_sampled: Callable[[int], bool] = lambda number: True
 
     def status(self, record: Record, number: int) -> Status | None:
@@ -69,12 +63,12 @@ class Rules:
     def chunks(self, letters: str) -> tuple[list[tuple[int, int]], str, int, str]:
         """Windows of a record, the letters to cut them from, how many are clear, its topology.
 
-        Under `open-frame` the plan is the published one. Else N at the ends is no part of the
-        plan, both strands have the same one, and a circle is read over its junction.
+        Under `open-frame` the plan is the published one; else N at the ends is no part of it, it is
+        the same on both strands, and a circle is read over its junction.
         """
         repeat = terminal_repeat(normalised := normalise(letters))
         clear = tandem_unit(normalised) or clear_letters(letters)
-        topology = CIRCULAR if repeat else LINEAR
+        topology = "circular" if repeat else "linear"
         if self.policy.name == "open-frame":
             windows = chunk_windows(len(letters), self.chunk_nt)
         elif repeat:
@@ -103,14 +97,14 @@ class RecordRow(NamedTuple):
     topology: str = ""  # `circular` where it ends as it begins, else `linear`; empty if not scored
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """Distinct ORFs of one shard that are computed, committed and lost together."""
 
     number: int  # of the unit in the run, from 0
-    dna: list[bytes] = field(default_factory=list)  # of each ORF (nt)
-    protein: list[bytes] = field(default_factory=list)  # its translation (aa)
-    rows: list[int] = field(default_factory=list)  # of the shard, where each was first seen
+    dna: list[bytes]  # of each ORF (nt)
+    protein: list[bytes]  # its translation (aa)
+    rows: list[int]  # of the shard, where each was first seen
 
     def __len__(self) -> int:
         return len(self.dna)
@@ -127,23 +121,14 @@ class Shard:
 
     def chunk_ids(self, rows: Rows | slice = slice(None)) -> list[str]:
         """`{joint id}_chunk_{k}` of the chunks at `rows`, k from 1."""
-        chunks = self.chunks[rows]
-        return [
-            f"{self.records[record].joint_id}_chunk_{number + 1}"
-            for record, number in zip(
-                chunks["record"].tolist(), chunks["number"].tolist(), strict=True
-            )
-        ]
+        chunks = self.chunks[["record", "number"]][rows].tolist()
+        return [f"{self.records[record].joint_id}_chunk_{k + 1}" for record, k in chunks]
 
     def orf_ids(self, rows: Rows | slice | list[int] = slice(None)) -> list[str]:
         """Chunk id and frame, with nothing between, of the ORFs at `rows`."""
         orfs = self.orfs[rows]
-        ids = self.chunk_ids(orfs["chunk"])
-        frames = orfs["frame"].tolist()
-        return [seq_id + FRAMES[frame] for seq_id, frame in zip(ids, frames, strict=True)]
-
-
-OnBlock = Callable[[list[str], list[bytes], list[bytes]], object]
+        ids = zip(self.chunk_ids(orfs["chunk"]), orfs["frame"].tolist(), strict=True)
+        return [seq_id + FRAMES[frame] for seq_id, frame in ids]
 
 
 def input_pass(
@@ -151,104 +136,76 @@ def input_pass(
     rules: Rules,
     per_unit: int,
     workers: int | None = 1,
-    on_block: OnBlock = lambda chunks, dna, protein: None,
+    on_block: Callable[[list[str], list[bytes], list[bytes]], object] = lambda *block: None,
 ) -> Iterator[Unit | Shard]:
     """Cut records into chunks, read their ORFs, and gather distinct ones into units. Streams.
 
-    Args:
-        records: the input, in order.
-        rules: what decides the ORFs.
-        per_unit: ORFs of a unit; the last one of a shard has fewer.
-        workers: processes that translate; None takes every usable CPU.
-        on_block: gets the letters of some chunks, and DNA and protein of all their ORFs, copies
-            too, before the units and the shard that they belong to come.
+    `workers` processes translate, None takes every usable CPU. `on_block` gets the letters of some
+    chunks, and DNA and protein of all their ORFs, copies too, before their units and shard come.
 
     Yields:
-        Each unit as soon as it is full, and each shard after its last unit.
+        Each unit when it is full, and each shard after its last unit.
     """
-    shard, unit = _OpenShard(), Unit(0)
-    for block, texts, orfs in translate_blocks(_blocks(records, rules), rules.policy, workers):
-        on_block(texts, orfs.dna, orfs.protein)
-        rows = np.empty(len(orfs), dtype=ORF)
-        rows["chunk"] = orfs.chunk + shard.chunk_count
-        rows["frame"], rows["start"], rows["end"] = orfs.frame, orfs.start, orfs.end
+    shard, number = _OpenShard(), 0
+    for block, texts, found in translate_blocks(_blocks(records, rules), rules.policy, workers):
+        records_here, chunks, ends_shard = block
+        on_block(texts, found.dna, found.protein)
+        rows = np.empty(len(found), dtype=ORF)
+        rows["chunk"] = found.chunk + sum(map(len, shard.chunks))
+        rows["frame"], rows["start"], rows["end"] = found.frame, found.start, found.end
         distinct = []
         for row, (dna, protein) in enumerate(
-            zip(orfs.dna, orfs.protein, strict=True), start=shard.orf_count
+            zip(found.dna, found.protein, strict=True), start=sum(map(len, shard.orfs))
         ):
             # 128 bits: among 10^9 ORFs the chance that two share them is below 10^-20.
             key = blake2b(dna + b" " + protein, digest_size=16).digest()
             known = len(shard.seen)
             distinct.append(shard.seen.setdefault(key, known))
             if len(shard.seen) > known:
-                unit.dna.append(dna)
-                unit.protein.append(protein)
-                unit.rows.append(row)
-                if len(unit) == per_unit:
-                    shard.units.append((unit.number, len(unit)))
-                    yield unit
-                    unit = Unit(unit.number + 1)
+                shard.waiting.append((dna, protein, row))
         rows["distinct"] = distinct
-        shard.add(block, rows)
-        if block.ends_shard:
-            if len(unit):
-                shard.units.append((unit.number, len(unit)))
-                yield unit
-                unit = Unit(unit.number + 1)
-            closed, shard = shard.closed(), _OpenShard()
-            yield closed
+        shard.records += records_here
+        shard.chunks.append(chunks)
+        shard.orfs.append(rows)
+        while len(shard.waiting) >= per_unit or (shard.waiting and ends_shard):
+            unit = Unit(number, *map(list, zip(*shard.waiting[:per_unit], strict=True)))
+            del shard.waiting[:per_unit]
+            shard.units.append((number, len(unit)))
+            yield unit
+            number += 1
+        if ends_shard:
+            every_chunk, orfs = np.concatenate(shard.chunks), np.concatenate(shard.orfs)
+            yield Shard(shard.records, every_chunk, orfs, shard.units)
+            shard = _OpenShard()
 
 
-class _Block(NamedTuple):
-    """Chunks that are translated together, and the records that begin among them."""
-
-    records: list[RecordRow]
-    chunks: Rows
-    ends_shard: bool
-
-
+@dataclass(slots=True)
 class _OpenShard:
     """A shard that is still being read."""
 
-    def __init__(self) -> None:
-        self.records: list[RecordRow] = []
-        self.chunks: list[Rows] = []
-        self.orfs: list[Rows] = []
-        self.units: list[tuple[int, int]] = []
-        self.seen: dict[bytes, int] = {}  # row of each distinct ORF
-        self.chunk_count = self.orf_count = 0
+    records: list[RecordRow] = field(default_factory=list)
+    chunks: list[Rows] = field(default_factory=list)  # block by block
+    orfs: list[Rows] = field(default_factory=list)
+    units: list[tuple[int, int]] = field(default_factory=list)
+    seen: dict[bytes, int] = field(default_factory=dict)  # row of each distinct ORF
+    # DNA, protein and row of distinct ORFs whose unit is not full
+    waiting: list[tuple[bytes, bytes, int]] = field(default_factory=list)
 
-    def add(self, block: _Block, orfs: Rows) -> None:
-        self.records += block.records
-        self.chunks.append(block.chunks)
-        self.orfs.append(orfs)
-        self.chunk_count += len(block.chunks)
-        self.orf_count += len(orfs)
 
-    def closed(self) -> Shard:
-        chunks, orfs = np.concatenate(self.chunks), np.concatenate(self.orfs)
-        return Shard(self.records, chunks, orfs, self.units)
+_Block = tuple[list[RecordRow], Rows, bool]
 
 
 def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, list[str]]]:
-    """Chunks in groups, none of which reaches over the border of a shard."""
+    """Chunks in groups with the records that begin among them, and whether a shard ends there."""
     rows: list[RecordRow] = []
     places: list[tuple[int, int, int, int, int]] = []
     texts: list[str] = []
     in_shard = chunks_in_shard = 0
-
-    def block(ends_shard: bool) -> tuple[_Block, list[str]]:
-        taken = _Block(rows.copy(), np.array(places, dtype=CHUNK), ends_shard), texts.copy()
-        rows.clear()
-        places.clear()
-        texts.clear()
-        return taken
-
     for number, record in enumerate(records):
         is_full = in_shard >= SHARD_RECORDS or chunks_in_shard >= SHARD_CHUNKS
         if is_full and in_shard % 2 == 0:  # mates stay together
-            yield block(ends_shard=True)
-            in_shard = chunks_in_shard = 0
+            yield (rows, np.array(places, dtype=CHUNK), True), texts
+            rows, places, texts, in_shard, chunks_in_shard = [], [], [], 0, 0
         status = rules.status(record, number)
         windows, letters, clear, topology = (
             ([], "", 0, "") if status else rules.chunks(record.sequence)
@@ -264,7 +221,8 @@ def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, l
             places.append((in_shard, k, start, end, clear_letters(text)))
             texts.append(text)
             if len(texts) == BLOCK_CHUNKS:
-                yield block(ends_shard=False)
+                yield (rows, np.array(places, dtype=CHUNK), False), texts
+                rows, places, texts = [], [], []
         in_shard += 1
         chunks_in_shard += len(windows)
-    yield block(ends_shard=True)
+    yield (rows, np.array(places, dtype=CHUNK), True), texts

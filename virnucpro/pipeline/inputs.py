@@ -3,17 +3,15 @@
 Read twice: to score the records, and to write out those that are called viral.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
@@ -33,7 +31,6 @@ _FIRST_MATE = re.compile(r"[._-]R?1(_001)?$")
 _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_FOLDER = 80
-_MATE_ENDINGS = ("/1", "/2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +43,7 @@ class Source:
     interleaved: bool = False  # mates follow each other in the one file
     paths: tuple[Path, ...]  # where they lie; standard input has been copied to a file
     reference: Path | None = None  # FASTA for CRAM files that need one
-    digests: tuple[str, ...] = ()  # hex SHA-256 when the run began; empty where nobody wrote it
+    digests: tuple[str, ...] = ()  # hex SHA-256 when the run began; empty where not known
 
 
 def plan_sources(
@@ -59,16 +56,8 @@ def plan_sources(
 ) -> tuple[Source, ...]:
     """Group inputs into samples, in argument order; a file that is given twice is told.
 
-    Args:
-        inputs: as given; `-` is standard input.
-        spooled: where the copy of an input lies that can be read only once.
-        paired: take two consecutive inputs for files of mates.
-        reference: FASTA for CRAM files that need one.
-        digests: hex SHA-256 of each input, where that is known.
-        interleaved: take two consecutive records of an input for mates.
-
-    Raises:
-        UsageError: an odd number of inputs to pair, or standard input twice.
+    `spooled` has the copy of each input that can be read only once. A UsageError tells of inputs
+    that do not pair up, or of standard input given twice.
     """
     if sum(str(path) == STDIN for path in inputs) > 1:
         raise UsageError("standard input can be read once: give '-' once")
@@ -111,27 +100,21 @@ def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
     ['gut', 'soil', 'y']
     >>> sample_names([Path("a/gut/x.fa"), Path("b/gut/x.fa"), Path("gut.fa")])
     ['gut', 'gut__2', 'gut__3']
-    >>> sample_names([Path("gut_R1.fq"), Path("gut_R2.fq")], paired=True)
-    ['gut']
     """
-    stems, folders = [], []
+    named: list[tuple[str, str]] = []
     folders_of: defaultdict[str, set[Path]] = defaultdict(set)
     for path in inputs[:: 2 if paired else 1]:
         stem = sample_name(path)
-        stem = _FIRST_MATE.sub("", stem) or stem if paired else stem
-        stems.append(_NOT_PRINTED.sub("_", stem))
+        stem = _NOT_PRINTED.sub("_", _FIRST_MATE.sub("", stem) or stem if paired else stem)
         # a folder is called as the user calls it, so that no link is followed
         whole = os.path.abspath(path)  # noqa: PTH100
-        folders.append(Path(STDIN if str(path) == STDIN else whole).parent)
-        folders_of[stems[-1]].add(folders[-1])
+        folder = Path(STDIN if str(path) == STDIN else whole).parent
+        folders_of[stem].add(folder)
+        named.append((stem, _NOT_PRINTED.sub("_", folder.name)))
     names = IdRegistry()
     return [
-        names.unique(
-            _NOT_PRINTED.sub("_", folder.name)
-            if len(folders_of[stem]) > 1 and folder.name
-            else stem
-        )
-        for stem, folder in zip(stems, folders, strict=True)
+        names.unique(folder if len(folders_of[stem]) > 1 and folder else stem)
+        for stem, folder in named
     ]
 
 
@@ -141,32 +124,20 @@ def folder_names(samples: Sequence[str]) -> list[str]:
     >>> folder_names(["../gut 1", "gut-2", "GUT-2", "..."])
     ['gut_1', 'gut-2', 'GUT-2__2', 'sample']
     """
-    taken: set[str] = set()
-    names = []
-    for sample in samples:
-        plain = _NOT_PLAIN.sub("_", sample).lstrip("._-")[:_LONGEST_FOLDER] or "sample"
-        name, number = plain, 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{plain}__{number}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
+    taken = IdRegistry()
+    plain = (_NOT_PLAIN.sub("_", name).lstrip("._-")[:_LONGEST_FOLDER] for name in samples)
+    names = [name or "sample" for name in plain]
+    return [name + taken.unique(name.lower())[len(name) :] for name in names]
 
 
 def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Iterator[Record]:
-    """The records of all samples, in order. Streams.
+    """The records of all samples, in order. Streams. `log` is a new one, silent to read again.
 
-    Ids are unique within a sample, and are the same whatever other samples there are. Joint ids
-    are unique over all of them: an id that an earlier sample has becomes `{id}__2`.
-
-    Args:
-        sources: what to read.
-        log: a new one; a silent one where the inputs are read again.
+    Ids are unique within a sample, and the same whatever other samples there are. Joint ids are
+    unique over all of them: an id that an earlier sample has becomes `{id}__2`.
 
     Raises:
-        InputError: an input is not sequences, or not what it was when the run began, which is
-            told when it was read to its end; names it as the user did.
+        InputError: an input is no sequences, or not what it was at the start; names it as given.
     """
     log = ReadLog() if log is None else log
     joint_ids = IdRegistry() if len(sources) > 1 else None
@@ -178,7 +149,7 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
                 if joint_ids is None and records[0].sample == source.sample:
                     yield from records  # a copy would take as long as to parse it
                     continue
-                endings = _MATE_ENDINGS if len(records) == 2 else ("",)
+                endings = ("/1", "/2") if len(records) == 2 else ("",)
                 joint_id = seq_id = records[0].seq_id.removesuffix(endings[0])
                 if joint_ids is not None:
                     joint_id = joint_ids.unique(seq_id, endings)
@@ -198,51 +169,45 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
 
 def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
     """Records one by one, mates two by two."""
+    alignments = [path for path in source.paths if alignment_format(path)]
     if len(source.paths) == 2 or source.interleaved:
-        flag = "--interleaved" if source.interleaved else "--paired"
-        for path in source.paths:
-            if alignment_format(path):
-                raise InputError(path, f"holds alignments, which know their mates: drop {flag}")
-        yield from pairs_of(source.paths, log)
-        return
+        if alignments:
+            flag = "--interleaved" if source.interleaved else "--paired"
+            problem = f"holds alignments, which know their mates: drop {flag}"
+            raise InputError(alignments[0], problem)
+        return pairs_of(source.paths, log)
     (path,) = source.paths
-    if alignment_format(path):
-        yield from zip(read_alignments(path, log, source.reference))
-    else:
-        yield from zip(records_of(path, log))
+    return zip(
+        read_alignments(path, log, source.reference) if alignments else records_of(path, log)
+    )
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     """Copy what can be read only once (standard input, pipes), or lies far away, into `folder`.
 
-    Returns:
-        The copy of each such input, by its name.
-
-    Raises:
-        InputError: a pipe or an object cannot be read.
+    Returns the copy of each such input by its name; an InputError if one cannot be read.
     """
     copies: dict[str, Path] = {}
     for number, path in enumerate(paths, start=1):
         url = url_of(path)
         if str(path) in copies or not (url or str(path) == STDIN or _is_pipe(path)):
             continue
-        copies[str(path)] = target = folder / f"input_{number}"
-        if url:
-            with atomic_write(target) as file:
+        copies[str(path)] = folder / f"input_{number}"
+        with atomic_write(copies[str(path)]) as file:
+            if url:
                 fetch(url, file)
-            continue
-        with ExitStack() as stack:
-            with _can_be_read(path):
-                pipe = stack.enter_context(path.open("rb")) if _is_pipe(path) else standard_input()
-            file = stack.enter_context(atomic_write(target))
-            while block := _read(pipe, path):
-                file.write(block)
+            else:
+                file.writelines(_blocks(path))
     return copies
 
 
-def _read(pipe: IO[bytes], path: Path) -> bytes:
-    with _can_be_read(path):
-        return pipe.read(BLOCK_BYTES)
+def _blocks(path: Path) -> Iterator[bytes]:
+    with (
+        _can_be_read(path),
+        nullcontext(standard_input()) if str(path) == STDIN else path.open("rb") as pipe,
+    ):
+        while block := pipe.read(BLOCK_BYTES):
+            yield block
 
 
 def _is_pipe(path: Path) -> bool:
@@ -263,11 +228,7 @@ def _can_be_read(path: Path) -> Iterator[None]:
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
-    """See that every input can be opened, before anything is made for it.
-
-    Raises:
-        InputError: an input is missing, a directory, or cannot be read.
-    """
+    """See that every input can be opened, or raise an InputError."""
     for path in paths:
         if str(path) == STDIN or _is_pipe(path) or url_of(path):
             continue  # opening a pipe could end who writes to it
@@ -278,13 +239,7 @@ def check_inputs(paths: Sequence[Path]) -> None:
 
 
 def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of every input, in argument order, and where it lies.
-
-    The place is None where another run finds something else in it: a pipe, standard input.
-
-    Raises:
-        InputError: an input cannot be read.
-    """
+    """Name, place, size and SHA-256 of every input; no place of what changes with each run."""
     described = []
     for path in paths:
         real = spooled.get(str(path), path)
@@ -298,11 +253,7 @@ def describe_inputs(paths: Sequence[Path], spooled: dict[str, Path]) -> list[dic
 
 
 def check_content(sources: Sequence[Source]) -> None:
-    """Read inputs through, and see that each has something that a run can be made of.
-
-    Raises:
-        InputError: a file is not sequences, or holds no records, or none that is DNA.
-    """
+    """See that each input holds records, and one that is DNA, or raise an InputError."""
     for source in sources:
         records = read_sources([source], ReadLog(is_silent=True))
         found = {screen_record(record) is Status.NOT_DNA for record in records}
@@ -312,10 +263,7 @@ def check_content(sources: Sequence[Source]) -> None:
 
 
 def sampler(sources: Sequence[Source], wanted: int | None, mates: int = 1) -> Callable[[int], bool]:
-    """Whether record `i` belongs to an even spread of `wanted` records; None means all do.
-
-    Of `mates` records in a row all belong to it, or none.
-    """
+    """Whether record `i` is of `wanted` evenly spread ones (None: all), `mates` going together."""
     if wanted is None:
         return lambda number: True
     total = sum(1 for _ in read_sources(sources, ReadLog(is_silent=True)))

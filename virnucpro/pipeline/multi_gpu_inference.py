@@ -5,8 +5,6 @@ and a lost rank's units go to the others. Shards are joined in the order of the 
 the result is the same whatever the number of ranks, and whatever was done before.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time
@@ -19,8 +17,7 @@ from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.files import digest_of, sha256_file, write_json
 from virnucpro.models.specs import EncoderSpec
-from virnucpro.pipeline.feature_files import read_vectors, write_vectors
-from virnucpro.pipeline.features import EmbedJob, SplitFile
+from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import Workers, WorkerSettings
@@ -37,39 +34,30 @@ def run_multi_gpu_inference(
     runtime_config: RuntimeConfig | None = None,
     on_sequences: Callable[[int], object] = lambda more: None,
 ) -> tuple[Path, list[int]]:
-    """Embed every sequence of `fasta_files` with one process per rank.
+    """Embed every sequence of `fasta_files`, whose ids are unique in each, one process per rank.
 
-    Args:
-        fasta_files: plain FASTA; ids are unique within a file.
-        output_dir: gets `embeddings.h5`, `stage.json` and `logs/worker_{rank}.log`.
-        model_config: `encoder_spec` (an `EncoderSpec`), and `enable_fp16` (default True);
-            `model_type` and `model_name` are names for people.
-        world_size: ranks; on CUDA at most the devices to use, on the CPU any number.
-        runtime_config: see `RuntimeConfig`; None means the defaults.
-        on_sequences: told how many more sequences are done, those of an earlier run first.
+    `output_dir` gets `embeddings.h5`, `stage.json` and `logs/worker_{rank}.log`. `model_config` has
+    `encoder_spec` and `enable_fp16`. `on_sequences` is told of sequences done, earlier ones first.
 
     Returns:
         `embeddings.h5` and the ranks that held work which no rank could finish. The file is
         complete if there are none, else it is not written and finished shards are kept.
 
     Raises:
-        DeviceError: more ranks than devices, or a device that cannot be used.
-        ModelError: the encoder cannot be loaded.
+        DeviceError, ModelError, OutputError: no rank can work, or results cannot be written.
         DamagedError: finished vectors fail their checksum and `force_restart` is not set.
-        OutputError: results cannot be written.
     """
-    config = runtime_config or RuntimeConfig()
+    config, started = runtime_config or RuntimeConfig(), time.monotonic()
     encoder: EncoderSpec = model_config["encoder_spec"]
-    devices = choose_devices(world_size, config.devices)
-    started = time.monotonic()
-    output_dir = output_dir.absolute()
+    devices, output_dir = choose_devices(world_size, config.devices), output_dir.absolute()
     folder = (config.checkpoint_dir or output_dir / ".checkpoints").absolute()
     shard_dir, log_dir = folder / f"{output_dir.name}_shards", output_dir / "logs"
-    merged = output_dir / "embeddings.h5"
     for made in (shard_dir, log_dir):
         made.mkdir(parents=True, exist_ok=True)
-    root = Path(os.path.commonpath([folder.parent, output_dir]))
-    ledger = Ledger(root, folder / "ledger", config.enable_checkpointing, config.force_restart)
+    merged, root = output_dir / "embeddings.h5", os.path.commonpath([folder.parent, output_dir])
+    ledger = Ledger(
+        Path(root), folder / "ledger", config.enable_checkpointing, config.force_restart
+    )
 
     no_fp16 = config.disable_fp16 or not model_config.get("enable_fp16", True)
     options = EmbeddingOptions(
@@ -126,8 +114,7 @@ def run_multi_gpu_inference(
         stats = [worker.stats.get(encoder.kind, {}) for worker in workers.pool or []]
     finally:
         workers.close()
-    failed_ranks = sorted({outcome.worker for outcome in given_up})
-    count = sum(rows.values())
+    failed_ranks, count = sorted({one.worker for one in given_up}), sum(rows.values())
     if not given_up:
         about = {"key": whole_key, "model_hash": digest_of(encoder.identity()),
                  "dtype": options.dtype}  # fmt: skip
@@ -137,10 +124,10 @@ def run_multi_gpu_inference(
             ledger.discard(name)
             shard.unlink()
     seconds = time.monotonic() - started
-    reasons = {str(one.key): one.reason for one in given_up}
     write_json(output_dir / "stage.json", {
         "encoder": encoder.name, "sequences": count, "seconds": round(seconds, 3),
-        "failed_ranks": failed_ranks, "given_up": reasons, "ranks": stats,
+        "failed_ranks": failed_ranks, "ranks": stats,
+        "given_up": {str(one.key): one.reason for one in given_up},
     })  # fmt: skip
     for known in [one for one in stats if one][:1]:
         log.info("  Features: %s, stride-based sharding", features(known))

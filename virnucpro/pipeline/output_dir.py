@@ -4,8 +4,6 @@ A file is ours if the ledger lists it, or if it lies in the folder of checkpoint
 that only we give. Files go one by one, by name; no link is followed on the way.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os
@@ -18,33 +16,26 @@ from typing import NoReturn
 
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import InputError, OutputError, UsageError
-from virnucpro.core.files import locked, read_json
+from virnucpro.core.files import locked
 from virnucpro.sequences.fasta import sample_name
 from virnucpro.sequences.streams import STDIN
 
 logger = logging.getLogger("virnucpro.pipeline")
 
 CHECKPOINTS, LEDGER, CLAIMS, LOCK = ".checkpoints", "ledger", "claims", ".virnucpro.lock"
-_BEGUN = {LOCK, CHECKPOINTS}
 _TEMPORARY = re.compile(r"(.*/)?(?:\.([^/]+)\.tmp-[\d-]+|([^/]+_merged)\.tmp)", re.DOTALL)
-_SORTED = re.compile(r"\.checkpoints/\.sort-(?:\d+|merged)")
+_SORTED = r"\.checkpoints/\.sort-(?:\d+|merged)"
 _INTERNAL = re.compile(
-    r"\.checkpoints/(?:input_\d+|contigs\.tsv|\.sort-(?:\d+|merged)"
+    rf"{_SORTED}|\.checkpoints/(?:input_\d+|contigs\.tsv"
     r"|ledger/(?:files\.txt|[0-9a-f]{24}-[0-9a-f]{24}\.entry)"
     r"|claims/(?:claim-\d+-\d+|failed-\d+|beat-[^/]+)|(?:esm|dnabert)_v2_shards/shard_\d+\.h5)"
 )
-# What version 2.0 could make; its run.json says which of these it did.
-_FINAL = r"calls\.tsv|regions\.tsv|viral_(?:regions|chunks)\.bed|viral\.gff3|viral\.fasta(?:\.gz)?"
-_VERSION_2 = re.compile(
-    rf"(?:samples/[^/]+/)?(?:{_FINAL})|chunks\.tsv|report\.html|virnucpro_mqc\.json"
-    r"|failed_files\.txt|[^/]+_(?:chunked\d+\.fa|nucleotide\.fa|protein\.faa)"
-    r"|[^/]+_(?:nucleotide|protein)/output_\d+(?:\.fa|_DNABERT_S\.pt|_ESM\.pt)"
-    r"|[^/]+_merged/(?:output_\d+_merged\.pt|prediction_results(?:\.txt|_highestscore\.csv))"
-    r"|(?:esm|dnabert)_v2/(?:embeddings\.h5|stage\.json|logs/worker_\d+\.log)"
-    r"|\.checkpoints/(?:contigs\.tsv|records\.tsv|(?:orfs|unique|scores)\.bin|input_\d+"
-    r"|ledger/[^/]+\.json|(?:esm|dnabert)_v2_shards/[^/]+)",
-    re.DOTALL,
-)
+_ELSEWHERE = "; choose another --output-dir"
+_MAKE_ROOM = "; make room, then --resume goes on"
+_REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT), _ELSEWHERE),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _MAKE_ROOM),
+}
 
 
 def default_output_dir(input_files: Sequence[Path | str]) -> Path:
@@ -53,13 +44,7 @@ def default_output_dir(input_files: Sequence[Path | str]) -> Path:
 
 
 class RunPaths:
-    """Where everything of one run lies.
-
-    Args:
-        output_dir: the directory given with `-o`.
-        stem: the first input's name without suffixes.
-        chunk_nt: chunk length (nt), part of one file name.
-    """
+    """Where everything of one run lies; `stem` is the first input's name without suffixes."""
 
     def __init__(self, output_dir: Path, stem: str, chunk_nt: int) -> None:
         self.output_dir, self.run_json = output_dir, output_dir / "run.json"
@@ -81,32 +66,22 @@ class RunPaths:
         self.predictions = self.merged_dir / "prediction_results.txt"
         self.consensus = self.merged_dir / "prediction_results_highestscore.csv"
 
-        # shards and logs of the packed engine
-        self.esm_v2, self.dnabert_v2 = output_dir / "esm_v2", output_dir / "dnabert_v2"
-
         # what depends on input and model alone, and a run with other thresholds starts from
         self.model_outputs = [self.predictions, self.consensus, self.chunks, self.contigs]
 
-    def dna_features(self, number: int) -> Path:
-        """DNA vectors of the `number`-th split file, counted from 1."""
-        return self.nucleotide_dir / f"output_{number}_DNABERT_S.pt"
-
-    def protein_features(self, number: int) -> Path:
-        """Protein vectors of the `number`-th split file."""
-        return self.protein_dir / f"output_{number}_ESM.pt"
-
-    def merged(self, number: int) -> Path:
-        """Merged vectors of the `number`-th split file."""
-        return self.merged_dir / f"output_{number}_merged.pt"
-
     def split_of(self, slot: str, number: int) -> Path:
-        """The `number`-th split file of a slot, `dna` or `protein`."""
+        """The `number`-th split file of a slot, `dna` or `protein`, counted from 1."""
         folder = self.nucleotide_dir if slot == "dna" else self.protein_dir
         return folder / f"output_{number}.fa"
 
     def features_of(self, slot: str, number: int) -> Path:
         """Vectors of the `number`-th split file of a slot."""
-        return self.dna_features(number) if slot == "dna" else self.protein_features(number)
+        encoder = "DNABERT_S" if slot == "dna" else "ESM"
+        return self.split_of(slot, number).with_name(f"output_{number}_{encoder}.pt")
+
+    def merged(self, number: int) -> Path:
+        """Merged vectors of the `number`-th split file."""
+        return self.merged_dir / f"output_{number}_merged.pt"
 
 
 @contextmanager
@@ -115,37 +90,30 @@ def working_in(
 ) -> Iterator[None]:
     """Make the directory and hold it for this process until the block ends.
 
-    Nothing is removed before the directory is held. Where an input turns out to be bad, or a
-    file to be somebody else's, before a new run has finished any unit of work, nothing is left;
-    what an earlier run left stays.
-
-    Args:
-        output_dir: made if missing.
-        resume: go on with an earlier run.
-        force: remove the files of an earlier run.
-        inputs: everything that the run reads; `-` is standard input.
+    Nothing is removed before it is held. Where one of the `inputs` turns out to be bad, or a file
+    to be somebody else's, before a new run has finished any unit, nothing is left of it.
 
     Raises:
-        UsageError: another process works there; or it is not empty, and neither `resume` nor
-            `force` allows to go on; or an input is a file of the earlier run, or a link lies
-            where a run has its own files.
+        UsageError: another process works there; or neither `resume` nor `force` allows to go on; or
+            an input is a file of the earlier run, or a link lies where a run has its own files.
         OutputError: it cannot be made or written, or is lost while the block runs.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"{output_dir} is a file; give a directory with --output-dir")
+    ledger = Ledger(output_dir, output_dir / CHECKPOINTS / LEDGER)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        _check(output_dir, resume, force, inputs)
+        _check(ledger, resume, force, inputs)
         with locked(output_dir / LOCK):
-            is_new = not _check(output_dir, resume, force, inputs)  # it may have changed hands
+            is_new = not _check(ledger, resume, force, inputs)  # it may have changed hands
             if force:
-                _remove(output_dir, [*our_files(output_dir), *_of_version_2(output_dir)])
+                _remove(output_dir, our_files(ledger))
             try:
                 yield
             except (InputError, UsageError):
-                entries = [*(output_dir / CHECKPOINTS / LEDGER).glob("*.entry")]
+                entries = [*ledger.folder.glob("*.entry")]
                 if (is_new or force) and len(entries) < 2:  # it knows its inputs, no more
-                    _remove(output_dir, our_files(output_dir), _claimed(output_dir))
+                    _remove(output_dir, our_files(ledger), _claimed(ledger))
                 raise
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else output_dir
@@ -153,81 +121,76 @@ def working_in(
         raise OutputError(f"{where}: {error.strerror or error}{remedy}") from error
 
 
-_ELSEWHERE = "; choose another --output-dir"
-_MAKE_ROOM = "; make room, then --resume goes on"
-_REMEDIES = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT), _ELSEWHERE),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _MAKE_ROOM),
-}
+def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) -> bool:
+    """Refuse a directory that may not be used; whether the ledger lists files there."""
+    output_dir = ledger.root
+    own = ["run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}"]
+    links = [link for name in own if (link := _link_on_the_way(output_dir, name))]
+    claimed = [] if links else _claimed(ledger)
+    links += [link for name in claimed if (link := _link_on_the_way(output_dir, name))]
+    if links:
+        _refuse(links[0])
+    content = {path.name for path in output_dir.iterdir()}
+    if not content or (LOCK in content and not claimed and content <= {LOCK, CHECKPOINTS}):
+        return False
+    if not claimed:
+        if "run.json" in content:
+            _refuse(output_dir / "run.json")
+        if not force:
+            raise UsageError(
+                f"{output_dir} is not empty and holds no run of ours; choose another "
+                "--output-dir, or --force to write beside what is there, over nothing"
+            )
+    if not resume and not force:
+        raise UsageError(
+            f"{output_dir} holds an earlier run; --resume goes on with it, --force starts over"
+        )
+    ours = {_identity(path): path for path in our_files(ledger)}
+    for path in inputs:
+        if (found := ours.get(_identity(path))) is not None:
+            raise UsageError(
+                f"{path} is {found}, a file of the run in {output_dir}, which a new run there "
+                "removes or replaces; choose another --output-dir"
+            )
+    return bool(claimed)
 
 
-def our_files(output_dir: Path) -> Iterator[Path]:
-    """The files that are there of the run in `output_dir`, none of them reached by a link."""
-    internal = filter(_INTERNAL.fullmatch, _inside(output_dir, CHECKPOINTS))
-    yield from _files(output_dir, {*_claimed(output_dir), *internal})
+def our_files(ledger: Ledger) -> Iterator[Path]:
+    """The files that are there of the run of `ledger`, none of them reached by a link."""
+    internal = filter(_INTERNAL.fullmatch, _inside(ledger.root, CHECKPOINTS))
+    yield from _files(ledger.root, {*_claimed(ledger), *internal})
 
 
-def _of_version_2(output_dir: Path) -> Iterator[Path]:
-    """The files of a run of version 2.0, which listed them in its run.json: files and folders."""
-    record = read_json(output_dir / "run.json")
-    listed = record.get("files")
-    is_such = record.get("tool") == "virnucpro" and record.get("format") == 1
-    if is_such and isinstance(listed, list):
-        folders = {CHECKPOINTS, "esm_v2", "dnabert_v2"}.intersection(map(str, listed))
-        names = {*map(str, listed), *(n for f in folders for n in _inside(output_dir, f))}
-        yield from _files(output_dir, {"run.json", *filter(_VERSION_2.fullmatch, names)})
-
-
-def _files(output_dir: Path, names: Collection[str]) -> Iterator[Path]:
-    for name in sorted(filter(_is_sane, names)):
-        path = output_dir / name
-        if path.is_file() and _link_on_the_way(output_dir, name) is None:
-            yield path
-
-
-def remove_leftovers(output_dir: Path) -> None:
-    """Remove temporary files of a run that was killed here; call it in a directory that is held.
-
-    A temporary file is ours if the file that it was to become is.
-    """
-    listed = {"run.json", *_claimed(output_dir)}
-    folders = {(output_dir / name).parent for name in listed}
-    names = {*_inside(output_dir, CHECKPOINTS)}
-    names |= {path.relative_to(output_dir).as_posix() for f in folders for path in f.glob("*")}
+def remove_leftovers(ledger: Ledger) -> None:
+    """Remove temporary files of a killed run: those that were to become a file of ours."""
+    root, listed = ledger.root, {"run.json", *_claimed(ledger)}
+    folders = {(root / name).parent for name in listed}
+    names = {*_inside(root, CHECKPOINTS)}
+    names |= {path.relative_to(root).as_posix() for f in folders for path in f.glob("*")}
     left = [
         name
         for name in names
         if (whole := _becomes(name)) in listed
         or _INTERNAL.fullmatch(whole)
-        or _SORTED.fullmatch(name)
+        or re.fullmatch(_SORTED, name)
     ]
-    if count := _remove(output_dir, _files(output_dir, left)):
+    if count := _remove(root, _files(root, left)):
         logger.info("Removed %d temporary files that an earlier run left", count)
 
 
-def remove_intermediates(output_dir: Path, kept: Collection[Path]) -> None:
-    """Remove what only the stages needed, and folders that are empty then.
-
-    Args:
-        output_dir: of the run.
-        kept: files that stay, beside the ledger.
-    """
-    ledger = output_dir / CHECKPOINTS / LEDGER
-    gone = [p for p in our_files(output_dir) if p not in kept and p.parent != ledger]
-    _remove(output_dir, gone)
-    Ledger(output_dir, ledger).disclaim(*gone)
+def remove_intermediates(ledger: Ledger, kept: Collection[Path]) -> None:
+    """Remove what only the stages needed, and folders that are empty then; the ledger stays."""
+    gone = [p for p in our_files(ledger) if p not in kept and p.parent != ledger.folder]
+    _remove(ledger.root, gone)
+    ledger.disclaim(*gone)
 
 
-def check_free(output_dir: Path, files: Iterable[Path]) -> None:
-    """See that files can be made: none is there that is not ours, and no link is on the way.
-
-    Raises:
-        UsageError: names the file, or the link.
-    """
-    known = set(_claimed(output_dir))
+def check_free(ledger: Ledger, files: Iterable[Path]) -> None:
+    """See that files can be made: a UsageError names one that is not ours, or a link on the way."""
+    known = set(_claimed(ledger))
     for path in files:
-        name = path.relative_to(output_dir).as_posix()
-        if (link := _link_on_the_way(output_dir, name)) is not None:
+        name = path.relative_to(ledger.root).as_posix()
+        if (link := _link_on_the_way(ledger.root, name)) is not None:
             _refuse(link)
         if name not in known and path.exists() and not path.is_dir():
             _refuse(path)
@@ -240,43 +203,6 @@ def _refuse(path: Path) -> NoReturn:
     )
 
 
-def _check(output_dir: Path, resume: bool, force: bool, inputs: Sequence[Path]) -> bool:
-    """Refuse a directory that may not be used; whether the ledger lists files there."""
-    claimed = _claimed(output_dir)
-    for name in ("run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}", *claimed):
-        if (link := _link_on_the_way(output_dir, name)) is not None:
-            _refuse(link)
-    content = {path.name for path in output_dir.iterdir()}
-    if not content or (LOCK in content and not claimed and content <= _BEGUN):
-        return False
-    of_version_2 = [] if claimed else [*_of_version_2(output_dir)]
-    if of_version_2 and not force:
-        raise UsageError(
-            f"{output_dir} holds a run of version 2.0, which this one cannot go on with; "
-            "choose another --output-dir, or --force to start over"
-        )
-    if not claimed and not of_version_2:
-        if "run.json" in content:
-            _refuse(output_dir / "run.json")
-        if not force:
-            raise UsageError(
-                f"{output_dir} is not empty and holds no run of ours; choose another "
-                "--output-dir, or --force to write beside what is there, over nothing"
-            )
-    if not resume and not force:
-        raise UsageError(
-            f"{output_dir} holds an earlier run; --resume goes on with it, --force starts over"
-        )
-    ours = {_identity(path): path for path in (*our_files(output_dir), *of_version_2)}
-    for path in inputs:
-        if (own := ours.get(_identity(path))) is not None:
-            raise UsageError(
-                f"{path} is {own}, a file of the run in {output_dir}, which a new run there "
-                "removes or replaces; choose another --output-dir"
-            )
-    return bool(claimed)
-
-
 def _identity(path: Path) -> tuple[int, int] | None:
     """What all names of a file have in common; None where there is none."""
     try:
@@ -286,16 +212,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _claimed(output_dir: Path) -> list[str]:
+def _claimed(ledger: Ledger) -> list[str]:
     """Names that the ledger lists, but for those that lead out of the directory."""
-    if _link_on_the_way(output_dir, f"{CHECKPOINTS}/{LEDGER}") is not None:
-        return []
-    names = Ledger(output_dir, output_dir / CHECKPOINTS / LEDGER).claimed()
-    return [name for name in names if _is_sane(name)]
-
-
-def _is_sane(name: str) -> bool:
-    return name not in ("", ".") and not Path(name).is_absolute() and ".." not in Path(name).parts
+    return [
+        name
+        for name in ledger.claimed()
+        if name not in ("", ".") and not Path(name).is_absolute() and ".." not in Path(name).parts
+    ]
 
 
 def _becomes(name: str) -> str:
@@ -325,6 +248,13 @@ def _inside(output_dir: Path, folder: str) -> Iterator[str]:
     for top, _, files in os.walk(output_dir / folder):
         for file in files:
             yield (Path(top) / file).relative_to(output_dir).as_posix()
+
+
+def _files(output_dir: Path, names: Iterable[str]) -> Iterator[Path]:
+    for name in sorted(names):
+        path = output_dir / name
+        if path.is_file() and _link_on_the_way(output_dir, name) is None:
+            yield path
 
 
 def _remove(output_dir: Path, files: Iterable[Path], unmade: Iterable[str] = ()) -> int:

@@ -3,8 +3,6 @@
 A pair that fails becomes an entry with its reason, and the others go on.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import re
@@ -13,10 +11,10 @@ from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError
+from virnucpro.core.log import relay_logs, replay
 from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.pipeline.pools import ending, map_in_order
-from virnucpro.pipeline.worker_logs import LogLine, captured_logs
+from virnucpro.pipeline.pools import map_in_order
 
 logger = logging.getLogger("virnucpro.pipeline.merge")
 
@@ -40,10 +38,18 @@ def merge_file_pair_worker(file_pair: FilePair) -> Path | None:
     return merged if isinstance(merged, Path) else None
 
 
-def merge_batch_worker(file_pair_batch: Sequence[FilePair]) -> tuple[list[Merged], list[LogLine]]:
+def merge_batch_worker(
+    file_pair_batch: Sequence[FilePair],
+) -> tuple[list[Merged], list[logging.LogRecord]]:
     """Merge a few pairs in a worker process; its log lines are written by the parent."""
-    with captured_logs() as lines:
+    log, lines = logging.getLogger("virnucpro"), list[logging.LogRecord]()
+    before = log.level, log.propagate
+    handler = relay_logs(lines.append, logging.INFO)
+    try:
         return [_merge(file_pair) for file_pair in file_pair_batch], lines
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before
 
 
 def _merge(file_pair: FilePair) -> Merged:
@@ -85,14 +91,9 @@ def parallel_merge_features(
     output_dir: Path,
     num_workers: int | None = None,
 ) -> tuple[list[Path], list[FailedPair]]:
-    """Merge every nucleotide file with the protein file of the same number.
+    """Merge every nucleotide file (`output_1_DNABERT_S.pt`) with the protein file of its number.
 
-    Args:
-        nucleotide_files: such as `output_1_DNABERT_S.pt`.
-        protein_files: such as `output_1_ESM.pt`, in any order.
-        output_dir: gets `output_1_merged.pt`; made if missing.
-        num_workers: processes; None means the number of usable CPUs, or one where the files
-            are small.
+    `num_workers` processes, by default the usable CPUs, or one where the files are small.
 
     Returns:
         Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
@@ -102,9 +103,8 @@ def parallel_merge_features(
         ValueError: num_workers is below 1, or two files would merge into the same output.
         OutputError: merged files cannot be written.
     """
-    silent = ProgressReporter(enabled=False)
     return parallel_merge_with_progress(
-        nucleotide_files, protein_files, output_dir, num_workers, silent
+        nucleotide_files, protein_files, output_dir, num_workers, ProgressReporter(enabled=False)
     )
 
 
@@ -130,19 +130,19 @@ def parallel_merge_with_progress(
     if num_workers < 2 or (is_free and are_small):
         why = "single file" if num_workers < 2 else "small files"
         logger.info("Using sequential merge (%s or single core system)", why)
-        num_workers = 1
+        outcomes: Iterator[Merged] = map(_merge, file_pairs)
+    else:
+        outcomes = _in_processes(file_pairs, num_workers, chunksize)
     output_dir.mkdir(parents=True, exist_ok=True)
     merged_files: list[Path] = []
     progress = progress or ProgressReporter()
     with progress.create_file_bar(len(file_pairs), desc="Merging features") as bar:
-        outcomes = _outcomes(file_pairs, num_workers, chunksize)
         for (nuc, pro, _), outcome in zip(file_pairs, outcomes, strict=True):
             if isinstance(outcome, str):
                 failed_pairs.append(_failure(nuc, pro, outcome))
             else:
                 merged_files.append(outcome)
-            merged, failed = len(merged_files), len(failed_pairs)
-            bar.update(1, merged=merged, failed=failed)
+            bar.update(1, merged=len(merged_files), failed=len(failed_pairs))
     if failed_pairs:
         logger.warning("Failed to merge %d file pairs", len(failed_pairs))
     total = len(merged_files) + len(failed_pairs)
@@ -155,12 +155,8 @@ def pair_files(
 ) -> tuple[list[FilePair], list[FailedPair]]:
     """Join two lists of feature files by name without its suffix, never by position.
 
-    Returns:
-        (nucleotide, protein, output) in the order of `nucleotide_files`, and a failure for
-        each file without a partner.
-
-    Raises:
-        ValueError: two files of one kind have the same key, so they would share an output.
+    Returns (nucleotide, protein, output) in the order of `nucleotide_files`, and a failure for each
+    file without a partner; a ValueError where two would share an output.
     """
     nucleotides, proteins = _by_key(nucleotide_files), _by_key(protein_files)
     pairs, alone = [], []
@@ -168,12 +164,11 @@ def pair_files(
         if key in proteins:
             pairs.append((nuc, proteins[key], output_dir / f"{key}_merged.pt"))
         else:
-            partner = nuc.with_name(f"{key}_ESM.pt")
-            alone.append(_failure(nuc, partner, "no protein feature file"))
+            alone.append(_failure(nuc, nuc.with_name(f"{key}_ESM.pt"), "no protein feature file"))
     for key, pro in proteins.items():
         if key not in nucleotides:
-            partner = pro.with_name(f"{key}_DNABERT_S.pt")
-            alone.append(_failure(partner, pro, "no DNA feature file"))
+            missing = pro.with_name(f"{key}_DNABERT_S.pt")
+            alone.append(_failure(missing, pro, "no DNA feature file"))
     return pairs, alone
 
 
@@ -191,10 +186,9 @@ def _failure(nuc: Path, pro: Path, reason: str) -> FailedPair:
     return nuc, pro, f"Merge failed for {nuc.name}: {reason}"
 
 
-def _outcomes(file_pairs: Sequence[FilePair], num_workers: int, chunksize: int) -> Iterator[Merged]:
-    if num_workers < 2:
-        yield from map(_merge, file_pairs)
-        return
+def _in_processes(
+    file_pairs: Sequence[FilePair], num_workers: int, chunksize: int
+) -> Iterator[Merged]:
     logger.info(
         "Using parallel merge with %d workers (%d files to merge)", num_workers, len(file_pairs)
     )
@@ -203,8 +197,7 @@ def _outcomes(file_pairs: Sequence[FilePair], num_workers: int, chunksize: int) 
     ctx = multiprocessing.get_context("spawn")
     with children_ignore_interrupts():
         pool = ctx.Pool(num_workers)
-    with ending(pool):
-        for outcomes, lines in map_in_order(pool, merge_batch_worker, [batches]):
-            for line in lines:
-                line.replay()
-            yield from outcomes
+    for outcomes, lines in map_in_order(pool, merge_batch_worker, [batches]):
+        for line in lines:
+            replay(line)
+        yield from outcomes

@@ -1,7 +1,5 @@
 """Chunks -> ORFs on all cores, block after block, in order: the same for any number of workers."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,7 +8,7 @@ from typing import TypeVar
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.processes import children_ignore_interrupts
-from virnucpro.pipeline.pools import ending, map_in_order
+from virnucpro.pipeline.pools import map_in_order
 from virnucpro.sequences.orfs import OrfPolicy, Orfs, find_orfs
 
 BLOCKS_PER_WORKER = 4
@@ -34,12 +32,8 @@ def translate_blocks(
 ) -> Iterator[tuple[Key, list[str], Orfs]]:
     """Find the ORFs of block after block; streams: a few blocks per worker are in memory.
 
-    The first blocks are translated in this process, so that short inputs start no others.
-
-    Args:
-        blocks: chunks in groups of some thousands, each under a key that comes out with it.
-        policy: which reading frames count as ORFs.
-        num_workers: processes; fewer than 3 work in this one, None takes every usable CPU.
+    The first blocks are translated in this process, so that short inputs start no others; all
+    are where `num_workers`, by default the usable CPUs, are fewer than 3.
 
     Yields:
         Per block, in order: its key, its chunks, their ORFs.
@@ -64,6 +58,5 @@ def translate_blocks(
     ctx = multiprocessing.get_context("spawn")
     with children_ignore_interrupts():
         pool = ctx.Pool(min(workers, len(first)))
-    with ending(pool):
-        for orfs in map_in_order(pool, translate_block_worker, chain([first], windowed)):
-            yield *waiting.popleft(), orfs
+    for orfs in map_in_order(pool, translate_block_worker, chain([first], windowed)):
+        yield *waiting.popleft(), orfs

@@ -1,7 +1,5 @@
 """Split files through one encoder, in worker processes that may outlive the stage."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,19 +17,8 @@ logger = logging.getLogger("virnucpro.pipeline.workers")
 class PersistentWorkerPool(Workers):
     """Workers that keep their encoders loaded between stages and between inputs.
 
-    Args:
-        num_workers: processes, shared out over the devices in turn.
-        model_type: name of the model they serve, for process names and log lines.
-        devices: `cpu`, or `cuda:N` for each GPU.
-        threads: CPU threads of all workers; None means the usable CPUs.
-        cache_clear_interval: units between two clearings of a worker's GPU cache; 0 never.
-        worker_timeout: silence after which a busy worker counts as hung (s).
-
-    Attributes:
-        pool: the workers; None before `create_pool` and after `close`.
-
-    Raises:
-        ValueError: no workers or no devices.
+    `num_workers` processes for the model called `model_type` share out the devices in turn, and the
+    `threads`, by default the usable CPUs; see `WorkerSettings`, `Workers`.
     """
 
     def __init__(
@@ -64,7 +51,7 @@ class PersistentWorkerPool(Workers):
             self.start()
             logger.info("Started %d workers for model %s", self.num_workers, self.model_type)
 
-    def __enter__(self) -> PersistentWorkerPool:
+    def __enter__(self) -> "PersistentWorkerPool":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -81,13 +68,9 @@ class QueueResult:
 
 
 class BatchQueueManager:
-    """Hands split files to workers.
+    """Hands split files to an executor, by default this process, that ends with each `process`.
 
-    Args:
-        executor: ends with each `process`; None means this process, on the CPU.
-        use_persistent_pool: takes its place, and stays, with its encoders, until its owner
-            closes it.
-        progress: shows a bar over the ORFs.
+    `use_persistent_pool` takes its place, and stays until its owner closes it.
     """
 
     def __init__(
@@ -108,14 +91,9 @@ class BatchQueueManager:
         on_done: Callable[[SplitFile], object] = lambda file: None,
         desc: str = "Embedding",
     ) -> QueueResult:
-        """Embed every file: it is done, or recorded with its reason.
+        """Embed every file: it is done, which `on_done` is told, or recorded with its reason.
 
-        Args:
-            job: the encoder, and how it runs.
-            files: units of work.
-            rows: sequences of all files, for the progress bar.
-            on_done: called in this process as soon as a file's output is in place.
-            desc: title of the progress bar.
+        `rows`, the sequences of all files, and the title `desc` are for the progress bar.
 
         Raises:
             VirNucProError: no file could succeed: no weights, no device, no room for outputs.

@@ -5,18 +5,13 @@ the dead one held: its caller waits for ever. Here the wait is watched, and what
 computed in this process.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import multiprocessing.pool
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from multiprocessing.pool import Pool
+from multiprocessing.pool import Pool
+from typing import Any, TypeVar
 
 logger = logging.getLogger("virnucpro.pipeline.pools")
 
@@ -37,25 +32,22 @@ def map_in_order(
     """Results of `work`, in task order, with at most two windows of tasks in memory.
 
     Exceptions of `work` and of `windows` come out here. The pool is started inside
-    `children_ignore_interrupts`, and used inside `ending`; `work` is a top-level function.
+    `children_ignore_interrupts`, and ends with this; `work` is a top-level function.
     """
     at_start = _pids(pool)
     is_lost = False
     running: deque[tuple[Sequence[Task], Any]] = deque()
     source = iter(windows)
-    while True:
-        tasks = next(source, None)
-        if tasks is not None:
-            running.append((tasks, None if is_lost else pool.imap(work, tasks, chunksize=1)))
-            if len(running) < 2:
-                continue
-        if not running:
-            return
-        tasks, results = running.popleft()
-        for done, task in enumerate(tasks):
-            if not is_lost:
+    try:
+        while (tasks := next(source, None)) is not None or running:
+            if tasks is not None:
+                running.append((tasks, None if is_lost else pool.imap(work, tasks, chunksize=1)))
+                if len(running) < 2:
+                    continue
+            tasks, results = running.popleft()
+            for done, task in enumerate(tasks):
                 try:
-                    result = _next(results, pool, at_start)
+                    result = work(task) if is_lost else _next(results, pool, at_start)
                 except _LostWorkerError:
                     is_lost = True
                     logger.warning(
@@ -63,7 +55,13 @@ def map_in_order(
                         "(%d tasks or more)", len(tasks) - done,
                     )  # fmt: skip
                     _kill(pool)
-            yield work(task) if is_lost else result
+                    result = work(task)
+                yield result
+    except BaseException:
+        _kill(pool)
+        raise
+    if not is_lost:
+        pool.__exit__(None, None, None)
 
 
 def _next(results: Any, pool: Pool, at_start: set[int | None]) -> Any:
@@ -76,18 +74,6 @@ def _next(results: Any, pool: Pool, at_start: set[int | None]) -> Any:
     raise _LostWorkerError
 
 
-@contextmanager
-def ending(pool: Pool) -> Iterator[Pool]:
-    """End the pool's processes with the block, however it is left."""
-    try:
-        yield pool
-    except BaseException:
-        _kill(pool)
-        raise
-    if not getattr(pool, "was_killed", False):
-        pool.__exit__(None, None, None)
-
-
 def _kill(pool: Pool) -> None:
     """End the processes of a pool that may have lost some.
 
@@ -95,10 +81,9 @@ def _kill(pool: Pool) -> None:
     result that it was writing. Killing the processes and leaving the pool's threads, which are
     daemons, to wait needs nobody's lock.
     """
-    if not isinstance(pool, multiprocessing.pool.Pool):
+    if not isinstance(pool, Pool):
         return
     inside: Any = pool
-    inside.was_killed = True
     inside._worker_handler._state = multiprocessing.pool.TERMINATE
     inside._state = multiprocessing.pool.TERMINATE  # it was ended: no warning when collected
     inside._change_notifier.put(None)

@@ -1,7 +1,5 @@
 """How fast predictions went on this machine, kept beside the models for `estimate`."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time
@@ -54,14 +52,10 @@ class Pace:
             first, orfs = self._start, 0
         seconds = max(1e-6, self._last - first)
         unit = 1 if sys.platform == "darwin" else 1024
-        held = (resource.getrusage(who).ru_maxrss for who in _WHO)
-        return Rate(
-            (self._orfs - orfs) / seconds, first - self._start,
-            max(held) * unit, gpu_memory,
-        )  # fmt: skip
-
-
-_WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+        held = (resource.getrusage(each).ru_maxrss for each in who)
+        rate = (self._orfs - orfs) / seconds
+        return Rate(rate, first - self._start, max(held) * unit, gpu_memory)
 
 
 def rate_keys(

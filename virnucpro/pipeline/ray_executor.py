@@ -1,11 +1,8 @@
 """Units scored by actors of a Ray cluster: only numbers move, ORFs and scores lie in the ledger.
 
 One actor a GPU, or per some CPUs, on every host that Ray has and that sees the output directory.
-Ray restarts actors that are lost with their host; the ledger says what they had done. Hosts may
-come and go.
+Hosts come and go: Ray starts lost actors again, and the ledger says what they had done.
 """
-
-from __future__ import annotations
 
 import logging
 import os
@@ -13,41 +10,25 @@ import queue
 import statistics
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib import import_module
-from itertools import chain
 from typing import Any
 
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.text import clipped, one_line
-from virnucpro.pipeline.claims import MOST_HANDS
+from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.stream import ScoreStore
-from virnucpro.pipeline.worker_loop import (
-    Beat,
-    CannotStart,
-    Done,
-    Failed,
-    GivenUp,
-    Item,
-    Job,
-    OnRows,
-    Outcome,
-    Ready,
-    raise_if_hopeless,
-    start_error,
-    work,
-)
-from virnucpro.pipeline.workers import AHEAD, MOST_ATTEMPTS
+from virnucpro.pipeline.stream import Orfs, ScoreStore
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, Job, work
+from virnucpro.pipeline.workers import AHEAD, MOST_HANDS, Crew, Member
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
-_TICK_S = 1.0
 _LOOK_S = 2.0  # between two looks at what the cluster has
 _LEAST_PATIENCE_S = 60.0
 _TIMES_EXPECTED = 10
@@ -60,73 +41,50 @@ class Actor:
         self._job, self._store = job, store
         self._models = LoadedModels("cuda:0" if kind == "cuda" else kind, threads)
         self._inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._answers: dict[int, Future[Any]] = {-1: Future()}
+        self._answers: dict[int, Future[Done | Failed]] = {LOAD_ONLY: Future()}
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def start(self) -> CannotStart | None:
+    def start(self) -> Done | Failed:
         """Wait until models are loaded."""
-        found: CannotStart | None = self._answers[-1].result()
-        return found
+        return self._answers[LOAD_ONLY].result()
 
     def score(self, number: int) -> Done | Failed:
         """Score a unit and commit it; several may be asked for at once, and wait in a row."""
         self._answers[number] = Future()
         self._inbox.put(number)
-        answer: Done | Failed = self._answers[number].result()
+        answer = self._answers[number].result()
         del self._answers[number]
         return answer
 
     def _serve(self) -> None:
         def items() -> Iterator[tuple[int, Job, Any]]:
-            yield -1, self._job, None
+            yield LOAD_ONLY, self._job, None
             while True:
                 number = self._inbox.get()
                 yield number, self._job, self._store.read_orfs(number)
 
         try:
             for message in work(self._models, items()):
-                if isinstance(message, Ready):
-                    self._answers[-1].set_result(None)
-                elif isinstance(message, CannotStart):
-                    self._answers[-1].set_result(message)
-                elif isinstance(message, Done):
+                if isinstance(message, int):
+                    continue
+                if isinstance(message, Done) and message.key != LOAD_ONLY:
                     self._store.commit(message.key, message.result)
-                    done = Done(message.key, None, message.stats, message.loads)
-                    self._answers[message.key].set_result(done)
-                elif isinstance(message, Failed):
-                    self._answers[message.key].set_result(message)
-                else:
-                    assert isinstance(message, Beat)
+                    message = replace(message, result=None)
+                self._answers[message.key].set_result(message)
         except BaseException:
             logger.exception("the worker loop ended")
             os._exit(1)  # Ray starts another
 
 
-@dataclass(eq=False, slots=True)
-class _Hired:
+@dataclass(eq=False, kw_only=True)
+class _Hired(Member):
     """An actor as the driver sees it."""
 
     actor: Any
-    is_ready: bool = False
-    held: list[int] = field(default_factory=list)
-    heard: float = 0.0
-    loads: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Lost(Failed):
-    """A unit that was lost with its actor; that need not be its fault."""
-
-    waited: bool = False  # for another one, which the actor was at
-
-
-class RayExecutor:
-    """Gives units to actors as they become free; see `Executor`.
-
-    Args:
-        compute: `ray_address`, the kind of device, and CPUs of an actor.
-        store: in a directory that all hosts see.
-    """
+class RayExecutor(Crew[_Hired]):
+    """Gives units to actors as they become free; see `Executor`. `store` is seen by all hosts."""
 
     def __init__(self, compute: Compute, store: ScoreStore) -> None:
         self._compute, self._kind = compute, compute.devices[0].split(":")[0]
@@ -135,8 +93,8 @@ class RayExecutor:
         self._store = ScoreStore(ledger, store.key)
         self._ray: Any = None
         self._hired: list[_Hired] = []
-        self._broken, self._looked, self._has_more = 0, 0.0, True
-        self._waiting: dict[Any, tuple[_Hired, int]] = {}  # by Ray's reference; -1 is a start
+        self._broken, self._looked = 0, 0.0
+        self._waiting: dict[Any, tuple[_Hired, int]] = {}  # by Ray's reference
         self._spans: deque[float] = deque(maxlen=100)  # of units (s)
 
     @property
@@ -153,81 +111,16 @@ class RayExecutor:
             self._ray.shutdown()
             self._ray = None
 
-    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
-        """See `Executor`."""
-        items = iter(items)
-        for first in items:
-            if first[1] is not None:
-                break
-            yield Done(first[0], None, {}, 0)
-        else:
-            return
-        self._connect()
-        items = chain([first], items)
-        sizes: dict[int, int] = {}  # of units that are not done
-        again: deque[int] = deque()
-        failures: Counter[int] = Counter()
-        losses: Counter[int] = Counter()
-        self._has_more = True
-        while self._has_more or sizes:
-            self._hire(job)
-            yield from self._hand_out(items, again, sizes)
-            for message in self._listen():
-                if isinstance(message, Done):
-                    size = sizes.pop(message.key)
-                    on_rows(size)
-                    scores = self._store.read(message.key, size)
-                    yield Done(message.key, scores, message.stats, message.loads)
-                    continue
-                raise_if_hopeless(message)
-                key, count, most = message.key, failures, MOST_ATTEMPTS
-                if isinstance(message, _Lost):
-                    count, most = losses, MOST_HANDS
-                    if (scores := self._store.read(key, sizes[key])) is not None:
-                        on_rows(sizes.pop(key))
-                        yield Done(key, scores, {}, 0)  # it had been committed
-                        continue
-                    if message.waited:
-                        again.appendleft(key)
-                        continue
-                count[key] += 1
-                if count[key] == most:
-                    del sizes[key]
-                    yield GivenUp(key, message.reason)
-                else:
-                    logger.warning("unit %d: %s; trying it again", key, message.reason)
-                    again.append(key)
-
-    def _hand_out(
-        self, items: Iterator[Item], again: deque[int], sizes: dict[int, int]
-    ) -> Iterator[Done]:
-        """Give units to actors that are free; yields those that had been done before."""
-        for depth in range(1, AHEAD + 1):
-            for one in self._hired:
-                while one.is_ready and len(one.held) < depth and (again or self._has_more):
-                    if again:
-                        self._assign(one, again.popleft())
-                        continue
-                    item = next(items, None)
-                    self._has_more = item is not None
-                    if item is not None and item[1] is None:
-                        yield Done(item[0], None, {}, 0)
-                    elif item is not None:
-                        sizes[item[0]] = len(item[1][0])
-                        self._store.commit_orfs(*item)
-                        self._assign(one, item[0])
-            if not all(one.is_ready for one in self._hired):
-                return  # the last units are not for those who were here first
-
-    def _connect(self) -> None:
+    def _begin(self, job: Job) -> list[_Hired]:
+        self._job = job
         if self._ray is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run
-            self._ray = import_module("ray")
-            self._ray.init(
-                address=self._compute.ray_address, log_to_driver=False, logging_level="warning"
-            )
+            self._ray, address = import_module("ray"), self._compute.ray_address
+            self._ray.init(address=address, log_to_driver=False, logging_level="warning")
+        self._hire()
+        return self._hired
 
-    def _hire(self, job: Job) -> None:
+    def _hire(self) -> None:
         """Have as many actors as the cluster has room for by now."""
         if time.monotonic() - self._looked < _LOOK_S:
             return
@@ -237,31 +130,35 @@ class RayExecutor:
         options = {"num_gpus": 1} if on_gpu else {"num_cpus": cpus}
         surplus = max(0, len(self._hired) - room)
         for one in [one for one in self._hired if not one.is_ready][:surplus]:
-            self._lose(one, "")  # its host is gone, and it would wait for another one
-            self._end(one)
+            self._end(one)  # its host is gone, and it would wait for another one
         while len(self._hired) + self._broken < room:
             # Not Ray's task retries: the ledger knows what is left, and a fault is told once.
             kind = self._ray.remote(Actor).options(
                 **options, max_restarts=-1, max_task_retries=0, max_concurrency=AHEAD + 1
             )
-            threads = None if on_gpu else cpus
-            self._hired.append(_Hired(kind.remote(job, self._store, self._kind, threads)))
+            actor = kind.remote(self._job, self._store, self._kind, None if on_gpu else cpus)
+            self._hired.append(_Hired(number=len(self._hired), actor=actor))
             self._start(self._hired[-1])
 
     def _start(self, one: _Hired) -> None:
         one.is_ready = False
         # Waits until Ray has started a lost actor again, on whichever host.
-        self._waiting[one.actor.start.options(max_task_retries=-1).remote()] = one, -1
+        self._waiting[one.actor.start.options(max_task_retries=-1).remote()] = one, LOAD_ONLY
 
-    def _assign(self, one: _Hired, number: int) -> None:
-        if not one.held:
-            one.heard = time.monotonic()
-        one.held.append(number)
-        self._waiting[one.actor.score.remote(number)] = one, number
+    def _may_take(self, one: _Hired, depth: int) -> bool:
+        # the last units are not for those who were here first
+        return one.is_ready and (depth == 1 or all(other.is_ready for other in self._hired))
 
-    def _listen(self) -> Iterator[Done | Failed]:
-        """What actors answered by now, and what was lost with them."""
-        ready, _ = self._ray.wait(list(self._waiting), timeout=_TICK_S)
+    def _kept(self, key: int, unit: Orfs) -> int:
+        self._store.commit_orfs(key, unit)
+        return len(unit[0])
+
+    def _send(self, one: _Hired, key: int) -> None:
+        self._waiting[one.actor.score.remote(key)] = one, key
+
+    def _listen(self) -> Iterator[worker_loop.Outcome]:
+        self._hire()
+        ready, _ = self._ray.wait(list(self._waiting), timeout=self._wait_s)
         for reference in ready:
             if reference not in self._waiting:  # it was lost with one before
                 continue
@@ -269,28 +166,19 @@ class RayExecutor:
             try:
                 answer = self._ray.get(reference)
             except self._ray.exceptions.RayActorError as error:
-                if number < 0:
-                    answer = CannotStart(clipped(one_line(error), 1_000))
-                else:
+                if number != LOAD_ONLY:
                     yield from self._lose(one, "its actor was lost, or the host")
                     self._start(one)
                     continue
-            now = time.monotonic()
-            if number < 0:
-                one.is_ready, one.heard = answer is None, now
-                if answer is not None:
-                    self._end(one)
-                    self._broken += 1
-                    logger.warning("an actor cannot start: %s", answer.reason)
-                    if not self._hired:
-                        raise start_error(answer)
-                continue
-            one.held.remove(number)
-            if isinstance(answer, Done):
-                self._spans.append(now - one.heard)
-                one.loads = answer.loads
-            one.heard = now
-            yield answer
+                answer = Failed(LOAD_ONLY, clipped(one_line(error), 1_000))
+            if number == LOAD_ONLY and isinstance(answer, Failed):
+                self._broken += 1
+                self._kill(one)
+            elif number != LOAD_ONLY and isinstance(answer, Done):
+                self._spans.append(time.monotonic() - one.heard)
+                self._on_rows(self._units[number])
+                answer = replace(answer, result=self._store.read(number, self._units[number]))
+            yield from self._hear(one, answer)
         patience = self._compute.worker_timeout
         if self._spans:
             expected = _TIMES_EXPECTED * statistics.median(self._spans)
@@ -300,14 +188,25 @@ class RayExecutor:
                 yield from self._lose(one, f"no answer for {patience:.0f} s")
                 self._end(one)
 
-    def _lose(self, one: _Hired, reason: str) -> list[_Lost]:
-        """Wait for nothing from an actor any more; the units it held."""
+    def _lose(self, one: _Hired, reason: str) -> Iterator[worker_loop.Outcome]:
+        """Wait for nothing from an actor any more; the first unit that it held may be at fault."""
         held, one.held = one.held, []
         self._waiting = {ref: what for ref, what in self._waiting.items() if what[0] is not one}
-        return [_Lost(number, reason, waited=place > 0) for place, number in enumerate(held)]
+        for place, number in enumerate(held):
+            if (scores := self._store.read(number, self._units[number])) is not None:
+                self._on_rows(self._units.pop(number))
+                yield Done(number, scores)  # it had been committed
+            elif place:
+                self._returned.append(number)
+            else:
+                yield from self._blame(one, number, reason, is_loss=True, most=MOST_HANDS)
 
     def _end(self, one: _Hired) -> None:
         """Let an actor go for good; another is hired in its place."""
         self._hired.remove(one)
+        self._waiting = {ref: what for ref, what in self._waiting.items() if what[0] is not one}
+        self._kill(one)
+
+    def _kill(self, one: _Hired) -> None:
         with suppress(Exception):
             self._ray.kill(one.actor)

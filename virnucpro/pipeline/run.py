@@ -1,7 +1,5 @@
 """One prediction under way: its inputs, its model, its directory, and what is done of it."""
 
-from __future__ import annotations
-
 import logging
 import platform
 import sys
@@ -17,23 +15,18 @@ from virnucpro import __version__
 from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
-from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
+from virnucpro.core.files import atomic_write, digest_of, write_json
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped, one_line
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
+from virnucpro.pipeline import inputs
 from virnucpro.pipeline.input_pass import Rules
-from virnucpro.pipeline.inputs import (
-    Source,
-    check_content,
-    describe_inputs,
-    plan_sources,
-    sampler,
-    shown_name,
-    spool,
-)
+from virnucpro.pipeline.inputs import Source, shown_name
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
+from virnucpro.reports.html import REPORT_FILES
+from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
 from virnucpro.sequences.orfs import OrfPolicy
@@ -44,7 +37,8 @@ FORMAT = 2
 PACKAGES = ("torch", "numpy", "tokenizers", "h5py")
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
 MOST_NOTED = 5  # samples in the log
-_OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
+# what a run that only makes other tables has to say of the scores it starts from
+OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +50,36 @@ class Run:
     model: ModelSpec
     settings: PredictionSettings
     per_unit: int  # ORFs of a unit of work, and the most that a killed run has to do again
+    devices: tuple[str, ...]
     threads: int  # CPU threads and processes of the whole run
     key: str  # of scores, to the last digit
     calls_key: str  # of the model's calls: done on whatever kind of device they were made
     tables_key: str  # of the final tables
     ledger: Ledger  # what is done, and which files are ours
-    report: RunReport
+    report: "RunReport"
     reporter: ProgressReporter
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where final tables lie: those of all samples, and of each where there are several."""
+        several = self.sources if len(self.sources) > 1 else ()
+        return [self.paths.output_dir, *(self.paths.samples / one.folder for one in several)]
+
+    @property
+    def tables(self) -> list[Path]:
+        """The final tables."""
+        names = (*TABLE_NAMES, *FASTA_NAMES[self.settings.calling.gzip_fasta])
+        return [folder / name for folder in self.folders for name in names]
+
+    @property
+    def results(self) -> list[Path]:
+        """What a run is made for, but for its pages."""
+        return [self.paths.run_json, *self.paths.model_outputs, *self.tables]
+
+    @property
+    def pages(self) -> list[Path]:
+        """The files of the report."""
+        return [self.paths.output_dir / name for name in REPORT_FILES]
 
     @property
     def input_bytes(self) -> int:
@@ -73,7 +90,7 @@ class Run:
     def rules(self) -> Rules:
         """What decides which ORFs the input gives; counts the records where that matters."""
         choice = self.settings.model
-        is_sampled = sampler(self.sources, choice.sample_n, self.mates)
+        is_sampled = inputs.sampler(self.sources, choice.sample_n, self.mates)
         return Rules(self.model.chunk_nt, self.model.orf_policy, choice.min_length, is_sampled)
 
     @property
@@ -82,20 +99,13 @@ class Run:
         return 2 if self.settings.inputs.paired or self.settings.inputs.interleaved else 1
 
     def claim(self, *files: Path) -> None:
-        """Write down that these files are ours, before they are made.
-
-        Raises:
-            UsageError: such a file lies here already: somebody else's; or a link is on the way.
-        """
-        check_free(self.paths.output_dir, files)
+        """Write down that these files are ours, before they are made; see `check_free`."""
+        check_free(self.ledger, files)
         self.ledger.claim(*files)
 
 
 class RunReport:
-    """run.json: what ran, with what, and what came of it. Nothing depends on it.
-
-    `data` is what is written; docs/outputs.md has its keys.
-    """
+    """run.json: what ran, with what, and what came of it; docs/outputs.md has its keys."""
 
     def __init__(self, path: Path, data: dict[str, Any]) -> None:
         self._path, self.data = path, data
@@ -112,18 +122,13 @@ class RunReport:
 
     def note_engines(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
         """Record how each slot was embedded: layout, dtype and attention backend, and on what."""
+        data = self.data
         for slot, one in stats.items():
             facts = [str(one.get(name, "?")) for name in ("layout", "dtype", "backend")]
-            self.data.setdefault("engines", {})[slot] = " ".join(facts)
-            devices = self.data.setdefault("devices", [])
-            memory = max(self.data.get("gpu_bytes", 0), int(one.get("gpu_bytes", 0)))
-            self.data["gpu_bytes"] = memory
-            if (device := str(one.get("device"))) not in devices:
-                devices.append(device)
-
-    def of_scoring(self) -> dict[str, Any]:
-        """What a run that only makes other tables has to say of the scores it starts from."""
-        return {name: self.data[name] for name in _OF_SCORING if name in self.data}
+            data.setdefault("engines", {})[slot] = " ".join(facts)
+            data["gpu_bytes"] = max(data.get("gpu_bytes", 0), int(one.get("gpu_bytes", 0)))
+            known = data.get("devices", [])
+            data["devices"] = [*dict.fromkeys([*known, str(one.get("device"))])]
 
     def finish(self, is_partial: bool, outputs: Outputs) -> None:
         """Record the end of the run, and the SHA-256 of its outputs."""
@@ -133,23 +138,13 @@ class RunReport:
         self.data |= {"status": status, "outputs": hashes, "seconds": seconds}
         self.save()
 
-    def restore(self, data: dict[str, Any]) -> None:
-        """Make run.json again as a finished run left it, where it is gone or another."""
-        self.data = data
-        if read_json(self._path) != data:
-            self.save()
-
     def save(self) -> None:
         """Write run.json."""
         write_json(self._path, self.data)
 
 
 def choose_model(choice: ModelChoice) -> ModelSpec:
-    """Find the model, and lay the user's chunk length and ORF policy over its own.
-
-    Raises:
-        ModelError: it is not installed, or damaged.
-    """
+    """The model, under the user's chunk length and ORF policy; a ModelError if there is none."""
     model = resolve_model(choice.model_type, choice.model_path, choice.home)
     logger.info("Model: %s (%s), hash %s", model.name, choice.model_type, model.digest[:12])
     if choice.chunk_nt is not None:
@@ -168,20 +163,17 @@ def prepare(
 ) -> Run:
     """Hash the inputs and open the run, in a directory that is held.
 
-    Raises:
-        InputError: an input cannot be read.
-        OutputError: the output directory cannot be written.
-        UsageError: inputs cannot be paired, or an earlier run here was of other inputs.
+    An InputError if an input cannot be read, a UsageError if an earlier run here was of others.
     """
     asked, output, compute = settings.inputs, settings.output, settings.compute
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)
-    remove_leftovers(output_dir)
+    remove_leftovers(ledger)
     paths.ledger.mkdir(parents=True, exist_ok=True)
-    spooled = spool(input_files, paths.checkpoints)
-    described = describe_inputs(input_files, spooled)
+    spooled = inputs.spool(input_files, paths.checkpoints)
+    described = inputs.describe_inputs(input_files, spooled)
     digests = [str(entry["sha256"]) for entry in described]
-    sources = plan_sources(
+    sources = inputs.plan_sources(
         input_files, spooled, asked.paired, asked.reference, digests, asked.interleaved
     )
     try:
@@ -193,30 +185,32 @@ def prepare(
 
     samples = [source.sample for source in sources]
     calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
-    decides = {
-        "format": FORMAT,
-        "chunks": SCHEMA["chunks.tsv"],
-        "inputs": digests,
-        "names": [sample_name(str(entry["path"])) for entry in described],
-        "samples": samples,
-        "model": model.digest,
-        "min_length": settings.model.min_length,
-        "sample_n": settings.model.sample_n,
-        "dtype": compute.dtype,
-        "packing": compute.packing,
-        "v1_attention": compute.v1_attention,
-        "paired": asked.paired,
-        "interleaved": asked.interleaved,
-    }
-    kind = compute.devices[0].split(":")[0]  # their scores differ in the last digits
+    names = [sample_name(path) for path in input_files]
+    read = (digests, names, samples, asked.paired, asked.interleaved)
+    chosen = (model.digest, settings.model.min_length, settings.model.sample_n)
+    numbers = (compute.dtype, compute.packing, compute.v1_attention)
+    decides = (FORMAT, SCHEMA["chunks.tsv"], read, chosen, numbers)
+    devices = compute.devices
+    kind = devices[0].split(":")[0]  # their scores differ in the last digits
     per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
-    about = _about(model, settings) | {
-        "inputs": described, "samples": samples,
+    about = {
+        "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
+        "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv,
+        "host": f"{platform.system()}-{platform.release()}-{platform.machine()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version for name in PACKAGES if (version := version_of(name))},
+        },
+        "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
+                  "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
+        "parameters": asdict(settings), "inputs": described, "samples": samples,
         "calling": {"preset": settings.calling.preset, **calling},
+        "sample_summary": [], "stages": {}, "outputs": {},
     }  # fmt: skip
     return Run(
         sources=sources, paths=paths, model=model, settings=settings, per_unit=per_unit,
-        threads=compute.threads or usable_cpus(), key=digest_of(decides, kind, per_unit),
+        devices=devices, threads=compute.threads or usable_cpus(),
+        key=digest_of(decides, kind, per_unit),
         calls_key=digest_of(decides), tables_key=digest_of(decides, calling, SCHEMA),
         ledger=ledger, report=RunReport(paths.run_json, about),
         reporter=ProgressReporter(output.progress),
@@ -224,10 +218,8 @@ def prepare(
 
 
 def orfs_per_unit(asked: int | None, on_cpu: bool, model: ModelSpec) -> int:
-    """ORFs of a unit of work: as asked, else by model.
-
-    A large encoder on a CPU takes seconds for each, and whole units are what survives a kill.
-    """
+    """ORFs of a unit of work: as asked, else by model."""
+    # A large encoder on a CPU takes seconds for each, and whole units are what survives a kill.
     return asked or (100 if on_cpu and model.is_large else 10_000)
 
 
@@ -235,34 +227,26 @@ def _check_same_inputs(
     ledger: Ledger, output_dir: Path, described: Sequence[Mapping[str, Any]],
     sources: Sequence[Source],
 ) -> None:  # fmt: skip
-    """See that a run may go on, or be made anew: of the same content, or of the same files.
-
-    Content that changed is read before anything of the earlier run is touched.
-
-    Raises:
-        UsageError: names what lies there.
-        InputError: a file that changed holds no records any more, or cannot be read.
-    """
+    """See that a run may go on, or be made anew: of the same content, or of the same files."""
     entry = ledger.read(INPUTS, "")
-    inputs = entry.facts["inputs"] if entry is not None else []
-    if inputs == described:
+    before = entry.facts["inputs"] if entry is not None else []
+    if before == described:
         return
-    known, found = (sorted(str(one["sha256"]) for one in each) for each in (inputs, described))
-    if inputs and known != found:
-        old, new = ([str(one["path"]) for one in each] for each in (inputs, described))
+    known, found = (sorted(str(one["sha256"]) for one in each) for each in (before, described))
+    if before and known != found:
+        old, new = ([str(one["path"]) for one in each] for each in (before, described))
         if old == new:
-            pairs = zip(inputs, described, strict=True)
+            pairs = zip(before, described, strict=True)
             changed = {str(b["path"]) for a, b in pairs if a["sha256"] != b["sha256"]}
             try:
-                check_content([one for one in sources if changed.intersection(one.names)])
+                inputs.check_content([one for one in sources if changed.intersection(one.names)])
             except InputError as error:
                 kept = f"{error.problem}; the run of what it held before is kept in {output_dir}"
                 raise InputError(error.path, kept, error.line) from error
-        places = [[one["place"] for one in each] for each in (inputs, described)]
+        places = [[one["place"] for one in each] for each in (before, described)]
         if None in places[1] or places[0] != places[1]:
-            names = [", ".join(map(shown_name, each)) for each in (old, new)]
-            before, now = (clipped(each, 1_000) for each in names)
-            held = f"{now} with other content" if old == new else f"{before}, not of {now}"
+            was, now = (clipped(", ".join(map(shown_name, each)), 1_000) for each in (old, new))
+            held = f"{now} with other content" if old == new else f"{was}, not of {now}"
             raise UsageError(
                 f"{output_dir} holds a run of {held}; choose another --output-dir, "
                 "or --force to start over"
@@ -271,32 +255,10 @@ def _check_same_inputs(
     ledger.commit(INPUTS, "", facts={"inputs": described})
 
 
-def _about(model: ModelSpec, settings: PredictionSettings) -> dict[str, Any]:
-    """What run.json says before anything is done."""
-    packages = {name: version for name in PACKAGES if (version := version_of(name))}
-    return {
-        "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
-        "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "host": f"{platform.system()}-{platform.release()}-{platform.machine()}",
-        "versions": {"python": platform.python_version(), **packages},
-        "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
-                  "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
-        "parameters": asdict(settings), "inputs": [], "samples": [], "calling": {},
-        "sample_summary": [], "stages": {}, "outputs": {},
-    }  # fmt: skip
-
-
 def record_failures(
     paths: RunPaths, given_up: Mapping[int, str], missing: Mapping[str, int]
 ) -> None:
-    """Write failed_files.txt: what was not done, one line each, `path|encoder or stage|reason`.
-
-    Args:
-        paths: of the run; without any failure there is no file.
-        given_up: units without scores: a whole line of this file, or the reason alone.
-        missing: ORFs without a score of each record that lacks any, by joint id.
-    """
+    """Write failed_files.txt, if anything was `given_up`: lines `path|encoder or stage|reason`."""
     if not given_up:
         paths.failed_files.unlink(missing_ok=True)
         return
@@ -310,10 +272,7 @@ def record_failures(
 
 
 def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
-    """What a run says at its end: the answer, what was not called and why, the time, the files.
-
-    `data` is its run.json.
-    """
+    """What a run says at its end, given its run.json: the answer, what lacks and why, the files."""
     tables, scoring = (data["stages"].get(name, {}) for name in ("tables", "scoring"))
     calls = ", ".join(
         f"{tables.get(f'call:{name}', 0):,} {name}" for name in ("virus", "non-virus", "uncertain")

@@ -1,7 +1,5 @@
 """How to run the packed stages of one prediction: time and memory, never a score."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,43 +8,23 @@ from virnucpro.core.config import DTYPES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeConfig:
-    """How to run one prediction.
+    """How to run one prediction; a ValueError where a value is out of its range."""
 
-    Attributes:
-        enable_checkpointing: reuse finished shards of an earlier run; shards are committed
-            durably in any case.
-        checkpoint_dir: where shards lie, in a folder named like the stage's output folder;
-            None means `<output_dir>/.checkpoints`.
-        force_restart: recompute damaged shards instead of stopping.
-        worker_timeout: silence after which a worker counts as lost (s).
-        dataloader_workers: threads of a rank that tokenise side by side; 0 means one, and no
-            batch laid out before it is due; None means one.
-        pin_memory: page-locked batches; None means on CUDA.
-        token_budget: token slots of a batch; None means by free memory.
-        dtype: `auto` (float16 on CUDA, float32 elsewhere), `float32`, `float16`, `bfloat16`.
-        disable_fp16: float32 wherever float16 would be used.
-        disable_packing: padded batches in place of packed ones.
-        v1_attention: plain attention kernels in place of the packed ones.
-        threads: CPU threads of all ranks together; None means the usable CPUs.
-        devices: one per rank, such as `cuda:2`; empty means the visible GPUs, else the CPU.
-
-    Raises:
-        ValueError: a value is out of its range, or a GPU is named twice.
-    """
-
-    enable_checkpointing: bool = True
+    enable_checkpointing: bool = True  # reuse shards of an earlier run; all are durable anyway
+    # where shards lie, in a folder named like the stage's; None: `<output_dir>/.checkpoints`
     checkpoint_dir: Path | None = None
-    force_restart: bool = False
-    worker_timeout: float = 900.0
+    force_restart: bool = False  # recompute damaged shards instead of stopping
+    worker_timeout: float = 900.0  # silence after which a worker counts as lost (s)
+    # threads of a rank that tokenise; 0: one, and no batch laid out before it is due; None: one
     dataloader_workers: int | None = None
-    pin_memory: bool | None = None
-    token_budget: int | None = None
-    dtype: str = "auto"
-    disable_fp16: bool = False
-    disable_packing: bool = False
-    v1_attention: bool = False
-    threads: int | None = None
-    devices: tuple[str, ...] = ()
+    pin_memory: bool | None = None  # page-locked batches; None means on CUDA
+    token_budget: int | None = None  # token slots of a batch; None means by free memory
+    dtype: str = "auto"  # float16 on CUDA, float32 elsewhere; or float32, float16, bfloat16
+    disable_fp16: bool = False  # float32 wherever float16 would be used
+    disable_packing: bool = False  # padded batches in place of packed ones
+    v1_attention: bool = False  # plain attention kernels in place of the packed ones
+    threads: int | None = None  # of all ranks together; None means the usable CPUs
+    devices: tuple[str, ...] = ()  # one a rank, as `cuda:2`; empty: visible GPUs, else the CPU
 
     def __post_init__(self) -> None:
         if self.worker_timeout <= 0:

@@ -1,7 +1,5 @@
 """What one prediction is asked to do; the frozen form of the command line."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +13,7 @@ ExecutorName = Literal["local", "ray"]
 
 
 def default_home() -> Path:
-    """Where models lie by default: in the user's cache.
-
-    A user without a home directory has none: the path says so, and can be neither found nor made.
-    """
+    """Where models lie by default: in the user's cache."""
     try:
         return Path("~/.cache/virnucpro/models").expanduser()
     except RuntimeError:
@@ -40,10 +35,7 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
-    """How to compute: time and memory, never a score beyond the stated tolerance.
-
-    None means what fits the machine, the model or free memory.
-    """
+    """How to compute; None means what fits the machine, the model or free memory."""
 
     device: str = "auto"  # or cpu, cuda, cuda:N, N
     fallback_to_cpu: bool = False  # where the named GPU is missing
@@ -70,13 +62,13 @@ class Compute:
     ray_cpus: int = 1  # of an actor, where none has a GPU
     elsewhere: bool = False  # `device` is cpu or cuda, of other hosts, and not looked for here
 
+    def token_budget(self, slot: str) -> int | None:
+        """Tokens of a batch of a slot, `dna` or `protein`."""
+        return self.dna_tokens if slot == "dna" else self.protein_tokens
+
     @property
     def devices(self) -> tuple[str, ...]:
-        """Where to compute: the GPUs that were named, else the one device.
-
-        Raises:
-            DeviceError: it is not there.
-        """
+        """The GPUs that were named, else the one device; a DeviceError if it is not there."""
         if self.elsewhere:
             return (self.device,)
         named = tuple(f"cuda:{number}" for number in self.gpus)

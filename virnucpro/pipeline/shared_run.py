@@ -3,15 +3,26 @@
 `plan` leaves the ORFs of each unit in the ledger, `work` leaves their scores there, and `finish` is
 the same prediction as everywhere, which finds every unit scored. The ledger lies in the output
 directory on a shared file system, or below a URL in object storage.
-"""
 
-from __future__ import annotations
+A claim on a block of units is created, never changed: `claim-{block}-{n}`, where n counts how often
+it changed hands, names its worker, which keeps writing `beat-{worker}`. No clock of another host is
+believed: a claim has expired when whoever looks at it has seen the same beat for the time of a
+lease, by its own clock. Two workers on one block cost time and no more: of two commits of a unit
+the later one changes nothing.
+"""
 
 import json
 import logging
+import os
+import random
+import re
+import secrets
+import socket
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,35 +31,33 @@ from typing import Any
 from virnucpro.core.build import build
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import usable_cpus
-from virnucpro.core.errors import UsageError
+from virnucpro.core.errors import OutputError, UsageError
 from virnucpro.core.processes import at_most_threads
-from virnucpro.core.storage import open_storage, send, url_of
-from virnucpro.pipeline.claims import BEATS_A_LEASE, MOST_HANDS, Claims, latest_claims
+from virnucpro.core.storage import Storage, open_storage, send, url_of
 from virnucpro.pipeline.input_pass import Unit, input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
 from virnucpro.pipeline.output_dir import CHECKPOINTS, CLAIMS, LEDGER, LOCK, working_in
 from virnucpro.pipeline.prediction import claim_outputs, make_executor, run_prediction
 from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
-from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, orfs_name, score_job, unit_name
+from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, score_job, unit_name
 from virnucpro.pipeline.worker_loop import GivenUp
+from virnucpro.pipeline.workers import MOST_HANDS
 
 logger = logging.getLogger("virnucpro.pipeline")
 
 PLAN, PLANNED = "plan", "planned"
 LONGEST_WAIT_S = 10.0
 _LOADING_S = 900.0  # a model may come from a slow disk, with nothing to say meanwhile
+BEATS_A_LEASE = 10
+_MISSES = 8  # claims in a row that others were quicker at, before looking anew
+_WATCHED = 8  # claims of others that one worker keeps an eye on
+_CLAIM = re.compile(r"claim-(\d+)-(\d+)")
+_CLOCK = time.monotonic
 
 
 class SharedRun:
-    """A planned run as all of its workers see it.
-
-    Args:
-        place: the output directory, or an s3://, gs:// or file:// URL.
-
-    Raises:
-        UsageError: nothing is planned there.
-    """
+    """A planned run, at a folder or an s3://, gs:// or file:// URL, as its workers see it."""
 
     def __init__(self, place: str) -> None:
         self.place = url_of(place) or place
@@ -56,9 +65,8 @@ class SharedRun:
         self.notes = open_storage(f"{self.place}/{CHECKPOINTS}/{CLAIMS}")
         entry = self.ledger.read(PLAN, "")
         if entry is None:
-            raise UsageError(
-                f"{place} holds no run that waits for workers; `virnucpro plan` makes one"
-            )
+            problem = f"{place} holds no run that waits for workers"
+            raise UsageError(f"{problem}; `virnucpro plan` makes one")
         self.facts = entry.facts
         self.settings = build(PredictionSettings, self.facts["settings"], f"{place}: settings")
         self.key, self.per_claim = str(self.facts["key"]), int(self.facts["per_claim"])
@@ -75,7 +83,7 @@ class SharedRun:
         self.is_planned = name(PLANNED, self.key) in entries
         if self.is_planned and (planned := self.ledger.read(PLANNED, self.key)):
             self.units = int(planned.facts["units"])
-        while not self.is_planned and name(orfs_name(self.units), self.key) in entries:
+        while not self.is_planned and name(unit_name(self.units, "orfs"), self.key) in entries:
             self.units += 1
         self.is_done = [
             name(unit_name(k), self.key) in entries or f"failed-{k}" in self.names
@@ -101,11 +109,10 @@ class SharedRun:
 
     def status(self) -> dict[str, Any]:
         """Units in all, done and given up; units a second, seconds left; who holds which block."""
-        held = latest_claims(self.names)
-        holders: dict[str, list[int]] = {}
+        held, holders = latest_claims(self.names), defaultdict[str, list[int]](list)
         for block in set(self.open_blocks()).intersection(held):
             worker = (self.notes.read(f"claim-{block}-{held[block]}") or b"?").decode()
-            holders.setdefault(worker, []).append(block)
+            holders[worker].append(block)
         workers = []
         for worker, blocks in sorted(holders.items()):
             try:
@@ -125,19 +132,10 @@ class SharedRun:
 def plan(
     input_files: Sequence[Path], place: str, settings: PredictionSettings, per_claim: int = 1
 ) -> int:
-    """Read the inputs once, and leave their units for workers, who may begin meanwhile.
+    """Read the inputs once, and leave their units for workers, who may begin meanwhile; how many.
 
-    Args:
-        input_files: as for `run_prediction`, but none that can be read only once.
-        place: see `SharedRun`.
-        settings: of the whole run; `compute.device` is what all workers have, cpu or cuda.
-        per_claim: units of a block, which a worker claims at a time.
-
-    Returns:
-        The number of units.
-
-    Raises:
-        VirNucProError: as `run_prediction`.
+    No input may be one that can be read only once. All workers have `compute.device`, cpu or cuda,
+    and claim `per_claim` units at a time. Errors as for `run_prediction`.
     """
     check_inputs(input_files)
     model = choose_model(settings.model)
@@ -151,17 +149,15 @@ def plan(
         run.report.save()
         places = [entry["place"] for entry in run.report.data["inputs"]]
         if None in places:
-            raise UsageError(
-                "pipes and standard input cannot be read again by `finish`; give files"
-            )
+            problem = "pipes and standard input cannot be read again by `finish`"
+            raise UsageError(f"{problem}; give files")
         ledger = run.ledger
         notes = open_storage(f"{url_of(place) or place}/{CHECKPOINTS}/{CLAIMS}")
         if url_of(place):
             ledger = _ledger(place, out)
         if notes.names():
             notes.remove(*notes.names())
-        for name in (PLAN, PLANNED):
-            ledger.discard(name)
+        ledger.discard(PLAN, PLANNED)
         facts = {
             "key": run.key, "model": model.digest, "per_claim": per_claim, "inputs": places,
             "settings": asdict(settings),
@@ -178,20 +174,10 @@ def plan(
 
 
 def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> int:
-    """Score units of a planned run until all are done, by whichever worker.
+    """Score units of a planned run until all are done; how many this worker was the first at.
 
-    Args:
-        place: see `SharedRun`.
-        compute: devices and threads of this worker.
-        home: of its models.
-        lease_s: time without a sign of life after which units are given to others (s).
-
-    Returns:
-        How many units this worker was the first to score.
-
-    Raises:
-        UsageError: model or device are not those that the run was planned for.
-        VirNucProError: no unit can be scored here.
+    `compute` has its devices, `home` its models. After `lease_s` without a sign of life units are
+    given to others. A UsageError if model or device are not those of the plan.
     """
     run, first = SharedRun(place), 0
     model = choose_model(replace(run.settings.model, home=home))
@@ -247,11 +233,7 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
 def finish(place: str) -> int:
     """Make the tables of a run whose units are all done; exit code as `run_prediction`.
 
-    They lie in the output directory, or below the URL.
-
-    Raises:
-        UsageError: units are left, or the inputs are others by now.
-        VirNucProError: as `run_prediction`.
+    A UsageError if units are left, or the inputs are others by now.
     """
     run = SharedRun(place)
     if not run.is_planned or not all(run.is_done):
@@ -292,3 +274,98 @@ def _folder(place: str, stack: ExitStack) -> Path:
 def _ledger(place: str, out: Path) -> Ledger:
     storage = open_storage(f"{url_of(place)}/{CHECKPOINTS}/{LEDGER}") if url_of(place) else None
     return Ledger(out, out / CHECKPOINTS / LEDGER, storage=storage)
+
+
+def latest_claims(names: Collection[str]) -> dict[int, int]:
+    """The claim in force of each block that has any: how often the block had changed hands."""
+    found: dict[int, int] = {}
+    for name in names:
+        if match := _CLAIM.fullmatch(name):
+            block, hands = int(match[1]), int(match[2])
+            found[block] = max(hands, found.get(block, 0))
+    return found
+
+
+class Claims:
+    """The claims of one worker, which lie in `notes`. A context manager: it beats in its block.
+
+    `lease_s` without a beat lets others take over; `patience_s` without progress ends the beats.
+    """
+
+    def __init__(self, notes: Storage, lease_s: float, patience_s: float) -> None:
+        self._notes, self._lease_s, self._patience_s = notes, lease_s, patience_s
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.units = self.rows = 0  # done so far
+        self._seen: dict[tuple[int, int], tuple[bytes | None, float]] = {}
+        self._start = self._progress = _CLOCK()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="lease")
+
+    def __enter__(self) -> "Claims":
+        self._notes.create(f"beat-{self.worker}", self._beat(0))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def progress(self, rows: int) -> None:
+        """Say that this worker is not hung."""
+        self.rows += rows
+        self._progress = _CLOCK()
+
+    def take(
+        self, open_blocks: Collection[int], names: Collection[str]
+    ) -> Iterator[tuple[int, int]]:
+        """Claim open blocks, free ones or of a silent holder; yields how often each had been lost.
+
+        Ends where nothing is free, or others are quicker: look again. `names` are of that time.
+        """
+        held, misses = latest_claims(names), 0
+        free = [block for block in open_blocks if block not in held]
+        random.shuffle(free)
+        for block in free:
+            if self._claim(block, 0):
+                misses = 0
+                yield block, 0
+            elif (misses := misses + 1) == _MISSES:
+                return
+        if not free:
+            for block, hands in self._expired({b: held[b] for b in open_blocks}):
+                if self._claim(block, hands + 1):
+                    yield block, hands + 1
+
+    def _claim(self, block: int, hands: int) -> bool:
+        self.progress(0)
+        return self._notes.create(f"claim-{block}-{hands}", self.worker.encode())
+
+    def _expired(self, held: dict[int, int]) -> Iterator[tuple[int, int]]:
+        """Claims of others whose beat has stood still for a lease, of the few that are watched."""
+        self._seen = {claim: seen for claim, seen in self._seen.items() if claim in held.items()}
+        others = [claim for claim in held.items() if claim not in self._seen]
+        watched = [*self._seen, *random.sample(others, min(_WATCHED, len(others)))][:_WATCHED]
+        for block, hands in watched:
+            now = _CLOCK()  # before the look: a process that is stopped in between sees a new beat
+            holder = self._notes.read(f"claim-{block}-{hands}") or b""
+            beat = self._notes.read(f"beat-{holder.decode()}")
+            before, since = self._seen.setdefault((block, hands), (beat, now))
+            if beat != before or holder.decode() == self.worker:
+                self._seen[block, hands] = beat, now
+            elif now - since > self._lease_s:
+                yield block, hands
+
+    def _keep_beating(self) -> None:
+        number = 0
+        while not self._end.wait(self._lease_s / BEATS_A_LEASE):
+            if _CLOCK() - self._progress < self._patience_s:
+                number += 1
+                with suppress(OutputError, OSError):  # the next one may come through
+                    self._notes.write(f"beat-{self.worker}", self._beat(number))
+
+    def _beat(self, number: int) -> bytes:
+        about: dict[str, Any] = {
+            "beat": number, "worker": self.worker, "units": self.units, "orfs": self.rows,
+            "seconds": round(_CLOCK() - self._start, 1),
+        }  # fmt: skip
+        return json.dumps(about).encode()

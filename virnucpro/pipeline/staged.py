@@ -1,19 +1,13 @@
-"""The staged path: the original's stages and files between reading and calling.
-
-1 chunking, 2 translation, 3 and 4 splitting are one input pass that writes files; 5 DNA
-features, 6 protein features, 7 merging and 8 prediction go from file to file. A split file is a
-unit of work, with the same rows as on the default path; its scores go into the same ledger.
-"""
-
-from __future__ import annotations
+"""The staged path: the original's stages and files between reading and calling."""
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from virnucpro.core.errors import DamagedError
 from virnucpro.core.files import atomic_write, digest_of
-from virnucpro.pipeline.feature_files import DamagedFeaturesError, read_merged, read_records
+from virnucpro.pipeline.features import DamagedFeaturesError, read_merged, read_records
 from virnucpro.pipeline.input_pass import Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
@@ -33,11 +27,7 @@ def staged_files(run: Run) -> list[Path]:
 
 
 def written_units(run: Run) -> list[int]:
-    """Stages 1 to 4: chunk, translate and split, in one pass that writes the original's files.
-
-    Returns:
-        Distinct ORFs of each split file, which are numbered from 1.
-    """
+    """Stages 1 to 4, in one pass; returns the distinct ORFs of each split file, from 1 on."""
     paths, ledger = run.paths, run.ledger
     name, key = "reading", digest_of(run.key, run.per_unit)
     if (entry := ledger.read(name, key)) is not None:
@@ -47,67 +37,53 @@ def written_units(run: Run) -> list[int]:
     sizes: list[int] = []
     outputs = [paths.chunked, paths.nucleotide, paths.protein]
     run.claim(*outputs)
-    with run.report.stage("reading") as counts:
-        with (
-            atomic_write(paths.chunked, "w") as chunked,
-            atomic_write(paths.nucleotide, "w") as nucleotide,
-            atomic_write(paths.protein, "w") as protein,
-        ):
-            units: list[Unit] = []
-            chunks: list[str] = []
-            orfs: list[tuple[bytes, bytes]] = []
+    units: list[Unit] = []
+    chunks: list[str] = []
+    orfs: list[tuple[bytes, bytes]] = []
 
-            def keep(texts: Sequence[str], dna: Sequence[bytes], protein: Sequence[bytes]) -> None:
-                chunks.extend(texts)
-                orfs.extend(zip(dna, protein, strict=True))
+    def keep(texts: Sequence[str], dna: Sequence[bytes], protein: Sequence[bytes]) -> None:
+        chunks.extend(texts)
+        orfs.extend(zip(dna, protein, strict=True))
 
-            records = read_sources(run.sources)
-            for event in input_pass(records, run.rules, run.per_unit, run.threads, keep):
-                if isinstance(event, Unit):
-                    units.append(event)
-                    continue
-                write_fasta(chunked, zip(event.chunk_ids(), chunks, strict=True), wrapped=True)
-                for orf_id, (dna, amino) in zip(event.orf_ids(), orfs, strict=True):
-                    nucleotide.write(f">{orf_id}\n{dna.decode('ascii')}\n")
-                    protein.write(f">{orf_id}\n{amino.decode('ascii')}\n")
-                for unit in units:
-                    ids = event.orf_ids(unit.rows)
-                    outputs.append(_split_file(run, "dna", unit.number, ids, unit.dna))
-                    outputs.append(_split_file(run, "protein", unit.number, ids, unit.protein))
-                sizes += map(len, units)
-                counts["orfs"] = counts.get("orfs", 0) + len(orfs)
-                for held in (units, chunks, orfs):
-                    held.clear()
+    with run.report.stage("reading") as counts, ExitStack() as stack:
+        chunked, *whole = (stack.enter_context(atomic_write(path, "w")) for path in outputs)
+        records = read_sources(run.sources)
+        for event in input_pass(records, run.rules, run.per_unit, run.threads, keep):
+            if isinstance(event, Unit):
+                units.append(event)
+                continue
+            write_fasta(chunked, zip(event.chunk_ids(), chunks, strict=True), wrapped=True)
+            for orf_id, orf in zip(event.orf_ids(), orfs, strict=True):
+                for file, letters in zip(whole, orf, strict=True):
+                    file.write(f">{orf_id}\n{letters.decode('ascii')}\n")
+            for unit in units:
+                ids = event.orf_ids(unit.rows)
+                for slot, sequences in (("dna", unit.dna), ("protein", unit.protein)):
+                    outputs.append(path := paths.split_of(slot, unit.number + 1))
+                    path.parent.mkdir(exist_ok=True)
+                    run.claim(path)
+                    with atomic_write(path, "w") as file:
+                        texts = (sequence.decode("ascii") for sequence in sequences)
+                        write_fasta(file, zip(ids, texts, strict=True), wrapped=True)
+            sizes += map(len, units)
+            counts["orfs"] = counts.get("orfs", 0) + len(orfs)
+            for held in (units, chunks, orfs):
+                held.clear()
         counts |= {"embedded": sum(sizes), "files": len(sizes)}
     ledger.commit(name, key, outputs=outputs, facts={"sizes": sizes})
     return sizes
 
 
-def _split_file(
-    run: Run, slot: str, unit: int, ids: Sequence[str], sequences: Sequence[bytes]
-) -> Path:
-    path = run.paths.split_of(slot, unit + 1)
-    path.parent.mkdir(exist_ok=True)
-    run.claim(path)
-    with atomic_write(path, "w") as file:
-        texts = (sequence.decode("ascii") for sequence in sequences)
-        write_fasta(file, zip(ids, texts, strict=True), wrapped=True)
-    return path
-
-
 def merge(run: Run, todo: Sequence[int], failures: dict[int, str]) -> dict[str, int]:
-    """Stage 7: join DNA and protein vectors, one file pair at a time.
-
-    Raises:
-        DamagedError: a feature file is not what was written.
-    """
+    """Stage 7: join vectors, pair by pair; a DamagedError if a file is not what was written."""
     paths = run.paths
-    numbers = {paths.dna_features(n): n for n in todo if n - 1 not in failures}
+    numbers = {paths.features_of("dna", n): n for n in todo if n - 1 not in failures}
     for unit in failures:
         paths.merged(unit + 1).unlink(missing_ok=True)  # of an earlier model, perhaps
     run.claim(*map(paths.merged, numbers.values()))
+    proteins = [paths.features_of("protein", n) for n in numbers.values()]
     merged, failed_pairs = parallel_merge_with_progress(
-        list(numbers), [paths.protein_features(n) for n in numbers.values()], paths.merged_dir,
+        list(numbers), proteins, paths.merged_dir,
         run.settings.compute.merge_workers, run.reporter, run.threads,
     )  # fmt: skip
     for dna, protein, reason in failed_pairs:
@@ -128,14 +104,13 @@ def classify(
     from virnucpro.engines.feeding import spread
     from virnucpro.scores.scorer import LoadedModels, Scorer
 
-    compute = run.settings.compute
-    models = LoadedModels(compute.devices[0], run.threads)
+    compute, scored = run.settings.compute, 0
+    models = LoadedModels(run.devices[0], run.threads)
     scorer = Scorer(run.model, models, classifier_batch=compute.classifier_batch)
-    scored = 0
+    merged_files = [run.paths.merged(n) for n in numbers]
+    readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
+    read_ahead = spread(read_merged, merged_files, readers)
     with run.reporter.create_file_bar(len(numbers), "Scoring", "files") as bar:
-        merged_files = [run.paths.merged(n) for n in numbers]
-        readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
-        read_ahead = spread(read_merged, merged_files, readers)
         for n, path in zip(numbers, merged_files, strict=True):
             try:
                 merged = next(read_ahead)

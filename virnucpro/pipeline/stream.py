@@ -1,9 +1,8 @@
 """Units of the input pass -> scores -> shards whose every ORF has its scores, in input order."""
 
-from __future__ import annotations
-
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,22 +11,24 @@ import zstandard
 from numpy.typing import NDArray
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import DamagedError, UsageError
+from virnucpro.core.errors import DamagedError, DeviceError, UsageError
 from virnucpro.models.specs import ModelSpec
-from virnucpro.pipeline.input_pass import Shard, Unit
+from virnucpro.pipeline import worker_loop
+from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
+from virnucpro.pipeline.inputs import read_sources, sampler
+from virnucpro.pipeline.run import Run
 from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.worker_loop import (
-    LOAD_ONLY,
-    Done,
-    Executor,
-    GivenUp,
-    Item,
-    Job,
-    OnRows,
-    Outcome,
-)
+from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Job, OnRows
 from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
+from virnucpro.sequences.read_log import ReadLog
 
+logger = logging.getLogger("virnucpro.pipeline")
+
+# of a trial of float8: records, spread over the input, and as many ORFs, spread over theirs
+SAMPLE = 2_048
+LEAST_SEQUENCES = 512
+LEAST_AGREEMENT = 0.999  # of the labels
+LARGEST_DIFFERENCE = 0.02  # of a probability
 Scores = NDArray[np.float32]
 Orfs = tuple[list[bytes], list[bytes]]  # DNA and protein of each
 _NO_SCORES: Scores = np.empty((0, COLUMNS), np.float32)
@@ -35,7 +36,7 @@ _NO_SCORES: Scores = np.empty((0, COLUMNS), np.float32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreJob:
-    """Score the distinct ORFs of a unit; see `Scorer`."""
+    """Score the distinct ORFs of a unit: a `Job`, see `Scorer`."""
 
     model: ModelSpec
     dna: EmbeddingOptions
@@ -43,7 +44,7 @@ class ScoreJob:
     classifier_batch: int = 256
 
     def task(self, models: LoadedModels) -> Scorer:
-        """See `Job`."""
+        """The model on the device of `models`."""
         return Scorer(self.model, models, self.dna, self.protein, self.classifier_batch)
 
 
@@ -61,21 +62,13 @@ def score_job(model: ModelSpec, compute: Compute) -> ScoreJob:
     )
 
 
-def unit_name(number: int) -> str:
-    """The name of a unit of scores in the ledger."""
-    return f"scores {number}"
-
-
-def orfs_name(number: int) -> str:
-    """The name in the ledger of a unit's ORFs, for whoever scores it elsewhere."""
-    return f"orfs {number}"
+def unit_name(number: int, what: str = "scores") -> str:
+    """The name in the ledger of a unit's scores, or of its `orfs`, for whoever scores them."""
+    return f"{what} {number}"
 
 
 class ScoreStore:
-    """Scores of units in the ledger, as `Scorer.run` gives them: float32, row by row.
-
-    Where other hosts score them, so are their ORFs.
-    """
+    """Scores of units in the ledger; where other hosts score them, so are their ORFs."""
 
     def __init__(self, ledger: Ledger, key: str) -> None:
         self.ledger, self.key = ledger, key
@@ -83,8 +76,7 @@ class ScoreStore:
     def read(self, number: int, size: int) -> Scores | None:
         """The scores of a finished unit, shape (size, `COLUMNS`); None where it is not finished.
 
-        Raises:
-            DamagedError: they are not what was committed, and repair was not asked for.
+        A DamagedError if they are not what was committed, and repair was not asked for.
         """
         entry = self.ledger.read(unit_name(number), self.key)
         if entry is None:
@@ -98,21 +90,17 @@ class ScoreStore:
         return scores.reshape(size, COLUMNS).astype(np.float32)
 
     def commit(self, number: int, scores: Scores) -> bool:
-        """Record the scores of a unit, shape (n, `COLUMNS`); False where somebody had done it."""
+        """Record the scores of a unit, shape (n, `COLUMNS`); False where it had been done."""
         return self.ledger.commit(unit_name(number), self.key, scores.astype("<f4").tobytes())
 
     def commit_orfs(self, number: int, unit: Orfs) -> None:
-        """Record DNA and protein of a unit's ORFs, for whoever scores it."""
+        """Record DNA and protein of a unit's ORFs."""
         lines = b"\n".join([part for parts in unit for part in parts])
-        self.ledger.commit(orfs_name(number), self.key, zstandard.compress(lines, 1))
+        self.ledger.commit(unit_name(number, "orfs"), self.key, zstandard.compress(lines, 1))
 
     def read_orfs(self, number: int) -> Orfs:
-        """DNA and protein of a unit's ORFs.
-
-        Raises:
-            DamagedError: they are not there, or not what was committed.
-        """
-        entry = self.ledger.read(orfs_name(number), self.key)
+        """DNA and protein of a unit's ORFs; a DamagedError if they are not there and whole."""
+        entry = self.ledger.read(unit_name(number, "orfs"), self.key)
         if entry is None:
             raise DamagedError(self.ledger.folder, f"unit {number} has no ORFs")
         lines = zstandard.decompress(entry.payload).split(b"\n")
@@ -126,20 +114,14 @@ def scored_shards(
     job: ScoreJob,
     on_rows: OnRows = lambda rows: None,
     given_up: dict[int, str] | None = None,
-    on_stats: Callable[[Mapping[str, Any]], object] = lambda stats: None,
+    on_stats: Callable[[Any], object] = lambda stats: None,
     loads_first: bool = False,
 ) -> Iterator[tuple[Shard, Scores]]:
-    """Score what is not scored yet, and join scores to ORFs by their rows.
+    """Score what `store` does not have yet, commit it there, and join scores to ORFs by row.
 
-    Args:
-        events: of the input pass.
-        store: finished units; new ones are committed as they come. None keeps nothing.
-        executor: does the work.
-        job: what it does.
-        on_rows: told how many more ORFs are done.
-        given_up: gets the units that could not be scored, each with the reason.
-        on_stats: told what the engines did so far, by slot, after each unit.
-        loads_first: load models at once, not once the first unit is known to need them.
+    `on_rows` is told how many more ORFs are done, `on_stats` what the engines did so far, and
+    `given_up` gets the units that could not be scored, each with the reason. `loads_first` loads
+    models at once, not once the first unit is known to need them.
 
     Yields:
         Each shard with the scores of its ORFs, shape (orfs, `COLUMNS`); NaN where there is none.
@@ -151,16 +133,18 @@ def scored_shards(
     def units() -> Iterator[tuple[int, Orfs | None]]:
         """Units, None for those that are scored; read in another thread, which sees shards."""
         if loads_first:
-            yield LOAD_ONLY, None
+            yield worker_loop.LOAD_ONLY, None
         for event in events:
             if isinstance(event, Shard):
                 shards.append(event)
                 continue
             sizes[event.number] = len(event)
             known = store.read(event.number, len(event)) if store else None
-            if known is not None:
+            if known is None:
+                yield event.number, (event.dna, event.protein)
+            else:
                 scores[event.number] = known
-            yield event.number, None if known is not None else (event.dna, event.protein)
+                yield event.number, None
 
     def joined(shard: Shard) -> tuple[Shard, Scores]:
         parts = [scores.pop(number) for number, _ in shard.units]
@@ -185,27 +169,86 @@ def scored_shards(
 
 
 class NoExecutor:
-    """Stands where units were scored elsewhere: what is not scored by now was given up.
-
-    Args:
-        reasons: why, by unit; those that are in no other way accounted for raise a UsageError.
-    """
+    """Stands where units were scored elsewhere: what is not by now was given up, with a reason."""
 
     loads = 0
 
     def __init__(self, reasons: dict[int, str]) -> None:
         self._reasons = reasons
 
-    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
-        """See `Executor`."""
+    def run(
+        self, job: Job, items: Iterable[worker_loop.Item], on_rows: OnRows
+    ) -> Iterator[worker_loop.Outcome]:
+        """See `Executor`; a UsageError for a unit that is not accounted for."""
         for key, unit in items:
-            if unit is None:
-                yield Done(key, None, {}, 0)
-            elif key in self._reasons:
-                yield GivenUp(key, self._reasons[key])
-            else:
+            if unit is not None and key not in self._reasons:
                 problem = f"unit {key} is not scored: inputs or settings are others by now"
                 raise UsageError(f"{problem}; plan again")
+            if key != worker_loop.LOAD_ONLY:
+                yield Done(key) if unit is None else GivenUp(key, self._reasons[key])
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def refuse_fp8(model: ModelSpec, device: str) -> None:
+    """A UsageError where float8 cannot be tried at all: no GPU, or no ESM-2."""
+    if model.protein.kind != "esm2":
+        problem = f"is for proteins by ESM-2, and {model.name} has another encoder"
+        raise UsageError(f"--precision fp8 {problem}; leave it out, or use -m 300 or -m 500")
+    if not device.startswith("cuda"):
+        raise UsageError(f"--precision fp8 needs an H100 or later, not {device}; leave it out")
+
+
+def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
+    """Score a sample of the run's own ORFs both ways; a UsageError if float8 changes too much."""
+    wanted = min(run.settings.model.sample_n or SAMPLE, SAMPLE)
+    rules = replace(run.rules, is_sampled=sampler(run.sources, wanted))
+    records = read_sources(run.sources, ReadLog(is_silent=True))
+    found = compare(job, executor, input_pass(records, rules, SAMPLE))
+    logger.info(
+        "--precision fp8 holds: of %(sequences)d ORFs scored both ways %(labels_agree).4f keep "
+        "their label, and probabilities move by up to %(largest_difference).4f",
+        found,
+    )
+    return found
+
+
+def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -> dict[str, Any]:
+    """As `try_fp8`, with ORFs from the first shard of `events`."""
+    dna: list[bytes] = []
+    protein: list[bytes] = []
+    for event in events:
+        if isinstance(event, Shard):
+            break
+        dna += event.dna
+        protein += event.protein
+    rows = np.unique(np.linspace(0, len(dna) - 1, min(len(dna), SAMPLE)).astype(int)).tolist()
+    unit = [dna[row] for row in rows], [protein[row] for row in rows]
+    found = []
+    for dtype in ("float16", job.protein.dtype):
+        trial = replace(job, protein=replace(job.protein, dtype=dtype))
+        (outcome,) = executor.run(trial, [(0, unit)], lambda more: None)
+        if not isinstance(outcome, Done):
+            raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
+        found.append(outcome.result[:, 1])
+    return agreement(*found)
+
+
+def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """Compare P(virus) of the same sequences by trusted and by fast numbers, both (n,).
+
+    A UsageError with the figures where they are too few, or do not agree well enough.
+    """
+    if len(exact) < LEAST_SEQUENCES:
+        need = f"{LEAST_SEQUENCES} sequences scored both ways, and there are {len(exact)}"
+        raise UsageError(f"--precision fp8 is trusted after {need}; leave it out")
+    agree = float(np.mean((exact >= 0.5) == (fast >= 0.5)))
+    largest = float(np.abs(exact - fast).max())
+    if not (agree >= LEAST_AGREEMENT and largest <= LARGEST_DIFFERENCE):
+        raise UsageError(
+            f"--precision fp8 changes too much here: of {len(exact)} sequences {agree:.2%} keep "
+            f"their label ({LEAST_AGREEMENT:.1%} must) and probabilities move by up to "
+            f"{largest:.3f} ({LARGEST_DIFFERENCE} may); leave it out"
+        )
+    return {"sequences": len(exact), "labels_agree": agree, "largest_difference": largest}

@@ -1,12 +1,9 @@
 """The one loop of everything that holds a model, and who hands it units of work.
 
 A worker takes units from its inbox, prepares one ahead of the device, computes, and answers with
-signs of life and one outcome a unit. The loop runs in this process (`InProcess`) or in processes
-of its own (`Workers`); where it runs is the whole difference. A unit whose worker is lost or
-fails is tried once more, alone; a unit that fails again is given up with its reason.
+signs of life and one outcome a unit: in this process (`InProcess`) or in others (`Workers`). A
+unit whose worker is lost or fails is tried once more, alone, and then given up with its reason.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -19,8 +16,8 @@ from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
-LOAD_ONLY = -1  # the key of an item that asks for models, and no more
 _PREPARED = 1  # units that wait for the device
+LOAD_ONLY = -1  # the key of an item that asks for models, and no more
 
 
 class Task(Protocol):
@@ -47,44 +44,29 @@ class Job(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A worker has loaded what a job needs."""
-
-    stats: dict[str, Any]  # what its engines say about themselves
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """A worker made progress: rows since its last word."""
-
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
-    """The result of a unit."""
+    """The result of a unit; None where it had been done, or was only a job to load."""
 
     key: int
-    result: Any
-    stats: dict[str, Any]  # what the engines did so far
-    loads: int  # encoders loaded so far
+    result: Any = None
+    stats: Any = None  # what the engines did so far, by slot
+    loads: int = 0  # encoders loaded so far
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A unit that gave no result; `error` is set where the cause has a type of ours."""
+    """A unit, or the start of a job, that gave no result; `error` where it has a type of ours."""
 
     key: int
     reason: str
     error: VirNucProError | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class CannotStart:
-    """A job that no unit can be done for: no weights, or no device."""
-
-    reason: str
-    error: VirNucProError | None = None
+    def raise_if_hopeless(self) -> None:
+        """A job that cannot start, and a full disk, are no fault of a unit, and meet all."""
+        if self.key == LOAD_ONLY:
+            raise self.error or RuntimeError(self.reason)
+        if isinstance(self.error, OutputError):
+            raise self.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +107,14 @@ class Executor(Protocol):
 
 def work(
     models: LoadedModels, items: Iterable[tuple[int, Job, Any]]
-) -> Iterator[Ready | Beat | Done | Failed | CannotStart]:
-    """Do units one after the other; while one computes, the next is prepared.
+) -> Iterator[int | Done | Failed]:
+    """Do units one after the other on the device of `models`; meanwhile, the next is prepared.
 
-    Args:
-        models: what is loaded on the device of this worker.
-        items: key, job and unit; read in another thread. `LOAD_ONLY` loads its job, and any
-            other key without a unit is passed on.
+    `items` are key, job and unit, read in another thread. `LOAD_ONLY` loads its job, and any other
+    key without a unit is passed on.
+
+    Yields:
+        Rows as they are done, and one outcome of each unit and each start of a job.
     """
     from virnucpro.engines.feeding import Ahead
 
@@ -151,47 +134,39 @@ def work(
     with Ahead(prepared(), 0 if models.is_single_threaded else _PREPARED) as ahead:
         for key, task, ready, error in ahead:
             if key != LOAD_ONLY and ready is None and error is None:
-                yield Done(key, None, {}, models.loads)
+                yield Done(key, loads=models.loads)
                 continue
             if task not in loaded:
                 try:
                     task.load()
                 except Exception as caught:
                     logger.debug("cannot start", exc_info=True)
-                    yield CannotStart(*_reason(caught))
+                    yield _failed(LOAD_ONLY, caught)
                     return
                 loaded.append(task)
-                yield Ready(task.stats())
+                yield Done(LOAD_ONLY, None, task.stats(), models.loads)
             if key == LOAD_ONLY:
                 continue
-            if error is None:
-                steps = task.run(ready)
-                try:
-                    while True:
-                        yield Beat(next(steps))
-                except StopIteration as end:
-                    yield Done(key, end.value, task.stats(), models.loads)
-                except Exception as caught:  # noqa: BLE001 - a worker's edge: it becomes data
-                    error = caught
-                models.unit_finished()
-            if error is not None:
-                logger.debug("unit %d failed", key, exc_info=error)
-                yield Failed(key, *_reason(error))
+            try:
+                if error is not None:
+                    raise error
+                result = yield from task.run(ready)
+            except Exception as caught:
+                logger.debug("unit %d failed", key, exc_info=caught)
+                yield _failed(key, caught)
+            else:
+                yield Done(key, result, task.stats(), models.loads)
+            models.unit_finished()
 
 
-def _reason(error: Exception) -> tuple[str, VirNucProError | None]:
+def _failed(key: int, error: Exception) -> Failed:
     """An error as text, and itself where it is one of ours, which survive pickling."""
-    return clipped(one_line(error), 1_000), error if isinstance(error, VirNucProError) else None
+    own = error if isinstance(error, VirNucProError) else None
+    return Failed(key, clipped(one_line(error), 1_000), own)
 
 
 class InProcess:
-    """The loop in this process, on one device; what it has loaded stays until `close`.
-
-    Args:
-        device: `cpu` or `cuda:N`.
-        threads: CPU threads of arithmetic; None leaves torch's choice.
-        cache_clear_interval: units between two clearings of the GPU cache; 0 never.
-    """
+    """The loop in this process, on one device; see `LoadedModels`, which stay until `close`."""
 
     def __init__(
         self, device: str, threads: int | None = None, cache_clear_interval: int = 0
@@ -215,23 +190,21 @@ class InProcess:
 
         failed: list[Failed] = []
         for message in work(self.models, taken()):
-            if isinstance(message, Done):
+            if isinstance(message, int):
+                on_rows(message)
+            elif isinstance(message, Failed):
+                message.raise_if_hopeless()
+                failed.append(message)
+            elif message.key != LOAD_ONLY:
                 del held[message.key]
                 yield message
-            elif isinstance(message, Failed):
-                raise_if_hopeless(message)
-                failed.append(message)
-            elif isinstance(message, Beat):
-                on_rows(message.rows)
-            elif isinstance(message, CannotStart):
-                raise start_error(message)
         for failure in failed:
             logger.warning("unit %d: %s; trying it again, alone", failure.key, failure.reason)
             for message in work(self.models, [(failure.key, job, held.pop(failure.key))]):
-                if isinstance(message, Done):
-                    yield message
-                elif isinstance(message, Failed):
+                if isinstance(message, Failed):
                     yield GivenUp(message.key, message.reason)
+                elif isinstance(message, Done) and message.key != LOAD_ONLY:
+                    yield message
 
     @property
     def loads(self) -> int:
@@ -241,14 +214,3 @@ class InProcess:
     def close(self) -> None:
         """Forget what is loaded."""
         self.models = LoadedModels(*self._settings)
-
-
-def start_error(message: CannotStart) -> Exception:
-    """What to raise where no worker can start."""
-    return message.error or RuntimeError(message.reason)
-
-
-def raise_if_hopeless(message: Failed) -> None:
-    """A full disk is no fault of a unit, and meets all of them."""
-    if isinstance(message.error, OutputError):
-        raise message.error

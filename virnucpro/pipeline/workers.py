@@ -1,46 +1,32 @@
 """Worker processes that run the loop: units out, results back, and no unit lost with a worker."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from virnucpro.core.log import DATE_FORMAT, FORMAT
+from virnucpro.core.log import DATE_FORMAT, FORMAT, relay_logs, replay
 from virnucpro.core.processes import become_worker, children_ignore_interrupts
-from virnucpro.pipeline.worker_logs import LogLine, relay_logs
-from virnucpro.pipeline.worker_loop import (
-    LOAD_ONLY,
-    Beat,
-    CannotStart,
-    Done,
-    Failed,
-    GivenUp,
-    Item,
-    Job,
-    OnRows,
-    Outcome,
-    Ready,
-    raise_if_hopeless,
-    start_error,
-    work,
-)
+from virnucpro.pipeline import worker_loop
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, Outcome, work
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
 MOST_ATTEMPTS = 2
+MOST_HANDS = 5  # of hosts: units that were lost with so many kill workers
 AHEAD = 2  # units a worker holds: one computes, the next is prepared
 _TICK_S = 1.0
 _START_S = 900.0  # weights may come from a slow disk, with nothing to say meanwhile
@@ -60,14 +46,11 @@ class WorkerSettings:
     heartbeat_s: float = 0.5  # least time between two signs of life
 
 
-@dataclass(eq=False, slots=True)
-class Worker:
-    """One process, the parent's end of its pipe, and the units it holds, oldest first."""
+@dataclass(eq=False, kw_only=True)
+class Member:
+    """A worker as who gives it units sees it, and those that it holds, oldest first."""
 
     number: int
-    process: SpawnProcess
-    connection: Connection
-    settings: WorkerSettings
     held: list[int] = field(default_factory=list)
     heard: float = field(default_factory=time.monotonic)
     is_ready: bool = False
@@ -75,15 +58,144 @@ class Worker:
     loads: int = 0
 
 
-class Workers:
+M = TypeVar("M", bound=Member)
+
+
+class Crew(ABC, Generic[M]):
+    """Gives units to members as they become free, so that none is lost with one; an `Executor`."""
+
+    _wait_s = _TICK_S
+
+    def run(
+        self, job: Job, items: Iterable[worker_loop.Item], on_rows: worker_loop.OnRows
+    ) -> Iterator[Outcome]:
+        """See `Executor`."""
+        self._items, self._on_rows = iter(items), on_rows
+        self._units: dict[int, Any] = {}  # what is kept of those that are not done
+        self._returned: deque[int] = deque()  # from a lost member, not for a fault of their own
+        self._again: deque[int] = deque()  # failed once
+        self._failures, self._lost_with = Counter[int](), Counter[int]()
+        self._losses, self._has_more = 0, True
+        for first in self._items:
+            if first[0] == LOAD_ONLY:
+                break
+            if first[1] is not None:
+                self._items = chain([first], self._items)
+                break
+            yield Done(first[0])
+        else:
+            return
+        try:
+            self._active: list[M] = self._begin(job)
+            while (self._has_more or self._units) and not self._is_hopeless():
+                yield from self._hand_out()
+                if self._has_more or self._units:
+                    yield from self._listen()
+            rest = chain(self._units.items(), self._items)
+            for position, (key, unit) in enumerate(rest):
+                number = position % len(self._active)
+                yield Done(key) if unit is None else GivenUp(key, "no worker is left", number)
+        finally:
+            self._finish()
+
+    @abstractmethod
+    def _begin(self, job: Job) -> list[M]: ...
+
+    @abstractmethod
+    def _listen(self) -> Iterator[Outcome]:
+        """What members said by now, and what became of the units of those that fell silent."""
+
+    @abstractmethod
+    def _send(self, member: M, key: int) -> None: ...
+
+    def _finish(self) -> None: ...
+
+    def _kept(self, key: int, unit: Any) -> Any:
+        return unit
+
+    def _may_take(self, member: M, depth: int) -> bool:
+        return True
+
+    def _hand_out(self) -> Iterator[Done]:
+        """Give every member one unit, then a second, or pass on one that had been done before."""
+        self._wait_s = _TICK_S
+        for depth in range(1, AHEAD + 1):
+            for member in self._active:
+                while len(member.held) < depth and self._may_take(member, depth):
+                    if any(map(self._failures.get, member.held)):
+                        break  # a unit that failed before is alone with its member
+                    if self._returned:
+                        key = self._returned.popleft()
+                    elif self._again and not member.held:
+                        key = self._again.popleft()
+                    elif (item := next(self._items, None)) is None:
+                        self._has_more = False
+                        break
+                    elif item[1] is None:
+                        yield Done(item[0])
+                        self._wait_s = 0.0
+                        return
+                    else:
+                        key, self._units[item[0]] = item[0], self._kept(*item)
+                    self._assign(member, key)
+
+    def _assign(self, member: M, key: int) -> None:
+        if not member.held:
+            member.heard = time.monotonic()
+        member.held.append(key)
+        self._send(member, key)
+
+    def _hear(self, member: M, message: Done | Failed) -> Iterator[Outcome]:
+        member.heard, key = time.monotonic(), message.key
+        if isinstance(message, Failed) and key == LOAD_ONLY:
+            self._returned.extendleft(reversed(member.held))
+            member.held.clear()
+            self._active.remove(member)
+            if not self._active:
+                message.raise_if_hopeless()
+            logger.warning("worker %d cannot start: %s", member.number, message.reason)
+        elif isinstance(message, Failed):
+            member.held.remove(key)
+            message.raise_if_hopeless()
+            yield from self._blame(member, key, message.reason)
+        else:
+            member.is_ready, member.stats, member.loads = True, message.stats, message.loads
+            if key != LOAD_ONLY:
+                member.held.remove(key)
+                self._losses = 0
+                del self._units[key]
+                yield message
+
+    def _blame(
+        self, member: M, key: int, reason: str, is_loss: bool = False, most: int = MOST_ATTEMPTS
+    ) -> Iterator[Outcome]:
+        count = self._lost_with if is_loss else self._failures
+        count[key] += 1
+        if count[key] < most:
+            logger.warning("unit %d: %s; trying it again, alone", key, reason)
+            self._again.append(key)
+        else:
+            del self._units[key]
+            yield GivenUp(key, reason, member.number)
+
+    def _is_hopeless(self) -> bool:
+        return self._losses > _MOST_LOSSES * len(self._active)
+
+
+@dataclass(eq=False, kw_only=True)
+class Worker(Member):
+    """One process, and the parent's end of its pipe."""
+
+    process: SpawnProcess
+    connection: Connection
+    settings: WorkerSettings
+
+
+class Workers(Crew[Worker]):
     """Processes that run the loop, one a device; they stay, with what they loaded, until `close`.
 
-    Pipes are private to a worker, so a killed one can neither block nor garble the others.
-
-    Args:
-        settings: one a worker.
-        worker_timeout: silence after which a busy worker counts as hung (s).
-        name: of the processes.
+    Pipes are private to a worker, so a killed one can neither block nor garble the others. Silence
+    for `worker_timeout` seconds means that a busy one hangs.
     """
 
     def __init__(
@@ -92,7 +204,8 @@ class Workers:
         worker_timeout: float = 900.0,
         name: str = "virnucpro",
     ) -> None:
-        self._settings, self.worker_timeout, self._name = list(settings), worker_timeout, name
+        self._settings, self._name = list(settings), name
+        self.worker_timeout = worker_timeout
         self.pool: list[Worker] | None = None  # before the first run, and after `close`
 
     def start(self) -> list[Worker]:
@@ -100,16 +213,6 @@ class Workers:
         if self.pool is None:
             self.pool = [self._start(k, settings) for k, settings in enumerate(self._settings)]
         return self.pool
-
-    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
-        """See `Executor`."""
-        run = _Run(self, job, iter(items), on_rows)
-        try:
-            yield from run.outcomes()
-        finally:
-            for worker in self.pool or []:
-                if worker.held:  # no late answer may meet a later caller
-                    self._kill(worker)
 
     @property
     def loads(self) -> int:
@@ -130,13 +233,17 @@ class Workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
             self._kill(worker)
 
-    def replace(self, worker: Worker) -> Worker:
-        """End a worker and start another in its place."""
-        self._kill(worker)
-        fresh = self._start(worker.number, worker.settings)
-        if self.pool is not None:
-            self.pool[worker.number] = fresh
-        return fresh
+    def _begin(self, job: Job) -> list[Worker]:
+        self._job = job
+        active = [w if w.process.is_alive() else self._replace(w) for w in self.start()]
+        for worker in active:
+            self._greet(worker)
+        return active
+
+    def _finish(self) -> None:
+        for worker in self.pool or []:
+            if worker.held:  # no late answer may meet a later caller
+                self._kill(worker)
 
     def _start(self, number: int, settings: WorkerSettings) -> Worker:
         context = multiprocessing.get_context("spawn")
@@ -148,7 +255,7 @@ class Workers:
         with children_ignore_interrupts():
             process.start()
         theirs.close()
-        return Worker(number, process, ours, settings)
+        return Worker(number=number, process=process, connection=ours, settings=settings)
 
     def _kill(self, worker: Worker) -> None:
         worker.held.clear()
@@ -156,43 +263,12 @@ class Workers:
         worker.process.join()
         worker.connection.close()
 
-
-class _Run:
-    """One job on all workers."""
-
-    def __init__(self, workers: Workers, job: Job, items: Iterator[Item], on_rows: OnRows) -> None:
-        self._workers, self._job, self._items, self._on_rows = workers, job, items, on_rows
-        self._units: dict[int, Any] = {}  # of the keys that are not done
-        self._returned: deque[int] = deque()  # from a lost worker, not for a fault of their own
-        self._again: deque[int] = deque()  # failed once
-        self._attempts: Counter[int] = Counter()
-        self._passed: list[Outcome] = []  # done before
-        self._losses = 0
-        self._has_more = True
-        self._pool: list[Worker] = []
-
-    def outcomes(self) -> Iterator[Outcome]:
-        for key, unit in self._items:
-            if key == LOAD_ONLY:
-                break
-            if unit is not None:
-                self._units[key] = unit
-                self._returned.append(key)
-                break
-            yield Done(key, None, {}, 0)
-        else:
-            return
-        for worker in self._workers.start():
-            alive = worker if worker.process.is_alive() else self._workers.replace(worker)
-            self._pool.append(alive)
-            self._greet(alive)
-        while self._has_more or self._units:
-            self._hand_out()
-            passed, self._passed = self._passed, []
-            yield from passed
-            yield from self._listen(0.0 if passed else _TICK_S)
-            if self._losses > _MOST_LOSSES * len(self._pool):
-                yield from self._give_up_rest()
+    def _replace(self, worker: Worker) -> Worker:
+        self._kill(worker)
+        fresh = self._start(worker.number, worker.settings)
+        if self.pool is not None:
+            self.pool[worker.number] = fresh
+        return fresh
 
     def _greet(self, worker: Worker) -> None:
         """Let a worker load the job while the first units are still being read."""
@@ -200,44 +276,13 @@ class _Run:
         with suppress(OSError):  # its end is seen when it is listened to
             worker.connection.send((LOAD_ONLY, self._job, None))
 
-    def _hand_out(self) -> None:
-        for depth in range(1, AHEAD + 1):
-            for worker in self._pool:
-                if len(worker.held) < depth and not self._is_alone(worker):
-                    key = self._next(is_idle=not worker.held)
-                    if key is not None:
-                        self._assign(worker, key)
-
-    def _is_alone(self, worker: Worker) -> bool:
-        """Whether a worker holds a unit that failed before, and must hold no other beside it."""
-        return any(self._attempts[key] for key in worker.held)
-
-    def _next(self, is_idle: bool) -> int | None:
-        if self._returned:
-            return self._returned.popleft()
-        if is_idle and self._again:
-            return self._again.popleft()
-        item = next(self._items, None) if self._has_more else None
-        self._has_more = item is not None
-        if item is None:
-            return None
-        key, unit = item
-        if unit is None:
-            self._passed.append(Done(key, None, {}, 0))
-            return None
-        self._units[key] = unit
-        return key
-
-    def _assign(self, worker: Worker, key: int) -> None:
-        if not worker.held:
-            worker.heard = time.monotonic()
-        worker.held.append(key)
+    def _send(self, worker: Worker, key: int) -> None:
         with suppress(OSError):
             worker.connection.send((key, self._job, self._units[key]))
 
-    def _listen(self, seconds: float) -> Iterator[Outcome]:
-        of = {worker.connection: worker for worker in self._pool}
-        for connection in wait(list(of), seconds):
+    def _listen(self) -> Iterator[Outcome]:
+        of = {worker.connection: worker for worker in self._active}
+        for connection in wait(list(of), self._wait_s):
             worker = of[connection]  # type: ignore[index]
             try:
                 message = worker.connection.recv()
@@ -246,40 +291,18 @@ class _Run:
                 reason = f"worker process died (exit code {worker.process.exitcode})"
                 yield from self._lost(worker, reason)
                 continue
-            worker.heard = time.monotonic()
-            yield from self._hear(worker, message)
+            if isinstance(message, logging.LogRecord | int):
+                worker.heard = time.monotonic()
+                replay(message) if isinstance(message, logging.LogRecord) else self._on_rows(
+                    message
+                )
+            else:
+                yield from self._hear(worker, message)
         now = time.monotonic()
-        for worker in list(self._pool):
-            patience = self._workers.worker_timeout
-            if not worker.is_ready:
-                patience = max(patience, _START_S)
+        for worker in list(self._active):
+            patience = max(self.worker_timeout, 0.0 if worker.is_ready else _START_S)
             if worker.held and now - worker.heard > patience:
                 yield from self._lost(worker, f"no sign of life for {patience:g} s")
-
-    def _hear(self, worker: Worker, message: Any) -> Iterator[Outcome]:
-        if isinstance(message, LogLine):
-            message.replay()
-        elif isinstance(message, Ready):
-            worker.is_ready, worker.stats = True, message.stats
-        elif isinstance(message, Beat):
-            self._on_rows(message.rows)
-        elif isinstance(message, CannotStart):
-            self._returned.extendleft(reversed(worker.held))
-            worker.held.clear()
-            self._pool.remove(worker)
-            if not self._pool:
-                raise start_error(message)
-            logger.warning("worker %d cannot start: %s", worker.number, message.reason)
-        elif isinstance(message, Done):
-            worker.held.remove(message.key)
-            worker.stats, worker.loads = message.stats, message.loads
-            self._losses = 0
-            del self._units[message.key]
-            yield message
-        elif isinstance(message, Failed):
-            worker.held.remove(message.key)
-            raise_if_hopeless(message)
-            yield from self._blame(worker, message.key, message.reason)
 
     def _lost(self, worker: Worker, reason: str) -> Iterator[Outcome]:
         """Give a lost worker's units to others; the one that it computed has failed once more."""
@@ -287,37 +310,12 @@ class _Run:
         logger.warning("worker %d: %s; a new one takes its place", worker.number, reason)
         self._losses += 1
         self._returned.extendleft(reversed(held[1:]))
-        if self._losses <= _MOST_LOSSES * len(self._pool):
-            fresh = self._workers.replace(worker)
-            self._pool[self._pool.index(worker)] = fresh
+        if not self._is_hopeless():
+            fresh = self._replace(worker)
+            self._active[self._active.index(worker)] = fresh
             self._greet(fresh)
-        else:
-            worker.held.clear()
         if held:
             yield from self._blame(worker, held[0], reason)
-
-    def _blame(self, worker: Worker, key: int, reason: str) -> Iterator[Outcome]:
-        self._attempts[key] += 1
-        if self._attempts[key] < MOST_ATTEMPTS:
-            logger.warning("unit %d: %s; trying it again, alone", key, reason)
-            self._again.append(key)
-            return
-        del self._units[key]
-        yield GivenUp(key, reason, worker.number)
-
-    def _give_up_rest(self) -> Iterator[Outcome]:
-        keys = [*self._units]
-        for key, unit in self._items:
-            if unit is None:
-                yield Done(key, None, {}, 0)
-            else:
-                keys.append(key)
-        self._has_more = False
-        self._units.clear()
-        for worker in self._pool:
-            worker.held.clear()
-        for position, key in enumerate(keys):
-            yield GivenUp(key, "no worker is left", position % len(self._pool))
 
 
 def worker_main(connection: Connection, settings: WorkerSettings, number: int) -> None:
@@ -342,7 +340,6 @@ def worker_main(connection: Connection, settings: WorkerSettings, number: int) -
     if settings.device != "cpu":
         # Long-lived workers fragment CUDA memory; read when torch first allocates there.
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-
     if settings.threads is not None:
         import torch
 
@@ -356,12 +353,11 @@ def worker_main(connection: Connection, settings: WorkerSettings, number: int) -
     models = LoadedModels(settings.device, settings.threads, settings.cache_clear_interval)
     rows, last = 0, time.monotonic()
     for message in work(models, inbox()):
-        if isinstance(message, Beat):
-            rows += message.rows
-            if time.monotonic() - last < settings.heartbeat_s:
-                continue
-            message = Beat(rows)
-        elif rows:
-            send(Beat(rows))
+        rows += message if isinstance(message, int) else 0
+        if isinstance(message, int) and time.monotonic() - last < settings.heartbeat_s:
+            continue
+        if rows or isinstance(message, int):  # a sign of life, also without rows
+            send(rows)
+        if not isinstance(message, int):
+            send(message)
         rows, last = 0, time.monotonic()
-        send(message)

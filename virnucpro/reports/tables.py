@@ -94,7 +94,7 @@ class _Row:
     @classmethod
     def of(cls: type[R], texts: list[str]) -> R:
         """A row from its text; a `ValueError` says what is wrong with it."""
-        return cls(*(parse(texts[place]) for place, parse in cls._plan))
+        return cls(*[parse(texts[place]) for place, parse in cls._plan])
 
     @classmethod
     def read(

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from virnucpro.encoders.esm2 import Esm2
     from virnucpro.encoders.small_cpu import SmallEncoder
     from virnucpro.encoders.tokenizers import Tokenizer
-    from virnucpro.engines.base import Engine, EngineKind
+    from virnucpro.engines.base import EngineKind
+    from virnucpro.engines.light import LightEngine
+    from virnucpro.engines.runner import BatchEngine
     from virnucpro.scores.classifier import Classifier
+
+    Engine = LightEngine | BatchEngine
 
 COLUMNS = 3 + kinds.COLUMNS
 MOST_TOKENIZERS = 12  # threads; from there on they wait for the interpreter
@@ -103,7 +107,7 @@ class LoadedModels:
         if options.plain_attention:
             encoder.forced_backend = "sdpa"
         if options.dtype == "fp8" and spec.kind == "esm2":
-            from virnucpro.encoders.fp8 import to_fp8
+            from virnucpro.encoders.esm2 import to_fp8
 
             encoder = to_fp8(cast("Esm2", encoder))
         settings = replace(options, feeding_threads=0) if self.is_single_threaded else options

@@ -70,22 +70,19 @@ def _fasta(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
     record: _FastaRecord | None = None
     for block in chain(blocks, [b"\n>"]):  # the end comes as if one more record began
         text += block
-        first, size = line, len(text)
+        first = line
         *pieces, text = text.split(b"\n>")
-        parts = [piece.partition(b"\n") for piece in pieces] if record is None else []
-        whole = b"".join(part[2] for part in parts)
-        is_plain = not whole.translate(None, DNA_LETTERS + b"\n") and not any(
-            b">" in part[0] and _ID_WITH_MARK.match(part[0]) for part in parts
-        )
-        if parts and size <= log.max_record_nt and is_plain:
-            for header, _, letters in parts:
-                sequence = letters.replace(b"\n", b"").decode("ascii")
-                yield Entry(header.lstrip(BLANKS).decode(*HEADER_BYTES), sequence)
-            pieces, line = [], stream.lines + 1 - text.count(b"\n")
         for piece in pieces:
-            record = record or _FastaRecord(stream, log, line)
-            record.add(piece, line)
-            entry, record = record.entry(), None  # a long record is in memory once from here on
+            header, _, letters = piece.partition(b"\n")
+            letters = letters.replace(b"\n", b"")
+            has_mark = b">" in header and _ID_WITH_MARK.match(header)
+            is_odd = has_mark or letters.translate(None, DNA_LETTERS)
+            if record or is_odd or len(piece) > log.max_record_nt:
+                record = record or _FastaRecord(stream, log, line)
+                record.add(piece, line)
+                entry, record = record.entry(), None  # a long one is in memory once from here on
+            else:
+                entry = Entry(header.lstrip(BLANKS).decode(*HEADER_BYTES), letters.decode("ascii"))
             line += piece.count(b"\n") + 1
             yield entry
         if line == first:  # a long record: what is known of it goes out of the way

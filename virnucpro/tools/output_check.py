@@ -27,7 +27,7 @@ def check_output_dir(directory: Path, load: bool = True) -> Iterator[tuple[Path,
 
 
 def _problem(path: Path, load: bool) -> str:
-    from virnucpro.pipeline import feature_files
+    from virnucpro.pipeline import features
 
     if path.suffix == ".entry":
         root = path.parent.parent.parent
@@ -42,15 +42,15 @@ def _problem(path: Path, load: bool) -> str:
 
         if not load:
             return "" if h5py.is_hdf5(path) else "not an HDF5 file"
-        feature_files.read_vectors(path)
+        features.read_vectors(path)
     elif not load:
         return "" if zipfile.is_zipfile(path) else "not a .pt file in zip form"
     elif path.stem.endswith("_merged"):
-        feature_files.read_merged(path)
+        features.read_merged(path)
     elif path.stem.endswith("_ESM"):
-        feature_files.read_protein_features(path)
+        features.read_protein_features(path)
     elif path.stem.endswith(("_DNABERT_S", "_DNABERT")):
-        feature_files.read_dna_features(path)
+        features.read_dna_features(path)
     else:
         return "neither features nor merged features, by its name"
     return ""

@@ -23,7 +23,7 @@ from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions
 from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import ModelSpec
-from virnucpro.pipeline import feature_files
+from virnucpro.pipeline import features
 from virnucpro.scores.classifier import load_classifier
 from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
 from virnucpro.sequences.fasta import read_fasta
@@ -214,9 +214,9 @@ def _from_results(root: Path, merged: Path) -> Published:
         )
         tables: dict[str, dict[str, NDArray[Any]]] = {}
         for stage, folder, pattern, read in (
-            ("dnabert", dna, "*_DNABERT*.pt", feature_files.read_dna_features),
-            ("esm2", protein, "*_ESM.pt", feature_files.read_protein_features),
-            ("merged", merged, "*_merged.pt", feature_files.read_merged),
+            ("dnabert", dna, "*_DNABERT*.pt", features.read_dna_features),
+            ("esm2", protein, "*_ESM.pt", features.read_protein_features),
+            ("merged", merged, "*_merged.pt", features.read_merged),
         ):
             rows = tables[stage] = {}
             for path in sorted(folder.glob(pattern)):

@@ -13,8 +13,7 @@ from staged_files import embeddings, write_pair
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.config import KEYS, Config, unknown_variables
 from virnucpro.core.errors import ConfigError
-from virnucpro.pipeline.feature_files import write_vectors
-from virnucpro.pipeline.features import merge_features
+from virnucpro.pipeline.features import merge_features, write_vectors
 
 DNA = "ACGTTGCA" * 20
 

@@ -69,10 +69,9 @@ def test_vectors_need_one_id_each(shape):
         Embeddings(("a", "b"), np.zeros(shape, np.float32))
 
 
-def test_errors_survive_a_process_boundary(tmp_path):
+def test_errors_survive_a_process_boundary():
     for error in (
         errors.InputError("x.fa", "no header", 3),
-        errors.WorkersFailedError([0, 2], 3, tmp_path),
         errors.Interrupted(15),
     ):
         copy = pickle.loads(pickle.dumps(error))

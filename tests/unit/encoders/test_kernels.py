@@ -11,8 +11,7 @@ from virnucpro.encoders import attention, kernels
 from virnucpro.encoders.attention import choose_backend
 from virnucpro.encoders.base import Batch, collate
 from virnucpro.encoders.dnabert import Dnabert
-from virnucpro.encoders.esm2 import Esm2
-from virnucpro.encoders.fp8 import Fp8Layer, to_fp8
+from virnucpro.encoders.esm2 import Esm2, to_fp8
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -120,8 +119,8 @@ def test_float8_keeps_the_ends_and_stays_near(installed):
     packed = batch_of(MIXED)
     wanted = encoder(packed)
     quantised = to_fp8(encoder)
-    assert [isinstance(x, Fp8Layer) for x in quantised.layers] == [False, True, True, False]
-    assert [isinstance(x, Fp8Layer) for x in encoder.layers] == [False] * 4
+    assert [x.is_fp8 for x in quantised.layers] == [False, True, True, False]
+    assert [x.is_fp8 for x in encoder.layers] == [False] * 4
     assert quantised.prove() == "triton"
     off = float((quantised(packed) - wanted).norm() / wanted.norm())
     assert 1e-4 < off < 5e-2  # float8 was there, and did its work

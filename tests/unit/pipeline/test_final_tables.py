@@ -31,9 +31,11 @@ def make_run(tmp_path, samples, calling=None, mates=1):
                     fasta.write(f">{seq_id}\n{'ACGTA' * 100 * max(1, len(scores))}\n")
                     calls.write(call_row(seq_id, scores, sample).line(seq_id, -1))
                     track.writelines(row.line() for row in chunk_rows(seq_id, scores, sample))
+    sources = plan_sources(inputs, {}, paired=False)
     return SimpleNamespace(
-        sources=plan_sources(inputs, {}, paired=False),
+        sources=sources,
         paths=paths,
+        folders=[out, *(paths.samples / one.folder for one in sources if len(sources) > 1)],
         settings=SimpleNamespace(calling=calling or Calling()),
         mates=mates,
         model=SimpleNamespace(calibration=None),

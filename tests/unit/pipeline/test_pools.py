@@ -10,7 +10,7 @@ import pytest
 from virnucpro.core.errors import InputError
 from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.pipeline import pools
-from virnucpro.pipeline.pools import ending, map_in_order
+from virnucpro.pipeline.pools import map_in_order
 
 
 def square(number):
@@ -44,8 +44,7 @@ def large(number):
 def pool():
     with children_ignore_interrupts():
         pool = multiprocessing.get_context("spawn").Pool(2)
-    with ending(pool):
-        yield pool
+    yield pool
     assert not multiprocessing.active_children()
 
 
@@ -61,6 +60,9 @@ def test_results_keep_order_and_tasks_are_read_two_windows_ahead(pool):
     first = [next(results) for _ in range(4)]
     assert len(read) == 2
     assert first + list(results) == [n * n for n in range(40)]
+
+
+def test_workers_leave_interrupts_to_their_parent(pool):
     assert all(map_in_order(pool, interrupt_is_ignored, [[1, 2]]))
 
 
@@ -82,10 +84,12 @@ def test_workers_that_are_all_killed_block_nobody(pool, work):
     assert [first, *results] == [work(n) for n in range(8)]
 
 
-def test_errors_of_workers_and_of_the_source_reach_the_caller(pool):
+def test_errors_of_workers_reach_the_caller(pool):
     with pytest.raises(InputError, match="line 7: seven"):
         list(map_in_order(pool, refuses_seven, [range(10)]))
 
+
+def test_errors_of_the_source_reach_the_caller(pool):
     def broken():
         yield [1, 2]
         raise InputError("reads.fa", "cut short")

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from virnucpro.core.records import Record
-from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.input_pass import Rules, input_pass
 from virnucpro.pipeline.stream import scored_shards
 from virnucpro.pipeline.worker_loop import Done
-from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer, finished
+from virnucpro.scores.scorer import COLUMNS
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 RULES = Rules(120, OrfPolicy("longest"))
@@ -67,43 +66,3 @@ def test_shards_keep_their_order_whatever_order_outcomes_come_in(monkeypatch, or
             expected.append(true_score(orfs.dna[orfs.frame.tolist().index(frame)]))
         np.testing.assert_allclose(scores, np.reshape(expected, (-1, COLUMNS)), atol=1e-6)
     assert next(records, None) is None and units > 12
-
-
-ORFS = [b"ATGGCC" * k + b"A" * (k % 3) for k in range(1, 13)]
-PROTEINS = [b"MA" * k for k in range(1, 13)]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_home):
-    return resolve_model("500", None, tiny_home)
-
-
-def found_by(scorer, dna=ORFS, protein=PROTEINS):
-    return finished(scorer.run(scorer.prepare((dna, protein))))
-
-
-@pytest.fixture(scope="module")
-def alone(model):
-    """Scores of each ORF computed in a unit of its own."""
-    scorer = Scorer(model, LoadedModels("cpu"))
-    pairs = zip(ORFS, PROTEINS, strict=True)
-    return np.concatenate([found_by(scorer, [dna], [protein]) for dna, protein in pairs])
-
-
-@pytest.mark.parametrize("engine", ["padded", "packed"])
-@pytest.mark.parametrize("budget", [None, 40])
-def test_packed_equals_padded_equals_each_orf_alone(model, alone, engine, budget):
-    options = EmbeddingOptions(engine=engine, token_budget=budget)
-    scorer = Scorer(model, LoadedModels("cpu"), options, options, classifier_batch=5)
-    found = found_by(scorer)
-    assert found.shape == (len(ORFS), COLUMNS)
-    np.testing.assert_allclose(found[:, :2], alone[:, :2], atol=1e-5)
-    np.testing.assert_allclose(found[:, :2].sum(axis=1), 1, atol=1e-5)
-    assert np.isnan(found[:, 2:]).all()  # this classifier knows no null
-    assert len({row.tobytes() for row in found}) == len(ORFS)
-    stats = scorer.stats()
-    assert {stats[slot]["layout"] for slot in ("dna", "protein")} == {engine}
-    if budget:
-        for slot in ("dna", "protein"):
-            assert stats[slot]["token_budget"] == budget
-            assert stats[slot]["slots"] <= stats[slot]["batches"] * 80  # the longest alone

@@ -13,8 +13,9 @@ from staged_files import embeddings, orf_ids, write_published_dna
 
 from virnucpro.core.errors import OutputError
 from virnucpro.core.records import Embeddings
-from virnucpro.pipeline.feature_files import (
+from virnucpro.pipeline.features import (
     DamagedFeaturesError,
+    merge_features,
     read_dna_features,
     read_merged,
     read_protein_features,
@@ -24,7 +25,6 @@ from virnucpro.pipeline.feature_files import (
     write_protein_features,
     write_vectors,
 )
-from virnucpro.pipeline.features import merge_features
 from virnucpro.pipeline.prediction import _stream_h5_to_pt_files
 
 
