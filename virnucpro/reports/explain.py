@@ -33,9 +33,7 @@ COUNTS = {
     "with_regions": "records viral in a region",
 }  # fmt: skip
 # What a stage works through, best first: the first that its counts hold gives its rate.
-RATED = {
-    "tokens": "tokens", "orfs": "ORFs", "scored": "ORFs", "records": "records", "files": "files",
-}  # fmt: skip
+RATED = ("tokens", "orfs", "scored", "records", "files")
 # Libraries start and models load inside a stage: in a short one, that is most of its time.
 RATED_SECONDS = 30.0
 # A run's own clock and the sum of its stages, each rounded to a thousandth, differ this much.
@@ -88,10 +86,7 @@ def thresholds(run: Mapping[str, Any]) -> str:
 
 
 def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Title, seconds, share of all stages' time, rate and counts of each stage that has a time.
-
-    Rate and counts are in words; a short stage has no rate.
-    """
+    """Title, seconds, share, rate and counts in words of each stage; a short one has no rate."""
     timed, total, _ = _timed(run)
     found = []
     for name, facts in timed.items():
@@ -106,7 +101,8 @@ def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
         rate = ""
         if rated is not None and seconds >= RATED_SECONDS:
             speed = counts[rated] / seconds
-            rate = f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} {RATED[rated]}/s"
+            noun = COUNTS.get(rated, rated).split()[0]
+            rate = f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} {noun}/s"
         words = []
         for key, value in counts.items():
             noun, *more = COUNTS.get(key, key.replace("_", " ")).split(" ", 1)
@@ -120,12 +116,7 @@ def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def estimates(run: Mapping[str, Any]) -> dict[str, str]:
-    """The share of viruses in each sample with its interval, in words.
-
-    >>> entry = {"sample": "gut", "prevalence": 0.021, "low": 0.0, "high": 0.04}
-    >>> estimates({"sample_summary": [entry]})
-    {'gut': '2.1% (0% to 4.0%)'}
-    """
+    """The share of viruses in each sample, such as `2.1% (0% to 4.0%)`."""
     found = {}
     for entry in entries(run, "sample_summary"):
         shares = [number(entry.get(name)) for name in ("prevalence", "low", "high")]

@@ -1,8 +1,6 @@
-"""report.html: one self-contained page about a run, and a summary for MultiQC beside it.
+"""report.html: one page about a run that needs no network, and a summary for MultiQC beside it.
 
-The page needs no network. Its table and charts come from one block of JSON that the page's own
-script reads; ids and paths from the input never become markup, and the page's security policy
-lets no other script run.
+Ids and paths from the input never become markup; the page's policy lets no other script run.
 """
 
 from __future__ import annotations
@@ -42,6 +40,7 @@ SHOWN_REGIONS = 100
 HIGH_FDR = 0.2
 # Reads of about one length make a column, not a chart of length against score.
 ONE_LENGTH = 1.25
+COUNTS = ("length", "chunks", "chunks_scored", "supporting", "opposing")
 # Name in MultiQC's data and colour, by call.
 MULTIQC = {
     "virus": ("virus", "#b4472f"), "uncertain": ("uncertain", "#c9a03a"),
@@ -133,10 +132,7 @@ def write_report(output_dir: Path) -> Path:
 def _data(
     run: dict[str, Any], summary: Summary, best: list[tuple[int, RegionRow]], output_dir: Path
 ) -> dict[str, Any]:
-    """What the page's script reads: rows as one list a column, figures, tracks and regions.
-
-    Numbers are -1 where there is none.
-    """
+    """What the page's script reads; numbers are -1 where there is none."""
     rows = [row for row, _ in summary.top]
     samples, statuses = list(summary.samples), list(summary.statuses)
     row_of = {row.key: place for place, row in enumerate(rows)}
@@ -168,11 +164,7 @@ def _data(
         "rows": {
             "id": [row.seq_id for row in rows],
             "sample": [sample_of[row.sample] for row in rows],
-            "length": [row.length for row in rows],
-            "chunks": [row.chunks for row in rows],
-            "scored": [row.chunks_scored for row in rows],
-            "supporting": [row.supporting for row in rows],
-            "opposing": [row.opposing for row in rows],
+            **{name.removeprefix("chunks_"): [getattr(row, name) for row in rows] for name in COUNTS},
             "p": [_scaled(row.p_virus) for row in rows],
             "fdr": [_scaled(row.fdr) for row in rows],
             "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
@@ -183,10 +175,7 @@ def _data(
                 if row.class_hint
             },
             "ps": [_scaled(row.p_sample) for row in rows],
-            "limit": [
-                limit_of(row.fdr) if row.call == VIRUS and row.fdr is not None else 0
-                for row in rows
-            ],
+            "limit": [limit_of(row.fdr or 0.0) if row.call == VIRUS else 0 for row in rows],
         },
         "found": [
             {

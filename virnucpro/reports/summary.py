@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,7 @@ class Summary:
 
     @property
     def curve(self) -> list[tuple[int, int, float]]:
-        """What each limit keeps that keeps more than the one before.
-
-        It is told as a place in `LIMITS`, viral calls kept, and how many of them are expected to
-        be false.
-        """
+        """Place in `LIMITS` of limits that keep more, viral calls kept, and the false expected."""
         found, total, kept = [], Counter[str](), dict[str, float]()
         for place in range(len(LIMITS)):
             own = {name: counts[place] for name, counts in self.kept.items() if place in counts}
@@ -106,11 +102,7 @@ class Summary:
         return found
 
     def count(self, block: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], list[str]]:
-        """Take rows of calls.tsv into all figures but `top`.
-
-        Returns:
-            Their scores, -1 where there is none, shape (rows,), and their calls.
-        """
+        """Take rows into all figures but `top`; returns their scores, -1 for none, and calls."""
         columns = dict(zip(CALL_COLUMNS, zip(*block, strict=True), strict=True))
         calls = [call if call in CALLS else "" for call in columns["call"]]
         p_virus = np.array([p or "-1" for p in columns["p_virus"]], dtype=np.float64)
@@ -151,24 +143,18 @@ def limit_of(fdr: float) -> int:
 def summarise(calls: Path, wanted: Collection[Key] = ()) -> Summary:
     """Count, bin and rank the rows of calls.tsv; holds about `MOST_ROWS` of them.
 
-    Fewer are kept where long ids would make the report large. Samples and ids of `wanted` are
-    kept whatever their score.
-
-    Raises:
-        InputError: the table is missing or damaged.
+    Fewer if ids are long; those of `wanted` are kept whatever their score. A damaged table is an
+    `InputError`.
     """
     summary = Summary()
-    best: list[tuple[float, int, int, list[str]]] = []  # of equals the first ones
-    asked: list[tuple[float, int, int, list[str]]] = []
+    best, asked = [], []  # negative score, number, place in viral.fasta and text of a row
     rows, lowest = read_fields(calls, CALL_COLUMNS), -math.inf
     try:
-        while block := list(islice(rows, BLOCK_ROWS)):
-            first, viral = summary.records, summary.calls[VIRUS]
+        while block := list(itertools.islice(rows, BLOCK_ROWS)):
+            numbers, viral = map(itertools.count, (summary.records, summary.calls[VIRUS]))
             scores, names = summary.count(block)
-            is_viral = np.array([name == VIRUS for name in names])
-            places = np.where(is_viral, viral + np.cumsum(is_viral) - 1, -1).tolist()
-            numbers = range(first, summary.records)
-            found = [*zip((-scores).tolist(), numbers, places, block, strict=True)]
+            places = [next(viral) if name == VIRUS else -1 for name in names]
+            found = [*zip((-scores).tolist(), numbers, places, block, strict=False)]
             best += [found[i] for i in np.flatnonzero(scores > lowest)]
             if wanted:
                 asked += [row for row in found if _CALL_KEY(row[-1]) in wanted]
@@ -192,11 +178,9 @@ def summarise(calls: Path, wanted: Collection[Key] = ()) -> Summary:
 
 
 def best_regions(regions: Path) -> tuple[int, list[tuple[int, RegionRow]]]:
-    """Records that are viral in a region only, and the regions of most evidence in them.
+    """How many records are viral in a region only, and the regions of most evidence in them.
 
-    Returns:
-        How many such records there are; and up to `MOST_REGIONS` regions by falling log-odds,
-        each with its place in regions.fasta.
+    They are up to `MOST_REGIONS` by falling log-odds, each with its place in regions.fasta.
     """
     hosts, last = 0, ("", "")
     best: list[tuple[float, int, RegionRow]] = []
@@ -227,36 +211,33 @@ def read_sequences(fasta: Path, row_of: dict[int, int]) -> dict[int, str]:
 
 
 def choose_tracks(rows: Sequence[CallRow], hosts: Collection[Key]) -> dict[Key, int]:
-    """Pick contigs with several chunks: `hosts`, then viral ones, then those of mixed evidence.
+    """Rows of contigs with several chunks: `hosts`, viral ones, then those of mixed evidence."""
 
-    Returns:
-        The row of at most `MOST_TRACKS` contigs, with `MOST_CHUNKS` chunks in all.
-    """
-    several = [
-        ((row.key in hosts, row.call == VIRUS, bool(row.supporting and row.opposing), row.chunks),
-         row.key, place)
-        for place, row in enumerate(rows)
-        if row.chunks > 1 and row.call
-    ]  # fmt: skip
+    def interest(place: int) -> tuple[bool, bool, bool, int]:
+        row = rows[place]
+        is_mixed = bool(row.supporting and row.opposing)
+        return row.key in hosts, row.call == VIRUS, is_mixed, row.chunks
+
+    several = [place for place, row in enumerate(rows) if row.chunks > 1 and row.call]
     chosen: dict[Key, int] = {}
     left = MOST_CHUNKS
-    for interest, key, place in sorted(several, key=itemgetter(0), reverse=True):
-        cost = min(interest[-1], MOST_PER_CONTIG)
+    for place in sorted(several, key=interest, reverse=True):
+        cost = min(rows[place].chunks, MOST_PER_CONTIG)
         if cost <= left and len(chosen) < MOST_TRACKS:
-            chosen[key] = place
+            chosen[rows[place].key] = place
             left -= cost
     return chosen
 
 
 def read_tracks(chunks: Path, chosen: dict[Key, int]) -> list[dict[str, Any]]:
-    """Scores along the chosen contigs, in the order of the rows, as the page reads them.
+    """Scores along the chosen contigs, in the order of the rows.
 
     A track has its row; `joined`, the chunks in one window, above 1 where the contig has too many
     to draw each; the frames that occur; and four numbers for each window: start after the start
     of the one before, length (nt), score in thousandths (-1: not scored), and frame by its place.
     """
     tracks = []
-    for key, group in groupby(read_fields(chunks, CHUNK_COLUMNS), _CHUNK_KEY):
+    for key, group in itertools.groupby(read_fields(chunks, CHUNK_COLUMNS), _CHUNK_KEY):
         if key not in chosen:
             continue
         own, frames, windows, before = [*map(ChunkRow.of, group)], dict[str, int](), list[int](), 0
