@@ -42,7 +42,7 @@ from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Composition, Mix
 from virnucpro.scores.kinds import RETRO, Kinds
-from virnucpro.training import mix as mixing
+from virnucpro.training import calibrate as mixing
 from virnucpro.training.corpus import VIRUS, Corpus, load_dev, split_by_target
 from virnucpro.training.figures import auroc, recall_at
 from virnucpro.training.jobs import read_evaluation

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def benchmark(
         names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         chosen = [names[number] if names else str(number) for number in visible]
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
-    ended = _run(command, root, environment)
+    done = subprocess.run(command, cwd=root, env=environment, check=False)
     report = read_json(path)
     rows = _rows(report)
     known = {(row.get("suite"), row.get("name")): row.get("value") for row in earlier}
@@ -125,7 +124,7 @@ def benchmark(
     _display_summary(report)
     if any(row.get("verdict") == "missed" for row in rows):
         sys.exit(MISSED)
-    sys.exit(PASSED if rows and ended == 0 else NOT_RUN)
+    sys.exit(PASSED if rows and done.returncode == 0 else NOT_RUN)
 
 
 def _checkout() -> Path | None:
@@ -143,10 +142,6 @@ def _build_pytest_command(suite: str, report: Path, has_gpu: bool) -> list[str]:
     command += ["-o", "filterwarnings=default"]  # a warning of some library is no result
     command += SUITES.get(suite, ("-m", "gpu") if has_gpu else ())
     return [*command, f"--bench-report={report}"]
-
-
-def _run(command: Sequence[str], root: Path, environment: dict[str, str]) -> int:
-    return subprocess.run(command, cwd=root, env=environment, check=False).returncode
 
 
 def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -161,14 +161,11 @@ def profile(
         trials = []
         for trial in try_budgets(spec, sequences, budgets, chosen, engine, dtype):
             trials.append(trial)
-            rate = (
-                f"{trial.tokens_per_s:>10,.0f} tokens/s  {100 * trial.efficiency:.1f}% real tokens"
-            )
+            said = f"{trial.tokens_per_s:>10,.0f} tokens/s  {trial.efficiency:.1%} real tokens"
             if trial.peak_bytes is not None:
-                rate += f"  {trial.peak_bytes / 2**30:.2f} GiB at the peak"
-            click.echo(
-                f"  {trial.token_budget:>7} tokens  {rate if trial.fits else 'does not fit'}"
-            )
+                said += f"  {trial.peak_bytes / 2**30:.2f} GiB at the peak"
+            said = said if trial.fits else "does not fit"
+            click.echo(f"  {trial.token_budget:>7} tokens  {said}")
         winner = best(trials).token_budget
         name = FLAGS[slot] if engine == "padded" else ""
         click.echo(f"  best: {name} {winner}" if name else f"  best: a batch of {winner} tokens")
@@ -351,8 +348,7 @@ def validate(file: Path, max_errors: int) -> None:
     for name, count in sorted((+notes).items()):
         click.echo(f"note: {count} {name}")
     click.echo(f"{file}: {records} records, {letters} nt, {len(errors)} errors")
-    if errors:
-        sys.exit(InputError.exit_code)
+    sys.exit(InputError.exit_code if errors else 0)
 
 
 @utils.command("generate-config")
@@ -411,10 +407,9 @@ def show(obj: dict[str, Config], as_json: bool) -> None:
     """
     shown = {}
     for name, value, source in obj["config"].items():
-        plain = str(value) if isinstance(value, Path) else value
-        shown[name] = {"value": plain, "source": source, "variable": environment_name(name)}
+        shown[name] = {"value": value, "source": source, "variable": environment_name(name)}
     if as_json:
-        click.echo(json.dumps(shown, indent=1))
+        click.echo(json.dumps(shown, indent=1, default=str))
         return
     width = max(map(len, shown))
     for name, about in shown.items():

@@ -15,8 +15,10 @@ import click
 
 from virnucpro import __version__
 from virnucpro.cli.streams import LostOutputError, take_streams
+from virnucpro.core.config import Config, nearest, unknown_variables
 from virnucpro.core.device import EXTRA_OF, usable_cpus, visible_cpus
 from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
+from virnucpro.core.log import setup_logging
 from virnucpro.core.text import clipped
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -68,8 +70,6 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; a word that is none is an error with the nearest one."""
-        from virnucpro.core.config import nearest
-
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -131,9 +131,6 @@ def cli(
     Exit codes: 0 done, 1 failure, 2 usage, 3 bad input, 4 model missing, 5 device or memory,
     6 done in part, 130 interrupted, 143 terminated.
     """
-    from virnucpro.core.config import Config, unknown_variables
-    from virnucpro.core.log import setup_logging
-
     config = Config.load(config_file, os.environ)
     log: dict[str, Any] = {
         "verbose": verbose, "quiet": quiet, "log_file": log_file or config.get("logging.file"),

@@ -47,6 +47,7 @@ class FetchPlan(NamedTuple):
     """What a fetch will download; nothing, if all is there."""
 
     name: str  # encoder or model
+    folder: Path  # its place in the home
     source: str  # repository
     revision: str  # its commit, 40 hexadecimal digits
     licence: str  # of the weights
@@ -77,44 +78,44 @@ def plan_fetch(
 
 
 def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan:
-    folder = home / name if name in published.CLASSIFIERS else home / "encoders" / name
+    is_encoder = name in published.ENCODERS
+    folder = home / "encoders" / name if is_encoder else home / name
     installed = read_manifest(folder)
     if installed and pinned not in (None, installed.revision):
         there = f"revision {installed.revision or 'of local files'} is installed"
         raise ModelError(f"{folder}: {there}; remove the folder to fetch {pinned:.80}")
-    damaged = []
-    if installed:
-        damaged = [file for file in installed.files if installed.problem(file, full=True)]
-        if not damaged:
-            facts = installed.source, installed.revision, installed.licence
-            return FetchPlan(name, *facts, (), installed)
+    files = installed.files if installed else ()
+    damaged = [file for file in files if installed and installed.problem(file, full=True)]
+    if installed and not damaged:
+        facts = installed.source, installed.revision, installed.licence
+        return FetchPlan(name, folder, *facts, (), installed)
     if offline:
         raise ModelError(
             f"{name} is not installed whole in {home} and offline mode is on (VIRNUCPRO_OFFLINE or "
             "HF_HUB_OFFLINE); `virnucpro models import` takes local files"
         )
-    if name in published.CLASSIFIERS:
+    if not is_encoder:
         revision, known = pinned or published.CLASSIFIER_REVISION, published.CLASSIFIERS[name]
         if not _COMMIT.fullmatch(revision):
             raise ModelError(f"{revision:.80}: the revision of {name} has 40 hexadecimal digits")
         blob = known.blob if revision == published.CLASSIFIER_REVISION else ""
         facts = published.CLASSIFIER_REPOSITORY, revision, published.CLASSIFIER_LICENCE
         remote = RemoteFile(known.file, _CLASSIFIER_BYTES, blob=blob)
-        return FetchPlan(name, *facts, (remote,), installed)
+        return FetchPlan(name, folder, *facts, (remote,), installed)
     if installed and not installed.revision:
         raise ModelError(f"{folder}: damaged, and installed from local files; import them again")
     begun = [path.name.partition("@")[2] for path in (home / ".partial").glob(f"{name}@*")]
     revision = installed.revision if installed else pinned or (begun[0] if begun else "main")
-    plan = _ask_hub(name, revision)
-    offered = {file.name: file for file in plan.files}
+    source, revision, licence, offered = _ask_hub(name, revision)
     names = damaged or published.needed_files(offered)
     if not names or not {*names, "config.json"} <= offered.keys():
-        raise ModelError(f"{plan.source} at {plan.revision}: has no weights we can read")
-    return plan._replace(files=tuple(offered[one] for one in names), installed=installed)
+        raise ModelError(f"{source} at {revision}: has no weights we can read")
+    wanted = tuple(offered[one] for one in names)
+    return FetchPlan(name, folder, source, revision, licence, wanted, installed)
 
 
-def _ask_hub(name: str, revision: str) -> FetchPlan:
-    """All files of an encoder's repository."""
+def _ask_hub(name: str, revision: str) -> tuple[str, str, str, dict[str, RemoteFile]]:
+    """Repository, commit, licence and all files of an encoder."""
     from huggingface_hub import HfApi
 
     known = published.ENCODERS[name]
@@ -124,10 +125,11 @@ def _ask_hub(name: str, revision: str) -> FetchPlan:
         )
         commit = str(info.sha)
         licence = str(getattr(info.card_data, "license", None) or known.licence)
-        files = []
+        files = {}
         for one in info.siblings or ():
-            sha256, blob = (str(one.lfs.sha256), "") if one.lfs else ("", str(one.blob_id or ""))
-            files.append(RemoteFile(str(one.rfilename), max(0, int(one.size or 0)), sha256, blob))
+            hashes = (str(one.lfs.sha256), "") if one.lfs else ("", str(one.blob_id or ""))
+            file = RemoteFile(str(one.rfilename), max(0, int(one.size or 0)), *hashes)
+            files[file.name] = file
     except Exception as error:  # of whichever HTTP library it stands on, or of odd content
         raise ModelError(
             f"{known.repository} at {revision:.80}: the hub gave no answer ({clipped(error)}); "
@@ -135,13 +137,16 @@ def _ask_hub(name: str, revision: str) -> FetchPlan:
         ) from error
     if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
         raise ModelError(f"{known.repository}: asked for {revision:.80}, the hub gave {commit:.80}")
-    return FetchPlan(name, known.repository, commit, licence, tuple(files), None)
+    return known.repository, commit, licence, files
 
 
 def fetch(plan: FetchPlan, home: Path) -> Manifest:
-    """Download what is missing, check it, and put it in its place."""
+    """Download what is missing, check it against source and record, and put it in its place."""
+    from huggingface_hub.utils.sha import git_hash
+
     if plan.installed and not plan.files:
         return plan.installed
+    recorded = plan.installed.files if plan.installed else {}
     partial = home / ".partial" / f"{plan.name}@{plan.revision}"
     try:
         for other in {*partial.parent.glob(f"{plan.name}@*")} - {partial}:
@@ -153,16 +158,44 @@ def fetch(plan: FetchPlan, home: Path) -> Manifest:
             sizes = f"{plan.name} needs {plan.size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
             raise OutputError(f"{home}: {sizes}")
         for file in plan.files:
-            _fetch_file(plan, file, partial / file.name)
-            _check(plan, file, partial / file.name)
-        installed = _settle(plan, partial, home)
+            path = partial / file.name
+            _download(plan, file, path)
+            is_right = path.is_file() and not path.is_symlink()
+            if is_right and file.blob:
+                is_right = file.blob == git_hash(path.read_bytes())
+            sha256 = sha256_file(path) if is_right else ""
+            before = recorded[file.name].sha256 if file.name in recorded else ""
+            if not is_right or {file.sha256, before} - {"", sha256}:
+                path.unlink(missing_ok=True)  # or the next fetch would take it for whole
+                problem = "is not the content that its source states, or that was recorded; refused"
+                raise ModelError(f"{plan.source} at {plan.revision}: {file.name} {problem}")
+        if plan.name in published.CLASSIFIERS:  # converted, not kept: a damaged one came anew
+            if plan.installed:
+                shutil.rmtree(plan.folder)
+            origin = f"github.com/{plan.source}/{file.name}"
+            installed = install_classifier(path, plan.name, home, origin, plan.revision)
+        elif plan.installed:
+            for file in plan.files:
+                place, time_ns = plan.folder / file.name, recorded[file.name].mtime_ns
+                (partial / file.name).replace(place)
+                os.utime(place, ns=(time_ns, time_ns))
+            installed = plan.installed
+            installed.check()
+        else:
+            said = describe_encoder(partial, plan.name) | {"licence": plan.licence}
+            said |= {"source": plan.source, "revision": plan.revision}
+            installed = write_manifest(partial, [file.name for file in plan.files], **said)
+            shutil.rmtree(partial / ".cache", ignore_errors=True)  # what the hub's library noted
+            plan.folder.parent.mkdir(parents=True, exist_ok=True)
+            partial.replace(plan.folder)
+            installed = replace(installed, folder=plan.folder)
         shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{home}: {plan.name} could not be stored ({error})") from error
     return installed
 
 
-def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
+def _download(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
     from huggingface_hub import hf_hub_download
 
     for attempt in range(1, ATTEMPTS + 1):
@@ -193,42 +226,3 @@ def _fetch_file(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
                 problem = f"{file.name} did not come ({clipped(error)})"
                 raise ModelError(f"{plan.source}: {problem}; fetch again to go on") from error
             time.sleep(PAUSE_S * attempt)
-
-
-def _check(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
-    """Refuse a file that is not what its source states, or what was recorded."""
-    from huggingface_hub.utils.sha import git_hash
-
-    recorded = plan.installed.files.get(file.name) if plan.installed else None
-    is_right = path.is_file() and not path.is_symlink()
-    if is_right and file.blob:
-        is_right = file.blob == git_hash(path.read_bytes())
-    sha256 = sha256_file(path) if is_right else ""
-    if not is_right or {file.sha256, recorded.sha256 if recorded else ""} - {"", sha256}:
-        path.unlink(missing_ok=True)  # or the next fetch would take it for whole
-        problem = "is not the content that its source states, or that was recorded; refused"
-        raise ModelError(f"{plan.source} at {plan.revision}: {file.name} {problem}")
-
-
-def _settle(plan: FetchPlan, partial: Path, home: Path) -> Manifest:
-    """Give checked files their final place and record them."""
-    names = [file.name for file in plan.files]
-    if plan.name in published.CLASSIFIERS:  # converted and not kept, so a damaged one came anew
-        if plan.installed:
-            shutil.rmtree(plan.installed.folder)
-        origin = f"github.com/{plan.source}/{names[0]}"
-        return install_classifier(partial / names[0], plan.name, home, origin, plan.revision)
-    folder = home / "encoders" / plan.name
-    if plan.installed:
-        for name in names:
-            (partial / name).replace(folder / name)
-            time_ns = plan.installed.files[name].mtime_ns
-            os.utime(folder / name, ns=(time_ns, time_ns))
-        plan.installed.check()
-        return plan.installed
-    said = describe_encoder(partial, plan.name) | {"licence": plan.licence}
-    made = write_manifest(partial, names, source=plan.source, revision=plan.revision, **said)
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # what the hub's library noted
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial.replace(folder)
-    return replace(made, folder=folder)

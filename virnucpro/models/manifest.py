@@ -16,7 +16,7 @@ empty where the weights are a folder in a published layout.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from virnucpro.core.build import build
 from virnucpro.core.errors import ConfigError, ModelError
 from virnucpro.core.files import digest_of, sha256_file, write_json
-from virnucpro.models.specs import EncoderKind, EncoderSpec, ModelSpec
+from virnucpro.models.specs import EncoderKind, EncoderSpec
 from virnucpro.sequences.orfs import OrfPolicy
 
 MANIFEST = "model.json"
@@ -134,31 +134,14 @@ class Manifest:
                 remedy = f"`virnucpro models fetch {self.folder.name}` or `virnucpro models import`"
                 raise ModelError(f"{self.folder / name}: {problem}; {remedy} brings it back")
 
-    def encoder_spec(self, entry: EncoderEntry, name: str) -> EncoderSpec:
-        """An encoder in the folder, in a file of it or in all."""
-        hashes = {file: known.sha256 for file, known in self.files.items()}
-        sha256 = digest_of(hashes) if self.encoder else hashes[entry.file]
+    def encoder_spec(self, entry: EncoderEntry) -> EncoderSpec:
+        """An encoder whose weights lie in this folder: one part of it, or all of it."""
+        hashes = {name: file.sha256 for name, file in self.files.items()}
+        name, sha256 = self.name, digest_of(hashes)
+        if self.model:
+            name, sha256 = f"{name}-{Path(entry.file).stem}", hashes[entry.file]
         path = self.folder / entry.file
         return EncoderSpec(kind=entry.kind, name=name, path=path, sha256=sha256, dim=entry.dim)
-
-    def model_spec(self, installed_encoder: Callable[[str], EncoderSpec]) -> ModelSpec:
-        """What the folder of a model holds; `installed_encoder` finds those that lie elsewhere."""
-        parts = self.model
-        assert parts
-        hashes = {name: file.sha256 for name, file in self.files.items()}
-        dna, protein = (
-            installed_encoder(slot.installed)
-            if slot.installed
-            else self.encoder_spec(slot, f"{self.name}-{Path(slot.file).stem}")
-            for slot in (parts.dna, parts.protein)
-        )
-        return ModelSpec(
-            name=self.name, dna=dna, protein=protein, groups=parts.groups,
-            classifier=self.folder / parts.classifier, classifier_sha256=hashes[parts.classifier],
-            orf_policy=parts.orf_policy, chunk_nt=parts.chunk_nt,
-            calibration=self.folder / parts.calibration if parts.calibration else None,
-            calibration_sha256=hashes.get(parts.calibration, ""),
-        )  # fmt: skip
 
 
 def is_plain_name(name: str) -> bool:

@@ -87,7 +87,19 @@ def load_model(folder: Path, home: Path) -> ModelSpec:
     """The model in a folder; its encoders may be installed ones. Raises as `resolve_model`."""
     manifest = model_in(folder)
     manifest.check()
-    return manifest.model_spec(lambda name: find_encoder(name, home))
+    parts, files = manifest.model, manifest.files
+    assert parts
+    dna, protein = (
+        find_encoder(entry.installed, home) if entry.installed else manifest.encoder_spec(entry)
+        for entry in (parts.dna, parts.protein)
+    )
+    return ModelSpec(
+        name=manifest.name, dna=dna, protein=protein, groups=parts.groups,
+        classifier=folder / parts.classifier, classifier_sha256=files[parts.classifier].sha256,
+        orf_policy=parts.orf_policy, chunk_nt=parts.chunk_nt,
+        calibration=folder / parts.calibration if parts.calibration else None,
+        calibration_sha256=files[parts.calibration].sha256 if parts.calibration else "",
+    )  # fmt: skip
 
 
 def model_in(folder: Path) -> Manifest:
@@ -107,7 +119,7 @@ def find_encoder(name: str, home: Path) -> EncoderSpec:
             f"downloads it, `virnucpro models import DIR --name {name}` takes local files"
         )
     manifest.check()
-    return manifest.encoder_spec(manifest.encoder, manifest.name)
+    return manifest.encoder_spec(manifest.encoder)
 
 
 def list_models(home: Path) -> list[Manifest]:

@@ -1,7 +1,5 @@
 """What to cite, as text and as BibTeX."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Plain words for what run.json says in one word or one number."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,7 +8,7 @@ from typing import Any
 
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import read_json
-from virnucpro.core.text import duration, percent
+from virnucpro.core.text import duration, percent, size
 from virnucpro.scores.thresholds import PRESETS
 
 STAGES = {
@@ -33,7 +31,9 @@ COUNTS = {
     "with_regions": "records viral in a region",
 }  # fmt: skip
 # What a stage works through, best first: the first that its counts hold gives its rate.
-RATED = ("tokens", "orfs", "scored", "records", "files")
+RATED = {
+    "tokens": "tokens", "orfs": "ORFs", "scored": "ORFs", "records": "records", "files": "files",
+}  # fmt: skip
 # Libraries start and models load inside a stage: in a short one, that is most of its time.
 RATED_SECONDS = 30.0
 # A run's own clock and the sum of its stages, each rounded to a thousandth, differ this much.
@@ -65,14 +65,8 @@ def number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def thresholds(run: Mapping[str, Any]) -> str:
-    """What a record must reach to be called viral; empty where the run does not say.
-
-    >>> thresholds({"calling": {"min_score": 0.8, "max_fdr": 0.01, "only_stricter": False}})
-    'A record is called viral if its p_virus is at least 0.8 and its FDR is at most 1%.'
-    """
-    if not (calling := part(run, "calling")):
-        return ""
+def thresholds(calling: Mapping[str, Any]) -> str:
+    """What a record must reach to be called viral, from `calling` of run.json."""
     score, fdr = (number(calling.get(name)) for name in ("min_score", "max_fdr"))
     needs = [] if score is None else [f"is at least {score:g}"]
     if score is None or calling.get("only_stricter"):
@@ -82,27 +76,34 @@ def thresholds(run: Mapping[str, Any]) -> str:
     if not (preset := calling.get("preset")):
         return f"A {said}"
     own = [(known.min_score, known.max_fdr) for name, known in PRESETS.items() if name == preset]
-    return f"Preset {preset}{'' if (score, fdr) in own else ', changed'}: a {said}"
+    return f"Preset {preset}{'' if own == [(score, fdr)] else ', changed'}: a {said}"
+
+
+def inputs(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Path, size and hash of every input."""
+    return [
+        (str(entry.get("path", "")), size(entry.get("bytes", 0)), str(entry.get("sha256", "")))
+        for entry in entries(run, "inputs")
+    ]
 
 
 def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Title, seconds, share, rate and counts in words of each stage; a short one has no rate."""
-    timed, total, _ = _timed(run)
-    found = []
+    """Every stage of run.json that has a time, with counts and, of a long one, rate in words."""
+    found, timed = [], _timed(run)
+    total = sum(facts["seconds"] for facts in timed.values()) or 1.0
     for name, facts in timed.items():
         seconds = float(facts["seconds"])
+        hidden = ("seconds", "status:", "call:")
         counts = {
             key: value
             for key, value in facts.items()
-            if isinstance(value, int) and value
-            and not key.startswith(("seconds", "status:", "call:"))
-        }  # fmt: skip
+            if isinstance(value, int) and value and not key.startswith(hidden)
+        }
         rated = next((key for key in RATED if key in counts), None)
         rate = ""
         if rated is not None and seconds >= RATED_SECONDS:
             speed = counts[rated] / seconds
-            noun = COUNTS.get(rated, rated).split()[0]
-            rate = f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} {noun}/s"
+            rate = f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} {RATED[rated]}/s"
         words = []
         for key, value in counts.items():
             noun, *more = COUNTS.get(key, key.replace("_", " ")).split(" ", 1)
@@ -110,13 +111,13 @@ def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
             words.append(" ".join([f"{value:,}", noun, *more]))
         found.append({
             "title": STAGES.get(name, name.replace("_", " ")), "seconds": seconds,
-            "share": seconds / (total or 1.0), "rate": rate, "counts": ", ".join(words),
+            "share": seconds / total, "rate": rate, "counts": ", ".join(words),
         })  # fmt: skip
     return found
 
 
 def estimates(run: Mapping[str, Any]) -> dict[str, str]:
-    """The share of viruses in each sample, such as `2.1% (0% to 4.0%)`."""
+    """The share of viruses in each sample with its interval, such as `2.1% (0% to 4.0%)`."""
     found = {}
     for entry in entries(run, "sample_summary"):
         shares = [number(entry.get(name)) for name in ("prevalence", "low", "high")]
@@ -126,18 +127,8 @@ def estimates(run: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def may_hold_none(run: Mapping[str, Any]) -> list[str]:
-    """Samples whose scores are such as one without any virus has."""
-    return [str(entry.get("sample", "")) for entry in entries(run, "sample_summary")
-            if entry.get("compatible_with_none")]  # fmt: skip
-
-
 def advice(command: Sequence[str], limit: str = "0.05") -> str:
-    """How to call a finished run again, up to a bound of the FDR, given the words that started it.
-
-    >>> advice(["/usr/bin/virnucpro", "predict", "gut 1.fa", "--force"])
-    "virnucpro predict 'gut 1.fa' --resume --max-fdr 0.05"
-    """
+    """How to call a finished run again with a bound of the FDR, given the words that started it."""
     words = [word for word in command[1:] if word not in ("--force", "-f", "--resume")]
     if "predict" not in words:  # from Python
         return f"predict(..., resume=True, max_fdr={limit})"
@@ -146,13 +137,12 @@ def advice(command: Sequence[str], limit: str = "0.05") -> str:
 
 def history(run: Mapping[str, Any]) -> str:
     """What of this result an earlier start had made; empty where nothing was."""
-    timed, _, is_called_again = _timed(run)
-    if is_called_again:
+    if _earlier_seconds(run) is not None:
         return (
             f"Calls and tables were made again, in {duration(run['seconds'])}, from the scores of "
             "an earlier run; the other stages and their times are that run's."
         )
-    if any(facts.get("kept") for facts in timed.values()):
+    if any(facts.get("kept") for facts in _timed(run).values()):
         return "Files were kept from an earlier start of this run, whose time is not counted."
     return ""
 
@@ -169,33 +159,34 @@ def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     formats = [words[1] for words in map(str.split, map(str, engines.values())) if words[1:]]
     versions = {"VirNucPro": run.get("version", "")}
     versions |= part(run, "versions") or {"Python": run.get("python", "")}
-    # where calls were made again, the earlier run's stages count too
-    _, total, is_called_again = _timed(run)
-    seconds = total if is_called_again else number(run.get("seconds"))
-    pairs = {
-        "Model": model.get("name", ""),
-        "Model hash": model.get("digest", ""),
-        "Chunk length": f"{model['chunk_nt']} nt" if "chunk_nt" in model else "",
-        "Reading frames": POLICIES.get(policy, policy) + kept,
-        "Device": ", ".join(map(str, devices)),
-        "Engines": "; ".join(f"{slot}: {words}" for slot, words in engines.items()),
-        "Number format": ", ".join(dict.fromkeys(formats)),
-        "Version": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "System": run.get("host", ""),
-        "Started": run.get("started", ""),
-        "Time in all": "" if seconds is None else duration(seconds),
-        "Command": " ".join(map(str, run.get("command", []))),
-    }
-    return [(name, str(value)) for name, value in pairs.items() if str(value)]
+    earlier = _earlier_seconds(run)
+    seconds = number(run.get("seconds")) if earlier is None else earlier
+    pairs = [
+        ("Model", str(model.get("name", ""))),
+        ("Model hash", str(model.get("digest", ""))),
+        ("Chunk length", f"{model['chunk_nt']} nt" if "chunk_nt" in model else ""),
+        ("Reading frames", POLICIES.get(policy, policy) + kept),
+        ("Device", ", ".join(map(str, devices))),
+        ("Engines", "; ".join(f"{slot}: {words}" for slot, words in engines.items())),
+        ("Number format", ", ".join(dict.fromkeys(formats))),
+        ("Version", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("System", str(run.get("host", ""))),
+        ("Started", str(run.get("started", ""))),
+        ("Time in all", "" if seconds is None else duration(seconds)),
+        ("Command", " ".join(map(str, run.get("command", [])))),
+    ]
+    return [(name, value) for name, value in pairs if value]
 
 
-def _timed(run: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], float, bool]:
-    """Stages with a time, the sum of their times, and whether an earlier run's are among them."""
-    timed = {
+def _timed(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
         name: facts
         for name, facts in part(run, "stages").items()
         if isinstance(facts, dict) and isinstance(facts.get("seconds"), int | float)
     }
-    total = float(sum(facts["seconds"] for facts in timed.values()))
-    own = number(run.get("seconds"))
-    return timed, total, own is not None and total > own + CLOCK_SECONDS
+
+
+def _earlier_seconds(run: Mapping[str, Any]) -> float | None:
+    """Of all stages, where they took longer than the run, as they are an earlier one's; or None."""
+    seconds, total = number(run.get("seconds")), sum(f["seconds"] for f in _timed(run).values())
+    return float(total) if seconds is not None and total > seconds + CLOCK_SECONDS else None

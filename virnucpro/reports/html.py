@@ -3,8 +3,6 @@
 Ids and paths from the input never become markup; the page's policy lets no other script run.
 """
 
-from __future__ import annotations
-
 import json
 from html import escape
 from pathlib import Path
@@ -13,13 +11,11 @@ from typing import Any
 from markupsafe import Markup
 
 from virnucpro.core.files import atomic_write, write_json
-from virnucpro.core.text import size
 from virnucpro.reports import citations, explain, pages
 from virnucpro.reports.summary import (
     CALLS,
     LENGTH_BINS_PER_DECADE,
     LIMITS,
-    SCORE_BINS,
     Summary,
     best_regions,
     choose_tracks,
@@ -40,7 +36,6 @@ SHOWN_REGIONS = 100
 HIGH_FDR = 0.2
 # Reads of about one length make a column, not a chart of length against score.
 ONE_LENGTH = 1.25
-COUNTS = ("length", "chunks", "chunks_scored", "supporting", "opposing")
 # Name in MultiQC's data and colour, by call.
 MULTIQC = {
     "virus": ("virus", "#b4472f"), "uncertain": ("uncertain", "#c9a03a"),
@@ -49,48 +44,32 @@ MULTIQC = {
 
 
 def write_report(output_dir: Path) -> Path:
-    """Write report.html and what MultiQC reads from what a run left in `output_dir`.
-
-    It holds run.json and calls.tsv; chunks.tsv and regions.tsv, where they are still there, give
-    the position tracks. Returns the path of report.html.
+    """Write report.html, whose path is returned, and what MultiQC reads, from run.json and tables.
 
     Raises:
-        UsageError: there is no run.
+        UsageError: there is no run in `output_dir`.
         InputError: calls.tsv is missing, or a table is damaged.
-        OutputError: the report cannot be written.
     """
     run = explain.read_run(output_dir)
     table = output_dir / "regions.tsv"
     hosts, regions = best_regions(table) if table.exists() else (0, [])
     summary = summarise(output_dir / "calls.tsv", {row.key for _, row in regions})
     data = _data(run, summary, regions, output_dir)
-    page, graph, general = (output_dir / name for name in REPORT_FILES)
-    inputs = explain.entries(run, "inputs")
-    names = [Path(str(entry.get("path", ""))).name for entry in inputs]
-    ranked = sorted(summary.samples.items(), key=lambda item: -item[1]["virus"])
-    uncertain, half = summary.histogram["uncertain"], SCORE_BINS // 2
-    model = str(explain.part(run, "model").get("name", "?"))
-    style = pages.asset("report.css")
+    model, style = str(explain.part(run, "model").get("name", "?")), pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
     # JSON that cannot end the element it stands in
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    text = pages.environment().get_template("report.html").render(
-        run=run, model=model, summary=summary, data=data, hosts=hosts, explain=explain,
-        title=names[0] if len(names) == 1 else f"{len(names)} files" if names else "",
-        inputs=[
-            (str(entry.get("path", "")), size(entry.get("bytes", 0)), str(entry.get("sha256", "")))
-            for entry in inputs
-        ],
-        uncertain=(sum(uncertain[:half]), sum(uncertain[half:])),
+    page, graph, general = (output_dir / name for name in REPORT_FILES)
+    html = pages.environment().get_template("report.html").render(
+        run=run, explain=explain, summary=summary, data=data, hosts=hosts, model=model,
+        most_samples=MOST_SAMPLES, shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        samples=ranked[:MOST_SAMPLES], hidden=len(ranked[MOST_SAMPLES:]),
-        references=citations.references(model), high_fdr=HIGH_FDR, shown_regions=SHOWN_REGIONS,
-        style=Markup(style), script=Markup(script), policy=pages.policy(style, script),
-        json=Markup(text),
+        references=citations.references(model), style=Markup(style), script=Markup(script),
+        policy=pages.policy(style, script), json=Markup(text),
     )  # fmt: skip
     with atomic_write(page, "w") as file:
-        file.write(text)
+        file.write(html)
 
     # MultiQC finds its files by name, and puts what it reads into its page as it is, so that
     # markup in names is escaped here: calls of each sample as bars, and columns of its table.
@@ -144,17 +123,14 @@ def _data(
         for found in RegionRow.read(table, lambda texts: (texts[-1], texts[0]) in chosen):
             regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     # The page's place for each place in viral.fasta and in regions.fasta, surest first.
-    wanted: list[dict[int, int]] = [{}, {}]
-    letters = MOST_LETTERS
+    viral, inside, letters = dict[int, int](), dict[int, int](), MOST_LETTERS
     for number, (place, found) in enumerate(best):
         if found.length <= letters:
-            wanted[1][place], letters = number, letters - found.length
+            inside[place], letters = number, letters - found.length
     for number, (row, place) in enumerate(summary.top):
         if place >= 0 and row.length <= letters:
-            wanted[0][place], letters = number, letters - row.length
+            viral[place], letters = number, letters - row.length
     packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
-    fasta = [read_sequences(output_dir / f"{name}.fasta{packed}", places)
-             for name, places in zip(("viral", "regions"), wanted, strict=True)]  # fmt: skip
     sample_of, status_of, call_of = (
         {name: place for place, name in enumerate(names)} for names in (samples, statuses, CALLS)
     )
@@ -164,7 +140,11 @@ def _data(
         "rows": {
             "id": [row.seq_id for row in rows],
             "sample": [sample_of[row.sample] for row in rows],
-            **{name.removeprefix("chunks_"): [getattr(row, name) for row in rows] for name in COUNTS},
+            "length": [row.length for row in rows],
+            "chunks": [row.chunks for row in rows],
+            "scored": [row.chunks_scored for row in rows],
+            "supporting": [row.supporting for row in rows],
+            "opposing": [row.opposing for row in rows],
             "p": [_scaled(row.p_virus) for row in rows],
             "fdr": [_scaled(row.fdr) for row in rows],
             "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
@@ -185,8 +165,8 @@ def _data(
             }
             for _, found in best
         ],
-        "fasta": fasta[0],
-        "regionFasta": fasta[1],
+        "fasta": read_sequences(output_dir / f"viral.fasta{packed}", viral),
+        "regionFasta": read_sequences(output_dir / f"regions.fasta{packed}", inside),
         "curve": summary.curve,
         "limits": LIMITS,
         "again": explain.advice(run.get("command") or [], "\0").split("\0"),

@@ -4,8 +4,6 @@ A page is one file that needs no network: names from the input are escaped, and 
 it but the script that its own policy names by hash.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """calls.tsv and chunks.tsv -> everything the report shows of them, in bounded memory."""
 
-from __future__ import annotations
-
 import gzip
 import itertools
 import math

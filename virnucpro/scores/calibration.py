@@ -1,8 +1,5 @@
 """From the scores of chunks to a calibrated probability and a call for each contig.
 
-The parameters are fitted by training and lie in a JSON file beside the weights; applying them
-needs numpy only.
-
 A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null)) become slope(L) z + intercept(L),
 both interpolated over the logarithm of the chunk's length L. Chunks of one contig are neither
 one observation nor independent ones: the contig's log-odds are the mean of its chunks', weighted
@@ -36,6 +33,7 @@ _LEAST_CLEAR = 150
 _LARGEST, _MOST_LENGTHS = 1e9, 1000
 
 Floats = NDArray[np.float64]
+Lengths = NDArray[np.integer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +59,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path | None) -> Calibration:
-        """Read a model's parameters; None gives the logistic of the mean chunk log-odds.
-
-        Raises:
-            ModelError: unreadable, of another format, or not the numbers expected.
-        """
+        """Read a model's parameters; None gives the logistic of the mean chunk log-odds."""
         if path is None:
             return cls()
         value = read_json(path)
@@ -108,7 +102,7 @@ class Calibration:
         if min(self.slope) <= 0 or min(*shares, *limits) < 0 or max(shares) > 1:
             raise ValueError("slopes must be positive, gain and limits of p_virus from 0 to 1")
 
-    def log_odds(self, scores: Floats, lengths_nt: NDArray[np.integer]) -> Floats:
+    def log_odds(self, scores: Floats, lengths_nt: Lengths) -> Floats:
         """Calibrated log-odds of single chunks: scores (n, 2 or 3), lengths (n,) to (n,)."""
         z = raw_log_odds(scores)
         at = np.log(np.maximum(lengths_nt, 1).astype(np.float64))
@@ -117,23 +111,17 @@ class Calibration:
         return out
 
     def contigs(
-        self,
-        scores: Floats,
-        lengths_nt: NDArray[np.integer],
-        contig_of: NDArray[np.integer],
-        contig_nt: NDArray[np.integer],
-        hidden_nt: NDArray[np.integer] | None = None,
-        are_pairs: bool = False,
-    ) -> tuple[Floats, NDArray[np.str_]]:
+        self, scores: Floats, lengths_nt: Lengths, contig_of: NDArray[np.integer],
+        contig_nt: Lengths, hidden_nt: Lengths | None = None, are_pairs: bool = False,
+    ) -> tuple[Floats, NDArray[np.str_]]:  # fmt: skip
         """Probability, NaN for a contig without chunks, and call of each contig: (contigs,) each.
 
         Args:
-            scores: P(other), P(virus) and, where there is one, P(null) of each chunk, shape
-                (chunks, 2 or more); a missing P(null) may be NaN.
-            lengths_nt: known letters of each chunk, shape (chunks,).
-            contig_of: index of each chunk's contig, shape (chunks,).
-            contig_nt: known letters of each contig, shape (contigs,); its chunks may overlap.
-            hidden_nt: its other letters, shape (contigs,); None means there are none.
+            scores: P(other), P(virus) and maybe P(null), or NaN, (chunks, 2 or more).
+            lengths_nt: known letters of each chunk, (chunks,).
+            contig_of: index of each chunk's contig, (chunks,).
+            contig_nt: known letters of each contig, (contigs,); its chunks may overlap.
+            hidden_nt: its other letters, (contigs,); None means there are none.
             are_pairs: a contig stands for the mates of a pair, a chunk for a part of a mate.
         """
         count = len(contig_nt)
@@ -167,8 +155,7 @@ def raw_log_odds(scores: Floats) -> Floats:
 
 def logistic(x: Floats) -> Floats:
     """1 / (1 + exp(-x)) without overflow."""
-    out: Floats = 0.5 * (1.0 + np.tanh(0.5 * x))
-    return out
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
 
 
 def _null(scores: Floats) -> Floats:

@@ -1,12 +1,7 @@
 """The classifiers: merged vectors in, probabilities out, in float32.
 
-The published network gives P(other) and P(virus), the bundled model's also P(null) and the group
-(family, class) that a sequence came from. Which one a weights file holds is written in its
-metadata; `training.networks` has what trains them. Arithmetic is written once, for arrays of numpy
-and for tensors on a GPU alike.
+Arithmetic is written once, for arrays of numpy and for tensors on a GPU alike.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,17 +27,7 @@ Floats = NDArray[np.float32]
 
 
 class Classifier:
-    """A network of one of the two kinds.
-
-    Args:
-        kind: which.
-        tensors: its weights, as `read_classifier` gives them.
-        groups: names of the groups that it tells apart.
-        device: `cpu` or `cuda:N`.
-
-    Attributes:
-        width: of the vectors that it takes.
-    """
+    """A network with the kind and weights that `read_classifier` gives, and its groups' names."""
 
     def __init__(
         self, kind: str, tensors: Tensors, groups: Sequence[str] = (), device: str = "cpu"
@@ -51,17 +36,13 @@ class Classifier:
         self._device = device
         self._tensors = {name: self._there(tensor) for name, tensor in tensors.items()}
         first = tensors["hidden_layer.weight" if self._is_published else "hidden.weight"]
-        self.width = first.shape[1]
+        self.width = first.shape[1]  # of the vectors that it takes
 
     def scores(self, vectors: Floats) -> Floats:
-        """Score merged vectors; a row's scores never depend on the other rows' values.
+        """P(other) and P(virus) of merged vectors (n, width), DNA first: shape (n, 2).
 
-        Args:
-            vectors: DNA vector then protein vector, shape (n, width).
-
-        Returns:
-            Shape (n, 2): P(other), P(virus); with P(null) and the columns of `Kinds` behind when
-            the model has them.
+        With P(null) and the columns of `Kinds` behind where the model has them. A row's scores
+        never depend on the other rows' values.
 
         Raises:
             ModelError: vectors of another width.
@@ -70,12 +51,16 @@ class Classifier:
             raise ModelError(
                 f"the classifier takes vectors of width {self.width}, got {vectors.shape}"
             )
-        x = self._there(vectors)
-        if self._is_published:
-            return _softmax(self._published(x))
-        hidden = self._hidden(x)
+        x, t = self._there(vectors), self._tensors
+        if self._is_published:  # linear, batch norm, ReLU, linear; as origin prediction.py
+            h = self._linear("hidden_layer", x) - t["bn1.running_mean"]
+            h = h / (t[VARIANCE] + BATCH_NORM_EPS) ** 0.5 * t["bn1.weight"] + t["bn1.bias"]
+            return _softmax(self._linear("output_layer", h.clip(0)))
+        x = x - x.mean(axis=1, keepdims=True)  # layer norm, linear, squared ReLU
+        x = x / ((x * x).mean(axis=1, keepdims=True) + LAYER_NORM_EPS) ** 0.5
+        hidden = self._linear("hidden", x * t["norm.weight"] + t["norm.bias"]).clip(0) ** 2
         logits = self._linear("out", hidden)
-        groups = self._linear("kind", hidden) if "kind.weight" in self._tensors else logits[:, :0]
+        groups = self._linear("kind", hidden) if "kind.weight" in t else logits[:, :0]
         return mini_scores(logits, groups, self._kinds)
 
     def _there(self, array: Floats) -> Any:
@@ -84,24 +69,6 @@ class Classifier:
         import torch
 
         return torch.from_numpy(array).to(self._device)
-
-    def _published(self, x: Any) -> Any:
-        """Linear, batch norm, ReLU, linear.
-
-        Source:
-            Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`.
-        """
-        t = self._tensors
-        h = self._linear("hidden_layer", x) - t["bn1.running_mean"]
-        h = h / (t[VARIANCE] + BATCH_NORM_EPS) ** 0.5 * t["bn1.weight"] + t["bn1.bias"]
-        return self._linear("output_layer", h.clip(0))
-
-    def _hidden(self, x: Any) -> Any:
-        """Layer norm, linear, squared ReLU."""
-        t = self._tensors
-        x = x - x.mean(axis=1, keepdims=True)
-        x = x / ((x * x).mean(axis=1, keepdims=True) + LAYER_NORM_EPS) ** 0.5
-        return self._linear("hidden", x * t["norm.weight"] + t["norm.bias"]).clip(0) ** 2
 
     def _linear(self, name: str, x: Any) -> Any:
         return x @ self._tensors[f"{name}.weight"].T + self._tensors[f"{name}.bias"]
@@ -122,12 +89,7 @@ def _softmax(logits: Any) -> Floats:
 
 
 def load_classifier(spec: ModelSpec, device: str = "cpu") -> Classifier:
-    """Load the classifier of a model, after checking its hash and its numbers.
-
-    Raises:
-        ModelError: the file is missing, is not the recorded one, holds numbers that are not
-            finite, or does not fit the encoders.
-    """
+    """Load the classifier of a model; a `ModelError` if it is not the recorded one, or no fit."""
     path = spec.classifier
     if not path.is_file():
         raise ModelError(f"{path}: classifier weights are missing; `virnucpro models list`")

@@ -1,16 +1,13 @@
 """How viral a sample is as a whole, and the false discovery rate that follows from it.
 
-A calibrated probability holds for the mix of sequences that it was calibrated on. A sample of
-soil with one virus in a thousand contigs holds far more false positives among its high scores
-than such a mix, and one of bacteria more than one of vertebrates. So the mix of cellular classes
-is estimated from the records that score low, by the class that each looks most like; then the
-share of viruses from all scores, at that mix; `p_virus` is left as it is.
+A calibrated probability holds for the mix of sequences that it was calibrated on. The mix of
+cellular classes is estimated from the records that score low, by the class that each looks most
+like; then the share of viruses from all scores, at that mix; `p_virus` is left as it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,12 +57,7 @@ class Mix:
 
     @classmethod
     def of(cls, value: dict[str, Any]) -> Mix:
-        """From lists.
-
-        Raises:
-            ValueError: shapes or numbers are not those of a mix.
-            TypeError: no lists of numbers.
-        """
+        """From lists; a ValueError or TypeError where they are not those of a mix."""
         tables = {name: np.array(table, dtype=np.float64) for name, table in value.items()}
         mix = cls(**{name: _tuples(table.tolist()) for name, table in tables.items()})
         n, m, h = len(mix.lengths_nt) + 1, len(mix.shares), np.shape(mix.hosts)[-1]
@@ -84,18 +76,13 @@ class Composition:
     """The scores of one sample, counted in fine bins: bounded memory whatever the sample.
 
     A bin is 0.02 wide in log-odds, so that the corrected probabilities of its records differ by
-    less than half a percent.
-
-    Args:
-        mix: of the model.
-        are_pairs: what is counted are pairs of mates.
+    less than half a percent. With `are_pairs` what is counted are pairs of mates.
     """
 
     def __init__(self, mix: Mix, are_pairs: bool = False) -> None:
         rows = slice(-1, None) if are_pairs else slice(0, -1)
-        self._edges = np.sqrt(np.multiply(mix.lengths_nt[1:], mix.lengths_nt[:-1]))
-        if are_pairs:
-            self._edges = self._edges[:0]
+        lengths = mix.lengths_nt[:1] if are_pairs else mix.lengths_nt
+        self._edges = np.sqrt(np.multiply(lengths[1:], lengths[:-1]))
         self._shares = np.array(mix.shares)
         self._viral, self._cellular, self._looks = (
             np.array(table[rows]) for table in (mix.viral, mix.cellular, mix.hosts)
@@ -113,7 +100,13 @@ class Composition:
     def estimate(self) -> Sample:
         """The share of viruses in the sample, and what its scores mean at that share."""
         p = 1.0 / (1.0 + np.exp(-_ODDS))
-        cellular = np.einsum("c,lcb->lb", self._class_shares(), self._cellular)
+        classes = self._shares  # expectation maximisation over likeliest hosts
+        for _ in range(_ROUNDS):
+            of_class = classes[:, None] * self._looks
+            of_class = of_class / of_class.sum(axis=1, keepdims=True)
+            classes = np.einsum("lch,lh->c", of_class, self._hosts) + _IMAGINED_HOSTS * self._shares
+            classes = classes / classes.sum()
+        cellular = np.einsum("c,lcb->lb", classes, self._cellular)
         viral, cellular = (
             np.array([np.interp(_ODDS, _CENTRES, row) for row in table])
             for table in (self._viral, cellular)
@@ -136,16 +129,6 @@ class Composition:
             _rates=np.cumsum(false[::-1])[::-1] / np.maximum(records, 1),
         )  # fmt: skip
 
-    def _class_shares(self) -> Floats:
-        """Shares of the cellular classes, (m,): expectation maximisation over likeliest hosts."""
-        shares = self._shares
-        for _ in range(_ROUNDS):
-            of_class = shares[:, None] * self._looks
-            of_class = of_class / of_class.sum(axis=1, keepdims=True)
-            shares = np.einsum("lch,lh->c", of_class, self._hosts) + _IMAGINED_HOSTS * self._shares
-            shares = shares / shares.sum()
-        return shares
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -158,7 +141,7 @@ class Sample:
     _p_sample: Floats  # (lengths, bins)
     _rates: Floats  # (bins,)
 
-    @cached_property
+    @property
     def compatible_with_none(self) -> bool:
         """Whether the scores are such as a sample without any virus has."""
         return self.low == 0.0

@@ -1,10 +1,4 @@
-"""The original program's two tables: scores of ORFs in input order, calls of chunks by their id.
-
-Rows stream: the table of chunks is sorted in blocks on disk, so memory does not grow with the
-input.
-"""
-
-from __future__ import annotations
+"""The original program's two tables: scores of ORFs in input order, calls of chunks by their id."""
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,11 +16,9 @@ MERGE_FILES = 64
 
 
 def format_rows(orf_ids: Sequence[str], scores: NDArray[np.float32]) -> str:
-    r"""Rows of prediction_results.txt; a tie is `others`, as argmax takes the first.
+    r"""Rows of prediction_results.txt of n ORFs; a tie is `others`, as argmax takes the first.
 
-    Args:
-        orf_ids: n ids.
-        scores: P(other) and P(virus), shape (n, 2) or more columns.
+    `scores` are P(other) and P(virus), shape (n, 2) or more columns.
 
     Source:
         Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`: float32 in its shortest form.
@@ -45,7 +37,7 @@ class ConsensusTable:
     """`prediction_results_highestscore.csv`: one row a chunk, sorted by id as text.
 
     A chunk is a virus if some frame looks at least as viral as any frame looks non-viral. Blocks
-    of the sort lie in `scratch` until `write`.
+    of the sort lie in `scratch` until `write`, so memory does not grow with the input.
 
     Source: Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`: tab separated in spite of the name.
     """
@@ -53,7 +45,7 @@ class ConsensusTable:
     def __init__(self, scratch: Path, block: int = SORT_BLOCK_CHUNKS) -> None:
         self._scratch, self._block = scratch, block
         self._held: list[tuple[str, str]] = []
-        self._files: list[Path] = []
+        self._files, self._count = list[Path](), 0
 
     def add(self, chunk_ids: Iterable[str], is_virus: Iterable[bool]) -> None:
         """Take chunks, each once, in any order."""
@@ -74,20 +66,16 @@ class ConsensusTable:
             path.unlink()
 
     def _spill(self, rows: Iterable[tuple[str, str]]) -> None:
+        merged: list[Path] = []
         if len(self._files) == MERGE_FILES:  # bounds the files that are open at once
-            before, rows = self._files, heapq.merge(self._spilled(), rows)
-            self._files = [self._written(rows, "merged")]
-            for path in before:
-                path.unlink()
-            self._files = [self._files[0].replace(self._scratch / ".sort-0")]
-            return
-        self._files.append(self._written(rows, str(len(self._files))))
-
-    def _written(self, rows: Iterable[tuple[str, str]], name: str) -> Path:
-        path = self._scratch / f".sort-{name}"
+            merged, rows = self._files, heapq.merge(self._spilled(), rows)
+        path = self._scratch / f".sort-{self._count}"
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             file.writelines(f"{chunk_id}\t{flag}\n" for chunk_id, flag in rows)
-        return path
+        self._count += 1
+        self._files = [*self._files[len(merged) :], path]
+        for old in merged:
+            old.unlink()
 
     def _spilled(self) -> Iterator[tuple[str, str]]:
         """The rows of all blocks on disk, sorted; code points sort as their UTF-8 bytes do."""

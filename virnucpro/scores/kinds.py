@@ -1,10 +1,8 @@
 """What kind of virus: probabilities of the groups that a model was trained on, summed up.
 
-Room 6 (merged rows -> calls). A group is called `{kind}: {family}`, `virus: {name}` where its kind
-is open, or by its cellular class.
+A group is called `{kind}: {family}`, `virus: {name}` where its kind is open, or by its cellular
+class.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -22,27 +20,20 @@ Floats = NDArray[np.float64]
 
 
 class Kinds:
-    """The kinds and families of a model's groups.
-
-    Args:
-        groups: names of its groups, in the order of its logits; none for a model without any.
-
-    Attributes:
-        of_group: shape (groups,): index of each group's kind, -1 for none.
-        families: name of each group's family, empty where it is no family.
-        hosts: names of the cellular classes.
-    """
+    """The kinds and families of a model's groups, by their names in the order of its logits."""
 
     def __init__(self, groups: Sequence[str]) -> None:
         parts = [group.partition(": ") for group in groups]
         kinds = [KINDS.index(kind) if kind in KINDS else -1 for kind, _, _ in parts]
-        self.of_group = np.array(kinds, dtype=np.int64)
-        self.families = [
+        self.of_group = np.array(kinds, dtype=np.int64)  # index of its kind, -1 for none, (groups,)
+        self.families = [  # of each group, empty where it is no family
             name if k >= 0 and name.endswith("idae") else ""
             for k, (_, _, name) in zip(kinds, parts, strict=True)
         ]
-        self._host_groups = [i for i, name in enumerate(groups) if is_host(name)]
-        self.hosts = [groups[i] for i in self._host_groups]
+        self._host_groups = [
+            i for i, name in enumerate(groups) if ": " not in name and name not in ("virus", "null")
+        ]
+        self.hosts = [groups[i] for i in self._host_groups]  # the cellular classes
 
     def columns(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities of the groups (n, groups) to those of kinds and family (n, `COLUMNS`)."""
@@ -59,18 +50,12 @@ class Kinds:
     def of_records(
         self, columns: Floats, weight: Floats, record_of: NDArray[np.integer], count: int
     ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64], Floats, NDArray[np.int64]]:
-        """Likeliest kind, family and host of each record, over its chunks.
+        """Likeliest kind, family and host of `count` records, over their chunks.
 
-        Args:
-            columns: of the chunks, shape (chunks, `COLUMNS`); NaN counts as no evidence.
-            weight: of the chunks, shape (chunks,).
-            record_of: index of each chunk's record, shape (chunks,).
-            count: number of records.
-
-        Returns:
-            Index of the kind and its share among kinds, index of the group of the family and its
-            mean probability, index of the host, each (count,); the shares of a record without
-            evidence are 0, and its host is -1.
+        Of each chunk `columns` (chunks, `COLUMNS`), where NaN is no evidence, its weight, and the
+        index of its record. Returns index of the kind and its share among kinds, index of the
+        family's group and its mean probability, index of the host, each (count,); the shares of a
+        record without evidence are 0, and its host is -1.
         """
         columns = np.nan_to_num(columns)
         total = np.maximum(np.bincount(record_of, weight, minlength=count), 1e-9)
@@ -93,8 +78,3 @@ class Kinds:
             likeliest.append((best, certain / total))
         (host, hosted), (family, certain) = likeliest
         return kind, score, family, certain, np.where(hosted > 0, host, -1)
-
-
-def is_host(group: str) -> bool:
-    """Whether a group is a cellular class."""
-    return ": " not in group and group not in ("virus", "null")

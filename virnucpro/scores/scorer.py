@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,6 @@ from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores import kinds
 
 if TYPE_CHECKING:
-    import torch
-
     from virnucpro.core.records import Tokens
     from virnucpro.encoders.base import Encoder
     from virnucpro.encoders.esm2 import Esm2
@@ -55,10 +53,8 @@ class EmbeddingOptions(EngineOptions):
 class LoadedModels:
     """Encoders and classifiers that are kept on one device, each loaded when first asked for.
 
-    Args:
-        device: `cpu` or `cuda:N`.
-        threads: CPU threads of arithmetic; None leaves torch's choice.
-        cache_clear_interval: units between two clearings of the GPU cache; 0 never.
+    `threads` are CPU threads of arithmetic, None leaves torch's choice; `cache_clear_interval`
+    units lie between two clearings of the GPU cache, 0 never clears it.
     """
 
     def __init__(
@@ -66,15 +62,14 @@ class LoadedModels:
     ) -> None:
         self.device, self.threads = device, threads
         self._interval, self._units = cache_clear_interval, 0
-        self._encoders: dict[tuple[EncoderSpec, torch.dtype, bool], Encoder] = {}
+        self._encoders: dict[Any, Encoder | SmallEncoder] = {}
         self._engines: dict[tuple[EncoderSpec, EmbeddingOptions], Engine] = {}
-        self._small: dict[EncoderSpec, SmallEncoder] = {}
         self._classifiers: dict[str, Classifier] = {}
 
     @property
     def loads(self) -> int:
         """Encoders loaded so far."""
-        return len(self._encoders) + len(self._small)
+        return len(self._encoders)
 
     @property
     def is_single_threaded(self) -> bool:
@@ -82,7 +77,7 @@ class LoadedModels:
         return self.threads == 1 and self.device == "cpu"
 
     def engine(self, spec: EncoderSpec, options: EmbeddingOptions) -> Engine:
-        """An encoder in its engine.
+        """An encoder in its engine; a small one on the CPU does without torch.
 
         Raises:
             ModelError: weights are missing or damaged.
@@ -91,7 +86,13 @@ class LoadedModels:
         if (spec, options) in self._engines:
             return self._engines[spec, options]
         if spec.is_small and self.device == "cpu" and options.dtype in ("auto", "float32"):
-            return self._engines.setdefault((spec, options), self._light(spec))
+            from virnucpro.encoders.small_cpu import SmallEncoder
+            from virnucpro.engines.light import LightEngine
+
+            small = self._encoders.get(spec) or SmallEncoder(spec)
+            self._encoders[spec] = small
+            light = LightEngine(cast("SmallEncoder", small), self.threads or usable_cpus())
+            return self._engines.setdefault((spec, options), light)
         import torch
 
         from virnucpro.encoders.load import load_encoder
@@ -134,16 +135,7 @@ class LoadedModels:
                 with torch.cuda.device(device):
                     encoder.prove()
             self._encoders[key] = encoder
-        return self._encoders[key]
-
-    def _light(self, spec: EncoderSpec) -> Engine:
-        """A small encoder on the CPU, without torch."""
-        from virnucpro.encoders.small_cpu import SmallEncoder
-        from virnucpro.engines.light import LightEngine
-
-        if spec not in self._small:
-            self._small[spec] = SmallEncoder(spec)
-        return LightEngine(self._small[spec], self.threads or usable_cpus())
+        return cast("Encoder", self._encoders[key])
 
     def classifier(self, model: ModelSpec) -> Classifier:
         """The classifier of a model; errors as for `engine`."""
@@ -165,35 +157,25 @@ class LoadedModels:
 class Embedder:
     """One encoder in its engine on one device, with its tokenizer; loaded when first needed."""
 
-    def __init__(
-        self, spec: EncoderSpec, encoders: LoadedModels, options: EmbeddingOptions
-    ) -> None:
-        self.spec, self._encoders, self._options = spec, encoders, options
+    def __init__(self, spec: EncoderSpec, models: LoadedModels, options: EmbeddingOptions) -> None:
+        self.spec, self.models, self.options = spec, models, options
         self._tokenizer: Tokenizer | None = None
-        self._engine: Engine | None = None
 
     def load(self) -> Engine:
         """The engine with its encoder on the device; errors as for `LoadedModels.engine`."""
-        if self._engine is None:
-            self._engine = self._encoders.engine(self.spec, self._options)
-        return self._engine
-
-    def load_encoder(self) -> None:
-        """What takes long in `load`."""
-        self._encoders.encoder(self.spec, self._options)
+        return self.models.engine(self.spec, self.options)
 
     def tokens(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         """Token ids of each sequence, under the number of its row; needs no device."""
         from virnucpro.encoders.tokenizers import make_tokenizer
         from virnucpro.engines.feeding import tokenize
 
-        if self._tokenizer is None:
-            self._tokenizer = make_tokenizer(self.spec)
+        self._tokenizer = self._tokenizer or make_tokenizer(self.spec)
         texts = [sequence.decode("ascii") for sequence in sequences]
-        threads = self._options.tokenizer_threads
+        threads = self.options.tokenizer_threads
         if threads is None:
-            on_cpu = self._encoders.device == "cpu"
-            threads = 1 if on_cpu else min(MOST_TOKENIZERS, self._encoders.threads or usable_cpus())
+            on_cpu = self.models.device == "cpu"
+            threads = 1 if on_cpu else min(MOST_TOKENIZERS, self.models.threads or usable_cpus())
         return tokenize(self._tokenizer, texts, threads)
 
     def embed(
@@ -213,27 +195,23 @@ Prepared = tuple["Sequence[Tokens]", "Sequence[Tokens]"]
 
 
 class Scorer:
-    """Scores of distinct ORFs by one model, on the device of `encoders`."""
+    """Scores of distinct ORFs by one model, on the device of `models`."""
 
     def __init__(
-        self,
-        model: ModelSpec,
-        encoders: LoadedModels,
-        dna: EmbeddingOptions | None = None,
-        protein: EmbeddingOptions | None = None,
-        classifier_batch: int = 256,
-    ) -> None:
-        self.model, self._encoders, self._batch = model, encoders, classifier_batch
-        self._dna = Embedder(model.dna, encoders, dna or EmbeddingOptions())
-        self._protein = Embedder(model.protein, encoders, protein or EmbeddingOptions())
+        self, model: ModelSpec, models: LoadedModels, dna: EmbeddingOptions | None = None,
+        protein: EmbeddingOptions | None = None, classifier_batch: int = 256,
+    ) -> None:  # fmt: skip
+        self.model, self._models, self._batch = model, models, classifier_batch
+        self._dna = Embedder(model.dna, models, dna or EmbeddingOptions())
+        self._protein = Embedder(model.protein, models, protein or EmbeddingOptions())
 
     def load(self) -> None:
         """Load what is not loaded yet; errors as for `LoadedModels.engine`."""
-        self._encoders.classifier(self.model)
+        self._models.classifier(self.model)
         slots = (self._dna, self._protein)
-        if self._encoders.device != "cpu":
-            with ThreadPoolExecutor(len(slots)) as loaders:
-                list(loaders.map(Embedder.load_encoder, slots))
+        if self._models.device != "cpu":
+            with ThreadPoolExecutor(len(slots)) as loaders:  # what takes long
+                list(loaders.map(lambda slot: self._models.encoder(slot.spec, slot.options), slots))
         for slot in slots:  # one after the other: each sees how much memory is free
             slot.load()
 
@@ -255,15 +233,15 @@ class Scorer:
         return merged
 
     def run(self, prepared: Prepared) -> Generator[int, None, NDArray[np.float32]]:
-        """P(other), P(virus), P(null) and the columns of `Kinds` of n ORFs, (n, `COLUMNS`).
-
-        NaN where the model has no such class. Yields ORFs as they are done.
-        """
+        """Scores of n ORFs as `classify` gives them; yields ORFs as they are done."""
         return self.classify((yield from self.vectors(prepared)))
 
     def classify(self, merged: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores of merged vectors, shape (n, `COLUMNS`), as `run` returns them."""
-        classifier = self._encoders.classifier(self.model)
+        """P(other), P(virus), P(null) and the columns of `Kinds` of merged vectors, (n, `COLUMNS`).
+
+        NaN where the model has no such class.
+        """
+        classifier = self._models.classifier(self.model)
         table = np.full((len(merged), COLUMNS), np.nan, dtype=np.float32)
         for first in range(0, len(merged), self._batch):
             scores = classifier.scores(merged[first : first + self._batch])
@@ -272,8 +250,8 @@ class Scorer:
 
     def stats(self) -> dict[str, dict[str, object]]:
         """What each engine did so far, by slot."""
-        return {"dna": self._dna.load().stats.as_dict(),
-                "protein": self._protein.load().stats.as_dict()}  # fmt: skip
+        slots = {"dna": self._dna, "protein": self._protein}
+        return {name: slot.load().stats.as_dict() for name, slot in slots.items()}
 
 
 def finished(steps: Generator[int, None, NDArray[np.float32]]) -> NDArray[np.float32]:

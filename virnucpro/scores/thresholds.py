@@ -1,15 +1,9 @@
-"""From probabilities to words: the user's thresholds, and the stretches that look viral.
-
-A virus inside a chromosome (a provirus) is a run of viral chunks in a contig that is not viral
-as a whole.
-"""
-
-from __future__ import annotations
+"""From probabilities to words: the user's thresholds, and the stretches that look viral."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 VIRUS, UNCERTAIN = "virus", "uncertain"
 PresetName = Literal["conservative", "relaxed"]
@@ -24,17 +18,12 @@ Window = tuple[int, int, float | None]  # of a chunk: start, end (nt), p_virus
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What a record must reach to be called a virus; without any, the model's own call stands.
+    """What a record must reach to be called a virus; without any, the model's own call stands."""
 
-    Attributes:
-        min_score: least `p_virus` of a virus; None leaves it to the model.
-        max_fdr: greatest `fdr` of a virus; None asks for nothing.
-        only_stricter: nothing becomes a virus that the model does not call one, such as a
-            sequence unlike any in training, however it scores.
-    """
-
-    min_score: float | None = None
-    max_fdr: float | None = None
+    min_score: float | None = None  # least `p_virus` of a virus; None leaves it to the model
+    max_fdr: float | None = None  # greatest `fdr` of a virus
+    # nothing becomes a virus that the model does not call one, such as a sequence unlike any in
+    # training, however it scores
     only_stricter: bool = False
 
     def __post_init__(self) -> None:
@@ -52,15 +41,13 @@ class Thresholds:
         >>> Thresholds(min_score=0.9).call("virus", p_virus=0.8, fdr=0.1)
         'uncertain'
         """
-        call = model_call
+        is_virus, is_low = model_call == VIRUS, False
         if self.min_score is not None:
-            if p_virus < self.min_score:
-                call = UNCERTAIN if call == VIRUS else call
-            elif not self.only_stricter:
-                call = VIRUS
-        if call == VIRUS and self.max_fdr is not None and fdr > self.max_fdr:
-            return UNCERTAIN
-        return call
+            is_low = p_virus < self.min_score
+            is_virus = is_virus or not (is_low or self.only_stricter)
+        if not is_virus:
+            return model_call
+        return UNCERTAIN if is_low or (self.max_fdr is not None and fdr > self.max_fdr) else VIRUS
 
 
 PRESETS: dict[PresetName, Thresholds] = {
@@ -72,21 +59,13 @@ PRESETS: dict[PresetName, Thresholds] = {
 def thresholds(
     preset: PresetName | None, min_score: float | None = None, max_fdr: float | None = None
 ) -> Thresholds:
-    """A preset, with thresholds given by number in place of its own.
-
-    Raises:
-        ValueError: a threshold is not between 0 and 1.
-    """
+    """A preset, with thresholds given by number in place of its own."""
     base = PRESETS[preset] if preset else Thresholds()
-    return replace(
-        base,
-        min_score=base.min_score if min_score is None else min_score,
-        max_fdr=base.max_fdr if max_fdr is None else max_fdr,
-    )
+    score = base.min_score if min_score is None else min_score
+    return replace(base, min_score=score, max_fdr=base.max_fdr if max_fdr is None else max_fdr)
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(NamedTuple):
     """A stretch of a contig that looks viral; nt, 0-based, end excluded."""
 
     start: int
@@ -98,17 +77,13 @@ class Stretch:
 
 
 def viral_stretches(windows: Sequence[Window], is_virus: bool) -> list[Stretch]:
-    """Merge neighbouring viral chunks into stretches.
+    """Merge neighbouring viral chunks of a contig, which is called a virus or not, into stretches.
 
     Viral chunks (p_virus above one half) that follow each other among the scored chunks make
     one stretch; a single opposing chunk between two viral ones is bridged. In a contig that is
     called a virus every stretch counts. In any other the log-odds of a stretch must sum to at
     least ln(n / 0.05), n being the scored chunks of the contig: chance makes one such stretch in
     20 contigs.
-
-    Args:
-        windows: the chunks of one contig, in order; those without a score are passed over.
-        is_virus: whether the contig is called a virus.
 
     >>> track = [(500 * i, 500 * i + 500, p) for i, p in enumerate([.1, .9, .4, .99])]
     >>> [(s.start, s.end, s.opposing) for s in viral_stretches(track, is_virus=True)]
@@ -126,16 +101,11 @@ def viral_stretches(windows: Sequence[Window], is_virus: bool) -> list[Stretch]:
             runs.append((i, i))
     found = []
     for first, last in runs:
-        inside = scored[first : last + 1]
-        scores = [p for _, _, p in inside]
+        starts, ends, scores = zip(*scored[first : last + 1], strict=True)
         bounded = [min(max(p, _LEAST), 1 - _LEAST) for p in scores]
         log_odds = sum(math.log(p / (1 - p)) for p in bounded)
         if log_odds >= needed:
-            supporting = sum(p > VIRAL for p in scores)
-            found.append(
-                Stretch(
-                    inside[0][0], max(end for _, end, _ in inside), supporting,
-                    len(scores) - supporting, sum(scores) / len(scores), log_odds,
-                )
-            )  # fmt: skip
+            supporting, n = sum(p > VIRAL for p in scores), len(scores)
+            mean = sum(scores) / n
+            found.append(Stretch(starts[0], max(ends), supporting, n - supporting, mean, log_odds))
     return found

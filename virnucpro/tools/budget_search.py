@@ -44,8 +44,7 @@ def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
     found: list[str] = []
     for record in read_records([test_file]):
         windows = chunk_windows(len(record.sequence), CHUNK_NT)
-        chunks = [record.sequence[start:end] for start, end in windows]
-        orfs = find_orfs(chunks, OrfPolicy("longest"))
+        orfs = find_orfs([record.sequence[a:b] for a, b in windows], OrfPolicy("longest"))
         found += [orf.decode("ascii") for orf in (orfs.dna if slot == "dna" else orfs.protein)]
         if len(found) >= MOST_SEQUENCES:
             break

@@ -1,10 +1,7 @@
 """What a prediction will cost: what the first part of its input holds, at a rate of this machine.
 
-Rates are those of the last predictions here. Where there was none, the bundled model is timed for
-a second; the published ones take longer to load than an estimate may.
+Rates are those of the last predictions here; where there was none, the bundled model is timed.
 """
-
-from __future__ import annotations
 
 import random
 import stat
@@ -134,7 +131,6 @@ def estimate(
     if known is None and can_time:
         orfs = find_orfs(found.sample, model.orf_policy)
         deadline, pace = time.monotonic() + PILOT_SECONDS, Pace()
-
         units = (
             (first, (orfs.dna[first:end], orfs.protein[first:end]))
             for first, end in ((i, i + PILOT_ORFS) for i in range(0, len(orfs), PILOT_ORFS))

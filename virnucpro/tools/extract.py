@@ -1,8 +1,4 @@
-"""Records of a call, back out of the files that a run read; found by their number and the hash.
-
-Streams. Records come out as they are in the file, with wrapped lines, gaps and qualities; mates
-stay together: both come out where one has the call.
-"""
+"""Records of a call, back out of the files that a run read; found by their number and the hash."""
 
 import gzip
 from collections.abc import Collection, Iterator, Sequence
@@ -19,6 +15,7 @@ from virnucpro.sequences.alignments import alignment_format, open_alignments, pr
 from virnucpro.sequences.streams import BLANKS, STDIN, TextStream, open_unpacked
 
 CALL, SAMPLE = CALL_COLUMNS.index("call"), CALL_COLUMNS.index("sample")
+_GZIP_LEVEL = 6
 _CHANGED = "changed while it was read; what was written is not whole"
 
 
@@ -28,9 +25,9 @@ def extract(
 ) -> tuple[int, int]:  # fmt: skip
     """Write the records of `files`, an input of a finished run or a pair, that have one of `calls`.
 
-    Of `targets` there is one, or for pairs one for each mate; `-` is `standard_output`. Packed with
-    gzip where the name ends so; reads of alignments come as BAM. Returns how many records were
-    written, and how many there are.
+    Streams. Of mates both come out where one has the call. Of `targets` there is one, or for pairs
+    one for each mate; `-` is `standard_output`. Packed with gzip where the name ends so; reads of
+    alignments come as BAM. Returns how many records were written, and how many there are.
 
     Raises:
         UsageError: the run is not finished, or files or targets do not fit it.
@@ -41,22 +38,26 @@ def extract(
     for target in filter(Path.exists, targets):
         if any(target.samefile(path) for path in files):
             raise UsageError(f"--output {target} is an input; choose another one")
-    run, table = read_json(output_dir / "run.json"), output_dir / "calls.tsv"
-    if run.get("tool") != "virnucpro" or run.get("status") not in ("done", "partial"):
-        problem = "holds no finished run; `virnucpro predict --resume` finishes one"
-        raise UsageError(f"{output_dir} {problem}")
-    if not table.is_file() or sha256_file(table) != run["outputs"].get("calls.tsv"):
-        raise OutputError(f"{table} is not as the run left it; `predict --resume` makes it again")
+    run, table = _finished(output_dir), output_dir / "calls.tsv"
     asked = run["parameters"]["inputs"]
     is_interleaved = bool(asked.get("interleaved"))
     mates = 2 if asked.get("paired") or is_interleaved else 1
     if len(targets) != 1 and not (len(targets) == 2 == max(len(files), 1 + is_interleaved)):
         raise UsageError("give one --output, or for pairs one for each mate")
     hashes = [sha256_file(path) for path in files]
-    sample = _sample_of(run, output_dir, files, hashes)
-    rows = (row[CALL] in calls for row in read_fields(table, CALL_COLUMNS) if row[SAMPLE] == sample)
+    known = [one["sha256"] for one in run["inputs"]]
+    for path, sha256 in zip(files, hashes, strict=True):
+        if sha256 not in known:
+            problem = f"is no input of the run in {output_dir}, which knows them by their content"
+            raise InputError(path, f"{problem}; give the file that was predicted on")
+    place, width = known.index(hashes[0]), 2 if asked.get("paired") else 1
+    if len(files) > 1 and (place % width or hashes != known[place : place + width]):
+        raise UsageError("give one input of the run, or the two files of a pair, in their order")
+    sample = run["samples"][place // width]
     with ExitStack() as stack:
         sinks = [stack.enter_context(_sink(path, standard_output)) for path in targets]
+        fields = read_fields(table, CALL_COLUMNS)
+        rows = (row[CALL] in calls for row in fields if row[SAMPLE] == sample)
         if alignment_format(files[0]):
             return _extract_alignments(files[0], list(rows), sinks[0], reference)
         readers = [_records(*pair) for pair in zip(files, hashes, strict=True)]
@@ -76,19 +77,15 @@ def extract(
     return written, total
 
 
-def _sample_of(
-    run: dict[str, Any], output_dir: Path, files: Sequence[Path], hashes: Sequence[str]
-) -> str:
-    """The sample that files are, known by their content."""
-    known = [one["sha256"] for one in run["inputs"]]
-    for path, sha256 in zip(files, hashes, strict=True):
-        if sha256 not in known:
-            problem = f"is no input of the run in {output_dir}, which knows them by their content"
-            raise InputError(path, f"{problem}; give the file that was predicted on")
-    place, width = known.index(hashes[0]), 2 if run["parameters"]["inputs"].get("paired") else 1
-    if len(files) > 1 and (place % width or list(hashes) != known[place : place + width]):
-        raise UsageError("give one input of the run, or the two files of a pair, in their order")
-    return str(run["samples"][place // width])
+def _finished(output_dir: Path) -> dict[str, Any]:
+    """What run.json says of a finished run whose calls.tsv is whole."""
+    run, table = read_json(output_dir / "run.json"), output_dir / "calls.tsv"
+    if run.get("tool") != "virnucpro" or run.get("status") not in ("done", "partial"):
+        problem = "holds no finished run; `virnucpro predict --resume` finishes one"
+        raise UsageError(f"{output_dir} {problem}")
+    if not table.is_file() or sha256_file(table) != run["outputs"].get("calls.tsv"):
+        raise OutputError(f"{table} is not as the run left it; `predict --resume` makes it again")
+    return run
 
 
 @contextmanager
@@ -98,18 +95,28 @@ def _sink(path: Path, standard_output: IO[bytes]) -> Iterator[Any]:
         yield standard_output
         standard_output.flush()
         return
-    with ExitStack() as stack:
-        file: Any = stack.enter_context(atomic_write(path))
+    with atomic_write(path) as file:
         if path.suffix == ".gz":
-            file = stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
-        yield file
+            with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
+                yield packed
+        else:
+            yield file
 
 
 def _records(path: Path, sha256: str) -> Iterator[bytes]:
     """The text of each record of FASTA or FASTQ; line feeds at line ends."""
     with open_unpacked(path) as unpacked:
         stream = TextStream(unpacked)
-        lines = _lines(stream)
+
+        def lines_of() -> Iterator[bytes]:
+            rest = b""
+            for block in stream.blocks():
+                *whole, rest = (rest + block).split(b"\n")
+                yield from whole
+            if rest:
+                yield rest
+
+        lines = lines_of()
         if stream.kind == "fastq":
             while (four := [*islice(lines, 4)]) and four[0].strip(BLANKS):
                 yield b"".join(line + b"\n" for line in four) + b"\n" * (4 - len(four))
@@ -122,15 +129,6 @@ def _records(path: Path, sha256: str) -> Iterator[bytes]:
                 text.append(line)
         if unpacked.finish() != sha256:
             raise InputError(path, _CHANGED)
-
-
-def _lines(stream: TextStream) -> Iterator[bytes]:
-    rest = b""
-    for block in stream.blocks():
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
 
 
 def _extract_alignments(

@@ -4,14 +4,15 @@ import fcntl
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import VirNucProError
-from virnucpro.core.files import temporary_beside
 from virnucpro.core.text import gib
 from virnucpro.models.store import list_models, resolve_model
 
@@ -42,15 +43,36 @@ class Finding:
 def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
     """Every check; models lie in `home`, and results would go to `output_dir`."""
     text = f"{platform.python_version()} on {platform.platform()}, {usable_cpus()} CPUs"
-    yield Finding("Python", True, text)
-    missing = [name for name in PACKAGES if not version_of(name)]
-    there = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES if version_of(name))
-    remedy = f"pip install {' '.join(missing)}" if missing else ""
-    yield Finding("Packages", not missing, there, remedy)
+    good = sys.version_info >= (3, 10)
+    yield Finding("Python", good, text, "" if good else "use Python 3.10 or later")
+    versions = {name: version_of(name) for name in PACKAGES}
+    missing = " ".join(name for name, version in versions.items() if not version)
+    there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    yield Finding("Packages", not missing, there, missing and f"pip install {missing}")
     for name, use in EXTRAS.items():
         yield Finding(name, None, version_of(name) or f"not installed; only needed for: {use}")
     yield from _devices()
-    yield from _models(home)
+    try:
+        digest = resolve_model("mini", None, home).digest
+        yield Finding("Model mini", True, f"whole, hash {digest[:12]}")
+    except VirNucProError as error:
+        yield Finding("Model mini", False, str(error), "install virnucpro again")
+    try:
+        records = list_models(home)
+    except VirNucProError as error:
+        yield Finding("Model home", False, str(error), f"remove that folder from {home}")
+        records = []
+    else:
+        text = f"{home}: {len(records)} installed"
+        told = text if records else f"{text}; the bundled model needs none"
+        yield Finding("Model home", None, told)
+    for record in records:
+        name = record.folder.name
+        try:
+            record.check()
+            yield Finding(name, True, f"{record.kind}, {record.size / 1e9:.2f} GB, whole")
+        except VirNucProError as error:
+            yield Finding(name, False, str(error), f"virnucpro models fetch {name}")
     yield from _disk(output_dir)
 
 
@@ -83,61 +105,37 @@ def _devices() -> Iterator[Finding]:
                 text += f"compute {facts.major}.{facts.minor}, attention {backend}"
             ones = torch.ones(64, 64, device=device)
             right = float((ones @ ones).sum()) == 64.0**3
-            remedy = "" if right else "the device computes wrong: do not use it"
         except RuntimeError as error:
-            right, text = False, f"{text}; {str(error).splitlines()[0]}"
             remedy = "free the device (see nvidia-smi), or use --device cpu"
-        yield Finding(title, right, text, remedy)
+            yield Finding(title, False, f"{text}; {str(error).splitlines()[0]}", remedy)
+        else:
+            remedy = "" if right else "the device computes wrong: do not use it"
+            yield Finding(title, right, text, remedy)
     if torch.version.cuda and not torch.cuda.is_available():
         text = "none seen; everything runs on the CPU"
         yield Finding("GPU", None, text, "if there is one: see that nvidia-smi lists it")
 
 
-def _models(home: Path) -> Iterator[Finding]:
-    try:
-        digest = resolve_model("mini", None, home).digest
-        yield Finding("Model mini", True, f"whole, hash {digest[:12]}")
-    except VirNucProError as error:
-        yield Finding("Model mini", False, str(error), "install virnucpro again")
-    try:
-        records = list_models(home)
-    except VirNucProError as error:
-        yield Finding("Model home", False, str(error), f"remove that folder from {home}")
-        return
-    text = f"{home}: {len(records)} installed"
-    yield Finding("Model home", None, text if records else f"{text}; the bundled model needs none")
-    for record in records:
-        name = record.folder.name
-        try:
-            record.check()
-            yield Finding(name, True, f"{record.kind}, {record.size / 1e9:.2f} GB, whole")
-        except VirNucProError as error:
-            yield Finding(name, False, str(error), f"virnucpro models fetch {name}")
-
-
 def _disk(folder: Path) -> Iterator[Finding]:
     """Space, and the bytes a second that reach the disk; files must lock and rename there."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    probe, final = (temporary_beside(existing / "virnucpro-doctor") for _ in range(2))
     block = os.urandom(1 << 20)
     try:
-        free = shutil.disk_usage(existing).free
-        start = time.monotonic()
-        with probe.open("xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for _ in range(WRITTEN_BYTES // len(block)):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        probe.replace(final)
-        speed = WRITTEN_BYTES / (time.monotonic() - start)
+        free, start = shutil.disk_usage(existing).free, time.monotonic()
+        with TemporaryDirectory(prefix=".virnucpro-doctor-", dir=existing) as inside:
+            probe = Path(inside, "probe")
+            with probe.open("xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for _ in range(WRITTEN_BYTES // len(block)):
+                    file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+            probe.replace(probe.with_name("renamed"))
+            speed = WRITTEN_BYTES / (time.monotonic() - start)
     except OSError as error:
         remedy = "choose another --output-dir"
         yield Finding("Output", False, f"{existing}: {error.strerror}", remedy)
         return
-    finally:
-        probe.unlink(missing_ok=True)
-        final.unlink(missing_ok=True)
     enough, slow = free >= LEAST_FREE, speed < SLOW_BYTES_PER_SECOND
     remedy = "" if enough else "make room; feature files take about 15 kB a reading frame"
     yield Finding("Output space", enough, f"{existing}: {gib(free)} free", remedy)

@@ -4,8 +4,6 @@ The plain path is one sequence at a time in float32. Numbers are compared in thr
 one dimension of a protein vector can hold most of its length.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,22 +65,29 @@ def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
     merged: dict[str, list[Vectors]] = {}
     for slot, sequences in zip((spec.dna, spec.protein), fixed_sequences(), strict=True):
         items = list(map(make_tokenizer(slot).encode, sequences))
-        plain = np.empty(0, np.float32)
         for name, dtype in dtypes.items():
             encoder = load_encoder(slot, device, dtype)
             if name == "float32":
                 plain = one_by_one(encoder, items, device)
                 merged.setdefault("plain", []).append(plain)
+                rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
+            relative, angle, _ = TOLERANCES[name]
             for kind in kinds:
-                path, found = f"{kind} {name}", _embed(kind, encoder, items, device)
-                merged.setdefault(path, []).append(found)
-                yield from _compare(f"{slot.name}, {path}", found, plain, *TOLERANCES[name][:2])
+                found, what = _embed(kind, encoder, items, device), f"{slot.name}, {kind} {name}"
+                merged.setdefault(f"{kind} {name}", []).append(found)
+                off = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
+                a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
+                sizes = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+                most = max(0.0, float((1 - (a * b).sum(axis=1) / sizes).max()))
+                yield Check(f"{what}: largest difference", _largest(found - plain))
+                yield Check(f"{what}: relative error", float(off.max()), relative)
+                yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
             del encoder
     classifier = load_classifier(spec, str(device))
-    plain, *others = [classifier.scores(np.hstack(parts)) for parts in merged.values()]
-    for path, found in zip([*merged][1:], others, strict=True):
-        limit = TOLERANCES[path.split()[1]][2]
-        yield Check(f"scores, {path}: largest difference", _largest(found - plain), limit)
+    scores = {path: classifier.scores(np.hstack(parts)) for path, parts in merged.items()}
+    for path in [*scores][1:]:
+        limit, difference = TOLERANCES[path.split()[1]][2], scores[path] - scores["plain"]
+        yield Check(f"scores, {path}: largest difference", _largest(difference), limit)
 
 
 def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterator[Check]:
@@ -133,7 +138,7 @@ def fixed_sequences(count: int = SEQUENCES) -> tuple[list[str], list[str]]:
 def one_by_one(encoder: Encoder, items: Sequence[Tokens], device: torch.device) -> Vectors:
     """Vectors on the plain path, shape (n, d)."""
     rows = [_embed("padded", encoder, [item], device) for item in items]
-    return np.concatenate(rows) if rows else np.zeros((0, encoder.dim), np.float32)
+    return np.concatenate([np.zeros((0, encoder.dim), np.float32), *rows])
 
 
 def _embed(
@@ -147,19 +152,6 @@ def _embed(
     for rows, found in engine.embed(items):
         vectors[rows] = found
     return vectors
-
-
-def _compare(
-    what: str, found: Vectors, plain: Vectors, relative: float, angle: float
-) -> Iterator[Check]:
-    difference = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
-    rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
-    a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
-    cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    yield Check(f"{what}: largest difference", _largest(found - plain))
-    yield Check(f"{what}: relative error", float(difference.max()), relative)
-    most = max(0.0, float((1 - cosine).max()))
-    yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
 
 
 def _largest(difference: NDArray[Any]) -> float:

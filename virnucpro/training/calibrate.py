@@ -4,20 +4,20 @@ Dev sets weigh the same: viral windows together as much as cellular ones, and ea
 much as the next.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.scores.calibration import UNCERTAIN_CALL, Calibration, logistic, raw_log_odds
+from virnucpro.scores.composition import EDGES, LEAST, TRAINING_SHARE, Mix
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.sequences.chunks import even_windows
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
 from virnucpro.training.jobs import Job
-from virnucpro.training.windows import Drawing, dev_windows
+from virnucpro.training.windows import Bases, Drawing, dev_windows, draw_windows, other_strand
 
 Floats = NDArray[np.float64]
 Score = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
@@ -25,19 +25,27 @@ Score = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 CHUNK_LENGTHS = (150, 300, 500, 1000)
 CONTIG_LENGTHS = (1000, 2000, 5000)
 CALIBRATION_SEED = 1
-# Error rates that the default call must keep on dev: cellular windows and those of each kind of
-# null called virus, and real windows that the rule for nulls turns to `uncertain`.
+MIX_LENGTHS = (150, 300, 500, 1000, 3000)
+MATE_NT = 150
+INSERT_NT = (350, 60)  # of a pair: mean and standard deviation
+# Records of the expected shares that a table's cell holds besides those counted: of a class over
+# all lengths, of one length, of viruses, of all cells.
+_OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 4.0, 20.0, 1.0
+_BINS = len(EDGES) + 1
+_GAINS = np.linspace(0, 1, 101)
+_ALL_UP_TO_NT = 300
 # Of windows that would be called viruses: kinds that are wrong among those named, families of
 # training that are, and windows of other families that get one of them.
 KIND_WRONG, FAMILY_WRONG, NEW_AS_FAMILY = 0.06, 0.04, 0.05
 # What is called a virus is one in 19 of 20 cases where half of the sequences are. Kin of
 # retroviruses in host genomes look alike: they need more.
 SURE, RETRO_ABOVE = 0.95, 0.995
+# Error rates that the default call must keep on dev: cellular windows and those of each kind of
+# null called virus, and real windows that the rule for nulls turns to `uncertain`.
 CELLULAR_AS_VIRUS, NULL_AS_VIRUS, REAL_AS_NULL = 0.03, 0.006, 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class _Contigs:
+class _Contigs(NamedTuple):
     """Scores of n contigs of one length: chunk scores (n * chunks, 3); the rest (n,)."""
 
     length_nt: int
@@ -59,18 +67,12 @@ class _Contigs:
 def fit_calibration(
     score: Score, sets: dict[str, Corpus], count: int, chunk_nt: int
 ) -> Calibration:
-    """Fit on windows drawn from the dev sets with a seed of their own.
+    """Fit on `count` windows of each dev set and length, drawn with a seed of their own.
 
-    Without viruses or without others that are long enough, the defaults come back.
-
-    Args:
-        score: maps windows (n, length) to P(other), P(virus), P(null), shape (n, 3).
-        sets: dev sets by name.
-        count: windows of each set and length.
-        chunk_nt: length of the chunks that contigs are cut into.
+    Without viruses or without others that are long enough, the defaults come back. `score` maps
+    windows (n, length) to P(other), P(virus), P(null), shape (n, 3).
     """
-    tried = (_contigs(score, sets, n, n, count) for n in CHUNK_LENGTHS)
-    single = [s for s in tried if s is not None]
+    single = list(filter(None, (_contigs(score, sets, n, n, count) for n in CHUNK_LENGTHS)))
     if not single:
         return Calibration()
     fits = [_platt(s) for s in single]
@@ -82,11 +84,16 @@ def fit_calibration(
         null_above=float(np.clip(np.quantile(real, 1 - REAL_AS_NULL), 0.1, 0.9)),
     )
     long = [n for n in CONTIG_LENGTHS if n >= chunk_nt]
-    tried = (_contigs(score, sets, n, chunk_nt, count // 4) for n in long)
-    contigs = [c for c in tried if c is not None]
+    contigs = list(filter(None, (_contigs(score, sets, n, chunk_nt, count // 4) for n in long)))
     if contigs:
-        gains = np.linspace(0, 1, 41).tolist()
-        losses = [_loss(replace(calibration, gain=gain), contigs) for gain in gains]
+        gains, losses = np.linspace(0, 1, 41).tolist(), []
+        for gain in gains:  # how unlikely the labels are: minus their log-likelihood
+            loss = 0.0
+            for contig in contigs:
+                p, _ = contig.called(replace(calibration, gain=gain))
+                right = np.where(contig.target == VIRUS, p, 1 - p)
+                loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
+            losses.append(loss)
         calibration = replace(calibration, gain=gains[int(np.argmin(losses))])
     at = [s for s in single if s.length_nt <= chunk_nt] + contigs
     return replace(
@@ -105,8 +112,7 @@ def fit_kinds(
     The limits are the lowest that keep the error rates among windows that would be called viruses;
     the family of a group that is not among `groups` has to be left open.
     """
-    drawing = Drawing(lengths=(job.chunk_nt,), count=job.dev_count, null_count=0,
-                      seed=CALIBRATION_SEED)  # fmt: skip
+    drawing = Drawing((job.chunk_nt,), job.dev_count, 0, CALIBRATION_SEED)
     drawn = [w for w in dev_windows(sets, drawing) if len(w.labels) and w.labels[0].target == VIRUS]
     kind_of = {family: kind for kind, own in job.virus_kinds.items() for family in own}
     names = [label.group for w in drawn for label in w.labels]
@@ -145,7 +151,7 @@ def _least(score: Floats, wrong: NDArray[np.bool_], among: NDArray[np.bool_], ra
 def _contigs(
     score: Score, sets: dict[str, Corpus], length_nt: int, chunk_nt: int, count: int
 ) -> _Contigs | None:
-    drawing = Drawing(lengths=(length_nt,), count=count, null_count=count, seed=CALIBRATION_SEED)
+    drawing = Drawing((length_nt,), count, count, CALIBRATION_SEED)
     drawn = [w for w in dev_windows(sets, drawing) if len(w.labels)]
     targets = [w.labels[0].target for w in drawn]
     if not {VIRUS, OTHER} <= set(targets):
@@ -153,23 +159,17 @@ def _contigs(
     share = {VIRUS: 0.5 / targets.count(VIRUS), OTHER: 0.5 / targets.count(OTHER), NULL: 0.0}
     of_set = [share[target] / len(w.labels) for target, w in zip(targets, drawn, strict=True)]
     # every contig length is a multiple, so that all windows are of one length
-    windows = even_windows(length_nt, chunk_nt)
-    rows = [
-        np.stack([w.bases[:, start : start + chunk_nt] for start, _ in windows], axis=1).reshape(
-            -1, chunk_nt
-        )
-        for w in drawn
-    ]
+    windows, scores = even_windows(length_nt, chunk_nt), list[Floats]()
+    for w in drawn:
+        cut = np.stack([w.bases[:, start : start + chunk_nt] for start, _ in windows], axis=1)
+        scores.append(score(cut.reshape(-1, chunk_nt)).astype(np.float64))
     labels = [label for w in drawn for label in w.labels]
     return _Contigs(
-        length_nt,
-        chunk_nt,
-        len(windows),
-        scores=np.concatenate([score(r).astype(np.float64) for r in rows]),
+        length_nt, chunk_nt, len(windows), np.concatenate(scores),
         target=np.array([label.target for label in labels]),
         kind=np.array([label.group for label in labels]),
         weight=np.repeat(of_set, [len(w.labels) for w in drawn]),
-    )
+    )  # fmt: skip
 
 
 def _platt(single: _Contigs) -> tuple[float, float]:
@@ -186,16 +186,6 @@ def _platt(single: _Contigs) -> tuple[float, float]:
     return float(max(theta[0], 0.05)), float(theta[1])
 
 
-def _loss(calibration: Calibration, contigs: list[_Contigs]) -> float:
-    """How unlikely the labels of the contigs are: minus their log-likelihood."""
-    loss = 0.0
-    for contig in contigs:
-        p, _ = contig.called(calibration)
-        right = np.where(contig.target == VIRUS, p, 1 - p)
-        loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
-    return loss
-
-
 def _virus_limit(calibration: Calibration, contigs: _Contigs) -> float:
     """The least p_virus, not under `SURE`, that keeps both error rates, for each kind of null."""
     p, calls = contigs.called(calibration)
@@ -210,3 +200,146 @@ def _virus_limit(calibration: Calibration, contigs: _Contigs) -> float:
             highest = np.sort(values)[len(values) - 1 - int(rate * len(values))]
             lowest = max(lowest, float(highest) + 1e-6)
     return min(lowest, 0.999)
+
+
+class Part(NamedTuple):
+    """Records of one viral set or cellular class, and their share of the mix."""
+
+    is_viral: bool
+    share: float
+
+
+class Scored(NamedTuple):
+    """n records of one part: p_virus and the host each is most like, (n,) each."""
+
+    p: Floats
+    host: NDArray[np.int64]
+
+
+def fit_mix(
+    calibration: Calibration, score: Score, sets: dict[str, Corpus], groups: Sequence[str],
+    chunk_nt: int, count: int,
+) -> Calibration:  # fmt: skip
+    """Fit `pair_gain` and `mix` on windows of each viral set and cellular class.
+
+    A model without cellular groups, or dev sets of one side only, leave them as they are. Viral
+    sets weigh the same, classes by their bases, both sides the same. `score` maps windows (n,
+    length) to scores with the columns of `Kinds`; `count` is of each part, fewer of long windows.
+    """
+    ordered = [corpus for _, corpus in sorted(sets.items())]
+    viral = [corpus for corpus in ordered if (corpus.targets == VIRUS).all()]
+    classes = [
+        corpus.of_groups(np.array([group.kind == kind for group in corpus.groups]))
+        for corpus in ordered
+        if (corpus.targets == OTHER).all()
+        for kind in sorted({group.kind for group in corpus.groups})
+    ]
+    kinds, nt = Kinds(groups), sum(len(c.bases) for c in classes)
+    if not (kinds.hosts and viral and classes):
+        return calibration
+    parts = [Part(True, TRAINING_SHARE / len(viral)) for _ in viral]
+    parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / nt) for c in classes]
+    calibration = replace(calibration, pair_gain=0.0)
+
+    def scored(length_nt: int, are_pairs: bool = False) -> list[Scored]:
+        rng = np.random.default_rng([CALIBRATION_SEED, length_nt, are_pairs])
+        n = max(1, count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
+        places, known_nt = even_windows(length_nt, chunk_nt), length_nt
+        chunk, found = max(end - start for start, end in places), []
+        for corpus in viral + classes:
+            windows = draw_windows(corpus, "", length_nt, n, rng).bases
+            cut = [windows[:, start : start + chunk] for start, _ in places]
+            if are_pairs:
+                size = np.clip(rng.normal(*INSERT_NT, len(windows)), MATE_NT, length_nt).astype(int)
+                first = size[:, None] - MATE_NT + np.arange(MATE_NT)
+                mates = other_strand(np.take_along_axis(windows, first, axis=1))
+                cut, known_nt = [windows[:, :MATE_NT], mates], 2 * MATE_NT
+            chunks = np.stack(cut, axis=1)
+            found.append(_scored(calibration, score, kinds, chunks, known_nt, are_pairs))
+        return found
+
+    pairs = scored(INSERT_NT[0] + 2 * INSERT_NT[1], are_pairs=True)
+    calibration = replace(calibration, pair_gain=pair_gain(parts, pairs))
+    pairs = [Scored(_at_gain(some.p, calibration.pair_gain), some.host) for some in pairs]
+    kept = {}
+    for length_nt in MIX_LENGTHS:
+        found = scored(length_nt)
+        sides = {part.is_viral for part, some in zip(parts, found, strict=True) if len(some.p)}
+        if len(sides) == 2:  # without viruses, or classes, that are long, shorter ones have to do
+            kept[length_nt] = found
+    if not kept:
+        return calibration
+    tables = class_tables(parts, [*kept.values(), pairs], len(kinds.hosts))
+    shares = [part.share for part in parts if not part.is_viral]
+    total = sum(shares)
+    tables |= {"lengths_nt": np.array([*kept]), "shares": np.array([s / total for s in shares])}
+    mix = Mix.of({name: table.round(4).tolist() for name, table in tables.items()})
+    return replace(calibration, mix=mix)
+
+
+def _scored(
+    calibration: Calibration, score: Score, kinds: Kinds, chunks: Bases, known_nt: int,
+    are_pairs: bool,
+) -> Scored:  # fmt: skip
+    """Scores of n records as chunks, or mates, of equal length: (n, chunks, nt)."""
+    n, each, chunk_nt = chunks.shape
+    if not n:
+        return Scored(np.empty(0), np.empty(0, np.int64))
+    scores = score(chunks.reshape(-1, chunk_nt)).astype(np.float64)
+    of, lengths = np.repeat(np.arange(n), each), np.full(n * each, chunk_nt)
+    p, _ = calibration.contigs(scores, lengths, of, np.full(n, known_nt), are_pairs=are_pairs)
+    host = kinds.of_records(scores[:, 3:], lengths.astype(np.float64), of, n)[-1]
+    return Scored(np.clip(p, LEAST, 1 - LEAST), host)
+
+
+def pair_gain(parts: list[Part], scored: list[Scored]) -> float:
+    """The gain at which pairs, scored without any, are likeliest."""
+    losses = np.zeros(len(_GAINS))
+    for part, some in zip(parts, scored, strict=True):
+        if len(some.p):
+            p = np.array([_at_gain(some.p, gain) for gain in _GAINS])
+            losses -= part.share * np.log(p if part.is_viral else 1 - p).mean(axis=1)
+    return float(round(_GAINS[losses.argmin()], 2))
+
+
+def _at_gain(p: Floats, gain: float) -> Floats:
+    """p_virus of pairs at a gain, from that at 0: the mean log-odds of two mates."""
+    return np.clip(logistic(2**gain * (np.log(p) - np.log1p(-p))), LEAST, 1 - LEAST)
+
+
+def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> dict[str, Floats]:
+    """The tables of `Mix`, one row for each list of scored parts.
+
+    A class's cell is the product of what all classes have at the length, what the class has over
+    all lengths, and what it has at this one, each held to 1 by what was imagined.
+    """
+    share = np.array([part.share for part in parts])
+    is_viral = np.array([part.is_viral for part in parts])
+    counted = np.zeros((len(scored), len(parts), _BINS))
+    implied = np.zeros((2, len(scored), _BINS))  # by p_virus: of others, of viruses
+    looks = np.full((len(scored), len(parts), hosts), 0.5)
+    for row, of_parts in enumerate(scored):
+        for at, some in enumerate(of_parts):
+            if not len(some.p):
+                continue
+            bins = np.searchsorted(EDGES, np.log(some.p) - np.log1p(-some.p))
+            counted[row, at] = np.bincount(bins, minlength=_BINS)
+            for side, p in enumerate((1 - some.p, some.p)):
+                mean = np.bincount(bins, p, _BINS) / len(bins)
+                implied[side, row] += share[at] * mean / TRAINING_SHARE
+            low = (some.p < TRAINING_SHARE) & (some.host >= 0)
+            looks[row, at] += np.bincount(some.host[low], minlength=hosts)
+    sizes = counted.sum(axis=2, keepdims=True)
+    shares = counted / np.maximum(sizes, 1) * share[:, None] / TRAINING_SHARE
+    sides = []  # of others, of viruses: what was found over what p_virus implies, (rows, bins)
+    for inside, told, imagined in zip((~is_viral, is_viral), implied, (_OF_ALL, _OF_VIRUS),
+                                      strict=True):  # fmt: skip
+        n, found = sizes[:, inside].sum(axis=1), shares[:, inside].sum(axis=1)
+        sides.append((n * found + imagined) / (n * told + imagined))
+    counted, sizes, looks = counted[:, ~is_viral], sizes[:, ~is_viral], looks[:, ~is_viral]
+    cellular = sides[0][:, None]
+    expected = sizes * implied[0][:, None] * cellular
+    of_class = (counted.sum(axis=0) + _OF_CLASS) / (expected.sum(axis=0) + _OF_CLASS)
+    of_length = (counted + _OF_LENGTH) / (expected * of_class + _OF_LENGTH)
+    looks = looks / looks.sum(axis=2, keepdims=True)
+    return {"viral": sides[1], "cellular": cellular * of_class * of_length, "hosts": looks}

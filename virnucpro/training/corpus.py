@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +29,7 @@ OTHER, VIRUS, NULL = 0, 1, 2
 _HELD_OUT = 10  # of so many groups one is held out
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """What one record is."""
 
     target: int  # OTHER, VIRUS or NULL
@@ -40,37 +41,39 @@ LabelOf = Callable[[str], Label | None]  # by record id
 Labelled = tuple[Label, str, NDArray[np.uint8]]  # label, id and bases of a record
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
     """Records end to end, group after group."""
 
-    bases: NDArray[np.uint8]  # shape (total,), uint8: 0..3 for A, C, G, T, 4 for anything else
-    starts: NDArray[np.int64]  # shape (records,), int64: where each record begins
-    ends: NDArray[np.int64]  # shape (records,), int64: one past its last base
-    ids: tuple[str, ...]  # record ids, in the same order
+    bases: NDArray[np.uint8]  # (nt,): 0..3 for A, C, G, T, 4 for anything else
+    starts: NDArray[np.int64]  # (records,): where each record begins
+    ends: NDArray[np.int64]  # (records,): one past its last base
+    ids: tuple[str, ...]
     groups: tuple[Label, ...]  # the label shared by each group's records
-    group_of: NDArray[np.int64]  # shape (records,), int64: index into `groups`, non-decreasing
+    group_of: NDArray[np.int64]  # (records,): index into `groups`, non-decreasing
 
     @classmethod
-    def of(cls, records: Iterable[Labelled]) -> Corpus:
-        """Lay records end to end, sorted by group."""
-        rows = sorted(records, key=lambda r: (r[0].target, r[0].kind, r[0].group))
-        groups = tuple(dict.fromkeys(r[0] for r in rows))
+    def of(cls, records: Iterable[Labelled], behind: Corpus | None = None) -> Corpus:
+        """Lay records end to end, sorted by group, behind those of another corpus."""
+        rows = [*(behind.records() if behind else ()), *sorted(records, key=itemgetter(0))]
+        groups = tuple(dict.fromkeys(label for label, _, _ in rows))
         index = {label: i for i, label in enumerate(groups)}
-        sizes = np.array([len(r[2]) for r in rows])
+        sizes = np.array([len(bases) for _, _, bases in rows])
+        ends = np.cumsum(sizes)
         return cls(
-            bases=np.concatenate([r[2] for r in rows]),
-            starts=np.cumsum(sizes) - sizes,
-            ends=np.cumsum(sizes),
-            ids=tuple(r[1] for r in rows),
-            groups=groups,
-            group_of=np.array([index[r[0]] for r in rows]),
-        )
+            np.concatenate([bases for _, _, bases in rows]), ends - sizes, ends,
+            tuple(name for _, name, _ in rows), groups, np.array([index[row[0]] for row in rows]),
+        )  # fmt: skip
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """Target of each group, shape (groups,)."""
+        """Target of each group, (groups,)."""
         return np.array([group.target for group in self.groups])
+
+    @property
+    def group_nt(self) -> NDArray[np.int64]:
+        """Bases of each group, (groups,)."""
+        return np.bincount(self.group_of, self.ends - self.starts).astype(np.int64)
 
     def records(self) -> Iterator[Labelled]:
         """Label, id and bases of each record, in order."""
@@ -82,29 +85,11 @@ class Corpus:
         chosen = wanted[self.group_of]
         return Corpus.of(r for r, is_in in zip(self.records(), chosen, strict=True) if is_in)
 
-    def followed_by(self, other: Corpus) -> Corpus:
-        """Both as one; the groups of `other` follow those of this one."""
-        return Corpus(
-            bases=np.concatenate([self.bases, other.bases]),
-            starts=np.concatenate([self.starts, other.starts + len(self.bases)]),
-            ends=np.concatenate([self.ends, other.ends + len(self.bases)]),
-            ids=self.ids + other.ids,
-            groups=self.groups + other.groups,
-            group_of=np.concatenate([self.group_of, other.group_of + len(self.groups)]),
-        )
-
-    def group_bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First base of each group and one past its last: two arrays (groups,)."""
-        first = np.searchsorted(self.group_of, np.arange(len(self.groups)), side="left")
-        last = np.searchsorted(self.group_of, np.arange(len(self.groups)), side="right") - 1
-        return self.starts[first], self.ends[last]
-
     def digest(self) -> str:
         """Hex SHA-256 over letters, borders and labels."""
         content = hashlib.sha256(self.bases.data)
-        for numbers in (self.starts, self.ends, self.group_of):
-            content.update(numbers.tobytes())
-        return digest_of(content.hexdigest(), [astuple(label) for label in self.groups])
+        content.update(np.stack([self.ends, self.group_of]).tobytes())
+        return digest_of(content.hexdigest(), self.groups)
 
 
 def read_labels(path: Path) -> dict[str, Label]:
@@ -126,7 +111,14 @@ def read_labels(path: Path) -> dict[str, Label]:
             for row in rows:
                 if row["id"] is None or row[column] is None:
                     raise InputError(str(path), f"the row has no id or no {column}", rows.line_num)
-                labels[row["id"]] = _label(row[column], _group(row[column], row))
+                family, source = row.get("family") or "", row.get("source") or "unnamed"
+                group = row.get("group") or (family if family and "(" not in family else "")
+                if not row.get("group") and row[column] != "virus":
+                    group = row.get("species") or source
+                elif not group:
+                    folder = source.split("/")[-2] if "/" in source else source
+                    group = f"{family or 'unresolved'} [{folder}]"
+                labels[row["id"]] = _label(row[column], group)
         except (*UNPACK_ERRORS, UnicodeDecodeError, csv.Error) as error:
             raise InputError(str(path), f"cannot be read ({clipped(error)})") from error
     return labels
@@ -134,18 +126,6 @@ def read_labels(path: Path) -> dict[str, Label]:
 
 def _label(kind: str, group: str) -> Label:
     return Label({"virus": VIRUS, "null": NULL}.get(kind, OTHER), kind, group)
-
-
-def _group(kind: str, row: dict[str, str]) -> str:
-    source, family = row.get("source") or "unnamed", row.get("family") or ""
-    if row.get("group"):
-        return row["group"]
-    if kind != "virus":
-        return row.get("species") or source
-    if family and "(" not in family:
-        return family
-    folder = source.split("/")[-2] if "/" in source else source
-    return f"{family or 'unresolved'} [{folder}]"
 
 
 def load_corpus(files: Iterable[tuple[Path, LabelOf]]) -> Corpus:
@@ -166,13 +146,26 @@ def load_corpus(files: Iterable[tuple[Path, LabelOf]]) -> Corpus:
 
 
 def load_labelled(files: LabelledFiles) -> tuple[Corpus, dict[str, Corpus]]:
-    """Training corpus, and dev sets by name; without dev files groups are never in both."""
+    """Training corpus, and dev sets by name; without dev files groups are never in both.
+
+    Then about a tenth of each class's groups, picked by hash, become dev sets.
+    """
     if not files.train:
         raise ConfigError("no training files: name them in the list train of data")
-    paths, train = files.train + files.dev, len(files.train)
-    pairs = _with_labels(paths, files, by_record=True)
-    corpus = load_corpus(pairs[:train])
-    return (corpus, _sets(pairs[train:])) if files.dev else _held_out(corpus)
+    pairs = _with_labels(files.train + files.dev, files, by_record=True)
+    corpus = load_corpus(pairs[: len(files.train)])
+    if files.dev:
+        return corpus, _sets(pairs[len(files.train) :])
+    held = np.zeros(len(corpus.groups), dtype=bool)
+    for target, name in ((VIRUS, "viruses"), (OTHER, "others")):
+        inside = np.flatnonzero(corpus.targets == target).tolist()
+        if len(inside) < 2:
+            raise ConfigError(f"{name} have a single group or none; give dev files or more groups")
+        inside.sort(key=lambda i: hashlib.sha256(corpus.groups[i].group.encode()).digest())
+        held[inside[: max(1, len(inside) // _HELD_OUT)]] = True
+    viral = corpus.targets == VIRUS
+    dev = {"dev_virus": held & viral, "dev_other": held & ~viral}
+    return corpus.of_groups(~held), {name: corpus.of_groups(own) for name, own in dev.items()}
 
 
 def load_dev(files: LabelledFiles) -> dict[str, Corpus]:
@@ -181,7 +174,7 @@ def load_dev(files: LabelledFiles) -> dict[str, Corpus]:
 
 
 def _with_labels(
-    paths: Sequence[Path], files: LabelledFiles, by_record: bool
+    paths: tuple[Path, ...], files: LabelledFiles, by_record: bool
 ) -> list[tuple[Path, LabelOf]]:
     if files.tables:
         labels: dict[str, Label] = {}
@@ -201,7 +194,7 @@ def _with_labels(
     return list(zip(paths, classes, strict=True))
 
 
-def _sets(files: Sequence[tuple[Path, LabelOf]]) -> dict[str, Corpus]:
+def _sets(files: list[tuple[Path, LabelOf]]) -> dict[str, Corpus]:
     """Sets by the stems of their files; where a stem is taken also the number of the file."""
     sets: dict[str, Corpus] = {}
     for number, file in enumerate(files, start=1):
@@ -209,20 +202,6 @@ def _sets(files: Sequence[tuple[Path, LabelOf]]) -> dict[str, Corpus]:
         tried = chain([stem], (f"{stem} {k}" for k in count(number)))
         sets[next(name for name in tried if name not in sets)] = load_corpus([file])
     return sets
-
-
-def _held_out(corpus: Corpus) -> tuple[Corpus, dict[str, Corpus]]:
-    """Split by group: about a tenth of each class's groups, picked by hash, become dev sets."""
-    held = np.zeros(len(corpus.groups), dtype=bool)
-    for target, name in ((VIRUS, "viruses"), (OTHER, "others")):
-        inside = np.flatnonzero(corpus.targets == target).tolist()
-        if len(inside) < 2:
-            raise ConfigError(f"{name} have a single group or none; give dev files or more groups")
-        inside.sort(key=lambda i: hashlib.sha256(corpus.groups[i].group.encode()).digest())
-        held[inside[: max(1, len(inside) // _HELD_OUT)]] = True
-    viral = corpus.targets == VIRUS
-    dev = {"dev_virus": held & viral, "dev_other": held & ~viral}
-    return corpus.of_groups(~held), {name: corpus.of_groups(own) for name, own in dev.items()}
 
 
 def split_by_target(sets: dict[str, Corpus]) -> dict[str, Corpus]:

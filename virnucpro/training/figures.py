@@ -69,18 +69,36 @@ def side_by_side(parts: Iterable[Part]) -> Any:
     return np.rec.fromarrays(columns, names=titles)  # type: ignore[call-overload]
 
 
-def rows_of(scored: Any, leave_out: frozenset[str] = frozenset()) -> list[Row]:
+def rows_of(scored: Any, leave_out: Sequence[str] = ()) -> list[Row]:
     """Figures of all lengths; sets that hold records of `leave_out` once more without them."""
-    return [
-        _row(at, level, set_name, group, inside)
-        for at in _by_length(scored)
-        for level, set_name, group, inside in _groups(at, leave_out)
-        if inside.any()
-    ]
+    rows = []
+    for at in _by_length(scored):
+        viral, cellular, null = (at.target == target for target in (VIRUS, OTHER, NULL))
+        names = list(dict.fromkeys(at.set_name.tolist()))
+        groups: list[tuple[str, str, str, Mask]] = [("set", ALL_SETS, "", viral)]
+        for name in names:
+            inside = viral & (at.set_name == name)
+            left = inside & np.isin(at.record, leave_out)
+            groups.append(("set", name, "", inside))
+            if left.any():
+                groups.append(("set", f"{name} (less)", "", inside & ~left))
+        groups += [("set", ALL_SETS, "cellular", cellular), ("set", ALL_SETS, "null", null)]
+        for level, of_target, own in (
+            ("class", cellular, at.kind), ("family", viral, at.group), ("null", null, at.group)
+        ):  # fmt: skip
+            for name in names:
+                here = of_target & (at.set_name == name)
+                for group in np.unique(own[here]).tolist():
+                    groups.append((level, name, group, here & (own == group)))
+        rows += [_row(at, *one) for one in groups if one[3].any()]
+    return rows
 
 
-def decoys_of(scored: Any) -> list[Row]:
-    """Shares of calls of each kind in the record array, the most often called virus first."""
+def decoys_of(parts: Sequence[Part]) -> list[Row]:
+    """Shares of calls of each kind of decoy, the most often called virus first."""
+    if not parts:
+        return []
+    scored = side_by_side(parts)
     kinds = np.unique(scored.kind).tolist()
     rows = [_row(scored, "decoy", scored.set_name[0], kind, scored.kind == kind) for kind in kinds]
     return sorted(rows, key=lambda row: -row.virus)
@@ -100,28 +118,6 @@ def curves_of(scored: Any) -> list[Curve]:
 def _by_length(scored: Any) -> Iterator[Any]:
     for length in np.unique(scored.length_nt):
         yield scored[scored.length_nt == length]
-
-
-def _groups(at: Any, leave_out: frozenset[str]) -> Iterator[tuple[str, str, str, Mask]]:
-    """Level, set, group and members of every row of one length; some have no members."""
-    viral, cellular, null = (at.target == target for target in (VIRUS, OTHER, NULL))
-    names = list(dict.fromkeys(at.set_name.tolist()))
-    left = np.isin(at.record, sorted(leave_out))
-    yield "set", ALL_SETS, "", viral
-    for name in names:
-        inside = viral & (at.set_name == name)
-        yield "set", name, "", inside
-        if (inside & left).any():
-            yield "set", f"{name} (less)", "", inside & ~left
-    yield "set", ALL_SETS, "cellular", cellular
-    yield "set", ALL_SETS, "null", null
-    for level, of_target, groups in (
-        ("class", cellular, at.kind), ("family", viral, at.group), ("null", null, at.group)
-    ):  # fmt: skip
-        for name in names:
-            here = of_target & (at.set_name == name)
-            for group in np.unique(groups[here]).tolist():
-                yield level, name, group, here & (groups == group)
 
 
 def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:

@@ -1,17 +1,18 @@
 """Train the bundled model: seeded, resumable, chosen on group-disjoint dev windows.
 
-`last.pt` of a run's folder holds everything needed to go on; `best.pt` the averaged weights that
-did best on the dev windows so far; `progress.tsv` one row for each look at dev.
+`last.pt` of a run's folder holds everything needed to go on, and the averaged weights that did
+best on the dev windows so far; `progress.tsv` one row for each look at dev.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
+import math
 import pickle
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,26 +34,15 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
 from virnucpro.training.figures import auroc
 from virnucpro.training.jobs import Recipe
-from virnucpro.training.networks import MiniClassifier
-from virnucpro.training.optim import make_optimisers, rate_at
 from virnucpro.training.sampler import Windows, WindowSampler, oriented
 from virnucpro.training.windows import LabelledWindows
 
 logger = logging.getLogger("virnucpro.training")
 
 _SAVE_SECONDS = 60.0
+_NEWTON, _MOMENTUM = (3.4445, -4.7750, 2.0315), 0.95
 _TO_RANK = 512  # windows by which the channels of a larger model are ranked
-
-
-class TrainingError(VirNucProError):
-    """The weights are no longer finite."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
-
-    def __str__(self) -> str:
-        return f"training diverged by step {self.step}: lower the recipe's rates"
+_KEPT = ("made_from", "step", "best", "best_step", "best_weights", "since_best", "looks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +50,41 @@ class FitSettings:
     """How to run a training, never what comes out of it but by `stop_after`."""
 
     folder: Path  # where the run keeps its state; the next call goes on with it
-    device: torch.device  # where to train
+    device: torch.device
     fused: bool = False  # compile the repeated parts (worth it for long runs on a GPU)
     stop_after: float = float("inf")  # pause after this many seconds; the next call goes on (s)
     progress: bool = True  # show a bar
+
+
+class MiniClassifier(nn.Module):
+    """Layer norm, one hidden layer with squared ReLU, three classes.
+
+    The third class, null, holds sequence that no genome explains (random, shuffled, low
+    complexity). `kinds` further logits name the group that a sequence came from.
+    """
+
+    def __init__(self, width: int, hidden: int = 256, kinds: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, 3)
+        self.kind = nn.Linear(hidden, kinds) if kinds else None
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> MiniClassifier:
+        """The network that these weights are of."""
+        hidden, width = tensors["hidden.weight"].shape
+        network = cls(width, hidden, len(tensors.get("kind.weight", ())))
+        network.load_state_dict(tensors)
+        return network
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of other, virus, null (n, 3) and of the kinds (n, kinds) of vectors (n, width)."""
+        h = F.dropout(self.norm(vectors), self.dropout, self.training)
+        h = F.relu(self.hidden(h))
+        h = F.dropout(h * h, self.dropout, self.training)
+        return self.out(h), self.kind(h) if self.kind is not None else h[:, :0]
 
 
 class MiniModel(nn.Module):
@@ -80,7 +101,8 @@ class MiniModel(nn.Module):
         """Logits of other, virus, null (n, 3) and of the groups (n, kinds)."""
         dna = self.dna.embed(windows.bases, windows.lengths)
         protein = self.protein.embed(windows.residues, windows.residue_lengths)
-        return self.classifier.both(torch.cat([dna, protein], dim=1))
+        both: tuple[Tensor, Tensor] = self.classifier(torch.cat([dna, protein], dim=1))
+        return both
 
 
 @torch.no_grad()
@@ -94,25 +116,6 @@ def logits_of(model: MiniModel, windows: Windows, rows: int) -> tuple[Tensor, Te
     return both[0], both[1]
 
 
-def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
-    """Share of windows of each group, by the square root of its bases and the recipe: (groups,)."""
-    first, last = corpus.group_bounds()
-    target, kinds = corpus.targets, np.array([g.kind for g in corpus.groups])
-    favour = [recipe.family_weights.get(g.group, 1.0) for g in corpus.groups]
-    size: NDArray[np.float64] = np.sqrt((last - first).astype(np.float64)) * favour
-    for kind in np.unique(kinds[target == OTHER]):
-        inside = kinds == kind
-        whole = np.sqrt(float((last - first)[inside].sum())) * recipe.kind_weights.get(kind, 1.0)
-        size[inside] *= whole / size[inside].sum()
-    shares = {VIRUS: recipe.virus_share, NULL: recipe.null_share}
-    for value in np.unique(target):
-        inside = target == value
-        rest = 1 - recipe.virus_share - recipe.null_share
-        size[inside] *= shares.get(int(value), rest) / size[inside].sum()
-    weights: NDArray[np.float64] = size / size.sum()
-    return weights
-
-
 class Fit:
     """One training run on windows of `corpus`, chosen by the windows `dev`."""
 
@@ -121,6 +124,9 @@ class Fit:
         virus_kinds: Mapping[str, Sequence[str]] | None = None, start: ModelSpec | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.settings, self.device = recipe, settings, settings.device
+        self.autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
+        )
         torch.manual_seed(recipe.seed)
         kind_of_family = {f: kind for kind, own in (virus_kinds or {}).items() for f in own}
         names = []
@@ -129,6 +135,8 @@ class Fit:
             kind = kind_of_family.get(family, g.kind)
             names.append((VIRUS, kind, g.group) if g.target == VIRUS else (g.target, g.kind, ""))
         self.kinds = sorted(set(names))
+        # names of the groups in the manifest of a model
+        self.groups = [f"{kind}: {group}" if group else kind for _, kind, group in self.kinds]
         self.kind_of = torch.tensor([self.kinds.index(n) for n in names], device=self.device)
         # The groups of each kind of virus, and the kind of each group; -1 for none.
         order = sorted(virus_kinds or ())
@@ -140,9 +148,18 @@ class Fit:
         self.model = MiniModel(recipe, len(self.kinds)).to(self.device)
         weights = group_weights(corpus, recipe)
         self.sampler = WindowSampler(corpus, weights, self.device, recipe.noise)
-        self.teacher = _loaded(start, recipe, self.device) if start else None
-        if start and self.teacher:
-            self._begin_from(self.teacher, start.groups == tuple(group_names(self.kinds)))
+        self.teacher: MiniModel | None = None
+        if start:
+            self.teacher = MiniModel(recipe, 0)
+            for part in ("dna", "protein"):
+                encoder = load_small(getattr(start, part), self.device, torch.float32)
+                setattr(self.teacher, part, encoder)
+            tensors = read_classifier(start.classifier)[1]
+            self.teacher.classifier = MiniClassifier.of(
+                {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+            ).to(self.device)
+            self.teacher.requires_grad_(False).eval()
+            self._begin_from(self.teacher, has_groups=start.groups == tuple(self.groups))
         self.average = copy.deepcopy(self.model)
         if settings.fused:
             # shapes stay free, so that buckets share one graph for each width and dilation
@@ -152,14 +169,16 @@ class Fit:
                     part.compile(dynamic=True)
         self.optimisers = make_optimisers(self.model, recipe)
         self.dev = [(w, oriented(w.bases, self.device)) for w in dev if len(w.labels)]
-        # What a saved state must agree with before it is gone on from.
-        self.made_from = digest_of(
-            recipe.digest, corpus.digest(), [w.digest() for w in dev], self.kinds,
-            start.digest if start else "",
-        )  # fmt: skip
         if not {VIRUS, OTHER} <= {w.labels[0].target for w, _ in self.dev}:
             raise ConfigError("dev files need viruses and others as long as the shortest window")
-        self.step, self.best, self.since_best, self.seen = 0, -1.0, 0, 0
+        # What a saved state must agree with before it is gone on from.
+        self.made_from = digest_of(
+            recipe.digest, corpus.digest(), self.kinds, start.digest if start else "",
+            [(w.name, w.length_nt, w.labels, w.bases.tobytes().hex()) for w in dev],
+        )  # fmt: skip
+        self.step, self.best, self.best_step, self.since_best = 0, -1.0, 0, 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.looks: list[str] = []  # rows of progress.tsv
         self.finished = False
 
     def run(self) -> None:
@@ -167,7 +186,7 @@ class Fit:
         recipe, settings = self.recipe, self.settings
         settings.folder.mkdir(parents=True, exist_ok=True)
         if (settings.folder / "last.pt").exists():
-            self._resume()
+            self._resume(settings.folder / "last.pt")
         start = saved = time.monotonic()
         reporter, paused = ProgressReporter(settings.progress), False
         with reporter.create_file_bar(recipe.steps, desc="Training", unit="steps") as bar:
@@ -185,11 +204,10 @@ class Fit:
         self._save()
         self.finished = not paused
 
-    def best_model(self) -> tuple[MiniModel, int]:
-        """The weights that did best on dev, and their step."""
-        saved = _read_state(self.settings.folder / "best.pt", self.device, self.made_from)
-        self.average.load_state_dict(saved["weights"])
-        return self.average, int(saved["step"])
+    def best_model(self) -> MiniModel:
+        """The weights that did best on dev, at `best_step`."""
+        self.average.load_state_dict(self.best_weights)
+        return self.average
 
     def _one_step(self) -> Tensor:
         recipe = self.recipe
@@ -201,7 +219,7 @@ class Fit:
         windows, target, group = drawn
         torch.manual_seed(seed)  # dropout follows the step too, so that resuming changes nothing
         self.model.train()
-        with self._autocast():
+        with self.autocast:
             logits, kinds = self.model(windows)
             loss = F.cross_entropy(
                 logits.float(), target, label_smoothing=recipe.smoothing, reduction="none"
@@ -227,7 +245,6 @@ class Fit:
         current = [p.detach() for p in self.model.parameters()]
         torch._foreach_lerp_([p.detach() for p in self.average.parameters()], current, 1 - decay)
         self.step += 1
-        self.seen += bucket.batch
         return loss.detach()
 
     @torch.no_grad()
@@ -237,17 +254,21 @@ class Fit:
         Of a block with more hidden channels than ours, those stay that add most on windows of
         training; the mean of what the others add becomes part of the bias.
         """
-        blocks, seen = _blocks(teacher), dict[nn.Module, list[Tensor]]()
+        own_blocks, blocks = (
+            [part for part in model.modules() if isinstance(part, Block)]
+            for model in (self.model, teacher)
+        )
+        seen: dict[nn.Module, list[Tensor]] = {block.down: [] for block in blocks}
 
         def note(layer: nn.Module, given: tuple[Tensor], _: Tensor) -> None:
-            seen.setdefault(layer, []).append(given[0].flatten(0, -2))
+            seen[layer].append(given[0].flatten(0, -2))
 
-        hooks = [block.down.register_forward_hook(note) for block in blocks]
+        hooks = [layer.register_forward_hook(note) for layer in seen]
         longest = self.recipe.buckets[-1].longest
         teacher(self.sampler.draw(_TO_RANK, self.recipe.buckets[0].shortest, longest, 0)[0])
         for hook in hooks:
             hook.remove()
-        for own, given in zip(_blocks(self.model), blocks, strict=True):
+        for own, given in zip(own_blocks, blocks, strict=True):
             active = torch.cat(seen[given.down]).float()
             adds = active.square().mean(dim=0) * given.down.weight.square().sum(dim=0)
             kept = adds.argsort(descending=True)[: own.down.in_features].sort().values
@@ -258,12 +279,10 @@ class Fit:
             for name in ("up.weight", "up.bias"):
                 weights[name] = weights[name][kept]
             own.load_state_dict(weights)
-        left_out = (".blocks.",) if has_groups else (".blocks.", "classifier.kind.")
-        rest = {
-            name: tensor
-            for name, tensor in teacher.state_dict().items()
-            if not any(part in name for part in left_out)
-        }
+        left_out = [".blocks."] if has_groups else [".blocks.", "classifier.kind."]
+        rest = teacher.state_dict()
+        for name in [name for name in rest if any(part in name for part in left_out)]:
+            del rest[name]
         self.model.load_state_dict(rest, strict=False)
 
     def _kind_loss(self, logits: Tensor, group: Tensor) -> Tensor:
@@ -277,109 +296,154 @@ class Fit:
         return loss + wrong / len(logits)
 
     def _look(self, seconds: float) -> None:
-        """Measure the averaged weights on dev; keep them if they are the best so far."""
-        with self._autocast():
+        """Measure the averaged weights on dev; keep them if they are the best so far.
+
+        Figures are the AUROC of each viral set against the cellular ones by length, the mean of
+        which counts, and nulls called viral.
+        """
+        with self.autocast:
             logits = [logits_of(self.average, windows, 500)[0].numpy() for _, windows in self.dev]
-        figures = dev_figures([w for w, _ in self.dev], logits)
-        value = float(np.mean([v for k, v in figures.items() if k.startswith("auroc")]))
         if not all(np.isfinite(x).all() for x in logits):
-            raise TrainingError(self.step)
+            told = f"training diverged by step {self.step}: lower the recipe's rates"
+            raise VirNucProError(told)
+        figures: dict[str, float] = {}
+        for length in sorted({w.length_nt for w, _ in self.dev}):
+            here = [(w, x) for (w, _), x in zip(self.dev, logits, strict=True)
+                    if w.length_nt == length]  # fmt: skip
+            of = {t: [x for w, x in here if w.labels[0].target == t] for t in (OTHER, NULL)}
+            for windows, x in here:
+                if windows.labels[0].target == VIRUS and of[OTHER]:
+                    both = np.concatenate([x, *of[OTHER]])
+                    viral = np.arange(len(both)) < len(x)
+                    figures[f"auroc_{windows.name}_{length}"] = auroc(
+                        both[:, 1] - both[:, 0], viral
+                    )
+            if of[NULL]:
+                called = np.concatenate(of[NULL]).argmax(axis=1)
+                figures[f"null_{length}"] = float((called == VIRUS).mean())
+        value = float(np.mean([v for k, v in figures.items() if k.startswith("auroc")]))
         self.since_best += self.recipe.evaluate_every
         if value > self.best:
-            self.best, self.since_best = value, 0
-            weights = {k: v.cpu() for k, v in self.average.state_dict().items()}
-            best = {"weights": weights, "step": self.step, "figures": figures}
-            atomic_save({**best, "made_from": self.made_from}, self.settings.folder / "best.pt")
+            self.best, self.best_step, self.since_best = value, self.step, 0
+            self.best_weights = {k: v.cpu().clone() for k, v in self.average.state_dict().items()}
         logger.info("step %d: %s", self.step, " ".join(f"{k}={v:.4f}" for k, v in figures.items()))
         figures = {"seconds": seconds, "mean": value, **figures}
-        path = self.settings.folder / "progress.tsv"
-        is_new = not path.exists()
-        with path.open("a", encoding="utf-8") as file:
-            if is_new:
-                file.write("\t".join(["step", "windows", *figures]) + "\n")
-            values = [str(self.step), str(self.seen), *(f"{v:.5g}" for v in figures.values())]
-            file.write("\t".join(values) + "\n")
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.device.type != "cuda":
-            return contextlib.nullcontext()
-        return torch.autocast("cuda", dtype=torch.bfloat16)
+        self.looks = self.looks or ["\t".join(["step", *figures])]
+        self.looks.append("\t".join([f"{self.step}", *(f"{v:.5g}" for v in figures.values())]))
+        with atomic_write(self.settings.folder / "progress.tsv", "w") as file:
+            file.writelines(f"{row}\n" for row in self.looks)
 
     def _save(self) -> None:
-        state = {
-            "made_from": self.made_from, "step": self.step, "best": self.best,
-            "since_best": self.since_best, "seen": self.seen,
+        state = {name: getattr(self, name) for name in _KEPT} | {
             "model": self.model.state_dict(), "average": self.average.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
         }  # fmt: skip
         atomic_save(state, self.settings.folder / "last.pt")
 
-    def _resume(self) -> None:
-        folder = self.settings.folder
-        state = _read_state(folder / "last.pt", self.device, self.made_from)
-        self.step, self.best = state["step"], state["best"]
-        self.since_best, self.seen = state["since_best"], state["seen"]
+    def _resume(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            made_from = state["made_from"]
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: damaged; remove {path.parent} to start over") from error
+        except pickle.UnpicklingError as error:
+            raise ModelError(f"{path}: refused, it holds more than weights") from error
+        if made_from != self.made_from:
+            raise UsageError(
+                f"{path} was made with another recipe or other data; give another --run-dir, or "
+                f"remove {path.parent} to start over"
+            )
+        for name in _KEPT:
+            setattr(self, name, state[name])
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        log = folder / "progress.tsv"
-        if log.exists():  # forget looks at dev that a killed run took after this state
-            head, *rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if int(row.split("\t", 1)[0]) <= self.step]
-            with atomic_write(log, "w") as file:
-                file.writelines([head, *kept])
         logger.info("going on from step %d", self.step)
 
 
-def group_names(kinds: Sequence[tuple[int, str, str]]) -> list[str]:
-    """Names of the groups in the manifest of a model."""
-    return [f"{kind}: {group}" if group else kind for _, kind, group in kinds]
+def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
+    """Share of windows of each group, by the square root of its bases and the recipe: (groups,)."""
+    nt, target, kinds = corpus.group_nt, corpus.targets, np.array([g.kind for g in corpus.groups])
+    favour = [recipe.family_weights.get(g.group, 1.0) for g in corpus.groups]
+    size: NDArray[np.float64] = np.sqrt(nt.astype(np.float64)) * favour
+    for kind in np.unique(kinds[target == OTHER]):
+        inside = kinds == kind
+        whole = np.sqrt(float(nt[inside].sum())) * recipe.kind_weights.get(kind, 1.0)
+        size[inside] *= whole / size[inside].sum()
+    shares = {VIRUS: recipe.virus_share, NULL: recipe.null_share}
+    for value in np.unique(target):
+        inside = target == value
+        rest = 1 - recipe.virus_share - recipe.null_share
+        size[inside] *= shares.get(int(value), rest) / size[inside].sum()
+    weights: NDArray[np.float64] = size / size.sum()
+    return weights
 
 
-def _blocks(model: nn.Module) -> list[Block]:
-    return [part for part in model.modules() if isinstance(part, Block)]
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update for each matrix is made orthogonal (Keller Jordan, 2024)."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, decay: float) -> None:
+        super().__init__(params, {"lr": lr, "decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every matrix along its orthogonal update."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                shapes[p.shape].append(p)
+            for same in shapes.values():
+                for p in same:
+                    if "moment" not in self.state[p]:
+                        self.state[p]["moment"] = torch.zeros_like(p)
+                grads = [p.grad for p in same if p.grad is not None]
+                moments = [self.state[p]["moment"] for p in same]
+                torch._foreach_lerp_(moments, grads, 1 - _MOMENTUM)
+                blend = torch._foreach_lerp(grads, moments, _MOMENTUM)
+                update = _orthogonal(torch.stack([b.flatten(1) for b in blend]))
+                update = update * max(1.0, update.shape[1] / update.shape[2]) ** 0.5
+                for p, u in zip(same, update, strict=True):
+                    p.mul_(1 - group["lr"] * group["decay"])
+                    p.add_(u.view_as(p), alpha=-group["lr"])
 
 
-def dev_figures(sets: list[LabelledWindows], logits: list[NDArray[np.float32]]) -> dict[str, float]:
-    """AUROC of each viral set against the cellular ones by length, and nulls called viral."""
-    figures: dict[str, float] = {}
-    for length in sorted({w.length_nt for w in sets}):
-        here = [(w, x) for w, x in zip(sets, logits, strict=True) if w.length_nt == length]
-        cells = [x for w, x in here if w.labels[0].target == OTHER]
-        for windows, x in here:
-            if windows.labels[0].target == VIRUS and cells:
-                both = np.concatenate([x, *cells])
-                viral = np.arange(len(both)) < len(x)
-                figures[f"auroc_{windows.name}_{length}"] = auroc(both[:, 1] - both[:, 0], viral)
-        null = [x for w, x in here if w.labels[0].target == NULL]
-        if null:
-            viral = np.concatenate(null).argmax(axis=1) == VIRUS
-            figures[f"null_{length}"] = float(viral.mean())
-    return figures
+def _orthogonal(matrices: Tensor) -> Tensor:
+    """Nearly the nearest semi-orthogonal matrices: shape (k, rows, columns) to the same."""
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    is_tall = x.shape[1] > x.shape[2]
+    x = x.mT if is_tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-7)
+    a, b, c = _NEWTON
+    for _ in range(5):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    out: Tensor = (x.mT if is_tall else x).to(matrices.dtype)
+    return out
 
 
-def _loaded(spec: ModelSpec, recipe: Recipe, device: torch.device) -> MiniModel:
-    """A model of the bundled kind, not to be trained."""
-    model = MiniModel(recipe, 0)
-    for part in ("dna", "protein"):
-        setattr(model, part, load_small(getattr(spec, part), device, torch.float32))
-    tensors = {name: torch.from_numpy(t) for name, t in read_classifier(spec.classifier)[1].items()}
-    model.classifier = MiniClassifier.of(tensors).to(device)
-    return model.requires_grad_(False).eval()
-
-
-def _read_state(path: Path, device: torch.device, made_from: str) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        found = state["made_from"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: damaged; remove {path.parent} to start over") from error
-    except pickle.UnpicklingError as error:
-        raise ModelError(f"{path}: refused, it holds more than weights") from error
-    if found != made_from:
-        raise UsageError(
-            f"{path} was made with another recipe or other data; give another --run-dir, or "
-            f"remove {path.parent} to start over"
+def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the inner matrices of the towers and AdamW for the rest."""
+    inner, plain, bare = list[nn.Parameter](), list[nn.Parameter](), list[nn.Parameter]()
+    for name, p in model.named_parameters():
+        if p.ndim < 2:
+            bare.append(p)
+        elif recipe.optimiser == "muon" and ".blocks." in name and p.shape[1] > 1:
+            inner.append(p)
+        else:
+            plain.append(p)
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": plain, "weight_decay": recipe.decay}, {"params": bare, "weight_decay": 0}],
+            lr=recipe.rate, betas=(0.9, 0.98), fused=any(p.is_cuda for p in plain),
         )
-    return state
+    ]  # fmt: skip
+    return [*optimisers, Muon(inner, recipe.muon_rate, recipe.decay)] if inner else optimisers
+
+
+def rate_at(step: int, recipe: Recipe) -> float:
+    """Share of the highest learning rate at `step`: rises, then falls to 0 along a cosine."""
+    warm = max(1, int(recipe.warmup * recipe.steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))

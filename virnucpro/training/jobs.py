@@ -1,6 +1,6 @@
 """What `train` and `evaluate` are to do: a training configuration (YAML), read and checked."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ class LabelledFiles:
 
     @property
     def tables(self) -> tuple[Path, ...]:
-        """The tables, none to several of them."""
+        """All of `table`."""
         return self.table if isinstance(self.table, tuple) else (self.table,)
 
 
@@ -183,31 +183,30 @@ class MlpRecipe:
 
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
     """Read what to train, and the recipe; names under `data` are relative to its folder."""
-    job, recipe = _read(path, data)
+    said = read_yaml(path)
+    recipe = said.pop("recipe", None) or {}
+    job = _under(data or path.parent, build(Job, said, str(path)))
     kind: type[Recipe | MlpRecipe] = MlpRecipe if job.classifier == PUBLISHED_KIND else Recipe
     return job, build(kind, recipe, f"{path}: recipe")
 
 
 def read_evaluation(path: Path, data: Path | None) -> Job:
     """Read what to measure, as `read_job`; no recipe is needed, but dev files and a table."""
-    job, _ = _read(path, data)
+    said = read_yaml(path)
+    said.pop("recipe", None)
+    job: Job = _under(data or path.parent, build(Job, said, str(path)))
     if not job.data.dev or not job.data.tables:
         raise ConfigError(f"{path}: data needs dev (a list of FASTA files) and table (a TSV)")
     return job
 
 
-def _read(path: Path, data: Path | None) -> tuple[Job, Any]:
-    said = read_yaml(path)
-    recipe = said.pop("recipe", None) or {}
-    job, root = build(Job, said, str(path)), data or path.parent
-    files, panel = job.data, job.evaluate
-    files = replace(
-        files,
-        train=tuple(root / name for name in files.train),
-        dev=tuple(root / name for name in files.dev),
-        table=tuple(root / name for name in files.tables),
-    )
-    if panel.decoys and panel.decoy_kinds:
-        panel = replace(panel, decoys=root / panel.decoys, decoy_kinds=root / panel.decoy_kinds)
-    start = root / job.start if job.start else None
-    return replace(job, data=files, evaluate=panel, start=start), recipe
+def _under(root: Path, value: Any) -> Any:
+    """The same settings with all paths below a folder."""
+    if isinstance(value, Path):
+        return root / value
+    if isinstance(value, tuple):
+        return tuple(_under(root, one) for one in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in fields(value)]
+        return replace(value, **{name: _under(root, getattr(value, name)) for name in names})
+    return value

@@ -8,14 +8,14 @@ import copy
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import ConfigError
@@ -24,7 +24,6 @@ from virnucpro.core.progress import ProgressReporter
 from virnucpro.training.corpus import VIRUS
 from virnucpro.training.figures import auroc
 from virnucpro.training.jobs import MlpRecipe
-from virnucpro.training.networks import PublishedMlp
 from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import LabelledWindows
 
@@ -33,24 +32,34 @@ logger = logging.getLogger("virnucpro.training")
 BLOCK_WINDOWS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
-    """Vectors of windows, still on disk."""
+class PublishedMlp(nn.Module):
+    """Linear, batch norm, ReLU, dropout, linear.
 
-    blocks: tuple[NDArray[np.float32], ...]  # vectors of each block (rows, d), memory-mapped
-    window: NDArray[np.int64]  # window of each row, shape (rows,), over all blocks
-    viral: NDArray[np.bool_]  # whether it is viral, shape (rows,)
-    windows: int  # number of windows, those without a row included
+    Source:
+        Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`.
+    """
 
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of some rows, in the order given: shape (len(rows), d)."""
-        ends = np.cumsum([len(block) for block in self.blocks])
-        block_of = np.searchsorted(ends, rows, side="right")
-        out = np.empty((len(rows), self.blocks[0].shape[1]), dtype=np.float32)
-        for k in np.unique(block_of).tolist():
-            here = block_of == k
-            out[here] = self.blocks[k][rows[here] - (ends[k] - len(self.blocks[k]))]
-        return out
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.hidden_layer = nn.Linear(width, hidden)
+        self.bn1 = nn.BatchNorm1d(hidden)
+        self.output_layer = nn.Linear(hidden, 2)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits, shape (n, 2), for vectors of shape (n, width)."""
+        h = torch.relu(self.bn1(self.hidden_layer(vectors)))
+        logits: Tensor = self.output_layer(F.dropout(h, self.dropout, self.training))
+        return logits
+
+
+class Features(NamedTuple):
+    """Vectors of the ORFs of n windows."""
+
+    vectors: NDArray[np.float32]  # (rows, d)
+    window: NDArray[np.int64]  # window of each row, (rows,)
+    viral: NDArray[np.bool_]  # whether it is viral, (rows,)
+    windows: int  # those without a row included
 
 
 def embed_windows(
@@ -60,20 +69,20 @@ def embed_windows(
     """Embed windows block by block, reusing finished blocks; None if `stop_at` came before."""
     folder.mkdir(parents=True, exist_ok=True)
     ledger, model = Ledger(folder, folder / "ledger", repair=True), encoder.model
-    parts = [(w, first) for w in drawn for first in range(0, len(w.labels), BLOCK_WINDOWS)]
+    parts = [w.bases[k : k + BLOCK_WINDOWS] for w in drawn
+             for k in range(0, len(w.bases), BLOCK_WINDOWS)]  # fmt: skip
     blocks, rows, before = list[NDArray[np.float32]](), [np.empty(0, np.int64)], 0
-    viral = np.array([label.target == VIRUS for w in drawn for label in w.labels])
     with progress.create_file_bar(len(parts), desc=f"Embedding {name}", unit="blocks") as bar:
-        for k, (windows, first) in enumerate(parts):
+        for k, bases in enumerate(parts):
             unit = f"{name}-{k:05d}"
             output = folder / f"{unit}.npy"
-            bases = windows.bases[first : first + BLOCK_WINDOWS]
             key = digest_of(
                 model.dna.identity(), model.protein.identity(), str(model.orf_policy),
                 model.chunk_nt, bases.tobytes().hex(),
             )  # fmt: skip
-            entry = ledger.read(unit, key)
-            if entry is None:
+            if entry := ledger.read(unit, key):
+                of = np.frombuffer(entry.payload, np.int64)
+            else:
                 if time.monotonic() > stop_at:
                     return None
                 vectors, of = encoder.vectors(bases)
@@ -81,18 +90,16 @@ def embed_windows(
                     np.save(file, vectors, allow_pickle=False)
                 ledger.discard(unit)
                 ledger.commit(unit, key, of.tobytes(), [output])
-            else:
-                of = np.frombuffer(entry.payload, np.int64)
-            blocks.append(np.load(output, mmap_mode="r", allow_pickle=False))
+            blocks.append(np.load(output, allow_pickle=False))
             rows.append(before + of)
             before += len(bases)
             bar.update()
     window = np.concatenate(rows)
-    return Features(tuple(blocks), window, viral[window], before)
+    viral = np.array([label.target == VIRUS for w in drawn for label in w.labels])
+    return Features(np.concatenate(blocks), window, viral[window], before)
 
 
-@dataclass(frozen=True, slots=True)
-class MlpFit:
+class MlpFit(NamedTuple):
     """A trained classifier, the epoch it is from, and what it reached on the held-out groups."""
 
     network: PublishedMlp
@@ -104,72 +111,59 @@ def fit_mlp(
     train: Features, dev: Features, recipe: MlpRecipe, device: torch.device,
     progress: ProgressReporter,
 ) -> MlpFit:  # fmt: skip
-    """Train until the held-out windows get no better; returns the best epoch's weights."""
+    """Train until the held-out windows get no better; returns the best epoch's weights.
+
+    Rows come in random order, and both classes weigh the same.
+    """
     for name, features, fewest in (("training", train, recipe.batch), ("held-out", dev, 2)):
-        if len(features.window) < fewest:
-            rows = len(features.window)
+        if (rows := len(features.window)) < fewest:
             raise ConfigError(f"{rows} {name} rows with a reading frame: too few")
         if features.viral.all() or not features.viral.any():
             raise ConfigError(f"{name} rows are of one class only")
     torch.manual_seed(recipe.seed)
-    network = PublishedMlp(train.blocks[0].shape[1], recipe.hidden).to(device)
+    network = PublishedMlp(train.vectors.shape[1], recipe.hidden, recipe.dropout).to(device)
     how: dict[str, Any] = {"lr": recipe.rate, "weight_decay": recipe.decay}
     optimiser: torch.optim.Optimizer = torch.optim.AdamW(network.parameters(), **how)
     if recipe.optimiser == "sgd":
         optimiser = torch.optim.SGD(network.parameters(), momentum=0.9, **how)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs)
-    best: MlpFit | None = None
+    share, count = float(train.viral.mean()), len(train.window)
+    balance = torch.tensor([0.5 / (1 - share), 0.5 / share], device=device, dtype=torch.float32)
+    steps, best = count // recipe.batch, MlpFit(network, 0, -1.0)
     with progress.create_file_bar(recipe.epochs, desc="Training", unit="epochs") as bar:
         for epoch in range(1, recipe.epochs + 1):
-            loss = _one_epoch(network, optimiser, train, recipe, epoch)
+            order = np.random.default_rng([recipe.seed, epoch]).permutation(count)
+            network.train()
+            loss = 0.0
+            for chosen in np.split(order[: steps * recipe.batch], steps):
+                vectors = torch.from_numpy(train.vectors[chosen]).to(device)
+                target = torch.from_numpy(train.viral[chosen].astype(np.int64)).to(device)
+                wrong = F.cross_entropy(network(vectors), target, balance)
+                optimiser.zero_grad(set_to_none=True)
+                wrong.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                loss += wrong.item() / steps
             schedule.step()
-            value = _window_auroc(network, dev)
+            value = _window_auroc(network, dev, device)
             bar.update(1, loss=f"{loss:.4f}", auroc=f"{value:.4f}")
             logger.info("epoch %d: loss %.4f, held-out AUROC %.4f", epoch, loss, value)
-            if best is None or value > best.auroc:
-                best = MlpFit(copy.deepcopy(network).eval(), epoch, value)
+            if value > best.auroc:
+                best = MlpFit(copy.deepcopy(network), epoch, value)
             elif epoch - best.epoch >= recipe.patience:
                 break
-    assert best is not None
     return best
 
 
-def _one_epoch(
-    network: PublishedMlp, optimiser: torch.optim.Optimizer, train: Features, recipe: MlpRecipe,
-    epoch: int,
-) -> float:  # fmt: skip
-    """One pass over the rows in random order, both classes weighing the same; the mean loss."""
-    device = network.output_layer.weight.device
-    share = float(train.viral.mean())
-    balance = torch.tensor([0.5 / (1 - share), 0.5 / share], device=device, dtype=torch.float32)
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(train.window))
-    network.train()
-    total = 0.0
-    whole = len(order) - len(order) % recipe.batch
-    for rows in np.split(order[:whole], whole // recipe.batch):
-        vectors = torch.from_numpy(train.take(rows)).to(device)
-        target = torch.from_numpy(train.viral[rows].astype(np.int64)).to(device)
-        h = torch.relu(network.bn1(network.hidden_layer(vectors)))
-        logits = network.output_layer(F.dropout(h, recipe.dropout))
-        loss = F.cross_entropy(logits, target, balance)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        total += loss.item() * len(rows)
-    return total / whole
-
-
 @torch.no_grad()
-def _window_auroc(network: PublishedMlp, features: Features) -> float:
+def _window_auroc(network: PublishedMlp, features: Features, device: torch.device) -> float:
     """AUROC over windows with a row; a window's score is that of its highest row."""
-    device = network.output_layer.weight.device
     network.eval()
     highest = np.full(features.windows, -1.0)
     viral = np.zeros(features.windows, dtype=bool)
+    viral[features.window] = features.viral
     count = len(features.window)
     for rows in np.array_split(np.arange(count), max(1, count // 4096)):
-        vectors = torch.from_numpy(features.take(rows)).to(device)
+        vectors = torch.from_numpy(features.vectors[rows]).to(device)
         scores = network(vectors).softmax(dim=1)[:, 1].double().cpu().numpy()
         np.maximum.at(highest, features.window[rows], scores)
-        viral[features.window[rows]] = features.viral[rows]
     return auroc(highest[highest >= 0], viral[highest >= 0])

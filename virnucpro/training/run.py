@@ -9,28 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
+from torch import nn
 
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.encoders.small import save_tower
-from virnucpro.models.classifier_file import PUBLISHED_KIND
+from virnucpro.models.classifier_file import MINI_KIND, PUBLISHED_KIND
 from virnucpro.models.manifest import write_manifest
-from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import CLASSIFIER_FILE, base_model, load_model
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import Kinds
 from virnucpro.training import corpus as corpora
 from virnucpro.training import windows as draws
-from virnucpro.training.calibrate import fit_calibration, fit_kinds
+from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
-from virnucpro.training.fit import Fit, FitSettings, MiniModel, group_names, logits_of
+from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe
-from virnucpro.training.mix import fit_mix
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
-from virnucpro.training.networks import PublishedMlp, save_mini_classifier
 from virnucpro.training.sampler import oriented
 from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import Drawing, LabelledWindows
@@ -47,24 +46,22 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
     corpus, dev = corpora.load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
-    count, seed = job.dev_count, recipe.seed
-    drawing = Drawing(lengths=DEV_LENGTHS, count=count, null_count=count // 4, seed=seed)
+    drawing = Drawing(DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
     made_up = with_nulls(with_insertions(corpus, recipe), recipe)
     start = load_model(job.start, settings.folder) if job.start else None
     fit = Fit(made_up, draws.dev_windows(dev, drawing), recipe, settings, job.virus_kinds, start)
     fit.run()
     if fit.finished:
-        model, step = fit.best_model()
-        groups = group_names(fit.kinds)
-        score = partial(probabilities, model, Kinds(groups))
+        model = fit.best_model()
+        score = partial(probabilities, model, Kinds(fit.groups))
         calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
         if job.virus_kinds:
-            calibration = fit_kinds(calibration, score, dev, job, groups)
-        calibration = fit_mix(calibration, score, dev, groups, job.chunk_nt, job.dev_count)
+            calibration = fit_kinds(calibration, score, dev, job, fit.groups)
+        calibration = fit_mix(calibration, score, dev, fit.groups, job.chunk_nt, job.dev_count)
         output.mkdir(parents=True, exist_ok=True)
         calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
-        source = f"virnucpro train, recipe {recipe.digest[:16]}, step {step}"
-        export_model(output, job.name, model, groups, job.chunk_nt, source)
+        source = f"virnucpro train, recipe {recipe.digest[:16]}, step {fit.best_step}"
+        export_model(output, job.name, model, fit.groups, job.chunk_nt, source)
     return fit
 
 
@@ -77,7 +74,7 @@ def with_insertions(corpus: Corpus, recipe: Recipe) -> Corpus:
         if label.target == VIRUS and label.group in (recipe.decayed or ())
         for k in range(_WORN_COPIES)
     ]
-    return corpus.followed_by(Corpus.of(worn)) if worn else corpus
+    return Corpus.of(worn, behind=corpus)
 
 
 def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
@@ -92,12 +89,9 @@ def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
     start = corpus.starts[record] + (rng.random(len(record)) * room[record]).astype(np.int64)
     windows = corpus.bases[start[:, None] + np.arange(length)]
     bank = draws.null_bank(rng, windows, recipe.null_bank_share, bool(recipe.noise.adapter_share))
-    nulls = (
-        (Label(NULL, "null", kind), f"{kind}{i}", row)
-        for kind, block in bank
-        for i, row in enumerate(block)
-    )
-    return corpus.followed_by(Corpus.of(nulls))
+    nulls = ((Label(NULL, "null", kind), f"{kind}{i}", row)
+             for kind, block in bank for i, row in enumerate(block))  # fmt: skip
+    return Corpus.of(nulls, behind=corpus)
 
 
 def probabilities(
@@ -109,20 +103,20 @@ def probabilities(
 
 
 def export_model(
-    folder: Path, name: str, model: MiniModel, kinds: list[str], chunk_nt: int, source: str
+    folder: Path, name: str, model: MiniModel, groups: list[str], chunk_nt: int, source: str
 ) -> None:
     """Write weights and the manifest beside the `calibration.json` that is in the folder."""
     names = ["dna.safetensors", "protein.safetensors", CLASSIFIER_FILE, CALIBRATION_FILE]
     save_tower(model.dna, folder / names[0])
     save_tower(model.protein, folder / names[1])
-    save_mini_classifier(model.classifier, folder / CLASSIFIER_FILE)
+    save_classifier(model.classifier, MINI_KIND, torch.float16, folder / CLASSIFIER_FILE)
     write_manifest(
         folder, names, name=name, source=source, revision="", licence="MIT",
         model={
             "dna": {"kind": "mini-dna", "dim": model.dna.dim, "file": names[0]},
             "protein": {"kind": "mini-protein", "dim": model.protein.dim, "file": names[1]},
             "classifier": CLASSIFIER_FILE, "calibration": CALIBRATION_FILE,
-            "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": chunk_nt, "groups": kinds,
+            "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": chunk_nt, "groups": groups,
         },
     )  # fmt: skip
 
@@ -130,17 +124,29 @@ def export_model(
 def train_mlp(
     job: Job, recipe: MlpRecipe, settings: FitSettings, home: Path, output: Path
 ) -> MlpFit | None:
-    """Draw windows, embed them, train, write the model directory; None if time was up."""
+    """Draw windows, embed them, train, write the model directory; None if time was up.
+
+    Encoders that are files of a model are copied.
+    """
     base = base_model(job.model, home)
     train, dev = corpora.load_labelled(job.data)
     encoder = ModelOnDevice(base, str(settings.device))
     stop_at = time.monotonic() + settings.stop_after
     rng = np.random.default_rng([recipe.seed, 0])
-    drawn = _drawn({"train": train}, base.chunk_nt, recipe.windows, rng)
-    nulls = int(recipe.null_share * recipe.windows / 3)
-    if nulls:
+
+    def windows_of(sets: dict[str, Corpus], count: int) -> list[LabelledWindows]:
+        """Windows of the viral and of the other records of each set, `count` of each."""
+        of_target = corpora.split_by_target(dict(sorted(sets.items()))).items()
+        drawn = [draws.draw_windows(c, name, base.chunk_nt, count, rng) for name, c in of_target]
+        drawn = [windows for windows in drawn if len(windows.labels)]
+        if not drawn:
+            raise ConfigError(f"no record is as long as a chunk ({base.chunk_nt} nt)")
+        return drawn
+
+    drawn = windows_of({"train": train}, recipe.windows)
+    if nulls := int(recipe.null_share * recipe.windows / 3):
         drawn += draws.draw_nulls(np.concatenate([w.bases for w in drawn]), nulls, rng)
-    held = _drawn(dev, base.chunk_nt, recipe.dev_windows, rng)
+    held = windows_of(dev, recipe.dev_windows)
     progress, found = ProgressReporter(settings.progress), []
     for name, windows in (("train", drawn), ("dev", held)):
         features = embed_windows(settings.folder, name, windows, encoder, stop_at, progress)
@@ -151,46 +157,33 @@ def train_mlp(
         share = 100 * covered / max(1, features.windows)
         logger.info("%s: %d rows; %.1f%% of the windows", name, rows, share)
     fit = fit_mlp(found[0], found[1], recipe, settings.device, progress)
-    source = f"virnucpro train, recipe {recipe.digest[:16]}, epoch {fit.epoch}"
-    export_mlp(output, job.name, base, fit.network, source)
-    return fit
 
-
-def _drawn(
-    sets: dict[str, Corpus], length_nt: int, count: int, rng: np.random.Generator
-) -> list[LabelledWindows]:
-    """Windows of the viral and of the other records of each set, `count` of each."""
-    of_target = corpora.split_by_target(dict(sorted(sets.items())))
-    drawn = [draws.draw_windows(c, name, length_nt, count, rng) for name, c in of_target.items()]
-    drawn = [windows for windows in drawn if len(windows.labels)]
-    if not drawn:
-        raise ConfigError(f"no record is as long as a chunk ({length_nt} nt)")
-    return drawn
-
-
-def export_mlp(
-    folder: Path, name: str, base: ModelSpec, network: PublishedMlp, source: str
-) -> None:
-    """Write the classifier and the manifest; encoders that are files of `base` are copied."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = network.state_dict()
-    state.pop("bn1.num_batches_tracked")
-    tensors = {key: value.float().cpu().contiguous() for key, value in state.items()}
-    with atomic_write(folder / CLASSIFIER_FILE) as file:
-        file.write(save(tensors, metadata={"kind": PUBLISHED_KIND}))
+    output.mkdir(parents=True, exist_ok=True)
+    save_classifier(fit.network, PUBLISHED_KIND, torch.float32, output / CLASSIFIER_FILE)
     names, encoders = [CLASSIFIER_FILE], dict[str, dict[str, Any]]()
     for slot, spec in (("dna", base.dna), ("protein", base.protein)):
         encoders[slot] = {"installed": spec.name}
-        if spec.kind.startswith("mini"):
-            target = folder / f"{slot}.safetensors"
+        if spec.is_small:
+            target = output / f"{slot}.safetensors"
             if target.resolve() != spec.path.resolve():
                 shutil.copyfile(spec.path, target)
             encoders[slot] = {"kind": spec.kind, "dim": spec.dim, "file": target.name}
             names.append(target.name)
+    source = f"virnucpro train, recipe {recipe.digest[:16]}, epoch {fit.epoch}"
     write_manifest(
-        folder, names, name=name, source=source, revision="", licence="not stated",
+        output, names, name=job.name, source=source, revision="", licence="not stated",
         model={
             **encoders, "classifier": CLASSIFIER_FILE, "calibration": "", "groups": [],
             "orf_policy": asdict(base.orf_policy), "chunk_nt": base.chunk_nt,
         },
     )  # fmt: skip
+    return fit
+
+
+def save_classifier(network: nn.Module, kind: str, dtype: torch.dtype, path: Path) -> None:
+    """Write a classifier as safetensors that name their kind."""
+    state = network.state_dict()
+    state.pop("bn1.num_batches_tracked", None)
+    tensors = {name: tensor.to(dtype).cpu().contiguous() for name, tensor in state.items()}
+    with atomic_write(path) as file:
+        file.write(save(tensors, metadata={"kind": kind}))

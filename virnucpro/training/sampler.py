@@ -1,7 +1,4 @@
-"""Draw training windows on the device: sample, mutate, find the longest ORF, tokenise.
-
-All follows from a seed, so a resumed run draws what the uninterrupted one would have drawn.
-"""
+"""Draw training windows on the device: sample, mutate, find the longest ORF, tokenise."""
 
 from typing import NamedTuple
 
@@ -39,19 +36,17 @@ class WindowSampler:
     def __init__(
         self, corpus: Corpus, weights: NDArray[np.float64], device: torch.device, noise: Noise
     ) -> None:
-        first, last = corpus.group_bounds()
-        cumulative = np.cumsum(weights / weights.sum())
+        span = corpus.group_nt
+        tails = adapters(np.random.default_rng(0), _ADAPTER_TAILS, _LONGEST_TAIL)
         arrays = (
-            corpus.bases, corpus.starts, corpus.ends, first, last - first, cumulative,
-            corpus.targets,
+            corpus.bases, corpus.starts, corpus.ends, np.cumsum(span) - span, span,
+            np.cumsum(weights / weights.sum()), corpus.targets, tails,
         )  # fmt: skip
         placed = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays]
         self.bases, self.starts, self.ends, self.first, self.span = placed[:5]
-        self.cumulative, self.target = placed[5:]
+        self.cumulative, self.target, self.adapters = placed[5:]
         self.device, self.noise = device, noise
         self.random = torch.Generator(device=device)
-        tails = adapters(np.random.default_rng(0), _ADAPTER_TAILS, _LONGEST_TAIL)
-        self.adapters = torch.from_numpy(tails).to(device)
 
     def draw(
         self, n: int, shortest: int, longest: int, seed: int
@@ -128,8 +123,20 @@ def reverse_complement(rows: Tensor, length: Tensor) -> Tensor:
 
 def orient(rows: Tensor, length: Tensor) -> Windows:
     """Rows (n, L) of `length` (n,) on their longest ORF's strand and frame, and its protein."""
-    frame, first, count = _longest_orf(rows, length)
-    rows = torch.where((frame >= 3)[:, None], reverse_complement(rows, length), rows)
+    turned = reverse_complement(rows, length)
+    ids = torch.cat([six_frames(strand, length)[0][:, :3] for strand in (rows, turned)], dim=1)
+    stops = torch.tensor(_IS_STOP, device=rows.device)
+    unclear = F.pad((ids < 0) | (ids == CODON_N), (1, 1), value=True)
+    gap = unclear[..., :-2] & unclear[..., 1:-1] & unclear[..., 2:]
+    blocked = (ids < 0) | gap | stops[ids.clamp(min=0)]
+    codons = torch.arange(ids.shape[2], device=rows.device)
+    run = (codons - torch.where(blocked, codons, -1).cummax(dim=2).values).flatten(1)
+    cells = run.shape[1]
+    best = (run * (cells + 1) - torch.arange(cells, device=rows.device)).argmax(dim=1)
+    count = run.gather(1, best[:, None])[:, 0]
+    frame, first = best // len(codons), best % len(codons) + 1 - count
+
+    rows = torch.where((frame >= 3)[:, None], turned, rows)
     shift = frame % 3
     place = torch.arange(rows.shape[1], device=rows.device)
     length = length - shift
@@ -138,8 +145,8 @@ def orient(rows: Tensor, length: Tensor) -> Windows:
     ids = six_frames(rows, length)[0][:, 0]
     letters = torch.tensor(_RESIDUE, device=rows.device)
     place = torch.arange(ids.shape[1], device=rows.device)
-    codons = ids.gather(1, (place + first[:, None]).clamp(max=ids.shape[1] - 1))
-    residues = torch.where(place < count[:, None], letters[codons.clamp(0, CODON_N)], RESIDUE_PAD)
+    ids = ids.gather(1, (place + first[:, None]).clamp(max=ids.shape[1] - 1))
+    residues = torch.where(place < count[:, None], letters[ids.clamp(0, CODON_N)], RESIDUE_PAD)
     return Windows(rows, length, residues, count)
 
 
@@ -147,20 +154,3 @@ def oriented(bases: NDArray[np.uint8], device: torch.device) -> Windows:
     """Windows of one length, shape (n, L), on `device`."""
     rows = torch.from_numpy(bases.astype(np.int64)).to(device)
     return orient(rows, torch.full((len(rows),), rows.shape[1], device=device))
-
-
-def _longest_orf(rows: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Frame 0..5, first codon and codon count of each row's longest run, each (n,)."""
-    strands = [rows, reverse_complement(rows, length)]
-    ids = torch.cat([six_frames(strand, length)[0][:, :3] for strand in strands], dim=1)
-    stops = torch.tensor(_IS_STOP, device=rows.device)
-    unclear = F.pad((ids < 0) | (ids == CODON_N), (1, 1), value=True)
-    gap = unclear[..., :-2] & unclear[..., 1:-1] & unclear[..., 2:]
-    blocked = (ids < 0) | gap | stops[ids.clamp(min=0)]
-    place = torch.arange(ids.shape[2], device=rows.device)
-    last = torch.where(blocked, place, -1).cummax(dim=2).values
-    run = (place - last).flatten(1)
-    cells = run.shape[1]
-    best = (run * (cells + 1) - torch.arange(cells, device=rows.device)).argmax(dim=1)
-    count = run.gather(1, best[:, None])[:, 0]
-    return best // ids.shape[2], best % ids.shape[2] + 1 - count, count

@@ -1,12 +1,11 @@
 """Windows to measure a model on, and sequence that no genome explains: bases 0..3, (n, L)."""
 
-import hashlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.files import digest_of
 from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
 
 Bases = NDArray[np.uint8]
@@ -19,7 +18,7 @@ _ADAPTERS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Drawing:
     """How windows are drawn."""
 
@@ -29,21 +28,14 @@ class Drawing:
     seed: int  # everything follows from it
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledWindows:
+class LabelledWindows(NamedTuple):
     """Windows of one length from one set."""
 
     name: str  # set, such as `dev_known`
     length_nt: int  # length of every window
-    bases: Bases  # shape (n, length_nt), 0..3, 4 for N
+    bases: Bases  # (n, length_nt), 0..3, 4 for N
     labels: tuple[Label, ...]  # n labels
-    # ids of the n records that the windows come from; empty for null sequences
-    records: tuple[str, ...] = ()
-
-    def digest(self) -> str:
-        """Hex SHA-256 over name, letters and labels."""
-        letters = hashlib.sha256(np.ascontiguousarray(self.bases).data).hexdigest()
-        return digest_of(self.name, self.length_nt, letters, [astuple(x) for x in self.labels])
+    records: tuple[str, ...] = ()  # that the n windows come from; none for null sequences
 
 
 def draw_windows(
@@ -69,10 +61,15 @@ def draw_windows(
     start = corpus.starts[record] + (rng.random(count) * room[record]).astype(np.int64)
     bases = corpus.bases[start[:, None] + np.arange(length_nt)]
     flip = rng.random(count) < 0.5
-    turned = bases[flip, ::-1]
-    bases[flip] = np.where(turned < 4, 3 - turned, turned)
+    bases[flip] = other_strand(bases[flip])
     labels = tuple(corpus.groups[g] for g in corpus.group_of[record])
     return LabelledWindows(name, length_nt, bases, labels, tuple(corpus.ids[r] for r in record))
+
+
+def other_strand(windows: Bases) -> Bases:
+    """The other strand of each window."""
+    turned = windows[..., ::-1]
+    return np.where(turned < 4, 3 - turned, turned).astype(np.uint8)
 
 
 def draw_nulls(real: Bases, count: int, rng: np.random.Generator) -> list[LabelledWindows]:
@@ -111,20 +108,13 @@ def uniform(rng: np.random.Generator, n: int, length: int) -> Bases:
     return rng.integers(0, 4, (n, length), dtype=np.uint8)
 
 
-def skewed(rng: np.random.Generator, n: int, length: int) -> Bases:
-    """Independent bases; each sequence has its own composition: shape (n, length)."""
-    cumulative = rng.dirichlet([2.0] * 4, n).cumsum(axis=1)[:, None, :3]
-    out: Bases = (rng.random((n, length, 1)) > cumulative).sum(axis=2).astype(np.uint8)
-    return out
-
-
 def low_complexity(rng: np.random.Generator, n: int, length: int) -> Bases:
     """Tandem repeats of units of 1 to 12 bases, homopolymers among them, with some noise."""
-    unit = rng.integers(0, 4, (n, 12), dtype=np.uint8)
+    unit = uniform(rng, n, 12)
     size = rng.choice(np.arange(1, 13), n, p=_REPEAT_UNITS)[:, None]
     out = np.take_along_axis(unit, np.arange(length)[None] % size, axis=1)
     noise = rng.random((n, 1)) * 0.15 * (rng.random((n, 1)) < 0.8)
-    random = rng.integers(0, 4, (n, length), dtype=np.uint8)
+    random = uniform(rng, n, length)
     return np.where(rng.random((n, length)) < noise, random, out).astype(np.uint8)
 
 
@@ -217,7 +207,7 @@ def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
 
 
 def null_bank(
-    rng: np.random.Generator, windows: Bases, share: float = 1.0, with_adapters: bool = False
+    rng: np.random.Generator, windows: Bases, share: float, with_adapters: bool
 ) -> list[tuple[str, Bases]]:
     """Named blocks of null sequences, some shuffled from `windows`; share 1 gives about 60 Mbp."""
     length = windows.shape[1]
@@ -228,9 +218,15 @@ def null_bank(
     def pick(n: int) -> Bases:
         return windows[rng.integers(0, len(windows), some(n))]
 
+    def skewed(n: int) -> Bases:
+        """Independent bases; each sequence has its own composition."""
+        cumulative = rng.dirichlet([2.0] * 4, n).cumsum(axis=1)[:, None, :3]
+        out: Bases = (rng.random((n, length, 1)) > cumulative).sum(axis=2).astype(np.uint8)
+        return out
+
     bank = [
         ("uniform", uniform(rng, some(16_000), length)),
-        ("skewed", skewed(rng, some(6_000), length)),
+        ("skewed", skewed(some(6_000))),
         ("markov1", markov(rng, pick(16_000), 1)),
         ("markov2", markov(rng, pick(6_000), 2)),
         ("shuffle1", block_shuffle(rng, pick(4_000), 1)),

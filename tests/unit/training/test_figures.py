@@ -9,7 +9,7 @@ from sklearn import metrics as reference
 
 from virnucpro.training import figures
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Label
-from virnucpro.training.evaluation_page import Report, render
+from virnucpro.training.evaluation import Report, render
 from virnucpro.training.figures import Row, curves_of, rows_of, side_by_side
 
 

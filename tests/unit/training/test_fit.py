@@ -15,7 +15,7 @@ from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
-from virnucpro.training.fit import Fit, FitSettings, MiniModel, group_names, logits_of
+from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
 from virnucpro.training.jobs import Recipe
 from virnucpro.training.run import export_model, probabilities, with_insertions
 from virnucpro.training.scoring import as_records
@@ -76,7 +76,7 @@ def test_a_paused_run_goes_on_to_the_same_weights(tmp_path, dev):
         assert not _fit(tmp_path / "parts", dev, stop_after=0.0).finished
     part = _fit(tmp_path / "parts", dev)
     assert all(torch.equal(a, b) for a, b in zip(_weights(whole), _weights(part), strict=True))
-    assert whole.best_model()[1] == part.best_model()[1]
+    assert whole.best_step == part.best_step
 
 
 def test_other_data_does_not_go_on_from_a_run(tmp_path, dev):
@@ -122,7 +122,7 @@ def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_pa
 def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(tmp_path, dev):
     first = _fit(tmp_path / "first", dev)
     Calibration().save(tmp_path / "calibration.json", "nothing")
-    export_model(tmp_path, "toy", first.best_model()[0], ["a", "b"], 150, "a test")
+    export_model(tmp_path, "toy", first.best_model(), ["a", "b"], 150, "a test")
     start = resolve_model("custom", tmp_path, tmp_path / "home")
     found = {}
     for distil in (0.0, 1.0):
@@ -132,12 +132,12 @@ def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(t
         )
         fit = Fit(_corpus(0), dev, recipe, settings, start=start)
         weights = fit.model.state_dict()
-        for name, tensor in first.best_model()[0].state_dict().items():
+        for name, tensor in first.best_model().state_dict().items():
             if not name.startswith("classifier.kind"):
                 torch.testing.assert_close(weights[name], tensor.half().float())
         fit.run()
         found[distil] = logits_of(fit.model, fit.dev[0][1], 40)[0].softmax(dim=1)
-    expected = logits_of(first.best_model()[0], fit.dev[0][1], 40)[0].softmax(dim=1)
+    expected = logits_of(first.best_model(), fit.dev[0][1], 40)[0].softmax(dim=1)
     far, near = (float((found[d] - expected).abs().mean()) for d in (0.0, 1.0))
     assert near < 0.7 * far
 
@@ -157,8 +157,8 @@ def test_worn_copies_of_inserted_viruses_are_no_viruses():
 def test_a_narrower_network_begins_with_the_channels_that_add_most(tmp_path, dev):
     first = _fit(tmp_path / "first", dev)
     Calibration().save(tmp_path / "calibration.json", "nothing")
-    names = group_names(first.kinds)
-    export_model(tmp_path, "toy", first.best_model()[0], names, 150, "a test")
+    names = first.groups
+    export_model(tmp_path, "toy", first.best_model(), names, 150, "a test")
     start = resolve_model("custom", tmp_path, tmp_path / "home")
     narrow = {
         part: replace(getattr(RECIPE, part), hidden=getattr(RECIPE, part).width // 2)
