@@ -13,14 +13,7 @@ from virnucpro.core.records import FRAMES, Status
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Shard
 from virnucpro.pipeline.output_dir import RunPaths
-from virnucpro.reports.tables import (
-    CHUNK_COLUMNS,
-    CONTIG_COLUMNS,
-    CallRow,
-    ChunkRow,
-    contig_line,
-    header,
-)
+from virnucpro.reports.tables import CHUNK_COLUMNS, CONTIG_COLUMNS, CallRow, ChunkRow, header
 from virnucpro.scores.calibration import UNCERTAIN_CALL, VIRUS_CALL, Calibration
 from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
 from virnucpro.scores.kinds import KINDS, RETRO, Kinds
@@ -196,7 +189,7 @@ class ModelTables:
         self._consensus.add(shard.chunk_ids(called.scored_chunks), called.is_virus.tolist())
         self._chunks.writelines(row.line() for row in called.chunk_rows)
         self._records.writelines(
-            contig_line(row, record.joint_id, host)
+            row.line(record.joint_id, host)
             for row, record, host in zip(called.rows, shard.records, called.hosts, strict=True)
         )
         self.counts.update(

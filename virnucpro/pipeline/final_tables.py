@@ -25,7 +25,6 @@ from virnucpro.reports.tables import (
     CONTIG_COLUMNS,
     ChunkRow,
     RegionRow,
-    chunk_row,
     read_fields,
     rounded,
 )
@@ -163,7 +162,7 @@ def _called(
             own = list(islice(chunks, int(row[CHUNKS])))
             if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
                 raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
-            viral = [*map(chunk_row, own)] if row[SUPPORTING] != "0" else []
+            viral = [*map(ChunkRow.of, own)] if row[SUPPORTING] != "0" else []
             regions, record = find_regions(row, viral) if viral else [], None
             if row[CALL] == VIRUS or any(region.is_inside for region in regions):
                 is_read = True

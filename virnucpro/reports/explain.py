@@ -66,11 +66,7 @@ def number(value: object) -> float | None:
 
 
 def thresholds(calling: Mapping[str, Any]) -> str:
-    """What a record must reach to be called viral, from `calling` of run.json.
-
-    >>> thresholds({"preset": None, "min_score": 0.8, "max_fdr": 0.01, "only_stricter": False})
-    'A record is called viral if its p_virus is at least 0.8 and its FDR is at most 1%.'
-    """
+    """What a record must reach to be called viral, from `calling` of run.json."""
     score, fdr = (number(calling.get(name)) for name in ("min_score", "max_fdr"))
     needs = [] if score is None else [f"is at least {score:g}"]
     if score is None or calling.get("only_stricter"):
@@ -92,12 +88,10 @@ def inputs(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every stage of run.json that has a time, with its rate and counts in words.
-
-    A short one has no rate.
-    """
-    found, total = [], _stage_seconds(run) or 1.0
-    for name, facts in _timed(run).items():
+    """Every stage of run.json that has a time, with counts and, of a long one, rate in words."""
+    found, timed = [], _timed(run)
+    total = sum(facts["seconds"] for facts in timed.values()) or 1.0
+    for name, facts in timed.items():
         seconds = float(facts["seconds"])
         hidden = ("seconds", "status:", "call:")
         counts = {
@@ -123,12 +117,7 @@ def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def estimates(run: Mapping[str, Any]) -> dict[str, str]:
-    """The share of viruses in each sample with its interval, in words.
-
-    >>> entry = {"sample": "gut", "prevalence": 0.021, "low": 0.0, "high": 0.04}
-    >>> estimates({"sample_summary": [entry]})
-    {'gut': '2.1% (0% to 4.0%)'}
-    """
+    """The share of viruses in each sample with its interval, such as `2.1% (0% to 4.0%)`."""
     found = {}
     for entry in entries(run, "sample_summary"):
         shares = [number(entry.get(name)) for name in ("prevalence", "low", "high")]
@@ -139,11 +128,7 @@ def estimates(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def advice(command: Sequence[str], limit: str = "0.05") -> str:
-    """How to call a finished run again, up to a bound of the FDR, given the words that started it.
-
-    >>> advice(["/usr/bin/virnucpro", "predict", "gut 1.fa", "--force"])
-    "virnucpro predict 'gut 1.fa' --resume --max-fdr 0.05"
-    """
+    """How to call a finished run again with a bound of the FDR, given the words that started it."""
     words = [word for word in command[1:] if word not in ("--force", "-f", "--resume")]
     if "predict" not in words:  # from Python
         return f"predict(..., resume=True, max_fdr={limit})"
@@ -152,7 +137,7 @@ def advice(command: Sequence[str], limit: str = "0.05") -> str:
 
 def history(run: Mapping[str, Any]) -> str:
     """What of this result an earlier start had made; empty where nothing was."""
-    if _is_called_again(run):
+    if _earlier_seconds(run) is not None:
         return (
             f"Calls and tables were made again, in {duration(run['seconds'])}, from the scores of "
             "an earlier run; the other stages and their times are that run's."
@@ -174,8 +159,8 @@ def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     formats = [words[1] for words in map(str.split, map(str, engines.values())) if words[1:]]
     versions = {"VirNucPro": run.get("version", "")}
     versions |= part(run, "versions") or {"Python": run.get("python", "")}
-    # where calls were made again, the earlier run's stages count too
-    seconds = _stage_seconds(run) if _is_called_again(run) else number(run.get("seconds"))
+    earlier = _earlier_seconds(run)
+    seconds = number(run.get("seconds")) if earlier is None else earlier
     pairs = [
         ("Model", str(model.get("name", ""))),
         ("Model hash", str(model.get("digest", ""))),
@@ -201,11 +186,7 @@ def _timed(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _stage_seconds(run: Mapping[str, Any]) -> float:
-    return float(sum(facts["seconds"] for facts in _timed(run).values()))
-
-
-def _is_called_again(run: Mapping[str, Any]) -> bool:
-    """Whether stages took longer than the run they are told in, as they are an earlier one's."""
-    seconds = number(run.get("seconds"))
-    return seconds is not None and _stage_seconds(run) > seconds + CLOCK_SECONDS
+def _earlier_seconds(run: Mapping[str, Any]) -> float | None:
+    """Of all stages, where they took longer than the run, as they are an earlier one's; or None."""
+    seconds, total = number(run.get("seconds")), sum(f["seconds"] for f in _timed(run).values())
+    return float(total) if seconds is not None and total > seconds + CLOCK_SECONDS else None
