@@ -50,7 +50,7 @@ from virnucpro.pipeline.worker_loop import (  # noqa: E402
     OnRows,
     Outcome,
 )
-from virnucpro.reports.tables import CallRow, read_call_rows  # noqa: E402
+from virnucpro.reports.tables import CallRow  # noqa: E402
 from virnucpro.scores.scorer import COLUMNS  # noqa: E402
 from virnucpro.sequences import streams  # noqa: E402
 from virnucpro.sequences.fasta import read_records  # noqa: E402
@@ -196,7 +196,7 @@ class Predictor:
             output=Output(progress=False, report=False),
         )
         run_prediction(files, out, settings, executor=self._executor)
-        return list(read_call_rows(out / "calls.tsv"))
+        return list(CallRow.read(out / "calls.tsv"))
 
     def alone(self, file: Path) -> list[CallRow]:
         """The same without files."""

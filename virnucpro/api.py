@@ -50,7 +50,7 @@ class PredictionResult:
 
     def __iter__(self) -> Iterator[CallRow]:
         """One row for every input record, in input order. Streams."""
-        yield from tables.read_call_rows(self.calls)  # holds this object, and so its directory
+        yield from CallRow.read(self.calls)  # holds this object, and so its directory
 
     def __len__(self) -> int:
         """Input records."""
@@ -74,7 +74,7 @@ class PredictionResult:
 
     def chunks(self) -> Iterator[ChunkRow]:
         """The score along each record, chunk by chunk. Streams."""
-        yield from tables.read_chunk_rows(self.output_dir / "chunks.tsv")
+        yield from ChunkRow.read(self.output_dir / "chunks.tsv")
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Rows as dictionaries with the columns of calls.tsv; what is absent is None."""

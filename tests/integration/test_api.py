@@ -10,7 +10,7 @@ from runs_here import dna, write_fasta
 import virnucpro
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.core.records import Record
-from virnucpro.reports.tables import CALL_COLUMNS, read_call_rows
+from virnucpro.reports.tables import CALL_COLUMNS, CallRow
 
 TINY = {"model": "500", "orf_policy": "longest"}
 
@@ -25,7 +25,7 @@ def test_the_same_table_as_the_command(home, predict, fasta, tmp_path):
     result = virnucpro.predict(fasta, threads=1, min_score=0.0, **TINY)
     predict(fasta, "-o", tmp_path / "out", "--min-score", "0", code=0)
     assert result.calls.read_bytes() == (tmp_path / "out" / "calls.tsv").read_bytes()
-    assert result.rows == list(read_call_rows(result.calls))
+    assert result.rows == list(CallRow.read(result.calls))
     assert (len(result), result.exit_code) == (3, 0)
     assert result.counts["call:virus"] == 2
     assert [chunk.seq_id for chunk in result.chunks()] == ["a", "a", "a", "b"]

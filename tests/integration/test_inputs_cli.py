@@ -10,13 +10,13 @@ from runs_here import dna
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.core.records import Status
 from virnucpro.pipeline.inputs import folder_names, plan_sources, read_sources, sample_names
-from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, read_call_rows, read_chunk_rows
+from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, CallRow, ChunkRow
 from virnucpro.sequences.alignments import read_alignments
 from virnucpro.sequences.read_log import ReadLog
 
 
 def rows_of(out):
-    return list(read_call_rows(out / "calls.tsv"))
+    return list(CallRow.read(out / "calls.tsv"))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_one_row_each_with_its_status_and_counts_that_add_up(run, tmp_path):
     assert scoring["gaps"] == 6
     assert scoring["orfs"] == sum(row.orfs for row in rows)
     assert scoring["chunks_scored"] == sum(row.chunks_scored for row in rows)
-    chunks = list(read_chunk_rows(tmp_path / "out" / "chunks.tsv"))
+    chunks = list(ChunkRow.read(tmp_path / "out" / "chunks.tsv"))
     assert len(chunks) == sum(row.chunks for row in rows)
     for row in rows:
         assert (row.p_virus is None) == (row.call is None) == (row.status is not Status.CALLED)

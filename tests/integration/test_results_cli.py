@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from runs_here import contents, dna, facts, fastq, predict_with, write_fasta, write_reads
 
-from virnucpro.reports.tables import read_call_rows, rounded
+from virnucpro.reports.tables import CallRow, rounded
 from virnucpro.scores.scorer import Scorer
 from virnucpro.sequences.fasta import read_fasta
 
@@ -16,7 +16,7 @@ FINAL = ("calls.tsv", "regions.tsv", "viral_regions.bed", "viral_chunks.bed", "v
 
 
 def rows_of(out):
-    return list(read_call_rows(out / "calls.tsv"))
+    return list(CallRow.read(out / "calls.tsv"))
 
 
 @pytest.fixture

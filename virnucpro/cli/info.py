@@ -383,11 +383,10 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
         click.echo(f"{directory}: no such directory", err=True)
         sys.exit(3)
     checked = bad = 0
-    for finding in check_output_dir(directory, load=not skip_load):
+    for path, problem in check_output_dir(directory, load=not skip_load):
         checked += 1
-        bad += bool(finding.problem)
-        problem = f": {finding.problem}" if finding.problem else ""
-        click.echo(f"{'bad' if problem else 'ok':<5} {finding.path}{problem}")
+        bad += bool(problem)
+        click.echo(f"{'bad' if problem else 'ok':<5} {path}{problem and f': {problem}'}")
     click.echo(f"{checked} files checked, {bad} bad")
     sys.exit(1 if bad else 0 if checked else 3)
 

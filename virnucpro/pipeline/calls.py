@@ -2,7 +2,7 @@
 
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,7 @@ from virnucpro.core.records import FRAMES, Status
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Shard
 from virnucpro.pipeline.output_dir import RunPaths
-from virnucpro.reports.tables import (
-    CHUNK_COLUMNS,
-    CONTIG_COLUMNS,
-    CallRow,
-    ChunkRow,
-    contig_line,
-    header,
-)
+from virnucpro.reports.tables import CHUNK_COLUMNS, CONTIG_COLUMNS, CallRow, ChunkRow, header
 from virnucpro.scores.calibration import UNCERTAIN_CALL, VIRUS_CALL, Calibration
 from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
 from virnucpro.scores.kinds import KINDS, RETRO, Kinds
@@ -107,37 +100,44 @@ class Caller:
                 evidence, lengths, fragment_of[contig_of], sizes, hidden, are_pairs=True
             )
             p_virus, calls = p_pairs[fragment_of], calls[fragment_of]
-        has_call = ~np.isnan(p_virus)
         supporting = np.bincount(contig_of[p_chunks > 0.5], minlength=count)
         opposing = np.bincount(contig_of[p_chunks < 0.5], minlength=count)
-
-        rows = [
-            CallRow(
-                seq_id=record.seq_id,
-                sample=record.sample,
-                length=record.length,
-                chunks=record.chunks,
-                orfs=int(orfs[i]),
-                chunks_scored=int(called[i]),
-                supporting=int(supporting[i]),
-                opposing=int(opposing[i]),
-                status=record.status
-                or (Status.CALLED if called[i] else Status.FAILED if orfs[i] else Status.NO_ORF),
-                p_virus=float(p_virus[i]) if has_call[i] else None,
-                p_record=float(p_records[i]) if called[i] else None,
-                call=str(calls[i]) if has_call[i] else None,
-                model=self._model.name,
-                topology=record.topology,
-            )
-            for i, record in enumerate(shard.records)
-        ]
+        # Likely viruses have a kind, and a family where the model is certain.
+        named: dict[int, tuple[str, float, str]] = {}
         hosts = [-1] * count
         if self._kinds.families:
             of_kinds = self._kinds.of_records(
                 table[best, 3:], lengths.astype(np.float64), fragment_of[contig_of], fragments
             )
-            self._name_kinds(rows, *(found[fragment_of] for found in of_kinds[:-1]))
-            hosts = of_kinds[-1][fragment_of].tolist()
+            kind, score, group, certain, host = (found[fragment_of] for found in of_kinds)
+            hosts, is_retro, limits = host.tolist(), kind == RETRO, self._calibration
+            is_likely = p_virus > LIKELY
+            is_insertion = is_likely & is_retro & (p_virus < limits.retro_above)
+            calls[is_insertion & (calls == VIRUS_CALL)] = UNCERTAIN_CALL
+            is_sure = (self._kinds.of_group[group] == kind) & (certain >= limits.family_above)
+            is_named = is_likely & (score >= np.where(is_retro, LIKELY, limits.kind_above))
+            for i in np.flatnonzero(is_named).tolist():
+                family = self._kinds.families[group[i]] if is_sure[i] else ""
+                named[i] = KINDS[kind[i]], float(score[i]), family
+
+        rows = []
+        columns = (orfs, called, supporting, opposing, p_virus, p_records, calls)
+        for i, (record, n_orfs, n_called, n_for, n_against, p, p_record, call) in enumerate(
+            zip(shard.records, *(column.tolist() for column in columns), strict=True)
+        ):
+            hint, share, family = named.get(i, ("", None, ""))
+            status = Status.CALLED if n_called else Status.FAILED if n_orfs else Status.NO_ORF
+            has_call = p == p  # noqa: PLR0124 - no NaN
+            rows.append(
+                CallRow(
+                    seq_id=record.seq_id, length=record.length, chunks=record.chunks, orfs=n_orfs,
+                    status=record.status or status, p_virus=p if has_call else None,
+                    call=call if has_call else None, model=self._model.name, sample=record.sample,
+                    chunks_scored=n_called, supporting=n_for, opposing=n_against, class_hint=hint,
+                    kind_score=share, family=family, topology=record.topology,
+                    p_record=p_record if n_called else None,
+                )
+            )  # fmt: skip
         best_orfs = shard.orfs[kept[best]]
         found = dict(zip(scored.tolist(), zip(best_orfs.tolist(), p_chunks.tolist(), strict=True),
                          strict=True))  # fmt: skip
@@ -152,25 +152,6 @@ class Caller:
         lost = np.flatnonzero(is_lost & (orfs > 0))
         lacking = {shard.records[i].joint_id: int(missing[i]) for i in lost}
         return Called(rows, hosts, chunk_rows, scored, virus >= other, lacking)
-
-    def _name_kinds(self, rows: list[CallRow], *found: NDArray[Any]) -> None:
-        """Give likely viruses their kind and family, given `Kinds.of_records` of each row."""
-        limits = self._calibration
-        for i, (kind, score, group, certain) in enumerate(zip(*found, strict=True)):
-            row = rows[i]
-            if row.p_virus is None or row.p_virus <= LIKELY:
-                continue
-            call = row.call
-            if call == VIRUS_CALL and kind == RETRO and row.p_virus < limits.retro_above:
-                call = UNCERTAIN_CALL
-            if score < (LIKELY if kind == RETRO else limits.kind_above):
-                rows[i] = replace(row, call=call)
-                continue
-            is_sure = self._kinds.of_group[group] == kind and certain >= limits.family_above
-            rows[i] = replace(
-                row, call=call, class_hint=KINDS[kind], kind_score=float(score),
-                family=self._kinds.families[group] if is_sure else "",
-            )  # fmt: skip
 
 
 class ModelTables:
@@ -208,7 +189,7 @@ class ModelTables:
         self._consensus.add(shard.chunk_ids(called.scored_chunks), called.is_virus.tolist())
         self._chunks.writelines(row.line() for row in called.chunk_rows)
         self._records.writelines(
-            contig_line(row, record.joint_id, host)
+            row.line(record.joint_id, host)
             for row, record, host in zip(called.rows, shard.records, called.hosts, strict=True)
         )
         self.counts.update(

@@ -5,7 +5,7 @@ rate of each sample; the second writes. Memory does not grow with the number of 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby, islice
 from operator import itemgetter
@@ -25,7 +25,6 @@ from virnucpro.reports.tables import (
     CONTIG_COLUMNS,
     ChunkRow,
     RegionRow,
-    chunk_row,
     read_fields,
     rounded,
 )
@@ -34,7 +33,7 @@ from virnucpro.scores.composition import Composition, Sample
 from virnucpro.scores.thresholds import VIRUS, viral_stretches
 from virnucpro.sequences.read_log import ReadLog
 
-BLOCK_ROWS = 1_024
+BLOCK_ROWS = 1_024  # of whole pairs
 MANY_FALSE = 0.2  # expected share of the viral records that is told
 # Rows stay text from the model's table to the user's: a place is that of a column.
 _AT = {name: place for place, name in enumerate(CONTIG_COLUMNS)}
@@ -103,74 +102,76 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
     return dict(totals), summaries
 
 
-def _estimates(run: Run) -> dict[str, Sample]:
-    """The share of viruses in each sample that has scored records; a pair counts once."""
-    mix = Calibration.load(run.model.calibration).mix
-    estimates = {}
-    every = islice(read_fields(run.paths.contigs, CONTIG_COLUMNS), 0, None, run.mates)
-    rows = (row for row in every if row[P_VIRUS])
+def find_regions(row: Sequence[str], chunks: Sequence[ChunkRow]) -> list[RegionRow]:
+    """The viral stretches of one contig, `row` being its fields as text."""
+    length = int(row[LENGTH])
+    windows = [(chunk.start, min(chunk.end, length), chunk.p_virus) for chunk in chunks]
+    stretches = viral_stretches(windows, row[CALL] == VIRUS)
+    return [
+        RegionRow(
+            row[ID], number, found.start, found.end, length, found.supporting,
+            found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
+        )
+        for number, found in enumerate(stretches, start=1)
+    ]  # fmt: skip
+
+
+def _blocks(run: Run) -> Iterator[tuple[str, list[list[str]]]]:
+    """Samples, each again and again, with some rows of their contigs as text."""
+    rows = read_fields(run.paths.contigs, CONTIG_COLUMNS)
     for sample, own in groupby(rows, key=itemgetter(SAMPLE)):
-        composition = Composition(mix, run.mates > 1)
         while block := list(islice(own, BLOCK_ROWS)):
-            composition.add(
-                _numbers(block, P_VIRUS), _numbers(block, LENGTH), _numbers(block, HOST).astype(int)
-            )
-        estimates[sample] = composition.estimate()
-    return estimates
+            yield sample, block
 
 
 def _numbers(rows: list[list[str]], place: int) -> NDArray[np.float64]:
     return np.array([row[place] for row in rows], dtype=np.float64)
 
 
+def _estimates(run: Run) -> dict[str, Sample]:
+    """The share of viruses in each sample that has scored records; a pair counts once."""
+    mix, counted = Calibration.load(run.model.calibration).mix, dict[str, Composition]()
+    for sample, block in _blocks(run):
+        if scored := [row for row in block[:: run.mates] if row[P_VIRUS]]:
+            p, lengths, hosts = (_numbers(scored, place) for place in (P_VIRUS, LENGTH, HOST))
+            if sample not in counted:
+                counted[sample] = Composition(mix, run.mates > 1)
+            counted[sample].add(p, lengths, hosts.astype(int))
+    return {sample: composition.estimate() for sample, composition in counted.items()}
+
+
 def _called(
     run: Run, estimates: dict[str, Sample]
 ) -> Iterator[tuple[list[str], str, list[ChunkRow], list[RegionRow], Record | None]]:
     """Each record's row, joint id, chunks and regions if any is viral, and then the record."""
+    thresholds, number, is_read = run.settings.calling.thresholds, -1, False
     chunks = read_fields(run.paths.chunks, CHUNK_COLUMNS)
     records = enumerate(read_sources(run.sources, ReadLog(is_silent=True)))
-    is_read = False
-    for number, row in enumerate(_rows_in_sample(run, estimates)):
-        joint_id, key = row[JOINT_ID], [row[ID], row[SAMPLE]]
-        del row[JOINT_ID:]
-        own = list(islice(chunks, int(row[CHUNKS])))
-        if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
-            raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
-        viral = [*map(chunk_row, own)] if row[SUPPORTING] != "0" else []
-        length, record = int(row[LENGTH]), None
-        windows = [(chunk.start, min(chunk.end, length), chunk.p_virus) for chunk in viral]
-        stretches = viral_stretches(windows, row[CALL] == VIRUS) if windows else []
-        regions = [
-            RegionRow(
-                row[ID], k, found.start, found.end, length, found.supporting,
-                found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
-            )
-            for k, found in enumerate(stretches, start=1)
-        ]  # fmt: skip
-        if row[CALL] == VIRUS or any(found.is_inside for found in regions):
-            is_read = True
-            record = next((record for place, record in records if place == number), None)
-            if record is None or [record.seq_id, record.sample] != key:
-                names = ", ".join(name for source in run.sources for name in source.names)
-                problem = f"record {number + 1} is not {clipped(row[ID])} any more"
-                raise InputError(names, f"{problem}: changed during the run")
-        yield row, joint_id, viral, regions, record
+    for sample, block in _blocks(run):
+        if scored := [row for row in block if row[P_VIRUS]]:
+            p, estimate = _numbers(scored, P_VIRUS), estimates[sample]
+            p_sample = estimate.p_sample(p, _numbers(scored, LENGTH))
+            found = zip(scored, *map(list, (p, estimate.fdr(p), p_sample)), strict=True)
+            for row, own_p, fdr, p_here in found:
+                row[FDR], row[P_SAMPLE] = f"{fdr:.6g}", f"{p_here:.6g}"
+                row[CALL] = thresholds.call(row[CALL], own_p, float(row[FDR]))
+        for row in block:
+            number += 1
+            joint_id, key = row[JOINT_ID], [row[ID], row[SAMPLE]]
+            del row[JOINT_ID:]
+            own = list(islice(chunks, int(row[CHUNKS])))
+            if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
+                raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
+            viral = [*map(ChunkRow.of, own)] if row[SUPPORTING] != "0" else []
+            regions, record = find_regions(row, viral) if viral else [], None
+            if row[CALL] == VIRUS or any(region.is_inside for region in regions):
+                is_read = True
+                record = next((record for place, record in records if place == number), None)
+                if record is None or [record.seq_id, record.sample] != key:
+                    names = ", ".join(name for source in run.sources for name in source.names)
+                    problem = f"record {number + 1} is not {clipped(row[ID])} any more"
+                    raise InputError(names, f"{problem}: changed during the run")
+            yield row, joint_id, viral, regions, record
     if is_read:  # only when it was read to its end it is known to be the same
         for _ in records:
             pass
-
-
-def _rows_in_sample(run: Run, estimates: dict[str, Sample]) -> Iterator[list[str]]:
-    thresholds = run.settings.calling.thresholds
-    rows = read_fields(run.paths.contigs, CONTIG_COLUMNS)
-    for sample, own in groupby(rows, key=itemgetter(SAMPLE)):
-        while block := list(islice(own, BLOCK_ROWS)):
-            scored = [row for row in block if row[P_VIRUS]]
-            if scored:
-                p, estimate = _numbers(scored, P_VIRUS), estimates[sample]
-                p_sample = estimate.p_sample(p, _numbers(scored, LENGTH))
-                found = zip(scored, *map(list, (p, estimate.fdr(p), p_sample)), strict=True)
-                for row, own_p, fdr, p_here in found:
-                    row[FDR], row[P_SAMPLE] = f"{fdr:.6g}", f"{p_here:.6g}"
-                    row[CALL] = thresholds.call(row[CALL], own_p, float(row[FDR]))
-            yield from block

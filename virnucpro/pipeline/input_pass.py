@@ -5,7 +5,7 @@ follow from input and settings alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -146,50 +146,40 @@ def input_pass(
     Yields:
         Each unit when it is full, and each shard after its last unit.
     """
-    shard, number = _OpenShard(), 0
+    number, none = 0, np.empty(0)
+    shard = Shard([], none, none, [])  # as far as it has been read
+    chunk_parts, orf_parts = list[Rows](), list[Rows]()
+    seen = dict[bytes, int]()  # row of each distinct ORF
+    waiting = list[tuple[bytes, bytes, int]]()  # DNA, protein and row of those of no unit
     for block, texts, found in translate_blocks(_blocks(records, rules), rules.policy, workers):
-        records_here, chunks, ends_shard = block
+        new_records, chunks, ends_shard = block
         on_block(texts, found.dna, found.protein)
-        rows = np.empty(len(found), dtype=ORF)
-        rows["chunk"] = found.chunk + sum(map(len, shard.chunks))
+        rows, first = np.empty(len(found), dtype=ORF), sum(map(len, orf_parts))
+        rows["chunk"] = found.chunk + sum(map(len, chunk_parts))
         rows["frame"], rows["start"], rows["end"] = found.frame, found.start, found.end
         distinct = []
-        for row, (dna, protein) in enumerate(
-            zip(found.dna, found.protein, strict=True), start=sum(map(len, shard.orfs))
-        ):
+        for row, (dna, protein) in enumerate(zip(found.dna, found.protein, strict=True), first):
             # 128 bits: among 10^9 ORFs the chance that two share them is below 10^-20.
             key = blake2b(dna + b" " + protein, digest_size=16).digest()
-            known = len(shard.seen)
-            distinct.append(shard.seen.setdefault(key, known))
-            if len(shard.seen) > known:
-                shard.waiting.append((dna, protein, row))
+            known = len(seen)
+            distinct.append(seen.setdefault(key, known))
+            if len(seen) > known:
+                waiting.append((dna, protein, row))
         rows["distinct"] = distinct
-        shard.records += records_here
-        shard.chunks.append(chunks)
-        shard.orfs.append(rows)
-        while len(shard.waiting) >= per_unit or (shard.waiting and ends_shard):
-            unit = Unit(number, *map(list, zip(*shard.waiting[:per_unit], strict=True)))
-            del shard.waiting[:per_unit]
+        shard.records.extend(new_records)
+        chunk_parts.append(chunks)
+        orf_parts.append(rows)
+        while len(waiting) >= per_unit or (waiting and ends_shard):
+            unit = Unit(number, *map(list, zip(*waiting[:per_unit], strict=True)))
+            del waiting[:per_unit]
             shard.units.append((number, len(unit)))
             yield unit
             number += 1
         if ends_shard:
-            every_chunk, orfs = np.concatenate(shard.chunks), np.concatenate(shard.orfs)
-            yield Shard(shard.records, every_chunk, orfs, shard.units)
-            shard = _OpenShard()
-
-
-@dataclass(slots=True)
-class _OpenShard:
-    """A shard that is still being read."""
-
-    records: list[RecordRow] = field(default_factory=list)
-    chunks: list[Rows] = field(default_factory=list)  # block by block
-    orfs: list[Rows] = field(default_factory=list)
-    units: list[tuple[int, int]] = field(default_factory=list)
-    seen: dict[bytes, int] = field(default_factory=dict)  # row of each distinct ORF
-    # DNA, protein and row of distinct ORFs whose unit is not full
-    waiting: list[tuple[bytes, bytes, int]] = field(default_factory=list)
+            chunks, rows = np.concatenate(chunk_parts), np.concatenate(orf_parts)
+            yield Shard(shard.records, chunks, rows, shard.units)
+            shard, seen = Shard([], none, none, []), {}
+            chunk_parts, orf_parts = [], []
 
 
 _Block = tuple[list[RecordRow], Rows, bool]

@@ -1,6 +1,6 @@
-"""report.html: one self-contained page about a run, and a summary for MultiQC beside it.
+"""report.html: one page about a run that needs no network, and a summary for MultiQC beside it.
 
-Its table and charts come from one block of JSON that the page's own script reads.
+Ids and paths from the input never become markup; the page's policy lets no other script run.
 """
 
 import json
@@ -24,7 +24,7 @@ from virnucpro.reports.summary import (
     read_tracks,
     summarise,
 )
-from virnucpro.reports.tables import RegionRow, read_region_rows
+from virnucpro.reports.tables import RegionRow
 from virnucpro.scores.thresholds import VIRUS
 
 SCRIPTS = ("page.js", "charts.js", "limit.js", "track.js", "table.js")
@@ -34,12 +34,6 @@ MOST_SAMPLES = 400
 MOST_LETTERS = 600_000  # of sequences that can be copied: more would make the page large
 SHOWN_REGIONS = 100
 HIGH_FDR = 0.2
-# Columns of the page's table by their fields: as they are, and in units of 1 / `SCORE_UNIT`.
-COPIED = {
-    "id": "seq_id", "length": "length", "chunks": "chunks", "scored": "chunks_scored",
-    "supporting": "supporting", "opposing": "opposing",
-}  # fmt: skip
-SCALED = {"p": "p_virus", "fdr": "fdr", "ps": "p_sample"}
 # Reads of about one length make a column, not a chart of length against score.
 ONE_LENGTH = 1.25
 # Name in MultiQC's data and colour, by call.
@@ -59,7 +53,7 @@ def write_report(output_dir: Path) -> Path:
     run = explain.read_run(output_dir)
     table = output_dir / "regions.tsv"
     hosts, regions = best_regions(table) if table.exists() else (0, [])
-    summary = summarise(output_dir / "calls.tsv", wanted={row.key for _, row in regions})
+    summary = summarise(output_dir / "calls.tsv", {row.key for _, row in regions})
     data = _data(run, summary, regions, output_dir)
     model, style = str(explain.part(run, "model").get("name", "?")), pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
@@ -76,8 +70,41 @@ def write_report(output_dir: Path) -> Path:
     )  # fmt: skip
     with atomic_write(page, "w") as file:
         file.write(html)
-    write_json(graph, _multiqc(run, summary))
-    write_json(general, _general(run))
+
+    # MultiQC finds its files by name, and puts what it reads into its page as it is, so that
+    # markup in names is escaped here: calls of each sample as bars, and columns of its table.
+    title = f"Records by call, VirNucPro {run.get('version', '')}, model "
+    write_json(graph, {
+        "id": "virnucpro_calls",
+        "section_name": "VirNucPro",
+        "description": escape(f"{title}{explain.part(run, 'model').get('name', '')}."),
+        "plot_type": "bargraph",
+        "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Records"},
+        "categories": {
+            name: {"name": call or "not called", "color": color}
+            for call, (name, color) in MULTIQC.items()
+        },
+        "data": {
+            escape(sample) or "all": {name: counts[call] for call, (name, _) in MULTIQC.items()}
+            for sample, counts in summary.samples.items()
+        },
+    })  # fmt: skip
+    share = {"min": 0, "max": 100, "suffix": "%", "format": "{:,.1f}"}
+    rows = {}
+    for sample in explain.entries(run, "sample_summary"):
+        records, false = int(sample.get("records") or 0), sample.get("expected_false")
+        viral = 100 * int(sample.get("virus") or 0) / records if records else 0.0
+        found = {"viral": viral} | ({} if false is None else {"false": 100 * float(false)})
+        rows[escape(str(sample.get("sample", ""))) or "all"] = found
+    write_json(general, {
+        "id": "virnucpro_general",
+        "plot_type": "generalstats",
+        "pconfig": [
+            {"viral": {"title": "Viral", "description": "Records called a virus", **share}},
+            {"false": {"title": "False", "description": "Viral records expected false", **share}},
+        ],
+        "data": rows,
+    })  # fmt: skip
     return page
 
 
@@ -85,62 +112,56 @@ def _data(
     run: dict[str, Any], summary: Summary, best: list[tuple[int, RegionRow]], output_dir: Path
 ) -> dict[str, Any]:
     """What the page's script reads; numbers are -1 where there is none."""
-    rows, samples, statuses = summary.top, list(summary.samples), list(summary.statuses)
+    rows = [row for row, _ in summary.top]
+    samples, statuses = list(summary.samples), list(summary.statuses)
     row_of = {row.key: place for place, row in enumerate(rows)}
     best = [(place, found) for place, found in best if found.key in row_of]
-    chosen = choose_tracks(rows, hosts={found.key for _, found in best})
+    chosen = choose_tracks(rows, {found.key for _, found in best})
     chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
-    tracks = read_tracks(chunks, chosen) if chosen and chunks.exists() else []
     regions: dict[int, list[tuple[int, int]]] = {}
     if chosen and table.exists():
-        for found in read_region_rows(table, lambda *row: row[:2] in chosen):
+        for found in RegionRow.read(table, lambda texts: (texts[-1], texts[0]) in chosen):
             regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     # The page's place for each place in viral.fasta and in regions.fasta, surest first.
     viral, inside, letters = dict[int, int](), dict[int, int](), MOST_LETTERS
     for number, (place, found) in enumerate(best):
-        if (size_nt := found.end - found.start) <= letters:
-            inside[place], letters = number, letters - size_nt
-    for number, (row, place) in enumerate(zip(rows, summary.viral, strict=True)):
+        if found.length <= letters:
+            inside[place], letters = number, letters - found.length
+    for number, (row, place) in enumerate(summary.top):
         if place >= 0 and row.length <= letters:
             viral[place], letters = number, letters - row.length
     packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
-    table_columns: dict[str, Any] = {
-        name: [getattr(row, field) for row in rows] for name, field in COPIED.items()
-    }
-    for name, field in SCALED.items():
-        values = [getattr(row, field) for row in rows]
-        table_columns[name] = [-1 if p is None else round(p * SCORE_UNIT) for p in values]
-    for name, known, found_of in (
-        ("sample", samples, [row.sample for row in rows]),
-        ("status", statuses, [str(row.status) for row in rows]),
-        ("call", CALLS, [row.call if row.call in CALLS else "" for row in rows]),
-    ):
-        place_of = {value: place for place, value in enumerate(known)}
-        table_columns[name] = [place_of[value] for value in found_of]
+    sample_of, status_of, call_of = (
+        {name: place for place, name in enumerate(names)} for names in (samples, statuses, CALLS)
+    )
     return {
         "samples": samples,
         "statuses": statuses,
         "rows": {
-            **table_columns,
+            "id": [row.seq_id for row in rows],
+            "sample": [sample_of[row.sample] for row in rows],
+            "length": [row.length for row in rows],
+            "chunks": [row.chunks for row in rows],
+            "scored": [row.chunks_scored for row in rows],
+            "supporting": [row.supporting for row in rows],
+            "opposing": [row.opposing for row in rows],
+            "p": [_scaled(row.p_virus) for row in rows],
+            "fdr": [_scaled(row.fdr) for row in rows],
+            "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
+            "status": [status_of[str(row.status)] for row in rows],
             "hint": {
                 place: ", ".join(filter(None, (row.class_hint, row.family)))
                 for place, row in enumerate(rows)
                 if row.class_hint
             },
-            "limit": [
-                limit_of(row.fdr) if row.call == VIRUS and row.fdr is not None else 0
-                for row in rows
-            ],
+            "ps": [_scaled(row.p_sample) for row in rows],
+            "limit": [limit_of(row.fdr or 0.0) if row.call == VIRUS else 0 for row in rows],
         },
         "found": [
             {
-                "row": row_of[found.key],
-                "start": found.start,
-                "end": found.end,
-                "share": (found.end - found.start) / found.contig_length,
-                "logOdds": found.log_odds,
-                "supporting": found.supporting,
-                "opposing": found.opposing,
+                "row": row_of[found.key], "start": found.start, "end": found.end,
+                "share": found.share_of_contig, "logOdds": found.log_odds,
+                "supporting": found.supporting, "opposing": found.opposing,
             }
             for _, found in best
         ],
@@ -154,49 +175,10 @@ def _data(
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
         "perDecade": LENGTH_BINS_PER_DECADE,
         "minScore": explain.number(explain.part(run, "calling").get("min_score")),
-        "tracks": tracks,
+        "tracks": read_tracks(chunks, chosen) if chosen and chunks.exists() else [],
         "regions": regions,
-    }
+    }  # fmt: skip
 
 
-def _multiqc(run: dict[str, Any], summary: Summary) -> dict[str, Any]:
-    """A stacked bar graph of calls per sample, which MultiQC finds by the name of its file.
-
-    MultiQC puts what it reads into its page as it is, so that markup in names is escaped here.
-    """
-    model, version = explain.part(run, "model").get("name", ""), run.get("version", "")
-    return {
-        "id": "virnucpro_calls",
-        "section_name": "VirNucPro",
-        "description": escape(f"Records by call, VirNucPro {version}, model {model}."),
-        "plot_type": "bargraph",
-        "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Records"},
-        "categories": {
-            name: {"name": call or "not called", "color": color}
-            for call, (name, color) in MULTIQC.items()
-        },
-        "data": {
-            escape(sample) or "all": {name: counts[call] for call, (name, _) in MULTIQC.items()}
-            for sample, counts in summary.samples.items()
-        },
-    }
-
-
-def _general(run: dict[str, Any]) -> dict[str, Any]:
-    """Columns of MultiQC's table of general statistics: the share of viruses, the false ones."""
-    share = {"min": 0, "max": 100, "suffix": "%", "format": "{:,.1f}"}
-    rows = {}
-    for sample in explain.entries(run, "sample_summary"):
-        records, false = int(sample.get("records") or 0), sample.get("expected_false")
-        viral = 100 * int(sample.get("virus") or 0) / records if records else 0.0
-        found = {"viral": viral} | ({} if false is None else {"false": 100 * float(false)})
-        rows[escape(str(sample.get("sample", ""))) or "all"] = found
-    return {
-        "id": "virnucpro_general",
-        "plot_type": "generalstats",
-        "pconfig": [
-            {"viral": {"title": "Viral", "description": "Records called a virus", **share}},
-            {"false": {"title": "False", "description": "Viral records expected false", **share}},
-        ],
-        "data": rows,
-    }
+def _scaled(value: float | None) -> int:
+    return -1 if value is None else round(value * SCORE_UNIT)

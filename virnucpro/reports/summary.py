@@ -1,12 +1,12 @@
 """calls.tsv and chunks.tsv -> everything the report shows of them, in bounded memory."""
 
 import gzip
+import itertools
 import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.reports import tables
-from virnucpro.reports.tables import CALL_COLUMNS, CHUNK_COLUMNS, CallRow, RegionRow, read_fields
+from virnucpro.reports.tables import (
+    CALL_COLUMNS,
+    CHUNK_COLUMNS,
+    CallRow,
+    ChunkRow,
+    RegionRow,
+    read_fields,
+)
 from virnucpro.scores.thresholds import VIRUS
 
 CALLS = ("virus", "non-virus", "uncertain", "")
@@ -33,6 +39,8 @@ MOST_REGIONS = 500
 LIMITS = tuple(float(f"{10 ** (k / 16):.2g}") for k in range(-64, 1))
 
 Key = tuple[str, str]  # of a record: sample and id
+_CALL_KEY = itemgetter(CALL_COLUMNS.index("sample"), CALL_COLUMNS.index("id"))
+_CHUNK_KEY = itemgetter(CHUNK_COLUMNS.index("sample"), CHUNK_COLUMNS.index("id"))
 
 
 @dataclass(slots=True)
@@ -54,14 +62,11 @@ class Summary:
     shortest: int = 0  # scored record (nt); 0 without any
     longest: int = 0
     viral_nt: int = 0  # total length of the records called viral
-    sample_fdr: dict[str, float] = field(default_factory=dict)  # of samples with viral records
-    fdr: float | None = None  # of all records called viral; None without any
     # For each sample with viral records, how many of them a limit of `LIMITS` and no lower one
-    # keeps, and the highest fdr among these.
-    kept: dict[str, Counter[int]] = field(default_factory=dict)
-    worst: dict[str, dict[int, float]] = field(default_factory=dict)
-    top: list[CallRow] = field(default_factory=list)  # best score first, those without one last
-    viral: list[int] = field(default_factory=list)  # place of each row of `top` in viral.fasta
+    # keeps, and the highest fdr among these, by the limit's place.
+    kept: dict[str, dict[int, tuple[int, float]]] = field(default_factory=dict)
+    # Best score first, those without one last, each with its place in viral.fasta or -1.
+    top: list[tuple[CallRow, int]] = field(default_factory=list)
 
     @property
     def scored(self) -> int:
@@ -69,24 +74,33 @@ class Summary:
         return self.records - self.calls[""]
 
     @property
+    def sample_fdr(self) -> dict[str, float]:
+        """Of samples with viral records: it rises down the ranks, and each has its own."""
+        return {name: max(fdr for _, fdr in kept.values()) for name, kept in self.kept.items()}
+
+    @property
+    def fdr(self) -> float | None:
+        """Of all records called viral; None without any."""
+        rates = self.sample_fdr.items()
+        false = sum(self.samples[name][VIRUS] * fdr for name, fdr in rates)
+        return false / self.calls[VIRUS] if rates else None
+
+    @property
     def curve(self) -> list[tuple[int, int, float]]:
-        """Place in `LIMITS`, viral calls kept, and of these expected false, where it keeps more."""
-        found, kept, highest = [], Counter[str](), dict[str, float]()
+        """Place in `LIMITS` of limits that keep more, viral calls kept, and the false expected."""
+        found, total, kept = [], Counter[str](), dict[str, float]()
         for place in range(len(LIMITS)):
-            own = {sample: counts[place] for sample, counts in self.kept.items() if counts[place]}
-            for sample in own:
-                highest[sample] = self.worst[sample][place]
-            kept.update(own)
-            false = sum(kept[sample] * fdr for sample, fdr in highest.items())
+            own = {name: counts[place] for name, counts in self.kept.items() if place in counts}
+            for name, (count, fdr) in own.items():
+                total[name] += count
+                kept[name] = fdr
             if own:
-                found.append((place, kept.total(), false))
+                false = sum(total[name] * fdr for name, fdr in kept.items())
+                found.append((place, total.total(), false))
         return found
 
     def count(self, block: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], list[str]]:
-        """Take rows of calls.tsv into all figures but `fdr` and `top`; returns scores and calls.
-
-        A score is -1 where there is none.
-        """
+        """Take rows into all figures but `top`; returns their scores, -1 for none, and calls."""
         columns = dict(zip(CALL_COLUMNS, zip(*block, strict=True), strict=True))
         calls = [call if call in CALLS else "" for call in columns["call"]]
         p_virus = np.array([p or "-1" for p in columns["p_virus"]], dtype=np.float64)
@@ -98,27 +112,24 @@ class Summary:
         self.statuses.update(columns["status"])
         for (sample, name), count in Counter(zip(columns["sample"], calls, strict=True)).items():
             self.samples.setdefault(sample, Counter())[name] += count
-        for i in (i for i, name in enumerate(calls) if name == "virus"):
+        for i in (i for i, name in enumerate(calls) if name == VIRUS):
             self.viral_nt += int(nt[i])
-            if columns["fdr"][i]:  # it rises down the ranks, and each sample has its own
-                sample, fdr = columns["sample"][i], float(columns["fdr"][i])
-                self.sample_fdr[sample] = max(self.sample_fdr.get(sample, 0.0), fdr)
-                place, worst = limit_of(fdr), self.worst.setdefault(sample, {})
-                self.kept.setdefault(sample, Counter())[place] += 1
-                worst[place] = max(worst.get(place, 0.0), fdr)
+            if columns["fdr"][i]:
+                fdr, kept = float(columns["fdr"][i]), self.kept.setdefault(columns["sample"][i], {})
+                count, worst = kept.get(limit_of(fdr), (0, 0.0))
+                kept[limit_of(fdr)] = count + 1, max(worst, fdr)
         of_call = np.array([CALLS.index(name) for name in calls])
         scored = (p_virus >= 0) & (of_call < CALLS.index(""))
-        if not scored.any():
-            return p_virus, calls
-        of_call, own_nt = of_call[scored], nt[scored]
-        self.shortest = min(self.shortest or int(own_nt.min()), int(own_nt.min()))
-        self.longest = max(self.longest, int(own_nt.max()))
-        of_score = np.minimum((p_virus[scored] * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
-        bins = np.floor(LENGTH_BINS_PER_DECADE * np.log10(np.maximum(own_nt, 1))).astype(np.int64)
-        cells, counts = np.unique([bins, of_score, of_call], axis=1, return_counts=True)
-        for of_length, score, call, count in zip(*cells.tolist(), counts.tolist(), strict=True):
-            self.histogram[CALLS[call]][score] += count
-            self.grid[of_length, score, CALLS[call]] += count
+        if scored.any():
+            of_call, nt = of_call[scored], nt[scored]
+            self.shortest = min(self.shortest or int(nt.min()), int(nt.min()))
+            self.longest = max(self.longest, int(nt.max()))
+            of_score = np.minimum((p_virus[scored] * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
+            bins = np.floor(LENGTH_BINS_PER_DECADE * np.log10(np.maximum(nt, 1))).astype(np.int64)
+            cells, counts = np.unique([bins, of_score, of_call], axis=1, return_counts=True)
+            for of_length, score, call, count in zip(*cells.tolist(), counts.tolist(), strict=True):
+                self.histogram[CALLS[call]][score] += count
+                self.grid[of_length, score, CALLS[call]] += count
         return p_virus, calls
 
 
@@ -127,60 +138,52 @@ def limit_of(fdr: float) -> int:
     return min(bisect_left(LIMITS, fdr), len(LIMITS) - 1)
 
 
-def summarise(calls: Path, most_rows: int = MOST_ROWS, wanted: Collection[Key] = ()) -> Summary:
-    """Count, bin and rank the rows of calls.tsv; an `InputError` where it is damaged.
+def summarise(calls: Path, wanted: Collection[Key] = ()) -> Summary:
+    """Count, bin and rank the rows of calls.tsv; holds about `MOST_ROWS` of them.
 
-    About `most_rows` are kept, fewer where long ids would make the report large; samples and ids
-    of `wanted` whatever their score.
+    Fewer if ids are long; those of `wanted` are kept whatever their score. A damaged table is an
+    `InputError`.
     """
     summary = Summary()
-    best: list[tuple[float, int, int, list[str]]] = []  # of equals the first ones
-    asked: list[tuple[float, int, int, list[str]]] = []
+    best, asked = [], []  # negative score, number, place in viral.fasta and text of a row
     rows, lowest = read_fields(calls, CALL_COLUMNS), -math.inf
     try:
-        while block := list(islice(rows, BLOCK_ROWS)):
-            first, viral = summary.records, summary.calls[VIRUS]
+        while block := list(itertools.islice(rows, BLOCK_ROWS)):
+            numbers, viral = map(itertools.count, (summary.records, summary.calls[VIRUS]))
             scores, names = summary.count(block)
-            is_viral = np.array([name == VIRUS for name in names])
-            places = np.where(is_viral, viral + np.cumsum(is_viral) - 1, -1)
-            better = np.flatnonzero(scores > lowest).tolist()
-            best += [(-float(scores[i]), first + i, int(places[i]), block[i]) for i in better]
-            keys = enumerate(map(itemgetter(SAMPLE, ID), block)) if wanted else ()
-            asked += [(-float(scores[i]), first + i, -1, block[i]) for i, k in keys if k in wanted]
-            if len(best) >= most_rows:
+            places = [next(viral) if name == VIRUS else -1 for name in names]
+            found = [*zip((-scores).tolist(), numbers, places, block, strict=False)]
+            best += [found[i] for i in np.flatnonzero(scores > lowest)]
+            if wanted:
+                asked += [row for row in found if _CALL_KEY(row[-1]) in wanted]
+            if len(best) >= MOST_ROWS:
                 best.sort()
-                del best[most_rows:]
+                del best[MOST_ROWS:]
                 lowest = -best[-1][0]
-        numbers = {number for _, number, _, _ in best}
-        best += [one for one in asked if one[1] not in numbers]
-        top = [(tables.call_row(fields), place) for _, _, place, fields in sorted(best)]
+        every = {row[1]: row for row in (*best, *asked)}
+        top = [(CallRow.of(fields), place) for _, _, place, fields in sorted(every.values())]
     except ValueError:
-        for _ in tables.read_call_rows(calls):  # names the row
+        for _ in CallRow.read(calls):  # names the row
             pass
         raise
-    if rates := summary.sample_fdr:
-        false = sum(summary.samples[name]["virus"] * fdr for name, fdr in rates.items())
-        summary.fdr = false / summary.calls["virus"]
     letters = 0
     for row, place in top:
         letters += len(row.seq_id.encode("utf-8", "surrogateescape")) + len(row.class_hint)
         if letters > MOST_ID_BYTES:
             break
-        summary.top.append(row)
-        summary.viral.append(place)
+        summary.top.append((row, place))
     return summary
 
 
 def best_regions(regions: Path) -> tuple[int, list[tuple[int, RegionRow]]]:
     """How many records are viral in a region only, and the regions of most evidence in them.
 
-    Up to `MOST_REGIONS` by falling log-odds, each with its place in regions.fasta.
+    They are up to `MOST_REGIONS` by falling log-odds, each with its place in regions.fasta.
     """
     hosts, last = 0, ("", "")
     best: list[tuple[float, int, RegionRow]] = []
-    others = tables.read_region_rows(regions, lambda sample, seq_id, call: call != VIRUS)
-    inside = (row for row in others if row.is_inside)
-    for place, row in enumerate(inside):
+    others = RegionRow.read(regions, lambda texts: texts[-2] != VIRUS)
+    for place, row in enumerate(row for row in others if row.is_inside):
         hosts, last = hosts + (row.key != last), row.key
         best.append((-row.log_odds, place, row))
         if len(best) == 2 * MOST_REGIONS:
@@ -190,7 +193,7 @@ def best_regions(regions: Path) -> tuple[int, list[tuple[int, RegionRow]]]:
 
 def read_sequences(fasta: Path, row_of: dict[int, int]) -> dict[int, str]:
     """FASTA text of records by their row, `row_of` having the row of each place in the file."""
-    found: dict[int, list[str]] = {row: [] for row in row_of.values()}
+    found = dict.fromkeys(row_of.values(), "")
     place, last = -1, max(row_of, default=-1)
     if not row_of or not fasta.exists():
         return {}
@@ -201,64 +204,49 @@ def read_sequences(fasta: Path, row_of: dict[int, int]) -> dict[int, str]:
             if place > last:
                 break
             if place in row_of:
-                found[row_of[place]].append(line)
-    return {row: "".join(lines) for row, lines in found.items()}
+                found[row_of[place]] += line
+    return found
 
 
-KEY = itemgetter(CHUNK_COLUMNS.index("id"), CHUNK_COLUMNS.index("sample"))
-SAMPLE, ID = CALL_COLUMNS.index("sample"), CALL_COLUMNS.index("id")
-Chosen = dict[Key, int]  # the row of each contig, by its sample and id
+def choose_tracks(rows: Sequence[CallRow], hosts: Collection[Key]) -> dict[Key, int]:
+    """Rows of contigs with several chunks: `hosts`, viral ones, then those of mixed evidence."""
 
-
-def choose_tracks(
-    rows: Sequence[CallRow], most_chunks: int = MOST_CHUNKS, hosts: Collection[Key] = ()
-) -> Chosen:
-    """Pick contigs with several chunks: `hosts`, then viral ones, then those of mixed evidence.
-
-    They are at most `MOST_TRACKS` contigs, with `most_chunks` chunks in all.
-    """
-
-    def interest(item: tuple[int, CallRow]) -> tuple[bool, bool, bool, int]:
-        row = item[1]
+    def interest(place: int) -> tuple[bool, bool, bool, int]:
+        row = rows[place]
         is_mixed = bool(row.supporting and row.opposing)
         return row.key in hosts, row.call == VIRUS, is_mixed, row.chunks
 
-    several = [(place, row) for place, row in enumerate(rows) if row.chunks > 1 and row.call]
-    chosen: Chosen = {}
-    for place, row in sorted(several, key=interest, reverse=True):
-        cost = min(row.chunks, MOST_PER_CONTIG)
-        if cost <= most_chunks and len(chosen) < MOST_TRACKS:
-            chosen[row.key] = place
-            most_chunks -= cost
+    several = [place for place, row in enumerate(rows) if row.chunks > 1 and row.call]
+    chosen: dict[Key, int] = {}
+    left = MOST_CHUNKS
+    for place in sorted(several, key=interest, reverse=True):
+        cost = min(rows[place].chunks, MOST_PER_CONTIG)
+        if cost <= left and len(chosen) < MOST_TRACKS:
+            chosen[rows[place].key] = place
+            left -= cost
     return chosen
 
 
-def read_tracks(chunks: Path, chosen: Chosen) -> list[dict[str, Any]]:
-    """Scores along the chosen contigs, in the order of the rows, as the page reads them.
+def read_tracks(chunks: Path, chosen: dict[Key, int]) -> list[dict[str, Any]]:
+    """Scores along the chosen contigs, in the order of the rows.
 
-    A track has its row; `joined`, the chunks in one window; the frames that occur; and four numbers
-    for each window: start after that of the one before, length (nt), score in thousandths (-1: not
-    scored), and frame by its place.
+    A track has its row; `joined`, the chunks in one window, above 1 where the contig has too many
+    to draw each; the frames that occur; and four numbers for each window: start after the start
+    of the one before, length (nt), score in thousandths (-1: not scored), and frame by its place.
     """
     tracks = []
-    for (seq_id, sample), group in groupby(read_fields(chunks, CHUNK_COLUMNS), KEY):
-        if (key := (sample, seq_id)) not in chosen:
+    for key, group in itertools.groupby(read_fields(chunks, CHUNK_COLUMNS), _CHUNK_KEY):
+        if key not in chosen:
             continue
-        own, frames, windows, before = (
-            [*map(tables.chunk_row, group)],
-            dict[str, int](),
-            list[int](),
-            0,
-        )
+        own, frames, windows, before = [*map(ChunkRow.of, group)], dict[str, int](), list[int](), 0
         joined = -(-len(own) // MOST_PER_CONTIG)
         for first in range(0, len(own), joined):
             window = own[first : first + joined]
             scored = [(c.p_virus, c.frame) for c in window if c.p_virus is not None]
-            p_virus, frame = max(scored, key=lambda pair: pair[0], default=(None, ""))
+            p_virus, frame = max(scored, key=itemgetter(0), default=(None, ""))
             score = -1 if p_virus is None else round(p_virus * SCORE_STEPS)
             start, end = window[0].start, window[-1].end
-            place = frames.setdefault(frame, len(frames))
-            windows += [start - before, end - start, score, place]
+            windows += [start - before, end - start, score, frames.setdefault(frame, len(frames))]
             before = start
         about = {"row": chosen[key], "joined": joined, "frames": [*frames], "windows": windows}
         tracks.append(about)

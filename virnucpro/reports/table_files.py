@@ -1,5 +1,8 @@
 """The final files of a run, or of one of its samples: opened together, whole or not at all.
 
+They are tables, FASTA of viral records and of viral regions in other ones, and BED and GFF3 for
+genome browsers.
+
 Source:
     GFF3 1.26 of the Sequence Ontology project; BED 1.0 of the GA4GH file formats group.
 """
@@ -12,7 +15,7 @@ import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Record
@@ -27,8 +30,6 @@ FASTA_NAMES = {
 
 LENGTH, CALL = CALL_COLUMNS.index("length"), CALL_COLUMNS.index("call")
 _RED, _BLUE = "204,51,51", "51,102,204"
-_SEQID = re.compile(r"[^a-zA-Z0-9.:^*$@!+_?|-]")
-_ATTRIBUTE = re.compile(r"[\x00-\x1f\x7f%;=&,]")
 
 
 class TableFiles:
@@ -43,24 +44,22 @@ class TableFiles:
 
     def __enter__(self) -> TableFiles:
         with ExitStack() as stack:
-            files = [
-                stack.enter_context(atomic_write(self._folder / name, "w")) for name in TABLE_NAMES
-            ]
-            self._calls, self._regions, self._regions_bed, self._chunks_bed, self._gff = files
-            self._calls.write(header(CALL_COLUMNS))
-            self._regions.write(header(REGION_COLUMNS))
-            self._gff.write("##gff-version 3\n")
-            fasta: list[IO[str]] = []
-            for name in FASTA_NAMES[self._gzip_fasta]:
-                mode = "wb" if self._gzip_fasta else "w"
-                file: IO[Any] = stack.enter_context(atomic_write(self._folder / name, mode))
-                if self._gzip_fasta:  # no name, no date inside: same records give the same bytes
+            files: list[Any] = []
+            for name in (*TABLE_NAMES, *FASTA_NAMES[self._gzip_fasta]):
+                mode = "wb" if name.endswith(".gz") else "w"
+                file = stack.enter_context(atomic_write(self._folder / name, mode))
+                if mode == "wb":
+                    # no name and no date inside: the same records give the same bytes
                     packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
                     text = io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="\n")
                     file = stack.enter_context(text)
-                fasta.append(file)
-            self._fasta, self._regions_fasta = fasta
+                files.append(file)
+            self._calls, self._regions, self._regions_bed, self._chunks_bed, self._gff = files[:5]
+            self._fasta, self._regions_fasta = files[5:]
             self._stack = stack.pop_all()
+        self._calls.write(header(CALL_COLUMNS))
+        self._regions.write(header(REGION_COLUMNS))
+        self._gff.write("##gff-version 3\n")
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
@@ -72,40 +71,39 @@ class TableFiles:
     ) -> None:  # fmt: skip
         """Write one record: its rows in order, and its sequence, or that of its viral regions.
 
-        `name` is its id where there is no column for the sample, `fields` its row of calls.tsv.
+        `name` is its id in the files that have no column for the sample, `fields` its row of
+        calls.tsv as text; `record` is needed where it, or a part of it, is viral. BED scores are
+        1000 x p_virus, of a region the mean; in GFF3 a region has the ORFs of its viral chunks.
         """
         self._calls.write("\t".join(fields) + "\n")
-        length = int(fields[LENGTH])
+        length, bed = int(fields[LENGTH]), bed_name(name)
         viral = [c for c in chunks if c.orf_start is not None and (c.p_virus or 0.0) > VIRAL]
         # browsers know no place beyond a contig's end, where the junction of a circle goes on
         viral = [c for c in viral if c.end <= length]
-        for chunk in viral:
-            colour = _BLUE if chunk.strand == "-" else _RED
-            # nine columns, the best ORF drawn thick
+        for chunk in viral:  # nine columns, the best ORF drawn thick
             self._chunks_bed.write(
-                f"{bed_name(name)}\t{chunk.start}\t{chunk.end}\tchunk_{chunk.number}{chunk.frame}"
+                f"{bed}\t{chunk.start}\t{chunk.end}\tchunk_{chunk.number}{chunk.frame}"
                 f"\t{1000 * (chunk.p_virus or 0.0):.0f}\t{chunk.strand}"
-                f"\t{chunk.orf_start}\t{chunk.orf_end}\t{colour}\n"
+                f"\t{chunk.orf_start}\t{chunk.orf_end}\t{_BLUE if chunk.strand == '-' else _RED}\n"
             )
-        gff_id = gff_seqid(name)
+        seq_id = gff_seqid(name)
+        if regions:
+            self._gff.write(f"##sequence-region {seq_id} 1 {regions[0].contig_length}\n")
         for region in regions:
-            self._regions.write(region.line())
             title = f"viral_region_{region.number}"
             own_id = f"{gff_attribute(name)}:{title}"
-            self._regions_bed.write(  # six columns
-                f"{bed_name(name)}\t{region.start}\t{region.end}\t{title}"
-                f"\t{1000 * region.mean_p:.0f}\t.\n"
+            self._regions.write(region.line())
+            self._regions_bed.write(
+                f"{bed}\t{region.start}\t{region.end}\t{title}\t{1000 * region.mean_p:.0f}\t.\n"
             )
-            if region.number == 1:
-                self._gff.write(f"##sequence-region {gff_id} 1 {region.contig_length}\n")
             self._gff.write(
-                f"{gff_id}\tVirNucPro\tviral_sequence\t{region.start + 1}\t{region.end}"
+                f"{seq_id}\tVirNucPro\tviral_sequence\t{region.start + 1}\t{region.end}"
                 f"\t{region.mean_p:.6g}\t.\t.\tID={own_id};Name={title}"
                 f";supporting={region.supporting};opposing={region.opposing}"
                 f";contig_call={gff_attribute(region.call or 'none')}\n"
             )
-            self._gff.writelines(  # the best ORFs of its viral chunks are its parts
-                f"{gff_id}\tVirNucPro\tORF\t{(chunk.orf_start or 0) + 1}\t{chunk.orf_end}"
+            self._gff.writelines(
+                f"{seq_id}\tVirNucPro\tORF\t{(chunk.orf_start or 0) + 1}\t{chunk.orf_end}"
                 f"\t{chunk.p_virus:.6g}\t{chunk.strand}\t.\tParent={own_id}"
                 f";chunk={chunk.number};frame={chunk.frame}\n"
                 for chunk in viral
@@ -130,12 +128,12 @@ def bed_name(seq_id: str) -> str:
 
 def gff_seqid(seq_id: str) -> str:
     """An id as a GFF3 seqid: letters that the format does not allow there are percent-encoded."""
-    return _SEQID.sub(_percent, seq_id)
+    return re.sub(r"[^a-zA-Z0-9.:^*$@!+_?|-]", _percent, seq_id)
 
 
 def gff_attribute(text: str) -> str:
     """A value of the ninth GFF3 column."""
-    return _ATTRIBUTE.sub(_percent, text)
+    return re.sub(r"[\x00-\x1f\x7f%;=&,]", _percent, text)
 
 
 def _percent(match: re.Match[str]) -> str:

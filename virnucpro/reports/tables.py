@@ -1,19 +1,23 @@
 """The tables of a run, one row a record, a chunk or a region, in input order.
 
-Columns are only ever added at the end, and `SCHEMA` counts the changes.
+Tab-separated, one header line, no quotes, LF; an absent value is empty. Columns are only ever
+added at the end, and `SCHEMA` counts the changes. Ids hold no blanks by the way they are read.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Status
 from virnucpro.scores.thresholds import VIRUS
 
-T = TypeVar("T")
+R = TypeVar("R", bound="_Row")
 
 SCHEMA = {"calls.tsv": 2, "chunks.tsv": 2, "regions.tsv": 1, "regions.fasta": 1}
 
@@ -30,14 +34,48 @@ REGION_COLUMNS = (
     "mean_p_virus", "log_odds", "call", "sample",
 )  # fmt: skip
 CONTIG_COLUMNS = (*CALL_COLUMNS, "joint_id", "host")
+# Columns that are not called as the field of a row.
+_FIELDS = {
+    "id": "seq_id", "chunk": "number", "region": "number", "status": "status.value",
+    "mean_p_virus": "mean_p", "kind": "class_hint",
+}  # fmt: skip
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+# By the type of a field.
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "str": str, "str | None": lambda text: text or None,
+    "int": int, "int | None": lambda text: int(text) if text else None,
+    "float": _number, "float | None": lambda text: _number(text) if text else None,
+    "Status": Status,
+}  # fmt: skip
 
 
 class _Row:
-    """What rows of all tables have."""
+    """What rows of all tables have: fields are written and read by their names and types."""
 
     __slots__ = ()
+    columns: ClassVar[tuple[str, ...]]
+    _getter: ClassVar[Any]  # takes a row's values in the order of columns
+    _plan: ClassVar[list[tuple[int, Callable[[str], Any]]]]  # each field's column, and parser
     seq_id: str
     sample: str
+
+    def __init_subclass__(cls) -> None:
+        names = [_FIELDS.get(column, column) for column in cls.columns]
+        places = {name.split(".")[0]: at for at, name in enumerate([*names, "contig_length"])}
+        cls._getter = attrgetter(*names)
+        cls._plan = [
+            (places[name], _PARSERS[kind])
+            for name, kind in cls.__annotations__.items()
+            if name in places
+        ]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -46,21 +84,37 @@ class _Row:
 
     def values(self) -> tuple[Any, ...]:
         """The fields in the order of the table's columns; what is absent is None or empty."""
-        raise NotImplementedError
+        values: tuple[Any, ...] = self._getter(self)
+        return values
 
-    def fields(self) -> list[str]:
-        """The row as text, column by column."""
-        return [*map(_text, self.values())]
+    def line(self, *more: object) -> str:
+        """The row as text, with columns behind its own."""
+        return "\t".join(map(_text, (*self.values(), *more))) + "\n"
 
-    def line(self) -> str:
-        """The row as text."""
-        return "\t".join(self.fields()) + "\n"
+    @classmethod
+    def of(cls: type[R], texts: list[str]) -> R:
+        """A row from its text; a `ValueError` says what is wrong with it."""
+        return cls(*[parse(texts[place]) for place, parse in cls._plan])
+
+    @classmethod
+    def read(
+        cls: type[R], path: Path, wanted: Callable[[list[str]], bool] = lambda texts: True
+    ) -> Iterator[R]:
+        """Stream the wanted rows of a table; other columns, or a bad row, are an `InputError`."""
+        for number, texts in enumerate(read_fields(path, cls.columns), start=2):
+            if wanted(texts):
+                try:
+                    row = cls.of(texts)
+                except ValueError as error:
+                    raise InputError(path, f"record '{texts[0]}': {error}", number) from error
+                yield row
 
 
 @dataclass(frozen=True, slots=True)
 class CallRow(_Row):
     """What became of one input record."""
 
+    columns: ClassVar = CALL_COLUMNS
     seq_id: str  # unique within its sample
     length: int  # nt, gaps removed
     chunks: int  # chunks it was cut into
@@ -90,19 +144,12 @@ class CallRow(_Row):
         """Chunks scored over chunks; None without chunks."""
         return self.chunks_scored / self.chunks if self.chunks else None
 
-    def values(self) -> tuple[Any, ...]:  # noqa: D102
-        return (
-            self.seq_id, self.length, self.chunks, self.orfs, str(self.status), self.p_virus,
-            self.call, self.model, self.sample, self.chunks_scored, self.share_scored,
-            self.supporting, self.opposing, self.fdr, self.class_hint, self.p_record,
-            self.p_sample, self.class_hint, self.kind_score, self.family, self.topology,
-        )  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow(_Row):
     """A chunk and its best ORF; nt in the contig, 0-based, end excluded."""
 
+    columns: ClassVar = CHUNK_COLUMNS
     seq_id: str  # of the contig
     number: int  # its place among the contig's chunks, from 1
     start: int
@@ -118,22 +165,17 @@ class ChunkRow(_Row):
         """`+` or `-`, of the best ORF; empty without one."""
         return {"F": "+", "R": "-"}.get(self.frame[:1], "")
 
-    def values(self) -> tuple[Any, ...]:  # noqa: D102
-        return (
-            self.seq_id, self.number, self.start, self.end, self.strand, self.frame,
-            self.orf_start, self.orf_end, self.p_virus, self.sample,
-        )  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RegionRow(_Row):
     """A viral stretch of a contig; nt, 0-based, end excluded."""
 
+    columns: ClassVar = REGION_COLUMNS
     seq_id: str  # of the contig
     number: int  # its place among the contig's regions, from 1
     start: int
     end: int
-    contig_length: int
+    contig_length: int  # of a row that was read as exact as the table's shares, six digits
     supporting: int  # chunks with p_virus above one half
     opposing: int  # chunks below that were bridged
     mean_p: float  # mean p_virus of all of them
@@ -142,16 +184,25 @@ class RegionRow(_Row):
     sample: str
 
     @property
+    def length(self) -> int:
+        """Of the stretch (nt)."""
+        return self.end - self.start
+
+    @property
+    def share_of_contig(self) -> float:
+        """Length over that of the contig."""
+        return self.length / self.contig_length
+
+    @property
     def is_inside(self) -> bool:
         """Whether this is a part of a contig that is not called viral, as a provirus is."""
-        return self.call != VIRUS and self.end - self.start < self.contig_length
+        return self.call != VIRUS and self.length < self.contig_length
 
-    def values(self) -> tuple[Any, ...]:  # noqa: D102
-        length = self.end - self.start
-        return (
-            self.seq_id, self.number, self.start, self.end, length, length / self.contig_length,
-            self.supporting, self.opposing, self.mean_p, self.log_odds, self.call, self.sample,
-        )  # fmt: skip
+    @classmethod
+    def of(cls, texts: list[str]) -> RegionRow:
+        """A row from its text; a `ValueError` says what is wrong with it."""
+        length, share = texts[4:6]
+        return super().of([*texts, str(round(int(length) / float(share)))])
 
 
 def header(columns: Iterable[str]) -> str:
@@ -159,79 +210,9 @@ def header(columns: Iterable[str]) -> str:
     return "\t".join(columns) + "\n"
 
 
-def read_call_rows(path: Path) -> Iterator[CallRow]:
-    """Stream a calls.tsv of this version; other columns, or a bad row, are an `InputError`."""
-    return _rows(path, CALL_COLUMNS, call_row)
-
-
-def read_chunk_rows(path: Path) -> Iterator[ChunkRow]:
-    """Stream a chunks.tsv of this version; other columns, or a bad row, are an `InputError`."""
-    return _rows(path, CHUNK_COLUMNS, chunk_row)
-
-
-def read_region_rows(
-    path: Path, wanted: Callable[[str, str, str], bool] = lambda sample, seq_id, call: True
-) -> Iterator[RegionRow]:
-    """Stream the wanted rows of a regions.tsv; other columns, or a bad row, are an `InputError`.
-
-    The length of a contig is as exact as the table's shares, six digits.
-    """
-
-    def row(fields: list[str]) -> RegionRow:
-        seq_id, *places, share, supporting, opposing, mean_p, log_odds, call, sample = fields
-        number, start, end, length = map(int, places)
-        return RegionRow(
-            seq_id, number, start, end, round(length / float(share)), int(supporting),
-            int(opposing), _number(mean_p) or 0.0, _number(log_odds) or 0.0, call, sample,
-        )  # fmt: skip
-
-    return _rows(path, REGION_COLUMNS, row, lambda f: wanted(f[-1], f[0], f[-2]))
-
-
-def contig_line(row: CallRow, joint_id: str, host: int = -1) -> str:
-    """A row of the internal table of contigs: a call, its id among all samples, and its host."""
-    return f"{row.line()[:-1]}\t{joint_id}\t{host}\n"
-
-
 def rounded(value: float) -> float:
     """A number as the tables print it: six significant digits."""
     return float(_text(value))
-
-
-def call_row(fields: list[str]) -> CallRow:
-    """A row of calls.tsv from its text; a `ValueError` says what is wrong with it."""
-    (seq_id, length, chunks, orfs, status, p_virus, call, model, sample, scored, _,
-     supporting, opposing, fdr, class_hint, p_record, p_sample, _, kind_score, family,
-     topology) = fields  # fmt: skip
-    return CallRow(
-        seq_id, int(length), int(chunks), int(orfs), Status(status), _number(p_virus),
-        call or None, model, sample, int(scored), int(supporting), int(opposing),
-        _number(fdr), class_hint, _number(kind_score), family, topology, _number(p_record),
-        _number(p_sample),
-    )  # fmt: skip
-
-
-def chunk_row(fields: list[str]) -> ChunkRow:
-    """A row of chunks.tsv from its text; a `ValueError` says what is wrong with it."""
-    seq_id, number, start, end, _, frame, orf_start, orf_end, p_virus, sample = fields
-    return ChunkRow(
-        seq_id, int(number), int(start), int(end), frame,
-        int(orf_start) if orf_start else None, int(orf_end) if orf_end else None,
-        _number(p_virus), sample,
-    )  # fmt: skip
-
-
-def _rows(
-    path: Path, columns: tuple[str, ...], make: Callable[[list[str]], T],
-    wanted: Callable[[list[str]], bool] = bool,
-) -> Iterator[T]:  # fmt: skip
-    for number, fields in enumerate(read_fields(path, columns), start=2):
-        if wanted(fields):
-            try:
-                row = make(fields)
-            except ValueError as error:
-                raise InputError(path, f"record '{fields[0]}': {error}", number) from error
-            yield row
 
 
 def read_fields(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
@@ -241,11 +222,11 @@ def read_fields(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
             if file.readline() != header(columns):
                 raise InputError(path, "does not have the columns of this version", 1)
             for number, line in enumerate(file, start=2):
-                fields = line.rstrip("\n").split("\t")
-                if len(fields) != len(columns):
-                    problem = f"{len(fields)} fields where the header has {len(columns)}"
+                texts = line.rstrip("\n").split("\t")
+                if len(texts) != len(columns):
+                    problem = f"{len(texts)} fields where the header has {len(columns)}"
                     raise InputError(path, problem, number)
-                yield fields
+                yield texts
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from error
 
@@ -254,10 +235,3 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _number(text: str) -> float | None:
-    number = float(text) if text else None
-    if number is not None and not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
-    return number

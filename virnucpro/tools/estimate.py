@@ -6,7 +6,7 @@ Rates are those of the last predictions here; where there was none, the bundled 
 import random
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,11 +14,10 @@ from tempfile import TemporaryDirectory
 
 from virnucpro.core.errors import UsageError
 from virnucpro.core.processes import at_most_threads
-from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Rules
-from virnucpro.pipeline.inputs import Source, folder_names, read_sources, sample_names
-from virnucpro.pipeline.rates import Pace, Rate, rate_keys, recall
+from virnucpro.pipeline.inputs import Source, read_sources, sample_names
+from virnucpro.pipeline.rates import Pace, rate_keys, recall
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.stream import score_job
 from virnucpro.pipeline.worker_loop import InProcess
@@ -69,10 +68,8 @@ def refuse_pipes(paths: Iterable[Path]) -> None:
             continue  # whoever reads it says what is wrong
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             name = "standard input" if str(path) == STDIN else str(path)
-            raise UsageError(
-                f"{name} can be read once only, and estimate reads its input for every model: "
-                "store it in a file and give files"
-            )
+            problem = f"{name} can be read once only, and estimate reads its input for every model"
+            raise UsageError(f"{problem}: store it in a file and give files")
 
 
 def survey(
@@ -80,20 +77,18 @@ def survey(
     reference: Path | None = None,
 ) -> Survey:  # fmt: skip
     """Count what the model would work on; of large files the first part is read, and scaled."""
-    rules = Rules(model.chunk_nt, model.orf_policy, min_length)
+    from virnucpro.encoders.tokenizers import make_tokenizer
+
+    rules, numbers = Rules(model.chunk_nt, model.orf_policy, min_length), random.Random(0)
     count = scored = nt = chunks = 0.0
-    sample, seen, numbers = list[str](), 0, random.Random(0)
+    seen, sample = 0, list[str]()
     names = sample_names(paths)
     with TemporaryDirectory(prefix="virnucpro-estimate-") as folder:
         heads = [_head(path, Path(folder) / str(i), len(paths)) for i, path in enumerate(paths)]
         weights = {name: weight for name, (_, weight) in zip(names, heads, strict=True)}
         sources = [
-            Source(
-                sample=name, folder=plain, names=(f"{path}",), paths=(head,), reference=reference
-            )
-            for name, plain, path, (head, _) in zip(
-                names, folder_names(names), paths, heads, strict=True
-            )
+            Source(sample=name, folder="", names=(str(path),), paths=(head,), reference=reference)
+            for name, path, (head, _) in zip(names, paths, heads, strict=True)
         ]
         for number, record in enumerate(read_sources(sources, log)):
             weight = weights[record.sample]
@@ -101,24 +96,26 @@ def survey(
             nt += weight * len(record.sequence)
             if rules.status(record, number) is not None:
                 continue
-            scored += weight
             windows = rules.chunks(record.sequence)[0]
+            scored += weight
             chunks += weight * len(windows)
-            for start, end in windows:  # each as likely as any other to stay in the sample
+            for start, end in windows:  # each is as likely as any other to be in the sample
                 seen += 1
                 if len(sample) < SAMPLE_CHUNKS:
                     sample.append(record.sequence[start:end])
                 elif (place := numbers.randrange(seen)) < SAMPLE_CHUNKS:
                     sample[place] = record.sequence[start:end]
-    orfs, tokens = find_orfs(sample, model.orf_policy), []
-    for slot, sequences in ((model.dna, orfs.dna), (model.protein, orfs.protein)):
-        encode = make_tokenizer(slot).encode
-        tokens.append(sum(len(encode(sequence.decode("ascii"))) for sequence in sequences))
+    orfs = find_orfs(sample, model.orf_policy)
     share = chunks / max(1, len(sample))
+    dna, protein = (
+        sum(len(tokenizer.encode(orf.decode("ascii"))) for orf in found)
+        for tokenizer, found in ((make_tokenizer(model.dna), orfs.dna),
+                                 (make_tokenizer(model.protein), orfs.protein))
+    )  # fmt: skip
     return Survey(
         records=round(count), scored=round(scored), nt=round(nt), chunks=round(chunks),
-        orfs=round(len(orfs) * share), dna_tokens=round(tokens[0] * share),
-        protein_tokens=round(tokens[1] * share), is_whole={*weights.values()} <= {1.0},
+        orfs=round(len(orfs) * share), dna_tokens=round(dna * share),
+        protein_tokens=round(protein * share), is_whole={*weights.values()} <= {1.0},
         sample=sample,
     )  # fmt: skip
 
@@ -130,14 +127,25 @@ def estimate(
     chunk_nt = sum(map(len, found.sample)) / max(1, len(found.sample))
     own, of_other_lengths = rate_keys(model, devices, threads, chunk_nt)
     can_time = not model.is_large and tuple(devices) == ("cpu",)
-    rate = recall(home, [own] if can_time else [own, of_other_lengths])
-    measured = rate is None
-    if rate is None and can_time:
-        rate = _pilot(found, model, threads)
+    rate = known = recall(home, [own] if can_time else [own, of_other_lengths])
+    if known is None and can_time:
+        orfs = find_orfs(found.sample, model.orf_policy)
+        deadline, pace = time.monotonic() + PILOT_SECONDS, Pace()
+        units = (
+            (first, (orfs.dna[first:end], orfs.protein[first:end]))
+            for first, end in ((i, i + PILOT_ORFS) for i in range(0, len(orfs), PILOT_ORFS))
+            if time.monotonic() < deadline or first <= PILOT_ORFS
+        )
+        executor = InProcess("cpu", threads)
+        with at_most_threads(threads, not model.is_small):
+            for _ in executor.run(score_job(model, Compute(device="cpu")), units, pace.tell):
+                pass
+        executor.close()
+        rate = pace.rate(is_pilot=True)
     if rate is None:
         return None
     seconds = AROUND_S + rate.start_s + found.orfs / rate.orfs_per_s
-    return Estimate(seconds, rate.memory, rate.gpu_memory, measured)
+    return Estimate(seconds, rate.memory, rate.gpu_memory, known is None)
 
 
 def _head(path: Path, target: Path, files: int) -> tuple[Path, float]:
@@ -187,22 +195,3 @@ def _head_of_bam(path: Path, target: Path) -> tuple[Path, float]:
         if next(reads, None) is None:
             return path, 1.0
     return target, path.stat().st_size / max(1, place)
-
-
-def _pilot(found: Survey, model: ModelSpec, threads: int) -> Rate | None:
-    """The rate of a second of scoring on the sample."""
-    orfs = find_orfs(found.sample, model.orf_policy)
-    deadline, pace = time.monotonic() + PILOT_SECONDS, Pace()
-
-    def units() -> Iterator[tuple[int, tuple[list[bytes], list[bytes]]]]:
-        for first in range(0, len(orfs), PILOT_ORFS):
-            if time.monotonic() < deadline or first <= PILOT_ORFS:
-                rows = slice(first, first + PILOT_ORFS)
-                yield first, (orfs.dna[rows], orfs.protein[rows])
-
-    executor = InProcess("cpu", threads)
-    with at_most_threads(threads, not model.is_small):
-        for _ in executor.run(score_job(model, Compute(device="cpu")), units(), pace.tell):
-            pass
-    executor.close()
-    return pace.rate(is_pilot=True)

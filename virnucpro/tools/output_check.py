@@ -3,7 +3,6 @@
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from virnucpro.core.checkpoint import check_file, parse_entry
 from virnucpro.core.errors import VirNucProError
@@ -11,25 +10,20 @@ from virnucpro.core.text import clipped
 from virnucpro.pipeline.output_dir import LEDGER
 
 
-class Finding(NamedTuple):
-    """A file that was checked, and what is wrong with it: nothing if it is whole."""
+def check_output_dir(directory: Path, load: bool = True) -> Iterator[tuple[Path, str]]:
+    """Check every reusable file, by name; without `load` sizes and signatures only.
 
-    path: Path
-    problem: str = ""
-
-
-def check_output_dir(directory: Path, load: bool = True) -> Iterator[Finding]:
-    """Check every reusable file, by name; without `load` sizes and signatures only."""
+    Yields each with what is wrong with it: nothing if it is whole.
+    """
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         is_entry = path.suffix == ".entry" and path.parent.name == LEDGER
-        if path.suffix not in (".pt", ".h5") and not is_entry:
-            continue
-        try:
-            yield Finding(path, _problem(path, load) if path.stat().st_size else "empty")
-        except VirNucProError as error:
-            yield Finding(path, str(error).removeprefix(f"{path}: "))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            yield Finding(path, f"cannot be read ({clipped(error)})")
+        if path.suffix in (".pt", ".h5") or is_entry:
+            try:
+                yield path, _problem(path, load) if path.stat().st_size else "empty"
+            except VirNucProError as error:
+                yield path, str(error).removeprefix(f"{path}: ")
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                yield path, f"cannot be read ({clipped(error)})"
 
 
 def _problem(path: Path, load: bool) -> str:
@@ -43,8 +37,7 @@ def _problem(path: Path, load: bool) -> str:
                 check_file(root / name, size, sha256)
             elif (root / name).is_file() and (root / name).stat().st_size != size:
                 return f"{name} is not what was committed"
-        return ""
-    if path.suffix == ".h5":
+    elif path.suffix == ".h5":
         import h5py
 
         if not load:

@@ -29,11 +29,7 @@ from virnucpro.sequences.fasta import read_fasta
 SEQUENCES = 12
 FRAME_LETTERS = 2  # F1 to R3 at the end of an ORF id
 TOKEN_BUDGET = 1024
-_CODONS = (5, 166)  # shortest and longest ORF (codons)
-
 RESULTS = "prediction_results.txt"
-KINDS: tuple[EngineKind, ...] = ("padded", "packed")
-_STAGES = ("dnabert", "esm2", "merged", "scores")
 
 Vectors = NDArray[np.float32]
 
@@ -62,22 +58,23 @@ class Check(NamedTuple):
 
 def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
     """Compare every fast path with the plain path, on fixed ORFs; float16 on CUDA."""
-    vectors: dict[str, list[Vectors]] = {}
+    kinds: tuple[EngineKind, ...] = ("padded", "packed")
+    dtypes = {"float32": torch.float32} | (
+        {"float16": torch.float16} if device.type == "cuda" else {}
+    )
+    merged: dict[str, list[Vectors]] = {}
     for slot, sequences in zip((spec.dna, spec.protein), fixed_sequences(), strict=True):
         items = list(map(make_tokenizer(slot).encode, sequences))
-        encoder = load_encoder(slot, device, torch.float32)
-        plain = one_by_one(encoder, items, device)
-        vectors.setdefault("plain", []).append(plain)
-        rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
-        for dtype in ("float32", "float16") if device.type == "cuda" else ("float32",):
-            if dtype == "float16":
-                del encoder
-                encoder = load_encoder(slot, device, torch.float16)
-            relative, angle, _ = TOLERANCES[dtype]
-            for kind in KINDS:
-                found = _embed(kind, encoder, items, device)
-                vectors.setdefault(f"{kind} {dtype}", []).append(found)
-                what = f"{slot.name}, {kind} {dtype}"
+        for name, dtype in dtypes.items():
+            encoder = load_encoder(slot, device, dtype)
+            if name == "float32":
+                plain = one_by_one(encoder, items, device)
+                merged.setdefault("plain", []).append(plain)
+                rest = np.arange(plain.shape[1]) != np.abs(plain).mean(axis=0).argmax()
+            relative, angle, _ = TOLERANCES[name]
+            for kind in kinds:
+                found, what = _embed(kind, encoder, items, device), f"{slot.name}, {kind} {name}"
+                merged.setdefault(f"{kind} {name}", []).append(found)
                 off = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
                 a, b = found[:, rest].astype(np.float64), plain[:, rest].astype(np.float64)
                 sizes = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -85,8 +82,9 @@ def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
                 yield Check(f"{what}: largest difference", _largest(found - plain))
                 yield Check(f"{what}: relative error", float(off.max()), relative)
                 yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
+            del encoder
     classifier = load_classifier(spec, str(device))
-    scores = {path: classifier.scores(np.hstack(parts)) for path, parts in vectors.items()}
+    scores = {path: classifier.scores(np.hstack(parts)) for path, parts in merged.items()}
     for path in [*scores][1:]:
         limit, difference = TOLERANCES[path.split()[1]][2], scores[path] - scores["plain"]
         yield Check(f"scores, {path}: largest difference", _largest(difference), limit)
@@ -98,42 +96,40 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
     encoders = [load_encoder(slot, device, torch.float32) for slot in (spec.dna, spec.protein)]
     tokenizers = [make_tokenizer(slot) for slot in (spec.dna, spec.protein)]
     classifier = load_classifier(spec, str(device))
-    for published in everything:
-        name, golden, ids = published.name, published.stages, published.ids
-        sequences = (published.nucleotide, published.protein)
+    for name, ids, *sequences, golden, consensus in everything:
         dna, protein = (
             one_by_one(encoder, list(map(tokenizer.encode, texts)), device)
             for encoder, tokenizer, texts in zip(encoders, tokenizers, sequences, strict=True)
         )
         merged = np.hstack([dna, protein])
-        scores = classifier.scores(merged)[:, :2]
+        scores, known = classifier.scores(merged)[:, :2], golden["scores"]
         found = {"dnabert": dna, "esm2": protein, "merged": merged, "scores": scores}
         for stage, limit in GOLDEN_LIMITS.items():
             difference = _largest(found[stage] - golden[stage])
             yield Check(f"{name}, {stage}: largest difference", difference, limit)
-        difference = _largest(classifier.scores(golden["merged"])[:, :2] - golden["scores"])
+        difference = _largest(classifier.scores(golden["merged"])[:, :2] - known)
         yield Check(f"{name}, classifier on published vectors", difference, 1e-4)
         ours, theirs = (
             [row.split("\t")[1] for row in format_rows(ids, table.astype(np.float32)).splitlines()]
-            for table in (scores, golden["scores"])
+            for table in (scores, known)
         )
         differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
         yield Check(f"{name}, labels that differ", differing, 0)
-        if published.consensus.is_file():
+        if consensus.is_file():
             best: dict[str, NDArray[Any]] = {}
             for orf_id, row in zip(ids, scores, strict=True):
-                chunk_id = orf_id[:-FRAME_LETTERS]
-                best[chunk_id] = np.maximum(best.get(chunk_id, row), row)
-            calls = {(chunk_id, str(bool(row[1] >= row[0]))) for chunk_id, row in best.items()}
-            lines = published.consensus.read_text(encoding="utf-8").splitlines()[1:]
-            known = {tuple(line.split("\t")[:2]) for line in lines}
-            yield Check(f"{name}, chunk calls that differ", len(calls ^ known), 0)
+                chunk = orf_id[:-FRAME_LETTERS]
+                best[chunk] = np.maximum(best.get(chunk, row), row)
+            calls = {(chunk, str(bool(virus >= other))) for chunk, (other, virus) in best.items()}
+            lines = consensus.read_text(encoding="utf-8").splitlines()[1:]
+            differing = len(calls ^ {tuple(line.split("\t")[:2]) for line in lines})
+            yield Check(f"{name}, chunk calls that differ", differing, 0)
 
 
 def fixed_sequences(count: int = SEQUENCES) -> tuple[list[str], list[str]]:
     """As many DNA sequences (nt) and proteins (aa) of many lengths, the same on every machine."""
     numbers = np.random.RandomState(20)  # its stream is frozen for good
-    codons = np.linspace(*_CODONS, count).astype(int)
+    codons = np.linspace(5, 166, count).astype(int)
     dna = ["".join(numbers.choice(list("ACGT"), 3 * length + 1)) for length in codons]
     protein = ["".join(numbers.choice(list("ACDEFGHIKLMNPQRSTVWY"), length)) for length in codons]
     return dna, protein
@@ -169,7 +165,7 @@ class Published(NamedTuple):
     ids: list[str]
     nucleotide: list[str]
     protein: list[str]
-    stages: dict[str, NDArray[Any]]  # each of _STAGES, (n, d); scores are P(other), P(virus)
+    stages: dict[str, NDArray[Any]]  # as in `GOLDEN_LIMITS`, (n, d); scores P(other), P(virus)
     consensus: Path  # the table of chunk calls; it need not be there
 
 
@@ -179,24 +175,15 @@ def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
     for path in sorted(folder.glob("*.npz")):
         try:
             with np.load(path, allow_pickle=False) as file:
-                stages = {stage: file[stage] for stage in _STAGES}
-                ids, dna, protein = (
-                    [*map(str, file[name])] for name in ("ids", "nucleotide", "protein")
-                )
+                stages = {stage: file[stage] for stage in GOLDEN_LIMITS}
+                texts = [[*map(str, file[key])] for key in ("ids", "nucleotide", "protein")]
         except (OSError, ValueError, KeyError, EOFError) as error:
             problem = f"not a file of published outputs ({clipped(error)})"
             raise ModelError(f"{path}: {problem}") from error
-        consensus = path.with_name(f"{path.stem}_consensus.tsv")
-        found.append(Published(path.stem, ids, dna, protein, stages, consensus))
-    for path in sorted(folder.rglob(f"*_merged/{RESULTS}")):
-        merged = path.parent
-        try:
-            found.append(_from_results(folder, merged))
-        except (InputError, OSError) as error:
-            raise ModelError(f"{merged.parent}: {error}") from error
-        except (KeyError, ValueError) as error:
-            problem = f"not whole, no {clipped(error)} in one of its files"
-            raise ModelError(f"{merged}: {problem}") from error
+        table = path.with_name(f"{path.stem}_consensus.tsv")
+        found.append(Published(path.stem, texts[0], texts[1], texts[2], stages, table))
+    results = sorted(folder.rglob(f"*_merged/{RESULTS}"))
+    found += [_from_results(folder, path.parent) for path in results]
     if not found:
         raise ModelError(f"{folder}: holds no outputs of the original, and no .npz files of them")
     widths = {"dnabert": spec.dna.dim, "esm2": spec.protein.dim, "merged": spec.dim, "scores": 2}
@@ -212,31 +199,33 @@ def _from_results(root: Path, merged: Path) -> Published:
     """`{stem}_merged` with `{stem}_nucleotide` and `{stem}_protein` beside it."""
     stem = merged.name.removesuffix("_merged")
     dna, protein = (merged.with_name(f"{stem}_{kind}") for kind in ("nucleotide", "protein"))
-    nucleotides, proteins = (
-        dict(pair for path in sorted(folder.glob("output_*.fa")) for pair in read_fasta(path))
-        for folder in (dna, protein)
-    )
-    known: list[dict[str, Any]] = []
-    for folder, pattern, read in (
-        (dna, "*_DNABERT*.pt", features.read_dna_features),
-        (protein, "*_ESM.pt", features.read_protein_features),
-        (merged, "*_merged.pt", features.read_merged),
-    ):
-        known.append({})
-        for path in sorted(folder.glob(pattern)):
-            part = read(path)
-            known[-1] |= dict(zip(part.seq_ids, part.vectors, strict=True))
-    table = merged / RESULTS
-    header, *rows = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    if f"{header}\n" != RESULTS_HEADER:
-        raise InputError(table, "not a table of predictions", 1)
-    fields = (row.split("\t") for row in rows)
-    known.append({i: np.array([float(other), float(virus)]) for i, _, other, virus in fields})
-    stages = {
-        stage: np.stack([found[orf_id] for orf_id in nucleotides])
-        for stage, found in zip(_STAGES, known, strict=True)
-    }
-    residues = [proteins[orf_id] for orf_id in nucleotides]
+    try:
+        nucleotides, proteins = (
+            dict(pair for path in sorted(folder.glob("output_*.fa")) for pair in read_fasta(path))
+            for folder in (dna, protein)
+        )
+        tables: dict[str, dict[str, NDArray[Any]]] = {}
+        for stage, folder, pattern, read in (
+            ("dnabert", dna, "*_DNABERT*.pt", features.read_dna_features),
+            ("esm2", protein, "*_ESM.pt", features.read_protein_features),
+            ("merged", merged, "*_merged.pt", features.read_merged),
+        ):
+            rows = tables[stage] = {}
+            for path in sorted(folder.glob(pattern)):
+                part = read(path)
+                rows.update(zip(part.seq_ids, part.vectors, strict=True))
+        table = (merged / RESULTS).read_text(encoding="utf-8", errors="surrogateescape")
+        header, *lines = table.splitlines()
+        if f"{header}\n" != RESULTS_HEADER:
+            raise InputError(merged / RESULTS, "not a table of predictions", 1)
+        fields = (line.split("\t") for line in lines)
+        tables["scores"] = {key: np.array([float(a), float(b)]) for key, _, a, b in fields}
+        stages = {stage: np.stack([rows[i] for i in nucleotides]) for stage, rows in tables.items()}
+        residues = [proteins[orf_id] for orf_id in nucleotides]
+    except (InputError, OSError) as error:
+        raise ModelError(f"{merged.parent}: {error}") from error
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{merged}: not whole, no {clipped(error)} in one of its files") from error
     name = str((merged.parent / stem).relative_to(root))
-    consensus = merged / "prediction_results_highestscore.csv"
-    return Published(name, [*nucleotides], [*nucleotides.values()], residues, stages, consensus)
+    calls = merged / "prediction_results_highestscore.csv"
+    return Published(name, [*nucleotides], [*nucleotides.values()], residues, stages, calls)

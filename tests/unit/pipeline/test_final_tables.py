@@ -11,15 +11,7 @@ from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.pipeline.run import summary_lines
 from virnucpro.pipeline.settings import Calling
 from virnucpro.reports.explain import advice
-from virnucpro.reports.tables import (
-    CHUNK_COLUMNS,
-    CONTIG_COLUMNS,
-    CallRow,
-    ChunkRow,
-    contig_line,
-    header,
-    read_call_rows,
-)
+from virnucpro.reports.tables import CHUNK_COLUMNS, CONTIG_COLUMNS, CallRow, ChunkRow, header
 from virnucpro.sequences.fasta import read_fasta
 
 
@@ -37,7 +29,7 @@ def make_run(tmp_path, samples, calling=None, mates=1):
             with inputs[-1].open("w") as fasta:
                 for seq_id, scores in contigs:
                     fasta.write(f">{seq_id}\n{'ACGTA' * 100 * max(1, len(scores))}\n")
-                    calls.write(contig_line(call_row(seq_id, scores, sample), seq_id))
+                    calls.write(call_row(seq_id, scores, sample).line(seq_id, -1))
                     track.writelines(row.line() for row in chunk_rows(seq_id, scores, sample))
     sources = plan_sources(inputs, {}, paired=False)
     return SimpleNamespace(
@@ -110,7 +102,7 @@ def test_rates_belong_to_the_sample(tmp_path):
     poor = [(f"h{i}", [0.03]) for i in range(2_000)] + [("b", [0.8])]
     run = make_run(tmp_path, {"rich": rich, "poor": poor})
     _, (first, second) = write_final_tables(run)
-    rates = {row.seq_id: row.fdr for row in read_call_rows(run.paths.calls)}
+    rates = {row.seq_id: row.fdr for row in CallRow.read(run.paths.calls)}
     assert rates["a"] < 0.05 < 0.3 < rates["b"]
     assert first["prevalence"] > 0.9
     assert second["prevalence"] < 0.05

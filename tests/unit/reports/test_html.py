@@ -12,7 +12,7 @@ from virnucpro.cli.info import report
 from virnucpro.core.errors import InputError, UsageError
 from virnucpro.reports.html import write_report
 from virnucpro.reports.summary import MOST_REGIONS
-from virnucpro.reports.tables import read_call_rows, read_region_rows
+from virnucpro.reports.tables import CallRow, RegionRow
 
 
 def page_of(folder, **more):
@@ -148,7 +148,7 @@ def test_a_damaged_table_is_named_and_a_missing_run_refused(tmp_path, name):
 
 def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tmp_path):
     page = page_of(make_run(tmp_path, records=2_000))
-    data, regions = data_of(page), read_region_rows(tmp_path / "regions.tsv")
+    data, regions = data_of(page), RegionRow.read(tmp_path / "regions.tsv")
     inside = sorted((row for row in regions if row.is_inside), key=lambda r: -r.log_odds)
     assert len(inside) > 100
     assert f'<b class="region">{len(inside):,}</b> more hold a' in page
@@ -162,7 +162,7 @@ def test_proviruses_are_told_first_listed_by_their_evidence_and_can_be_copied(tm
 
 def test_each_limit_keeps_the_calls_that_the_flag_keeps(tmp_path):
     data = data_of(page_of(make_run(tmp_path, records=900, samples=2)))
-    viral = [row for row in read_call_rows(tmp_path / "calls.tsv") if row.call == "virus"]
+    viral = [row for row in CallRow.read(tmp_path / "calls.tsv") if row.call == "virus"]
     for place, kept, false in data["curve"]:
         own = [row for row in viral if row.fdr <= data["limits"][place]]
         by_sample = [[r.fdr for r in own if r.sample == name] for name in data["samples"]]
