@@ -10,9 +10,7 @@ recipes/mini.yaml in DIR. Whole commands with the bundled model, start and table
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.core.device import usable_cpus
+from benchmarks.result_file import keep
 from virnucpro.training.corpus import load_dev
 from virnucpro.training.jobs import read_evaluation
 from virnucpro.training.windows import draw_windows
@@ -68,8 +66,6 @@ def main() -> None:
     parser.add_argument("--commit", help="of the code; as git says if it is not given")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    git = ["git", "rev-parse", "HEAD"]
-    commit = args.commit or subprocess.run(git, capture_output=True, text=True).stdout.strip()
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     ours = f"{sys.executable} -m virnucpro"
     cases: list[dict[str, object]] = []
@@ -105,17 +101,12 @@ def main() -> None:
         "about": f"one contig of 1.7 kb, {args.reads} reads of 150 nt, {args.contigs} contigs of "
         f"2 kb, medians of {args.rounds} or more runs of each in turn; the last two columns say "
         "how many times less wall and processor time",
-        "machine": {
-            "cpu": platform.machine(), "cores": usable_cpus(),
-            "python": platform.python_version(), "numpy": np.__version__,
-        },
-        "date": time.strftime("%Y-%m-%d"), "commit": commit,
         "command": "python -m benchmarks.benchmark_command --data DIR --against "
         f"'cd OLD; python -m virnucpro' --reads {args.reads} --contigs {args.contigs} "
         f"--rounds {args.rounds} --output {args.output}",
         "commands": cases,
     }  # fmt: skip
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    keep(result, args.output, args.commit)
 
 
 if __name__ == "__main__":

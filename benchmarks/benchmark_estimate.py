@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from benchmarks.result_file import keep
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"contigs": (1_500, 4_000), "reads": (6_000, 20_000)}
@@ -87,21 +88,12 @@ def main() -> None:
                 write_input(fasta, kind, records)
                 rows.append({"input": kind, **compare(fasta, options.model, options.device)})
                 print(rows[-1], flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
-    ).stdout.strip()
     result = {
         "title": "Estimates against the truth",
         "command": " ".join(["python -m benchmarks.benchmark_estimate", *sys.argv[1:]]),
-        "commit": commit,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "load_before": round(os.getloadavg()[0], 1),
-        },
         "results": rows,
     }
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    keep(result, options.out)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ the worst case for the share. A second run that finds everything done is timed a
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark_memory import write_reads
+from result_file import keep
 
 from virnucpro.core.checkpoint import Ledger
 
@@ -84,12 +83,8 @@ def main() -> None:
         started = time.perf_counter()
         subprocess.run([*again, "-d", "cpu", "--resume"], check=True)
         second = time.perf_counter() - started
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     summary = {
         "about": "prediction with the bundled model, reads of 500 nt, CPU, one thread",
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, shared cores",
         "reads": arguments.reads,
         "wall_s": round(wall, 2),
         "seconds": {title: round(value, 3) for title, value in clock.seconds.items()},
@@ -99,9 +94,7 @@ def main() -> None:
         "second_run_s": round(second, 2),
         "second_run_limit_s": 2.0,
     }
-    print(json.dumps(summary, indent=1))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(summary, indent=1) + "\n")
+    keep(summary, arguments.output)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from result_file import keep
 
 READ_NT = 500
 LETTERS = np.frombuffer(b"ACGT", dtype=np.uint8)
@@ -39,10 +39,12 @@ class MadeUpScores:
     def run(self, job: Any, items: Iterable[Any], on_rows: Any) -> Iterator[Any]:
         """See `virnucpro.pipeline.worker_loop.Executor`."""
         from virnucpro.pipeline.worker_loop import Done
+        from virnucpro.scores.scorer import COLUMNS
 
         for key, (dna, _) in items:
-            draw = np.random.default_rng(key)
-            yield Done(key, draw.standard_normal((len(dna), 3)).astype(np.float32), {}, 0)
+            scores = np.full((len(dna), COLUMNS), np.nan, dtype=np.float32)
+            scores[:, :3] = np.random.default_rng(key).standard_normal((len(dna), 3))
+            yield Done(key, scores, {}, 0)
 
     loads = 0
 
@@ -126,12 +128,8 @@ def main() -> None:
         inside(arguments.inside[0], int(arguments.inside[1]), arguments.scratch)
         return
     sizes = [mbp * 1_000_000 for mbp in sorted(arguments.mbp)]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    summary = {
+    summary: dict[str, Any] = {
         "about": f"peak memory of a run beside its encoders; reads of {READ_NT} nt, bundled model",
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, one core, shared",
     }
     if arguments.measure == "reads":
         found = [measure("reads", nt, arguments.scratch) for nt in sizes]
@@ -143,8 +141,7 @@ def main() -> None:
         for what in RECORDS:
             found = [measure(what, nt, arguments.scratch) for nt in sizes]
             summary[what] = {"bytes_a_letter": rise(found, 1), "runs": found}
-    if arguments.output:
-        arguments.output.write_text(json.dumps(summary, indent=1) + "\n")
+    keep(summary, arguments.output)
 
 
 if __name__ == "__main__":

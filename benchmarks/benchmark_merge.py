@@ -9,18 +9,14 @@ own, DNA rows in another order than proteins). Needs torch, to write the latter.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from result_file import keep
 
-from virnucpro.core.device import usable_cpus
 from virnucpro.core.records import Embeddings
 from virnucpro.pipeline.features import write_dna_features, write_protein_features
 from virnucpro.pipeline.parallel_merge import parallel_merge_features
@@ -63,8 +59,6 @@ def main() -> None:
     parser.add_argument("--commit", help="of the code; as git says if it is not given")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    git = ["git", "rev-parse", "HEAD"]
-    commit = args.commit or subprocess.run(git, capture_output=True, text=True).stdout.strip()
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in ("ours", "published"):
@@ -86,15 +80,9 @@ def main() -> None:
     result = {
         "title": "Merging",
         "about": f"{args.pairs} pairs of {args.rows} sequences, median of {args.repeats} merges",
-        "machine": {
-            "cpu": platform.machine(), "cores": usable_cpus(),
-            "python": platform.python_version(), "numpy": np.__version__,
-        },
-        "date": time.strftime("%Y-%m-%d"), "commit": commit,
-        "command": " ".join(["python", *sys.argv]),
         "merges": rows,
     }  # fmt: skip
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    keep(result, args.output, args.commit)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.result_file import keep
 from virnucpro.core.records import Record
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.direct import DirectScorer
@@ -98,18 +97,9 @@ def main() -> None:
     options = parser.parse_args()
     records = windows(options.chunks)
     first: dict = {}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     result = {
         "command": f"python -m {__spec__.name} {' '.join(sys.argv[1:])}",
-        "commit": commit.stdout.strip(),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+        "torch": torch.__version__,
         "chunk_nt": CHUNK_NT,
         "chunks": len(records),
         "rounds": ROUNDS,
@@ -118,15 +108,7 @@ def main() -> None:
     for way in WAYS:
         result["results"].append(measure(records, way, first))
         print(json.dumps(result["results"][-1]), flush=True)
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    keep(result, options.output)
 
 
 if __name__ == "__main__":

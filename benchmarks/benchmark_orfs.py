@@ -10,17 +10,11 @@ Usage: OMP_NUM_THREADS=1 python -m benchmarks.benchmark_orfs [--mbp 10] [--outpu
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.result_file import keep
 from virnucpro.core.records import FRAMES
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
@@ -112,13 +106,6 @@ def measure(name: str, chunks: list[str]) -> dict[str, object]:
     }
 
 
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mbp", type=float, default=10.0)
@@ -127,23 +114,13 @@ def main() -> None:
     count = int(options.mbp * 1e6 / CHUNK_NT)
     result = {
         "command": "OMP_NUM_THREADS=1 python -m benchmarks.benchmark_orfs",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "python": sys.version.split()[0],
-            "numpy": np.__version__,
-        },
         "unit": "Mbp of input a second of processor time, one core, best of 5 rounds",
         "results": [
             measure("random", make_chunks(count, 0.0)),
             measure("half coding", make_chunks(count, 0.5)),
         ],
     }
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    keep(result, options.output)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 import psutil
 from benchmark_memory import write_reads
+from result_file import keep
 
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.scores.scorer import COLUMNS
@@ -140,20 +140,12 @@ def main() -> None:
             reads = folder / "reads.fa"
             write_reads(reads, arguments.reads)
         found = overheads(folder, reads)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     summary = {
         "about": "the bundled model on two CPUs: a local run, two workers, two actors of Ray",
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit.stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        f"{os.cpu_count()} cores shared with other programs, load {os.getloadavg()[0]:.1f}",
         "ledger": ledger,
         **found,
     }
-    print(json.dumps(summary, indent=1))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(summary, indent=1) + "\n")
+    keep(summary, arguments.output)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,8 @@ Real runs on tiny weights, each stopped once at a random moment.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "reliability"), str(ROOT)]
 
+from result_file import keep  # noqa: E402
 from runs import Runs, are_gone, descendants  # noqa: E402
 
 MODES = {
@@ -68,18 +66,12 @@ def main() -> None:
                 "median_s": round(seconds[len(seconds) // 2], 2),
                 "longest_s": round(seconds[-1], 2),
             }
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     summary: dict[str, Any] = {
         "about": "seconds from SIGTERM or SIGINT to the end of a run and all its processes",
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, busy cores",
         "limit_s": 5.0,
         "modes": results,
     }
-    print(json.dumps(summary, indent=1))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(summary, indent=1) + "\n")
+    keep(summary, arguments.output)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ NOTES = {
 def notes(tmp_path):
     """The suites that compare versions print a text before they start; no other suite does."""
     for suite, expected in (("v1-comparison", NOTES), ("all", NOTES), ("memory", set())):
-        with patch("virnucpro.cli.benchmark._run", return_value=5):
+        with patch("virnucpro.cli.benchmark.subprocess.run"):
             printed = run("benchmark", "--suite", suite, "-o", tmp_path).output.splitlines()
         assert NOTES & set(printed) == expected
 

@@ -10,7 +10,8 @@ from virnucpro.core import device
 from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, esm2, kernels
 from virnucpro.engines import base
-from virnucpro.pipeline import direct, precision
+from virnucpro.pipeline import direct
+from virnucpro.pipeline import stream as precision
 from virnucpro.pipeline.worker_loop import InProcess
 
 

@@ -14,16 +14,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.core.files import atomic_write
+from virnucpro.encoders import small_cpu
 from virnucpro.encoders.base import Encoder, Rectangle
-from virnucpro.encoders.small_cpu import (
-    CODON_N,
-    LOWEST,
-    RESIDUE_OF_CODON,
-    RESIDUE_ROWS,
-    ROWS,
-    TowerConfig,
-    read_tower,
-)
+from virnucpro.encoders.small_cpu import CODON_N, LOWEST, ROWS, TowerConfig, read_tower
 from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUE_PAD
 from virnucpro.models.specs import EncoderSpec
 
@@ -37,9 +30,13 @@ class Stem(nn.Module):
         scale = config.taps**-0.5
         self.weight = nn.Parameter(torch.randn(config.taps, rows, config.width) * scale)
         self.bias = nn.Parameter(torch.zeros(config.width))
-        shared = torch.randn(config.taps, RESIDUE_ROWS, config.width) if by_residue else None
+        shared = (
+            torch.randn(config.taps, small_cpu.RESIDUE_ROWS, config.width) if by_residue else None
+        )
         self.residue = None if shared is None else nn.Parameter(shared * scale)
-        self.register_buffer("of_codon", torch.from_numpy(RESIDUE_OF_CODON), persistent=False)
+        self.register_buffer(
+            "of_codon", torch.from_numpy(small_cpu.RESIDUE_OF_CODON), persistent=False
+        )
         self.of_codon: Tensor
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -1,17 +1,7 @@
 """`model.json`: what lies in a model folder, where it came from, and what it is for.
 
-Every folder with weights has one. It is written last, so a folder that has one is whole, and its
-files must match it ever after. It has these keys and no other:
-
-    {"format": 2, "name": "mini", "source": "virnucpro train ...", "revision": "", "licence": "MIT",
-     "files": {"dna.safetensors": {"sha256": "...", "size": 1234, "mtime_ns": 0}, ...},
-     "model": {"dna": {"kind": "mini-dna", "dim": 1024, "file": "dna.safetensors"},
-               "protein": {"installed": "esm2_t36_3B_UR50D"},
-               "classifier": "classifier.safetensors", "calibration": "calibration.json" or "",
-               "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": 500, "groups": [...]}}
-
-An encoder's folder has `encoder` in place of `model`: an entry like `dna` above, whose `file` is
-empty where the weights are a folder in a published layout.
+Every folder with weights has one, of the fields of `Manifest`. It is written last, so a folder that
+has one is whole, and its files must match it ever after.
 """
 
 import json
@@ -51,8 +41,8 @@ class EncoderEntry:
 
     kind: EncoderKind = "esm2"
     dim: int = 0
-    file: str = ""
-    installed: str = ""
+    file: str = ""  # empty where the weights are a folder in a published layout
+    installed: str = ""  # name of an encoder of the model home; then all else is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +52,7 @@ class ModelEntry:
     dna: EncoderEntry
     protein: EncoderEntry
     classifier: str
-    calibration: str
+    calibration: str  # or empty
     orf_policy: OrfPolicy
     chunk_nt: int
     groups: tuple[str, ...]
@@ -145,11 +135,7 @@ class Manifest:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name can only mean a file right inside a folder.
-
-    >>> [is_plain_name(name) for name in ("model.safetensors", "../x", ".x", "a/b", "")]
-    [True, False, False, False, False]
-    """
+    """Whether a name can only mean a file right inside a folder."""
     return _PLAIN_NAME.fullmatch(name) is not None
 
 

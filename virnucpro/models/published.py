@@ -58,9 +58,6 @@ def needed_files(names: Iterable[str]) -> list[str]:
     """The files of an encoder that are used, safetensors before pickles, whole before sharded.
 
     Only names that are written in this module can come out, so none leads out of a folder.
-
-    >>> needed_files(["pytorch_model.bin", "bert_layers.py", "config.json", "../vocab.txt"])
-    ['config.json', 'pytorch_model.bin']
     """
     available = set(names)
     for pattern, index in _WEIGHTS.items():

@@ -5,7 +5,7 @@ rate of each sample; the second writes. Memory does not grow with the number of 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby, islice
 from operator import itemgetter
@@ -102,20 +102,6 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
     return dict(totals), summaries
 
 
-def find_regions(row: Sequence[str], chunks: Sequence[ChunkRow]) -> list[RegionRow]:
-    """The viral stretches of one contig, `row` being its fields as text."""
-    length = int(row[LENGTH])
-    windows = [(chunk.start, min(chunk.end, length), chunk.p_virus) for chunk in chunks]
-    stretches = viral_stretches(windows, row[CALL] == VIRUS)
-    return [
-        RegionRow(
-            row[ID], number, found.start, found.end, length, found.supporting,
-            found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
-        )
-        for number, found in enumerate(stretches, start=1)
-    ]  # fmt: skip
-
-
 def _estimates(run: Run) -> dict[str, Sample]:
     """The share of viruses in each sample that has scored records; a pair counts once."""
     mix = Calibration.load(run.model.calibration).mix
@@ -150,7 +136,16 @@ def _called(
         if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
             raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
         viral = [*map(ChunkRow.of, own)] if row[SUPPORTING] != "0" else []
-        regions, record = find_regions(row, viral) if viral else [], None
+        length, record = int(row[LENGTH]), None
+        windows = [(chunk.start, min(chunk.end, length), chunk.p_virus) for chunk in viral]
+        stretches = viral_stretches(windows, row[CALL] == VIRUS) if windows else []
+        regions = [
+            RegionRow(
+                row[ID], k, found.start, found.end, length, found.supporting,
+                found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
+            )
+            for k, found in enumerate(stretches, start=1)
+        ]  # fmt: skip
         if row[CALL] == VIRUS or any(found.is_inside for found in regions):
             is_read = True
             record = next((record for place, record in records if place == number), None)

@@ -130,7 +130,10 @@ def run_multi_gpu_inference(
         "given_up": {str(one.key): one.reason for one in given_up},
     })  # fmt: skip
     for known in [one for one in stats if one][:1]:
-        log.info("  Features: %s, stride-based sharding", features(known))
+        numbers = "FP16" if known["dtype"] == "float16" else known["dtype"]
+        varlen = known["backend"] == "varlen"
+        kernels = "FlashAttention varlen" if varlen else f"{known['backend']} kernels"
+        log.info("  Features: %s, %s, stride-based sharding", numbers, kernels)
     log.info("%s: %d sequences on %d ranks in %.1f s", encoder.name, count, len(devices), seconds)
     return merged, failed_ranks
 
@@ -148,14 +151,3 @@ def choose_devices(world_size: int, devices: Sequence[str]) -> tuple[str, ...]:
             f"use --ranks {len(chosen)} or less"
         )
     return chosen[:world_size]
-
-
-def features(stats: Mapping[str, Any]) -> str:
-    """Numbers and kernels that really ran.
-
-    >>> features({"dtype": "float16", "backend": "varlen"})
-    'FP16, FlashAttention varlen'
-    """
-    numbers, kernels = stats["dtype"], stats["backend"]
-    varlen = "FlashAttention varlen" if kernels == "varlen" else f"{kernels} kernels"
-    return f"{'FP16' if numbers == 'float16' else numbers}, {varlen}"

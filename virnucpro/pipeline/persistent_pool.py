@@ -93,10 +93,7 @@ class BatchQueueManager:
     ) -> QueueResult:
         """Embed every file: it is done, which `on_done` is told, or recorded with its reason.
 
-        `rows`, the sequences of all files, and the title `desc` are for the progress bar.
-
-        Raises:
-            VirNucProError: no file could succeed: no weights, no device, no room for outputs.
+        A bar with the title `desc` counts to `rows` sequences. Errors as for `Executor.run`.
         """
         result = QueueResult()
         executor = self._pool or self._executor

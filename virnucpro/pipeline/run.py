@@ -277,17 +277,13 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     calls = ", ".join(
         f"{tables.get(f'call:{name}', 0):,} {name}" for name in ("virus", "non-virus", "uncertain")
     )
-    rated = [
-        (sample["virus"], sample["expected_false"])
-        for sample in data.get("sample_summary", [])
-        if sample.get("virus") and sample.get("expected_false") is not None
-    ]
-    false = ""
-    if viral := sum(count for count, _ in rated):
-        share = sum(count * fdr for count, fdr in rated) / viral
+    samples, false = data.get("sample_summary", []), ""
+    rated = [one for one in samples if one.get("virus") and one.get("expected_false") is not None]
+    if viral := sum(one["virus"] for one in rated):
+        share = sum(one["virus"] * one["expected_false"] for one in rated) / viral
         false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
     lines = [f"{tables.get('records', 0):,} records: {calls}{false}"]
-    noted = [sample for sample in data.get("sample_summary", []) if sample.get("note")]
+    noted = [sample for sample in samples if sample.get("note")]
     lines += [f"{sample['sample']}: {sample['note']}" for sample in noted[:MOST_NOTED]]
     if len(noted) > MOST_NOTED:
         lines.append(f"and {len(noted) - MOST_NOTED:,} samples more, see run.json")
@@ -296,14 +292,11 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     if hosts := tables.get("with_regions"):
         where = output_dir / "regions.tsv"
         lines.append(f"With a viral region, though not called viral: {hosts:,} (see {where})")
-    silent = {
-        name.removeprefix("status:"): count
-        for name, count in scoring.items()
-        if name.startswith("status:") and name != "status:called"
-    }
-    if silent:
-        reasons = ", ".join(f"{count:,} {status}" for status, count in silent.items())
-        lines.append(f"Not scored: {sum(silent.values()):,} ({reasons})")
+    counts = {n.removeprefix("status:"): k for n, k in scoring.items() if n.startswith("status:")}
+    counts.pop("called", None)
+    if counts:
+        reasons = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+        lines.append(f"Not scored: {sum(counts.values()):,} ({reasons})")
     if data.get("status") == "partial":
         lines.append(f"Incomplete: see {output_dir / 'failed_files.txt'}; --resume tries again")
     found = [output_dir / name for name in ("report.html", "calls.tsv")]

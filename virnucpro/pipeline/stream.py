@@ -78,8 +78,7 @@ class ScoreStore:
 
         A DamagedError if they are not what was committed, and repair was not asked for.
         """
-        entry = self.ledger.read(unit_name(number), self.key)
-        if entry is None:
+        if (entry := self.ledger.read(unit_name(number), self.key)) is None:
             return None
         if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
             if not self.ledger.repair:
@@ -100,8 +99,7 @@ class ScoreStore:
 
     def read_orfs(self, number: int) -> Orfs:
         """DNA and protein of a unit's ORFs; a DamagedError if they are not there and whole."""
-        entry = self.ledger.read(unit_name(number, "orfs"), self.key)
-        if entry is None:
+        if (entry := self.ledger.read(unit_name(number, "orfs"), self.key)) is None:
             raise DamagedError(self.ledger.folder, f"unit {number} has no ORFs")
         lines = zstandard.decompress(entry.payload).split(b"\n")
         return lines[: len(lines) // 2], lines[len(lines) // 2 :]

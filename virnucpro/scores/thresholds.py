@@ -37,9 +37,6 @@ class Thresholds:
 
         What reaches `min_score` is a virus (unless `only_stricter`), and what the model calls
         one but does not reach it is uncertain. A virus above `max_fdr` becomes uncertain.
-
-        >>> Thresholds(min_score=0.9).call("virus", p_virus=0.8, fdr=0.1)
-        'uncertain'
         """
         is_virus, is_low = model_call == VIRUS, False
         if self.min_score is not None:
