@@ -17,7 +17,6 @@ from staged_files import (
     write_published_dna,
 )
 
-from virnucpro.core.errors import OutputError
 from virnucpro.pipeline.features import (
     merge_features,
     read_dna_features,
@@ -141,14 +140,6 @@ class TestManyPairs(MergeCase):
         assert failed[0][2] == f"Merge failed for {name}: File not found: {proteins[2]}"
         assert "Failed to load tensors" in failed[1][2]
         assert "Failed to merge 2 file pairs" in log.output[-1]
-
-    def test_a_full_disk_is_nobody_s_failure(self):
-        pairs = write_pairs(self.folder, 3, dims=SMALL)
-        full = mock.patch("os.fsync", side_effect=OSError(28, "No space left on device"))
-        inline_processes(self)
-        for workers in (1, 2):
-            with full, self.assertRaisesRegex(OutputError, "No space left"):
-                parallel_merge_features(*pairs, self.out, workers)
 
     def test_progress_counts_every_pair_once(self):
         nucleotides, proteins = write_pairs(self.folder, 4, dims=SMALL)

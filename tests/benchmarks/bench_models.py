@@ -26,10 +26,7 @@ ON_GPU_WITHOUT_WEIGHTS = "esm2_t30_150M_UR50D"
 
 
 def make_home(home: Path, real_size: bool) -> Path:
-    """Where models lie: the user's own if `500` is installed there, else random weights.
-
-    With `real_size` those are of ESM-2 150M and DNABERT-S, else of networks of two layers.
-    """
+    """The user's own home if `500` is there, else random weights, of real or of tiny networks."""
     if not real_size:
         return make_tiny_home(home)
     if own := os.environ.get("VIRNUCPRO_MODEL_DIR"):

@@ -97,16 +97,6 @@ def test_a_record_that_lacks_scores_is_failed_and_mended(
     expect_mended(whole, out, "--resume", *options)
 
 
-def test_what_failed_once_does_not_outlive_its_cause(whole, tmp_path, monkeypatch):
-    """Another size of units has other files, and the list of failures is its own."""
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        fail_second_unit(patch, "scoring")
-        assert whole.predict(out)[0] == 6
-    assert whole.predict(out, "--force", size="1000")[0] == 0
-    assert not (out / "failed_files.txt").exists()
-
-
 def flip(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 0x04

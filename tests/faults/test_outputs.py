@@ -358,7 +358,7 @@ def test_what_a_run_removed_itself_is_its_own_no_more(copy, made, predict):
 )  # fmt: skip
 def test_files_of_others_are_found_before_any_work(made, tmp_path, refused, name):
     out = tmp_path / "out"
-    put(out, [name])
+    put(out, [name], '{"tool": "virnucpro", "format": 1}')
     refused(out, 2, "is there already", made / "s.fa", "--force", "-k", report=True)
 
 

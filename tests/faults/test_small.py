@@ -101,17 +101,6 @@ def test_messages_about_flags_stay_short(home, tmp_path, monkeypatch, words):
     assert len(result.output) < 8 * MOST_LETTERS, result.output[:3_000]
 
 
-def test_messages_about_the_environment_and_mates_stay_short(tmp_path):
-    expect_short(run("config", "show", env={"VIRNUCPRO_DEVICE_DTYPE": LONG}).output)
-    assert len(run("config", "show", env={f"VIRNUCPRO_{LONG}": "1"}).output) < 5_000
-    one, two = tmp_path / "a_1.fq", tmp_path / "a_2.fq"
-    for path, letter in ((one, "y"), (two, "x")):
-        path.write_text(f"@{letter * 50_000}\nACGT\n+\nIIII\n")
-    result = run("predict", one, two, "--paired", "-o", tmp_path / "out", code=3)
-    assert "is no mate of" in result.output
-    assert "x" * (MOST_LETTERS + 1) not in result.output
-
-
 # What can be read once is not read twice
 
 

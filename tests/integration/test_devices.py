@@ -11,7 +11,7 @@ from runs_here import predict_here, write_dna
 
 from virnucpro.core import device
 from virnucpro.core import device as devices
-from virnucpro.core.device import parse_gpu_list, usable_cpus, validate_and_get_device
+from virnucpro.core.device import usable_cpus, validate_and_get_device
 from virnucpro.core.errors import DeviceError, OutputError, UsageError, WorkersFailedError
 from virnucpro.pipeline import multi_gpu_inference, prediction, workers
 from virnucpro.pipeline.multi_gpu_inference import choose_devices
@@ -110,16 +110,6 @@ def test_device_that_is_not_there(gpus, name):
     gpus(1)
     with pytest.raises(DeviceError if name in ("cuda:3", "3") else UsageError):
         validate_and_get_device(name)
-
-
-def test_gpu_list_keeps_its_order():
-    assert parse_gpu_list("2, 0", [0, 1, 2]) == [2, 0]
-
-
-@pytest.mark.parametrize("text", ["", "a", "0,0", "0,,1", "5", "-1"])
-def test_bad_gpu_list(text):
-    with pytest.raises(DeviceError if text == "5" else UsageError):
-        parse_gpu_list(text, [0, 1])
 
 
 @pytest.fixture

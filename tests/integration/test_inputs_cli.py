@@ -105,20 +105,6 @@ def test_sample_names_hold_no_tab_or_line_end():
     assert sample_names([Path("a\tb.fa"), Path("a\nb.fa")]) == ["a_b", "a_b__2"]
 
 
-@pytest.mark.parametrize(
-    ("first", "sample"),
-    [
-        ("gut_R1.fq.gz", "gut"),
-        ("gut_1.fastq", "gut"),
-        ("gut_S1_L001_R1_001.fastq.gz", "gut_S1_L001"),
-        ("gut.fq", "gut"),
-        ("_1.fq", "_1"),
-    ],
-)
-def test_a_pair_is_named_without_its_number(first, sample):
-    assert sample_names([Path(first), Path("second.fq")], paired=True) == [sample]
-
-
 def test_ids_belong_to_a_sample_and_errors_name_what_was_given(tmp_path, caplog):
     one, copy = tmp_path / "one.fa", tmp_path / "copy"
     one.write_text(">a\nAC\n")

@@ -44,26 +44,6 @@ def plain(tiny_home, fasta):
     return out
 
 
-class Witness(logging.Handler):
-    """Which worker processes there are whenever something is logged."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = {}
-
-    def emit(self, record):
-        for child in multiprocessing.active_children():
-            self.seen[child.pid] = child.name
-
-
-@pytest.fixture
-def witness():
-    handler = Witness()
-    logging.getLogger("virnucpro").addHandler(handler)
-    yield handler.seen
-    logging.getLogger("virnucpro").removeHandler(handler)
-
-
 @pytest.fixture
 def run(tiny_home, fasta, tmp_path):
     """`run(way)`: its output directory, intermediate files kept."""
@@ -133,12 +113,17 @@ def test_staged_run_merges_in_other_processes(run, plain, caplog):
     assert len(list(out.glob("in_nucleotide/output_*.fa"))) == UNITS
 
 
-def test_persistent_run_embeds_in_the_one_worker_that_stays(run, plain, caplog, witness):
+def test_persistent_run_embeds_in_the_one_worker_that_stays(run, plain, caplog):
+    seen, witness = {}, logging.Handler()  # which workers there are whenever something is logged
+    witness.emit = lambda record: seen.update(
+        (child.pid, child.name) for child in multiprocessing.active_children()
+    )
+    logging.getLogger("virnucpro").addHandler(witness)
     caplog.set_level("INFO", "virnucpro")
     with not_here("encoders.load.load_encoder"):
         out = run("persistent", output={"progress": True, "keep_intermediate": True})
     expect_calls_of(out, plain)
-    assert list(witness.values()) == ["virnucpro-500-0"]  # one process in all, for both encoders
+    assert list(seen.values()) == ["virnucpro-500-0"]  # one process in all, for both encoders
     assert not multiprocessing.active_children()
 
 

@@ -10,8 +10,7 @@ from virnucpro.core import device
 from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, esm2, kernels
 from virnucpro.engines import base
-from virnucpro.pipeline import direct
-from virnucpro.pipeline import stream as precision
+from virnucpro.pipeline import direct, stream
 from virnucpro.pipeline.worker_loop import InProcess
 
 
@@ -27,7 +26,7 @@ def card(monkeypatch):
     monkeypatch.setattr(device, "detect_cuda_devices", lambda: [0])
     monkeypatch.setattr(attention, "run_on", lambda *_: True)
     monkeypatch.setattr(esm2, "KEPT", ())
-    monkeypatch.setattr(precision, "LEAST_SEQUENCES", 20)
+    monkeypatch.setattr(stream, "LEAST_SEQUENCES", 20)
     for name in ("float16", "fp8"):  # float16 is slow on a CPU
         monkeypatch.setitem(base.DTYPES, name, "float32")
     plain_kernels.install(monkeypatch)
@@ -57,7 +56,7 @@ def test_a_sample_that_keeps_its_scores_is_told_in_run_json(run, card, caplog):
 
 
 def test_scores_that_move_too_far_are_refused_before_any_is_kept(run, card, monkeypatch):
-    monkeypatch.setattr(precision, "LARGEST_DIFFERENCE", 1e-9)
+    monkeypatch.setattr(stream, "LARGEST_DIFFERENCE", 1e-9)
     with pytest.raises(UsageError, match=r"probabilities move by up to 0\.0.* leave it out") as e:
         run()
     assert e.value.exit_code == 2
@@ -93,7 +92,7 @@ def test_embedding_from_python_tries_a_sample_too(tiny_home, fasta, card, monkey
     fast = virnucpro.embed(fasta, precision="fp8", **how).vectors
     assert exact.shape == fast.shape
     assert 0 < abs(exact - fast).max() < 0.5
-    monkeypatch.setattr(precision, "LARGEST_DIFFERENCE", 1e-9)
+    monkeypatch.setattr(stream, "LARGEST_DIFFERENCE", 1e-9)
     with pytest.raises(UsageError, match="changes too much here"):
         virnucpro.embed(fasta, precision="fp8", **how)
 
@@ -112,5 +111,5 @@ EXACT = np.linspace(0, 1, 2_000, dtype=np.float32)
 )
 def test_scores_that_move_are_refused_with_the_figures(fast, figure):
     with pytest.raises(UsageError, match=figure) as caught:
-        precision.agreement(EXACT, fast)
+        stream.agreement(EXACT, fast)
     assert caught.value.exit_code == 2

@@ -76,7 +76,11 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
     on_ray = ["--executor", "ray", "--ray-address", cluster.address]
     with ThreadPoolExecutor(1) as driver:  # this thread may start hosts, another may not
         running = driver.submit(run, *command, *on_ray, "-o", tmp_path / "ray", code=0)
-        wait_for(lambda: at_work(events) == 3 or running.done())
+        wait_for(
+            lambda: (
+                len({one for name, one in list(events) if name == "_assign"}) == 3 or running.done()
+            )
+        )
         drivers = ray.get_runtime_context().get_node_id()
         other = next(node for node in cluster.worker_nodes if node.node_id != drivers)
         before = len(events)
@@ -87,11 +91,6 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
         running.result()
     assert has_newcomer and newcomer(events[before:])
     assert tables(tmp_path / "ray") == expected
-
-
-def at_work(events):
-    """Actors that got a unit so far."""
-    return len({one for name, one in list(events) if name == "_assign"})
 
 
 def newcomer(events):

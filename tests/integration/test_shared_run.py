@@ -133,15 +133,3 @@ def test_clocks_of_others_and_of_a_stopped_onlooker_count_for_nothing(worker, cl
     clock.now -= 5_000  # another host's clock
     beat(one, 3)
     assert taken(two, [0]) == taken(one, [0]) == []
-
-
-@pytest.mark.parametrize(("idle_s", "beats"), [(10, True), (1_000, False)])
-def test_a_hung_worker_has_no_beat(worker, clock, idle_s, beats, tmp_path):
-    one = worker()
-    one._lease_s = 0.02
-    with one:
-        place = tmp_path / "claims" / f"beat-{one.worker}"
-        before = place.read_bytes()
-        clock.now += idle_s
-        one._end.wait(0.2)
-    assert (place.read_bytes() != before) == beats

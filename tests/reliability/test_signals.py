@@ -1,9 +1,9 @@
 """A stopped run ends soon, with the signal's exit code, with its children, and can go on."""
 
-import functools
 import os
 import signal
 import subprocess
+from functools import partial
 
 import faults
 import pytest
@@ -16,12 +16,8 @@ def shards(out):
     return list((out / ".checkpoints").glob("*_shards/shard_*.h5"))
 
 
-def has_dna_features(out):
-    return any(unit.startswith("dna features") for unit in entries(out))
-
-
-def is_scoring(out):
-    return any(unit.startswith("scores") for unit in entries(out))
+def has_done(out, what="scores"):
+    return any(unit.startswith(what) for unit in entries(out))
 
 
 def stop(running, number, seconds=SECONDS):
@@ -37,10 +33,10 @@ def stop(running, number, seconds=SECONDS):
 def test_one_process_stops_and_goes_on(runs, undisturbed, tmp_path, number, code):
     out = tmp_path / "out"
     running = runs.start(out)
-    assert wait_for(lambda: is_scoring(out))
+    assert wait_for(lambda: has_done(out))
     assert stop(running, number) == code
     assert "--resume goes on with it" in running.said and "Traceback" not in running.said
-    assert is_scoring(out) and not (out / "calls.tsv").exists()
+    assert has_done(out) and not (out / "calls.tsv").exists()
     assert runs.finish(out, "--resume").code == 0
     assert results(out) == undisturbed
 
@@ -48,7 +44,7 @@ def test_one_process_stops_and_goes_on(runs, undisturbed, tmp_path, number, code
 @pytest.mark.parametrize(
     ("options", "begun", "number", "code"),
     [
-        (["--persistent-models"], has_dna_features, signal.SIGINT, 130),
+        (["--persistent-models"], partial(has_done, what="dna"), signal.SIGINT, 130),
         (["--parallel", "--ranks", "2"], shards, signal.SIGTERM, 143),
     ],
     ids=["persistent", "packed"],
@@ -73,7 +69,7 @@ def test_translating_processes_end_with_the_run(runs, tmp_path, number):
 def test_a_run_that_hears_nothing_ends_by_deadline_or_second_signal(
     runs, tmp_path, deadline, signals, code
 ):
-    running = runs.start(tmp_path / "out", fault=functools.partial(faults.be_deaf, deadline))
+    running = runs.start(tmp_path / "out", fault=partial(faults.be_deaf, deadline))
     assert wait_for(lambda: "begun" in running.said)
     running.send(signal.SIGTERM)
     assert wait_for(lambda: "swallowed" in running.said)

@@ -69,7 +69,9 @@ def test_workers_killed_and_stopped_and_two_runs_side_by_side(many):
         ended(runs, *words, "--device", "cpu")
     worker = ["worker", run, "-t", 1, "-d", "cpu", "--lease", 1]
     stopped = runs.command(*worker, fault=partial(faults.signal_before_commit, 1, STOP))
-    assert wait_for(lambda: state(stopped) == "T" and holders(run)), stopped.said
+    assert wait_for(
+        lambda: state(stopped) == "T" and list(run.glob(".checkpoints/claims/claim-*"))
+    ), stopped.said
     killed = [
         runs.command(*worker, fault=partial(faults.signal_before_commit, k, KILL)) for k in (1, 2)
     ]
@@ -92,7 +94,3 @@ def test_workers_killed_and_stopped_and_two_runs_side_by_side(many):
 def state(running):
     """State of a process, `T` for stopped."""
     return (status_of(running.pid) or ["gone"])[0]
-
-
-def holders(run):
-    return list((run / ".checkpoints" / "claims").glob("claim-*"))

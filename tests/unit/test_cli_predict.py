@@ -1,6 +1,5 @@
 """How `virnucpro predict` routes work; no GPU is needed and none is used."""
 
-import re
 from pathlib import Path
 from unittest.mock import MagicMock, patch
 
@@ -199,15 +198,3 @@ def test_a_flag_that_nothing_reads_is_named_and_no_other(invoke, options, told):
     assert (v1 in result.output) == ("--v1-fallback" in options)
     assert result.output.count("Architecture:") == 1
     assert told in result.output if told else "no effect" not in result.output
-
-
-def test_help_has_headings_and_every_option_under_one():
-    text = CliRunner().invoke(cli, ["predict", "--help"]).output
-    headings = re.findall(r"^(\w.*):$", text, re.MULTILINE)
-    assert headings[:4] == ["Input", "Calling", "Output", "Computing"]
-    assert headings[4:] == ["Published models and GPUs", "Deprecated", "Help"]
-    under = dict(zip(headings, re.split(r"^\w.*:$", text, flags=re.MULTILINE)[1:], strict=True))
-    for title, flag in (("Input", "--paired"), ("Calling", "--max-fdr"), ("Output", "--resume"),
-                        ("Computing", "--threads"), ("Deprecated", "--cuda-streams")):  # fmt: skip
-        assert flag in under[title]
-    assert all(option.opts[0] in text for option in cli.get_command(None, "predict").params[1:])

@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.checkpoints import split
 from virnucpro.core.errors import DeviceError
-from virnucpro.encoders.base import Rectangle, collate
+from virnucpro.encoders.base import collate
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.models.specs import Esm2Shape
 
@@ -36,24 +35,6 @@ def varlen(monkeypatch):
 def sequences(lengths=LENGTHS):
     numbers = np.random.default_rng(0)
     return [(numbers.integers(4, 30, n)) for i, n in enumerate(lengths)]
-
-
-def all_layouts(items):
-    batch = collate(items)
-    return Rectangle.of(batch, 1, batch.longest), batch
-
-
-@pytest.mark.parametrize("skip", [0, 1])
-def test_means_cover_each_sequence_without_its_ends(skip):
-    items = sequences()
-    for layout in all_layouts(items):
-        states = torch.randn(len(layout.tokens), 6, generator=torch.Generator().manual_seed(1))
-        parts = [part[skip : len(part) - skip] for part in split(layout, states)]
-        wanted = torch.stack([p.mean(0) if len(p) else torch.zeros(6) for p in parts])
-        assert torch.allclose(layout.mean(states, skip), wanted, atol=1e-6)
-        half = layout.mean(states.half(), skip)
-        assert half.dtype == torch.float32
-        assert torch.allclose(half, wanted, atol=2e-3)
 
 
 def test_a_packed_layout_never_asks_the_host():

@@ -86,11 +86,6 @@ def test_a_gpu_uses_the_best_kernels_that_run_on_it(
     assert choose_backend(CPU, dtype, head_dim, alibi) == "sdpa"
 
 
-def test_kernels_that_hold_are_used(encoder, installed):
-    assert encoder.prove() == "triton"
-    assert encoder.forced_backend is None
-
-
 @pytest.mark.parametrize("name", ["add_norm", "attend"])
 def test_a_wrong_kernel_gives_way_to_the_plain_path(encoder, installed, monkeypatch, caplog, name):
     right = getattr(plain_kernels, name)

@@ -94,11 +94,6 @@ def test_rows_in_are_rows_out_exactly_once(kind, threads, budget):
     assert engine.stats.slots <= engine.stats.batches * max(budget, 64)
 
 
-def test_a_sequence_beyond_the_budget_goes_alone(kind):
-    batches = list(engine_of(kind, MeanEncoder(), 16).embed(make_items([100, 5, 5])))
-    assert [0] in [rows.tolist() for rows, _ in batches]
-
-
 def test_a_sequence_without_tokens_is_refused(kind):
     with pytest.raises(ValueError, match="row 1 has no tokens"):
         list(engine_of(kind, MeanEncoder()).embed(make_items([3, 0])))

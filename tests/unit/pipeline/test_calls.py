@@ -153,25 +153,12 @@ def test_likely_viruses_have_a_kind_and_a_family_where_they_are_sure(
     assert (row.kind_score is not None) == bool(expected[1])
 
 
-PUBLISHED = """synthetic_seq_1_chunk_1R1\tvirus\t0.12100612\t0.8789939
-synthetic_seq_1_chunk_1R2\tvirus\t0.0011595711\t0.9988405
-synthetic_seq_2_chunk_1R1\tothers\t0.5501341\t0.4498659
-synthetic_seq_2_chunk_1R2\tvirus\t0.06045397\t0.93954605
-"""
-
-
 def written(chunks, scratch, block=consensus.SORT_BLOCK_CHUNKS):
     table, file = ConsensusTable(scratch, block), io.BytesIO()
     for name, flag in chunks:
         table.add([name], [flag])
     table.write(file)
     return file.getvalue()
-
-
-def test_the_published_rows_come_back_to_the_byte():
-    rows = [line.split("\t") for line in PUBLISHED.splitlines()]
-    scores = np.array([row[2:] for row in rows], dtype=np.float32)
-    assert format_rows([row[0] for row in rows], scores) == PUBLISHED
 
 
 @pytest.mark.parametrize(

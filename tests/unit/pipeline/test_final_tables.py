@@ -158,8 +158,3 @@ def test_samples_that_hold_false_ones_are_named_with_what_helps(tmp_path):
         "To take back what is not sure: "
         "virnucpro -v predict a.fa -o 'out dir' --resume --max-fdr 0.05",
     ]
-
-
-def test_an_incomplete_run_names_the_reasons(tmp_path):
-    lines = summary_lines(tmp_path, DATA | {"status": "partial"})
-    assert any("failed_files.txt" in line and "--resume" in line for line in lines)

@@ -26,12 +26,6 @@ def signalled_once(task):
     return number * number
 
 
-def refuses_seven(number):
-    if number == 7:
-        raise InputError("reads.fa", "seven", 7)
-    return number
-
-
 def interrupt_is_ignored(_):
     return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
@@ -82,11 +76,6 @@ def test_workers_that_are_all_killed_block_nobody(pool, work):
     for child in multiprocessing.active_children():
         child.kill()
     assert [first, *results] == [work(n) for n in range(8)]
-
-
-def test_errors_of_workers_reach_the_caller(pool):
-    with pytest.raises(InputError, match="line 7: seven"):
-        list(map_in_order(pool, refuses_seven, [range(10)]))
 
 
 def test_errors_of_the_source_reach_the_caller(pool):

@@ -22,10 +22,6 @@ def true_score(dna):
     return [1 - p, p, *[np.nan] * (COLUMNS - 2)]
 
 
-def scores_of(unit):
-    return np.array([true_score(dna) for dna in unit[0]], dtype=np.float32)
-
-
 class Toy:
     """Computes what it is given; its outcomes come in an order of its own."""
 
@@ -33,7 +29,10 @@ class Toy:
         self.order = order
 
     def run(self, job, items, on_rows):
-        return self.order(Done(key, scores_of(unit), {}, 0) for key, unit in items)
+        return self.order(
+            Done(key, np.array([*map(true_score, unit[0])], np.float32), {}, 0)
+            for key, unit in items
+        )
 
 
 def shuffled(seed):

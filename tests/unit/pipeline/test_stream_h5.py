@@ -157,16 +157,6 @@ def test_tensors_are_where_the_published_layout_has_them(tmp_path, count):
     np.testing.assert_array_equal(read_merged(tmp_path / "again.pt").vectors, rows.vectors)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
-    rows = embeddings(["a", "bad"], 3)
-    rows.vectors[1, 2] = value
-    for reader in READERS:
-        WRITERS[reader](tmp_path / "f", rows)
-        with pytest.raises(DamagedFeaturesError, match="vector of bad"):
-            reader(tmp_path / "f")
-
-
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

@@ -1,6 +1,5 @@
 """The page about a run: what it says, and that nothing of the input becomes markup."""
 
-import gzip
 import html
 import json
 import re
@@ -188,9 +187,3 @@ def test_sequences_of_the_surest_can_be_copied_while_the_page_is_small(tmp_path,
     assert 0 < len(fewer["fasta"]) < len(viral)
     texts = [*fewer["fasta"].values(), *fewer["regionFasta"].values()]
     assert sum(len(text) for text in texts) < 110_000  # headers and line ends, too
-    for name in ("viral", "regions"):
-        plain = tmp_path / f"{name}.fasta"
-        plain.with_name(f"{name}.fasta.gz").write_bytes(gzip.compress(plain.read_bytes()))
-        plain.unlink()
-    packed = data_of(page_of(tmp_path))
-    assert (packed["fasta"], packed["regionFasta"]) == (fewer["fasta"], fewer["regionFasta"])

@@ -55,20 +55,6 @@ def test_between_the_limits_and_for_null_the_call_is_uncertain(chunk, call):
     assert called(fitted, chunk)[1] == call
 
 
-def test_many_contigs_at_once_equal_one_by_one():
-    rng = np.random.default_rng(0)
-    table = rng.dirichlet([1, 1, 0.2], 60)
-    contig_of = rng.integers(0, 12, 60)
-    fitted = Calibration(gain=0.4, virus_above=(0.8,), null_above=0.4)
-    p, calls = fitted.contigs(
-        table, np.full(60, 300), contig_of, 300 * np.bincount(contig_of, minlength=13)
-    )
-    for i in range(12):
-        one = called(fitted, table[contig_of == i], 300)
-        assert p[i] == pytest.approx(one[0]) and calls[i] == one[1]
-    assert np.isnan(p[12])
-
-
 def test_chunks_that_overlap_are_no_further_evidence():
     fitted, sizes = Calibration(gain=0.5), np.array([1000])
     three, two = (
@@ -167,12 +153,6 @@ def spans(stretches):
 )
 def test_neighbours_merge_into_stretches(scores, expected):
     assert spans(viral_stretches(track(*scores), is_virus=True)) == expected
-
-
-def test_a_stretch_counts_its_chunks():
-    [found] = viral_stretches(track(0.9, 0.9, 0.2, 0.9), is_virus=True)
-    assert (found.supporting, found.opposing) == (3, 1)
-    assert math.isclose(found.mean_p, (0.9 * 3 + 0.2) / 4)
 
 
 def test_a_host_contig_needs_evidence_that_grows_with_its_length():

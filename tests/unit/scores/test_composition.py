@@ -100,20 +100,6 @@ def test_kinds_are_sums_and_orders_are_no_families():
     assert found[0, -2:].tolist() == [1, pytest.approx(0.2)]  # Potyviridae
 
 
-def test_a_record_has_the_kind_of_most_of_its_letters():
-    kinds = Kinds(GROUPS)
-    chunks = kinds.columns(
-        np.array([[0, 0.9, 0, 0, 0.1], [0, 0.1, 0, 0, 0.9], [0, 0.1, 0.1, 0, 0.8]], np.float32)
-    )
-    of, weight = np.array([0, 0, 2]), np.array([500.0, 100.0, 500.0])
-    kind, score, family, certain, host = kinds.of_records(chunks.astype(float), weight, of, 3)
-    assert [KINDS[k] for k in kind[[0, 2]]] == ["RNA virus", "bacteriophage"]
-    assert score.tolist() == pytest.approx([(5 * 0.9 + 0.1) / 6, 0, 0.8])
-    assert [kinds.families[f] for f in family[[0, 2]]] == ["Potyviridae", "Microviridae"]
-    assert certain.tolist() == pytest.approx([5 * 0.9 / 6, 0, 0.8])
-    assert host.tolist() == [-1, -1, -1]
-
-
 def test_a_record_has_the_host_of_most_of_its_letters():
     groups = ("bacteria", "RNA virus: Potyviridae", "plant", "null")
     kinds = Kinds(groups)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.core.records import Record, Status
-from virnucpro.sequences.chunks import chunk_windows, even_windows, tandem_unit, terminal_repeat
+from virnucpro.sequences.chunks import chunk_windows, even_windows
 from virnucpro.sequences.letters import screen_record
 
 PLAN = Path(__file__).parents[2] / "data" / "chunk_plan.tsv"
@@ -56,24 +56,6 @@ def test_even_windows_are_the_same_from_either_end(length, chunk_nt):
     assert len(windows) <= 1.5 * len(chunk_windows(length, chunk_nt))
 
 
-def test_a_terminal_repeat_is_the_longest_there_is():
-    inside = b"ACGGTCATTGCAGGCATCAATTGCGACTTA" * 20
-    head = b"GATTACAGATTTCCGGAACGT"
-    assert terminal_repeat(head + inside + head) == 21
-    assert terminal_repeat(head + inside + head[:19]) == 0
-    assert terminal_repeat(head + inside + b"C" + head + b"T" + head) == 21
-    assert terminal_repeat(head + b"ACGT" * 20 + head) == 0  # too short to tell
-
-
-def test_a_tandem_repeat_has_a_unit():
-    adapter = b"CAAGCAGAAGACGGCATACGAGATTGAGTGGTGACTGGAGTTCC"
-    assert tandem_unit(adapter * 7) == tandem_unit((adapter * 7)[3:]) == len(adapter)
-    assert tandem_unit(adapter * 3 + b"T" + adapter[1:] * 4) == 0  # out of step
-    assert tandem_unit((adapter * 7).replace(b"GGAGTT", b"GGACTT", 2)) == len(adapter)
-    assert tandem_unit(adapter + b"ACGTTGCAGGCATCAATTG" * 9) == 0
-    assert tandem_unit(b"") == tandem_unit(adapter) == 0
-
-
 PROTEIN = "MKVLATPLEGHIRSDQWFYC" * 5
 
 
@@ -94,8 +76,3 @@ PROTEIN = "MKVLATPLEGHIRSDQWFYC" * 5
 )
 def test_a_record_is_held_back_for_the_first_reason(sequence, status):
     assert screen_record(Record("r", "r", sequence)) == status
-
-
-@pytest.mark.parametrize("sequence", ["", "ACG", "N" * 30, "ACNGT" * 30])
-def test_without_a_minimum_only_other_letters_hold_back(sequence):
-    assert screen_record(Record("r", "r", sequence), min_nt=0) is None

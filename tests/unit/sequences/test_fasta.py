@@ -278,17 +278,6 @@ def test_every_id_is_new_and_first_comers_keep_theirs(names):
             assert unique.rpartition("__")[0] == name
 
 
-def test_an_id_takes_few_bytes():
-    ids = IdRegistry()
-    tracemalloc.start()
-    for number in range(200_000):
-        ids.unique(f"read.{number}")
-    used = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    shelves = 3 * 1024 * 1024
-    assert used < 12 * 200_000 + shelves
-
-
 def text_of(entries, **options):
     handle = io.StringIO()
     write_fasta(handle, entries, **options)

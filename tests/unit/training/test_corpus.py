@@ -7,7 +7,7 @@ from training_data import TINY_RECIPE, write_labelled
 
 from virnucpro.core.build import build
 from virnucpro.core.errors import ConfigError, InputError
-from virnucpro.training.corpus import NULL, VIRUS, load_corpus, load_dev, load_labelled, read_labels
+from virnucpro.training.corpus import NULL, VIRUS, load_corpus, load_labelled, read_labels
 from virnucpro.training.jobs import LabelledFiles, Recipe
 from virnucpro.training.run import with_nulls
 
@@ -53,20 +53,6 @@ def test_files_that_do_not_make_a_training_set_are_refused(data, changes, told):
         changes = {"train": tuple(data / name for name in changes["train"])}
     with pytest.raises(ConfigError, match=told):
         load_labelled(_files(data, **changes))
-
-
-def test_dev_files_are_sets_of_their_own_whatever_their_names(data, tmp_path):
-    train, dev = load_labelled(_files(data, dev=(data / "virus.fa",)))
-    assert list(dev) == ["virus"] and len(train.ids) == 36
-    names = ["virus.fa", "virus 3.fa", "virus.fq"]
-    paths = [data / "virus.fa", *(tmp_path / name for name in names)]
-    for path in paths[1:]:
-        path.write_bytes((data / "bacteria.fa").read_bytes())
-    assert list(load_dev(_files(data, dev=tuple(paths)))) == [
-        "virus", "virus 2", "virus 3", "virus 4",
-    ]  # fmt: skip
-    taken = (paths[2], paths[0], paths[3], paths[3])
-    assert list(load_dev(_files(data, dev=taken))) == ["virus 3", "virus", "virus 4", "virus 5"]
 
 
 def test_nulls_follow_the_corpus_from_the_seed(data):

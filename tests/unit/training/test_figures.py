@@ -98,13 +98,6 @@ def row(level="set", group="", count=2000, length=500, set_name="all"):
 BOTH = [row(), row(group="cellular")]
 
 
-@pytest.mark.parametrize(("short", "long", "shown"), [(30, 40, "1,000 nt"), (40, 40, "500 nt")])
-def test_the_length_with_most_sequences_is_open_else_the_models_own(short, long, shown):
-    page = render(FACTS, [row("family", "A", short, 500), row("family", "A", long, 1000)], [])
-    assert re.findall(r"<details[^>]* open><summary>([^<]+)<", page) == [shown]
-    assert page.count("<details") == 2
-
-
 def test_nothing_may_run_or_be_loaded():
     page = html.unescape(render(FACTS, BOTH, []))
     assert "default-src 'none'; style-src 'sha256-" in page
