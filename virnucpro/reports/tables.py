@@ -1,7 +1,6 @@
 """The tables of a run, one row a record, a chunk or a region, in input order.
 
-Tab-separated, one header line, no quotes, LF; an absent value is empty. Columns are only ever
-added at the end, and `SCHEMA` counts the changes. Ids hold no blanks by the way they are read.
+Columns are only ever added at the end, and `SCHEMA` counts the changes.
 """
 
 from __future__ import annotations
@@ -84,8 +83,7 @@ class _Row:
 
     def values(self) -> tuple[Any, ...]:
         """The fields in the order of the table's columns; what is absent is None or empty."""
-        values: tuple[Any, ...] = self._getter(self)
-        return values
+        return tuple(self._getter(self))
 
     def line(self, *more: object) -> str:
         """The row as text, with columns behind its own."""

@@ -4,7 +4,6 @@ import fcntl
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,8 +42,7 @@ class Finding:
 def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
     """Every check; models lie in `home`, and results would go to `output_dir`."""
     text = f"{platform.python_version()} on {platform.platform()}, {usable_cpus()} CPUs"
-    good = sys.version_info >= (3, 10)
-    yield Finding("Python", good, text, "" if good else "use Python 3.10 or later")
+    yield Finding("Python", True, text)
     versions = {name: version_of(name) for name in PACKAGES}
     missing = " ".join(name for name, version in versions.items() if not version)
     there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
@@ -105,12 +103,11 @@ def _devices() -> Iterator[Finding]:
                 text += f"compute {facts.major}.{facts.minor}, attention {backend}"
             ones = torch.ones(64, 64, device=device)
             right = float((ones @ ones).sum()) == 64.0**3
-        except RuntimeError as error:
-            remedy = "free the device (see nvidia-smi), or use --device cpu"
-            yield Finding(title, False, f"{text}; {str(error).splitlines()[0]}", remedy)
-        else:
             remedy = "" if right else "the device computes wrong: do not use it"
-            yield Finding(title, right, text, remedy)
+        except RuntimeError as error:
+            right, text = False, f"{text}; {str(error).splitlines()[0]}"
+            remedy = "free the device (see nvidia-smi), or use --device cpu"
+        yield Finding(title, right, text, remedy)
     if torch.version.cuda and not torch.cuda.is_available():
         text = "none seen; everything runs on the CPU"
         yield Finding("GPU", None, text, "if there is one: see that nvidia-smi lists it")

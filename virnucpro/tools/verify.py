@@ -59,14 +59,11 @@ class Check(NamedTuple):
 def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
     """Compare every fast path with the plain path, on fixed ORFs; float16 on CUDA."""
     kinds: tuple[EngineKind, ...] = ("padded", "packed")
-    dtypes = {"float32": torch.float32} | (
-        {"float16": torch.float16} if device.type == "cuda" else {}
-    )
     merged: dict[str, list[Vectors]] = {}
     for slot, sequences in zip((spec.dna, spec.protein), fixed_sequences(), strict=True):
         items = list(map(make_tokenizer(slot).encode, sequences))
-        for name, dtype in dtypes.items():
-            encoder = load_encoder(slot, device, dtype)
+        for name in ("float32", "float16") if device.type == "cuda" else ("float32",):
+            encoder = load_encoder(slot, device, getattr(torch, name))
             if name == "float32":
                 plain = one_by_one(encoder, items, device)
                 merged.setdefault("plain", []).append(plain)
