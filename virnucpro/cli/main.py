@@ -15,10 +15,8 @@ import click
 
 from virnucpro import __version__
 from virnucpro.cli.streams import LostOutputError, take_streams
-from virnucpro.core.config import Config, nearest, unknown_variables
 from virnucpro.core.device import EXTRA_OF, usable_cpus, visible_cpus
 from virnucpro.core.errors import Interrupted, UsageError, VirNucProError
-from virnucpro.core.log import setup_logging
 from virnucpro.core.text import clipped
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -73,6 +71,8 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            from virnucpro.core.config import nearest
+
             near = nearest(args[0], COMMANDS)
             raise click.UsageError(f"{error.message} Did you mean '{near}'?", ctx) from error
 
@@ -131,6 +131,9 @@ def cli(
     Exit codes: 0 done, 1 failure, 2 usage, 3 bad input, 4 model missing, 5 device or memory,
     6 done in part, 130 interrupted, 143 terminated.
     """
+    from virnucpro.core.config import Config, unknown_variables  # not for --version and --help
+    from virnucpro.core.log import setup_logging
+
     config = Config.load(config_file, os.environ)
     log: dict[str, Any] = {
         "verbose": verbose, "quiet": quiet, "log_file": log_file or config.get("logging.file"),

@@ -5,7 +5,6 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from logging.handlers import QueueHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
@@ -78,6 +77,8 @@ def setup_logging(
 
 def relay_logs(send: Callable[[logging.LogRecord], object], level: int) -> logging.Handler:
     """Give lines from `level` on to `send` alone: they travel, and `replay` writes them."""
+    from logging.handlers import QueueHandler  # imports sockets
+
     handler = QueueHandler(SimpleNamespace(put_nowait=send))
     logger = logging.getLogger("virnucpro")
     logger.addHandler(handler)
