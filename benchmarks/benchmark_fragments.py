@@ -24,10 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.result_file import measured_on
 from virnucpro.core.files import read_json, sha256_file, write_json
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import load_model
@@ -313,11 +310,8 @@ def main() -> None:
         write_json(MODEL / "model.json", manifest)
     about = {
         "command": "python -m benchmarks.benchmark_fragments --data DIR",
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True,
-                                 check=True, cwd=ROOT).stdout.strip(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+        **measured_on(),
+    }
     title = "Pairs of 2 x 150 nt, inserts of 350 nt"
     gain_said = {"pair_gain": calibration.pair_gain}
     found = pairs(raw["pairs"], calibration, shares)

@@ -33,7 +33,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -56,6 +55,7 @@ from benchmarks.peer_tools import (
     tools_of,
     write_fasta,
 )
+from benchmarks.result_file import measured_on
 
 ROOT = Path(__file__).resolve().parents[1]
 DIRECT = "VirNucPro DirectScorer"
@@ -198,18 +198,6 @@ def versions(tool: Tool, executable: str) -> dict[str, str]:
     return dict(zip(tool.packages, done.stdout.split(), strict=False))
 
 
-def machine(cores: int) -> dict[str, Any]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": (names or [platform.processor()])[0],
-        "cores": os.cpu_count(),
-        "cores_used": cores,
-        "python": platform.python_version(),
-    }
-
-
 def prepare(options: argparse.Namespace, folder: Path) -> tuple[dict[int, Path], dict[str, int]]:
     """The two files by their windows, and the windows of each set."""
     sets = draw_sequences(options)
@@ -238,8 +226,7 @@ def report(
     places = {tool.name: tool.command(Path(), Path())[0] for tool in tools}
     done = [t for t in tools if kept[t.name].runs and not kept[t.name].failure]
     sizes = (int(min(r["windows"] for r in kept[OURS].runs)), sum(drawn.values()))
-    head = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(head, cwd=ROOT, capture_output=True, text=True, check=False)
+    about = measured_on()
     names = ("windows", "random", "small", "rounds", "cores", "seed")
     words = ", ".join(f"{count} {name}" for name, count in drawn.items())
     flags = [f"--{name} {getattr(options, name)}" for name in names]
@@ -256,10 +243,10 @@ def report(
             "defaults; the peers are made for longer sequences, Jaeger for phages."
         ),
         "unit": "seconds; windows a second; shares of 1",
-        "machine": machine(options.cores),
+        **about,
+        "machine": {**about["machine"], "cores_used": options.cores},
         "windows": drawn,
         "command": " ".join([command, *flags]),
-        "commit": commit.stdout.strip(),
         "versions": {t.name: versions(t, places[t.name]) for t in done},
         "left_out": {name: runs.failure for name, runs in kept.items() if runs.failure},
         "speed": [speed(t.name, kept[t.name], sizes) for t in done]

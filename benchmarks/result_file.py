@@ -21,28 +21,27 @@ def keep(found: Mapping[str, Any], output: Path | None, commit: str | None = Non
     Command, commit, date and machine stand before it, unless `found` has its own; `commit` is for
     copies of the code that git does not know.
     """
-    git = ["git", "rev-parse", "HEAD"]
-    known = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    result = {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit or known.strip(),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "load": round(os.getloadavg()[0], 1),
-        },
-    }
-    text = json.dumps({**result, **found}, indent=1)
+    result = {"command": " ".join(["python", *sys.argv]), **measured_on(commit), **found}
+    text = json.dumps(result, indent=1)
     print(text)
     if output:
         output.write_text(text + "\n", encoding="utf-8")
 
 
-def processor() -> str:
-    """The model of the CPU, as the kernel names it."""
+def measured_on(commit: str | None = None) -> dict[str, Any]:
+    """Commit of the code, today's date, and the machine; the CPU as the kernel names it."""
+    git = ["git", "rev-parse", "HEAD"]
+    known = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return {
+        "commit": commit or known.strip(),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {
+            "processor": names[0] if names else platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "load": round(os.getloadavg()[0], 1),
+        },
+    }

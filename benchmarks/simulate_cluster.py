@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
-import subprocess
-import sys
-import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import simpy
+from result_file import keep
 
 from virnucpro.pipeline.shared_run import BEATS_A_LEASE, LONGEST_WAIT_S
 from virnucpro.scores.scorer import COLUMNS
@@ -159,21 +156,15 @@ def main() -> None:
             "plan_h_in_one_process": round(study.reads * 150 / arguments.plan_mbp_s / 3.6e9, 2),
         }
         print(name, json.dumps(results[name]))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     summary = {
         "about": "simulated, from times of published-size models on one H100 and reads of 150 nt",
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit.stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "must": {"share_of_ideal": 0.9, "recomputed_share": 0.02},
         "plan_mbp_s": arguments.plan_mbp_s,
         "orf_bytes": arguments.orf_bytes,
         "dollars_a_gpu_hour": arguments.dollars,
         "cases": results,
     }
-    if arguments.output:
-        arguments.output.write_text(json.dumps(summary, indent=1) + "\n")
+    keep(summary, arguments.output)
 
 
 if __name__ == "__main__":
