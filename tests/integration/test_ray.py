@@ -63,7 +63,7 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
 ):
     command, expected = local
     events, make = [], prediction.score_job
-    for name in ("_start", "_assign"):
+    for name in ("_start", "_send"):
         method = getattr(RayExecutor, name)
 
         def noted(self, one, *number, name=name, method=method):
@@ -78,7 +78,7 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
         running = driver.submit(run, *command, *on_ray, "-o", tmp_path / "ray", code=0)
         wait_for(
             lambda: (
-                len({one for name, one in list(events) if name == "_assign"}) == 3 or running.done()
+                len({one for name, one in list(events) if name == "_send"}) == 3 or running.done()
             )
         )
         drivers = ray.get_runtime_context().get_node_id()
@@ -96,7 +96,7 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
 def newcomer(events):
     """Whether an actor that was started among these events got a unit."""
     started = [one for name, one in events if name == "_start"]
-    return any(name == "_assign" and one in started for name, one in events)
+    return any(name == "_send" and one in started for name, one in events)
 
 
 def test_what_fails_hangs_or_kills_is_tried_a_few_times_and_told(cluster, tmp_path, monkeypatch):

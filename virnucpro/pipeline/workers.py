@@ -137,13 +137,10 @@ class Crew(ABC, Generic[M]):
                         return
                     else:
                         key, self._units[item[0]] = item[0], self._kept(*item)
-                    self._assign(member, key)
-
-    def _assign(self, member: M, key: int) -> None:
-        if not member.held:
-            member.heard = time.monotonic()
-        member.held.append(key)
-        self._send(member, key)
+                    if not member.held:
+                        member.heard = time.monotonic()
+                    member.held.append(key)
+                    self._send(member, key)
 
     def _hear(self, member: M, message: Done | Failed) -> Iterator[Outcome]:
         member.heard, key = time.monotonic(), message.key
@@ -291,11 +288,11 @@ class Workers(Crew[Worker]):
                 reason = f"worker process died (exit code {worker.process.exitcode})"
                 yield from self._lost(worker, reason)
                 continue
-            if isinstance(message, logging.LogRecord | int):
-                worker.heard = time.monotonic()
-                replay(message) if isinstance(message, logging.LogRecord) else self._on_rows(
-                    message
-                )
+            worker.heard = time.monotonic()
+            if isinstance(message, logging.LogRecord):
+                replay(message)
+            elif isinstance(message, int):
+                self._on_rows(message)
             else:
                 yield from self._hear(worker, message)
         now = time.monotonic()
