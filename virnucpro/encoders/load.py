@@ -28,7 +28,10 @@ _WHOLE = ("model.safetensors", "model.safetensors.index.json",
 
 
 def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """An encoder on `device` for inference, few tensors in memory at a time; else a ModelError."""
+    """An encoder on `device` for inference, its kernels compiled and proved; else a ModelError.
+
+    Few tensors are in memory at a time; several threads may load at once.
+    """
     if spec.is_small:
         encoder: Encoder = load_small(spec, device, dtype)
     else:
@@ -44,7 +47,10 @@ def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) ->
             spread = readers.map if device.type == "cuda" else map
             list(spread(opened.read, *zip(*parts, strict=True)))
         encoder.load_state_dict(state, assign=True)
-    return encoder.to(device).eval().requires_grad_(False)
+    encoder = encoder.to(device).eval().requires_grad_(False)
+    with torch.accelerator.device_index(device.index):
+        encoder.prove()
+    return encoder
 
 
 def check_encoder(spec: EncoderSpec) -> None:

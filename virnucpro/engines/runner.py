@@ -8,7 +8,6 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
-from virnucpro.encoders.base import Encoder, Layout, Rectangle, bucket_width, collate
+from virnucpro.encoders.base import Encoder, Layout, Tiled, bucket_width
 from virnucpro.engines.base import Embedded, EngineKind, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, pack, rectangles
 
@@ -70,12 +69,10 @@ class BatchEngine:
         pin = self.options.pin_memory
         self._pin = (self._is_cuda if pin is None else pin) and torch.cuda.is_available()
         self._copies = torch.cuda.Stream(device) if self._is_cuda else None  # type: ignore[no-untyped-call]
-        with self._on_device():
-            backend = encoder.prove()
         # A batch that becomes a rectangle is planned as one.
-        self._is_packed = kind == "packed" and backend != Rectangle.backend
+        self._is_packed = kind == "packed" and encoder.backend == Tiled.backend
         weights = str(next(encoder.parameters()).dtype).removeprefix("torch.")
-        self.stats = EngineStats(kind, str(device), encoder.numbers or weights, backend, 0)
+        self.stats = EngineStats(kind, str(device), encoder.numbers or weights, encoder.backend, 0)
         budget = self.options.token_budget
         if budget is None and self._is_cuda:
             budget = budget_by_memory(*self._probe())
@@ -86,19 +83,16 @@ class BatchEngine:
             self.stats.as_dict(),
         )
 
-    def _on_device(self) -> AbstractContextManager[object]:
-        return torch.cuda.device(self.device) if self._is_cuda else nullcontext()
-
     def _forward(self, ready: Layout) -> Tensor:
         """Vectors of a prepared batch: shape (rows, d), float32, on the device."""
-        with torch.inference_mode(), self._on_device():
-            return self.encoder.encode(ready.to(self.device, non_blocking=True))
+        with torch.inference_mode(), torch.accelerator.device_index(self.device.index):
+            return self.encoder.encode(ready.to(self.device))
 
     def _probe(self) -> tuple[float, int]:
         """Peak bytes for each token of a small batch on a CUDA device, and bytes that are free."""
         device = self.device
         letters = np.full(_PROBE_LENGTH, 5, dtype=np.int64)
-        ready = self.encoder.lay_out(collate([letters] * (_PROBE_TOKENS // _PROBE_LENGTH)))
+        ready = self.encoder.lay_out([letters] * (_PROBE_TOKENS // _PROBE_LENGTH))
         try:
             self._forward(ready)
             torch.cuda.synchronize(device)
@@ -155,7 +149,7 @@ class BatchEngine:
             yield from self._collect(waiting)
 
     def _prepare(self, batch: _Batch) -> _Work:
-        ready = self.encoder.lay_out(collate(batch[1]))
+        ready = self.encoder.lay_out(batch[1])
         return _Work(*batch, ready.pin_memory() if self._pin else ready)
 
     def _launch(self, work: _Work) -> Iterator[_Pending]:

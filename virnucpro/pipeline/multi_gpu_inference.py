@@ -131,7 +131,7 @@ def run_multi_gpu_inference(
     })  # fmt: skip
     for known in [one for one in stats if one][:1]:
         numbers = "FP16" if known["dtype"] == "float16" else known["dtype"]
-        varlen = known["backend"] == "varlen"
+        varlen = known["backend"] == "triton"
         kernels = "FlashAttention varlen" if varlen else f"{known['backend']} kernels"
         log.info("  Features: %s, %s, stride-based sharding", numbers, kernels)
     log.info("%s: %d sequences on %d ranks in %.1f s", encoder.name, count, len(devices), seconds)

@@ -130,11 +130,7 @@ class LoadedModels:
         device = torch.device(self.device)
         key = spec, choose_dtype(options.dtype, device), options.plain_attention
         if key not in self._encoders:
-            encoder = load_encoder(spec, device, key[1])
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    encoder.prove()
-            self._encoders[key] = encoder
+            self._encoders[key] = load_encoder(spec, device, key[1])
         return cast("Encoder", self._encoders[key])
 
     def classifier(self, model: ModelSpec) -> Classifier:
