@@ -18,8 +18,8 @@ from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.small import load_small
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.models.classifier_file import TorchFile
-from virnucpro.models.manifest import read_json
-from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, EncoderSpec, Esm2Shape
+from virnucpro.models.manifest import is_plain_name, read_json
+from virnucpro.models.specs import DnabertShape, EncoderSpec, Esm2Shape
 
 _NAMED_IN_MESSAGE = 5
 _READERS = 4  # one alone reads a file that is in memory at a quarter of the speed
@@ -155,9 +155,9 @@ class Checkpoint:
         self.source = path
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._readers: dict[str, Callable[[], Tensor]] = {}
-        weights = _find_weights(path) if path.is_dir() else path
-        if not weights.is_file():
-            raise ModelError(f"{weights}: no such weights; fetch the model again")
+        inside = (path / name for name in _WHOLE) if path.is_dir() else (path,)
+        if (weights := next(filter(Path.is_file, inside), None)) is None:
+            raise ModelError(f"{path}: no weights here ({_WHOLE[0]}, {_WHOLE[2]}); fetch it again")
         config = weights.parent / "config.json"
         self.config = read_json(config) if config.is_file() else {}
         files = [weights]
@@ -166,12 +166,12 @@ class Checkpoint:
             if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
                 raise ModelError(f"{weights}: no weight_map from tensors to files")
             files = [weights.parent / name for name in sorted(set(names.values()))]
-            for name, file in zip(sorted(set(names.values())), files, strict=True):
-                if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
+            for name in names.values():
+                if not is_plain_name(name):
                     problem = f"shard {name!r:.200} is not a file beside the index"
                     raise ModelError(f"{weights}: {problem}")
-                if not file.is_file():
-                    raise ModelError(f"{file}: shard is missing; fetch the model again")
+                if not (weights.parent / name).is_file():
+                    raise ModelError(f"{weights.parent / name}: shard is missing; fetch it again")
         for file in files:
             if file.suffix == ".safetensors":
                 self._open_safetensors(file)
@@ -212,28 +212,13 @@ class Checkpoint:
             raise ModelError(f"{file}: no table of tensors inside")
         if tensors is not content:
             config = content.get("cfg")
-            options = config.get("model") if isinstance(config, Mapping) else content.get("args")
+            options = config.get("model") if isinstance(config, Mapping) else None
             if isinstance(options, argparse.Namespace):
                 plain = (bool, int, float, str)
                 self.config |= {k: v for k, v in vars(options).items() if type(v) in plain}
         for name, value in tensors.items():
             tensor = opened.tensor(name, value)
             self._add(str(name), tensor.shape, partial(Tensor.detach, tensor))
-
-
-def _find_weights(folder: Path) -> Path:
-    """The weight file or index in a model directory; safetensors before pickles."""
-    for name in _WHOLE:
-        if (folder / name).is_file():
-            return folder / name
-    for suffix in (".safetensors", ".pt"):
-        found = [p for p in folder.glob(f"*{suffix}") if "contact-regression" not in p.name]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(sorted(p.name for p in found))
-            raise ModelError(f"{folder}: several weight files ({names:.200}); name one")
-    raise ModelError(f"{folder}: no weights here (model.safetensors, pytorch_model.bin, *.pt)")
 
 
 class _Opened:
@@ -291,17 +276,10 @@ class _Opened:
         for key, size in said.items():
             if (other := config.get(key, size)) != size:
                 raise self._error(f"{key} is {other!r:.60}, but the tensors say {size}")
-        eps = config.get("layer_norm_eps", 1e-5 if is_esm2 else DNABERT_S.eps)
+        eps = config.get("layer_norm_eps", 1e-5 if is_esm2 else 1e-12)
         if type(eps) not in (int, float) or not 0 < eps < 1:
             raise self._error(f"layer_norm_eps is {eps!r:.60}")
         heads = config.get("num_attention_heads", config.get("encoder_attention_heads"))
-        if heads is None:
-            published = [*ESM2_SIZES.values()] if is_esm2 else [DNABERT_S]
-            heads = {(one.layers, one.dim): one.heads for one in published}.get((layers, dim))
-            # a rotary table has one frequency for two dimensions of a head
-            tables = [s for n, s in shapes.items() if n.endswith("inv_freq")]
-            if tables and len(tables[0]) == 1 and tables[0][0]:
-                heads = dim // (2 * tables[0][0])
         if heads is None:
             raise self._error("number of attention heads unknown; add config.json")
         if type(heads) is not int or heads < 1 or dim % (heads * (2 if is_esm2 else 1)):
