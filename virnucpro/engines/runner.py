@@ -62,11 +62,10 @@ class BatchEngine:
         self, kind: EngineKind, encoder: Encoder, *, device: torch.device,
         options: EngineOptions | None = None, float32_encoder: Callable[[], Encoder] | None = None,
     ) -> None:  # fmt: skip
-        self.encoder, self.device, self.options = encoder.eval(), device, options or EngineOptions()
+        self.encoder, self.device, self.options = encoder, device, options or EngineOptions()
         self._make_exact = float32_encoder or (lambda: copy.deepcopy(encoder).float())
         self._exact: BatchEngine | None = None
-        self._is_cuda = device.type == "cuda"
-        pin = self.options.pin_memory
+        self._is_cuda, pin = device.type == "cuda", self.options.pin_memory
         self._pin = (self._is_cuda if pin is None else pin) and torch.cuda.is_available()
         self._copies = torch.cuda.Stream(device) if self._is_cuda else None  # type: ignore[no-untyped-call]
         # A batch that becomes a rectangle is planned as one.
@@ -154,25 +153,16 @@ class BatchEngine:
 
     def _launch(self, work: _Work) -> Iterator[_Pending]:
         """Queue a batch, in parts if it does not fit; every part is yielded before the next."""
-        todo = [work]
-        while todo:
-            part = todo.pop()
-            slots, n = part.ready.tokens.numel(), len(part.items)
-            if self.stats.oom_halvings and n > 1 and slots > self.stats.token_budget:
-                parts = self._planned(part.items, part.rows)
-                if len(parts) == 1:
-                    rows, items = parts[0]
-                    parts = [(rows[: n // 2], items[: n // 2]), (rows[n // 2 :], items[n // 2 :])]
-                todo += [self._prepare(some) for some in reversed(parts)]
-                continue
-            try:
-                pending = self._queue(part)
-            except torch.OutOfMemoryError:
-                pending = None
-            if pending is not None:
-                yield pending
-                continue
-            # outside of `except`, whose traceback holds on to the tensors
+        slots, n, pending = work.ready.tokens.numel(), len(work.items), None
+        is_large = self.stats.oom_halvings and n > 1 and slots > self.stats.token_budget
+        try:
+            pending = None if is_large else self._queue(work)
+        except torch.OutOfMemoryError:
+            pass  # its traceback holds on to the tensors
+        if pending is not None:
+            yield pending
+            return
+        if not is_large:
             if n == 1:
                 what = f"one sequence of {slots} tokens in {self.stats.dtype}"
                 raise DeviceError(f"{self.device}: no memory for {what}")
@@ -181,7 +171,12 @@ class BatchEngine:
             self.stats.token_budget = max(1, min(self.stats.token_budget, slots) // 2)
             self.stats.oom_halvings += 1
             log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
-            todo.append(part)
+        parts = self._planned(work.items, work.rows)
+        if len(parts) == 1:
+            rows, items = parts[0]
+            parts = [(rows[: n // 2], items[: n // 2]), (rows[n // 2 :], items[n // 2 :])]
+        for part in parts:
+            yield from self._launch(self._prepare(part))
 
     def _queue(self, work: _Work) -> _Pending:
         vectors = self._forward(work.ready)

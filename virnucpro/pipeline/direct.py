@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 
 from virnucpro.core.device import device_name
 from virnucpro.core.records import Record
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.calls import Caller
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.stream import ScoreJob, compare, refuse_fp8, scored_shards
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.scorer import EmbeddingOptions, finished
+from virnucpro.scores.scorer import finished
 
 PER_UNIT = 2_000
 
@@ -25,11 +26,11 @@ class DirectScorer:
         self,
         model: ModelSpec,
         device: str = "cpu",
-        options: EmbeddingOptions | None = None,
+        options: EngineOptions | None = None,
         executor: Executor | None = None,
     ) -> None:
         self.model = model
-        options = options or EmbeddingOptions()
+        options = options or EngineOptions()
         self._job = ScoreJob(model=model, dna=options, protein=options)
         self._device = device_name(device)
         self._executor = executor or InProcess(self._device)

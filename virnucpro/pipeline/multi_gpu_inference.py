@@ -16,12 +16,12 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.files import digest_of, sha256_file, write_json
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import EncoderSpec
 from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import Workers, WorkerSettings
-from virnucpro.scores.scorer import EmbeddingOptions
 
 log = logging.getLogger("virnucpro.pipeline.multi_gpu")
 
@@ -60,7 +60,7 @@ def run_multi_gpu_inference(
     )
 
     no_fp16 = config.disable_fp16 or not model_config.get("enable_fp16", True)
-    options = EmbeddingOptions(
+    options = EngineOptions(
         engine="padded" if config.disable_packing else "packed",
         dtype="float32" if no_fp16 and config.dtype in ("auto", "float16") else config.dtype,
         token_budget=config.token_budget,

@@ -19,6 +19,7 @@ from virnucpro.core.files import digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.records import Status
 from virnucpro.core.text import clipped, duration
+from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline.calls import Called, ModelTables
 from virnucpro.pipeline.features import (
     EmbedJob,
@@ -66,7 +67,6 @@ from virnucpro.pipeline.stream import (
 from virnucpro.pipeline.worker_loop import Executor, InProcess
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
-from virnucpro.scores.scorer import EmbeddingOptions
 from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.read_log import ReadLog
 
@@ -320,7 +320,7 @@ def _file_wise(
     """v1: one split file after another goes to a worker on each device, in padded batches."""
     paths, compute = run.paths, run.settings.compute
     budget, spec = compute.token_budget(slot), getattr(run.model, slot)
-    options = EmbeddingOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
+    options = EngineOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
     units = _to_make(run, slot, todo, "file-wise")
     split, out = paths.split_of, paths.features_of
     files = {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import DamagedError, DeviceError, UsageError
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
@@ -19,7 +20,7 @@ from virnucpro.pipeline.inputs import read_sources, sampler
 from virnucpro.pipeline.run import Run
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Job, OnRows
-from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
+from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -39,8 +40,8 @@ class ScoreJob:
     """Score the distinct ORFs of a unit: a `Job`, see `Scorer`."""
 
     model: ModelSpec
-    dna: EmbeddingOptions
-    protein: EmbeddingOptions
+    dna: EngineOptions
+    protein: EngineOptions
     classifier_batch: int = 256
 
     def task(self, models: LoadedModels) -> Scorer:
@@ -50,7 +51,7 @@ class ScoreJob:
 
 def score_job(model: ModelSpec, compute: Compute) -> ScoreJob:
     """The job of a run, wherever it is done."""
-    options = EmbeddingOptions(
+    options = EngineOptions(
         engine=None if compute.packing else "padded", dtype=compute.dtype,
         pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
     )  # fmt: skip
