@@ -8,6 +8,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -155,10 +156,8 @@ class BatchEngine:
         """Queue a batch, in parts if it does not fit; every part is yielded before the next."""
         slots, n, pending = work.ready.tokens.numel(), len(work.items), None
         is_large = self.stats.oom_halvings and n > 1 and slots > self.stats.token_budget
-        try:
+        with suppress(torch.OutOfMemoryError):  # whose traceback would hold on to the tensors
             pending = None if is_large else self._queue(work)
-        except torch.OutOfMemoryError:
-            pass  # its traceback holds on to the tensors
         if pending is not None:
             yield pending
             return
