@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from virnucpro.core.records import Tokens
 from virnucpro.encoders import kernels, plain
-from virnucpro.encoders.base import Encoder, Layout, Rectangle, Tiled, bucket_width
+from virnucpro.encoders.base import EVEN, Encoder, Layout, Rectangle, Tiled
 from virnucpro.encoders.kernels import Sight
 
 log = logging.getLogger("virnucpro.engines")
@@ -55,7 +55,7 @@ class TransformerEncoder(Encoder):
         """Arrange a batch for the kernels in use, on the CPU."""
         if self.backend == Tiled.backend:
             return Tiled.of(items, self.pad_id)
-        return Rectangle.of(items, self.pad_id, int(bucket_width(max(map(len, items)))))
+        return Rectangle.of(items, self.pad_id, -(-max(1, *map(len, items)) // EVEN) * EVEN)
 
     def sight(self, layout: Layout, turns: Tensor | None, slopes: Tensor | None) -> Sight:
         """Who sees whom in a layout, by rotary angles or by the slopes of ALiBi."""

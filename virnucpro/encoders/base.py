@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Self  # since Python 3.11
 
 QUERIES = 64  # places that one program of our attention kernel takes
+EVEN = 8  # PyTorch's kernels want rows of a multiple of so many tokens
 _UNSEEN = -1.0e4  # exp() of it is 0 in every float type, and float16 can hold it
 
 
@@ -117,18 +118,6 @@ class Rectangle(Layout):
 
     def _columns(self) -> Tensor:
         return torch.arange(self.longest, device=self.tokens.device)
-
-
-def bucket_width(lengths: Any) -> Any:
-    """Round lengths (whole numbers, or an array) up so that few widths remain (tokens).
-
-    To a multiple of 8 up to 128 tokens (the kernels want that much), of 16 up to 256 and so on.
-
-    >>> bucket_width(np.array([1, 8, 104, 130, 1022])).tolist()
-    [8, 8, 104, 144, 1024]
-    """
-    step = 2 ** (np.log2(np.maximum(lengths, 128) - 0.5).astype(np.int64) - 3)
-    return -(-np.maximum(lengths, 1) // step) * step
 
 
 class Encoder(nn.Module, ABC):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
-from virnucpro.encoders.base import Encoder, Layout, Tiled, bucket_width
+from virnucpro.encoders.base import EVEN, Encoder, Layout, Tiled
 from virnucpro.engines.base import Embedded, EngineKind, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, pack, rectangles
 
@@ -126,7 +126,7 @@ class BatchEngine:
             if self._is_packed:
                 batches = pack(lengths[group], budget)
             else:
-                batches = [*rectangles(bucket_width(lengths[group]), budget, _NARROWEST)]
+                batches = [*rectangles(-(-lengths[group] // EVEN) * EVEN, budget, _NARROWEST)]
             chosen += [group[batch] for batch in batches]
         return [(rows[batch], [items[i] for i in batch.tolist()]) for batch in chosen]
 
