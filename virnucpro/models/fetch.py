@@ -18,9 +18,9 @@ from typing import NamedTuple
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
 from virnucpro.core.text import clipped
-from virnucpro.models import published
+from virnucpro.models import specs
 from virnucpro.models.manifest import Manifest, read_manifest, write_manifest
-from virnucpro.models.published import CLASSIFIERS, ENCODERS
+from virnucpro.models.specs import CLASSIFIERS, ENCODERS
 from virnucpro.models.store import describe_encoder, install_classifier
 
 HUB: str | None = None  # its address; None means huggingface_hub's own
@@ -93,25 +93,24 @@ def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan
             "HF_HUB_OFFLINE); `virnucpro models import` takes local files"
         )
     if name in CLASSIFIERS:
-        revision, known = pinned or published.CLASSIFIER_REVISION, CLASSIFIERS[name]
+        revision, (file, blob) = pinned or specs.CLASSIFIER_REVISION, CLASSIFIERS[name]
         if not _COMMIT.fullmatch(revision):
             raise ModelError(f"{revision:.80}: the revision of {name} has 40 hexadecimal digits")
-        blob = known.blob if revision == published.CLASSIFIER_REVISION else ""
-        remote = RemoteFile(known.file, _CLASSIFIER_BYTES, blob=blob)
-        facts = published.CLASSIFIER_REPOSITORY, revision, published.CLASSIFIER_LICENCE
+        blob = blob if revision == specs.CLASSIFIER_REVISION else ""
+        remote = RemoteFile(file, _CLASSIFIER_BYTES, blob=blob)
+        facts = specs.CLASSIFIER_REPOSITORY, revision, specs.CLASSIFIER_LICENCE
         return FetchPlan(name, folder, *facts, (remote,), installed)
     if installed and not installed.revision:
         raise ModelError(f"{folder}: damaged, and installed from local files; import them again")
     begun = [path.name.partition("@")[2] for path in (home / ".partial").glob(f"{name}@*")]
     revision = installed.revision if installed else pinned or (begun[0] if begun else "main")
-    source = ENCODERS[name].repository
-    commit, licence, offered = _ask_hub(source, revision)
-    names = damaged or published.needed_files(offered)
+    source, licence = ENCODERS[name]
+    commit, said, offered = _ask_hub(source, revision)
+    names = damaged or specs.needed_files(offered)
     if not names or not {*names, "config.json"} <= offered.keys():
         raise ModelError(f"{source} at {revision}: has no weights we can read")
     wanted = tuple(offered[one] for one in names)
-    licence = licence or ENCODERS[name].licence
-    return FetchPlan(name, folder, source, commit, licence, wanted, installed)
+    return FetchPlan(name, folder, source, commit, said or licence, wanted, installed)
 
 
 def _ask_hub(source: str, revision: str) -> tuple[str, str, dict[str, RemoteFile]]:
