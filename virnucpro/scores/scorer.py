@@ -117,10 +117,10 @@ class LoadedModels:
 
     def classifier(self, model: ModelSpec) -> Classifier:
         """The classifier of a model; errors as for `engine`."""
-        from virnucpro.scores.classifier import load_classifier
+        from virnucpro.scores.classifier import Classifier
 
         if model.digest not in self._classifiers:
-            self._classifiers[model.digest] = load_classifier(model, self.device)
+            self._classifiers[model.digest] = Classifier(model, self.device)
         return self._classifiers[model.digest]
 
     def unit_finished(self) -> None:
