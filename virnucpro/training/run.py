@@ -25,7 +25,7 @@ from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import Kinds
 from virnucpro.training import corpus as corpora
 from virnucpro.training import windows as draws
-from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
+from virnucpro.training.calibrate import calibrated
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
 from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe
@@ -54,10 +54,7 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     if fit.finished:
         model = fit.best_model()
         score = partial(probabilities, model, Kinds(fit.groups))
-        calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
-        if job.virus_kinds:
-            calibration = fit_kinds(calibration, score, dev, job, fit.groups)
-        calibration = fit_mix(calibration, score, dev, fit.groups, job.chunk_nt, job.dev_count)
+        calibration = calibrated(score, dev, job, fit.groups)
         output.mkdir(parents=True, exist_ok=True)
         calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
         source = f"virnucpro train, recipe {recipe.digest[:16]}, step {fit.best_step}"
