@@ -30,9 +30,10 @@ MATE_NT = 150
 INSERT_NT = (350, 60)  # of a pair: mean and standard deviation
 # Records of the expected shares that a table's cell holds besides those counted: of a class over
 # all lengths, of one length, of viruses, of all cells.
-_OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 4.0, 20.0, 1.0
+_OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 1.0, 20.0, 0.5
 _BINS = len(EDGES) + 1
 _ALL_UP_TO_NT = 300
+_OF_MIX = 4  # times the windows of other fits, as what looks viral among others is rare
 _RIDGE = 1e-5  # of logistic curves, whose weights sum to 1: none is steeper than need be
 # Of windows that would be called viruses: kinds that are wrong among those named, families of
 # training that are, and windows of other families that get one of them.
@@ -281,7 +282,7 @@ def fit_mix(
         return score(rows).astype(np.float64) if len(rows) else np.empty((0, 3 + COLUMNS))
 
     rng = np.random.default_rng([CALIBRATION_SEED, 0])
-    mates = [columns(draw_mates(corpus, count, rng)[0]) for corpus in viral + classes]
+    mates = [columns(draw_mates(corpus, _OF_MIX * count, rng)[0]) for corpus in viral + classes]
 
     def pairs(calibration: Calibration) -> list[Scored]:
         return [
@@ -297,7 +298,7 @@ def fit_mix(
     kept = {}
     for length_nt in MIX_LENGTHS:
         rng = np.random.default_rng([CALIBRATION_SEED, length_nt])
-        n = max(1, count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
+        n = max(1, _OF_MIX * count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
         places, found = even_windows(length_nt, chunk_nt), []
         chunk = max(end - start for start, end in places)
         for corpus in viral + classes:
@@ -383,4 +384,5 @@ def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> d
     of_class = (counted.sum(axis=0) + _OF_CLASS) / (expected.sum(axis=0) + _OF_CLASS)
     of_length = (counted + _OF_LENGTH) / (expected * of_class + _OF_LENGTH)
     looks = looks / looks.sum(axis=2, keepdims=True)
-    return {"viral": sides[1], "cellular": cellular * of_class * of_length, "hosts": looks}
+    cellular = np.maximum(cellular * of_class * of_length, 1e-4)
+    return {"viral": sides[1], "cellular": cellular, "hosts": looks}
