@@ -38,9 +38,9 @@ from fuzz.report import write_report  # noqa: E402
 from virnucpro.core.errors import InputError  # noqa: E402
 from virnucpro.models.store import resolve_model  # noqa: E402
 from virnucpro.pipeline import input_pass  # noqa: E402
-from virnucpro.pipeline.direct import DirectScorer  # noqa: E402
 from virnucpro.pipeline.prediction import run_prediction  # noqa: E402
 from virnucpro.pipeline.settings import Compute, Output, PredictionSettings  # noqa: E402
+from virnucpro.pipeline.stream import DirectScorer  # noqa: E402
 from virnucpro.pipeline.worker_loop import (  # noqa: E402
     Done,
     Executor,

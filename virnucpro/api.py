@@ -263,8 +263,8 @@ def embed(
     """
     if per not in ("orf", "record"):
         raise UsageError(f"per must be orf or record, got {shown(per)}")
-    from virnucpro.pipeline.direct import DirectScorer
     from virnucpro.pipeline.run import choose_model
+    from virnucpro.pipeline.stream import DirectScorer
     from virnucpro.scores.scorer import EmbeddingOptions
 
     settings = _settings(model, device=device, orf_policy=orf_policy, precision=precision)

@@ -16,7 +16,6 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.files import digest_of, sha256_file, write_json
-from virnucpro.models.specs import EncoderSpec
 from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import GivenUp
@@ -48,7 +47,7 @@ def run_multi_gpu_inference(
         DamagedError: finished vectors fail their checksum and `force_restart` is not set.
     """
     config, started = runtime_config or RuntimeConfig(), time.monotonic()
-    encoder: EncoderSpec = model_config["encoder_spec"]
+    compute, encoder = config.compute, model_config["encoder_spec"]
     devices, output_dir = choose_devices(world_size, config.devices), output_dir.absolute()
     folder = (config.checkpoint_dir or output_dir / ".checkpoints").absolute()
     shard_dir, log_dir = folder / f"{output_dir.name}_shards", output_dir / "logs"
@@ -59,15 +58,15 @@ def run_multi_gpu_inference(
         Path(root), folder / "ledger", config.enable_checkpointing, config.force_restart
     )
 
-    no_fp16 = config.disable_fp16 or not model_config.get("enable_fp16", True)
+    is_half = compute.dtype in ("auto", "float16")
     options = EmbeddingOptions(
-        engine="padded" if config.disable_packing else "packed",
-        dtype="float32" if no_fp16 and config.dtype in ("auto", "float16") else config.dtype,
+        engine="packed" if compute.packing else "padded",
+        dtype="float32" if is_half and not model_config.get("enable_fp16", True) else compute.dtype,
         token_budget=config.token_budget,
-        feeding_threads=0 if config.dataloader_workers == 0 else 1,
-        tokenizer_threads=max(1, config.dataloader_workers or 1),
-        pin_memory=config.pin_memory,
-        plain_attention=config.v1_attention,
+        feeding_threads=0 if compute.loader_workers == 0 else 1,
+        tokenizer_threads=max(1, compute.loader_workers or 1),
+        pin_memory=compute.pin_memory,
+        plain_attention=compute.v1_attention,
     )
     vectors_depend_on = (
         encoder.identity(), options.engine, options.dtype, options.plain_attention,
@@ -93,12 +92,12 @@ def run_multi_gpu_inference(
     ledger.discard(whole)
     merged.unlink(missing_ok=True)  # nobody may take it for the result of this run
 
-    threads = max(1, (config.threads or usable_cpus()) // len(devices))
+    threads = max(1, (compute.threads or usable_cpus()) // len(devices))
     settings = [
         WorkerSettings(device=device, threads=threads, log_file=log_dir / f"worker_{rank}.log")
         for rank, device in enumerate(devices)
     ]
-    workers = Workers(settings, config.worker_timeout, "rank")
+    workers = Workers(settings, compute.worker_timeout, "rank")
     given_up: list[GivenUp] = []
     try:
         for outcome in workers.run(EmbedJob(encoder, options), todo, on_sequences):

@@ -39,17 +39,19 @@ from virnucpro.pipeline.output_dir import (
     working_in,
 )
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
-from virnucpro.pipeline.rates import Pace, rate_keys, remember
 from virnucpro.pipeline.run import (
     CALLS,
     INPUTS,
     OF_SCORING,
     REPORT,
     TABLES,
+    Pace,
     Run,
     choose_model,
     prepare,
+    rate_keys,
     record_failures,
+    remember,
     summary_lines,
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
@@ -373,7 +375,7 @@ def _packed(
             output_dir=folder,
             model_config=model_config,
             world_size=num_gpus,
-            runtime_config=replace(config, checkpoint_dir=shards),
+            runtime_config=replace(config, checkpoint_dir=shards, compute=compute),
             on_sequences=bar.update,
         )
     stats = [one for one in read_json(folder / "stage.json").get("ranks", []) if one]
