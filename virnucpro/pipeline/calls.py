@@ -161,6 +161,7 @@ class ModelTables:
         self._paths, self._caller = paths, Caller(model, mates)
         self._consensus = ConsensusTable(paths.checkpoints)
         self.counts: Counter[str] = Counter(records=0, nt=0, chunks=0, orfs=0, chunks_scored=0)
+        self.missing: dict[str, int] = {}  # as `Called` has it, of all shards
 
     def __enter__(self) -> "ModelTables":
         paths = self._paths
@@ -179,7 +180,7 @@ class ModelTables:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def add(self, shard: Shard, scores: Scores) -> Called:
+    def add(self, shard: Shard, scores: Scores) -> None:
         """Write a shard; `scores` as for `Caller.call`."""
         called = self._caller.call(shard, scores)
         present = np.flatnonzero(~np.isnan(scores[:, 1]))
@@ -200,7 +201,7 @@ class ModelTables:
             scored=len(present), chunks_scored=len(called.scored_chunks),
         )  # fmt: skip
         self.counts.update(f"status:{row.status}" for row in called.rows)
-        return called
+        self.missing |= called.missing
 
     def finish(self) -> None:
         """Write the table that is sorted; call it once, after the last shard."""

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.errors import InputError
+from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.files import atomic_write, digest_of, sha256_file
 from virnucpro.core.records import Embeddings
 from virnucpro.core.text import clipped
@@ -34,10 +34,8 @@ logger = logging.getLogger("virnucpro.pipeline.features")
 _MOST_FLOATS = 4096  # looked for at a time; lists of ours and of the original's are shorter
 
 
-class DamagedFeaturesError(InputError, RuntimeError):
+class DamagedFeaturesError(DamagedError, RuntimeError):
     """A feature file that cannot be read, or does not hold what its layout says."""
-
-    exit_code = 1  # no input of the user's: a run made it
 
 
 def write_dna_features(path: Path, embeddings: Embeddings) -> None:

@@ -59,12 +59,12 @@ def _merge(file_pair: FilePair) -> Merged:
 
     try:
         return merge_features(*file_pair)
-    except OutputError:
-        raise
     except FileNotFoundError as error:
         reason = f"File not found: {error.filename}"
     except RuntimeError as error:
         reason = f"Failed to load tensors: {error}"
+    except OutputError:
+        raise
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
         reason = f"Unexpected error in merge: {error}"
     logger.error("%s", reason)

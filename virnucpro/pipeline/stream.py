@@ -3,6 +3,8 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,17 +12,27 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.device import device_name
-from virnucpro.core.errors import DamagedError, DeviceError, UsageError
-from virnucpro.core.records import Record
+from virnucpro.core.checkpoint import Ledger, Outputs
+from virnucpro.core.device import device_name, usable_cpus
+from virnucpro.core.errors import DamagedError, DeviceError, InputError, UsageError
+from virnucpro.core.records import Record, Status
+from virnucpro.core.text import duration
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.calls import Caller
+from virnucpro.pipeline.calls import Caller, ModelTables
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources, sampler
-from virnucpro.pipeline.run import Run
-from virnucpro.pipeline.settings import Compute
+from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
+from virnucpro.pipeline.run import (
+    CALLS,
+    OF_SCORING,
+    Pace,
+    Run,
+    rate_keys,
+    record_failures,
+    remember,
+)
+from virnucpro.pipeline.settings import Compute, default_home
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
 from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer, finished
@@ -305,3 +317,92 @@ def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]])
             f"{largest:.3f} ({LARGEST_DIFFERENCE} may); leave it out"
         )
     return {"sequences": len(exact), "labels_agree": agree, "largest_difference": largest}
+
+
+def score_and_call(run: Run, executor: Executor | None) -> Outputs:
+    """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
+    paths, compute = run.paths, run.settings.compute
+    input_bytes = sum(path.stat().st_size for source in run.sources for path in source.paths)
+    job = score_job(run.model, compute)
+    given_up: dict[int, str] = {}
+    store = ScoreStore(run.ledger, run.key)
+    device = run.devices[0]
+    run.ledger.discard(CALLS)
+    with ExitStack() as stack:
+        if executor is None:
+            executor = make_executor(compute, store)
+            stack.callback(executor.close)
+        counts = stack.enter_context(run.report.stage("scoring"))
+        bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
+        tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
+        if compute.dtype == "fp8":
+            run.report.data["agreement"] = try_fp8(run, job, executor)
+        log = ReadLog()
+        records = read_sources(run.sources, log)
+        pace = Pace()
+        ahead = [0]  # ORFs read so far, with which share of the input's bytes
+
+        def read_ahead() -> Iterator[Unit | Shard]:
+            for event in input_pass(records, run.rules, run.per_unit, run.threads):
+                ahead[0] += len(event) if isinstance(event, Unit) else 0
+                yield event
+
+        def tell(rows: int) -> None:
+            expected = ahead[0] * input_bytes // log.bytes_read if log.bytes_read else None
+            bar.update(rows, expected)
+            pace.tell(rows)
+
+        loads_first = device != "cpu" and compute.executor == "local"
+        scored = scored_shards(
+            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines,
+            loads_first=loads_first and not run.settings.output.resume,
+        )  # fmt: skip
+        # This thread drives a GPU while another writes: one shard waits for it at most.
+        with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
+            written: Future[None] | None = None
+            for shard, scores in scored:
+                if device == "cpu":
+                    tables.add(shard, scores)
+                    continue
+                if written is not None:
+                    written.result()
+                written = writer.submit(tables.add, shard, scores)
+        if written is not None:
+            written.result()
+        tables.finish()
+        counts |= {**tables.counts, "gaps": log.gaps, "digits": log.digits, "blanks": log.blanks}
+        names = ", ".join(name for source in run.sources for name in source.names)
+        if not counts["records"]:
+            logger.warning("no records in %s", names)
+        elif counts.get(f"status:{Status.NOT_DNA}", 0) == counts["records"]:
+            raise InputError(
+                names,
+                "no record is DNA: over 10% of the letters are outside its alphabet; "
+                "give nucleotide sequences, not proteins",
+            )
+    seconds = run.report.data["stages"]["scoring"]["seconds"]
+    logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
+    if rate := pace.rate(gpu_memory=run.report.data.get("gpu_bytes", 0)):
+        chunk_nt = counts["nt"] / max(1, counts["chunks"])
+        key, _ = rate_keys(run.model, run.devices, run.threads, chunk_nt)
+        remember(run.settings.model.home or default_home(), key, rate)
+    record_failures(paths, given_up, tables.missing)
+    outputs = run.ledger.describe(paths.model_outputs)
+    if not given_up:
+        data = run.report.data
+        facts = {name: data[name] for name in OF_SCORING if name in data}
+        run.ledger.commit(CALLS, run.calls_key, outputs=outputs, facts=facts)
+    return outputs
+
+
+def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor:
+    """Where units are scored: in this process, one a device, or in Ray, which shares `store`."""
+    if compute.executor == "ray" and store is not None:
+        from virnucpro.pipeline.ray_executor import RayExecutor
+
+        return RayExecutor(compute, store)
+    devices, threads = compute.devices, compute.threads or usable_cpus()
+    if len(devices) == 1:
+        return InProcess(devices[0], threads)
+    unclear = replace(compute, cache_clear_interval=0)
+    return PersistentWorkerPool(len(devices), "stream", compute=unclear)
