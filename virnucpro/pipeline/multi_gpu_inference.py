@@ -115,9 +115,10 @@ def run_multi_gpu_inference(
         workers.close()
     failed_ranks, count = sorted({one.worker for one in given_up}), sum(rows.values())
     if not given_up:
-        about = {"key": whole_key, "model_hash": digest_of(encoder.identity()),
-                 "dtype": options.dtype}  # fmt: skip
-        write_vectors(merged, map(read_vectors, shards), (count, encoder.dim), about)
+        write_vectors(
+            merged, map(read_vectors, shards), (count, encoder.dim), key=whole_key,
+            model_hash=digest_of(encoder.identity()), dtype=options.dtype,
+        )  # fmt: skip
         ledger.commit(whole, whole_key, outputs=[merged], facts={"sequences": count})
         for name, shard in zip(names, shards, strict=True):
             ledger.discard(name)
