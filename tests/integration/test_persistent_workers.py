@@ -1,7 +1,7 @@
 """Workers that keep their models: same output, models loaded once, nothing left behind."""
 
 import multiprocessing
-from dataclasses import replace
+from contextlib import closing
 from unittest import mock
 
 import pytest
@@ -44,7 +44,7 @@ def work(inputs, tmp_path):
 def pool():
     """One worker for every test that leaves a whole one behind."""
     compute = Compute(device="cpu", cache_clear_interval=5, threads=1)
-    with PersistentWorkerPool(1, "tiny", compute) as pool:
+    with closing(PersistentWorkerPool(1, "tiny", compute)) as pool:
         yield pool
     assert not multiprocessing.active_children()
 
@@ -84,7 +84,7 @@ def test_persistent_pool_initialization(pool, work):
 @pytest.mark.parametrize("slot", ["protein", "dna"])
 def test_persistent_vs_standard_output_equivalence(pool, work, tmp_path, slot):
     job, files = work[slot]
-    mine = [replace(file, output_file=tmp_path / f"p{k}.pt") for k, file in enumerate(files)]
+    mine = [file._replace(output_file=tmp_path / f"p{k}.pt") for k, file in enumerate(files)]
     list(BatchQueueManager(use_persistent_pool=pool).process(job, mine))
     seen = seen_by(BatchQueueManager(PersistentWorkerPool(2, "own")), job, files)
     own = seen - {worker.process.pid for worker in pool.pool}
@@ -111,7 +111,7 @@ def test_memory_management(work):
 def test_pool_lifecycle(pool, work):
     before = {child.pid for child in multiprocessing.active_children()}
     own = PersistentWorkerPool(2, "tiny", Compute(device="cpu", threads=2))
-    with pytest.raises(KeyError), own:
+    with pytest.raises(KeyError), closing(own):
         own.create_pool()
         pids = {worker.process.pid for worker in own.pool}
         list(BatchQueueManager(use_persistent_pool=own).process(*work["protein"]))
@@ -152,7 +152,7 @@ def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
 @pytest.mark.gpu
 def test_gpu_memory_is_given_back(gpu, work):
     free = torch.cuda.mem_get_info(gpu)[0]
-    with PersistentWorkerPool(1, "tiny", Compute(device=gpu)) as pool:
+    with closing(PersistentWorkerPool(1, "tiny", Compute(device=gpu))) as pool:
         list(BatchQueueManager(use_persistent_pool=pool).process(*work["protein"]))
     assert torch.cuda.mem_get_info(gpu)[0] >= free - (64 << 20)
 

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -355,8 +355,7 @@ class EmbedJob:
         return EmbedTask(self.encoder, models, self.options)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitFile:
+class SplitFile(NamedTuple):
     """A unit of an `EmbedJob`: a split file, and the file that its vectors go into."""
 
     input_file: Path  # FASTA of DNA or protein, as the encoder takes it; ids must be unique

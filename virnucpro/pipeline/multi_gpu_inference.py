@@ -41,23 +41,17 @@ def run_multi_gpu_inference(
     Returns:
         `embeddings.h5` and the ranks that held work which no rank could finish. The file is
         complete if there are none, else it is not written and finished shards are kept.
-
-    Raises:
-        DeviceError, ModelError, OutputError: no rank can work, or results cannot be written.
-        DamagedError: finished vectors fail their checksum and `force_restart` is not set.
     """
     config, started = runtime_config or RuntimeConfig(), time.monotonic()
     compute, encoder = config.compute, model_config["encoder_spec"]
     devices, output_dir = choose_devices(world_size, config.devices), output_dir.absolute()
     folder = (config.checkpoint_dir or output_dir / ".checkpoints").absolute()
     shard_dir, log_dir = folder / f"{output_dir.name}_shards", output_dir / "logs"
-    for made in (shard_dir, log_dir):
-        made.mkdir(parents=True, exist_ok=True)
+    shard_dir.mkdir(parents=True, exist_ok=True)
+    log_dir.mkdir(parents=True, exist_ok=True)
     merged, root = output_dir / "embeddings.h5", os.path.commonpath([folder.parent, output_dir])
-    ledger = Ledger(
-        Path(root), folder / "ledger", config.enable_checkpointing, config.force_restart
-    )
-
+    reuse, repair = config.enable_checkpointing, config.force_restart
+    ledger = Ledger(Path(root), folder / "ledger", reuse, repair)
     is_half = compute.dtype in ("auto", "float16")
     options = EmbeddingOptions(
         engine="packed" if compute.packing else "padded",
@@ -68,11 +62,9 @@ def run_multi_gpu_inference(
         pin_memory=compute.pin_memory,
         plain_attention=compute.v1_attention,
     )
-    vectors_depend_on = (
-        encoder.identity(), options.engine, options.dtype, options.plain_attention,
-        devices[0].split(":")[0],
-    )  # fmt: skip
-    keys = [digest_of(*vectors_depend_on, sha256_file(path)) for path in fasta_files]
+    kind, how = devices[0].split(":")[0], (options.engine, options.dtype, options.plain_attention)
+    decide = (encoder.identity(), *how, kind)
+    keys = [digest_of(*decide, sha256_file(path)) for path in fasta_files]
     shards = [shard_dir / f"shard_{number:05d}.h5" for number in range(len(fasta_files))]
     names = [f"{output_dir.name} {path.name}" for path in shards]
     whole, whole_key = f"{output_dir.name} embeddings", digest_of(keys)
@@ -86,7 +78,7 @@ def run_multi_gpu_inference(
         if (entry := ledger.read(names[number], keys[number])) is not None:
             rows[number] = int(entry.facts["sequences"])
         else:
-            todo.append((number, SplitFile(input_file=path, output_file=shard, layout="shard")))
+            todo.append((number, SplitFile(path, shard, "shard")))
     log.info("%d of %d shards are finished", len(rows), len(shards))
     on_sequences(sum(rows.values()))
     ledger.discard(whole)
@@ -129,11 +121,11 @@ def run_multi_gpu_inference(
         "failed_ranks": failed_ranks, "ranks": stats,
         "given_up": {str(one.key): one.reason for one in given_up},
     })  # fmt: skip
-    for known in [one for one in stats if one][:1]:
-        numbers = "FP16" if known["dtype"] == "float16" else known["dtype"]
-        varlen = known["backend"] == "varlen"
-        kernels = "FlashAttention varlen" if varlen else f"{known['backend']} kernels"
-        log.info("  Features: %s, %s, stride-based sharding", numbers, kernels)
+    if known := next(filter(None, stats), None):
+        said = {"float16": "FP16", "varlen kernels": "FlashAttention varlen"}
+        numbers, kernels = known["dtype"], f"{known['backend']} kernels"
+        words = said.get(numbers, numbers), said.get(kernels, kernels)
+        log.info("  Features: %s, %s, stride-based sharding", *words)
     log.info("%s: %d sequences on %d ranks in %.1f s", encoder.name, count, len(devices), seconds)
     return merged, failed_ranks
 

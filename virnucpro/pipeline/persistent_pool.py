@@ -39,12 +39,6 @@ class PersistentWorkerPool(Workers):
             workers = len(self.start())
             logger.info("Started %d workers for model %s", workers, self.model_type)
 
-    def __enter__(self) -> "PersistentWorkerPool":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
 
 class BatchQueueManager:
     """Hands split files to an executor, by default this process, that ends with each `process`.
@@ -53,10 +47,7 @@ class BatchQueueManager:
     """
 
     def __init__(
-        self,
-        executor: Executor | None = None,
-        *,
-        use_persistent_pool: PersistentWorkerPool | None = None,
+        self, executor: Executor | None = None, use_persistent_pool: Workers | None = None
     ) -> None:
         self._pool, self._executor = use_persistent_pool, executor or InProcess("cpu")
 

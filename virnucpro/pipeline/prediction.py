@@ -7,7 +7,7 @@ same ledger.
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -160,8 +160,12 @@ def _leave_whole(run: Run, is_partial: bool = False) -> None:
 
 def claim_outputs(run: Run, is_staged: bool = False) -> None:
     """Say which files are ours now, not after hours of work."""
-    if is_staged:
-        check_free(run.ledger, staged_files(run))
+    if is_staged:  # files of known names, and numbered ones that exist
+        paths = run.paths
+        folders = (paths.nucleotide_dir, paths.protein_dir, paths.merged_dir)
+        numbered = [path for folder in folders for path in folder.glob("output_*")]
+        whole = (paths.chunked, paths.nucleotide, paths.protein)
+        check_free(run.ledger, [*whole, *folders, *sorted(numbered)])
     pages = run.pages if run.settings.output.report else []
     run.claim(run.paths.failed_files, *run.results, *pages)
 
@@ -174,30 +178,31 @@ def _score_staged(
     A WorkersFailedError if the packed engine gave work up, a DamagedError for a changed file.
     """
     store, failures = stream.ScoreStore(run.ledger, run.key), dict[int, str]()
-    sizes = _written_units(run)
+    sizes, compute = _written_units(run), run.settings.compute
     todo = [n for n, size in enumerate(sizes, 1) if store.read(n - 1, size) is None]
     if not todo:
         return {}
-    with ExitStack() as stack:
-        pool = None
-        if persistent_models:
-            compute = run.settings.compute
-            pool = PersistentWorkerPool(len(run.devices), run.model.name, compute=compute)
-            stack.enter_context(pool).create_pool()
+    own: Executor = InProcess("cpu", run.threads, compute.cache_clear_interval)
+    workers = PersistentWorkerPool(len(run.devices), run.model.name, compute)
+    if run.devices != ("cpu",):
+        own = workers
+    pool = workers if persistent_models else None
+    queue = BatchQueueManager(own, use_persistent_pool=pool)
+    with closing(workers):
+        if pool:
+            pool.create_pool()
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
         with run.report.stage("dna_features") as counts:
-            if use_v2 and run.settings.compute.dnabert_v2:
+            if use_v2 and compute.dnabert_v2:
                 counts |= _packed(run, "dna", todo, sizes, config)
             else:
-                counts |= _file_wise(run, "dna", todo, sizes, pool, failures)
+                counts |= _file_wise(run, "dna", todo, sizes, queue, failures)
         # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
         with run.report.stage("protein_features") as counts:
             if use_v2:
-                logger.info("ESM-2: Using v2.0 async architecture")
                 counts |= _packed(run, "protein", todo, sizes, config)
-                logger.info("v2.0 ESM-2 complete: %d feature files created", counts["files"])
             else:
-                counts |= _file_wise(run, "protein", todo, sizes, pool, failures)
+                counts |= _file_wise(run, "protein", todo, sizes, queue, failures)
     with run.report.stage("merging") as counts:
         counts |= merge(run, todo, failures)
     with run.report.stage("prediction") as counts:
@@ -207,29 +212,20 @@ def _score_staged(
 
 def _file_wise(
     run: Run, slot: Slot, todo: Sequence[int], sizes: Sequence[int],
-    pool: PersistentWorkerPool | None, failures: dict[int, str],
+    queue: BatchQueueManager, failures: dict[int, str],
 ) -> dict[str, int]:  # fmt: skip
     """v1: one split file after another goes to a worker on each device, in padded batches."""
     paths, compute = run.paths, run.settings.compute
     budget, spec = compute.token_budget(slot), getattr(run.model, slot)
     options = EmbeddingOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
     units = _to_make(run, slot, todo, "file-wise")
-    split, out = paths.split_of, paths.features_of
-    files = {
-        SplitFile(input_file=split(slot, n), output_file=out(slot, n), layout=slot): n
-        for n in units
-    }
-    own: Executor = InProcess("cpu", run.threads, compute.cache_clear_interval)
-    if run.devices != ("cpu",):
-        own = PersistentWorkerPool(len(run.devices), run.model.name, compute=compute)
-    queue = BatchQueueManager(own, use_persistent_pool=pool)
+    files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
     counts = {"files": 0, "kept": len(todo) - len(files), "failed": 0, "tokens": 0}
     rows = sum(sizes[n - 1] for n in units)
     with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
         for file, outcome in queue.process(EmbedJob(spec, options), list(files), bar.update):
             if isinstance(outcome, GivenUp):
-                reason = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
-                failures[files[file] - 1] = reason
+                failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
                 counts["failed"] += 1
                 continue
             _commit(run, slot, files[file], units)
@@ -251,6 +247,7 @@ def _packed(
         return {"files": 0, "kept": len(todo)}
     folder = paths.output_dir / ("esm_v2" if slot == "protein" else "dnabert_v2")
     num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
+    logger.info("%s: Using v2.0 async architecture", LABELS[slot])
     logger.info("%s: %d ranks", spec.name, num_gpus)
     check_free(run.ledger, [shards / f"{folder.name}_shards"])
     logs = [folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)]
@@ -289,6 +286,7 @@ def _packed(
             features.write_dna_features(paths.features_of(slot, n), vectors)
     for n in units:
         _commit(run, slot, n, units)
+    logger.info("v2.0 %s complete: %d feature files created", LABELS[slot], len(units))
     tokens = sum(int(one.get("tokens", 0)) for one in stats)
     return {"files": len(units), "kept": len(todo) - len(units), "tokens": tokens}
 
@@ -305,14 +303,6 @@ def _to_make(run: Run, slot: Slot, todo: Sequence[int], how: str) -> dict[int, t
 def _commit(run: Run, slot: Slot, number: int, units: dict[int, tuple[str, str]]) -> None:
     run.ledger.discard(units[number][0])
     run.ledger.commit(*units[number], outputs=[run.paths.features_of(slot, number)])
-
-
-def staged_files(run: Run) -> list[Path]:
-    """What the stages write: files of known names, and numbered ones that exist."""
-    paths = run.paths
-    folders = (paths.nucleotide_dir, paths.protein_dir, paths.merged_dir)
-    numbered = [path for folder in folders for path in sorted(folder.glob("output_*"))]
-    return [paths.chunked, paths.nucleotide, paths.protein, *folders, *numbered]
 
 
 def _written_units(run: Run) -> list[int]:
