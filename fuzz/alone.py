@@ -187,7 +187,8 @@ class Predictor:
     def __init__(self, is_stub: bool) -> None:
         self._executor: Executor = MadeUpScores() if is_stub else InProcess("cpu", 1)
         model = resolve_model("mini", None, Path("none"))
-        self._direct = DirectScorer(model, executor=self._executor)
+        self._direct = DirectScorer(model)
+        self._direct.executor = self._executor
 
     def whole(self, files: Sequence[Path], out: Path, per_unit: int = 2_000) -> list[CallRow]:
         """The rows of calls.tsv."""

@@ -42,8 +42,7 @@ logger = logging.getLogger("virnucpro.pipeline")
 
 DIRECT_ORFS = 2_000  # of a unit without files
 # of a trial of float8: records, spread over the input, and as many ORFs, spread over theirs
-SAMPLE = 2_048
-LEAST_SEQUENCES = 512
+SAMPLE, LEAST_SEQUENCES = 2_048, 512
 LEAST_AGREEMENT = 0.999  # of the labels
 LARGEST_DIFFERENCE = 0.02  # of a probability
 Scores = NDArray[np.float32]
@@ -183,12 +182,11 @@ def scored_shards(
         yield joined(shards.popleft())
 
 
-class NoExecutor:
+class NoExecutor(InProcess):
     """Stands where units were scored elsewhere: what is not by now was given up, with a reason."""
 
-    loads = 0
-
     def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__("cpu")
         self._reasons = reasons
 
     def run(
@@ -202,9 +200,6 @@ class NoExecutor:
             if key != worker_loop.LOAD_ONLY:
                 yield Done(key) if unit is None else GivenUp(key, self._reasons[key])
 
-    def close(self) -> None:
-        """Nothing to give back."""
-
 
 class DirectScorer:
     """The same without files, for a few thousand records: training, `virnucpro.embed`, tests.
@@ -213,17 +208,12 @@ class DirectScorer:
     """
 
     def __init__(
-        self,
-        model: ModelSpec,
-        device: str = "cpu",
-        options: EmbeddingOptions | None = None,
-        executor: Executor | None = None,
+        self, model: ModelSpec, device: str = "cpu", options: EmbeddingOptions | None = None
     ) -> None:
-        self.model = model
         options = options or EmbeddingOptions()
-        self._job = ScoreJob(model=model, dna=options, protein=options)
-        self._device = device_name(device)
-        self._executor = executor or InProcess(self._device)
+        self.model, self._job = model, ScoreJob(model=model, dna=options, protein=options)
+        self._here = InProcess(device_name(device))
+        self.executor: Executor = self._here
 
     def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
         """One row for every record, in order. Streams."""
@@ -233,16 +223,13 @@ class DirectScorer:
 
     def shards(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the scores of each ORF, (orfs, `COLUMNS`)."""
-        yield from scored_shards(self._events(records), None, self._executor, self._job)
+        yield from scored_shards(self._events(records), None, self.executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
-        executor = InProcess(self._device)
         if self._job.protein.dtype == "fp8":
-            refuse_fp8(self.model, self._device)
-            records = list(records)
-            compare(self._job, executor, self._events(records))
-        task = self._job.task(executor.models)
+            raise UsageError("--precision fp8 is for predictions, which try it first; leave it out")
+        task = self._job.task(self._here.models)
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
         for event in self._events(records):
             if isinstance(event, Unit):
@@ -270,34 +257,28 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
     wanted = min(run.settings.model.sample_n or SAMPLE, SAMPLE)
     rules = replace(run.rules, is_sampled=sampler(run.sources, wanted))
     records = read_sources(run.sources, ReadLog(is_silent=True))
-    found = compare(job, executor, input_pass(records, rules, SAMPLE))
-    logger.info(
-        "--precision fp8 holds: of %(sequences)d ORFs scored both ways %(labels_agree).4f keep "
-        "their label, and probabilities move by up to %(largest_difference).4f",
-        found,
-    )
-    return found
-
-
-def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -> dict[str, Any]:
-    """As `try_fp8`, with ORFs from the first shard of `events`."""
-    dna: list[bytes] = []
-    protein: list[bytes] = []
-    for event in events:
+    dna, protein = list[bytes](), list[bytes]()
+    for event in input_pass(records, rules, SAMPLE):
         if isinstance(event, Shard):
             break
         dna += event.dna
         protein += event.protein
     rows = np.unique(np.linspace(0, len(dna) - 1, min(len(dna), SAMPLE)).astype(int)).tolist()
     unit = [dna[row] for row in rows], [protein[row] for row in rows]
-    found = []
+    scores = []
     for dtype in ("float16", job.protein.dtype):
         trial = replace(job, protein=replace(job.protein, dtype=dtype))
         (outcome,) = executor.run(trial, [(0, unit)], lambda more: None)
         if not isinstance(outcome, Done):
             raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
-        found.append(outcome.result[:, 1])
-    return agreement(*found)
+        scores.append(outcome.result[:, 1])
+    found = agreement(*scores)
+    logger.info(
+        "--precision fp8 holds: of %(sequences)d ORFs scored both ways %(labels_agree).4f keep "
+        "their label, and probabilities move by up to %(largest_difference).4f",
+        found,
+    )
+    return found
 
 
 def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> dict[str, Any]:
@@ -359,15 +340,13 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         )  # fmt: skip
         # This thread drives a GPU while another writes: one shard waits for it at most.
         with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
-            written: Future[None] | None = None
+            written: Future[None] = writer.submit(lambda: None)
             for shard, scores in scored:
                 if device == "cpu":
                     tables.add(shard, scores)
                     continue
-                if written is not None:
-                    written.result()
+                written.result()
                 written = writer.submit(tables.add, shard, scores)
-        if written is not None:
             written.result()
         tables.finish()
         counts |= {**tables.counts, "gaps": log.gaps, "digits": log.digits, "blanks": log.blanks}
@@ -375,11 +354,8 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         if not counts["records"]:
             logger.warning("no records in %s", names)
         elif counts.get(f"status:{Status.NOT_DNA}", 0) == counts["records"]:
-            raise InputError(
-                names,
-                "no record is DNA: over 10% of the letters are outside its alphabet; "
-                "give nucleotide sequences, not proteins",
-            )
+            problem = "no record is DNA: over 10% of the letters are outside its alphabet"
+            raise InputError(names, f"{problem}; give nucleotide sequences, not proteins")
     seconds = run.report.data["stages"]["scoring"]["seconds"]
     logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
     if rate := pace.rate(gpu_memory=run.report.data.get("gpu_bytes", 0)):
