@@ -36,7 +36,7 @@ from benchmarks.result_file import measured_on
 from virnucpro.core.files import read_json, sha256_file, write_json
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import load_model
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Composition, Mix
 from virnucpro.scores.kinds import COLUMNS, RETRO, Kinds

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.records import Record
 from virnucpro.models.specs import ModelSpec
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.pipeline.stream import DirectScorer
 
 Rows = Iterable[NDArray[np.uint8]]  # sequences of bases 0..3, 4 for N
 
