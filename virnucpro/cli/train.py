@@ -125,9 +125,9 @@ def evaluate(
     """
     from virnucpro.core.progress import ProgressReporter
     from virnucpro.models.store import resolve_model
+    from virnucpro.pipeline.direct import DirectScorer
     from virnucpro.training.evaluation import evaluate as measure
     from virnucpro.training.jobs import Job, LabelledFiles, read_evaluation
-    from virnucpro.training.scoring import ModelOnDevice
     from virnucpro.training.windows import Drawing
 
     if (decoys is None) != (decoy_kinds is None):
@@ -158,7 +158,7 @@ def evaluate(
     kind = model_type or ("custom" if model_path else "mini")
     model = resolve_model(kind, model_path, model_home(config_of(ctx)))
     progress = ProgressReporter(not ctx.ensure_object(dict).get("quiet", False))
-    report = measure(ModelOnDevice(model, device), job, drawing, progress)
+    report = measure(DirectScorer(model, device), job, drawing, progress)
     paths = report.write(output_dir)
     for row in report.rows:
         if row.level not in ("set", "decoy"):

@@ -6,32 +6,34 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write, make_writable
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import percent
+from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.reports import pages
-from virnucpro.training.corpus import load_corpus, load_dev, read_labels, split_by_target
+from virnucpro.training import corpus as corpora
+from virnucpro.training.corpus import Bases, Label
 from virnucpro.training.figures import (
     ALL_SETS,
+    COLUMNS,
+    NAN,
     Curve,
-    Part,
     Row,
     curves_of,
     decoys_of,
     rows_of,
-    side_by_side,
 )
 from virnucpro.training.jobs import Job
-from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import Drawing, dev_windows
 
 logger = logging.getLogger("virnucpro.training")
@@ -47,31 +49,32 @@ DOT_KEYS = (20, 200, 2_000, 20_000)
 
 
 def evaluate(
-    scorer: ModelOnDevice, job: Job, drawing: Drawing | None, progress: ProgressReporter
+    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter
 ) -> Report:
     """Score the dev sets, whole records or windows drawn from them, and measure the scores."""
-    sets, decoys, panel = load_dev(job.data), list[Part](), job.evaluate
+    sets, decoys, panel = corpora.load_dev(job.data), list[Row](), job.evaluate
     if panel.decoys and panel.decoy_kinds:
-        corpus = load_corpus([(panel.decoys, read_labels(panel.decoy_kinds).get)])
-        labels, ids, rows = zip(*corpus.records(), strict=True)
+        kind_of = corpora.read_labels(panel.decoy_kinds).get
+        corpus = corpora.load_corpus([(panel.decoys, kind_of)])
+        labels, ids, bases = zip(*corpus.records(), strict=True)
         name = panel.decoys.name.split(".")[0]
-        decoys.append((name, [0] * len(ids), labels, ids, *scorer.calls(rows)))
-    start, parts, held = time.monotonic(), list[Part](), list[Any]()
-    for w in dev_windows(split_by_target(sets), drawing) if drawing else ():
-        n = len(w.labels)
-        held.append((w.name, [w.length_nt] * n, w.labels, w.records or ("",) * n, w.bases))
+        found = scored(scorer, name, labels, ids, bases, [0] * len(ids))
+        decoys = decoys_of(np.rec.fromrecords([*found], names=COLUMNS))  # type: ignore[call-overload]
+    start, parts, held = time.monotonic(), list[Any](), list[Any]()
+    for w in dev_windows(corpora.split_by_target(sets), drawing) if drawing else ():
+        held.append((*w, [w.bases.shape[1]] * len(w.labels)))
     for name, corpus in () if drawing else sets.items():
-        labels, ids, rows = zip(*corpus.records(), strict=True)
-        lengths = [max(c for c in LENGTH_CLASSES if c <= len(row)) for row in rows]
-        held.append((name, lengths, labels, ids, rows))
-    count = sum(len(labels) for _, _, labels, _, _ in held)
+        labels, ids, bases = zip(*corpus.records(), strict=True)
+        lengths = [max(c for c in LENGTH_CLASSES if c <= len(one)) for one in bases]
+        held.append((name, labels, ids, bases, lengths))
+    count = sum(len(lengths) for *_, lengths in held)
     if not count:
         raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
     unit = "windows" if drawing else "records"
     with progress.create_file_bar(count, desc="Scoring", unit=unit) as bar:
-        for *said, rows in held:
-            parts.append((*said, *scorer.calls(rows)))
-            bar.update(len(rows))
+        for one in held:
+            parts += scored(scorer, *one)
+            bar.update(len(one[-1]))
     seconds = time.monotonic() - start
     logger.info("scored %d sequences in %.1f s", count, seconds)
     facts = {
@@ -84,9 +87,19 @@ def evaluate(
         "sequences": count,
         "seconds": round(seconds, 1),
     }
-    scored = side_by_side(parts)
-    found = rows_of(scored, panel.leave_out)
-    return Report(facts, found + decoys_of(decoys), curves_of(scored))
+    whole = np.rec.fromrecords(parts, names=COLUMNS)  # type: ignore[call-overload]
+    return Report(facts, rows_of(whole, panel.leave_out) + decoys, curves_of(whole))
+
+
+def scored(
+    scorer: DirectScorer, name: str, labels: Sequence[Label], ids: Sequence[str],
+    rows: Iterable[Bases], lengths: Sequence[int],
+) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+    """Scored sequences of one set, each with the `COLUMNS` of figures."""
+    found = scorer.score(corpora.as_records(rows))
+    for label, seq_id, length_nt, row in zip(labels, ids, lengths, found, strict=True):
+        p = NAN if row.p_virus is None else row.p_virus
+        yield name, length_nt, *label, seq_id, p, row.call or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +114,9 @@ class Report:
         """Write all three files into `folder`, which is made if need be; returns their paths."""
         make_writable(folder)
         names = [field.name for field in fields(Row)]
-        rows = [[_plain(getattr(row, name)) for name in names] for row in self.rows]
+        rows = _plain([astuple(row) for row in self.rows])
         shown = [["" if value is None else str(value) for value in row] for row in rows]
-        curves = [{k: _plain(v) for k, v in asdict(curve).items()} for curve in self.curves]
+        curves = _plain([curve._asdict() for curve in self.curves])
         whole = {**self.facts, "columns": names, "rows": rows, "reliability": curves}
         texts = (
             "".join("\t".join(line) + "\n" for line in [names, *shown]),
@@ -119,11 +132,11 @@ class Report:
 
 def _plain(value: Any) -> Any:
     """What JSON takes: numbers to five digits, None for NaN."""
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 5)
-    return value
+    return json.loads(
+        json.dumps(value),
+        parse_float=lambda number: round(float(number), 5),
+        parse_constant=lambda _: None,
+    )
 
 
 def _json(value: Any) -> str:

@@ -1,21 +1,21 @@
 """Scored sequences to a table of figures: by set, class, virus family and kind of null."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Label
+from virnucpro.training.corpus import NULL, OTHER, VIRUS
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# Name of the set; for each of n sequences length (nt) or shortest length of its class, label, id
-# of the record (empty for null ones), p_virus (NaN where nothing was scored), call (empty there).
-Part = tuple[str, Sequence[int], Sequence[Label], Sequence[str], Floats, NDArray[np.str_]]
-
+# Columns of scored sequences, a record array of n rows: set, length (nt) or shortest length of its
+# class, target, kind and group of its label, id of the record (empty for null ones), p_virus (NaN
+# where nothing was scored), call (empty there).
+COLUMNS = ("set_name", "length_nt", "target", "kind", "group", "record", "p", "call")
 ALL_SETS, NAN = "all", float("nan")
 
 
@@ -46,27 +46,12 @@ class Row:
     ece: float = NAN  # expected calibration error, both targets weighing the same
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(NamedTuple):
     """Reliability of one length: mean p_virus, share of viruses and count of each bin."""
 
     length_nt: int
     ece: float
     bins: tuple[tuple[float, float, int], ...]
-
-
-def side_by_side(parts: Iterable[Part]) -> Any:
-    """Scored sequences as one record array, a row each."""
-    held = [part for part in parts if len(part[2])]
-    names, lengths, labels, ids, p, calls = zip(*held, strict=True)
-    every = [label for some in labels for label in some]
-    columns: list[Any] = [
-        *map(np.concatenate, (lengths, ids, p, calls)),
-        np.repeat(names, [len(some) for some in labels]),
-        *([getattr(label, name) for label in every] for name in ("target", "kind", "group")),
-    ]
-    titles = "length_nt,record,p,call,set_name,target,kind,group"
-    return np.rec.fromarrays(columns, names=titles)  # type: ignore[call-overload]
 
 
 def rows_of(scored: Any, leave_out: Sequence[str] = ()) -> list[Row]:
@@ -94,11 +79,8 @@ def rows_of(scored: Any, leave_out: Sequence[str] = ()) -> list[Row]:
     return rows
 
 
-def decoys_of(parts: Sequence[Part]) -> list[Row]:
+def decoys_of(scored: Any) -> list[Row]:
     """Shares of calls of each kind of decoy, the most often called virus first."""
-    if not parts:
-        return []
-    scored = side_by_side(parts)
     kinds = np.unique(scored.kind).tolist()
     rows = [_row(scored, "decoy", scored.set_name[0], kind, scored.kind == kind) for kind in kinds]
     return sorted(rows, key=lambda row: -row.virus)

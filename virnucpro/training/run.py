@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
-from torch import nn
 
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import atomic_write
@@ -21,17 +20,17 @@ from virnucpro.encoders.small import save_tower
 from virnucpro.models.classifier_file import MINI_KIND, PUBLISHED_KIND
 from virnucpro.models.manifest import write_manifest
 from virnucpro.models.store import CLASSIFIER_FILE, base_model, load_model
+from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import Kinds
 from virnucpro.training import corpus as corpora
 from virnucpro.training import windows as draws
-from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
+from virnucpro.training.calibrate import calibrated
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Label
 from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
-from virnucpro.training.jobs import Job, MlpRecipe, Recipe
+from virnucpro.training.jobs import Job, MlpRecipe, Recipe, digest
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
 from virnucpro.training.sampler import oriented
-from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import Drawing, LabelledWindows
 
 logger = logging.getLogger("virnucpro.training")
@@ -47,55 +46,42 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     corpus, dev = corpora.load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
     drawing = Drawing(DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
-    made_up = with_nulls(with_insertions(corpus, recipe), recipe)
     start = load_model(job.start, settings.folder) if job.start else None
-    fit = Fit(made_up, draws.dev_windows(dev, drawing), recipe, settings, job.virus_kinds, start)
+    dev_windows = draws.dev_windows(dev, drawing)
+    fit = Fit(with_made_up(corpus, recipe), dev_windows, recipe, settings, job.virus_kinds, start)
     fit.run()
     if fit.finished:
         model = fit.best_model()
         score = partial(probabilities, model, Kinds(fit.groups))
-        calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
-        if job.virus_kinds:
-            calibration = fit_kinds(calibration, score, dev, job, fit.groups)
-        calibration = fit_mix(calibration, score, dev, fit.groups, job.chunk_nt, job.dev_count)
         output.mkdir(parents=True, exist_ok=True)
+        calibration = calibrated(score, dev, job, fit.groups)
         calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
-        source = f"virnucpro train, recipe {recipe.digest[:16]}, step {fit.best_step}"
+        source = f"virnucpro train, recipe {digest(recipe)[:16]}, step {fit.best_step}"
         export_model(output, job.name, model, fit.groups, job.chunk_nt, source)
     return fit
 
 
-def with_insertions(corpus: Corpus, recipe: Recipe) -> Corpus:
-    """The corpus and worn copies of the families that insert themselves into genomes."""
-    rng = np.random.default_rng([recipe.seed, 8])
-    worn = [
-        (Label(OTHER, "insertion", label.group), f"{name} worn {k}", draws.decayed(rng, bases))
-        for label, name, bases in corpus.records()
-        if label.target == VIRUS and label.group in (recipe.decayed or ())
-        for k in range(_WORN_COPIES)
-    ]
-    return Corpus.of(worn, behind=corpus)
-
-
-def with_nulls(corpus: Corpus, recipe: Recipe) -> Corpus:
-    """The corpus and a bank of null sequences, shuffled from windows of the corpus itself."""
+def with_made_up(corpus: Corpus, recipe: Recipe) -> Corpus:
+    """The corpus, worn copies of families that insert themselves into genomes, and nulls."""
+    made_up, rng = [*corpus.records()], np.random.default_rng([recipe.seed, 7])
+    for label, name, bases in corpus.records():
+        if label.target == VIRUS and label.group in recipe.decayed:
+            worn = Label(OTHER, "insertion", label.group)
+            for k in range(_WORN_COPIES):
+                made_up.append((worn, f"{name} worn {k}", draws.decayed(rng, bases)))
     length = max(b.longest for b in recipe.buckets)
-    rng = np.random.default_rng([recipe.seed, 7])
-    room = corpus.ends - corpus.starts - length + 1
-    usable = np.flatnonzero(room > 0)
-    if not len(usable) or recipe.null_share <= 0:
-        return corpus
-    record = rng.choice(usable, _NULL_SOURCE_WINDOWS)
-    start = corpus.starts[record] + (rng.random(len(record)) * room[record]).astype(np.int64)
-    windows = corpus.bases[start[:, None] + np.arange(length)]
-    bank = draws.null_bank(rng, windows, recipe.null_bank_share, bool(recipe.noise.adapter_share))
-    nulls = ((Label(NULL, "null", kind), f"{kind}{i}", row)
-             for kind, block in bank for i, row in enumerate(block))  # fmt: skip
-    return Corpus.of(nulls, behind=corpus)
+    windows = draws.draw_windows(corpus, "", length, _NULL_SOURCE_WINDOWS, rng).bases
+    if recipe.null_share > 0 and len(windows):
+        has_adapters = recipe.noise.adapter_share > 0
+        bank = draws.null_bank(rng, windows, recipe.null_bank_share, has_adapters)
+        for kind, block in bank.items():
+            null = Label(NULL, "null", kind)
+            made_up += [(null, f"{kind}{i}", row) for i, row in enumerate(block)]
+    return Corpus.of(made_up)
 
 
 def probabilities(
-    model: MiniModel, kinds: Kinds, bases: NDArray[np.uint8], rows: int = 256
+    model: MiniModel, kinds: Kinds, bases: Bases, rows: int = 256
 ) -> NDArray[np.float32]:
     """Scores of windows (n, length), `rows` at a time, as `Classifier.scores` gives them."""
     windows = oriented(bases, next(model.parameters()).device)
@@ -106,19 +92,14 @@ def export_model(
     folder: Path, name: str, model: MiniModel, groups: list[str], chunk_nt: int, source: str
 ) -> None:
     """Write weights and the manifest beside the `calibration.json` that is in the folder."""
-    names = ["dna.safetensors", "protein.safetensors", CLASSIFIER_FILE, CALIBRATION_FILE]
-    save_tower(model.dna, folder / names[0])
-    save_tower(model.protein, folder / names[1])
-    save_classifier(model.classifier, MINI_KIND, torch.float16, folder / CLASSIFIER_FILE)
-    write_manifest(
-        folder, names, name=name, source=source, revision="", licence="MIT",
-        model={
-            "dna": {"kind": "mini-dna", "dim": model.dna.dim, "file": names[0]},
-            "protein": {"kind": "mini-protein", "dim": model.protein.dim, "file": names[1]},
-            "classifier": CLASSIFIER_FILE, "calibration": CALIBRATION_FILE,
-            "orf_policy": {"name": "longest", "keep": 1}, "chunk_nt": chunk_nt, "groups": groups,
-        },
-    )  # fmt: skip
+    said: dict[str, Any] = {}
+    for slot, encoder in (("dna", model.dna), ("protein", model.protein)):
+        said[slot] = {"kind": encoder.kind, "dim": encoder.dim, "file": f"{slot}.safetensors"}
+        save_tower(encoder, folder / f"{slot}.safetensors")
+    said |= {"calibration": CALIBRATION_FILE, "groups": groups, "chunk_nt": chunk_nt,
+             "orf_policy": {"name": "longest", "keep": 1}}  # fmt: skip
+    head = {name: tensor.half() for name, tensor in model.classifier.state_dict().items()}
+    _write_model(folder, head, MINI_KIND, said, name=name, source=source, licence="MIT")
 
 
 def train_mlp(
@@ -130,7 +111,7 @@ def train_mlp(
     """
     base = base_model(job.model, home)
     train, dev = corpora.load_labelled(job.data)
-    encoder = ModelOnDevice(base, str(settings.device))
+    encoder = DirectScorer(base, str(settings.device))
     stop_at = time.monotonic() + settings.stop_after
     rng = np.random.default_rng([recipe.seed, 0])
 
@@ -138,52 +119,49 @@ def train_mlp(
         """Windows of the viral and of the other records of each set, `count` of each."""
         of_target = corpora.split_by_target(dict(sorted(sets.items()))).items()
         drawn = [draws.draw_windows(c, name, base.chunk_nt, count, rng) for name, c in of_target]
-        drawn = [windows for windows in drawn if len(windows.labels)]
-        if not drawn:
+        if not any(windows.labels for windows in drawn):
             raise ConfigError(f"no record is as long as a chunk ({base.chunk_nt} nt)")
         return drawn
 
     drawn = windows_of({"train": train}, recipe.windows)
     if nulls := int(recipe.null_share * recipe.windows / 3):
         drawn += draws.draw_nulls(np.concatenate([w.bases for w in drawn]), nulls, rng)
-    held = windows_of(dev, recipe.dev_windows)
     progress, found = ProgressReporter(settings.progress), []
-    for name, windows in (("train", drawn), ("dev", held)):
+    for name, windows in (("train", drawn), ("dev", windows_of(dev, recipe.dev_windows))):
         features = embed_windows(settings.folder, name, windows, encoder, stop_at, progress)
         if features is None:
             return None
         found.append(features)
-        rows, covered = len(features.window), len(np.unique(features.window))
-        share = 100 * covered / max(1, features.windows)
-        logger.info("%s: %d rows; %.1f%% of the windows", name, rows, share)
+        share = 100 * len(np.unique(features.window)) / len(features.viral)
+        logger.info("%s: %d rows; %.1f%% of the windows", name, len(features.window), share)
     fit = fit_mlp(found[0], found[1], recipe, settings.device, progress)
 
     output.mkdir(parents=True, exist_ok=True)
-    save_classifier(fit.network, PUBLISHED_KIND, torch.float32, output / CLASSIFIER_FILE)
-    names, encoders = [CLASSIFIER_FILE], dict[str, dict[str, Any]]()
+    said: dict[str, Any] = {"calibration": "", "groups": [], "chunk_nt": base.chunk_nt,
+                            "orf_policy": asdict(base.orf_policy)}  # fmt: skip
     for slot, spec in (("dna", base.dna), ("protein", base.protein)):
-        encoders[slot] = {"installed": spec.name}
+        said[slot] = {"installed": spec.name}
         if spec.is_small:
             target = output / f"{slot}.safetensors"
             if target.resolve() != spec.path.resolve():
                 shutil.copyfile(spec.path, target)
-            encoders[slot] = {"kind": spec.kind, "dim": spec.dim, "file": target.name}
-            names.append(target.name)
-    source = f"virnucpro train, recipe {recipe.digest[:16]}, epoch {fit.epoch}"
-    write_manifest(
-        output, names, name=job.name, source=source, revision="", licence="not stated",
-        model={
-            **encoders, "classifier": CLASSIFIER_FILE, "calibration": "", "groups": [],
-            "orf_policy": asdict(base.orf_policy), "chunk_nt": base.chunk_nt,
-        },
-    )  # fmt: skip
+            said[slot] = {"kind": spec.kind, "dim": spec.dim, "file": target.name}
+    state = fit.network.state_dict()
+    del state["bn1.num_batches_tracked"]
+    source = f"virnucpro train, recipe {digest(recipe)[:16]}, epoch {fit.epoch}"
+    _write_model(output, state, PUBLISHED_KIND, said, name=job.name, source=source,
+                 licence="not stated")  # fmt: skip
     return fit
 
 
-def save_classifier(network: nn.Module, kind: str, dtype: torch.dtype, path: Path) -> None:
-    """Write a classifier as safetensors that name their kind."""
-    state = network.state_dict()
-    state.pop("bn1.num_batches_tracked", None)
-    tensors = {name: tensor.to(dtype).cpu().contiguous() for name, tensor in state.items()}
-    with atomic_write(path) as file:
+def _write_model(
+    folder: Path, state: dict[str, torch.Tensor], kind: str, said: dict[str, Any], **origin: str
+) -> None:
+    """Write a classifier's weights, and the manifest of the folder."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    with atomic_write(folder / CLASSIFIER_FILE) as file:
         file.write(save(tensors, metadata={"kind": kind}))
+    encoders = [said[slot]["file"] for slot in ("dna", "protein") if "file" in said[slot]]
+    names = [CLASSIFIER_FILE, *encoders, *filter(None, [said["calibration"]])]
+    write_manifest(folder, names, revision="", model={**said, "classifier": CLASSIFIER_FILE},
+                   **origin)  # fmt: skip

@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
-
-Bases = NDArray[np.uint8]
+from virnucpro.training.corpus import NULL, VIRUS, Bases, Corpus, Label
 
 _REPEAT_UNITS = np.array([6, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]) / 27  # shares of 1 to 12 bases
 _ADAPTERS = (
@@ -29,13 +26,12 @@ class Drawing:
 
 
 class LabelledWindows(NamedTuple):
-    """Windows of one length from one set."""
+    """Windows of one length from one set, all of one target where the set is."""
 
     name: str  # set, such as `dev_known`
-    length_nt: int  # length of every window
-    bases: Bases  # (n, length_nt), 0..3, 4 for N
     labels: tuple[Label, ...]  # n labels
-    records: tuple[str, ...] = ()  # that the n windows come from; none for null sequences
+    records: tuple[str, ...]  # that the n windows come from; empty for null sequences
+    bases: Bases  # (n, length in nt)
 
 
 def draw_windows(
@@ -45,25 +41,24 @@ def draw_windows(
 
     Viral windows: families weighted by the square root of their bases; others: by bases.
     """
-    room = corpus.ends - corpus.starts - length_nt + 1
-    usable = np.flatnonzero(room > 0)
-    if not len(usable):
-        return LabelledWindows(name, length_nt, np.zeros((0, length_nt), np.uint8), ())
-    size = (corpus.ends - corpus.starts)[usable].astype(np.float64)
-    group = corpus.group_of[usable]
-    total = np.bincount(group, size, minlength=len(corpus.groups))
+    size = corpus.ends - corpus.starts
+    room, group = size - length_nt + 1, corpus.group_of
+    if room.max() < 1:
+        return LabelledWindows(name, (), (), np.zeros((0, length_nt), np.uint8))
+    size = np.where(room > 0, size, 0)
+    total = np.bincount(group, size)
     viral = corpus.targets == VIRUS
     share = np.where(viral, np.sqrt(total), total)
-    share[viral] /= max(share[viral].sum(), 1e-9)
-    share[~viral] /= max(share[~viral].sum(), 1e-9)
-    weight = share[group] * size / total[group]
-    record = usable[rng.choice(len(usable), count, p=weight / weight.sum())]
+    for side in (viral, ~viral):
+        share[side] /= max(share[side].sum(), 1e-9)
+    weight = share[group] * size / np.maximum(total, 1)[group]
+    record = rng.choice(len(size), count, p=weight / weight.sum())
     start = corpus.starts[record] + (rng.random(count) * room[record]).astype(np.int64)
     bases = corpus.bases[start[:, None] + np.arange(length_nt)]
     flip = rng.random(count) < 0.5
     bases[flip] = other_strand(bases[flip])
-    labels = tuple(corpus.groups[g] for g in corpus.group_of[record])
-    return LabelledWindows(name, length_nt, bases, labels, tuple(corpus.ids[r] for r in record))
+    labels, ids = (corpus.groups[g] for g in group[record]), (corpus.ids[r] for r in record)
+    return LabelledWindows(name, tuple(labels), tuple(ids), bases)
 
 
 def other_strand(windows: Bases) -> Bases:
@@ -82,7 +77,7 @@ def draw_nulls(real: Bases, count: int, rng: np.random.Generator) -> list[Labell
         "low-complexity": low_complexity(rng, count, length_nt),
     }
     return [
-        LabelledWindows("null", length_nt, bases, (Label(NULL, "null", kind),) * count)
+        LabelledWindows("null", (Label(NULL, "null", kind),) * count, ("",) * count, bases)
         for kind, bases in kinds.items()
     ]
 
@@ -99,7 +94,7 @@ def dev_windows(sets: dict[str, Corpus], drawing: Drawing) -> list[LabelledWindo
         if drawing.null_count and len(real):
             rng = np.random.default_rng([drawing.seed, at, 99])
             here += draw_nulls(real, drawing.null_count, rng)
-        drawn += here
+        drawn += [windows for windows in here if windows.labels]
     return drawn
 
 
@@ -176,15 +171,6 @@ def markov(rng: np.random.Generator, windows: Bases, order: int) -> Bases:
     return out
 
 
-def block_shuffle(rng: np.random.Generator, windows: Bases, block: int) -> Bases:
-    """The blocks of `block` bases of each window in random order."""
-    n, length = windows.shape
-    count = length // block
-    blocks = windows[:, : count * block].reshape(n, count, block)
-    order = rng.random((n, count)).argsort(axis=1)
-    return np.take_along_axis(blocks, order[:, :, None], axis=1).reshape(n, count * block)
-
-
 def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
     """The same dinucleotides in random order (Altschul and Erickson 1985): shape (length,)."""
     edges = [list(bases[1:][bases[:-1] == base]) for base in range(4)]
@@ -208,29 +194,26 @@ def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
 
 def null_bank(
     rng: np.random.Generator, windows: Bases, share: float, with_adapters: bool
-) -> list[tuple[str, Bases]]:
-    """Named blocks of null sequences, some shuffled from `windows`; share 1 gives about 60 Mbp."""
+) -> dict[str, Bases]:
+    """Null sequences by kind, some like `windows`; share 1 gives about 60 Mbp.
+
+    Those kinds are chains that keep the windows' composition, or their words of 2 or 3 bases.
+    """
     length = windows.shape[1]
+    skewed = rng.dirichlet([2.0] * 4, max(8, int(6_000 * share))).cumsum(axis=1)[:, None, :3]
 
     def some(n: int) -> int:
         return max(8, int(n * share))
 
-    def pick(n: int) -> Bases:
-        return windows[rng.integers(0, len(windows), some(n))]
+    def like(n: int, order: int) -> Bases:
+        return markov(rng, windows[rng.integers(0, len(windows), some(n))], order)
 
-    def skewed(n: int) -> Bases:
-        """Independent bases; each sequence has its own composition."""
-        cumulative = rng.dirichlet([2.0] * 4, n).cumsum(axis=1)[:, None, :3]
-        out: Bases = (rng.random((n, length, 1)) > cumulative).sum(axis=2).astype(np.uint8)
-        return out
-
-    bank = [
-        ("uniform", uniform(rng, some(16_000), length)),
-        ("skewed", skewed(some(6_000))),
-        ("markov1", markov(rng, pick(16_000), 1)),
-        ("markov2", markov(rng, pick(6_000), 2)),
-        ("shuffle1", block_shuffle(rng, pick(4_000), 1)),
-        ("shuffle2", block_shuffle(rng, pick(3_000), 2)),
-        ("low", low_complexity(rng, some(10_000), length)),
-    ]
-    return [*bank, ("adapters", adapters(rng, some(6_000), length))] if with_adapters else bank
+    bank = {
+        "uniform": uniform(rng, some(16_000), length),
+        "skewed": (rng.random((len(skewed), length, 1)) > skewed).sum(axis=2).astype(np.uint8),
+        "composition": like(4_000, 0),
+        "markov1": like(19_000, 1),
+        "markov2": like(6_000, 2),
+        "low": low_complexity(rng, some(10_000), length),
+    }
+    return bank | {"adapters": adapters(rng, some(6_000), length)} if with_adapters else bank
