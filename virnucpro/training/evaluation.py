@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 LENGTH_CLASSES = (60, 150, 300, 500, 1000, 3000, 10_000)  # of whole records, from so many nt on
 FEW = 20
 NONE = "\N{EN DASH}"
-LARGEST_DOT, SMALLEST_DOT = 10.0, 2.5
-FULL_DOT = 200  # sequences in the largest dot, at least
-DOT_KEYS = (20, 200, 2_000, 20_000)
 
 
 def evaluate(
@@ -148,21 +144,22 @@ def _json(value: Any) -> str:
 
 def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) -> str:
     """The page of a report with these facts, rows and curves."""
-    # rows of each length by level; groups of few sequences stand last
-    by_level = {
-        level: [[*same] for _, same in groupby(
-            (row for row in rows if row.level == level), lambda row: row.length_nt
-        )]
-        for level in ("set", "family", "class", "null", "decoy")
-    }  # fmt: skip
-    for level, sign in (("family", 1), ("class", -1)):
-        for group in by_level[level]:
-            group.sort(key=lambda row: (row.count < FEW, sign * row.virus))
+    # families and classes by what is called virus; those of few sequences stand last
+    order = {"family": 1, "class": -1}
+    rows = sorted(
+        rows, key=lambda row: (row.level in order and row.count < FEW,
+                               order.get(row.level, 0) * row.virus),
+    )  # fmt: skip
     scored = {  # sequences with a score, by length and side
         (row.length_nt, row.group): round(row.count * row.coverage)
         for row in rows
         if row.level == "set" and row.set_name == ALL_SETS
     }
+
+    def by_length(level: str) -> list[tuple[int, list[Row]]]:
+        found = [row for row in rows if row.level == level]
+        lengths = sorted({row.length_nt for row in found})
+        return [(nt, [row for row in found if row.length_nt == nt]) for nt in lengths]
 
     def is_thin(row: Row) -> bool:
         """Whether AUROC and its like rest on few sequences, on either side."""
@@ -177,34 +174,16 @@ def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) 
         longer = min((n for n in LENGTH_CLASSES if n > length_nt), default=None)
         return f"from {length_nt:,} nt" if longer is None else f"{length_nt:,} to {longer - 1:,} nt"
 
-    def opened(groups: list[list[Row]]) -> int:
-        """The length with the most sequences, of several the model's own."""
-
-        def rank(group: list[Row]) -> tuple[int, float]:
-            nearness = -abs(math.log(group[0].length_nt / facts["chunk_nt"]))
-            return sum(row.count for row in group), nearness
-
-        return max(groups, key=rank)[0].length_nt
-
-    largest = max([FULL_DOT, *(n for curve in curves for _, _, n in curve.bins)])
-
-    def radius(count: int) -> float:
-        """Of a dot: the cube root tells both tens and thousands apart."""
-        return round(max(SMALLEST_DOT, LARGEST_DOT * math.pow(count / largest, 1 / 3)), 2)
-
     style = f"{pages.asset('report.css')}\n{pages.asset('evaluation.css', TEMPLATES)}"
     environment = pages.environment(TEMPLATES)
     environment.filters |= {
         "share": lambda value: NONE if math.isnan(value) else percent(value),
         "figure": lambda value: NONE if math.isnan(value) else f"{value:.3f}",
         "span": span,
-        "radius": radius,
-        "opened": opened,
     }
     return environment.get_template("evaluation.html").render(
-        facts=facts, levels=by_level, curves=curves, scored=scored, is_thin=is_thin, few=FEW,
+        facts=facts, by_length=by_length, curves=curves, scored=scored, is_thin=is_thin, few=FEW,
         has_few=any(row.count < FEW or (row.level != "decoy" and is_thin(row)) for row in rows),
         less=len(facts["left_out"]) if any("(less)" in row.set_name for row in rows) else 0,
-        keys=[n for n in DOT_KEYS if n <= largest],
         style=Markup(style), policy=pages.policy(style),
     )  # fmt: skip
