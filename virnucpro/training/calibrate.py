@@ -15,15 +15,10 @@ from virnucpro.scores.calibration import UNCERTAIN_CALL, Calibration, logistic, 
 from virnucpro.scores.composition import EDGES, LEAST, TRAINING_SHARE, Mix
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.sequences.chunks import even_windows
+from virnucpro.training import windows as draws
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus
 from virnucpro.training.jobs import Job
-from virnucpro.training.windows import (
-    Drawing,
-    LabelledWindows,
-    dev_windows,
-    draw_windows,
-    other_strand,
-)
+from virnucpro.training.windows import Drawing, LabelledWindows
 
 Floats = NDArray[np.float64]
 Score = Callable[[Bases], NDArray[np.floating]]  # windows (n, length) to the scores of each
@@ -74,16 +69,15 @@ def _scored(
     cut = np.stack([bases[:, start : start + chunk_nt] for start in starts], axis=1)
     scores = score(cut.reshape(-1, chunk_nt)).astype(np.float64)
     of = np.repeat(np.arange(n), len(starts))
-    sides = [w.labels[0].target for w in drawn]
-    share = {VIRUS: 0.5 / max(1, sides.count(VIRUS)), OTHER: 0.5 / max(1, sides.count(OTHER))}
+    labels = [label for w in drawn for label in w.labels]
+    sides, weight = [w.labels[0].target for w in drawn], list[float]()
+    for side, w in zip(sides, drawn, strict=True):
+        share = 0.0 if side == NULL else 0.5 / sides.count(side)
+        weight += [share / len(w.labels)] * len(w.labels)
     return _Records(
         length_nt, (scores, np.full(len(of), chunk_nt), of, np.full(n, length_nt)),
-        target=np.array([label.target for w in drawn for label in w.labels]),
-        group=np.array([label.group for w in drawn for label in w.labels]),
-        weight=np.repeat(
-            [share.get(side, 0.0) / len(w.labels) for side, w in zip(sides, drawn, strict=True)],
-            [len(w.labels) for w in drawn],
-        ),
+        np.array([label.target for label in labels]), np.array([label.group for label in labels]),
+        np.array(weight),
     )  # fmt: skip
 
 
@@ -107,7 +101,7 @@ def fit_calibration(
     """
 
     def drawn(length_nt: int, chunk_nt: int, count: int) -> Iterator[_Records]:
-        windows = dev_windows(sets, Drawing((length_nt,), count, count, CALIBRATION_SEED))
+        windows = draws.dev_windows(sets, Drawing((length_nt,), count, count, CALIBRATION_SEED))
         if {VIRUS, OTHER} <= {w.labels[0].target for w in windows}:
             yield _scored(score, windows, chunk_nt)
 
@@ -181,7 +175,7 @@ def fit_kinds(
     the family of a group that is not among `groups` has to be left open.
     """
     drawing = Drawing((job.chunk_nt,), job.dev_count, 0, CALIBRATION_SEED)
-    viral = [w for w in dev_windows(sets, drawing) if w.labels[0].target == VIRUS]
+    viral = [w for w in draws.dev_windows(sets, drawing) if w.labels[0].target == VIRUS]
     records, kinds = _scored(score, viral, job.chunk_nt), Kinds(groups)
     kind_of = {family: kind for kind, own in job.virus_kinds.items() for family in own}
     names, n = records.group, len(records.group)
@@ -255,14 +249,14 @@ def fit_mix(
         n = max(1, count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
         found = []
         for corpus in viral + classes:
-            drawn = draw_windows(corpus, "", length_nt, n, rng)
+            drawn = draws.draw_windows(corpus, "", length_nt, n, rng)
             if not drawn.labels:
                 found.append(Scored(np.empty(0), np.empty(0, np.int64)))
                 continue
             if are_pairs:  # both mates in one window
                 size = np.clip(rng.normal(*INSERT_NT, n), MATE_NT, length_nt).astype(int)
                 first = size[:, None] - MATE_NT + np.arange(MATE_NT)
-                mates = other_strand(np.take_along_axis(drawn.bases, first, axis=1))
+                mates = draws.other_strand(np.take_along_axis(drawn.bases, first, axis=1))
                 both = np.hstack([drawn.bases[:, :MATE_NT], mates])
                 drawn = drawn._replace(bases=both)
             chunk, starts = (MATE_NT, (0, MATE_NT)) if are_pairs else (chunk_nt, ())

@@ -21,17 +21,9 @@ from virnucpro.core.text import percent
 from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.reports import pages
 from virnucpro.training import corpus as corpora
+from virnucpro.training import figures
 from virnucpro.training.corpus import Bases, Label
-from virnucpro.training.figures import (
-    ALL_SETS,
-    COLUMNS,
-    NAN,
-    Curve,
-    Row,
-    curves_of,
-    decoys_of,
-    rows_of,
-)
+from virnucpro.training.figures import Row
 from virnucpro.training.jobs import Job
 from virnucpro.training.windows import Drawing, dev_windows
 
@@ -55,9 +47,9 @@ def evaluate(
         labels, ids, bases = zip(*corpus.records(), strict=True)
         name = panel.decoys.name.split(".")[0]
         found = scored(scorer, name, labels, ids, bases, [0] * len(ids))
-        decoys = decoys_of(np.rec.fromrecords([*found], names=COLUMNS))  # type: ignore[call-overload]
+        decoys = figures.decoys_of(np.rec.fromrecords([*found], names=figures.COLUMNS))  # type: ignore[call-overload]
     start, parts, held = time.monotonic(), list[Any](), list[Any]()
-    for w in dev_windows(corpora.split_by_target(sets), drawing) if drawing else ():
+    for w in dev_windows(sets, drawing) if drawing else ():
         held.append((*w, [w.bases.shape[1]] * len(w.labels)))
     for name, corpus in () if drawing else sets.items():
         labels, ids, bases = zip(*corpus.records(), strict=True)
@@ -83,18 +75,18 @@ def evaluate(
         "sequences": count,
         "seconds": round(seconds, 1),
     }
-    whole = np.rec.fromrecords(parts, names=COLUMNS)  # type: ignore[call-overload]
-    return Report(facts, rows_of(whole, panel.leave_out) + decoys, curves_of(whole))
+    whole = np.rec.fromrecords(parts, names=figures.COLUMNS)  # type: ignore[call-overload]
+    return Report(facts, figures.rows_of(whole, panel.leave_out) + decoys, figures.curves_of(whole))
 
 
 def scored(
     scorer: DirectScorer, name: str, labels: Sequence[Label], ids: Sequence[str],
     rows: Iterable[Bases], lengths: Sequence[int],
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-    """Scored sequences of one set, each with the `COLUMNS` of figures."""
+    """Scored sequences of one set, each with the `figures.COLUMNS` of figures."""
     found = scorer.score(corpora.as_records(rows))
     for label, seq_id, length_nt, row in zip(labels, ids, lengths, found, strict=True):
-        p = NAN if row.p_virus is None else row.p_virus
+        p = figures.NAN if row.p_virus is None else row.p_virus
         yield name, length_nt, *label, seq_id, p, row.call or ""
 
 
@@ -104,7 +96,7 @@ class Report:
 
     facts: dict[str, Any]  # model, input and draws
     rows: list[Row]
-    curves: list[Curve]
+    curves: list[dict[str, Any]]  # as `curves_of` gives them
 
     def write(self, folder: Path) -> list[Path]:
         """Write all three files into `folder`, which is made if need be; returns their paths."""
@@ -112,8 +104,7 @@ class Report:
         names = [field.name for field in fields(Row)]
         rows = _plain([astuple(row) for row in self.rows])
         shown = [["" if value is None else str(value) for value in row] for row in rows]
-        curves = _plain([curve._asdict() for curve in self.curves])
-        whole = {**self.facts, "columns": names, "rows": rows, "reliability": curves}
+        whole = {**self.facts, "columns": names, "rows": rows, "reliability": _plain(self.curves)}
         texts = (
             "".join("\t".join(line) + "\n" for line in [names, *shown]),
             "{\n" + ",\n".join(f"{json.dumps(k)}: {_json(v)}" for k, v in whole.items()) + "\n}\n",
@@ -142,7 +133,7 @@ def _json(value: Any) -> str:
     return json.dumps(value)
 
 
-def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) -> str:
+def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> str:
     """The page of a report with these facts, rows and curves."""
     # families and classes by what is called virus; those of few sequences stand last
     order = {"family": 1, "class": -1}
@@ -153,7 +144,7 @@ def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) 
     scored = {  # sequences with a score, by length and side
         (row.length_nt, row.group): round(row.count * row.coverage)
         for row in rows
-        if row.level == "set" and row.set_name == ALL_SETS
+        if row.level == "set" and row.set_name == figures.ALL_SETS
     }
 
     def by_length(level: str) -> list[tuple[int, list[Row]]]:

@@ -1,8 +1,8 @@
 """Scored sequences to a table of figures: by set, class, virus family and kind of null."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,18 +46,11 @@ class Row:
     ece: float = NAN  # expected calibration error, both targets weighing the same
 
 
-class Curve(NamedTuple):
-    """Reliability of one length: mean p_virus, share of viruses and count of each bin."""
-
-    length_nt: int
-    ece: float
-    bins: tuple[tuple[float, float, int], ...]
-
-
 def rows_of(scored: Any, leave_out: Sequence[str] = ()) -> list[Row]:
     """Figures of all lengths; sets that hold records of `leave_out` once more without them."""
     rows = []
-    for at in _by_length(scored):
+    for length_nt in np.unique(scored.length_nt):
+        at = scored[scored.length_nt == length_nt]
         viral, cellular, null = (at.target == target for target in (VIRUS, OTHER, NULL))
         names = list(dict.fromkeys(at.set_name.tolist()))
         groups: list[tuple[str, str, str, Mask]] = [("set", ALL_SETS, "", viral)]
@@ -86,20 +79,17 @@ def decoys_of(scored: Any) -> list[Row]:
     return sorted(rows, key=lambda row: -row.virus)
 
 
-def curves_of(scored: Any) -> list[Curve]:
-    """Reliability at each length, viruses and others weighing the same, without nulls."""
+def curves_of(scored: Any) -> list[dict[str, Any]]:
+    """`reliability` at each length, viruses and others weighing the same, without nulls."""
     curves = []
-    for at in _by_length(scored):
-        kept = at[~np.isnan(at.p) & (at.target != NULL)]
+    for length_nt in np.unique(scored.length_nt).tolist():
+        is_real = ~np.isnan(scored.p) & (scored.target != NULL)
+        kept = scored[is_real & (scored.length_nt == length_nt)]
         truth = kept.target == VIRUS
         if truth.any() and not truth.all():
-            curves.append(Curve(at.length_nt[0].item(), *reliability(kept.p, truth)))
+            ece, bins = reliability(kept.p, truth)
+            curves.append({"length_nt": length_nt, "ece": ece, "bins": bins})
     return curves
-
-
-def _by_length(scored: Any) -> Iterator[Any]:
-    for length in np.unique(scored.length_nt):
-        yield scored[scored.length_nt == length]
 
 
 def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
@@ -149,10 +139,8 @@ def auprc(scores: Floats, positive: Mask) -> float:
 
 def mcc(called: Mask, positive: Mask) -> float:
     """Matthews correlation coefficient of calls; 0 where it is not defined."""
-    tp, fp = (float((called & side).sum()) for side in (positive, ~positive))
-    fn, tn = (float((~called & side).sum()) for side in (positive, ~positive))
-    below = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return (tp * tn - fp * fn) / below**0.5 if below else 0.0
+    is_defined = all(0 < one.mean() < 1 for one in (called, positive))
+    return float(np.corrcoef(called, positive)[0, 1]) if is_defined else 0.0
 
 
 def recall_at(scores: Floats, positive: Mask, false_positive_rate: float) -> float:

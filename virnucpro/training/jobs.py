@@ -137,8 +137,6 @@ class Recipe:
             raise ValueError("buckets must hold one or more with a share above 0")
         if min(self.hidden, self.steps, self.evaluate_every) < 1:
             raise ValueError("hidden, steps and evaluate_every must be 1 or more")
-        if min(min(tower.width, *tower.dilations) for tower in (self.dna, self.protein)) < 1:
-            raise ValueError("width and dilations of dna and protein must be 1 or more")
         if max(self.virus_share + self.null_share, self.dropout, self.smoothing, self.ema) > 1:
             names = "dropout, smoothing, ema, and virus_share with null_share"
             raise ValueError(f"{names} must be 1 or less")

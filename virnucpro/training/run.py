@@ -31,7 +31,7 @@ from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
 from virnucpro.training.jobs import Job, MlpRecipe, Recipe, digest
 from virnucpro.training.mlp import MlpFit, embed_windows, fit_mlp
 from virnucpro.training.sampler import oriented
-from virnucpro.training.windows import Drawing, LabelledWindows
+from virnucpro.training.windows import Drawing
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -113,21 +113,14 @@ def train_mlp(
     train, dev = corpora.load_labelled(job.data)
     encoder = DirectScorer(base, str(settings.device))
     stop_at = time.monotonic() + settings.stop_after
-    rng = np.random.default_rng([recipe.seed, 0])
-
-    def windows_of(sets: dict[str, Corpus], count: int) -> list[LabelledWindows]:
-        """Windows of the viral and of the other records of each set, `count` of each."""
-        of_target = corpora.split_by_target(dict(sorted(sets.items()))).items()
-        drawn = [draws.draw_windows(c, name, base.chunk_nt, count, rng) for name, c in of_target]
-        if not any(windows.labels for windows in drawn):
-            raise ConfigError(f"no record is as long as a chunk ({base.chunk_nt} nt)")
-        return drawn
-
-    drawn = windows_of({"train": train}, recipe.windows)
-    if nulls := int(recipe.null_share * recipe.windows / 3):
-        drawn += draws.draw_nulls(np.concatenate([w.bases for w in drawn]), nulls, rng)
+    nulls = int(recipe.null_share * recipe.windows / 3)
     progress, found = ProgressReporter(settings.progress), []
-    for name, windows in (("train", drawn), ("dev", windows_of(dev, recipe.dev_windows))):
+    for name, sets, count, null_count in (
+        ("train", {"train": train}, recipe.windows, nulls), ("dev", dev, recipe.dev_windows, 0)
+    ):  # fmt: skip
+        drawing = Drawing((base.chunk_nt,), count, null_count, recipe.seed)
+        if not (windows := draws.dev_windows(sets, drawing)):
+            raise ConfigError(f"no record is as long as a chunk ({base.chunk_nt} nt)")
         features = embed_windows(settings.folder, name, windows, encoder, stop_at, progress)
         if features is None:
             return None

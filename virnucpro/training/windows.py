@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from virnucpro.training.corpus import NULL, VIRUS, Bases, Corpus, Label
+from virnucpro.training.corpus import NULL, VIRUS, Bases, Corpus, Label, split_by_target
 
 _REPEAT_UNITS = np.array([6, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]) / 27  # shares of 1 to 12 bases
 _ADAPTERS = (
@@ -67,35 +67,31 @@ def other_strand(windows: Bases) -> Bases:
     return np.where(turned < 4, 3 - turned, turned).astype(np.uint8)
 
 
-def draw_nulls(real: Bases, count: int, rng: np.random.Generator) -> list[LabelledWindows]:
-    """Windows `count` each: random, shuffled as `real` (n, length_nt), and of low complexity."""
-    length_nt = real.shape[1]
-    picked = without_n(rng, real[rng.integers(0, len(real), count)])
-    kinds = {
-        "random": uniform(rng, count, length_nt),
-        "shuffled": np.stack([dinucleotide_shuffle(rng, row) for row in picked]),
-        "low-complexity": low_complexity(rng, count, length_nt),
-    }
-    return [
-        LabelledWindows("null", (Label(NULL, "null", kind),) * count, ("",) * count, bases)
-        for kind, bases in kinds.items()
-    ]
-
-
 def dev_windows(sets: dict[str, Corpus], drawing: Drawing) -> list[LabelledWindows]:
-    """All sets at all lengths, then nulls of each length; a set with short records gives none."""
+    """All sets at all lengths, then nulls of each length; a set with short records gives none.
+
+    Of a set that holds viruses and others, windows of both are drawn. Nulls are random, real
+    windows shuffled, and of low complexity.
+    """
     drawn: list[LabelledWindows] = []
     for at, length_nt in enumerate(drawing.lengths):
-        here = []
-        for which, (name, corpus) in enumerate(sorted(sets.items())):
+        first = len(drawn)
+        for which, (name, corpus) in enumerate(sorted(split_by_target(sets).items())):
             rng = np.random.default_rng([drawing.seed, at, which])
-            here.append(draw_windows(corpus, name, length_nt, drawing.count, rng))
-        real = np.concatenate([w.bases for w in here])
-        if drawing.null_count and len(real):
+            drawn.append(draw_windows(corpus, name, length_nt, drawing.count, rng))
+        real = np.concatenate([w.bases for w in drawn[first:]])
+        if (n := drawing.null_count) and len(real):
             rng = np.random.default_rng([drawing.seed, at, 99])
-            here += draw_nulls(real, drawing.null_count, rng)
-        drawn += [windows for windows in here if windows.labels]
-    return drawn
+            picked = without_n(rng, real[rng.integers(0, len(real), n)])
+            nulls = {
+                "random": uniform(rng, n, length_nt),
+                "shuffled": np.stack([dinucleotide_shuffle(rng, row) for row in picked]),
+                "low-complexity": low_complexity(rng, n, length_nt),
+            }
+            for kind, bases in nulls.items():
+                label = Label(NULL, "null", kind)
+                drawn.append(LabelledWindows("null", (label,) * n, ("",) * n, bases))
+    return [windows for windows in drawn if windows.labels]
 
 
 def uniform(rng: np.random.Generator, n: int, length: int) -> Bases:
