@@ -41,7 +41,7 @@ from virnucpro.scores.composition import Composition, Mix
 from virnucpro.scores.kinds import RETRO, Kinds
 from virnucpro.training import calibrate as mixing
 from virnucpro.training.corpus import VIRUS, Corpus, as_records, load_dev, split_by_target
-from virnucpro.training.figures import auroc, recall_at
+from virnucpro.training.evaluation import auroc, recall_at
 from virnucpro.training.jobs import read_evaluation
 from virnucpro.training.windows import draw_windows
 

@@ -1,4 +1,4 @@
-"""Train the bundled model: seeded, resumable, chosen on group-disjoint dev windows.
+"""Train a model of the bundled kind: seeded, resumable, chosen on group-disjoint dev windows.
 
 `last.pt` of a run's folder holds everything needed to go on, and the averaged weights that did
 best on the dev windows so far.
@@ -14,6 +14,7 @@ import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,32 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.core.checkpoint import atomic_save
 from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucProError
-from virnucpro.core.files import digest_of
+from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.encoders.small import Block, Pool, Stem, TowerEncoder, load_small
+from virnucpro.encoders.small import Block, Pool, Stem, TowerEncoder, load_small, save_tower
 from virnucpro.encoders.tokenizers import BASE_N
-from virnucpro.models.classifier_file import read_classifier
+from virnucpro.models.classifier_file import MINI_KIND, read_classifier
+from virnucpro.models.manifest import write_manifest
 from virnucpro.models.specs import ModelSpec
+from virnucpro.models.store import CLASSIFIER_FILE, load_model
+from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
-from virnucpro.training.figures import auroc
-from virnucpro.training.jobs import Recipe, digest
+from virnucpro.training.calibrate import calibrated
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, load_labelled
+from virnucpro.training.evaluation import auroc
+from virnucpro.training.jobs import Job, Recipe, digest
 from virnucpro.training.sampler import Windows, WindowSampler, oriented
-from virnucpro.training.windows import LabelledWindows
+from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows, with_made_up
 
 logger = logging.getLogger("virnucpro.training")
 
+CALIBRATION_FILE = "calibration.json"
+DEV_LENGTHS = (150, 300, 500, 1000)
 _SAVE_SECONDS = 60.0
 _TO_RANK = 512  # windows by which the channels of a larger model are ranked
 _KEPT = ("made_from", "step", "best", "best_step", "best_weights", "since_best")
@@ -382,3 +390,58 @@ def make_optimisers(
     if matrices:
         optimisers.append(torch.optim.Muon([m for m, _ in matrices], weight_decay=recipe.decay))
     return optimisers, matrices
+
+
+def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> Fit:
+    """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
+    corpus, dev = load_labelled(job.data)
+    logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
+    drawing = Drawing(DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
+    start = load_model(job.start, settings.folder) if job.start else None
+    made_up, drawn = with_made_up(corpus, recipe), dev_windows(dev, drawing)
+    fit = Fit(made_up, drawn, recipe, settings, job.virus_kinds, start)
+    fit.run()
+    if fit.finished:
+        model = fit.best_model()
+        score = partial(probabilities, model, Kinds(fit.groups))
+        output.mkdir(parents=True, exist_ok=True)
+        calibration = calibrated(score, dev, job, fit.groups)
+        calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
+        source = f"virnucpro train, recipe {digest(recipe)[:16]}, step {fit.best_step}"
+        export_model(output, job.name, model, fit.groups, job.chunk_nt, source)
+    return fit
+
+
+def probabilities(
+    model: MiniModel, kinds: Kinds, bases: Bases, rows: int = 256
+) -> NDArray[np.float32]:
+    """Scores of windows (n, length), `rows` at a time, as `Classifier.scores` gives them."""
+    windows = oriented(bases, next(model.parameters()).device)
+    return mini_scores(*logits_of(model, windows, rows), kinds)
+
+
+def export_model(
+    folder: Path, name: str, model: MiniModel, groups: list[str], chunk_nt: int, source: str
+) -> None:
+    """Write weights and the manifest beside the `calibration.json` that is in the folder."""
+    said: dict[str, Any] = {}
+    for slot, encoder in (("dna", model.dna), ("protein", model.protein)):
+        said[slot] = {"kind": encoder.kind, "dim": encoder.dim, "file": f"{slot}.safetensors"}
+        save_tower(encoder, folder / f"{slot}.safetensors")
+    said |= {"calibration": CALIBRATION_FILE, "groups": groups, "chunk_nt": chunk_nt,
+             "orf_policy": {"name": "longest", "keep": 1}}  # fmt: skip
+    head = {name: tensor.half() for name, tensor in model.classifier.state_dict().items()}
+    write_model(folder, head, MINI_KIND, said, name=name, source=source, licence="MIT")
+
+
+def write_model(
+    folder: Path, state: dict[str, torch.Tensor], kind: str, said: dict[str, Any], **origin: str
+) -> None:
+    """Write a classifier's weights, and the manifest of the folder."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    with atomic_write(folder / CLASSIFIER_FILE) as file:
+        file.write(save(tensors, metadata={"kind": kind}))
+    encoders = [said[slot]["file"] for slot in ("dna", "protein") if "file" in said[slot]]
+    names = [CLASSIFIER_FILE, *encoders, *filter(None, [said["calibration"]])]
+    write_manifest(folder, names, revision="", model={**said, "classifier": CLASSIFIER_FILE},
+                   **origin)  # fmt: skip

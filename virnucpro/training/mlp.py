@@ -7,9 +7,11 @@ groups decide when to stop.
 import copy
 import io
 import logging
+import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +25,14 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
+from virnucpro.models.classifier_file import PUBLISHED_KIND
+from virnucpro.models.store import base_model
 from virnucpro.pipeline.direct import DirectScorer
-from virnucpro.training.corpus import VIRUS, as_records
-from virnucpro.training.figures import auroc
-from virnucpro.training.jobs import MlpRecipe
-from virnucpro.training.windows import LabelledWindows
+from virnucpro.training.corpus import VIRUS, as_records, load_labelled
+from virnucpro.training.evaluation import auroc
+from virnucpro.training.fit import FitSettings, write_model
+from virnucpro.training.jobs import Job, MlpRecipe, digest
+from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -81,19 +86,11 @@ def embed_windows(
     return Features(np.concatenate(vectors), np.concatenate(window), viral)
 
 
-class MlpFit(NamedTuple):
-    """A trained classifier, the epoch it is from, and what it reached on the held-out groups."""
-
-    network: nn.Module
-    epoch: int
-    auroc: float
-
-
 def fit_mlp(
     train: Features, dev: Features, recipe: MlpRecipe, device: torch.device,
     progress: ProgressReporter,
-) -> MlpFit:  # fmt: skip
-    """Train until the held-out windows get no better; returns the best epoch's weights.
+) -> tuple[nn.Module, int, float]:  # fmt: skip
+    """Train until the held-out windows get no better: the best network, its epoch and AUROC.
 
     The network is that of Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`. Rows come in random
     order, and both classes weigh the same.
@@ -116,7 +113,7 @@ def fit_mlp(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs)
     target, count = train.viral[train.window].astype(np.int64), len(train.window)
     balance = torch.from_numpy(0.5 * count / np.bincount(target)).float().to(device)
-    steps, best = count // recipe.batch, MlpFit(network, 0, -1.0)
+    steps, best = count // recipe.batch, (network, 0, -1.0)
     with progress.create_file_bar(recipe.epochs, desc="Training", unit="epochs") as bar:
         for epoch in range(1, recipe.epochs + 1):
             order = np.random.default_rng([recipe.seed, epoch]).permutation(count)
@@ -134,9 +131,9 @@ def fit_mlp(
             value = _window_auroc(network, dev, device)
             bar.update(1, loss=f"{loss:.4f}", auroc=f"{value:.4f}")
             logger.info("epoch %d: loss %.4f, held-out AUROC %.4f", epoch, loss, value)
-            if value > best.auroc:
-                best = MlpFit(copy.deepcopy(network), epoch, value)
-            elif epoch - best.epoch >= recipe.patience:
+            if value > best[2]:
+                best = copy.deepcopy(network), epoch, value
+            elif epoch - best[1] >= recipe.patience:
                 break
     return best
 
@@ -151,3 +148,49 @@ def _window_auroc(network: nn.Module, features: Features, device: torch.device) 
         scores = network(vectors).softmax(dim=1)[:, 1].double().cpu().numpy()
         np.maximum.at(highest, features.window[rows], scores)
     return auroc(highest[highest >= 0], features.viral[highest >= 0])
+
+
+def train_mlp(
+    job: Job, recipe: MlpRecipe, settings: FitSettings, home: Path, output: Path
+) -> tuple[int, float] | None:
+    """Draw windows, embed them, train, write the model directory; None if time was up.
+
+    Encoders that are files of a model are copied. Returns the epoch that the weights are from, and
+    their AUROC on held-out windows.
+    """
+    base = base_model(job.model, home)
+    train, dev = load_labelled(job.data)
+    encoder = DirectScorer(base, str(settings.device))
+    stop_at = time.monotonic() + settings.stop_after
+    nulls = int(recipe.null_share * recipe.windows / 3)
+    progress, found = ProgressReporter(settings.progress), []
+    for name, sets, count, null_count in (
+        ("train", {"train": train}, recipe.windows, nulls), ("dev", dev, recipe.dev_windows, 0)
+    ):  # fmt: skip
+        drawing = Drawing((base.chunk_nt,), count, null_count, recipe.seed)
+        if not (windows := dev_windows(sets, drawing)):
+            raise ConfigError(f"no record is as long as a chunk ({base.chunk_nt} nt)")
+        features = embed_windows(settings.folder, name, windows, encoder, stop_at, progress)
+        if features is None:
+            return None
+        found.append(features)
+        share = 100 * len(np.unique(features.window)) / len(features.viral)
+        logger.info("%s: %d rows; %.1f%% of the windows", name, len(features.window), share)
+    network, epoch, best = fit_mlp(found[0], found[1], recipe, settings.device, progress)
+
+    output.mkdir(parents=True, exist_ok=True)
+    said: dict[str, Any] = {"calibration": "", "groups": [], "chunk_nt": base.chunk_nt,
+                            "orf_policy": asdict(base.orf_policy)}  # fmt: skip
+    for slot, spec in (("dna", base.dna), ("protein", base.protein)):
+        said[slot] = {"installed": spec.name}
+        if spec.is_small:
+            target = output / f"{slot}.safetensors"
+            if target.resolve() != spec.path.resolve():
+                shutil.copyfile(spec.path, target)
+            said[slot] = {"kind": spec.kind, "dim": spec.dim, "file": target.name}
+    state = network.state_dict()
+    del state["bn1.num_batches_tracked"]
+    source = f"virnucpro train, recipe {digest(recipe)[:16]}, epoch {epoch}"
+    write_model(output, state, PUBLISHED_KIND, said, name=job.name, source=source,
+                 licence="not stated")  # fmt: skip
+    return epoch, best

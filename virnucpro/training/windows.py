@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from virnucpro.training.corpus import NULL, VIRUS, Bases, Corpus, Label, split_by_target
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Label, split_by_target
+from virnucpro.training.jobs import Recipe
 
+_NULL_SOURCE_WINDOWS = 4_000
+_WORN_COPIES = 3
 _REPEAT_UNITS = np.array([6, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]) / 27  # shares of 1 to 12 bases
 _ADAPTERS = (
     "AGATCGGAAGAGCACACGTCTGAACTCCAGTCA", "AGATCGGAAGAGCGTCGTGTAGGGAAAGAGTGT",
@@ -213,3 +216,22 @@ def null_bank(
         "low": low_complexity(rng, some(10_000), length),
     }
     return bank | {"adapters": adapters(rng, some(6_000), length)} if with_adapters else bank
+
+
+def with_made_up(corpus: Corpus, recipe: Recipe) -> Corpus:
+    """The corpus, worn copies of families that insert themselves into genomes, and nulls."""
+    made_up, rng = [*corpus.records()], np.random.default_rng([recipe.seed, 7])
+    for label, name, bases in corpus.records():
+        if label.target == VIRUS and label.group in recipe.decayed:
+            worn = Label(OTHER, "insertion", label.group)
+            for k in range(_WORN_COPIES):
+                made_up.append((worn, f"{name} worn {k}", decayed(rng, bases)))
+    length = max(b.longest for b in recipe.buckets)
+    windows = draw_windows(corpus, "", length, _NULL_SOURCE_WINDOWS, rng).bases
+    if recipe.null_share > 0 and len(windows):
+        has_adapters = recipe.noise.adapter_share > 0
+        bank = null_bank(rng, windows, recipe.null_bank_share, has_adapters)
+        for kind, block in bank.items():
+            null = Label(NULL, "null", kind)
+            made_up += [(null, f"{kind}{i}", row) for i, row in enumerate(block)]
+    return Corpus.of(made_up)

@@ -15,10 +15,16 @@ from virnucpro.pipeline.direct import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, as_records
-from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
+from virnucpro.training.fit import (
+    Fit,
+    FitSettings,
+    MiniModel,
+    export_model,
+    logits_of,
+    probabilities,
+)
 from virnucpro.training.jobs import Recipe
-from virnucpro.training.run import export_model, probabilities, with_made_up
-from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows
+from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows, with_made_up
 
 BUCKETS = [{"shortest": 150, "longest": 200, "batch": 32},
            {"shortest": 201, "longest": 255, "batch": 24}]  # fmt: skip

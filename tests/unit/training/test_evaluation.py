@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from virnucpro.training import figures
+from virnucpro.training import evaluation as figures
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Label
-from virnucpro.training.evaluation import Report, render
-from virnucpro.training.figures import COLUMNS, Row, curves_of, rows_of
+from virnucpro.training.evaluation import COLUMNS, Report, Row, curves_of, render, rows_of
 
 
 def _part(name: str, label: Label, p: list[float], calls: list[str], length: int = 500):
