@@ -27,8 +27,7 @@ CHUNK_LENGTHS = (150, 300, 500, 1000)
 CONTIG_LENGTHS = (1000, 2000, 5000)
 CALIBRATION_SEED = 1
 MIX_LENGTHS = (150, 300, 500, 1000, 3000)
-MATE_NT = 150
-INSERT_NT = (350, 60)  # of a pair: mean and standard deviation
+MATE_NT, INSERT_NT = 150, 350
 # Records of the expected shares that a table's cell holds besides those counted: of a class over
 # all lengths, of one length, of viruses, of all cells.
 _OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 4.0, 20.0, 1.0
@@ -120,16 +119,17 @@ def fit_calibration(
         records for nt in CONTIG_LENGTHS if nt >= chunk_nt
         for records in drawn(nt, chunk_nt, count // 4)
     ]  # fmt: skip
-    if contigs:
-        gains, losses = np.linspace(0, 1, 41).tolist(), []
-        for gain in gains:  # how unlikely the labels are: minus their log-likelihood
-            loss = 0.0
-            for contig in contigs:
-                p, _ = replace(calibration, gain=gain).contigs(*contig.scored)
-                right = np.where(contig.target == VIRUS, p, 1 - p)
-                loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
-            losses.append(loss)
-        calibration = replace(calibration, gain=gains[int(np.argmin(losses))])
+
+    def unlikely(gain: float) -> float:
+        """Minus the log-likelihood of the labels."""
+        loss = 0.0
+        for contig in contigs:
+            p, _ = replace(calibration, gain=gain).contigs(*contig.scored)
+            right = np.where(contig.target == VIRUS, p, 1 - p)
+            loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
+        return loss
+
+    calibration = replace(calibration, gain=min(np.linspace(0, 1, 41).tolist(), key=unlikely))
     at = [s for s in single if s.length_nt <= chunk_nt] + contigs
     limits = []
     for records in at:  # the least p_virus, not under `SURE`, that keeps both error rates
@@ -254,11 +254,8 @@ def fit_mix(
                 found.append(Scored(np.empty(0), np.empty(0, np.int64)))
                 continue
             if are_pairs:  # both mates in one window
-                size = np.clip(rng.normal(*INSERT_NT, n), MATE_NT, length_nt).astype(int)
-                first = size[:, None] - MATE_NT + np.arange(MATE_NT)
-                mates = draws.other_strand(np.take_along_axis(drawn.bases, first, axis=1))
-                both = np.hstack([drawn.bases[:, :MATE_NT], mates])
-                drawn = drawn._replace(bases=both)
+                mates = draws.other_strand(drawn.bases[:, -MATE_NT:])
+                drawn = drawn._replace(bases=np.hstack([drawn.bases[:, :MATE_NT], mates]))
             chunk, starts = (MATE_NT, (0, MATE_NT)) if are_pairs else (chunk_nt, ())
             known = _scored(score, [drawn], chunk, starts).scored
             p, _ = calibration.contigs(*known, are_pairs=are_pairs)
@@ -266,7 +263,7 @@ def fit_mix(
             found.append(Scored(np.clip(p, LEAST, 1 - LEAST), host))
         return found
 
-    pairs = scored(INSERT_NT[0] + 2 * INSERT_NT[1], are_pairs=True)
+    pairs = scored(INSERT_NT, are_pairs=True)
     calibration = replace(calibration, pair_gain=pair_gain(parts, pairs))
     pairs = [Scored(_at_gain(some.p, calibration.pair_gain), some.host) for some in pairs]
     kept = {}

@@ -118,16 +118,15 @@ def adapters(rng: np.random.Generator, n: int, length: int) -> Bases:
     Common adapters, or made-up ones of 20 to 40 bases, each with an index of 8 random bases; in
     half of the sequences one and the same again and again; then G, as some machines read no signal.
     """
+    known = [np.array(["ACGT".index(base) for base in adapter]) for adapter in _ADAPTERS]
     out = np.full((n, length), 2, dtype=np.uint8)
     for row in out:
         parts = []
-        for _ in range(rng.integers(1, 13)):
-            known = rng.integers(2 * len(_ADAPTERS))
-            part = rng.integers(0, 4, rng.integers(20, 41))
-            if known < len(_ADAPTERS):
-                part = np.array(["ACGT".index(base) for base in _ADAPTERS[known]])
-            parts.append(np.concatenate([part, rng.integers(0, 4, 8)]))
-        parts = parts[:1] * len(parts) if rng.random() < 0.5 else parts
+        for which in rng.integers(2 * len(known), size=rng.integers(1, 13)):
+            made_up = rng.integers(0, 4, rng.integers(20, 41))
+            parts.append(known[which] if which < len(known) else made_up)
+            parts.append(rng.integers(0, 4, 8))
+        parts = parts[:2] * len(parts) if rng.random() < 0.5 else parts
         joined = np.concatenate(parts)[:length]
         row[: len(joined)] = joined
     return out
@@ -146,28 +145,6 @@ def decayed(rng: np.random.Generator, bases: Bases) -> Bases:
 def without_n(rng: np.random.Generator, windows: Bases) -> Bases:
     """The windows with a random base in place of every ambiguous one."""
     return np.where(windows > 3, rng.integers(0, 4, windows.shape), windows).astype(np.uint8)
-
-
-def markov(rng: np.random.Generator, windows: Bases, order: int) -> Bases:
-    """A chain of `order` with each window's own transition counts, one per window."""
-    n, length = windows.shape
-    clean = without_n(rng, windows).astype(np.int64)
-    states = 4**order
-    context = np.zeros((n, length - order), dtype=np.int64)
-    for k in range(order):
-        context = context * 4 + clean[:, k : length - order + k]
-    window = np.arange(n)
-    cell = ((window[:, None] * states + context) * 4 + clean[:, order:]).ravel()
-    counts = np.bincount(cell, minlength=n * states * 4).reshape(n, states, 4) + 0.01
-    cumulative = (counts / counts.sum(axis=2, keepdims=True)).cumsum(axis=2)[:, :, :3]
-    out = np.empty((n, length), dtype=np.uint8)
-    out[:, :order] = clean[:, :order]
-    state = context[:, 0]
-    draws = rng.random((length, n, 1))
-    for i in range(order, length):
-        out[:, i] = (draws[i] > cumulative[window, state]).sum(axis=1)
-        state = (state * 4 + out[:, i]) % states
-    return out
 
 
 def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
@@ -194,25 +171,21 @@ def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
 def null_bank(
     rng: np.random.Generator, windows: Bases, share: float, with_adapters: bool
 ) -> dict[str, Bases]:
-    """Null sequences by kind, some like `windows`; share 1 gives about 60 Mbp.
-
-    Those kinds are chains that keep the windows' composition, or their words of 2 or 3 bases.
-    """
+    """Null sequences by kind, some shuffled from `windows`; share 1 gives about 60 Mbp."""
     length = windows.shape[1]
-    skewed = rng.dirichlet([2.0] * 4, max(8, int(6_000 * share))).cumsum(axis=1)[:, None, :3]
 
     def some(n: int) -> int:
         return max(8, int(n * share))
 
-    def like(n: int, order: int) -> Bases:
-        return markov(rng, windows[rng.integers(0, len(windows), some(n))], order)
+    def like(n: int) -> Bases:
+        return without_n(rng, windows[rng.integers(0, len(windows), some(n))])
 
+    skewed = rng.dirichlet([2.0] * 4, some(6_000)).cumsum(axis=1)[:, None, :3]
     bank = {
         "uniform": uniform(rng, some(16_000), length),
         "skewed": (rng.random((len(skewed), length, 1)) > skewed).sum(axis=2).astype(np.uint8),
-        "composition": like(4_000, 0),
-        "markov1": like(19_000, 1),
-        "markov2": like(6_000, 2),
+        "bases": rng.permuted(like(8_000), axis=1),
+        "dinucleotides": np.stack([dinucleotide_shuffle(rng, row) for row in like(20_000)]),
         "low": low_complexity(rng, some(10_000), length),
     }
     return bank | {"adapters": adapters(rng, some(6_000), length)} if with_adapters else bank

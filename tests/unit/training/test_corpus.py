@@ -61,7 +61,7 @@ def test_nulls_follow_the_corpus_from_the_seed(data):
     first, again = with_made_up(train, recipe), with_made_up(train, recipe)
     assert (first.bases == again.bases).all()
     kinds = {g.group for g in first.groups if g.target == NULL}
-    assert {"uniform", "markov1", "composition", "low"} <= kinds
+    assert {"uniform", "bases", "dinucleotides", "low"} <= kinds
     none = with_made_up(train, build(Recipe, {**TINY_RECIPE, "null_share": 0.0}, ""))
     assert none.ids == train.ids
 
