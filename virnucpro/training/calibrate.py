@@ -4,7 +4,7 @@ Dev sets weigh the same: viral windows together as much as cellular ones, and ea
 much as the next.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,19 +15,19 @@ from virnucpro.scores.calibration import UNCERTAIN_CALL, Calibration, logistic, 
 from virnucpro.scores.composition import EDGES, LEAST, TRAINING_SHARE, Mix
 from virnucpro.scores.kinds import COLUMNS, KINDS, Kinds
 from virnucpro.sequences.chunks import even_windows
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
+from virnucpro.training import windows as draws
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus
 from virnucpro.training.jobs import Job
-from virnucpro.training.windows import Bases, Drawing, dev_windows, draw_windows, other_strand
+from virnucpro.training.windows import Drawing, LabelledWindows
 
 Floats = NDArray[np.float64]
-Score = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+Score = Callable[[Bases], NDArray[np.floating]]  # windows (n, length) to the scores of each
 
 CHUNK_LENGTHS = (150, 300, 500, 1000)
 CONTIG_LENGTHS = (1000, 2000, 5000)
 CALIBRATION_SEED = 1
 MIX_LENGTHS = (150, 300, 500, 1000, 3000)
-MATE_NT = 150
-INSERT_NT = (350, 60)  # of a pair: mean and standard deviation
+MATE_NT, INSERT_NT = 150, 350
 # Records of the expected shares that a table's cell holds besides those counted: of a class over
 # all lengths, of one length, of viruses, of all cells.
 _OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 1.0, 20.0, 0.5
@@ -46,29 +46,48 @@ SURE, RETRO_ABOVE = 0.95, 0.995
 CELLULAR_AS_VIRUS, NULL_AS_VIRUS, REAL_AS_NULL = 0.03, 0.006, 0.01
 
 
-class _Contigs(NamedTuple):
-    """Scores of n contigs of one length: chunk scores (n * chunks, 3); the rest (n,)."""
+# Scores of chunks (chunks, columns), their lengths (nt) and records, (chunks,), and the records'
+# lengths (n,), as `Calibration.contigs` takes them.
+_Chunks = tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+class _Records(NamedTuple):
+    """n records of one length."""
 
     length_nt: int
-    chunk_nt: int
-    chunks: int
-    scores: Floats
-    target: NDArray[np.int64]
-    kind: NDArray[np.str_]
-    weight: Floats
+    scored: _Chunks
+    target: NDArray[np.int64]  # (n,)
+    group: NDArray[np.str_]  # (n,)
+    weight: Floats  # (n,)
 
-    def called(self, calibration: Calibration) -> tuple[Floats, NDArray[np.str_]]:
-        """p_virus and call of each."""
-        n = len(self.target)
-        of, sizes = np.repeat(np.arange(n), self.chunks), np.full(n, self.length_nt)
-        lengths = np.full(n * self.chunks, self.chunk_nt)
-        return calibration.contigs(self.scores, lengths, of, sizes)
+
+def _scored(
+    score: Score, drawn: Sequence[LabelledWindows], chunk_nt: int, starts: Sequence[int] = ()
+) -> _Records:
+    """Windows of one length, chunk by chunk; each side weighs the same, and each set in it."""
+    bases = np.concatenate([w.bases for w in drawn])
+    n, length_nt = bases.shape
+    chunk_nt = min(chunk_nt, length_nt)
+    starts = starts or [start for start, _ in even_windows(length_nt, chunk_nt)]
+    cut = np.stack([bases[:, start : start + chunk_nt] for start in starts], axis=1)
+    scores = score(cut.reshape(-1, chunk_nt)).astype(np.float64)
+    of = np.repeat(np.arange(n), len(starts))
+    labels = [label for w in drawn for label in w.labels]
+    sides, weight = [w.labels[0].target for w in drawn], list[float]()
+    for side, w in zip(sides, drawn, strict=True):
+        share = 0.0 if side == NULL else 0.5 / sides.count(side)
+        weight += [share / len(w.labels)] * len(w.labels)
+    return _Records(
+        length_nt, (scores, np.full(len(of), chunk_nt), of, np.full(n, length_nt)),
+        np.array([label.target for label in labels]), np.array([label.group for label in labels]),
+        np.array(weight),
+    )  # fmt: skip
 
 
 def calibrated(
     score: Score, sets: dict[str, Corpus], job: Job, groups: Sequence[str]
 ) -> Calibration:
-    """All of a model's calibration, from its scores on the dev sets of its training."""
+    """Everything fitted; `score` gives the columns of `Kinds` for the names of the groups."""
     calibration = fit_calibration(score, sets, job.dev_count, job.chunk_nt)
     if job.virus_kinds:
         calibration = fit_kinds(calibration, score, sets, job, groups)
@@ -83,109 +102,62 @@ def fit_calibration(
     Without viruses or without others that are long enough, the defaults come back. `score` maps
     windows (n, length) to P(other), P(virus), P(null), shape (n, 3).
     """
-    single = list(filter(None, (_contigs(score, sets, n, n, count) for n in CHUNK_LENGTHS)))
+
+    def drawn(length_nt: int, chunk_nt: int, count: int) -> Iterator[_Records]:
+        windows = draws.dev_windows(sets, Drawing((length_nt,), count, count, CALIBRATION_SEED))
+        if {VIRUS, OTHER} <= {w.labels[0].target for w in windows}:
+            yield _scored(score, windows, chunk_nt)
+
+    single = [records for nt in CHUNK_LENGTHS for records in drawn(nt, nt, count)]
     if not single:
         return Calibration()
-    fits = [_platt(s) for s in single]
-    real = np.concatenate([s.scores[s.target != NULL, 2] for s in single])
+    fits = [_platt(records) for records in single]
+    real = np.concatenate([s.scored[0][s.target != NULL, 2] for s in single])
     calibration = Calibration(
         lengths_nt=tuple(float(s.length_nt) for s in single),
         slope=tuple(a for a, _ in fits),
         intercept=tuple(b for _, b in fits),
         null_above=float(np.clip(np.quantile(real, 1 - REAL_AS_NULL), 0.1, 0.9)),
     )
-    long = [n for n in CONTIG_LENGTHS if n >= chunk_nt]
-    contigs = list(filter(None, (_contigs(score, sets, n, chunk_nt, count // 4) for n in long)))
-    if contigs:
-        gains, losses = np.linspace(0, 1, 41).tolist(), []
-        for gain in gains:  # how unlikely the labels are: minus their log-likelihood
-            loss = 0.0
-            for contig in contigs:
-                p, _ = contig.called(replace(calibration, gain=gain))
-                right = np.where(contig.target == VIRUS, p, 1 - p)
-                loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
-            losses.append(loss)
-        calibration = replace(calibration, gain=gains[int(np.argmin(losses))])
+    contigs = [
+        records for nt in CONTIG_LENGTHS if nt >= chunk_nt
+        for records in drawn(nt, chunk_nt, count // 4)
+    ]  # fmt: skip
+
+    def unlikely(gain: float) -> float:
+        """Minus the log-likelihood of the labels."""
+        loss = 0.0
+        for contig in contigs:
+            p, _ = replace(calibration, gain=gain).contigs(*contig.scored)
+            right = np.where(contig.target == VIRUS, p, 1 - p)
+            loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
+        return loss
+
+    calibration = replace(calibration, gain=min(np.linspace(0, 1, 41).tolist(), key=unlikely))
     at = [s for s in single if s.length_nt <= chunk_nt] + contigs
+    limits = []
+    for records in at:  # the least p_virus, not under `SURE`, that keeps both error rates
+        p, calls = calibration.contigs(*records.scored)
+        as_called = np.where(calls == UNCERTAIN_CALL, 0.0, p)
+        bounded = [(p[records.target == OTHER], CELLULAR_AS_VIRUS)]
+        for kind in np.unique(records.group[records.target == NULL]):
+            is_kind = (records.target == NULL) & (records.group == kind)
+            bounded.append((as_called[is_kind], NULL_AS_VIRUS))
+        least = [_exceeded_by(rate, values) + 1e-6 for values, rate in bounded]
+        limits.append(min(max(SURE, *least), 0.999))
     return replace(
-        calibration,
-        limit_lengths_nt=tuple(float(s.length_nt) for s in at),
-        virus_above=tuple(_virus_limit(calibration, s) for s in at),
-    )
-
-
-def fit_kinds(
-    calibration: Calibration, score: Score, sets: dict[str, Corpus], job: Job,
-    groups: Sequence[str],
-) -> Calibration:  # fmt: skip
-    """Choose from which certainty on kind and family are named, on viral windows of a chunk.
-
-    The limits are the lowest that keep the error rates among windows that would be called viruses;
-    the family of a group that is not among `groups` has to be left open.
-    """
-    drawing = Drawing((job.chunk_nt,), job.dev_count, 0, CALIBRATION_SEED)
-    drawn = [w for w in dev_windows(sets, drawing) if len(w.labels) and w.labels[0].target == VIRUS]
-    kind_of = {family: kind for kind, own in job.virus_kinds.items() for family in own}
-    names = [label.group for w in drawn for label in w.labels]
-    truth = [kind_of.get(name) or kind_of.get(name.split(" [")[0], "") for name in names]
-    scores = np.concatenate([score(w.bases) for w in drawn]).astype(np.float64)
-    n, kinds = len(names), Kinds(groups)
-    sizes = np.full(n, job.chunk_nt)
-    p = calibration.contigs(scores, sizes, np.arange(n), sizes)[0]
-    found = kinds.of_records(scores[:, 3:], np.ones(n), np.arange(n), n)
-    kind, kind_score, family, family_score, _ = found
-    called = p >= np.interp(job.chunk_nt, calibration.limit_lengths_nt, calibration.virus_above)
-    is_right = np.array([KINDS[k] == t for k, t in zip(kind, truth, strict=True)])
-    known = called & np.array([bool(t) for t in truth])
-    kind_above = _least(kind_score, ~is_right, known, KIND_WRONG)
-    named = np.array([kinds.families[f] for f in family])
-    known = known & (kinds.of_group[family] == kind) & (kind_score >= kind_above)
-    is_wrong = named != np.array(names)
-    is_new = ~np.isin(names, kinds.families) & np.array([n.endswith("idae") for n in names])
-    family_above = max(
-        _least(family_score, is_wrong, known & ~is_new, FAMILY_WRONG),
-        float(np.quantile(family_score[is_new & known], 1 - NEW_AS_FAMILY, method="higher"))
-        if (is_new & known).any() else 0.0,
-    )  # fmt: skip
-    return replace(calibration, retro_above=RETRO_ABOVE, kind_above=kind_above,
-                   family_above=family_above)  # fmt: skip
-
-
-def _least(score: Floats, wrong: NDArray[np.bool_], among: NDArray[np.bool_], rate: float) -> float:
-    """The least score from which on at most `rate` are wrong; 2 where there is none."""
-    order = np.argsort(-score[among], kind="stable")
-    share = np.cumsum(wrong[among][order]) / np.arange(1, len(order) + 1)
-    kept = np.flatnonzero(share <= rate)
-    return float(score[among][order][kept[-1]]) if len(kept) else 2.0
-
-
-def _contigs(
-    score: Score, sets: dict[str, Corpus], length_nt: int, chunk_nt: int, count: int
-) -> _Contigs | None:
-    drawing = Drawing((length_nt,), count, count, CALIBRATION_SEED)
-    drawn = [w for w in dev_windows(sets, drawing) if len(w.labels)]
-    targets = [w.labels[0].target for w in drawn]
-    if not {VIRUS, OTHER} <= set(targets):
-        return None
-    share = {VIRUS: 0.5 / targets.count(VIRUS), OTHER: 0.5 / targets.count(OTHER), NULL: 0.0}
-    of_set = [share[target] / len(w.labels) for target, w in zip(targets, drawn, strict=True)]
-    # every contig length is a multiple, so that all windows are of one length
-    windows, scores = even_windows(length_nt, chunk_nt), list[Floats]()
-    for w in drawn:
-        cut = np.stack([w.bases[:, start : start + chunk_nt] for start, _ in windows], axis=1)
-        scores.append(score(cut.reshape(-1, chunk_nt)).astype(np.float64))
-    labels = [label for w in drawn for label in w.labels]
-    return _Contigs(
-        length_nt, chunk_nt, len(windows), np.concatenate(scores),
-        target=np.array([label.target for label in labels]),
-        kind=np.array([label.group for label in labels]),
-        weight=np.repeat(of_set, [len(w.labels) for w in drawn]),
+        calibration, limit_lengths_nt=tuple(float(s.length_nt) for s in at),
+        virus_above=tuple(limits),
     )  # fmt: skip
 
 
-def _platt(single: _Contigs) -> tuple[float, float]:
+def _exceeded_by(rate: float, values: Floats) -> float:
+    return float(np.quantile(values, 1 - rate, method="higher"))
+
+
+def _platt(single: _Records) -> tuple[float, float]:
     """Slope and intercept of the logistic curve that fits best."""
-    z = raw_log_odds(single.scores)
+    z = raw_log_odds(single.scored[0])
     design = np.stack([z, np.ones_like(z)], axis=1)
     slope, intercept = _logistic(design, single.target == VIRUS, single.weight)
     return max(slope, 0.05), intercept
@@ -203,20 +175,44 @@ def _logistic(design: Floats, is_viral: NDArray[np.bool_], weight: Floats) -> li
     return factors
 
 
-def _virus_limit(calibration: Calibration, contigs: _Contigs) -> float:
-    """The least p_virus, not under `SURE`, that keeps both error rates, for each kind of null."""
-    p, calls = contigs.called(calibration)
-    as_called = np.where(calls == UNCERTAIN_CALL, 0.0, p)
-    null = contigs.target == NULL
-    bounded = [(p[contigs.target == OTHER], CELLULAR_AS_VIRUS)]
-    for kind in np.unique(contigs.kind[null]):
-        bounded.append((as_called[null & (contigs.kind == kind)], NULL_AS_VIRUS))
-    lowest = SURE
-    for values, rate in bounded:
-        if len(values):
-            highest = np.sort(values)[len(values) - 1 - int(rate * len(values))]
-            lowest = max(lowest, float(highest) + 1e-6)
-    return min(lowest, 0.999)
+def fit_kinds(
+    calibration: Calibration, score: Score, sets: dict[str, Corpus], job: Job,
+    groups: Sequence[str],
+) -> Calibration:  # fmt: skip
+    """Choose from which certainty on kind and family are named, on viral windows of a chunk.
+
+    The limits are the lowest that keep the error rates among windows that would be called viruses;
+    the family of a group that is not among `groups` has to be left open.
+    """
+    drawing = Drawing((job.chunk_nt,), job.dev_count, 0, CALIBRATION_SEED)
+    viral = [w for w in draws.dev_windows(sets, drawing) if w.labels[0].target == VIRUS]
+    records, kinds = _scored(score, viral, job.chunk_nt), Kinds(groups)
+    kind_of = {family: kind for kind, own in job.virus_kinds.items() for family in own}
+    names, n = records.group, len(records.group)
+    truth = np.array([kind_of.get(x) or kind_of.get(x.split(" [")[0], "") for x in names.tolist()])
+    p, _ = calibration.contigs(*records.scored)
+    found = kinds.of_records(records.scored[0][:, 3:], np.ones(n), np.arange(n), n)
+    kind, kind_score, family, family_score, _ = found
+    called = p >= np.interp(job.chunk_nt, calibration.limit_lengths_nt, calibration.virus_above)
+    is_right = np.array(KINDS)[kind] == truth
+    kind_above = _least(kind_score, ~is_right, called & (truth != ""), KIND_WRONG)
+    known = called & (truth != "") & (kinds.of_group[family] == kind) & (kind_score >= kind_above)
+    is_wrong = np.array(kinds.families)[family] != names
+    is_new = ~np.isin(names, kinds.families) & np.char.endswith(names, "idae")
+    family_above = _least(family_score, is_wrong, known & ~is_new, FAMILY_WRONG)
+    if (is_new & known).any():
+        new_above = _exceeded_by(NEW_AS_FAMILY, family_score[is_new & known])
+        family_above = max(family_above, new_above)
+    return replace(calibration, retro_above=RETRO_ABOVE, kind_above=kind_above,
+                   family_above=family_above)  # fmt: skip
+
+
+def _least(score: Floats, wrong: NDArray[np.bool_], among: NDArray[np.bool_], rate: float) -> float:
+    """The least score from which on at most `rate` are wrong; 2 where there is none."""
+    order = np.argsort(-score[among], kind="stable")
+    share = np.cumsum(wrong[among][order]) / np.arange(1, len(order) + 1)
+    kept = np.flatnonzero(share <= rate)
+    return float(score[among][order][kept[-1]]) if len(kept) else 2.0
 
 
 class Part(NamedTuple):
@@ -276,61 +272,47 @@ def fit_mix(
     parts = [Part(True, TRAINING_SHARE / len(viral)) for _ in viral]
     parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / nt) for c in classes]
 
-    def columns(chunks: Bases) -> Floats:
-        """Scores of chunks (..., nt), one below the other."""
-        rows = chunks.reshape(-1, chunks.shape[-1])
-        return score(rows).astype(np.float64) if len(rows) else np.empty((0, 3 + COLUMNS))
+    def scored(of_mates: bool, windows: LabelledWindows) -> _Chunks:
+        if not windows.labels:
+            none = np.empty(0, np.int64)
+            return np.empty((0, 3 + COLUMNS)), none, none, none
+        if not of_mates:
+            return _scored(score, [windows], chunk_nt).scored
+        scores, lengths, _, sizes = _scored(score, [windows], MATE_NT, (0, MATE_NT)).scored
+        return scores, lengths, np.arange(len(scores)), sizes
 
     rng = np.random.default_rng([CALIBRATION_SEED, 0])
-    mates = [columns(draw_mates(corpus, _OF_MIX * count, rng)[0]) for corpus in viral + classes]
-
-    def pairs(calibration: Calibration) -> list[Scored]:
-        return [
-            score_records(calibration, kinds, rows, np.full(len(rows), MATE_NT),
-                          np.arange(len(rows)), np.full(len(rows) // 2, 2 * MATE_NT), True)
-            for rows in mates
-        ]  # fmt: skip
-
+    mates = [scored(True, draw_mates(corpus, _OF_MIX * count, rng)) for corpus in viral + classes]
     alone = replace(
         calibration, pair_gain=0.0, pair_of_kind=0.0, pair_of_host=0.0, pair_intercept=0.0
     )
-    calibration = fit_pairs(alone, parts, pairs(alone))
+    calibration = fit_pairs(
+        alone, parts, [score_records(alone, kinds, *some, are_pairs=True) for some in mates]
+    )
+    pairs = [score_records(calibration, kinds, *some, are_pairs=True) for some in mates]
     kept = {}
     for length_nt in MIX_LENGTHS:
         rng = np.random.default_rng([CALIBRATION_SEED, length_nt])
         n = max(1, _OF_MIX * count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
-        places, found = even_windows(length_nt, chunk_nt), []
-        chunk = max(end - start for start, end in places)
-        for corpus in viral + classes:
-            windows = draw_windows(corpus, "", length_nt, n, rng).bases
-            rows = columns(np.stack([windows[:, at : at + chunk] for at, _ in places], axis=1))
-            record_of, sizes = np.arange(len(rows)) // len(places), np.full(len(windows), length_nt)
-            lengths = np.full(len(rows), chunk)
-            found.append(score_records(calibration, kinds, rows, lengths, record_of, sizes))
+        drawn = [draws.draw_windows(corpus, "", length_nt, n, rng) for corpus in viral + classes]
+        found = [score_records(calibration, kinds, *scored(False, windows)) for windows in drawn]
         sides = {part.is_viral for part, some in zip(parts, found, strict=True) if len(some.p)}
         if len(sides) == 2:  # without viruses, or classes, that are long, shorter ones have to do
             kept[length_nt] = found
     if not kept:
         return calibration
-    tables = class_tables(parts, [*kept.values(), pairs(calibration)], len(kinds.hosts))
-    shares = [part.share for part in parts if not part.is_viral]
-    total = sum(shares)
-    tables |= {"lengths_nt": np.array([*kept]), "shares": np.array([s / total for s in shares])}
+    tables = class_tables(parts, [*kept.values(), pairs], len(kinds.hosts))
+    shares = np.array([part.share for part in parts if not part.is_viral])
+    tables |= {"lengths_nt": np.array([*kept]), "shares": shares / shares.sum()}
     mix = Mix.of({name: table.round(4).tolist() for name, table in tables.items()})
     return replace(calibration, mix=mix)
 
 
-def draw_mates(
-    corpus: Corpus, count: int, rng: np.random.Generator
-) -> tuple[Bases, tuple[str, ...]]:
-    """Mates of `count` inserts, one after the other (2 count, `MATE_NT`), and their records."""
-    mean, spread = INSERT_NT
-    windows = draw_windows(corpus, "", mean + 5 * spread // 2, count, rng)
-    n, longest = windows.bases.shape
-    last = np.clip(rng.normal(mean, spread, n), MATE_NT, longest).astype(int) - MATE_NT
-    mates = np.take_along_axis(windows.bases, last[:, None] + np.arange(MATE_NT), axis=1)
-    both = np.stack([windows.bases[:, :MATE_NT], other_strand(mates)], axis=1)
-    return both.reshape(-1, MATE_NT), windows.records
+def draw_mates(corpus: Corpus, count: int, rng: np.random.Generator) -> LabelledWindows:
+    """Both mates of `count` inserts, one behind the other in a window."""
+    windows = draws.draw_windows(corpus, "", INSERT_NT, count, rng)
+    mates = draws.other_strand(windows.bases[:, -MATE_NT:])
+    return windows._replace(bases=np.hstack([windows.bases[:, :MATE_NT], mates]))
 
 
 def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored]) -> Calibration:
