@@ -25,7 +25,7 @@ from benchmarks.result_file import keep
 from virnucpro.core.records import Record
 from virnucpro.engines.base import EngineOptions
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.sequences.fasta import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
