@@ -71,55 +71,45 @@ _IGNORED = (
     r"(.*\.)?(position_ids|inv_freq|version|_float_tensor|position_embeddings\.weight"
     r"|token_type_ids|alibi)|(.*\.)?(contact_head|lm_head|pooler|cls)\..*"
 )
-# Published modules -> ours; `qkv/0` is the first third. ESM-2 has two sets of names.
+# Our modules and what they are called where they were published, by layer or not; `qkv/0` is the
+# first third. ESM-2 has two sets of names.
 _NAMES = {
-    "esm2": {
-        "embeddings.word_embeddings": "embed",
-        "embed_tokens": "embed",
-        "emb_layer_norm_after": "norm",
-        "layer.#.attention.self.query": "layers.#.qkv/0",
-        "layer.#.attention.self.key": "layers.#.qkv/1",
-        "layer.#.attention.self.value": "layers.#.qkv/2",
-        "layer.#.attention.output.dense": "layers.#.out",
-        "layer.#.attention.LayerNorm": "layers.#.attention_norm",
-        "layer.#.intermediate.dense": "layers.#.up",
-        "layer.#.output.dense": "layers.#.down",
-        "layer.#.LayerNorm": "layers.#.ffn_norm",
-        "layers.#.self_attn.q_proj": "layers.#.qkv/0",
-        "layers.#.self_attn.k_proj": "layers.#.qkv/1",
-        "layers.#.self_attn.v_proj": "layers.#.qkv/2",
-        "layers.#.self_attn.out_proj": "layers.#.out",
-        "layers.#.self_attn_layer_norm": "layers.#.attention_norm",
-        "layers.#.fc1": "layers.#.up",
-        "layers.#.fc2": "layers.#.down",
-        "layers.#.final_layer_norm": "layers.#.ffn_norm",
-    },
-    "dnabert": {
-        "embeddings.word_embeddings": "embed",
-        "embeddings.token_type_embeddings": "token_types",
-        "embeddings.LayerNorm": "embed_norm",
-        "layer.#.attention.self.Wqkv": "layers.#.qkv",
-        "layer.#.attention.output.dense": "layers.#.out",
-        "layer.#.attention.output.LayerNorm": "layers.#.attention_norm",
-        "layer.#.mlp.gated_layers": "layers.#.gate_up",
-        "layer.#.mlp.wo": "layers.#.down",
-        "layer.#.mlp.layernorm": "layers.#.ffn_norm",
-    },
+    "esm2": """
+        embed           embeddings.word_embeddings  embed_tokens
+        norm            emb_layer_norm_after
+        qkv/0           attention.self.query        self_attn.q_proj
+        qkv/1           attention.self.key          self_attn.k_proj
+        qkv/2           attention.self.value        self_attn.v_proj
+        out             attention.output.dense      self_attn.out_proj
+        attention_norm  attention.LayerNorm         self_attn_layer_norm
+        up              intermediate.dense          fc1
+        down            output.dense                fc2
+        ffn_norm        LayerNorm                   final_layer_norm
+    """,
+    "dnabert": """
+        embed           embeddings.word_embeddings
+        token_types     embeddings.token_type_embeddings
+        embed_norm      embeddings.LayerNorm
+        qkv             attention.self.Wqkv
+        out             attention.output.dense
+        attention_norm  attention.output.LayerNorm
+        gate_up         mlp.gated_layers
+        down            mlp.wo
+        ffn_norm        mlp.layernorm
+    """,
 }
 
 
-def _slot_of(published: str, names: Mapping[str, str]) -> str | None:
+def _slot_of(published: str, kind: str) -> str | None:
     """Our name of a published tensor, such as `layers.3.qkv.weight/1`; None if it is unknown."""
-    match = re.fullmatch(rf"{_PREFIX}(.+)\.(weight|bias)", published)
-    module, kind = match.groups() if match else ("", "")
-    number = re.search(r"\.(\d{1,4})\.", module)
-    if number:
-        module = module.replace(number[0], ".#.", 1)
-    if module not in names:
-        return None
-    ours, slash, third = names[module].partition("/")
-    ours = ours.replace("#", str(int(number[1]))) if number else ours
-    return f"{ours}.{kind}{slash}{third}"
+    pattern = rf"{_PREFIX}(?:layers?\.(\d{{1,4}})\.)?(.+)\.(weight|bias)"
+    if match := re.fullmatch(pattern, published):
+        for ours, *theirs in map(str.split, _NAMES[kind].strip().splitlines()):
+            if match[2] in theirs:
+                module, slash, third = ours.partition("/")
+                layer = f"layers.{int(match[1])}." if match[1] else ""
+                return f"{layer}{module}.{match[3]}{slash}{third}"
+    return None
 
 
 def _slots(tensors: Iterable[tuple[str, Tensor]], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -230,7 +220,7 @@ class _Opened:
 
         self.checkpoint = Checkpoint(spec.path)
         shapes = self.checkpoint.shapes
-        self.names = {slot: n for n in sorted(shapes) if (slot := _slot_of(n, _NAMES[spec.kind]))}
+        self.names = {slot: n for n in sorted(shapes) if (slot := _slot_of(n, spec.kind))}
         rest = shapes.keys() - set(self.names.values())
         self._refuse("unexpected", (name for name in rest if not re.fullmatch(_IGNORED, name)))
         is_esm2 = spec.kind == "esm2"
