@@ -201,22 +201,33 @@ class SmallEncoder:
 
     def _forward(self, ids: Integers, counts: Integers) -> Floats:
         """Letters (n, P), -1 for none, with `counts` (n,) each to max and mean: (2, n, width)."""
-        x, places = self._stem(ids)
-        n, width = len(ids), x.shape[1]
-        inside = np.arange(places) * self._config.stride < counts[:, None]
+        taps, stride, (n, letters) = self._config.taps, self._config.stride, ids.shape
+        left, places = (taps - stride) // 2, -(-letters // stride)
+        right = (places - 1) * stride + taps - left - letters
+        padded = np.pad(ids, ((0, 0), (left, right)), constant_values=-1)
+        padded[padded < 0] = self._rows - 1
+        x = self._scratch.array("x", n * places, self._config.width)
+        x[:] = self._bias
+        rows = self._scratch.array("h", *x.shape)
+        for tap in range(taps):
+            index = padded[:, tap : tap + (places - 1) * stride + 1 : stride].reshape(-1)
+            np.take(self._table, index + tap * self._rows, axis=0, out=rows, mode="clip")
+            x += rows
+        width = x.shape[1]
+        inside = np.arange(places) * stride < counts[:, None]
         outside = np.flatnonzero(~inside)  # of sequences shorter than the longest
         x[outside] = 0
         h = self._scratch.array("h", *x.shape)
         y = self._scratch.array("y", len(x), self._config.hidden or width)
-        taps = self._scratch.array("taps", n, places, 3 * width)  # before, at, after a position
+        near = self._scratch.array("taps", n, places, 3 * width)  # before, at, after a position
         for dilation, norm, up, up_bias, down, down_bias in self._blocks:
             at = norm(x, out=h).reshape(n, places, width)
             h[outside] = 0
             d = min(dilation, places)
-            taps[:, d:, :width], taps[:, :d, :width] = at[:, : places - d], 0
-            taps[:, :, width : 2 * width] = at
-            taps[:, : places - d, 2 * width :], taps[:, places - d :, 2 * width :] = at[:, d:], 0
-            np.matmul(taps.reshape(len(x), -1), up, out=y)
+            near[:, d:, :width], near[:, :d, :width] = at[:, : places - d], 0
+            near[:, :, width : 2 * width] = at
+            near[:, : places - d, 2 * width :], near[:, places - d :, 2 * width :] = at[:, d:], 0
+            np.matmul(near.reshape(len(x), -1), up, out=y)
             y += up_bias
             np.maximum(y, 0, out=y)
             y *= y
@@ -229,20 +240,3 @@ class SmallEncoder:
         h[outside] = 0
         mean = at.sum(axis=1) / np.maximum(inside.sum(axis=1, dtype=np.float32), 1)[:, None]
         return np.stack([highest, mean])
-
-    def _stem(self, ids: Integers) -> tuple[Floats, int]:
-        """Sum over `taps` letters of one row for each (tap, letter); positions of a sequence."""
-        taps, stride = self._config.taps, self._config.stride
-        left = (taps - stride) // 2
-        places = -(-ids.shape[1] // stride)
-        right = (places - 1) * stride + taps - left - ids.shape[1]
-        padded = np.pad(ids, ((0, 0), (left, right)), constant_values=-1)
-        padded[padded < 0] = self._rows - 1
-        x = self._scratch.array("x", len(ids) * places, self._config.width)
-        x[:] = self._bias
-        rows = self._scratch.array("h", *x.shape)
-        for tap in range(taps):
-            letters = padded[:, tap : tap + (places - 1) * stride + 1 : stride].reshape(-1)
-            np.take(self._table, letters + tap * self._rows, axis=0, out=rows, mode="clip")
-            x += rows
-        return x, places

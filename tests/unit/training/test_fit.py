@@ -171,8 +171,8 @@ def test_a_narrower_network_begins_with_the_channels_that_add_most(tmp_path, dev
     }
     settings = FitSettings(folder=tmp_path / "run", device=torch.device("cpu"), progress=False)
     fit = Fit(_corpus(0), dev, replace(RECIPE, **narrow), settings, {}, start)
-    whole = fit.teacher.dna.tower.blocks[0].up.weight
-    kept = fit.model.dna.tower.blocks[0].up.weight
+    whole = fit.teacher.dna.tower["blocks"][0].up.weight
+    kept = fit.model.dna.tower["blocks"][0].up.weight
     assert len(kept) == len(whole) // 2 and all(
         (row == whole).flatten(1).all(1).any() for row in kept
     )
