@@ -263,12 +263,12 @@ def embed(
     """
     if per not in ("orf", "record"):
         raise UsageError(f"per must be orf or record, got {shown(per)}")
+    from virnucpro.engines.base import EngineOptions
     from virnucpro.pipeline.run import choose_model
     from virnucpro.pipeline.stream import DirectScorer
-    from virnucpro.scores.scorer import EmbeddingOptions
 
     settings = _settings(model, device=device, orf_policy=orf_policy, precision=precision)
-    options = EmbeddingOptions(dtype=settings.compute.dtype) if precision else None
+    options = EngineOptions(dtype=settings.compute.dtype) if precision else None
     scorer = DirectScorer(choose_model(settings.model), device, options)
     ids: list[str] = []
     parts = [np.empty((0, scorer.model.dim), dtype=np.float32)]

@@ -19,6 +19,7 @@ from virnucpro.pipeline.input_pass import Rules, Shard, input_pass
 from virnucpro.sequences.alignments import read_alignments
 from virnucpro.sequences.fasta import read_records
 from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.sequences.read_log import ReadLog
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 PACKERS = {
@@ -202,7 +203,7 @@ def bam(tmp_path):
 
 def test_a_read_of_the_reverse_strand_is_complemented_in_every_letter(bam):
     [forward, reverse] = read_alignments(
-        bam(("f", 0, "AACGRYKMBVDHSWN"), ("r", 16, "AACGRYKMBVDHSWN"))
+        bam(("f", 0, "AACGRYKMBVDHSWN"), ("r", 16, "AACGRYKMBVDHSWN")), ReadLog()
     )
     assert forward.sequence == "AACGRYKMBVDHSWN"
     assert reverse.sequence == "NWSDHBVKMRYCGTT"
@@ -220,7 +221,7 @@ def test_signs_in_the_text_of_sam_are_not_read_as_bases(put, letters):
     pytest.importorskip("pysam")
     path = put(f"@HD\tVN:1.6\n@SQ\tSN:r\tLN:9\na\t4\t*\t0\t0\t*\t*\t0\t0\t{letters}\t*\n", "in.sam")
     with pytest.raises(InputError, match="in the sequence of a read") as caught:
-        list(read_alignments(path))
+        list(read_alignments(path, ReadLog()))
     assert caught.value.line == 3
 
 

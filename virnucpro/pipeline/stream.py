@@ -17,6 +17,7 @@ from virnucpro.core.device import device_name, usable_cpus
 from virnucpro.core.errors import DamagedError, DeviceError, InputError, UsageError
 from virnucpro.core.records import Record, Status
 from virnucpro.core.text import duration
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.calls import Caller, ModelTables
@@ -35,7 +36,7 @@ from virnucpro.pipeline.run import (
 from virnucpro.pipeline.settings import Compute, default_home
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer, finished
+from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer, finished
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -55,8 +56,8 @@ class ScoreJob:
     """Score the distinct ORFs of a unit: a `Job`, see `Scorer`."""
 
     model: ModelSpec
-    dna: EmbeddingOptions
-    protein: EmbeddingOptions
+    dna: EngineOptions
+    protein: EngineOptions
     classifier_batch: int = 256
 
     def task(self, models: LoadedModels) -> Scorer:
@@ -66,7 +67,7 @@ class ScoreJob:
 
 def score_job(model: ModelSpec, compute: Compute) -> ScoreJob:
     """The job of a run, wherever it is done."""
-    options = EmbeddingOptions(
+    options = EngineOptions(
         engine=None if compute.packing else "padded", dtype=compute.dtype,
         pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
     )  # fmt: skip
@@ -208,9 +209,9 @@ class DirectScorer:
     """
 
     def __init__(
-        self, model: ModelSpec, device: str = "cpu", options: EmbeddingOptions | None = None
+        self, model: ModelSpec, device: str = "cpu", options: EngineOptions | None = None
     ) -> None:
-        options = options or EmbeddingOptions()
+        options = options or EngineOptions()
         self.model, self._job = model, ScoreJob(model=model, dna=options, protein=options)
         self._here = InProcess(device_name(device))
         self.executor: Executor = self._here
