@@ -14,7 +14,7 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 from typing import Any
 
 from virnucpro import __version__
-from virnucpro.core.checkpoint import Ledger, Outputs
+from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
@@ -45,7 +45,7 @@ MOST_NOTED = 5  # samples in the log
 OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Run:
     """One prediction under way; a key is the digest of all that decides what lies under it."""
 
@@ -60,8 +60,8 @@ class Run:
     calls_key: str  # of the model's calls: done on whatever kind of device they were made
     tables_key: str  # of the final tables
     ledger: Ledger  # what is done, and which files are ours
-    report: "RunReport"
     reporter: ProgressReporter
+    data: dict[str, Any]  # run.json: what ran, with what, and what came of it; see docs/outputs.md
 
     @property
     def folders(self) -> list[Path]:
@@ -86,11 +86,6 @@ class Run:
         return [self.paths.output_dir / name for name in REPORT_FILES]
 
     @property
-    def input_bytes(self) -> int:
-        """Size of all inputs together, packed as they are."""
-        return sum(path.stat().st_size for source in self.sources for path in source.paths)
-
-    @property
     def rules(self) -> Rules:
         """What decides which ORFs the input gives; counts the records where that matters."""
         choice = self.settings.model
@@ -106,14 +101,6 @@ class Run:
         """Write down that these files are ours, before they are made; see `check_free`."""
         check_free(self.ledger, files)
         self.ledger.claim(*files)
-
-
-class RunReport:
-    """run.json: what ran, with what, and what came of it; docs/outputs.md has its keys."""
-
-    def __init__(self, path: Path, data: dict[str, Any]) -> None:
-        self._path, self.data = path, data
-        self._start = time.monotonic()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, int]]:
@@ -134,17 +121,9 @@ class RunReport:
             known = data.get("devices", [])
             data["devices"] = [*dict.fromkeys([*known, str(one.get("device"))])]
 
-    def finish(self, is_partial: bool, outputs: Outputs) -> None:
-        """Record the end of the run, and the SHA-256 of its outputs."""
-        hashes = {name: sha256 for name, (_, sha256) in outputs.items()}
-        seconds = round(time.monotonic() - self._start, 3)
-        status = "partial" if is_partial else "done"
-        self.data |= {"status": status, "outputs": hashes, "seconds": seconds}
-        self.save()
-
     def save(self) -> None:
         """Write run.json."""
-        write_json(self._path, self.data)
+        write_json(self.paths.run_json, self.data)
 
 
 def choose_model(choice: ModelChoice) -> ModelSpec:
@@ -216,8 +195,7 @@ def prepare(
         devices=devices, threads=compute.threads or usable_cpus(),
         key=digest_of(decides, kind, per_unit),
         calls_key=digest_of(decides), tables_key=digest_of(decides, calling, SCHEMA),
-        ledger=ledger, report=RunReport(paths.run_json, about),
-        reporter=ProgressReporter(output.progress),
+        ledger=ledger, reporter=ProgressReporter(output.progress), data=about,
     )  # fmt: skip
 
 

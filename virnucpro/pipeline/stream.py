@@ -313,11 +313,11 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         if executor is None:
             executor = make_executor(compute, store)
             stack.callback(executor.close)
-        counts = stack.enter_context(run.report.stage("scoring"))
+        counts = stack.enter_context(run.stage("scoring"))
         bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
         tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
         if compute.dtype == "fp8":
-            run.report.data["agreement"] = try_fp8(run, job, executor)
+            run.data["agreement"] = try_fp8(run, job, executor)
         log = ReadLog()
         records = read_sources(run.sources, log)
         pace = Pace()
@@ -335,7 +335,7 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
 
         loads_first = device != "cpu" and compute.executor == "local"
         scored = scored_shards(
-            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines,
+            read_ahead(), store, executor, job, tell, given_up, run.note_engines,
             loads_first=loads_first and not run.settings.output.resume,
         )  # fmt: skip
         # This thread drives a GPU while another writes: one shard waits for it at most.
@@ -356,16 +356,16 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         elif counts.get(f"status:{Status.NOT_DNA}", 0) == counts["records"]:
             problem = "no record is DNA: over 10% of the letters are outside its alphabet"
             raise InputError(names, f"{problem}; give nucleotide sequences, not proteins")
-    seconds = run.report.data["stages"]["scoring"]["seconds"]
+    seconds = run.data["stages"]["scoring"]["seconds"]
     logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
-    if rate := pace.rate(gpu_memory=run.report.data.get("gpu_bytes", 0)):
+    if rate := pace.rate(gpu_memory=run.data.get("gpu_bytes", 0)):
         chunk_nt = counts["nt"] / max(1, counts["chunks"])
         key, _ = rate_keys(run.model, run.devices, run.threads, chunk_nt)
         remember(run.settings.model.home or default_home(), key, rate)
     record_failures(paths, given_up, tables.missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
-        data = run.report.data
+        data = run.data
         facts = {name: data[name] for name in OF_SCORING if name in data}
         run.ledger.commit(CALLS, run.calls_key, outputs=outputs, facts=facts)
     return outputs
