@@ -72,11 +72,7 @@ def _merge(file_pair: FilePair) -> Merged:
 def get_optimal_settings(
     file_pairs: Sequence[FilePair], num_workers: int | None = None
 ) -> tuple[int, int, int]:
-    """Workers (None means the usable CPUs), pairs per batch, and pairs handed over at a time.
-
-    >>> get_optimal_settings([], num_workers=4)
-    (4, 1, 1)
-    """
+    """Workers (None means the usable CPUs), pairs per batch, and pairs handed over at a time."""
     if num_workers is None:
         num_workers = usable_cpus()
         logger.info("Auto-detected %d CPU cores for merging", num_workers)
@@ -151,11 +147,7 @@ def parallel_merge_with_progress(
 def pair_files(
     nucleotide_files: Sequence[Path], protein_files: Sequence[Path], output_dir: Path
 ) -> tuple[list[FilePair], list[FailedPair]]:
-    """Join two lists of feature files by name without its suffix, never by position.
-
-    Returns (nucleotide, protein, output) in the order of `nucleotide_files`, and a failure for each
-    file without a partner; a ValueError where two would share an output.
-    """
+    """Join files by their names without suffix; a failure for each alone, ValueError for two."""
     nucleotides, proteins = _by_key(nucleotide_files), _by_key(protein_files)
     pairs, alone = [], []
     for key in nucleotides | proteins:

@@ -178,10 +178,7 @@ def claim_outputs(run: Run, is_staged: bool = False) -> None:
 def _score_staged(
     run: Run, use_v2: bool, persistent_models: bool, config: RuntimeConfig | None
 ) -> dict[int, str]:
-    """Score every unit through feature and merged files; the reasons of those that it could not.
-
-    A WorkersFailedError if the packed engine gave work up, a DamagedError for a changed file.
-    """
+    """Score every unit through feature and merged files; the reasons of those that it could not."""
     store, failures = stream.ScoreStore(run.ledger, run.key), dict[int, str]()
     sizes, compute = _written_units(run), run.settings.compute
     todo = [n for n, size in enumerate(sizes, 1) if store.read(n - 1, size) is None]
@@ -405,11 +402,10 @@ def _classify(
 def _stream_h5_to_pt_files(
     h5_path: Path, output_dir: Path, nucleotide_feature_files: Sequence[Path]
 ) -> list[Path]:
-    """Vectors of the packed engine -> one protein feature file beside each nucleotide one.
+    """Vectors of the packed engine -> one protein feature file for each nucleotide one; streams.
 
-    Streams: the vectors of one file are in memory. Rows of ours lie in the order of the files;
-    others are found by id. `h5_path` has `sequence_ids` (n,) and `embeddings` (n, d) float32.
-    `output_dir` gets `output_k_ESM.pt` for each `output_k_DNABERT_S.pt`, which are returned.
+    `h5_path` is as `write_vectors` makes it. `output_dir` gets `output_k_ESM.pt` for each
+    `output_k_DNABERT_S.pt`, which are returned.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     ids = (features.read_dna_features(file).seq_ids for file in nucleotide_feature_files)

@@ -144,10 +144,7 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
 def prepare(
     input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings
 ) -> Run:
-    """Hash the inputs and open the run, in a directory that is held.
-
-    An InputError if an input cannot be read, a UsageError if an earlier run here was of others.
-    """
+    """Hash the inputs and open the run, in a directory that is held and has a run of no others."""
     asked, output, compute = settings.inputs, settings.output, settings.compute
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)

@@ -90,10 +90,7 @@ class ScoreStore:
         self.ledger, self.key = ledger, key
 
     def read(self, number: int, size: int) -> Scores | None:
-        """The scores of a finished unit, shape (size, `COLUMNS`); None where it is not finished.
-
-        A DamagedError if they are not what was committed, and repair was not asked for.
-        """
+        """The scores of a finished unit, (size, `COLUMNS`), or None; a DamagedError if changed."""
         if (entry := self.ledger.read(unit_name(number), self.key)) is None:
             return None
         if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
@@ -202,10 +199,7 @@ class NoExecutor(InProcess):
 
 
 class DirectScorer:
-    """The same without files, for a few thousand records: training, `virnucpro.embed`, tests.
-
-    A model, loaded once on one device; DeviceError and ModelError tell what is missing.
-    """
+    """A model, loaded once on one device, without files: for a few thousand records."""
 
     def __init__(
         self, model: ModelSpec, device: str = "cpu", options: EmbeddingOptions | None = None
@@ -282,10 +276,7 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
 
 
 def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> dict[str, Any]:
-    """Compare P(virus) of the same sequences by trusted and by fast numbers, both (n,).
-
-    A UsageError with the figures where they are too few, or do not agree well enough.
-    """
+    """How P(virus), (n,), by fast numbers agrees; a UsageError with the figures if not enough."""
     if len(exact) < LEAST_SEQUENCES:
         need = f"{LEAST_SEQUENCES} sequences scored both ways, and there are {len(exact)}"
         raise UsageError(f"--precision fp8 is trusted after {need}; leave it out")
