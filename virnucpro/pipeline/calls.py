@@ -90,8 +90,12 @@ class Caller:
                 np.bincount(fragment_of, np.where(called > 0, of_mate, 0), fragments)
                 for of_mate in (sizes, np.zeros(count) if hidden is None else hidden)
             )
+            alike = np.full((fragments, 2), np.nan)
+            if self._kinds.families:
+                weight = lengths.astype(np.float64)
+                alike = self._kinds.alike(table[best, 3:], weight, contig_of, fragments)
             p_pairs, calls = self._calibration.contigs(
-                evidence, lengths, fragment_of[contig_of], sizes, hidden, are_pairs=True
+                evidence, lengths, fragment_of[contig_of], sizes, hidden, alike
             )
             p_virus, calls = p_pairs[fragment_of], calls[fragment_of]
         supporting = np.bincount(contig_of[p_chunks > 0.5], minlength=count)

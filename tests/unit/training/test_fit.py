@@ -14,12 +14,17 @@ from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.kinds import KINDS, Kinds
-from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label
-from virnucpro.training.fit import Fit, FitSettings, MiniModel, logits_of
+from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, as_records
+from virnucpro.training.fit import (
+    Fit,
+    FitSettings,
+    MiniModel,
+    export_model,
+    logits_of,
+    probabilities,
+)
 from virnucpro.training.jobs import Recipe
-from virnucpro.training.run import export_model, probabilities, with_insertions
-from virnucpro.training.scoring import as_records
-from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows
+from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows, with_made_up
 
 BUCKETS = [{"shortest": 150, "longest": 200, "batch": 32},
            {"shortest": 201, "longest": 255, "batch": 24}]  # fmt: skip
@@ -53,7 +58,7 @@ def _fit(folder, dev, recipe: Recipe = RECIPE, stop_after=float("inf"), corpus=N
     settings = FitSettings(
         folder=folder, device=torch.device("cpu"), progress=False, stop_after=stop_after
     )
-    fit = Fit(corpus or _corpus(0), dev, recipe, settings)
+    fit = Fit(corpus or _corpus(0), dev, recipe, settings, {})
     fit.run()
     return fit
 
@@ -100,7 +105,7 @@ def test_training_stops_early_without_progress(tmp_path, dev):
 
 def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_path):
     torch.manual_seed(0)
-    model = MiniModel(RECIPE, 3).eval()
+    model = MiniModel.fresh(RECIPE, 3).eval()
     found, groups = {}, ["bacteria", "RNA virus: aidae", "null"]
     for name, calibration in (("plain", Calibration()), ("fitted", Calibration(slope=(2.0,)))):
         (tmp_path / name).mkdir()
@@ -130,7 +135,7 @@ def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(t
         settings = FitSettings(
             folder=tmp_path / f"{distil}", device=torch.device("cpu"), progress=False
         )
-        fit = Fit(_corpus(0), dev, recipe, settings, start=start)
+        fit = Fit(_corpus(0), dev, recipe, settings, {}, start)
         weights = fit.model.state_dict()
         for name, tensor in first.best_model().state_dict().items():
             if not name.startswith("classifier.kind"):
@@ -144,7 +149,7 @@ def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(t
 
 def test_worn_copies_of_inserted_viruses_are_no_viruses():
     recipe = replace(RECIPE, decayed=("g1",))
-    corpus = with_insertions(_corpus(0), recipe)
+    corpus = with_made_up(_corpus(0), recipe)
     worn = [(label, bases) for label, _, bases in corpus.records() if label.kind == "insertion"]
     source = [bases for label, _, bases in _corpus(0).records()
               if label.target == VIRUS and label.group == "g1"]  # fmt: skip
@@ -165,7 +170,7 @@ def test_a_narrower_network_begins_with_the_channels_that_add_most(tmp_path, dev
         for part in ("dna", "protein")
     }
     settings = FitSettings(folder=tmp_path / "run", device=torch.device("cpu"), progress=False)
-    fit = Fit(_corpus(0), dev, replace(RECIPE, **narrow), settings, start=start)
+    fit = Fit(_corpus(0), dev, replace(RECIPE, **narrow), settings, {}, start)
     whole = fit.teacher.dna.tower.blocks[0].up.weight
     kept = fit.model.dna.tower.blocks[0].up.weight
     assert len(kept) == len(whole) // 2 and all(
@@ -174,5 +179,5 @@ def test_a_narrower_network_begins_with_the_channels_that_add_most(tmp_path, dev
     torch.testing.assert_close(fit.model.classifier.kind.weight, fit.teacher.classifier.kind.weight)
     windows = fit.dev[0][1]
     found, expected = (logits_of(model, windows, 40)[0] for model in (fit.model, fit.teacher))
-    fresh = logits_of(MiniModel(replace(RECIPE, **narrow), len(fit.kinds)), windows, 40)[0]
+    fresh = logits_of(MiniModel.fresh(replace(RECIPE, **narrow), len(fit.groups)), windows, 40)[0]
     assert (found - expected).abs().mean() < 0.5 * (fresh - expected).abs().mean()
