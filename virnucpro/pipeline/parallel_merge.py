@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
@@ -79,15 +80,18 @@ def get_optimal_settings(
     return num_workers, 1, max(1, len(file_pairs) // (num_workers * 4))
 
 
-def parallel_merge_features(
+def parallel_merge_with_progress(
     nucleotide_files: Sequence[Path],
     protein_files: Sequence[Path],
     output_dir: Path,
     num_workers: int | None = None,
+    progress: ProgressReporter | None = None,
+    threads: int | None = None,
 ) -> tuple[list[Path], list[FailedPair]]:
     """Merge every nucleotide file (`output_1_DNABERT_S.pt`) with the protein file of its number.
 
-    `num_workers` processes, by default the usable CPUs, or one where the files are small.
+    `num_workers` processes; by default one where the files are small, else the usable CPUs, or at
+    most `threads`.
 
     Returns:
         Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
@@ -97,21 +101,6 @@ def parallel_merge_features(
         ValueError: num_workers is below 1, or two files would merge into the same output.
         OutputError: merged files cannot be written.
     """
-    silent = ProgressReporter(enabled=False)
-    return parallel_merge_with_progress(
-        nucleotide_files, protein_files, output_dir, num_workers, silent
-    )
-
-
-def parallel_merge_with_progress(
-    nucleotide_files: Sequence[Path],
-    protein_files: Sequence[Path],
-    output_dir: Path,
-    num_workers: int | None = None,
-    progress: ProgressReporter | None = None,
-    threads: int | None = None,
-) -> tuple[list[Path], list[FailedPair]]:
-    """`parallel_merge_features` with a bar; where it chooses, at most `threads` processes."""
     file_pairs, failed_pairs = pair_files(nucleotide_files, protein_files, output_dir)
     is_free = num_workers is None
     num_workers, _, chunksize = get_optimal_settings(file_pairs, num_workers)
@@ -142,6 +131,12 @@ def parallel_merge_with_progress(
     total = len(merged_files) + len(failed_pairs)
     logger.info("Merge complete: %d/%d files successful", len(merged_files), total)
     return merged_files, failed_pairs
+
+
+# the same without a bar
+parallel_merge_features = partial(
+    parallel_merge_with_progress, progress=ProgressReporter(enabled=False)
+)
 
 
 def pair_files(

@@ -173,14 +173,12 @@ def prepare(
     devices = compute.devices
     kind = devices[0].split(":")[0]  # their scores differ in the last digits
     per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
+    versions = [(package, version_of(package)) for package in PACKAGES]
     about = {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
         "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv,
         "host": f"{platform.system()}-{platform.release()}-{platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version for name in PACKAGES if (version := version_of(name))},
-        },
+        "versions": {"python": platform.python_version(), **{p: v for p, v in versions if v}},
         "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
                   "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
         "parameters": asdict(settings), "inputs": described, "samples": samples,
@@ -226,10 +224,8 @@ def _check_same_inputs(
         if None in places[1] or places[0] != places[1]:
             was, now = (clipped(", ".join(map(shown_name, each)), 1_000) for each in (old, new))
             held = f"{now} with other content" if old == new else f"{was}, not of {now}"
-            raise UsageError(
-                f"{output_dir} holds a run of {held}; choose another --output-dir, "
-                "or --force to start over"
-            )
+            remedy = "choose another --output-dir, or --force to start over"
+            raise UsageError(f"{output_dir} holds a run of {held}; {remedy}")
     ledger.discard(INPUTS)
     ledger.commit(INPUTS, "", facts={"inputs": described})
 
@@ -278,8 +274,8 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         lines.append(f"Not scored: {sum(counts.values()):,} ({reasons})")
     if data.get("status") == "partial":
         lines.append(f"Incomplete: see {output_dir / 'failed_files.txt'}; --resume tries again")
-    found = [output_dir / name for name in ("report.html", "calls.tsv")]
-    names = ", ".join(str(path) for path in found if path.exists())
+    found = filter(Path.exists, (output_dir / "report.html", output_dir / "calls.tsv"))
+    names = ", ".join(map(str, found))
     seconds = timedelta(seconds=int(data.get("seconds", 0.0)))
     return [*lines, f"Done in {seconds}: {names}"]
 
