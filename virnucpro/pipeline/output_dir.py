@@ -128,25 +128,20 @@ def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) ->
     content = {path.name for path in output_dir.iterdir()}
     if not content or (LOCK in content and not claimed and content <= {LOCK, CHECKPOINTS}):
         return False
-    if not claimed:
-        if "run.json" in content:
-            _refuse(output_dir / "run.json")
-        if not force:
-            raise UsageError(
-                f"{output_dir} is not empty and holds no run of ours; choose another "
-                "--output-dir, or --force to write beside what is there, over nothing"
-            )
+    if not claimed and "run.json" in content:
+        _refuse(output_dir / "run.json")
+    if not claimed and not force:
+        problem = "is not empty and holds no run of ours; choose another --output-dir"
+        remedy = "--force to write beside what is there, over nothing"
+        raise UsageError(f"{output_dir} {problem}, or {remedy}")
     if not resume and not force:
-        raise UsageError(
-            f"{output_dir} holds an earlier run; --resume goes on with it, --force starts over"
-        )
+        problem = "holds an earlier run; --resume goes on with it, --force starts over"
+        raise UsageError(f"{output_dir} {problem}")
     ours = {_identity(path): path for path in our_files(ledger)}
     for path in inputs:
         if (found := ours.get(_identity(path))) is not None:
-            raise UsageError(
-                f"{path} is {found}, a file of the run in {output_dir}, which a new run there "
-                "removes or replaces; choose another --output-dir"
-            )
+            problem = f"is {found}, a file of the run in {output_dir}, which a new run there"
+            raise UsageError(f"{path} {problem} removes or replaces; choose another --output-dir")
     return bool(claimed)
 
 
@@ -195,9 +190,8 @@ def _refuse_links(output_dir: Path, name: str) -> None:
 
 def _refuse(path: Path) -> NoReturn:
     what = "is a link" if path.is_symlink() else "is there already"
-    raise UsageError(
-        f"{path} {what} and no file of an earlier run; move it away, or choose another --output-dir"
-    )
+    remedy = "move it away, or choose another --output-dir"
+    raise UsageError(f"{path} {what} and no file of an earlier run; {remedy}")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -211,11 +205,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _claimed(ledger: Ledger) -> list[str]:
     """Names that the ledger lists, but for those that lead out of the directory."""
-    return [
-        name
-        for name in ledger.claimed()
-        if name not in ("", ".") and not Path(name).is_absolute() and ".." not in Path(name).parts
-    ]
+    names = ((name, Path(name)) for name in ledger.claimed())
+    return [n for n, path in names if path.name and not path.root and ".." not in path.parts]
 
 
 def _becomes(name: str) -> str:

@@ -153,8 +153,8 @@ def plan(
         )
         run = prepare(input_files, out, model, settings)
         claim_outputs(run)
-        run.report.save()
-        places = [entry["place"] for entry in run.report.data["inputs"]]
+        run.save()
+        places = [entry["place"] for entry in run.data["inputs"]]
         if None in places:
             problem = "pipes and standard input cannot be read again by `finish`"
             raise UsageError(f"{problem}; give files")

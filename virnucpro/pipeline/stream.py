@@ -91,10 +91,7 @@ class ScoreStore:
         self.ledger, self.key = ledger, key
 
     def read(self, number: int, size: int) -> Scores | None:
-        """The scores of a finished unit, shape (size, `COLUMNS`); None where it is not finished.
-
-        A DamagedError if they are not what was committed, and repair was not asked for.
-        """
+        """The scores of a finished unit, (size, `COLUMNS`), or None; a DamagedError if changed."""
         if (entry := self.ledger.read(unit_name(number), self.key)) is None:
             return None
         if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
@@ -203,10 +200,7 @@ class NoExecutor(InProcess):
 
 
 class DirectScorer:
-    """The same without files, for a few thousand records: training, `virnucpro.embed`, tests.
-
-    A model, loaded once on one device; DeviceError and ModelError tell what is missing.
-    """
+    """A model, loaded once on one device, without files: for a few thousand records."""
 
     def __init__(
         self, model: ModelSpec, device: str = "cpu", options: EngineOptions | None = None
@@ -283,10 +277,7 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
 
 
 def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> dict[str, Any]:
-    """Compare P(virus) of the same sequences by trusted and by fast numbers, both (n,).
-
-    A UsageError with the figures where they are too few, or do not agree well enough.
-    """
+    """How P(virus), (n,), by fast numbers agrees; a UsageError with the figures if not enough."""
     if len(exact) < LEAST_SEQUENCES:
         need = f"{LEAST_SEQUENCES} sequences scored both ways, and there are {len(exact)}"
         raise UsageError(f"--precision fp8 is trusted after {need}; leave it out")
@@ -314,11 +305,11 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         if executor is None:
             executor = make_executor(compute, store)
             stack.callback(executor.close)
-        counts = stack.enter_context(run.report.stage("scoring"))
+        counts = stack.enter_context(run.stage("scoring"))
         bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
         tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
         if compute.dtype == "fp8":
-            run.report.data["agreement"] = try_fp8(run, job, executor)
+            run.data["agreement"] = try_fp8(run, job, executor)
         log = ReadLog()
         records = read_sources(run.sources, log)
         pace = Pace()
@@ -336,7 +327,7 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
 
         loads_first = device != "cpu" and compute.executor == "local"
         scored = scored_shards(
-            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines,
+            read_ahead(), store, executor, job, tell, given_up, run.note_engines,
             loads_first=loads_first and not run.settings.output.resume,
         )  # fmt: skip
         # This thread drives a GPU while another writes: one shard waits for it at most.
@@ -357,16 +348,16 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         elif counts.get(f"status:{Status.NOT_DNA}", 0) == counts["records"]:
             problem = "no record is DNA: over 10% of the letters are outside its alphabet"
             raise InputError(names, f"{problem}; give nucleotide sequences, not proteins")
-    seconds = run.report.data["stages"]["scoring"]["seconds"]
+    seconds = run.data["stages"]["scoring"]["seconds"]
     logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
-    if rate := pace.rate(gpu_memory=run.report.data.get("gpu_bytes", 0)):
+    if rate := pace.rate(gpu_memory=run.data.get("gpu_bytes", 0)):
         chunk_nt = counts["nt"] / max(1, counts["chunks"])
         key, _ = rate_keys(run.model, run.devices, run.threads, chunk_nt)
         remember(run.settings.model.home or default_home(), key, rate)
     record_failures(paths, given_up, tables.missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
-        data = run.report.data
+        data = run.data
         facts = {name: data[name] for name in OF_SCORING if name in data}
         run.ledger.commit(CALLS, run.calls_key, outputs=outputs, facts=facts)
     return outputs
