@@ -24,7 +24,7 @@ import torch
 from benchmarks.result_file import keep
 from virnucpro.core.records import Record
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.scores.scorer import EmbeddingOptions
 from virnucpro.sequences.fasta import read_records
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.training.corpus import Corpus, as_records, load_dev
 from virnucpro.training.jobs import read_evaluation
 from virnucpro.training.windows import draw_windows

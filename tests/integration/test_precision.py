@@ -10,7 +10,7 @@ from virnucpro.core import device
 from virnucpro.core.errors import UsageError
 from virnucpro.encoders import attention, esm2, kernels
 from virnucpro.engines import base
-from virnucpro.pipeline import direct, stream
+from virnucpro.pipeline import stream
 from virnucpro.pipeline.worker_loop import InProcess
 
 
@@ -84,17 +84,10 @@ def test_the_cpu_and_a_model_without_esm2_are_refused_at_once(run, fasta, tmp_pa
         virnucpro.predict(fasta, precision="fp8", output_dir=tmp_path / "mini")
 
 
-def test_embedding_from_python_tries_a_sample_too(tiny_home, fasta, card, monkeypatch):
+def test_embedding_from_python_refuses_what_it_does_not_try(tiny_home, fasta, card, monkeypatch):
     monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
-    monkeypatch.setattr(direct, "InProcess", lambda name: InProcess("cpu", threads=1))
-    how = {"model": "500", "device": "cuda:0", "orf_policy": "longest"}
-    exact = virnucpro.embed(fasta, precision="float16", **how).vectors
-    fast = virnucpro.embed(fasta, precision="fp8", **how).vectors
-    assert exact.shape == fast.shape
-    assert 0 < abs(exact - fast).max() < 0.5
-    monkeypatch.setattr(stream, "LARGEST_DIFFERENCE", 1e-9)
-    with pytest.raises(UsageError, match="changes too much here"):
-        virnucpro.embed(fasta, precision="fp8", **how)
+    with pytest.raises(UsageError, match="fp8 is for predictions"):
+        virnucpro.embed(fasta, precision="fp8", model="500", device="cuda:0")
 
 
 EXACT = np.linspace(0, 1, 2_000, dtype=np.float32)

@@ -125,7 +125,7 @@ def evaluate(
     """
     from virnucpro.core.progress import ProgressReporter
     from virnucpro.models.store import resolve_model
-    from virnucpro.pipeline.direct import DirectScorer
+    from virnucpro.pipeline.stream import DirectScorer
     from virnucpro.training.evaluation import evaluate as measure
     from virnucpro.training.jobs import Job, LabelledFiles, read_evaluation
     from virnucpro.training.windows import Drawing

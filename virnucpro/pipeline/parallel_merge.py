@@ -22,9 +22,7 @@ FilePair = tuple[Path, Path, Path]  # nucleotide features, protein features, mer
 FailedPair = tuple[Path, Path, str]  # nucleotide features, protein features, reason
 Merged = Path | str  # the merged file, or why there is none
 
-# below this, merging takes less time than starting processes
-WORTH_PROCESSES_BYTES = 128 << 20
-
+WORTH_PROCESSES_BYTES = 128 << 20  # below this, merging takes less time than starting processes
 _FEATURE_SUFFIX = re.compile(r"_(DNABERT_S|DNABERT|ESM)$")
 
 
@@ -59,12 +57,12 @@ def _merge(file_pair: FilePair) -> Merged:
 
     try:
         return merge_features(*file_pair)
-    except OutputError:
-        raise
     except FileNotFoundError as error:
         reason = f"File not found: {error.filename}"
     except RuntimeError as error:
         reason = f"Failed to load tensors: {error}"
+    except OutputError:
+        raise
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
         reason = f"Unexpected error in merge: {error}"
     logger.error("%s", reason)
@@ -103,8 +101,9 @@ def parallel_merge_features(
         ValueError: num_workers is below 1, or two files would merge into the same output.
         OutputError: merged files cannot be written.
     """
+    silent = ProgressReporter(enabled=False)
     return parallel_merge_with_progress(
-        nucleotide_files, protein_files, output_dir, num_workers, ProgressReporter(enabled=False)
+        nucleotide_files, protein_files, output_dir, num_workers, silent
     )
 
 
@@ -122,9 +121,8 @@ def parallel_merge_with_progress(
     num_workers, _, chunksize = get_optimal_settings(file_pairs, num_workers)
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    num_workers = min(num_workers, len(file_pairs))
-    if is_free:
-        num_workers = min(num_workers, threads or num_workers)
+    most = (threads if is_free else None) or num_workers
+    num_workers = min(num_workers, most, len(file_pairs))
     files = [file for pair in file_pairs for file in pair[:2] if file.exists()]
     are_small = sum(file.stat().st_size for file in files) < WORTH_PROCESSES_BYTES
     if num_workers < 2 or (is_free and are_small):
@@ -160,13 +158,13 @@ def pair_files(
     """
     nucleotides, proteins = _by_key(nucleotide_files), _by_key(protein_files)
     pairs, alone = [], []
-    for key, nuc in nucleotides.items():
-        if key in proteins:
-            pairs.append((nuc, proteins[key], output_dir / f"{key}_merged.pt"))
-        else:
+    for key in nucleotides | proteins:
+        nuc, pro = nucleotides.get(key), proteins.get(key)
+        if nuc and pro:
+            pairs.append((nuc, pro, output_dir / f"{key}_merged.pt"))
+        elif nuc:
             alone.append(_failure(nuc, nuc.with_name(f"{key}_ESM.pt"), "no protein feature file"))
-    for key, pro in proteins.items():
-        if key not in nucleotides:
+        elif pro:
             missing = pro.with_name(f"{key}_DNABERT_S.pt")
             alone.append(_failure(missing, pro, "no DNA feature file"))
     return pairs, alone
@@ -175,8 +173,7 @@ def pair_files(
 def _by_key(files: Sequence[Path]) -> dict[str, Path]:
     keyed: dict[str, Path] = {}
     for file in files:
-        key = _FEATURE_SUFFIX.sub("", file.stem)
-        if key in keyed:
+        if (key := _FEATURE_SUFFIX.sub("", file.stem)) in keyed:
             raise ValueError(f"{file} and {keyed[key]} would be merged into the same output")
         keyed[key] = file
     return keyed
@@ -189,9 +186,8 @@ def _failure(nuc: Path, pro: Path, reason: str) -> FailedPair:
 def _in_processes(
     file_pairs: Sequence[FilePair], num_workers: int, chunksize: int
 ) -> Iterator[Merged]:
-    logger.info(
-        "Using parallel merge with %d workers (%d files to merge)", num_workers, len(file_pairs)
-    )
+    told = "Using parallel merge with %d workers (%d files to merge)"
+    logger.info(told, num_workers, len(file_pairs))
     starts = range(0, len(file_pairs), chunksize)
     batches = [file_pairs[start : start + chunksize] for start in starts]
     ctx = multiprocessing.get_context("spawn")

@@ -2,20 +2,22 @@
 
 import logging
 import platform
+import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 from typing import Any
 
 from virnucpro import __version__
 from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
-from virnucpro.core.files import atomic_write, digest_of, write_json
+from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped, one_line
 from virnucpro.models.specs import ModelSpec
@@ -36,6 +38,8 @@ logger = logging.getLogger("virnucpro.pipeline")
 FORMAT = 2
 PACKAGES = ("torch", "numpy", "tokenizers", "h5py")
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
+RATES, ENOUGH_ORFS, ENOUGH_S = "rates.json", 1_000, 20.0
+SHORT_NT = 250  # mean chunk of reads, whose ORFs are shorter and take less time
 MOST_NOTED = 5  # samples in the log
 # what a run that only makes other tables has to say of the scores it starts from
 OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
@@ -303,3 +307,62 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     names = ", ".join(str(path) for path in found if path.exists())
     seconds = timedelta(seconds=int(data.get("seconds", 0.0)))
     return [*lines, f"Done in {seconds}: {names}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast a model was on a set of devices; bytes are the most that a process held."""
+
+    orfs_per_s: float
+    start_s: float  # until the first ORFs were scored
+    memory: int
+    gpu_memory: int = 0
+
+
+class Pace:
+    """Counts the ORFs of a run under way; starting and loading are told from scoring."""
+
+    def __init__(self) -> None:
+        self._told = [(time.monotonic(), 0)]  # when, and ORFs by then: start, first, last
+
+    def tell(self, orfs: int) -> None:
+        """Count ORFs that have just been scored."""
+        self._told[2:] = [(time.monotonic(), self._told[-1][1] + orfs)]
+
+    def rate(self, is_pilot: bool = False, gpu_memory: int = 0) -> Rate | None:
+        """The rate so far; None before there were enough to tell, but of a pilot."""
+        (start, none), (first, early), (last, orfs) = [*self._told, *self._told[-1:] * 2][:3]
+        has_enough = orfs - early >= ENOUGH_ORFS or last - first >= ENOUGH_S
+        if not orfs or not (has_enough or is_pilot):
+            return None
+        # all at once: loading counts as scoring
+        since, before = (first, early) if orfs > early else (start, none)
+        held = (resource.getrusage(who).ru_maxrss for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
+        memory = max(held) * (1 if sys.platform == "darwin" else 1024)
+        rate = (orfs - before) / max(1e-6, last - since)
+        return Rate(rate, first - start, memory, gpu_memory)
+
+
+def rate_keys(
+    model: ModelSpec, devices: Sequence[str], threads: int, chunk_nt: float
+) -> tuple[str, str]:
+    """Under what a rate is kept, and what stands in for it: that of other lengths."""
+    kinds = ("short", "long") if chunk_nt < SHORT_NT else ("long", "short")
+    where = f"{model.digest[:24]} {','.join(devices)} {threads}"
+    return f"{where} {kinds[0]}", f"{where} {kinds[1]}"
+
+
+def remember(home: Path, key: str, rate: Rate) -> None:
+    """Keep a rate beside the models, for `estimate`; a folder that cannot be written keeps none."""
+    with suppress(OSError, VirNucProError):
+        home.mkdir(parents=True, exist_ok=True)
+        write_json(home / RATES, {**read_json(home / RATES), key: asdict(rate)})
+
+
+def recall(home: Path, keys: Sequence[str]) -> Rate | None:
+    """The rate kept under the first of these keys that has one."""
+    known = read_json(home / RATES)
+    for key in keys:
+        with suppress(KeyError, TypeError):
+            return Rate(**known[key])
+    return None

@@ -37,10 +37,17 @@ from virnucpro.core.storage import Storage, open_storage, send, url_of
 from virnucpro.pipeline.input_pass import Unit, input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources
 from virnucpro.pipeline.output_dir import CHECKPOINTS, CLAIMS, LEDGER, LOCK, working_in
-from virnucpro.pipeline.prediction import claim_outputs, make_executor, run_prediction
+from virnucpro.pipeline.prediction import claim_outputs, run_prediction
 from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
-from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, score_job, unit_name
+from virnucpro.pipeline.stream import (
+    NoExecutor,
+    Orfs,
+    ScoreStore,
+    make_executor,
+    score_job,
+    unit_name,
+)
 from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import MOST_HANDS
 

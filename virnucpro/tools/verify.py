@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.core.errors import InputError, ModelError
+from virnucpro.core.errors import DamagedError, InputError, ModelError
 from virnucpro.core.records import Tokens
 from virnucpro.core.text import clipped
 from virnucpro.encoders.base import Encoder
@@ -219,7 +219,7 @@ def _from_results(root: Path, merged: Path) -> Published:
         tables["scores"] = {key: np.array([float(a), float(b)]) for key, _, a, b in fields}
         stages = {stage: np.stack([rows[i] for i in nucleotides]) for stage, rows in tables.items()}
         residues = [proteins[orf_id] for orf_id in nucleotides]
-    except (InputError, OSError) as error:
+    except (InputError, DamagedError, OSError) as error:
         raise ModelError(f"{merged.parent}: {error}") from error
     except (KeyError, ValueError) as error:
         raise ModelError(f"{merged}: not whole, no {clipped(error)} in one of its files") from error

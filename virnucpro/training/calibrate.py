@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from virnucpro.scores.calibration import UNCERTAIN_CALL, Calibration, logistic, raw_log_odds
 from virnucpro.scores.composition import EDGES, LEAST, TRAINING_SHARE, Mix
-from virnucpro.scores.kinds import KINDS, Kinds
+from virnucpro.scores.kinds import COLUMNS, KINDS, Kinds
 from virnucpro.sequences.chunks import even_windows
 from virnucpro.training import windows as draws
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus
@@ -21,19 +21,21 @@ from virnucpro.training.jobs import Job
 from virnucpro.training.windows import Drawing, LabelledWindows
 
 Floats = NDArray[np.float64]
-Score = Callable[[Bases], NDArray[np.floating]]  # windows (n, length) to the scores of each
+Score = Callable[[Bases], NDArray[np.floating]]
 
 CHUNK_LENGTHS = (150, 300, 500, 1000)
 CONTIG_LENGTHS = (1000, 2000, 5000)
 CALIBRATION_SEED = 1
 MIX_LENGTHS = (150, 300, 500, 1000, 3000)
-MATE_NT, INSERT_NT = 150, 350
+MATE_NT = 150
+INSERT_NT = (350, 60)  # of a pair: mean and standard deviation
 # Records of the expected shares that a table's cell holds besides those counted: of a class over
 # all lengths, of one length, of viruses, of all cells.
-_OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 4.0, 20.0, 1.0
+_OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 1.0, 20.0, 0.5
 _BINS = len(EDGES) + 1
-_GAINS = np.linspace(0, 1, 101)
 _ALL_UP_TO_NT = 300
+_OF_MIX = 4  # times the windows of other fits, as what looks viral among others is rare
+_RIDGE = 1e-5  # of logistic curves, whose weights sum to 1: none is steeper than need be
 # Of windows that would be called viruses: kinds that are wrong among those named, families of
 # training that are, and windows of other families that get one of them.
 KIND_WRONG, FAMILY_WRONG, NEW_AS_FAMILY = 0.06, 0.04, 0.05
@@ -57,33 +59,40 @@ class _Records(NamedTuple):
     weight: Floats  # (n,)
 
 
-def _scored(
-    score: Score, drawn: Sequence[LabelledWindows], chunk_nt: int, starts: Sequence[int] = ()
-) -> _Records:
+def _scored(score: Score, drawn: Sequence[LabelledWindows], chunk_nt: int) -> _Records:
     """Windows of one length, chunk by chunk; each side weighs the same, and each set in it."""
-    bases = np.concatenate([w.bases for w in drawn])
-    n, length_nt = bases.shape
-    chunk_nt = min(chunk_nt, length_nt)
-    starts = starts or [start for start, _ in even_windows(length_nt, chunk_nt)]
-    cut = np.stack([bases[:, start : start + chunk_nt] for start in starts], axis=1)
-    scores = score(cut.reshape(-1, chunk_nt)).astype(np.float64)
-    of = np.repeat(np.arange(n), len(starts))
+    scored = _in_chunks(score, np.concatenate([w.bases for w in drawn]), chunk_nt)
     labels = [label for w in drawn for label in w.labels]
     sides, weight = [w.labels[0].target for w in drawn], list[float]()
     for side, w in zip(sides, drawn, strict=True):
         share = 0.0 if side == NULL else 0.5 / sides.count(side)
         weight += [share / len(w.labels)] * len(w.labels)
     return _Records(
-        length_nt, (scores, np.full(len(of), chunk_nt), of, np.full(n, length_nt)),
-        np.array([label.target for label in labels]), np.array([label.group for label in labels]),
-        np.array(weight),
+        drawn[0].bases.shape[1], scored, np.array([label.target for label in labels]),
+        np.array([label.group for label in labels]), np.array(weight),
     )  # fmt: skip
+
+
+def _in_chunks(
+    score: Score, bases: Bases, chunk_nt: int
+) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Scores of the chunks of windows (n, nt), their lengths and windows, and the windows' lengths.
+
+    Shapes (chunks, columns), (chunks,), (chunks,) and (n,).
+    """
+    n, length_nt = bases.shape
+    chunk_nt = min(chunk_nt, length_nt)
+    starts = [start for start, _ in even_windows(length_nt, chunk_nt)]
+    cut = np.stack([bases[:, start : start + chunk_nt] for start in starts], axis=1)
+    of, rows = np.repeat(np.arange(n), len(starts)), cut.reshape(-1, chunk_nt)
+    scores = score(rows).astype(np.float64) if n else np.empty((0, 3 + COLUMNS))
+    return scores, np.full(len(of), chunk_nt), of, np.full(n, length_nt)
 
 
 def calibrated(
     score: Score, sets: dict[str, Corpus], job: Job, groups: Sequence[str]
 ) -> Calibration:
-    """Everything fitted; `score` gives the columns of `Kinds` for the names of the groups."""
+    """All of a model's calibration, from its scores on the dev sets of its training."""
     calibration = fit_calibration(score, sets, job.dev_count, job.chunk_nt)
     if job.virus_kinds:
         calibration = fit_kinds(calibration, score, sets, job, groups)
@@ -152,17 +161,23 @@ def _exceeded_by(rate: float, values: Floats) -> float:
 
 
 def _platt(single: _Records) -> tuple[float, float]:
-    """Slope and intercept of the logistic curve that fits best, by Newton's method."""
-    y, w = (single.target == VIRUS).astype(np.float64), single.weight
+    """Slope and intercept of the logistic curve that fits best."""
     z = raw_log_odds(single.scored[0])
     design = np.stack([z, np.ones_like(z)], axis=1)
-    theta = np.array([1.0, 0.0])
+    slope, intercept = _logistic(design, single.target == VIRUS, single.weight)
+    return max(slope, 0.05), intercept
+
+
+def _logistic(design: Floats, is_viral: NDArray[np.bool_], weight: Floats) -> list[float]:
+    """Factors of the columns (n, m) whose sum is likeliest as log-odds, by Newton's method."""
+    theta = first = np.eye(design.shape[1])[0]
     for _ in range(50):
         p = logistic(design @ theta)
-        slope = design.T @ (w * (p - y)) + 1e-6 * (theta - [1, 0])
-        bend = design.T @ (design * (w * p * (1 - p))[:, None]) + 1e-6 * np.eye(2)
+        slope = design.T @ (weight * (p - is_viral)) + _RIDGE * (theta - first)
+        bend = design.T @ (design * (weight * p * (1 - p))[:, None]) + _RIDGE * np.eye(len(first))
         theta = theta - np.clip(np.linalg.solve(bend, slope), -1, 1)
-    return float(max(theta[0], 0.05)), float(theta[1])
+    factors: list[float] = theta.tolist()
+    return factors
 
 
 def fit_kinds(
@@ -213,17 +228,36 @@ class Part(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """n records of one part: p_virus and the host each is most like, (n,) each."""
+    """n records, or pairs, of one part."""
 
-    p: Floats
-    host: NDArray[np.int64]
+    p: Floats  # p_virus, (n,)
+    call: NDArray[np.str_]  # (n,)
+    host: NDArray[np.int64]  # that each is most like, (n,)
+    alike: Floats | None  # of pairs: how alike the mates are, (n, 2)
+
+
+def score_records(
+    calibration: Calibration, kinds: Kinds, scores: Floats, lengths: NDArray[np.int64],
+    record_of: NDArray[np.int64], sizes: NDArray[np.int64], are_pairs: bool = False,
+) -> Scored:  # fmt: skip
+    """Scores of c chunks to n records, or to pairs of records in a row, as `predict` does.
+
+    Of each chunk its scores, with the columns of `Kinds`, its length and record, (c, ...); of each
+    record, or pair, its size (n,).
+    """
+    weight, alike, of = lengths.astype(np.float64), None, record_of
+    if are_pairs:
+        alike, of = kinds.alike(scores[:, 3:], weight, record_of, len(sizes)), record_of // 2
+    p, calls = calibration.contigs(scores, lengths, of, sizes, alike=alike)
+    host = kinds.of_records(scores[:, 3:], weight, of, len(sizes))[-1]
+    return Scored(np.clip(p, LEAST, 1 - LEAST), calls, host, alike)
 
 
 def fit_mix(
     calibration: Calibration, score: Score, sets: dict[str, Corpus], groups: Sequence[str],
     chunk_nt: int, count: int,
 ) -> Calibration:  # fmt: skip
-    """Fit `pair_gain` and `mix` on windows of each viral set and cellular class.
+    """Fit what is known of pairs, and `mix`, on windows of each viral set and cellular class.
 
     A model without cellular groups, or dev sets of one side only, leave them as they are. Viral
     sets weigh the same, classes by their bases, both sides the same. `score` maps windows (n,
@@ -242,58 +276,70 @@ def fit_mix(
         return calibration
     parts = [Part(True, TRAINING_SHARE / len(viral)) for _ in viral]
     parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / nt) for c in classes]
-    calibration = replace(calibration, pair_gain=0.0)
 
-    def scored(length_nt: int, are_pairs: bool = False) -> list[Scored]:
-        rng = np.random.default_rng([CALIBRATION_SEED, length_nt, are_pairs])
-        n = max(1, count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
-        found = []
-        for corpus in viral + classes:
-            drawn = draws.draw_windows(corpus, "", length_nt, n, rng)
-            if not drawn.labels:
-                found.append(Scored(np.empty(0), np.empty(0, np.int64)))
-                continue
-            if are_pairs:  # both mates in one window
-                mates = draws.other_strand(drawn.bases[:, -MATE_NT:])
-                drawn = drawn._replace(bases=np.hstack([drawn.bases[:, :MATE_NT], mates]))
-            chunk, starts = (MATE_NT, (0, MATE_NT)) if are_pairs else (chunk_nt, ())
-            known = _scored(score, [drawn], chunk, starts).scored
-            p, _ = calibration.contigs(*known, are_pairs=are_pairs)
-            host = kinds.of_records(known[0][:, 3:], known[1].astype(np.float64), known[2], n)[-1]
-            found.append(Scored(np.clip(p, LEAST, 1 - LEAST), host))
-        return found
+    rng = np.random.default_rng([CALIBRATION_SEED, 0])
+    mates = [
+        _in_chunks(score, draw_mates(corpus, _OF_MIX * count, rng)[0], MATE_NT)[:3]
+        for corpus in viral + classes
+    ]
 
-    pairs = scored(INSERT_NT, are_pairs=True)
-    calibration = replace(calibration, pair_gain=pair_gain(parts, pairs))
-    pairs = [Scored(_at_gain(some.p, calibration.pair_gain), some.host) for some in pairs]
+    def pairs(calibration: Calibration) -> list[Scored]:
+        return [
+            score_records(calibration, kinds, *of, np.full(len(of[0]) // 2, 2 * MATE_NT), True)
+            for of in mates
+        ]
+
+    alone = replace(
+        calibration, pair_gain=0.0, pair_of_kind=0.0, pair_of_host=0.0, pair_intercept=0.0
+    )
+    calibration = fit_pairs(alone, parts, pairs(alone))
     kept = {}
     for length_nt in MIX_LENGTHS:
-        found = scored(length_nt)
+        rng = np.random.default_rng([CALIBRATION_SEED, length_nt])
+        n = max(1, _OF_MIX * count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
+        found = [
+            score_records(calibration, kinds, *_in_chunks(score, windows.bases, chunk_nt))
+            for windows in (draws.draw_windows(c, "", length_nt, n, rng) for c in viral + classes)
+        ]
         sides = {part.is_viral for part, some in zip(parts, found, strict=True) if len(some.p)}
         if len(sides) == 2:  # without viruses, or classes, that are long, shorter ones have to do
             kept[length_nt] = found
     if not kept:
         return calibration
-    tables = class_tables(parts, [*kept.values(), pairs], len(kinds.hosts))
+    tables = class_tables(parts, [*kept.values(), pairs(calibration)], len(kinds.hosts))
     shares = np.array([part.share for part in parts if not part.is_viral])
     tables |= {"lengths_nt": np.array([*kept]), "shares": shares / shares.sum()}
     mix = Mix.of({name: table.round(4).tolist() for name, table in tables.items()})
     return replace(calibration, mix=mix)
 
 
-def pair_gain(parts: list[Part], scored: list[Scored]) -> float:
-    """The gain at which pairs, scored without any, are likeliest."""
-    losses = np.zeros(len(_GAINS))
-    for part, some in zip(parts, scored, strict=True):
-        if len(some.p):
-            p = np.array([_at_gain(some.p, gain) for gain in _GAINS])
-            losses -= part.share * np.log(p if part.is_viral else 1 - p).mean(axis=1)
-    return float(round(_GAINS[losses.argmin()], 2))
+def draw_mates(
+    corpus: Corpus, count: int, rng: np.random.Generator
+) -> tuple[Bases, tuple[str, ...]]:
+    """Mates of `count` inserts, one after the other (2 count, `MATE_NT`), and their records."""
+    mean, spread = INSERT_NT
+    windows = draws.draw_windows(corpus, "", mean + 5 * spread // 2, count, rng)
+    n, longest = windows.bases.shape
+    last = np.clip(rng.normal(mean, spread, n), MATE_NT, longest).astype(int) - MATE_NT
+    mates = np.take_along_axis(windows.bases, last[:, None] + np.arange(MATE_NT), axis=1)
+    both = np.stack([windows.bases[:, :MATE_NT], draws.other_strand(mates)], axis=1)
+    return both.reshape(-1, MATE_NT), windows.records
 
 
-def _at_gain(p: Floats, gain: float) -> Floats:
-    """p_virus of pairs at a gain, from that at 0: the mean log-odds of two mates."""
-    return np.clip(logistic(2**gain * (np.log(p) - np.log1p(-p))), LEAST, 1 - LEAST)
+def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored]) -> Calibration:
+    """Fit gain and likeness of pairs, scored without any."""
+    p, alike = (np.concatenate([of[k] for of in scored]) for k in (0, 3))
+    sizes = [len(some.p) for some in scored]
+    design = np.column_stack([np.log(p) - np.log1p(-p), alike, np.ones(len(p))])
+    is_viral = np.repeat([part.is_viral for part in parts], sizes)
+    weight = np.repeat(
+        [part.share / max(1, n) for part, n in zip(parts, sizes, strict=True)], sizes
+    )
+    both = ~np.isnan(alike[:, 0])
+    growth, kind, host, intercept = _logistic(design[both], is_viral[both], weight[both])
+    gain = float(np.clip(np.log2(max(growth, 1.0)), 0, 1))
+    return replace(calibration, pair_gain=gain, pair_of_kind=kind, pair_of_host=host,
+                   pair_intercept=intercept)  # fmt: skip
 
 
 def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> dict[str, Floats]:
@@ -331,4 +377,5 @@ def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> d
     of_class = (counted.sum(axis=0) + _OF_CLASS) / (expected.sum(axis=0) + _OF_CLASS)
     of_length = (counted + _OF_LENGTH) / (expected * of_class + _OF_LENGTH)
     looks = looks / looks.sum(axis=2, keepdims=True)
-    return {"viral": sides[1], "cellular": cellular * of_class * of_length, "hosts": looks}
+    cellular = np.maximum(cellular * of_class * of_length, 1e-4)
+    return {"viral": sides[1], "cellular": cellular, "hosts": looks}

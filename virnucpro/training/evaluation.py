@@ -19,7 +19,7 @@ from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write, make_writable
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import percent
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.reports import pages
 from virnucpro.training import corpus as corpora
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Label

@@ -27,7 +27,7 @@ from virnucpro.core.files import digest_of
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.models.store import base_model
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.training.corpus import VIRUS, as_records, load_labelled
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.fit import FitSettings, write_model

@@ -11,7 +11,7 @@ from training_data import TINY_RECIPE
 from virnucpro.core.build import build
 from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, as_records
