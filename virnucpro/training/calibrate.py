@@ -22,6 +22,9 @@ from virnucpro.training.windows import Drawing, LabelledWindows
 
 Floats = NDArray[np.float64]
 Score = Callable[[Bases], NDArray[np.floating]]
+# Scores of c chunks (c, columns), their lengths (nt) and records, (c,), and of n records their
+# lengths (n,), as `Calibration.contigs` takes them.
+Chunks = tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 CHUNK_LENGTHS = (150, 300, 500, 1000)
 CONTIG_LENGTHS = (1000, 2000, 5000)
@@ -51,9 +54,7 @@ class _Records(NamedTuple):
     """n records of one length."""
 
     length_nt: int
-    # scores of chunks (chunks, columns), their lengths (nt) and records, (chunks,), and the
-    # records' lengths (n,), as `Calibration.contigs` takes them
-    scored: tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    scored: Chunks
     target: NDArray[np.int64]  # (n,)
     group: NDArray[np.str_]  # (n,)
     weight: Floats  # (n,)
@@ -61,25 +62,20 @@ class _Records(NamedTuple):
 
 def _scored(score: Score, drawn: Sequence[LabelledWindows], chunk_nt: int) -> _Records:
     """Windows of one length, chunk by chunk; each side weighs the same, and each set in it."""
-    scored = _in_chunks(score, np.concatenate([w.bases for w in drawn]), chunk_nt)
+    bases = np.concatenate([w.bases for w in drawn])
     labels = [label for w in drawn for label in w.labels]
-    sides, weight = [w.labels[0].target for w in drawn], list[float]()
-    for side, w in zip(sides, drawn, strict=True):
-        share = 0.0 if side == NULL else 0.5 / sides.count(side)
-        weight += [share / len(w.labels)] * len(w.labels)
+    sides = [w.labels[0].target for w in drawn]
+    of_set = [0.0 if side == NULL else 0.5 / sides.count(side) for side in sides]
+    sizes = np.array([len(w.labels) for w in drawn])
     return _Records(
-        drawn[0].bases.shape[1], scored, np.array([label.target for label in labels]),
-        np.array([label.group for label in labels]), np.array(weight),
+        bases.shape[1], _in_chunks(score, bases, chunk_nt),
+        np.array([label.target for label in labels]), np.array([label.group for label in labels]),
+        np.repeat(of_set / sizes, sizes),
     )  # fmt: skip
 
 
-def _in_chunks(
-    score: Score, bases: Bases, chunk_nt: int
-) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Scores of the chunks of windows (n, nt), their lengths and windows, and the windows' lengths.
-
-    Shapes (chunks, columns), (chunks,), (chunks,) and (n,).
-    """
+def _in_chunks(score: Score, bases: Bases, chunk_nt: int) -> Chunks:
+    """Windows (n, nt), cut and scored."""
     n, length_nt = bases.shape
     chunk_nt = min(chunk_nt, length_nt)
     starts = [start for start, _ in even_windows(length_nt, chunk_nt)]
@@ -116,14 +112,12 @@ def fit_calibration(
     single = [records for nt in CHUNK_LENGTHS for records in drawn(nt, nt, count)]
     if not single:
         return Calibration()
-    fits = [_platt(records) for records in single]
+    slopes, intercepts = zip(*map(_platt, single), strict=True)
     real = np.concatenate([s.scored[0][s.target != NULL, 2] for s in single])
     calibration = Calibration(
-        lengths_nt=tuple(float(s.length_nt) for s in single),
-        slope=tuple(a for a, _ in fits),
-        intercept=tuple(b for _, b in fits),
+        lengths_nt=tuple(float(s.length_nt) for s in single), slope=slopes, intercept=intercepts,
         null_above=float(np.clip(np.quantile(real, 1 - REAL_AS_NULL), 0.1, 0.9)),
-    )
+    )  # fmt: skip
     contigs = [
         records for nt in CONTIG_LENGTHS if nt >= chunk_nt
         for records in drawn(nt, chunk_nt, count // 4)
@@ -150,10 +144,8 @@ def fit_calibration(
             bounded.append((as_called[is_kind], NULL_AS_VIRUS))
         least = [_exceeded_by(rate, values) + 1e-6 for values, rate in bounded]
         limits.append(min(max(SURE, *least), 0.999))
-    return replace(
-        calibration, limit_lengths_nt=tuple(float(s.length_nt) for s in at),
-        virus_above=tuple(limits),
-    )  # fmt: skip
+    lengths = tuple(float(records.length_nt) for records in at)
+    return replace(calibration, limit_lengths_nt=lengths, virus_above=tuple(limits))
 
 
 def _exceeded_by(rate: float, values: Floats) -> float:
