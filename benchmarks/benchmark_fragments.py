@@ -78,16 +78,17 @@ def score_windows(folder: Path, direct: DirectScorer, sets: dict[str, Corpus], s
             for kind in sorted({group.kind for group in corpus.groups}):
                 own = corpus.of_groups(np.array([g.kind == kind for g in corpus.groups]))
                 count = of_viruses if (own.targets == VIRUS).all() else of_cells
-                each = 1 + (key == "pairs")
+                each = 1
                 if key == "pairs":
-                    rows, records = fitting.draw_mates(own, count, rng)
+                    drawn = fitting.draw_mates(own, count, rng)
+                    rows, each = drawn.bases.reshape(-1, fitting.MATE_NT), 2
                 else:
                     drawn = draw_windows(own, name, int(key), count, rng)
-                    rows, records = drawn.bases, drawn.records
+                    rows = drawn.bases
                 part = scored(direct, rows, each)
-                n = len(records)
+                n = len(drawn.records)
                 part |= {"set": np.full(n, name), "kind": np.full(n, kind),
-                         "record": np.array(records)}  # fmt: skip
+                         "record": np.array(drawn.records)}  # fmt: skip
                 for column, values in part.items():
                     parts.setdefault(column, []).append(values)
         first = np.cumsum([0, *(len(kind) for kind in parts["kind"])])

@@ -53,9 +53,6 @@ def results_in(out):
     return [path.name for path in out.rglob("*") if path.is_file() and final.match(path.name)]
 
 
-# ---- letters that join, and files that are read back
-
-
 @pytest.mark.parametrize("kind", ["plain", "packed", "gzip", "several inputs", "standard input"])
 def test_a_glued_record_ends_the_run_and_hides_no_later_one(predict, put, tmp_path, kind):
     data = (CASES / "glued.fa").read_bytes()
@@ -75,9 +72,6 @@ def test_every_record_of_files_joined_well_is_called(predict, tmp_path):
 
 LONGEST = OrfPolicy("longest")
 ODD_IDS = ["a\x1cb", "b\x85", "c\u2028d", "e\xa0f", "g>h", "@i", "+", ";j", "#k", "l\x1e"]
-
-
-# ---- known letters, and everything else
 
 
 def spaced(sequence):
@@ -191,9 +185,6 @@ def test_whole_streams_joined_are_one_file_and_zeros_may_follow(put, packer):
     assert [record.sequence for record in read_records([put(joined)])] == [A, B]
 
 
-# ---- alignments
-
-
 @pytest.fixture
 def bam(tmp_path):
     """`bam(reads)`: a file of (name, flag, letters)."""
@@ -224,9 +215,6 @@ def test_signs_in_the_text_of_sam_are_not_read_as_bases(put, letters):
     assert caught.value.line == 3
 
 
-# ---- memory
-
-
 RECORD_NT = 5_000_000
 
 
@@ -254,9 +242,6 @@ def test_fifty_million_n_in_a_small_file_take_no_more():
     statuses, peak = peak_of(CASES / "n50.fa.gz")
     assert statuses == ["ambiguous"]
     assert peak < 6 * 50_000_000
-
-
-# ---- inputs that change
 
 
 def change_at_opening(monkeypatch, path, number, changed):
@@ -317,9 +302,6 @@ def test_an_input_that_changes_is_noticed_on_every_pass(
     path.write_bytes(before)
     predict(path, "-o", out, "--resume", *flags)
     assert rows_of(out) == rows_of(tmp_path / "whole")
-
-
-# ---- names, packing, other formats
 
 
 def test_a_blank_before_the_name_goes_and_the_id_comes_first(predict, put, tmp_path):

@@ -21,17 +21,13 @@ from virnucpro.training.jobs import Job
 from virnucpro.training.windows import Drawing, LabelledWindows
 
 Floats = NDArray[np.float64]
-Score = Callable[[Bases], NDArray[np.floating]]
-# Scores of c chunks (c, columns), their lengths (nt) and records, (c,), and of n records their
-# lengths (n,), as `Calibration.contigs` takes them.
-Chunks = tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+Score = Callable[[Bases], NDArray[np.floating]]  # windows (n, length) to the scores of each
 
 CHUNK_LENGTHS = (150, 300, 500, 1000)
 CONTIG_LENGTHS = (1000, 2000, 5000)
 CALIBRATION_SEED = 1
 MIX_LENGTHS = (150, 300, 500, 1000, 3000)
-MATE_NT = 150
-INSERT_NT = (350, 60)  # of a pair: mean and standard deviation
+MATE_NT, INSERT_NT = 150, 350
 # Records of the expected shares that a table's cell holds besides those counted: of a class over
 # all lengths, of one length, of viruses, of all cells.
 _OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 1.0, 20.0, 0.5
@@ -48,6 +44,11 @@ SURE, RETRO_ABOVE = 0.95, 0.995
 # Error rates that the default call must keep on dev: cellular windows and those of each kind of
 # null called virus, and real windows that the rule for nulls turns to `uncertain`.
 CELLULAR_AS_VIRUS, NULL_AS_VIRUS, REAL_AS_NULL = 0.03, 0.006, 0.01
+
+
+# Scores of chunks (chunks, columns), their lengths (nt) and records, (chunks,), and the records'
+# lengths (n,), as `Calibration.contigs` takes them.
+Chunks = tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 class _Records(NamedTuple):
@@ -88,7 +89,7 @@ def _in_chunks(score: Score, bases: Bases, chunk_nt: int) -> Chunks:
 def calibrated(
     score: Score, sets: dict[str, Corpus], job: Job, groups: Sequence[str]
 ) -> Calibration:
-    """All of a model's calibration, from its scores on the dev sets of its training."""
+    """Everything fitted; `score` gives the columns of `Kinds` for the names of the groups."""
     calibration = fit_calibration(score, sets, job.dev_count, job.chunk_nt)
     if job.virus_kinds:
         calibration = fit_kinds(calibration, score, sets, job, groups)
@@ -271,8 +272,10 @@ def fit_mix(
 
     rng = np.random.default_rng([CALIBRATION_SEED, 0])
     mates = [
-        _in_chunks(score, draw_mates(corpus, _OF_MIX * count, rng)[0], MATE_NT)[:3]
-        for corpus in viral + classes
+        _in_chunks(score, draw_mates(c, _OF_MIX * count, rng).bases.reshape(-1, MATE_NT), MATE_NT)[
+            :3
+        ]
+        for c in viral + classes
     ]
 
     def pairs(calibration: Calibration) -> list[Scored]:
@@ -305,17 +308,11 @@ def fit_mix(
     return replace(calibration, mix=mix)
 
 
-def draw_mates(
-    corpus: Corpus, count: int, rng: np.random.Generator
-) -> tuple[Bases, tuple[str, ...]]:
-    """Mates of `count` inserts, one after the other (2 count, `MATE_NT`), and their records."""
-    mean, spread = INSERT_NT
-    windows = draws.draw_windows(corpus, "", mean + 5 * spread // 2, count, rng)
-    n, longest = windows.bases.shape
-    last = np.clip(rng.normal(mean, spread, n), MATE_NT, longest).astype(int) - MATE_NT
-    mates = np.take_along_axis(windows.bases, last[:, None] + np.arange(MATE_NT), axis=1)
-    both = np.stack([windows.bases[:, :MATE_NT], draws.other_strand(mates)], axis=1)
-    return both.reshape(-1, MATE_NT), windows.records
+def draw_mates(corpus: Corpus, count: int, rng: np.random.Generator) -> LabelledWindows:
+    """Both mates of `count` inserts, one behind the other in a window."""
+    windows = draws.draw_windows(corpus, "", INSERT_NT, count, rng)
+    mates = draws.other_strand(windows.bases[:, -MATE_NT:])
+    return windows._replace(bases=np.hstack([windows.bases[:, :MATE_NT], mates]))
 
 
 def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored]) -> Calibration:
