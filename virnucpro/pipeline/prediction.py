@@ -29,8 +29,8 @@ from virnucpro.pipeline.features import (
     write_protein_features,
 )
 from virnucpro.pipeline.final_tables import write_final_tables
-from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
-from virnucpro.pipeline.inputs import check_inputs, read_sources, shown_name
+from virnucpro.pipeline.input_pass import Shard, Unit
+from virnucpro.pipeline.inputs import check_inputs, shown_name
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.output_dir import (
     check_free,
@@ -38,6 +38,7 @@ from virnucpro.pipeline.output_dir import (
     remove_intermediates,
     working_in,
 )
+from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.rates import Pace, rate_keys, remember
 from virnucpro.pipeline.run import (
@@ -54,6 +55,7 @@ from virnucpro.pipeline.run import (
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import Compute, PredictionSettings, default_home
+from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.staged import classify, merge, staged_files, written_units
 from virnucpro.pipeline.stream import (
     NoExecutor,
@@ -165,13 +167,13 @@ def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
         tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
         if compute.dtype == "fp8":
             run.report.data["agreement"] = try_fp8(run, job, executor)
-        log = ReadLog()
-        records = read_sources(run.sources, log)
-        pace = Pace()
+        log, pace = ReadLog(), Pace()
+        scores_here = device == "cpu" and not isinstance(executor, NoExecutor)
+        workers = 1 if scores_here and run.threads < FEWEST_WORKERS else run.threads
         ahead = [0]  # ORFs read so far, with which share of the input's bytes
 
         def read_ahead() -> Iterator[Unit | Shard]:
-            for event in input_pass(records, run.rules, run.per_unit, run.threads):
+            for event in read_inputs(run.sources, run.rules, run.per_unit, workers, log):
                 ahead[0] += len(event) if isinstance(event, Unit) else 0
                 yield event
 

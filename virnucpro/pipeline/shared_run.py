@@ -34,12 +34,13 @@ from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError, UsageError
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.storage import Storage, open_storage, send, url_of
-from virnucpro.pipeline.input_pass import Unit, input_pass
-from virnucpro.pipeline.inputs import check_inputs, read_sources
+from virnucpro.pipeline.input_pass import Unit
+from virnucpro.pipeline.inputs import check_inputs
 from virnucpro.pipeline.output_dir import CHECKPOINTS, CLAIMS, LEDGER, LOCK, working_in
 from virnucpro.pipeline.prediction import claim_outputs, make_executor, run_prediction
 from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
+from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, score_job, unit_name
 from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import MOST_HANDS
@@ -164,8 +165,7 @@ def plan(
         }  # fmt: skip
         ledger.commit(PLAN, "", facts=facts)
         store, units = ScoreStore(ledger, run.key), 0
-        events = input_pass(read_sources(run.sources), run.rules, run.per_unit, run.threads)
-        for event in events:
+        for event in read_inputs(run.sources, run.rules, run.per_unit, run.threads):
             if isinstance(event, Unit):
                 store.commit_orfs(event.number, (event.dna, event.protein))
                 units += 1
