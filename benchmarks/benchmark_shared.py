@@ -1,4 +1,4 @@
-"""What sharing a run costs: workers and Ray beside a local run; commits beside bare renames.
+"""What sharing a run costs: workers and Ray beside a local run.
 
     python benchmarks/benchmark_shared.py --reads 20000 --output benchmarks/results/shared.json
 
@@ -10,9 +10,7 @@ kept beside them, of all processes together. The cluster of Ray is there before 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,9 +23,6 @@ from typing import Any
 import psutil
 from benchmark_memory import write_reads
 from result_file import keep
-
-from virnucpro.core.checkpoint import Ledger
-from virnucpro.scores.scorer import COLUMNS
 
 COMMAND = [sys.executable, "-m", "virnucpro", "-q"]
 TABLES = ("calls.tsv", "chunks.tsv", "viral.fasta", "regions.tsv")
@@ -93,56 +88,22 @@ def overheads(folder: Path, reads: Path) -> dict[str, Any]:
     return {"runs": found, "start_s": start["wall_s"], "tables": "identical"}
 
 
-def commits(folder: Path, count: int) -> dict[str, float]:
-    """Commits a second of a unit's scores, beside write, fsync and rename of the same: medians."""
-    payload = os.urandom(10_000 * COLUMNS * 4)
-    ledger = Ledger(folder, folder / "ledger")
-    bare = folder / "bare"
-    bare.mkdir()
-
-    def rename(number: int) -> None:
-        with (bare / "tmp").open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        (bare / "tmp").replace(bare / str(number))
-        descriptor = os.open(bare, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-    ways = {"ledger": lambda n: ledger.commit(f"scores {n}", "key", payload), "bare": rename}
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(count):  # in turns, so that both meet the same disk
-        for name in (ways, reversed(ways))[number % 2]:
-            start = time.perf_counter()
-            ways[name](number)
-            spent[name].append(time.perf_counter() - start)
-    middle = {name: statistics.median(seconds) for name, seconds in spent.items()}
-    rates = {f"{name}_per_s": round(1 / seconds, 1) for name, seconds in middle.items()}
-    share = middle["bare"] / middle["ledger"]
-    return {**rates, "share": round(share, 3), "bytes": len(payload), "must": 0.8}
-
-
 def main() -> None:
     """Measure and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reads", type=int, default=20_000)
     parser.add_argument("--fastq", type=Path, help="in place of made-up reads")
-    parser.add_argument("--commits", type=int, default=300)
-    parser.add_argument("--folder", type=Path, help="where to commit; default: temporary")
+    parser.add_argument("--folder", type=Path, help="where runs lie; default: temporary")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder, reads = Path(name), arguments.fastq
-        ledger = commits(folder, arguments.commits)
-        print(json.dumps(ledger))
         if reads is None:
             reads = folder / "reads.fa"
             write_reads(reads, arguments.reads)
         found = overheads(folder, reads)
     summary = {
         "about": "the bundled model on two CPUs: a local run, two workers, two actors of Ray",
-        "ledger": ledger,
         **found,
     }
     keep(summary, arguments.output)
