@@ -10,7 +10,6 @@ kept beside them, of all processes together. The cluster of Ray is there before 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
