@@ -24,27 +24,20 @@ import numpy as np
 from result_file import keep
 
 READ_NT = 150
+LETTERS = np.frombuffer(b"ACGT", dtype=np.uint8)
 BLOCK = 20_000
 
 
-def write_halves(folder: Path, reads: int) -> list[Path]:
-    """So many reads in two files, and all of them in a third."""
-    draw = np.random.default_rng(0)
-    halves, whole = [folder / "first.fastq", folder / "second.fastq"], folder / "whole.fastq"
-    number, quality = 0, b"I" * READ_NT
-    with whole.open("wb") as both:
-        for half in halves:
-            with half.open("wb") as file:
-                for start in range(0, reads // 2, BLOCK):
-                    count = min(BLOCK, reads // 2 - start)
-                    letters = draw.choice(np.frombuffer(b"ACGT", np.uint8), (count, READ_NT))
-                    for row in letters:
-                        number += 1
-                        name = b"@run.%d %d" % (number, number)
-                        file.write(b"\n".join([name, row.tobytes(), b"+", quality, b""]))
-            with half.open("rb") as file:
-                shutil.copyfileobj(file, both)
-    return [*halves, whole]
+def write_reads(path: Path, count: int, first: int = 0) -> None:
+    """FASTQ of so many reads, the `first` of which gives their letters."""
+    draw, quality = np.random.default_rng(first), b"I" * READ_NT
+    with path.open("wb") as file:
+        for start in range(first, first + count, BLOCK):
+            shape = min(BLOCK, first + count - start), READ_NT
+            letters = LETTERS[draw.integers(0, 4, shape, dtype=np.uint8)]
+            for number, row in enumerate(letters, start=start):
+                name = b"@run.%d %d" % (number, number)
+                file.write(b"\n".join([name, row.tobytes(), b"+", quality, b""]))
 
 
 def one_pass(path: Path, workers: int) -> None:
@@ -88,7 +81,14 @@ def main() -> None:
         return
     rounds = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        *halves, whole = write_halves(Path(name), arguments.mbp * 1_000_000 // READ_NT)
+        halves = [Path(name) / "first.fastq", Path(name) / "second.fastq"]
+        half = arguments.mbp * 500_000 // READ_NT
+        whole = Path(name) / "whole.fastq"
+        with whole.open("wb") as both:
+            for number, path in enumerate(halves):
+                write_reads(path, half, number * half)
+                with path.open("rb") as file:
+                    shutil.copyfileobj(file, both)
         for number in range(arguments.rounds):
             ways = {"two passes": (halves, 1), "two processes": ([whole], 2)}
             names = [*ways] if number % 2 == 0 else [*reversed(ways)]

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmark_memory import write_reads
+from benchmark_memory import READ_NT, write_reads
 from result_file import keep
 
 from virnucpro.core.checkpoint import Ledger
@@ -120,7 +120,8 @@ def main() -> None:
     clock.wrap(os, "fsync", "fsync, those of the ledger included")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         fasta, out = Path(folder) / "reads.fa", Path(folder) / "out"
-        write_reads(fasta, arguments.reads)
+        with fasta.open("wb") as file:
+            write_reads(file, arguments.reads * READ_NT)
         wall = predict(fasta, out)
         again = [sys.executable, "-m", "virnucpro", "-q", "predict", str(fasta), "-o", str(out)]
         started = time.perf_counter()

@@ -48,7 +48,7 @@ from virnucpro.pipeline.workers import MOST_HANDS
 logger = logging.getLogger("virnucpro.pipeline")
 
 PLAN, PLANNED = "plan", "planned"
-LONGEST_WAIT_S = 10.0
+_FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0  # between two looks; twice as long after each in vain
 _LOADING_S = 900.0  # a model may come from a slow disk, with nothing to say meanwhile
 BEATS_A_LEASE = 10
 _MISSES = 8  # claims in a row that others were quicker at, before looking anew
@@ -212,6 +212,7 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
                         continue
                     yield number, run.store.read_orfs(number)
 
+        wait_s = _FIRST_WAIT_S
         while run.look() and not (run.is_planned and all(run.is_done)):
             outcome = None
             for outcome in executor.run(job, units(), claims.progress):
@@ -226,7 +227,8 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
                     logger.info("unit %d: another worker was first", outcome.key)
             if outcome is None:
                 claims.progress(0)
-                time.sleep(min(LONGEST_WAIT_S, lease_s / BEATS_A_LEASE))
+                time.sleep(min(wait_s, LONGEST_WAIT_S, lease_s / BEATS_A_LEASE))
+            wait_s = _FIRST_WAIT_S if outcome else 2 * wait_s
     return first
 
 
