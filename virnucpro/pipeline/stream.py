@@ -23,6 +23,7 @@ from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.calls import Caller, ModelTables
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources, sampler
+from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.run import (
     CALLS,
@@ -34,6 +35,7 @@ from virnucpro.pipeline.run import (
     remember,
 )
 from virnucpro.pipeline.settings import Compute, default_home
+from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
 from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer, finished
@@ -310,13 +312,13 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
         if compute.dtype == "fp8":
             run.data["agreement"] = try_fp8(run, job, executor)
-        log = ReadLog()
-        records = read_sources(run.sources, log)
-        pace = Pace()
+        log, pace = ReadLog(), Pace()
+        scores_here = device == "cpu" and not isinstance(executor, NoExecutor)
+        workers = 1 if scores_here and run.threads < FEWEST_WORKERS else run.threads
         ahead = [0]  # ORFs read so far, with which share of the input's bytes
 
         def read_ahead() -> Iterator[Unit | Shard]:
-            for event in input_pass(records, run.rules, run.per_unit, run.threads):
+            for event in read_inputs(run.sources, run.rules, run.per_unit, workers, log):
                 ahead[0] += len(event) if isinstance(event, Unit) else 0
                 yield event
 
