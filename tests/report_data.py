@@ -120,8 +120,9 @@ def _run(rows: list[CallRow], names: list[str]) -> dict[str, object]:
         "inputs": [{"path": f"reads/{name}.fa", "bytes": nt, "sha256": "cd" * 32}
                    for name in names],
         "samples": names,
-        "sample_summary": [{"sample": name, "prevalence": 0.15, "low": 0.1, "high": 0.21,
-                            "compatible_with_none": False} for name in names],
+        "sample_summary": [{"sample": name, "scored": 100, "virus": 9, "prevalence": 0.15,
+                            "low": 0.1, "high": 0.21, "compatible_with_none": False}
+                           for name in names],
         "calling": {"preset": None, "min_score": None, "max_fdr": None, "only_stricter": False},
         "stages": {
             "reading": {"seconds": 4.2, "orfs": orfs, "files": 1},

@@ -1,7 +1,7 @@
 """Samples of one run: each by a name of its own, its records by their own ids."""
 
 import pytest
-from runs_here import dna, facts, predict_with, rows_of, write_fasta
+from runs_here import dna, facts, predict_with, rows_of, run, write_fasta
 from tiny_published import write_classifier
 
 
@@ -120,6 +120,8 @@ def test_one_file_given_twice_is_told(predict, tmp_path):
     assert said.count("given twice") == 2
     assert keys(tmp_path / "out") == [("x", "a"), ("link", "a"), ("x__2", "a")]
     assert "given twice" not in predict(path, "-o", tmp_path / "once")
+    again = run("predict", "--paired", path, path, "-o", tmp_path / "pair", code=2)
+    assert "is given for both mates" in again.output
 
 
 def test_the_report_keeps_contigs_of_one_name_apart(predict, tmp_path):

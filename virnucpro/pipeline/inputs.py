@@ -65,6 +65,9 @@ def plan_sources(
         raise UsageError("--paired is for two files, --interleaved for one: give one of them")
     if paired and len(inputs) % 2:
         raise UsageError(f"--paired takes inputs two by two, got {len(inputs)}")
+    for first, second in zip(inputs[::2], inputs[1::2], strict=True) if paired else ():
+        if first == second:
+            raise UsageError(f"{first} is given for both mates: --paired takes two files")
     known: dict[tuple[int, int], Path] = {}
     for path in filter(Path.exists, inputs):
         place = path.stat().st_dev, path.stat().st_ino

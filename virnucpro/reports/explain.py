@@ -11,6 +11,7 @@ from virnucpro.core.files import read_json
 from virnucpro.core.text import duration, percent, size
 from virnucpro.scores.thresholds import PRESETS
 
+FEWEST = 20  # scored records of a sample whose share of viruses is shown
 STAGES = {
     "reading": "Read, cut and split into files",
     "dna_features": "DNA encoder",
@@ -117,11 +118,14 @@ def stages(run: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def estimates(run: Mapping[str, Any]) -> dict[str, str]:
-    """The share of viruses in each sample with its interval, such as `2.1% (0% to 4.0%)`."""
+    """The share of viruses in each sample with its interval, such as `2.1% (0% to 4.0%)`.
+
+    Of fewer than `FEWEST` scored records nothing can be told.
+    """
     found = {}
     for entry in entries(run, "sample_summary"):
         shares = [number(entry.get(name)) for name in ("prevalence", "low", "high")]
-        if None not in shares:
+        if None not in shares and (number(entry.get("scored")) or 0) >= FEWEST:
             share, low, high = (percent(value or 0.0) for value in shares)
             found[str(entry.get("sample", ""))] = f"{share} ({low} to {high})"
     return found

@@ -126,6 +126,15 @@ def test_multiqc_has_columns_of_general_statistics(tmp_path):
     assert [name for column in general["pconfig"] for name in column] == ["viral", "false"]
 
 
+def test_nothing_is_said_of_a_share_that_few_records_tell_nor_of_calls_that_are_none(tmp_path):
+    said = {"sample": "a", "scored": 20, "virus": 1, "prevalence": 0.1, "low": 0.0, "high": 0.8,
+            "compatible_with_none": True}  # fmt: skip
+    for change, shown in (({}, (True, True)), ({"scored": 19}, (False, True)),
+                          ({"virus": 0}, (True, False))):  # fmt: skip
+        page = page_of(make_run(tmp_path), sample_summary=[said | change])
+        assert ("Share of viruses</dt>" in page, "may all be false" in page) == shown
+
+
 def test_the_command_rebuilds_the_same_page(tmp_path):
     first = write_report(make_run(tmp_path)).read_bytes()
     (tmp_path / "report.html").unlink()
