@@ -122,6 +122,13 @@ def test_the_evaluated_model_is_the_bundled_one(tmp_path):
     }  # fmt: skip
 
 
+def test_every_extra_is_described():
+    project = (ROOT / "pyproject.toml").read_text()
+    extras = project.split("[project.optional-dependencies]\n")[1].split("\n[")[0]
+    named = re.findall(r"^\| `virnucpro\[(\w+)\]`", (DOCS / "install.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^(\w+) =", extras, re.MULTILINE)) == set(named)
+
+
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__

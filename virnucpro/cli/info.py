@@ -24,15 +24,11 @@ from virnucpro.core.device import (
 )
 from virnucpro.core.errors import InputError, ModelError, UsageError
 from virnucpro.core.files import atomic_write, make_writable, read_json, write_json
-from virnucpro.core.text import clipped, duration, gib
+from virnucpro.core.text import clipped, counted, duration, gib
 
 ENCODERS = {"dnabert-s": ("dna", "DNABERT-S"), "esm2": ("protein", "esm2_t36_3B_UR50D")}
 FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
 COUNTED = ("records", "scored", "nt", "chunks", "orfs", "dna_tokens", "protein_tokens")
-TOLD = (
-    "{model}: {records:,} records, {nt:,} nt; {scored:,} to be scored in {chunks:,} chunks, about "
-    "{orfs:,} ORFs, {dna_tokens:,} DNA tokens, {protein_tokens:,} protein tokens"
-)
 
 
 @click.command()
@@ -77,14 +73,17 @@ def estimate(
         devices = ("cpu", "cuda:0", several)[: 1 + min(len(gpus), 2)]
     if model_path is not None and not models:
         models = ("custom",)
-    chosen, rows = [], list[dict[str, Any]]()
+    chosen, absent, rows = [], list[str](), list[dict[str, Any]]()
     for name in models or ("mini", "300", "500"):
         try:
             chosen.append((name, resolve_model(name, model_path, home)))
         except ModelError:
             if models or name == "mini":
                 raise
-            click.echo(f"{name}: not installed", err=True)
+            absent.append(name)
+    if absent:
+        words = f"published models that are not installed: {', '.join(absent)}"
+        click.echo(f"left out, {words} (virnucpro models list)", err=True)
     for name, model in chosen:
         model = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
         log = ReadLog(is_silent=bool(rows))  # the same input for each model: one warning
@@ -92,7 +91,12 @@ def estimate(
         row: dict[str, Any] = {"model": name, **{key: getattr(found, key) for key in COUNTED}}
         rows.append(row | {"runs": []})
         say = (lambda text: None) if as_json else click.echo
-        say(("" if found.is_whole else "about, from its first part, ") + TOLD.format(**row))
+        tokens = f"{found.dna_tokens:,} DNA tokens, {found.protein_tokens:,} protein tokens"
+        say(
+            f"{'' if found.is_whole else 'about, from its first part, '}{name}: "
+            f"{counted(found.records, 'record')}, {found.nt:,} nt; {found.scored:,} to be scored "
+            f"in {counted(found.chunks, 'chunk')}, about {counted(found.orfs, 'ORF')}, {tokens}"
+        )
         for device in [] if count_only else devices:
             numbers = device.split(",") if "," in device else []
             used = [f"cuda:{number}" for number in numbers] or [device_name(device)]
@@ -196,7 +200,7 @@ def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        click.echo(f"{len(failed)} problems" if failed else "all well")
+        click.echo(counted(len(failed), "problem") if failed else "all well")
     sys.exit(1 if failed else 0)
 
 
@@ -264,7 +268,8 @@ def extract(
         output_dir, input_files, calls, targets, sys.stdout.buffer, reference
     )
     names = clipped(", ".join(map(str, input_files)))
-    click.echo(f"{written:,} of {total:,} records of {names}: {', '.join(calls)}", file=sys.stderr)
+    share = f"{written:,} of {counted(total, 'record')} of {names}"
+    click.echo(f"{share}: {', '.join(calls)}", file=sys.stderr)
 
 
 @click.group()
@@ -316,8 +321,8 @@ def validate(file: Path, max_errors: int) -> None:
     errors: list[str] = []
     notes: Counter[str] = Counter()
     names = {
-        Status.TOO_SHORT: "records shorter than 60 nt: no call",
-        Status.AMBIGUOUS: "records without 60 plain bases in a row: no call by `longest`",
+        Status.TOO_SHORT: "record|shorter than 60 nt: no call",
+        Status.AMBIGUOUS: "record|without 60 plain bases in a row: no call by `longest`",
     }
     with TemporaryDirectory() as folder:
         try:
@@ -332,22 +337,24 @@ def validate(file: Path, max_errors: int) -> None:
                 elif status is not None:
                     notes[names[status]] += 1
                 if len(errors) >= max_errors:
-                    notes["error limit reached, the rest was not read"] += 1
+                    notes["error|are the limit: the rest was not read"] += len(errors)
                     break
         except InputError as error:
             errors.append(str(error))
-    notes["records with an id seen before: renamed to {id}__2"] += log.duplicates
-    notes["records without an id: named record_{n}"] += log.unnamed
-    notes["gap letters: removed"] += log.gaps
-    notes["digits in sequences: removed"] += log.digits
-    notes["blanks in sequences: removed"] += log.blanks
-    notes[f"records with '>' in their id, first: {log.first_mark}"] += log.marks
-    notes["bgzip without its end block: is the file whole?"] += len(log.cut_short)
+    notes["record|with an id seen before: renamed to {id}__2"] += log.duplicates
+    notes["record|without an id: named record_{n}"] += log.unnamed
+    notes["gap|in sequences: removed"] += log.gaps
+    notes["digit|in sequences: removed"] += log.digits
+    notes["blank|in sequences: removed"] += log.blanks
+    notes[f"record|with '>' in the id, first: {log.first_mark}"] += log.marks
+    notes["file|of bgzip without its end block: is it whole?"] += len(log.cut_short)
     for problem in errors:
         click.echo(f"error: {problem}")
     for name, count in sorted((+notes).items()):
-        click.echo(f"note: {count} {name}")
-    click.echo(f"{file}: {records} records, {letters} nt, {len(errors)} errors")
+        noun, about = name.split("|", 1)
+        click.echo(f"note: {counted(count, noun)} {about}")
+    told = f"{counted(records, 'record')}, {letters:,} nt, {counted(len(errors), 'error')}"
+    click.echo(f"{file}: {told}")
     sys.exit(InputError.exit_code if errors else 0)
 
 
@@ -387,7 +394,7 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
         checked += 1
         bad += bool(problem)
         click.echo(f"{'bad' if problem else 'ok':<5} {path}{problem and f': {problem}'}")
-    click.echo(f"{checked} files checked, {bad} bad")
+    click.echo(f"{counted(checked, 'file')} checked, {bad} bad")
     sys.exit(1 if bad else 0 if checked else 3)
 
 

@@ -61,6 +61,12 @@ def entries(run: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
+def mates(run: Mapping[str, Any]) -> int:
+    """Records in a row that are one fragment and have one call: 2 of pairs, else 1."""
+    asked = part(part(run, "parameters"), "inputs")
+    return 2 if asked.get("paired") or asked.get("interleaved") else 1
+
+
 def number(value: object) -> float | None:
     """A number of a file that anyone may have edited; None for anything else."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -54,7 +54,9 @@ def write_report(output_dir: Path) -> Path:
     table = output_dir / "regions.tsv"
     hosts, regions = best_regions(table) if table.exists() else (0, [])
     summary = summarise(output_dir / "calls.tsv", {row.key for _, row in regions})
-    data = _data(run, summary, regions, output_dir)
+    mates = explain.mates(run)
+    data = _data(run, summary, regions, output_dir) | {"unit": "pair" if mates > 1 else "record"}
+    data["curve"] = [(place, kept // mates, lost / mates) for place, kept, lost in summary.curve]
     model, style = str(explain.part(run, "model").get("name", "?")), pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
     # JSON that cannot end the element it stands in
@@ -62,7 +64,7 @@ def write_report(output_dir: Path) -> Path:
     text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     page, graph, general = (output_dir / name for name in REPORT_FILES)
     html = pages.environment().get_template("report.html").render(
-        run=run, explain=explain, summary=summary, data=data, hosts=hosts, model=model,
+        run=run, explain=explain, summary=summary, data=data, hosts=hosts, model=model, mates=mates,
         most_samples=MOST_SAMPLES, shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
         references=citations.references(model), style=Markup(style), script=Markup(script),
@@ -167,7 +169,6 @@ def _data(
         ],
         "fasta": read_sequences(output_dir / f"viral.fasta{packed}", viral),
         "regionFasta": read_sequences(output_dir / f"regions.fasta{packed}", inside),
-        "curve": summary.curve,
         "limits": LIMITS,
         "again": explain.advice(run.get("command") or [], "\0").split("\0"),
         "calls": CALLS,

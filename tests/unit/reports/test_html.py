@@ -135,6 +135,17 @@ def test_nothing_is_said_of_a_share_that_few_records_tell_nor_of_calls_that_are_
         assert ("Share of viruses</dt>" in page, "may all be false" in page) == shown
 
 
+def test_pairs_are_counted_as_pairs_and_the_advice_is_the_terminals(tmp_path):
+    viral = data_of(page_of(make_run(tmp_path)))["curve"][-1]
+    asked, advice = {"inputs": {"interleaved": True}}, "virnucpro predict 'a b' --max-fdr 0.05"
+    page = page_of(tmp_path, parameters=asked, advice=advice)
+    assert re.search(rf">{viral[1] // 2}</b> of 100 pairs are called viral", page)
+    assert data_of(page)["curve"][-1] == [viral[0], viral[1] // 2, viral[2] / 2]
+    assert data_of(page)["unit"] == "pair" and "About 15.0% (10.0% to 21.0%) of the pairs" in page
+    shown = re.search(r'<code id="(\w+)">(.*?)</code> <button type="button" data-copy="\1"', page)
+    assert html.unescape(shown[2]) == advice
+
+
 def test_the_command_rebuilds_the_same_page(tmp_path):
     first = write_report(make_run(tmp_path)).read_bytes()
     (tmp_path / "report.html").unlink()
