@@ -66,6 +66,10 @@ def test_the_tutorial_runs(tmp_path):
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr[-3000:]
+        said = re.sub(r"^.* - INFO - ", "", done.stdout, flags=re.MULTILINE).splitlines()
+        if command[0] == "bash":
+            shown = "".join(blocks(page, "console")).splitlines()
+            assert shown and set(shown) <= set(said)
     assert (tmp_path / "out" / "report.html").exists()
     first, second = (
         [record.header for record in read_records([tmp_path / f"viral_{mate}.fq.gz"])]
