@@ -7,11 +7,10 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import click
 from click import option
-from click.shell_completion import ShellComplete, get_completion_class
 
 from virnucpro.cli import options
 from virnucpro.cli.options import TOKENS, config_of, embedding_dtype, flag, model_home
@@ -165,16 +164,12 @@ def profile(
         trials = []
         for trial in try_budgets(spec, sequences, budgets, chosen, engine, dtype):
             trials.append(trial)
-            said = f"{trial.tokens_per_s:>10,.0f} tokens/s  {trial.efficiency:.1%} real tokens"
-            if trial.peak_bytes is not None:
-                said += f"  {trial.peak_bytes / 2**30:.2f} GiB at the peak"
-            said = said if trial.fits else "does not fit"
-            click.echo(f"  {trial.token_budget:>7} tokens  {said}")
+            click.echo(f"  {trial}")
         winner = best(trials).token_budget
-        name = FLAGS[slot] if engine == "padded" else ""
-        click.echo(f"  best: {name} {winner}" if name else f"  best: a batch of {winner} tokens")
-        tried = [asdict(trial) for trial in trials]
-        encoders[spec.name] = {"flag": name, "recommended": winner, "trials": tried}
+        flag = FLAGS[slot] if engine == "padded" else ""
+        click.echo(f"  best: {flag} {winner}" if flag else f"  best: a batch of {winner} tokens")
+        tried = [trial._asdict() for trial in trials]
+        encoders[spec.name] = {"flag": flag, "recommended": winner, "trials": tried}
     if output is not None:
         write_json(output, {"device": str(chosen), "engine": engine, "encoders": encoders})
         click.echo(f"wrote {output}")
@@ -224,18 +219,6 @@ def citation(bibtex: bool) -> None:
     for reference in references():
         text = f"{reference.text}\n    for {reference.why}"
         click.echo(f"{reference.bibtex}\n" if bibtex else text)
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that completes commands and options in SHELL.
-
-    For bash: virnucpro completion bash > ~/.local/share/bash-completion/completions/virnucpro
-    """
-    made = cast("type[ShellComplete]", get_completion_class(shell))  # click knows each of them
-    click.echo(made(ctx.find_root().command, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
 
 
 @click.command()
@@ -309,51 +292,39 @@ def validate(file: Path, max_errors: int) -> None:
     """Read FILE as predict would; exit 0 if it is fine, else 3 (bad input).
 
     An error is a fault that ends a run, or a record that is no DNA. Records that are too short
-    or without a readable stretch, and ids that occur twice, are notes: predict takes them.
+    or without a readable stretch, and ids that occur twice, are told: predict takes them.
     """
     from virnucpro.core.records import Status
     from virnucpro.pipeline.inputs import check_inputs, plan_sources, read_sources, spool
     from virnucpro.sequences.letters import screen_record
     from virnucpro.sequences.read_log import ReadLog
 
-    log = ReadLog(is_silent=True)
-    records = letters = 0
-    errors: list[str] = []
-    notes: Counter[str] = Counter()
-    names = {
-        Status.TOO_SHORT: "record|shorter than 60 nt: no call",
-        Status.AMBIGUOUS: "record|without 60 plain bases in a row: no call by `longest`",
-    }
+    log, letters, errors, statuses = ReadLog(), 0, list[str](), Counter[Status | None]()
     with TemporaryDirectory() as folder:
         try:
             check_inputs([file])
             sources = plan_sources([file], spool([file], Path(folder)), paired=False)
             for record in read_sources(sources, log):
-                records += 1
                 letters += len(record.sequence)
                 status = screen_record(record)
+                statuses[status] += 1
                 if status is Status.NOT_DNA:
-                    errors.append(f"{file}: record {records} ({clipped(record.seq_id)}) is not DNA")
-                elif status is not None:
-                    notes[names[status]] += 1
+                    name = clipped(record.seq_id)
+                    errors.append(f"{file}: record {log.records} ({name}) is not DNA")
                 if len(errors) >= max_errors:
-                    notes["error|are the limit: the rest was not read"] += len(errors)
+                    click.echo("note: the rest was not read (--max-errors)")
                     break
         except InputError as error:
             errors.append(str(error))
-    notes["record|with an id seen before: renamed to {id}__2"] += log.duplicates
-    notes["record|without an id: named record_{n}"] += log.unnamed
-    notes["gap|in sequences: removed"] += log.gaps
-    notes["digit|in sequences: removed"] += log.digits
-    notes["blank|in sequences: removed"] += log.blanks
-    notes[f"record|with '>' in the id, first: {log.first_mark}"] += log.marks
-    notes["file|of bgzip without its end block: is it whole?"] += len(log.cut_short)
     for problem in errors:
         click.echo(f"error: {problem}")
-    for name, count in sorted((+notes).items()):
-        noun, about = name.split("|", 1)
-        click.echo(f"note: {counted(count, noun)} {about}")
-    told = f"{counted(records, 'record')}, {letters:,} nt, {counted(len(errors), 'error')}"
+    for status, why in (
+        (Status.TOO_SHORT, "shorter than 60 nt: no call"),
+        (Status.AMBIGUOUS, "without 60 plain bases in a row: no call by `longest`"),
+    ):
+        if count := statuses[status]:
+            click.echo(f"note: {counted(count, 'record')} {why}")
+    told = f"{counted(log.records, 'record')}, {letters:,} nt, {counted(len(errors), 'error')}"
     click.echo(f"{file}: {told}")
     sys.exit(InputError.exit_code if errors else 0)
 

@@ -123,6 +123,7 @@ def test_memory_stays_within_100_bytes_a_record(tmp_path):
 
 DATA = {
     "status": "done",
+    "parameters": {"inputs": {"paired": False, "interleaved": False}},
     "seconds": 75.2,
     "stages": {
         "scoring": {"seconds": 1, "status:called": 26, "status:too_short": 1, "status:no_orf": 3},
