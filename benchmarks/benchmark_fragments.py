@@ -13,11 +13,12 @@ What the classes' scores are like is fitted on one half of the dev records, samp
 the other half.
 
 Usage: python -m benchmarks.benchmark_fragments --data DIR [--samples 10] [--work .bench/fragments]
-       [--fit]
+       [--fit] [--device cpu]
 
 DIR holds the files named under `data` in recipes/mini.yaml. Writes pairs.json and prevalence.json.
-With --fit, `pair_gain` and `mix` of the bundled model's calibration.json are fitted on all of the
-records first, as `virnucpro train` ends with, and its manifest is written for the new file.
+Half a million chunks are scored, which takes a GPU a minute or two, and two cores an hour.
+With --fit, the bundled model's calibration.json is fitted on the dev sets first, as `virnucpro
+train` ends with, and its manifest is written for the new file.
 """
 
 from __future__ import annotations
@@ -35,22 +36,21 @@ from benchmarks.result_file import measured_on
 from virnucpro.core.files import read_json, sha256_file, write_json
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import load_model
-from virnucpro.pipeline.direct import DirectScorer
+from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Composition, Mix
-from virnucpro.scores.kinds import RETRO, Kinds
-from virnucpro.training import calibrate as mixing
-from virnucpro.training.corpus import VIRUS, Corpus, load_dev, split_by_target
-from virnucpro.training.figures import auroc, recall_at
+from virnucpro.scores.kinds import COLUMNS, RETRO, Kinds
+from virnucpro.training import calibrate as fitting
+from virnucpro.training.corpus import VIRUS, Corpus, as_records, load_dev, split_by_target
+from virnucpro.training.evaluation import auroc, recall_at
 from virnucpro.training.jobs import read_evaluation
-from virnucpro.training.scoring import as_records
 from virnucpro.training.windows import draw_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "virnucpro" / "models" / "mini"
 # windows of each viral set, and of each cellular class
-DRAWN = {"pairs": (3_000, 1_500), "150": (3_000, 1_500), "300": (3_000, 1_500),
-         "500": (2_500, 900), "1000": (1_000, 400), "3000": (400, 120)}  # fmt: skip
+DRAWN = {"pairs": (6_000, 6_000), "150": (6_000, 6_000), "300": (6_000, 6_000),
+         "500": (5_000, 4_000), "1000": (3_000, 2_000), "3000": (1_000, 800)}  # fmt: skip
 MIXES = {
     "gut": {"bacteria": 0.85, "plasmid": 0.1, "vertebrate": 0.05},
     "soil": {"bacteria": 0.6, "eukaryote_microbial": 0.15, "fungi": 0.1, "plant": 0.1,
@@ -67,9 +67,8 @@ RATIO, POINTS = 1.4, 0.03  # within which an fdr is right
 Table = dict[str, np.ndarray]
 
 
-def score_windows(folder: Path, model: ModelSpec, sets: dict[str, Corpus], seed: int) -> None:
+def score_windows(folder: Path, direct: DirectScorer, sets: dict[str, Corpus], seed: int) -> None:
     """Draw and score; one file for each length, which is not made again."""
-    direct = DirectScorer(model, "cpu")
     for key, (of_viruses, of_cells) in DRAWN.items():
         if (folder / f"{key}.npz").exists():
             continue
@@ -79,13 +78,15 @@ def score_windows(folder: Path, model: ModelSpec, sets: dict[str, Corpus], seed:
             for kind in sorted({group.kind for group in corpus.groups}):
                 own = corpus.of_groups(np.array([g.kind == kind for g in corpus.groups]))
                 count = of_viruses if (own.targets == VIRUS).all() else of_cells
-                nt = 500 if key == "pairs" else int(key)
-                drawn = draw_windows(own, name, nt, count, rng)
-                rows, each = drawn.bases, 1
+                each = 1
                 if key == "pairs":
-                    rows, each = mates(drawn.bases, rng), 2
+                    drawn = fitting.draw_mates(own, count, rng)
+                    rows, each = drawn.bases.reshape(-1, fitting.MATE_NT), 2
+                else:
+                    drawn = draw_windows(own, name, int(key), count, rng)
+                    rows = drawn.bases
                 part = scored(direct, rows, each)
-                n = len(drawn.labels)
+                n = len(drawn.records)
                 part |= {"set": np.full(n, name), "kind": np.full(n, kind),
                          "record": np.array(drawn.records)}  # fmt: skip
                 for column, values in part.items():
@@ -93,15 +94,23 @@ def score_windows(folder: Path, model: ModelSpec, sets: dict[str, Corpus], seed:
         first = np.cumsum([0, *(len(kind) for kind in parts["kind"])])
         parts["of"] = [of + start for of, start in zip(parts["of"], first, strict=False)]
         print(key, "scored", flush=True)
-        np.savez(folder / f"{key}.npz", **{k: np.concatenate(v) for k, v in parts.items()})
+        np.savez_compressed(
+            folder / f"{key}.npz", **{k: np.concatenate(v) for k, v in parts.items()}
+        )
 
 
-def mates(windows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """2 x 150 nt of inserts of about 350 nt, rows in turn: (2 n, 150)."""
-    inserts = np.clip(rng.normal(350, 60, len(windows)).astype(int), 150, 500)
-    last = np.take_along_axis(windows, inserts[:, None] - 1 - np.arange(150), axis=1)
-    last = np.where(last < 4, 3 - last, last).astype(np.uint8)
-    return np.stack([windows[:, :150], last], axis=1).reshape(-1, 150)
+def by_length(model: ModelSpec, device: str) -> fitting.Score:
+    """Scores of windows (n, nt), each as one chunk; a third each where there is no ORF."""
+
+    def score(bases: np.ndarray) -> np.ndarray:
+        whole = replace(model, chunk_nt=max(model.chunk_nt, bases.shape[1]))
+        direct = DirectScorer(whole, device)
+        table = scored(direct, bases, 1)
+        found = np.full((len(bases), 3 + COLUMNS), 1 / 3)
+        found[table["of"]] = table["scores"]
+        return found
+
+    return score
 
 
 def scored(direct: DirectScorer, rows: np.ndarray, each: int) -> Table:
@@ -121,33 +130,35 @@ def scored(direct: DirectScorer, rows: np.ndarray, each: int) -> Table:
 def called(key: str, table: Table, calibration: Calibration, kinds: Kinds) -> Table:
     """p_virus, whether it is called a virus, and likeliest host, of each record or pair."""
     n, clear = len(table["kind"]), table["clear"].astype(np.int64)
-    scores = table["scores"].astype(np.float64)
-    size = np.bincount(table["of"], clear, n) if key == "pairs" else np.full(n, int(key))
-    p, calls = calibration.contigs(scores, clear, table["of"], size, are_pairs=key == "pairs")
-    kind, *_, host = kinds.of_records(scores[:, 3:], clear.astype(np.float64), table["of"], n)
-    is_called = (calls == "virus") & ((kind != RETRO) | (p >= calibration.retro_above))
+    is_pair, scores = key == "pairs", table["scores"].astype(np.float64)
+    size = np.bincount(table["of"], clear, n) if is_pair else np.full(n, int(key))
+    record_of = 2 * table["of"] + table["mate"] if is_pair else table["of"]
+    found = fitting.score_records(calibration, kinds, scores, clear, record_of, size, is_pair)
+    kind = kinds.of_records(scores[:, 3:], clear.astype(np.float64), table["of"], n)[0]
+    is_called = (found.call == "virus") & ((kind != RETRO) | (found.p >= calibration.retro_above))
     half = np.array([sum(map(ord, record)) % 2 for record in table["record"]])
-    is_known = ~np.isnan(p)
-    columns = {"p": np.clip(p, 1e-7, 1 - 1e-7), "called": is_called, "host": host,
+    columns = {"p": found.p, "called": is_called, "host": found.host,
                "kind": table["kind"], "set": table["set"], "half": half}  # fmt: skip
+    is_known = ~np.isnan(found.p)
     return {name: values[is_known] for name, values in columns.items()}
 
 
-def pairs(table: Table, calibration: Calibration, shares: dict[str, float]) -> list[dict[str, Any]]:
+def pairs(
+    raw: Table, table: Table, calibration: Calibration, shares: dict[str, float]
+) -> list[dict[str, Any]]:
     """AUROC and recall of first mates, and of pairs, each class by its bases."""
-    rng, n = np.random.default_rng(0), len(table["kind"])
-    z = np.zeros((n, 2))
-    odds = calibration.log_odds(table["scores"].astype(np.float64), table["clear"])
-    z[table["of"], table["mate"]] = odds
-    cells = np.flatnonzero(table["kind"] != "virus")
-    weight = np.array([shares[kind] for kind in table["kind"][cells]])
-    cells = rng.choice(cells, 40_000, p=weight / weight.sum())
+    first = raw["mate"] == 0
+    odds = calibration.log_odds(raw["scores"][first].astype(np.float64), raw["clear"][first])
+    alone = {"p": odds} | {name: raw[name][raw["of"][first]] for name in ("kind", "set")}
     rows = []
-    for name, x in (("a mate", z[:, 0]), ("the pair", z.sum(axis=1))):
+    for name, of in (("a mate", alone), ("the pair", table)):
+        cells = np.flatnonzero(of["kind"] != "virus")
+        weight = np.array([shares[kind] for kind in of["kind"][cells]])
+        cells = np.random.default_rng(0).choice(cells, 40_000, p=weight / weight.sum())
         for of_set in SETS:
-            x_all = np.concatenate([x[table["set"] == of_set], x[cells]])
-            is_viral = np.arange(len(x_all)) < len(x_all) - len(cells)
-            found = {"auroc": auroc(x_all, is_viral), "recall_1": recall_at(x_all, is_viral, 0.01)}
+            x = np.concatenate([of["p"][of["set"] == of_set], of["p"][cells]])
+            is_viral = np.arange(len(x)) < len(x) - len(cells)
+            found = {"auroc": auroc(x, is_viral), "recall_1": recall_at(x, is_viral, 0.01)}
             rows.append({"what": name, "set": of_set, "viruses": int(is_viral.sum()),
                          **{k: round(v, 4) for k, v in found.items()}})  # fmt: skip
     return rows
@@ -155,14 +166,14 @@ def pairs(table: Table, calibration: Calibration, shares: dict[str, float]) -> l
 
 def by_part(
     table: Table, shares: dict[str, float], half: int | None
-) -> tuple[list[mixing.Part], list[mixing.Scored]]:
+) -> tuple[list[fitting.Part], list[fitting.Scored]]:
     """Parts of the mix, and the records of each, of one half or of all."""
     parts, rows = [], []
     label = np.where(table["kind"] == "virus", table["set"], table["kind"])
     for name in (*SETS, *shares):
         own = (label == name) & ((table["half"] == half) | (half is None))
-        parts.append(mixing.Part(name in SETS, 0.5 * shares.get(name, 1 / len(SETS))))
-        rows.append(mixing.Scored(table["p"][own], table["host"][own]))
+        parts.append(fitting.Part(name in SETS, 0.5 * shares.get(name, 1 / len(SETS))))
+        rows.append(fitting.Scored(table["p"][own], table["kind"][own], table["host"][own], None))
     return parts, rows
 
 
@@ -170,7 +181,7 @@ def fitted(tables: dict[str, Table], half: int | None, shares: dict[str, float],
     """The mix of one half of the records, or of all, by the code that training fits it with."""
     order = [*sorted(set(tables) - {"pairs"}, key=int), "pairs"]
     rows = [by_part(tables[key], shares, half) for key in order]
-    found = mixing.class_tables(rows[0][0], [scored for _, scored in rows], hosts)
+    found = fitting.class_tables(rows[0][0], [scored for _, scored in rows], hosts)
     found |= {"lengths_nt": np.array([int(key) for key in order[:-1]]),
               "shares": np.array([*shares.values()])}  # fmt: skip
     return Mix.of({name: values.round(4).tolist() for name, values in found.items()})
@@ -279,13 +290,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10, help="of each setting")
     parser.add_argument("--sizes", default="500,2000", help="records of a sample")
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--fit", action="store_true", help="write the bundled model's calibration")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     model = load_model(MODEL, args.work)
     job = read_evaluation(ROOT / "recipes" / "mini.yaml", args.data)
     sets = split_by_target(load_dev(job.data))
-    score_windows(args.work, model, sets, args.seed)
+    score_windows(args.work, DirectScorer(model, args.device), sets, args.seed)
     raw = {key: dict(np.load(args.work / f"{key}.npz")) for key in DRAWN}
     cells = sets["dev_cellular"]
     bases = Counter[str]()
@@ -296,26 +308,23 @@ def main() -> None:
     path = MODEL / "calibration.json"
     calibration = Calibration.load(path)
     if args.fit:
-        alone = called("pairs", raw["pairs"], replace(calibration, pair_gain=0.0), kinds)
-        gain = mixing.pair_gain(*by_part(alone, shares, None))
-        calibration = replace(calibration, pair_gain=gain)
-    tables = {key: called(key, table, calibration, kinds) for key, table in raw.items()}
-    if args.fit:
-        mix = fitted(tables, None, shares, len(kinds.hosts))
-        replace(calibration, mix=mix).save(path, read_json(path)["fitted_on"])
+        calibration = fitting.calibrated(
+            by_length(model, args.device), load_dev(job.data), job, model.groups
+        )
+        calibration.save(path, ", ".join(sorted(sets)))
         manifest = read_json(MODEL / "model.json")
         manifest["files"][path.name] |= {
             "sha256": sha256_file(path), "size": path.stat().st_size,
         }  # fmt: skip
         write_json(MODEL / "model.json", manifest)
+    tables = {key: called(key, table, calibration, kinds) for key, table in raw.items()}
     about = {
         "command": "python -m benchmarks.benchmark_fragments --data DIR",
         **measured_on(),
     }
     title = "Pairs of 2 x 150 nt, inserts of 350 nt"
-    gain_said = {"pair_gain": calibration.pair_gain}
-    found = pairs(raw["pairs"], calibration, shares)
-    save(args.output / "pairs.json", {"title": title, **about, **gain_said, "results": found})
+    found = pairs(raw["pairs"], tables["pairs"], calibration, shares)
+    save(args.output / "pairs.json", {"title": title, **about, "results": found})
     mixes = [fitted(tables, half, shares, len(kinds.hosts)) for half in (0, 1)]
     sizes = tuple(map(int, args.sizes.split(",")))
     rows = [row for key, table in tables.items()

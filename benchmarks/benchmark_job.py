@@ -198,7 +198,7 @@ def job() -> None:
     from unittest import mock
 
     from virnucpro.core.log import setup_logging
-    from virnucpro.pipeline import prediction
+    from virnucpro.pipeline import prediction, stream
     from virnucpro.pipeline.settings import Compute, Output, PredictionSettings
     from virnucpro.pipeline.worker_loop import Done
 
@@ -226,7 +226,7 @@ def job() -> None:
         def close(self) -> None:
             self.inner.close()
 
-    make = prediction.make_executor
+    make = stream.make_executor
     load = mark_after(marks, "ready")
     settings = PredictionSettings(
         compute=Compute(
@@ -238,7 +238,7 @@ def job() -> None:
     )
     with (
         mock.patch.object(prediction, "choose_model", lambda _: spec_of(request["model"])),
-        mock.patch.object(prediction, "make_executor", lambda *given: Watch(make(*given))),
+        mock.patch.object(stream, "make_executor", lambda *given: Watch(make(*given))),
         load,
     ):
         code = prediction.run_prediction([Path(request["input"])], Path(request["out"]), settings)

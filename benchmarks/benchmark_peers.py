@@ -122,7 +122,7 @@ def direct(fasta: Path, cores: int) -> None:
     import torch
 
     from virnucpro.models.store import resolve_model
-    from virnucpro.pipeline.direct import DirectScorer
+    from virnucpro.pipeline.stream import DirectScorer
     from virnucpro.sequences.fasta import read_records
 
     torch.set_num_threads(cores)

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.models.store import resolve_model
-from virnucpro.training.corpus import Corpus, load_dev
+from virnucpro.pipeline.stream import DirectScorer
+from virnucpro.training.corpus import Corpus, as_records, load_dev
 from virnucpro.training.jobs import read_evaluation
-from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import draw_windows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +87,12 @@ def main() -> None:
     sets = load_dev(read_evaluation(ROOT / "recipes" / "mini.yaml", args.data).data)
     viral = {name: corpus for name, corpus in sets.items() if "virus" in name}
     model = resolve_model("mini", None, Path("no-home"))
-    scorer = ModelOnDevice(model, args.device)
+    scorer = DirectScorer(model, args.device)
+
+    def calls(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        found = list(scorer.score(as_records(rows)))
+        return np.array([row.p_virus for row in found], float), np.array([r.call for r in found])
+
     found: dict[str, object] = {
         "command": f"python -m benchmarks.benchmark_same_answer --data DIR --count {args.count} "
         f"--seed {args.seed}",
@@ -95,24 +100,24 @@ def main() -> None:
     }
 
     some = windows(sets, STRAND_NT, args.count, args.seed)
-    found["reverse complement"] = compared(scorer.calls, some, [turned(row) for row in some])
+    found["reverse complement"] = compared(calls, some, [turned(row) for row in some])
     some = windows(sets, PHASE_NT, args.count, args.seed + 1)
-    found["three letters less"] = compared(scorer.calls, some, [row[3:] for row in some])
+    found["three letters less"] = compared(calls, some, [row[3:] for row in some])
     rng = np.random.default_rng(args.seed)
     some = windows(viral, CIRCLE_NT, args.count // 2, args.seed + 2)
     shifts = rng.integers(1, 700, len(some))
     circles = [np.concatenate([row, row[:REPEAT_NT]]) for row in some]
     begun = [np.roll(row, -shift) for row, shift in zip(some, shifts, strict=True)]
     begun = [np.concatenate([row, row[:REPEAT_NT]]) for row in begun]
-    found["circle begun elsewhere"] = compared(scorer.calls, circles, begun)
+    found["circle begun elsewhere"] = compared(calls, circles, begun)
 
     some = windows(viral, MASKED_NT, args.count, args.seed + 3)
-    called = [r for r, c in zip(some, scorer.calls(some)[1], strict=True) if c == "virus"]
+    called = [r for r, c in zip(some, calls(some)[1], strict=True) if c == "virus"]
     rows = []
     for share in SHARES:
         for how in ("start", "middle", "end", "three runs"):
-            calls = scorer.calls([masked(row, share, how, rng) for row in called])[1]
-            names, counts = np.unique(calls, return_counts=True)
+            after = calls([masked(row, share, how, rng) for row in called])[1]
+            names, counts = np.unique(after.astype(str), return_counts=True)
             found_calls = dict(zip(names.tolist(), counts.tolist(), strict=True))
             rows.append({"share": share, "runs": how, "sequences": len(called)} | found_calls)
     found["masked by N"] = rows

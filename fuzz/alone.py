@@ -38,9 +38,9 @@ from fuzz.report import write_report  # noqa: E402
 from virnucpro.core.errors import InputError  # noqa: E402
 from virnucpro.models.store import resolve_model  # noqa: E402
 from virnucpro.pipeline import input_pass  # noqa: E402
-from virnucpro.pipeline.direct import DirectScorer  # noqa: E402
 from virnucpro.pipeline.prediction import run_prediction  # noqa: E402
 from virnucpro.pipeline.settings import Compute, Output, PredictionSettings  # noqa: E402
+from virnucpro.pipeline.stream import DirectScorer  # noqa: E402
 from virnucpro.pipeline.worker_loop import (  # noqa: E402
     Done,
     Executor,
@@ -187,7 +187,8 @@ class Predictor:
     def __init__(self, is_stub: bool) -> None:
         self._executor: Executor = MadeUpScores() if is_stub else InProcess("cpu", 1)
         model = resolve_model("mini", None, Path("none"))
-        self._direct = DirectScorer(model, executor=self._executor)
+        self._direct = DirectScorer(model)
+        self._direct.executor = self._executor
 
     def whole(self, files: Sequence[Path], out: Path, per_unit: int = 2_000) -> list[CallRow]:
         """The rows of calls.tsv."""

@@ -114,7 +114,7 @@ def worker_that_names_its_device(connection, settings, number):
         key, job, unit = item
         if unit is None:
             continue
-        scores = unit if isinstance(unit, tuple) else None
+        scores = None if hasattr(unit, "layout") else unit
         what = "scores" if scores else unit.layout
         text = f"{what} on {settings.device}"
         line = {"name": "virnucpro.toy", "levelno": logging.INFO, "levelname": "INFO", "msg": text}

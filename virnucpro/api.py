@@ -196,7 +196,7 @@ class Session:
         self, inputs: Inputs, *, output_dir: str | Path | None = None, **options: Any
     ) -> PredictionResult:
         """Call every record of `inputs`; arguments and errors are those of `virnucpro.predict`."""
-        from virnucpro.pipeline import prediction
+        from virnucpro.pipeline import prediction, stream
         from virnucpro.reports.explain import read_run
 
         if unknown := options.keys() - inspect.signature(predict).parameters.keys():
@@ -209,7 +209,7 @@ class Session:
         flags = {"device": self._device, "threads": self._threads, **options}
         settings = _settings(self._model, **flags)
         if self._executor is None:
-            self._executor = prediction.make_executor(settings.compute)
+            self._executor = stream.make_executor(settings.compute)
         out = Path(output_dir or tempfile.mkdtemp(prefix="virnucpro-"))
         with ExitStack() as stack, ExitStack() as of_result:
             if not output_dir:
@@ -259,12 +259,12 @@ def embed(
     """
     if per not in ("orf", "record"):
         raise UsageError(f"per must be orf or record, got {shown(per)}")
-    from virnucpro.pipeline.direct import DirectScorer
+    from virnucpro.engines.base import EngineOptions
     from virnucpro.pipeline.run import choose_model
-    from virnucpro.scores.scorer import EmbeddingOptions
+    from virnucpro.pipeline.stream import DirectScorer
 
     settings = _settings(model, device=device, orf_policy=orf_policy, precision=precision)
-    options = EmbeddingOptions(dtype=settings.compute.dtype) if precision else None
+    options = EngineOptions(dtype=settings.compute.dtype) if precision else None
     scorer = DirectScorer(choose_model(settings.model), device, options)
     ids: list[str] = []
     parts = [np.empty((0, scorer.model.dim), dtype=np.float32)]

@@ -82,8 +82,6 @@ def test_a_run_of_an_input_that_was_refused_leaves_nothing(tmp_path, predict, wo
     predict(path, "-o", out, "--force", code=0)
 
 
-# An input among the files that a run removes
-
 OWN = "a file of the run in"
 
 
@@ -149,8 +147,6 @@ def test_standard_input_may_not_come_from_a_file_that_force_removes(copy, refuse
     with standard_input(out / "viral.fasta"):
         refused(out, 2, OWN, "/dev/stdin", "--force")
 
-
-# An input that became empty, or something else
 
 EMPTY = {"nothing": b"", "blank lines": b"\n\n  \n", "an empty gzip": gzip.compress(b"")}
 BROKEN = {
@@ -234,8 +230,6 @@ def test_the_same_name_in_another_directory_is_another_file(
     monkeypatch.chdir(tmp_path / "two")
     refused(tmp_path / "out", 2, "holds a run of in.fa", "in.fa", "--resume")
 
-
-# Files of others
 
 NAMES = (
     "records.tsv", "contigs.tsv", "orfs.bin", "input_1", "run_record.json", "calls.tsv",
@@ -374,9 +368,6 @@ def test_files_of_others_are_found_before_any_work(made, tmp_path, refused, name
     refused(out, 2, "is there already", made / "s.fa", "--force", "-k", report=True)
 
 
-# run.json lost
-
-
 def lose(out, how):
     path = out / "run.json"
     text = path.read_bytes()
@@ -412,9 +403,6 @@ def test_a_run_whose_run_json_was_lost_is_as_protected_as_before(copy, made, pre
     refused(out, 1, "chunks.tsv: ", made / "s.fa", "--resume")
     predict(made / "other.fa", "-o", out, "--force", code=0)
     assert not (out / "s_merged").exists() and are_mine(out, ["thesis.doc"])
-
-
-# The report
 
 
 @pytest.mark.parametrize("name", ["report.html", "virnucpro_mqc.json"])

@@ -35,9 +35,6 @@ def shell(folder, words, redirections="", code="-m virnucpro", **more):
     )  # fmt: skip
 
 
-# Standard streams
-
-
 @pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", "2>/dev/full >/dev/full"])
 def test_a_run_that_nobody_hears_ends_well(fasta, tmp_path, redirections):
     done = shell(tmp_path, ["predict", fasta, "-o", tmp_path / "out", *RUN], redirections)
@@ -101,9 +98,6 @@ def test_a_log_file_on_a_full_disk_ends_no_run(fasta, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-# A user without a home directory
-
-
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -136,8 +130,6 @@ def test_a_home_of_nobody_known_is_a_usage_error(fasta, tmp_path, words, variabl
     done = run("-c", settings, "config", "show", code=2)
     assert "~no-such-user/x" in done.output
 
-
-# Signals before a command has begun
 
 INTERRUPTED = """
 import os, runpy, sys
@@ -173,9 +165,6 @@ def test_an_interrupt_while_importing_ends_without_a_traceback(tmp_path, fasta, 
     assert "found" in done.stdout
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("virnucpro: stopped by a signal") and done.stderr.count("\n") == 1
-
-
-# References of CRAM files
 
 
 @pytest.fixture

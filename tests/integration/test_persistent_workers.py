@@ -1,7 +1,7 @@
 """Workers that keep their models: same output, models loaded once, nothing left behind."""
 
 import multiprocessing
-from dataclasses import replace
+from contextlib import closing
 from unittest import mock
 
 import pytest
@@ -10,11 +10,12 @@ from runs import are_gone
 from runs_here import run
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 
+from virnucpro.engines.base import EngineOptions
 from virnucpro.engines.runner import BatchEngine
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
-from virnucpro.pipeline.worker_loop import InProcess
-from virnucpro.scores.scorer import EmbeddingOptions
+from virnucpro.pipeline.settings import Compute
+from virnucpro.pipeline.worker_loop import Done, GivenUp, InProcess
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,8 @@ def work(inputs, tmp_path):
 @pytest.fixture(scope="module")
 def pool():
     """One worker for every test that leaves a whole one behind."""
-    with PersistentWorkerPool(1, "tiny", cache_clear_interval=5, threads=1) as pool:
+    compute = Compute(device="cpu", cache_clear_interval=5, threads=1)
+    with closing(PersistentWorkerPool(1, "tiny", compute)) as pool:
         yield pool
     assert not multiprocessing.active_children()
 
@@ -58,10 +60,9 @@ def seen_by(queue, job, files):
     """Processes that were there whenever a file was done."""
     pids = set()
 
-    def look(file):
+    for _, outcome in queue.process(job, files):
         pids.update(child.pid for child in multiprocessing.active_children())
-
-    assert not queue.process(job, files, on_done=look).failed
+        assert isinstance(outcome, Done)
     return pids
 
 
@@ -83,8 +84,8 @@ def test_persistent_pool_initialization(pool, work):
 @pytest.mark.parametrize("slot", ["protein", "dna"])
 def test_persistent_vs_standard_output_equivalence(pool, work, tmp_path, slot):
     job, files = work[slot]
-    mine = [replace(file, output_file=tmp_path / f"p{k}.pt") for k, file in enumerate(files)]
-    BatchQueueManager(use_persistent_pool=pool).process(job, mine)
+    mine = [file._replace(output_file=tmp_path / f"p{k}.pt") for k, file in enumerate(files)]
+    list(BatchQueueManager(use_persistent_pool=pool).process(job, mine))
     seen = seen_by(BatchQueueManager(PersistentWorkerPool(2, "own")), job, files)
     own = seen - {worker.process.pid for worker in pool.pool}
     assert len(own) == 2 and are_gone([*own])  # standard workers end with their stage
@@ -109,11 +110,11 @@ def test_memory_management(work):
 
 def test_pool_lifecycle(pool, work):
     before = {child.pid for child in multiprocessing.active_children()}
-    own = PersistentWorkerPool(2, "tiny", threads=2)
-    with pytest.raises(KeyError), own:
+    own = PersistentWorkerPool(2, "tiny", Compute(device="cpu", threads=2))
+    with pytest.raises(KeyError), closing(own):
         own.create_pool()
         pids = {worker.process.pid for worker in own.pool}
-        BatchQueueManager(use_persistent_pool=own).process(*work["protein"])
+        list(BatchQueueManager(use_persistent_pool=own).process(*work["protein"]))
         assert {worker.process.pid for worker in own.pool} == pids
         raise KeyError
     assert own.pool is None and are_gone([*pids])
@@ -133,14 +134,15 @@ def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
         return real(engine, ready)
 
     monkeypatch.setattr(BatchEngine, "_forward", forward)
-    job = EmbedJob(inputs["dna"][0].encoder, EmbeddingOptions(token_budget=60))
+    job = EmbedJob(inputs["dna"][0].encoder, EngineOptions(token_budget=60))
     files = [
         SplitFile(input_file=path, output_file=path.with_suffix(".pt"), layout="dna")
         for path in write_split_files(tmp_path, 4)[0]
     ]
     files[0].input_file.write_text(f">long\n{'ACGTTGCA' * 400}\n")
     files[2].input_file.write_text(">a\nAC\n>a\nAG\n")
-    failed = BatchQueueManager().process(job, files).failed
+    outcomes = BatchQueueManager().process(job, files)
+    failed = {file: one.reason for file, one in outcomes if isinstance(one, GivenUp)}
     assert set(failed) == {files[0], files[2]}
     assert "one sequence" in failed[files[0]] and "occurs twice" in failed[files[2]]
     assert [file.output_file.exists() for file in files] == [False, True, False, True]
@@ -150,8 +152,8 @@ def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
 @pytest.mark.gpu
 def test_gpu_memory_is_given_back(gpu, work):
     free = torch.cuda.mem_get_info(gpu)[0]
-    with PersistentWorkerPool(1, "tiny", devices=(gpu,)) as pool:
-        BatchQueueManager(use_persistent_pool=pool).process(*work["protein"])
+    with closing(PersistentWorkerPool(1, "tiny", Compute(device=gpu))) as pool:
+        list(BatchQueueManager(use_persistent_pool=pool).process(*work["protein"]))
     assert torch.cuda.mem_get_info(gpu)[0] >= free - (64 << 20)
 
 

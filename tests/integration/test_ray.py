@@ -12,7 +12,7 @@ from runs_here import run, tables, write_dna
 from stand_ins import Gated, Troubled
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.pipeline import prediction, ray_executor
+from virnucpro.pipeline import ray_executor, stream
 from virnucpro.pipeline.ray_executor import RayExecutor
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.stream import ScoreStore
@@ -62,7 +62,7 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
     cluster, local, tmp_path, monkeypatch
 ):
     command, expected = local
-    events, make = [], prediction.score_job
+    events, make = [], stream.score_job
     for name in ("_start", "_send"):
         method = getattr(RayExecutor, name)
 
@@ -71,7 +71,7 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
             method(self, one, *number)
 
         monkeypatch.setattr(RayExecutor, name, noted)
-    monkeypatch.setattr(prediction, "score_job", lambda *given: Gated(make(*given), tmp_path))
+    monkeypatch.setattr(stream, "score_job", lambda *given: Gated(make(*given), tmp_path))
 
     on_ray = ["--executor", "ray", "--ray-address", cluster.address]
     with ThreadPoolExecutor(1) as driver:  # this thread may start hosts, another may not

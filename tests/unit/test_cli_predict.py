@@ -143,10 +143,10 @@ def test_what_does_not_fit_together_ends_before_any_work(invoke, options, code, 
     ("variable", "value", "field", "expected"),
     [
         ("VIRNUCPRO_DISABLE_FP16", "1", "dtype", "float32"),
-        ("VIRNUCPRO_DISABLE_PACKING", "yes", "disable_packing", True),
-        ("VIRNUCPRO_DISABLE_PACKING", "false", "disable_packing", False),
+        ("VIRNUCPRO_DISABLE_PACKING", "yes", "packing", False),
+        ("VIRNUCPRO_DISABLE_PACKING", "false", "packing", True),
         ("VIRNUCPRO_V1_ATTENTION", "true", "v1_attention", True),
-        ("VIRNUCPRO_FEATURES_DATALOADER_WORKERS", "0", "dataloader_workers", 0),
+        ("VIRNUCPRO_FEATURES_DATALOADER_WORKERS", "0", "loader_workers", 0),
     ],
 )
 def test_environment_switches_reach_the_engine(
@@ -154,9 +154,9 @@ def test_environment_switches_reach_the_engine(
 ):
     monkeypatch.setenv(variable, value)
     given, _ = invoke("--parallel")
-    assert getattr(given["runtime_config"], field) == expected
+    assert getattr(given["settings"].compute, field) == expected
     given, _ = invoke("--parallel", "--dataloader-workers", "5")
-    assert given["runtime_config"].dataloader_workers == 5
+    assert given["settings"].compute.loader_workers == 5
     monkeypatch.setenv("VIRNUCPRO_DISABLE_PACKING", "perhaps")
     given, result = invoke("--parallel")
     assert (given, result.exit_code) == (None, 2)

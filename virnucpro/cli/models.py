@@ -120,7 +120,7 @@ def _prove(spec: Any) -> None:
     """Load what is about to be installed, one tensor of an encoder at a time."""
     from virnucpro.encoders.load import check_encoder
     from virnucpro.models.specs import EncoderSpec
-    from virnucpro.scores.classifier import load_classifier
+    from virnucpro.scores.classifier import Classifier
 
     if isinstance(spec, EncoderSpec):
         check_encoder(spec)
@@ -128,7 +128,7 @@ def _prove(spec: Any) -> None:
     for encoder in (spec.dna, spec.protein):
         if encoder.path.parent == spec.classifier.parent:  # the others are installed
             check_encoder(encoder)
-    load_classifier(spec, "cpu")
+    Classifier(spec)
 
 
 @models.command()

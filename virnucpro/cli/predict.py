@@ -177,14 +177,7 @@ def predict(
             enable_checkpointing=resume or force_resume,
             checkpoint_dir=out / ".checkpoints",
             force_restart=force_resume,
-            dtype=compute.dtype,
-            dataloader_workers=compute.loader_workers,
-            pin_memory=compute.pin_memory,
-            disable_packing=not compute.packing,
-            v1_attention=compute.v1_attention,
-            threads=compute.threads,
             devices=compute.devices,
-            worker_timeout=compute.worker_timeout,
         )
     code = prediction.run_prediction(
         input_files=input_files, output_dir=out, settings=settings,

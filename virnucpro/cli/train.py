@@ -49,9 +49,9 @@ def train(
     frozen encoders.
     """
     from virnucpro.models.manifest import MANIFEST
-    from virnucpro.training.fit import FitSettings
+    from virnucpro.training.fit import FitSettings, train_bundled
     from virnucpro.training.jobs import MlpRecipe, read_job
-    from virnucpro.training.run import train_bundled, train_mlp
+    from virnucpro.training.mlp import train_mlp
 
     job, recipe = read_job(config_file, data)
     if seed is not None:
@@ -76,7 +76,7 @@ def train(
             mlp = train_mlp(job, recipe, settings, model_home(config_of(ctx)), output_dir)
             paused = "" if mlp else f"while embedding; {settings.folder} keeps what is done:"
             what = "AUROC on held-out windows with a reading frame"
-            said = mlp and f", epoch {mlp.epoch}; {what} {mlp.auroc:.4f}"
+            said = mlp and f", epoch {mlp[0]}; {what} {mlp[1]:.4f}"
         else:
             recipe = replace(recipe, steps=steps or recipe.steps)
             fit = train_bundled(job, recipe, settings, output_dir)
@@ -125,9 +125,9 @@ def evaluate(
     """
     from virnucpro.core.progress import ProgressReporter
     from virnucpro.models.store import resolve_model
+    from virnucpro.pipeline.stream import DirectScorer
     from virnucpro.training.evaluation import evaluate as measure
     from virnucpro.training.jobs import Job, LabelledFiles, read_evaluation
-    from virnucpro.training.scoring import ModelOnDevice
     from virnucpro.training.windows import Drawing
 
     if (decoys is None) != (decoy_kinds is None):
@@ -158,7 +158,7 @@ def evaluate(
     kind = model_type or ("custom" if model_path else "mini")
     model = resolve_model(kind, model_path, model_home(config_of(ctx)))
     progress = ProgressReporter(not ctx.ensure_object(dict).get("quiet", False))
-    report = measure(ModelOnDevice(model, device), job, drawing, progress)
+    report = measure(DirectScorer(model, device), job, drawing, progress)
     paths = report.write(output_dir)
     for row in report.rows:
         if row.level not in ("set", "decoy"):

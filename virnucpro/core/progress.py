@@ -1,12 +1,12 @@
 """Progress of long work: a bar with rate and ETA on a terminal, plain lines elsewhere."""
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import lru_cache
 from importlib import import_module
 
 logger = logging.getLogger("virnucpro.progress")
@@ -15,25 +15,16 @@ SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
-class GpuMeter:
-    """GPU memory in use; asks the driver, as whoever shows progress need not hold a GPU itself."""
-
-    def __init__(self) -> None:
-        self._text, self._next = "", 0.0
-
-    def text(self) -> str:
-        """Memory of the busiest GPU, such as `GPU 12.3/79.6 GiB`; looked up every two seconds."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + SECONDS_BETWEEN_LOOKS
-            try:
-                nvml = import_module("pynvml")
-                nvml.nvmlInit()
-                handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
-                busiest = max(map(nvml.nvmlDeviceGetMemoryInfo, handles), key=lambda one: one.used)
-                self._text = f"GPU {busiest.used / 2**30:.1f}/{busiest.total / 2**30:.1f} GiB"
-            except Exception:  # noqa: BLE001 - no library, no driver or no GPU: all the same here
-                self._text, self._next = "", math.inf
-        return self._text
+def gpu_memory(moment: float) -> str:
+    """Memory of the busiest GPU by its driver, such as `GPU 12.3/79.6 GiB`; empty without one."""
+    try:
+        nvml = import_module("pynvml")
+        nvml.nvmlInit()
+        handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+        busiest = max(map(nvml.nvmlDeviceGetMemoryInfo, handles), key=lambda one: one.used)
+        return f"GPU {busiest.used / 2**30:.1f}/{busiest.total / 2**30:.1f} GiB"
+    except Exception:  # noqa: BLE001 - no library, no driver or no GPU: all the same here
+        return ""
 
 
 class Bar:
@@ -41,7 +32,7 @@ class Bar:
 
     def __init__(self, total: int | None = None, desc: str = "", unit: str = "") -> None:
         self.total, self.desc, self.unit = total, desc, unit
-        self.done, self.gpu = 0, GpuMeter()
+        self.done, self.gpu = 0, lru_cache(maxsize=1)(gpu_memory)
 
     def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
         """Count `n` more items of about `expected`; `postfix` is shown behind the bar."""
@@ -70,7 +61,9 @@ class _LineBar(Bar):
         words = [f"{rate:.1f}/s"]
         if rate and expected is not None:
             words.append(f"ETA {timedelta(seconds=int(max(0, expected - self.done) / rate))}")
-        words += [text for text in (*details, self.gpu.text()) if text]
+        words += [
+            text for text in (*details, self.gpu(time.monotonic() // SECONDS_BETWEEN_LOOKS)) if text
+        ]
         count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
         logger.info("%s: %s %s, %s", self.desc, count, self.unit, ", ".join(words))
 
@@ -103,7 +96,15 @@ class ProgressReporter:
             class RichBar(Bar):
                 def show(self, expected: int | None, details: list[str]) -> None:
                     speed = f"{task.speed:,.0f}/s" if task.speed else ""
-                    text = ", ".join(word for word in (speed, *details, self.gpu.text()) if word)
+                    text = ", ".join(
+                        word
+                        for word in (
+                            speed,
+                            *details,
+                            self.gpu(time.monotonic() // SECONDS_BETWEEN_LOOKS),
+                        )
+                        if word
+                    )
                     progress.update(task.id, total=expected, completed=self.done, details=text)
 
             yield RichBar(total, desc, unit)

@@ -3,7 +3,6 @@
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +39,7 @@ class Called:
 
 
 class Caller:
-    """A model's calibration, applied to shards; `mates` records in a row are one fragment.
-
-    Raises:
-        ModelError: the calibration cannot be read.
-    """
+    """A model's calibration, applied to shards; `mates` records in a row are one fragment."""
 
     def __init__(self, model: ModelSpec, mates: int = 1) -> None:
         self._model, self._calibration = model, Calibration.load(model.calibration)
@@ -54,8 +49,7 @@ class Caller:
     def call(self, shard: Shard, scores: Scores) -> Called:
         """Call every record and chunk of a shard, given the scores of each ORF, or NaN.
 
-        A record with an ORF that has no score is `failed`: the rest does not speak for it, nor
-        for its mate.
+        A record with an ORF without one is `failed`: the rest does not speak for it, nor its mate.
         """
         count = len(shard.records)
         chunks, orf_chunk = shard.chunks, shard.orfs["chunk"].astype(np.int64)
@@ -96,8 +90,12 @@ class Caller:
                 np.bincount(fragment_of, np.where(called > 0, of_mate, 0), fragments)
                 for of_mate in (sizes, np.zeros(count) if hidden is None else hidden)
             )
+            alike = np.full((fragments, 2), np.nan)
+            if self._kinds.families:
+                weight = lengths.astype(np.float64)
+                alike = self._kinds.alike(table[best, 3:], weight, contig_of, fragments)
             p_pairs, calls = self._calibration.contigs(
-                evidence, lengths, fragment_of[contig_of], sizes, hidden, are_pairs=True
+                evidence, lengths, fragment_of[contig_of], sizes, hidden, alike
             )
             p_virus, calls = p_pairs[fragment_of], calls[fragment_of]
         supporting = np.bincount(contig_of[p_chunks > 0.5], minlength=count)
@@ -154,32 +152,29 @@ class Caller:
         return Called(rows, hosts, chunk_rows, scored, virus >= other, lacking)
 
 
-class ModelTables:
+class ModelTables(ExitStack):
     """The tables that depend on input and model alone, shard by shard; a context manager."""
 
     def __init__(self, paths: RunPaths, model: ModelSpec, mates: int = 1) -> None:
+        super().__init__()
         self._paths, self._caller = paths, Caller(model, mates)
         self._consensus = ConsensusTable(paths.checkpoints)
         self.counts: Counter[str] = Counter(records=0, nt=0, chunks=0, orfs=0, chunks_scored=0)
+        self.missing: dict[str, int] = {}  # as `Called` has it, of all shards
 
     def __enter__(self) -> "ModelTables":
         paths = self._paths
         paths.merged_dir.mkdir(exist_ok=True)
-        with ExitStack() as stack:
-            self._predictions, self._chunks, self._records = (
-                stack.enter_context(atomic_write(path, "w"))
-                for path in (paths.predictions, paths.chunks, paths.contigs)
-            )
-            self._predictions.write(RESULTS_HEADER)
-            self._chunks.write(header(CHUNK_COLUMNS))
-            self._records.write(header(CONTIG_COLUMNS))
-            self._stack = stack.pop_all()
+        self._predictions, self._chunks, self._records = (
+            self.enter_context(atomic_write(path, "w"))
+            for path in (paths.predictions, paths.chunks, paths.contigs)
+        )
+        self._predictions.write(RESULTS_HEADER)
+        self._chunks.write(header(CHUNK_COLUMNS))
+        self._records.write(header(CONTIG_COLUMNS))
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def add(self, shard: Shard, scores: Scores) -> Called:
+    def add(self, shard: Shard, scores: Scores) -> None:
         """Write a shard; `scores` as for `Caller.call`."""
         called = self._caller.call(shard, scores)
         present = np.flatnonzero(~np.isnan(scores[:, 1]))
@@ -200,7 +195,7 @@ class ModelTables:
             scored=len(present), chunks_scored=len(called.scored_chunks),
         )  # fmt: skip
         self.counts.update(f"status:{row.status}" for row in called.rows)
-        return called
+        self.missing |= called.missing
 
     def finish(self) -> None:
         """Write the table that is sorted; call it once, after the last shard."""

@@ -15,18 +15,18 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.core.errors import InputError
+from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.files import atomic_write, digest_of, sha256_file
 from virnucpro.core.records import Embeddings
 from virnucpro.core.text import clipped
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import EncoderSpec
-from virnucpro.scores.scorer import Embedder, EmbeddingOptions, LoadedModels
+from virnucpro.scores.scorer import Embedder, LoadedModels
 from virnucpro.sequences.fasta import first_word, read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
@@ -34,10 +34,8 @@ logger = logging.getLogger("virnucpro.pipeline.features")
 _MOST_FLOATS = 4096  # looked for at a time; lists of ours and of the original's are shorter
 
 
-class DamagedFeaturesError(InputError, RuntimeError):
+class DamagedFeaturesError(DamagedError, RuntimeError):
     """A feature file that cannot be read, or does not hold what its layout says."""
-
-    exit_code = 1  # no input of the user's: a run made it
 
 
 def write_dna_features(path: Path, embeddings: Embeddings) -> None:
@@ -60,10 +58,8 @@ def write_protein_features(path: Path, embeddings: Embeddings) -> None:
 
 
 def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
-    """Write `{ids, data: tensor (n, d) float32}`, first under `path.with_suffix('.tmp')`.
-
-    `inputs`, the digest of the files it was made from, lies in a record that torch passes over.
-    """
+    """Write `{ids, data: tensor (n, d) float32}`, first under `path.with_suffix('.tmp')`."""
+    # torch passes over a record of another name, as that of `inputs`, the digest of both files
     vectors = embeddings.vectors
     tensor = _tensors(vectors.size, [0], *vectors.shape)
     _write(path, "ids", embeddings.seq_ids, tensor, vectors, inputs, path.with_suffix(".tmp"))
@@ -132,7 +128,9 @@ def read_dna_features(path: Path) -> Embeddings:
     try:
         labels = [row["label"] for row in rows]
         parts = [row["mean_representation"] for row in rows]
-        _see_that_it_holds(path, sum(part.size for row in parts for part in row))
+        # joining what a few bytes name many times could take the whole memory
+        if 2 * sum(part.size for row in parts for part in row) > path.stat().st_size:
+            raise ValueError("holds less than its rows claim")
         vectors = [np.concatenate(row) if isinstance(row, list) else row for row in parts]
     except Exception as error:
         problem = f"rows are not mean representations ({clipped(error)})"
@@ -166,21 +164,21 @@ def read_records(path: Path) -> dict[str, bytes]:
     records: dict[str, bytes] = {}
     name = ""
     try:
+        size = path.stat().st_size
         if not zipfile.is_zipfile(path):
-            path.stat()  # it may not be there at all
-            raise DamagedFeaturesError(path, "not a .pt file in zip form")
+            raise ValueError("not in zip form")
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
                 # a few kB could unpack to the whole memory
-                raise DamagedFeaturesError(path, "holds packed records, as no .pt file does")
+                raise ValueError("packed records, as no .pt file has them")
             # records that lie over each other could make a small file endless to read
-            if sum(info.file_size for info in infos) > path.stat().st_size:
-                raise DamagedFeaturesError(path, "holds less than its records claim")
+            if sum(info.file_size for info in infos) > size:
+                raise ValueError("holds less than its records claim")
             for info in infos:
                 name = info.filename
                 records[name.partition("/")[2]] = archive.read(info)
-    except (DamagedFeaturesError, FileNotFoundError):
+    except FileNotFoundError:
         raise
     except zipfile.BadZipFile as error:
         raise DamagedFeaturesError(path, f"record {name} fails its checksum") from error
@@ -201,7 +199,6 @@ class _Unpickler(pickle._Unpickler):
 
     def __init__(self, records: Mapping[str, bytes]) -> None:
         self._records = records
-        self._order = ">" if records.get("byteorder") == b"big" else "<"
         self._stream = io.BytesIO(records["data.pkl"])
         super().__init__(self._stream)
 
@@ -209,20 +206,18 @@ class _Unpickler(pickle._Unpickler):
         known = {
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "collections.OrderedDict": dict,
-            "torch.FloatStorage": "f4",
-            "torch.DoubleStorage": "f8",
-            "torch.HalfStorage": "f2",
-            "torch.BFloat16Storage": "bfloat16",
+            "torch.FloatStorage": "<f4",
+            "torch.DoubleStorage": "<f8",
+            "torch.HalfStorage": "<f2",
+            "torch.BFloat16Storage": "<u2",
         }
         return known[f"{module}.{name}"]
 
     def persistent_load(self, pid: tuple[Any, ...]) -> NDArray[np.floating]:
         _, kind, key, *_ = pid
-        content = self._records[f"data/{key}"]
-        if kind == "bfloat16":  # the upper half of a float32
-            halves = np.frombuffer(content, f"{self._order}u2").astype(np.uint32)
-            return (halves << 16).view(np.float32)
-        return np.frombuffer(content, self._order + kind)
+        content = np.frombuffer(self._records[f"data/{key}"], kind)
+        # of bfloat16: the upper half of a float32
+        return (content.astype("<u4") << 16).view("<f4") if kind == "<u2" else content
 
     @staticmethod
     def _tensor(
@@ -258,18 +253,10 @@ def _content(path: Path, key: str, kind: type) -> tuple[list[Any], Any]:
     except Exception as error:
         problem = f"not a whole .pt file ({type(error).__name__}: {clipped(error)})"
         raise DamagedFeaturesError(path, problem) from error
-    if not isinstance(content, dict):
-        raise DamagedFeaturesError(path, "does not hold a dictionary")
-    ids, data = content.get(key), content.get("data")
+    ids, data = (content.get(key), content.get("data")) if isinstance(content, dict) else (0, 0)
     if not isinstance(ids, list) or not isinstance(data, kind):
         raise DamagedFeaturesError(path, f"no `{key}` and `data` as in its layout")
     return ids, data
-
-
-def _see_that_it_holds(path: Path, numbers: int) -> None:
-    # a few bytes could name one row many times; no number takes less than two
-    if 2 * numbers > path.stat().st_size:
-        raise DamagedFeaturesError(path, "holds less than its rows claim")
 
 
 def _stacked(path: Path, rows: Sequence[Any]) -> NDArray[np.float32]:
@@ -277,29 +264,30 @@ def _stacked(path: Path, rows: Sequence[Any]) -> NDArray[np.float32]:
     shape = shapes.pop()
     if shapes or len(shape) != 1:
         raise DamagedFeaturesError(path, "rows are not vectors of one width")
-    _see_that_it_holds(path, len(rows) * shape[0])
+    # a few bytes could name one row many times; no number takes less than two
+    if 2 * len(rows) * shape[0] > path.stat().st_size:
+        raise DamagedFeaturesError(path, "holds less than its rows claim")
     return np.array(rows, dtype=np.float32).reshape(len(rows), *shape)
 
 
 def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Embeddings:
+    problem = ""
     if vectors.ndim != 2 or len(vectors) != len(ids):
-        raise DamagedFeaturesError(path, f"{len(ids)} ids for data of shape {vectors.shape}")
-    if not all(isinstance(seq_id, str) for seq_id in ids):
-        raise DamagedFeaturesError(path, "an id is not text")
-    if len(set(ids)) != len(ids):
-        raise DamagedFeaturesError(path, "an id occurs twice")
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
+        problem = f"{len(ids)} ids for data of shape {vectors.shape}"
+    elif not all(isinstance(seq_id, str) for seq_id in ids):
+        problem = "an id is not text"
+    elif len(set(ids)) != len(ids):
+        problem = "an id occurs twice"
+    elif not (finite := np.isfinite(vectors).all(axis=1)).all():
         first = clipped(ids[int(np.argmin(finite))])
-        raise DamagedFeaturesError(path, f"the vector of {first} holds values that are not finite")
+        problem = f"the vector of {first} holds values that are not finite"
+    if problem:
+        raise DamagedFeaturesError(path, problem)
     return Embeddings(tuple(ids), vectors)
 
 
 def write_vectors(
-    path: Path,
-    parts: Iterable[Embeddings],
-    shape: tuple[int, int],
-    about: Mapping[str, str] = MappingProxyType({}),
+    path: Path, parts: Iterable[Embeddings], shape: tuple[int, int], **about: str
 ) -> None:
     """Write HDF5: `sequence_ids` (n,) text, `embeddings` (n, d) float32, attributes; streams."""
     import h5py
@@ -341,22 +329,17 @@ def vectors_by_file(
         row_of: dict[str, int] = {}
         first = 0
         for ids in ids_of_files:
-            here = slice(first, first + len(ids))
-            first = here.stop
+            here = slice(first, first := first + len(ids))
             if names[here].tolist() == list(ids):
                 yield Embeddings(tuple(ids), vectors[here])
                 continue
             row_of = row_of or {seq_id: row for row, seq_id in enumerate(names[:])}
-            for seq_id in ids:
-                if seq_id not in row_of:
-                    logger.warning("Sequence %s not found in %s", seq_id, title)
-            found = tuple(seq_id for seq_id in ids if seq_id in row_of)
-            rows = np.array([row_of[seq_id] for seq_id in found], dtype=np.int64)
-            order = np.argsort(rows)  # HDF5 reads rising rows only
-            picked = np.empty((len(found), vectors.shape[1]), dtype=np.float32)
-            if len(rows):
-                picked[order] = vectors[rows[order]]
-            yield Embeddings(found, picked)
+            for seq_id in set(ids) - row_of.keys():
+                logger.warning("Sequence %s not found in %s", seq_id, title)
+            found = tuple(filter(row_of.__contains__, ids))
+            rows, place = np.unique([row_of[i] for i in found], return_inverse=True)
+            # HDF5 reads rising rows only, and at least one
+            yield Embeddings(found, vectors[rows.astype(int)][place] if found else vectors[:0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,15 +347,14 @@ class EmbedJob:
     """Embed split files with one encoder: a `Job`, see `Embedder`."""
 
     encoder: EncoderSpec
-    options: EmbeddingOptions = field(default_factory=EmbeddingOptions)
+    options: EngineOptions = field(default_factory=EngineOptions)
 
     def task(self, models: LoadedModels) -> "EmbedTask":
         """The encoder on the device of `models`."""
-        return EmbedTask(Embedder(self.encoder, models, self.options))
+        return EmbedTask(self.encoder, models, self.options)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitFile:
+class SplitFile(NamedTuple):
     """A unit of an `EmbedJob`: a split file, and the file that its vectors go into."""
 
     input_file: Path  # FASTA of DNA or protein, as the encoder takes it; ids must be unique
@@ -380,15 +362,8 @@ class SplitFile:
     layout: Literal["dna", "protein", "shard"]  # the published feature files, or HDF5
 
 
-class EmbedTask:
+class EmbedTask(Embedder):
     """Turns split files into files of vectors; the unit's result is its rows and tokens."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-
-    def load(self) -> None:
-        """Load the encoder; errors as for `Embedder.load`."""
-        self._embedder.load()
 
     def prepare(self, unit: SplitFile) -> tuple[SplitFile, list[str], Any]:
         """Read and tokenise a split file; an `InputError` where an id occurs twice."""
@@ -399,37 +374,34 @@ class EmbedTask:
             sequences.append(sequence.encode("latin-1", "replace"))
         if len(set(names)) != len(names):
             raise InputError(unit.input_file, "a sequence id occurs twice")
-        return unit, names, self._embedder.tokens(sequences)
+        return unit, names, self.tokens(sequences)
 
     def run(
         self, prepared: tuple[SplitFile, list[str], Any]
     ) -> Generator[int, None, tuple[int, int]]:
         """Embed and write; yields rows as they are done, returns rows and tokens."""
         unit, names, items = prepared
-        vectors = np.empty((len(names), self._embedder.spec.dim), dtype=np.float32)
-        yield from self._embedder.embed(items, vectors)
+        vectors = np.empty((len(names), self.spec.dim), dtype=np.float32)
+        yield from self.embed(items, vectors)
         embeddings = Embeddings(tuple(names), vectors)
         if unit.layout == "shard":
             write_vectors(unit.output_file, [embeddings], vectors.shape)
+        elif unit.layout == "dna":
+            write_dna_features(unit.output_file, embeddings)
         else:
-            dna, protein = write_dna_features, write_protein_features
-            (dna if unit.layout == "dna" else protein)(unit.output_file, embeddings)
+            write_protein_features(unit.output_file, embeddings)
         return len(names), sum(map(len, items))
 
     def stats(self) -> dict[str, Any]:
         """What the engine did so far."""
-        return {self._embedder.spec.kind: self._embedder.load().stats.as_dict()}
+        return {self.spec.kind: self.load().stats.as_dict()}
 
 
 def merge_features(nucleotide_file: Path, protein_file: Path, output_file: Path) -> Path:
-    """Join the vectors of one file pair: DNA columns, then protein columns.
+    """Join the vectors of one file pair: DNA columns, then protein columns, rows as DNA has them.
 
-    Rows follow the nucleotide file. A sequence that only one side has loses id and row together,
-    with a warning. An existing output is kept when it was made from the same bytes.
-
-    Raises:
-        FileNotFoundError, DamagedFeaturesError: an input is missing, or is no feature file.
-        InputError: the two files have no id in common.
+    A sequence that only one side has loses id and row together, with a warning. An existing output
+    is kept when it was made from the same bytes. An InputError if no id is in both files.
     """
     inputs = digest_of(sha256_file(nucleotide_file), sha256_file(protein_file))
     if output_file.exists() and output_file.stat().st_size > 0:

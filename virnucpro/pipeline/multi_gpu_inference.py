@@ -1,8 +1,7 @@
 """One packed stage on many devices: FASTA files in, one HDF5 file of vectors out.
 
-A file is a unit of work, and the unit's vectors are a shard. Units are dealt to ranks in turn,
-and a lost rank's units go to the others. Shards are joined in the order of the files, so that
-the result is the same whatever the number of ranks, and whatever was done before.
+A file is a unit of work, dealt to ranks in turn, and its vectors are a shard. Shards are joined in
+the order of the files: the result is the same whatever the number of ranks, or was done before.
 """
 
 import logging
@@ -16,12 +15,11 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.files import digest_of, sha256_file, write_json
-from virnucpro.models.specs import EncoderSpec
+from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import Workers, WorkerSettings
-from virnucpro.scores.scorer import EmbeddingOptions
 
 log = logging.getLogger("virnucpro.pipeline.multi_gpu")
 
@@ -42,38 +40,30 @@ def run_multi_gpu_inference(
     Returns:
         `embeddings.h5` and the ranks that held work which no rank could finish. The file is
         complete if there are none, else it is not written and finished shards are kept.
-
-    Raises:
-        DeviceError, ModelError, OutputError: no rank can work, or results cannot be written.
-        DamagedError: finished vectors fail their checksum and `force_restart` is not set.
     """
     config, started = runtime_config or RuntimeConfig(), time.monotonic()
-    encoder: EncoderSpec = model_config["encoder_spec"]
+    compute, encoder = config.compute, model_config["encoder_spec"]
     devices, output_dir = choose_devices(world_size, config.devices), output_dir.absolute()
     folder = (config.checkpoint_dir or output_dir / ".checkpoints").absolute()
     shard_dir, log_dir = folder / f"{output_dir.name}_shards", output_dir / "logs"
-    for made in (shard_dir, log_dir):
-        made.mkdir(parents=True, exist_ok=True)
+    shard_dir.mkdir(parents=True, exist_ok=True)
+    log_dir.mkdir(parents=True, exist_ok=True)
     merged, root = output_dir / "embeddings.h5", os.path.commonpath([folder.parent, output_dir])
-    ledger = Ledger(
-        Path(root), folder / "ledger", config.enable_checkpointing, config.force_restart
-    )
-
-    no_fp16 = config.disable_fp16 or not model_config.get("enable_fp16", True)
-    options = EmbeddingOptions(
-        engine="padded" if config.disable_packing else "packed",
-        dtype="float32" if no_fp16 and config.dtype in ("auto", "float16") else config.dtype,
+    reuse, repair = config.enable_checkpointing, config.force_restart
+    ledger = Ledger(Path(root), folder / "ledger", reuse, repair)
+    is_half = compute.dtype in ("auto", "float16")
+    options = EngineOptions(
+        engine="packed" if compute.packing else "padded",
+        dtype="float32" if is_half and not model_config.get("enable_fp16", True) else compute.dtype,
         token_budget=config.token_budget,
-        feeding_threads=0 if config.dataloader_workers == 0 else 1,
-        tokenizer_threads=max(1, config.dataloader_workers or 1),
-        pin_memory=config.pin_memory,
-        plain_attention=config.v1_attention,
+        feeding_threads=0 if compute.loader_workers == 0 else 1,
+        tokenizer_threads=max(1, compute.loader_workers or 1),
+        pin_memory=compute.pin_memory,
+        plain_attention=compute.v1_attention,
     )
-    vectors_depend_on = (
-        encoder.identity(), options.engine, options.dtype, options.plain_attention,
-        devices[0].split(":")[0],
-    )  # fmt: skip
-    keys = [digest_of(*vectors_depend_on, sha256_file(path)) for path in fasta_files]
+    kind, how = devices[0].split(":")[0], (options.engine, options.dtype, options.plain_attention)
+    decide = (encoder.identity(), *how, kind)
+    keys = [digest_of(*decide, sha256_file(path)) for path in fasta_files]
     shards = [shard_dir / f"shard_{number:05d}.h5" for number in range(len(fasta_files))]
     names = [f"{output_dir.name} {path.name}" for path in shards]
     whole, whole_key = f"{output_dir.name} embeddings", digest_of(keys)
@@ -87,18 +77,18 @@ def run_multi_gpu_inference(
         if (entry := ledger.read(names[number], keys[number])) is not None:
             rows[number] = int(entry.facts["sequences"])
         else:
-            todo.append((number, SplitFile(input_file=path, output_file=shard, layout="shard")))
+            todo.append((number, SplitFile(path, shard, "shard")))
     log.info("%d of %d shards are finished", len(rows), len(shards))
     on_sequences(sum(rows.values()))
     ledger.discard(whole)
     merged.unlink(missing_ok=True)  # nobody may take it for the result of this run
 
-    threads = max(1, (config.threads or usable_cpus()) // len(devices))
+    threads = max(1, (compute.threads or usable_cpus()) // len(devices))
     settings = [
         WorkerSettings(device=device, threads=threads, log_file=log_dir / f"worker_{rank}.log")
         for rank, device in enumerate(devices)
     ]
-    workers = Workers(settings, config.worker_timeout, "rank")
+    workers = Workers(settings, compute.worker_timeout, "rank")
     given_up: list[GivenUp] = []
     try:
         for outcome in workers.run(EmbedJob(encoder, options), todo, on_sequences):
@@ -116,9 +106,10 @@ def run_multi_gpu_inference(
         workers.close()
     failed_ranks, count = sorted({one.worker for one in given_up}), sum(rows.values())
     if not given_up:
-        about = {"key": whole_key, "model_hash": digest_of(encoder.identity()),
-                 "dtype": options.dtype}  # fmt: skip
-        write_vectors(merged, map(read_vectors, shards), (count, encoder.dim), about)
+        write_vectors(
+            merged, map(read_vectors, shards), (count, encoder.dim), key=whole_key,
+            model_hash=digest_of(encoder.identity()), dtype=options.dtype,
+        )  # fmt: skip
         ledger.commit(whole, whole_key, outputs=[merged], facts={"sequences": count})
         for name, shard in zip(names, shards, strict=True):
             ledger.discard(name)
@@ -129,11 +120,11 @@ def run_multi_gpu_inference(
         "failed_ranks": failed_ranks, "ranks": stats,
         "given_up": {str(one.key): one.reason for one in given_up},
     })  # fmt: skip
-    for known in [one for one in stats if one][:1]:
-        numbers = "FP16" if known["dtype"] == "float16" else known["dtype"]
-        varlen = known["backend"] == "varlen"
-        kernels = "FlashAttention varlen" if varlen else f"{known['backend']} kernels"
-        log.info("  Features: %s, %s, stride-based sharding", numbers, kernels)
+    if known := next(filter(None, stats), None):
+        said = {"float16": "FP16", "triton kernels": "FlashAttention varlen"}
+        numbers, kernels = known["dtype"], f"{known['backend']} kernels"
+        words = said.get(numbers, numbers), said.get(kernels, kernels)
+        log.info("  Features: %s, %s, stride-based sharding", *words)
     log.info("%s: %d sequences on %d ranks in %.1f s", encoder.name, count, len(devices), seconds)
     return merged, failed_ranks
 
@@ -145,9 +136,7 @@ def choose_devices(world_size: int, devices: Sequence[str]) -> tuple[str, ...]:
         raise DeviceError(f"world_size must be at least 1, got {world_size}")
     if not chosen or set(chosen) == {"cpu"}:
         return ("cpu",) * world_size
-    if world_size > len(chosen):
-        raise DeviceError(
-            f"{world_size} ranks for {len(chosen)} GPUs ({', '.join(chosen)}): "
-            f"use --ranks {len(chosen)} or less"
-        )
+    if world_size > (most := len(chosen)):
+        problem = f"{world_size} ranks for {most} GPUs ({', '.join(chosen)})"
+        raise DeviceError(f"{problem}: use --ranks {most} or less")
     return chosen[:world_size]

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,11 +39,10 @@ _INTERNAL = re.compile(
     r"|ledger/(?:files\.txt|[0-9a-f]{24}-[0-9a-f]{24}\.entry)"
     r"|claims/(?:claim-\d+-\d+|failed-\d+|beat-[^/]+)|(?:esm|dnabert)_v2_shards/shard_\d+\.h5)"
 )
-_ELSEWHERE = "; choose another --output-dir"
-_MAKE_ROOM = "; make room, then --resume goes on"
+_ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 _REMEDIES = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT), _ELSEWHERE),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _MAKE_ROOM),
+    **dict.fromkeys(_ELSEWHERE, "; choose another --output-dir"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room, then --resume goes on"),
 }
 
 
@@ -100,12 +100,8 @@ def working_in(
 
     Nothing is removed before it is held. Where one of the `inputs`, the model or the device turns
     out to be bad, or a file to be somebody else's, before a new run has finished any unit, nothing
-    is left of it, nor of the directory if it was made here.
-
-    Raises:
-        UsageError: another process works there; or neither `resume` nor `force` allows to go on; or
-            an input is a file of the earlier run, or a link lies where a run has its own files.
-        OutputError: it cannot be made or written, or is lost while the block runs.
+    is left of it, nor of the directory if it was made here. A UsageError tells why it may not be
+    used, an OutputError that it cannot be written, or is lost.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"{output_dir} is a file; give a directory with --output-dir")
@@ -139,12 +135,11 @@ def working_in(
 def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) -> bool:
     """Refuse a directory that may not be used; whether the ledger lists files there."""
     output_dir = ledger.root
-    own = ["run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}"]
-    links = [link for name in own if (link := _link_on_the_way(output_dir, name))]
-    claimed = [] if links else _claimed(ledger)
-    links += [link for name in claimed if (link := _link_on_the_way(output_dir, name))]
-    if links:
-        _refuse(links[0])
+    for name in ("run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}"):
+        _refuse_links(output_dir, name)
+    claimed = _claimed(ledger)
+    for name in claimed:
+        _refuse_links(output_dir, name)
     content = {path.name for path in output_dir.iterdir()}
     if not content or (LOCK in content and not claimed and content <= {LOCK, CHECKPOINTS}):
         return False
@@ -153,27 +148,23 @@ def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) ->
             _refuse(output_dir / clashing[0])
         if not force:
             names = clipped(", ".join(sorted(content - {LOCK})[:3]))
-            raise UsageError(
-                f"{output_dir} holds files of others ({names}); choose another --output-dir, "
-                "or --force to start there all the same: they stay as they are"
-            )
+            problem = f"holds files of others ({names}); choose another --output-dir"
+            remedy = "--force to start there all the same: they stay as they are"
+            raise UsageError(f"{output_dir} {problem}, or {remedy}")
     if not resume and not force:
-        raise UsageError(
-            f"{output_dir} holds an earlier run; --resume goes on with it, --force starts over"
-        )
+        problem = "holds an earlier run; --resume goes on with it, --force starts over"
+        raise UsageError(f"{output_dir} {problem}")
     ours = {_identity(path): path for path in our_files(ledger)}
     for path in inputs:
         if (found := ours.get(_identity(path))) is not None:
-            raise UsageError(
-                f"{path} is {found}, a file of the run in {output_dir}, which a new run there "
-                "removes or replaces; choose another --output-dir"
-            )
+            problem = f"is {found}, a file of the run in {output_dir}, which a new run there"
+            raise UsageError(f"{path} {problem} removes or replaces; choose another --output-dir")
     return bool(claimed)
 
 
 def our_files(ledger: Ledger) -> Iterator[Path]:
     """The files that are there of the run of `ledger`, none of them reached by a link."""
-    internal = filter(_INTERNAL.fullmatch, _inside(ledger.root, CHECKPOINTS))
+    internal = filter(_INTERNAL.fullmatch, _internal(ledger.root))
     yield from _files(ledger.root, {*_claimed(ledger), *internal})
 
 
@@ -181,16 +172,14 @@ def remove_leftovers(ledger: Ledger) -> None:
     """Remove temporary files of a killed run: those that were to become a file of ours."""
     root, listed = ledger.root, {"run.json", *_claimed(ledger)}
     folders = {(root / name).parent for name in listed}
-    names = {*_inside(root, CHECKPOINTS)}
+    names = {*_internal(root)}
     names |= {path.relative_to(root).as_posix() for f in folders for path in f.glob("*")}
-    left = [
-        name
-        for name in names
-        if (whole := _becomes(name)) in listed
-        or _INTERNAL.fullmatch(whole)
-        or re.fullmatch(_SORTED, name)
-    ]
-    if count := _remove(root, _files(root, left)):
+
+    def is_left(name: str) -> bool:
+        whole = _becomes(name)
+        return bool(whole in listed or _INTERNAL.fullmatch(whole) or re.fullmatch(_SORTED, name))
+
+    if count := _remove(root, _files(root, filter(is_left, names))):
         logger.info("Removed %d temporary files that an earlier run left", count)
 
 
@@ -206,17 +195,20 @@ def check_free(ledger: Ledger, files: Iterable[Path]) -> None:
     known = set(_claimed(ledger))
     for path in files:
         name = path.relative_to(ledger.root).as_posix()
-        if (link := _link_on_the_way(ledger.root, name)) is not None:
-            _refuse(link)
+        _refuse_links(ledger.root, name)
         if name not in known and path.exists() and not path.is_dir():
             _refuse(path)
 
 
+def _refuse_links(output_dir: Path, name: str) -> None:
+    if (link := _link_on_the_way(output_dir, name)) is not None:
+        _refuse(link)
+
+
 def _refuse(path: Path) -> NoReturn:
     what = "is a link" if path.is_symlink() else "is there already"
-    raise UsageError(
-        f"{path} {what} and no file of an earlier run; move it away, or choose another --output-dir"
-    )
+    remedy = "move it away, or choose another --output-dir"
+    raise UsageError(f"{path} {what} and no file of an earlier run; {remedy}")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -230,11 +222,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _claimed(ledger: Ledger) -> list[str]:
     """Names that the ledger lists, but for those that lead out of the directory."""
-    return [
-        name
-        for name in ledger.claimed()
-        if name not in ("", ".") and not Path(name).is_absolute() and ".." not in Path(name).parts
-    ]
+    names = ((name, Path(name)) for name in ledger.claimed())
+    return [n for n, path in names if path.name and not path.root and ".." not in path.parts]
 
 
 def _becomes(name: str) -> str:
@@ -249,21 +238,15 @@ def _becomes(name: str) -> str:
 
 def _link_on_the_way(output_dir: Path, name: str) -> Path | None:
     """The first link among `name` and the folders on the way to it; None where there is none."""
-    path = output_dir
-    for part in Path(name).parts:
-        path = path / part
-        if path.is_symlink():
-            return path
-    return None
+    _, *ways = accumulate(Path(name).parts, Path.joinpath, initial=output_dir)
+    return next(filter(Path.is_symlink, ways), None)
 
 
-def _inside(output_dir: Path, folder: str) -> Iterator[str]:
-    """Names of all files below a folder; no link is followed."""
-    if _link_on_the_way(output_dir, folder) is not None:
-        return
-    for top, _, files in os.walk(output_dir / folder):
-        for file in files:
-            yield (Path(top) / file).relative_to(output_dir).as_posix()
+def _internal(output_dir: Path) -> Iterator[str]:
+    """Names of all files in the folder of checkpoints; no link is followed."""
+    if not (output_dir / CHECKPOINTS).is_symlink():
+        for top, _, files in os.walk(output_dir / CHECKPOINTS):
+            yield from ((Path(top) / file).relative_to(output_dir).as_posix() for file in files)
 
 
 def _files(output_dir: Path, names: Iterable[str]) -> Iterator[Path]:

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
@@ -22,9 +23,7 @@ FilePair = tuple[Path, Path, Path]  # nucleotide features, protein features, mer
 FailedPair = tuple[Path, Path, str]  # nucleotide features, protein features, reason
 Merged = Path | str  # the merged file, or why there is none
 
-# below this, merging takes less time than starting processes
-WORTH_PROCESSES_BYTES = 128 << 20
-
+WORTH_PROCESSES_BYTES = 128 << 20  # below this, merging takes less time than starting processes
 _FEATURE_SUFFIX = re.compile(r"_(DNABERT_S|DNABERT|ESM)$")
 
 
@@ -59,12 +58,12 @@ def _merge(file_pair: FilePair) -> Merged:
 
     try:
         return merge_features(*file_pair)
-    except OutputError:
-        raise
     except FileNotFoundError as error:
         reason = f"File not found: {error.filename}"
     except RuntimeError as error:
         reason = f"Failed to load tensors: {error}"
+    except OutputError:
+        raise
     except Exception as error:  # noqa: BLE001 - a worker's edge: the failure becomes data
         reason = f"Unexpected error in merge: {error}"
     logger.error("%s", reason)
@@ -74,38 +73,11 @@ def _merge(file_pair: FilePair) -> Merged:
 def get_optimal_settings(
     file_pairs: Sequence[FilePair], num_workers: int | None = None
 ) -> tuple[int, int, int]:
-    """Workers (None means the usable CPUs), pairs per batch, and pairs handed over at a time.
-
-    >>> get_optimal_settings([], num_workers=4)
-    (4, 1, 1)
-    """
+    """Workers (None means the usable CPUs), pairs per batch, and pairs handed over at a time."""
     if num_workers is None:
         num_workers = usable_cpus()
         logger.info("Auto-detected %d CPU cores for merging", num_workers)
     return num_workers, 1, max(1, len(file_pairs) // (num_workers * 4))
-
-
-def parallel_merge_features(
-    nucleotide_files: Sequence[Path],
-    protein_files: Sequence[Path],
-    output_dir: Path,
-    num_workers: int | None = None,
-) -> tuple[list[Path], list[FailedPair]]:
-    """Merge every nucleotide file (`output_1_DNABERT_S.pt`) with the protein file of its number.
-
-    `num_workers` processes, by default the usable CPUs, or one where the files are small.
-
-    Returns:
-        Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
-        each pair that failed; a reason begins `Merge failed for {nucleotide file name}`.
-
-    Raises:
-        ValueError: num_workers is below 1, or two files would merge into the same output.
-        OutputError: merged files cannot be written.
-    """
-    return parallel_merge_with_progress(
-        nucleotide_files, protein_files, output_dir, num_workers, ProgressReporter(enabled=False)
-    )
 
 
 def parallel_merge_with_progress(
@@ -116,15 +88,26 @@ def parallel_merge_with_progress(
     progress: ProgressReporter | None = None,
     threads: int | None = None,
 ) -> tuple[list[Path], list[FailedPair]]:
-    """`parallel_merge_features` with a bar; where it chooses, at most `threads` processes."""
+    """Merge every nucleotide file (`output_1_DNABERT_S.pt`) with the protein file of its number.
+
+    `num_workers` processes; by default one where the files are small, else the usable CPUs, or at
+    most `threads`.
+
+    Returns:
+        Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
+        each pair that failed; a reason begins `Merge failed for {nucleotide file name}`.
+
+    Raises:
+        ValueError: num_workers is below 1, or two files would merge into the same output.
+        OutputError: merged files cannot be written.
+    """
     file_pairs, failed_pairs = pair_files(nucleotide_files, protein_files, output_dir)
     is_free = num_workers is None
     num_workers, _, chunksize = get_optimal_settings(file_pairs, num_workers)
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    num_workers = min(num_workers, len(file_pairs))
-    if is_free:
-        num_workers = min(num_workers, threads or num_workers)
+    most = (threads if is_free else None) or num_workers
+    num_workers = min(num_workers, most, len(file_pairs))
     files = [file for pair in file_pairs for file in pair[:2] if file.exists()]
     are_small = sum(file.stat().st_size for file in files) < WORTH_PROCESSES_BYTES
     if num_workers < 2 or (is_free and are_small):
@@ -150,23 +133,25 @@ def parallel_merge_with_progress(
     return merged_files, failed_pairs
 
 
+# the same without a bar
+parallel_merge_features = partial(
+    parallel_merge_with_progress, progress=ProgressReporter(enabled=False)
+)
+
+
 def pair_files(
     nucleotide_files: Sequence[Path], protein_files: Sequence[Path], output_dir: Path
 ) -> tuple[list[FilePair], list[FailedPair]]:
-    """Join two lists of feature files by name without its suffix, never by position.
-
-    Returns (nucleotide, protein, output) in the order of `nucleotide_files`, and a failure for each
-    file without a partner; a ValueError where two would share an output.
-    """
+    """Join files by their names without suffix; a failure for each alone, ValueError for two."""
     nucleotides, proteins = _by_key(nucleotide_files), _by_key(protein_files)
     pairs, alone = [], []
-    for key, nuc in nucleotides.items():
-        if key in proteins:
-            pairs.append((nuc, proteins[key], output_dir / f"{key}_merged.pt"))
-        else:
+    for key in nucleotides | proteins:
+        nuc, pro = nucleotides.get(key), proteins.get(key)
+        if nuc and pro:
+            pairs.append((nuc, pro, output_dir / f"{key}_merged.pt"))
+        elif nuc:
             alone.append(_failure(nuc, nuc.with_name(f"{key}_ESM.pt"), "no protein feature file"))
-    for key, pro in proteins.items():
-        if key not in nucleotides:
+        elif pro:
             missing = pro.with_name(f"{key}_DNABERT_S.pt")
             alone.append(_failure(missing, pro, "no DNA feature file"))
     return pairs, alone
@@ -175,8 +160,7 @@ def pair_files(
 def _by_key(files: Sequence[Path]) -> dict[str, Path]:
     keyed: dict[str, Path] = {}
     for file in files:
-        key = _FEATURE_SUFFIX.sub("", file.stem)
-        if key in keyed:
+        if (key := _FEATURE_SUFFIX.sub("", file.stem)) in keyed:
             raise ValueError(f"{file} and {keyed[key]} would be merged into the same output")
         keyed[key] = file
     return keyed
@@ -189,9 +173,8 @@ def _failure(nuc: Path, pro: Path, reason: str) -> FailedPair:
 def _in_processes(
     file_pairs: Sequence[FilePair], num_workers: int, chunksize: int
 ) -> Iterator[Merged]:
-    logger.info(
-        "Using parallel merge with %d workers (%d files to merge)", num_workers, len(file_pairs)
-    )
+    told = "Using parallel merge with %d workers (%d files to merge)"
+    logger.info(told, num_workers, len(file_pairs))
     starts = range(0, len(file_pairs), chunksize)
     batches = [file_pairs[start : start + chunksize] for start in starts]
     ctx = multiprocessing.get_context("spawn")

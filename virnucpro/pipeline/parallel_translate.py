@@ -12,17 +12,13 @@ from virnucpro.pipeline.pools import map_in_order
 from virnucpro.sequences.orfs import OrfPolicy, Orfs, find_orfs
 
 BLOCKS_PER_WORKER = 4
-# Handing a chunk over and taking its ORFs back costs half of finding them, so that two
-# processes gain nothing.
-FEWEST_WORKERS = 3
-# Some 60,000 chunks take half a second here, and starting processes takes as long.
-BLOCKS_BEFORE_POOL = 64
+FEWEST_WORKERS = 3  # to hand a chunk over costs half of finding its ORFs: two gain nothing
+BLOCKS_BEFORE_POOL = 64  # take half a second here, as starting processes does
 
 Key = TypeVar("Key")
-Task = tuple[list[str], OrfPolicy]
 
 
-def translate_block_worker(task: Task) -> Orfs:
+def translate_block_worker(task: tuple[list[str], OrfPolicy]) -> Orfs:
     """Find the ORFs of one block in a worker process."""
     return find_orfs(*task)
 
@@ -30,30 +26,24 @@ def translate_block_worker(task: Task) -> Orfs:
 def translate_blocks(
     blocks: Iterable[tuple[Key, list[str]]], policy: OrfPolicy, num_workers: int | None = None
 ) -> Iterator[tuple[Key, list[str], Orfs]]:
-    """Find the ORFs of block after block; streams: a few blocks per worker are in memory.
+    """Key, chunks and ORFs of block after block; streams: a few blocks per worker are in memory.
 
     The first blocks are translated in this process, so that short inputs start no others; all
     are where `num_workers`, by default the usable CPUs, are fewer than 3.
-
-    Yields:
-        Per block, in order: its key, its chunks, their ORFs.
     """
-    workers = usable_cpus() if num_workers is None else num_workers
-    if workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {workers}")
+    workers = num_workers or usable_cpus()
     source = iter(blocks)
     for key, chunks in source if workers < FEWEST_WORKERS else islice(source, BLOCKS_BEFORE_POOL):
         yield key, chunks, find_orfs(chunks, policy)
     waiting: deque[tuple[Key, list[str]]] = deque()
 
-    def windows() -> Iterator[list[Task]]:
+    def windows() -> Iterator[list[tuple[list[str], OrfPolicy]]]:
         while window := list(islice(source, workers * BLOCKS_PER_WORKER)):
             waiting.extend(window)
             yield [(chunks, policy) for _, chunks in window]
 
     windowed = windows()
-    first = next(windowed, None)
-    if first is None:
+    if (first := next(windowed, None)) is None:
         return
     ctx = multiprocessing.get_context("spawn")
     with children_ignore_interrupts():

@@ -1,8 +1,7 @@
 """Ordered results from a pool of spawned processes, with an eye on the processes.
 
-`multiprocessing.Pool` starts a new worker when one is killed, but never finishes the task that
-the dead one held: its caller waits for ever. Here the wait is watched, and what is left is
-computed in this process.
+`multiprocessing.Pool` never finishes the task that a killed worker held: its caller waits for ever.
+Here the wait is watched, and what is left is computed in this process.
 """
 
 import logging
@@ -10,6 +9,7 @@ import multiprocessing
 import multiprocessing.pool
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.pool import Pool
 from typing import Any, TypeVar
 
@@ -31,8 +31,8 @@ def map_in_order(
 ) -> Iterator[Result]:
     """Results of `work`, in task order, with at most two windows of tasks in memory.
 
-    Exceptions of `work` and of `windows` come out here. The pool is started inside
-    `children_ignore_interrupts`, and ends with this; `work` is a top-level function.
+    Exceptions of `work`, a top-level function, and of `windows` come out here. The pool, started
+    inside `children_ignore_interrupts`, ends with this.
     """
     at_start = _pids(pool)
     is_lost = False
@@ -65,21 +65,18 @@ def map_in_order(
 
 
 def _next(results: Any, pool: Pool, at_start: set[int | None]) -> Any:
-    waited_s = 0.0
-    while waited_s < HUNG_S and (not waited_s or at_start <= _pids(pool)):
-        try:
+    for waited_s in range(int(HUNG_S / WATCH_S)):
+        if waited_s and not at_start <= _pids(pool):
+            break
+        with suppress(multiprocessing.TimeoutError):
             return results.next(timeout=WATCH_S)
-        except multiprocessing.TimeoutError:
-            waited_s += WATCH_S
     raise _LostWorkerError
 
 
 def _kill(pool: Pool) -> None:
-    """End the processes of a pool that may have lost some.
+    """End the processes of a pool that may have lost some, and leave its daemon threads to wait.
 
-    `Pool.terminate` waits for ever for a lock that a killed worker held, or for the rest of a
-    result that it was writing. Killing the processes and leaving the pool's threads, which are
-    daemons, to wait needs nobody's lock.
+    `Pool.terminate` waits for ever for a lock that a killed worker held, or the rest of its result.
     """
     if not isinstance(pool, Pool):
         return

@@ -1,35 +1,29 @@
 """All that happens in one prediction.
 
 Records are read, cut and translated, distinct ORFs are scored in units, and tables are written of
-their rows. The staged path scores the same units through files, into the same ledger.
+their rows. The staged path scores the same units through the original's stages and files, into the
+same ledger.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from virnucpro.core.checkpoint import Outputs
-from virnucpro.core.device import detect_cuda_devices, usable_cpus
-from virnucpro.core.errors import InputError, WorkersFailedError
-from virnucpro.core.files import digest_of, read_json
+from virnucpro.core.device import detect_cuda_devices
+from virnucpro.core.errors import DamagedError, InputError, WorkersFailedError
+from virnucpro.core.files import atomic_write, digest_of, read_json
 from virnucpro.core.processes import at_most_threads
-from virnucpro.core.records import Status
-from virnucpro.core.text import clipped, duration
-from virnucpro.pipeline.calls import Called, ModelTables
-from virnucpro.pipeline.features import (
-    EmbedJob,
-    SplitFile,
-    read_dna_features,
-    vectors_by_file,
-    write_dna_features,
-    write_protein_features,
-)
+from virnucpro.core.text import clipped
+from virnucpro.engines.base import EngineOptions
+from virnucpro.pipeline import features, stream
+from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.final_tables import write_final_tables
-from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
+from virnucpro.pipeline.input_pass import Unit, input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources, shown_name
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
 from virnucpro.pipeline.output_dir import (
@@ -38,37 +32,25 @@ from virnucpro.pipeline.output_dir import (
     remove_intermediates,
     working_in,
 )
+from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
-from virnucpro.pipeline.rates import Pace, rate_keys, remember
 from virnucpro.pipeline.run import (
     CALLS,
     INPUTS,
-    OF_SCORING,
     REPORT,
     TABLES,
     Run,
     choose_model,
     prepare,
-    record_failures,
     summary_lines,
 )
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.settings import Compute, PredictionSettings, default_home
-from virnucpro.pipeline.staged import classify, merge, staged_files, written_units
-from virnucpro.pipeline.stream import (
-    NoExecutor,
-    ScoreStore,
-    refuse_fp8,
-    score_job,
-    scored_shards,
-    try_fp8,
-)
-from virnucpro.pipeline.worker_loop import Executor, InProcess
+from virnucpro.pipeline.settings import PredictionSettings
+from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
-from virnucpro.scores.scorer import EmbeddingOptions
-from virnucpro.sequences.fasta import read_fasta
-from virnucpro.sequences.read_log import ReadLog
+from virnucpro.scores.scorer import LoadedModels, Scorer
+from virnucpro.sequences.fasta import read_fasta, write_fasta
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -102,7 +84,7 @@ def run_prediction(
         Exit code: 0 done, 6 done but for the records named in failed_files.txt.
     """
     settings = settings or PredictionSettings()
-    compute = settings.compute
+    compute, started = settings.compute, time.monotonic()
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
     is_staged = compute.staged or use_v2_architecture or persistent_models
     read = [*input_files, *filter(None, [settings.inputs.reference])]
@@ -110,7 +92,7 @@ def run_prediction(
     logger.info("Input: %s", clipped(", ".join(shown_name(str(path)) for path in input_files)))
     model = choose_model(settings.model)
     if compute.dtype == "fp8":
-        refuse_fp8(model, compute.devices[0])
+        stream.refuse_fp8(model, compute.devices[0])
     keeps_light = model.is_small and not use_v2_architecture and not persistent_models
     needs_torch = not keeps_light or compute.devices != ("cpu",)
     if needs_torch:
@@ -120,127 +102,38 @@ def run_prediction(
         calls = run.ledger.read(CALLS, run.calls_key)
         tables = run.ledger.read(TABLES, run.tables_key)
         if calls and tables:
-            run.report.data = tables.facts["run"]
-            if read_json(run.paths.run_json) != run.report.data:
-                run.report.save()
+            run.data = tables.facts["run"]
+            if read_json(run.paths.run_json) != run.data:
+                run.save()
             logger.info("Already complete: %s", out)
             claim_outputs(run)
             _leave_whole(run)
             return DONE
         claim_outputs(run, is_staged)
-        run.report.save()
+        run.save()
         if calls:
-            run.report.data |= calls.facts
-            _write_tables(run, calls.outputs)
+            run.data |= calls.facts
+            _write_tables(run, calls.outputs, started)
         else:
             with at_most_threads(run.threads, needs_torch):
                 if is_staged:
-                    executor = NoExecutor(
+                    executor = stream.NoExecutor(
                         _score_staged(run, use_v2_architecture, persistent_models, runtime_config)
                     )
-                _write_tables(run, _score_and_call(run, executor))
+                _write_tables(run, stream.score_and_call(run, executor), started)
         is_partial = run.paths.failed_files.exists()
         _leave_whole(run, is_partial)
-        for line in summary_lines(out, run.report.data):
+        for line in summary_lines(out, run.data):
             logger.info("%s", line)
         return PARTIAL if is_partial else DONE
 
 
-def _score_and_call(run: Run, executor: Executor | None) -> Outputs:
-    """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
-    paths, compute = run.paths, run.settings.compute
-    input_bytes = run.input_bytes
-    job = score_job(run.model, compute)
-    given_up: dict[int, str] = {}
-    missing: dict[str, int] = {}
-    store = ScoreStore(run.ledger, run.key)
-    device = run.devices[0]
-    run.ledger.discard(CALLS)
-    with ExitStack() as stack:
-        if executor is None:
-            executor = make_executor(compute, store)
-            stack.callback(executor.close)
-        counts = stack.enter_context(run.report.stage("scoring"))
-        bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
-        tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
-        if compute.dtype == "fp8":
-            run.report.data["agreement"] = try_fp8(run, job, executor)
-        log = ReadLog()
-        records = read_sources(run.sources, log)
-        pace = Pace()
-        ahead = [0]  # ORFs read so far, with which share of the input's bytes
-
-        def read_ahead() -> Iterator[Unit | Shard]:
-            for event in input_pass(records, run.rules, run.per_unit, run.threads):
-                ahead[0] += len(event) if isinstance(event, Unit) else 0
-                yield event
-
-        def tell(rows: int) -> None:
-            expected = ahead[0] * input_bytes // log.bytes_read if log.bytes_read else None
-            bar.update(rows, expected)
-            pace.tell(rows)
-
-        loads_first = device != "cpu" and compute.executor == "local"
-        scored = scored_shards(
-            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines,
-            loads_first=loads_first and not run.settings.output.resume,
-        )  # fmt: skip
-        # This thread drives a GPU while another writes: one shard waits for it at most.
-        with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
-            written: Future[Called] | None = None
-            for shard, scores in scored:
-                if device == "cpu":
-                    missing |= tables.add(shard, scores).missing
-                    continue
-                if written is not None:
-                    missing |= written.result().missing
-                written = writer.submit(tables.add, shard, scores)
-        if written is not None:
-            missing |= written.result().missing
-        tables.finish()
-        counts |= {**tables.counts, "gaps": log.gaps, "digits": log.digits, "blanks": log.blanks}
-        names = ", ".join(name for source in run.sources for name in source.names)
-        if not counts["records"]:
-            logger.warning("no records in %s", names)
-        elif counts.get(f"status:{Status.NOT_DNA}", 0) == counts["records"]:
-            raise InputError(
-                names,
-                "no record is DNA: over 10% of the letters are outside its alphabet; "
-                "give nucleotide sequences, not proteins",
-            )
-    seconds = run.report.data["stages"]["scoring"]["seconds"]
-    logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
-    if rate := pace.rate(gpu_memory=run.report.data.get("gpu_bytes", 0)):
-        chunk_nt = counts["nt"] / max(1, counts["chunks"])
-        key, _ = rate_keys(run.model, run.devices, run.threads, chunk_nt)
-        remember(run.settings.model.home or default_home(), key, rate)
-    record_failures(paths, given_up, missing)
-    outputs = run.ledger.describe(paths.model_outputs)
-    if not given_up:
-        data = run.report.data
-        facts = {name: data[name] for name in OF_SCORING if name in data}
-        run.ledger.commit(CALLS, run.calls_key, outputs=outputs, facts=facts)
-    return outputs
-
-
-def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor:
-    """Where units are scored: in this process, one a device, or in Ray, which shares `store`."""
-    if compute.executor == "ray" and store is not None:
-        from virnucpro.pipeline.ray_executor import RayExecutor
-
-        return RayExecutor(compute, store)
-    devices, threads = compute.devices, compute.threads or usable_cpus()
-    if len(devices) == 1:
-        return InProcess(devices[0], threads)
-    return _workers(replace(compute, cache_clear_interval=0), threads, "stream")
-
-
-def _write_tables(run: Run, model_outputs: Outputs) -> None:
+def _write_tables(run: Run, model_outputs: Outputs, started: float) -> None:
     """Apply the thresholds, write the final tables, and close the run."""
     run.ledger.discard(TABLES, REPORT)
-    with run.report.stage("tables") as counts:
+    with run.stage("tables") as counts:
         try:
-            found, run.report.data["sample_summary"] = write_final_tables(run)
+            found, run.data["sample_summary"] = write_final_tables(run)
         except InputError:  # an input changed: what was made of it stays only in a finished run
             if not run.paths.calls.exists():
                 run.ledger.discard(CALLS)
@@ -248,11 +141,15 @@ def _write_tables(run: Run, model_outputs: Outputs) -> None:
                     path.unlink(missing_ok=True)
             raise
         counts |= found
-    if any(sample["note"] for sample in run.report.data["sample_summary"]):
-        run.report.data["advice"] = advice(run.report.data["command"])
+    if any(sample["note"] for sample in run.data["sample_summary"]):
+        run.data["advice"] = advice(run.data["command"])
     outputs = run.ledger.describe(run.tables)
-    run.report.finish(run.paths.failed_files.exists(), model_outputs | outputs)
-    run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": run.report.data})
+    hashes = {name: sha256 for name, (_, sha256) in (model_outputs | outputs).items()}
+    status = "partial" if run.paths.failed_files.exists() else "done"
+    seconds = round(time.monotonic() - started, 3)
+    run.data |= {"status": status, "outputs": hashes, "seconds": seconds}
+    run.save()
+    run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": run.data})
 
 
 def _leave_whole(run: Run, is_partial: bool = False) -> None:
@@ -269,8 +166,12 @@ def _leave_whole(run: Run, is_partial: bool = False) -> None:
 
 def claim_outputs(run: Run, is_staged: bool = False) -> None:
     """Say which files are ours now, not after hours of work."""
-    if is_staged:
-        check_free(run.ledger, staged_files(run))
+    if is_staged:  # files of known names, and numbered ones that exist
+        paths = run.paths
+        folders = (paths.nucleotide_dir, paths.protein_dir, paths.merged_dir)
+        numbered = [path for folder in folders for path in folder.glob("output_*")]
+        whole = (paths.chunked, paths.nucleotide, paths.protein)
+        check_free(run.ledger, [*whole, *folders, *sorted(numbered)])
     pages = run.pages if run.settings.output.report else []
     run.claim(run.paths.failed_files, *run.results, *pages)
 
@@ -278,69 +179,63 @@ def claim_outputs(run: Run, is_staged: bool = False) -> None:
 def _score_staged(
     run: Run, use_v2: bool, persistent_models: bool, config: RuntimeConfig | None
 ) -> dict[int, str]:
-    """Score every unit through feature and merged files; the reasons of those that it could not.
-
-    A WorkersFailedError if the packed engine gave work up, a DamagedError for a changed file.
-    """
-    store, failures = ScoreStore(run.ledger, run.key), dict[int, str]()
-    sizes = written_units(run)
+    """Score every unit through feature and merged files; the reasons of those that it could not."""
+    store, failures = stream.ScoreStore(run.ledger, run.key), dict[int, str]()
+    sizes, compute = _written_units(run), run.settings.compute
     todo = [n for n, size in enumerate(sizes, 1) if store.read(n - 1, size) is None]
     if not todo:
         return {}
-    with ExitStack() as stack:
-        pool = None
-        if persistent_models:
-            pool = _workers(run.settings.compute, run.threads, run.model.name)
-            stack.enter_context(pool).create_pool()
+    own: Executor = InProcess("cpu", run.threads, compute.cache_clear_interval)
+    workers = PersistentWorkerPool(len(run.devices), run.model.name, compute)
+    if run.devices != ("cpu",):
+        own = workers
+    pool = workers if persistent_models else None
+    queue = BatchQueueManager(own, use_persistent_pool=pool)
+    with closing(workers):
+        if pool:
+            pool.create_pool()
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
-        with run.report.stage("dna_features") as counts:
-            if use_v2 and run.settings.compute.dnabert_v2:
+        with run.stage("dna_features") as counts:
+            if use_v2 and compute.dnabert_v2:
                 counts |= _packed(run, "dna", todo, sizes, config)
             else:
-                counts |= _file_wise(run, "dna", todo, sizes, pool, failures)
+                counts |= _file_wise(run, "dna", todo, sizes, queue, failures)
         # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
-        with run.report.stage("protein_features") as counts:
+        with run.stage("protein_features") as counts:
             if use_v2:
-                logger.info("ESM-2: Using v2.0 async architecture")
                 counts |= _packed(run, "protein", todo, sizes, config)
-                logger.info("v2.0 ESM-2 complete: %d feature files created", counts["files"])
             else:
-                counts |= _file_wise(run, "protein", todo, sizes, pool, failures)
-    with run.report.stage("merging") as counts:
+                counts |= _file_wise(run, "protein", todo, sizes, queue, failures)
+    with run.stage("merging") as counts:
         counts |= merge(run, todo, failures)
-    with run.report.stage("prediction") as counts:
-        counts |= classify(run, store, [n for n in todo if n - 1 not in failures], sizes)
+    with run.stage("prediction") as counts:
+        counts |= _classify(run, store, [n for n in todo if n - 1 not in failures], sizes)
     return failures
 
 
 def _file_wise(
     run: Run, slot: Slot, todo: Sequence[int], sizes: Sequence[int],
-    pool: PersistentWorkerPool | None, failures: dict[int, str],
+    queue: BatchQueueManager, failures: dict[int, str],
 ) -> dict[str, int]:  # fmt: skip
     """v1: one split file after another goes to a worker on each device, in padded batches."""
     paths, compute = run.paths, run.settings.compute
     budget, spec = compute.token_budget(slot), getattr(run.model, slot)
-    options = EmbeddingOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
+    options = EngineOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
     units = _to_make(run, slot, todo, "file-wise")
-    split, out = paths.split_of, paths.features_of
-    files = {
-        SplitFile(input_file=split(slot, n), output_file=out(slot, n), layout=slot): n
-        for n in units
-    }
-    own: Executor = InProcess("cpu", run.threads, compute.cache_clear_interval)
-    if run.devices != ("cpu",):
-        own = _workers(compute, run.threads, run.model.name)
-    queue = BatchQueueManager(own, use_persistent_pool=pool, progress=run.reporter)
-    result = queue.process(
-        EmbedJob(spec, options), list(files), sum(sizes[n - 1] for n in units),
-        lambda file: _commit(run, slot, files[file], units), TITLES[slot],
-    )  # fmt: skip
-    for file, reason in result.failed.items():
-        failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{reason}"
-    if result.engine:
-        run.report.note_engines({slot: result.engine})
-    counts = {"files": len(files) - len(result.failed), "kept": len(todo) - len(files)}
-    return {**counts, "failed": len(result.failed), "tokens": result.tokens}
+    files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
+    counts = {"files": 0, "kept": len(todo) - len(files), "failed": 0, "tokens": 0}
+    rows = sum(sizes[n - 1] for n in units)
+    with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
+        for file, outcome in queue.process(EmbedJob(spec, options), list(files), bar.update):
+            if isinstance(outcome, GivenUp):
+                failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
+                counts["failed"] += 1
+                continue
+            _commit(run, slot, files[file], units)
+            run.note_engines({slot: outcome.stats[spec.kind]})
+            counts["files"] += 1
+            counts["tokens"] += outcome.result[1]
+    return counts
 
 
 def _packed(
@@ -355,6 +250,7 @@ def _packed(
         return {"files": 0, "kept": len(todo)}
     folder = paths.output_dir / ("esm_v2" if slot == "protein" else "dnabert_v2")
     num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
+    logger.info("%s: Using v2.0 async architecture", LABELS[slot])
     logger.info("%s: %d ranks", spec.name, num_gpus)
     check_free(run.ledger, [shards / f"{folder.name}_shards"])
     logs = [folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)]
@@ -373,12 +269,12 @@ def _packed(
             output_dir=folder,
             model_config=model_config,
             world_size=num_gpus,
-            runtime_config=replace(config, checkpoint_dir=shards),
+            runtime_config=replace(config, checkpoint_dir=shards, compute=compute),
             on_sequences=bar.update,
         )
     stats = [one for one in read_json(folder / "stage.json").get("ranks", []) if one]
     for one in stats:
-        run.report.note_engines({slot: one})
+        run.note_engines({slot: one})
     if failed_ranks:
         where = f"Check logs: {folder / 'logs'}/worker_*.log"
         share = f"{len(failed_ranks)}/{num_gpus} workers: ranks {failed_ranks}. {where}"
@@ -388,11 +284,12 @@ def _packed(
         _stream_h5_to_pt_files(h5_path, paths.protein_dir, dna_files)
     else:
         ids = ([name for name, _ in read_fasta(file)] for file in files)
-        found = vectors_by_file(h5_path, "v2.0 DNABERT-S output", ids)
+        found = features.vectors_by_file(h5_path, "v2.0 DNABERT-S output", ids)
         for n, vectors in zip(units, found, strict=True):
-            write_dna_features(paths.features_of(slot, n), vectors)
+            features.write_dna_features(paths.features_of(slot, n), vectors)
     for n in units:
         _commit(run, slot, n, units)
+    logger.info("v2.0 %s complete: %d feature files created", LABELS[slot], len(units))
     tokens = sum(int(one.get("tokens", 0)) for one in stats)
     return {"files": len(units), "kept": len(todo) - len(units), "tokens": tokens}
 
@@ -411,32 +308,112 @@ def _commit(run: Run, slot: Slot, number: int, units: dict[int, tuple[str, str]]
     run.ledger.commit(*units[number], outputs=[run.paths.features_of(slot, number)])
 
 
-def _workers(compute: Compute, threads: int, name: str) -> PersistentWorkerPool:
-    return PersistentWorkerPool(
-        len(compute.devices),
-        name,
-        devices=compute.devices,
-        threads=threads,
-        cache_clear_interval=compute.cache_clear_interval,
-        worker_timeout=compute.worker_timeout,
-    )
+def _written_units(run: Run) -> list[int]:
+    """Stages 1 to 4, in one pass; returns the distinct ORFs of each split file, from 1 on."""
+    paths, ledger = run.paths, run.ledger
+    name, key = "reading", digest_of(run.key, run.per_unit)
+    if (entry := ledger.read(name, key)) is not None:
+        logger.info("reading: done earlier, kept")
+        return [int(size) for size in entry.facts["sizes"]]
+    ledger.discard(name)
+    sizes: list[int] = []
+    outputs = [paths.chunked, paths.nucleotide, paths.protein]
+    run.claim(*outputs)
+    units: list[Unit] = []
+    chunks: list[str] = []
+    orfs: list[tuple[bytes, bytes]] = []
+
+    def keep(texts: Sequence[str], dna: Sequence[bytes], protein: Sequence[bytes]) -> None:
+        chunks.extend(texts)
+        orfs.extend(zip(dna, protein, strict=True))
+
+    with run.stage("reading") as counts, ExitStack() as stack:
+        chunked, *whole = (stack.enter_context(atomic_write(path, "w")) for path in outputs)
+        records = read_sources(run.sources)
+        for event in input_pass(records, run.rules, run.per_unit, run.threads, keep):
+            if isinstance(event, Unit):
+                units.append(event)
+                continue
+            write_fasta(chunked, zip(event.chunk_ids(), chunks, strict=True), wrapped=True)
+            for orf_id, orf in zip(event.orf_ids(), orfs, strict=True):
+                for file, letters in zip(whole, orf, strict=True):
+                    file.write(f">{orf_id}\n{letters.decode('ascii')}\n")
+            for unit in units:
+                ids = event.orf_ids(unit.rows)
+                for slot, sequences in (("dna", unit.dna), ("protein", unit.protein)):
+                    outputs.append(path := paths.split_of(slot, unit.number + 1))
+                    path.parent.mkdir(exist_ok=True)
+                    run.claim(path)
+                    with atomic_write(path, "w") as file:
+                        texts = (sequence.decode("ascii") for sequence in sequences)
+                        write_fasta(file, zip(ids, texts, strict=True), wrapped=True)
+            sizes += map(len, units)
+            counts["orfs"] = counts.get("orfs", 0) + len(orfs)
+            for held in (units, chunks, orfs):
+                held.clear()
+        counts |= {"embedded": sum(sizes), "files": len(sizes)}
+    ledger.commit(name, key, outputs=outputs, facts={"sizes": sizes})
+    return sizes
+
+
+def merge(run: Run, todo: Sequence[int], failures: dict[int, str]) -> dict[str, int]:
+    """Stage 7: join vectors, pair by pair; a DamagedError if a file is not what was written."""
+    paths = run.paths
+    numbers = {paths.features_of("dna", n): n for n in todo if n - 1 not in failures}
+    for unit in failures:
+        paths.merged(unit + 1).unlink(missing_ok=True)  # of an earlier model, perhaps
+    run.claim(*map(paths.merged, numbers.values()))
+    proteins = [paths.features_of("protein", n) for n in numbers.values()]
+    merged, failed_pairs = parallel_merge_with_progress(
+        list(numbers), proteins, paths.merged_dir,
+        run.settings.compute.merge_workers, run.reporter, run.threads,
+    )  # fmt: skip
+    for dna, protein, reason in failed_pairs:
+        for path in filter(Path.exists, (dna, protein)):
+            features.read_records(path)
+        failures[numbers[dna] - 1] = f"{dna}|merge|{reason}"
+        paths.merged(numbers[dna]).unlink(missing_ok=True)
+    return {"files": len(merged), "failed": len(failed_pairs)}
+
+
+def _classify(
+    run: Run, store: stream.ScoreStore, numbers: Sequence[int], sizes: Sequence[int]
+) -> dict[str, int]:
+    """Stage 8: merged files -> scores of units, row by row."""
+    from virnucpro.engines.feeding import spread
+
+    compute, scored = run.settings.compute, 0
+    models = LoadedModels(run.devices[0], run.threads)
+    scorer = Scorer(run.model, models, classifier_batch=compute.classifier_batch)
+    merged_files = [run.paths.merged(n) for n in numbers]
+    readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
+    read_ahead = spread(features.read_merged, merged_files, readers)
+    with run.reporter.create_file_bar(len(numbers), "Scoring", "files") as bar:
+        for n, path in zip(numbers, merged_files, strict=True):
+            merged = next(read_ahead)
+            if len(merged) != sizes[n - 1]:
+                rows = f"{len(merged)} rows where the split file has {sizes[n - 1]}"
+                raise DamagedError(path, rows)
+            store.commit(n - 1, scorer.classify(merged.vectors))
+            scored += len(merged)
+            bar.update(1)
+    return {"scored": scored, "files": len(numbers)}
 
 
 def _stream_h5_to_pt_files(
     h5_path: Path, output_dir: Path, nucleotide_feature_files: Sequence[Path]
 ) -> list[Path]:
-    """Vectors of the packed engine -> one protein feature file beside each nucleotide one.
+    """Vectors of the packed engine -> one protein feature file for each nucleotide one; streams.
 
-    Streams: the vectors of one file are in memory. Rows of ours lie in the order of the files;
-    others are found by id. `h5_path` has `sequence_ids` (n,) and `embeddings` (n, d) float32.
-    `output_dir` gets `output_k_ESM.pt` for each `output_k_DNABERT_S.pt`, which are returned.
+    `h5_path` is as `write_vectors` makes it. `output_dir` gets `output_k_ESM.pt` for each
+    `output_k_DNABERT_S.pt`, which are returned.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    ids = (read_dna_features(file).seq_ids for file in nucleotide_feature_files)
-    found = vectors_by_file(h5_path, "v2.0 ESM-2 output", ids)
+    ids = (features.read_dna_features(file).seq_ids for file in nucleotide_feature_files)
+    found = features.vectors_by_file(h5_path, "v2.0 ESM-2 output", ids)
     written = []
     for nucleotide_file, vectors in zip(nucleotide_feature_files, found, strict=True):
         name = nucleotide_file.stem.removesuffix("_S").removesuffix("_DNABERT")
         written.append(output_dir / f"{name}_ESM.pt")
-        write_protein_features(written[-1], vectors)
+        features.write_protein_features(written[-1], vectors)
     return written

@@ -2,20 +2,22 @@
 
 import logging
 import platform
+import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 from typing import Any
 
 from virnucpro import __version__
-from virnucpro.core.checkpoint import Ledger, Outputs
+from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
-from virnucpro.core.files import atomic_write, digest_of, write_json
+from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import clipped, counted, one_line
 from virnucpro.models.specs import ModelSpec
@@ -37,12 +39,14 @@ logger = logging.getLogger("virnucpro.pipeline")
 FORMAT = 2
 PACKAGES = ("torch", "numpy", "tokenizers", "h5py")
 INPUTS, CALLS, TABLES, REPORT = "inputs", "calls", "tables", "report"
+RATES, ENOUGH_ORFS, ENOUGH_S = "rates.json", 1_000, 20.0
+SHORT_NT = 250  # mean chunk of reads, whose ORFs are shorter and take less time
 MOST_NOTED = 5  # samples in the log
 # what a run that only makes other tables has to say of the scores it starts from
 OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Run:
     """One prediction under way; a key is the digest of all that decides what lies under it."""
 
@@ -57,8 +61,8 @@ class Run:
     calls_key: str  # of the model's calls: done on whatever kind of device they were made
     tables_key: str  # of the final tables
     ledger: Ledger  # what is done, and which files are ours
-    report: "RunReport"
     reporter: ProgressReporter
+    data: dict[str, Any]  # run.json: what ran, with what, and what came of it; see docs/outputs.md
 
     @property
     def folders(self) -> list[Path]:
@@ -83,11 +87,6 @@ class Run:
         return [self.paths.output_dir / name for name in REPORT_FILES]
 
     @property
-    def input_bytes(self) -> int:
-        """Size of all inputs together, packed as they are."""
-        return sum(path.stat().st_size for source in self.sources for path in source.paths)
-
-    @property
     def rules(self) -> Rules:
         """What decides which ORFs the input gives; counts the records where that matters."""
         choice = self.settings.model
@@ -103,14 +102,6 @@ class Run:
         """Write down that these files are ours, before they are made; see `check_free`."""
         check_free(self.ledger, files)
         self.ledger.claim(*files)
-
-
-class RunReport:
-    """run.json: what ran, with what, and what came of it; docs/outputs.md has its keys."""
-
-    def __init__(self, path: Path, data: dict[str, Any]) -> None:
-        self._path, self.data = path, data
-        self._start = time.monotonic()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, int]]:
@@ -131,17 +122,9 @@ class RunReport:
             known = data.get("devices", [])
             data["devices"] = [*dict.fromkeys([*known, str(one.get("device"))])]
 
-    def finish(self, is_partial: bool, outputs: Outputs) -> None:
-        """Record the end of the run, and the SHA-256 of its outputs."""
-        hashes = {name: sha256 for name, (_, sha256) in outputs.items()}
-        seconds = round(time.monotonic() - self._start, 3)
-        status = "partial" if is_partial else "done"
-        self.data |= {"status": status, "outputs": hashes, "seconds": seconds}
-        self.save()
-
     def save(self) -> None:
         """Write run.json."""
-        write_json(self._path, self.data)
+        write_json(self.paths.run_json, self.data)
 
 
 def choose_model(choice: ModelChoice) -> ModelSpec:
@@ -162,10 +145,7 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
 def prepare(
     input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings
 ) -> Run:
-    """Hash the inputs and open the run, in a directory that is held.
-
-    An InputError if an input cannot be read, a UsageError if an earlier run here was of others.
-    """
+    """Hash the inputs and open the run, in a directory that is held and has a run of no others."""
     asked, output, compute = settings.inputs, settings.output, settings.compute
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)
@@ -194,14 +174,12 @@ def prepare(
     devices = compute.devices
     kind = devices[0].split(":")[0]  # their scores differ in the last digits
     per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
+    versions = [(package, version_of(package)) for package in PACKAGES]
     about = {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
         "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv,
         "host": f"{platform.system()}-{platform.release()}-{platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version for name in PACKAGES if (version := version_of(name))},
-        },
+        "versions": {"python": platform.python_version(), **{p: v for p, v in versions if v}},
         "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
                   "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
         "parameters": asdict(settings), "inputs": described, "samples": samples,
@@ -213,8 +191,7 @@ def prepare(
         devices=devices, threads=compute.threads or usable_cpus(),
         key=digest_of(decides, kind, per_unit),
         calls_key=digest_of(decides), tables_key=digest_of(decides, calling, SCHEMA),
-        ledger=ledger, report=RunReport(paths.run_json, about),
-        reporter=ProgressReporter(output.progress),
+        ledger=ledger, reporter=ProgressReporter(output.progress), data=about,
     )  # fmt: skip
 
 
@@ -248,10 +225,8 @@ def _check_same_inputs(
         if None in places[1] or places[0] != places[1]:
             was, now = (clipped(", ".join(map(shown_name, each)), 1_000) for each in (old, new))
             held = f"{now} with other content" if old == new else f"{was}, not of {now}"
-            raise UsageError(
-                f"{output_dir} holds a run of {held}; choose another --output-dir, "
-                "or --force to start over"
-            )
+            remedy = "choose another --output-dir, or --force to start over"
+            raise UsageError(f"{output_dir} holds a run of {held}; {remedy}")
     ledger.discard(INPUTS)
     ledger.commit(INPUTS, "", facts={"inputs": described})
 
@@ -304,7 +279,66 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         lines.append(f"Not scored: {sum(counts.values()):,} ({reasons})")
     if data.get("status") == "partial":
         lines.append(f"Incomplete: see {output_dir / 'failed_files.txt'}; --resume tries again")
-    found = [output_dir / name for name in ("report.html", "calls.tsv")]
-    names = ", ".join(str(path) for path in found if path.exists())
+    found = filter(Path.exists, (output_dir / "report.html", output_dir / "calls.tsv"))
+    names = ", ".join(map(str, found))
     seconds = timedelta(seconds=int(data.get("seconds", 0.0)))
     return [*lines, f"Done in {seconds}: {names}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast a model was on a set of devices; bytes are the most that a process held."""
+
+    orfs_per_s: float
+    start_s: float  # until the first ORFs were scored
+    memory: int
+    gpu_memory: int = 0
+
+
+class Pace:
+    """Counts the ORFs of a run under way; starting and loading are told from scoring."""
+
+    def __init__(self) -> None:
+        self._told = [(time.monotonic(), 0)]  # when, and ORFs by then: start, first, last
+
+    def tell(self, orfs: int) -> None:
+        """Count ORFs that have just been scored."""
+        self._told[2:] = [(time.monotonic(), self._told[-1][1] + orfs)]
+
+    def rate(self, is_pilot: bool = False, gpu_memory: int = 0) -> Rate | None:
+        """The rate so far; None before there were enough to tell, but of a pilot."""
+        (start, none), (first, early), (last, orfs) = [*self._told, *self._told[-1:] * 2][:3]
+        has_enough = orfs - early >= ENOUGH_ORFS or last - first >= ENOUGH_S
+        if not orfs or not (has_enough or is_pilot):
+            return None
+        # all at once: loading counts as scoring
+        since, before = (first, early) if orfs > early else (start, none)
+        held = (resource.getrusage(who).ru_maxrss for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
+        memory = max(held) * (1 if sys.platform == "darwin" else 1024)
+        rate = (orfs - before) / max(1e-6, last - since)
+        return Rate(rate, first - start, memory, gpu_memory)
+
+
+def rate_keys(
+    model: ModelSpec, devices: Sequence[str], threads: int, chunk_nt: float
+) -> tuple[str, str]:
+    """Under what a rate is kept, and what stands in for it: that of other lengths."""
+    kinds = ("short", "long") if chunk_nt < SHORT_NT else ("long", "short")
+    where = f"{model.digest[:24]} {','.join(devices)} {threads}"
+    return f"{where} {kinds[0]}", f"{where} {kinds[1]}"
+
+
+def remember(home: Path, key: str, rate: Rate) -> None:
+    """Keep a rate beside the models, for `estimate`; a folder that cannot be written keeps none."""
+    with suppress(OSError, VirNucProError):
+        home.mkdir(parents=True, exist_ok=True)
+        write_json(home / RATES, {**read_json(home / RATES), key: asdict(rate)})
+
+
+def recall(home: Path, keys: Sequence[str]) -> Rate | None:
+    """The rate kept under the first of these keys that has one."""
+    known = read_json(home / RATES)
+    for key in keys:
+        with suppress(KeyError, TypeError):
+            return Rate(**known[key])
+    return None

@@ -3,6 +3,8 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,23 +12,38 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import DamagedError, DeviceError, UsageError
+from virnucpro.core.checkpoint import Ledger, Outputs
+from virnucpro.core.device import device_name, usable_cpus
+from virnucpro.core.errors import DamagedError, DeviceError, InputError, UsageError
+from virnucpro.core.records import Record, Status
+from virnucpro.core.text import duration
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.input_pass import Shard, Unit, input_pass
+from virnucpro.pipeline.calls import Caller, ModelTables
+from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources, sampler
-from virnucpro.pipeline.run import Run
-from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, Job, OnRows
-from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer
+from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
+from virnucpro.pipeline.run import (
+    CALLS,
+    OF_SCORING,
+    Pace,
+    Run,
+    rate_keys,
+    record_failures,
+    remember,
+)
+from virnucpro.pipeline.settings import Compute, default_home
+from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
+from virnucpro.reports.tables import CallRow
+from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer, finished
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
 
+DIRECT_ORFS = 2_000  # of a unit without files
 # of a trial of float8: records, spread over the input, and as many ORFs, spread over theirs
-SAMPLE = 2_048
-LEAST_SEQUENCES = 512
+SAMPLE, LEAST_SEQUENCES = 2_048, 512
 LEAST_AGREEMENT = 0.999  # of the labels
 LARGEST_DIFFERENCE = 0.02  # of a probability
 Scores = NDArray[np.float32]
@@ -39,8 +56,8 @@ class ScoreJob:
     """Score the distinct ORFs of a unit: a `Job`, see `Scorer`."""
 
     model: ModelSpec
-    dna: EmbeddingOptions
-    protein: EmbeddingOptions
+    dna: EngineOptions
+    protein: EngineOptions
     classifier_batch: int = 256
 
     def task(self, models: LoadedModels) -> Scorer:
@@ -50,7 +67,7 @@ class ScoreJob:
 
 def score_job(model: ModelSpec, compute: Compute) -> ScoreJob:
     """The job of a run, wherever it is done."""
-    options = EmbeddingOptions(
+    options = EngineOptions(
         engine=None if compute.packing else "padded", dtype=compute.dtype,
         pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
     )  # fmt: skip
@@ -74,10 +91,7 @@ class ScoreStore:
         self.ledger, self.key = ledger, key
 
     def read(self, number: int, size: int) -> Scores | None:
-        """The scores of a finished unit, shape (size, `COLUMNS`); None where it is not finished.
-
-        A DamagedError if they are not what was committed, and repair was not asked for.
-        """
+        """The scores of a finished unit, (size, `COLUMNS`), or None; a DamagedError if changed."""
         if (entry := self.ledger.read(unit_name(number), self.key)) is None:
             return None
         if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
@@ -166,12 +180,11 @@ def scored_shards(
         yield joined(shards.popleft())
 
 
-class NoExecutor:
+class NoExecutor(InProcess):
     """Stands where units were scored elsewhere: what is not by now was given up, with a reason."""
 
-    loads = 0
-
     def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__("cpu")
         self._reasons = reasons
 
     def run(
@@ -185,8 +198,44 @@ class NoExecutor:
             if key != worker_loop.LOAD_ONLY:
                 yield Done(key) if unit is None else GivenUp(key, self._reasons[key])
 
-    def close(self) -> None:
-        """Nothing to give back."""
+
+class DirectScorer:
+    """A model, loaded once on one device, without files: for a few thousand records."""
+
+    def __init__(
+        self, model: ModelSpec, device: str = "cpu", options: EngineOptions | None = None
+    ) -> None:
+        options = options or EngineOptions()
+        self.model, self._job = model, ScoreJob(model=model, dna=options, protein=options)
+        self._here = InProcess(device_name(device))
+        self.executor: Executor = self._here
+
+    def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
+        """One row for every record, in order. Streams."""
+        caller = Caller(self.model)
+        for shard, scores in self.shards(records):
+            yield from caller.call(shard, scores).rows
+
+    def shards(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
+        """Records, chunks and ORFs with the scores of each ORF, (orfs, `COLUMNS`)."""
+        yield from scored_shards(self._events(records), None, self.executor, self._job)
+
+    def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
+        """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
+        if self._job.protein.dtype == "fp8":
+            raise UsageError("--precision fp8 is for predictions, which try it first; leave it out")
+        task = self._job.task(self._here.models)
+        parts = [np.empty((0, self.model.dim), dtype=np.float32)]
+        for event in self._events(records):
+            if isinstance(event, Unit):
+                parts.append(finished(task.vectors(task.prepare((event.dna, event.protein)))))
+            else:
+                yield event, np.concatenate(parts)[event.orfs["distinct"]]
+                parts = parts[:1]
+
+    def _events(self, records: Iterable[Record]) -> Iterator[Unit | Shard]:
+        rules = Rules(self.model.chunk_nt, self.model.orf_policy)
+        return input_pass(records, rules, DIRECT_ORFS)
 
 
 def refuse_fp8(model: ModelSpec, device: str) -> None:
@@ -203,7 +252,22 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
     wanted = min(run.settings.model.sample_n or SAMPLE, SAMPLE)
     rules = replace(run.rules, is_sampled=sampler(run.sources, wanted))
     records = read_sources(run.sources, ReadLog(is_silent=True))
-    found = compare(job, executor, input_pass(records, rules, SAMPLE))
+    dna, protein = list[bytes](), list[bytes]()
+    for event in input_pass(records, rules, SAMPLE):
+        if isinstance(event, Shard):
+            break
+        dna += event.dna
+        protein += event.protein
+    rows = np.unique(np.linspace(0, len(dna) - 1, min(len(dna), SAMPLE)).astype(int)).tolist()
+    unit = [dna[row] for row in rows], [protein[row] for row in rows]
+    scores = []
+    for dtype in ("float16", job.protein.dtype):
+        trial = replace(job, protein=replace(job.protein, dtype=dtype))
+        (outcome,) = executor.run(trial, [(0, unit)], lambda more: None)
+        if not isinstance(outcome, Done):
+            raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
+        scores.append(outcome.result[:, 1])
+    found = agreement(*scores)
     logger.info(
         "--precision fp8 holds: of %(sequences)d ORFs scored both ways %(labels_agree).4f keep "
         "their label, and probabilities move by up to %(largest_difference).4f",
@@ -212,32 +276,8 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
     return found
 
 
-def compare(job: ScoreJob, executor: Executor, events: Iterable[Unit | Shard]) -> dict[str, Any]:
-    """As `try_fp8`, with ORFs from the first shard of `events`."""
-    dna: list[bytes] = []
-    protein: list[bytes] = []
-    for event in events:
-        if isinstance(event, Shard):
-            break
-        dna += event.dna
-        protein += event.protein
-    rows = np.unique(np.linspace(0, len(dna) - 1, min(len(dna), SAMPLE)).astype(int)).tolist()
-    unit = [dna[row] for row in rows], [protein[row] for row in rows]
-    found = []
-    for dtype in ("float16", job.protein.dtype):
-        trial = replace(job, protein=replace(job.protein, dtype=dtype))
-        (outcome,) = executor.run(trial, [(0, unit)], lambda more: None)
-        if not isinstance(outcome, Done):
-            raise DeviceError(f"--precision fp8 could not be tried: {outcome.reason}; leave it out")
-        found.append(outcome.result[:, 1])
-    return agreement(*found)
-
-
 def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> dict[str, Any]:
-    """Compare P(virus) of the same sequences by trusted and by fast numbers, both (n,).
-
-    A UsageError with the figures where they are too few, or do not agree well enough.
-    """
+    """How P(virus), (n,), by fast numbers agrees; a UsageError with the figures if not enough."""
     if len(exact) < LEAST_SEQUENCES:
         need = f"{LEAST_SEQUENCES} sequences scored both ways, and there are {len(exact)}"
         raise UsageError(f"--precision fp8 is trusted after {need}; leave it out")
@@ -250,3 +290,87 @@ def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]])
             f"{largest:.3f} ({LARGEST_DIFFERENCE} may); leave it out"
         )
     return {"sequences": len(exact), "labels_agree": agree, "largest_difference": largest}
+
+
+def score_and_call(run: Run, executor: Executor | None) -> Outputs:
+    """Records -> units -> scores -> calls of the model; commits what depends on no threshold."""
+    paths, compute = run.paths, run.settings.compute
+    input_bytes = sum(path.stat().st_size for source in run.sources for path in source.paths)
+    job = score_job(run.model, compute)
+    given_up: dict[int, str] = {}
+    store = ScoreStore(run.ledger, run.key)
+    device = run.devices[0]
+    run.ledger.discard(CALLS)
+    with ExitStack() as stack:
+        if executor is None:
+            executor = make_executor(compute, store)
+            stack.callback(executor.close)
+        counts = stack.enter_context(run.stage("scoring"))
+        bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
+        tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
+        if compute.dtype == "fp8":
+            run.data["agreement"] = try_fp8(run, job, executor)
+        log = ReadLog()
+        records = read_sources(run.sources, log)
+        pace = Pace()
+        ahead = [0]  # ORFs read so far, with which share of the input's bytes
+
+        def read_ahead() -> Iterator[Unit | Shard]:
+            for event in input_pass(records, run.rules, run.per_unit, run.threads):
+                ahead[0] += len(event) if isinstance(event, Unit) else 0
+                yield event
+
+        def tell(rows: int) -> None:
+            expected = ahead[0] * input_bytes // log.bytes_read if log.bytes_read else None
+            bar.update(rows, expected)
+            pace.tell(rows)
+
+        loads_first = device != "cpu" and compute.executor == "local"
+        scored = scored_shards(
+            read_ahead(), store, executor, job, tell, given_up, run.note_engines,
+            loads_first=loads_first and not run.settings.output.resume,
+        )  # fmt: skip
+        # This thread drives a GPU while another writes: one shard waits for it at most.
+        with ThreadPoolExecutor(1, thread_name_prefix="tables") as writer:
+            written: Future[None] = writer.submit(lambda: None)
+            for shard, scores in scored:
+                if device == "cpu":
+                    tables.add(shard, scores)
+                    continue
+                written.result()
+                written = writer.submit(tables.add, shard, scores)
+            written.result()
+        tables.finish()
+        counts |= {**tables.counts, "gaps": log.gaps, "digits": log.digits, "blanks": log.blanks}
+        names = ", ".join(name for source in run.sources for name in source.names)
+        if not counts["records"]:
+            logger.warning("no records in %s", names)
+        elif counts.get(f"status:{Status.NOT_DNA}", 0) == counts["records"]:
+            problem = "no record is DNA: over 10% of the letters are outside its alphabet"
+            raise InputError(names, f"{problem}; give nucleotide sequences, not proteins")
+    seconds = run.data["stages"]["scoring"]["seconds"]
+    logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
+    if rate := pace.rate(gpu_memory=run.data.get("gpu_bytes", 0)):
+        chunk_nt = counts["nt"] / max(1, counts["chunks"])
+        key, _ = rate_keys(run.model, run.devices, run.threads, chunk_nt)
+        remember(run.settings.model.home or default_home(), key, rate)
+    record_failures(paths, given_up, tables.missing)
+    outputs = run.ledger.describe(paths.model_outputs)
+    if not given_up:
+        data = run.data
+        facts = {name: data[name] for name in OF_SCORING if name in data}
+        run.ledger.commit(CALLS, run.calls_key, outputs=outputs, facts=facts)
+    return outputs
+
+
+def make_executor(compute: Compute, store: ScoreStore | None = None) -> Executor:
+    """Where units are scored: in this process, one a device, or in Ray, which shares `store`."""
+    if compute.executor == "ray" and store is not None:
+        from virnucpro.pipeline.ray_executor import RayExecutor
+
+        return RayExecutor(compute, store)
+    devices, threads = compute.devices, compute.threads or usable_cpus()
+    if len(devices) == 1:
+        return InProcess(devices[0], threads)
+    unclear = replace(compute, cache_clear_interval=0)
+    return PersistentWorkerPool(len(devices), "stream", compute=unclear)

@@ -23,7 +23,7 @@ LOAD_ONLY = -1  # the key of an item that asks for models, and no more
 class Task(Protocol):
     """What a worker does with units."""
 
-    def load(self) -> None:
+    def load(self) -> object:
         """Load what is needed; errors here would meet every unit alike."""
 
     def prepare(self, unit: Any) -> Any:

@@ -1,10 +1,13 @@
 """From the scores of chunks to a calibrated probability and a call for each contig.
 
-A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null)) become slope(L) z + intercept(L),
-both interpolated over the logarithm of the chunk's length L. Chunks of one contig are neither
+A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null) / 10) become slope(L) z + intercept(L),
+both interpolated over the logarithm of the chunk's length L; that a sequence is unlike any genome
+says little on whose it is, and keeps calls open by itself. Chunks of one contig are neither
 one observation nor independent ones: the contig's log-odds are the mean of its chunks', weighted
 by length, times n ** gain, where n is the number of full chunks its letters make. Gain 0 would
-be the mean and 1 the sum. A length counts letters that are known: N is no evidence.
+be the mean and 1 the sum. A length counts letters that are known: N is no evidence. Mates of one
+fragment agree on its kind: a pair's log-odds gain where both look like one kind of virus, and
+lose where both look like one host.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from virnucpro.scores.composition import Mix
 FORMAT = 1
 VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
 _SMALLEST = 1e-7
+_OF_NULL = 0.1  # of P(null) that counts as evidence against a virus
 # What N may hide is taken to be as viral as this (log-odds) before a record is called `non-virus`.
 _MOST_HIDDEN = 12.0
 # With fewer known letters than this, and fewer than N, a record is `uncertain` (nt).
@@ -46,6 +50,11 @@ class Calibration:
     intercept: tuple[float, ...] = (0.0,)
     gain: float = 0.0  # how fast evidence grows with the number of chunks, 0 to 1
     pair_gain: float = 0.0  # the same for the mates of a pair, which lie further apart
+    # added to the log-odds of a pair: for each unit of likeness in kind of virus and in host of its
+    # mates, and to all
+    pair_of_kind: float = 0.0
+    pair_of_host: float = 0.0
+    pair_intercept: float = 0.0
     # contig lengths at which the limits were chosen, rising
     limit_lengths_nt: tuple[float, ...] = (500.0,)
     virus_above: tuple[float, ...] = (0.5,)  # least p_virus of the call `virus`
@@ -86,7 +95,8 @@ class Calibration:
                  self.virus_above)  # fmt: skip
         gains = (self.gain, self.pair_gain)
         limits = (self.null_above, self.retro_above, self.kind_above, self.family_above)
-        numbers = [*(n for one in lists for n in one), *gains, self.other_below, *limits]
+        numbers = [*(n for one in lists for n in one), *gains, self.other_below, *limits,
+                   self.pair_of_kind, self.pair_of_host, self.pair_intercept]  # fmt: skip
         if any(type(n) not in (int, float) or not abs(n) <= _LARGEST for n in numbers):
             raise ValueError(f"its parameters are lists of numbers, and numbers, up to {_LARGEST}")
         if not len(self.lengths_nt) == len(self.slope) == len(self.intercept):
@@ -112,7 +122,7 @@ class Calibration:
 
     def contigs(
         self, scores: Floats, lengths_nt: Lengths, contig_of: NDArray[np.integer],
-        contig_nt: Lengths, hidden_nt: Lengths | None = None, are_pairs: bool = False,
+        contig_nt: Lengths, hidden_nt: Lengths | None = None, alike: Floats | None = None,
     ) -> tuple[Floats, NDArray[np.str_]]:  # fmt: skip
         """Probability, NaN for a contig without chunks, and call of each contig: (contigs,) each.
 
@@ -122,7 +132,8 @@ class Calibration:
             contig_of: index of each chunk's contig, (chunks,).
             contig_nt: known letters of each contig, (contigs,); its chunks may overlap.
             hidden_nt: its other letters, (contigs,); None means there are none.
-            are_pairs: a contig stands for the mates of a pair, a chunk for a part of a mate.
+            alike: given, a contig stands for the mates of a pair: how alike they are, as
+                `Kinds.alike` tells it, (contigs, 2); NaN where not both have a score.
         """
         count = len(contig_nt)
         weight = np.maximum(lengths_nt, 1).astype(np.float64)
@@ -131,13 +142,18 @@ class Calibration:
         np.maximum.at(longest, contig_of, weight)
         safe, clear = np.maximum(total, 1.0), np.maximum(contig_nt, 1.0)
         mean = np.bincount(contig_of, weight * self.log_odds(scores, lengths_nt), count) / safe
-        growth = np.maximum(clear / longest, 1.0) ** (self.pair_gain if are_pairs else self.gain)
-        p = np.where(total > 0, logistic(mean * growth), np.nan)
+        gain, added = self.gain, np.zeros(count)
+        if alike is not None:
+            likeness = alike @ (self.pair_of_kind, self.pair_of_host)
+            gain, added = self.pair_gain, np.nan_to_num(likeness + self.pair_intercept)
+        growth = np.maximum(clear / longest, 1.0) ** gain
+        p = np.where(total > 0, logistic(mean * growth + added), np.nan)
         null = np.bincount(contig_of, weight * _null(scores), minlength=count) / safe
         limit = np.interp(np.log(clear), np.log(self.limit_lengths_nt), self.virus_above)
         hidden = np.zeros(count) if hidden_nt is None else hidden_nt
         share = hidden / (clear + hidden)
-        at_most = logistic((mean + share * (np.maximum(mean, _MOST_HIDDEN) - mean)) * growth)
+        most = mean + share * (np.maximum(mean, _MOST_HIDDEN) - mean)
+        at_most = logistic(most * growth + added)
         calls = np.full(count, UNCERTAIN_CALL, dtype="<U9")
         is_told = (null < self.null_above) & ((clear >= _LEAST_CLEAR) | (clear >= hidden))
         calls[is_told & (p >= limit)] = VIRUS_CALL
@@ -148,7 +164,7 @@ class Calibration:
 def raw_log_odds(scores: Floats) -> Floats:
     """Log-odds of a virus, from probabilities kept off 0 and 1: (n,)."""
     virus = np.clip(scores[:, 1].astype(np.float64), _SMALLEST, 1 - _SMALLEST)
-    rest = np.clip(scores[:, 0] + _null(scores), _SMALLEST, 1.0)
+    rest = np.clip(scores[:, 0] + _OF_NULL * _null(scores), _SMALLEST, 1.0)
     out: Floats = np.log(virus) - np.log(rest)
     return out
 

@@ -23,7 +23,7 @@ _CENTRES = np.array([-3.5, -1.0, 0.75, 2.2, 4.0])
 MOST_RECORDS = 600
 # Records of the training mix that a small sample is imagined to hold besides its own: without
 # them one record alone would be taken for proof that all are viral, or none.
-IMAGINED_RECORDS = 20.0
+IMAGINED_RECORDS = 5.0
 
 _STEP = 0.02  # of the log-odds
 _LIMIT = 16.2  # log-odds of 1 - 1e-7

@@ -58,23 +58,53 @@ class Kinds:
         record without evidence are 0, and its host is -1.
         """
         columns = np.nan_to_num(columns)
-        total = np.maximum(np.bincount(record_of, weight, minlength=count), 1e-9)
-        kinds = columns[:, : len(KINDS)]
-        kinds = kinds / np.maximum(kinds.sum(axis=1, keepdims=True), 1e-9)
-        mean = np.stack(
-            [np.bincount(record_of, weight * kind, minlength=count) for kind in kinds.T], axis=1
-        )
-        kind, score = mean.argmax(axis=1), mean.max(axis=1) / total
-        likeliest = []
-        for first in (-4, -2):
-            groups = max(1, len(self.families))
-            cell, place = np.unique(record_of * groups + columns[:, first].astype(np.int64),
-                                    return_inverse=True)  # fmt: skip
-            evidence = np.bincount(place, weight * columns[:, first + 1], minlength=len(cell))
-            best, certain = np.zeros(count, dtype=np.int64), np.zeros(count)
-            order = np.argsort(evidence, kind="stable")  # the greatest of each record is kept
-            best[cell[order] // groups] = cell[order] % groups
-            certain[cell[order] // groups] = evidence[order]
-            likeliest.append((best, certain / total))
-        (host, hosted), (family, certain) = likeliest
-        return kind, score, family, certain, np.where(hosted > 0, host, -1)
+        kinds = _mean_kinds(columns, weight, record_of, count)
+        host, hosted = self._likeliest(-4, columns, weight, record_of, count)
+        family, certain = self._likeliest(-2, columns, weight, record_of, count)
+        hosts = np.where(hosted > 0, host, -1)
+        return kinds.argmax(axis=1), kinds.max(axis=1), family, certain, hosts
+
+    def alike(
+        self, columns: Floats, weight: Floats, mate_of: NDArray[np.integer], pairs: int
+    ) -> Floats:
+        """How alike the mates of each pair are in kind of virus and in host, 0 to 1: (pairs, 2).
+
+        Arguments as for `of_records`; mates follow each other. NaN where not both have evidence.
+        """
+        columns = np.nan_to_num(columns)
+        kinds = _mean_kinds(columns, weight, mate_of, 2 * pairs)
+        host, hosted = self._likeliest(-4, columns, weight, mate_of, 2 * pairs)
+        of_kinds = (kinds[::2] * kinds[1::2]).sum(axis=1)
+        of_hosts = np.sqrt(hosted[::2] * hosted[1::2]) * (host[::2] == host[1::2])
+        is_known = np.bincount(mate_of, minlength=2 * pairs) > 0
+        both = is_known[::2] & is_known[1::2]
+        return np.where(both[:, None], np.stack([of_kinds, of_hosts], axis=1), np.nan)
+
+    def _likeliest(
+        self, first: int, columns: Floats, weight: Floats, record_of: NDArray[np.integer],
+        count: int,
+    ) -> tuple[NDArray[np.int64], Floats]:  # fmt: skip
+        """The host or family (column `first`) most spoken for, and its mean probability."""
+        groups = max(1, len(self.families))
+        cell, place = np.unique(record_of * groups + columns[:, first].astype(np.int64),
+                                return_inverse=True)  # fmt: skip
+        evidence = np.bincount(place, weight * columns[:, first + 1], minlength=len(cell))
+        best, certain = np.zeros(count, dtype=np.int64), np.zeros(count)
+        order = np.argsort(evidence, kind="stable")  # the greatest of each record is kept
+        best[cell[order] // groups] = cell[order] % groups
+        certain[cell[order] // groups] = evidence[order]
+        return best, certain / _total(weight, record_of, count)
+
+
+def _mean_kinds(
+    columns: Floats, weight: Floats, record_of: NDArray[np.integer], count: int
+) -> Floats:
+    """The mean over chunks of the shares among kinds, (count, kinds)."""
+    kinds = columns[:, : len(KINDS)]
+    kinds = kinds / np.maximum(kinds.sum(axis=1, keepdims=True), 1e-9)
+    sums = [np.bincount(record_of, weight * kind, minlength=count) for kind in kinds.T]
+    return np.stack(sums, axis=1) / _total(weight, record_of, count)[:, None]
+
+
+def _total(weight: Floats, record_of: NDArray[np.integer], count: int) -> Floats:
+    return np.maximum(np.bincount(record_of, weight, minlength=count), 1e-9)

@@ -119,19 +119,14 @@ def write_fasta(
 
 
 def read_fasta(path: Path | str) -> Iterator[tuple[str, str]]:
-    """(id, sequence) of each record of a plain FASTA file of ours, in its order. Streams."""
+    """(id, sequence) of each record of a plain FASTA file of ours, in its order; held whole."""
     try:
         with Path(path).open("r", -1, *HEADER_BYTES, newline="\n") as file:
-            if (first := file.read(1)) not in ("", ">"):
-                raise InputError(path, "no readable FASTA file: it does not begin with '>'", 1)
-            seq_id, lines = file.readline().removesuffix("\n"), list[str]()
-            for line in file:
-                if line.startswith(">"):
-                    yield seq_id, "".join(lines)
-                    seq_id, lines = line[1:].removesuffix("\n"), []
-                else:
-                    lines.append(line.removesuffix("\n"))
-            if first:
-                yield seq_id, "".join(lines)
+            text = file.read()
     except OSError as error:
         raise InputError(path, f"no readable FASTA file: {clipped(error)}") from error
+    if text and text[0] != ">":
+        raise InputError(path, "no readable FASTA file: it does not begin with '>'", 1)
+    for entry in text[1:].split("\n>") if text else ():
+        seq_id, _, lines = entry.partition("\n")
+        yield seq_id, lines.replace("\n", "")

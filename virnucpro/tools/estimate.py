@@ -17,7 +17,7 @@ from virnucpro.core.processes import at_most_threads
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Rules
 from virnucpro.pipeline.inputs import Source, read_sources, sample_names
-from virnucpro.pipeline.rates import Pace, rate_keys, recall
+from virnucpro.pipeline.run import Pace, rate_keys, recall
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.stream import score_job
 from virnucpro.pipeline.worker_loop import InProcess

@@ -76,7 +76,7 @@ def _devices() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("PyTorch", False, f"cannot be imported: {error}", "pip install torch")
         return
-    from virnucpro.encoders.attention import choose_backend
+    from virnucpro.encoders.kernels import run_on
 
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPU only"
     threads = f"{torch.get_num_threads()} threads"
@@ -88,7 +88,7 @@ def _devices() -> Iterator[Finding]:
             if device.type == "cuda":
                 facts = torch.cuda.get_device_properties(device)
                 free, whole = torch.cuda.mem_get_info(device)
-                backend = choose_backend(device, torch.float16, head_dim=64, alibi=False)
+                backend = "triton" if run_on(device, torch.float16, head_dim=64) else "sdpa"
                 text = f"{facts.name}, {free / 2**30:.1f} of {gib(whole)} free, "
                 text += f"compute {facts.major}.{facts.minor}, attention {backend}"
             ones = torch.ones(64, 64, device=device)

@@ -4,7 +4,7 @@ Dev sets weigh the same: viral windows together as much as cellular ones, and ea
 much as the next.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,27 +13,28 @@ from numpy.typing import NDArray
 
 from virnucpro.scores.calibration import UNCERTAIN_CALL, Calibration, logistic, raw_log_odds
 from virnucpro.scores.composition import EDGES, LEAST, TRAINING_SHARE, Mix
-from virnucpro.scores.kinds import KINDS, Kinds
+from virnucpro.scores.kinds import COLUMNS, KINDS, Kinds
 from virnucpro.sequences.chunks import even_windows
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
+from virnucpro.training import windows as draws
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus
 from virnucpro.training.jobs import Job
-from virnucpro.training.windows import Bases, Drawing, dev_windows, draw_windows, other_strand
+from virnucpro.training.windows import Drawing, LabelledWindows
 
 Floats = NDArray[np.float64]
-Score = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+Score = Callable[[Bases], NDArray[np.floating]]  # windows (n, length) to the scores of each
 
 CHUNK_LENGTHS = (150, 300, 500, 1000)
 CONTIG_LENGTHS = (1000, 2000, 5000)
 CALIBRATION_SEED = 1
 MIX_LENGTHS = (150, 300, 500, 1000, 3000)
-MATE_NT = 150
-INSERT_NT = (350, 60)  # of a pair: mean and standard deviation
+MATE_NT, INSERT_NT = 150, 350
 # Records of the expected shares that a table's cell holds besides those counted: of a class over
 # all lengths, of one length, of viruses, of all cells.
-_OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 4.0, 20.0, 1.0
+_OF_CLASS, _OF_LENGTH, _OF_VIRUS, _OF_ALL = 0.3, 1.0, 20.0, 0.5
 _BINS = len(EDGES) + 1
-_GAINS = np.linspace(0, 1, 101)
 _ALL_UP_TO_NT = 300
+_OF_MIX = 4  # times the windows of other fits, as what looks viral among others is rare
+_RIDGE = 1e-5  # of logistic curves, whose weights sum to 1: none is steeper than need be
 # Of windows that would be called viruses: kinds that are wrong among those named, families of
 # training that are, and windows of other families that get one of them.
 KIND_WRONG, FAMILY_WRONG, NEW_AS_FAMILY = 0.06, 0.04, 0.05
@@ -45,23 +46,54 @@ SURE, RETRO_ABOVE = 0.95, 0.995
 CELLULAR_AS_VIRUS, NULL_AS_VIRUS, REAL_AS_NULL = 0.03, 0.006, 0.01
 
 
-class _Contigs(NamedTuple):
-    """Scores of n contigs of one length: chunk scores (n * chunks, 3); the rest (n,)."""
+# Scores of chunks (chunks, columns), their lengths (nt) and records, (chunks,), and the records'
+# lengths (n,), as `Calibration.contigs` takes them.
+Chunks = tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+class _Records(NamedTuple):
+    """n records of one length."""
 
     length_nt: int
-    chunk_nt: int
-    chunks: int
-    scores: Floats
-    target: NDArray[np.int64]
-    kind: NDArray[np.str_]
-    weight: Floats
+    scored: Chunks
+    target: NDArray[np.int64]  # (n,)
+    group: NDArray[np.str_]  # (n,)
+    weight: Floats  # (n,)
 
-    def called(self, calibration: Calibration) -> tuple[Floats, NDArray[np.str_]]:
-        """p_virus and call of each."""
-        n = len(self.target)
-        of, sizes = np.repeat(np.arange(n), self.chunks), np.full(n, self.length_nt)
-        lengths = np.full(n * self.chunks, self.chunk_nt)
-        return calibration.contigs(self.scores, lengths, of, sizes)
+
+def _scored(score: Score, drawn: Sequence[LabelledWindows], chunk_nt: int) -> _Records:
+    """Windows of one length, chunk by chunk; each side weighs the same, and each set in it."""
+    bases = np.concatenate([w.bases for w in drawn])
+    labels = [label for w in drawn for label in w.labels]
+    sides = [w.labels[0].target for w in drawn]
+    of_set = [0.0 if side == NULL else 0.5 / sides.count(side) for side in sides]
+    sizes = np.array([len(w.labels) for w in drawn])
+    return _Records(
+        bases.shape[1], _in_chunks(score, bases, chunk_nt),
+        np.array([label.target for label in labels]), np.array([label.group for label in labels]),
+        np.repeat(of_set / sizes, sizes),
+    )  # fmt: skip
+
+
+def _in_chunks(score: Score, bases: Bases, chunk_nt: int) -> Chunks:
+    """Windows (n, nt), cut and scored."""
+    n, length_nt = bases.shape
+    chunk_nt = min(chunk_nt, length_nt)
+    starts = [start for start, _ in even_windows(length_nt, chunk_nt)]
+    cut = np.stack([bases[:, start : start + chunk_nt] for start in starts], axis=1)
+    of, rows = np.repeat(np.arange(n), len(starts)), cut.reshape(-1, chunk_nt)
+    scores = score(rows).astype(np.float64) if n else np.empty((0, 3 + COLUMNS))
+    return scores, np.full(len(of), chunk_nt), of, np.full(n, length_nt)
+
+
+def calibrated(
+    score: Score, sets: dict[str, Corpus], job: Job, groups: Sequence[str]
+) -> Calibration:
+    """Everything fitted; `score` gives the columns of `Kinds` for the names of the groups."""
+    calibration = fit_calibration(score, sets, job.dev_count, job.chunk_nt)
+    if job.virus_kinds:
+        calibration = fit_kinds(calibration, score, sets, job, groups)
+    return fit_mix(calibration, score, sets, groups, job.chunk_nt, job.dev_count)
 
 
 def fit_calibration(
@@ -72,35 +104,73 @@ def fit_calibration(
     Without viruses or without others that are long enough, the defaults come back. `score` maps
     windows (n, length) to P(other), P(virus), P(null), shape (n, 3).
     """
-    single = list(filter(None, (_contigs(score, sets, n, n, count) for n in CHUNK_LENGTHS)))
+
+    def drawn(length_nt: int, chunk_nt: int, count: int) -> Iterator[_Records]:
+        windows = draws.dev_windows(sets, Drawing((length_nt,), count, count, CALIBRATION_SEED))
+        if {VIRUS, OTHER} <= {w.labels[0].target for w in windows}:
+            yield _scored(score, windows, chunk_nt)
+
+    single = [records for nt in CHUNK_LENGTHS for records in drawn(nt, nt, count)]
     if not single:
         return Calibration()
-    fits = [_platt(s) for s in single]
-    real = np.concatenate([s.scores[s.target != NULL, 2] for s in single])
+    slopes, intercepts = zip(*map(_platt, single), strict=True)
+    real = np.concatenate([s.scored[0][s.target != NULL, 2] for s in single])
     calibration = Calibration(
-        lengths_nt=tuple(float(s.length_nt) for s in single),
-        slope=tuple(a for a, _ in fits),
-        intercept=tuple(b for _, b in fits),
+        lengths_nt=tuple(float(s.length_nt) for s in single), slope=slopes, intercept=intercepts,
         null_above=float(np.clip(np.quantile(real, 1 - REAL_AS_NULL), 0.1, 0.9)),
-    )
-    long = [n for n in CONTIG_LENGTHS if n >= chunk_nt]
-    contigs = list(filter(None, (_contigs(score, sets, n, chunk_nt, count // 4) for n in long)))
-    if contigs:
-        gains, losses = np.linspace(0, 1, 41).tolist(), []
-        for gain in gains:  # how unlikely the labels are: minus their log-likelihood
-            loss = 0.0
-            for contig in contigs:
-                p, _ = contig.called(replace(calibration, gain=gain))
-                right = np.where(contig.target == VIRUS, p, 1 - p)
-                loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
-            losses.append(loss)
-        calibration = replace(calibration, gain=gains[int(np.argmin(losses))])
+    )  # fmt: skip
+    contigs = [
+        records for nt in CONTIG_LENGTHS if nt >= chunk_nt
+        for records in drawn(nt, chunk_nt, count // 4)
+    ]  # fmt: skip
+
+    def unlikely(gain: float) -> float:
+        """Minus the log-likelihood of the labels."""
+        loss = 0.0
+        for contig in contigs:
+            p, _ = replace(calibration, gain=gain).contigs(*contig.scored)
+            right = np.where(contig.target == VIRUS, p, 1 - p)
+            loss -= float((contig.weight * np.log(np.clip(right, 1e-6, 1))).sum())
+        return loss
+
+    calibration = replace(calibration, gain=min(np.linspace(0, 1, 41).tolist(), key=unlikely))
     at = [s for s in single if s.length_nt <= chunk_nt] + contigs
-    return replace(
-        calibration,
-        limit_lengths_nt=tuple(float(s.length_nt) for s in at),
-        virus_above=tuple(_virus_limit(calibration, s) for s in at),
-    )
+    limits = []
+    for records in at:  # the least p_virus, not under `SURE`, that keeps both error rates
+        p, calls = calibration.contigs(*records.scored)
+        as_called = np.where(calls == UNCERTAIN_CALL, 0.0, p)
+        bounded = [(p[records.target == OTHER], CELLULAR_AS_VIRUS)]
+        for kind in np.unique(records.group[records.target == NULL]):
+            is_kind = (records.target == NULL) & (records.group == kind)
+            bounded.append((as_called[is_kind], NULL_AS_VIRUS))
+        least = [_exceeded_by(rate, values) + 1e-6 for values, rate in bounded]
+        limits.append(min(max(SURE, *least), 0.999))
+    lengths = tuple(float(records.length_nt) for records in at)
+    return replace(calibration, limit_lengths_nt=lengths, virus_above=tuple(limits))
+
+
+def _exceeded_by(rate: float, values: Floats) -> float:
+    return float(np.quantile(values, 1 - rate, method="higher"))
+
+
+def _platt(single: _Records) -> tuple[float, float]:
+    """Slope and intercept of the logistic curve that fits best."""
+    z = raw_log_odds(single.scored[0])
+    design = np.stack([z, np.ones_like(z)], axis=1)
+    slope, intercept = _logistic(design, single.target == VIRUS, single.weight)
+    return max(slope, 0.05), intercept
+
+
+def _logistic(design: Floats, is_viral: NDArray[np.bool_], weight: Floats) -> list[float]:
+    """Factors of the columns (n, m) whose sum is likeliest as log-odds, by Newton's method."""
+    theta = first = np.eye(design.shape[1])[0]
+    for _ in range(50):
+        p = logistic(design @ theta)
+        slope = design.T @ (weight * (p - is_viral)) + _RIDGE * (theta - first)
+        bend = design.T @ (design * (weight * p * (1 - p))[:, None]) + _RIDGE * np.eye(len(first))
+        theta = theta - np.clip(np.linalg.solve(bend, slope), -1, 1)
+    factors: list[float] = theta.tolist()
+    return factors
 
 
 def fit_kinds(
@@ -113,29 +183,24 @@ def fit_kinds(
     the family of a group that is not among `groups` has to be left open.
     """
     drawing = Drawing((job.chunk_nt,), job.dev_count, 0, CALIBRATION_SEED)
-    drawn = [w for w in dev_windows(sets, drawing) if len(w.labels) and w.labels[0].target == VIRUS]
+    viral = [w for w in draws.dev_windows(sets, drawing) if w.labels[0].target == VIRUS]
+    records, kinds = _scored(score, viral, job.chunk_nt), Kinds(groups)
     kind_of = {family: kind for kind, own in job.virus_kinds.items() for family in own}
-    names = [label.group for w in drawn for label in w.labels]
-    truth = [kind_of.get(name) or kind_of.get(name.split(" [")[0], "") for name in names]
-    scores = np.concatenate([score(w.bases) for w in drawn]).astype(np.float64)
-    n, kinds = len(names), Kinds(groups)
-    sizes = np.full(n, job.chunk_nt)
-    p = calibration.contigs(scores, sizes, np.arange(n), sizes)[0]
-    found = kinds.of_records(scores[:, 3:], np.ones(n), np.arange(n), n)
+    names, n = records.group, len(records.group)
+    truth = np.array([kind_of.get(x) or kind_of.get(x.split(" [")[0], "") for x in names.tolist()])
+    p, _ = calibration.contigs(*records.scored)
+    found = kinds.of_records(records.scored[0][:, 3:], np.ones(n), np.arange(n), n)
     kind, kind_score, family, family_score, _ = found
     called = p >= np.interp(job.chunk_nt, calibration.limit_lengths_nt, calibration.virus_above)
-    is_right = np.array([KINDS[k] == t for k, t in zip(kind, truth, strict=True)])
-    known = called & np.array([bool(t) for t in truth])
-    kind_above = _least(kind_score, ~is_right, known, KIND_WRONG)
-    named = np.array([kinds.families[f] for f in family])
-    known = known & (kinds.of_group[family] == kind) & (kind_score >= kind_above)
-    is_wrong = named != np.array(names)
-    is_new = ~np.isin(names, kinds.families) & np.array([n.endswith("idae") for n in names])
-    family_above = max(
-        _least(family_score, is_wrong, known & ~is_new, FAMILY_WRONG),
-        float(np.quantile(family_score[is_new & known], 1 - NEW_AS_FAMILY, method="higher"))
-        if (is_new & known).any() else 0.0,
-    )  # fmt: skip
+    is_right = np.array(KINDS)[kind] == truth
+    kind_above = _least(kind_score, ~is_right, called & (truth != ""), KIND_WRONG)
+    known = called & (truth != "") & (kinds.of_group[family] == kind) & (kind_score >= kind_above)
+    is_wrong = np.array(kinds.families)[family] != names
+    is_new = ~np.isin(names, kinds.families) & np.char.endswith(names, "idae")
+    family_above = _least(family_score, is_wrong, known & ~is_new, FAMILY_WRONG)
+    if (is_new & known).any():
+        new_above = _exceeded_by(NEW_AS_FAMILY, family_score[is_new & known])
+        family_above = max(family_above, new_above)
     return replace(calibration, retro_above=RETRO_ABOVE, kind_above=kind_above,
                    family_above=family_above)  # fmt: skip
 
@@ -148,60 +213,6 @@ def _least(score: Floats, wrong: NDArray[np.bool_], among: NDArray[np.bool_], ra
     return float(score[among][order][kept[-1]]) if len(kept) else 2.0
 
 
-def _contigs(
-    score: Score, sets: dict[str, Corpus], length_nt: int, chunk_nt: int, count: int
-) -> _Contigs | None:
-    drawing = Drawing((length_nt,), count, count, CALIBRATION_SEED)
-    drawn = [w for w in dev_windows(sets, drawing) if len(w.labels)]
-    targets = [w.labels[0].target for w in drawn]
-    if not {VIRUS, OTHER} <= set(targets):
-        return None
-    share = {VIRUS: 0.5 / targets.count(VIRUS), OTHER: 0.5 / targets.count(OTHER), NULL: 0.0}
-    of_set = [share[target] / len(w.labels) for target, w in zip(targets, drawn, strict=True)]
-    # every contig length is a multiple, so that all windows are of one length
-    windows, scores = even_windows(length_nt, chunk_nt), list[Floats]()
-    for w in drawn:
-        cut = np.stack([w.bases[:, start : start + chunk_nt] for start, _ in windows], axis=1)
-        scores.append(score(cut.reshape(-1, chunk_nt)).astype(np.float64))
-    labels = [label for w in drawn for label in w.labels]
-    return _Contigs(
-        length_nt, chunk_nt, len(windows), np.concatenate(scores),
-        target=np.array([label.target for label in labels]),
-        kind=np.array([label.group for label in labels]),
-        weight=np.repeat(of_set, [len(w.labels) for w in drawn]),
-    )  # fmt: skip
-
-
-def _platt(single: _Contigs) -> tuple[float, float]:
-    """Slope and intercept of the logistic curve that fits best, by Newton's method."""
-    y, w = (single.target == VIRUS).astype(np.float64), single.weight
-    z = raw_log_odds(single.scores)
-    design = np.stack([z, np.ones_like(z)], axis=1)
-    theta = np.array([1.0, 0.0])
-    for _ in range(50):
-        p = logistic(design @ theta)
-        slope = design.T @ (w * (p - y)) + 1e-6 * (theta - [1, 0])
-        bend = design.T @ (design * (w * p * (1 - p))[:, None]) + 1e-6 * np.eye(2)
-        theta = theta - np.clip(np.linalg.solve(bend, slope), -1, 1)
-    return float(max(theta[0], 0.05)), float(theta[1])
-
-
-def _virus_limit(calibration: Calibration, contigs: _Contigs) -> float:
-    """The least p_virus, not under `SURE`, that keeps both error rates, for each kind of null."""
-    p, calls = contigs.called(calibration)
-    as_called = np.where(calls == UNCERTAIN_CALL, 0.0, p)
-    null = contigs.target == NULL
-    bounded = [(p[contigs.target == OTHER], CELLULAR_AS_VIRUS)]
-    for kind in np.unique(contigs.kind[null]):
-        bounded.append((as_called[null & (contigs.kind == kind)], NULL_AS_VIRUS))
-    lowest = SURE
-    for values, rate in bounded:
-        if len(values):
-            highest = np.sort(values)[len(values) - 1 - int(rate * len(values))]
-            lowest = max(lowest, float(highest) + 1e-6)
-    return min(lowest, 0.999)
-
-
 class Part(NamedTuple):
     """Records of one viral set or cellular class, and their share of the mix."""
 
@@ -210,17 +221,36 @@ class Part(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """n records of one part: p_virus and the host each is most like, (n,) each."""
+    """n records, or pairs, of one part."""
 
-    p: Floats
-    host: NDArray[np.int64]
+    p: Floats  # p_virus, (n,)
+    call: NDArray[np.str_]  # (n,)
+    host: NDArray[np.int64]  # that each is most like, (n,)
+    alike: Floats | None  # of pairs: how alike the mates are, (n, 2)
+
+
+def score_records(
+    calibration: Calibration, kinds: Kinds, scores: Floats, lengths: NDArray[np.int64],
+    record_of: NDArray[np.int64], sizes: NDArray[np.int64], are_pairs: bool = False,
+) -> Scored:  # fmt: skip
+    """Scores of c chunks to n records, or to pairs of records in a row, as `predict` does.
+
+    Of each chunk its scores, with the columns of `Kinds`, its length and record, (c, ...); of each
+    record, or pair, its size (n,).
+    """
+    weight, alike, of = lengths.astype(np.float64), None, record_of
+    if are_pairs:
+        alike, of = kinds.alike(scores[:, 3:], weight, record_of, len(sizes)), record_of // 2
+    p, calls = calibration.contigs(scores, lengths, of, sizes, alike=alike)
+    host = kinds.of_records(scores[:, 3:], weight, of, len(sizes))[-1]
+    return Scored(np.clip(p, LEAST, 1 - LEAST), calls, host, alike)
 
 
 def fit_mix(
     calibration: Calibration, score: Score, sets: dict[str, Corpus], groups: Sequence[str],
     chunk_nt: int, count: int,
 ) -> Calibration:  # fmt: skip
-    """Fit `pair_gain` and `mix` on windows of each viral set and cellular class.
+    """Fit what is known of pairs, and `mix`, on windows of each viral set and cellular class.
 
     A model without cellular groups, or dev sets of one side only, leave them as they are. Viral
     sets weigh the same, classes by their bases, both sides the same. `score` maps windows (n,
@@ -239,72 +269,66 @@ def fit_mix(
         return calibration
     parts = [Part(True, TRAINING_SHARE / len(viral)) for _ in viral]
     parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / nt) for c in classes]
-    calibration = replace(calibration, pair_gain=0.0)
 
-    def scored(length_nt: int, are_pairs: bool = False) -> list[Scored]:
-        rng = np.random.default_rng([CALIBRATION_SEED, length_nt, are_pairs])
-        n = max(1, count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
-        places, known_nt = even_windows(length_nt, chunk_nt), length_nt
-        chunk, found = max(end - start for start, end in places), []
-        for corpus in viral + classes:
-            windows = draw_windows(corpus, "", length_nt, n, rng).bases
-            cut = [windows[:, start : start + chunk] for start, _ in places]
-            if are_pairs:
-                size = np.clip(rng.normal(*INSERT_NT, len(windows)), MATE_NT, length_nt).astype(int)
-                first = size[:, None] - MATE_NT + np.arange(MATE_NT)
-                mates = other_strand(np.take_along_axis(windows, first, axis=1))
-                cut, known_nt = [windows[:, :MATE_NT], mates], 2 * MATE_NT
-            chunks = np.stack(cut, axis=1)
-            found.append(_scored(calibration, score, kinds, chunks, known_nt, are_pairs))
-        return found
+    rng = np.random.default_rng([CALIBRATION_SEED, 0])
+    mates = [
+        _in_chunks(score, draw_mates(c, _OF_MIX * count, rng).bases.reshape(-1, MATE_NT), MATE_NT)[
+            :3
+        ]
+        for c in viral + classes
+    ]
 
-    pairs = scored(INSERT_NT[0] + 2 * INSERT_NT[1], are_pairs=True)
-    calibration = replace(calibration, pair_gain=pair_gain(parts, pairs))
-    pairs = [Scored(_at_gain(some.p, calibration.pair_gain), some.host) for some in pairs]
+    def pairs(calibration: Calibration) -> list[Scored]:
+        return [
+            score_records(calibration, kinds, *of, np.full(len(of[0]) // 2, 2 * MATE_NT), True)
+            for of in mates
+        ]
+
+    alone = replace(
+        calibration, pair_gain=0.0, pair_of_kind=0.0, pair_of_host=0.0, pair_intercept=0.0
+    )
+    calibration = fit_pairs(alone, parts, pairs(alone))
     kept = {}
     for length_nt in MIX_LENGTHS:
-        found = scored(length_nt)
+        rng = np.random.default_rng([CALIBRATION_SEED, length_nt])
+        n = max(1, _OF_MIX * count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
+        found = [
+            score_records(calibration, kinds, *_in_chunks(score, windows.bases, chunk_nt))
+            for windows in (draws.draw_windows(c, "", length_nt, n, rng) for c in viral + classes)
+        ]
         sides = {part.is_viral for part, some in zip(parts, found, strict=True) if len(some.p)}
         if len(sides) == 2:  # without viruses, or classes, that are long, shorter ones have to do
             kept[length_nt] = found
     if not kept:
         return calibration
-    tables = class_tables(parts, [*kept.values(), pairs], len(kinds.hosts))
-    shares = [part.share for part in parts if not part.is_viral]
-    total = sum(shares)
-    tables |= {"lengths_nt": np.array([*kept]), "shares": np.array([s / total for s in shares])}
+    tables = class_tables(parts, [*kept.values(), pairs(calibration)], len(kinds.hosts))
+    shares = np.array([part.share for part in parts if not part.is_viral])
+    tables |= {"lengths_nt": np.array([*kept]), "shares": shares / shares.sum()}
     mix = Mix.of({name: table.round(4).tolist() for name, table in tables.items()})
     return replace(calibration, mix=mix)
 
 
-def _scored(
-    calibration: Calibration, score: Score, kinds: Kinds, chunks: Bases, known_nt: int,
-    are_pairs: bool,
-) -> Scored:  # fmt: skip
-    """Scores of n records as chunks, or mates, of equal length: (n, chunks, nt)."""
-    n, each, chunk_nt = chunks.shape
-    if not n:
-        return Scored(np.empty(0), np.empty(0, np.int64))
-    scores = score(chunks.reshape(-1, chunk_nt)).astype(np.float64)
-    of, lengths = np.repeat(np.arange(n), each), np.full(n * each, chunk_nt)
-    p, _ = calibration.contigs(scores, lengths, of, np.full(n, known_nt), are_pairs=are_pairs)
-    host = kinds.of_records(scores[:, 3:], lengths.astype(np.float64), of, n)[-1]
-    return Scored(np.clip(p, LEAST, 1 - LEAST), host)
+def draw_mates(corpus: Corpus, count: int, rng: np.random.Generator) -> LabelledWindows:
+    """Both mates of `count` inserts, one behind the other in a window."""
+    windows = draws.draw_windows(corpus, "", INSERT_NT, count, rng)
+    mates = draws.other_strand(windows.bases[:, -MATE_NT:])
+    return windows._replace(bases=np.hstack([windows.bases[:, :MATE_NT], mates]))
 
 
-def pair_gain(parts: list[Part], scored: list[Scored]) -> float:
-    """The gain at which pairs, scored without any, are likeliest."""
-    losses = np.zeros(len(_GAINS))
-    for part, some in zip(parts, scored, strict=True):
-        if len(some.p):
-            p = np.array([_at_gain(some.p, gain) for gain in _GAINS])
-            losses -= part.share * np.log(p if part.is_viral else 1 - p).mean(axis=1)
-    return float(round(_GAINS[losses.argmin()], 2))
-
-
-def _at_gain(p: Floats, gain: float) -> Floats:
-    """p_virus of pairs at a gain, from that at 0: the mean log-odds of two mates."""
-    return np.clip(logistic(2**gain * (np.log(p) - np.log1p(-p))), LEAST, 1 - LEAST)
+def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored]) -> Calibration:
+    """Fit gain and likeness of pairs, scored without any."""
+    p, alike = (np.concatenate([of[k] for of in scored]) for k in (0, 3))
+    sizes = [len(some.p) for some in scored]
+    design = np.column_stack([np.log(p) - np.log1p(-p), alike, np.ones(len(p))])
+    is_viral = np.repeat([part.is_viral for part in parts], sizes)
+    weight = np.repeat(
+        [part.share / max(1, n) for part, n in zip(parts, sizes, strict=True)], sizes
+    )
+    both = ~np.isnan(alike[:, 0])
+    growth, kind, host, intercept = _logistic(design[both], is_viral[both], weight[both])
+    gain = float(np.clip(np.log2(max(growth, 1.0)), 0, 1))
+    return replace(calibration, pair_gain=gain, pair_of_kind=kind, pair_of_host=host,
+                   pair_intercept=intercept)  # fmt: skip
 
 
 def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> dict[str, Floats]:
@@ -342,4 +366,5 @@ def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> d
     of_class = (counted.sum(axis=0) + _OF_CLASS) / (expected.sum(axis=0) + _OF_CLASS)
     of_length = (counted + _OF_LENGTH) / (expected * of_class + _OF_LENGTH)
     looks = looks / looks.sum(axis=2, keepdims=True)
-    return {"viral": sides[1], "cellular": cellular * of_class * of_length, "hosts": looks}
+    cellular = np.maximum(cellular * of_class * of_length, 1e-4)
+    return {"viral": sides[1], "cellular": cellular, "hosts": looks}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import ConfigError, InputError
-from virnucpro.core.files import digest_of
+from virnucpro.core.records import Record
 from virnucpro.core.text import clipped
 from virnucpro.encoders.tokenizers import LetterTokenizer
 from virnucpro.sequences.fasta import read_records
@@ -27,6 +26,9 @@ from virnucpro.training.jobs import LabelledFiles
 MIN_RECORD_NT = 60
 OTHER, VIRUS, NULL = 0, 1, 2
 _HELD_OUT = 10  # of so many groups one is held out
+_LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
+
+Bases = NDArray[np.uint8]  # 0..3 for A, C, G, T, 4 for anything else
 
 
 class Label(NamedTuple):
@@ -38,14 +40,14 @@ class Label(NamedTuple):
 
 
 LabelOf = Callable[[str], Label | None]  # by record id
-Labelled = tuple[Label, str, NDArray[np.uint8]]  # label, id and bases of a record
+Labelled = tuple[Label, str, Bases]  # label, id and bases of a record
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
     """Records end to end, group after group."""
 
-    bases: NDArray[np.uint8]  # (nt,): 0..3 for A, C, G, T, 4 for anything else
+    bases: Bases  # (nt,)
     starts: NDArray[np.int64]  # (records,): where each record begins
     ends: NDArray[np.int64]  # (records,): one past its last base
     ids: tuple[str, ...]
@@ -53,17 +55,14 @@ class Corpus:
     group_of: NDArray[np.int64]  # (records,): index into `groups`, non-decreasing
 
     @classmethod
-    def of(cls, records: Iterable[Labelled], behind: Corpus | None = None) -> Corpus:
-        """Lay records end to end, sorted by group, behind those of another corpus."""
-        rows = [*(behind.records() if behind else ()), *sorted(records, key=itemgetter(0))]
-        groups = tuple(dict.fromkeys(label for label, _, _ in rows))
-        index = {label: i for i, label in enumerate(groups)}
-        sizes = np.array([len(bases) for _, _, bases in rows])
+    def of(cls, records: Iterable[Labelled]) -> Corpus:
+        """Lay records end to end, sorted by group."""
+        labels, ids, bases = zip(*sorted(records, key=itemgetter(0)), strict=True)
+        index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+        sizes = np.array([len(one) for one in bases])
         ends = np.cumsum(sizes)
-        return cls(
-            np.concatenate([bases for _, _, bases in rows]), ends - sizes, ends,
-            tuple(name for _, name, _ in rows), groups, np.array([index[row[0]] for row in rows]),
-        )  # fmt: skip
+        group_of = np.array([index[label] for label in labels])
+        return cls(np.concatenate(bases), ends - sizes, ends, ids, tuple(index), group_of)
 
     @property
     def targets(self) -> NDArray[np.int64]:
@@ -85,11 +84,12 @@ class Corpus:
         chosen = wanted[self.group_of]
         return Corpus.of(r for r, is_in in zip(self.records(), chosen, strict=True) if is_in)
 
-    def digest(self) -> str:
-        """Hex SHA-256 over letters, borders and labels."""
-        content = hashlib.sha256(self.bases.data)
-        content.update(np.stack([self.ends, self.group_of]).tobytes())
-        return digest_of(content.hexdigest(), self.groups)
+
+def as_records(rows: Iterable[Bases]) -> Iterator[Record]:
+    """Bases as records that predictions take, named by their place."""
+    for number, bases in enumerate(rows):
+        letters = _LETTERS[bases].tobytes().decode("ascii")
+        yield Record(f"r{number}", f"r{number}", letters)
 
 
 def read_labels(path: Path) -> dict[str, Label]:
@@ -104,20 +104,21 @@ def read_labels(path: Path) -> dict[str, Label]:
         text = io.TextIOWrapper(unpacked.source, encoding="utf-8", newline="")
         rows = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
         try:
-            names = set(rows.fieldnames or ())
+            names = rows.fieldnames or ()
             column = "kind" if "kind" in names and "class" not in names else "class"
-            if not {"id", column} <= names:
+            if not {"id", column} <= {*names}:
                 raise InputError(str(path), "needs the columns id and class", 1)
             for row in rows:
                 if row["id"] is None or row[column] is None:
                     raise InputError(str(path), f"the row has no id or no {column}", rows.line_num)
-                family, source = row.get("family") or "", row.get("source") or "unnamed"
-                group = row.get("group") or (family if family and "(" not in family else "")
-                if not row.get("group") and row[column] != "virus":
+                group, source = row.get("group"), row.get("source") or "unnamed"
+                if not group and row[column] != "virus":
                     group = row.get("species") or source
                 elif not group:
-                    folder = source.split("/")[-2] if "/" in source else source
-                    group = f"{family or 'unresolved'} [{folder}]"
+                    group = row.get("family")
+                    if not group or "(" in group:
+                        folder = source.split("/")[-2] if "/" in source else source
+                        group = f"{group or 'unresolved'} [{folder}]"
                 labels[row["id"]] = _label(row[column], group)
         except (*UNPACK_ERRORS, UnicodeDecodeError, csv.Error) as error:
             raise InputError(str(path), f"cannot be read ({clipped(error)})") from error
@@ -128,10 +129,10 @@ def _label(kind: str, group: str) -> Label:
     return Label({"virus": VIRUS, "null": NULL}.get(kind, OTHER), kind, group)
 
 
-def load_corpus(files: Iterable[tuple[Path, LabelOf]]) -> Corpus:
+def load_corpus(files: Sequence[tuple[Path, LabelOf]]) -> Corpus:
     """Labelled records of at least 60 nt, of FASTA files with what finds the label of a record."""
     encode = LetterTokenizer("mini-dna").encode
-    files, records = list(files), list[Labelled]()
+    records = list[Labelled]()
     for path, label_of in files:
         for record in read_records([path]):
             label = label_of(record.seq_id)
@@ -148,34 +149,45 @@ def load_corpus(files: Iterable[tuple[Path, LabelOf]]) -> Corpus:
 def load_labelled(files: LabelledFiles) -> tuple[Corpus, dict[str, Corpus]]:
     """Training corpus, and dev sets by name; without dev files groups are never in both.
 
-    Then about a tenth of each class's groups, picked by hash, become dev sets.
+    Then about a tenth of each class's groups, picked by hash, become dev sets. Without a table
+    each record is a group.
     """
     if not files.train:
         raise ConfigError("no training files: name them in the list train of data")
-    pairs = _with_labels(files.train + files.dev, files, by_record=True)
-    corpus = load_corpus(pairs[: len(files.train)])
+    corpus = load_corpus(_with_labels(files, is_train=True))
     if files.dev:
-        return corpus, _sets(pairs[len(files.train) :])
-    held = np.zeros(len(corpus.groups), dtype=bool)
-    for target, name in ((VIRUS, "viruses"), (OTHER, "others")):
-        inside = np.flatnonzero(corpus.targets == target).tolist()
+        return corpus, load_dev(files)
+    viral, held = corpus.targets == VIRUS, np.zeros(len(corpus.groups), dtype=bool)
+    for own, name in ((viral, "viruses"), (corpus.targets == OTHER, "others")):
+        inside = np.flatnonzero(own).tolist()
         if len(inside) < 2:
             raise ConfigError(f"{name} have a single group or none; give dev files or more groups")
         inside.sort(key=lambda i: hashlib.sha256(corpus.groups[i].group.encode()).digest())
         held[inside[: max(1, len(inside) // _HELD_OUT)]] = True
-    viral = corpus.targets == VIRUS
-    dev = {"dev_virus": held & viral, "dev_other": held & ~viral}
-    return corpus.of_groups(~held), {name: corpus.of_groups(own) for name, own in dev.items()}
+    dev = {
+        "dev_virus": corpus.of_groups(held & viral),
+        "dev_other": corpus.of_groups(held & ~viral),
+    }
+    return corpus.of_groups(~held), dev
 
 
 def load_dev(files: LabelledFiles) -> dict[str, Corpus]:
-    """Dev sets by name; without a table a class is one group."""
-    return _sets(_with_labels(files.dev, files, by_record=False))
+    """Dev sets by the stems of their files; where a stem is taken also the number of the file.
+
+    Without a table each class is a group.
+    """
+    sets: dict[str, Corpus] = {}
+    for number, file in enumerate(_with_labels(files, is_train=False), start=1):
+        name = file[0].name.split(".")[0]
+        while name in sets:
+            name = f"{name} {number}"
+        sets[name] = load_corpus([file])
+    return sets
 
 
-def _with_labels(
-    paths: tuple[Path, ...], files: LabelledFiles, by_record: bool
-) -> list[tuple[Path, LabelOf]]:
+def _with_labels(files: LabelledFiles, is_train: bool) -> list[tuple[Path, LabelOf]]:
+    """Training or dev files, and what finds the labels of the records in each."""
+    paths, first = (files.train, 0) if is_train else (files.dev, len(files.train))
     if files.tables:
         labels: dict[str, Label] = {}
         for table in files.tables:
@@ -184,24 +196,14 @@ def _with_labels(
                 raise InputError(str(table), f"record {min(twice)} is in another table too")
             labels |= found
         return [(path, labels.get) for path in paths]
-    if len(files.classes) != len(paths):
+    if len(files.classes) != len(files.train + files.dev):
         raise ConfigError("give a table of labels, or a class for each file")
 
     def of_class(kind: str, seq_id: str) -> Label:
-        return _label(kind, seq_id if by_record else kind)
+        return _label(kind, seq_id if is_train else kind)
 
-    classes = [partial(of_class, kind) for kind in files.classes]
-    return list(zip(paths, classes, strict=True))
-
-
-def _sets(files: list[tuple[Path, LabelOf]]) -> dict[str, Corpus]:
-    """Sets by the stems of their files; where a stem is taken also the number of the file."""
-    sets: dict[str, Corpus] = {}
-    for number, file in enumerate(files, start=1):
-        stem = file[0].name.split(".")[0]
-        tried = chain([stem], (f"{stem} {k}" for k in count(number)))
-        sets[next(name for name in tried if name not in sets)] = load_corpus([file])
-    return sets
+    classes = files.classes[first : first + len(paths)]
+    return [(path, partial(of_class, kind)) for path, kind in zip(paths, classes, strict=True)]
 
 
 def split_by_target(sets: dict[str, Corpus]) -> dict[str, Corpus]:

@@ -6,32 +6,24 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write, make_writable
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import percent
+from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.reports import pages
-from virnucpro.training.corpus import load_corpus, load_dev, read_labels, split_by_target
-from virnucpro.training.figures import (
-    ALL_SETS,
-    Curve,
-    Part,
-    Row,
-    curves_of,
-    decoys_of,
-    rows_of,
-    side_by_side,
-)
+from virnucpro.training import corpus as corpora
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Label
 from virnucpro.training.jobs import Job
-from virnucpro.training.scoring import ModelOnDevice
 from virnucpro.training.windows import Drawing, dev_windows
 
 logger = logging.getLogger("virnucpro.training")
@@ -41,37 +33,44 @@ TEMPLATES = Path(__file__).parent / "templates"
 LENGTH_CLASSES = (60, 150, 300, 500, 1000, 3000, 10_000)  # of whole records, from so many nt on
 FEW = 20
 NONE = "\N{EN DASH}"
-LARGEST_DOT, SMALLEST_DOT = 10.0, 2.5
-FULL_DOT = 200  # sequences in the largest dot, at least
-DOT_KEYS = (20, 200, 2_000, 20_000)
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+# Columns of scored sequences, a record array of n rows: set, length (nt) or shortest length of its
+# class, target, kind and group of its label, id of the record (empty for null ones), p_virus (NaN
+# where nothing was scored), call (empty there).
+COLUMNS = ("set_name", "length_nt", "target", "kind", "group", "record", "p", "call")
+ALL_SETS, NAN = "all", float("nan")
 
 
 def evaluate(
-    scorer: ModelOnDevice, job: Job, drawing: Drawing | None, progress: ProgressReporter
+    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter
 ) -> Report:
     """Score the dev sets, whole records or windows drawn from them, and measure the scores."""
-    sets, decoys, panel = load_dev(job.data), list[Part](), job.evaluate
+    sets, decoys, panel = corpora.load_dev(job.data), list[Row](), job.evaluate
     if panel.decoys and panel.decoy_kinds:
-        corpus = load_corpus([(panel.decoys, read_labels(panel.decoy_kinds).get)])
-        labels, ids, rows = zip(*corpus.records(), strict=True)
+        kind_of = corpora.read_labels(panel.decoy_kinds).get
+        corpus = corpora.load_corpus([(panel.decoys, kind_of)])
+        labels, ids, bases = zip(*corpus.records(), strict=True)
         name = panel.decoys.name.split(".")[0]
-        decoys.append((name, [0] * len(ids), labels, ids, *scorer.calls(rows)))
-    start, parts, held = time.monotonic(), list[Part](), list[Any]()
-    for w in dev_windows(split_by_target(sets), drawing) if drawing else ():
-        n = len(w.labels)
-        held.append((w.name, [w.length_nt] * n, w.labels, w.records or ("",) * n, w.bases))
+        found = scored(scorer, name, labels, ids, bases, [0] * len(ids))
+        decoys = decoys_of(np.rec.fromrecords([*found], names=COLUMNS))  # type: ignore[call-overload]
+    start, parts, held = time.monotonic(), list[Any](), list[Any]()
+    for w in dev_windows(sets, drawing) if drawing else ():
+        held.append((*w, [w.bases.shape[1]] * len(w.labels)))
     for name, corpus in () if drawing else sets.items():
-        labels, ids, rows = zip(*corpus.records(), strict=True)
-        lengths = [max(c for c in LENGTH_CLASSES if c <= len(row)) for row in rows]
-        held.append((name, lengths, labels, ids, rows))
-    count = sum(len(labels) for _, _, labels, _, _ in held)
+        labels, ids, bases = zip(*corpus.records(), strict=True)
+        lengths = [max(c for c in LENGTH_CLASSES if c <= len(one)) for one in bases]
+        held.append((name, labels, ids, bases, lengths))
+    count = sum(len(lengths) for *_, lengths in held)
     if not count:
         raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
     unit = "windows" if drawing else "records"
     with progress.create_file_bar(count, desc="Scoring", unit=unit) as bar:
-        for *said, rows in held:
-            parts.append((*said, *scorer.calls(rows)))
-            bar.update(len(rows))
+        for one in held:
+            parts += scored(scorer, *one)
+            bar.update(len(one[-1]))
     seconds = time.monotonic() - start
     logger.info("scored %d sequences in %.1f s", count, seconds)
     facts = {
@@ -84,9 +83,19 @@ def evaluate(
         "sequences": count,
         "seconds": round(seconds, 1),
     }
-    scored = side_by_side(parts)
-    found = rows_of(scored, panel.leave_out)
-    return Report(facts, found + decoys_of(decoys), curves_of(scored))
+    whole = np.rec.fromrecords(parts, names=COLUMNS)  # type: ignore[call-overload]
+    return Report(facts, rows_of(whole, panel.leave_out) + decoys, curves_of(whole))
+
+
+def scored(
+    scorer: DirectScorer, name: str, labels: Sequence[Label], ids: Sequence[str],
+    rows: Iterable[Bases], lengths: Sequence[int],
+) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+    """Scored sequences of one set, each with the `COLUMNS`."""
+    found = scorer.score(corpora.as_records(rows))
+    for label, seq_id, length_nt, row in zip(labels, ids, lengths, found, strict=True):
+        p = NAN if row.p_virus is None else row.p_virus
+        yield name, length_nt, *label, seq_id, p, row.call or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +104,15 @@ class Report:
 
     facts: dict[str, Any]  # model, input and draws
     rows: list[Row]
-    curves: list[Curve]
+    curves: list[dict[str, Any]]  # as `curves_of` gives them
 
     def write(self, folder: Path) -> list[Path]:
         """Write all three files into `folder`, which is made if need be; returns their paths."""
         make_writable(folder)
         names = [field.name for field in fields(Row)]
-        rows = [[_plain(getattr(row, name)) for name in names] for row in self.rows]
+        rows = _plain([astuple(row) for row in self.rows])
         shown = [["" if value is None else str(value) for value in row] for row in rows]
-        curves = [{k: _plain(v) for k, v in asdict(curve).items()} for curve in self.curves]
-        whole = {**self.facts, "columns": names, "rows": rows, "reliability": curves}
+        whole = {**self.facts, "columns": names, "rows": rows, "reliability": _plain(self.curves)}
         texts = (
             "".join("\t".join(line) + "\n" for line in [names, *shown]),
             "{\n" + ",\n".join(f"{json.dumps(k)}: {_json(v)}" for k, v in whole.items()) + "\n}\n",
@@ -119,11 +127,11 @@ class Report:
 
 def _plain(value: Any) -> Any:
     """What JSON takes: numbers to five digits, None for NaN."""
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 5)
-    return value
+    return json.loads(
+        json.dumps(value),
+        parse_float=lambda number: round(float(number), 5),
+        parse_constant=lambda _: None,
+    )
 
 
 def _json(value: Any) -> str:
@@ -133,23 +141,24 @@ def _json(value: Any) -> str:
     return json.dumps(value)
 
 
-def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) -> str:
+def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> str:
     """The page of a report with these facts, rows and curves."""
-    # rows of each length by level; groups of few sequences stand last
-    by_level = {
-        level: [[*same] for _, same in groupby(
-            (row for row in rows if row.level == level), lambda row: row.length_nt
-        )]
-        for level in ("set", "family", "class", "null", "decoy")
-    }  # fmt: skip
-    for level, sign in (("family", 1), ("class", -1)):
-        for group in by_level[level]:
-            group.sort(key=lambda row: (row.count < FEW, sign * row.virus))
+    # families and classes by what is called virus; those of few sequences stand last
+    order = {"family": 1, "class": -1}
+    rows = sorted(
+        rows, key=lambda row: (row.level in order and row.count < FEW,
+                               order.get(row.level, 0) * row.virus),
+    )  # fmt: skip
     scored = {  # sequences with a score, by length and side
         (row.length_nt, row.group): round(row.count * row.coverage)
         for row in rows
         if row.level == "set" and row.set_name == ALL_SETS
     }
+
+    def by_length(level: str) -> list[tuple[int, list[Row]]]:
+        found = [row for row in rows if row.level == level]
+        lengths = sorted({row.length_nt for row in found})
+        return [(nt, [row for row in found if row.length_nt == nt]) for nt in lengths]
 
     def is_thin(row: Row) -> bool:
         """Whether AUROC and its like rest on few sequences, on either side."""
@@ -164,34 +173,164 @@ def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[Curve]) 
         longer = min((n for n in LENGTH_CLASSES if n > length_nt), default=None)
         return f"from {length_nt:,} nt" if longer is None else f"{length_nt:,} to {longer - 1:,} nt"
 
-    def opened(groups: list[list[Row]]) -> int:
-        """The length with the most sequences, of several the model's own."""
-
-        def rank(group: list[Row]) -> tuple[int, float]:
-            nearness = -abs(math.log(group[0].length_nt / facts["chunk_nt"]))
-            return sum(row.count for row in group), nearness
-
-        return max(groups, key=rank)[0].length_nt
-
-    largest = max([FULL_DOT, *(n for curve in curves for _, _, n in curve.bins)])
-
-    def radius(count: int) -> float:
-        """Of a dot: the cube root tells both tens and thousands apart."""
-        return round(max(SMALLEST_DOT, LARGEST_DOT * math.pow(count / largest, 1 / 3)), 2)
-
     style = f"{pages.asset('report.css')}\n{pages.asset('evaluation.css', TEMPLATES)}"
     environment = pages.environment(TEMPLATES)
     environment.filters |= {
         "share": lambda value: NONE if math.isnan(value) else percent(value),
         "figure": lambda value: NONE if math.isnan(value) else f"{value:.3f}",
         "span": span,
-        "radius": radius,
-        "opened": opened,
     }
     return environment.get_template("evaluation.html").render(
-        facts=facts, levels=by_level, curves=curves, scored=scored, is_thin=is_thin, few=FEW,
+        facts=facts, by_length=by_length, curves=curves, scored=scored, is_thin=is_thin, few=FEW,
         has_few=any(row.count < FEW or (row.level != "decoy" and is_thin(row)) for row in rows),
         less=len(facts["left_out"]) if any("(less)" in row.set_name for row in rows) else 0,
-        keys=[n for n in DOT_KEYS if n <= largest],
         style=Markup(style), policy=pages.policy(style),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Figures of one group of sequences; NaN where a figure has no meaning.
+
+    A viral group is measured against all cellular sequences of its length, a cellular group
+    against all viral ones; null sequences only have shares of calls. Shares and MCC are over all
+    sequences, the other figures over those with a score.
+    """
+
+    length_nt: int  # length, or shortest length of the class (nt); 0 for decoys of any length
+    level: str  # `set`, `class`, `family`, `null`, or `decoy` for a kind of the decoy panel
+    set_name: str  # set; `all` for all sets together
+    group: str  # class, family or kind of null; empty for a whole set
+    count: int  # sequences
+    coverage: float  # share of them with a call
+    auroc: float = NAN  # area under the receiver operating characteristic
+    auprc: float = NAN  # average precision, viruses and others as they come
+    mcc: float = NAN  # Matthews correlation of the call `virus`
+    recall_1: float = NAN  # share of viruses above the score that 1% of others exceed
+    recall_5: float = NAN  # the same at 5%
+    virus: float  # share called `virus`
+    uncertain: float
+    non_virus: float
+    mean_p: float  # mean p_virus
+    ece: float = NAN  # expected calibration error, both targets weighing the same
+
+
+def rows_of(scored: Any, leave_out: Sequence[str] = ()) -> list[Row]:
+    """Figures of all lengths; sets that hold records of `leave_out` once more without them."""
+    rows = []
+    for length_nt in np.unique(scored.length_nt):
+        at = scored[scored.length_nt == length_nt]
+        viral, cellular, null = (at.target == target for target in (VIRUS, OTHER, NULL))
+        names = list(dict.fromkeys(at.set_name.tolist()))
+        groups: list[tuple[str, str, str, Mask]] = [("set", ALL_SETS, "", viral)]
+        for name in names:
+            inside = viral & (at.set_name == name)
+            left = inside & np.isin(at.record, leave_out)
+            groups.append(("set", name, "", inside))
+            if left.any():
+                groups.append(("set", f"{name} (less)", "", inside & ~left))
+        groups += [("set", ALL_SETS, "cellular", cellular), ("set", ALL_SETS, "null", null)]
+        for level, of_target, own in (
+            ("class", cellular, at.kind), ("family", viral, at.group), ("null", null, at.group)
+        ):  # fmt: skip
+            for name in names:
+                here = of_target & (at.set_name == name)
+                for group in np.unique(own[here]).tolist():
+                    groups.append((level, name, group, here & (own == group)))
+        rows += [_row(at, *one) for one in groups if one[3].any()]
+    return rows
+
+
+def decoys_of(scored: Any) -> list[Row]:
+    """Shares of calls of each kind of decoy, the most often called virus first."""
+    kinds = np.unique(scored.kind).tolist()
+    rows = [_row(scored, "decoy", scored.set_name[0], kind, scored.kind == kind) for kind in kinds]
+    return sorted(rows, key=lambda row: -row.virus)
+
+
+def curves_of(scored: Any) -> list[dict[str, Any]]:
+    """`reliability` at each length, viruses and others weighing the same, without nulls."""
+    curves = []
+    for length_nt in np.unique(scored.length_nt).tolist():
+        is_real = ~np.isnan(scored.p) & (scored.target != NULL)
+        kept = scored[is_real & (scored.length_nt == length_nt)]
+        truth = kept.target == VIRUS
+        if truth.any() and not truth.all():
+            ece, bins = reliability(kept.p, truth)
+            curves.append({"length_nt": length_nt, "ece": ece, "bins": bins})
+    return curves
+
+
+def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
+    """Figures of the members, measured against all of the other target."""
+    own, scored = at[inside], ~np.isnan(at.p)
+    p = at.p[inside & scored]
+    shares = {call: float((own.call == call).mean()) for call in ("virus", "uncertain")}
+    against = {OTHER: VIRUS, VIRUS: OTHER}.get(own.target[0], -1)
+    both = inside | (at.target == against)
+    compared = at[both & scored]
+    truth = compared.target == VIRUS
+    contrast = {}
+    if against >= 0 and truth.any() and not truth.all():
+        contrast = {
+            "auroc": auroc(compared.p, truth),
+            "auprc": auprc(compared.p, truth),
+            "mcc": mcc(at.call[both] == "virus", at.target[both] == VIRUS),
+            "recall_1": recall_at(compared.p, truth, 0.01),
+            "recall_5": recall_at(compared.p, truth, 0.05),
+            "ece": reliability(compared.p, truth)[0],
+        }
+    return Row(
+        length_nt=at.length_nt[0].item(), level=level, set_name=set_name, group=group,
+        count=len(own), coverage=float((own.call != "").mean()),
+        **shares, non_virus=float((own.call == "non-virus").mean()),
+        mean_p=float(p.mean()) if len(p) else NAN, **contrast,
+    )  # fmt: skip
+
+
+def auroc(scores: Floats, positive: Mask) -> float:
+    """Chance that a positive scores above a negative; ties count half. NaN without both."""
+    hits, misses = int(positive.sum()), int((~positive).sum())
+    if not hits or not misses:
+        return NAN
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * misses))
+
+
+def auprc(scores: Floats, positive: Mask) -> float:
+    """Average precision: precision at each positive, tied scores taken together."""
+    _, inverse = np.unique(-scores, return_inverse=True)
+    found = np.bincount(inverse, positive)
+    precision = found.cumsum() / np.bincount(inverse).cumsum()
+    return float((precision * found).sum() / positive.sum())
+
+
+def mcc(called: Mask, positive: Mask) -> float:
+    """Matthews correlation coefficient of calls; 0 where it is not defined."""
+    is_defined = all(0 < one.mean() < 1 for one in (called, positive))
+    return float(np.corrcoef(called, positive)[0, 1]) if is_defined else 0.0
+
+
+def recall_at(scores: Floats, positive: Mask, false_positive_rate: float) -> float:
+    """Share of positives above the score that `false_positive_rate` of negatives exceed."""
+    negatives = np.sort(scores[~positive])
+    limit = negatives[len(negatives) - 1 - int(false_positive_rate * len(negatives))]
+    return float((scores[positive] > limit).mean())
+
+
+def reliability(
+    p: Floats, positive: Mask, bins: int = 15
+) -> tuple[float, tuple[tuple[float, float, int], ...]]:
+    """Expected calibration error; mean probability, share of positives and count of each bin."""
+    share = positive.mean()
+    weight = np.where(positive, 0.5 / share, 0.5 / (1 - share))
+    which = np.minimum((p * bins).astype(np.int64), bins - 1)
+    error = np.abs(np.bincount(which, weight / weight.sum() * (p - positive))).sum()
+    rows = []
+    for index in np.unique(which):
+        inside = which == index
+        w = weight[inside] / weight[inside].sum()
+        mean, observed = (w * p[inside]).sum(), (w * positive[inside]).sum()
+        rows.append((float(mean), float(observed), int(inside.sum())))
+    return float(error), tuple(rows)

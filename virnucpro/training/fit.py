@@ -1,19 +1,20 @@
-"""Train the bundled model: seeded, resumable, chosen on group-disjoint dev windows.
+"""Train a model of the bundled kind: seeded, resumable, chosen on group-disjoint dev windows.
 
 `last.pt` of a run's folder holds everything needed to go on, and the averaged weights that did
-best on the dev windows so far; `progress.tsv` one row for each look at dev.
+best on the dev windows so far.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import math
 import pickle
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +22,35 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from virnucpro.core.checkpoint import atomic_save
 from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, digest_of
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.encoders.small import Block, Pool, Stem, TowerEncoder, load_small
+from virnucpro.encoders.small import Block, Pool, Stem, TowerEncoder, load_small, save_tower
 from virnucpro.encoders.tokenizers import BASE_N
-from virnucpro.models.classifier_file import read_classifier
+from virnucpro.models.classifier_file import MINI_KIND, read_classifier
+from virnucpro.models.manifest import write_manifest
 from virnucpro.models.specs import ModelSpec
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus
-from virnucpro.training.figures import auroc
-from virnucpro.training.jobs import Recipe
+from virnucpro.models.store import CLASSIFIER_FILE, load_model
+from virnucpro.scores.classifier import mini_scores
+from virnucpro.scores.kinds import KINDS, Kinds
+from virnucpro.training.calibrate import calibrated
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, load_labelled
+from virnucpro.training.evaluation import auroc
+from virnucpro.training.jobs import Job, Recipe, digest
 from virnucpro.training.sampler import Windows, WindowSampler, oriented
-from virnucpro.training.windows import LabelledWindows
+from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows, with_made_up
 
 logger = logging.getLogger("virnucpro.training")
 
+CALIBRATION_FILE = "calibration.json"
+DEV_LENGTHS = (150, 300, 500, 1000)
 _SAVE_SECONDS = 60.0
-_NEWTON, _MOMENTUM = (3.4445, -4.7750, 2.0315), 0.95
 _TO_RANK = 512  # windows by which the channels of a larger model are ranked
-_KEPT = ("made_from", "step", "best", "best_step", "best_weights", "since_best", "looks")
+_KEPT = ("made_from", "step", "best", "best_step", "best_weights", "since_best")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,53 +64,51 @@ class FitSettings:
     progress: bool = True  # show a bar
 
 
-class MiniClassifier(nn.Module):
-    """Layer norm, one hidden layer with squared ReLU, three classes.
+class MiniModel(nn.Module):
+    """DNA encoder, protein encoder, and a classifier with one hidden layer of squared ReLU.
 
-    The third class, null, holds sequence that no genome explains (random, shuffled, low
-    complexity). `kinds` further logits name the group that a sequence came from.
+    Of its three classes the third, null, holds sequence that no genome explains (random, shuffled,
+    low complexity). Further logits tell `groups` apart, such as families, if there are any.
     """
 
-    def __init__(self, width: int, hidden: int = 256, kinds: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dna: TowerEncoder, protein: TowerEncoder, hidden: int, groups: int,
+        dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.dropout = dropout
-        self.norm = nn.LayerNorm(width)
-        self.hidden = nn.Linear(width, hidden)
-        self.out = nn.Linear(hidden, 3)
-        self.kind = nn.Linear(hidden, kinds) if kinds else None
+        self.dna, self.protein, self.dropout, width = dna, protein, dropout, dna.dim + protein.dim
+        layers = {"norm": nn.LayerNorm(width), "hidden": nn.Linear(width, hidden),
+                  "out": nn.Linear(hidden, 3)}  # fmt: skip
+        self.classifier = nn.ModuleDict(layers)
+        if groups:
+            self.classifier["kind"] = nn.Linear(hidden, groups)
 
     @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> MiniClassifier:
-        """The network that these weights are of."""
-        hidden, width = tensors["hidden.weight"].shape
-        network = cls(width, hidden, len(tensors.get("kind.weight", ())))
-        network.load_state_dict(tensors)
-        return network
+    def fresh(cls, recipe: Recipe, groups: int) -> MiniModel:
+        """With random weights."""
+        dna = TowerEncoder("mini-dna", recipe.dna)
+        protein = TowerEncoder("mini-protein", recipe.protein)
+        return cls(dna, protein, recipe.hidden, groups, recipe.dropout)
 
-    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of other, virus, null (n, 3) and of the kinds (n, kinds) of vectors (n, width)."""
-        h = F.dropout(self.norm(vectors), self.dropout, self.training)
-        h = F.relu(self.hidden(h))
-        h = F.dropout(h * h, self.dropout, self.training)
-        return self.out(h), self.kind(h) if self.kind is not None else h[:, :0]
-
-
-class MiniModel(nn.Module):
-    """DNA encoder, protein encoder and classifier as one module; `kinds` groups are told apart."""
-
-    def __init__(self, recipe: Recipe, kinds: int) -> None:
-        super().__init__()
-        self.dna = TowerEncoder("mini-dna", recipe.dna)
-        self.protein = TowerEncoder("mini-protein", recipe.protein)
-        width = self.dna.dim + self.protein.dim
-        self.classifier = MiniClassifier(width, recipe.hidden, kinds, recipe.dropout)
+    @classmethod
+    def load(cls, spec: ModelSpec, device: torch.device) -> MiniModel:
+        """From the files of a model, to be asked and not to be trained."""
+        tensors = read_classifier(spec.classifier)[1]
+        dna, protein = (load_small(s, device, torch.float32) for s in (spec.dna, spec.protein))
+        hidden, groups = len(tensors["hidden.bias"]), len(tensors.get("kind.bias", ()))
+        model = cls(dna, protein, hidden, groups).to(device)
+        model.classifier.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()})
+        return model.requires_grad_(False).eval()
 
     def forward(self, windows: Windows) -> tuple[Tensor, Tensor]:
-        """Logits of other, virus, null (n, 3) and of the groups (n, kinds)."""
+        """Logits of other, virus, null (n, 3) and of the groups (n, groups)."""
         dna = self.dna.embed(windows.bases, windows.lengths)
         protein = self.protein.embed(windows.residues, windows.residue_lengths)
-        both: tuple[Tensor, Tensor] = self.classifier(torch.cat([dna, protein], dim=1))
-        return both
+        layers = self.classifier
+        h = layers["norm"](torch.cat([dna, protein], dim=1))
+        h = F.relu(layers["hidden"](F.dropout(h, self.dropout, self.training)))
+        h = F.dropout(h * h, self.dropout, self.training)
+        return layers["out"](h), layers["kind"](h) if "kind" in layers else h[:, :0]
 
 
 @torch.no_grad()
@@ -112,8 +118,10 @@ def logits_of(model: MiniModel, windows: Windows, rows: int) -> tuple[Tensor, Te
     parts = zip(*(torch.split(tensor, rows) for tensor in windows), strict=True)
     with torch.compiler.set_stance("force_eager"):
         found = [model(Windows(*part)) for part in parts]
-    both = [torch.cat([logits.float() for logits in one]).cpu() for one in zip(*found, strict=True)]
-    return both[0], both[1]
+    classes, groups = (
+        torch.cat([x.float() for x in one]).cpu() for one in zip(*found, strict=True)
+    )
+    return classes, groups
 
 
 class Fit:
@@ -121,44 +129,32 @@ class Fit:
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings,
-        virus_kinds: Mapping[str, Sequence[str]] | None = None, start: ModelSpec | None = None,
+        virus_kinds: Mapping[str, Sequence[str]], start: ModelSpec | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.settings, self.device = recipe, settings, settings.device
+        if not {VIRUS, OTHER} <= {w.labels[0].target for w in dev}:
+            raise ConfigError("dev files need viruses and others as long as the shortest window")
         self.autocast = torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
         )
         torch.manual_seed(recipe.seed)
-        kind_of_family = {f: kind for kind, own in (virus_kinds or {}).items() for f in own}
+        kind_of_family = {f: kind for kind, own in virus_kinds.items() for f in own}
         names = []
-        for g in corpus.groups:
-            family = g.group if g.group in kind_of_family else g.group.split(" [")[0]
-            kind = kind_of_family.get(family, g.kind)
-            names.append((VIRUS, kind, g.group) if g.target == VIRUS else (g.target, g.kind, ""))
-        self.kinds = sorted(set(names))
-        # names of the groups in the manifest of a model
-        self.groups = [f"{kind}: {group}" if group else kind for _, kind, group in self.kinds]
-        self.kind_of = torch.tensor([self.kinds.index(n) for n in names], device=self.device)
-        # The groups of each kind of virus, and the kind of each group; -1 for none.
-        order = sorted(virus_kinds or ())
-        broad = [order.index(k) if t == VIRUS and k in order else -1 for t, k, _ in self.kinds]
-        self.broad_kind_of = torch.tensor(broad, device=self.device)
-        self.of_broad_kind = [
-            at for k in range(len(order)) if len(at := torch.where(self.broad_kind_of == k)[0])
-        ]
-        self.model = MiniModel(recipe, len(self.kinds)).to(self.device)
+        for target, kind, group in corpus.groups:
+            family = group if group in kind_of_family else group.split(" [")[0]
+            kind = kind_of_family.get(family, kind)
+            names.append((target, f"{kind}: {group}" if target == VIRUS else kind))
+        told_apart = sorted(set(names))
+        self.groups = [name for _, name in told_apart]  # as the manifest of a model has them
+        self.named = torch.tensor([told_apart.index(name) for name in names], device=self.device)
+        # the kind of virus of each group, -1 for none, and the groups of each kind
+        self.kind_of = torch.from_numpy(Kinds(self.groups).of_group).to(self.device)
+        self.of_kind = [torch.where(self.kind_of == k)[0] for k in range(len(KINDS))]
+        self.model = MiniModel.fresh(recipe, len(self.groups)).to(self.device)
         weights = group_weights(corpus, recipe)
         self.sampler = WindowSampler(corpus, weights, self.device, recipe.noise)
-        self.teacher: MiniModel | None = None
-        if start:
-            self.teacher = MiniModel(recipe, 0)
-            for part in ("dna", "protein"):
-                encoder = load_small(getattr(start, part), self.device, torch.float32)
-                setattr(self.teacher, part, encoder)
-            tensors = read_classifier(start.classifier)[1]
-            self.teacher.classifier = MiniClassifier.of(
-                {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
-            ).to(self.device)
-            self.teacher.requires_grad_(False).eval()
+        self.teacher = MiniModel.load(start, self.device) if start else None
+        if start and self.teacher:
             self._begin_from(self.teacher, has_groups=start.groups == tuple(self.groups))
         self.average = copy.deepcopy(self.model)
         if settings.fused:
@@ -167,18 +163,17 @@ class Fit:
             for part in [*self.model.modules(), *(self.teacher.modules() if self.teacher else ())]:
                 if isinstance(part, Stem | Block | Pool):
                     part.compile(dynamic=True)
-        self.optimisers = make_optimisers(self.model, recipe)
-        self.dev = [(w, oriented(w.bases, self.device)) for w in dev if len(w.labels)]
-        if not {VIRUS, OTHER} <= {w.labels[0].target for w, _ in self.dev}:
-            raise ConfigError("dev files need viruses and others as long as the shortest window")
+        self.optimisers, self.matrices = make_optimisers(self.model, recipe)
+        self.dev = [(w, oriented(w.bases, self.device)) for w in dev]
         # What a saved state must agree with before it is gone on from.
+        content = hashlib.sha256(corpus.bases.data)
+        content.update(np.stack([corpus.ends, corpus.group_of]).tobytes())
         self.made_from = digest_of(
-            recipe.digest, corpus.digest(), self.kinds, start.digest if start else "",
-            [(w.name, w.length_nt, w.labels, w.bases.tobytes().hex()) for w in dev],
+            digest(recipe), content.hexdigest(), corpus.groups, start.digest if start else "",
+            self.groups, [(w.name, w.labels, w.bases.tobytes().hex()) for w in dev],
         )  # fmt: skip
         self.step, self.best, self.best_step, self.since_best = 0, -1.0, 0, 0
         self.best_weights: dict[str, Tensor] = {}
-        self.looks: list[str] = []  # rows of progress.tsv
         self.finished = False
 
     def run(self) -> None:
@@ -196,7 +191,7 @@ class Fit:
                 if self.step % 50 == 0:
                     bar.update(50, loss=f"{float(loss):.4f}", best=f"{self.best:.4f}")
                 if self.step % recipe.evaluate_every == 0 or self.step == recipe.steps:
-                    self._look(time.monotonic() - start)
+                    self._look()
                 paused = time.monotonic() - start > settings.stop_after
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     self._save()
@@ -220,27 +215,39 @@ class Fit:
         torch.manual_seed(seed)  # dropout follows the step too, so that resuming changes nothing
         self.model.train()
         with self.autocast:
-            logits, kinds = self.model(windows)
+            logits, groups = (x.float() for x in self.model(windows))
             loss = F.cross_entropy(
-                logits.float(), target, label_smoothing=recipe.smoothing, reduction="none"
+                logits, target, label_smoothing=recipe.smoothing, reduction="none"
             )
             if self.teacher and recipe.distil:
                 with torch.no_grad():
                     given = self.teacher(windows)[0].float().softmax(dim=1)
-                near = -(given * logits.float().log_softmax(dim=1)).sum(dim=1)
+                near = F.cross_entropy(logits, given, reduction="none")
                 clear = (windows.bases != BASE_N).all(dim=1)
                 loss = torch.where(clear, torch.lerp(loss, near, recipe.distil), loss)
             loss = loss.mean()
             if recipe.kind_loss:
-                loss = loss + recipe.kind_loss * self._kind_loss(kinds.float(), group)
+                named = self.named[group]
+                wrong = F.cross_entropy(groups, named)
+                if any(len(of) for of in self.of_kind):
+                    kinds = torch.stack([groups[:, of].logsumexp(dim=1) for of in self.of_kind], 1)
+                    wrong = wrong + F.cross_entropy(
+                        kinds, self.kind_of[named], ignore_index=-1, reduction="sum"
+                    ) / len(named)
+                loss = loss + recipe.kind_loss * wrong
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        share = rate_at(self.step, recipe)
+        # the rates rise, then fall to 0 along a cosine
+        warm = max(1, int(recipe.warmup * recipe.steps))
+        done = max(0, self.step - warm) / max(1, recipe.steps - warm)
+        share = min((self.step + 1) / warm, 0.5 * (1 + math.cos(math.pi * done)))
+        for matrix, whole in self.matrices:
+            matrix.grad = None if whole.grad is None else whole.grad.flatten(1)
         for optimiser, top in zip(self.optimisers, (recipe.rate, recipe.muon_rate), strict=False):
             for parameters in optimiser.param_groups:
                 parameters["lr"] = top * share
             optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        self.model.zero_grad()
         decay = min(recipe.ema, (self.step + 1) / (self.step + 20))  # young averages forget faster
         current = [p.detach() for p in self.model.parameters()]
         torch._foreach_lerp_([p.detach() for p in self.average.parameters()], current, 1 - decay)
@@ -258,18 +265,18 @@ class Fit:
             [part for part in model.modules() if isinstance(part, Block)]
             for model in (self.model, teacher)
         )
-        seen: dict[nn.Module, list[Tensor]] = {block.down: [] for block in blocks}
+        seen: dict[nn.Module, Tensor] = {}
 
-        def note(layer: nn.Module, given: tuple[Tensor], _: Tensor) -> None:
-            seen[layer].append(given[0].flatten(0, -2))
+        def note(layer: nn.Module, given: tuple[Tensor]) -> None:
+            seen[layer] = given[0].flatten(0, -2).float()
 
-        hooks = [layer.register_forward_hook(note) for layer in seen]
+        hooks = [block.down.register_forward_pre_hook(note) for block in blocks]
         longest = self.recipe.buckets[-1].longest
         teacher(self.sampler.draw(_TO_RANK, self.recipe.buckets[0].shortest, longest, 0)[0])
         for hook in hooks:
             hook.remove()
         for own, given in zip(own_blocks, blocks, strict=True):
-            active = torch.cat(seen[given.down]).float()
+            active = seen[given.down]
             adds = active.square().mean(dim=0) * given.down.weight.square().sum(dim=0)
             kept = adds.argsort(descending=True)[: own.down.in_features].sort().values
             lost = active.mean(dim=0).index_fill(0, kept, 0)
@@ -285,17 +292,7 @@ class Fit:
             del rest[name]
         self.model.load_state_dict(rest, strict=False)
 
-    def _kind_loss(self, logits: Tensor, group: Tensor) -> Tensor:
-        """How wrong the group of each window is, and the kind of those that are viruses of one."""
-        named = self.kind_of[group]
-        loss = F.cross_entropy(logits, named)
-        if not self.of_broad_kind:
-            return loss
-        broad = torch.stack([logits[:, at].logsumexp(dim=1) for at in self.of_broad_kind], dim=1)
-        wrong = F.cross_entropy(broad, self.broad_kind_of[named], ignore_index=-1, reduction="sum")
-        return loss + wrong / len(logits)
-
-    def _look(self, seconds: float) -> None:
+    def _look(self) -> None:
         """Measure the averaged weights on dev; keep them if they are the best so far.
 
         Figures are the AUROC of each viral set against the cellular ones by length, the mean of
@@ -306,38 +303,33 @@ class Fit:
         if not all(np.isfinite(x).all() for x in logits):
             told = f"training diverged by step {self.step}: lower the recipe's rates"
             raise VirNucProError(told)
+        found = [(w.labels[0], w.bases.shape[1], w.name, x)
+                 for (w, _), x in zip(self.dev, logits, strict=True)]  # fmt: skip
         figures: dict[str, float] = {}
-        for length in sorted({w.length_nt for w, _ in self.dev}):
-            here = [(w, x) for (w, _), x in zip(self.dev, logits, strict=True)
-                    if w.length_nt == length]  # fmt: skip
-            of = {t: [x for w, x in here if w.labels[0].target == t] for t in (OTHER, NULL)}
-            for windows, x in here:
-                if windows.labels[0].target == VIRUS and of[OTHER]:
-                    both = np.concatenate([x, *of[OTHER]])
-                    viral = np.arange(len(both)) < len(x)
-                    figures[f"auroc_{windows.name}_{length}"] = auroc(
-                        both[:, 1] - both[:, 0], viral
-                    )
-            if of[NULL]:
-                called = np.concatenate(of[NULL]).argmax(axis=1)
-                figures[f"null_{length}"] = float((called == VIRUS).mean())
+        for label, length, name, x in found:
+            others = [y for of, nt, _, y in found if (of.target, nt) == (OTHER, length)]
+            if label.target == VIRUS and others:
+                both = np.concatenate([x, *others])
+                viral = np.arange(len(both)) < len(x)
+                figures[f"auroc_{name}_{length}"] = auroc(both[:, 1] - both[:, 0], viral)
+            elif label.target == NULL:
+                called = x.argmax(axis=1) == VIRUS
+                figures[f"{label.group}_{length}"] = float(called.mean())
         value = float(np.mean([v for k, v in figures.items() if k.startswith("auroc")]))
         self.since_best += self.recipe.evaluate_every
         if value > self.best:
             self.best, self.best_step, self.since_best = value, self.step, 0
             self.best_weights = {k: v.cpu().clone() for k, v in self.average.state_dict().items()}
-        logger.info("step %d: %s", self.step, " ".join(f"{k}={v:.4f}" for k, v in figures.items()))
-        figures = {"seconds": seconds, "mean": value, **figures}
-        self.looks = self.looks or ["\t".join(["step", *figures])]
-        self.looks.append("\t".join([f"{self.step}", *(f"{v:.5g}" for v in figures.values())]))
-        with atomic_write(self.settings.folder / "progress.tsv", "w") as file:
-            file.writelines(f"{row}\n" for row in self.looks)
+        said = " ".join(f"{k}={v:.4f}" for k, v in figures.items())
+        logger.info("step %d: mean=%.4f %s", self.step, value, said)
+
+    def _parts(self) -> list[Any]:
+        """What has a state of its own besides the numbers `_KEPT`."""
+        return [self.model, self.average, *self.optimisers]
 
     def _save(self) -> None:
-        state = {name: getattr(self, name) for name in _KEPT} | {
-            "model": self.model.state_dict(), "average": self.average.state_dict(),
-            "optimisers": [o.state_dict() for o in self.optimisers],
-        }  # fmt: skip
+        state = {name: getattr(self, name) for name in _KEPT}
+        state["parts"] = [part.state_dict() for part in self._parts()]
         atomic_save(state, self.settings.folder / "last.pt")
 
     def _resume(self, path: Path) -> None:
@@ -355,10 +347,8 @@ class Fit:
             )
         for name in _KEPT:
             setattr(self, name, state[name])
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        for part, saved in zip(self._parts(), state["parts"], strict=True):
+            part.load_state_dict(saved)
         logger.info("going on from step %d", self.step)
 
 
@@ -371,79 +361,87 @@ def group_weights(corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
         inside = kinds == kind
         whole = np.sqrt(float(nt[inside].sum())) * recipe.kind_weights.get(kind, 1.0)
         size[inside] *= whole / size[inside].sum()
-    shares = {VIRUS: recipe.virus_share, NULL: recipe.null_share}
-    for value in np.unique(target):
+    rest = 1 - recipe.virus_share - recipe.null_share
+    for value, share in ((OTHER, rest), (VIRUS, recipe.virus_share), (NULL, recipe.null_share)):
         inside = target == value
-        rest = 1 - recipe.virus_share - recipe.null_share
-        size[inside] *= shares.get(int(value), rest) / size[inside].sum()
-    weights: NDArray[np.float64] = size / size.sum()
-    return weights
+        size[inside] *= share / max(size[inside].sum(), 1e-9)
+    return size
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update for each matrix is made orthogonal (Keller Jordan, 2024)."""
+def make_optimisers(
+    model: nn.Module, recipe: Recipe
+) -> tuple[list[torch.optim.Optimizer], list[tuple[nn.Parameter, nn.Parameter]]]:
+    """AdamW for all, or Muon for the inner matrices of the towers and AdamW for the rest.
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, decay: float) -> None:
-        super().__init__(params, {"lr": lr, "decay": decay})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move every matrix along its orthogonal update."""
-        for group in self.param_groups:
-            shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for p in group["params"]:
-                shapes[p.shape].append(p)
-            for same in shapes.values():
-                for p in same:
-                    if "moment" not in self.state[p]:
-                        self.state[p]["moment"] = torch.zeros_like(p)
-                grads = [p.grad for p in same if p.grad is not None]
-                moments = [self.state[p]["moment"] for p in same]
-                torch._foreach_lerp_(moments, grads, 1 - _MOMENTUM)
-                blend = torch._foreach_lerp(grads, moments, _MOMENTUM)
-                update = _orthogonal(torch.stack([b.flatten(1) for b in blend]))
-                update = update * max(1.0, update.shape[1] / update.shape[2]) ** 0.5
-                for p, u in zip(same, update, strict=True):
-                    p.mul_(1 - group["lr"] * group["decay"])
-                    p.add_(u.view_as(p), alpha=-group["lr"])
-
-
-def _orthogonal(matrices: Tensor) -> Tensor:
-    """Nearly the nearest semi-orthogonal matrices: shape (k, rows, columns) to the same."""
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
-    is_tall = x.shape[1] > x.shape[2]
-    x = x.mT if is_tall else x
-    x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-7)
-    a, b, c = _NEWTON
-    for _ in range(5):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    out: Tensor = (x.mT if is_tall else x).to(matrices.dtype)
-    return out
-
-
-def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon for the inner matrices of the towers and AdamW for the rest."""
-    inner, plain, bare = list[nn.Parameter](), list[nn.Parameter](), list[nn.Parameter]()
+    Beside them the matrices that Muon takes, each with the kernel whose memory it shares.
+    """
+    matrices, others = list[tuple[nn.Parameter, nn.Parameter]](), list[nn.Parameter]()
     for name, p in model.named_parameters():
-        if p.ndim < 2:
-            bare.append(p)
-        elif recipe.optimiser == "muon" and ".blocks." in name and p.shape[1] > 1:
-            inner.append(p)
+        if recipe.optimiser == "muon" and ".blocks." in name and p.ndim > 1:
+            matrices.append((nn.Parameter(p.detach().flatten(1)), p))
         else:
-            plain.append(p)
+            others.append(p)
+    decays = [{"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.decay},
+              {"params": [p for p in others if p.ndim < 2], "weight_decay": 0}]  # fmt: skip
+    is_fused = any(p.is_cuda for p in others)
     optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [{"params": plain, "weight_decay": recipe.decay}, {"params": bare, "weight_decay": 0}],
-            lr=recipe.rate, betas=(0.9, 0.98), fused=any(p.is_cuda for p in plain),
-        )
-    ]  # fmt: skip
-    return [*optimisers, Muon(inner, recipe.muon_rate, recipe.decay)] if inner else optimisers
+        torch.optim.AdamW(decays, betas=(0.9, 0.98), fused=is_fused)
+    ]
+    if matrices:
+        optimisers.append(torch.optim.Muon([m for m, _ in matrices], weight_decay=recipe.decay))
+    return optimisers, matrices
 
 
-def rate_at(step: int, recipe: Recipe) -> float:
-    """Share of the highest learning rate at `step`: rises, then falls to 0 along a cosine."""
-    warm = max(1, int(recipe.warmup * recipe.steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
+def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> Fit:
+    """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
+    corpus, dev = load_labelled(job.data)
+    logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
+    drawing = Drawing(DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
+    start = load_model(job.start, settings.folder) if job.start else None
+    made_up, drawn = with_made_up(corpus, recipe), dev_windows(dev, drawing)
+    fit = Fit(made_up, drawn, recipe, settings, job.virus_kinds, start)
+    fit.run()
+    if fit.finished:
+        model = fit.best_model()
+        score = partial(probabilities, model, Kinds(fit.groups))
+        output.mkdir(parents=True, exist_ok=True)
+        calibration = calibrated(score, dev, job, fit.groups)
+        calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
+        source = f"virnucpro train, recipe {digest(recipe)[:16]}, step {fit.best_step}"
+        export_model(output, job.name, model, fit.groups, job.chunk_nt, source)
+    return fit
+
+
+def probabilities(
+    model: MiniModel, kinds: Kinds, bases: Bases, rows: int = 256
+) -> NDArray[np.float32]:
+    """Scores of windows (n, length), `rows` at a time, as `Classifier.scores` gives them."""
+    windows = oriented(bases, next(model.parameters()).device)
+    return mini_scores(*logits_of(model, windows, rows), kinds)
+
+
+def export_model(
+    folder: Path, name: str, model: MiniModel, groups: list[str], chunk_nt: int, source: str
+) -> None:
+    """Write weights and the manifest beside the `calibration.json` that is in the folder."""
+    said: dict[str, Any] = {}
+    for slot, encoder in (("dna", model.dna), ("protein", model.protein)):
+        said[slot] = {"kind": encoder.kind, "dim": encoder.dim, "file": f"{slot}.safetensors"}
+        save_tower(encoder, folder / f"{slot}.safetensors")
+    said |= {"calibration": CALIBRATION_FILE, "groups": groups, "chunk_nt": chunk_nt,
+             "orf_policy": {"name": "longest", "keep": 1}}  # fmt: skip
+    head = {name: tensor.half() for name, tensor in model.classifier.state_dict().items()}
+    write_model(folder, head, MINI_KIND, said, name=name, source=source, licence="MIT")
+
+
+def write_model(
+    folder: Path, state: dict[str, torch.Tensor], kind: str, said: dict[str, Any], **origin: str
+) -> None:
+    """Write a classifier's weights, and the manifest of the folder."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    with atomic_write(folder / CLASSIFIER_FILE) as file:
+        file.write(save(tensors, metadata={"kind": kind}))
+    encoders = [said[slot]["file"] for slot in ("dna", "protein") if "file" in said[slot]]
+    names = [CLASSIFIER_FILE, *encoders, *filter(None, [said["calibration"]])]
+    write_manifest(folder, names, revision="", model={**said, "classifier": CLASSIFIER_FILE},
+                   **origin)  # fmt: skip

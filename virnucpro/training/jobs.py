@@ -72,12 +72,11 @@ class Noise:
     indel_share: float = 0.25
     unknown_share: float = 0.01  # with some bases read as N
     converted_share: float = 0.03  # with every C read as T, as bisulfite leaves them
-    # With one to three runs of N, half of them at an end, which take up to half of the window;
-    # None as 0.
-    masked_share: float | None = None
+    # With one to three runs of N, half of them at an end, which take up to half of the window.
+    masked_share: float = 0.0
     # That run into sequencing adapters; viral ones stay viral and hold at least half. Adapters
-    # alone are then one of the null kinds. None as 0.
-    adapter_share: float | None = None
+    # alone are then one of the null kinds.
+    adapter_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +113,8 @@ class Recipe:
     family_weights: dict[str, float] = field(default_factory=dict)  # likewise, of viruses
     noise: Noise = field(default_factory=Noise)
     # Virus families that insert into genomes: worn copies of theirs, with substitutions and broken
-    # frames, are the cellular class `insertion`. None as none.
-    decayed: tuple[str, ...] | None = None
+    # frames, are the cellular class `insertion`.
+    decayed: tuple[str, ...] = ()
     null_bank_share: float = 1.0  # size of the bank of null sequences, over that of about 60 Mbp
     optimiser: Literal["adamw", "muon"] = "adamw"  # Muon for the inner matrices, AdamW else
     rate: float = 2e-3  # highest of AdamW; rates fall along a cosine
@@ -126,8 +125,8 @@ class Recipe:
     # weight of the loss for the group (family, class) of a window, and of that for a virus's kind
     kind_loss: float = 0.2
     # How much the scores of the model that training starts from count beside the labels, 0 to 1, in
-    # windows without an N. None as 0.
-    distil: float | None = None
+    # windows without an N.
+    distil: float = 0.0
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
     seed: int = 0  # everything random follows from it
     evaluate_every: int = 1_000  # steps between two looks at the dev sets
@@ -138,17 +137,9 @@ class Recipe:
             raise ValueError("buckets must hold one or more with a share above 0")
         if min(self.hidden, self.steps, self.evaluate_every) < 1:
             raise ValueError("hidden, steps and evaluate_every must be 1 or more")
-        if min(min(tower.width, *tower.dilations) for tower in (self.dna, self.protein)) < 1:
-            raise ValueError("width and dilations of dna and protein must be 1 or more")
         if max(self.virus_share + self.null_share, self.dropout, self.smoothing, self.ema) > 1:
             names = "dropout, smoothing, ema, and virus_share with null_share"
             raise ValueError(f"{names} must be 1 or less")
-
-    @property
-    def digest(self) -> str:
-        """Identity of the recipe (hex); a setting that is None is as if it did not exist."""
-        given = asdict(self, dict_factory=lambda x: {k: v for k, v in x if v is not None})
-        return digest_of(given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,29 +166,31 @@ class MlpRecipe:
             names = "windows, dev_windows, hidden and epochs"
             raise ValueError(f"{names} must be 1 or more, dropout 1 or less")
 
-    @property
-    def digest(self) -> str:
-        """Identity of the recipe (hex)."""
-        return digest_of(asdict(self))
+
+def digest(recipe: Recipe | MlpRecipe) -> str:
+    """Identity of a recipe (hex)."""
+    return digest_of(asdict(recipe))
 
 
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:
     """Read what to train, and the recipe; names under `data` are relative to its folder."""
-    said = read_yaml(path)
-    recipe = said.pop("recipe", None) or {}
-    job = _under(data or path.parent, build(Job, said, str(path)))
+    job, recipe = _read(path, data)
     kind: type[Recipe | MlpRecipe] = MlpRecipe if job.classifier == PUBLISHED_KIND else Recipe
     return job, build(kind, recipe, f"{path}: recipe")
 
 
 def read_evaluation(path: Path, data: Path | None) -> Job:
     """Read what to measure, as `read_job`; no recipe is needed, but dev files and a table."""
-    said = read_yaml(path)
-    said.pop("recipe", None)
-    job: Job = _under(data or path.parent, build(Job, said, str(path)))
+    job, _ = _read(path, data)
     if not job.data.dev or not job.data.tables:
         raise ConfigError(f"{path}: data needs dev (a list of FASTA files) and table (a TSV)")
     return job
+
+
+def _read(path: Path, data: Path | None) -> tuple[Job, Any]:
+    said = read_yaml(path)
+    recipe = said.pop("recipe", None) or {}
+    return _under(data or path.parent, build(Job, said, str(path))), recipe
 
 
 def _under(root: Path, value: Any) -> Any:

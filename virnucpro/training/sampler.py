@@ -54,7 +54,7 @@ class WindowSampler:
         """Draw n windows of `shortest` to `longest` nt; returns windows, targets, groups.
 
         Each is cut with insertions and deletions, runs into adapters, gets substitutions,
-        conversions, unknown bases and runs of N, as the noise says, and is of either strand.
+        conversions, unknown bases and runs of N, as the noise says.
         """
         self.random.manual_seed(seed)
         group = torch.searchsorted(self.cumulative, self._uniform(n)).clamp(max=len(self.first) - 1)
@@ -68,45 +68,45 @@ class WindowSampler:
         column = torch.arange(longest, device=self.device)
         inside = column < length[:, None]
 
-        rate = self._uniform(n) * self.noise.indels
-        rate = (rate * (self._uniform(n) < self.noise.indel_share))[:, None].float()
+        noise = self.noise
+        rate = (self._uniform(n)[:, None] * noise.indels * self._some(n, noise.indel_share)).float()
         draw = self._uniform(n, longest)
         jump = (draw < rate / 2).long() - (draw > 1 - rate / 2).long()
         place = (column + jump.cumsum(dim=1)).clamp(min=0)
         at = torch.minimum(begin[:, None] + place, end[:, None] - 1)
         rows = torch.where(inside, self.bases[at].long(), BASE_PAD)
 
-        if share := self.noise.adapter_share:  # viral inserts hold at least half
+        if noise.adapter_share:  # viral inserts hold at least half
             insert = self._uniform(n)
             viral = self.target[group] == VIRUS
             insert = (torch.where(viral, 0.5 + 0.5 * insert, insert) * length).long()[:, None]
             which = (self._uniform(n) * len(self.adapters)).long()[:, None]
             tail = self.adapters[which, (column - insert).clamp(0, self.adapters.shape[1] - 1)]
-            hit = (self._uniform(n) < share)[:, None] & (column >= insert) & inside
+            hit = self._some(n, noise.adapter_share) & (column >= insert) & inside
             rows = torch.where(hit, tail.long(), rows)
 
-        rate = self._uniform(n) * self.noise.substitutions
-        rate = rate * (self._uniform(n) < self.noise.substituted_share)
+        rows = torch.where(self._some(n, noise.converted_share) & (rows == 1), 3, rows)
+        rate = self._uniform(n)[:, None] * noise.substitutions
         draw = self._uniform(n, longest)
-        converted = (self._uniform(n) < self.noise.converted_share)[:, None]
-        rows = torch.where(converted & (rows == 1), 3, rows)
-        hit = (draw < rate[:, None]) & (rows < 4)
+        hit = (draw < rate) & self._some(n, noise.substituted_share) & (rows < 4)
         rows = torch.where(hit, (rows + 1 + (draw * 7919.0).long() % 3) % 4, rows)
-        lost = (self._uniform(n) < self.noise.unknown_share)[:, None]
-        rows = torch.where(lost & (draw > 0.98) & (rows < 4), BASE_N, rows)
+        lost = self._some(n, noise.unknown_share) & (draw > 0.98) & (rows < 4)
+        rows = torch.where(lost, BASE_N, rows)
 
-        if share := self.noise.masked_share:  # one to three runs; one of four lies at each end
+        if noise.masked_share:  # one to three runs; one of four lies at each end
             runs = 1 + (self._uniform(n) * 3).long()
-            runs = runs * (self._uniform(n) < share)
+            runs *= self._some(n, noise.masked_share)[:, 0]
             for k in range(3):
                 size = (self._uniform(n) * _MOST_MASKED * length / runs.clamp(min=1)).long()
                 first = ((2 * self._uniform(n) - 0.5).clamp(0, 1) * (length - size)).long()
                 masked = (column >= first[:, None]) & (column < (first + size)[:, None])
                 rows = torch.where(masked & (k < runs)[:, None], BASE_N, rows)
 
-        turn = (self._uniform(n) < 0.5)[:, None]
-        rows = torch.where(turn, reverse_complement(rows, length), rows)
         return orient(rows, length), self.target[group], group
+
+    def _some(self, n: int, share: float) -> Tensor:
+        """Whether each of n windows is among a share of them, (n, 1)."""
+        return (self._uniform(n) < share)[:, None]
 
     def _uniform(self, *shape: int) -> Tensor:
         kind = torch.float64 if len(shape) == 1 else torch.float32

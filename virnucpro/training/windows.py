@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from virnucpro.training.corpus import NULL, VIRUS, Corpus, Label
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Label, split_by_target
+from virnucpro.training.jobs import Recipe
 
-Bases = NDArray[np.uint8]
-
+_NULL_SOURCE_WINDOWS = 4_000
+_WORN_COPIES = 3
 _REPEAT_UNITS = np.array([6, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1]) / 27  # shares of 1 to 12 bases
 _ADAPTERS = (
     "AGATCGGAAGAGCACACGTCTGAACTCCAGTCA", "AGATCGGAAGAGCGTCGTGTAGGGAAAGAGTGT",
@@ -29,13 +29,12 @@ class Drawing:
 
 
 class LabelledWindows(NamedTuple):
-    """Windows of one length from one set."""
+    """Windows of one length from one set, all of one target where the set is."""
 
     name: str  # set, such as `dev_known`
-    length_nt: int  # length of every window
-    bases: Bases  # (n, length_nt), 0..3, 4 for N
     labels: tuple[Label, ...]  # n labels
-    records: tuple[str, ...] = ()  # that the n windows come from; none for null sequences
+    records: tuple[str, ...]  # that the n windows come from; empty for null sequences
+    bases: Bases  # (n, length in nt)
 
 
 def draw_windows(
@@ -45,25 +44,24 @@ def draw_windows(
 
     Viral windows: families weighted by the square root of their bases; others: by bases.
     """
-    room = corpus.ends - corpus.starts - length_nt + 1
-    usable = np.flatnonzero(room > 0)
-    if not len(usable):
-        return LabelledWindows(name, length_nt, np.zeros((0, length_nt), np.uint8), ())
-    size = (corpus.ends - corpus.starts)[usable].astype(np.float64)
-    group = corpus.group_of[usable]
-    total = np.bincount(group, size, minlength=len(corpus.groups))
+    size = corpus.ends - corpus.starts
+    room, group = size - length_nt + 1, corpus.group_of
+    if room.max() < 1:
+        return LabelledWindows(name, (), (), np.zeros((0, length_nt), np.uint8))
+    size = np.where(room > 0, size, 0)
+    total = np.bincount(group, size)
     viral = corpus.targets == VIRUS
     share = np.where(viral, np.sqrt(total), total)
-    share[viral] /= max(share[viral].sum(), 1e-9)
-    share[~viral] /= max(share[~viral].sum(), 1e-9)
-    weight = share[group] * size / total[group]
-    record = usable[rng.choice(len(usable), count, p=weight / weight.sum())]
+    for side in (viral, ~viral):
+        share[side] /= max(share[side].sum(), 1e-9)
+    weight = share[group] * size / np.maximum(total, 1)[group]
+    record = rng.choice(len(size), count, p=weight / weight.sum())
     start = corpus.starts[record] + (rng.random(count) * room[record]).astype(np.int64)
     bases = corpus.bases[start[:, None] + np.arange(length_nt)]
     flip = rng.random(count) < 0.5
     bases[flip] = other_strand(bases[flip])
-    labels = tuple(corpus.groups[g] for g in corpus.group_of[record])
-    return LabelledWindows(name, length_nt, bases, labels, tuple(corpus.ids[r] for r in record))
+    labels, ids = (corpus.groups[g] for g in group[record]), (corpus.ids[r] for r in record)
+    return LabelledWindows(name, tuple(labels), tuple(ids), bases)
 
 
 def other_strand(windows: Bases) -> Bases:
@@ -72,35 +70,31 @@ def other_strand(windows: Bases) -> Bases:
     return np.where(turned < 4, 3 - turned, turned).astype(np.uint8)
 
 
-def draw_nulls(real: Bases, count: int, rng: np.random.Generator) -> list[LabelledWindows]:
-    """Windows `count` each: random, shuffled as `real` (n, length_nt), and of low complexity."""
-    length_nt = real.shape[1]
-    picked = without_n(rng, real[rng.integers(0, len(real), count)])
-    kinds = {
-        "random": uniform(rng, count, length_nt),
-        "shuffled": np.stack([dinucleotide_shuffle(rng, row) for row in picked]),
-        "low-complexity": low_complexity(rng, count, length_nt),
-    }
-    return [
-        LabelledWindows("null", length_nt, bases, (Label(NULL, "null", kind),) * count)
-        for kind, bases in kinds.items()
-    ]
-
-
 def dev_windows(sets: dict[str, Corpus], drawing: Drawing) -> list[LabelledWindows]:
-    """All sets at all lengths, then nulls of each length; a set with short records gives none."""
+    """All sets at all lengths, then nulls of each length; a set with short records gives none.
+
+    Of a set that holds viruses and others, windows of both are drawn. Nulls are random, real
+    windows shuffled, and of low complexity.
+    """
     drawn: list[LabelledWindows] = []
     for at, length_nt in enumerate(drawing.lengths):
-        here = []
-        for which, (name, corpus) in enumerate(sorted(sets.items())):
+        first = len(drawn)
+        for which, (name, corpus) in enumerate(sorted(split_by_target(sets).items())):
             rng = np.random.default_rng([drawing.seed, at, which])
-            here.append(draw_windows(corpus, name, length_nt, drawing.count, rng))
-        real = np.concatenate([w.bases for w in here])
-        if drawing.null_count and len(real):
+            drawn.append(draw_windows(corpus, name, length_nt, drawing.count, rng))
+        real = np.concatenate([w.bases for w in drawn[first:]])
+        if (n := drawing.null_count) and len(real):
             rng = np.random.default_rng([drawing.seed, at, 99])
-            here += draw_nulls(real, drawing.null_count, rng)
-        drawn += here
-    return drawn
+            picked = without_n(rng, real[rng.integers(0, len(real), n)])
+            nulls = {
+                "random": uniform(rng, n, length_nt),
+                "shuffled": np.stack([dinucleotide_shuffle(rng, row) for row in picked]),
+                "low-complexity": low_complexity(rng, n, length_nt),
+            }
+            for kind, bases in nulls.items():
+                label = Label(NULL, "null", kind)
+                drawn.append(LabelledWindows("null", (label,) * n, ("",) * n, bases))
+    return [windows for windows in drawn if windows.labels]
 
 
 def uniform(rng: np.random.Generator, n: int, length: int) -> Bases:
@@ -124,16 +118,15 @@ def adapters(rng: np.random.Generator, n: int, length: int) -> Bases:
     Common adapters, or made-up ones of 20 to 40 bases, each with an index of 8 random bases; in
     half of the sequences one and the same again and again; then G, as some machines read no signal.
     """
+    known = [np.array(["ACGT".index(base) for base in adapter]) for adapter in _ADAPTERS]
     out = np.full((n, length), 2, dtype=np.uint8)
     for row in out:
         parts = []
-        for _ in range(rng.integers(1, 13)):
-            known = rng.integers(2 * len(_ADAPTERS))
-            part = rng.integers(0, 4, rng.integers(20, 41))
-            if known < len(_ADAPTERS):
-                part = np.array(["ACGT".index(base) for base in _ADAPTERS[known]])
-            parts.append(np.concatenate([part, rng.integers(0, 4, 8)]))
-        parts = parts[:1] * len(parts) if rng.random() < 0.5 else parts
+        for which in rng.integers(2 * len(known), size=rng.integers(1, 13)):
+            made_up = rng.integers(0, 4, rng.integers(20, 41))
+            parts.append(known[which] if which < len(known) else made_up)
+            parts.append(rng.integers(0, 4, 8))
+        parts = parts[:2] * len(parts) if rng.random() < 0.5 else parts
         joined = np.concatenate(parts)[:length]
         row[: len(joined)] = joined
     return out
@@ -152,37 +145,6 @@ def decayed(rng: np.random.Generator, bases: Bases) -> Bases:
 def without_n(rng: np.random.Generator, windows: Bases) -> Bases:
     """The windows with a random base in place of every ambiguous one."""
     return np.where(windows > 3, rng.integers(0, 4, windows.shape), windows).astype(np.uint8)
-
-
-def markov(rng: np.random.Generator, windows: Bases, order: int) -> Bases:
-    """A chain of `order` with each window's own transition counts, one per window."""
-    n, length = windows.shape
-    clean = without_n(rng, windows).astype(np.int64)
-    states = 4**order
-    context = np.zeros((n, length - order), dtype=np.int64)
-    for k in range(order):
-        context = context * 4 + clean[:, k : length - order + k]
-    window = np.arange(n)
-    cell = ((window[:, None] * states + context) * 4 + clean[:, order:]).ravel()
-    counts = np.bincount(cell, minlength=n * states * 4).reshape(n, states, 4) + 0.01
-    cumulative = (counts / counts.sum(axis=2, keepdims=True)).cumsum(axis=2)[:, :, :3]
-    out = np.empty((n, length), dtype=np.uint8)
-    out[:, :order] = clean[:, :order]
-    state = context[:, 0]
-    draws = rng.random((length, n, 1))
-    for i in range(order, length):
-        out[:, i] = (draws[i] > cumulative[window, state]).sum(axis=1)
-        state = (state * 4 + out[:, i]) % states
-    return out
-
-
-def block_shuffle(rng: np.random.Generator, windows: Bases, block: int) -> Bases:
-    """The blocks of `block` bases of each window in random order."""
-    n, length = windows.shape
-    count = length // block
-    blocks = windows[:, : count * block].reshape(n, count, block)
-    order = rng.random((n, count)).argsort(axis=1)
-    return np.take_along_axis(blocks, order[:, :, None], axis=1).reshape(n, count * block)
 
 
 def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
@@ -208,29 +170,41 @@ def dinucleotide_shuffle(rng: np.random.Generator, bases: Bases) -> Bases:
 
 def null_bank(
     rng: np.random.Generator, windows: Bases, share: float, with_adapters: bool
-) -> list[tuple[str, Bases]]:
-    """Named blocks of null sequences, some shuffled from `windows`; share 1 gives about 60 Mbp."""
+) -> dict[str, Bases]:
+    """Null sequences by kind, some shuffled from `windows`; share 1 gives about 60 Mbp."""
     length = windows.shape[1]
 
     def some(n: int) -> int:
         return max(8, int(n * share))
 
-    def pick(n: int) -> Bases:
-        return windows[rng.integers(0, len(windows), some(n))]
+    def like(n: int) -> Bases:
+        return without_n(rng, windows[rng.integers(0, len(windows), some(n))])
 
-    def skewed(n: int) -> Bases:
-        """Independent bases; each sequence has its own composition."""
-        cumulative = rng.dirichlet([2.0] * 4, n).cumsum(axis=1)[:, None, :3]
-        out: Bases = (rng.random((n, length, 1)) > cumulative).sum(axis=2).astype(np.uint8)
-        return out
+    skewed = rng.dirichlet([2.0] * 4, some(6_000)).cumsum(axis=1)[:, None, :3]
+    bank = {
+        "uniform": uniform(rng, some(16_000), length),
+        "skewed": (rng.random((len(skewed), length, 1)) > skewed).sum(axis=2).astype(np.uint8),
+        "bases": rng.permuted(like(8_000), axis=1),
+        "dinucleotides": np.stack([dinucleotide_shuffle(rng, row) for row in like(20_000)]),
+        "low": low_complexity(rng, some(10_000), length),
+    }
+    return bank | {"adapters": adapters(rng, some(6_000), length)} if with_adapters else bank
 
-    bank = [
-        ("uniform", uniform(rng, some(16_000), length)),
-        ("skewed", skewed(some(6_000))),
-        ("markov1", markov(rng, pick(16_000), 1)),
-        ("markov2", markov(rng, pick(6_000), 2)),
-        ("shuffle1", block_shuffle(rng, pick(4_000), 1)),
-        ("shuffle2", block_shuffle(rng, pick(3_000), 2)),
-        ("low", low_complexity(rng, some(10_000), length)),
-    ]
-    return [*bank, ("adapters", adapters(rng, some(6_000), length))] if with_adapters else bank
+
+def with_made_up(corpus: Corpus, recipe: Recipe) -> Corpus:
+    """The corpus, worn copies of families that insert themselves into genomes, and nulls."""
+    made_up, rng = [*corpus.records()], np.random.default_rng([recipe.seed, 7])
+    for label, name, bases in corpus.records():
+        if label.target == VIRUS and label.group in recipe.decayed:
+            worn = Label(OTHER, "insertion", label.group)
+            for k in range(_WORN_COPIES):
+                made_up.append((worn, f"{name} worn {k}", decayed(rng, bases)))
+    length = max(b.longest for b in recipe.buckets)
+    windows = draw_windows(corpus, "", length, _NULL_SOURCE_WINDOWS, rng).bases
+    if recipe.null_share > 0 and len(windows):
+        has_adapters = recipe.noise.adapter_share > 0
+        bank = null_bank(rng, windows, recipe.null_bank_share, has_adapters)
+        for kind, block in bank.items():
+            null = Label(NULL, "null", kind)
+            made_up += [(null, f"{kind}{i}", row) for i, row in enumerate(block)]
+    return Corpus.of(made_up)

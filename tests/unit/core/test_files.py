@@ -70,10 +70,7 @@ def test_vectors_need_one_id_each(shape):
 
 
 def test_errors_survive_a_process_boundary():
-    for error in (
-        errors.InputError("x.fa", "no header", 3),
-        errors.Interrupted(15),
-    ):
+    for error in (errors.InputError("x.fa", "no header", 3), errors.Interrupted(15)):
         copy = pickle.loads(pickle.dumps(error))
         assert (str(copy), copy.exit_code) == (str(error), error.exit_code)
 

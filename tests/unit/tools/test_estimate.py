@@ -10,8 +10,8 @@ from runs_here import run as command
 from virnucpro.core.records import Record
 from virnucpro.models import specs
 from virnucpro.models.store import resolve_model
-from virnucpro.pipeline import rates
-from virnucpro.pipeline.run import orfs_per_unit
+from virnucpro.pipeline import run as runs
+from virnucpro.pipeline.run import RATES, Rate, orfs_per_unit, rate_keys, remember
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.tools import estimate as costs
@@ -78,29 +78,29 @@ def test_a_large_input_is_told_from_its_first_part(model, tmp_path, monkeypatch,
 def test_rates_come_from_runs_here_and_else_from_a_second_of_scoring(
     model, tiny_home, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(rates, "ENOUGH_ORFS", 1)
+    monkeypatch.setattr(runs, "ENOUGH_ORFS", 1)
     model = replace(model, orf_policy=OrfPolicy("longest"))
     fasta = write_dna(tmp_path / "in.fa", [400] * 30)
     found, home = survey([fasta], model), tmp_path / "home"
     told = estimate(found, model, ["cpu"], 1, home)
     assert told.measured and told.seconds > AROUND_S and told.memory > 10_000_000
-    (tiny_home / rates.FILE).unlink(missing_ok=True)
+    (tiny_home / RATES).unlink(missing_ok=True)
     assert predict_here(tiny_home, fasta, tmp_path / "out") == 0
-    [(key, kept)] = json.loads((tiny_home / rates.FILE).read_text()).items()
-    (tiny_home / rates.FILE).unlink()
-    assert key in rates.rate_keys(model, ["cpu"], 1, 400) and kept["orfs_per_s"] > 0
+    [(key, kept)] = json.loads((tiny_home / RATES).read_text()).items()
+    (tiny_home / RATES).unlink()
+    assert key in rate_keys(model, ["cpu"], 1, 400) and kept["orfs_per_s"] > 0
     short = survey([write_dna(tmp_path / "short.fa", [150] * 30)], model)
     # on a GPU, where nothing is timed, the rate of other lengths is better than none
     for device, own, is_timed in (("cpu", found, False), ("cuda:0", short, False),
                                   ("cpu", short, True)):  # fmt: skip
-        kept_under = rates.rate_keys(model, [device], 1, 400)[0]
-        rates.remember(home, kept_under, rates.Rate(100.0, 2.0, 7, 8))
+        kept_under = rate_keys(model, [device], 1, 400)[0]
+        remember(home, kept_under, Rate(100.0, 2.0, 7, 8))
         told = estimate(own, model, [device], 1, home)
         assert told.measured == is_timed
         if not is_timed:
             assert told.seconds == pytest.approx(AROUND_S + 2 + own.orfs / 100)
             assert (told.memory, told.gpu_memory) == (7, 8)
-    rates.remember(fasta, key, rates.Rate(1.0, 1.0, 1))  # no folder can be made there
+    remember(fasta, key, Rate(1.0, 1.0, 1))  # no folder can be made there
     assert estimate(found, model, ["cuda:1"], 1, home) is None
 
 

@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from virnucpro.training import figures
+from virnucpro.training import evaluation as figures
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Label
-from virnucpro.training.evaluation import Report, render
-from virnucpro.training.figures import Row, curves_of, rows_of, side_by_side
+from virnucpro.training.evaluation import COLUMNS, Report, Row, curves_of, render, rows_of
 
 
 def _part(name: str, label: Label, p: list[float], calls: list[str], length: int = 500):
-    ids = [f"{name}{i}" for i in range(len(p))]
-    return name, [length] * len(p), [label] * len(p), ids, np.array(p), np.array(calls, "<U9")
+    given = enumerate(zip(p, calls, strict=True))
+    return [(name, length, *label, f"{name}{i}", p, call) for i, (p, call) in given]
+
+
+def _scored(*parts):
+    return np.rec.fromrecords([row for part in parts for row in part], names=COLUMNS)
 
 
 VIRAL = _part(
@@ -55,7 +58,7 @@ def test_reliability_does_away_with_prevalence():
 
 
 def test_every_group_has_its_row():
-    rows = rows_of(side_by_side([VIRAL, CELLS, NULLS]))
+    rows = rows_of(_scored(VIRAL, CELLS, NULLS))
     known = _row(rows, "set", "known")
     assert (known.count, known.coverage) == (4, 0.75)
     assert (known.virus, known.uncertain, known.non_virus) == (0.5, 0.25, 0.0)
@@ -69,7 +72,7 @@ def test_every_group_has_its_row():
 
 def test_a_page_shows_names_as_text(tmp_path):
     odd = Label(VIRUS, "virus", "<script>alert(1)</script>")
-    scored = side_by_side([_part("known", odd, [0.9] * 12, ["virus"] * 12), CELLS])
+    scored = _scored(_part("known", odd, [0.9] * 12, ["virus"] * 12), CELLS)
     facts = {
         "model": "m<b>", "model_digest": "0" * 64, "chunk_nt": 500, "files": ["a&b.fa"],
         "windows": None, "left_out": [], "sequences": 16,
