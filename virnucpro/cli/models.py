@@ -15,7 +15,7 @@ from virnucpro.cli import options
 from virnucpro.cli.options import config_of, flag, model_home
 from virnucpro.core.config import parse_flag
 from virnucpro.core.errors import ModelError, UsageError
-from virnucpro.core.text import clipped, size
+from virnucpro.core.text import clipped, counted, size
 
 
 @click.group()
@@ -47,8 +47,9 @@ def list_command(obj: dict[str, Any], verbose: bool) -> None:
             state = record.licence
         except ModelError as error:
             state = f"DAMAGED: {error}"
-        kind = "bundled" if record is bundled else record.kind
-        click.echo(f"{name:<{width}}  {kind:<10}  {size(record.size):>8}  {state}")
+        kind = "bundled" if record is bundled else "encoder" if record.encoder else "model"
+        total = size(sum(file.size for file in record.files.values()))
+        click.echo(f"{name:<{width}}  {kind:<10}  {total:>8}  {state}")
         if not (verbose or obj.get("log", {}).get("verbose")):
             continue
         revision = f" at {record.revision}" if record.revision else ""
@@ -157,7 +158,8 @@ def verify(obj: dict[str, Any], name: str | None, golden: Path | None, device: s
     for folder in sorted({path if path.is_dir() else path.parent for path in places}):
         if record := read_manifest(folder):
             record.check(full=True)
-            click.echo(f"ok    {folder.name}: {len(record.files)} files have their recorded hash")
+            told = f"{counted(len(record.files), 'file')} as recorded, by SHA-256"
+            click.echo(f"ok    {folder.name}: {told}")
     where, failed = validate_and_get_device(device), 0
     proofs = (checks.verify_golden(spec, golden, where),) if golden else ()
     for check in chain(checks.verify_paths(spec, where), *proofs):
@@ -167,5 +169,5 @@ def verify(obj: dict[str, Any], name: str | None, golden: Path | None, device: s
         click.echo(f"{word:<5} {check.what}: {check.value:.2e}{limit}")
         failed += not check.passed
     if failed:
-        raise ModelError(f"{spec.name}: {failed} checks failed on {where}")
+        raise ModelError(f"{spec.name}: {counted(failed, 'check')} failed on {where}")
     click.echo(f"{spec.name}: all checks passed on {where}")

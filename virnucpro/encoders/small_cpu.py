@@ -127,21 +127,6 @@ def six_frames(xp: Any, bases: Any, lengths: Any) -> tuple[Any, Any]:
     return xp.where(place < counts[:, :, None], ids, -1), counts
 
 
-class Scratch(threading.local):
-    """Arrays that a thread uses again: the system takes its time to give fresh memory."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Floats] = {}
-
-    def array(self, name: str, *shape: int) -> Floats:
-        """An array of any content, until the next one of this name is asked for."""
-        size = math.prod(shape)
-        held = self._held.get(name)
-        if held is None or held.size < size:
-            held = self._held[name] = np.empty(size, dtype=np.float32)
-        return held[:size].reshape(shape)
-
-
 class Norm:
     """Layer norm over channels."""
 
@@ -186,7 +171,7 @@ class SmallEncoder:
             taps = np.ascontiguousarray(up[:, :, 0].transpose(2, 1, 0).reshape(-1, len(up)))
             block = taps, weights[f"{name}.up.bias"], down.T.copy(), weights[f"{name}.down.bias"]
             self._blocks.append((dilation, Norm(weights, f"{name}.norm"), *block))
-        self._scratch = Scratch()
+        self._held = threading.local()
 
     def embed(self, letters: Integers, lengths: Integers) -> Floats:
         """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
@@ -206,9 +191,9 @@ class SmallEncoder:
         right = (places - 1) * stride + taps - left - letters
         padded = np.pad(ids, ((0, 0), (left, right)), constant_values=-1)
         padded[padded < 0] = self._rows - 1
-        x = self._scratch.array("x", n * places, self._config.width)
+        x = self._scratch("x", n * places, self._config.width)
         x[:] = self._bias
-        rows = self._scratch.array("h", *x.shape)
+        rows = self._scratch("h", *x.shape)
         for tap in range(taps):
             index = padded[:, tap : tap + (places - 1) * stride + 1 : stride].reshape(-1)
             np.take(self._table, index + tap * self._rows, axis=0, out=rows, mode="clip")
@@ -217,9 +202,9 @@ class SmallEncoder:
         inside = np.arange(places) * stride < counts[:, None]
         outside = np.flatnonzero(~inside)  # of sequences shorter than the longest
         x[outside] = 0
-        h = self._scratch.array("h", *x.shape)
-        y = self._scratch.array("y", len(x), self._config.hidden or width)
-        near = self._scratch.array("taps", n, places, 3 * width)  # before, at, after a position
+        h = self._scratch("h", *x.shape)
+        y = self._scratch("y", len(x), self._config.hidden or width)
+        near = self._scratch("taps", n, places, 3 * width)  # before, at, after a position
         for dilation, norm, up, up_bias, down, down_bias in self._blocks:
             at = norm(x, out=h).reshape(n, places, width)
             h[outside] = 0
@@ -240,3 +225,11 @@ class SmallEncoder:
         h[outside] = 0
         mean = at.sum(axis=1) / np.maximum(inside.sum(axis=1, dtype=np.float32), 1)[:, None]
         return np.stack([highest, mean])
+
+    def _scratch(self, name: str, *shape: int) -> Floats:
+        """An array of any content, until the thread's next one of this name: fresh memory is slow."""
+        size, held = math.prod(shape), vars(self._held)
+        if name not in held or held[name].size < size:
+            held[name] = np.empty(size, dtype=np.float32)
+        found: Floats = held[name][:size].reshape(shape)
+        return found

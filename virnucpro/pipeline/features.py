@@ -58,10 +58,8 @@ def write_protein_features(path: Path, embeddings: Embeddings) -> None:
 
 
 def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
-    """Write `{ids, data: tensor (n, d) float32}`, first under `path.with_suffix('.tmp')`.
-
-    `inputs`, the digest of the files it was made from, lies in a record that torch passes over.
-    """
+    """Write `{ids, data: tensor (n, d) float32}`, first under `path.with_suffix('.tmp')`."""
+    # torch passes over a record of another name, as that of `inputs`, the digest of both files
     vectors = embeddings.vectors
     tensor = _tensors(vectors.size, [0], *vectors.shape)
     _write(path, "ids", embeddings.seq_ids, tensor, vectors, inputs, path.with_suffix(".tmp"))

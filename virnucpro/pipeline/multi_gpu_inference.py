@@ -1,8 +1,7 @@
 """One packed stage on many devices: FASTA files in, one HDF5 file of vectors out.
 
-A file is a unit of work, and the unit's vectors are a shard. Units are dealt to ranks in turn,
-and a lost rank's units go to the others. Shards are joined in the order of the files, so that
-the result is the same whatever the number of ranks, and whatever was done before.
+A file is a unit of work, dealt to ranks in turn, and its vectors are a shard. Shards are joined in
+the order of the files: the result is the same whatever the number of ranks, or was done before.
 """
 
 import logging
@@ -137,9 +136,7 @@ def choose_devices(world_size: int, devices: Sequence[str]) -> tuple[str, ...]:
         raise DeviceError(f"world_size must be at least 1, got {world_size}")
     if not chosen or set(chosen) == {"cpu"}:
         return ("cpu",) * world_size
-    if world_size > len(chosen):
-        raise DeviceError(
-            f"{world_size} ranks for {len(chosen)} GPUs ({', '.join(chosen)}): "
-            f"use --ranks {len(chosen)} or less"
-        )
+    if world_size > (most := len(chosen)):
+        problem = f"{world_size} ranks for {most} GPUs ({', '.join(chosen)})"
+        raise DeviceError(f"{problem}: use --ranks {most} or less")
     return chosen[:world_size]

@@ -13,12 +13,7 @@ from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.encoders.base import Encoder, Tiled
 from virnucpro.engines.base import EngineOptions, choose_dtype
 from virnucpro.engines.feeding import pack, rectangles, spread
-from virnucpro.engines.runner import (
-    LARGEST_BUDGET,
-    SMALLEST_BUDGET,
-    BatchEngine,
-    budget_by_memory,
-)
+from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, BatchEngine, budget_by_memory
 
 DIM = 4
 
