@@ -47,9 +47,8 @@ def list_command(obj: dict[str, Any], verbose: bool) -> None:
             state = record.licence
         except ModelError as error:
             state = f"DAMAGED: {error}"
-        kind = "bundled" if record is bundled else "encoder" if record.encoder else "model"
-        total = size(sum(file.size for file in record.files.values()))
-        click.echo(f"{name:<{width}}  {kind:<10}  {total:>8}  {state}")
+        kind = "bundled" if record is bundled else record.kind
+        click.echo(f"{name:<{width}}  {kind:<10}  {size(record.size):>8}  {state}")
         if not (verbose or obj.get("log", {}).get("verbose")):
             continue
         revision = f" at {record.revision}" if record.revision else ""

@@ -227,7 +227,7 @@ class SmallEncoder:
         return np.stack([highest, mean])
 
     def _scratch(self, name: str, *shape: int) -> Floats:
-        """An array of any content, until the thread's next one of this name: fresh memory is slow."""
+        """An array of any content, until the thread's next one of this name; new memory is slow."""
         size, held = math.prod(shape), vars(self._held)
         if name not in held or held[name].size < size:
             held[name] = np.empty(size, dtype=np.float32)

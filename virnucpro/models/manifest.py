@@ -93,6 +93,16 @@ class Manifest:
         for file in self.files.values():
             _must(_SHA256.fullmatch(file.sha256), "sha256", file.sha256)
 
+    @property
+    def kind(self) -> str:
+        """`encoder` or `model`."""
+        return "encoder" if self.encoder else "model"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files.values())
+
     def problem(self, name: str, *, full: bool) -> str:
         """What is wrong with a file, in words; `full` hashes it whatever its time of change."""
         path, file = self.folder / name, self.files[name]

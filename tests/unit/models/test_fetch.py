@@ -47,7 +47,7 @@ def test_only_weights_and_texts_are_planned_and_come(hub, tmp_path):
     names = {path.name for path in installed.folder.iterdir()}
     assert names == {"config.json", "model.safetensors", MANIFEST}
     assert installed.files["model.safetensors"].sha256 == hashlib.sha256(WEIGHTS).hexdigest()
-    assert (installed.revision, installed.licence) == (FIRST, "mit") and installed.encoder
+    assert (installed.revision, installed.licence, installed.kind) == (FIRST, "mit", "encoder")
     assert installed == read_manifest(tmp_path / "encoders" / ESM)
     assert not list(tmp_path.glob(".partial/*"))
 

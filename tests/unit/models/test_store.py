@@ -127,7 +127,7 @@ def test_a_model_directory_says_all_that_decides_scores_and_can_be_installed(own
     assert (spec.name, spec.dim, spec.chunk_nt) == ("own", 24, 400)
     assert (spec.orf_policy, spec.dna.path) == (OrfPolicy("longest", 1), own / "dna.safetensors")
     record = install_local(own, "mine", home)
-    assert (record.licence, record.folder.name) == ("MIT", "mine") and record.model
+    assert (record.kind, record.licence, record.folder.name) == ("model", "MIT", "mine")
     shutil.rmtree(own)
     assert resolve_model("custom", Path("mine"), home).digest == spec.digest
     with pytest.raises(ModelError, match="--model-path"):
