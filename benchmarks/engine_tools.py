@@ -239,7 +239,7 @@ def dna_windows(path: Path, count: int) -> list[str]:
 
 
 def tokens_of(tokenizer, sequences: list[str]) -> list[Tokens]:
-    from virnucpro.engines.feeding import tokenize
+    from virnucpro.engines.base import tokenize
 
     return tokenize(tokenizer, sequences)
 

@@ -380,7 +380,7 @@ def _classify(
     run: Run, store: stream.ScoreStore, numbers: Sequence[int], sizes: Sequence[int]
 ) -> dict[str, int]:
     """Stage 8: merged files -> scores of units, row by row."""
-    from virnucpro.engines.feeding import spread
+    from virnucpro.engines.base import spread
 
     compute, scored = run.settings.compute, 0
     models = LoadedModels(run.devices[0], run.threads)

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from virnucpro.core.device import usable_cpus
 from virnucpro.encoders.small_cpu import SmallEncoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineOptions, choose_dtype
-from virnucpro.engines.feeding import tokenize
-from virnucpro.engines.light import LightEngine
+from virnucpro.engines.base import EngineOptions, LightEngine, choose_dtype, tokenize
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores import kinds
 
