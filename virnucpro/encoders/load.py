@@ -212,8 +212,7 @@ class _Opened:
     """A published network on the meta device; `names` gives its tensors by our slot."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        from virnucpro.encoders.dnabert import Dnabert  # attention kernels take seconds to import
-        from virnucpro.encoders.esm2 import Esm2
+        from virnucpro.encoders.transformer import Dnabert, Esm2  # kernels take long to import
 
         self.checkpoint = Checkpoint(spec.path)
         shapes = self.checkpoint.shapes

@@ -83,7 +83,7 @@ class LoadedModels:
             torch.cuda.set_device(device)
             sys.setswitchinterval(_SWITCH_S)
         if options.dtype == "fp8" and spec.kind == "esm2":
-            from virnucpro.encoders.esm2 import to_fp8
+            from virnucpro.encoders.transformer import to_fp8
 
             encoder = to_fp8(encoder)
         settings = replace(options, feeding_threads=0) if self.is_single_threaded else options
