@@ -137,9 +137,9 @@ def install_random(folder: Path, tokenizer: Path, tiny: bool) -> None:
     """Random weights of the published size as model 500 of a home of its own."""
     from benchmark_job import made_model
     from engine_tools import Bench
+    from virnucpro.models.published import DNA_ENCODER, PROTEIN_ENCODER, needed_files
 
     from virnucpro.models.manifest import write_manifest
-    from virnucpro.models.published import DNA_ENCODER, PROTEIN_ENCODER, needed_files
     from virnucpro.models.store import describe_encoder, install_classifier
 
     made = made_model(Bench(folder / "bench.json", folder / "weights", tiny), tokenizer)
