@@ -15,7 +15,7 @@ from typing import Literal
 
 from virnucpro.core.checkpoint import Outputs
 from virnucpro.core.device import detect_cuda_devices
-from virnucpro.core.errors import DamagedError, InputError, WorkersFailedError
+from virnucpro.core.errors import DamagedError, InputError, UsageError, WorkersFailedError
 from virnucpro.core.files import atomic_write, digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.text import clipped
@@ -90,8 +90,11 @@ def run_prediction(
     check_inputs(read)
     logger.info("Input: %s", clipped(", ".join(shown_name(str(path)) for path in input_files)))
     model = choose_model(settings.model)
-    if compute.dtype == "fp8":
-        stream.refuse_fp8(model, compute.devices[0])
+    if compute.dtype == "fp8" and model.protein.kind != "esm2":
+        problem = f"is for proteins by ESM-2, and {model.name} has another encoder"
+        raise UsageError(f"--precision fp8 {problem}; leave it out, or use -m 300 or -m 500")
+    if compute.dtype == "fp8" and not (device := compute.devices[0]).startswith("cuda"):
+        raise UsageError(f"--precision fp8 needs an H100 or later, not {device}; leave it out")
     keeps_light = model.is_small and not use_v2_architecture and not persistent_models
     needs_torch = not keeps_light or compute.devices != ("cpu",)
     if needs_torch:
