@@ -212,7 +212,7 @@ def _score_staged(
     with run.stage("merging") as counts:
         counts |= merge(run, todo, failures)
     with run.stage("prediction") as counts:
-        counts |= _classify(run, store, {n: k for n, k in todo.items() if n - 1 not in failures})
+        counts |= classify(run, store, {n: k for n, k in todo.items() if n - 1 not in failures})
     return failures
 
 
@@ -377,7 +377,7 @@ def merge(run: Run, todo: Todo, failures: dict[int, str]) -> dict[str, int]:
     return {"files": len(merged), "failed": len(failed_pairs)}
 
 
-def _classify(run: Run, store: stream.ScoreStore, todo: Todo) -> dict[str, int]:
+def classify(run: Run, store: stream.ScoreStore, todo: Todo) -> dict[str, int]:
     """Stage 8: merged files -> scores of units, row by row."""
     from virnucpro.engines.feeding import spread
 
