@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def write_fasta(path: Path, *records) -> Path:
 def write_dna(path: Path, lengths) -> Path:
     """Random records `r0`, `r1` and on."""
     return write_fasta(path, *((f"r{i}", dna(i, n)) for i, n in enumerate(lengths)))
+
+
+def peak_of(work):
+    """What `work()` gives, and the most bytes that were held meanwhile."""
+    tracemalloc.start()
+    try:
+        return work(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def fastq(header, letters):

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import tracemalloc
 import unittest
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
+from runs_here import peak_of
 from staged_files import inline_processes, orf_ids, write_pair, write_pairs, write_published_dna
 from tiny_published import make_tiny_home
 
@@ -159,12 +159,8 @@ class TestParallelMergeIntegration(unittest.TestCase):
 
     def test_memory_efficient_streaming(self):
         pairs = write_pairs(self.out / "features", 110, rows=12)
-        tracemalloc.start()
-        try:
-            merged, _ = parallel_merge_features(*pairs, self.out / "merged", num_workers=2)
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        out = self.out / "merged"
+        (merged, _), peak = peak_of(lambda: parallel_merge_features(*pairs, out, num_workers=2))
         assert len(merged) == 110
         assert peak < sum(path.stat().st_size for path in merged) / 4
         assert not multiprocessing.active_children()

@@ -97,20 +97,13 @@ class TestOnePair(MergeCase):
         protein.write_bytes(protein.read_bytes()[:-200])
         self.expect_none((nucleotide, protein, self.out / "m.pt"), "Failed to load tensors: ")
 
-
-class TestReuse(MergeCase):
-    def setUp(self):
-        super().setUp()
-        self.nucleotide, self.protein = write_pair(self.folder, 1, dims=SMALL)
-        self.output = self.merge()
-
-    def merge(self):
-        return merge_features(self.nucleotide, self.protein, self.out / "output_1_merged.pt")
-
     def test_changed_input_is_merged_again(self):
-        write_protein_features(self.protein, embeddings(orf_ids(1), 4, seed=99))
-        esm = read_protein_features(self.protein)
-        np.testing.assert_array_equal(read_merged(self.merge()).vectors[:, 3:], esm.vectors)
+        files = (*write_pair(self.folder, 1, dims=SMALL), self.out / "output_1_merged.pt")
+        merge_features(*files)
+        esm = embeddings(orf_ids(1), 4, seed=99)
+        write_protein_features(files[1], esm)
+        merged = read_merged(merge_features(*files))
+        np.testing.assert_array_equal(merged.vectors[:, 3:], esm.vectors)
 
 
 class TestManyPairs(MergeCase):

@@ -70,15 +70,17 @@ def are_mine(out, names):
 
 
 @pytest.mark.parametrize("words", [[], ["--parallel"], ["-k", "--staged"], ["--force"]])
-def test_an_input_that_was_refused_may_be_mended(tmp_path, predict, words):
-    path, out = write_fasta(tmp_path / "s.fa", ("a", 1), ("b", "AC?GT")), tmp_path / "out"
+def test_a_run_of_an_input_that_was_refused_leaves_nothing(tmp_path, predict, words):
+    path, out = write_fasta(tmp_path / "s.fa", ("a", 1), ("b", "AC?GT")), tmp_path / "new" / "out"
     predict(path, "-o", out, *words, code=3)
-    assert [entry.name for entry in out.iterdir()] == [".virnucpro.lock"]
+    assert not out.parent.exists()
+    put(out, ["notes.txt"])
+    for more in ([], ["--paired"]):  # which fails before the ledger is begun
+        predict(path, path, *more, "-o", out, *words, "--force", code=2 if more else 3)
+        assert [entry.name for entry in out.iterdir()] == ["notes.txt"]
     write_fasta(path, ("a", 1), ("b", 2))
-    predict(path, "-o", out, code=0)
+    predict(path, "-o", out, "--force", code=0)
 
-
-# An input among the files that a run removes
 
 OWN = "a file of the run in"
 
@@ -145,8 +147,6 @@ def test_standard_input_may_not_come_from_a_file_that_force_removes(copy, refuse
     with standard_input(out / "viral.fasta"):
         refused(out, 2, OWN, "/dev/stdin", "--force")
 
-
-# An input that became empty, or something else
 
 EMPTY = {"nothing": b"", "blank lines": b"\n\n  \n", "an empty gzip": gzip.compress(b"")}
 BROKEN = {
@@ -230,8 +230,6 @@ def test_the_same_name_in_another_directory_is_another_file(
     monkeypatch.chdir(tmp_path / "two")
     refused(tmp_path / "out", 2, "holds a run of in.fa", "in.fa", "--resume")
 
-
-# Files of others
 
 NAMES = (
     "records.tsv", "contigs.tsv", "orfs.bin", "input_1", "run_record.json", "calls.tsv",
@@ -349,6 +347,14 @@ def test_what_a_run_removed_itself_is_its_own_no_more(copy, made, predict):
         assert done.exit_code in ((0, 2) if flags else (0,)) and are_mine(out, names)
 
 
+def test_a_file_of_others_that_clashes_is_named_at_once(made, tmp_path, refused):
+    out = tmp_path / "out"
+    put(out, ["notes.txt"])
+    refused(out, 2, "holds files of others (notes.txt); choose another", made / "s.fa")
+    put(out, ["calls.tsv"])
+    refused(out, 2, "calls.tsv is there already", made / "s.fa")
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -360,9 +366,6 @@ def test_files_of_others_are_found_before_any_work(made, tmp_path, refused, name
     out = tmp_path / "out"
     put(out, [name], '{"tool": "virnucpro", "format": 1}')
     refused(out, 2, "is there already", made / "s.fa", "--force", "-k", report=True)
-
-
-# run.json lost
 
 
 def lose(out, how):
@@ -400,9 +403,6 @@ def test_a_run_whose_run_json_was_lost_is_as_protected_as_before(copy, made, pre
     refused(out, 1, "chunks.tsv: ", made / "s.fa", "--resume")
     predict(made / "other.fa", "-o", out, "--force", code=0)
     assert not (out / "s_merged").exists() and are_mine(out, ["thesis.doc"])
-
-
-# The report
 
 
 @pytest.mark.parametrize("name", ["report.html", "virnucpro_mqc.json"])

@@ -15,9 +15,6 @@ LONG = "x" * 50_000
 MOST_LETTERS = 200
 
 
-# Settings, training configurations and messages do not grow
-
-
 DOUBLED = "".join(f"  - &n{i} [{f'*n{i - 1},' * 9 if i else 'x'}]\n" for i in range(12))
 GROWING = {
     "lists": "prediction:\n" + DOUBLED,
@@ -99,9 +96,6 @@ def test_messages_about_flags_stay_short(home, tmp_path, monkeypatch, words):
     result = run(*words)
     assert result.exit_code in (2, 4)
     assert len(result.output) < 8 * MOST_LETTERS, result.output[:3_000]
-
-
-# What can be read once is not read twice
 
 
 @pytest.mark.timeout(60)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+import sys
 from unittest.mock import patch
 
 import pytest
@@ -10,7 +11,6 @@ import torch
 from runs_here import predict_here, write_dna
 
 from virnucpro.core import device
-from virnucpro.core import device as devices
 from virnucpro.core.device import usable_cpus, validate_and_get_device
 from virnucpro.core.errors import DeviceError, OutputError, UsageError, WorkersFailedError
 from virnucpro.pipeline import multi_gpu_inference, prediction, workers
@@ -85,14 +85,6 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch, world, devices):
         choose_devices(world, devices)
 
 
-@pytest.fixture
-def gpus(monkeypatch):
-    def pretend(count):
-        monkeypatch.setattr(devices, "detect_cuda_devices", lambda: list(range(count)))
-
-    return pretend
-
-
 @pytest.mark.parametrize(
     ("name", "count", "expected"),
     [
@@ -100,14 +92,14 @@ def gpus(monkeypatch):
         ("cuda:1", 2, "cuda:1"), ("1", 2, "cuda:1"), (" CUDA:1 ", 2, "cuda:1"),
     ],
 )  # fmt: skip
-def test_device_names(gpus, name, count, expected):
-    gpus(count)
+def test_device_names(monkeypatch, name, count, expected):
+    monkeypatch.setattr(device, "detect_cuda_devices", lambda: list(range(count)))
     assert validate_and_get_device(name) == torch.device(expected)
 
 
 @pytest.mark.parametrize("name", ["cuda:3", "3", "gpu", "cuda:x", "-1", "cuda:-1"])
-def test_device_that_is_not_there(gpus, name):
-    gpus(1)
+def test_device_that_is_not_there(monkeypatch, name):
+    monkeypatch.setattr(device, "detect_cuda_devices", lambda: [0])
     with pytest.raises(DeviceError if name in ("cuda:3", "3") else UsageError):
         validate_and_get_device(name)
 
@@ -117,8 +109,8 @@ def kernel(tmp_path, monkeypatch):
     """`kernel(cgroup, files)`: 8 CPUs by affinity, and what the kernel says of control groups."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.setattr(devices, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(devices, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(device, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(device, "GROUPS", tmp_path / "groups")
 
     def say(cgroup, files):
         for name, text in {"proc/cgroup": "\n".join(cgroup), **files}.items():
@@ -161,3 +153,10 @@ def test_slurm_allocation_bounds_the_cpus(monkeypatch):
     assert usable_cpus() == 1
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "0")
     assert usable_cpus() >= 1
+
+
+def test_a_gpu_that_is_not_there_is_told_without_torch_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(device, "DRIVER_FILES", ())
+    with pytest.raises(DeviceError, match="GPUs seen: none"):
+        validate_and_get_device("cuda")

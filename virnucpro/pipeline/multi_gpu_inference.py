@@ -17,11 +17,11 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import detect_cuda_devices
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.files import digest_of, sha256_file, write_json
+from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import GivenUp
-from virnucpro.scores.scorer import EmbeddingOptions
 
 log = logging.getLogger("virnucpro.pipeline.multi_gpu")
 
@@ -54,7 +54,7 @@ def run_multi_gpu_inference(
     reuse, repair = config.enable_checkpointing, config.force_restart
     ledger = Ledger(Path(root), folder / "ledger", reuse, repair)
     is_half = compute.dtype in ("auto", "float16")
-    options = EmbeddingOptions(
+    options = EngineOptions(
         engine="packed" if compute.packing else "padded",
         dtype="float32" if is_half and not model_config.get("enable_fp16", True) else compute.dtype,
         token_budget=config.token_budget,
@@ -117,7 +117,7 @@ def run_multi_gpu_inference(
         "given_up": {str(number): one.reason for number, one in given_up.items()},
     })  # fmt: skip
     if known := next(filter(None, stats), None):
-        said = {"float16": "FP16", "varlen kernels": "FlashAttention varlen"}
+        said = {"float16": "FP16", "triton kernels": "FlashAttention varlen"}
         numbers, kernels = known["dtype"], f"{known['backend']} kernels"
         words = said.get(numbers, numbers), said.get(kernels, kernels)
         log.info("  Features: %s, %s, stride-based sharding", *words)

@@ -19,6 +19,7 @@ from virnucpro.core.errors import DamagedError, InputError, UsageError, WorkersF
 from virnucpro.core.files import atomic_write, digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.text import clipped
+from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline import features, stream
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.final_tables import write_final_tables
@@ -48,7 +49,7 @@ from virnucpro.pipeline.settings import PredictionSettings
 from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
-from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels, Scorer
+from virnucpro.scores.scorer import LoadedModels, Scorer
 from virnucpro.sequences.fasta import read_fasta, write_fasta
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -222,7 +223,7 @@ def _file_wise(
     """v1: one split file after another goes to a worker on each device, in padded batches."""
     paths, compute = run.paths, run.settings.compute
     budget, spec = compute.token_budget(slot), getattr(run.model, slot)
-    options = EmbeddingOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
+    options = EngineOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
     units = _to_make(run, slot, todo, "file-wise")
     files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
     counts = {"files": 0, "kept": len(todo) - len(files), "failed": 0, "tokens": 0}

@@ -17,11 +17,13 @@ from virnucpro.core.device import device_name, usable_cpus
 from virnucpro.core.errors import DamagedError, DeviceError, InputError, UsageError
 from virnucpro.core.records import Record, Status
 from virnucpro.core.text import duration
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.calls import Caller, ModelTables
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources, sampler
+from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.run import (
     CALLS,
@@ -33,9 +35,10 @@ from virnucpro.pipeline.run import (
     remember,
 )
 from virnucpro.pipeline.settings import Compute, default_home
+from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer, finished
+from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer, finished
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -55,8 +58,8 @@ class ScoreJob:
     """Score the distinct ORFs of a unit: a `Job`, see `Scorer`."""
 
     model: ModelSpec
-    dna: EmbeddingOptions
-    protein: EmbeddingOptions
+    dna: EngineOptions
+    protein: EngineOptions
     classifier_batch: int = 256
 
     def task(self, models: LoadedModels) -> Scorer:
@@ -66,7 +69,7 @@ class ScoreJob:
 
 def score_job(model: ModelSpec, compute: Compute) -> ScoreJob:
     """The job of a run, wherever it is done."""
-    options = EmbeddingOptions(
+    options = EngineOptions(
         engine=None if compute.packing else "padded", dtype=compute.dtype,
         pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
     )  # fmt: skip
@@ -202,9 +205,9 @@ class DirectScorer:
     """A model, loaded once on one device, without files: for a few thousand records."""
 
     def __init__(
-        self, model: ModelSpec, device: str = "cpu", options: EmbeddingOptions | None = None
+        self, model: ModelSpec, device: str = "cpu", options: EngineOptions | None = None
     ) -> None:
-        options = options or EmbeddingOptions()
+        options = options or EngineOptions()
         self.model, self._job = model, ScoreJob(model=model, dna=options, protein=options)
         self._here = InProcess(device_name(device))
         self.executor: Executor = self._here
@@ -300,13 +303,13 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
         if compute.dtype == "fp8":
             run.data["agreement"] = try_fp8(run, job, executor)
-        log = ReadLog()
-        records = read_sources(run.sources, log)
-        pace = Pace()
+        log, pace = ReadLog(), Pace()
+        scores_here = device == "cpu" and not isinstance(executor, NoExecutor)
+        workers = 1 if scores_here and run.threads < FEWEST_WORKERS else run.threads
         ahead = [0]  # ORFs read so far, with which share of the input's bytes
 
         def read_ahead() -> Iterator[Unit | Shard]:
-            for event in input_pass(records, run.rules, run.per_unit, run.threads):
+            for event in read_inputs(run.sources, run.rules, run.per_unit, workers, log):
                 ahead[0] += len(event) if isinstance(event, Unit) else 0
                 yield event
 

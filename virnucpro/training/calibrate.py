@@ -48,40 +48,42 @@ CELLULAR_AS_VIRUS, NULL_AS_VIRUS, REAL_AS_NULL = 0.03, 0.006, 0.01
 
 # Scores of chunks (chunks, columns), their lengths (nt) and records, (chunks,), and the records'
 # lengths (n,), as `Calibration.contigs` takes them.
-_Chunks = tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+Chunks = tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 class _Records(NamedTuple):
     """n records of one length."""
 
     length_nt: int
-    scored: _Chunks
+    scored: Chunks
     target: NDArray[np.int64]  # (n,)
     group: NDArray[np.str_]  # (n,)
     weight: Floats  # (n,)
 
 
-def _scored(
-    score: Score, drawn: Sequence[LabelledWindows], chunk_nt: int, starts: Sequence[int] = ()
-) -> _Records:
+def _scored(score: Score, drawn: Sequence[LabelledWindows], chunk_nt: int) -> _Records:
     """Windows of one length, chunk by chunk; each side weighs the same, and each set in it."""
     bases = np.concatenate([w.bases for w in drawn])
+    labels = [label for w in drawn for label in w.labels]
+    sides = [w.labels[0].target for w in drawn]
+    of_set = [0.0 if side == NULL else 0.5 / sides.count(side) for side in sides]
+    sizes = np.array([len(w.labels) for w in drawn])
+    return _Records(
+        bases.shape[1], _in_chunks(score, bases, chunk_nt),
+        np.array([label.target for label in labels]), np.array([label.group for label in labels]),
+        np.repeat(of_set / sizes, sizes),
+    )  # fmt: skip
+
+
+def _in_chunks(score: Score, bases: Bases, chunk_nt: int) -> Chunks:
+    """Windows (n, nt), cut and scored."""
     n, length_nt = bases.shape
     chunk_nt = min(chunk_nt, length_nt)
-    starts = starts or [start for start, _ in even_windows(length_nt, chunk_nt)]
+    starts = [start for start, _ in even_windows(length_nt, chunk_nt)]
     cut = np.stack([bases[:, start : start + chunk_nt] for start in starts], axis=1)
-    scores = score(cut.reshape(-1, chunk_nt)).astype(np.float64)
-    of = np.repeat(np.arange(n), len(starts))
-    labels = [label for w in drawn for label in w.labels]
-    sides, weight = [w.labels[0].target for w in drawn], list[float]()
-    for side, w in zip(sides, drawn, strict=True):
-        share = 0.0 if side == NULL else 0.5 / sides.count(side)
-        weight += [share / len(w.labels)] * len(w.labels)
-    return _Records(
-        length_nt, (scores, np.full(len(of), chunk_nt), of, np.full(n, length_nt)),
-        np.array([label.target for label in labels]), np.array([label.group for label in labels]),
-        np.array(weight),
-    )  # fmt: skip
+    of, rows = np.repeat(np.arange(n), len(starts)), cut.reshape(-1, chunk_nt)
+    scores = score(rows).astype(np.float64) if n else np.empty((0, 3 + COLUMNS))
+    return scores, np.full(len(of), chunk_nt), of, np.full(n, length_nt)
 
 
 def calibrated(
@@ -111,14 +113,12 @@ def fit_calibration(
     single = [records for nt in CHUNK_LENGTHS for records in drawn(nt, nt, count)]
     if not single:
         return Calibration()
-    fits = [_platt(records) for records in single]
+    slopes, intercepts = zip(*map(_platt, single), strict=True)
     real = np.concatenate([s.scored[0][s.target != NULL, 2] for s in single])
     calibration = Calibration(
-        lengths_nt=tuple(float(s.length_nt) for s in single),
-        slope=tuple(a for a, _ in fits),
-        intercept=tuple(b for _, b in fits),
+        lengths_nt=tuple(float(s.length_nt) for s in single), slope=slopes, intercept=intercepts,
         null_above=float(np.clip(np.quantile(real, 1 - REAL_AS_NULL), 0.1, 0.9)),
-    )
+    )  # fmt: skip
     contigs = [
         records for nt in CONTIG_LENGTHS if nt >= chunk_nt
         for records in drawn(nt, chunk_nt, count // 4)
@@ -145,10 +145,8 @@ def fit_calibration(
             bounded.append((as_called[is_kind], NULL_AS_VIRUS))
         least = [_exceeded_by(rate, values) + 1e-6 for values, rate in bounded]
         limits.append(min(max(SURE, *least), 0.999))
-    return replace(
-        calibration, limit_lengths_nt=tuple(float(s.length_nt) for s in at),
-        virus_above=tuple(limits),
-    )  # fmt: skip
+    lengths = tuple(float(records.length_nt) for records in at)
+    return replace(calibration, limit_lengths_nt=lengths, virus_above=tuple(limits))
 
 
 def _exceeded_by(rate: float, values: Floats) -> float:
@@ -272,36 +270,38 @@ def fit_mix(
     parts = [Part(True, TRAINING_SHARE / len(viral)) for _ in viral]
     parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / nt) for c in classes]
 
-    def scored(of_mates: bool, windows: LabelledWindows) -> _Chunks:
-        if not windows.labels:
-            none = np.empty(0, np.int64)
-            return np.empty((0, 3 + COLUMNS)), none, none, none
-        if not of_mates:
-            return _scored(score, [windows], chunk_nt).scored
-        scores, lengths, _, sizes = _scored(score, [windows], MATE_NT, (0, MATE_NT)).scored
-        return scores, lengths, np.arange(len(scores)), sizes
-
     rng = np.random.default_rng([CALIBRATION_SEED, 0])
-    mates = [scored(True, draw_mates(corpus, _OF_MIX * count, rng)) for corpus in viral + classes]
+    mates = [
+        _in_chunks(score, draw_mates(c, _OF_MIX * count, rng).bases.reshape(-1, MATE_NT), MATE_NT)[
+            :3
+        ]
+        for c in viral + classes
+    ]
+
+    def pairs(calibration: Calibration) -> list[Scored]:
+        return [
+            score_records(calibration, kinds, *of, np.full(len(of[0]) // 2, 2 * MATE_NT), True)
+            for of in mates
+        ]
+
     alone = replace(
         calibration, pair_gain=0.0, pair_of_kind=0.0, pair_of_host=0.0, pair_intercept=0.0
     )
-    calibration = fit_pairs(
-        alone, parts, [score_records(alone, kinds, *some, are_pairs=True) for some in mates]
-    )
-    pairs = [score_records(calibration, kinds, *some, are_pairs=True) for some in mates]
+    calibration = fit_pairs(alone, parts, pairs(alone))
     kept = {}
     for length_nt in MIX_LENGTHS:
         rng = np.random.default_rng([CALIBRATION_SEED, length_nt])
         n = max(1, _OF_MIX * count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
-        drawn = [draws.draw_windows(corpus, "", length_nt, n, rng) for corpus in viral + classes]
-        found = [score_records(calibration, kinds, *scored(False, windows)) for windows in drawn]
+        found = [
+            score_records(calibration, kinds, *_in_chunks(score, windows.bases, chunk_nt))
+            for windows in (draws.draw_windows(c, "", length_nt, n, rng) for c in viral + classes)
+        ]
         sides = {part.is_viral for part, some in zip(parts, found, strict=True) if len(some.p)}
         if len(sides) == 2:  # without viruses, or classes, that are long, shorter ones have to do
             kept[length_nt] = found
     if not kept:
         return calibration
-    tables = class_tables(parts, [*kept.values(), pairs], len(kinds.hosts))
+    tables = class_tables(parts, [*kept.values(), pairs(calibration)], len(kinds.hosts))
     shares = np.array([part.share for part in parts if not part.is_viral])
     tables |= {"lengths_nt": np.array([*kept]), "shares": shares / shares.sum()}
     mix = Mix.of({name: table.round(4).tolist() for name, table in tables.items()})

@@ -226,12 +226,7 @@ def test_odd_archives_are_refused(tmp_path, case, refused):
 
 @pytest.mark.parametrize(
     "tensor",
-    [
-        torch.eye(4).to_sparse(),
-        torch.zeros(4, dtype=torch.int32),
-        torch.zeros(1).expand(4),
-        "text",
-    ],
+    [torch.eye(4).to_sparse(), torch.zeros(4, dtype=torch.int32), torch.zeros(1).expand(4), "text"],
     ids=["sparse", "integers", "expanded", "text"],
 )
 def test_what_is_no_plain_tensor_of_floats_is_no_classifier(tmp_path, tensor):

@@ -8,13 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_published import (
-    WIDTH,
-    classifier_state,
-    install_published,
-    write_classifier,
-    write_dna,
-)
+from tiny_published import WIDTH, classifier_state, install_published, write_classifier, write_dna
 
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.models import store

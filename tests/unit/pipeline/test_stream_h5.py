@@ -2,13 +2,13 @@
 
 import os
 import pickle
-import tracemalloc
 import zipfile
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from runs_here import peak_of
 from staged_files import embeddings, orf_ids, write_published_dna
 
 from virnucpro.core.errors import OutputError
@@ -105,12 +105,7 @@ def test_memory_is_that_of_one_file_not_of_all(tmp_path):
     flat = [seq_id for names in ids for seq_id in names]
     h5, _ = write_shards(tmp_path / "e.h5", flat, dim=dim)
     one_file = per_file * dim * 4
-    tracemalloc.start()
-    try:
-        _stream_h5_to_pt_files(h5, tmp_path / "out", paths)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    _, peak = peak_of(lambda: _stream_h5_to_pt_files(h5, tmp_path / "out", paths))
     assert one_file < peak < 6 * one_file < h5.stat().st_size / 3
 
 

@@ -48,13 +48,10 @@ def fitted(sets) -> Calibration:
 
 
 def _drawn(sets, length, count, nulls, seed):
-    drawing = Drawing(lengths=(length,), count=count, null_count=nulls, seed=seed)
-    for windows in dev_windows(sets, drawing):
+    for windows in dev_windows(sets, Drawing((length,), count, nulls, seed)):
         n = len(windows.labels)
-        yield (
-            windows,
-            (_too_sure(windows.bases), np.full(n, length), np.arange(n), np.full(n, length)),
-        )
+        sizes = np.full(n, length)
+        yield windows, (_too_sure(windows.bases), sizes, np.arange(n), sizes)
 
 
 def test_probabilities_become_honest(sets, fitted):
@@ -85,10 +82,6 @@ def test_longer_contigs_become_more_certain(sets, fitted):
         assert found.limit_lengths_nt == (150, 300, 500, 1000, 2000, 5000)
 
 
-def test_one_class_alone_gives_no_calibration(sets):
-    assert fit_calibration(_too_sure, {"a": sets["dev_virus"]}, 20, 500) == Calibration()
-
-
 GROUPS = ("bacteria", "plant", "RNA virus: Potyviridae", "null")
 # Shares of A, C, G and T: A and T speak for a virus, and bacteria have more of them than plants.
 LETTERS = {
@@ -100,14 +93,12 @@ LETTERS = {
 
 def classes() -> dict[str, Corpus]:
     rng = np.random.default_rng(3)
-    return {
-        name: Corpus.of([
-            (Label(VIRUS if name == "virus" else OTHER, name, name), f"{name}{i}",
-             rng.choice(4, 4000, p=p).astype(np.uint8))
-            for i in range(3)
-        ])
-        for name, p in LETTERS.items()
-    }  # fmt: skip
+    found = {}
+    for name, p in LETTERS.items():
+        label = Label(VIRUS if name == "virus" else OTHER, name, name)
+        letters = rng.choice(4, (3, 4000), p=p).astype(np.uint8)
+        found[name] = Corpus.of((label, f"{name}{i}", row) for i, row in enumerate(letters))
+    return found
 
 
 def score(bases: np.ndarray) -> np.ndarray:
@@ -147,8 +138,9 @@ def test_each_class_is_measured():
     assert mix.cellular[0][0][3] > 2 * mix.cellular[0][1][3]
 
 
-def test_without_classes_or_viruses_nothing_is_measured():
+def test_without_classes_or_viruses_nothing_is_measured(sets):
     known = Calibration()
+    assert fit_calibration(_too_sure, {"a": sets["dev_virus"]}, 20, 500) == known
     only = {name: corpus for name, corpus in classes().items() if name != "virus"}
     assert fit_mix(known, score, only, GROUPS, 500, 20) == known
     assert fit_mix(known, score, classes(), ("RNA virus: Potyviridae",), 500, 20).mix == Mix()
