@@ -47,10 +47,12 @@ def one_pass(path: Path, workers: int) -> None:
     from virnucpro.pipeline.run import choose_model
     from virnucpro.pipeline.settings import ModelChoice
     from virnucpro.pipeline.side_by_side import read_inputs
+    from virnucpro.sequences.read_log import ReadLog
 
     model = choose_model(ModelChoice())
     rules = Rules(model.chunk_nt, model.orf_policy)
-    for _ in read_inputs(plan_sources([path], {}, paired=False), rules, 10_000, workers):
+    sources = plan_sources([path], {}, paired=False)
+    for _ in read_inputs(sources, rules, 10_000, workers, ReadLog()):
         pass
 
 
