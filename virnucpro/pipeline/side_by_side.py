@@ -23,6 +23,7 @@ from virnucpro.sequences.streams import TextStream, open_unpacked
 
 LEAST_BYTES = 1 << 25  # of all inputs as they lie: less is read before processes have started
 MOST_BYTES = 1 << 26  # of a shard's text; where records are longer, it is chunks that fill one
+MOST_WORKERS = 8  # this process cannot name the records of more
 
 Task = tuple[list[Source], int, Rules, int]
 # Columns of its records; chunks; ORFs; of each unit DNA and then proteins, a line each, and rows;
@@ -79,7 +80,7 @@ def _shards(
     sources: Sequence[Source], rules: Rules, per_unit: int, workers: int, log: ReadLog
 ) -> Iterator[tuple[Shard, list[Unit]]]:
     """Shards that processes have read, under ids that are unique, with units without numbers."""
-    met = ReadLog(is_silent=log.is_silent)
+    met, workers = ReadLog(is_silent=log.is_silent), min(workers, MOST_WORKERS)
 
     def windows() -> Iterator[list[Task]]:
         texts = _texts(sources, log, met)
