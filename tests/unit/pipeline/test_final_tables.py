@@ -96,6 +96,20 @@ def test_a_provirus_in_a_host_contig_is_counted_with_its_interval_and_sequence(t
     ]  # fmt: skip
 
 
+def test_both_fasta_files_are_what_checkv_takes(tmp_path):
+    """CheckV asks for ids up to the first blank that occur once, and letters behind each."""
+    contigs = [("host", [0.02] * 30 + [0.99] * 4 + [0.02] * 30), ("phage", [0.99])]
+    run = make_run(tmp_path, {"x": contigs, "y": contigs})
+    write_final_tables(run)
+    out = run.paths.output_dir
+    text = (out / "viral.fasta").read_text() + (out / "regions.fasta").read_text()
+    records = [record.partition("\n") for record in text.split(">")[1:]]
+    assert [header.split()[0] for header, _, _ in records] == [
+        "phage", "phage__2", "host|viral_region_1", "host__2|viral_region_1"
+    ]  # fmt: skip
+    assert all(set(letters) == set("ACGT\n") for _, _, letters in records)
+
+
 def test_rates_belong_to_the_sample(tmp_path):
     """The same score is worth more among viruses than among hosts."""
     rich = [(f"v{i}", [0.95]) for i in range(200)] + [("a", [0.8])]
