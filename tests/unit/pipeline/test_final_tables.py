@@ -30,7 +30,8 @@ def make_run(tmp_path, samples, calling=None, mates=1):
             with inputs[-1].open("w") as fasta:
                 for seq_id, scores in contigs:
                     fasta.write(f">{seq_id}\n{'ACGTA' * 100 * max(1, len(scores))}\n")
-                    calls.write(call_row(seq_id, scores, sample).line(seq_id, -1))
+                    joint_id = seq_id if len(inputs) == 1 else f"{seq_id}__{len(inputs)}"
+                    calls.write(call_row(seq_id, scores, sample).line(joint_id, -1))
                     track.writelines(row.line() for row in chunk_rows(seq_id, scores, sample))
     sources = plan_sources(inputs, {}, paired=False)
     return SimpleNamespace(
