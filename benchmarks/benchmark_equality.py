@@ -27,7 +27,6 @@ from tests.checkpoints import (
     write_safetensors,
 )
 from tests.unit.encoders import test_dnabert, test_esm2
-from virnucpro.encoders.base import collate
 from virnucpro.encoders.load import load_encoder
 from virnucpro.models.specs import EncoderSpec
 
@@ -38,7 +37,7 @@ def load(kind, folder, dim):
 
 
 def row(encoder, items, theirs, name, reference):
-    difference = test_esm2.largest_difference(hidden_states(encoder, collate(items)), theirs)
+    difference = test_esm2.largest_difference(hidden_states(encoder, items), theirs)
     largest = max(float(states.abs().max()) for states in theirs)
     return {
         "network": name,

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from benchmarks.engine_tools import differences
-from virnucpro.encoders.base import collate
 from virnucpro.encoders.dnabert import Dnabert
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.engines.base import EngineOptions
@@ -70,7 +69,7 @@ def vectors(encoder, kind, items, budget):
 def compared(name, network, items, cases):
     """A row for each layout and for each way to batch."""
     encoder = random_network(network)
-    reference = {row: encoder(collate([item]))[0].numpy() for row, item in enumerate(items)}
+    reference = {row: encoder([item])[0].numpy() for row, item in enumerate(items)}
     encoder = half(encoder)
     for title, kind, budget, short in cases:
         type(encoder).short_tokens = short

@@ -23,9 +23,9 @@ import torch
 
 from benchmarks.result_file import keep
 from virnucpro.core.records import Record
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.stream import DirectScorer
-from virnucpro.scores.scorer import EmbeddingOptions
 from virnucpro.sequences.fasta import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +65,7 @@ def measure(records: list[Record], way: tuple[str, str, int], first: dict) -> di
     torch.set_num_threads(threads)
     load = round(os.getloadavg()[0], 2)
     model = resolve_model("mini", None, Path("no-home"))
-    scorer = DirectScorer(model, "cpu", EmbeddingOptions(engine=engine, dtype=dtype))
+    scorer = DirectScorer(model, "cpu", EngineOptions(engine=engine, dtype=dtype))
     list(scorer.score(records[:32]))
     rounds = [timed(lambda: list(scorer.score(records))) for _ in range(ROUNDS)]
     [(shard, vectors)] = scorer.vectors(records)

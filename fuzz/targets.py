@@ -113,7 +113,7 @@ def _repacked(folder: Path, data: bytes) -> None:
 def _alignments(folder: Path, data: bytes) -> None:
     path = _put(folder, "in.bam", data)
     if alignment_format(path) in ("BAM", "SAM"):
-        for record in read_alignments(path):
+        for record in read_alignments(path, ReadLog()):
             if len(record.sequence) > _KEPT_NT:
                 break
 

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from virnucpro.encoders.attention import TransformerEncoder
-from virnucpro.encoders.base import Batch, Rectangle
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 OUTLIER = 5
@@ -198,15 +197,8 @@ def _write_config(folder: Path, config: dict[str, object]) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def hidden_states(encoder: TransformerEncoder, batch: Batch) -> list[Tensor]:
-    """Last hidden states of each sequence: n tensors (tokens, dim), in batch order."""
-    layout = encoder.lay_out(batch).to(encoder.device)
-    return split(layout, encoder.hidden(layout))
-
-
-def split(layout: Batch | Rectangle, values: Tensor) -> list[Tensor]:
-    """Values (T, ...) of the tokens of each sequence: n tensors (tokens, ...), in batch order."""
-    if isinstance(layout, Batch):
-        return list(torch.split(values, layout.cu_seqlens.diff().tolist()))
-    rows = zip(layout.rows(values), layout.lengths.tolist(), strict=True)
+def hidden_states(encoder: TransformerEncoder, items) -> list[Tensor]:
+    """Last hidden states of each sequence: n tensors (tokens, dim), in order; plain path."""
+    layout = encoder.lay_out(items).to(encoder.device)
+    rows = zip(layout.rows(encoder.hidden(layout)), layout.lengths.tolist(), strict=True)
     return [row[:length] for row, length in rows]

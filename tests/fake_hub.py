@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import torch
 from tiny_published import classifier_state
 
-from virnucpro.models import fetch, published
+from virnucpro.models import fetch, specs
 
 
 class FakeHub:
@@ -42,10 +42,9 @@ class FakeHub:
         torch.save(classifier_state(), buffer)
         data = buffer.getvalue()
         blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        entry = published.PublishedClassifier(chunk_nt=500, file="500_model.pth", blob=blob)
-        monkeypatch.setitem(published.CLASSIFIERS, "500", entry)
-        place = published.CLASSIFIER_REPOSITORY, published.CLASSIFIER_REVISION
-        self.offer(*place, **{entry.file: data})
+        monkeypatch.setitem(specs.CLASSIFIERS, "500", ("500_model.pth", blob))
+        place = specs.CLASSIFIER_REPOSITORY, specs.CLASSIFIER_REVISION
+        self.offer(*place, **{"500_model.pth": data})
 
     def files(self, repository, revision):
         commit = self.main.get(repository) if revision == "main" else revision

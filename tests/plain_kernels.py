@@ -1,4 +1,4 @@
-"""The contracts of `models/kernels.py` in plain PyTorch, for a machine that cannot run them."""
+"""The contracts of `encoders/kernels.py` in plain PyTorch, for a machine that cannot run them."""
 
 import itertools
 
@@ -20,11 +20,11 @@ def add_norm(states, update, norm, keep=True, fp8=False):
 def attend(qkv, where):
     """One sequence after the other; tokens of none hold NaN, as the kernel may leave anything."""
     out = torch.full((len(qkv), qkv.shape[1] // 3), float("nan"), device=qkv.device).to(qkv.dtype)
-    assert all(x.dtype == torch.int32 for x in (where.bounds, where.tiles))
+    bounds, tiles = where.layout.cu_seqlens, where.layout.tiles
+    assert bounds.dtype == tiles.dtype == torch.int32
     width = qkv.shape[1] // (3 * where.heads)
-    covered = {tuple(tile) for tile in where.tiles.tolist()}
-    bounds = where.bounds.tolist()
-    for i, (a, b) in enumerate(itertools.pairwise(bounds)):
+    covered = {tuple(tile) for tile in tiles.tolist()}
+    for i, (a, b) in enumerate(itertools.pairwise(bounds.tolist())):
         q, k, v = qkv[a:b].float().view(b - a, 3, where.heads, width).permute(1, 2, 0, 3)
         mask = None
         if where.turns is not None:

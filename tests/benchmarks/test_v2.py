@@ -8,18 +8,18 @@ import numpy as np
 from bench_models import coding_contigs, proteins, seconds_of, write_fasta
 from runs_here import predict_here, rows_of
 
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors
 from virnucpro.pipeline.multi_gpu_inference import choose_devices
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import InProcess
 from virnucpro.pipeline.workers import Workers, WorkerSettings
-from virnucpro.scores.scorer import EmbeddingOptions
 
 JOB_OF_A_GPU = 10_000  # sequences; below, loading outweighs the work
 CPU_TOLERANCE, GPU_TOLERANCE = 1e-5, 1e-2
 UNITS = 16
-PACKED = EmbeddingOptions(engine="packed")
+PACKED = EngineOptions(engine="packed")
 
 
 def predict(fasta, out, home, *, v2, resume=False):

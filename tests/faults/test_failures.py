@@ -10,6 +10,7 @@ from runs_here import dna, facts, predict_with, rows_of, write_fasta
 from staged_files import embeddings
 
 from virnucpro.core.errors import VirNucProError
+from virnucpro.core.text import counted
 from virnucpro.pipeline import features
 from virnucpro.scores import scorer
 
@@ -90,7 +91,7 @@ def test_a_record_that_lacks_scores_is_failed_and_mended(
 
     missing = sum(int(row["orfs"]) for row in undisturbed.values()) - len(scored)
     named = (out / "failed_files.txt").read_text()
-    assert f"{len(lost)} records failed: {missing} ORFs without a score" in named
+    assert f"{counted(len(lost), 'record')} failed: {counted(missing, 'ORF')} without" in named
     assert all(len(line.split("|")) == 3 for line in named.splitlines())
     assert named.splitlines()[0].endswith("poison / in it")
     assert facts(out)["status"] == "partial"

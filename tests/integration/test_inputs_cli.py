@@ -129,11 +129,12 @@ def test_ids_belong_to_a_sample_and_errors_name_what_was_given(tmp_path, caplog)
 def test_without_pysam_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pysam", None)
     with pytest.raises(InputError, match=r"pip install 'virnucpro\[bam\]'"):
-        next(read_alignments(tmp_path / "x.bam"))
+        next(read_alignments(tmp_path / "x.bam", ReadLog()))
 
 
 def test_mates_are_not_paired_twice(tmp_path):
-    path = tmp_path / "x.bam"
-    path.write_bytes(b"CRAM\x03")
+    paths = [tmp_path / "x.bam", tmp_path / "y.bam"]
+    for path in paths:
+        path.write_bytes(b"CRAM\x03")
     with pytest.raises(InputError, match="drop --paired"):
-        next(read_sources(plan_sources([path, path], {}, paired=True)))
+        next(read_sources(plan_sources(paths, {}, paired=True)))

@@ -14,7 +14,6 @@ import torch
 from staged_files import tiny_protein_encoder, write_split_files
 
 from virnucpro.core.errors import DamagedError
-from virnucpro.encoders.base import collate
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.pipeline import workers
@@ -66,7 +65,7 @@ def expect_own_vectors(path, files, spec):
     pairs = [pair for file in files for pair in read_fasta(file)]
     assert list(found) == [name for name, _ in pairs]
     for name, letters in pairs:
-        wanted = encoder(collate([tokenizer.encode(letters)]))[0].numpy()
+        wanted = encoder([tokenizer.encode(letters)])[0].numpy()
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4)
 
 

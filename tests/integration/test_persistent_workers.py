@@ -10,12 +10,12 @@ from runs import are_gone
 from runs_here import run
 from staged_files import tiny_dna_encoder, tiny_protein_encoder, write_split_files
 
+from virnucpro.engines.base import EngineOptions
 from virnucpro.engines.runner import BatchEngine
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.worker_loop import Done, GivenUp, InProcess
-from virnucpro.scores.scorer import EmbeddingOptions
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
         return real(engine, ready)
 
     monkeypatch.setattr(BatchEngine, "_forward", forward)
-    job = EmbedJob(inputs["dna"][0].encoder, EmbeddingOptions(token_budget=60))
+    job = EmbedJob(inputs["dna"][0].encoder, EngineOptions(token_budget=60))
     files = [
         SplitFile(input_file=path, output_file=path.with_suffix(".pt"), layout="dna")
         for path in write_split_files(tmp_path, 4)[0]

@@ -8,10 +8,12 @@ import virnucpro
 from tests import plain_kernels
 from virnucpro.core import device
 from virnucpro.core.errors import UsageError
-from virnucpro.encoders import attention, esm2, kernels
+from virnucpro.encoders import esm2, kernels
 from virnucpro.engines import base
 from virnucpro.pipeline import stream
 from virnucpro.pipeline.worker_loop import InProcess
+
+RUN_ON = kernels.run_on
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def fasta(tmp_path_factory):
 def card(monkeypatch):
     """A GPU that the run may name; the work is done on the CPU, every layer in float8."""
     monkeypatch.setattr(device, "detect_cuda_devices", lambda: [0])
-    monkeypatch.setattr(attention, "run_on", lambda *_: True)
+    monkeypatch.setattr(kernels, "run_on", lambda *_: True)
     monkeypatch.setattr(esm2, "KEPT", ())
     monkeypatch.setattr(stream, "LEAST_SEQUENCES", 20)
     for name in ("float16", "fp8"):  # float16 is slow on a CPU
@@ -70,7 +72,7 @@ def test_too_few_orfs_are_refused(run, card, tmp_path):
 
 @pytest.mark.parametrize("missing", ["triton", "card"])
 def test_without_triton_or_a_card_of_its_kind_it_is_refused(run, card, monkeypatch, missing):
-    monkeypatch.setattr(attention, "run_on", kernels.run_on)
+    monkeypatch.setattr(kernels, "run_on", RUN_ON)
     monkeypatch.setattr(kernels, "triton", None if missing == "triton" else object())
     with pytest.raises(UsageError, match="needs an H100 or later, Triton"):
         run()

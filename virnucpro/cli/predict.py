@@ -74,7 +74,7 @@ class GroupedCommand(click.Command):
 @flag("--keep-intermediate", "-k", default=None, help="Keep chunk, ORF and feature files.")
 @flag("--resume", help="Reuse finished work whose input and settings are unchanged.")
 @flag("--force-resume", help="Resume, recomputing only what fails its checksum.")
-@flag("--force", "-f", help="Remove an earlier run's files and start over.")
+@flag("--force", "-f", help="Start over: an earlier run's files go, files of others stay.")
 @flag("--no-report", help="Do not write report.html.")
 @flag("--no-progress", help="Show no progress.")
 @option("--verbose/--quiet", "-v/-q", "talk", default=None, help="Log everything, or errors only.")

@@ -52,10 +52,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def build(kind: type[T], raw: Any, where: str) -> T:
-    """Make a dataclass from a mapping; a key without a value counts as not given.
-
-    Numbers keep their type. `where`, the file and maybe a key, begins every ConfigError.
-    """
+    """Make a dataclass from a mapping; None is not given, and `where` begins every ConfigError."""
     known = get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, value in _mapping(raw, where).items():

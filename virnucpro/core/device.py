@@ -36,17 +36,18 @@ def detect_cuda_devices() -> list[int]:
     try:
         import torch
     except ModuleNotFoundError:
-        remedy = "pip install 'virnucpro[published]'"
-        logger.warning("a GPU is here, but torch is not: %s; computing on the CPU", remedy)
+        told = "a GPU is here, but torch is not: pip install 'virnucpro[published]'"
+        logger.warning("%s; computing on the CPU", told)
         return []
     return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
 
 
 def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -> "torch.device":
     """The device of `device_name` as torch knows it."""
+    found = device_name(name, fallback_to_cpu)  # one that is not there is told without torch, too
     import torch
 
-    return torch.device(device_name(name, fallback_to_cpu))
+    return torch.device(found)
 
 
 def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:
@@ -74,9 +75,9 @@ def parse_gpu_list(text: str, devices: list[int]) -> list[int]:
     if not all(map(_NUMBER.fullmatch, parts)) or len(set(parts)) != len(parts):
         raise UsageError(f"--gpus {shown(text)}: give distinct device numbers, as in --gpus 0,1")
     wanted = [int(part) for part in parts]
-    missing = [number for number in wanted if number not in devices]
-    if missing:
-        raise DeviceError(f"--gpus {shown(text)}: GPU {missing[0]} is not there (seen: {devices})")
+    for number in wanted:
+        if number not in devices:
+            raise DeviceError(f"--gpus {shown(text)}: GPU {number} is not there (seen: {devices})")
     return wanted
 
 
@@ -97,21 +98,20 @@ def usable_cpus() -> int:
 def _quotas() -> Iterator[float]:
     """CPUs that each control group of this process allows (cgroup-v2.rst, sched-bwc.rst)."""
 
-    def lines(path: Path) -> list[str]:
+    def text(path: Path) -> str:
         with suppress(OSError):
-            return path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return []
+            return path.read_text(encoding="utf-8", errors="replace")
+        return ""
 
-    for line in lines(PROC / "cgroup"):
+    for line in text(PROC / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         mount = GROUPS / ("cpu" if controllers else "")
         inside = PurePosixPath(path.replace("..", "").lstrip("/"))
+        names = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
         for group in (inside, *inside.parents):
-            words = [word for line in lines(mount / group / "cpu.max") for word in line.split()]
-            for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"):
-                words += lines(mount / group / name)
+            words = " ".join(text(mount / group / name) for name in names).split()
             if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
                 yield int(words[0]) / int(words[1])
 
@@ -120,7 +120,6 @@ def version_of(distribution: str) -> str:
     """The installed version; empty where there is none."""
     from importlib import metadata  # takes longer to load than `--version` to answer
 
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
+    return ""

@@ -55,8 +55,6 @@ def at_most_threads(threads: int, with_torch: bool = True) -> Iterator[None]:
     finally:
         if with_torch:
             torch.set_num_threads(before)
-        for name, value in known.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in _ONE_THREAD:
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in known.items() if value is not None})

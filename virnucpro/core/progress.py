@@ -16,10 +16,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def gpu_memory(moment: float) -> str:
-    """Memory of the busiest GPU, such as `GPU 12.3/79.6 GiB`; empty where none can be asked.
-
-    The driver is asked, as whoever shows progress need not hold a GPU itself.
-    """
+    """Memory of the busiest GPU by its driver, such as `GPU 12.3/79.6 GiB`; empty without one."""
     try:
         nvml = import_module("pynvml")
         nvml.nvmlInit()

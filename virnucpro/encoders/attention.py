@@ -1,20 +1,23 @@
-"""Which attention kernels run, and what all transformers share.
+"""What all transformers share, and which kernels they run on.
 
-Kernels are named: `triton` are our own, for packed tokens (Hopper GPUs, 16-bit), `varlen` is
-PyTorch's for them (CUDA, 16-bit), `sdpa` reads rectangles and runs everywhere.
+`triton` are our own, for sequences end to end (Hopper GPUs, 16-bit); `sdpa` is PyTorch's attention
+over rectangles, which runs everywhere.
 """
 
 import logging
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from virnucpro.core.errors import DeviceError
-from virnucpro.encoders.base import Batch, Encoder, Layout, Rectangle, Tiled, bucket_width
-from virnucpro.encoders.kernels import run_on
+from virnucpro.core.records import Tokens
+from virnucpro.encoders import kernels, plain
+from virnucpro.encoders.base import EVEN, Encoder, Layout, Rectangle, Tiled
+from virnucpro.encoders.kernels import Sight
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -25,86 +28,63 @@ _PROOF_LENGTHS = (3, 17, 1, 64, 65, 200)
 _NETWORK_TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float32: 1e-4}
 
 
-def choose_backend(
-    device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool, ours: bool = True
-) -> str:
-    """Kernels for packed tokens: `triton`, `varlen` (which knows no ALiBi), else `sdpa`."""
-    if ours and run_on(device, dtype, head_dim):
-        return Tiled.backend
-    fits = dtype in (torch.float16, torch.bfloat16) and head_dim % 8 == 0 and head_dim <= 256
-    if alibi or not fits or device.type != "cuda":
-        return Rectangle.backend
-    is_new = torch.cuda.get_device_capability(device) >= (8, 0)
-    return Batch.backend if is_new else Rectangle.backend
-
-
 def bits_of(constants: list[float]) -> Tensor:
     """Float32 numbers for a buffer, as integers, which `.half()` does not round; on the CPU."""
     return torch.tensor(constants, dtype=torch.float32, device="cpu").view(torch.int32)
 
 
 class TransformerEncoder(Encoder):
-    """A stack of attention layers over the flat tokens of a layout."""
+    """A stack of attention layers over the tokens of a layout."""
 
     embed: nn.Embedding  # one row a token
     heads: int  # attention heads
     skip: ClassVar[int] = 0  # special tokens at each end that do not count in the mean
-    uses_alibi: ClassVar[bool] = False  # attention adds a distance penalty
 
     @abstractmethod
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states: shape (T, dim), in the dtype of the weights; waits for no device."""
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> str:  # type: ignore[override]
         """Name of the attention kernels."""
-        return self.forced_backend or self._best()
-
-    def _best(self, ours: bool = True) -> str:
         weights, head_dim = self.embed.weight, self.dim // self.heads
-        return choose_backend(weights.device, weights.dtype, head_dim, self.uses_alibi, ours)
+        is_ours = kernels.run_on(weights.device, weights.dtype, head_dim)
+        return self.forced_backend or (Tiled.backend if is_ours else Rectangle.backend)
 
-    def lay_out(self, batch: Batch) -> Layout:
-        """Arrange a batch for the kernels in use; on the batch's device."""
+    def lay_out(self, items: Sequence[Tokens]) -> Layout:
+        """Arrange a batch for the kernels in use, on the CPU."""
         if self.backend == Tiled.backend:
-            return Tiled.of(batch, self.pad_id)
-        if self.backend == Batch.backend:
-            return batch
-        return Rectangle.of(batch, self.pad_id, int(bucket_width(batch.longest)))
+            return Tiled.of(items, self.pad_id)
+        return Rectangle.of(items, self.pad_id, -(-max(1, *map(len, items)) // EVEN) * EVEN)
+
+    def sight(self, layout: Layout, turns: Tensor | None, slopes: Tensor | None) -> Sight:
+        """Who sees whom in a layout, by rotary angles or by the slopes of ALiBi."""
+        if not isinstance(layout, Rectangle):
+            return Sight(kernels, layout, self.heads, turns, slopes, None)
+        mask = layout.mask(slopes, self.embed.weight.dtype)
+        return Sight(plain, layout, self.heads, turns, slopes, mask)
 
     def encode(self, layout: Layout) -> Tensor:
         """Vectors of a layout on the encoder's device: shape (n, dim), float32."""
         with sdpa_kernel(_KERNELS):
             return layout.mean(self.hidden(layout), self.skip)
 
-    def prove(self) -> str:
-        """Name kernels that give the vectors of plain attention; ours may give way to PyTorch's.
-
-        A DeviceError tells of PyTorch's that do not hold; forced ones stay as they are.
-        """
-        is_ours = self.backend == Tiled.backend and self.forced_backend is None
-        if is_ours and (problem := self._against_plain()):
-            self.forced_backend = self._best(ours=False)
-            log.warning("Triton kernels %s; '%s' is used instead", problem, self.forced_backend)
-        if self.backend == Batch.backend and (problem := self._against_plain()):
-            raise DeviceError(f"attention kernels 'varlen' {problem}")
-        return self.backend
-
-    def _against_plain(self) -> str:
-        """What is wrong with the chosen kernels in this network; empty where nothing is."""
-        bounds = torch.tensor((0, *_PROOF_LENGTHS)).cumsum(0).int()
-        generator = torch.Generator().manual_seed(0)
-        known = min(24, self.embed.num_embeddings)
-        tokens = torch.randint(4, known, (int(bounds[-1]),), generator=generator)
-        batch = Batch(tokens, bounds, max(_PROOF_LENGTHS))
-        plain = Rectangle.of(batch, self.pad_id, batch.longest).to(self.device)
+    def prove(self) -> None:
+        """Let our kernels give way to the plain path unless they give its vectors here."""
+        if self.backend != Tiled.backend or self.forced_backend is not None:
+            return
+        numbers, known = np.random.default_rng(0), min(24, self.embed.num_embeddings)
+        items = [numbers.integers(4, known, length) for length in _PROOF_LENGTHS]
         with torch.inference_mode():
-            wanted = self.encode(plain)
+            layout = Rectangle.of(items, self.pad_id, max(_PROOF_LENGTHS))
+            wanted = self.encode(layout.to(self.device)).cpu()
             try:
-                got = self(batch).cpu()
+                off = float((self(items).cpu() - wanted).norm() / wanted.norm())
+                problem = f"are off by {off:.2g} here"
+                if off < _NETWORK_TOLERANCES[self.embed.weight.dtype]:
+                    return
             except Exception as error:  # noqa: BLE001 - a compiler of kernels may raise anything
-                return f"do not run here ({type(error).__name__}: {str(error).strip()[-200:]})"
-        off = float((got - wanted.cpu()).norm() / wanted.norm())
-        if off < _NETWORK_TOLERANCES[self.embed.weight.dtype]:
-            return ""
-        return f"are off by {off:.2g} here"
+                text = str(error).strip()[-200:]
+                problem = f"do not run here ({type(error).__name__}: {text})"
+        self.forced_backend = Rectangle.backend
+        log.warning("Triton kernels %s; '%s' is used instead", problem, self.forced_backend)

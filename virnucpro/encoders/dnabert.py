@@ -1,23 +1,20 @@
 """DNABERT-S: a BERT with ALiBi, the same in both directions, and a gated feed-forward block."""
 
 import math
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import TransformerEncoder, bits_of
-from virnucpro.encoders.base import Layout, Tiled
-from virnucpro.encoders.kernels import Sight
+from virnucpro.encoders.base import Layout
 from virnucpro.models.specs import DnabertShape
 
 
 class Dnabert(TransformerEncoder):
     """DNABERT-S (arXiv:2402.08777), then the mean over all tokens, CLS and SEP among them."""
 
-    uses_alibi: ClassVar[bool] = True
     pad_id = 3
 
     def __init__(self, shape: DnabertShape) -> None:
@@ -33,26 +30,15 @@ class Dnabert(TransformerEncoder):
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states: shape (T, dim)."""
-        if isinstance(layout, Tiled):
-            return self._tiled(layout)
-        states: Tensor = self.embed_norm(self.embed(layout.tokens) + self.token_types.weight[0])
-        mask = layout.mask(self.slope_bits.view(torch.float32), states.dtype)
-        for layer in self.layers:
-            states = layer(states, layout, mask)
-        return states
-
-    def _tiled(self, layout: Tiled) -> Tensor:
-        """As `hidden`, with our own kernels."""
-        slopes = self.slope_bits.view(torch.float32)
-        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, None, slopes)
-        table = self.embed.weight + self.token_types.weight[0]
+        where = self.sight(layout, None, self.slope_bits.view(torch.float32))
+        table, ops = self.embed.weight + self.token_types.weight[0], where.ops
         embedded = functional.embedding(layout.tokens, table)
-        states: Tensor = kernels.add_norm(embedded, None, self.embed_norm)
+        states: Tensor = ops.add_norm(embedded, None, self.embed_norm)
         for layer in cast("list[DnabertLayer]", self.layers):
-            seen = kernels.attend(layer.qkv(states), where)
-            states = kernels.add_norm(states, layer.out(seen), layer.attention_norm, keep=False)
-            inner = kernels.geglu(states, layer.gate_up.weight)
-            states = kernels.add_norm(states, layer.down(inner), layer.ffn_norm, keep=False)
+            seen = layer.out(ops.attend(layer.qkv(states), where))
+            states = ops.add_norm(states, seen, layer.attention_norm, keep=False)
+            inner = layer.down(ops.geglu(states, layer.gate_up.weight))
+            states = ops.add_norm(states, inner, layer.ffn_norm, keep=False)
         return states
 
 
@@ -61,22 +47,12 @@ class DnabertLayer(nn.Module):
 
     def __init__(self, shape: DnabertShape) -> None:
         super().__init__()
-        self.heads = shape.heads
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
         self.out = nn.Linear(shape.dim, shape.dim)
         self.attention_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
         self.gate_up = nn.Linear(shape.dim, 2 * shape.ffn, bias=False)
         self.down = nn.Linear(shape.ffn, shape.dim)
         self.ffn_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
-
-    def forward(self, states: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
-        """Shape (T, dim) to (T, dim)."""
-        q, k, v = self.qkv(states).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        seen = self.out(layout.attend((q, k, v), mask))
-        states = self.attention_norm(states + seen)
-        gate, up = self.gate_up(states).chunk(2, dim=-1)
-        normed: Tensor = self.ffn_norm(states + self.down(functional.gelu(gate) * up))
-        return normed
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -1,20 +1,17 @@
 """ESM-2 in plain PyTorch: protein tokens in, one vector per protein out."""
 
 import copy
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from virnucpro.core.errors import UsageError
-from virnucpro.encoders import kernels
 from virnucpro.encoders.attention import TransformerEncoder, bits_of
 from virnucpro.encoders.base import Layout, Tiled
 from virnucpro.encoders.kernels import FP8_LARGEST, Quantised, Sight
 from virnucpro.models.specs import Esm2Shape
 
-Module = TypeVar("Module", bound=nn.Module)
 VOCABULARY = 33
 PAD_ID = 1
 KEPT = (0, -1)  # layers whose products stay: there float8 costs most and gains least
@@ -43,12 +40,7 @@ class Esm2(TransformerEncoder):
         self.register_buffer("frequency_bits", bits, persistent=False)
         self.frequency_bits: Tensor
         self.layers = nn.ModuleList(Esm2Layer(shape) for _ in range(shape.layers))
-        self.norm = Norm(shape.dim, eps=shape.eps)
-
-    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of positions (T,), each (T, 1, 1, head_dim / 2), float32."""
-        angles = positions[:, None].float() * self.frequency_bits.view(torch.float32)
-        return angles.cos()[:, None, None], angles.sin()[:, None, None]
+        self.norm = nn.LayerNorm(shape.dim, eps=shape.eps)
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states, after the final layer norm: shape (T, dim)."""
@@ -57,37 +49,14 @@ class Esm2(TransformerEncoder):
             states = (states.float() * _TRAINED_SHARE).to(states.dtype)
         if layout.longest <= self.short_tokens:
             states = states.float()
-        if isinstance(layout, Tiled):
-            return self._tiled(states, layout)
-        mask = layout.mask(None, self.norm.weight.dtype)
-        angles = self.rotary(layout.positions())
-        for layer in self.layers:
-            states = layer(states, angles, layout, mask)
-        normed: Tensor = self.norm(states)
-        return normed
-
-    def _tiled(self, states: Tensor, layout: Tiled) -> Tensor:
-        """The layers once more, for kernels that work across the border of two layers."""
-        positions = torch.arange(layout.longest, device=self.frequency_bits.device)
-        turns = torch.cat(self.rotary(positions), -1)[:, 0, 0]
-        where = Sight(layout.cu_seqlens, layout.tiles, self.heads, turns, None)
+        places = torch.arange(layout.longest, device=self.frequency_bits.device)
+        angles = places[:, None].float() * self.frequency_bits.view(torch.float32)
+        where = self.sight(layout, torch.cat((angles.cos(), angles.sin()), -1), None)
         update = None
-        for layer in cast("list[Esm2Layer]", self.layers):
-            update = layer.tiled(states, update, where)
-        last: Tensor = kernels.add_norm(states, update, self.norm)
+        for layer in self.layers:
+            update = layer(states, update, where)
+        last: Tensor = where.ops.add_norm(states, update, self.norm)
         return last
-
-
-class Norm(nn.LayerNorm):
-    """Layer norm whose result has the numbers of the weights, whatever it is given."""
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Shape (T, dim) to (T, dim)."""
-        if states.dtype == self.weight.dtype:
-            return super().forward(states)
-        weight, bias = self.weight.to(states.dtype), self.bias.to(states.dtype)
-        normed = functional.layer_norm(states, self.normalized_shape, weight, bias, self.eps)
-        return normed.to(self.weight.dtype)
 
 
 class Esm2Layer(nn.Module):
@@ -100,43 +69,24 @@ class Esm2Layer(nn.Module):
 
     def __init__(self, shape: Esm2Shape) -> None:
         super().__init__()
-        self.heads = shape.heads
-        self.attention_norm = Norm(shape.dim, eps=shape.eps)
+        self.attention_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
         self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
         self.out = nn.Linear(shape.dim, shape.dim)
-        self.ffn_norm = Norm(shape.dim, eps=shape.eps)
+        self.ffn_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
         self.up = nn.Linear(shape.dim, shape.ffn)
         self.down = nn.Linear(shape.ffn, shape.dim)
 
-    def forward(
-        self, states: Tensor, angles: tuple[Tensor, Tensor], layout: Layout, mask: Tensor | None
-    ) -> Tensor:
-        """Shape (T, dim) to (T, dim)."""
-        qkv = self.qkv(self.attention_norm(states)).unflatten(-1, (3, self.heads, -1))
-        q, k = rotate(qkv[:, :2], angles).unbind(1)
-        states = states + self.out(layout.attend((q, k, qkv[:, 2]), mask))
-        inner = functional.gelu(self.up(self.ffn_norm(states)))
-        result: Tensor = states + self.down(inner)
-        return result
-
-    def tiled(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
-        """As `forward` with our kernels, which add `update`, the layer's before, late."""
-        normed = kernels.add_norm(states, update, self.attention_norm, fp8=self.is_fp8)
-        seen = self.out(kernels.attend(self.qkv(normed), where))
-        normed = kernels.add_norm(states, seen, self.ffn_norm, fp8=self.is_fp8)
+    def forward(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
+        """What the layer adds to `states` (T, dim), to which `update`, the last one's, is added."""
+        ops = where.ops
+        normed = ops.add_norm(states, update, self.attention_norm, fp8=self.is_fp8)
+        seen = self.out(ops.attend(self.qkv(normed), where))
+        normed = ops.add_norm(states, seen, self.ffn_norm, fp8=self.is_fp8)
         if self.is_fp8:
-            given: Tensor = self.down(kernels.gelu_fp8(self.up(normed), self.up.bias))
+            given: Tensor = self.down(ops.gelu_fp8(self.up(normed), self.up.bias))
         else:
-            given = self.down(kernels.gelu_linear(normed, self.up))
+            given = self.down(ops.gelu_linear(normed, self.up))
         return given
-
-
-def rotate(heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (i, i + d/2) of a head by its angle: (T, 2, h, d), computed in float32."""
-    cos, sin = angles
-    first, second = heads.float().chunk(2, dim=-1)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned.to(heads.dtype)
 
 
 class Fp8Linear(nn.Module):
@@ -166,13 +116,13 @@ class Fp8Linear(nn.Module):
 def to_fp8(encoder: Esm2) -> Esm2:
     """A twin with most products in float8; a UsageError where our kernels do not run.
 
-    Weights are quantised by row, what a product takes by token; the attention's output stays.
+    Weights are quantised by row, what a product takes by token; the attention's output stays. What
+    is not quantised is shared.
     """
-    if encoder.prove() != Tiled.backend:
+    if encoder.backend != Tiled.backend:
         needs = "an H100 or later, Triton, and float16 elsewhere"
         raise UsageError(f"--precision fp8 needs {needs}; leave it out")
-    twin = _twin(encoder)
-    twin.layers = nn.ModuleList(map(_twin, encoder.layers))
+    twin = copy.deepcopy(encoder, {id(weights): weights for weights in encoder.parameters()})
     kept = {number % len(twin.layers) for number in KEPT}
     for i, layer in enumerate(cast("list[Esm2Layer]", twin.layers)):
         if i not in kept:
@@ -181,11 +131,4 @@ def to_fp8(encoder: Esm2) -> Esm2:
             layer.is_fp8 = True
     twin.forced_backend = Tiled.backend  # there is no plain path back
     twin.numbers = "float8"
-    return twin
-
-
-def _twin(module: Module) -> Module:
-    """A module of its own with the same parts."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
     return twin

@@ -2,7 +2,7 @@
 
 A product runs at the limit of the card; what lies between two of them waits for memory. Each
 kernel here makes one trip through memory where PyTorch makes two to five, for any shape. They are
-made for Hopper GPUs; `attention.prove_backend` compares them with plain PyTorch on the device.
+made for Hopper GPUs; `TransformerEncoder.prove` compares them with `plain` on the device.
 """
 
 from __future__ import annotations
@@ -183,13 +183,14 @@ def _gelu_product(  # type: ignore[no-untyped-def]
 
 
 class Sight(NamedTuple):
-    """Who sees whom in packed tokens; positions by rotary angles or by ALiBi."""
+    """Who sees whom, positions by rotary angles or by ALiBi, and what computes it."""
 
-    bounds: Tensor  # (n + 1,), int32: where each sequence starts
-    tiles: Tensor  # (m, 2), int32; see `base.tiles_of`
+    ops: Any  # this module for a `Tiled` layout, `plain` for a `Rectangle`
+    layout: Any
     heads: int  # each d wide
     turns: Tensor | None  # cosines, then sines of the first positions, (longest, d), float32
     slopes: Tensor | None  # of ALiBi, one a head, (heads,), float32
+    mask: Tensor | None  # of a rectangle
 
 
 class Quantised(NamedTuple):
@@ -219,8 +220,9 @@ def attend(qkv: Tensor, where: Sight) -> Tensor:
     """Attention inside each sequence: (T, 3 * heads * d) to (T, heads * d), padding to anything."""
     width = qkv.shape[1] // (3 * where.heads)
     seen = _empty(qkv, where.heads * width, qkv.dtype)
-    _attend[(len(where.tiles) * where.heads,)](
-        qkv, seen, where.bounds, where.tiles, where.turns, where.slopes, _LOG2_E * width**-0.5,
+    bounds, tiles = where.layout.cu_seqlens, where.layout.tiles
+    _attend[(len(tiles) * where.heads,)](
+        qkv, seen, bounds, tiles, where.turns, where.slopes, _LOG2_E * width**-0.5,
         HEADS=where.heads, HALF=width // 2, QUERIES=QUERIES, KEYS=64,
         num_warps=4, num_stages=1 if where.slopes is None else 3,
     )  # fmt: skip

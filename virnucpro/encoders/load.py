@@ -19,7 +19,7 @@ from virnucpro.encoders.small import load_small
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.models.classifier_file import TorchFile
 from virnucpro.models.manifest import read_json
-from virnucpro.models.specs import DNABERT_S, ESM2_SIZES, DnabertShape, EncoderSpec, Esm2Shape
+from virnucpro.models.specs import DnabertShape, EncoderSpec, Esm2Shape, is_plain_name
 
 _NAMED_IN_MESSAGE = 5
 _READERS = 4  # one alone reads a file that is in memory at a quarter of the speed
@@ -28,7 +28,10 @@ _WHOLE = ("model.safetensors", "model.safetensors.index.json",
 
 
 def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """An encoder on `device` for inference, few tensors in memory at a time; else a ModelError."""
+    """An encoder on `device` for inference, its kernels compiled and proved; else a ModelError.
+
+    Few tensors are in memory at a time; several threads may load at once.
+    """
     if spec.is_small:
         encoder: Encoder = load_small(spec, device, dtype)
     else:
@@ -44,7 +47,10 @@ def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) ->
             spread = readers.map if device.type == "cuda" else map
             list(spread(opened.read, *zip(*parts, strict=True)))
         encoder.load_state_dict(state, assign=True)
-    return encoder.to(device).eval().requires_grad_(False)
+    encoder = encoder.to(device).eval().requires_grad_(False)
+    with torch.accelerator.device_index(device.index):
+        encoder.prove()
+    return encoder
 
 
 def check_encoder(spec: EncoderSpec) -> None:
@@ -65,55 +71,45 @@ _IGNORED = (
     r"(.*\.)?(position_ids|inv_freq|version|_float_tensor|position_embeddings\.weight"
     r"|token_type_ids|alibi)|(.*\.)?(contact_head|lm_head|pooler|cls)\..*"
 )
-# Published modules -> ours; `qkv/0` is the first third. ESM-2 has two sets of names.
+# Our modules and what they are called where they were published, by layer or not; `qkv/0` is the
+# first third. ESM-2 has two sets of names.
 _NAMES = {
-    "esm2": {
-        "embeddings.word_embeddings": "embed",
-        "embed_tokens": "embed",
-        "emb_layer_norm_after": "norm",
-        "layer.#.attention.self.query": "layers.#.qkv/0",
-        "layer.#.attention.self.key": "layers.#.qkv/1",
-        "layer.#.attention.self.value": "layers.#.qkv/2",
-        "layer.#.attention.output.dense": "layers.#.out",
-        "layer.#.attention.LayerNorm": "layers.#.attention_norm",
-        "layer.#.intermediate.dense": "layers.#.up",
-        "layer.#.output.dense": "layers.#.down",
-        "layer.#.LayerNorm": "layers.#.ffn_norm",
-        "layers.#.self_attn.q_proj": "layers.#.qkv/0",
-        "layers.#.self_attn.k_proj": "layers.#.qkv/1",
-        "layers.#.self_attn.v_proj": "layers.#.qkv/2",
-        "layers.#.self_attn.out_proj": "layers.#.out",
-        "layers.#.self_attn_layer_norm": "layers.#.attention_norm",
-        "layers.#.fc1": "layers.#.up",
-        "layers.#.fc2": "layers.#.down",
-        "layers.#.final_layer_norm": "layers.#.ffn_norm",
-    },
-    "dnabert": {
-        "embeddings.word_embeddings": "embed",
-        "embeddings.token_type_embeddings": "token_types",
-        "embeddings.LayerNorm": "embed_norm",
-        "layer.#.attention.self.Wqkv": "layers.#.qkv",
-        "layer.#.attention.output.dense": "layers.#.out",
-        "layer.#.attention.output.LayerNorm": "layers.#.attention_norm",
-        "layer.#.mlp.gated_layers": "layers.#.gate_up",
-        "layer.#.mlp.wo": "layers.#.down",
-        "layer.#.mlp.layernorm": "layers.#.ffn_norm",
-    },
+    "esm2": """
+        embed           embeddings.word_embeddings  embed_tokens
+        norm            emb_layer_norm_after
+        qkv/0           attention.self.query        self_attn.q_proj
+        qkv/1           attention.self.key          self_attn.k_proj
+        qkv/2           attention.self.value        self_attn.v_proj
+        out             attention.output.dense      self_attn.out_proj
+        attention_norm  attention.LayerNorm         self_attn_layer_norm
+        up              intermediate.dense          fc1
+        down            output.dense                fc2
+        ffn_norm        LayerNorm                   final_layer_norm
+    """,
+    "dnabert": """
+        embed           embeddings.word_embeddings
+        token_types     embeddings.token_type_embeddings
+        embed_norm      embeddings.LayerNorm
+        qkv             attention.self.Wqkv
+        out             attention.output.dense
+        attention_norm  attention.output.LayerNorm
+        gate_up         mlp.gated_layers
+        down            mlp.wo
+        ffn_norm        mlp.layernorm
+    """,
 }
 
 
-def _slot_of(published: str, names: Mapping[str, str]) -> str | None:
+def _slot_of(published: str, kind: str) -> str | None:
     """Our name of a published tensor, such as `layers.3.qkv.weight/1`; None if it is unknown."""
-    match = re.fullmatch(rf"{_PREFIX}(.+)\.(weight|bias)", published)
-    module, kind = match.groups() if match else ("", "")
-    number = re.search(r"\.(\d{1,4})\.", module)
-    if number:
-        module = module.replace(number[0], ".#.", 1)
-    if module not in names:
-        return None
-    ours, slash, third = names[module].partition("/")
-    ours = ours.replace("#", str(int(number[1]))) if number else ours
-    return f"{ours}.{kind}{slash}{third}"
+    pattern = rf"{_PREFIX}(?:layers?\.(\d{{1,4}})\.)?(.+)\.(weight|bias)"
+    if match := re.fullmatch(pattern, published):
+        for ours, *theirs in map(str.split, _NAMES[kind].strip().splitlines()):
+            if match[2] in theirs:
+                module, slash, third = ours.partition("/")
+                layer = f"layers.{int(match[1])}." if match[1] else ""
+                return f"{layer}{module}.{match[3]}{slash}{third}"
+    return None
 
 
 def _slots(tensors: Iterable[tuple[str, Tensor]], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -149,9 +145,9 @@ class Checkpoint:
         self.source = path
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._readers: dict[str, Callable[[], Tensor]] = {}
-        weights = _find_weights(path) if path.is_dir() else path
-        if not weights.is_file():
-            raise ModelError(f"{weights}: no such weights; fetch the model again")
+        inside = (path / name for name in _WHOLE) if path.is_dir() else (path,)
+        if (weights := next(filter(Path.is_file, inside), None)) is None:
+            raise ModelError(f"{path}: no weights here ({_WHOLE[0]}, {_WHOLE[2]}); fetch it again")
         config = weights.parent / "config.json"
         self.config = read_json(config) if config.is_file() else {}
         files = [weights]
@@ -160,12 +156,12 @@ class Checkpoint:
             if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
                 raise ModelError(f"{weights}: no weight_map from tensors to files")
             files = [weights.parent / name for name in sorted(set(names.values()))]
-            for name, file in zip(sorted(set(names.values())), files, strict=True):
-                if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
+            for name in names.values():
+                if not is_plain_name(name):
                     problem = f"shard {name!r:.200} is not a file beside the index"
                     raise ModelError(f"{weights}: {problem}")
-                if not file.is_file():
-                    raise ModelError(f"{file}: shard is missing; fetch the model again")
+                if not (weights.parent / name).is_file():
+                    raise ModelError(f"{weights.parent / name}: shard is missing; fetch it again")
         for file in files:
             if file.suffix == ".safetensors":
                 self._open_safetensors(file)
@@ -206,28 +202,13 @@ class Checkpoint:
             raise ModelError(f"{file}: no table of tensors inside")
         if tensors is not content:
             config = content.get("cfg")
-            options = config.get("model") if isinstance(config, Mapping) else content.get("args")
+            options = config.get("model") if isinstance(config, Mapping) else None
             if isinstance(options, argparse.Namespace):
                 plain = (bool, int, float, str)
                 self.config |= {k: v for k, v in vars(options).items() if type(v) in plain}
         for name, value in tensors.items():
             tensor = opened.tensor(name, value)
             self._add(str(name), tensor.shape, partial(Tensor.detach, tensor))
-
-
-def _find_weights(folder: Path) -> Path:
-    """The weight file or index in a model directory; safetensors before pickles."""
-    for name in _WHOLE:
-        if (folder / name).is_file():
-            return folder / name
-    for suffix in (".safetensors", ".pt"):
-        found = [p for p in folder.glob(f"*{suffix}") if "contact-regression" not in p.name]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(sorted(p.name for p in found))
-            raise ModelError(f"{folder}: several weight files ({names:.200}); name one")
-    raise ModelError(f"{folder}: no weights here (model.safetensors, pytorch_model.bin, *.pt)")
 
 
 class _Opened:
@@ -239,7 +220,7 @@ class _Opened:
 
         self.checkpoint = Checkpoint(spec.path)
         shapes = self.checkpoint.shapes
-        self.names = {slot: n for n in sorted(shapes) if (slot := _slot_of(n, _NAMES[spec.kind]))}
+        self.names = {slot: n for n in sorted(shapes) if (slot := _slot_of(n, spec.kind))}
         rest = shapes.keys() - set(self.names.values())
         self._refuse("unexpected", (name for name in rest if not re.fullmatch(_IGNORED, name)))
         is_esm2 = spec.kind == "esm2"
@@ -285,17 +266,10 @@ class _Opened:
         for key, size in said.items():
             if (other := config.get(key, size)) != size:
                 raise self._error(f"{key} is {other!r:.60}, but the tensors say {size}")
-        eps = config.get("layer_norm_eps", 1e-5 if is_esm2 else DNABERT_S.eps)
+        eps = config.get("layer_norm_eps", 1e-5 if is_esm2 else 1e-12)
         if type(eps) not in (int, float) or not 0 < eps < 1:
             raise self._error(f"layer_norm_eps is {eps!r:.60}")
         heads = config.get("num_attention_heads", config.get("encoder_attention_heads"))
-        if heads is None:
-            published = [*ESM2_SIZES.values()] if is_esm2 else [DNABERT_S]
-            heads = {(one.layers, one.dim): one.heads for one in published}.get((layers, dim))
-            # a rotary table has one frequency for two dimensions of a head
-            tables = [s for n, s in shapes.items() if n.endswith("inv_freq")]
-            if tables and len(tables[0]) == 1 and tables[0][0]:
-                heads = dim // (2 * tables[0][0])
         if heads is None:
             raise self._error("number of attention heads unknown; add config.json")
         if type(heads) is not int or heads < 1 or dim % (heads * (2 if is_esm2 else 1)):

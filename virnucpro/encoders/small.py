@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from virnucpro.core.files import atomic_write
 from virnucpro.encoders import small_cpu
 from virnucpro.encoders.base import Encoder, Rectangle
-from virnucpro.encoders.small_cpu import CODON_N, LOWEST, ROWS, TowerConfig, read_tower
+from virnucpro.encoders.small_cpu import TowerConfig, read_tower
 from virnucpro.encoders.tokenizers import BASE_PAD, RESIDUE_PAD
 from virnucpro.models.specs import EncoderSpec
 
@@ -30,10 +30,8 @@ class Stem(nn.Module):
         scale = config.taps**-0.5
         self.weight = nn.Parameter(torch.randn(config.taps, rows, config.width) * scale)
         self.bias = nn.Parameter(torch.zeros(config.width))
-        shared = (
-            torch.randn(config.taps, small_cpu.RESIDUE_ROWS, config.width) if by_residue else None
-        )
-        self.residue = None if shared is None else nn.Parameter(shared * scale)
+        shape = config.taps, small_cpu.RESIDUE_ROWS, config.width
+        self.residue = nn.Parameter(torch.randn(shape) * scale) if by_residue else None
         self.register_buffer(
             "of_codon", torch.from_numpy(small_cpu.RESIDUE_OF_CODON), persistent=False
         )
@@ -108,7 +106,7 @@ class Pool(nn.Module):
         """Shape (n, Q, width), mask (n, Q, 1) to max and mean, both (n, width) float32."""
         x = self.norm(x).float()
         keep = mask.float()
-        highest = torch.where(mask > 0, x, LOWEST).amax(dim=1)
+        highest = torch.where(mask > 0, x, small_cpu.LOWEST).amax(dim=1)
         mean = (x * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)
         return highest, mean
 
@@ -137,26 +135,9 @@ class Tower(nn.Module):
 
 
 def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Codon ids (n, 6, P) of both strands' frames of bases (n, L), and codons of each frame (n, 6).
-
-    Ids are 16 a + 4 b + c, 64 with an ambiguous base, -1 past the end. The reverse frames read the
-    same codons backwards, complemented: codon p of frame f and codon `count - 1 - p` of frame f + 3
-    cover the same three bases.
-    """
-    n, width = bases.shape
-    codons = -(-width // 3)
-    padded = F.pad(bases, (0, 3 * codons + 2 - width), value=BASE_PAD)
-    a, b, c = (padded[:, k : k + 3 * codons] for k in range(3))
-    unclear = (a > 3) | (b > 3) | (c > 3)
-    forward = torch.where(unclear, CODON_N, 16 * a + 4 * b + c)
-    backward = torch.where(unclear, CODON_N, 63 - (16 * c + 4 * b + a))
-    counts = (lengths[:, None] - torch.arange(3, device=bases.device)).clamp(min=0) // 3
-    place = torch.arange(codons, device=bases.device)
-    turned = (counts[:, :, None] - 1 - place).clamp(min=0)
-    backward = backward.view(n, codons, 3).transpose(1, 2).gather(2, turned)
-    ids = torch.cat([forward.view(n, codons, 3).transpose(1, 2), backward], dim=1)
-    counts = torch.cat([counts, counts], dim=1)
-    return torch.where(place < counts[:, :, None], ids, -1), counts
+    """As `small_cpu.six_frames`, on the device of `bases`."""
+    with bases.device:
+        return small_cpu.six_frames(torch, bases, lengths)
 
 
 class TowerEncoder(Encoder):
@@ -173,7 +154,7 @@ class TowerEncoder(Encoder):
         self.kind, self._is_dna = kind, kind == "mini-dna"
         self.pad_id = BASE_PAD if self._is_dna else RESIDUE_PAD
         self.dim = config.dim(kind)
-        self.tower = Tower(config, ROWS[kind], by_residue=self._is_dna)
+        self.tower = Tower(config, small_cpu.ROWS[kind], by_residue=self._is_dna)
 
     def encode(self, layout: Rectangle) -> Tensor:
         """Vectors of the rows of a rectangle: (n, dim) float32."""

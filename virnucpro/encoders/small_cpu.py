@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,23 +103,28 @@ def read_tower(spec: EncoderSpec) -> tuple[TowerConfig, dict[str, Floats]]:
     return config, {name.removeprefix("tower."): tensor for name, tensor in tensors.items()}
 
 
-def six_frames(bases: Integers, lengths: Integers) -> tuple[Integers, Integers]:
-    """Codon ids of the three frames of each strand; see `small.six_frames`."""
+def six_frames(xp: Any, bases: Any, lengths: Any) -> tuple[Any, Any]:
+    """Codon ids (n, 6, P) of both strands' frames of bases (n, L), and codons of each frame (n, 6).
+
+    Ids are 16 a + 4 b + c, 64 with an ambiguous base, -1 past the end. The reverse frames read the
+    same codons backwards, complemented: codon p of frame f and codon `count - 1 - p` of frame f + 3
+    cover the same three bases. `xp` is numpy or torch, which the arrays are of.
+    """
     n, width = bases.shape
     codons = -(-width // 3)
-    padded = np.pad(bases, ((0, 0), (0, 3 * codons + 2 - width)), constant_values=BASE_PAD)
+    padded = xp.concatenate([bases, xp.full((n, 3 * codons + 2 - width), BASE_PAD)], 1)
     a, b, c = (padded[:, k : k + 3 * codons] for k in range(3))
     unclear = (a > 3) | (b > 3) | (c > 3)
     strands = (16 * a + 4 * b + c, 63 - (16 * c + 4 * b + a))
     forward, backward = (
-        np.where(unclear, CODON_N, ids).reshape(n, codons, 3).transpose(0, 2, 1) for ids in strands
+        xp.where(unclear, CODON_N, ids).reshape(n, codons, 3).swapaxes(1, 2) for ids in strands
     )
-    counts = np.maximum(lengths[:, None] - np.arange(3), 0) // 3
-    place = np.arange(codons)
-    turned = np.maximum(counts[:, :, None] - 1 - place, 0)
-    ids = np.concatenate([forward, np.take_along_axis(backward, turned, axis=2)], axis=1)
-    counts = np.concatenate([counts, counts], axis=1)
-    return np.where(place < counts[:, :, None], ids, -1), counts
+    row, frame, place = xp.arange(n), xp.arange(3), xp.arange(codons)
+    counts = xp.clip(lengths[:, None] - frame, 0, None) // 3
+    turned = xp.clip(counts[:, :, None] - 1 - place, 0, None)
+    backward = backward[row[:, None, None], frame[:, None], turned]
+    ids, counts = xp.concatenate([forward, backward], 1), xp.concatenate([counts, counts], 1)
+    return xp.where(place < counts[:, :, None], ids, -1), counts
 
 
 class Scratch(threading.local):
@@ -187,7 +193,7 @@ class SmallEncoder:
         if not self._is_dna:
             inside = np.arange(letters.shape[1]) < lengths[:, None]
             return np.hstack(list(self._forward(np.where(inside, letters, -1), lengths)))
-        ids, counts = six_frames(letters, lengths)
+        ids, counts = six_frames(np, letters, lengths)
         both = self._forward(ids.reshape(-1, ids.shape[2]), counts.reshape(-1))
         highest, mean = both.reshape(2, len(letters), 6, -1)
         others = [highest[:, 1:].max(axis=1), mean[:, 1:].mean(axis=1)]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import ModelError
+from virnucpro.core.records import Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as ByteTokenizer
@@ -113,3 +114,11 @@ class BpeTokenizer:
 
 
 Tokenizer = LetterTokenizer | BpeTokenizer  # both survive pickling
+
+
+def rows_of(items: Sequence[Tokens], pad_id: int, width: int) -> NDArray[np.int64]:
+    """Token ids of each sequence in a row, padded on the right: shape (n, width)."""
+    rows = np.full((len(items), width), pad_id, dtype=np.int64)
+    for row, item in zip(rows, items, strict=True):
+        row[: len(item)] = item
+    return rows

@@ -21,8 +21,14 @@ DTYPES = {n: n for n in ("float32", "float16", "bfloat16")} | {"fp8": "float16"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How an engine works; decides time and memory, never a score beyond the tolerance."""
+    """How an encoder runs; decides time and memory, never a score beyond the tolerance."""
 
+    engine: EngineKind | None = None  # None means packed on a GPU
+    # float16 on CUDA, float32 elsewhere; or float32, float16, bfloat16; or fp8: ESM-2 in float8
+    # where it runs, all else in float16
+    dtype: str = "auto"
+    tokenizer_threads: int | None = None  # side by side; None means all for a GPU, else one
+    plain_attention: bool = False  # plain kernels in place of the packed ones
     token_budget: int | None = None  # token slots of a batch; None means by free memory
     feeding_threads: int = 1  # lay out batches ahead of the device; 0: each when it is due
     pin_memory: bool | None = None  # page-locked batches; None means on CUDA

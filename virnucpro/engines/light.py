@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.small_cpu import SmallEncoder
+from virnucpro.encoders.tokenizers import rows_of
 from virnucpro.engines.base import Embedded, EngineStats
 from virnucpro.engines.feeding import rectangles, spread
 
@@ -32,9 +33,8 @@ class LightEngine:
         lengths = np.array([len(item) for item in items], dtype=np.int64)
 
         def vectors(rows: NDArray[np.int64]) -> Embedded:
-            letters = np.full((len(rows), max(1, lengths[rows[0]])), self._encoder.pad_id)
-            for place, row in enumerate(rows):
-                letters[place, : lengths[row]] = items[row]
+            some, width = [items[row] for row in rows], max(1, lengths[rows[0]])
+            letters = rows_of(some, self._encoder.pad_id, width)
             return rows, self._encoder.embed(letters, lengths[rows])
 
         pieces = rectangles(lengths, self.stats.token_budget)

@@ -8,7 +8,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
-from virnucpro.encoders.base import Encoder, Layout, Rectangle, bucket_width, collate
+from virnucpro.encoders.base import EVEN, Encoder, Layout, Tiled
 from virnucpro.engines.base import Embedded, EngineKind, EngineOptions, EngineStats
 from virnucpro.engines.feeding import Ahead, pack, rectangles
 
@@ -63,19 +63,16 @@ class BatchEngine:
         self, kind: EngineKind, encoder: Encoder, *, device: torch.device,
         options: EngineOptions | None = None, float32_encoder: Callable[[], Encoder] | None = None,
     ) -> None:  # fmt: skip
-        self.encoder, self.device, self.options = encoder.eval(), device, options or EngineOptions()
+        self.encoder, self.device, self.options = encoder, device, options or EngineOptions()
         self._make_exact = float32_encoder or (lambda: copy.deepcopy(encoder).float())
         self._exact: BatchEngine | None = None
-        self._is_cuda = device.type == "cuda"
-        pin = self.options.pin_memory
+        self._is_cuda, pin = device.type == "cuda", self.options.pin_memory
         self._pin = (self._is_cuda if pin is None else pin) and torch.cuda.is_available()
         self._copies = torch.cuda.Stream(device) if self._is_cuda else None  # type: ignore[no-untyped-call]
-        with self._on_device():
-            backend = encoder.prove()
         # A batch that becomes a rectangle is planned as one.
-        self._is_packed = kind == "packed" and backend != Rectangle.backend
+        self._is_packed = kind == "packed" and encoder.backend == Tiled.backend
         weights = str(next(encoder.parameters()).dtype).removeprefix("torch.")
-        self.stats = EngineStats(kind, str(device), encoder.numbers or weights, backend, 0)
+        self.stats = EngineStats(kind, str(device), encoder.numbers or weights, encoder.backend, 0)
         budget = self.options.token_budget
         if budget is None and self._is_cuda:
             budget = budget_by_memory(*self._probe())
@@ -86,19 +83,16 @@ class BatchEngine:
             self.stats.as_dict(),
         )
 
-    def _on_device(self) -> AbstractContextManager[object]:
-        return torch.cuda.device(self.device) if self._is_cuda else nullcontext()
-
     def _forward(self, ready: Layout) -> Tensor:
         """Vectors of a prepared batch: shape (rows, d), float32, on the device."""
-        with torch.inference_mode(), self._on_device():
-            return self.encoder.encode(ready.to(self.device, non_blocking=True))
+        with torch.inference_mode(), torch.accelerator.device_index(self.device.index):
+            return self.encoder.encode(ready.to(self.device))
 
     def _probe(self) -> tuple[float, int]:
         """Peak bytes for each token of a small batch on a CUDA device, and bytes that are free."""
         device = self.device
         letters = np.full(_PROBE_LENGTH, 5, dtype=np.int64)
-        ready = self.encoder.lay_out(collate([letters] * (_PROBE_TOKENS // _PROBE_LENGTH)))
+        ready = self.encoder.lay_out([letters] * (_PROBE_TOKENS // _PROBE_LENGTH))
         try:
             self._forward(ready)
             torch.cuda.synchronize(device)
@@ -132,7 +126,7 @@ class BatchEngine:
             if self._is_packed:
                 batches = pack(lengths[group], budget)
             else:
-                batches = [*rectangles(bucket_width(lengths[group]), budget, _NARROWEST)]
+                batches = [*rectangles(-(-lengths[group] // EVEN) * EVEN, budget, _NARROWEST)]
             chosen += [group[batch] for batch in batches]
         return [(rows[batch], [items[i] for i in batch.tolist()]) for batch in chosen]
 
@@ -155,30 +149,19 @@ class BatchEngine:
             yield from self._collect(waiting)
 
     def _prepare(self, batch: _Batch) -> _Work:
-        ready = self.encoder.lay_out(collate(batch[1]))
+        ready = self.encoder.lay_out(batch[1])
         return _Work(*batch, ready.pin_memory() if self._pin else ready)
 
     def _launch(self, work: _Work) -> Iterator[_Pending]:
         """Queue a batch, in parts if it does not fit; every part is yielded before the next."""
-        todo = [work]
-        while todo:
-            part = todo.pop()
-            slots, n = part.ready.tokens.numel(), len(part.items)
-            if self.stats.oom_halvings and n > 1 and slots > self.stats.token_budget:
-                parts = self._planned(part.items, part.rows)
-                if len(parts) == 1:
-                    rows, items = parts[0]
-                    parts = [(rows[: n // 2], items[: n // 2]), (rows[n // 2 :], items[n // 2 :])]
-                todo += [self._prepare(some) for some in reversed(parts)]
-                continue
-            try:
-                pending = self._queue(part)
-            except torch.OutOfMemoryError:
-                pending = None
-            if pending is not None:
-                yield pending
-                continue
-            # outside of `except`, whose traceback holds on to the tensors
+        slots, n, pending = work.ready.tokens.numel(), len(work.items), None
+        is_large = self.stats.oom_halvings and n > 1 and slots > self.stats.token_budget
+        with suppress(torch.OutOfMemoryError):  # whose traceback would hold on to the tensors
+            pending = None if is_large else self._queue(work)
+        if pending is not None:
+            yield pending
+            return
+        if not is_large:
             if n == 1:
                 what = f"one sequence of {slots} tokens in {self.stats.dtype}"
                 raise DeviceError(f"{self.device}: no memory for {what}")
@@ -187,7 +170,12 @@ class BatchEngine:
             self.stats.token_budget = max(1, min(self.stats.token_budget, slots) // 2)
             self.stats.oom_halvings += 1
             log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
-            todo.append(part)
+        parts = self._planned(work.items, work.rows)
+        if len(parts) == 1:
+            rows, items = parts[0]
+            parts = [(rows[: n // 2], items[: n // 2]), (rows[n // 2 :], items[n // 2 :])]
+        for part in parts:
+            yield from self._launch(self._prepare(part))
 
     def _queue(self, work: _Work) -> _Pending:
         vectors = self._forward(work.ready)

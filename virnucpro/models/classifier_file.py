@@ -7,6 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -181,7 +182,7 @@ def _read_pickled(path: Path) -> dict[str, NDArray[Any]]:
     file = TorchFile(path, [(_Layer, name) for name in _LAYERS])
     tree = file.content
     if isinstance(tree, _Layer):
-        values = dict(_tensors_of(path, tree, "", depth=3))
+        values = dict(_tensors_of(path, tree))
     elif isinstance(tree, dict):
         values = next((tree[k] for k in _STATE_DICT_KEYS if isinstance(tree.get(k), dict)), tree)
     else:
@@ -200,19 +201,16 @@ def _read_pickled(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _tensors_of(path: Path, layer: _Layer, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+def _tensors_of(path: Path, layer: _Layer, depth: int = 3) -> Iterator[tuple[str, Any]]:
     """Tensors of a module and of those inside it, with dotted names."""
-    if depth == 0:
-        raise ModelError(f"{path}: modules nested too deep for a classifier")
+    parts = [layer.state.get(kind, {}) for kind in ("_parameters", "_buffers", "_modules")]
+    if depth == 0 or not all(isinstance(x, dict) and len(x) <= _MAX_TENSORS for x in parts):
+        raise ModelError(f"{path}: not the layers of a classifier")
     eps = layer.state.get("eps", BATCH_NORM_EPS)
     if type(eps) is not float or eps != BATCH_NORM_EPS:
         raise ModelError(f"{path}: batch norm with an unusual epsilon")
-    for kind in ("_parameters", "_buffers", "_modules"):
-        members = layer.state.get(kind, {})
-        if not isinstance(members, dict) or len(members) > _MAX_TENSORS:
-            raise ModelError(f"{path}: not the layers of a classifier")
-        for name, member in members.items():
-            if isinstance(member, _Layer):
-                yield from _tensors_of(path, member, f"{prefix}{name}.", depth - 1)
-            elif member is not None and kind != "_modules":
-                yield f"{prefix}{name}", member
+    for name, member in chain.from_iterable(part.items() for part in parts):
+        if isinstance(member, _Layer):
+            yield from ((f"{name}.{x}", y) for x, y in _tensors_of(path, member, depth - 1))
+        elif member is not None:
+            yield name, member

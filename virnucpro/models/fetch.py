@@ -18,8 +18,9 @@ from typing import NamedTuple
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
 from virnucpro.core.text import clipped
-from virnucpro.models import published
+from virnucpro.models import specs
 from virnucpro.models.manifest import Manifest, read_manifest, write_manifest
+from virnucpro.models.specs import CLASSIFIERS, ENCODERS
 from virnucpro.models.store import describe_encoder, install_classifier
 
 HUB: str | None = None  # its address; None means huggingface_hub's own
@@ -66,65 +67,61 @@ def plan_fetch(
     """Say what must be downloaded for models or encoders; a model brings its encoders."""
     wanted: dict[str, None] = {}
     for name in names:
-        if name not in published.CLASSIFIERS and name not in published.ENCODERS:
-            known = ", ".join([*published.CLASSIFIERS, *published.ENCODERS])
+        if name not in CLASSIFIERS and name not in ENCODERS:
+            known = ", ".join([*CLASSIFIERS, *ENCODERS])
             raise ModelError(f"{name:.200}: not a model that can be fetched; one of {known}")
-        if name in published.CLASSIFIERS:
-            wanted |= dict.fromkeys((published.DNA_ENCODER, published.PROTEIN_ENCODER))
-        wanted[name] = None
+        wanted |= dict.fromkeys([*(ENCODERS if name in CLASSIFIERS else ()), name])
     for name in revisions.keys() - wanted.keys():
         raise ModelError(f"a revision for {name:.200}, which is not fetched")
     return [_plan(name, home, revisions.get(name), offline) for name in wanted]
 
 
 def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan:
-    is_encoder = name in published.ENCODERS
-    folder = home / "encoders" / name if is_encoder else home / name
-    installed = read_manifest(folder)
-    if installed and pinned not in (None, installed.revision):
-        there = f"revision {installed.revision or 'of local files'} is installed"
-        raise ModelError(f"{folder}: {there}; remove the folder to fetch {pinned:.80}")
-    files = installed.files if installed else ()
-    damaged = [file for file in files if installed and installed.problem(file, full=True)]
-    if installed and not damaged:
-        facts = installed.source, installed.revision, installed.licence
-        return FetchPlan(name, folder, *facts, (), installed)
+    folder = home / "encoders" / name if name in ENCODERS else home / name
+    installed, damaged = read_manifest(folder), list[str]()
+    if installed:
+        if pinned not in (None, installed.revision):
+            there = f"revision {installed.revision or 'of local files'} is installed"
+            raise ModelError(f"{folder}: {there}; remove the folder to fetch {pinned:.80}")
+        damaged = [file for file in installed.files if installed.problem(file, full=True)]
+        if not damaged:
+            facts = installed.source, installed.revision, installed.licence
+            return FetchPlan(name, folder, *facts, (), installed)
     if offline:
         raise ModelError(
             f"{name} is not installed whole in {home} and offline mode is on (VIRNUCPRO_OFFLINE or "
             "HF_HUB_OFFLINE); `virnucpro models import` takes local files"
         )
-    if not is_encoder:
-        revision, known = pinned or published.CLASSIFIER_REVISION, published.CLASSIFIERS[name]
+    if name in CLASSIFIERS:
+        revision, (file, blob) = pinned or specs.CLASSIFIER_REVISION, CLASSIFIERS[name]
         if not _COMMIT.fullmatch(revision):
             raise ModelError(f"{revision:.80}: the revision of {name} has 40 hexadecimal digits")
-        blob = known.blob if revision == published.CLASSIFIER_REVISION else ""
-        facts = published.CLASSIFIER_REPOSITORY, revision, published.CLASSIFIER_LICENCE
-        remote = RemoteFile(known.file, _CLASSIFIER_BYTES, blob=blob)
+        blob = blob if revision == specs.CLASSIFIER_REVISION else ""
+        remote = RemoteFile(file, _CLASSIFIER_BYTES, blob=blob)
+        facts = specs.CLASSIFIER_REPOSITORY, revision, specs.CLASSIFIER_LICENCE
         return FetchPlan(name, folder, *facts, (remote,), installed)
     if installed and not installed.revision:
         raise ModelError(f"{folder}: damaged, and installed from local files; import them again")
     begun = [path.name.partition("@")[2] for path in (home / ".partial").glob(f"{name}@*")]
     revision = installed.revision if installed else pinned or (begun[0] if begun else "main")
-    source, revision, licence, offered = _ask_hub(name, revision)
-    names = damaged or published.needed_files(offered)
+    source, licence = ENCODERS[name]
+    commit, said, offered = _ask_hub(source, revision)
+    names = damaged or specs.needed_files(offered)
     if not names or not {*names, "config.json"} <= offered.keys():
         raise ModelError(f"{source} at {revision}: has no weights we can read")
     wanted = tuple(offered[one] for one in names)
-    return FetchPlan(name, folder, source, revision, licence, wanted, installed)
+    return FetchPlan(name, folder, source, commit, said or licence, wanted, installed)
 
 
-def _ask_hub(name: str, revision: str) -> tuple[str, str, str, dict[str, RemoteFile]]:
-    """Repository, commit, licence and all files of an encoder."""
+def _ask_hub(source: str, revision: str) -> tuple[str, str, dict[str, RemoteFile]]:
+    """Commit, licence and all files of a repository."""
     from huggingface_hub import HfApi
 
-    known = published.ENCODERS[name]
     try:
         info = HfApi(endpoint=HUB, token=False).model_info(
-            known.repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S
+            source, revision=revision, files_metadata=True, timeout=TIMEOUT_S
         )
-        commit = str(info.sha)
-        licence = str(getattr(info.card_data, "license", None) or known.licence)
+        commit, licence = str(info.sha), str(getattr(info.card_data, "license", None) or "")
         files = {}
         for one in info.siblings or ():
             hashes = (str(one.lfs.sha256), "") if one.lfs else ("", str(one.blob_id or ""))
@@ -132,21 +129,21 @@ def _ask_hub(name: str, revision: str) -> tuple[str, str, str, dict[str, RemoteF
             files[file.name] = file
     except Exception as error:  # of whichever HTTP library it stands on, or of odd content
         raise ModelError(
-            f"{known.repository} at {revision:.80}: the hub gave no answer ({clipped(error)}); "
+            f"{source} at {revision:.80}: the hub gave no answer ({clipped(error)}); "
             "fetch it where there is a network, then `virnucpro models import` takes the files"
         ) from error
     if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
-        raise ModelError(f"{known.repository}: asked for {revision:.80}, the hub gave {commit:.80}")
-    return known.repository, commit, licence, files
+        raise ModelError(f"{source}: asked for {revision:.80}, the hub gave {commit:.80}")
+    return commit, licence, files
 
 
 def fetch(plan: FetchPlan, home: Path) -> Manifest:
     """Download what is missing, check it against source and record, and put it in its place."""
     from huggingface_hub.utils.sha import git_hash
 
-    if plan.installed and not plan.files:
-        return plan.installed
-    recorded = plan.installed.files if plan.installed else {}
+    installed = plan.installed
+    if installed and not plan.files:
+        return installed
     partial = home / ".partial" / f"{plan.name}@{plan.revision}"
     try:
         for other in {*partial.parent.glob(f"{plan.name}@*")} - {partial}:
@@ -163,23 +160,21 @@ def fetch(plan: FetchPlan, home: Path) -> Manifest:
             is_right = path.is_file() and not path.is_symlink()
             if is_right and file.blob:
                 is_right = file.blob == git_hash(path.read_bytes())
-            sha256 = sha256_file(path) if is_right else ""
-            before = recorded[file.name].sha256 if file.name in recorded else ""
-            if not is_right or {file.sha256, before} - {"", sha256}:
+            known = installed.files.get(file.name) if installed else None
+            stated = {file.sha256, known.sha256 if known else ""} - {""}
+            if not is_right or (stated and stated != {sha256_file(path)}):
                 path.unlink(missing_ok=True)  # or the next fetch would take it for whole
                 problem = "is not the content that its source states, or that was recorded; refused"
                 raise ModelError(f"{plan.source} at {plan.revision}: {file.name} {problem}")
-        if plan.name in published.CLASSIFIERS:  # converted, not kept: a damaged one came anew
-            if plan.installed:
+        if plan.name in CLASSIFIERS:  # converted, not kept: a damaged one came anew
+            if installed:
                 shutil.rmtree(plan.folder)
             origin = f"github.com/{plan.source}/{file.name}"
             installed = install_classifier(path, plan.name, home, origin, plan.revision)
-        elif plan.installed:
-            for file in plan.files:
-                place, time_ns = plan.folder / file.name, recorded[file.name].mtime_ns
-                (partial / file.name).replace(place)
-                os.utime(place, ns=(time_ns, time_ns))
-            installed = plan.installed
+        elif installed:
+            for name in (file.name for file in plan.files):
+                (partial / name).replace(plan.folder / name)
+                os.utime(plan.folder / name, ns=(installed.files[name].mtime_ns,) * 2)
             installed.check()
         else:
             said = describe_encoder(partial, plan.name) | {"licence": plan.licence}
@@ -200,7 +195,7 @@ def _download(plan: FetchPlan, file: RemoteFile, path: Path) -> None:
 
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            if plan.name in published.CLASSIFIERS:
+            if plan.name in CLASSIFIERS:
                 url = f"{GITHUB}/{plan.source}/{plan.revision}/{file.name}"
                 with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
                     data: bytes = reply.read(_MAX_CLASSIFIER_BYTES + 1)

@@ -14,7 +14,7 @@ from typing import Any
 from virnucpro.core.build import build
 from virnucpro.core.errors import ConfigError, ModelError
 from virnucpro.core.files import digest_of, sha256_file, write_json
-from virnucpro.models.specs import EncoderKind, EncoderSpec
+from virnucpro.models.specs import EncoderKind, EncoderSpec, is_plain_name
 from virnucpro.sequences.orfs import OrfPolicy
 
 MANIFEST = "model.json"
@@ -22,7 +22,6 @@ FORMAT = 2
 _OLD_RECORD = "installed.json"
 _MAX_JSON_BYTES = 1 << 24
 _MOST_DIM, _MOST_CHUNK_NT = 1 << 16, 1_000_000
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -132,11 +131,6 @@ class Manifest:
             name, sha256 = f"{name}-{Path(entry.file).stem}", hashes[entry.file]
         path = self.folder / entry.file
         return EncoderSpec(kind=entry.kind, name=name, path=path, sha256=sha256, dim=entry.dim)
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a name can only mean a file right inside a folder."""
-    return _PLAIN_NAME.fullmatch(name) is not None
 
 
 def write_manifest(folder: Path, names: Iterable[str], **said: Any) -> Manifest:

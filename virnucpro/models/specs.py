@@ -1,7 +1,9 @@
-"""What a model is made of, without torch: specs travel to light worker processes."""
+"""What a model is made of, and the published ones; without torch, for light worker processes."""
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +52,47 @@ ESM2_SIZES = {  # the published ones, by their published names
     )
 }
 DNABERT_S = DnabertShape(layers=12, dim=768, heads=12, ffn=3072)  # and DNABERT-2
+
+DNA_ENCODER, PROTEIN_ENCODER = "DNABERT-S", "esm2_t36_3B_UR50D"
+ENCODERS = {  # their repositories on the Hugging Face hub, and licences
+    DNA_ENCODER: ("zhihan1996/DNABERT-S", "see the model card"),
+    PROTEIN_ENCODER: ("facebook/esm2_t36_3B_UR50D", "MIT"),
+}
+CLASSIFIER_REPOSITORY = "Li-Jing-1997/VirNucPro"  # the original's, on GitHub
+CLASSIFIER_REVISION = "0f93f2755a7ea1acd3ff1bcf182892f960ef3326"
+CLASSIFIER_LICENCE = "MIT"
+CLASSIFIERS = {  # files there, and git's names for their content (SHA-1 of a header and the bytes)
+    "300": ("300_model.pth", "a0b5b85e7c1e44f00cde146d091beb82b2c8e855"),
+    "500": ("500_model.pth", "fc35d5ef9f1f4564eea7036f34f4f8ec6000d33d"),
+}
+CHUNK_NT = {"300": 300}  # of a classifier's chunks, if they have not 500 (nt)
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+_TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+               "special_tokens_map.json")  # fmt: skip
+_WEIGHTS = {  # and the index that must lie beside them
+    r"model\.safetensors": "",
+    r"model-\d{5}-of-\d{5}\.safetensors": "model.safetensors.index.json",
+    r"pytorch_model\.bin": "",
+    r"pytorch_model-\d{5}-of-\d{5}\.bin": "pytorch_model.bin.index.json",
+}
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name can only mean a file right inside a folder."""
+    return _PLAIN_NAME.fullmatch(name) is not None
+
+
+def needed_files(names: Iterable[str]) -> list[str]:
+    """The files of an encoder that are used, safetensors before pickles, whole before sharded.
+
+    Only names that are written in this module can come out, so none leads out of a folder.
+    """
+    available = set(names)
+    for pattern, index in _WEIGHTS.items():
+        weights = sorted(name for name in available if re.fullmatch(pattern, name))
+        if weights and (not index or index in available):
+            return [name for name in (*_TEXT_FILES, index) if name in available] + weights
+    return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

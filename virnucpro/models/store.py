@@ -15,23 +15,14 @@ from safetensors.numpy import save
 from virnucpro.core.config import MODEL_TYPES
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
-from virnucpro.models import published
+from virnucpro.models import specs
 from virnucpro.models.classifier_file import PUBLISHED_KIND, read_classifier
-from virnucpro.models.manifest import (
-    MANIFEST,
-    Manifest,
-    is_plain_name,
-    read_json,
-    read_manifest,
-    write_manifest,
-)
-from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, ModelSpec
+from virnucpro.models.manifest import MANIFEST, Manifest, read_json, read_manifest, write_manifest
+from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, ModelSpec, is_plain_name
 from virnucpro.sequences.orfs import OrfPolicy
 
 BUNDLED = Path(__file__).parent / "mini"
 CLASSIFIER_FILE = "classifier.safetensors"
-
-Prove = Callable[[EncoderSpec | ModelSpec], None]
 
 
 def resolve_model(model_type: str, model_path: Path | None, home: Path) -> ModelSpec:
@@ -52,13 +43,13 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
             return load_model(model_path, home)
         if not model_path.is_file():
             raise ModelError(f"{model_path}: no such model; `virnucpro models list` shows them")
-    elif model_type not in published.CLASSIFIERS:
+    elif model_type not in specs.CLASSIFIERS:
         raise ModelError(f"{model_type}: no such model; one of {', '.join(MODEL_TYPES)}")
     if model_path is not None:
         read_classifier(model_path)  # first: a file that is none needs no encoder
         return _published_pair(model_type, model_path, sha256_file(model_path), home)
     if read_manifest(home / model_type) is None:
-        fetch, file = f"models fetch {model_type}", published.CLASSIFIERS[model_type].file
+        fetch, file = f"models fetch {model_type}", specs.CLASSIFIERS[model_type][0]
         raise ModelError(
             f"model {model_type} is not installed in {home}: `virnucpro {fetch}` downloads it with "
             f"its encoders, `virnucpro models import {file} --name {model_type}` takes a local file"
@@ -68,18 +59,18 @@ def resolve_model(model_type: str, model_path: Path | None, home: Path) -> Model
 
 def base_model(name: str, home: Path) -> ModelSpec:
     """Encoders, chunk length and ORF policy to train a classifier for, of any model's name."""
-    if name in published.CLASSIFIERS:
+    if name in specs.CLASSIFIERS:
         return _published_pair(name, Path(CLASSIFIER_FILE), "", home)
     return resolve_model("custom", BUNDLED if name == "mini" else Path(name), home)
 
 
 def _published_pair(name: str, classifier: Path, sha256: str, home: Path) -> ModelSpec:
     """The published encoders with a classifier file, which need not be installed."""
-    encoders = (published.DNA_ENCODER, published.PROTEIN_ENCODER)
+    encoders = (specs.DNA_ENCODER, specs.PROTEIN_ENCODER)
     dna, protein = (find_encoder(encoder, home) for encoder in encoders)
     return ModelSpec(
         name=name, dna=dna, protein=protein, classifier=classifier, classifier_sha256=sha256,
-        orf_policy=OrfPolicy("open-frame"), chunk_nt=published.chunk_nt(name),
+        orf_policy=OrfPolicy("open-frame"), chunk_nt=specs.CHUNK_NT.get(name, 500),
     )  # fmt: skip
 
 
@@ -147,18 +138,22 @@ def install_classifier(
     return _install(
         home / name, {CLASSIFIER_FILE: save(dict(tensors), metadata={"kind": kind})},
         name=name, source=f"{origin} (sha256 {sha256_file(source)})", revision=revision,
-        licence=published.CLASSIFIER_LICENCE if name in published.CLASSIFIERS else "not stated",
+        licence=specs.CLASSIFIER_LICENCE if name in specs.CLASSIFIERS else "not stated",
         model={
-            "dna": {"installed": published.DNA_ENCODER},
-            "protein": {"installed": published.PROTEIN_ENCODER},
+            "dna": {"installed": specs.DNA_ENCODER},
+            "protein": {"installed": specs.PROTEIN_ENCODER},
             "classifier": CLASSIFIER_FILE, "calibration": "", "groups": [],
-            "orf_policy": {"name": "open-frame", "keep": 6}, "chunk_nt": published.chunk_nt(name),
+            "orf_policy": {"name": "open-frame", "keep": 6},
+            "chunk_nt": specs.CHUNK_NT.get(name, 500),
         },
     )  # fmt: skip
 
 
 def install_local(
-    source: Path, name: str, home: Path, prove: Prove = lambda spec: None
+    source: Path,
+    name: str,
+    home: Path,
+    prove: Callable[[EncoderSpec | ModelSpec], None] = lambda spec: None,
 ) -> Manifest:
     """Install a model directory of ours, an encoder in a published layout, or a classifier file.
 
@@ -166,10 +161,10 @@ def install_local(
     """
     if not is_plain_name(name) or name in ("mini", "encoders", "custom"):
         raise ModelError(f"{name!r:.200} cannot be the name of an installed model")
-    if name in published.ENCODERS or name in ESM2_SIZES:
+    if name in specs.ENCODERS or name in ESM2_SIZES:
         file, names = "", []
         if source.is_dir():
-            names = published.needed_files(path.name for path in source.iterdir())
+            names = specs.needed_files(path.name for path in source.iterdir())
         elif source.suffix == ".pt" and name in ESM2_SIZES:
             file, names, source = source.name, [source.name], source.parent
         if not names:
@@ -189,12 +184,13 @@ def install_local(
 
 def describe_encoder(folder: Path, name: str, file: str = "") -> dict[str, Any]:
     """What a manifest says of a published encoder: name, licence, kind and width."""
-    known = published.ENCODERS.get(name)
     dim = ESM2_SIZES[name].dim if file else read_json(folder / "config.json").get("hidden_size")
     if type(dim) is not int or dim < 1:
         raise ModelError(f"{folder / 'config.json'}: gives no width (hidden_size {dim!r:.80})")
-    encoder = {"kind": known.kind if known else "esm2", "dim": dim, "file": file}
-    return {"name": name, "licence": known.licence if known else "MIT", "encoder": encoder}
+    kind = "dnabert" if name == specs.DNA_ENCODER else "esm2"
+    _, licence = specs.ENCODERS.get(name, ("", "MIT"))
+    encoder = {"kind": kind, "dim": dim, "file": file}
+    return {"name": name, "licence": licence, "encoder": encoder}
 
 
 def _install(folder: Path, files: Mapping[str, Path | bytes], **said: Any) -> Manifest:

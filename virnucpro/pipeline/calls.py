@@ -39,10 +39,7 @@ class Called:
 
 
 class Caller:
-    """A model's calibration, applied to shards; `mates` records in a row are one fragment.
-
-    A ModelError if the calibration cannot be read.
-    """
+    """A model's calibration, applied to shards; `mates` records in a row are one fragment."""
 
     def __init__(self, model: ModelSpec, mates: int = 1) -> None:
         self._model, self._calibration = model, Calibration.load(model.calibration)

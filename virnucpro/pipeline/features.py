@@ -24,8 +24,9 @@ from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.files import atomic_write, digest_of, sha256_file
 from virnucpro.core.records import Embeddings
 from virnucpro.core.text import clipped
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import EncoderSpec
-from virnucpro.scores.scorer import Embedder, EmbeddingOptions, LoadedModels
+from virnucpro.scores.scorer import Embedder, LoadedModels
 from virnucpro.sequences.fasta import first_word, read_fasta
 
 logger = logging.getLogger("virnucpro.pipeline.features")
@@ -57,10 +58,8 @@ def write_protein_features(path: Path, embeddings: Embeddings) -> None:
 
 
 def write_merged(path: Path, embeddings: Embeddings, inputs: str) -> None:
-    """Write `{ids, data: tensor (n, d) float32}`, first under `path.with_suffix('.tmp')`.
-
-    `inputs`, the digest of the files it was made from, lies in a record that torch passes over.
-    """
+    """Write `{ids, data: tensor (n, d) float32}`, first under `path.with_suffix('.tmp')`."""
+    # torch passes over a record of another name, as that of `inputs`, the digest of both files
     vectors = embeddings.vectors
     tensor = _tensors(vectors.size, [0], *vectors.shape)
     _write(path, "ids", embeddings.seq_ids, tensor, vectors, inputs, path.with_suffix(".tmp"))
@@ -348,7 +347,7 @@ class EmbedJob:
     """Embed split files with one encoder: a `Job`, see `Embedder`."""
 
     encoder: EncoderSpec
-    options: EmbeddingOptions = field(default_factory=EmbeddingOptions)
+    options: EngineOptions = field(default_factory=EngineOptions)
 
     def task(self, models: LoadedModels) -> "EmbedTask":
         """The encoder on the device of `models`."""

@@ -18,6 +18,7 @@ from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
 from virnucpro.core.storage import fetch, url_of
 from virnucpro.sequences.alignments import alignment_format, read_alignments
+from virnucpro.sequences.entries import Stretch
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
 from virnucpro.sequences.letters import screen_record
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
@@ -27,7 +28,7 @@ logger = logging.getLogger("virnucpro.pipeline")
 
 _OF_A_PROCESS = ("/dev/stdin", "/dev/fd/", "/proc/")  # files, where a file was redirected to them
 
-_FIRST_MATE = re.compile(r"[._-]R?1(_001)?$")
+_FIRST_MATE = re.compile(r"(.+?)((?:[._-][rR]?)?)1((?:_001)?)", re.DOTALL)
 _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_FOLDER = 80
@@ -43,7 +44,18 @@ class Source:
     interleaved: bool = False  # mates follow each other in the one file
     paths: tuple[Path, ...]  # where they lie; standard input has been copied to a file
     reference: Path | None = None  # FASTA for CRAM files that need one
+    stretches: tuple[Stretch, ...] = ()  # parts of the files, read in place of them
     digests: tuple[str, ...] = ()  # hex SHA-256 when the run began; empty where not known
+
+    @property
+    def mates(self) -> int:
+        """Records in a row that are one fragment."""
+        return 2 if self.interleaved or len(self.paths) == 2 else 1
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What the ids of mates end in."""
+        return ("/1", "/2") if self.mates > 1 else ("",)
 
 
 def plan_sources(
@@ -65,6 +77,9 @@ def plan_sources(
         raise UsageError("--paired is for two files, --interleaved for one: give one of them")
     if paired and len(inputs) % 2:
         raise UsageError(f"--paired takes inputs two by two, got {len(inputs)}")
+    for first, second in zip(inputs[::2], inputs[1::2], strict=True) if paired else ():
+        if first == second:
+            raise UsageError(f"{first} is given for both mates: --paired takes two files")
     known: dict[tuple[int, int], Path] = {}
     for path in filter(Path.exists, inputs):
         place = path.stat().st_dev, path.stat().st_ino
@@ -91,7 +106,7 @@ def plan_sources(
 
 
 def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
-    """One name a sample, no two alike: the stem of its first input.
+    """One name a sample, no two alike: the stem of its first input, of mates what theirs share.
 
     Inputs of one stem that lie in several folders are called by their folders, as assemblers
     name all their files alike. Names that are alike even so get a number.
@@ -100,12 +115,18 @@ def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
     ['gut', 'soil', 'y']
     >>> sample_names([Path("a/gut/x.fa"), Path("b/gut/x.fa"), Path("gut.fa")])
     ['gut', 'gut__2', 'gut__3']
+    >>> sample_names([Path("r1.fq"), Path("r2.fq"), Path("x_R1_001.fq"), Path("x_R2_001.fq")], True)
+    ['r', 'x']
     """
     named: list[tuple[str, str]] = []
     folders_of: defaultdict[str, set[Path]] = defaultdict(set)
-    for path in inputs[:: 2 if paired else 1]:
+    width = 2 if paired else 1
+    for path, other in zip(inputs[::width], inputs[width - 1 :: width], strict=True):
         stem = sample_name(path)
-        stem = _NOT_PRINTED.sub("_", _FIRST_MATE.sub("", stem) or stem if paired else stem)
+        mate = _FIRST_MATE.fullmatch(stem)
+        if mate and sample_name(other) == f"{mate[1]}{mate[2]}2{mate[3]}":
+            stem = mate[1]
+        stem = _NOT_PRINTED.sub("_", stem)
         # a folder is called as the user calls it, so that no link is followed
         whole = os.path.abspath(path)  # noqa: PTH100
         folder = Path(STDIN if str(path) == STDIN else whole).parent
@@ -149,7 +170,7 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
                 if joint_ids is None and records[0].sample == source.sample:
                     yield from records  # a copy would take as long as to parse it
                     continue
-                endings = ("/1", "/2") if len(records) == 2 else ("",)
+                endings = source.endings
                 joint_id = seq_id = records[0].seq_id.removesuffix(endings[0])
                 if joint_ids is not None:
                     joint_id = joint_ids.unique(seq_id, endings)
@@ -169,17 +190,18 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
 
 def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
     """Records one by one, mates two by two."""
-    alignments = [path for path in source.paths if alignment_format(path)]
-    if len(source.paths) == 2 or source.interleaved:
+    places = source.stretches or source.paths
+    alignments = [path for path in source.paths if not source.stretches and alignment_format(path)]
+    if source.mates > 1:
         if alignments:
             flag = "--interleaved" if source.interleaved else "--paired"
             problem = f"holds alignments, which know their mates: drop {flag}"
             raise InputError(alignments[0], problem)
-        return pairs_of(source.paths, log)
-    (path,) = source.paths
-    return zip(
-        read_alignments(path, log, source.reference) if alignments else records_of(path, log)
-    )
+        return pairs_of(places, log)
+    (path,) = places
+    if alignments:
+        return zip(read_alignments(alignments[0], log, source.reference))
+    return zip(records_of(path, log))
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -262,12 +284,14 @@ def check_content(sources: Sequence[Source]) -> None:
             raise InputError(", ".join(map(shown_name, source.names)), problem)
 
 
-def sampler(sources: Sequence[Source], wanted: int | None, mates: int = 1) -> Callable[[int], bool]:
-    """Whether record `i` is of `wanted` evenly spread ones (None: all), `mates` going together."""
+def sampler(
+    sources: Sequence[Source], wanted: int | None, mates: int = 1
+) -> Callable[[int], bool] | None:
+    """Whether record `i` is of `wanted` evenly spread ones, `mates` together; None: all are."""
     if wanted is None:
-        return lambda number: True
+        return None
     total = sum(1 for _ in read_sources(sources, ReadLog(is_silent=True)))
     if total <= wanted:
-        return lambda number: True
+        return None
     pairs, kept = total // mates, max(1, wanted // mates)
     return lambda number: (number // mates + 1) * kept // pairs > number // mates * kept // pairs

@@ -1,8 +1,7 @@
 """One packed stage on many devices: FASTA files in, one HDF5 file of vectors out.
 
-A file is a unit of work, and the unit's vectors are a shard. Units are dealt to ranks in turn,
-and a lost rank's units go to the others. Shards are joined in the order of the files, so that
-the result is the same whatever the number of ranks, and whatever was done before.
+A file is a unit of work, dealt to ranks in turn, and its vectors are a shard. Shards are joined in
+the order of the files: the result is the same whatever the number of ranks, or was done before.
 """
 
 import logging
@@ -16,11 +15,11 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import detect_cuda_devices, usable_cpus
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.files import digest_of, sha256_file, write_json
+from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import Workers, WorkerSettings
-from virnucpro.scores.scorer import EmbeddingOptions
 
 log = logging.getLogger("virnucpro.pipeline.multi_gpu")
 
@@ -53,7 +52,7 @@ def run_multi_gpu_inference(
     reuse, repair = config.enable_checkpointing, config.force_restart
     ledger = Ledger(Path(root), folder / "ledger", reuse, repair)
     is_half = compute.dtype in ("auto", "float16")
-    options = EmbeddingOptions(
+    options = EngineOptions(
         engine="packed" if compute.packing else "padded",
         dtype="float32" if is_half and not model_config.get("enable_fp16", True) else compute.dtype,
         token_budget=config.token_budget,
@@ -122,7 +121,7 @@ def run_multi_gpu_inference(
         "given_up": {str(one.key): one.reason for one in given_up},
     })  # fmt: skip
     if known := next(filter(None, stats), None):
-        said = {"float16": "FP16", "varlen kernels": "FlashAttention varlen"}
+        said = {"float16": "FP16", "triton kernels": "FlashAttention varlen"}
         numbers, kernels = known["dtype"], f"{known['backend']} kernels"
         words = said.get(numbers, numbers), said.get(kernels, kernels)
         log.info("  Features: %s, %s, stride-based sharding", *words)
@@ -137,9 +136,7 @@ def choose_devices(world_size: int, devices: Sequence[str]) -> tuple[str, ...]:
         raise DeviceError(f"world_size must be at least 1, got {world_size}")
     if not chosen or set(chosen) == {"cpu"}:
         return ("cpu",) * world_size
-    if world_size > len(chosen):
-        raise DeviceError(
-            f"{world_size} ranks for {len(chosen)} GPUs ({', '.join(chosen)}): "
-            f"use --ranks {len(chosen)} or less"
-        )
+    if world_size > (most := len(chosen)):
+        problem = f"{world_size} ranks for {most} GPUs ({', '.join(chosen)})"
+        raise DeviceError(f"{problem}: use --ranks {most} or less")
     return chosen[:world_size]

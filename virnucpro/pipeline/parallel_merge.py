@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
@@ -72,39 +73,11 @@ def _merge(file_pair: FilePair) -> Merged:
 def get_optimal_settings(
     file_pairs: Sequence[FilePair], num_workers: int | None = None
 ) -> tuple[int, int, int]:
-    """Workers (None means the usable CPUs), pairs per batch, and pairs handed over at a time.
-
-    >>> get_optimal_settings([], num_workers=4)
-    (4, 1, 1)
-    """
+    """Workers (None means the usable CPUs), pairs per batch, and pairs handed over at a time."""
     if num_workers is None:
         num_workers = usable_cpus()
         logger.info("Auto-detected %d CPU cores for merging", num_workers)
     return num_workers, 1, max(1, len(file_pairs) // (num_workers * 4))
-
-
-def parallel_merge_features(
-    nucleotide_files: Sequence[Path],
-    protein_files: Sequence[Path],
-    output_dir: Path,
-    num_workers: int | None = None,
-) -> tuple[list[Path], list[FailedPair]]:
-    """Merge every nucleotide file (`output_1_DNABERT_S.pt`) with the protein file of its number.
-
-    `num_workers` processes, by default the usable CPUs, or one where the files are small.
-
-    Returns:
-        Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
-        each pair that failed; a reason begins `Merge failed for {nucleotide file name}`.
-
-    Raises:
-        ValueError: num_workers is below 1, or two files would merge into the same output.
-        OutputError: merged files cannot be written.
-    """
-    silent = ProgressReporter(enabled=False)
-    return parallel_merge_with_progress(
-        nucleotide_files, protein_files, output_dir, num_workers, silent
-    )
 
 
 def parallel_merge_with_progress(
@@ -115,7 +88,19 @@ def parallel_merge_with_progress(
     progress: ProgressReporter | None = None,
     threads: int | None = None,
 ) -> tuple[list[Path], list[FailedPair]]:
-    """`parallel_merge_features` with a bar; where it chooses, at most `threads` processes."""
+    """Merge every nucleotide file (`output_1_DNABERT_S.pt`) with the protein file of its number.
+
+    `num_workers` processes; by default one where the files are small, else the usable CPUs, or at
+    most `threads`.
+
+    Returns:
+        Merged files in the order of `nucleotide_files`, and (nucleotide, protein, reason) of
+        each pair that failed; a reason begins `Merge failed for {nucleotide file name}`.
+
+    Raises:
+        ValueError: num_workers is below 1, or two files would merge into the same output.
+        OutputError: merged files cannot be written.
+    """
     file_pairs, failed_pairs = pair_files(nucleotide_files, protein_files, output_dir)
     is_free = num_workers is None
     num_workers, _, chunksize = get_optimal_settings(file_pairs, num_workers)
@@ -148,14 +133,16 @@ def parallel_merge_with_progress(
     return merged_files, failed_pairs
 
 
+# the same without a bar
+parallel_merge_features = partial(
+    parallel_merge_with_progress, progress=ProgressReporter(enabled=False)
+)
+
+
 def pair_files(
     nucleotide_files: Sequence[Path], protein_files: Sequence[Path], output_dir: Path
 ) -> tuple[list[FilePair], list[FailedPair]]:
-    """Join two lists of feature files by name without its suffix, never by position.
-
-    Returns (nucleotide, protein, output) in the order of `nucleotide_files`, and a failure for each
-    file without a partner; a ValueError where two would share an output.
-    """
+    """Join files by their names without suffix; a failure for each alone, ValueError for two."""
     nucleotides, proteins = _by_key(nucleotide_files), _by_key(protein_files)
     pairs, alone = [], []
     for key in nucleotides | proteins:

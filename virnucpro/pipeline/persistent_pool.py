@@ -13,11 +13,7 @@ logger = logging.getLogger("virnucpro.pipeline.workers")
 
 
 class PersistentWorkerPool(Workers):
-    """Workers that keep their encoders loaded between stages and between inputs.
-
-    `num_workers` processes for the model called `model_type` share out devices and threads of
-    `compute`, by default one CPU.
-    """
+    """Workers that share devices and threads of `compute`, and keep their encoders loaded."""
 
     def __init__(self, num_workers: int, model_type: str, compute: Compute | None = None) -> None:
         compute = compute or Compute(device="cpu")

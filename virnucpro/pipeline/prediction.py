@@ -6,6 +6,7 @@ same ledger.
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -18,6 +19,7 @@ from virnucpro.core.errors import DamagedError, InputError, WorkersFailedError
 from virnucpro.core.files import atomic_write, digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.text import clipped
+from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline import features, stream
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.final_tables import write_final_tables
@@ -47,7 +49,7 @@ from virnucpro.pipeline.settings import PredictionSettings
 from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
-from virnucpro.scores.scorer import EmbeddingOptions, LoadedModels, Scorer
+from virnucpro.scores.scorer import LoadedModels, Scorer
 from virnucpro.sequences.fasta import read_fasta, write_fasta
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -82,7 +84,7 @@ def run_prediction(
         Exit code: 0 done, 6 done but for the records named in failed_files.txt.
     """
     settings = settings or PredictionSettings()
-    compute = settings.compute
+    compute, started = settings.compute, time.monotonic()
     out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
     is_staged = compute.staged or use_v2_architecture or persistent_models
     read = [*input_files, *filter(None, [settings.inputs.reference])]
@@ -100,38 +102,38 @@ def run_prediction(
         calls = run.ledger.read(CALLS, run.calls_key)
         tables = run.ledger.read(TABLES, run.tables_key)
         if calls and tables:
-            run.report.data = tables.facts["run"]
-            if read_json(run.paths.run_json) != run.report.data:
-                run.report.save()
+            run.data = tables.facts["run"]
+            if read_json(run.paths.run_json) != run.data:
+                run.save()
             logger.info("Already complete: %s", out)
             claim_outputs(run)
             _leave_whole(run)
             return DONE
         claim_outputs(run, is_staged)
-        run.report.save()
+        run.save()
         if calls:
-            run.report.data |= calls.facts
-            _write_tables(run, calls.outputs)
+            run.data |= calls.facts
+            _write_tables(run, calls.outputs, started)
         else:
             with at_most_threads(run.threads, needs_torch):
                 if is_staged:
                     executor = stream.NoExecutor(
                         _score_staged(run, use_v2_architecture, persistent_models, runtime_config)
                     )
-                _write_tables(run, stream.score_and_call(run, executor))
+                _write_tables(run, stream.score_and_call(run, executor), started)
         is_partial = run.paths.failed_files.exists()
         _leave_whole(run, is_partial)
-        for line in summary_lines(out, run.report.data):
+        for line in summary_lines(out, run.data):
             logger.info("%s", line)
         return PARTIAL if is_partial else DONE
 
 
-def _write_tables(run: Run, model_outputs: Outputs) -> None:
+def _write_tables(run: Run, model_outputs: Outputs, started: float) -> None:
     """Apply the thresholds, write the final tables, and close the run."""
     run.ledger.discard(TABLES, REPORT)
-    with run.report.stage("tables") as counts:
+    with run.stage("tables") as counts:
         try:
-            found, run.report.data["sample_summary"] = write_final_tables(run)
+            found, run.data["sample_summary"] = write_final_tables(run)
         except InputError:  # an input changed: what was made of it stays only in a finished run
             if not run.paths.calls.exists():
                 run.ledger.discard(CALLS)
@@ -139,11 +141,15 @@ def _write_tables(run: Run, model_outputs: Outputs) -> None:
                     path.unlink(missing_ok=True)
             raise
         counts |= found
-    if any(sample["note"] for sample in run.report.data["sample_summary"]):
-        run.report.data["advice"] = advice(run.report.data["command"])
+    if any(sample["note"] for sample in run.data["sample_summary"]):
+        run.data["advice"] = advice(run.data["command"])
     outputs = run.ledger.describe(run.tables)
-    run.report.finish(run.paths.failed_files.exists(), model_outputs | outputs)
-    run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": run.report.data})
+    hashes = {name: sha256 for name, (_, sha256) in (model_outputs | outputs).items()}
+    status = "partial" if run.paths.failed_files.exists() else "done"
+    seconds = round(time.monotonic() - started, 3)
+    run.data |= {"status": status, "outputs": hashes, "seconds": seconds}
+    run.save()
+    run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": run.data})
 
 
 def _leave_whole(run: Run, is_partial: bool = False) -> None:
@@ -173,10 +179,7 @@ def claim_outputs(run: Run, is_staged: bool = False) -> None:
 def _score_staged(
     run: Run, use_v2: bool, persistent_models: bool, config: RuntimeConfig | None
 ) -> dict[int, str]:
-    """Score every unit through feature and merged files; the reasons of those that it could not.
-
-    A WorkersFailedError if the packed engine gave work up, a DamagedError for a changed file.
-    """
+    """Score every unit through feature and merged files; the reasons of those that it could not."""
     store, failures = stream.ScoreStore(run.ledger, run.key), dict[int, str]()
     sizes, compute = _written_units(run), run.settings.compute
     todo = [n for n, size in enumerate(sizes, 1) if store.read(n - 1, size) is None]
@@ -192,20 +195,20 @@ def _score_staged(
         if pool:
             pool.create_pool()
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
-        with run.report.stage("dna_features") as counts:
+        with run.stage("dna_features") as counts:
             if use_v2 and compute.dnabert_v2:
                 counts |= _packed(run, "dna", todo, sizes, config)
             else:
                 counts |= _file_wise(run, "dna", todo, sizes, queue, failures)
         # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
-        with run.report.stage("protein_features") as counts:
+        with run.stage("protein_features") as counts:
             if use_v2:
                 counts |= _packed(run, "protein", todo, sizes, config)
             else:
                 counts |= _file_wise(run, "protein", todo, sizes, queue, failures)
-    with run.report.stage("merging") as counts:
+    with run.stage("merging") as counts:
         counts |= merge(run, todo, failures)
-    with run.report.stage("prediction") as counts:
+    with run.stage("prediction") as counts:
         counts |= _classify(run, store, [n for n in todo if n - 1 not in failures], sizes)
     return failures
 
@@ -217,7 +220,7 @@ def _file_wise(
     """v1: one split file after another goes to a worker on each device, in padded batches."""
     paths, compute = run.paths, run.settings.compute
     budget, spec = compute.token_budget(slot), getattr(run.model, slot)
-    options = EmbeddingOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
+    options = EngineOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
     units = _to_make(run, slot, todo, "file-wise")
     files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
     counts = {"files": 0, "kept": len(todo) - len(files), "failed": 0, "tokens": 0}
@@ -229,7 +232,7 @@ def _file_wise(
                 counts["failed"] += 1
                 continue
             _commit(run, slot, files[file], units)
-            run.report.note_engines({slot: outcome.stats[spec.kind]})
+            run.note_engines({slot: outcome.stats[spec.kind]})
             counts["files"] += 1
             counts["tokens"] += outcome.result[1]
     return counts
@@ -271,7 +274,7 @@ def _packed(
         )
     stats = [one for one in read_json(folder / "stage.json").get("ranks", []) if one]
     for one in stats:
-        run.report.note_engines({slot: one})
+        run.note_engines({slot: one})
     if failed_ranks:
         where = f"Check logs: {folder / 'logs'}/worker_*.log"
         share = f"{len(failed_ranks)}/{num_gpus} workers: ranks {failed_ranks}. {where}"
@@ -324,7 +327,7 @@ def _written_units(run: Run) -> list[int]:
         chunks.extend(texts)
         orfs.extend(zip(dna, protein, strict=True))
 
-    with run.report.stage("reading") as counts, ExitStack() as stack:
+    with run.stage("reading") as counts, ExitStack() as stack:
         chunked, *whole = (stack.enter_context(atomic_write(path, "w")) for path in outputs)
         records = read_sources(run.sources)
         for event in input_pass(records, run.rules, run.per_unit, run.threads, keep):
@@ -400,11 +403,10 @@ def _classify(
 def _stream_h5_to_pt_files(
     h5_path: Path, output_dir: Path, nucleotide_feature_files: Sequence[Path]
 ) -> list[Path]:
-    """Vectors of the packed engine -> one protein feature file beside each nucleotide one.
+    """Vectors of the packed engine -> one protein feature file for each nucleotide one; streams.
 
-    Streams: the vectors of one file are in memory. Rows of ours lie in the order of the files;
-    others are found by id. `h5_path` has `sequence_ids` (n,) and `embeddings` (n, d) float32.
-    `output_dir` gets `output_k_ESM.pt` for each `output_k_DNABERT_S.pt`, which are returned.
+    `h5_path` is as `write_vectors` makes it. `output_dir` gets `output_k_ESM.pt` for each
+    `output_k_DNABERT_S.pt`, which are returned.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     ids = (features.read_dna_features(file).seq_ids for file in nucleotide_feature_files)

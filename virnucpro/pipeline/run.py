@@ -14,12 +14,12 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 from typing import Any
 
 from virnucpro import __version__
-from virnucpro.core.checkpoint import Ledger, Outputs
+from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.core.text import clipped, one_line
+from virnucpro.core.text import clipped, counted, one_line
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import inputs
@@ -27,6 +27,7 @@ from virnucpro.pipeline.input_pass import Rules
 from virnucpro.pipeline.inputs import Source, shown_name
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
+from virnucpro.reports.explain import mates
 from virnucpro.reports.html import REPORT_FILES
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES
 from virnucpro.reports.tables import SCHEMA
@@ -45,7 +46,7 @@ MOST_NOTED = 5  # samples in the log
 OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Run:
     """One prediction under way; a key is the digest of all that decides what lies under it."""
 
@@ -60,8 +61,8 @@ class Run:
     calls_key: str  # of the model's calls: done on whatever kind of device they were made
     tables_key: str  # of the final tables
     ledger: Ledger  # what is done, and which files are ours
-    report: "RunReport"
     reporter: ProgressReporter
+    data: dict[str, Any]  # run.json: what ran, with what, and what came of it; see docs/outputs.md
 
     @property
     def folders(self) -> list[Path]:
@@ -86,11 +87,6 @@ class Run:
         return [self.paths.output_dir / name for name in REPORT_FILES]
 
     @property
-    def input_bytes(self) -> int:
-        """Size of all inputs together, packed as they are."""
-        return sum(path.stat().st_size for source in self.sources for path in source.paths)
-
-    @property
     def rules(self) -> Rules:
         """What decides which ORFs the input gives; counts the records where that matters."""
         choice = self.settings.model
@@ -106,14 +102,6 @@ class Run:
         """Write down that these files are ours, before they are made; see `check_free`."""
         check_free(self.ledger, files)
         self.ledger.claim(*files)
-
-
-class RunReport:
-    """run.json: what ran, with what, and what came of it; docs/outputs.md has its keys."""
-
-    def __init__(self, path: Path, data: dict[str, Any]) -> None:
-        self._path, self.data = path, data
-        self._start = time.monotonic()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, int]]:
@@ -134,17 +122,9 @@ class RunReport:
             known = data.get("devices", [])
             data["devices"] = [*dict.fromkeys([*known, str(one.get("device"))])]
 
-    def finish(self, is_partial: bool, outputs: Outputs) -> None:
-        """Record the end of the run, and the SHA-256 of its outputs."""
-        hashes = {name: sha256 for name, (_, sha256) in outputs.items()}
-        seconds = round(time.monotonic() - self._start, 3)
-        status = "partial" if is_partial else "done"
-        self.data |= {"status": status, "outputs": hashes, "seconds": seconds}
-        self.save()
-
     def save(self) -> None:
         """Write run.json."""
-        write_json(self._path, self.data)
+        write_json(self.paths.run_json, self.data)
 
 
 def choose_model(choice: ModelChoice) -> ModelSpec:
@@ -165,10 +145,7 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
 def prepare(
     input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings
 ) -> Run:
-    """Hash the inputs and open the run, in a directory that is held.
-
-    An InputError if an input cannot be read, a UsageError if an earlier run here was of others.
-    """
+    """Hash the inputs and open the run, in a directory that is held and has a run of no others."""
     asked, output, compute = settings.inputs, settings.output, settings.compute
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)
@@ -197,14 +174,12 @@ def prepare(
     devices = compute.devices
     kind = devices[0].split(":")[0]  # their scores differ in the last digits
     per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
+    versions = [(package, version_of(package)) for package in PACKAGES]
     about = {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
         "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv,
         "host": f"{platform.system()}-{platform.release()}-{platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version for name in PACKAGES if (version := version_of(name))},
-        },
+        "versions": {"python": platform.python_version(), **{p: v for p, v in versions if v}},
         "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,
                   "orf_policy": model.orf_policy.name, "orf_keep": model.orf_policy.keep},
         "parameters": asdict(settings), "inputs": described, "samples": samples,
@@ -216,8 +191,7 @@ def prepare(
         devices=devices, threads=compute.threads or usable_cpus(),
         key=digest_of(decides, kind, per_unit),
         calls_key=digest_of(decides), tables_key=digest_of(decides, calling, SCHEMA),
-        ledger=ledger, report=RunReport(paths.run_json, about),
-        reporter=ProgressReporter(output.progress),
+        ledger=ledger, reporter=ProgressReporter(output.progress), data=about,
     )  # fmt: skip
 
 
@@ -251,10 +225,8 @@ def _check_same_inputs(
         if None in places[1] or places[0] != places[1]:
             was, now = (clipped(", ".join(map(shown_name, each)), 1_000) for each in (old, new))
             held = f"{now} with other content" if old == new else f"{was}, not of {now}"
-            raise UsageError(
-                f"{output_dir} holds a run of {held}; choose another --output-dir, "
-                "or --force to start over"
-            )
+            remedy = "choose another --output-dir, or --force to start over"
+            raise UsageError(f"{output_dir} holds a run of {held}; {remedy}")
     ledger.discard(INPUTS)
     ledger.commit(INPUTS, "", facts={"inputs": described})
 
@@ -271,22 +243,26 @@ def record_failures(
             is_line = reason.count("|") >= 2
             *where, why = reason.split("|", 2) if is_line else (f"unit {unit}", "scoring", reason)
             file.write("|".join((*where, one_line(why))) + "\n")
-        lost = f"{len(missing)} records failed: {sum(missing.values())} ORFs without a score"
+        lost = f"{counted(len(missing), 'record')} failed: "
+        lost += f"{counted(sum(missing.values()), 'ORF')} without a score"
         file.write(f"{paths.calls}|calls|{lost}\n")
 
 
 def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     """What a run says at its end, given its run.json: the answer, what lacks and why, the files."""
     tables, scoring = (data["stages"].get(name, {}) for name in ("tables", "scoring"))
+    width = mates(data)
     calls = ", ".join(
-        f"{tables.get(f'call:{name}', 0):,} {name}" for name in ("virus", "non-virus", "uncertain")
+        f"{tables.get(f'call:{name}', 0) // width:,} {name}"
+        for name in ("virus", "non-virus", "uncertain")
     )
     samples, false = data.get("sample_summary", []), ""
     rated = [one for one in samples if one.get("virus") and one.get("expected_false") is not None]
     if viral := sum(one["virus"] for one in rated):
         share = sum(one["virus"] * one["expected_false"] for one in rated) / viral
         false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
-    lines = [f"{tables.get('records', 0):,} records: {calls}{false}"]
+    count = counted(tables.get("records", 0) // width, "pair" if width > 1 else "record")
+    lines = [f"{count}: {calls}{false}"]
     noted = [sample for sample in samples if sample.get("note")]
     lines += [f"{sample['sample']}: {sample['note']}" for sample in noted[:MOST_NOTED]]
     if len(noted) > MOST_NOTED:
@@ -303,8 +279,8 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         lines.append(f"Not scored: {sum(counts.values()):,} ({reasons})")
     if data.get("status") == "partial":
         lines.append(f"Incomplete: see {output_dir / 'failed_files.txt'}; --resume tries again")
-    found = [output_dir / name for name in ("report.html", "calls.tsv")]
-    names = ", ".join(str(path) for path in found if path.exists())
+    found = filter(Path.exists, (output_dir / "report.html", output_dir / "calls.tsv"))
+    names = ", ".join(map(str, found))
     seconds = timedelta(seconds=int(data.get("seconds", 0.0)))
     return [*lines, f"Done in {seconds}: {names}"]
 

@@ -17,11 +17,13 @@ from virnucpro.core.device import device_name, usable_cpus
 from virnucpro.core.errors import DamagedError, DeviceError, InputError, UsageError
 from virnucpro.core.records import Record, Status
 from virnucpro.core.text import duration
+from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.calls import Caller, ModelTables
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources, sampler
+from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.run import (
     CALLS,
@@ -33,9 +35,10 @@ from virnucpro.pipeline.run import (
     remember,
 )
 from virnucpro.pipeline.settings import Compute, default_home
+from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.scorer import COLUMNS, EmbeddingOptions, LoadedModels, Scorer, finished
+from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer, finished
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -55,8 +58,8 @@ class ScoreJob:
     """Score the distinct ORFs of a unit: a `Job`, see `Scorer`."""
 
     model: ModelSpec
-    dna: EmbeddingOptions
-    protein: EmbeddingOptions
+    dna: EngineOptions
+    protein: EngineOptions
     classifier_batch: int = 256
 
     def task(self, models: LoadedModels) -> Scorer:
@@ -66,7 +69,7 @@ class ScoreJob:
 
 def score_job(model: ModelSpec, compute: Compute) -> ScoreJob:
     """The job of a run, wherever it is done."""
-    options = EmbeddingOptions(
+    options = EngineOptions(
         engine=None if compute.packing else "padded", dtype=compute.dtype,
         pin_memory=compute.pin_memory, plain_attention=compute.v1_attention,
     )  # fmt: skip
@@ -90,10 +93,7 @@ class ScoreStore:
         self.ledger, self.key = ledger, key
 
     def read(self, number: int, size: int) -> Scores | None:
-        """The scores of a finished unit, shape (size, `COLUMNS`); None where it is not finished.
-
-        A DamagedError if they are not what was committed, and repair was not asked for.
-        """
+        """The scores of a finished unit, (size, `COLUMNS`), or None; a DamagedError if changed."""
         if (entry := self.ledger.read(unit_name(number), self.key)) is None:
             return None
         if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
@@ -202,15 +202,12 @@ class NoExecutor(InProcess):
 
 
 class DirectScorer:
-    """The same without files, for a few thousand records: training, `virnucpro.embed`, tests.
-
-    A model, loaded once on one device; DeviceError and ModelError tell what is missing.
-    """
+    """A model, loaded once on one device, without files: for a few thousand records."""
 
     def __init__(
-        self, model: ModelSpec, device: str = "cpu", options: EmbeddingOptions | None = None
+        self, model: ModelSpec, device: str = "cpu", options: EngineOptions | None = None
     ) -> None:
-        options = options or EmbeddingOptions()
+        options = options or EngineOptions()
         self.model, self._job = model, ScoreJob(model=model, dna=options, protein=options)
         self._here = InProcess(device_name(device))
         self.executor: Executor = self._here
@@ -282,10 +279,7 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
 
 
 def agreement(exact: NDArray[np.floating[Any]], fast: NDArray[np.floating[Any]]) -> dict[str, Any]:
-    """Compare P(virus) of the same sequences by trusted and by fast numbers, both (n,).
-
-    A UsageError with the figures where they are too few, or do not agree well enough.
-    """
+    """How P(virus), (n,), by fast numbers agrees; a UsageError with the figures if not enough."""
     if len(exact) < LEAST_SEQUENCES:
         need = f"{LEAST_SEQUENCES} sequences scored both ways, and there are {len(exact)}"
         raise UsageError(f"--precision fp8 is trusted after {need}; leave it out")
@@ -313,18 +307,18 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         if executor is None:
             executor = make_executor(compute, store)
             stack.callback(executor.close)
-        counts = stack.enter_context(run.report.stage("scoring"))
+        counts = stack.enter_context(run.stage("scoring"))
         bar = stack.enter_context(run.reporter.create_file_bar(None, "Scoring", "ORFs"))
         tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
         if compute.dtype == "fp8":
-            run.report.data["agreement"] = try_fp8(run, job, executor)
-        log = ReadLog()
-        records = read_sources(run.sources, log)
-        pace = Pace()
+            run.data["agreement"] = try_fp8(run, job, executor)
+        log, pace = ReadLog(), Pace()
+        scores_here = device == "cpu" and not isinstance(executor, NoExecutor)
+        workers = 1 if scores_here and run.threads < FEWEST_WORKERS else run.threads
         ahead = [0]  # ORFs read so far, with which share of the input's bytes
 
         def read_ahead() -> Iterator[Unit | Shard]:
-            for event in input_pass(records, run.rules, run.per_unit, run.threads):
+            for event in read_inputs(run.sources, run.rules, run.per_unit, workers, log):
                 ahead[0] += len(event) if isinstance(event, Unit) else 0
                 yield event
 
@@ -335,7 +329,7 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
 
         loads_first = device != "cpu" and compute.executor == "local"
         scored = scored_shards(
-            read_ahead(), store, executor, job, tell, given_up, run.report.note_engines,
+            read_ahead(), store, executor, job, tell, given_up, run.note_engines,
             loads_first=loads_first and not run.settings.output.resume,
         )  # fmt: skip
         # This thread drives a GPU while another writes: one shard waits for it at most.
@@ -356,16 +350,16 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         elif counts.get(f"status:{Status.NOT_DNA}", 0) == counts["records"]:
             problem = "no record is DNA: over 10% of the letters are outside its alphabet"
             raise InputError(names, f"{problem}; give nucleotide sequences, not proteins")
-    seconds = run.report.data["stages"]["scoring"]["seconds"]
+    seconds = run.data["stages"]["scoring"]["seconds"]
     logger.info("Scored %s distinct ORFs in %s", f"{counts['embedded']:,}", duration(seconds))
-    if rate := pace.rate(gpu_memory=run.report.data.get("gpu_bytes", 0)):
+    if rate := pace.rate(gpu_memory=run.data.get("gpu_bytes", 0)):
         chunk_nt = counts["nt"] / max(1, counts["chunks"])
         key, _ = rate_keys(run.model, run.devices, run.threads, chunk_nt)
         remember(run.settings.model.home or default_home(), key, rate)
     record_failures(paths, given_up, tables.missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
-        data = run.report.data
+        data = run.data
         facts = {name: data[name] for name in OF_SCORING if name in data}
         run.ledger.commit(CALLS, run.calls_key, outputs=outputs, facts=facts)
     return outputs

@@ -3,7 +3,6 @@
 Arithmetic is written once, for arrays of numpy and for tensors on a GPU alike.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,8 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import sha256_file
-from virnucpro.models.classifier_file import (
-    BATCH_NORM_EPS,
-    PUBLISHED_KIND,
-    VARIANCE,
-    Tensors,
-    read_classifier,
-)
+from virnucpro.models import classifier_file as files
+from virnucpro.models.classifier_file import PUBLISHED_KIND, read_classifier
 from virnucpro.models.specs import ModelSpec
 from virnucpro.scores.kinds import Kinds
 
@@ -27,16 +21,25 @@ Floats = NDArray[np.float32]
 
 
 class Classifier:
-    """A network with the kind and weights that `read_classifier` gives, and its groups' names."""
+    """The classifier of a model; a `ModelError` if it is not the recorded one, or no fit."""
 
-    def __init__(
-        self, kind: str, tensors: Tensors, groups: Sequence[str] = (), device: str = "cpu"
-    ) -> None:
-        self._is_published, self._kinds = kind == PUBLISHED_KIND, Kinds(groups)
-        self._device = device
+    def __init__(self, spec: ModelSpec, device: str = "cpu") -> None:
+        path, self._device = spec.classifier, device
+        if not path.is_file():
+            raise ModelError(f"{path}: classifier weights are missing; `virnucpro models list`")
+        if spec.classifier_sha256 and sha256_file(path) != spec.classifier_sha256:
+            problem = "not the file that was installed (sha256 differs); install the model again"
+            raise ModelError(f"{path}: {problem}")
+        kind, tensors = read_classifier(path)
+        self._is_published, self._kinds = kind == PUBLISHED_KIND, Kinds(spec.groups)
         self._tensors = {name: self._there(tensor) for name, tensor in tensors.items()}
         first = tensors["hidden_layer.weight" if self._is_published else "hidden.weight"]
         self.width = first.shape[1]  # of the vectors that it takes
+        if self.width != spec.dim:
+            raise ModelError(
+                f"{path}: takes vectors of width {self.width}; {spec.dna.name} and "
+                f"{spec.protein.name} give {spec.dim}"
+            )
 
     def scores(self, vectors: Floats) -> Floats:
         """P(other) and P(virus) of merged vectors (n, width), DNA first: shape (n, 2).
@@ -54,7 +57,10 @@ class Classifier:
         x, t = self._there(vectors), self._tensors
         if self._is_published:  # linear, batch norm, ReLU, linear; as origin prediction.py
             h = self._linear("hidden_layer", x) - t["bn1.running_mean"]
-            h = h / (t[VARIANCE] + BATCH_NORM_EPS) ** 0.5 * t["bn1.weight"] + t["bn1.bias"]
+            h = (
+                h / (t[files.VARIANCE] + files.BATCH_NORM_EPS) ** 0.5 * t["bn1.weight"]
+                + t["bn1.bias"]
+            )
             return _softmax(self._linear("output_layer", h.clip(0)))
         x = x - x.mean(axis=1, keepdims=True)  # layer norm, linear, squared ReLU
         x = x / ((x * x).mean(axis=1, keepdims=True) + LAYER_NORM_EPS) ** 0.5
@@ -86,21 +92,3 @@ def _softmax(logits: Any) -> Floats:
     powers = np.exp(table - table.max(axis=1, keepdims=True))
     out: Floats = powers / powers.sum(axis=1, keepdims=True)
     return out
-
-
-def load_classifier(spec: ModelSpec, device: str = "cpu") -> Classifier:
-    """Load the classifier of a model; a `ModelError` if it is not the recorded one, or no fit."""
-    path = spec.classifier
-    if not path.is_file():
-        raise ModelError(f"{path}: classifier weights are missing; `virnucpro models list`")
-    if spec.classifier_sha256 and sha256_file(path) != spec.classifier_sha256:
-        raise ModelError(
-            f"{path}: not the file that was installed (sha256 differs); install the model again"
-        )
-    classifier = Classifier(*read_classifier(path), spec.groups, device)
-    if classifier.width != spec.dim:
-        raise ModelError(
-            f"{path}: takes vectors of width {classifier.width}; {spec.dna.name} and "
-            f"{spec.protein.name} give {spec.dim}"
-        )
-    return classifier

@@ -9,6 +9,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.records import HEADER_BYTES
+
 RESULTS_HEADER = "Sequence_ID\tPrediction\tscore1\tscore2\n"
 CONSENSUS_HEADER = "Modified_ID\tIs_Virus\n"
 SORT_BLOCK_CHUNKS = 200_000
@@ -43,48 +45,39 @@ class ConsensusTable:
     """
 
     def __init__(self, scratch: Path, block: int = SORT_BLOCK_CHUNKS) -> None:
-        self._scratch, self._block = scratch, block
-        self._held: list[tuple[str, str]] = []
-        self._files, self._count = list[Path](), 0
+        self._scratch, self._block, self._count = scratch, block, 0
+        self._held, self._files = list[str](), list[Path]()
 
     def add(self, chunk_ids: Iterable[str], is_virus: Iterable[bool]) -> None:
         """Take chunks, each once, in any order."""
         for chunk_id, flag in zip(chunk_ids, is_virus, strict=True):
-            self._held.append((chunk_id, str(bool(flag))))
+            self._held.append(f"{chunk_id}\0{bool(flag)}\n")  # NUL sorts before all that ids hold
             if len(self._held) == self._block:
-                self._spill(sorted(self._held))
-                self._held = []
+                self._spill()
 
     def write(self, file: IO[bytes]) -> None:
         """Write the whole table as UTF-8 with LF."""
         file.write(CONSENSUS_HEADER.encode())
-        for chunk_id, flag in heapq.merge(self._spilled(), sorted(self._held)):
+        for row in self._sorted():
+            chunk_id, _, flag = row.rpartition("\0")
             # An id as the original's CSV writer gives it: quoted only where it holds a quote.
             shown = '"' + chunk_id.replace('"', '""') + '"' if '"' in chunk_id else chunk_id
-            file.write(f"{shown}\t{flag}\n".encode("utf-8", "surrogateescape"))
+            file.write(f"{shown}\t{flag}".encode(*HEADER_BYTES))
         for path in self._files:
             path.unlink()
 
-    def _spill(self, rows: Iterable[tuple[str, str]]) -> None:
-        merged: list[Path] = []
-        if len(self._files) == MERGE_FILES:  # bounds the files that are open at once
-            merged, rows = self._files, heapq.merge(self._spilled(), rows)
+    def _spill(self) -> None:
+        is_full = len(self._files) == MERGE_FILES  # bounds the files that are open at once
         path = self._scratch / f".sort-{self._count}"
-        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            file.writelines(f"{chunk_id}\t{flag}\n" for chunk_id, flag in rows)
-        self._count += 1
-        self._files = [*self._files[len(merged) :], path]
-        for old in merged:
+        with path.open("w", -1, *HEADER_BYTES, newline="\n") as file:
+            file.writelines(self._sorted() if is_full else sorted(self._held))
+        for old in self._files if is_full else ():
             old.unlink()
+        self._files = [path] if is_full else [*self._files, path]
+        self._held, self._count = [], self._count + 1
 
-    def _spilled(self) -> Iterator[tuple[str, str]]:
-        """The rows of all blocks on disk, sorted; code points sort as their UTF-8 bytes do."""
+    def _sorted(self) -> Iterator[str]:
+        """All rows so far; code points sort as their UTF-8 bytes do."""
         with ExitStack() as stack:
-            options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-            files = [stack.enter_context(path.open(**options)) for path in self._files]  # type: ignore[call-overload]
-            yield from heapq.merge(*(map(_row, file) for file in files))
-
-
-def _row(line: str) -> tuple[str, str]:
-    chunk_id, _, flag = line[:-1].rpartition("\t")
-    return chunk_id, flag
+            blocks = (path.open("r", -1, *HEADER_BYTES, newline="\n") for path in self._files)
+            yield from heapq.merge(*map(stack.enter_context, blocks), sorted(self._held))

@@ -8,26 +8,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.device import usable_cpus
-from virnucpro.engines.base import EngineOptions
+from virnucpro.encoders.small_cpu import SmallEncoder
+from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.engines.base import EngineOptions, choose_dtype
+from virnucpro.engines.feeding import tokenize
+from virnucpro.engines.light import LightEngine
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores import kinds
 
 if TYPE_CHECKING:
     from virnucpro.core.records import Tokens
-    from virnucpro.encoders.base import Encoder
-    from virnucpro.encoders.esm2 import Esm2
-    from virnucpro.encoders.small_cpu import SmallEncoder
-    from virnucpro.encoders.tokenizers import Tokenizer
-    from virnucpro.engines.base import EngineKind
-    from virnucpro.engines.light import LightEngine
     from virnucpro.engines.runner import BatchEngine
     from virnucpro.scores.classifier import Classifier
 
@@ -36,18 +34,6 @@ if TYPE_CHECKING:
 COLUMNS = 3 + kinds.COLUMNS
 MOST_TOKENIZERS = 12  # threads; from there on they wait for the interpreter
 _SWITCH_S = 2e-4  # other threads must not keep the one that feeds a GPU waiting
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingOptions(EngineOptions):
-    """How an encoder runs; decides time and memory, never a score beyond the tolerance."""
-
-    engine: EngineKind | None = None  # None means packed on a GPU
-    # float16 on CUDA, float32 elsewhere; or float32, float16, bfloat16; or fp8: ESM-2 in float8
-    # where it runs, all else in float16
-    dtype: str = "auto"
-    tokenizer_threads: int | None = None  # side by side; None means all for a GPU, else one
-    plain_attention: bool = False  # plain kernels in place of the packed ones
 
 
 class LoadedModels:
@@ -62,8 +48,8 @@ class LoadedModels:
     ) -> None:
         self.device, self.threads = device, threads
         self._interval, self._units = cache_clear_interval, 0
-        self._encoders: dict[Any, Encoder | SmallEncoder] = {}
-        self._engines: dict[tuple[EncoderSpec, EmbeddingOptions], Engine] = {}
+        self._encoders: dict[Any, Any] = {}
+        self._engines: dict[tuple[EncoderSpec, EngineOptions], Engine] = {}
         self._classifiers: dict[str, Classifier] = {}
 
     @property
@@ -76,8 +62,8 @@ class LoadedModels:
         """Whether one CPU thread is all there may be, and nothing else waits for it."""
         return self.threads == 1 and self.device == "cpu"
 
-    def engine(self, spec: EncoderSpec, options: EmbeddingOptions) -> Engine:
-        """An encoder in its engine; a small one on the CPU does without torch.
+    def engine(self, spec: EncoderSpec, options: EngineOptions) -> Engine:
+        """An encoder in its engine.
 
         Raises:
             ModelError: weights are missing or damaged.
@@ -85,64 +71,56 @@ class LoadedModels:
         """
         if (spec, options) in self._engines:
             return self._engines[spec, options]
-        if spec.is_small and self.device == "cpu" and options.dtype in ("auto", "float32"):
-            from virnucpro.encoders.small_cpu import SmallEncoder
-            from virnucpro.engines.light import LightEngine
-
-            small = self._encoders.get(spec) or SmallEncoder(spec)
-            self._encoders[spec] = small
-            light = LightEngine(cast("SmallEncoder", small), self.threads or usable_cpus())
-            return self._engines.setdefault((spec, options), light)
+        encoder = self.encoder(spec, options)
+        if isinstance(encoder, SmallEncoder):
+            engine: Engine = LightEngine(encoder, self.threads or usable_cpus())
+            return self._engines.setdefault((spec, options), engine)
         import torch
 
         from virnucpro.encoders.load import load_encoder
         from virnucpro.engines.runner import BatchEngine
 
         device = torch.device(self.device)
-        if self.threads is not None:
-            torch.set_num_threads(min(self.threads, torch.get_num_threads()))
         if device.type == "cuda":
             torch.cuda.set_device(device)
             sys.setswitchinterval(_SWITCH_S)
-        encoder = self.encoder(spec, options)
-        if options.plain_attention:
-            encoder.forced_backend = "sdpa"
         if options.dtype == "fp8" and spec.kind == "esm2":
             from virnucpro.encoders.esm2 import to_fp8
 
-            encoder = to_fp8(cast("Esm2", encoder))
+            encoder = to_fp8(encoder)
         settings = replace(options, feeding_threads=0) if self.is_single_threaded else options
         kind = options.engine or ("packed" if device.type == "cuda" else "padded")
         exact = partial(load_encoder, spec, device, torch.float32)
         engine = BatchEngine(kind, encoder, device=device, options=settings, float32_encoder=exact)
         return self._engines.setdefault((spec, options), engine)
 
-    def encoder(self, spec: EncoderSpec, options: EmbeddingOptions) -> Encoder:
-        """An encoder, its kernels compiled and proved; several threads may ask at once.
+    def encoder(self, spec: EncoderSpec, options: EngineOptions) -> Any:
+        """An encoder, its kernels proved; a small one on the CPU does without torch.
 
-        Errors as for `engine`.
+        Several threads may ask at once. Errors as for `engine`.
         """
+        if spec.is_small and self.device == "cpu" and options.dtype in ("auto", "float32"):
+            return self._encoders.get(spec) or self._encoders.setdefault(spec, SmallEncoder(spec))
         import torch
 
         from virnucpro.encoders.load import load_encoder
-        from virnucpro.engines.base import choose_dtype
 
         device = torch.device(self.device)
+        if self.threads is not None:
+            torch.set_num_threads(min(self.threads, torch.get_num_threads()))
         key = spec, choose_dtype(options.dtype, device), options.plain_attention
         if key not in self._encoders:
-            encoder = load_encoder(spec, device, key[1])
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    encoder.prove()
-            self._encoders[key] = encoder
-        return cast("Encoder", self._encoders[key])
+            self._encoders[key] = encoder = load_encoder(spec, device, key[1])
+            if options.plain_attention:
+                encoder.forced_backend = "sdpa"
+        return self._encoders[key]
 
     def classifier(self, model: ModelSpec) -> Classifier:
         """The classifier of a model; errors as for `engine`."""
-        from virnucpro.scores.classifier import load_classifier
+        from virnucpro.scores.classifier import Classifier
 
         if model.digest not in self._classifiers:
-            self._classifiers[model.digest] = load_classifier(model, self.device)
+            self._classifiers[model.digest] = Classifier(model, self.device)
         return self._classifiers[model.digest]
 
     def unit_finished(self) -> None:
@@ -155,11 +133,11 @@ class LoadedModels:
 
 
 class Embedder:
-    """One encoder in its engine on one device, with its tokenizer; loaded when first needed."""
+    """One encoder in its engine on one device, with its tokenizer; loaded when first used."""
 
-    def __init__(self, spec: EncoderSpec, models: LoadedModels, options: EmbeddingOptions) -> None:
+    def __init__(self, spec: EncoderSpec, models: LoadedModels, options: EngineOptions) -> None:
         self.spec, self.models, self.options = spec, models, options
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer = make_tokenizer(spec)
 
     def load(self) -> Engine:
         """The engine with its encoder on the device; errors as for `LoadedModels.engine`."""
@@ -167,10 +145,6 @@ class Embedder:
 
     def tokens(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         """Token ids of each sequence, under the number of its row; needs no device."""
-        from virnucpro.encoders.tokenizers import make_tokenizer
-        from virnucpro.engines.feeding import tokenize
-
-        self._tokenizer = self._tokenizer or make_tokenizer(self.spec)
         texts = [sequence.decode("ascii") for sequence in sequences]
         threads = self.options.tokenizer_threads
         if threads is None:
@@ -198,12 +172,12 @@ class Scorer:
     """Scores of distinct ORFs by one model, on the device of `models`."""
 
     def __init__(
-        self, model: ModelSpec, models: LoadedModels, dna: EmbeddingOptions | None = None,
-        protein: EmbeddingOptions | None = None, classifier_batch: int = 256,
+        self, model: ModelSpec, models: LoadedModels, dna: EngineOptions | None = None,
+        protein: EngineOptions | None = None, classifier_batch: int = 256,
     ) -> None:  # fmt: skip
         self.model, self._models, self._batch = model, models, classifier_batch
-        self._dna = Embedder(model.dna, models, dna or EmbeddingOptions())
-        self._protein = Embedder(model.protein, models, protein or EmbeddingOptions())
+        self._dna = Embedder(model.dna, models, dna or EngineOptions())
+        self._protein = Embedder(model.protein, models, protein or EngineOptions())
 
     def load(self) -> None:
         """Load what is not loaded yet; errors as for `LoadedModels.engine`."""

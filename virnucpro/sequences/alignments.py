@@ -38,15 +38,12 @@ def alignment_format(path: Path) -> str | None:
     return "SAM" if _SAM_HEADER.match(head) else None
 
 
-def read_alignments(
-    path: Path, log: ReadLog | None = None, reference: Path | None = None
-) -> Iterator[Record]:
+def read_alignments(path: Path, log: ReadLog, reference: Path | None = None) -> Iterator[Record]:
     """The reads of a BAM, CRAM or SAM file, mapped or not, each once, in file order. Streams.
 
     They come as they left the sequencer; mates get `/1` and `/2`. The `reference` of a CRAM file is
     looked for in files only, never on the network. An InputError tells of what cannot be read.
     """
-    of_run, log = log, ReadLog() if log is None else log
     sample, digest = sample_name(path), ""
     with open_alignments(path, reference) as file:
         digest = sha256_file(path)
@@ -62,8 +59,6 @@ def read_alignments(
         log.digests[str(path)] = sha256_file(path)
     if log.digests[str(path)] != digest:
         raise InputError(path, "changed while it was read; run again when it is whole")
-    if of_run is None:
-        log.warn()
 
 
 def primary_reads(file: Any) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from virnucpro.engines.base import EngineKind, EngineOptions
 from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import features
-from virnucpro.scores.classifier import load_classifier
+from virnucpro.scores.classifier import Classifier
 from virnucpro.scores.consensus import RESULTS_HEADER, format_rows
 from virnucpro.sequences.fasta import read_fasta
 
@@ -80,7 +80,7 @@ def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
                 yield Check(f"{what}: relative error", float(off.max()), relative)
                 yield Check(f"{what}: 1 - cosine without the largest dimension", most, angle)
             del encoder
-    classifier = load_classifier(spec, str(device))
+    classifier = Classifier(spec, str(device))
     scores = {path: classifier.scores(np.hstack(parts)) for path, parts in merged.items()}
     for path in [*scores][1:]:
         limit, difference = TOLERANCES[path.split()[1]][2], scores[path] - scores["plain"]
@@ -92,7 +92,7 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
     everything = read_published(folder, spec)
     encoders = [load_encoder(slot, device, torch.float32) for slot in (spec.dna, spec.protein)]
     tokenizers = [make_tokenizer(slot) for slot in (spec.dna, spec.protein)]
-    classifier = load_classifier(spec, str(device))
+    classifier = Classifier(spec, str(device))
     for name, ids, *sequences, golden, consensus in everything:
         dna, protein = (
             one_by_one(encoder, list(map(tokenizer.encode, texts)), device)

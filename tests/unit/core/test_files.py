@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from virnucpro.core import errors
+from virnucpro.core import errors, files
 from virnucpro.core.checkpoint import Ledger, atomic_save
 from virnucpro.core.errors import DamagedError, OutputError, UsageError
 from virnucpro.core.files import atomic_write, locked
@@ -126,7 +126,16 @@ def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
     assert [path.name for path in ledger.folder.iterdir()] == [entry_of(ledger).name]
 
 
-@pytest.mark.parametrize("place", [0, 70, 200, -1])
+def test_names_of_payloads_are_synced_with_the_next_entry_without_one(ledger, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "fsync_folder", lambda folder: synced.append(folder))
+    ledger.commit("scores 1", "key", b"first")
+    assert synced == []
+    ledger.commit("calls", "key")
+    assert synced == [ledger.folder]
+
+
+@pytest.mark.parametrize("place", [0, 70, 130, -1])
 @pytest.mark.parametrize("is_cut", [False, True])
 def test_an_entry_changed_or_cut_is_damage(ledger, output, place, is_cut):
     content = bytearray(entry_of(ledger).read_bytes())
@@ -150,3 +159,10 @@ def test_what_is_forgotten_is_not_done_and_its_files_stay(ledger, output):
 def test_saved_object_can_be_read_without_trust(tmp_path):
     atomic_save({"ids": ["a"]}, tmp_path / "x.pt")
     assert torch.load(tmp_path / "x.pt", weights_only=True) == {"ids": ["a"]}
+
+
+def test_a_lock_that_its_holder_takes_away_is_held_by_nobody(tmp_path, monkeypatch):
+    lock = tmp_path / "lock"
+    monkeypatch.setattr("fcntl.flock", lambda *words: lock.unlink())
+    with pytest.raises(UsageError, match="another run"), locked(lock):
+        pass

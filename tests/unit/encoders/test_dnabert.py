@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 
 from tests.checkpoints import OUTLIER, dnabert_config, dnabert_tensors, hidden_states, write_bin
 from virnucpro.core.errors import ModelError
-from virnucpro.encoders.base import collate
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import MAX_RESIDUES, BpeTokenizer, LetterTokenizer
 from virnucpro.models.specs import DnabertShape, EncoderSpec
@@ -50,22 +49,22 @@ def case(request, tmp_path_factory):
 def test_hidden_states_equal_the_published_network(case):
     encoder, items, hidden, _ = case
     assert all(np.abs(h[:, OUTLIER]).max() > 10 for h in hidden)  # the outlier is there
-    for ours, theirs in zip(hidden_states(encoder, collate(items)), hidden, strict=True):
+    for ours, theirs in zip(hidden_states(encoder, items), hidden, strict=True):
         assert float((ours - torch.from_numpy(theirs)).abs().max()) <= TOLERANCE
 
 
 def test_vectors_are_means_over_all_tokens(case):
     encoder, items, _, means = case
-    vectors = encoder(collate(items))
+    vectors = encoder(items)
     assert vectors.dtype == torch.float32
     assert float((vectors - torch.from_numpy(means)).abs().max()) <= TOLERANCE
 
 
 def test_the_layout_and_the_company_of_a_sequence_change_nothing(case):
     encoder, items, _, _ = case
-    alone = torch.cat([encoder(collate([item])) for item in items])
+    alone = torch.cat([encoder([item]) for item in items])
     order = np.random.default_rng(1).permutation(len(items))
-    vectors = encoder(collate([items[i] for i in order]))
+    vectors = encoder([items[i] for i in order])
     assert float((vectors - alone[order]).abs().max()) <= 3e-6
 
 

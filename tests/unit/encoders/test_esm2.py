@@ -15,7 +15,6 @@ from tests.checkpoints import (
     hidden_states,
     write_safetensors,
 )
-from virnucpro.encoders.base import collate
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.load import load_encoder
 from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, Esm2Shape
@@ -86,14 +85,14 @@ def test_hidden_states_equal_the_reference(pair, reference):
     items = proteins()
     theirs = reference(shape, tensors, items)
     assert max(float(h[:, OUTLIER].abs().max()) for h in theirs) > 10  # the outlier is there
-    assert largest_difference(hidden_states(encoder, collate(items)), theirs) <= TOLERANCE
+    assert largest_difference(hidden_states(encoder, items), theirs) <= TOLERANCE
 
 
 def test_vectors_are_means_over_residues_without_bos_and_eos(pair):
     shape, tensors, encoder = pair
     items = proteins()
     wanted = torch.stack([h[1:-1].mean(0) for h in hidden_of_fair_esm(shape, tensors, items)])
-    vectors = encoder(collate(items))
+    vectors = encoder(items)
     assert vectors.dtype == torch.float32
     assert float((vectors - wanted).abs().max()) <= TOLERANCE
 
@@ -101,9 +100,9 @@ def test_vectors_are_means_over_residues_without_bos_and_eos(pair):
 def test_the_layout_and_the_company_of_a_protein_change_nothing(pair):
     _, _, encoder = pair
     items = proteins()
-    alone = torch.cat([encoder(collate([item])) for item in items])
+    alone = torch.cat([encoder([item]) for item in items])
     order = np.random.default_rng(1).permutation(len(items))
-    vectors = encoder(collate([items[i] for i in order]))
+    vectors = encoder([items[i] for i in order])
     assert float((vectors - alone[order]).abs().max()) <= 3e-6
 
 
@@ -111,7 +110,7 @@ def test_a_protein_without_residues_gives_zeros(pair):
     _, _, encoder = pair
     empty = np.array([0, 2])
     for items in ([empty, *proteins([9])], [empty]):
-        vectors = encoder(collate(items))
+        vectors = encoder(items)
         assert not vectors[0].any()
         assert torch.isfinite(vectors).all()
 
@@ -123,19 +122,3 @@ def test_the_published_sizes_have_the_published_parameter_counts():
             count = sum(p.numel() for p in Esm2(shape).parameters())
         size = name.split("_")[2]
         assert count / 1e6 == pytest.approx(millions[size], rel=0.02), name
-
-
-def test_encoding_compiles_to_one_graph_for_batches_of_one_form():
-    encoder = Esm2(Esm2Shape(layers=1, dim=16, heads=2, ffn=32)).eval().requires_grad_(False)
-    traces = []
-
-    def backend(graph, _):
-        traces.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(encoder.encode, backend=backend, fullgraph=True, dynamic=False)
-    for seed in (1, 2, 3):
-        layout = encoder.lay_out(collate(proteins([5, 20], seed)))
-        assert torch.allclose(compiled(layout), encoder.encode(layout), atol=1e-6)
-    assert len(traces) == 1
-    torch._dynamo.reset()

@@ -10,7 +10,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from virnucpro.core.errors import ModelError
-from virnucpro.encoders.base import collate
 from virnucpro.encoders.small import TowerEncoder, load_small, save_tower, six_frames
 from virnucpro.encoders.small_cpu import SmallEncoder, TowerConfig
 from virnucpro.encoders.tokenizers import LetterTokenizer
@@ -55,7 +54,7 @@ def test_vectors_are_those_of_torch_at_every_length(kind, shape, tmp_path):
     spec, letters = saved(kind, shape, tmp_path), items(kind, LENGTHS)
     network = load_small(spec, torch.device("cpu"), torch.float32)
     with torch.no_grad():
-        alone = [network(collate([one])).numpy() for one in letters]
+        alone = [network([one]).numpy() for one in letters]
     found = vectors(LightEngine(SmallEncoder(spec), 2), letters, spec.dim)
     np.testing.assert_allclose(found, np.concatenate(alone), atol=2e-5, rtol=1e-5)
 

@@ -56,7 +56,6 @@ FORMATS = {
     "bin-sharded": lambda p: write_sharded(p / "x", TENSORS, CONFIG, pickled=True),
     "bin-of-transformers": lambda p: whole_of_transformers(p / "x"),
     "fair-esm": lambda p: write_fair_esm(p / "esm2_tiny.pt", SHAPE, TENSORS),
-    "fair-esm-folder": lambda p: write_fair_esm(p / "esm2_tiny.pt", SHAPE, TENSORS).parent,
 }
 
 
@@ -163,15 +162,16 @@ def no_shard(folder):
 
 ELSEWHERE = ["../up.safetensors", "/etc/passwd", ""]
 NO_INDEX = ["", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "[" * 99999]
+NAME = "pytorch_model.bin"
 LAYOUTS = [
     *((index(json.dumps({"weight_map": {"a": name}})), "beside the index") for name in ELSEWHERE),
     *((index(content), r"index\.json") for content in NO_INDEX),
     (twice, "is there twice"),
     (no_shard, "shard is missing"),
     (lambda folder: None, "no weights here"),
-    (lambda folder: torch.save([1, 2], folder / "a.pt"), "not a table of tensors"),
-    (lambda folder: torch.save({"a": "text"}, folder / "a.pt"), "'a' is a str, not a tensor"),
-    (lambda folder: torch.save({"a": torch.ones(1)}, folder / "a.pt"), "unexpected tensors: a"),
+    (lambda folder: torch.save([1, 2], folder / NAME), "not a table of tensors"),
+    (lambda folder: torch.save({"a": "text"}, folder / NAME), "'a' is a str, not a tensor"),
+    (lambda folder: torch.save({"a": torch.ones(1)}, folder / NAME), "unexpected tensors: a"),
 ]
 
 
