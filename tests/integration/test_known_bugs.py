@@ -66,7 +66,7 @@ def test_rescue_switches_give_the_same_calls(call, undisturbed, tmp_path, layout
         ("prediction.write_fasta", "reading"),
         ("prediction.parallel_merge_with_progress", "merging"),
         ("prediction.classify", "prediction"),
-        ("prediction.scored_shards", "scoring"),
+        ("stream.scored_shards", "scoring"),
         ("prediction.write_final_tables", "tables"),
     ],
 )

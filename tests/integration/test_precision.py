@@ -18,7 +18,6 @@ RUN_ON = kernels.run_on
 
 @pytest.fixture(scope="module")
 def fasta(tmp_path_factory):
-    """Records of one chunk each, some with an open frame."""
     return write_dna(tmp_path_factory.mktemp("input") / "in.fa", [150] * 50)
 
 

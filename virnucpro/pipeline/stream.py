@@ -242,15 +242,6 @@ class DirectScorer:
         return input_pass(records, rules, DIRECT_ORFS)
 
 
-def refuse_fp8(model: ModelSpec, device: str) -> None:
-    """A UsageError where float8 cannot be tried at all: no GPU, or no ESM-2."""
-    if model.protein.kind != "esm2":
-        problem = f"is for proteins by ESM-2, and {model.name} has another encoder"
-        raise UsageError(f"--precision fp8 {problem}; leave it out, or use -m 300 or -m 500")
-    if not device.startswith("cuda"):
-        raise UsageError(f"--precision fp8 needs an H100 or later, not {device}; leave it out")
-
-
 def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
     """Score a sample of the run's own ORFs both ways; a UsageError if float8 changes too much."""
     wanted = min(run.settings.model.sample_n or SAMPLE, SAMPLE)

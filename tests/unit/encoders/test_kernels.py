@@ -28,7 +28,6 @@ def encoder(request):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """The kernels run on the CPU, in plain PyTorch."""
     plain_kernels.install(monkeypatch)
     monkeypatch.setattr(kernels, "run_on", lambda *_: True)
 

@@ -38,7 +38,6 @@ def draw(*shape, dtype=torch.float32, seed=0):
 
 
 def off(got, wanted):
-    """Relative norm of the difference."""
     return float((got.float() - wanted.float()).norm() / wanted.float().norm())
 
 
