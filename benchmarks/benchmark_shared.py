@@ -139,8 +139,7 @@ def install_random(folder: Path, tokenizer: Path, tiny: bool) -> None:
     from engine_tools import Bench
     from virnucpro.models.published import DNA_ENCODER, PROTEIN_ENCODER, needed_files
 
-    from virnucpro.models.manifest import write_manifest
-    from virnucpro.models.store import describe_encoder, install_classifier
+    from virnucpro.models.store import describe_encoder, install_classifier, write_manifest
 
     made = made_model(Bench(folder / "bench.json", folder / "weights", tiny), tokenizer)
     home = folder / "models"

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from virnucpro.encoders.attention import TransformerEncoder
+from virnucpro.encoders.transformer import TransformerEncoder
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 OUTLIER = 5

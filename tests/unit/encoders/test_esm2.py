@@ -15,8 +15,8 @@ from tests.checkpoints import (
     hidden_states,
     write_safetensors,
 )
-from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.transformer import Esm2
 from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, Esm2Shape
 
 TOLERANCE = 1e-5

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.encoders.base import Encoder, Tiled
-from virnucpro.engines.base import EngineOptions, choose_dtype
-from virnucpro.engines.feeding import pack, rectangles, spread
+from virnucpro.engines.base import EngineOptions, choose_dtype, pack, rectangles, spread
 from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, BatchEngine, budget_by_memory
 
 DIM = 4
