@@ -2,7 +2,7 @@
 
     python make_samples.py demo.fa
 
-writes poor_1.fq.gz and poor_2.fq.gz, 1,000 pairs of 150 nt of which 20 are viral (their names say
+writes poor_1.fq.gz and poor_2.fq.gz, 1,000 pairs of 150 nt of which 10 are viral (their names say
 which), and host.fa, where 6,000 bases of a phage stand between 5,000 and 3,000 of a bacterium.
 """
 
@@ -11,7 +11,7 @@ import random
 import sys
 from pathlib import Path
 
-PAIRS, VIRAL, READ_NT, FRAGMENT_NT = 1_000, 20, 150, 400
+PAIRS, VIRAL, READ_NT, FRAGMENT_NT = 1_000, 10, 150, 400
 TURNED = str.maketrans("ACGT", "TGCA")
 
 

@@ -10,6 +10,7 @@ from virnucpro.reports.tables import (
     CALL_COLUMNS,
     CHUNK_COLUMNS,
     REGION_COLUMNS,
+    SCHEMA,
     CallRow,
     ChunkRow,
     RegionRow,
@@ -112,16 +113,20 @@ def _run(rows: list[CallRow], names: list[str]) -> dict[str, object]:
     orfs = sum(row.orfs for row in rows)
     return {
         "tool": "virnucpro", "format": 1, "version": "2.0.0", "status": "done",
-        "started": "2026-03-01T10:00:00+0000", "seconds": 83.4, "python": "3.11.8",
+        "started": "2026-03-01T10:00:00+0000", "seconds": 83.4, "versions": {"python": "3.11.8"},
+        "schema": SCHEMA,
         "host": "Linux-6.1-x86_64", "command": ["virnucpro", "predict", *names],
         "model": {"name": "mini", "digest": "ab" * 32, "chunk_nt": CHUNK_NT,
                   "orf_policy": "longest", "orf_keep": 1},
-        "parameters": {"compute": {"device": "cpu", "dtype": "auto", "gpus": []}},
+        "parameters": {"compute": {"device": "cpu", "dtype": "auto", "gpus": []},
+                       "inputs": {"paired": False, "interleaved": False}},
         "inputs": [{"path": f"reads/{name}.fa", "bytes": nt, "sha256": "cd" * 32}
                    for name in names],
         "samples": names,
-        "sample_summary": [{"sample": name, "prevalence": 0.15, "low": 0.1, "high": 0.21,
-                            "compatible_with_none": False} for name in names],
+        "sample_summary": [{"sample": name, "records": 100, "scored": 100, "virus": 9,
+                            "prevalence": 0.15, "low": 0.1, "high": 0.21, "expected_false": 0.1,
+                            "compatible_with_none": False}
+                           for name in names],
         "calling": {"preset": None, "min_score": None, "max_fdr": None, "only_stricter": False},
         "stages": {
             "reading": {"seconds": 4.2, "orfs": orfs, "files": 1},

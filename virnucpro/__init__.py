@@ -4,8 +4,6 @@
 `virnucpro.embed` gives vectors; see `virnucpro.api`.
 """
 
-from importlib import import_module
-
 __version__ = "2.0.0"
 __all__ = ["PredictionResult", "Session", "__version__", "embed", "predict"]
 
@@ -18,5 +16,7 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> object:
     """Import the Python interface when it is first asked for: `import virnucpro` stays light."""
     if name in ("PredictionResult", "Session", "embed", "predict"):
+        from importlib import import_module
+
         return getattr(import_module("virnucpro.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

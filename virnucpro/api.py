@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Inputs = str | Path | Sequence[str | Path] | Mapping[str, str] | Sequence[Record]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "fp8"]
 Sequences = str | Path | Mapping[str, str] | Iterable[str | Record]
+OF_SESSION = ("model", "device", "threads")  # arguments of `predict` that a session holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,14 +167,9 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
     >>> [row.seq_id for row in result if row.call == "virus"]  # doctest: +SKIP
     ['contig_7']
     """
+    options = {name: given for name, given in locals().items() if name not in OF_SESSION}
     with Session(model, device=device, threads=threads) as session:
-        return session.predict(
-            inputs, precision=precision, output_dir=output_dir, expected_length=expected_length,
-            orf_policy=orf_policy, min_length=min_length, sample_n=sample_n, paired=paired,
-            interleaved=interleaved, reference=reference, preset=preset, min_score=min_score,
-            max_fdr=max_fdr, keep_intermediate=keep_intermediate, resume=resume, force=force,
-            report=report,
-        )  # fmt: skip
+        return session.predict(**options)
 
 
 class Session:

@@ -10,6 +10,7 @@ from runs_here import dna, facts, predict_with, rows_of, write_fasta
 from staged_files import embeddings
 
 from virnucpro.core.errors import VirNucProError
+from virnucpro.core.text import counted
 from virnucpro.pipeline import features
 from virnucpro.scores import scorer
 
@@ -33,7 +34,6 @@ def whole(tmp_path_factory, tiny_home):
 
 
 def expect_mended(whole, out, *options):
-    """A resume gives all tables the bytes of a run that nobody disturbed."""
     assert whole.predict(out, *options)[0] == 0
     assert not (out / "failed_files.txt").exists()
     assert results(out) == results(whole.out)
@@ -90,7 +90,7 @@ def test_a_record_that_lacks_scores_is_failed_and_mended(
 
     missing = sum(int(row["orfs"]) for row in undisturbed.values()) - len(scored)
     named = (out / "failed_files.txt").read_text()
-    assert f"{len(lost)} records failed: {missing} ORFs without a score" in named
+    assert f"{counted(len(lost), 'record')} failed: {counted(missing, 'ORF')} without" in named
     assert all(len(line.split("|")) == 3 for line in named.splitlines())
     assert named.splitlines()[0].endswith("poison / in it")
     assert facts(out)["status"] == "partial"
@@ -104,7 +104,6 @@ def flip(path, place):
 
 
 def places_of_records(path):
-    """The middle byte of each record's content in a zip file."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     content, places = path.read_bytes(), []

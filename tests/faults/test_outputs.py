@@ -39,7 +39,6 @@ def copy(made, tmp_path, monkeypatch):
 
 @pytest.fixture
 def source(made):
-    """The input of most runs, in its own words again after the test."""
     path = made / "s.fa"
     before = path.read_bytes()
     yield path
@@ -70,12 +69,16 @@ def are_mine(out, names):
 
 
 @pytest.mark.parametrize("words", [[], ["--parallel"], ["-k", "--staged"], ["--force"]])
-def test_an_input_that_was_refused_may_be_mended(tmp_path, predict, words):
-    path, out = write_fasta(tmp_path / "s.fa", ("a", 1), ("b", "AC?GT")), tmp_path / "out"
+def test_a_run_of_an_input_that_was_refused_leaves_nothing(tmp_path, predict, words):
+    path, out = write_fasta(tmp_path / "s.fa", ("a", 1), ("b", "AC?GT")), tmp_path / "new" / "out"
     predict(path, "-o", out, *words, code=3)
-    assert [entry.name for entry in out.iterdir()] == [".virnucpro.lock"]
+    assert not out.parent.exists()
+    put(out, ["notes.txt"])
+    for more in ([], ["--paired"]):  # which fails before the ledger is begun
+        predict(path, path, *more, "-o", out, *words, "--force", code=2 if more else 3)
+        assert [entry.name for entry in out.iterdir()] == ["notes.txt"]
     write_fasta(path, ("a", 1), ("b", 2))
-    predict(path, "-o", out, code=0)
+    predict(path, "-o", out, "--force", code=0)
 
 
 OWN = "a file of the run in"
@@ -127,7 +130,6 @@ def test_other_files_that_are_read_are_spared_too(copy, refused, made, source):
 
 @contextmanager
 def standard_input(path):
-    """The file at descriptor 0, as a shell redirects it."""
     standard, file = os.dup(0), os.open(path, os.O_RDONLY)
     os.dup2(file, 0)
     try:
@@ -241,7 +243,6 @@ FOLDERS = [
 
 @pytest.fixture
 def others(tmp_path):
-    """A folder of somebody else's, whose files have names that a run gives too."""
     put(tmp_path / "others", NAMES)
     return tmp_path / "others"
 
@@ -341,6 +342,14 @@ def test_what_a_run_removed_itself_is_its_own_no_more(copy, made, predict):
     for flags in ([], ["--gzip-fasta"], ["-e", "300"], ["--force"]):
         done = predict(made / "s.fa", "-o", out, "--resume", *flags)
         assert done.exit_code in ((0, 2) if flags else (0,)) and are_mine(out, names)
+
+
+def test_a_file_of_others_that_clashes_is_named_at_once(made, tmp_path, refused):
+    out = tmp_path / "out"
+    put(out, ["notes.txt"])
+    refused(out, 2, "holds files of others (notes.txt); choose another", made / "s.fa")
+    put(out, ["calls.tsv"])
+    refused(out, 2, "calls.tsv is there already", made / "s.fa")
 
 
 @pytest.mark.parametrize(

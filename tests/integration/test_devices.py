@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+import sys
 from unittest.mock import patch
 
 import pytest
@@ -19,7 +20,6 @@ from virnucpro.pipeline.settings import Compute
 
 
 def packed(*devices):
-    """Arguments of `run_prediction` for the packed engine on these devices."""
     return {"use_v2_architecture": True, "runtime_config": RuntimeConfig(devices=devices)}
 
 
@@ -152,3 +152,10 @@ def test_slurm_allocation_bounds_the_cpus(monkeypatch):
     assert usable_cpus() == 1
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "0")
     assert usable_cpus() >= 1
+
+
+def test_a_gpu_that_is_not_there_is_told_without_torch_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(device, "DRIVER_FILES", ())
+    with pytest.raises(DeviceError, match="GPUs seen: none"):
+        validate_and_get_device("cuda")

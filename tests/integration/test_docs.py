@@ -66,6 +66,10 @@ def test_the_tutorial_runs(tmp_path):
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr[-3000:]
+        said = re.sub(r"^.* - INFO - ", "", done.stdout, flags=re.MULTILINE).splitlines()
+        if command[0] == "bash":
+            shown = "".join(blocks(page, "console")).splitlines()
+            assert shown and set(shown) <= set(said)
     assert (tmp_path / "out" / "report.html").exists()
     first, second = (
         [record.header for record in read_records([tmp_path / f"viral_{mate}.fq.gz"])]
@@ -120,6 +124,13 @@ def test_the_evaluated_model_is_the_bundled_one(tmp_path):
     assert data["windows"] == {
         "lengths": [150, 300, 500, 1000], "count": 2000, "null_count": 500, "seed": 0
     }  # fmt: skip
+
+
+def test_every_extra_is_described():
+    project = (ROOT / "pyproject.toml").read_text()
+    extras = project.split("[project.optional-dependencies]\n")[1].split("\n[")[0]
+    named = re.findall(r"^\| `virnucpro\[(\w+)\]`", (DOCS / "install.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^(\w+) =", extras, re.MULTILINE)) == set(named)
 
 
 def test_versions_agree():

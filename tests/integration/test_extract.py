@@ -42,8 +42,9 @@ def made(tmp_path_factory, tiny_home):
         files = [folder / f"{kind}_{n}.gz" for n in range(len(texts))]
         for path, own in zip(files, texts, strict=True):
             path.write_bytes(gzip.compress(b"\n" + b"".join(own)))
-        out, other = folder / kind, [folder / "other.fa"] * len(files)
-        other[0].write_text(f">r0\n{dna(99)}\n" * 2)
+        out, other = folder / kind, [folder / "other.fa", folder / "other_2.fa"][: len(files)]
+        for path in other:
+            path.write_text(f">r0\n{dna(99)}\n" * 2)
         words = [*other, *files, *FLAGS.get(kind, []), "-o", out]
         predict_with(tiny_home, *words, "--min-score", "0", code=0)
         scores = sorted(float(row["p_virus"]) for row in rows_of(out))

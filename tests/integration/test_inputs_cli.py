@@ -21,8 +21,6 @@ def rows_of(out):
 
 @pytest.fixture
 def run(predict, tmp_path):
-    """Run on bytes; returns (result, rows)."""
-
     def go(content: bytes, *flags, name="in.fa"):
         path = tmp_path / name
         path.write_bytes(content)
@@ -133,7 +131,8 @@ def test_without_pysam_the_remedy_is_named(tmp_path, monkeypatch):
 
 
 def test_mates_are_not_paired_twice(tmp_path):
-    path = tmp_path / "x.bam"
-    path.write_bytes(b"CRAM\x03")
+    paths = [tmp_path / "x.bam", tmp_path / "y.bam"]
+    for path in paths:
+        path.write_bytes(b"CRAM\x03")
     with pytest.raises(InputError, match="drop --paired"):
-        next(read_sources(plan_sources([path, path], {}, paired=True)))
+        next(read_sources(plan_sources(paths, {}, paired=True)))

@@ -40,7 +40,6 @@ FOUND = "return document.getElementById('found').textContent"
 
 
 def choose(browser, field, value, event="change"):
-    """Set a field as a user would."""
     browser.run(
         f"const c = document.getElementById('{field}'); c.value = '{value}';"
         f"c.dispatchEvent(new Event('{event}'))"
@@ -116,7 +115,7 @@ def test_the_slider_takes_calls_back_in_the_table_and_shows_the_command(table):
     place, kept, _ = table.run("return DATA.curve[0]")
     assert table.run(FOUND) == f"{kept} of 180 records"
     said = table.run("return document.getElementById('limit-note').textContent")
-    assert f"{kept} of " in said and "kept" in said
+    assert f"{kept} of " in said and "viral records kept" in said
     limit = table.run(f"return DATA.limits[{place}]")
     command = table.run("return document.getElementById('again').textContent")
     assert command.endswith(f"--resume --max-fdr {limit}")

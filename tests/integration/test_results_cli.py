@@ -28,7 +28,6 @@ def fasta(tmp_path):
 
 @pytest.fixture
 def middle(predict, fasta, tmp_path):
-    """A score that some records reach and some do not."""
     predict(fasta, "-o", tmp_path / "first")
     scores = sorted(row.p_virus for row in rows_of(tmp_path / "first") if row.p_virus is not None)
     return scores[len(scores) // 2]
@@ -93,7 +92,8 @@ def test_pairs_become_one_sample_with_two_rows_a_pair(predict, tmp_path):
     mates = fastq("a/2", dna(3, 150)) + fastq("b/2", dna(4, 150))
     two.write_bytes(gzip.compress(mates.encode()))
     out = tmp_path / "out"
-    predict(one, two, "--paired", "-o", out, "--min-score", "0", code=0)
+    said = predict(one, two, "--paired", "-o", out, "--min-score", "0", code=0).output
+    assert "2 pairs: 2 virus" in said
     assert [(row.seq_id, row.sample) for row in rows_of(out)] == [
         ("a/1", "gut"), ("a/2", "gut"), ("b/1", "gut"), ("b/2", "gut"),
     ]  # fmt: skip

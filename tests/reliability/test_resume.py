@@ -34,7 +34,6 @@ def finished(runs):
 
 @pytest.fixture
 def kept(stopped, runs):
-    """A copy of `stopped`."""
     out = shutil.copytree(stopped, runs.folder / "kept")
     yield out
     shutil.rmtree(out)

@@ -80,9 +80,10 @@ def benchmark(
     virnucpro benchmark --suite v2-validation
     virnucpro benchmark --suite v1-comparison --data-size medium
     """  # noqa: D301 - backslash and b keep click from joining the lines
-    root = _checkout()
-    if root is None or importlib.util.find_spec("pytest") is None:
-        raise UsageError(NO_CHECKOUT if root is None else NO_PYTEST)
+    root = Path(virnucpro.__file__).resolve().parents[1]
+    is_checkout = (root / "tests" / "benchmarks").is_dir() and (root / "pyproject.toml").is_file()
+    if not is_checkout or importlib.util.find_spec("pytest") is None:
+        raise UsageError(NO_PYTEST if is_checkout else NO_CHECKOUT)
     try:
         folder = (output_dir or root / "build" / "benchmarks").absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,14 +109,13 @@ def benchmark(
     done = subprocess.run(command, cwd=root, env=environment, check=False)
     report = read_json(path)
     rows = _rows(report)
-    known = {(row.get("suite"), row.get("name")): row.get("value") for row in earlier}
+    known = {(row["suite"], row["name"]): row["value"] for row in earlier}
     for row in rows:
-        before, now = known.get((row.get("suite"), row.get("name"))), row.get("value")
-        if not isinstance(before, int | float) or not isinstance(now, int | float) or not before:
+        if not (before := known.get((row["suite"], row["name"]))):
             continue
-        row["ratio_to_earlier"] = ratio = round(now / before, 4)
+        row["ratio_to_earlier"] = ratio = round(row["value"] / before, 4)
         is_worse = {"higher": ratio < 1 - WORSE_BY, "lower": ratio > 1 + WORSE_BY}
-        if is_worse.get(str(row.get("better"))):
+        if is_worse.get(row["better"]):
             row |= {"verdict": "missed", "reason": f"{ratio:.2f} x the earlier figure"}
     if report:
         write_json(path, report)
@@ -125,13 +125,6 @@ def benchmark(
     if any(row.get("verdict") == "missed" for row in rows):
         sys.exit(MISSED)
     sys.exit(PASSED if rows and done.returncode == 0 else NOT_RUN)
-
-
-def _checkout() -> Path | None:
-    """The source tree that this package runs from, if it is one with benchmarks."""
-    root = Path(virnucpro.__file__).resolve().parents[1]
-    is_tree = (root / "tests" / "benchmarks").is_dir() and (root / "pyproject.toml").is_file()
-    return root if is_tree else None
 
 
 def _build_pytest_command(suite: str, report: Path, has_gpu: bool) -> list[str]:
@@ -146,7 +139,7 @@ def _build_pytest_command(suite: str, report: Path, has_gpu: bool) -> list[str]:
 
 def _rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = report.get("results")
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return rows if isinstance(rows, list) else []
 
 
 def _display_summary(report: dict[str, Any]) -> None:
@@ -156,7 +149,7 @@ def _display_summary(report: dict[str, Any]) -> None:
         return
     click.echo(_table(report))
     if speedups := report.get("performance", {}).get("speedups"):
-        words = (f"{name} {_number(value)}x" for name, value in speedups.items())
+        words = (f"{name} {value:.4g}x" for name, value in speedups.items())
         click.echo(f"speed-ups: {', '.join(words)}")
 
 
@@ -166,17 +159,13 @@ def _table(report: dict[str, Any]) -> str:
     lines = [", ".join([f"# Benchmark: {report.get('data_size', '?')} data", *words]), ""]
     lines += ["| suite | figure | value | requirement | verdict |", "|---|---|---|---|---|"]
     for row in _rows(report):
-        value, ratio = f"{_number(row.get('value'))} {row.get('unit', '')}".strip(), ""
-        if "ratio_to_earlier" in row:
-            ratio = f" ({row['ratio_to_earlier']:.2f} x earlier)"
+        value, earlier = row.get("value", ""), row.get("ratio_to_earlier")
+        if isinstance(value, int | float):
+            value = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        value = f"{value} {row.get('unit', '')}"
+        value += f" ({earlier:.2f} x earlier)" if earlier else ""
         verdict = ": ".join(str(row[key]) for key in ("verdict", "reason") if row.get(key))
-        suite, name, limit = (str(row.get(key, "")) for key in ("suite", "name", "requirement"))
-        cells = (cell.replace("|", "/") for cell in (suite, name, value + ratio, limit, verdict))
-        lines.append(f"| {' | '.join(cells)} |")
+        cells = [row.get("suite"), row.get("name"), value, row.get("requirement"), verdict]
+        shown = (str(cell or "").strip().replace("|", "/") for cell in cells)
+        lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
-
-
-def _number(value: object) -> str:
-    if not isinstance(value, int | float):
-        return str(value or "")
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -7,11 +7,10 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import click
 from click import option
-from click.shell_completion import ShellComplete, get_completion_class
 
 from virnucpro.cli import options
 from virnucpro.cli.options import TOKENS, config_of, embedding_dtype, flag, model_home
@@ -24,15 +23,11 @@ from virnucpro.core.device import (
 )
 from virnucpro.core.errors import InputError, ModelError, UsageError
 from virnucpro.core.files import atomic_write, make_writable, read_json, write_json
-from virnucpro.core.text import clipped, duration, gib
+from virnucpro.core.text import clipped, counted, duration, gib
 
 ENCODERS = {"dnabert-s": ("dna", "DNABERT-S"), "esm2": ("protein", "esm2_t36_3B_UR50D")}
 FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
 COUNTED = ("records", "scored", "nt", "chunks", "orfs", "dna_tokens", "protein_tokens")
-TOLD = (
-    "{model}: {records:,} records, {nt:,} nt; {scored:,} to be scored in {chunks:,} chunks, about "
-    "{orfs:,} ORFs, {dna_tokens:,} DNA tokens, {protein_tokens:,} protein tokens"
-)
 
 
 @click.command()
@@ -69,7 +64,7 @@ def estimate(
     check_inputs(input_files)
     config = config_of(ctx)
     home, threads = model_home(config), config.get("prediction.threads") or usable_cpus()
-    shortest = config.get("prediction.min_length") if min_length is None else min_length
+    shortest = config["prediction.min_length"] if min_length is None else min_length
     chunk_nt = expected_length or config.get("prediction.expected_length")
     if not devices:
         gpus = detect_cuda_devices()
@@ -77,14 +72,17 @@ def estimate(
         devices = ("cpu", "cuda:0", several)[: 1 + min(len(gpus), 2)]
     if model_path is not None and not models:
         models = ("custom",)
-    chosen, rows = [], list[dict[str, Any]]()
+    chosen, absent, rows = [], list[str](), list[dict[str, Any]]()
     for name in models or ("mini", "300", "500"):
         try:
             chosen.append((name, resolve_model(name, model_path, home)))
         except ModelError:
             if models or name == "mini":
                 raise
-            click.echo(f"{name}: not installed", err=True)
+            absent.append(name)
+    if absent:
+        words = f"published models that are not installed: {', '.join(absent)}"
+        click.echo(f"left out, {words} (virnucpro models list)", err=True)
     for name, model in chosen:
         model = replace(model, chunk_nt=chunk_nt) if chunk_nt else model
         log = ReadLog(is_silent=bool(rows))  # the same input for each model: one warning
@@ -92,7 +90,12 @@ def estimate(
         row: dict[str, Any] = {"model": name, **{key: getattr(found, key) for key in COUNTED}}
         rows.append(row | {"runs": []})
         say = (lambda text: None) if as_json else click.echo
-        say(("" if found.is_whole else "about, from its first part, ") + TOLD.format(**row))
+        tokens = f"{found.dna_tokens:,} DNA tokens, {found.protein_tokens:,} protein tokens"
+        say(
+            f"{'' if found.is_whole else 'about, from its first part, '}{name}: "
+            f"{counted(found.records, 'record')}, {found.nt:,} nt; {found.scored:,} to be scored "
+            f"in {counted(found.chunks, 'chunk')}, about {counted(found.orfs, 'ORF')}, {tokens}"
+        )
         for device in [] if count_only else devices:
             numbers = device.split(",") if "," in device else []
             used = [f"cuda:{number}" for number in numbers] or [device_name(device)]
@@ -161,16 +164,12 @@ def profile(
         trials = []
         for trial in try_budgets(spec, sequences, budgets, chosen, engine, dtype):
             trials.append(trial)
-            said = f"{trial.tokens_per_s:>10,.0f} tokens/s  {trial.efficiency:.1%} real tokens"
-            if trial.peak_bytes is not None:
-                said += f"  {trial.peak_bytes / 2**30:.2f} GiB at the peak"
-            said = said if trial.fits else "does not fit"
-            click.echo(f"  {trial.token_budget:>7} tokens  {said}")
+            click.echo(f"  {trial}")
         winner = best(trials).token_budget
-        name = FLAGS[slot] if engine == "padded" else ""
-        click.echo(f"  best: {name} {winner}" if name else f"  best: a batch of {winner} tokens")
-        tried = [asdict(trial) for trial in trials]
-        encoders[spec.name] = {"flag": name, "recommended": winner, "trials": tried}
+        flag = FLAGS[slot] if engine == "padded" else ""
+        click.echo(f"  best: {flag} {winner}" if flag else f"  best: a batch of {winner} tokens")
+        tried = [trial._asdict() for trial in trials]
+        encoders[spec.name] = {"flag": flag, "recommended": winner, "trials": tried}
     if output is not None:
         write_json(output, {"device": str(chosen), "engine": engine, "encoders": encoders})
         click.echo(f"wrote {output}")
@@ -196,7 +195,7 @@ def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        click.echo(f"{len(failed)} problems" if failed else "all well")
+        click.echo(counted(len(failed), "problem") if failed else "all well")
     sys.exit(1 if failed else 0)
 
 
@@ -220,18 +219,6 @@ def citation(bibtex: bool) -> None:
     for reference in references():
         text = f"{reference.text}\n    for {reference.why}"
         click.echo(f"{reference.bibtex}\n" if bibtex else text)
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that completes commands and options in SHELL.
-
-    For bash: virnucpro completion bash > ~/.local/share/bash-completion/completions/virnucpro
-    """
-    made = cast("type[ShellComplete]", get_completion_class(shell))  # click knows each of them
-    click.echo(made(ctx.find_root().command, {}, "virnucpro", "_VIRNUCPRO_COMPLETE").source())
 
 
 @click.command()
@@ -264,7 +251,8 @@ def extract(
         output_dir, input_files, calls, targets, sys.stdout.buffer, reference
     )
     names = clipped(", ".join(map(str, input_files)))
-    click.echo(f"{written:,} of {total:,} records of {names}: {', '.join(calls)}", file=sys.stderr)
+    share = f"{written:,} of {counted(total, 'record')} of {names}"
+    click.echo(f"{share}: {', '.join(calls)}", file=sys.stderr)
 
 
 @click.group()
@@ -304,50 +292,40 @@ def validate(file: Path, max_errors: int) -> None:
     """Read FILE as predict would; exit 0 if it is fine, else 3 (bad input).
 
     An error is a fault that ends a run, or a record that is no DNA. Records that are too short
-    or without a readable stretch, and ids that occur twice, are notes: predict takes them.
+    or without a readable stretch, and ids that occur twice, are told: predict takes them.
     """
     from virnucpro.core.records import Status
     from virnucpro.pipeline.inputs import check_inputs, plan_sources, read_sources, spool
     from virnucpro.sequences.letters import screen_record
     from virnucpro.sequences.read_log import ReadLog
 
-    log = ReadLog(is_silent=True)
-    records = letters = 0
-    errors: list[str] = []
-    notes: Counter[str] = Counter()
-    names = {
-        Status.TOO_SHORT: "records shorter than 60 nt: no call",
-        Status.AMBIGUOUS: "records without 60 plain bases in a row: no call by `longest`",
-    }
+    log, letters, errors, statuses = ReadLog(), 0, list[str](), Counter[Status | None]()
     with TemporaryDirectory() as folder:
         try:
             check_inputs([file])
             sources = plan_sources([file], spool([file], Path(folder)), paired=False)
             for record in read_sources(sources, log):
-                records += 1
                 letters += len(record.sequence)
                 status = screen_record(record)
+                statuses[status] += 1
                 if status is Status.NOT_DNA:
-                    errors.append(f"{file}: record {records} ({clipped(record.seq_id)}) is not DNA")
-                elif status is not None:
-                    notes[names[status]] += 1
+                    name = clipped(record.seq_id)
+                    errors.append(f"{file}: record {log.records} ({name}) is not DNA")
                 if len(errors) >= max_errors:
-                    notes["error limit reached, the rest was not read"] += 1
+                    click.echo("note: the rest was not read (--max-errors)")
                     break
         except InputError as error:
             errors.append(str(error))
-    notes["records with an id seen before: renamed to {id}__2"] += log.duplicates
-    notes["records without an id: named record_{n}"] += log.unnamed
-    notes["gap letters: removed"] += log.gaps
-    notes["digits in sequences: removed"] += log.digits
-    notes["blanks in sequences: removed"] += log.blanks
-    notes[f"records with '>' in their id, first: {log.first_mark}"] += log.marks
-    notes["bgzip without its end block: is the file whole?"] += len(log.cut_short)
     for problem in errors:
         click.echo(f"error: {problem}")
-    for name, count in sorted((+notes).items()):
-        click.echo(f"note: {count} {name}")
-    click.echo(f"{file}: {records} records, {letters} nt, {len(errors)} errors")
+    for status, why in (
+        (Status.TOO_SHORT, "shorter than 60 nt: no call"),
+        (Status.AMBIGUOUS, "without 60 plain bases in a row: no call by `longest`"),
+    ):
+        if count := statuses[status]:
+            click.echo(f"note: {counted(count, 'record')} {why}")
+    told = f"{counted(log.records, 'record')}, {letters:,} nt, {counted(len(errors), 'error')}"
+    click.echo(f"{file}: {told}")
     sys.exit(InputError.exit_code if errors else 0)
 
 
@@ -387,7 +365,7 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
         checked += 1
         bad += bool(problem)
         click.echo(f"{'bad' if problem else 'ok':<5} {path}{problem and f': {problem}'}")
-    click.echo(f"{checked} files checked, {bad} bad")
+    click.echo(f"{counted(checked, 'file')} checked, {bad} bad")
     sys.exit(1 if bad else 0 if checked else 3)
 
 
@@ -405,9 +383,9 @@ def show(obj: dict[str, Config], as_json: bool) -> None:
     Flags of a command go before all of these. "not set" leaves the choice to the model or the
     machine.
     """
-    shown = {}
-    for name, value, source in obj["config"].items():
-        shown[name] = {"value": value, "source": source, "variable": environment_name(name)}
+    shown, sources = {}, obj["config"].sources
+    for name, value in obj["config"].items():
+        shown[name] = {"value": value, "source": sources[name], "variable": environment_name(name)}
     if as_json:
         click.echo(json.dumps(shown, indent=1, default=str))
         return

@@ -42,7 +42,6 @@ COMMANDS = {
     "config": ("info", "Show the settings in force and where they come from."),
     "utils": ("info", "List devices, validate files and checkpoints."),
     "citation": ("info", "How to cite."),
-    "completion": ("info", "Print the completion script of a shell."),
 }
 AFTER_A_STOP = {
     "predict": "; finished work is kept, --resume goes on with it",

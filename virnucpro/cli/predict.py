@@ -74,7 +74,7 @@ class GroupedCommand(click.Command):
 @flag("--keep-intermediate", "-k", default=None, help="Keep chunk, ORF and feature files.")
 @flag("--resume", help="Reuse finished work whose input and settings are unchanged.")
 @flag("--force-resume", help="Resume, recomputing only what fails its checksum.")
-@flag("--force", "-f", help="Remove an earlier run's files and start over.")
+@flag("--force", "-f", help="Start over: an earlier run's files go, files of others stay.")
 @flag("--no-report", help="Do not write report.html.")
 @flag("--no-progress", help="Show no progress.")
 @option("--verbose/--quiet", "-v/-q", "talk", default=None, help="Log everything, or errors only.")
@@ -211,7 +211,7 @@ def choose_gpus(text: str | None, device: str | None, config: Config) -> tuple[i
         if device is not None:
             raise UsageError("--gpus and --device both say where to compute: give one of them")
         return tuple(parse_gpu_list(text, devices))
-    is_auto = (device or config.get("device.name")).strip().lower() == "auto"
+    is_auto = (device or config["device.name"]).strip().lower() == "auto"
     return tuple(devices) if len(devices) > 1 and is_auto else ()
 
 

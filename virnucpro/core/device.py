@@ -44,9 +44,10 @@ def detect_cuda_devices() -> list[int]:
 
 def validate_and_get_device(name: str = "auto", fallback_to_cpu: bool = False) -> "torch.device":
     """The device of `device_name` as torch knows it."""
+    found = device_name(name, fallback_to_cpu)  # one that is not there is told without torch, too
     import torch
 
-    return torch.device(device_name(name, fallback_to_cpu))
+    return torch.device(found)
 
 
 def device_name(name: str = "auto", fallback_to_cpu: bool = False) -> str:

@@ -136,6 +136,8 @@ def locked(lock: Path) -> Iterator[None]:
     with os.fdopen(os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                raise BlockingIOError  # whoever held it has just taken it away
         except BlockingIOError as error:
             raise UsageError(f"{lock.parent}: another run is working here") from error
         except OSError as error:

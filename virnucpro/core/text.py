@@ -39,6 +39,11 @@ def one_line(reason: BaseException | str) -> str:
     return " ".join(text.split()).replace("|", "/")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, such as `1 record` and `2,000 records`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in the units people say.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import DamagedError, InputError
 from virnucpro.core.records import Record
-from virnucpro.core.text import clipped
+from virnucpro.core.text import clipped, counted
 from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.run import Run
 from virnucpro.reports.table_files import FASTA_NAMES, TableFiles
@@ -84,10 +84,11 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
             viral, sample = counts[f"call:{VIRUS}"], estimates.get(source.sample)
             is_like_none = sample.compatible_with_none if sample else None
             note = ""  # what to know before the viral records are believed
+            found = counted(viral // run.mates, f"viral {'pair' if run.mates > 1 else 'record'}")
             if is_like_none and viral:
-                note = f"compatible with no virus at all: as few as 0 of its {viral:,} may be real"
+                note = f"compatible with no virus at all: as few as 0 of its {found} may be real"
             elif viral and fdr > MANY_FALSE:
-                note = f"{100 * fdr:.0f}% of its {viral:,} viral records may be false"
+                note = f"{100 * fdr:.0f}% of its {found} may be false"
             summaries.append({
                 "sample": source.sample, "folder": source.folder, "inputs": list(source.names),
                 "records": counts["records"], "scored": scored, "virus": viral,
@@ -130,14 +131,14 @@ def _numbers(rows: list[list[str]], place: int) -> NDArray[np.float64]:
 
 def _estimates(run: Run) -> dict[str, Sample]:
     """The share of viruses in each sample that has scored records; a pair counts once."""
-    mix, counted = Calibration.load(run.model.calibration).mix, dict[str, Composition]()
+    mix, added = Calibration.load(run.model.calibration).mix, dict[str, Composition]()
     for sample, block in _blocks(run):
         if scored := [row for row in block[:: run.mates] if row[P_VIRUS]]:
             p, lengths, hosts = (_numbers(scored, place) for place in (P_VIRUS, LENGTH, HOST))
-            if sample not in counted:
-                counted[sample] = Composition(mix, run.mates > 1)
-            counted[sample].add(p, lengths, hosts.astype(int))
-    return {sample: composition.estimate() for sample, composition in counted.items()}
+            if sample not in added:
+                added[sample] = Composition(mix, run.mates > 1)
+            added[sample].add(p, lengths, hosts.astype(int))
+    return {sample: composition.estimate() for sample, composition in added.items()}
 
 
 def _called(
@@ -163,7 +164,8 @@ def _called(
             if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
                 raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
             viral = [*map(ChunkRow.of, own)] if row[SUPPORTING] != "0" else []
-            regions, record = find_regions(row, viral) if viral else [], None
+            # of a record of one chunk its row says all that a region could
+            regions, record = find_regions(row, viral) if len(viral) > 1 else [], None
             if row[CALL] == VIRUS or any(region.is_inside for region in regions):
                 is_read = True
                 record = next((record for place, record in records if place == number), None)

@@ -28,7 +28,7 @@ logger = logging.getLogger("virnucpro.pipeline")
 
 _OF_A_PROCESS = ("/dev/stdin", "/dev/fd/", "/proc/")  # files, where a file was redirected to them
 
-_FIRST_MATE = re.compile(r"[._-]R?1(_001)?$")
+_FIRST_MATE = re.compile(r"(.+?)((?:[._-][rR]?)?)1((?:_001)?)", re.DOTALL)
 _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_FOLDER = 80
@@ -77,6 +77,9 @@ def plan_sources(
         raise UsageError("--paired is for two files, --interleaved for one: give one of them")
     if paired and len(inputs) % 2:
         raise UsageError(f"--paired takes inputs two by two, got {len(inputs)}")
+    for first, second in zip(inputs[::2], inputs[1::2], strict=True) if paired else ():
+        if first == second:
+            raise UsageError(f"{first} is given for both mates: --paired takes two files")
     known: dict[tuple[int, int], Path] = {}
     for path in filter(Path.exists, inputs):
         place = path.stat().st_dev, path.stat().st_ino
@@ -103,7 +106,7 @@ def plan_sources(
 
 
 def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
-    """One name a sample, no two alike: the stem of its first input.
+    """One name a sample, no two alike: the stem of its first input, of mates what theirs share.
 
     Inputs of one stem that lie in several folders are called by their folders, as assemblers
     name all their files alike. Names that are alike even so get a number.
@@ -112,12 +115,18 @@ def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
     ['gut', 'soil', 'y']
     >>> sample_names([Path("a/gut/x.fa"), Path("b/gut/x.fa"), Path("gut.fa")])
     ['gut', 'gut__2', 'gut__3']
+    >>> sample_names([Path("r1.fq"), Path("r2.fq"), Path("x_R1_001.fq"), Path("x_R2_001.fq")], True)
+    ['r', 'x']
     """
     named: list[tuple[str, str]] = []
     folders_of: defaultdict[str, set[Path]] = defaultdict(set)
-    for path in inputs[:: 2 if paired else 1]:
+    width = 2 if paired else 1
+    for path, other in zip(inputs[::width], inputs[width - 1 :: width], strict=True):
         stem = sample_name(path)
-        stem = _NOT_PRINTED.sub("_", _FIRST_MATE.sub("", stem) or stem if paired else stem)
+        mate = _FIRST_MATE.fullmatch(stem)
+        if mate and sample_name(other) == f"{mate[1]}{mate[2]}2{mate[3]}":
+            stem = mate[1]
+        stem = _NOT_PRINTED.sub("_", stem)
         # a folder is called as the user calls it, so that no link is followed
         whole = os.path.abspath(path)  # noqa: PTH100
         folder = Path(STDIN if str(path) == STDIN else whole).parent

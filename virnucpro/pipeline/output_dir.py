@@ -16,8 +16,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import InputError, OutputError, UsageError
+from virnucpro.core.errors import (
+    DeviceError,
+    InputError,
+    ModelError,
+    OutputError,
+    UsageError,
+)
 from virnucpro.core.files import locked
+from virnucpro.core.text import clipped
+from virnucpro.reports.table_files import TABLE_NAMES
 from virnucpro.sequences.fasta import sample_name
 from virnucpro.sequences.streams import STDIN
 
@@ -90,13 +98,15 @@ def working_in(
 ) -> Iterator[None]:
     """Make the directory and hold it for this process until the block ends.
 
-    Nothing is removed before it is held. Where one of the `inputs` turns out to be bad, or a file
-    to be somebody else's, before a new run has finished any unit, nothing is left of it. A
-    UsageError tells why it may not be used, an OutputError that it cannot be written, or is lost.
+    Nothing is removed before it is held. Where one of the `inputs`, the model or the device turns
+    out to be bad, or a file to be somebody else's, before a new run has finished any unit, nothing
+    is left of it, nor of the directory if it was made here. A UsageError tells why it may not be
+    used, an OutputError that it cannot be written, or is lost.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"{output_dir} is a file; give a directory with --output-dir")
     ledger = Ledger(output_dir, output_dir / CHECKPOINTS / LEDGER)
+    made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         _check(ledger, resume, force, inputs)
@@ -106,10 +116,15 @@ def working_in(
                 _remove(output_dir, our_files(ledger))
             try:
                 yield
-            except (InputError, UsageError):
+            except (InputError, UsageError, ModelError, DeviceError, ModuleNotFoundError):
                 entries = [*ledger.folder.glob("*.entry")]
                 if (is_new or force) and len(entries) < 2:  # it knows its inputs, no more
-                    _remove(output_dir, our_files(ledger), _claimed(ledger))
+                    empty = f"{CHECKPOINTS}/{LEDGER}/files.txt"
+                    gone = [*our_files(ledger), output_dir / LOCK]
+                    _remove(output_dir, gone, [*_claimed(ledger), empty])
+                    with suppress(OSError):  # others have put a file there
+                        for folder in made:
+                            folder.rmdir()
                 raise
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else output_dir
@@ -128,12 +143,14 @@ def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) ->
     content = {path.name for path in output_dir.iterdir()}
     if not content or (LOCK in content and not claimed and content <= {LOCK, CHECKPOINTS}):
         return False
-    if not claimed and "run.json" in content:
-        _refuse(output_dir / "run.json")
-    if not claimed and not force:
-        problem = "is not empty and holds no run of ours; choose another --output-dir"
-        remedy = "--force to write beside what is there, over nothing"
-        raise UsageError(f"{output_dir} {problem}, or {remedy}")
+    if not claimed:
+        if clashing := sorted(content.intersection(["run.json", "chunks.tsv", *TABLE_NAMES])):
+            _refuse(output_dir / clashing[0])
+        if not force:
+            names = clipped(", ".join(sorted(content - {LOCK})[:3]))
+            problem = f"holds files of others ({names}); choose another --output-dir"
+            remedy = "--force to start there all the same: they stay as they are"
+            raise UsageError(f"{output_dir} {problem}, or {remedy}")
     if not resume and not force:
         problem = "holds an earlier run; --resume goes on with it, --force starts over"
         raise UsageError(f"{output_dir} {problem}")

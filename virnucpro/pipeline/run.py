@@ -19,7 +19,7 @@ from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.core.text import clipped, one_line
+from virnucpro.core.text import clipped, counted, one_line
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import inputs
@@ -27,6 +27,7 @@ from virnucpro.pipeline.input_pass import Rules
 from virnucpro.pipeline.inputs import Source, shown_name
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
+from virnucpro.reports.explain import mates
 from virnucpro.reports.html import REPORT_FILES
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES
 from virnucpro.reports.tables import SCHEMA
@@ -242,22 +243,26 @@ def record_failures(
             is_line = reason.count("|") >= 2
             *where, why = reason.split("|", 2) if is_line else (f"unit {unit}", "scoring", reason)
             file.write("|".join((*where, one_line(why))) + "\n")
-        lost = f"{len(missing)} records failed: {sum(missing.values())} ORFs without a score"
+        lost = f"{counted(len(missing), 'record')} failed: "
+        lost += f"{counted(sum(missing.values()), 'ORF')} without a score"
         file.write(f"{paths.calls}|calls|{lost}\n")
 
 
 def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     """What a run says at its end, given its run.json: the answer, what lacks and why, the files."""
     tables, scoring = (data["stages"].get(name, {}) for name in ("tables", "scoring"))
+    width = mates(data)
     calls = ", ".join(
-        f"{tables.get(f'call:{name}', 0):,} {name}" for name in ("virus", "non-virus", "uncertain")
+        f"{tables.get(f'call:{name}', 0) // width:,} {name}"
+        for name in ("virus", "non-virus", "uncertain")
     )
     samples, false = data.get("sample_summary", []), ""
     rated = [one for one in samples if one.get("virus") and one.get("expected_false") is not None]
     if viral := sum(one["virus"] for one in rated):
         share = sum(one["virus"] * one["expected_false"] for one in rated) / viral
         false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
-    lines = [f"{tables.get('records', 0):,} records: {calls}{false}"]
+    count = counted(tables.get("records", 0) // width, "pair" if width > 1 else "record")
+    lines = [f"{count}: {calls}{false}"]
     noted = [sample for sample in samples if sample.get("note")]
     lines += [f"{sample['sample']}: {sample['note']}" for sample in noted[:MOST_NOTED]]
     if len(noted) > MOST_NOTED:

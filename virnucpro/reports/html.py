@@ -54,30 +54,33 @@ def write_report(output_dir: Path) -> Path:
     table = output_dir / "regions.tsv"
     hosts, regions = best_regions(table) if table.exists() else (0, [])
     summary = summarise(output_dir / "calls.tsv", {row.key for _, row in regions})
-    data = _data(run, summary, regions, output_dir)
-    model, style = str(explain.part(run, "model").get("name", "?")), pages.asset("report.css")
+    mates = explain.mates(run)
+    data = _data(run, summary, regions, output_dir) | {"unit": "pair" if mates > 1 else "record"}
+    data["curve"] = [(place, kept // mates, lost / mates) for place, kept, lost in summary.curve]
+    style = pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
     # JSON that cannot end the element it stands in
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     page, graph, general = (output_dir / name for name in REPORT_FILES)
     html = pages.environment().get_template("report.html").render(
-        run=run, explain=explain, summary=summary, data=data, hosts=hosts, model=model,
+        run=run, explain=explain, summary=summary, data=data, hosts=hosts, mates=mates,
         most_samples=MOST_SAMPLES, shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        references=citations.references(model), style=Markup(style), script=Markup(script),
-        policy=pages.policy(style, script), json=Markup(text),
+        references=citations.references(run["model"]["name"]), json=Markup(text),
+        style=Markup(style), script=Markup(script), policy=pages.policy(style, script),
     )  # fmt: skip
     with atomic_write(page, "w") as file:
         file.write(html)
 
     # MultiQC finds its files by name, and puts what it reads into its page as it is, so that
     # markup in names is escaped here: calls of each sample as bars, and columns of its table.
-    title = f"Records by call, VirNucPro {run.get('version', '')}, model "
     write_json(graph, {
         "id": "virnucpro_calls",
         "section_name": "VirNucPro",
-        "description": escape(f"{title}{explain.part(run, 'model').get('name', '')}."),
+        "description": escape(
+            f"Records by call, VirNucPro {run['version']}, model {run['model']['name']}."
+        ),
         "plot_type": "bargraph",
         "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Records"},
         "categories": {
@@ -85,17 +88,19 @@ def write_report(output_dir: Path) -> Path:
             for call, (name, color) in MULTIQC.items()
         },
         "data": {
-            escape(sample) or "all": {name: counts[call] for call, (name, _) in MULTIQC.items()}
+            escape(sample): {name: counts[call] for call, (name, _) in MULTIQC.items()}
             for sample, counts in summary.samples.items()
         },
     })  # fmt: skip
     share = {"min": 0, "max": 100, "suffix": "%", "format": "{:,.1f}"}
     rows = {}
-    for sample in explain.entries(run, "sample_summary"):
-        records, false = int(sample.get("records") or 0), sample.get("expected_false")
-        viral = 100 * int(sample.get("virus") or 0) / records if records else 0.0
-        found = {"viral": viral} | ({} if false is None else {"false": 100 * float(false)})
-        rows[escape(str(sample.get("sample", ""))) or "all"] = found
+    for sample in run["sample_summary"]:
+        false = sample["expected_false"]
+        rows[escape(sample["sample"])] = {
+            "viral": 100 * sample["virus"] / max(1, sample["records"])
+        }
+        if false is not None:
+            rows[escape(sample["sample"])]["false"] = 100 * false
     write_json(general, {
         "id": "virnucpro_general",
         "plot_type": "generalstats",
@@ -167,14 +172,13 @@ def _data(
         ],
         "fasta": read_sequences(output_dir / f"viral.fasta{packed}", viral),
         "regionFasta": read_sequences(output_dir / f"regions.fasta{packed}", inside),
-        "curve": summary.curve,
         "limits": LIMITS,
-        "again": explain.advice(run.get("command") or [], "\0").split("\0"),
+        "again": explain.advice(run["command"], "\0").split("\0"),
         "calls": CALLS,
         "histogram": summary.histogram,
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
         "perDecade": LENGTH_BINS_PER_DECADE,
-        "minScore": explain.number(explain.part(run, "calling").get("min_score")),
+        "minScore": run["calling"]["min_score"],
         "tracks": read_tracks(chunks, chosen) if chosen and chunks.exists() else [],
         "regions": regions,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from virnucpro.core.text import duration, percent
+from virnucpro.core.text import counted, duration, percent, size
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -21,7 +21,8 @@ def environment(folder: Path = TEMPLATES) -> Environment:
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"count": "{:,}".format, "duration": duration, "percent": percent}
+    filters = {"count": "{:,}".format, "counted": counted, "duration": duration}
+    made.filters |= {**filters, "percent": percent, "size": size}
     return made
 
 

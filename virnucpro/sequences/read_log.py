@@ -9,6 +9,8 @@ from functools import partial
 from hashlib import blake2b
 from struct import Struct
 
+from virnucpro.core.text import counted
+
 logger = logging.getLogger("virnucpro.sequences")
 
 # More than nearly all chromosomes have; beyond it the input is a compression bomb or no sequence.
@@ -110,9 +112,8 @@ class ReadLog:
         if self.is_silent:
             return
         if self.duplicates:
-            logger.warning(
-                "%d records had an id that was taken; renamed to {id}__2 and on", self.duplicates
-            )
+            count = counted(self.duplicates, "record")
+            logger.warning("%s had an id that was taken; renamed to {id}__2 and on", count)
         if self.digits or self.blanks:
             logger.warning(
                 "%d digits and %d blanks in lines of sequence were left out; "

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from virnucpro.core.errors import DeviceError, InputError, UsageError
+from virnucpro.core.text import gib
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineKind, EngineOptions, choose_dtype
@@ -25,8 +26,7 @@ CHUNK_NT = 500
 _CLOSE_ENOUGH = 0.97  # of the best rate: beyond it a larger batch only takes memory
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(NamedTuple):
     """One budget that was tried."""
 
     token_budget: int  # slots of a batch
@@ -35,6 +35,12 @@ class Trial:
     peak_bytes: int | None  # None where the device does not say
     fits: bool  # the device had memory for such batches
 
+    def __str__(self) -> str:
+        said = f"{self.tokens_per_s:>10,.0f} tokens/s  {self.efficiency:.1%} real tokens"
+        if self.peak_bytes is not None:
+            said += f"  {gib(self.peak_bytes)} at the peak"
+        return f"{self.token_budget:>7} tokens  {said if self.fits else 'does not fit'}"
+
 
 def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
     """What to measure with: ORFs of a file, or the fixed ones of `verify`; `dna` or `protein`."""
@@ -42,12 +48,11 @@ def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
         dna, protein = fixed_sequences(64)
         return dna if slot == "dna" else protein
     found: list[str] = []
-    for record in read_records([test_file]):
+    records = read_records([test_file])
+    while len(found) < MOST_SEQUENCES and (record := next(records, None)):
         windows = chunk_windows(len(record.sequence), CHUNK_NT)
         orfs = find_orfs([record.sequence[a:b] for a, b in windows], OrfPolicy("longest"))
-        found += [orf.decode("ascii") for orf in (orfs.dna if slot == "dna" else orfs.protein)]
-        if len(found) >= MOST_SEQUENCES:
-            break
+        found += [orf.decode("ascii") for orf in getattr(orfs, slot)]
     if not found:
         raise InputError(test_file, "gives no ORF to measure with")
     return found[:MOST_SEQUENCES]
@@ -64,6 +69,7 @@ def try_budgets(
     longest = max(map(len, tokens))
     if longest > max(budgets):
         raise UsageError(f"the longest sequence has {longest} tokens: raise --max-batch")
+    cuda = torch.cuda if device.type == "cuda" else None
     for budget in (budget for budget in budgets if budget >= longest):
         wanted = int(BATCHES_TIMED * budget * len(tokens) / sum(map(len, tokens))) + 1
         items = list(islice(cycle(tokens), wanted))
@@ -71,13 +77,13 @@ def try_budgets(
         engine = BatchEngine(kind, encoder, device=device, options=options)
         for _ in engine.embed(items[: max(1, len(items) // BATCHES_TIMED)]):
             pass  # the first batch pays for what later ones find ready
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if cuda:
+            cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         for _ in engine.embed(items):
             pass
         seconds = time.perf_counter() - start
-        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        peak = cuda.max_memory_allocated(device) if cuda else None
         fits = engine.stats.oom_halvings == 0
         rate = sum(map(len, items)) / seconds if fits else 0.0
         yield Trial(budget, rate, engine.stats.efficiency, peak, fits)

@@ -10,20 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from virnucpro.core.device import usable_cpus, version_of
+from virnucpro.core.device import EXTRA_OF, usable_cpus, version_of
 from virnucpro.core.errors import VirNucProError
-from virnucpro.core.text import gib
+from virnucpro.core.text import gib, size
 from virnucpro.models.store import list_models, resolve_model
 
 PACKAGES = ("numpy", "safetensors", "threadpoolctl", "jinja2", "click")
-EXTRAS = {
-    "torch": "GPUs, published models, training ([published])",
-    "tokenizers": "published models ([published])",
-    "h5py": "--parallel ([published])",
-    "huggingface-hub": "models fetch ([published])",
-    "pysam": "BAM and CRAM ([bam])",
-    "nvidia-ml-py": "GPU figures while running ([gpu])",
-}
 LEAST_FREE = 1 << 30
 WRITTEN_BYTES = 64 << 20
 SLOW_BYTES_PER_SECOND = 20e6
@@ -47,8 +39,9 @@ def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
     missing = " ".join(name for name, version in versions.items() if not version)
     there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     yield Finding("Packages", not missing, there, missing and f"pip install {missing}")
-    for name, use in EXTRAS.items():
-        yield Finding(name, None, version_of(name) or f"not installed; only needed for: {use}")
+    for name, extra in EXTRA_OF.items():
+        version = version_of("nvidia-ml-py" if name == "pynvml" else name)
+        yield Finding(name, None, version or f"not installed; only virnucpro[{extra}] needs it")
     yield from _devices()
     try:
         digest = resolve_model("mini", None, home).digest
@@ -57,18 +50,15 @@ def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
         yield Finding("Model mini", False, str(error), "install virnucpro again")
     try:
         records = list_models(home)
+        yield Finding("Model home", None, f"{home}: {len(records)} installed")
     except VirNucProError as error:
-        yield Finding("Model home", False, str(error), f"remove that folder from {home}")
         records = []
-    else:
-        text = f"{home}: {len(records)} installed"
-        told = text if records else f"{text}; the bundled model needs none"
-        yield Finding("Model home", None, told)
+        yield Finding("Model home", False, str(error), f"remove that folder from {home}")
     for record in records:
         name = record.folder.name
         try:
             record.check()
-            yield Finding(name, True, f"{record.kind}, {record.size / 1e9:.2f} GB, whole")
+            yield Finding(name, True, f"{record.kind}, {size(record.size)}, whole")
         except VirNucProError as error:
             yield Finding(name, False, str(error), f"virnucpro models fetch {name}")
     yield from _disk(output_dir)
@@ -133,8 +123,8 @@ def _disk(folder: Path) -> Iterator[Finding]:
         remedy = "choose another --output-dir"
         yield Finding("Output", False, f"{existing}: {error.strerror}", remedy)
         return
-    enough, slow = free >= LEAST_FREE, speed < SLOW_BYTES_PER_SECOND
+    enough, is_fast = free >= LEAST_FREE, speed >= SLOW_BYTES_PER_SECOND
     remedy = "" if enough else "make room; feature files take about 15 kB a reading frame"
     yield Finding("Output space", enough, f"{existing}: {gib(free)} free", remedy)
-    remedy = "slow: choose a local disk for --output-dir" if slow else ""
-    yield Finding("Output speed", None if slow else True, f"{speed / 1e6:.0f} MB/s written", remedy)
+    remedy = "" if is_fast else "slow: choose a local disk for --output-dir"
+    yield Finding("Output speed", is_fast or None, f"{size(speed)}/s written", remedy)

@@ -82,7 +82,6 @@ def ledger(tmp_path):
 
 @pytest.fixture
 def output(tmp_path, ledger):
-    """The output of a committed unit."""
     path = tmp_path / "out.bin"
     path.write_bytes(b"content")
     ledger.commit("tables", "key", b"pay\nload", [path], {"records": 3})
@@ -159,3 +158,10 @@ def test_what_is_forgotten_is_not_done_and_its_files_stay(ledger, output):
 def test_saved_object_can_be_read_without_trust(tmp_path):
     atomic_save({"ids": ["a"]}, tmp_path / "x.pt")
     assert torch.load(tmp_path / "x.pt", weights_only=True) == {"ids": ["a"]}
+
+
+def test_a_lock_that_its_holder_takes_away_is_held_by_nobody(tmp_path, monkeypatch):
+    lock = tmp_path / "lock"
+    monkeypatch.setattr("fcntl.flock", lambda *words: lock.unlink())
+    with pytest.raises(UsageError, match="another run"), locked(lock):
+        pass

@@ -103,7 +103,6 @@ def test_what_is_no_classifier_is_told_before_encoders_are_asked_for(put, tmp_pa
 
 @pytest.fixture
 def own(tmp_path):
-    """A model directory of ours."""
     folder = tmp_path / "own"
     folder.mkdir()
     names = [f"{name}.safetensors" for name in ("dna", "protein", "classifier")]

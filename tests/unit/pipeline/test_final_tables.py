@@ -30,7 +30,8 @@ def make_run(tmp_path, samples, calling=None, mates=1):
             with inputs[-1].open("w") as fasta:
                 for seq_id, scores in contigs:
                     fasta.write(f">{seq_id}\n{'ACGTA' * 100 * max(1, len(scores))}\n")
-                    calls.write(call_row(seq_id, scores, sample).line(seq_id, -1))
+                    joint_id = seq_id if len(inputs) == 1 else f"{seq_id}__{len(inputs)}"
+                    calls.write(call_row(seq_id, scores, sample).line(joint_id, -1))
                     track.writelines(row.line() for row in chunk_rows(seq_id, scores, sample))
     sources = plan_sources(inputs, {}, paired=False)
     return SimpleNamespace(
@@ -68,7 +69,7 @@ def lines(path):
 
 def test_a_provirus_in_a_host_contig_is_counted_with_its_interval_and_sequence(tmp_path):
     host = [0.02] * 30 + [0.95, 0.97, None, 0.3, 0.96, 0.99] + [0.02] * 30
-    contigs = [("host", host), ("phage", [0.99]), ("dark", [None, None]), ("read", [0.96])]
+    contigs = [("host", host), ("phage", [0.99] * 2), ("dark", [None, None]), ("read", [0.99])]
     run = make_run(tmp_path, {"x": contigs}, Calling(min_score=0.98))
     fasta = tmp_path / "x.fa"
     letters = "".join("ACGT"[i % 7 % 4] for i in range(33_000))
@@ -77,24 +78,37 @@ def test_a_provirus_in_a_host_contig_is_counted_with_its_interval_and_sequence(t
     out = run.paths.output_dir
     found = [(row[0], int(row[2]), int(row[3]), row[10]) for row in lines(out / "regions.tsv")]
     assert found == [
-        ("host", 15_000, 18_000, "non-virus"), ("phage", 0, 500, "virus"),
-        ("read", 0, 500, "uncertain"),
+        ("host", 15_000, 18_000, "non-virus"), ("phage", 0, 1_000, "virus"),
     ]  # fmt: skip
     assert counts == {
-        "records": 4, "regions": 3, "with_regions": 1, "call:virus": 1, "call:non-virus": 1,
-        "call:uncertain": 1,
+        "records": 4, "regions": 2, "with_regions": 1, "call:virus": 2, "call:non-virus": 1,
     }  # fmt: skip
     assert sample["with_regions"] == 1
     assert list(read_fasta(out / "regions.fasta")) == [
         ("host|viral_region_1 15001-18000/33000", letters[15_000:18_000])
     ]
-    assert [name for name, _ in read_fasta(out / "viral.fasta")] == ["phage"]
+    assert [name for name, _ in read_fasta(out / "viral.fasta")] == ["phage", "read"]
     assert len(lines(out / "calls.tsv")) == 4
     viral_chunks = (out / "viral_chunks.bed").read_text().splitlines()
     assert [line.split("\t")[:3] for line in viral_chunks] == [
         ["host", "15000", "15500"], ["host", "15500", "16000"], ["host", "17000", "17500"],
-        ["host", "17500", "18000"], ["phage", "0", "500"], ["read", "0", "500"],
+        ["host", "17500", "18000"], ["phage", "0", "500"], ["phage", "500", "1000"],
+        ["read", "0", "500"],
     ]  # fmt: skip
+
+
+def test_both_fasta_files_are_what_checkv_takes(tmp_path):
+    """CheckV asks for ids up to the first blank that occur once, and letters behind each."""
+    contigs = [("host", [0.02] * 30 + [0.99] * 4 + [0.02] * 30), ("phage", [0.99])]
+    run = make_run(tmp_path, {"x": contigs, "y": contigs})
+    write_final_tables(run)
+    out = run.paths.output_dir
+    text = (out / "viral.fasta").read_text() + (out / "regions.fasta").read_text()
+    records = [record.partition("\n") for record in text.split(">")[1:]]
+    assert [header.split()[0] for header, _, _ in records] == [
+        "phage", "phage__2", "host|viral_region_1", "host__2|viral_region_1"
+    ]  # fmt: skip
+    assert all(set(letters) == set("ACGT\n") for _, _, letters in records)
 
 
 def test_rates_belong_to_the_sample(tmp_path):
@@ -122,6 +136,7 @@ def test_memory_stays_within_100_bytes_a_record(tmp_path):
 
 DATA = {
     "status": "done",
+    "parameters": {"inputs": {"paired": False, "interleaved": False}},
     "seconds": 75.2,
     "stages": {
         "scoring": {"seconds": 1, "status:called": 26, "status:too_short": 1, "status:no_orf": 3},

@@ -16,9 +16,11 @@ from virnucpro.reports.tables import CallRow, RegionRow
 
 
 def page_of(folder, **more):
-    """The page of a run, with other values in run.json."""
+    """The page of a run, with other values in run.json, of mappings besides those there."""
     run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(run | more))
+    for name, value in more.items():
+        run[name] = {**run[name], **value} if isinstance(run.get(name), dict) else value
+    (folder / "run.json").write_text(json.dumps(run))
     return write_report(folder).read_text()
 
 
@@ -66,32 +68,28 @@ def test_a_page_is_made_of_what_there_is(tmp_path):
     page = page_of(make_run(tmp_path / "none", records=0))
     assert "The input holds no records." in page and "There was nothing to score." in page
     assert "Every record" not in page and "Thresholds" not in page
-    odd = {"stages": [1], "calling": 3, "model": None, "inputs": ["x", {}], "seconds": "long"}
-    assert "Written by VirNucPro" in page_of(make_run(tmp_path / "odd", records=5), **odd)
-    (tmp_path / "odd" / "run.json").write_text('{"tool": "virnucpro"}')
-    assert "Time in all" not in page_of(tmp_path / "odd")
+    with pytest.raises(UsageError, match="no run of this version"):
+        page_of(make_run(tmp_path / "odd", records=5), schema={"calls.tsv": 1})
     page = page_of(make_run(tmp_path / "reads", records=300, lengths=(148, 151)))
     assert "Each scored record is 148 to 151 nt long." in page and 'lengths"' not in page
 
 
-KEPT = {"dna_features": {"seconds": 2.0, "files": 3, "kept": 3}}
 STRICT = {"preset": "conservative", "min_score": 0.9, "max_fdr": 0.05, "only_stricter": True}
 
 
 @pytest.mark.parametrize(
     ("told", "said", "unsaid"),
     [
-        ({}, "Time in all 1 min 23 s", "made again"),
-        ({"seconds": 0.06}, "made again, in 0.06 s, from the scores", "incomplete"),
-        ({"seconds": 9, "stages": KEPT}, "kept from an earlier start", "tokens/s"),
-        ({"status": "partial"}, "This run is incomplete", "made again"),
+        ({}, "Time in all 1 min 23 s", "incomplete"),
+        ({"seconds": 0.06}, "Time in all 1 min 23 s", "0.06 s"),  # the stages are an earlier run's
+        ({"status": "partial"}, "This run is incomplete", "0.06 s"),
         ({"devices": ["cuda:0", "cuda:1"]}, "Device cuda:0, cuda:1", "Number format"),
-        ({"engines": {"dna": "packed float16", "odd": "x"}}, "Number format float16", "float32"),
+        ({"engines": {"dna": "packed float16 sdpa"}}, "Number format float16", "float32"),
         (
             {"calling": STRICT}, "Preset conservative: a record is called viral if its p_virus is "
             "at least 0.9 and passes the model's own limits and its FDR is at most 5%.", "any FDR",
         ),
-        ({"calling": {"preset": "<b>", "max_fdr": "x"}}, "Preset <b>, changed: a record", "cuda"),
+        ({"calling": STRICT | {"max_fdr": None}}, "Preset conservative, changed: a record", "cuda"),
     ],
 )  # fmt: skip
 def test_what_run_json_tells_is_said(tmp_path, told, said, unsaid):
@@ -117,13 +115,35 @@ def test_each_sample_has_its_rate_and_multiqc_its_counts(tmp_path):
 
 
 def test_multiqc_has_columns_of_general_statistics(tmp_path):
-    one = {"sample": "<b>a", "records": 8, "virus": 2, "expected_false": 0.125}
-    none = {"sample": "b", "records": 0, "virus": 0, "expected_false": None}
+    one = {"sample": "<b>a", "records": 8, "scored": 8, "virus": 2, "expected_false": 0.125,
+           "compatible_with_none": False}  # fmt: skip
+    none = one | {"sample": "b", "records": 0, "virus": 0, "expected_false": None}
     page_of(make_run(tmp_path), sample_summary=[one, none])
     general = json.loads((tmp_path / "virnucpro_general_mqc.json").read_text())
     assert general["data"] == {"&lt;b&gt;a": {"viral": 25, "false": 12.5}, "b": {"viral": 0}}
     assert general["plot_type"] == "generalstats"
     assert [name for column in general["pconfig"] for name in column] == ["viral", "false"]
+
+
+def test_nothing_is_said_of_a_share_that_few_records_tell_nor_of_calls_that_are_none(tmp_path):
+    said = {"sample": "a", "records": 20, "scored": 20, "virus": 1, "prevalence": 0.1, "low": 0.0,
+            "high": 0.8, "expected_false": 0.9, "compatible_with_none": True}  # fmt: skip
+    for change, shown in (({}, (True, True)), ({"scored": 19}, (False, True)),
+                          ({"virus": 0}, (True, False))):  # fmt: skip
+        page = page_of(make_run(tmp_path), sample_summary=[said | change])
+        assert ("Share of viruses</dt>" in page, "may all be false" in page) == shown
+
+
+def test_pairs_are_counted_as_pairs_and_the_advice_is_the_terminals(tmp_path):
+    viral = data_of(page_of(make_run(tmp_path)))["curve"][-1]
+    asked = {"inputs": {"paired": False, "interleaved": True}}
+    advice = "virnucpro predict 'a b' --max-fdr 0.05"
+    page = page_of(tmp_path, parameters=asked, advice=advice)
+    assert re.search(rf">{viral[1] // 2}</b> of 100 pairs are called viral", page)
+    assert data_of(page)["curve"][-1] == [viral[0], viral[1] // 2, viral[2] / 2]
+    assert data_of(page)["unit"] == "pair" and "About 15.0% (10.0% to 21.0%) of the pairs" in page
+    shown = re.search(r'<code id="(\w+)">(.*?)</code> <button type="button" data-copy="\1"', page)
+    assert html.unescape(shown[2]) == advice
 
 
 def test_the_command_rebuilds_the_same_page(tmp_path):

@@ -21,6 +21,7 @@ function copy(button, text) {
   const points = DATA.curve.map(([place, kept, lost]) => ({ place, kept, lost, share: lost / kept }));
   const last = points.length - 1;
   const words = (share) => `${+(100 * share).toPrecision(2)}%`;
+  const units = (count) => (count === 1 ? DATA.unit : `${DATA.unit}s`);
   slider.max = last;
   slider.value = last;
 
@@ -39,10 +40,10 @@ function copy(button, text) {
     label(svg, (left + width - right) / 2, height - 3, 'expected to be false');
     svg.append(make('path', { class: 'line', d: points.map((one, i) => `${i ? 'L' : 'M'}${x(one.share).toFixed(1)} ${y(one.kept).toFixed(1)}`).join('') }));
     const mark = make('circle', { class: 'mark', cx: x(now.share), cy: y(now.kept), r: 5 });
-    hasTip(mark, `${format(now.kept)} calls kept, ${words(now.share)} of them expected to be false`);
+    hasTip(mark, `${format(now.kept)} viral ${units(now.kept)} kept, ${words(now.share)} of them expected to be false`);
     svg.append(mark);
     const all = Number(slider.value) === last;
-    by('limit-note').textContent = `${all ? 'All' : `At most ${words(DATA.limits[now.place])} false:`} ${format(now.kept)}${all ? '' : ` of ${format(points[last].kept)}`} viral calls${all ? '' : ' kept'}, ${now.lost < 1 ? 'fewer than 1' : `about ${format(Math.round(now.lost))}`} of them expected to be false.`;
+    by('limit-note').textContent = `${all ? 'All' : `At most ${words(DATA.limits[now.place])} false:`} ${format(now.kept)}${all ? '' : ` of ${format(points[last].kept)}`} viral ${units(points[all ? slider.value : last].kept)}${all ? '' : ' kept'}, ${now.lost < 1 ? 'fewer than 1' : `about ${format(Math.round(now.lost))}`} of them expected to be false.`;
     by('again').textContent = DATA.again.join(DATA.limits[now.place]);
     by('again-line').hidden = all;
   }
@@ -51,11 +52,13 @@ function copy(button, text) {
     draw();
     window.dispatchEvent(new Event('limit'));
   });
-  by('copy-again').addEventListener('click', (event) => copy(event.target, by('again').textContent));
   window.addEventListener('resize', draw);
   draw();
 })();
 
+for (const button of document.querySelectorAll('[data-copy]')) {
+  button.addEventListener('click', () => copy(button, by(button.dataset.copy).textContent));
+}
 for (const button of document.querySelectorAll('[data-region]')) {
   button.addEventListener('click', () => copy(button, DATA.regionFasta[button.dataset.region]));
 }
