@@ -85,7 +85,7 @@ class TransformerEncoder(Encoder):
         items = [numbers.integers(4, known, length) for length in _PROOF_LENGTHS]
         with torch.inference_mode():
             layout = Rectangle.of(items, self.pad_id, max(_PROOF_LENGTHS))
-            wanted = self.encode(layout.to(self.device)).cpu()
+            wanted = self.encode(layout.to(self.embed.weight.device)).cpu()
             try:
                 off = float((self(items).cpu() - wanted).norm() / wanted.norm())
                 problem = f"are off by {off:.2g} here"

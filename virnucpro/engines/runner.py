@@ -19,15 +19,8 @@ from torch import Tensor
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import EVEN, Encoder, Layout, Tiled
-from virnucpro.engines.base import (
-    Embedded,
-    EngineKind,
-    EngineOptions,
-    EngineStats,
-    ahead,
-    pack,
-    rectangles,
-)
+from virnucpro.engines import base
+from virnucpro.engines.base import Embedded, EngineKind, EngineOptions, EngineStats
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -122,16 +115,16 @@ class BatchEngine:
         budget, chosen = self.stats.token_budget, []
         for group in (np.flatnonzero(~is_short), np.flatnonzero(is_short)):
             if self._is_packed:
-                batches = pack(lengths[group], budget)
+                batches = base.pack(lengths[group], budget)
             else:
-                batches = [*rectangles(-(-lengths[group] // EVEN) * EVEN, budget, _NARROWEST)]
+                batches = [*base.rectangles(-(-lengths[group] // EVEN) * EVEN, budget, _NARROWEST)]
             chosen += [group[batch] for batch in batches]
         return [(rows[batch], [items[i] for i in batch.tolist()]) for batch in chosen]
 
     def _run(self, batches: list[_Batch]) -> Iterator[Embedded]:
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
         waiting: _Pending | None = None
-        with closing(ahead(map(self._prepare, batches), depth)) as feed:
+        with closing(base.ahead(map(self._prepare, batches), depth)) as feed:
             for launched in chain.from_iterable(map(self._launch, feed)):
                 if waiting is not None:
                     yield from self._collect(waiting)
