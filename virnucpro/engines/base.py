@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.small_cpu import SmallEncoder
-from virnucpro.encoders.tokenizers import Tokenizer, rows_of
+from virnucpro.encoders.tokenizers import rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,6 @@ DTYPES = {n: n for n in ("float32", "float16", "bfloat16")} | {"fp8": "float16"}
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 Counts = NDArray[np.int64]
-_SLICE = 256  # sequences per call of a tokenizer
 _POSITIONS = 1024  # of a piece: its widest array takes about 3 MB
 
 
@@ -183,14 +182,6 @@ def ahead(source: Iterable[Made], depth: int) -> Generator[Made, None, None]:
         pool.shutdown(wait=True, cancel_futures=True)
         if isinstance(given, Generator):
             given.close()
-
-
-def tokenize(
-    tokenizer: Tokenizer, sequences: Sequence[str], threads: int = 1
-) -> list[NDArray[np.int64]]:
-    """Token ids of `sequences`, in their order; `threads` slices side by side."""
-    parts = [sequences[at : at + _SLICE] for at in range(0, len(sequences), _SLICE)]
-    return [tokens for part in spread(tokenizer.encode_batch, parts, threads) for tokens in part]
 
 
 class LightEngine:
