@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import device_name, usable_cpus
 from virnucpro.core.errors import DamagedError, DeviceError, InputError, UsageError
+from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Record, Status
-from virnucpro.core.text import duration
+from virnucpro.core.text import duration, one_line
 from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
@@ -25,15 +26,7 @@ from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources, sampler
 from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-from virnucpro.pipeline.run import (
-    CALLS,
-    OF_SCORING,
-    Pace,
-    Run,
-    rate_keys,
-    record_failures,
-    remember,
-)
+from virnucpro.pipeline.run import CALLS, OF_SCORING, Pace, Run, rate_keys, remember
 from virnucpro.pipeline.settings import Compute, default_home
 from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
@@ -347,12 +340,19 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         chunk_nt = counts["nt"] / max(1, counts["chunks"])
         key, _ = rate_keys(run.model, run.devices, run.threads, chunk_nt)
         remember(run.settings.model.home or default_home(), key, rate)
-    record_failures(paths, given_up, tables.missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
-        data = run.data
-        facts = {name: data[name] for name in OF_SCORING if name in data}
+        paths.failed_files.unlink(missing_ok=True)
+        facts = {name: run.data[name] for name in OF_SCORING if name in run.data}
         run.ledger.commit(CALLS, run.calls_key, outputs=outputs, facts=facts)
+        return outputs
+    with atomic_write(paths.failed_files, "w") as file:  # lines `path|encoder or stage|reason`
+        for unit, reason in sorted(given_up.items()):
+            is_line = reason.count("|") >= 2
+            *where, why = reason.split("|", 2) if is_line else (f"unit {unit}", "scoring", reason)
+            file.write("|".join((*where, one_line(why))) + "\n")
+        lost, orfs = len(tables.missing), sum(tables.missing.values())
+        file.write(f"{paths.calls}|calls|{lost} records failed: {orfs} ORFs without a score\n")
     return outputs
 
 
