@@ -4,7 +4,8 @@
 
 Made-up reads of 150 nt. Each pass is a command of its own, from its start to its end: it reads,
 cuts and translates as `virnucpro plan` does, under the bundled model's rules, and keeps nothing.
-Both ways are timed in turns; seconds of CPU, of all processes together, are kept beside.
+Both ways are timed one after the other; seconds of CPU, of all processes together, and the peak
+memory of the process that knows the records are kept beside.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,23 +47,28 @@ def one_pass(path: Path, workers: int) -> None:
     from virnucpro.pipeline.run import choose_model
     from virnucpro.pipeline.settings import ModelChoice
     from virnucpro.pipeline.side_by_side import read_inputs
+    from virnucpro.sequences.read_log import ReadLog
 
     model = choose_model(ModelChoice())
     rules = Rules(model.chunk_nt, model.orf_policy)
-    for _ in read_inputs(plan_sources([path], {}, paired=False), rules, 10_000, workers):
+    sources = plan_sources([path], {}, paired=False)
+    for _ in read_inputs(sources, rules, 10_000, workers, ReadLog()):
         pass
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def timed(paths: list[Path], workers: int) -> dict[str, float]:
     """Seconds until the passes over all `paths`, begun together, have ended."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, __file__, "--workers", str(workers), "--pass-over"]
-    passes = [subprocess.Popen([*command, str(path)]) for path in paths]
-    if any([one.wait() for one in passes]):
+    passes = [subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE) for path in paths]
+    peaks = [float(one.communicate()[0] or 0) for one in passes]
+    if any(one.returncode for one in passes):
         sys.exit("a pass failed")
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "load": round(os.getloadavg()[0], 1)}
+    return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "peak_mib": round(max(peaks), 1),
+            "load": round(os.getloadavg()[0], 1)}  # fmt: skip
 
 
 def main() -> None:
@@ -79,7 +84,7 @@ def main() -> None:
     if arguments.pass_over:
         one_pass(arguments.pass_over, arguments.workers)
         return
-    rounds = []
+    rows = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         halves = [Path(name) / "first.fastq", Path(name) / "second.fastq"]
         half = arguments.mbp * 500_000 // READ_NT
@@ -89,22 +94,25 @@ def main() -> None:
                 write_reads(path, half, number * half)
                 with path.open("rb") as file:
                     shutil.copyfileobj(file, both)
+        ways = {"two passes": (halves, 1), "two processes": ([whole], 2)}
         for number in range(arguments.rounds):
-            ways = {"two passes": (halves, 1), "two processes": ([whole], 2)}
-            names = [*ways] if number % 2 == 0 else [*reversed(ways)]
-            rounds.append({name: timed(*ways[name]) for name in names})
-            print(rounds[-1], flush=True)
-    shares = {
-        of: statistics.median(one["two passes"][of] / one["two processes"][of] for one in rounds)
+            for way in (ways, reversed(ways))[number % 2]:
+                rows.append({"case": way, **timed(*ways[way])})
+                print(rows[-1], flush=True)
+    spent = {
+        (way, of): sum(row[of] for row in rows if row["case"] == way)
+        for way in ways
         for of in ("wall_s", "cpu_s")
     }
+    nt = arguments.mbp * arguments.rounds
     summary = {
         "about": "the input pass of one FASTQ in two processes, beside two passes of a half each",
         "mbp": arguments.mbp,
-        "rounds": rounds,
-        "mbp_per_s": round(arguments.mbp / rounds[-1]["two processes"]["wall_s"], 1),
-        "share": round(shares["wall_s"], 3),
-        "share_of_cpu": round(shares["cpu_s"], 3),
+        "runs": rows,
+        "mbp_per_s": round(nt / spent["two processes", "wall_s"], 2),
+        "mbp_per_cpu_s": round(nt / spent["two processes", "cpu_s"], 2),
+        "share": round(spent["two passes", "wall_s"] / spent["two processes", "wall_s"], 3),
+        "share_of_cpu": round(spent["two passes", "cpu_s"] / spent["two processes", "cpu_s"], 3),
         "must": 0.9,
     }
     keep(summary, arguments.output)

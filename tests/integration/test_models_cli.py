@@ -105,19 +105,16 @@ def golden(published, tmp_path):
     folder = tmp_path / "golden"
     folder.mkdir()
     tables = {
-        "ids": np.array([f"c_chunk_{i + 1}F1" for i in range(4)]),
         "nucleotide": np.array(nucleotide), "protein": np.array(protein),
         "dnabert": dna, "esm2": esm, "merged": merged, "scores": scores,
     }  # fmt: skip
     np.savez(folder / "tiny.npz", **tables)
-    rows = [f"c_chunk_{i + 1}\t{row[1] >= row[0]}\n" for i, row in enumerate(scores)]
-    (folder / "tiny_consensus.tsv").write_text("Modified_ID\tIs_Virus\n" + "".join(rows))
     return folder, tables
 
 
 def test_verify_recomputes_published_outputs(golden):
     text = run("verify", "--golden", golden[0], "--device", "cpu")
-    for stage in ("dnabert", "esm2", "merged", "scores", "labels", "chunk calls", "classifier on"):
+    for stage in ("dnabert", "esm2", "merged", "scores", "classifier on"):
         assert f"ok    tiny, {stage}" in text
 
 
@@ -135,7 +132,7 @@ def test_verify_recomputes_result_folders(published, tmp_path):
     out = tmp_path / "out"
     assert predict_with(published, fasta, "-k", "-o", out, "-d", "cpu").exit_code == 0
     text = run("verify", "500", "--golden", tmp_path, "--device", "cpu")
-    for stage in ("dnabert", "esm2", "merged", "scores", "labels", "chunk calls"):
+    for stage in ("dnabert", "esm2", "merged", "scores"):
         assert f"ok    out/in, {stage}" in text
     table = out / "in_merged" / "prediction_results.txt"
     lines = table.read_text().splitlines()
@@ -150,7 +147,7 @@ def test_verify_says_what_is_wrong_with_a_golden_folder(golden, tmp_path):
     assert "holds no outputs of the original" in run("verify", "500", "--golden", tmp_path, code=4)
     np.savez(folder / "tiny.npz", **(tables | {"dnabert": tables["dnabert"][:, :5]}))
     assert "width 32" in run("verify", "500", "--golden", folder, code=4)
-    np.savez(folder / "tiny.npz", ids=np.array([{}], dtype=object))
+    np.savez(folder / "tiny.npz", dnabert=np.array([{}], dtype=object))
     assert "not a file of published outputs" in run("verify", "500", "--golden", folder, code=4)
 
 

@@ -367,7 +367,7 @@ def merge(run: Run, todo: Todo, failures: dict[int, str]) -> dict[str, int]:
 
 def classify(run: Run, store: stream.ScoreStore, todo: Todo) -> dict[str, int]:
     """Stage 8: merged files -> scores of units, row by row."""
-    from virnucpro.engines.feeding import spread
+    from virnucpro.engines.base import spread
 
     compute = run.settings.compute
     models = LoadedModels(run.devices[0], run.threads)

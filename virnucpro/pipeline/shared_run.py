@@ -51,6 +51,7 @@ from virnucpro.pipeline.stream import (
 )
 from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import MOST_HANDS
+from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
 
@@ -172,7 +173,8 @@ def plan(
         }  # fmt: skip
         ledger.commit(PLAN, "", facts=facts)
         store, units = ScoreStore(ledger, run.key), 0
-        for event in read_inputs(run.sources, run.rules, run.per_unit, run.threads):
+        events = read_inputs(run.sources, run.rules, run.per_unit, run.threads, ReadLog())
+        for event in events:
             if isinstance(event, Unit):
                 store.commit_orfs(event.number, (event.dna, event.protein))
                 units += 1

@@ -31,7 +31,7 @@ from virnucpro.pipeline.settings import Compute, default_home
 from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer, finished
+from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -223,7 +223,9 @@ class DirectScorer:
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
         for event in self._events(records):
             if isinstance(event, Unit):
-                parts.append(finished(task.vectors(task.prepare((event.dna, event.protein)))))
+                parts.append(np.empty((len(event.dna), self.model.dim), dtype=np.float32))
+                for _ in task.vectors(task.prepare((event.dna, event.protein)), parts[-1]):
+                    pass
             else:
                 yield event, np.concatenate(parts)[event.orfs["distinct"]]
                 parts = parts[:1]

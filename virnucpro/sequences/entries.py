@@ -75,6 +75,10 @@ class Stretch(TextStream):
         return str(self.path)
 
 
+class OddError(Exception):
+    """Records that cannot be read apart from the others."""
+
+
 class Cutter:
     """Cuts an input into stretches by its lines alone, which takes next to no time."""
 
@@ -85,7 +89,7 @@ class Cutter:
     def take(self, records: int) -> tuple[Stretch, int]:
         """The next `records`, or all that are left; how many they are, if all is well with them.
 
-        An OverflowError if they are longer than `most_bytes`, and any error of the input.
+        An OddError if they are longer than `most_bytes`, and any error of the input.
         """
         is_fasta = self._stream.kind == "fasta"
         mark, left = (b"\n>", records) if is_fasta else (b"\n", _FOUR * records)
@@ -93,13 +97,12 @@ class Cutter:
         while left and (block := self._rest or next(self._blocks, b"")):
             found, cut = block.count(mark), len(block)
             if found >= left:
-                places = re.finditer(mark, block)
-                cut = next(islice(places, left - 1, None)).start() + 1
+                cut = next(islice(re.finditer(mark, block), left - 1, None)).start() + 1
             left -= min(found, left)
             parts.append(block[:cut])
             size, self._rest = size + cut, block[cut:]
             if size > self._most:
-                raise OverflowError
+                raise OddError
         text = b"".join(parts)
         stretch = Stretch(self._stream, text, self._line)
         self._line += text.count(b"\n")
@@ -120,7 +123,7 @@ class Cutter:
                 yield b"".join([*waiting, block[:end]])
                 waiting, size = [block[end:]], len(block) - end
             if size > self._most:
-                raise OverflowError
+                raise OddError
         yield b"".join(waiting)
 
 

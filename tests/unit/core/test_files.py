@@ -82,7 +82,6 @@ def ledger(tmp_path):
 
 @pytest.fixture
 def output(tmp_path, ledger):
-    """The output of a committed unit."""
     path = tmp_path / "out.bin"
     path.write_bytes(b"content")
     ledger.commit("tables", "key", b"pay\nload", [path], {"records": 3})

@@ -30,7 +30,8 @@ def make_run(tmp_path, samples, calling=None, mates=1):
             with inputs[-1].open("w") as fasta:
                 for seq_id, scores in contigs:
                     fasta.write(f">{seq_id}\n{'ACGTA' * 100 * max(1, len(scores))}\n")
-                    calls.write(call_row(seq_id, scores, sample).line(seq_id, -1))
+                    joint_id = seq_id if len(inputs) == 1 else f"{seq_id}__{len(inputs)}"
+                    calls.write(call_row(seq_id, scores, sample).line(joint_id, -1))
                     track.writelines(row.line() for row in chunk_rows(seq_id, scores, sample))
     sources = plan_sources(inputs, {}, paired=False)
     return SimpleNamespace(
@@ -94,6 +95,20 @@ def test_a_provirus_in_a_host_contig_is_counted_with_its_interval_and_sequence(t
         ["host", "17500", "18000"], ["phage", "0", "500"], ["phage", "500", "1000"],
         ["read", "0", "500"],
     ]  # fmt: skip
+
+
+def test_both_fasta_files_are_what_checkv_takes(tmp_path):
+    """CheckV asks for ids up to the first blank that occur once, and letters behind each."""
+    contigs = [("host", [0.02] * 30 + [0.99] * 4 + [0.02] * 30), ("phage", [0.99])]
+    run = make_run(tmp_path, {"x": contigs, "y": contigs})
+    write_final_tables(run)
+    out = run.paths.output_dir
+    text = (out / "viral.fasta").read_text() + (out / "regions.fasta").read_text()
+    records = [record.partition("\n") for record in text.split(">")[1:]]
+    assert [header.split()[0] for header, _, _ in records] == [
+        "phage", "phage__2", "host|viral_region_1", "host__2|viral_region_1"
+    ]  # fmt: skip
+    assert all(set(letters) == set("ACGT\n") for _, _, letters in records)
 
 
 def test_rates_belong_to_the_sample(tmp_path):

@@ -16,8 +16,6 @@ from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.sequences.read_log import ReadLog
 
 RULES = Rules(90, OrfPolicy("longest", 2), min_length=30)
-READS = 23
-ALL_SHARDS = [6, 6, 6, 5]
 
 
 def dna(length, seed):
@@ -38,18 +36,12 @@ def fasta(names, width=50):
     return text
 
 
-NAMES = [f"r{k}" for k in range(READS)]
+NAMES = [f"r{k}" for k in range(23)]
 PLAIN, WRAPPED = fastq(NAMES), fasta(NAMES)
 TWICE = fastq(NAMES[:11]) + fastq(["r3", "r10", "r3__2", *NAMES[11:20]])
 LINES = PLAIN.splitlines(keepends=True)
 PAIRED = {"a_1.fq": fastq(NAMES, "/1"), "a_2.fq": fastq(NAMES, "/2")}
-MATES = "".join(
-    "".join(LINES[i : i + 4]) * 2 for i in range(0, len(LINES), 4)
-)  # fmt: skip
-
-
-def without(lines, place):
-    return "".join(lines[:place] + lines[place + 1 :])
+MATES = "".join("".join(LINES[i : i + 4]) * 2 for i in range(0, len(LINES), 4))
 
 
 def changed(place, line):
@@ -84,7 +76,7 @@ WRONG = {
     "a sign": {"a.fq": changed(53, "AC!GT\n")},
     "a sign, and later the end of the data": {"a.fq.gz": gzip.compress(SIGN.encode())[:-9]},
     "binary data": {"a.fq": changed(69, "AC\0T\n")},
-    "a line too few": {"a.fq": without(LINES, 40)},
+    "a line too few": {"a.fq": changed(40, "")},
     "ends inside a record": {"a.fq": "".join(LINES[:-2])},
     "a mate too few": PAIRED | {"a_2.fq": fastq(NAMES[:-1], "/2")},
     "no mate at the end": {"a.fq": MATES + fastq(["z"])},
@@ -98,25 +90,14 @@ class NoPool:
     """Stands where processes would be: tasks and results are pickled all the same."""
 
     def __init__(self, workers):
-        self.tasks = []
+        pass
 
     def imap(self, work, tasks, chunksize):
-        self.tasks.append(len(tasks))
         done = (pickle.loads(pickle.dumps(work(pickle.loads(pickle.dumps(t))))) for t in tasks)
         return type("Results", (), {"next": lambda self, timeout: next(done)})()
 
     def __exit__(self, *error):
         pass
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    monkeypatch.setattr(side_by_side, "LEAST_BYTES", 0)
-    monkeypatch.setattr(side_by_side, "MOST_BYTES", 20_000)
-    monkeypatch.setattr(input_pass, "SHARD_RECORDS", 5)
-    monkeypatch.setattr(input_pass, "SHARD_CHUNKS", 40)
-    context = type("Context", (), {"Pool": NoPool})()
-    monkeypatch.setattr(side_by_side.multiprocessing, "get_context", lambda how: context)
 
 
 @pytest.fixture
@@ -150,8 +131,14 @@ def read(tmp_path, caplog):
 
 
 @pytest.fixture
-def here(in_this_process, monkeypatch):
-    """Numbers of the units from which on this process read by itself."""
+def here(monkeypatch):
+    """Small shards, and no process; the units from which on this one reads by itself."""
+    monkeypatch.setattr(side_by_side, "LEAST_BYTES", 0)
+    monkeypatch.setattr(side_by_side, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(input_pass, "SHARD_RECORDS", 5)
+    monkeypatch.setattr(input_pass, "SHARD_CHUNKS", 40)
+    context = type("Context", (), {"Pool": NoPool})()
+    monkeypatch.setattr(side_by_side.multiprocessing, "get_context", lambda how: context)
     first_units, real = [], side_by_side.input_pass
 
     def noted(*given, **named):
