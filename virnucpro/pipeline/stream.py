@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,8 @@ class DirectScorer:
         self.model, self._job = model, ScoreJob(model=model, dna=options, protein=options)
         self._here = InProcess(device_name(device))
         self.executor: Executor = self._here
+        rules = Rules(model.chunk_nt, model.orf_policy)
+        self._pass = partial(input_pass, rules=rules, per_unit=DIRECT_ORFS)
 
     def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
         """One row for every record, in order. Streams."""
@@ -213,7 +216,7 @@ class DirectScorer:
 
     def shards(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the scores of each ORF, (orfs, `COLUMNS`)."""
-        yield from scored_shards(self._events(records), None, self.executor, self._job)
+        yield from scored_shards(self._pass(records), None, self.executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
@@ -221,7 +224,7 @@ class DirectScorer:
             raise UsageError("--precision fp8 is for predictions, which try it first; leave it out")
         task = self._job.task(self._here.models)
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
-        for event in self._events(records):
+        for event in self._pass(records):
             if isinstance(event, Unit):
                 parts.append(np.empty((len(event.dna), self.model.dim), dtype=np.float32))
                 for _ in task.vectors(task.prepare((event.dna, event.protein)), parts[-1]):
@@ -229,10 +232,6 @@ class DirectScorer:
             else:
                 yield event, np.concatenate(parts)[event.orfs["distinct"]]
                 parts = parts[:1]
-
-    def _events(self, records: Iterable[Record]) -> Iterator[Unit | Shard]:
-        rules = Rules(self.model.chunk_nt, self.model.orf_policy)
-        return input_pass(records, rules, DIRECT_ORFS)
 
 
 def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
