@@ -147,9 +147,8 @@ def install_random(folder: Path, tokenizer: Path, tiny: bool) -> None:
     from benchmark_job import made_model
     from engine_tools import Bench
 
-    from virnucpro.models.manifest import write_manifest
     from virnucpro.models.specs import DNA_ENCODER, PROTEIN_ENCODER, needed_files
-    from virnucpro.models.store import describe_encoder, install_classifier
+    from virnucpro.models.store import describe_encoder, install_classifier, write_manifest
 
     made = made_model(Bench(folder / "bench.json", folder / "weights", tiny), tokenizer)
     home = folder / "models"

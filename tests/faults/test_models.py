@@ -13,8 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_published import WIDTH, classifier_state, write_classifier, write_dna, write_protein
 
-from virnucpro.models.manifest import MANIFEST, read_manifest, write_manifest
-from virnucpro.models.store import BUNDLED, install_local
+from virnucpro.models.store import BUNDLED, MANIFEST, install_local, read_manifest, write_manifest
 
 ADVICE = ("weights_only", "safe_globals", "torch.load", "allowlist", "arbitrary code")
 

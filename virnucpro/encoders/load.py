@@ -18,8 +18,8 @@ from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.small import load_small
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.models.classifier_file import TorchFile
-from virnucpro.models.manifest import read_json
 from virnucpro.models.specs import DnabertShape, EncoderSpec, Esm2Shape, is_plain_name
+from virnucpro.models.store import read_json
 
 _NAMED_IN_MESSAGE = 5
 _READERS = 4  # one alone reads a file that is in memory at a quarter of the speed

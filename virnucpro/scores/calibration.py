@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import write_json
 from virnucpro.core.text import clipped
-from virnucpro.models.manifest import read_json
+from virnucpro.models.store import read_json
 from virnucpro.scores.composition import Mix
 from virnucpro.scores.kinds import LIKENESS
 

@@ -32,9 +32,8 @@ from virnucpro.core.progress import ProgressReporter
 from virnucpro.encoders.small import Block, Pool, Stem, TowerEncoder, load_small, save_tower
 from virnucpro.encoders.tokenizers import BASE_N
 from virnucpro.models.classifier_file import MINI_KIND, read_classifier
-from virnucpro.models.manifest import write_manifest
 from virnucpro.models.specs import ModelSpec
-from virnucpro.models.store import CLASSIFIER_FILE, load_model
+from virnucpro.models.store import CLASSIFIER_FILE, load_model, write_manifest
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training.calibrate import calibrated
