@@ -28,10 +28,7 @@ _WHOLE = ("model.safetensors", "model.safetensors.index.json",
 
 
 def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """An encoder on `device` for inference, its kernels compiled and proved; else a ModelError.
-
-    Few tensors are in memory at a time; several threads may load at once.
-    """
+    """An encoder on `device`, its kernels proved, few tensors at a time; else a ModelError."""
     if spec.is_small:
         encoder: Encoder = load_small(spec, device, dtype)
     else:
@@ -136,10 +133,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 class Checkpoint:
-    """Named tensors of safetensors, `pytorch_model.bin` or fair-esm `.pt`, not yet read.
-
-    `config` is what the publisher says of the network; pickles are never run.
-    """
+    """Named tensors of safetensors, `pytorch_model.bin` or fair-esm `.pt`, and `config`; unread."""
 
     def __init__(self, path: Path) -> None:
         self.source = path

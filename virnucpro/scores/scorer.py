@@ -61,12 +61,7 @@ class LoadedModels:
         return self.threads == 1 and self.device == "cpu"
 
     def engine(self, spec: EncoderSpec, options: EngineOptions) -> Engine:
-        """An encoder in its engine.
-
-        Raises:
-            ModelError: weights are missing or damaged.
-            DeviceError: the device cannot be used.
-        """
+        """An encoder in its engine; a ModelError or a DeviceError where one cannot be used."""
         if (spec, options) in self._engines:
             return self._engines[spec, options]
         encoder = self.encoder(spec, options)
