@@ -39,9 +39,9 @@ from engine_tools import (
     write_fasta,
 )
 
-from virnucpro.encoders.esm2 import to_fp8
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
+from virnucpro.encoders.transformer import to_fp8
 from virnucpro.engines.base import EngineOptions
 from virnucpro.engines.runner import BatchEngine
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.engine_tools import differences
-from virnucpro.encoders.dnabert import Dnabert
-from virnucpro.encoders.esm2 import Esm2
+from virnucpro.encoders.transformer import Dnabert, Esm2
 from virnucpro.engines.base import EngineOptions
 from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import DNABERT_S, ESM2_SIZES

@@ -12,7 +12,7 @@ Windows of each dev set and cellular class are drawn and scored once, by the pat
 What the classes' scores are like is fitted on one half of the dev records, samples are drawn from
 the other half.
 
-Usage: python -m benchmarks.benchmark_fragments --data DIR [--samples 10] [--work .bench/fragments]
+Usage: python -m benchmarks.benchmark_fragments --data DIR [--samples 40] [--work .bench/fragments]
        [--fit] [--device cpu]
 
 DIR holds the files named under `data` in recipes/mini.yaml. Writes pairs.json and prevalence.json.
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "fragments")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--samples", type=int, default=10, help="of each setting")
+    parser.add_argument("--samples", type=int, default=40, help="of each setting")
     parser.add_argument("--sizes", default="500,2000", help="records of a sample")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--device", default="cpu")

@@ -131,9 +131,9 @@ def model_alone(bench, model, path: Path, precision: str) -> float:
     from benchmark_engine import model_only
     from engine_tools import tokens_of
 
-    from virnucpro.encoders.esm2 import to_fp8
     from virnucpro.encoders.load import load_encoder
     from virnucpro.encoders.tokenizers import make_tokenizer
+    from virnucpro.encoders.transformer import to_fp8
     from virnucpro.engines.base import EngineOptions
     from virnucpro.engines.runner import BatchEngine
     from virnucpro.pipeline.input_pass import Rules, Unit, input_pass

@@ -1,4 +1,4 @@
-"""What resumability costs: seconds in the ledger and in syncing files, beside a whole run.
+"""What resumability costs: commits beside bare renames, and the ledger's seconds of a whole run.
 
     python benchmarks/benchmark_ledger.py --reads 20000 --output benchmarks/results/ledger.json
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,10 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmark_memory import write_reads
+from benchmark_memory import READ_NT, write_reads
 from result_file import keep
 
 from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.files import fsync_folder
+from virnucpro.scores.scorer import COLUMNS
 
 
 class Clock:
@@ -65,19 +69,59 @@ def predict(fasta: Path, out: Path) -> float:
     return time.perf_counter() - started
 
 
+def commits(folder: Path, count: int) -> dict[str, float]:
+    """Commits a second of a unit's scores, beside write, fsync and rename of the same: medians."""
+    payload = os.urandom(10_000 * COLUMNS * 4)
+    ledger = Ledger(folder, folder / "ledger")
+    bare = folder / "bare"
+    bare.mkdir()
+
+    def rename(number: int) -> None:
+        with (bare / "tmp").open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        (bare / "tmp").replace(bare / str(number))
+
+    def rename_and_sync(number: int) -> None:
+        rename(-number)
+        fsync_folder(bare)
+
+    ways = {
+        "ledger": lambda n: ledger.commit(f"scores {n}", "key", payload),
+        "bare": rename,
+        "bare_with_folder": rename_and_sync,
+    }
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(count):  # in turns, so that all meet the same disk
+        for name in random.sample(list(ways), len(ways)):
+            start = time.perf_counter()
+            ways[name](number)
+            spent[name].append(time.perf_counter() - start)
+    middle = {name: statistics.median(seconds) for name, seconds in spent.items()}
+    rates = {f"{name}_per_s": round(1 / seconds, 1) for name, seconds in middle.items()}
+    shares = {f"share_of_{name}": round(middle[name] / middle["ledger"], 3) for name in middle}
+    return {**rates, **shares, "bytes": len(payload), "must": 0.8}
+
+
 def main() -> None:
     """Measure and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reads", type=int, default=20_000)
+    parser.add_argument("--commits", type=int, default=300)
+    parser.add_argument("--folder", type=Path, help="where to write; default: temporary")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        commits_of_units = commits(Path(folder), arguments.commits)
     clock = Clock()
     for name in ("commit", "read", "discard", "claim"):
         clock.wrap(Ledger, name, "ledger")
     clock.wrap(os, "fsync", "fsync, those of the ledger included")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         fasta, out = Path(folder) / "reads.fa", Path(folder) / "out"
-        write_reads(fasta, arguments.reads)
+        with fasta.open("wb") as file:
+            write_reads(file, arguments.reads * READ_NT)
         wall = predict(fasta, out)
         again = [sys.executable, "-m", "virnucpro", "-q", "predict", str(fasta), "-o", str(out)]
         started = time.perf_counter()
@@ -85,6 +129,7 @@ def main() -> None:
         second = time.perf_counter() - started
     summary = {
         "about": "prediction with the bundled model, reads of 500 nt, CPU, one thread",
+        "commits": commits_of_units,
         "reads": arguments.reads,
         "wall_s": round(wall, 2),
         "seconds": {title: round(value, 3) for title, value in clock.seconds.items()},

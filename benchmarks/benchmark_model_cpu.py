@@ -6,7 +6,9 @@ time, since other programs on the machine stretch the former only. Vectors and c
 ways of computing are compared with those of the first. On a machine that does other work too, a
 processor second of two threads holds time in which one waits for the other.
 
-Usage: python -m benchmarks.benchmark_model_cpu [--chunks 400] [--output FILE]
+Usage: python -m benchmarks.benchmark_model_cpu [--chunks 400] [--against FOLDER] [--output FILE]
+
+FOLDER holds the code of another version, whose own benchmark of this name runs after.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -93,6 +97,7 @@ def measure(records: list[Record], way: tuple[str, str, int], first: dict) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=400)
+    parser.add_argument("--against", type=Path)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     records = windows(options.chunks)
@@ -108,6 +113,14 @@ def main() -> None:
     for way in WAYS:
         result["results"].append(measure(records, way, first))
         print(json.dumps(result["results"][-1]), flush=True)
+    if options.against:
+        with tempfile.NamedTemporaryFile("r") as file:
+            command = [sys.executable, "-m", __spec__.name, "--output", file.name]
+            folder = options.against.resolve()
+            env = os.environ | {"PYTHONPATH": str(folder)}
+            chunks = ["--chunks", str(options.chunks)]
+            subprocess.run([*command, *chunks], cwd=folder, env=env, check=True)
+            result["against"] = json.load(file)["results"]
     keep(result, options.output)
 
 

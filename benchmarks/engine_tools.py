@@ -171,7 +171,7 @@ def save_esm2(bench: Bench, model, half: bool) -> EncoderSpec:
 
 def save_dnabert(bench: Bench, tokenizer: Path) -> EncoderSpec:
     """Random DNABERT-S weights under their published names, beside a tokenizer."""
-    from virnucpro.encoders.dnabert import Dnabert
+    from virnucpro.encoders.transformer import Dnabert
 
     torch.manual_seed(0)
     shape = bench.dnabert_shape
@@ -239,7 +239,7 @@ def dna_windows(path: Path, count: int) -> list[str]:
 
 
 def tokens_of(tokenizer, sequences: list[str]) -> list[Tokens]:
-    from virnucpro.engines.feeding import tokenize
+    from virnucpro.engines.base import tokenize
 
     return tokenize(tokenizer, sequences)
 

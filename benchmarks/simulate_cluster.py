@@ -4,8 +4,9 @@
 
 Workers do as `virnucpro.pipeline.shared_run` says: they take free blocks in any order, commit unit
 by unit, and take over a block whose holder has been silent for a lease once no block is free. Times
-of units and of starting are measured ones (`benchmarks/results/job_h100.json`); all other figures
-are arguments. Units are there from the beginning; what planning takes is told beside.
+of units and of starting are measured ones (`benchmarks/results/job_h100.json`), as is the input
+pass (`input.json`); all other figures are arguments. Units are there from the beginning; what
+planning takes is told beside.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from result_file import keep
 from virnucpro.pipeline.shared_run import BEATS_A_LEASE, LONGEST_WAIT_S
 from virnucpro.scores.scorer import COLUMNS
 
-JOB = Path(__file__).parent / "results" / "job_h100.json"
+RESULTS = Path(__file__).parent / "results"
+JOB, INPUT = RESULTS / "job_h100.json", RESULTS / "input.json"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ class Simulation:
 def main() -> None:
     """Simulate, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plan-mbp-s", type=float, default=20.0, help="of one `plan` process")
+    plan_mbp = json.loads(INPUT.read_text())["mbp_per_cpu_s"]
+    parser.add_argument("--plan-mbp-s", type=float, default=plan_mbp, help="of a core that plans")
     parser.add_argument("--orf-bytes", type=float, default=90.0, help="of an ORF in the ledger")
     parser.add_argument("--dollars", type=float, default=2.0, help="of a GPU and hour")
     parser.add_argument("--output", type=Path)
@@ -153,7 +156,7 @@ def main() -> None:
         results[name] |= {
             "storage_tb": round(study.reads * orfs * (arguments.orf_bytes + 4 * COLUMNS) / 1e12, 3),
             "dollars_a_million_reads": round(hours * arguments.dollars / study.reads * 1e6, 4),
-            "plan_h_in_one_process": round(study.reads * 150 / arguments.plan_mbp_s / 3.6e9, 2),
+            "plan_core_h": round(study.reads * 150 / arguments.plan_mbp_s / 3.6e9, 2),
         }
         print(name, json.dumps(results[name]))
     summary = {

@@ -31,7 +31,7 @@ from virnucpro.core.errors import VirNucProError
 from virnucpro.core.records import Embeddings
 from virnucpro.encoders.load import Checkpoint
 from virnucpro.models.classifier_file import read_classifier
-from virnucpro.models.manifest import read_manifest
+from virnucpro.models.store import read_manifest
 from virnucpro.pipeline import features
 from virnucpro.reports.explain import facts, history, read_run, stages
 from virnucpro.scores.calibration import Calibration

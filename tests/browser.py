@@ -19,7 +19,6 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
 def missing():
-    """Why no browser can be started here, or None."""
     for program in ("chromium", "chromedriver"):
         if shutil.which(program) is None:
             return f"no {program} on this machine"
@@ -63,7 +62,6 @@ class Browser:
             self._profile.cleanup()
 
     def open(self, page: Path, width=1280, height=900, dark=False):
-        """Load a file in a window of this width and colour scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.cdp("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -71,15 +69,12 @@ class Browser:
         self._send("POST", "/url", {"url": page.resolve().as_uri()})
 
     def run(self, script):
-        """The value of a JavaScript function body."""
         return self._send("POST", "/execute/sync", {"script": script, "args": []})
 
     def type(self, selector, text):
-        """Type into an element as a user does."""
         self._send("POST", f"{self._found(selector)}/value", {"text": text})
 
     def click(self, selector):
-        """Click an element as a user does."""
         self._send("POST", f"{self._found(selector)}/click", {})
 
     def _found(self, selector):
@@ -95,17 +90,14 @@ class Browser:
         return value
 
     def console(self):
-        """Messages of level SEVERE or WARNING since the last call."""
         entries = self._send("POST", "/se/log", {"type": "browser"})
         return [e["message"] for e in entries if e["level"] in ("SEVERE", "WARNING")]
 
     def screenshot(self, path: Path, whole=True):
-        """Save the page, or what the window shows of it, as PNG."""
         shot = self.cdp("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def cdp(self, command, parameters):
-        """One command of the DevTools protocol."""
         return self._send("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def _send(self, method, path, body=None):

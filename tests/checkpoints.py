@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from virnucpro.encoders.attention import TransformerEncoder
+from virnucpro.encoders.transformer import TransformerEncoder
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 OUTLIER = 5
@@ -50,7 +50,6 @@ class _Stream:
 
 
 def esm2_tensors(shape: Esm2Shape, seed: int) -> dict[str, Tensor]:
-    """Weights of an ESM-2 network under the names of `EsmModel`, which has no prefix."""
     stream = _Stream(seed)
     stream.embedding("embeddings.word_embeddings.weight", 33, shape.dim)
     for i in range(shape.layers):
@@ -101,7 +100,6 @@ _FAIR = {
 
 
 def fair_esm_content(shape: Esm2Shape, tensors: dict[str, Tensor]) -> dict[str, object]:
-    """What a fair-esm `.pt` holds: prefixed tensors and options in a Namespace."""
     model = {}
     for name, tensor in tensors.items():
         for ours, theirs in _FAIR.items():
@@ -129,7 +127,6 @@ def fair_esm_content(shape: Esm2Shape, tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def dnabert_tensors(shape: DnabertShape, seed: int) -> dict[str, Tensor]:
-    """Weights of a DNABERT-S network under their published names."""
     stream = _Stream(seed)
     stream.embedding("embeddings.word_embeddings.weight", shape.vocab, shape.dim)
     stream.embedding("embeddings.token_type_embeddings.weight", shape.token_types, shape.dim)

@@ -76,7 +76,6 @@ def predict(tiny_home):
 
 @pytest.fixture
 def home(tiny_home, monkeypatch):
-    """The tiny models are those that the command and Python find."""
     monkeypatch.setenv("VIRNUCPRO_MODEL_DIR", str(tiny_home))
 
 

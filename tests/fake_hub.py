@@ -37,7 +37,6 @@ class FakeHub:
         self.main[repository] = commit
 
     def offer_500(self, monkeypatch):
-        """Add a small classifier in the place of the published one."""
         buffer = io.BytesIO()
         torch.save(classifier_state(), buffer)
         data = buffer.getvalue()
@@ -109,7 +108,6 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve_hub(monkeypatch):
-    """A hub that stands for both sources of models as long as the context lasts."""
     hub = FakeHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("OfHub", (Handler,), {"hub": hub}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -73,7 +73,6 @@ KERNELS = (add_norm, attend, gelu_linear, geglu, gelu_fp8)
 
 
 def install(monkeypatch):
-    """Let the encoders call the plain ones."""
     for kernel in KERNELS:
         monkeypatch.setattr(f"virnucpro.encoders.kernels.{kernel.__name__}", kernel)
     monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)

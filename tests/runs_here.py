@@ -31,7 +31,6 @@ def write_fasta(path: Path, *records) -> Path:
 
 
 def write_dna(path: Path, lengths) -> Path:
-    """Random records `r0`, `r1` and on."""
     return write_fasta(path, *((f"r{i}", dna(i, n)) for i, n in enumerate(lengths)))
 
 
@@ -115,10 +114,8 @@ def tables(out: Path) -> dict[str, bytes]:
 
 
 def calls(out: Path) -> dict[str, dict[str, str]]:
-    """Rows of calls.tsv by id."""
     return {row["id"]: row for row in rows_of(out)}
 
 
 def facts(out: Path):
-    """What run.json says."""
     return json.loads((out / "run.json").read_text())

@@ -55,7 +55,6 @@ def write_published_dna(path, ids, dim=DNA_DIM, seed=0) -> np.ndarray:
 
 
 def write_split_files(folder, count, records=6, seed=0):
-    """FASTA of DNA and of protein, `output_1.fa` and on, in two folders; same ids in both."""
     draw = np.random.default_rng(seed)
     dna_files, protein_files = [], []
     for k in range(1, count + 1):
@@ -74,12 +73,10 @@ def write_split_files(folder, count, records=6, seed=0):
 
 
 def tiny_dna_encoder(folder: Path) -> EncoderSpec:
-    """A DNABERT-S of 2 layers; see `write_dna`."""
     return EncoderSpec(kind="dnabert", name="dna", path=write_dna(folder), sha256="1", dim=DNA.dim)
 
 
 def tiny_protein_encoder(folder: Path) -> EncoderSpec:
-    """An ESM-2 of 2 layers; see `write_protein`."""
     path = write_protein(folder)
     return EncoderSpec(kind="esm2", name="protein", path=path, sha256="2", dim=PROTEIN.dim)
 

@@ -41,7 +41,6 @@ def guide():
 
 @functools.cache
 def names_in(name):
-    """Names of functions and classes, and `Class.function` of methods."""
     found = set()
     for node in ast.parse(text_of(name)).body:
         found |= {getattr(node, "name", None)}
@@ -96,7 +95,6 @@ def no_torch_at_start(tmp_path):
 
 
 def said(tmp_path, *options):
-    """What predict logs before it would start to compute."""
     (tmp_path / "in.fa").write_text(">a\nACGT\n")
     with patch("virnucpro.pipeline.prediction.run_prediction", return_value=0):
         return run("predict", tmp_path / "in.fa", "-o", tmp_path / "out", *options).output

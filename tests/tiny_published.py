@@ -66,13 +66,11 @@ def classifier_state(width=WIDTH, hidden=HIDDEN, bias=None) -> dict[str, torch.T
 
 
 def write_classifier(path: Path, **form) -> Path:
-    """A state dict as a `.pth`; `form` as for `classifier_state`."""
     torch.save(classifier_state(**form), path)
     return path
 
 
 def install_published(home: Path, sources: Path) -> Path:
-    """Write all three under `sources`, and install them as `500` and its encoders in `home`."""
     install_local(write_dna(sources / "dna"), "DNABERT-S", home)
     install_local(write_protein(sources / "protein"), "esm2_t36_3B_UR50D", home)
     install_local(write_classifier(sources / "500_model.pth"), "500", home)
@@ -80,7 +78,6 @@ def install_published(home: Path, sources: Path) -> Path:
 
 
 def make_tiny_home(home: Path) -> Path:
-    """Install encoders and the classifiers `300` and `500` in `home`, as most tests use it."""
     sources = home.parent / f"{home.name}-sources"
     install_published(home, sources)
     install_local(sources / "500_model.pth", "300", home)

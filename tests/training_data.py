@@ -18,7 +18,6 @@ TINY_RECIPE = {
 
 
 def write_labelled(folder: Path, groups: int = 6, each: int = 3, length: int = 700) -> Path:
-    """Write virus.fa, bacteria.fa and labels.tsv (id, class, group); returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(11)
     rows = ["id\tclass\tgroup"]

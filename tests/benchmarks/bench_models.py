@@ -77,7 +77,6 @@ class Figures:
         self.suite, self.rows, self.missed = suite, rows, []
 
     def note(self, name, value, unit="", better=None):
-        """A figure without a requirement."""
         self._add(name, value, unit, better, "", "measured", "")
 
     def at_least(self, name, value, limit, unit="", unless=""):
@@ -85,11 +84,9 @@ class Figures:
         self._judge(name, value, unit, "higher", f"at least {limit:g}", value >= limit, unless)
 
     def at_most(self, name, value, limit, unit="", unless=""):
-        """A figure that must not be above `limit`; see `at_least`."""
         self._judge(name, value, unit, "lower", f"at most {limit:g}", value <= limit, unless)
 
     def failed(self, name, reason):
-        """An assertion of the suite that does not hold: a requirement without a figure."""
         self._add(name, None, "", None, "holds", "missed", reason)
 
     def _judge(self, name, value, unit, better, limit, reached, unless):

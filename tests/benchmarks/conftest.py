@@ -68,7 +68,6 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture
 def figures(request):
-    """Takes figures and their requirements; a missed one fails the test once all are measured."""
     found = Figures(request.cls.suite, request.config.stash[FIGURES])
     yield found
     assert not found.missed, f"requirements missed: {found.missed}"
@@ -86,7 +85,6 @@ def quick(request):
 
 @pytest.fixture(scope="session")
 def sequences(request):
-    """How many sequences `--data-size` stands for."""
     return SIZES[request.config.getoption("--bench-size")]
 
 

@@ -24,7 +24,6 @@ PLAIN = EngineOptions()
 
 
 def embed(engine, items):
-    """Seconds to embed all of them."""
     return seconds_of(lambda: [None for _ in engine.embed(items)])
 
 

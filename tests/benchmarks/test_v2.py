@@ -23,7 +23,6 @@ PACKED = EngineOptions(engine="packed")
 
 
 def predict(fasta, out, home, *, v2, resume=False):
-    """Run the whole pipeline; returns seconds."""
     config = RuntimeConfig(enable_checkpointing=resume, checkpoint_dir=out / ".checkpoints")
 
     def work():
@@ -42,7 +41,6 @@ def shard(fasta):
 
 
 def seconds_of_units(executor, job, units):
-    """Seconds to embed them, and how many sequences were embedded."""
     embedded = []
 
     def embed():

@@ -34,7 +34,6 @@ def whole(tmp_path_factory, tiny_home):
 
 
 def expect_mended(whole, out, *options):
-    """A resume gives all tables the bytes of a run that nobody disturbed."""
     assert whole.predict(out, *options)[0] == 0
     assert not (out / "failed_files.txt").exists()
     assert results(out) == results(whole.out)
@@ -105,7 +104,6 @@ def flip(path, place):
 
 
 def places_of_records(path):
-    """The middle byte of each record's content in a zip file."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     content, places = path.read_bytes(), []

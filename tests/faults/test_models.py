@@ -13,8 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_published import WIDTH, classifier_state, write_classifier, write_dna, write_protein
 
-from virnucpro.models.manifest import MANIFEST, read_manifest, write_manifest
-from virnucpro.models.store import BUNDLED, install_local
+from virnucpro.models.store import BUNDLED, MANIFEST, install_local, read_manifest, write_manifest
 
 ADVICE = ("weights_only", "safe_globals", "torch.load", "allowlist", "arbitrary code")
 
@@ -34,7 +33,6 @@ def run(*words):
 
 
 def expect_refused(fasta, *options):
-    """`predict` ends with 4 and writes no table; what it said."""
     out = fasta.with_name("out")
     code, said = run("-q", "predict", fasta, "-o", out, "-d", "cpu", "--no-report", *options)
     assert (code, (out / "calls.tsv").exists()) == (4, False), said
@@ -42,7 +40,6 @@ def expect_refused(fasta, *options):
 
 
 def own(tmp_path, file, change, said=None):
-    """The bundled model with one changed file, whose manifest is right."""
     folder = shutil.copytree(BUNDLED, tmp_path / "own")
     path = folder / file
     if file.endswith(".json"):
@@ -114,7 +111,6 @@ class Payload:
 
 
 def _damage_dna(folder, kind, bait):
-    """A published DNA encoder with a fault."""
     write_dna(folder)
     path = folder / "pytorch_model.bin"
     tensors = torch.load(path, weights_only=True)

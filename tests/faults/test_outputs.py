@@ -39,7 +39,6 @@ def copy(made, tmp_path, monkeypatch):
 
 @pytest.fixture
 def source(made):
-    """The input of most runs, in its own words again after the test."""
     path = made / "s.fa"
     before = path.read_bytes()
     yield path
@@ -131,7 +130,6 @@ def test_other_files_that_are_read_are_spared_too(copy, refused, made, source):
 
 @contextmanager
 def standard_input(path):
-    """The file at descriptor 0, as a shell redirects it."""
     standard, file = os.dup(0), os.open(path, os.O_RDONLY)
     os.dup2(file, 0)
     try:
@@ -245,7 +243,6 @@ FOLDERS = [
 
 @pytest.fixture
 def others(tmp_path):
-    """A folder of somebody else's, whose files have names that a run gives too."""
     put(tmp_path / "others", NAMES)
     return tmp_path / "others"
 

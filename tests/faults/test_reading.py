@@ -48,7 +48,6 @@ def validate(path, code):
 
 
 def results_in(out):
-    """What a finished run leaves, of the files of an output directory."""
     final = re.compile(r"calls|regions|viral|chunks\.tsv|report|prediction_results|mqc")
     return [path.name for path in out.rglob("*") if path.is_file() and final.match(path.name)]
 
@@ -219,7 +218,6 @@ RECORD_NT = 5_000_000
 
 
 def statuses_of(path):
-    """Of all records of a file, read and cut."""
     events = input_pass(read_records([path]), Rules(500, LONGEST), 1_000)
     return [row.status for event in events if isinstance(event, Shard) for row in event.records]
 
@@ -238,7 +236,6 @@ def test_fifty_million_n_in_a_small_file_take_no_more():
 
 
 def change_at_opening(monkeypatch, path, number, changed):
-    """Give `path` other bytes just before it is opened for the `number`-th time."""
     opened, really_open = [0], Path.open
 
     def opening(self, *arguments, **options):
@@ -254,7 +251,6 @@ def change_at_opening(monkeypatch, path, number, changed):
 
 
 def versions(kind, bam, folder):
-    """The bytes of a file before and after a change."""
     if kind == "bam":
         reads = [("a", 4, A), ("b", 4, B)]
         paths = [bam(*reads, ("c", 4, c), path=folder / f"{c[:9]}.bam") for c in (C, A)]

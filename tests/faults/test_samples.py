@@ -7,7 +7,6 @@ from tiny_published import write_classifier
 
 @pytest.fixture(scope="module")
 def viral(tmp_path_factory):
-    """A classifier that calls everything viral."""
     path = tmp_path_factory.mktemp("samples") / "viral.pth"
     return write_classifier(path, bias=[-4.0, 4.0])
 
@@ -29,7 +28,6 @@ def keys(out, name="calls.tsv"):
 
 
 def ids_of(path):
-    """First words of FASTA headers, or the first column of a table or track."""
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     if path.suffix in (".fasta", ".fa"):
         return [line[1:].split()[0] for line in lines if line.startswith(">")]

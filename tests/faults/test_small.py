@@ -55,7 +55,6 @@ def test_a_file_without_end_is_refused():
 
 
 def expect_short(text, shows=True):
-    """No value from outside takes more than its share of a message."""
     assert "x" * (MOST_LETTERS + 1) not in text and len(text) < 8 * MOST_LETTERS, text[:2_000]
     assert not shows or "x" * 20 in text
 

@@ -20,7 +20,6 @@ from virnucpro.pipeline.settings import Compute
 
 
 def packed(*devices):
-    """Arguments of `run_prediction` for the packed engine on these devices."""
     return {"use_v2_architecture": True, "runtime_config": RuntimeConfig(devices=devices)}
 
 

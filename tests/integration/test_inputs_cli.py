@@ -21,8 +21,6 @@ def rows_of(out):
 
 @pytest.fixture
 def run(predict, tmp_path):
-    """Run on bytes; returns (result, rows)."""
-
     def go(content: bytes, *flags, name="in.fa"):
         path = tmp_path / name
         path.write_bytes(content)

@@ -13,7 +13,7 @@ from runs_here import TINY, facts, run, tables, write_dna
 from virnucpro.cli.options import build_settings
 from virnucpro.core.config import KEYS, Config, environment_name
 from virnucpro.core.errors import OutputError
-from virnucpro.engines import feeding
+from virnucpro.engines import base
 from virnucpro.pipeline.features import read_merged
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
@@ -63,10 +63,10 @@ def test_rescue_switches_give_the_same_calls(call, undisturbed, tmp_path, layout
 @pytest.mark.parametrize(
     ("stage", "unfinished"),
     [
-        ("staged.write_fasta", "reading"),
-        ("staged.parallel_merge_with_progress", "merging"),
+        ("prediction.write_fasta", "reading"),
+        ("prediction.parallel_merge_with_progress", "merging"),
         ("prediction.classify", "prediction"),
-        ("prediction.scored_shards", "scoring"),
+        ("stream.scored_shards", "scoring"),
         ("prediction.write_final_tables", "tables"),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_batch_size_is_a_number_of_tokens_on_any_number_of_workers(call, tmp_p
 
 @pytest.mark.parametrize(("workers", "batch"), [(3, 7), (0, 256)])
 def test_the_classifier_reads_with_the_threads_that_were_set(call, tmp_path, workers, batch):
-    with patch("virnucpro.engines.feeding.spread", wraps=feeding.spread) as given:
+    with patch("virnucpro.engines.base.spread", wraps=base.spread) as given:
         call(tmp_path / "out", "--staged", "-t", "9", "-w", str(workers), "-b", str(batch))
     threads = [found.args[2] for found in given.call_args_list if found.args[0] is read_merged]
     assert threads == [workers]

@@ -57,7 +57,6 @@ def shards(out):
 
 
 def expect_own_vectors(path, files, spec):
-    """Every sequence of `files` is there, with what the encoder alone makes of it."""
     found = content(path)
     assert len(found) == COUNT
     encoder = load_encoder(spec, torch.device("cpu"), torch.float32)
@@ -129,7 +128,6 @@ class StopHereError(Exception):
 
 
 def stop_after(share):
-    """Stops the coordinator when that share of the sequences is done."""
     told = []
 
     def tell(more):

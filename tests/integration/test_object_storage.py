@@ -34,7 +34,6 @@ def s3():
 
 @pytest.fixture
 def storage(request, s3, tmp_path, monkeypatch):
-    """An empty place of each kind."""
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
     places = {

@@ -38,8 +38,6 @@ def run(tiny_home, fasta, tmp_path):
 
 
 class Picky(InProcess):
-    """Notes the keys of the units that it computes; stops after some."""
-
     def __init__(self, stop_after=1_000):
         super().__init__("cpu", threads=1)
         self.stop_after, self.computed = stop_after, []

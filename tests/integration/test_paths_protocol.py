@@ -46,8 +46,6 @@ def plain(tiny_home, fasta):
 
 @pytest.fixture
 def run(tiny_home, fasta, tmp_path):
-    """`run(way)`: its output directory, intermediate files kept."""
-
     def run(way, **more):
         out = tmp_path / "out"
         options = {"output": {"keep_intermediate": True}, **WAYS[way], **more}
@@ -68,7 +66,6 @@ def expect_calls_of(out, plain):
 
 
 def engines_of(out):
-    """Which engine embedded DNA and proteins, as run.json says."""
     engines = facts(out)["engines"]
     return [engines[slot].split()[0] for slot in ("dna", "protein")]
 

@@ -29,8 +29,6 @@ def inputs(tmp_path_factory):
 
 @pytest.fixture
 def work(inputs, tmp_path):
-    """The same with outputs of this test."""
-
     def unit(slot, file):
         output = tmp_path / f"{slot}_{file.stem}.pt"
         return SplitFile(input_file=file, output_file=output, layout=slot)
@@ -57,7 +55,6 @@ def gpu():
 
 
 def seen_by(queue, job, files):
-    """Processes that were there whenever a file was done."""
     pids = set()
 
     for _, outcome in queue.process(job, files):

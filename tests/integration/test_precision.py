@@ -8,7 +8,7 @@ import virnucpro
 from tests import plain_kernels
 from virnucpro.core import device
 from virnucpro.core.errors import UsageError
-from virnucpro.encoders import esm2, kernels
+from virnucpro.encoders import kernels, transformer
 from virnucpro.engines import base
 from virnucpro.pipeline import stream
 from virnucpro.pipeline.worker_loop import InProcess
@@ -18,7 +18,6 @@ RUN_ON = kernels.run_on
 
 @pytest.fixture(scope="module")
 def fasta(tmp_path_factory):
-    """Records of one chunk each, some with an open frame."""
     return write_dna(tmp_path_factory.mktemp("input") / "in.fa", [150] * 50)
 
 
@@ -27,7 +26,7 @@ def card(monkeypatch):
     """A GPU that the run may name; the work is done on the CPU, every layer in float8."""
     monkeypatch.setattr(device, "detect_cuda_devices", lambda: [0])
     monkeypatch.setattr(kernels, "run_on", lambda *_: True)
-    monkeypatch.setattr(esm2, "KEPT", ())
+    monkeypatch.setattr(transformer, "KEPT", ())
     monkeypatch.setattr(stream, "LEAST_SEQUENCES", 20)
     for name in ("float16", "fp8"):  # float16 is slow on a CPU
         monkeypatch.setitem(base.DTYPES, name, "float32")

@@ -94,7 +94,6 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
 
 
 def newcomer(events):
-    """Whether an actor that was started among these events got a unit."""
     started = [one for name, one in events if name == "_start"]
     return any(name == "_send" and one in started for name, one in events)
 

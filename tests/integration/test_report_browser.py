@@ -40,7 +40,6 @@ FOUND = "return document.getElementById('found').textContent"
 
 
 def choose(browser, field, value, event="change"):
-    """Set a field as a user would."""
     browser.run(
         f"const c = document.getElementById('{field}'); c.value = '{value}';"
         f"c.dispatchEvent(new Event('{event}'))"

@@ -28,7 +28,6 @@ def fasta(tmp_path):
 
 @pytest.fixture
 def middle(predict, fasta, tmp_path):
-    """A score that some records reach and some do not."""
     predict(fasta, "-o", tmp_path / "first")
     scores = sorted(row.p_virus for row in rows_of(tmp_path / "first") if row.p_virus is not None)
     return scores[len(scores) // 2]

@@ -50,7 +50,6 @@ def installed(wheel, tmp_path_factory):
 
 
 def read(wheel):
-    """Text of each module, and of METADATA, by name."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith((".py", "METADATA"))]
         return {name: archive.read(name).decode() for name in names}
@@ -76,7 +75,6 @@ def test_everything_that_is_imported_is_asked_for(wheel):
 
 
 def plain(name):
-    """A distribution's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

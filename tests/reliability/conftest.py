@@ -26,7 +26,6 @@ def runs(tiny_home, quick_folder):
 
 @pytest.fixture(scope="session")
 def undisturbed(runs):
-    """What a run that nobody disturbs leaves."""
     out = runs.folder / "undisturbed"
     running = runs.finish(out)
     assert running.code == 0, running.said

@@ -14,7 +14,6 @@ POISON_FILES = {"output_2.fa", "output_3.fa"}  # some records lie wholly in them
 
 
 def translate_in_processes() -> None:
-    """Start the translation pool for any input."""
     from virnucpro.pipeline import input_pass, parallel_translate
 
     parallel_translate.BLOCKS_BEFORE_POOL = 0
@@ -22,7 +21,6 @@ def translate_in_processes() -> None:
 
 
 def fail_on_some_files() -> None:
-    """The DNA of some split files cannot be embedded."""
     from virnucpro.pipeline.features import EmbedTask
 
     prepare = EmbedTask.prepare
@@ -36,7 +34,6 @@ def fail_on_some_files() -> None:
 
 
 def kill_ranks_with_one_shard() -> None:
-    """Whichever rank is about to commit one shard is killed."""
     from virnucpro.pipeline import workers
 
     workers.worker_main = stand_ins.worker_killed_by_one_unit
@@ -57,7 +54,6 @@ def write_down_events(log: Path) -> None:
 
 
 def be_deaf(deadline: float) -> None:
-    """Never end, whatever is raised."""
     from virnucpro.cli import main
     from virnucpro.pipeline import prediction
 

@@ -25,7 +25,6 @@ def context():
 
 
 def write_input(path, records, nt=600, seed=0):
-    """Random DNA with records of every status, and ids that are no plain words."""
     draw = random.Random(seed)
     ids = ["../up", "a|b", "x" * 50, "<b>id</b>", "é", "dup", "dup"]
     lines = []
@@ -57,7 +56,6 @@ class Runs:
         return self.command("-q", *words, fault=fault)
 
     def command(self, *words, fault=None):
-        """Start any command, as `start` does a run."""
         self.number += 1
         log = self.folder / f"log-{self.number}.txt"
         environ = {"VIRNUCPRO_MODEL_DIR": str(self.home), "OMP_NUM_THREADS": "1"}
@@ -67,15 +65,12 @@ class Runs:
         return Running(process, log)
 
     def finish(self, out: Path, *options, fault=None):
-        """Run to the end."""
         running = self.start(out, *options, fault=fault)
         running.process.join()
         return running
 
 
 class Running:
-    """A run under way, or what became of it."""
-
     def __init__(self, process, log):
         self.process, self.log, self.pid = process, log, process.pid
 
@@ -86,11 +81,9 @@ class Running:
 
     @property
     def said(self):
-        """What it wrote on standard output and standard error."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
     def send(self, number):
-        """Send a signal; False if it had ended before."""
         was_alive = self.process.is_alive()
         if was_alive:
             os.kill(self.pid, number)
@@ -98,7 +91,6 @@ class Running:
 
 
 def run_command(arguments, environ, log, fault):
-    """Be the command; runs in a forked process."""
     import torch
 
     from virnucpro.cli.main import main
@@ -147,7 +139,6 @@ def wait_for(condition, seconds=60.0) -> bool:
 
 
 def are_gone(pids, seconds=10.0) -> bool:
-    """Whether all these processes end within that time."""
     return wait_for(lambda: not any(map(status_of, pids)), seconds)
 
 

@@ -40,7 +40,6 @@ class Soak:
                        "problems": [], "seconds": 0.0}  # fmt: skip
 
     def go(self, kills: int):
-        """Kill that many runs and resume each to its end; the report."""
         started, shares = time.monotonic(), [MODES[mode][1] for mode in self.modes]
         while self.report["kills"].total() < kills:
             self.kill_and_resume(self.draw.choices(list(self.modes), shares)[0])
@@ -50,7 +49,6 @@ class Soak:
         return self.report
 
     def kill_and_resume(self, mode):
-        """One run: killed once or a few times in a row, then resumed to its end."""
         options = MODES[mode][0]
         if mode not in self.expected:
             out, started = self.runs.folder / f"undisturbed {mode}", time.monotonic()
@@ -92,7 +90,6 @@ class Soak:
 
 
 def main() -> int:
-    """Run a soak from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)

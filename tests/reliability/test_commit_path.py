@@ -27,7 +27,6 @@ class FaultyDisk(ExitStack):
         self.instead, self.calls, self.has_failed = instead, Counter(), False
 
     def hit(self, operation):
-        """Count a call, and fail if it is its turn."""
         self.calls[operation] += 1
         is_turn = operation == self.operation and self.calls[operation] == self.number
         if is_turn and self.instead is not None:
@@ -71,8 +70,6 @@ class _FaultyFile(io.FileIO):
 
 
 class Small:
-    """A small prediction, again and again."""
-
     def __init__(self, folder, home):
         self.home, self.input = home, folder / "reads.fa"
         write_fasta(self.input, ("a", "ACGTTGCATGCC" * 10), ("b", "ACTTGACCA" * 15))
@@ -95,7 +92,6 @@ def small(quick_folder, tiny_home):
 
 
 def expect_clean_failure(small, out, disk, message):
-    """The run fails with an error that says why, and no file is torn."""
     with disk, pytest.raises(OutputError, match=message):
         small.run(out)
     for name, content in small.expected.items():

@@ -101,7 +101,6 @@ def test_ids_become_neither_paths_nor_markup(predict, tmp_path):
 
 
 def calls(tree):
-    """Dotted names of everything that is called, with the call."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node

@@ -34,7 +34,6 @@ def finished(runs):
 
 @pytest.fixture
 def kept(stopped, runs):
-    """A copy of `stopped`."""
     out = shutil.copytree(stopped, runs.folder / "kept")
     yield out
     shutil.rmtree(out)
@@ -46,8 +45,15 @@ def stamps(out):
     return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in files}
 
 
-def test_finished_units_are_taken_as_they_are(runs, undisturbed, kept):
-    before = stamps(kept)
+WRONG = {"tool": "virnucpro", "files": [], "inputs": 3, "samples": {}, "outputs": [], "stages": 1}
+
+
+@pytest.mark.parametrize("content", ["whole", None, json.dumps(WRONG)])
+def test_finished_units_are_taken_as_they_are(runs, undisturbed, kept, content):
+    """Even if run.json was lost, or is no record of a run."""
+    before, path = stamps(kept), kept / "run.json"
+    if content != "whole":
+        path.unlink() if content is None else path.write_text(content)
     refused = runs.finish(kept)
     assert refused.code == 2 and "--resume goes on with it, --force starts over" in refused.said
     assert stamps(kept) == before
@@ -101,21 +107,6 @@ def test_damaged_results_of_a_finished_run_are_not_written_over(
     (out / "calls.tsv").unlink()
     assert runs.finish(out, "--resume").code == 0  # missing is not damaged
     assert results(out) == undisturbed
-
-
-WRONG = {"tool": "virnucpro", "files": [], "inputs": 3, "samples": {}, "outputs": [], "stages": 1}
-
-
-@pytest.mark.parametrize("content", [None, json.dumps(WRONG)])
-def test_a_lost_or_torn_run_json_costs_nothing(runs, undisturbed, kept, content):
-    path = kept / "run.json"
-    path.unlink() if content is None else path.write_text(content)
-    refused = runs.finish(kept)
-    assert refused.code == 2 and "--resume goes on with it" in refused.said
-    before = stamps(kept)
-    assert runs.finish(kept, "--resume", *STAGED).code == 0
-    assert stamps(kept) == before
-    assert results(kept) == undisturbed
 
 
 @pytest.mark.parametrize("begun", ["absent", "locked", "barely"])

@@ -10,7 +10,6 @@ from soak import Soak
 
 
 def expect_mended(runs, out, undisturbed, *options):
-    """A resume does what had failed, and nothing of the failure remains."""
     assert runs.finish(out, "--resume", *options).code == 0
     assert not (out / "failed_files.txt").exists()
     assert results(out).keys() == undisturbed.keys()
@@ -44,7 +43,6 @@ KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 
 @pytest.fixture(scope="module")
 def many(tiny_home, quick_folder):
-    """Runs of many small units, and what a local one leaves."""
     folder = quick_folder / "shared"
     folder.mkdir()
     runs = Runs(folder, tiny_home, per_file=3, records=24)
@@ -54,7 +52,6 @@ def many(tiny_home, quick_folder):
 
 
 def ended(runs, *words):
-    """A command that is through, and went well."""
     running = runs.command(*words)
     running.process.join()
     assert running.code == 0, running.said
@@ -92,5 +89,4 @@ def test_workers_killed_and_stopped_and_two_runs_side_by_side(many):
 
 
 def state(running):
-    """State of a process, `T` for stopped."""
     return (status_of(running.pid) or ["gone"])[0]

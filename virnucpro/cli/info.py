@@ -73,7 +73,7 @@ def estimate(
     check_inputs(input_files)
     config = config_of(ctx)
     home, threads = model_home(config), config.get("prediction.threads") or usable_cpus()
-    shortest = config.get("prediction.min_length") if min_length is None else min_length
+    shortest = config["prediction.min_length"] if min_length is None else min_length
     chunk_nt = expected_length or config.get("prediction.expected_length")
     if not devices:
         gpus = detect_cuda_devices()
@@ -380,9 +380,9 @@ def show(obj: dict[str, Config], as_json: bool) -> None:
     Flags of a command go before all of these. "not set" leaves the choice to the model or the
     machine.
     """
-    shown = {}
-    for name, value, source in obj["config"].items():
-        shown[name] = {"value": value, "source": source, "variable": environment_name(name)}
+    shown, sources = {}, obj["config"].sources
+    for name, value in obj["config"].items():
+        shown[name] = {"value": value, "source": sources[name], "variable": environment_name(name)}
     if as_json:
         click.echo(json.dumps(shown, indent=1, default=str))
         return

@@ -144,8 +144,7 @@ def verify(obj: dict[str, Any], name: str | None, golden: Path | None, device: s
     with --keep-intermediate.
     """
     from virnucpro.core.device import validate_and_get_device
-    from virnucpro.models.manifest import read_manifest
-    from virnucpro.models.store import resolve_model
+    from virnucpro.models.store import read_manifest, resolve_model
     from virnucpro.tools import verify as checks
 
     name = name or ("500" if golden else "mini")

@@ -71,11 +71,9 @@ def build_settings(
     """Flags, by name, over settings; a UsageError tells of flags that do not fit together."""
     from virnucpro.pipeline import settings  # numpy loads behind it: --help stays fast
 
-    set_to = {key: value for key, value, _ in config.items()}
-
     def of(flag: str, key: str) -> Any:
         value = flags.get(flag)
-        return set_to[key] if value in (None, "") else value
+        return config[key] if value in (None, "") else value
 
     def given(*names: str) -> dict[str, Any]:
         return {name: flags[name] for name in names if flags.get(name) is not None}
@@ -89,7 +87,7 @@ def build_settings(
             raise UsageError(f"{name} must be one of {', '.join(known)}, got {shown(word)}")
     precision, preset = flags.get("precision"), flags.get("preset")
     model_type = flags.get("model_type") or ("custom" if flags.get("model_path") else None)
-    model_type = model_type or set_to["prediction.model_type"]
+    model_type = model_type or config["prediction.model_type"]
     model_path = of("model_path", "prediction.model_path")
     if model_type == "custom" and model_path is None:
         raise UsageError("-m custom needs --model-path")
@@ -129,7 +127,7 @@ def build_settings(
         compute=settings.Compute(
             device=device,
             elsewhere=on_ray,
-            fallback_to_cpu=set_to["device.fallback_to_cpu"],
+            fallback_to_cpu=config["device.fallback_to_cpu"],
             gpus=gpus,
             dtype=precision or embedding_dtype(config),
             threads=of("threads", "prediction.threads"),
@@ -137,13 +135,13 @@ def build_settings(
             reader_threads=of("num_workers", "prediction.num_workers"),
             staged=staged,
             merge_workers=flags.get("merge_threads"),
-            sequences_per_file=set_to["prediction.sequences_per_file"],
+            sequences_per_file=config["prediction.sequences_per_file"],
             dna_tokens=of("dnabert_batch_size", "features.dnabert.batch_size"),
             protein_tokens=of("esm_batch_size", "features.esm.toks_per_batch"),
             loader_workers=of("dataloader_workers", "features.dataloader_workers"),
             packing=not _switch("VIRNUCPRO_DISABLE_PACKING"),
             v1_attention=bool(flags.get("v1_attention")) or _switch("VIRNUCPRO_V1_ATTENTION"),
-            worker_timeout=set_to["prediction.worker_timeout"],
+            worker_timeout=config["prediction.worker_timeout"],
             **given("ranks", "pin_memory", "dnabert_v2", "cache_clear_interval", "executor"),
             **given("ray_address", "ray_cpus"),
         ),
@@ -152,7 +150,7 @@ def build_settings(
             keep_intermediate=keep_intermediate,
             resume=resume,
             repair=bool(flags.get("force_resume")),
-            progress=set_to["progress.enabled"] and not flags.get("no_progress"),
+            progress=config["progress.enabled"] and not flags.get("no_progress"),
             report=not flags.get("no_report"),
             **given("force"),
         ),

@@ -211,7 +211,7 @@ def choose_gpus(text: str | None, device: str | None, config: Config) -> tuple[i
         if device is not None:
             raise UsageError("--gpus and --device both say where to compute: give one of them")
         return tuple(parse_gpu_list(text, devices))
-    is_auto = (device or config.get("device.name")).strip().lower() == "auto"
+    is_auto = (device or config["device.name"]).strip().lower() == "auto"
     return tuple(devices) if len(devices) > 1 and is_auto else ()
 
 

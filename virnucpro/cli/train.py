@@ -48,7 +48,7 @@ def train(
     `classifier: mlp` in the configuration the published classifier is trained on vectors of
     frozen encoders.
     """
-    from virnucpro.models.manifest import MANIFEST
+    from virnucpro.models.store import MANIFEST
     from virnucpro.training.fit import FitSettings, train_bundled
     from virnucpro.training.jobs import MlpRecipe, read_job
     from virnucpro.training.mlp import train_mlp

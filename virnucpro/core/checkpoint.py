@@ -7,6 +7,7 @@ there is none of its name: of two workers that did the same work the later one c
 import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from virnucpro.core.storage import Folder, Storage
 
 logger = logging.getLogger("virnucpro.core")
 
-LEDGER_FORMAT, CLAIMS = 2, "files.txt"
+LEDGER_FORMAT, CLAIMS = 3, "files.txt"
 Outputs = dict[str, tuple[int, str]]  # by name: size (bytes) and SHA-256
 
 
@@ -78,16 +79,16 @@ class Ledger:
         """Record `unit` as finished under `key`; False changes nothing: it had been, by whoever.
 
         The result is the small `payload`, or files that have their final names: `outputs` are
-        their paths, or what `describe` says of them. `facts` must be JSON-able.
+        their paths, or what `describe` says of them. `facts` must be JSON-able. A payload may be
+        lost with power until the next entry without one is there: it can be made again.
         """
         header = {
             "format": LEDGER_FORMAT, "unit": unit, "key": key, "facts": facts or {},
-            "bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest(),
             "outputs": outputs if isinstance(outputs, dict) else self.describe(outputs),
         }  # fmt: skip
-        text = json.dumps(header, default=str).encode() + b"\n"
-        seal = hashlib.sha256(text).hexdigest().encode() + b"\n"
-        return self.storage.create(self.name(unit, key), seal + text + payload)
+        text = json.dumps(header, default=str).encode()
+        content = b"\n".join([_seal(text, payload), text, payload])
+        return self.storage.create(self.name(unit, key), content, is_lasting=not payload)
 
     def describe(self, outputs: Sequence[Path]) -> Outputs:
         """Size and SHA-256 of files by their names, relative to the root."""
@@ -143,19 +144,22 @@ class Ledger:
 
 def parse_entry(content: bytes, path: Path) -> Entry:
     """An entry of a ledger; a DamagedError tells that it is not what was committed."""
+    seal, text, payload = (*content.split(b"\n", 2), b"", b"")[:3]
+    if _seal(text, payload) != seal:
+        raise DamagedError(path, "fails its checksum")
     try:
-        seal, text, payload = (*content.split(b"\n", 2), b"", b"")[:3]
-        if hashlib.sha256(text + b"\n").hexdigest().encode() != seal:
-            raise DamagedError(path, "fails its checksum")
         header = json.loads(text)
         if header["format"] != LEDGER_FORMAT:
             raise DamagedError(path, f"of format {header['format']}, not {LEDGER_FORMAT}")
-        if hashlib.sha256(payload).hexdigest() != header["sha256"]:
-            raise DamagedError(path, "fails its checksum")
         outputs = {name: (size, sha256) for name, (size, sha256) in header["outputs"].items()}
+        return Entry(header["facts"], payload, outputs)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(path, f"cannot be read ({error})") from error
-    return Entry(header["facts"], payload, outputs)
+
+
+def _seal(text: bytes, payload: bytes) -> bytes:
+    # a commit waits for it: a digest would take as long as writing to the disk
+    return b"%08x" % zlib.crc32(payload, zlib.crc32(text))
 
 
 def check_file(path: Path, size: int, sha256: str) -> None:

@@ -56,31 +56,25 @@ KEYS: dict[str, Key] = {
 }
 
 
-class Config:
-    """Values of all `KEYS`, each with the place it came from."""
+class Config(dict[str, Any]):
+    """Values of all `KEYS` by name, and in `sources` the place that each came from."""
 
-    def __init__(self, values: dict[str, tuple[Any, str]]) -> None:
-        self._values = values
+    sources: dict[str, str]
 
     @classmethod
     def load(cls, path: Path | None = None, environ: Mapping[str, str] | None = None) -> "Config":
         """Lay environment over file over defaults; a ConfigError names the nearest key."""
-        values = {name: (key.default, "default") for name, key in KEYS.items()}
-        for name, value in _flatten(read_yaml(path) if path else {}, str(path)).items():
-            values[name] = (_checked(name, value, str(path)), str(path))
+        config = cls((name, key.default) for name, key in KEYS.items())
+        config.sources = dict.fromkeys(KEYS, "default")
+        tree = _flatten(read_yaml(path) if path else {}, str(path))
+        given = [(name, value, str(path)) for name, value in tree.items()]
         for name, key in KEYS.items():
             for variable in (environment_name(name), key.variable):
                 if environ and variable in environ:
-                    values[name] = (_checked(name, environ[variable], variable), variable)
-        return cls(values)
-
-    def get(self, name: str) -> Any:
-        """The value of `name`, one of `KEYS`; None where it is not set."""
-        return self._values[name][0]
-
-    def items(self) -> list[tuple[str, Any, str]]:
-        """All keys in order: name, value and source."""
-        return [(name, value, source) for name, (value, source) in self._values.items()]
+                    given.append((name, environ[variable], variable))
+        for name, value, source in given:
+            config[name], config.sources[name] = _checked(name, value, source), source
+        return config
 
 
 def environment_name(name: str) -> str:

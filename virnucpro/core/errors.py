@@ -1,5 +1,6 @@
 """Errors are types with fields; `cli.main` turns each into one message and one exit code."""
 
+from os import PathLike
 from pathlib import Path
 
 
@@ -20,7 +21,7 @@ class InputError(VirNucProError):
 
     exit_code = 3
 
-    def __init__(self, path: Path | str, problem: str, line: int | None = None) -> None:
+    def __init__(self, path: PathLike[str] | str, problem: str, line: int | None = None) -> None:
         super().__init__(path, problem, line)
         self.path, self.problem, self.line = path, problem, line
 

@@ -25,13 +25,18 @@ _CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.EOPNOTSUPP}  # some network file sys
 
 @contextmanager
 def atomic_write(
-    path: Path, mode: str = "wb", temporary: Path | None = None, replace: bool = True
+    path: Path,
+    mode: str = "wb",
+    temporary: Path | None = None,
+    replace: bool = True,
+    is_lasting: bool = True,
 ) -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; give it the final name, durably, once it is whole.
+    """Open a temporary file beside `path`; give it the final name once it is whole.
 
     Nobody's file is written over, and no link followed. Text is UTF-8 with LF line ends;
-    `temporary` names the file that only a killed run can have left. An OutputError tells of a disk
-    that is full, read-only or gone; a FileExistsError of a file, where `replace` is False.
+    `temporary` names the file that only a killed run can have left. The name outlasts a loss of
+    power, if `is_lasting`. An OutputError tells of a disk that is full, read-only or gone; a
+    FileExistsError of a file, where `replace` is False.
     """
     text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     options = {} if "b" in mode else text
@@ -54,7 +59,8 @@ def atomic_write(
                 elif beside.stat().st_nlink < 2:  # else NFS has done it, and lost its first answer
                     raise
             beside.unlink(missing_ok=True)  # before the folder is synced: one sync for both
-        fsync_folder(path.parent)
+        if is_lasting:
+            fsync_folder(path.parent)
     except OSError as error:
         if isinstance(error, FileExistsError) and not replace:
             raise

@@ -33,15 +33,19 @@ class Folder:
         except OSError as error:
             raise DamagedError(path, f"cannot be read ({error.strerror or error})") from error
 
-    def create(self, name: str, content: bytes) -> bool:
-        """Put bytes there, durably, if nothing is; whether it was this call that did."""
+    def create(self, name: str, content: bytes, is_lasting: bool = False) -> bool:
+        """Put bytes there if nothing is; whether it was this call that did.
+
+        They are whole after a loss of power, or not there; with `is_lasting` there, and with them
+        all that was created before.
+        """
         path = self._folder / name
         self._folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             return False
         for tries_left in reversed(range(_TRIES)):
             try:
-                with atomic_write(path, replace=False) as file:
+                with atomic_write(path, replace=False, is_lasting=is_lasting) as file:
                     file.write(content)
                 break
             except FileExistsError:
@@ -87,7 +91,7 @@ class _Objects:
             except FileNotFoundError:
                 return None
 
-    def create(self, name: str, content: bytes) -> bool:
+    def create(self, name: str, content: bytes, is_lasting: bool = True) -> bool:
         for _ in range(_TRIES):
             with self.told(name):
                 try:

@@ -18,8 +18,8 @@ from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.small import load_small
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.models.classifier_file import TorchFile
-from virnucpro.models.manifest import read_json
 from virnucpro.models.specs import DnabertShape, EncoderSpec, Esm2Shape, is_plain_name
+from virnucpro.models.store import read_json
 
 _NAMED_IN_MESSAGE = 5
 _READERS = 4  # one alone reads a file that is in memory at a quarter of the speed
@@ -164,7 +164,13 @@ class Checkpoint:
                     raise ModelError(f"{weights.parent / name}: shard is missing; fetch it again")
         for file in files:
             if file.suffix == ".safetensors":
-                self._open_safetensors(file)
+                try:
+                    handle: Any = safe_open(str(file), framework="pt")
+                    shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118
+                except Exception as error:  # whose class is not public in all versions
+                    raise ModelError(f"{file}: not a whole safetensors file: {error}") from error
+                for name, shape in shapes.items():
+                    self._add(name, shape, partial(handle.get_tensor, name))
             elif file.suffix in (".bin", ".pt", ".pth"):
                 self._open_pickled(file)
             else:
@@ -181,15 +187,6 @@ class Checkpoint:
         if name in self.shapes:
             raise ModelError(f"{self.source}: tensor {name:.200} is there twice")
         self.shapes[name], self._readers[name] = tuple(shape), reader
-
-    def _open_safetensors(self, file: Path) -> None:
-        try:
-            handle: Any = safe_open(str(file), framework="pt")
-            shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118
-        except Exception as error:  # the library's own error class is not public in all versions
-            raise ModelError(f"{file}: not a whole safetensors file: {error}") from error
-        for name, shape in shapes.items():
-            self._add(name, shape, partial(handle.get_tensor, name))
 
     def _open_pickled(self, file: Path) -> None:
         """Note the tensors of a pickle, which is not run; options of fair-esm go to `config`."""
@@ -215,8 +212,7 @@ class _Opened:
     """A published network on the meta device; `names` gives its tensors by our slot."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        from virnucpro.encoders.dnabert import Dnabert  # attention kernels take seconds to import
-        from virnucpro.encoders.esm2 import Esm2
+        from virnucpro.encoders.transformer import Dnabert, Esm2  # kernels take long to import
 
         self.checkpoint = Checkpoint(spec.path)
         shapes = self.checkpoint.shapes

@@ -7,6 +7,7 @@ Positions past the end of a sequence stay exactly zero, so a vector depends on n
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -111,29 +112,6 @@ class Pool(nn.Module):
         return highest, mean
 
 
-class Tower(nn.Module):
-    """Stem, blocks, pool."""
-
-    def __init__(self, config: TowerConfig, rows: int, by_residue: bool) -> None:
-        super().__init__()
-        self.config = config
-        self.stem = Stem(config, rows, by_residue)
-        self.blocks = nn.ModuleList(Block(config, d) for d in config.dilations)
-        self.pool = Pool(config.width)
-
-    def forward(self, ids: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Letters (n, P) with `counts` (n,) each to max and mean, both (n, width) float32."""
-        x = self.stem(ids)
-        places = torch.arange(x.shape[1], device=x.device)
-        inside = places * self.config.stride < counts[:, None]
-        mask = inside[:, :, None].to(x.dtype)
-        x = x * mask
-        for block in self.blocks:
-            x = block(x, mask)
-        both: tuple[Tensor, Tensor] = self.pool(x, mask)
-        return both
-
-
 def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """As `small_cpu.six_frames`, on the device of `bases`."""
     with bases.device:
@@ -141,7 +119,7 @@ def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TowerEncoder(Encoder):
-    """An encoder around one tower.
+    """A tower of stem, blocks and pool over letters.
 
     Of DNA, the vector holds max and mean of the ORF's own codon frame, then of the five others; of
     a protein, max and mean over its residues.
@@ -151,10 +129,12 @@ class TowerEncoder(Encoder):
 
     def __init__(self, kind: str, config: TowerConfig) -> None:
         super().__init__()
-        self.kind, self._is_dna = kind, kind == "mini-dna"
+        self.kind, self.config, self._is_dna = kind, config, kind == "mini-dna"
         self.pad_id = BASE_PAD if self._is_dna else RESIDUE_PAD
         self.dim = config.dim(kind)
-        self.tower = Tower(config, small_cpu.ROWS[kind], by_residue=self._is_dna)
+        stem = Stem(config, small_cpu.ROWS[kind], by_residue=self._is_dna)
+        blocks = nn.ModuleList(Block(config, dilation) for dilation in config.dilations)
+        self.tower = nn.ModuleDict({"stem": stem, "blocks": blocks, "pool": Pool(config.width)})
 
     def encode(self, layout: Rectangle) -> Tensor:
         """Vectors of the rows of a rectangle: (n, dim) float32."""
@@ -164,17 +144,28 @@ class TowerEncoder(Encoder):
         """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
         if not self._is_dna:
             inside = torch.arange(letters.shape[1], device=letters.device) < lengths[:, None]
-            return torch.cat(self.tower(torch.where(inside, letters, -1), lengths), dim=1)
+            return torch.cat(self._pooled(torch.where(inside, letters, -1), lengths), dim=1)
         ids, counts = six_frames(letters, lengths)
-        both = self.tower(ids.flatten(0, 1), counts.flatten())
+        both = self._pooled(ids.flatten(0, 1), counts.flatten())
         highest, mean = (part.view(len(letters), 6, -1) for part in both)
         others = [highest[:, 1:].amax(dim=1), mean[:, 1:].mean(dim=1)]
         return torch.cat([highest[:, 0], mean[:, 0], *others], dim=1)
 
+    def _pooled(self, ids: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Letters (n, P) with `counts` (n,) each to max and mean, both (n, width) float32."""
+        x = self.tower["stem"](ids)
+        places = torch.arange(x.shape[1], device=x.device)
+        mask = (places * self.config.stride < counts[:, None])[:, :, None].to(x.dtype)
+        x = x * mask
+        for block in cast("nn.ModuleList", self.tower["blocks"]):
+            x = block(x, mask)
+        both: tuple[Tensor, Tensor] = self.tower["pool"](x, mask)
+        return both
+
 
 def save_tower(encoder: TowerEncoder, path: Path) -> None:
     """Write an encoder as float16 safetensors that carry its shape."""
-    config = {"kind": encoder.kind, **asdict(encoder.tower.config), "dim": encoder.dim}
+    config = {"kind": encoder.kind, **asdict(encoder.config), "dim": encoder.dim}
     tensors = {k: v.detach().half().cpu().contiguous() for k, v in encoder.state_dict().items()}
     with atomic_write(path) as file:
         # one entry: the order of several would change from file to file

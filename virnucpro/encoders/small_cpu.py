@@ -127,21 +127,6 @@ def six_frames(xp: Any, bases: Any, lengths: Any) -> tuple[Any, Any]:
     return xp.where(place < counts[:, :, None], ids, -1), counts
 
 
-class Scratch(threading.local):
-    """Arrays that a thread uses again: the system takes its time to give fresh memory."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Floats] = {}
-
-    def array(self, name: str, *shape: int) -> Floats:
-        """An array of any content, until the next one of this name is asked for."""
-        size = math.prod(shape)
-        held = self._held.get(name)
-        if held is None or held.size < size:
-            held = self._held[name] = np.empty(size, dtype=np.float32)
-        return held[:size].reshape(shape)
-
-
 class Norm:
     """Layer norm over channels."""
 
@@ -186,7 +171,7 @@ class SmallEncoder:
             taps = np.ascontiguousarray(up[:, :, 0].transpose(2, 1, 0).reshape(-1, len(up)))
             block = taps, weights[f"{name}.up.bias"], down.T.copy(), weights[f"{name}.down.bias"]
             self._blocks.append((dilation, Norm(weights, f"{name}.norm"), *block))
-        self._scratch = Scratch()
+        self._held = threading.local()
 
     def embed(self, letters: Integers, lengths: Integers) -> Floats:
         """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
@@ -201,22 +186,33 @@ class SmallEncoder:
 
     def _forward(self, ids: Integers, counts: Integers) -> Floats:
         """Letters (n, P), -1 for none, with `counts` (n,) each to max and mean: (2, n, width)."""
-        x, places = self._stem(ids)
-        n, width = len(ids), x.shape[1]
-        inside = np.arange(places) * self._config.stride < counts[:, None]
+        taps, stride, (n, letters) = self._config.taps, self._config.stride, ids.shape
+        left, places = (taps - stride) // 2, -(-letters // stride)
+        right = (places - 1) * stride + taps - left - letters
+        padded = np.pad(ids, ((0, 0), (left, right)), constant_values=-1)
+        padded[padded < 0] = self._rows - 1
+        x = self._scratch("x", n * places, self._config.width)
+        x[:] = self._bias
+        rows = self._scratch("h", *x.shape)
+        for tap in range(taps):
+            index = padded[:, tap : tap + (places - 1) * stride + 1 : stride].reshape(-1)
+            np.take(self._table, index + tap * self._rows, axis=0, out=rows, mode="clip")
+            x += rows
+        width = x.shape[1]
+        inside = np.arange(places) * stride < counts[:, None]
         outside = np.flatnonzero(~inside)  # of sequences shorter than the longest
         x[outside] = 0
-        h = self._scratch.array("h", *x.shape)
-        y = self._scratch.array("y", len(x), self._config.hidden or width)
-        taps = self._scratch.array("taps", n, places, 3 * width)  # before, at, after a position
+        h = self._scratch("h", *x.shape)
+        y = self._scratch("y", len(x), self._config.hidden or width)
+        near = self._scratch("taps", n, places, 3 * width)  # before, at, after a position
         for dilation, norm, up, up_bias, down, down_bias in self._blocks:
             at = norm(x, out=h).reshape(n, places, width)
             h[outside] = 0
             d = min(dilation, places)
-            taps[:, d:, :width], taps[:, :d, :width] = at[:, : places - d], 0
-            taps[:, :, width : 2 * width] = at
-            taps[:, : places - d, 2 * width :], taps[:, places - d :, 2 * width :] = at[:, d:], 0
-            np.matmul(taps.reshape(len(x), -1), up, out=y)
+            near[:, d:, :width], near[:, :d, :width] = at[:, : places - d], 0
+            near[:, :, width : 2 * width] = at
+            near[:, : places - d, 2 * width :], near[:, places - d :, 2 * width :] = at[:, d:], 0
+            np.matmul(near.reshape(len(x), -1), up, out=y)
             y += up_bias
             np.maximum(y, 0, out=y)
             y *= y
@@ -230,19 +226,10 @@ class SmallEncoder:
         mean = at.sum(axis=1) / np.maximum(inside.sum(axis=1, dtype=np.float32), 1)[:, None]
         return np.stack([highest, mean])
 
-    def _stem(self, ids: Integers) -> tuple[Floats, int]:
-        """Sum over `taps` letters of one row for each (tap, letter); positions of a sequence."""
-        taps, stride = self._config.taps, self._config.stride
-        left = (taps - stride) // 2
-        places = -(-ids.shape[1] // stride)
-        right = (places - 1) * stride + taps - left - ids.shape[1]
-        padded = np.pad(ids, ((0, 0), (left, right)), constant_values=-1)
-        padded[padded < 0] = self._rows - 1
-        x = self._scratch.array("x", len(ids) * places, self._config.width)
-        x[:] = self._bias
-        rows = self._scratch.array("h", *x.shape)
-        for tap in range(taps):
-            letters = padded[:, tap : tap + (places - 1) * stride + 1 : stride].reshape(-1)
-            np.take(self._table, letters + tap * self._rows, axis=0, out=rows, mode="clip")
-            x += rows
-        return x, places
+    def _scratch(self, name: str, *shape: int) -> Floats:
+        """An array of any content, until the thread's next one of this name; new memory is slow."""
+        size, held = math.prod(shape), vars(self._held)
+        if name not in held or held[name].size < size:
+            held[name] = np.empty(size, dtype=np.float32)
+        found: Floats = held[name][:size].reshape(shape)
+        return found

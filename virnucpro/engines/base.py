@@ -1,13 +1,25 @@
-"""What an engine is asked for and what it tells of its work."""
+"""What an engine is asked for, how its batches are made, and the engine of a bundled encoder.
+
+Batches are prepared off the device's thread, each once and in order, by threads and not processes:
+numpy and the tokenizers let go of the interpreter.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from virnucpro.core.records import Tokens
+from virnucpro.encoders.small_cpu import SmallEncoder
+from virnucpro.encoders.tokenizers import Tokenizer, rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +29,11 @@ EngineKind = Literal["padded", "packed"]
 Embedded = tuple[NDArray[np.int64], NDArray[np.float32]]
 # names in torch; of fp8, for what is not quantised
 DTYPES = {n: n for n in ("float32", "float16", "bfloat16")} | {"fp8": "float16"}
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+Counts = NDArray[np.int64]
+_SLICE = 256  # sequences per call of a tokenizer
+_POSITIONS = 1024  # of a piece: its widest array takes about 3 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +94,154 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         name = "float16" if device.type == "cuda" else "float32"
     chosen: torch.dtype = getattr(torch, DTYPES[name])
     return chosen
+
+
+def rectangles(widths: Counts, budget: int, narrowest: float = 0.0) -> Iterator[Counts]:
+    """Indices of each batch, widest rows first, so many that all as wide as the first fit `budget`.
+
+    Equal widths keep their order; rows under `narrowest` of the first begin another batch.
+
+    >>> [batch.tolist() for batch in rectangles(np.array([2, 5, 3]), budget=6)]
+    [[1], [2, 0]]
+    """
+    order = np.argsort(-widths, kind="stable")
+    falling = -widths[order]
+    first = 0
+    while first < len(order):
+        width = -int(falling[first])
+        last = first + max(1, budget // max(1, width))
+        if narrowest:
+            last = min(last, int(np.searchsorted(falling, -narrowest * width, side="right")))
+        yield order[first:last]
+        first = last
+
+
+def pack(lengths: Counts, budget: int) -> list[Counts]:
+    """Fill batches of `budget` tokens, longest sequences first, each where it first fits.
+
+    Equal lengths keep their order, so the plan is reproducible; what is over `budget` goes alone.
+
+    >>> [batch.tolist() for batch in pack(np.array([5, 3, 2, 1]), budget=6)]
+    [[0, 3], [1, 2]]
+    """
+    if not len(lengths):
+        return []
+    free: Counts = np.empty(0, dtype=np.int64)  # tokens of each batch, in the order of opening
+    homes = []
+    distinct, counts = np.unique(lengths, return_counts=True)
+    for tokens, count in zip(distinct[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        capacity = np.maximum(free, 0) // tokens
+        taken = np.clip(count - (np.cumsum(capacity) - capacity), 0, capacity)
+        left, each = count - int(taken.sum()), max(1, budget // tokens)
+        fresh = np.full(-(-left // each), each, dtype=np.int64)
+        if len(fresh):
+            fresh[-1] = left - each * (len(fresh) - 1)
+        taken = np.concatenate([taken, fresh])
+        free = np.pad(free, (0, len(fresh)), constant_values=budget) - taken * tokens
+        homes.append(np.repeat(np.arange(len(taken)), taken))
+    home = np.concatenate(homes)
+    by_home = np.argsort(home, kind="stable")
+    edges = np.flatnonzero(np.diff(home[by_home])) + 1
+    return np.split(np.argsort(-lengths, kind="stable")[by_home], edges)
+
+
+def spread(make: Callable[[Given], Made], given: Iterable[Given], threads: int) -> Iterator[Made]:
+    """`map` over threads: same order, at most two pieces of work waiting per thread.
+
+    `given` is read from the calling thread only, which also does the work for 0 or 1 threads.
+    """
+    if threads <= 1:
+        yield from map(make, given)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="feeding")
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for element in given:
+            waiting.append(pool.submit(make, element))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Ahead(Iterator[Made]):
+    """Runs `source` in a thread, at most `depth` elements ahead; 0 runs it in this one.
+
+    An error in `source` is raised here, after the elements before it. Leaving the `with` block
+    ends the thread and closes the source.
+    """
+
+    def __init__(self, source: Iterable[Made], depth: int) -> None:
+        self._source = iter(source)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feeder") if depth else None
+        # Elements as lists of one; the end is an empty one.
+        self._waiting: deque[Future[list[Made]]] = deque()
+        for _ in range(depth):
+            self._ask()
+
+    def _ask(self) -> None:
+        if self._pool:
+            self._waiting.append(self._pool.submit(lambda: list(islice(self._source, 1))))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next element, or the end, is there without waiting."""
+        return bool(self._waiting) and self._waiting[0].done()
+
+    def __next__(self) -> Made:
+        if self._pool is None:
+            return next(self._source)
+        self._ask()
+        if element := self._waiting.popleft().result():
+            return element[0]
+        raise StopIteration
+
+    def __enter__(self) -> Ahead[Made]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        if isinstance(self._source, Generator):
+            self._source.close()
+
+
+def tokenize(
+    tokenizer: Tokenizer, sequences: Sequence[str], threads: int = 1
+) -> list[NDArray[np.int64]]:
+    """Token ids of `sequences`, in their order; `threads` slices side by side."""
+    parts = [sequences[at : at + _SLICE] for at in range(0, len(sequences), _SLICE)]
+    return [tokens for part in spread(tokenizer.encode_batch, parts, threads) for tokens in part]
+
+
+class LightEngine:
+    """Vectors of a bundled encoder, as `runner.BatchEngine` gives them, on `threads` of a CPU.
+
+    Pieces fit the caches. They follow from the sequences, and the BLAS has one thread: any number
+    of threads gives the same bytes.
+    """
+
+    def __init__(self, encoder: SmallEncoder, threads: int) -> None:
+        self._encoder, self._threads = encoder, threads
+        self.stats = EngineStats(
+            layout="padded", device="cpu", dtype="float32", backend="numpy",
+            token_budget=int(_POSITIONS / encoder.per_letter),
+        )  # fmt: skip
+
+    def embed(self, items: Sequence[Tokens]) -> Iterator[Embedded]:
+        """Yield the vectors of piece after piece, long sequences first, each item once."""
+        lengths = np.array([len(item) for item in items], dtype=np.int64)
+
+        def vectors(rows: NDArray[np.int64]) -> Embedded:
+            some, width = [items[row] for row in rows], max(1, lengths[rows[0]])
+            letters = rows_of(some, self._encoder.pad_id, width)
+            return rows, self._encoder.embed(letters, lengths[rows])
+
+        pieces = rectangles(lengths, self.stats.token_budget)
+        with threadpool_limits(1, "blas"):
+            for rows, found in spread(vectors, pieces, self._threads):
+                own = lengths[rows].tolist()
+                self.stats.count(own, len(rows) * max(1, own[0]))
+                yield rows, found

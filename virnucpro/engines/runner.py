@@ -19,8 +19,15 @@ from torch import Tensor
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import EVEN, Encoder, Layout, Tiled
-from virnucpro.engines.base import Embedded, EngineKind, EngineOptions, EngineStats
-from virnucpro.engines.feeding import Ahead, pack, rectangles
+from virnucpro.engines.base import (
+    Ahead,
+    Embedded,
+    EngineKind,
+    EngineOptions,
+    EngineStats,
+    pack,
+    rectangles,
+)
 
 log = logging.getLogger("virnucpro.engines")
 

@@ -18,10 +18,9 @@ from typing import NamedTuple
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.core.files import sha256_file
 from virnucpro.core.text import clipped
-from virnucpro.models import specs
-from virnucpro.models.manifest import Manifest, read_manifest, write_manifest
+from virnucpro.models import specs, store
 from virnucpro.models.specs import CLASSIFIERS, ENCODERS
-from virnucpro.models.store import describe_encoder, install_classifier
+from virnucpro.models.store import Manifest, read_manifest
 
 HUB: str | None = None  # its address; None means huggingface_hub's own
 GITHUB = "https://raw.githubusercontent.com"
@@ -170,16 +169,16 @@ def fetch(plan: FetchPlan, home: Path) -> Manifest:
             if installed:
                 shutil.rmtree(plan.folder)
             origin = f"github.com/{plan.source}/{file.name}"
-            installed = install_classifier(path, plan.name, home, origin, plan.revision)
+            installed = store.install_classifier(path, plan.name, home, origin, plan.revision)
         elif installed:
             for name in (file.name for file in plan.files):
                 (partial / name).replace(plan.folder / name)
                 os.utime(plan.folder / name, ns=(installed.files[name].mtime_ns,) * 2)
             installed.check()
         else:
-            said = describe_encoder(partial, plan.name) | {"licence": plan.licence}
+            said = store.describe_encoder(partial, plan.name) | {"licence": plan.licence}
             said |= {"source": plan.source, "revision": plan.revision}
-            installed = write_manifest(partial, [file.name for file in plan.files], **said)
+            installed = store.write_manifest(partial, [file.name for file in plan.files], **said)
             shutil.rmtree(partial / ".cache", ignore_errors=True)  # what the hub's library noted
             plan.folder.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(plan.folder)

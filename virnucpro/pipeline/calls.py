@@ -15,7 +15,7 @@ from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.reports.tables import CHUNK_COLUMNS, CONTIG_COLUMNS, CallRow, ChunkRow, header
 from virnucpro.scores.calibration import UNCERTAIN_CALL, VIRUS_CALL, Calibration
 from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
-from virnucpro.scores.kinds import KINDS, RETRO, Kinds
+from virnucpro.scores.kinds import KINDS, LIKENESS, RETRO, Kinds
 
 # p_virus above which a kind of virus is named, and share from which the retro-transcribing one is:
 # such a call may be an insertion into a host, and should say so.
@@ -90,7 +90,7 @@ class Caller:
                 np.bincount(fragment_of, np.where(called > 0, of_mate, 0), fragments)
                 for of_mate in (sizes, np.zeros(count) if hidden is None else hidden)
             )
-            alike = np.full((fragments, 2), np.nan)
+            alike = np.full((fragments, LIKENESS), np.nan)
             if self._kinds.families:
                 weight = lengths.astype(np.float64)
                 alike = self._kinds.alike(table[best, 3:], weight, contig_of, fragments)

@@ -51,14 +51,15 @@ class Rules:
     chunk_nt: int  # length of a chunk (nt)
     policy: OrfPolicy  # which reading frames of a chunk are scored
     min_length: int = 0  # shorter records are not scored (nt)
-    is_sampled: Callable[[int], bool] = lambda number: True
+    is_sampled: Callable[[int], bool] | None = None
 
     def status(self, record: Record, number: int) -> Status | None:
         """Why a record is not scored; None if it is."""
         status = screen_record(record, min_nt=SHORTEST_NT[self.policy.name])
         if status is None and len(record.sequence) < self.min_length:
             return Status.FILTERED
-        return status if status or self.is_sampled(number) else Status.FILTERED
+        is_left_out = self.is_sampled is not None and not self.is_sampled(number)
+        return Status.FILTERED if status is None and is_left_out else status
 
     def chunks(self, letters: str) -> tuple[list[tuple[int, int]], str, int, str]:
         """Windows of a record, the letters to cut them from, how many are clear, its topology.
@@ -137,6 +138,7 @@ def input_pass(
     per_unit: int,
     workers: int | None = 1,
     on_block: Callable[[list[str], list[bytes], list[bytes]], object] = lambda *block: None,
+    first_unit: int = 0,
 ) -> Iterator[Unit | Shard]:
     """Cut records into chunks, read their ORFs, and gather distinct ones into units. Streams.
 
@@ -146,7 +148,7 @@ def input_pass(
     Yields:
         Each unit when it is full, and each shard after its last unit.
     """
-    number, none = 0, np.empty(0)
+    number, none = first_unit, np.empty(0)
     shard = Shard([], none, none, [])  # as far as it has been read
     chunk_parts, orf_parts = list[Rows](), list[Rows]()
     seen = dict[bytes, int]()  # row of each distinct ORF

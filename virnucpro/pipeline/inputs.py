@@ -18,6 +18,7 @@ from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
 from virnucpro.core.storage import fetch, url_of
 from virnucpro.sequences.alignments import alignment_format, read_alignments
+from virnucpro.sequences.entries import Stretch
 from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
 from virnucpro.sequences.letters import screen_record
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
@@ -43,7 +44,18 @@ class Source:
     interleaved: bool = False  # mates follow each other in the one file
     paths: tuple[Path, ...]  # where they lie; standard input has been copied to a file
     reference: Path | None = None  # FASTA for CRAM files that need one
+    stretches: tuple[Stretch, ...] = ()  # parts of the files, read in place of them
     digests: tuple[str, ...] = ()  # hex SHA-256 when the run began; empty where not known
+
+    @property
+    def mates(self) -> int:
+        """Records in a row that are one fragment."""
+        return 2 if self.interleaved or len(self.paths) == 2 else 1
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What the ids of mates end in."""
+        return ("/1", "/2") if self.mates > 1 else ("",)
 
 
 def plan_sources(
@@ -158,7 +170,7 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
                 if joint_ids is None and records[0].sample == source.sample:
                     yield from records  # a copy would take as long as to parse it
                     continue
-                endings = ("/1", "/2") if len(records) == 2 else ("",)
+                endings = source.endings
                 joint_id = seq_id = records[0].seq_id.removesuffix(endings[0])
                 if joint_ids is not None:
                     joint_id = joint_ids.unique(seq_id, endings)
@@ -178,17 +190,18 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
 
 def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
     """Records one by one, mates two by two."""
-    alignments = [path for path in source.paths if alignment_format(path)]
-    if len(source.paths) == 2 or source.interleaved:
+    places = source.stretches or source.paths
+    alignments = [path for path in source.paths if not source.stretches and alignment_format(path)]
+    if source.mates > 1:
         if alignments:
             flag = "--interleaved" if source.interleaved else "--paired"
             problem = f"holds alignments, which know their mates: drop {flag}"
             raise InputError(alignments[0], problem)
-        return pairs_of(source.paths, log)
-    (path,) = source.paths
-    return zip(
-        read_alignments(path, log, source.reference) if alignments else records_of(path, log)
-    )
+        return pairs_of(places, log)
+    (path,) = places
+    if alignments:
+        return zip(read_alignments(alignments[0], log, source.reference))
+    return zip(records_of(path, log))
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -272,12 +285,14 @@ def check_content(sources: Sequence[Source]) -> None:
             raise InputError(", ".join(map(shown_name, source.names)), problem)
 
 
-def sampler(sources: Sequence[Source], wanted: int | None, mates: int = 1) -> Callable[[int], bool]:
-    """Whether record `i` is of `wanted` evenly spread ones (None: all), `mates` going together."""
+def sampler(
+    sources: Sequence[Source], wanted: int | None, mates: int = 1
+) -> Callable[[int], bool] | None:
+    """Whether record `i` is of `wanted` evenly spread ones, `mates` together; None: all are."""
     if wanted is None:
-        return lambda number: True
+        return None
     total = sum(1 for _ in read_sources(sources, ReadLog(is_silent=True)))
     if total <= wanted:
-        return lambda number: True
+        return None
     pairs, kept = total // mates, max(1, wanted // mates)
     return lambda number: (number // mates + 1) * kept // pairs > number // mates * kept // pairs

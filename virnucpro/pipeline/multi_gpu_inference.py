@@ -8,18 +8,20 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.device import detect_cuda_devices, usable_cpus
+from virnucpro.core.device import detect_cuda_devices
 from virnucpro.core.errors import DeviceError
 from virnucpro.core.files import digest_of, sha256_file, write_json
 from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
+from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.worker_loop import GivenUp
-from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 log = logging.getLogger("virnucpro.pipeline.multi_gpu")
 
@@ -72,39 +74,33 @@ def run_multi_gpu_inference(
         on_sequences(int(entry.facts["sequences"]))
         return merged, []
     rows: dict[int, int] = {}
-    todo: list[tuple[int, SplitFile]] = []
+    todo: dict[SplitFile, int] = {}
     for number, (path, shard) in enumerate(zip(fasta_files, shards, strict=True)):
         if (entry := ledger.read(names[number], keys[number])) is not None:
             rows[number] = int(entry.facts["sequences"])
         else:
-            todo.append((number, SplitFile(path, shard, "shard")))
+            todo[SplitFile(path, shard, "shard")] = number
     log.info("%d of %d shards are finished", len(rows), len(shards))
     on_sequences(sum(rows.values()))
     ledger.discard(whole)
     merged.unlink(missing_ok=True)  # nobody may take it for the result of this run
 
-    threads = max(1, (compute.threads or usable_cpus()) // len(devices))
-    settings = [
-        WorkerSettings(device=device, threads=threads, log_file=log_dir / f"worker_{rank}.log")
-        for rank, device in enumerate(devices)
-    ]
-    workers = Workers(settings, compute.worker_timeout, "rank")
-    given_up: list[GivenUp] = []
-    try:
-        for outcome in workers.run(EmbedJob(encoder, options), todo, on_sequences):
-            number = outcome.key
+    unclear, job = replace(compute, cache_clear_interval=0), EmbedJob(encoder, options)
+    workers = PersistentWorkerPool(len(devices), "rank", unclear, devices, log_dir)
+    queue, given_up = BatchQueueManager(use_persistent_pool=workers), dict[int, GivenUp]()
+    with closing(workers):
+        for file, outcome in queue.process(job, list(todo), on_sequences):
+            number = todo[file]
             if isinstance(outcome, GivenUp):
-                log.warning("%s: %s", fasta_files[number], outcome.reason)
-                given_up.append(outcome)
+                given_up[number] = outcome
                 continue
             rows[number] = outcome.result[0]
             ledger.discard(names[number])
             facts = {"sequences": rows[number]}
-            ledger.commit(names[number], keys[number], outputs=[shards[number]], facts=facts)
+            ledger.commit(names[number], keys[number], outputs=[file.output_file], facts=facts)
         stats = [worker.stats.get(encoder.kind, {}) for worker in workers.pool or []]
-    finally:
-        workers.close()
-    failed_ranks, count = sorted({one.worker for one in given_up}), sum(rows.values())
+    failed_ranks = sorted({one.worker for one in given_up.values()})
+    count = sum(rows.values())
     if not given_up:
         write_vectors(
             merged, map(read_vectors, shards), (count, encoder.dim), key=whole_key,
@@ -118,7 +114,7 @@ def run_multi_gpu_inference(
     write_json(output_dir / "stage.json", {
         "encoder": encoder.name, "sequences": count, "seconds": round(seconds, 3),
         "failed_ranks": failed_ranks, "ranks": stats,
-        "given_up": {str(one.key): one.reason for one in given_up},
+        "given_up": {str(number): one.reason for number, one in given_up.items()},
     })  # fmt: skip
     if known := next(filter(None, stats), None):
         said = {"float16": "FP16", "triton kernels": "FlashAttention varlen"}

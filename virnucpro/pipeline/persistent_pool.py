@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.pipeline.features import EmbedJob, SplitFile
@@ -13,17 +14,24 @@ logger = logging.getLogger("virnucpro.pipeline.workers")
 
 
 class PersistentWorkerPool(Workers):
-    """Workers that share devices and threads of `compute`, and keep their encoders loaded."""
+    """Workers that share devices and threads of `compute`, and keep their encoders loaded.
 
-    def __init__(self, num_workers: int, model_type: str, compute: Compute | None = None) -> None:
+    `devices` stand for its own; logs go into files in `log_dir`, or to this process.
+    """
+
+    def __init__(
+        self, num_workers: int, model_type: str, compute: Compute | None = None,
+        devices: Sequence[str] = (), log_dir: Path | None = None,
+    ) -> None:  # fmt: skip
         compute = compute or Compute(device="cpu")
-        self.model_type, devices = model_type, compute.devices
+        self.model_type, devices = model_type, devices or compute.devices
         settings = [
             WorkerSettings(
                 device=devices[number % len(devices)],
                 threads=max(1, (compute.threads or usable_cpus()) // num_workers),
                 cache_clear_interval=compute.cache_clear_interval,
                 log_level=logging.getLogger("virnucpro").getEffectiveLevel(),
+                log_file=log_dir / f"worker_{number}.log" if log_dir else None,
             )
             for number in range(num_workers)
         ]

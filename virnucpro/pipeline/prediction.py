@@ -7,7 +7,7 @@ same ledger.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Literal
 
 from virnucpro.core.checkpoint import Outputs
 from virnucpro.core.device import detect_cuda_devices
-from virnucpro.core.errors import DamagedError, InputError, WorkersFailedError
+from virnucpro.core.errors import DamagedError, InputError, UsageError, WorkersFailedError
 from virnucpro.core.files import atomic_write, digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.text import clipped
@@ -55,6 +55,7 @@ from virnucpro.sequences.fasta import read_fasta, write_fasta
 logger = logging.getLogger("virnucpro.pipeline")
 
 Slot = Literal["dna", "protein"]
+Todo = Mapping[int, int]  # ORFs of split files by number, from 1, that have no scores yet
 TITLES: dict[Slot, str] = {"dna": "Embedding DNA", "protein": "Embedding proteins"}
 LABELS: dict[Slot, str] = {"dna": "DNABERT-S", "protein": "ESM-2"}
 DONE, PARTIAL = 0, 6
@@ -91,8 +92,11 @@ def run_prediction(
     check_inputs(read)
     logger.info("Input: %s", clipped(", ".join(shown_name(str(path)) for path in input_files)))
     model = choose_model(settings.model)
-    if compute.dtype == "fp8":
-        stream.refuse_fp8(model, compute.devices[0])
+    if compute.dtype == "fp8" and model.protein.kind != "esm2":
+        problem = f"is for proteins by ESM-2, and {model.name} has another encoder"
+        raise UsageError(f"--precision fp8 {problem}; leave it out, or use -m 300 or -m 500")
+    if compute.dtype == "fp8" and not (device := compute.devices[0]).startswith("cuda"):
+        raise UsageError(f"--precision fp8 needs an H100 or later, not {device}; leave it out")
     keeps_light = model.is_small and not use_v2_architecture and not persistent_models
     needs_torch = not keeps_light or compute.devices != ("cpu",)
     if needs_torch:
@@ -181,8 +185,8 @@ def _score_staged(
 ) -> dict[int, str]:
     """Score every unit through feature and merged files; the reasons of those that it could not."""
     store, failures = stream.ScoreStore(run.ledger, run.key), dict[int, str]()
-    sizes, compute = _written_units(run), run.settings.compute
-    todo = [n for n, size in enumerate(sizes, 1) if store.read(n - 1, size) is None]
+    sizes, compute = enumerate(_written_units(run), 1), run.settings.compute
+    todo = {n: size for n, size in sizes if store.read(n - 1, size) is None}
     if not todo:
         return {}
     own: Executor = InProcess("cpu", run.threads, compute.cache_clear_interval)
@@ -197,26 +201,25 @@ def _score_staged(
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
         with run.stage("dna_features") as counts:
             if use_v2 and compute.dnabert_v2:
-                counts |= _packed(run, "dna", todo, sizes, config)
+                counts |= _packed(run, "dna", todo, config)
             else:
-                counts |= _file_wise(run, "dna", todo, sizes, queue, failures)
+                counts |= _file_wise(run, "dna", todo, queue, failures)
         # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
         with run.stage("protein_features") as counts:
             if use_v2:
-                counts |= _packed(run, "protein", todo, sizes, config)
+                counts |= _packed(run, "protein", todo, config)
             else:
-                counts |= _file_wise(run, "protein", todo, sizes, queue, failures)
+                counts |= _file_wise(run, "protein", todo, queue, failures)
     with run.stage("merging") as counts:
         counts |= merge(run, todo, failures)
     with run.stage("prediction") as counts:
-        counts |= _classify(run, store, [n for n in todo if n - 1 not in failures], sizes)
+        counts |= classify(run, store, {n: k for n, k in todo.items() if n - 1 not in failures})
     return failures
 
 
 def _file_wise(
-    run: Run, slot: Slot, todo: Sequence[int], sizes: Sequence[int],
-    queue: BatchQueueManager, failures: dict[int, str],
-) -> dict[str, int]:  # fmt: skip
+    run: Run, slot: Slot, todo: Todo, queue: BatchQueueManager, failures: dict[int, str]
+) -> dict[str, int]:
     """v1: one split file after another goes to a worker on each device, in padded batches."""
     paths, compute = run.paths, run.settings.compute
     budget, spec = compute.token_budget(slot), getattr(run.model, slot)
@@ -224,7 +227,7 @@ def _file_wise(
     units = _to_make(run, slot, todo, "file-wise")
     files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
     counts = {"files": 0, "kept": len(todo) - len(files), "failed": 0, "tokens": 0}
-    rows = sum(sizes[n - 1] for n in units)
+    rows = sum(todo[n] for n in units)
     with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
         for file, outcome in queue.process(EmbedJob(spec, options), list(files), bar.update):
             if isinstance(outcome, GivenUp):
@@ -238,9 +241,7 @@ def _file_wise(
     return counts
 
 
-def _packed(
-    run: Run, slot: Slot, todo: Sequence[int], sizes: Sequence[int], config: RuntimeConfig | None
-) -> dict[str, int]:
+def _packed(run: Run, slot: Slot, todo: Todo, config: RuntimeConfig | None) -> dict[str, int]:
     """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
     paths, compute = run.paths, run.settings.compute
     config, spec = config or RuntimeConfig(), getattr(run.model, slot)
@@ -263,7 +264,8 @@ def _packed(
         "encoder_spec": spec,
     }
     files = [paths.split_of(slot, n) for n in units]
-    with run.reporter.create_file_bar(sum(sizes), TITLES[slot], "ORFs") as bar:
+    rows = sum(todo[n] for n in units)
+    with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
         h5_path, failed_ranks = run_multi_gpu_inference(
             fasta_files=files,
             output_dir=folder,
@@ -294,7 +296,7 @@ def _packed(
     return {"files": len(units), "kept": len(todo) - len(units), "tokens": tokens}
 
 
-def _to_make(run: Run, slot: Slot, todo: Sequence[int], how: str) -> dict[int, tuple[str, str]]:
+def _to_make(run: Run, slot: Slot, todo: Todo, how: str) -> dict[int, tuple[str, str]]:
     """The feature files that are not made `how` yet, claimed, with names and keys in the ledger."""
     key = digest_of(run.key, how, run.settings.compute.token_budget(slot))
     units = {n: (f"{slot} features {n}", key) for n in todo}
@@ -356,7 +358,7 @@ def _written_units(run: Run) -> list[int]:
     return sizes
 
 
-def merge(run: Run, todo: Sequence[int], failures: dict[int, str]) -> dict[str, int]:
+def merge(run: Run, todo: Todo, failures: dict[int, str]) -> dict[str, int]:
     """Stage 7: join vectors, pair by pair; a DamagedError if a file is not what was written."""
     paths = run.paths
     numbers = {paths.features_of("dna", n): n for n in todo if n - 1 not in failures}
@@ -376,28 +378,24 @@ def merge(run: Run, todo: Sequence[int], failures: dict[int, str]) -> dict[str, 
     return {"files": len(merged), "failed": len(failed_pairs)}
 
 
-def _classify(
-    run: Run, store: stream.ScoreStore, numbers: Sequence[int], sizes: Sequence[int]
-) -> dict[str, int]:
+def classify(run: Run, store: stream.ScoreStore, todo: Todo) -> dict[str, int]:
     """Stage 8: merged files -> scores of units, row by row."""
-    from virnucpro.engines.feeding import spread
+    from virnucpro.engines.base import spread
 
-    compute, scored = run.settings.compute, 0
+    compute = run.settings.compute
     models = LoadedModels(run.devices[0], run.threads)
     scorer = Scorer(run.model, models, classifier_batch=compute.classifier_batch)
-    merged_files = [run.paths.merged(n) for n in numbers]
+    merged_files = [run.paths.merged(n) for n in todo]
     readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
     read_ahead = spread(features.read_merged, merged_files, readers)
-    with run.reporter.create_file_bar(len(numbers), "Scoring", "files") as bar:
-        for n, path in zip(numbers, merged_files, strict=True):
-            merged = next(read_ahead)
-            if len(merged) != sizes[n - 1]:
-                rows = f"{len(merged)} rows where the split file has {sizes[n - 1]}"
-                raise DamagedError(path, rows)
+    with run.reporter.create_file_bar(len(todo), "Scoring", "files") as bar:
+        for (n, size), merged in zip(todo.items(), read_ahead, strict=True):
+            if len(merged) != size:
+                rows = f"{len(merged)} rows where the split file has {size}"
+                raise DamagedError(run.paths.merged(n), rows)
             store.commit(n - 1, scorer.classify(merged.vectors))
-            scored += len(merged)
             bar.update(1)
-    return {"scored": scored, "files": len(numbers)}
+    return {"scored": sum(todo.values()), "files": len(todo)}
 
 
 def _stream_h5_to_pt_files(

@@ -34,12 +34,13 @@ from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError, UsageError
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.storage import Storage, open_storage, send, url_of
-from virnucpro.pipeline.input_pass import Unit, input_pass
-from virnucpro.pipeline.inputs import check_inputs, read_sources
+from virnucpro.pipeline.input_pass import Unit
+from virnucpro.pipeline.inputs import check_inputs
 from virnucpro.pipeline.output_dir import CHECKPOINTS, CLAIMS, LEDGER, LOCK, working_in
 from virnucpro.pipeline.prediction import claim_outputs, run_prediction
 from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
+from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.stream import (
     NoExecutor,
     Orfs,
@@ -50,11 +51,12 @@ from virnucpro.pipeline.stream import (
 )
 from virnucpro.pipeline.worker_loop import GivenUp
 from virnucpro.pipeline.workers import MOST_HANDS
+from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
 
 PLAN, PLANNED = "plan", "planned"
-LONGEST_WAIT_S = 10.0
+_FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0  # between two looks; twice as long after each in vain
 _LOADING_S = 900.0  # a model may come from a slow disk, with nothing to say meanwhile
 BEATS_A_LEASE = 10
 _MISSES = 8  # claims in a row that others were quicker at, before looking anew
@@ -171,7 +173,7 @@ def plan(
         }  # fmt: skip
         ledger.commit(PLAN, "", facts=facts)
         store, units = ScoreStore(ledger, run.key), 0
-        events = input_pass(read_sources(run.sources), run.rules, run.per_unit, run.threads)
+        events = read_inputs(run.sources, run.rules, run.per_unit, run.threads, ReadLog())
         for event in events:
             if isinstance(event, Unit):
                 store.commit_orfs(event.number, (event.dna, event.protein))
@@ -219,6 +221,7 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
                         continue
                     yield number, run.store.read_orfs(number)
 
+        wait_s = _FIRST_WAIT_S
         while run.look() and not (run.is_planned and all(run.is_done)):
             outcome = None
             for outcome in executor.run(job, units(), claims.progress):
@@ -233,7 +236,8 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
                     logger.info("unit %d: another worker was first", outcome.key)
             if outcome is None:
                 claims.progress(0)
-                time.sleep(min(LONGEST_WAIT_S, lease_s / BEATS_A_LEASE))
+                time.sleep(min(wait_s, LONGEST_WAIT_S, lease_s / BEATS_A_LEASE))
+            wait_s = _FIRST_WAIT_S if outcome else 2 * wait_s
     return first
 
 

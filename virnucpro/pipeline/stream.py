@@ -23,6 +23,7 @@ from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.calls import Caller, ModelTables
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources, sampler
+from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.run import (
     CALLS,
@@ -34,9 +35,10 @@ from virnucpro.pipeline.run import (
     remember,
 )
 from virnucpro.pipeline.settings import Compute, default_home
+from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
-from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer, finished
+from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -228,7 +230,9 @@ class DirectScorer:
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
         for event in self._events(records):
             if isinstance(event, Unit):
-                parts.append(finished(task.vectors(task.prepare((event.dna, event.protein)))))
+                parts.append(np.empty((len(event.dna), self.model.dim), dtype=np.float32))
+                for _ in task.vectors(task.prepare((event.dna, event.protein)), parts[-1]):
+                    pass
             else:
                 yield event, np.concatenate(parts)[event.orfs["distinct"]]
                 parts = parts[:1]
@@ -236,15 +240,6 @@ class DirectScorer:
     def _events(self, records: Iterable[Record]) -> Iterator[Unit | Shard]:
         rules = Rules(self.model.chunk_nt, self.model.orf_policy)
         return input_pass(records, rules, DIRECT_ORFS)
-
-
-def refuse_fp8(model: ModelSpec, device: str) -> None:
-    """A UsageError where float8 cannot be tried at all: no GPU, or no ESM-2."""
-    if model.protein.kind != "esm2":
-        problem = f"is for proteins by ESM-2, and {model.name} has another encoder"
-        raise UsageError(f"--precision fp8 {problem}; leave it out, or use -m 300 or -m 500")
-    if not device.startswith("cuda"):
-        raise UsageError(f"--precision fp8 needs an H100 or later, not {device}; leave it out")
 
 
 def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
@@ -310,13 +305,13 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         tables = stack.enter_context(ModelTables(paths, run.model, run.mates))
         if compute.dtype == "fp8":
             run.data["agreement"] = try_fp8(run, job, executor)
-        log = ReadLog()
-        records = read_sources(run.sources, log)
-        pace = Pace()
+        log, pace = ReadLog(), Pace()
+        scores_here = device == "cpu" and not isinstance(executor, NoExecutor)
+        workers = 1 if scores_here and run.threads < FEWEST_WORKERS else run.threads
         ahead = [0]  # ORFs read so far, with which share of the input's bytes
 
         def read_ahead() -> Iterator[Unit | Shard]:
-            for event in input_pass(records, run.rules, run.per_unit, run.threads):
+            for event in read_inputs(run.sources, run.rules, run.per_unit, workers, log):
                 ahead[0] += len(event) if isinstance(event, Unit) else 0
                 yield event
 

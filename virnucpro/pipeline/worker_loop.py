@@ -116,7 +116,7 @@ def work(
     Yields:
         Rows as they are done, and one outcome of each unit and each start of a job.
     """
-    from virnucpro.engines.feeding import Ahead
+    from virnucpro.engines.base import Ahead
 
     tasks: dict[Job, Task] = {}
 

@@ -6,8 +6,8 @@ says little on whose it is, and keeps calls open by itself. Chunks of one contig
 one observation nor independent ones: the contig's log-odds are the mean of its chunks', weighted
 by length, times n ** gain, where n is the number of full chunks its letters make. Gain 0 would
 be the mean and 1 the sum. A length counts letters that are known: N is no evidence. Mates of one
-fragment agree on its kind: a pair's log-odds gain where both look like one kind of virus, and
-lose where both look like one host.
+fragment agree on its kind: a pair's log-odds gain where both look like one kind of virus, less
+for phages, which share genes with their hosts, and lose where both look like one host.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from virnucpro.core.errors import ModelError
 from virnucpro.core.files import write_json
 from virnucpro.core.text import clipped
-from virnucpro.models.manifest import read_json
+from virnucpro.models.store import read_json
 from virnucpro.scores.composition import Mix
+from virnucpro.scores.kinds import LIKENESS
 
 FORMAT = 1
 VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
@@ -50,10 +51,9 @@ class Calibration:
     intercept: tuple[float, ...] = (0.0,)
     gain: float = 0.0  # how fast evidence grows with the number of chunks, 0 to 1
     pair_gain: float = 0.0  # the same for the mates of a pair, which lie further apart
-    # added to the log-odds of a pair: for each unit of likeness in kind of virus and in host of its
-    # mates, and to all
-    pair_of_kind: float = 0.0
-    pair_of_host: float = 0.0
+    # added to the log-odds of a pair: for each unit of likeness of its mates (`Kinds.alike`), and
+    # to all
+    pair_likeness: tuple[float, ...] = (0.0, 0.0, 0.0)
     pair_intercept: float = 0.0
     # contig lengths at which the limits were chosen, rising
     limit_lengths_nt: tuple[float, ...] = (500.0,)
@@ -96,11 +96,13 @@ class Calibration:
         gains = (self.gain, self.pair_gain)
         limits = (self.null_above, self.retro_above, self.kind_above, self.family_above)
         numbers = [*(n for one in lists for n in one), *gains, self.other_below, *limits,
-                   self.pair_of_kind, self.pair_of_host, self.pair_intercept]  # fmt: skip
+                   *self.pair_likeness, self.pair_intercept]  # fmt: skip
         if any(type(n) not in (int, float) or not abs(n) <= _LARGEST for n in numbers):
             raise ValueError(f"its parameters are lists of numbers, and numbers, up to {_LARGEST}")
         if not len(self.lengths_nt) == len(self.slope) == len(self.intercept):
             raise ValueError("lengths_nt, slope and intercept differ in length")
+        if len(self.pair_likeness) != LIKENESS:
+            raise ValueError(f"pair_likeness is not {LIKENESS} numbers")
         if len(self.limit_lengths_nt) != len(self.virus_above):
             raise ValueError("limit_lengths_nt and virus_above differ in length")
         for lengths in (self.lengths_nt, self.limit_lengths_nt):
@@ -133,7 +135,7 @@ class Calibration:
             contig_nt: known letters of each contig, (contigs,); its chunks may overlap.
             hidden_nt: its other letters, (contigs,); None means there are none.
             alike: given, a contig stands for the mates of a pair: how alike they are, as
-                `Kinds.alike` tells it, (contigs, 2); NaN where not both have a score.
+                `Kinds.alike` tells it, (contigs, 3); NaN where not both have a score.
         """
         count = len(contig_nt)
         weight = np.maximum(lengths_nt, 1).astype(np.float64)
@@ -144,7 +146,7 @@ class Calibration:
         mean = np.bincount(contig_of, weight * self.log_odds(scores, lengths_nt), count) / safe
         gain, added = self.gain, np.zeros(count)
         if alike is not None:
-            likeness = alike @ (self.pair_of_kind, self.pair_of_host)
+            likeness = alike @ self.pair_likeness
             gain, added = self.pair_gain, np.nan_to_num(likeness + self.pair_intercept)
         growth = np.maximum(clear / longest, 1.0) ** gain
         p = np.where(total > 0, logistic(mean * growth + added), np.nan)

@@ -14,6 +14,7 @@ KINDS = (
     "retro-transcribing virus",
 )  # fmt: skip
 RETRO = KINDS.index("retro-transcribing virus")
+LIKENESS = 3  # of two mates: as phages, as another kind of virus, as one host
 COLUMNS = len(KINDS) + 4  # of each kind; index and probability of the likeliest host and family
 
 Floats = NDArray[np.float64]
@@ -67,18 +68,22 @@ class Kinds:
     def alike(
         self, columns: Floats, weight: Floats, mate_of: NDArray[np.integer], pairs: int
     ) -> Floats:
-        """How alike the mates of each pair are in kind of virus and in host, 0 to 1: (pairs, 2).
+        """How alike the mates of each pair are, 0 to 1: (pairs, `LIKENESS`).
 
         Arguments as for `of_records`; mates follow each other. NaN where not both have evidence.
         """
         columns = np.nan_to_num(columns)
         kinds = _mean_kinds(columns, weight, mate_of, 2 * pairs)
         host, hosted = self._likeliest(-4, columns, weight, mate_of, 2 * pairs)
-        of_kinds = (kinds[::2] * kinds[1::2]).sum(axis=1)
+        of_kinds = kinds[::2] * kinds[1::2]
         of_hosts = np.sqrt(hosted[::2] * hosted[1::2]) * (host[::2] == host[1::2])
         is_known = np.bincount(mate_of, minlength=2 * pairs) > 0
         both = is_known[::2] & is_known[1::2]
-        return np.where(both[:, None], np.stack([of_kinds, of_hosts], axis=1), np.nan)
+        return np.where(
+            both[:, None],
+            np.stack([of_kinds[:, 0], of_kinds[:, 1:].sum(axis=1), of_hosts], axis=1),
+            np.nan,
+        )
 
     def _likeliest(
         self, first: int, columns: Floats, weight: Floats, record_of: NDArray[np.integer],

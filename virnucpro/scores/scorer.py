@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from virnucpro.core.device import usable_cpus
 from virnucpro.encoders.small_cpu import SmallEncoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineOptions, choose_dtype
-from virnucpro.engines.feeding import tokenize
-from virnucpro.engines.light import LightEngine
+from virnucpro.engines.base import EngineOptions, LightEngine, choose_dtype, tokenize
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores import kinds
 
@@ -85,7 +83,7 @@ class LoadedModels:
             torch.cuda.set_device(device)
             sys.setswitchinterval(_SWITCH_S)
         if options.dtype == "fp8" and spec.kind == "esm2":
-            from virnucpro.encoders.esm2 import to_fp8
+            from virnucpro.encoders.transformer import to_fp8
 
             encoder = to_fp8(encoder)
         settings = replace(options, feeding_threads=0) if self.is_single_threaded else options
@@ -194,21 +192,23 @@ class Scorer:
         dna, protein = orfs
         return self._dna.tokens(dna), self._protein.tokens(protein)
 
-    def vectors(self, prepared: Prepared) -> Generator[int, None, NDArray[np.float32]]:
-        """Merged vectors, shape (n, d), DNA columns first; yields ORFs as they are done."""
+    def vectors(
+        self, prepared: Prepared, merged: NDArray[np.float32]
+    ) -> Generator[int, None, None]:
+        """Fill `merged`, shape (n, d), DNA columns first; yields ORFs as they are done."""
         dna, protein = prepared
         split = self.model.dna.dim
-        merged = np.empty((len(dna), self.model.dim), dtype=np.float32)
         # Proteins first: a GPU needs the host least for them, while another thread makes tokens of
         # the next unit. They take longest too, so that an ORF counts as done with its protein.
         yield from self._protein.embed(protein, merged[:, split:])
         for _ in self._dna.embed(dna, merged[:, :split]):
             yield 0
-        return merged
 
     def run(self, prepared: Prepared) -> Generator[int, None, NDArray[np.float32]]:
         """Scores of n ORFs as `classify` gives them; yields ORFs as they are done."""
-        return self.classify((yield from self.vectors(prepared)))
+        merged = np.empty((len(prepared[0]), self.model.dim), dtype=np.float32)
+        yield from self.vectors(prepared, merged)
+        return self.classify(merged)
 
     def classify(self, merged: NDArray[np.float32]) -> NDArray[np.float32]:
         """P(other), P(virus), P(null) and the columns of `Kinds` of merged vectors, (n, `COLUMNS`).
@@ -226,13 +226,3 @@ class Scorer:
         """What each engine did so far, by slot."""
         slots = {"dna": self._dna, "protein": self._protein}
         return {name: slot.load().stats.as_dict() for name, slot in slots.items()}
-
-
-def finished(steps: Generator[int, None, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Run a generator of this module to its end; what it returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            value: NDArray[np.float32] = end.value
-            return value

@@ -7,14 +7,14 @@ joined files or another format and ends the reading, as a guess would lose recor
 import re
 import string
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from virnucpro.core.records import HEADER_BYTES
 from virnucpro.core.text import clipped, shown
 from virnucpro.sequences.letters import DNA_LETTERS
 from virnucpro.sequences.read_log import ReadLog
-from virnucpro.sequences.streams import BLANKS, TextStream
+from virnucpro.sequences.streams import BLANKS, BLOCK_BYTES, TextStream
 
 MAX_HEADER_BYTES = 1 << 20
 GAPS = b"-.*"
@@ -55,6 +55,76 @@ class Entry(NamedTuple):
     sequence: str  # case as given
     gaps: int = 0  # letters that were left out
     line: int | None = None  # of its header; None in FASTA
+
+
+class Stretch(TextStream):
+    """Whole records out of an input, to be read by another process; it is called as the input."""
+
+    def __init__(self, stream: TextStream, text: bytes, line: int) -> None:
+        self.path, self.kind, self._text = stream.path, stream.kind, text
+        self.lines = self.skipped_lines = line
+
+    def blocks(self) -> Iterator[bytes]:
+        """As of all the input."""
+        for start in range(0, len(self._text), BLOCK_BYTES):
+            block = self._text[start : start + BLOCK_BYTES]
+            self.lines += block.count(b"\n")
+            yield block
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+class OddError(Exception):
+    """Records that cannot be read apart from the others."""
+
+
+class Cutter:
+    """Cuts an input into stretches by its lines alone, which takes next to no time."""
+
+    def __init__(self, stream: TextStream, most_bytes: int) -> None:
+        self._stream, self._most, self._line = stream, most_bytes, stream.skipped_lines
+        self._blocks, self._rest = self._of_whole_lines(), b""
+
+    def take(self, records: int) -> tuple[Stretch, int]:
+        """The next `records`, or all that are left; how many they are, if all is well with them.
+
+        An OddError if they are longer than `most_bytes`, and any error of the input.
+        """
+        is_fasta = self._stream.kind == "fasta"
+        mark, left = (b"\n>", records) if is_fasta else (b"\n", _FOUR * records)
+        parts, size = list[bytes](), 0
+        while left and (block := self._rest or next(self._blocks, b"")):
+            found, cut = block.count(mark), len(block)
+            if found >= left:
+                cut = next(islice(re.finditer(mark, block), left - 1, None)).start() + 1
+            left -= min(found, left)
+            parts.append(block[:cut])
+            size, self._rest = size + cut, block[cut:]
+            if size > self._most:
+                raise OddError
+        text = b"".join(parts)
+        stretch = Stretch(self._stream, text, self._line)
+        self._line += text.count(b"\n")
+        if left and not is_fasta:
+            kept = text.rstrip(BLANKS + b"\n")
+            return stretch, -(-(kept.count(b"\n") + bool(kept)) // _FOUR)
+        return stretch, records - left + bool(left and text) if is_fasta else records
+
+    def _of_whole_lines(self) -> Iterator[bytes]:
+        """The text, each block but the first from the end of a line on: no mark is cut in two."""
+        waiting, size = list[bytes](), 0
+        for block in self._stream.blocks():
+            end = block.rfind(b"\n")
+            size += len(block)
+            if end < 0:
+                waiting.append(block)
+            else:
+                yield b"".join([*waiting, block[:end]])
+                waiting, size = [block[end:]], len(block) - end
+            if size > self._most:
+                raise OddError
+        yield b"".join(waiting)
 
 
 def read_entries(stream: TextStream, log: ReadLog) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ from typing import IO
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import HEADER_BYTES, Record, as_utf8
 from virnucpro.core.text import clipped, shown
-from virnucpro.sequences.entries import Entry, read_entries
+from virnucpro.sequences.entries import Entry, Stretch, read_entries
 from virnucpro.sequences.read_log import ReadLog
 from virnucpro.sequences.streams import STDIN, TextStream, open_unpacked
 
@@ -19,7 +19,7 @@ _MATE_ENDINGS = ("/1", "/2")
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")
 
 
-def sample_name(path: Path | str) -> str:
+def sample_name(path: Path | str | Stretch) -> str:
     """The name of an input: without a compression suffix, then without one more.
 
     >>> [sample_name(name) for name in ("a/reads.fastq.gz", "b/contigs.v2.fa", "-")]
@@ -50,7 +50,7 @@ def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Ite
     log.warn()
 
 
-def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
+def records_of(path: Path | str | Stretch, log: ReadLog) -> Iterator[Record]:
     """The records of one input; its warnings wait in the log."""
     sample = sample_name(path)
     for entry in _entries(path, log):
@@ -58,7 +58,9 @@ def records_of(path: Path | str, log: ReadLog) -> Iterator[Record]:
         yield Record(seq_id, entry.header, entry.sequence, sample, entry.gaps)
 
 
-def pairs_of(paths: Sequence[Path | str], log: ReadLog) -> Iterator[tuple[Record, Record]]:
+def pairs_of(
+    paths: Sequence[Path | str | Stretch], log: ReadLog
+) -> Iterator[tuple[Record, Record]]:
     """The mates of two files, or of one that holds them in turn, as `{id}/1` and `{id}/2`.
 
     Mates have the same first word in their headers, or one that ends in `/1` and `/2`, `.1` and
@@ -99,7 +101,10 @@ def first_word(header: str) -> str:
     return as_utf8(found[0]) if found else ""
 
 
-def _entries(path: Path | str, log: ReadLog) -> Iterator[Entry]:
+def _entries(path: Path | str | Stretch, log: ReadLog) -> Iterator[Entry]:
+    if isinstance(path, Stretch):
+        yield from read_entries(path, log)
+        return
     with open_unpacked(path, log.count_bytes) as unpacked:
         yield from read_entries(TextStream(unpacked), log)
         log.digests[str(path)] = unpacked.finish()

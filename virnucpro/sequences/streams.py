@@ -196,7 +196,7 @@ class TextStream:
     """The unpacked text of one input: no byte order mark, no NUL byte, line feeds at line ends."""
 
     def __init__(self, unpacked: Unpacked) -> None:
-        self._unpacked = unpacked
+        self._unpacked, self.path = unpacked, unpacked.path
         self._ends_in_return, self._seam = False, b""
         self.lines = self.skipped_lines = 0  # line ends so far; those before the first record
         self.kind: Kind | None = None  # by the first letter; None if there are only blanks
@@ -213,7 +213,7 @@ class TextStream:
 
     def error(self, problem: str, line: int | None = None) -> InputError:
         """An error at a line, by default the one being read."""
-        return InputError(self._unpacked.path, problem, line or self.lines + 1)
+        return InputError(self.path, problem, line or self.lines + 1)
 
     def _pull(self) -> bytes:
         try:

@@ -226,7 +226,7 @@ class Scored(NamedTuple):
     p: Floats  # p_virus, (n,)
     call: NDArray[np.str_]  # (n,)
     host: NDArray[np.int64]  # that each is most like, (n,)
-    alike: Floats | None  # of pairs: how alike the mates are, (n, 2)
+    alike: Floats | None  # of pairs: how alike the mates are, (n, `LIKENESS`)
 
 
 def score_records(
@@ -284,8 +284,9 @@ def fit_mix(
             for of in mates
         ]
 
+    none = Calibration()
     alone = replace(
-        calibration, pair_gain=0.0, pair_of_kind=0.0, pair_of_host=0.0, pair_intercept=0.0
+        calibration, pair_gain=0.0, pair_likeness=none.pair_likeness, pair_intercept=0.0
     )
     calibration = fit_pairs(alone, parts, pairs(alone))
     kept = {}
@@ -325,9 +326,9 @@ def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored])
         [part.share / max(1, n) for part, n in zip(parts, sizes, strict=True)], sizes
     )
     both = ~np.isnan(alike[:, 0])
-    growth, kind, host, intercept = _logistic(design[both], is_viral[both], weight[both])
+    growth, *likeness, intercept = _logistic(design[both], is_viral[both], weight[both])
     gain = float(np.clip(np.log2(max(growth, 1.0)), 0, 1))
-    return replace(calibration, pair_gain=gain, pair_of_kind=kind, pair_of_host=host,
+    return replace(calibration, pair_gain=gain, pair_likeness=tuple(likeness),
                    pair_intercept=intercept)  # fmt: skip
 
 

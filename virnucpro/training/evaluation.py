@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from virnucpro.core.text import percent
 from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.reports import pages
 from virnucpro.training import corpus as corpora
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Label
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Labelled
 from virnucpro.training.jobs import Job
 from virnucpro.training.windows import Drawing, dev_windows
 
@@ -52,25 +52,23 @@ def evaluate(
     if panel.decoys and panel.decoy_kinds:
         kind_of = corpora.read_labels(panel.decoy_kinds).get
         corpus = corpora.load_corpus([(panel.decoys, kind_of)])
-        labels, ids, bases = zip(*corpus.records(), strict=True)
         name = panel.decoys.name.split(".")[0]
-        found = scored(scorer, name, labels, ids, bases, [0] * len(ids))
-        decoys = decoys_of(np.rec.fromrecords([*found], names=COLUMNS))  # type: ignore[call-overload]
-    start, parts, held = time.monotonic(), list[Any](), list[Any]()
-    for w in dev_windows(sets, drawing) if drawing else ():
-        held.append((*w, [w.bases.shape[1]] * len(w.labels)))
-    for name, corpus in () if drawing else sets.items():
-        labels, ids, bases = zip(*corpus.records(), strict=True)
-        lengths = [max(c for c in LENGTH_CLASSES if c <= len(one)) for one in bases]
-        held.append((name, labels, ids, bases, lengths))
-    count = sum(len(lengths) for *_, lengths in held)
+        found = scored(scorer, name, [*corpus.records()], (0,))
+        decoys = decoys_of(np.rec.fromrecords(found, names=COLUMNS))  # type: ignore[call-overload]
+    start, parts = time.monotonic(), list[Any]()
+    held = [(name, [*corpus.records()]) for name, corpus in sets.items()]
+    classes: Sequence[int] = LENGTH_CLASSES
+    if drawing:
+        drawn, classes = dev_windows(sets, drawing), drawing.lengths
+        held = [(w.name, [*zip(w.labels, w.records, w.bases, strict=True)]) for w in drawn]
+    count = sum(len(sequences) for _, sequences in held)
     if not count:
         raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
     unit = "windows" if drawing else "records"
     with progress.create_file_bar(count, desc="Scoring", unit=unit) as bar:
-        for one in held:
-            parts += scored(scorer, *one)
-            bar.update(len(one[-1]))
+        for name, sequences in held:
+            parts += scored(scorer, name, sequences, classes)
+            bar.update(len(sequences))
     seconds = time.monotonic() - start
     logger.info("scored %d sequences in %.1f s", count, seconds)
     facts = {
@@ -88,14 +86,16 @@ def evaluate(
 
 
 def scored(
-    scorer: DirectScorer, name: str, labels: Sequence[Label], ids: Sequence[str],
-    rows: Iterable[Bases], lengths: Sequence[int],
-) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-    """Scored sequences of one set, each with the `COLUMNS`."""
-    found = scorer.score(corpora.as_records(rows))
-    for label, seq_id, length_nt, row in zip(labels, ids, lengths, found, strict=True):
+    scorer: DirectScorer, name: str, sequences: Sequence[Labelled], classes: Sequence[int]
+) -> list[tuple[Any, ...]]:
+    """Scored sequences of one set, each with the `COLUMNS`; classes by their shortest length."""
+    rows = []
+    found = scorer.score(corpora.as_records(bases for _, _, bases in sequences))
+    for (label, seq_id, bases), row in zip(sequences, found, strict=True):
+        length_nt = max(shortest for shortest in classes if shortest <= len(bases))
         p = NAN if row.p_virus is None else row.p_virus
-        yield name, length_nt, *label, seq_id, p, row.call or ""
+        rows.append((name, length_nt, *label, seq_id, p, row.call or ""))
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

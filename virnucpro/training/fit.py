@@ -32,9 +32,8 @@ from virnucpro.core.progress import ProgressReporter
 from virnucpro.encoders.small import Block, Pool, Stem, TowerEncoder, load_small, save_tower
 from virnucpro.encoders.tokenizers import BASE_N
 from virnucpro.models.classifier_file import MINI_KIND, read_classifier
-from virnucpro.models.manifest import write_manifest
 from virnucpro.models.specs import ModelSpec
-from virnucpro.models.store import CLASSIFIER_FILE, load_model
+from virnucpro.models.store import CLASSIFIER_FILE, load_model, write_manifest
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training.calibrate import calibrated
@@ -118,10 +117,8 @@ def logits_of(model: MiniModel, windows: Windows, rows: int) -> tuple[Tensor, Te
     parts = zip(*(torch.split(tensor, rows) for tensor in windows), strict=True)
     with torch.compiler.set_stance("force_eager"):
         found = [model(Windows(*part)) for part in parts]
-    classes, groups = (
-        torch.cat([x.float() for x in one]).cpu() for one in zip(*found, strict=True)
-    )
-    return classes, groups
+    classes, groups = zip(*found, strict=True)
+    return torch.cat(classes).float().cpu(), torch.cat(groups).float().cpu()
 
 
 class Fit:
@@ -134,9 +131,8 @@ class Fit:
         self.recipe, self.settings, self.device = recipe, settings, settings.device
         if not {VIRUS, OTHER} <= {w.labels[0].target for w in dev}:
             raise ConfigError("dev files need viruses and others as long as the shortest window")
-        self.autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
-        )
+        kind = self.device.type
+        self.autocast = torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
         torch.manual_seed(recipe.seed)
         kind_of_family = {f: kind for kind, own in virus_kinds.items() for f in own}
         names = []
@@ -164,6 +160,7 @@ class Fit:
                 if isinstance(part, Stem | Block | Pool):
                     part.compile(dynamic=True)
         self.optimisers, self.matrices = make_optimisers(self.model, recipe)
+        self.parts: list[Any] = [self.model, self.average, *self.optimisers]  # kept besides `_KEPT`
         self.dev = [(w, oriented(w.bases, self.device)) for w in dev]
         # What a saved state must agree with before it is gone on from.
         content = hashlib.sha256(corpus.bases.data)
@@ -261,18 +258,16 @@ class Fit:
         Of a block with more hidden channels than ours, those stay that add most on windows of
         training; the mean of what the others add becomes part of the bias.
         """
-        own_blocks, blocks = (
-            [part for part in model.modules() if isinstance(part, Block)]
-            for model in (self.model, teacher)
-        )
+        own_blocks = [part for part in self.model.modules() if isinstance(part, Block)]
+        blocks = [part for part in teacher.modules() if isinstance(part, Block)]
         seen: dict[nn.Module, Tensor] = {}
 
         def note(layer: nn.Module, given: tuple[Tensor]) -> None:
             seen[layer] = given[0].flatten(0, -2).float()
 
         hooks = [block.down.register_forward_pre_hook(note) for block in blocks]
-        longest = self.recipe.buckets[-1].longest
-        teacher(self.sampler.draw(_TO_RANK, self.recipe.buckets[0].shortest, longest, 0)[0])
+        first, last = self.recipe.buckets[0], self.recipe.buckets[-1]
+        teacher(self.sampler.draw(_TO_RANK, first.shortest, last.longest, 0)[0])
         for hook in hooks:
             hook.remove()
         for own, given in zip(own_blocks, blocks, strict=True):
@@ -323,13 +318,9 @@ class Fit:
         said = " ".join(f"{k}={v:.4f}" for k, v in figures.items())
         logger.info("step %d: mean=%.4f %s", self.step, value, said)
 
-    def _parts(self) -> list[Any]:
-        """What has a state of its own besides the numbers `_KEPT`."""
-        return [self.model, self.average, *self.optimisers]
-
     def _save(self) -> None:
         state = {name: getattr(self, name) for name in _KEPT}
-        state["parts"] = [part.state_dict() for part in self._parts()]
+        state["parts"] = [part.state_dict() for part in self.parts]
         atomic_save(state, self.settings.folder / "last.pt")
 
     def _resume(self, path: Path) -> None:
@@ -347,7 +338,7 @@ class Fit:
             )
         for name in _KEPT:
             setattr(self, name, state[name])
-        for part, saved in zip(self._parts(), state["parts"], strict=True):
+        for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)
         logger.info("going on from step %d", self.step)
 

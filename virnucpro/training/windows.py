@@ -132,16 +132,6 @@ def adapters(rng: np.random.Generator, n: int, length: int) -> Bases:
     return out
 
 
-def decayed(rng: np.random.Generator, bases: Bases) -> Bases:
-    """A worn copy of a sequence, shape (m,): 8% to 25% substituted, its frames broken by indels."""
-    rate = rng.uniform(0.08, 0.25)
-    hit = rng.random(len(bases)) < rate
-    worn = np.where(hit & (bases < 4), (bases + rng.integers(1, 4, len(bases))) % 4, bases)
-    draw = rng.random(len(bases))
-    times = 1 + (draw < rate / 15) - (draw > 1 - rate / 15)
-    return worn.astype(np.uint8).repeat(times)
-
-
 def without_n(rng: np.random.Generator, windows: Bases) -> Bases:
     """The windows with a random base in place of every ambiguous one."""
     return np.where(windows > 3, rng.integers(0, 4, windows.shape), windows).astype(np.uint8)
@@ -192,13 +182,19 @@ def null_bank(
 
 
 def with_made_up(corpus: Corpus, recipe: Recipe) -> Corpus:
-    """The corpus, worn copies of families that insert themselves into genomes, and nulls."""
+    """The corpus, worn copies of families that insert themselves into genomes, and nulls.
+
+    Worn copies have 8% to 25% of their bases substituted, and indels that break their frames.
+    """
     made_up, rng = [*corpus.records()], np.random.default_rng([recipe.seed, 7])
     for label, name, bases in corpus.records():
-        if label.target == VIRUS and label.group in recipe.decayed:
-            worn = Label(OTHER, "insertion", label.group)
-            for k in range(_WORN_COPIES):
-                made_up.append((worn, f"{name} worn {k}", decayed(rng, bases)))
+        is_worn = label.target == VIRUS and label.group in recipe.decayed
+        for k in range(_WORN_COPIES if is_worn else 0):
+            rate, (hit, draw) = rng.uniform(0.08, 0.25), rng.random((2, len(bases)))
+            other = (bases + rng.integers(1, 4, len(bases))) % 4
+            worn = np.where((hit < rate) & (bases < 4), other, bases).astype(np.uint8)
+            worn = worn.repeat(1 + (draw < rate / 15) - (draw > 1 - rate / 15))
+            made_up.append((Label(OTHER, "insertion", label.group), f"{name} worn {k}", worn))
     length = max(b.longest for b in recipe.buckets)
     windows = draw_windows(corpus, "", length, _NULL_SOURCE_WINDOWS, rng).bases
     if recipe.null_share > 0 and len(windows):

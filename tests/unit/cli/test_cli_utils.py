@@ -82,9 +82,7 @@ def test_generated_config_is_read_back_as_the_defaults(tmp_path):
     path = tmp_path / "settings.yaml"
     run("utils", "generate-config", "-o", path, code=0)
     assert yaml.safe_load(path.read_text())
-    assert {name: value for name, value, _ in Config.load(path).items()} == {
-        name: key.default for name, key in KEYS.items()
-    }
+    assert Config.load(path) == {name: key.default for name, key in KEYS.items()}
     run("utils", "generate-config", "-o", path, code=2)
     run("utils", "generate-config", "-o", path, "--force", code=0)
     assert run("utils", "generate-config", "-o", "-").output == path.read_text()
@@ -226,7 +224,7 @@ def test_short_names_of_variables_go_before_long_ones():
     given = {"VIRNUCPRO_MODEL_DIR": "/a", "VIRNUCPRO_MODELS_HOME": "/b", "VIRNUCPRO_OFFLINE": "1"}
     config = Config.load(None, given)
     assert (str(config.get("models.home")), config.get("models.offline")) == ("/a", True)
-    sources = {name: source for name, _, source in config.items()}
+    sources = config.sources
     assert sources["models.home"] == "VIRNUCPRO_MODEL_DIR"
     assert unknown_variables({**given, "VIRNUCPRO_V1_ATTENTION": "", "HOME": "/"}) == []
     assert unknown_variables({"VIRNUCPRO_DEVICE_NAM": "cpu"}) == [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from virnucpro.core import errors
+from virnucpro.core import errors, files
 from virnucpro.core.checkpoint import Ledger, atomic_save
 from virnucpro.core.errors import DamagedError, OutputError, UsageError
 from virnucpro.core.files import atomic_write, locked
@@ -82,7 +82,6 @@ def ledger(tmp_path):
 
 @pytest.fixture
 def output(tmp_path, ledger):
-    """The output of a committed unit."""
     path = tmp_path / "out.bin"
     path.write_bytes(b"content")
     ledger.commit("tables", "key", b"pay\nload", [path], {"records": 3})
@@ -126,7 +125,16 @@ def test_a_later_commit_of_the_same_unit_changes_nothing(ledger):
     assert [path.name for path in ledger.folder.iterdir()] == [entry_of(ledger).name]
 
 
-@pytest.mark.parametrize("place", [0, 70, 200, -1])
+def test_names_of_payloads_are_synced_with_the_next_entry_without_one(ledger, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "fsync_folder", lambda folder: synced.append(folder))
+    ledger.commit("scores 1", "key", b"first")
+    assert synced == []
+    ledger.commit("calls", "key")
+    assert synced == [ledger.folder]
+
+
+@pytest.mark.parametrize("place", [0, 70, 130, -1])
 @pytest.mark.parametrize("is_cut", [False, True])
 def test_an_entry_changed_or_cut_is_damage(ledger, output, place, is_cut):
     content = bytearray(entry_of(ledger).read_bytes())

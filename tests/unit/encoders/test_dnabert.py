@@ -31,7 +31,6 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES, ids=list(CASES))
 def case(request, tmp_path_factory):
-    """Our encoder, sequences, and the published network's hidden states."""
     shape, seed = CASES[request.param]
     folder = write_bin(
         tmp_path_factory.mktemp("dna"), dnabert_tensors(shape, seed), dnabert_config(shape)

@@ -15,8 +15,8 @@ from tests.checkpoints import (
     hidden_states,
     write_safetensors,
 )
-from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.load import load_encoder
+from virnucpro.encoders.transformer import Esm2
 from virnucpro.models.specs import ESM2_SIZES, EncoderSpec, Esm2Shape
 
 TOLERANCE = 1e-5
@@ -30,7 +30,6 @@ LENGTHS = [1, 200, 2, 33, 7, 64, 65, 129, 1, 16]
 
 @pytest.fixture(scope="module", params=SHAPES, ids=list(SHAPES))
 def pair(request, tmp_path_factory):
-    """A shape, its weights and our encoder."""
     shape = SHAPES[request.param]
     tensors = esm2_tensors(shape, seed=shape.dim)
     folder = write_safetensors(tmp_path_factory.mktemp("esm"), tensors, esm2_config(shape))

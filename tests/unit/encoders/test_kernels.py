@@ -9,8 +9,7 @@ import torch
 from tests import plain_kernels
 from virnucpro.encoders import kernels
 from virnucpro.encoders.base import Tiled
-from virnucpro.encoders.dnabert import Dnabert
-from virnucpro.encoders.esm2 import Esm2, to_fp8
+from virnucpro.encoders.transformer import Dnabert, Esm2, to_fp8
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -29,7 +28,6 @@ def encoder(request):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """The kernels run on the CPU, in plain PyTorch."""
     plain_kernels.install(monkeypatch)
     monkeypatch.setattr(kernels, "run_on", lambda *_: True)
 

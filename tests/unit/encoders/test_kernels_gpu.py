@@ -8,9 +8,8 @@ from torch import nn
 from tests import plain_kernels
 from virnucpro.encoders import kernels
 from virnucpro.encoders.base import Tiled
-from virnucpro.encoders.dnabert import Dnabert
-from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.kernels import Sight
+from virnucpro.encoders.transformer import Dnabert, Esm2
 from virnucpro.models.specs import DnabertShape, Esm2Shape
 
 pytestmark = [
@@ -39,7 +38,6 @@ def draw(*shape, dtype=torch.float32, seed=0):
 
 
 def off(got, wanted):
-    """Relative norm of the difference."""
     return float((got.float() - wanted.float()).norm() / wanted.float().norm())
 
 

@@ -13,7 +13,7 @@ from virnucpro.core.errors import ModelError
 from virnucpro.encoders.small import TowerEncoder, load_small, save_tower, six_frames
 from virnucpro.encoders.small_cpu import SmallEncoder, TowerConfig
 from virnucpro.encoders.tokenizers import LetterTokenizer
-from virnucpro.engines.light import LightEngine
+from virnucpro.engines.base import LightEngine
 from virnucpro.models.specs import EncoderSpec
 
 SHAPES = {

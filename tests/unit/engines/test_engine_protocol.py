@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.encoders.base import Encoder, Tiled
-from virnucpro.engines.base import EngineOptions, choose_dtype
-from virnucpro.engines.feeding import pack, rectangles, spread
+from virnucpro.engines.base import EngineOptions, choose_dtype, pack, rectangles, spread
 from virnucpro.engines.runner import LARGEST_BUDGET, SMALLEST_BUDGET, BatchEngine, budget_by_memory
 
 DIM = 4
@@ -106,8 +105,6 @@ def test_a_caller_that_stops_in_the_midst_leaves_no_thread_and_a_sound_engine(ki
 
 
 class NeedyEncoder(MeanEncoder):
-    """Runs out of memory above a number of token slots."""
-
     def __init__(self, most: int) -> None:
         super().__init__()
         self.most = most
@@ -136,8 +133,6 @@ def test_no_memory_for_one_sequence_is_a_device_error(kind):
 
 
 class OverflowingEncoder(MeanEncoder):
-    """Gives Inf for one token until its weights are float32."""
-
     def encode(self, layout):
         vectors = super().encode(layout)
         if self.rows.dtype == torch.float32:

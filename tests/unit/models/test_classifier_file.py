@@ -29,8 +29,6 @@ ADVICE = ("weights_only", "safe_globals", "allowlist", "torch.load")
 
 @pytest.fixture(params=READERS, ids=list(READERS))
 def refused(request):
-    """Reads a file that must be refused; returns why."""
-
     def read(path):
         before = sorted(path.parent.iterdir())
         with pytest.raises(ModelError) as caught:
@@ -129,8 +127,6 @@ def test_a_module_in_another_format_is_refused_with_its_remedy(network, tmp_path
 
 
 class Call:
-    """Pickles as a call of `function`."""
-
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
 

@@ -9,8 +9,8 @@ from tiny_published import classifier_state
 
 from virnucpro.core.errors import ModelError
 from virnucpro.models.fetch import fetch, plan_fetch
-from virnucpro.models.manifest import MANIFEST, read_manifest
 from virnucpro.models.specs import CLASSIFIER_REPOSITORY, CLASSIFIER_REVISION, needed_files
+from virnucpro.models.store import MANIFEST, read_manifest
 
 ESM, DNA = "esm2_t36_3B_UR50D", "DNABERT-S"
 ESM_REPOSITORY, DNA_REPOSITORY = "facebook/esm2_t36_3B_UR50D", "zhihan1996/DNABERT-S"

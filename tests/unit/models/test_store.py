@@ -12,8 +12,14 @@ from tiny_published import WIDTH, classifier_state, install_published, write_cla
 
 from virnucpro.core.errors import ModelError, OutputError
 from virnucpro.models import store
-from virnucpro.models.manifest import MANIFEST, read_manifest, write_manifest
-from virnucpro.models.store import install_local, list_models, resolve_model
+from virnucpro.models.store import (
+    MANIFEST,
+    install_local,
+    list_models,
+    read_manifest,
+    resolve_model,
+    write_manifest,
+)
 from virnucpro.sequences.orfs import OrfPolicy
 
 
@@ -103,7 +109,6 @@ def test_what_is_no_classifier_is_told_before_encoders_are_asked_for(put, tmp_pa
 
 @pytest.fixture
 def own(tmp_path):
-    """A model directory of ours."""
     folder = tmp_path / "own"
     folder.mkdir()
     names = [f"{name}.safetensors" for name in ("dna", "protein", "classifier")]

@@ -36,7 +36,6 @@ def records():
 
 
 def run(records, per_unit=7, workers=1, rules=RULES, **options):
-    """Units and shards, after a look at their order."""
     units, shards, waiting = [], [], []
     for event in input_pass(iter(records), rules, per_unit, workers, **options):
         if isinstance(event, Unit):
@@ -171,7 +170,6 @@ def test_the_published_plan_knows_no_strand_no_n_and_no_circle():
 
 
 def in_blocks(count, size):
-    """Blocks of chunks, each under a key of its own."""
     draw = random.Random(0)
     chunks = ["".join(draw.choices("ACGT", k=60 + k % 40)) for k in range(count)]
     return [(f"block {k}", chunks[k : k + size]) for k in range(0, count, size)]

@@ -41,7 +41,6 @@ def write_shards(path, ids, as_bytes=False, is_ours=False, dim=4):
 
 @pytest.fixture
 def files(tmp_path):
-    """Nucleotide feature files 1 and 2 of five sequences each."""
     paths = [tmp_path / f"output_{k}_DNABERT_S.pt" for k in (1, 2)]
     for k, path in enumerate(paths, start=1):
         write_dna_features(path, embeddings(orf_ids(k), 3, seed=k))

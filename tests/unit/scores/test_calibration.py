@@ -14,7 +14,6 @@ def scores(*p_virus):
 
 
 def called(fitted, chunk_scores, length=500):
-    """Probability and call of one contig of chunks of one length."""
     n = len(chunk_scores)
     p, calls = fitted.contigs(
         chunk_scores, np.full(n, length), np.zeros(n, dtype=int), np.array([n * length])

@@ -238,7 +238,6 @@ def test_a_bomb_is_stopped_in_bounded_memory(put, packer):
 
 
 def outcome(path, block_bytes):
-    """Records and what was counted, or the refusal."""
     log = ReadLog()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "BLOCK_BYTES", block_bytes)

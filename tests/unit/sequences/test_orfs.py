@@ -28,7 +28,6 @@ CODONS = {
 
 
 def rows_of(chunks, policy):
-    """(chunk, frame, start, end, DNA, protein) of each ORF."""
     found = find_orfs(chunks, policy)
     columns = (found.chunk, found.frame, found.start, found.end, found.dna, found.protein)
     return [

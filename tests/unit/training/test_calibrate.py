@@ -113,17 +113,18 @@ def score(bases: np.ndarray) -> np.ndarray:
 def test_mates_that_agree_on_a_virus_speak_for_it_and_those_that_agree_on_a_host_against_it():
     rng = np.random.default_rng(4)
     parts, scored = [Part(True, 0.5), Part(False, 0.5)], []
-    for odds, likeness in ((1.0, (0.8, 0.1)), (-1.0, (0.3, 0.6))):
+    for odds, likeness in ((1.0, (0.5, 0.8, 0.1)), (-1.0, (0.5, 0.3, 0.6))):
         p = 1 / (1 + np.exp(-rng.normal(odds, 1, 400)))
-        alike = np.clip(rng.normal(likeness, 0.3, (400, 2)), 0, 1)
+        alike = np.clip(rng.normal(likeness, 0.3, (400, 3)), 0, 1)
         alike[:9] = np.nan  # of pairs with one mate that has a score
         scored.append(Scored(p, np.empty(400, "<U9"), np.zeros(400, np.int64), alike))
     found = fit_pairs(Calibration(), parts, scored)
-    assert found.pair_of_host < -1 < 1 < found.pair_of_kind and 0.3 < found.pair_gain <= 1
+    phage, kind, host = found.pair_likeness
+    assert host < -1 < 1 < kind and abs(phage) < 1 and 0.3 < found.pair_gain <= 1
     scores = np.array([[0.3, 0.7, 0.0]])
     one = found.log_odds(scores, np.array([150]))
     of, sizes = np.zeros(1, np.int64), np.array([150])
-    alone, _ = found.contigs(scores, sizes, of, sizes, alike=np.full((1, 2), np.nan))
+    alone, _ = found.contigs(scores, sizes, of, sizes, alike=np.full((1, 3), np.nan))
     assert np.log(alone / (1 - alone)) == pytest.approx(one)
 
 

@@ -157,8 +157,8 @@ def test_a_narrower_network_begins_with_the_channels_that_add_most(tmp_path, dev
     narrow = replace(RECIPE, dna=replace(RECIPE.dna, hidden=RECIPE.dna.width // 2),
                      protein=replace(RECIPE.protein, hidden=RECIPE.protein.width // 2))  # fmt: skip
     fit = Fit(_corpus(0), dev, narrow, _settings(tmp_path / "run"), {}, start)
-    whole = fit.teacher.dna.tower.blocks[0].up.weight
-    kept = fit.model.dna.tower.blocks[0].up.weight
+    whole = fit.teacher.dna.tower["blocks"][0].up.weight
+    kept = fit.model.dna.tower["blocks"][0].up.weight
     assert len(kept) == len(whole) // 2 and all(
         (row == whole).flatten(1).all(1).any() for row in kept
     )
