@@ -4,7 +4,8 @@
 
 Made-up reads of 150 nt. Each pass is a command of its own, from its start to its end: it reads,
 cuts and translates as `virnucpro plan` does, under the bundled model's rules, and keeps nothing.
-Both ways are timed one after the other; seconds of CPU, of all processes together, are kept beside.
+Both ways are timed one after the other; seconds of CPU, of all processes together, and the peak
+memory of the process that knows the records are kept beside.
 """
 
 from __future__ import annotations
@@ -53,18 +54,21 @@ def one_pass(path: Path, workers: int) -> None:
     sources = plan_sources([path], {}, paired=False)
     for _ in read_inputs(sources, rules, 10_000, workers, ReadLog()):
         pass
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def timed(paths: list[Path], workers: int) -> dict[str, float]:
     """Seconds until the passes over all `paths`, begun together, have ended."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, __file__, "--workers", str(workers), "--pass-over"]
-    passes = [subprocess.Popen([*command, str(path)]) for path in paths]
-    if any([one.wait() for one in passes]):
+    passes = [subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE) for path in paths]
+    peaks = [float(one.communicate()[0] or 0) for one in passes]
+    if any(one.returncode for one in passes):
         sys.exit("a pass failed")
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "load": round(os.getloadavg()[0], 1)}
+    return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "peak_mib": round(max(peaks), 1),
+            "load": round(os.getloadavg()[0], 1)}  # fmt: skip
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ All predict the same made-up reads of 150 nt in units of 2,500 ORFs, from the co
 with the bundled model on two CPUs, or on so many `--gpus` with random weights of the published
 size, after a short run that leaves kernels in Triton's cache. Seconds of the clock mean little
 where other programs run too, so on CPUs seconds of CPU are kept beside them, of all processes
-together. The cluster of Ray is there before its run begins.
+together, and the same of 100 reads, which is starting. A cluster of Ray is there before its run.
 """
 
 from __future__ import annotations
@@ -70,8 +70,10 @@ def timed(work: Callable[..., object], *given: Any) -> dict[str, float]:
 class Runs:
     """Runs of the same reads below one folder."""
 
-    def __init__(self, folder: Path, reads: Path, model: str) -> None:
-        self.folder, self.reads = folder, reads
+    def __init__(self, folder: Path, reads: int, model: str) -> None:
+        self.folder, self.reads = folder, folder / "reads.fastq"
+        folder.mkdir()
+        write_reads(self.reads, reads)
         (folder / "settings.yaml").write_text(SETTINGS)
         self.program = [*COMMAND, "-c", str(folder / "settings.yaml")]
         self.options = ["-m", model, "--no-report"]
@@ -101,21 +103,28 @@ class Runs:
                     sys.exit(f"{name}: {table} is not that of {first}")
 
 
-def on_cpus(runs: Runs) -> dict[str, Any]:
-    """A local run, two workers, two actors of Ray, a local run."""
+def on_cpus(runs: Runs, few: Runs) -> dict[str, Any]:
+    """A local run, two workers, two actors of Ray, a local run; and `few` reads, to tell starts."""
     from ray.cluster_utils import Cluster
 
-    here = ["-d", "cpu", "-t", 2]
-    found = {"local": measured(runs.local, "local", *here)}
+    here, found = ["-d", "cpu", "-t", 2], {}
     workers = [["-d", "cpu", "-t", "1"]] * 2
-    found["two workers"] = measured(runs.shared, "workers", "cpu", workers)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    ray = ["--executor", "ray", "--ray-address", cluster.address]
-    found["two actors of Ray"] = measured(runs.local, "ray", *here, *ray)
-    cluster.shutdown()
+    for one, reads in ((few, ", few reads"), (runs, "")):
+        found[f"local{reads}"] = measured(one.local, "local", *here)
+        found[f"two workers{reads}"] = measured(one.shared, "workers", "cpu", workers)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        ray = ["--executor", "ray", "--ray-address", cluster.address]
+        found[f"two actors of Ray{reads}"] = measured(one.local, "ray", *here, *ray)
+        cluster.shutdown()
     found["local again"] = measured(runs.local, "again", *here)
     runs.check("local", "workers", "ray", "again")
-    return {"runs": found, "start_s": timed(runs.command, "worker", "--help")["wall_s"]}
+    alone = [found[name]["cpu_s"] for name in ("local", "local again", "local, few reads")]
+    scoring = (alone[0] + alone[1]) / 2 - alone[2]
+    overhead = {
+        name: round((found[name]["cpu_s"] - found[f"{name}, few reads"]["cpu_s"]) / scoring - 1, 3)
+        for name in ("two workers", "two actors of Ray")
+    }
+    return {"runs": found, "overhead_of_cpu_without_start": overhead, "must": 0.1}
 
 
 def on_gpus(runs: Runs, counts: list[int], is_tiny: bool) -> dict[str, Any]:
@@ -137,8 +146,8 @@ def install_random(folder: Path, tokenizer: Path, tiny: bool) -> None:
     """Random weights of the published size as model 500 of a home of its own."""
     from benchmark_job import made_model
     from engine_tools import Bench
-    from virnucpro.models.published import DNA_ENCODER, PROTEIN_ENCODER, needed_files
 
+    from virnucpro.models.specs import DNA_ENCODER, PROTEIN_ENCODER, needed_files
     from virnucpro.models.store import describe_encoder, install_classifier, write_manifest
 
     made = made_model(Bench(folder / "bench.json", folder / "weights", tiny), tokenizer)
@@ -166,13 +175,13 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        write_reads(folder / "reads.fastq", arguments.reads)
-        runs = Runs(folder, folder / "reads.fastq", "500" if arguments.gpus else "mini")
+        runs = Runs(folder / "all", arguments.reads, "500" if arguments.gpus else "mini")
         if arguments.gpus:
             install_random(folder, arguments.tokenizer, arguments.tiny)
             found = on_gpus(runs, arguments.gpus, arguments.tiny)
         else:
-            found = on_cpus(runs)
+            few = Runs(folder / "few", 100, "mini")
+            found = on_cpus(runs, few)
     about = "`predict` alone, and the same run shared by workers and by actors of Ray"
     summary = {"about": about, "reads": arguments.reads, **found, "tables": "identical"}
     keep(summary, arguments.output, arguments.commit)
