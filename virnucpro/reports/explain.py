@@ -44,12 +44,14 @@ Run = Mapping[str, Any]  # run.json
 
 
 def read_run(output_dir: Path) -> dict[str, Any]:
-    """What run.json says; without one that this version wrote, a `UsageError`."""
+    """What run.json says of a run that has ended; without one of this version a `UsageError`."""
     run = read_json(output_dir / "run.json")
     if run.get("tool") != "virnucpro" or run.get("schema") != SCHEMA:
         raise UsageError(
             f"{output_dir} holds no run of this version: run.json is missing, damaged or not ours"
         )
+    if run["status"] == "running":
+        raise UsageError(f"{output_dir} holds a run that did not end; predict --resume goes on")
     return run
 
 
