@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click import option
@@ -129,9 +129,6 @@ def estimate(
 @option("--model", "-m", "name", required=True, type=click.Choice(["dnabert-s", "esm2", "mini"]),
         help="dnabert-s and esm2 must be installed; mini measures both of its own.")  # fmt: skip
 @options.device
-@option("--engine", type=click.Choice(["padded", "packed"]), default="padded", show_default=True,
-        help="padded is what the batch sizes of predict are for; packed sizes its own "
-        "by memory.")  # fmt: skip
 @option("--min-batch", type=TOKENS, default=512, show_default=True)
 @option("--max-batch", type=TOKENS, default=8192, show_default=True)
 @option("--step", type=TOKENS, help="Tokens between budgets; default: twice.")
@@ -140,13 +137,14 @@ def estimate(
 @option("--output", "-o", type=options.NEW_FILE, help="Also write JSON here.")
 @click.pass_context
 def profile(
-    ctx: click.Context, name: str, device: str, engine: Literal["padded", "packed"],
-    min_batch: int, max_batch: int, step: int | None, test_file: Path | None, output: Path | None,
+    ctx: click.Context, name: str, device: str, min_batch: int, max_batch: int,
+    step: int | None, test_file: Path | None, output: Path | None,
 ) -> None:  # fmt: skip
     """Find the best token budget on this machine.
 
     Embeds sequences with one budget after another (tokens per batch) and recommends the
-    smallest whose rate is within 3% of the highest. A budget decides time and memory only.
+    smallest whose rate is within 3% of the highest. A budget decides time and memory only; the
+    packed engine of --parallel finds its own.
     """
     from virnucpro.models.store import find_encoder, resolve_model
     from virnucpro.tools.budget_search import best, sample_sequences, try_budgets
@@ -169,18 +167,17 @@ def profile(
     encoders: dict[str, object] = {}
     for slot, spec in specs.items():
         sequences = sample_sequences(slot, test_file)
-        click.echo(f"{spec.name} on {chosen}, {engine} engine, {len(sequences)} sequences")
+        click.echo(f"{spec.name} on {chosen}, {len(sequences)} sequences")
         trials = []
-        for trial in try_budgets(spec, sequences, budgets, chosen, engine, dtype):
+        for trial in try_budgets(spec, sequences, budgets, chosen, dtype):
             trials.append(trial)
             click.echo(f"  {trial}")
         winner = best(trials).token_budget
-        flag = FLAGS[slot] if engine == "padded" else ""
-        click.echo(f"  best: {flag} {winner}" if flag else f"  best: a batch of {winner} tokens")
+        click.echo(f"  best: {FLAGS[slot]} {winner}")
         tried = [trial._asdict() for trial in trials]
-        encoders[spec.name] = {"flag": flag, "recommended": winner, "trials": tried}
+        encoders[spec.name] = {"flag": FLAGS[slot], "recommended": winner, "trials": tried}
     if output is not None:
-        write_json(output, {"device": str(chosen), "engine": engine, "encoders": encoders})
+        write_json(output, {"device": str(chosen), "encoders": encoders})
         click.echo(f"wrote {output}")
 
 

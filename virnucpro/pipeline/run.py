@@ -27,7 +27,7 @@ from virnucpro.pipeline.input_pass import Rules
 from virnucpro.pipeline.inputs import Source, shown_name
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
-from virnucpro.reports.explain import mates
+from virnucpro.reports.explain import expected_false, mates
 from virnucpro.reports.html import REPORT_FILES
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES
 from virnucpro.reports.tables import SCHEMA
@@ -242,9 +242,7 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         for name in ("virus", "non-virus", "uncertain")
     )
     samples, false = data.get("sample_summary", []), ""
-    rated = [one for one in samples if one.get("virus") and one.get("expected_false") is not None]
-    if viral := sum(one["virus"] for one in rated):
-        share = sum(one["virus"] * one["expected_false"] for one in rated) / viral
+    if (share := expected_false(data)) is not None:
         false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
     count = counted(tables.get("records", 0) // width, "pair" if width > 1 else "record")
     lines = [f"{count}: {calls}{false}"]

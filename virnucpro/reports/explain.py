@@ -61,6 +61,13 @@ def mates(run: Run) -> int:
     return 2 if asked["paired"] or asked["interleaved"] else 1
 
 
+def expected_false(run: Run) -> float | None:
+    """The share of all viral records that is expected to be false; None without any."""
+    viral = [(one["virus"], one["expected_false"]) for one in run["sample_summary"] if one["virus"]]
+    false = sum(count * share for count, share in viral)
+    return false / sum(count for count, _ in viral) if viral else None
+
+
 def thresholds(calling: Mapping[str, Any]) -> str:
     """What a record must reach to be called viral, from `calling` of run.json."""
     score, fdr, preset = (calling[name] for name in ("min_score", "max_fdr", "preset"))
