@@ -7,6 +7,7 @@ unit whose worker is lost or fails is tried once more, alone, and then given up 
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -116,7 +117,7 @@ def work(
     Yields:
         Rows as they are done, and one outcome of each unit and each start of a job.
     """
-    from virnucpro.engines.base import Ahead
+    from virnucpro.engines.base import ahead
 
     tasks: dict[Job, Task] = {}
 
@@ -134,8 +135,9 @@ def work(
                 except Exception as error:  # noqa: BLE001 - a worker's edge: it becomes data
                     yield key, tasks[job], None, error
 
-    with Ahead(prepared(), 0 if models.is_single_threaded else _PREPARED) as ahead:
-        for key, task, ready, error in ahead:
+    depth = 0 if models.is_single_threaded else _PREPARED
+    with closing(ahead(prepared(), depth)) as units:
+        for key, task, ready, error in units:
             if task is None:
                 yield Done(key, loads=models.loads)
                 continue
