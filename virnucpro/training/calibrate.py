@@ -252,9 +252,9 @@ def fit_mix(
 ) -> Calibration:  # fmt: skip
     """Fit what is known of pairs, and `mix`, on windows of each viral set and cellular class.
 
-    A model without cellular groups, or dev sets of one side only, leave them as they are. Viral
-    sets weigh the same, classes by their bases, both sides the same. `score` maps windows (n,
-    length) to scores with the columns of `Kinds`; `count` is of each part, fewer of long windows.
+    `calibration` knows of neither; without cellular groups, or with dev sets of one side only, it
+    stays so. Viral sets weigh the same, classes by their bases, both sides the same. `score` gives
+    the columns of `Kinds`; `count` is of each part, fewer of long windows.
     """
     ordered = [corpus for _, corpus in sorted(sets.items())]
     viral = [corpus for corpus in ordered if (corpus.targets == VIRUS).all()]
@@ -271,24 +271,16 @@ def fit_mix(
     parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / nt) for c in classes]
 
     rng = np.random.default_rng([CALIBRATION_SEED, 0])
-    mates = [
-        _in_chunks(score, draw_mates(c, _OF_MIX * count, rng).bases.reshape(-1, MATE_NT), MATE_NT)[
-            :3
-        ]
-        for c in viral + classes
-    ]
+    drawn = [draw_mates(corpus, _OF_MIX * count, rng).bases for corpus in viral + classes]
+    mates = [_in_chunks(score, rows.reshape(-1, MATE_NT), MATE_NT) for rows in drawn]
 
     def pairs(calibration: Calibration) -> list[Scored]:
         return [
-            score_records(calibration, kinds, *of, np.full(len(of[0]) // 2, 2 * MATE_NT), True)
-            for of in mates
+            score_records(calibration, kinds, scores, lengths, of, 2 * sizes[::2], are_pairs=True)
+            for scores, lengths, of, sizes in mates
         ]
 
-    none = Calibration()
-    alone = replace(
-        calibration, pair_gain=0.0, pair_likeness=none.pair_likeness, pair_intercept=0.0
-    )
-    calibration = fit_pairs(alone, parts, pairs(alone))
+    calibration = fit_pairs(calibration, parts, pairs(calibration))
     kept = {}
     for length_nt in MIX_LENGTHS:
         rng = np.random.default_rng([CALIBRATION_SEED, length_nt])
@@ -322,9 +314,8 @@ def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored])
     sizes = [len(some.p) for some in scored]
     design = np.column_stack([np.log(p) - np.log1p(-p), alike, np.ones(len(p))])
     is_viral = np.repeat([part.is_viral for part in parts], sizes)
-    weight = np.repeat(
-        [part.share / max(1, n) for part, n in zip(parts, sizes, strict=True)], sizes
-    )
+    share = [part.share / max(1, n) for part, n in zip(parts, sizes, strict=True)]
+    weight = np.repeat(share, sizes)
     both = ~np.isnan(alike[:, 0])
     growth, *likeness, intercept = _logistic(design[both], is_viral[both], weight[both])
     gain = float(np.clip(np.log2(max(growth, 1.0)), 0, 1))

@@ -137,9 +137,10 @@ class Fit:
         kind_of_family = {f: kind for kind, own in virus_kinds.items() for f in own}
         names = []
         for target, kind, group in corpus.groups:
-            family = group if group in kind_of_family else group.split(" [")[0]
-            kind = kind_of_family.get(family, kind)
-            names.append((target, f"{kind}: {group}" if target == VIRUS else kind))
+            if target == VIRUS:
+                family = group if group in kind_of_family else group.split(" [")[0]
+                kind = f"{kind_of_family.get(family, kind)}: {group}"
+            names.append((target, kind))
         told_apart = sorted(set(names))
         self.groups = [name for _, name in told_apart]  # as the manifest of a model has them
         self.named = torch.tensor([told_apart.index(name) for name in names], device=self.device)

@@ -139,9 +139,13 @@ def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(t
     assert near < 0.7 * far
 
 
-def test_worn_copies_of_inserted_viruses_are_no_viruses():
+def test_worn_copies_of_inserted_viruses_are_no_viruses(tmp_path, dev):
     recipe = replace(RECIPE, decayed=("g1",))
     corpus = with_made_up(_corpus(0), recipe)
+    kinds = {"retro-transcribing virus": ["g1"]}
+    assert Fit(corpus, dev, recipe, _settings(tmp_path), kinds).groups == [
+        "bacteria", "insertion", "retro-transcribing virus: g1", "virus: g0", "virus: g2",
+    ]  # fmt: skip
     worn = [(label, bases) for label, _, bases in corpus.records() if label.kind == "insertion"]
     source = [bases for label, _, bases in _corpus(0).records()
               if label.target == VIRUS and label.group == "g1"]  # fmt: skip
