@@ -196,7 +196,7 @@ class Esm:
         options = EngineOptions(token_budget=bench.budget)
         engine = BatchEngine("packed", self.encoder, device=bench.device, options=options)
         for name, data in self.work.items():
-            ready = engine._prepare(planned(engine, data)[0]).ready.to(bench.device)
+            ready = engine._prepare(planned(engine, data)[0])[2].to(bench.device)
             profiled(bench, f"esm2 {name}", partial(engine._forward, ready))
 
     def stage(self) -> None:
@@ -245,7 +245,7 @@ def dnabert(bench: Bench, tokenizer: Path, windows: Path) -> float:
         encoder.forced_backend = None
         options = EngineOptions(token_budget=bench.budget)
         engine = BatchEngine("packed", encoder, device=bench.device, options=options)
-        ready = engine._prepare(planned(engine, items)[0]).ready.to(bench.device)
+        ready = engine._prepare(planned(engine, items)[0])[2].to(bench.device)
         profiled(bench, f"dnabert {length} nt", partial(engine._forward, ready))
     return best[499]
 
@@ -367,7 +367,7 @@ def _products(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, loops: int) 
 def model_only(bench, engine, items, sequences: bool = False, most: int | None = 6) -> float:
     """Real tokens (or sequences) a second, batches prepared and on the device."""
     plan = planned(engine, items)[:most]
-    ready = [engine._prepare(some).ready.to(bench.device) for some in plan]
+    ready = [engine._prepare(some)[2].to(bench.device) for some in plan]
     seconds = bench.seconds(lambda: [engine._forward(batch) for batch in ready])
     done = [len(some) if sequences else sum(map(len, some)) for _, some in plan]
     return sum(done) / seconds

@@ -239,9 +239,7 @@ def dna_windows(path: Path, count: int) -> list[str]:
 
 
 def tokens_of(tokenizer, sequences: list[str]) -> list[Tokens]:
-    from virnucpro.engines.base import tokenize
-
-    return tokenize(tokenizer, sequences)
+    return tokenizer.encode_batch(sequences)
 
 
 def differences(ours: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -> dict[str, float]:

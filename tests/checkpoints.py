@@ -196,6 +196,6 @@ def _write_config(folder: Path, config: dict[str, object]) -> None:
 
 def hidden_states(encoder: TransformerEncoder, items) -> list[Tensor]:
     """Last hidden states of each sequence: n tensors (tokens, dim), in order; plain path."""
-    layout = encoder.lay_out(items).to(encoder.device)
+    layout = encoder.lay_out(items)
     rows = zip(layout.rows(encoder.hidden(layout)), layout.lengths.tolist(), strict=True)
     return [row[:length] for row, length in rows]

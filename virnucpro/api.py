@@ -137,31 +137,12 @@ def predict(  # noqa: PLR0913 - the public call; every option is one of the comm
 ) -> PredictionResult:
     """Call every record of `inputs` viral or not, as `virnucpro predict` does.
 
-    Args:
-        inputs: a file or several: FASTA, FASTQ (plain or packed), BAM, CRAM or SAM; or sequences:
-            a mapping of ids to letters, or `Record`s.
-        model: `mini`, `300`, `500`, or the directory or classifier file of a custom model.
-        output_dir: where results stay; None: a temporary directory, removed with the result.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `N`; None means the setting.
-        threads: CPU threads of all processes together; None means the CPUs it may use.
-        precision: numbers to embed with; None means the setting.
-        expected_length: chunk length (nt); None means the model's own.
-        orf_policy: None means the model's own.
-        min_length: shorter records get a row and no score (nt).
-        sample_n: score only so many records, evenly spread.
-        paired: take the inputs two by two for files of mates.
-        interleaved: take the records of an input two by two for mates.
-        reference: FASTA that CRAM inputs were packed against.
-        preset: thresholds by name, `conservative` or `relaxed`.
-        min_score: least p_virus of a virus.
-        max_fdr: greatest expected false discovery rate of a virus.
-        keep_intermediate: keep chunk, ORF and feature files.
-        resume: go on with finished work in `output_dir`.
-        force: start over in `output_dir`.
-        report: write report.html too.
-
-    Raises:
-        VirNucProError: what a user can act on: bad input, a missing model, a full disk.
+    `inputs` are a file or several (FASTA or FASTQ, plain or packed, BAM, CRAM, SAM), or sequences:
+    a mapping of ids to letters, or `Record`s. `model` is `mini`, `300`, `500`, or the directory or
+    classifier file of a custom one; `device` is `auto`, `cpu`, `cuda`, `cuda:N` or `N`. Results
+    stay in `output_dir`, else in a temporary directory that goes with the result. The others are
+    options of the command under their names, lengths in nt; None means the setting, or the model's
+    own. A `VirNucProError` tells of what a user can act on: bad input, no such model, a full disk.
 
     >>> result = predict("contigs.fa", model="mini")  # doctest: +SKIP
     >>> [row.seq_id for row in result if row.call == "virus"]  # doctest: +SKIP

@@ -143,4 +143,4 @@ def test_what_does_not_fit_is_refused_and_nothing_written(made, tmp_path):
     refused(1, "not as the run left it", files[0], "-o", target, folder=copy)
     about = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps(about | {"status": "running"}))
-    refused(2, "holds no finished run", files[0], "-o", target, folder=copy)
+    refused(2, "did not end", files[0], "-o", target, folder=copy)

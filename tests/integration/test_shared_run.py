@@ -10,6 +10,7 @@ from tiny_published import write_classifier
 
 from virnucpro.core.storage import Folder
 from virnucpro.models.store import install_local
+from virnucpro.pipeline import input_pass, side_by_side
 from virnucpro.pipeline import shared_run as claims
 from virnucpro.pipeline.shared_run import Claims, latest_claims
 from virnucpro.pipeline.stream import ScoreStore
@@ -40,6 +41,17 @@ def test_tables_are_those_of_a_local_run(shared, tmp_path):
     command("finish", out)
     assert tables(out) == tables(tmp_path / "local")
     assert "no run that waits" in command("worker", out, code=2).output
+
+
+def test_plan_and_finish_read_in_several_processes(shared, tmp_path, monkeypatch):
+    plan, command, out = shared
+    monkeypatch.setattr(side_by_side, "LEAST_BYTES", 0)
+    monkeypatch.setattr(input_pass, "SHARD_RECORDS", 2)
+    monkeypatch.setattr(side_by_side, "input_pass", None)  # not in this one
+    plan("-t", "2")
+    command("worker", out, *WORK)
+    command("finish", out)
+    assert tables(out) == tables(tmp_path / "local")
 
 
 def test_a_unit_that_cannot_be_scored_costs_its_records_and_may_be_tried_again(

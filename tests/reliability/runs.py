@@ -84,10 +84,13 @@ class Running:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
     def send(self, number):
-        was_alive = self.process.is_alive()
-        if was_alive:
+        if not self.process.is_alive():
+            return False
+        try:
             os.kill(self.pid, number)
-        return was_alive
+        except ProcessLookupError:  # it has ended since
+            return False
+        return True
 
 
 def run_command(arguments, environ, log, fault):

@@ -131,7 +131,7 @@ def test_files_of_others_are_refused_and_left_alone(runs, tmp_path):
         (out / name).write_text("mine")
     for options in ([], ["--resume"]):
         refused = runs.finish(out, *options)
-        assert refused.code == 2 and "holds no run of ours" in refused.said
+        assert refused.code == 2 and "holds files of others (" in refused.said
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     for _ in range(2):
         assert runs.finish(out, "--force").code == 0

@@ -4,10 +4,11 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click import option
@@ -22,8 +23,11 @@ from virnucpro.core.device import (
     validate_and_get_device,
 )
 from virnucpro.core.errors import InputError, ModelError, UsageError
-from virnucpro.core.files import atomic_write, make_writable, read_json, write_json
+from virnucpro.core.files import atomic_write, make_writable, write_json
 from virnucpro.core.text import clipped, counted, duration, gib
+
+if TYPE_CHECKING:
+    from virnucpro.tools.health import Finding
 
 ENCODERS = {"dnabert-s": ("dna", "DNABERT-S"), "esm2": ("protein", "esm2_t36_3B_UR50D")}
 FLAGS = {"dna": "--dnabert-batch-size", "protein": "--esm-batch-size"}
@@ -56,11 +60,16 @@ def estimate(
     knows rates from the last predictions here; the bundled model is timed where there was none.
     """
     from virnucpro.models.store import resolve_model
-    from virnucpro.pipeline.inputs import check_inputs
+    from virnucpro.pipeline.inputs import check_inputs, is_pipe, shown_name
     from virnucpro.sequences.read_log import ReadLog
     from virnucpro.tools import estimate as costs
 
-    costs.refuse_pipes([*input_files, *([reference] if reference else [])])
+    for path in filter(None, (*input_files, reference)):
+        if is_pipe(path):
+            problem = "can be read once only, and estimate reads its input for every model"
+            raise UsageError(
+                f"{shown_name(str(path))} {problem}: store it in a file and give files"
+            )
     check_inputs(input_files)
     config = config_of(ctx)
     home, threads = model_home(config), config.get("prediction.threads") or usable_cpus()
@@ -120,9 +129,6 @@ def estimate(
 @option("--model", "-m", "name", required=True, type=click.Choice(["dnabert-s", "esm2", "mini"]),
         help="dnabert-s and esm2 must be installed; mini measures both of its own.")  # fmt: skip
 @options.device
-@option("--engine", type=click.Choice(["padded", "packed"]), default="padded", show_default=True,
-        help="padded is what the batch sizes of predict are for; packed sizes its own "
-        "by memory.")  # fmt: skip
 @option("--min-batch", type=TOKENS, default=512, show_default=True)
 @option("--max-batch", type=TOKENS, default=8192, show_default=True)
 @option("--step", type=TOKENS, help="Tokens between budgets; default: twice.")
@@ -131,13 +137,14 @@ def estimate(
 @option("--output", "-o", type=options.NEW_FILE, help="Also write JSON here.")
 @click.pass_context
 def profile(
-    ctx: click.Context, name: str, device: str, engine: Literal["padded", "packed"],
-    min_batch: int, max_batch: int, step: int | None, test_file: Path | None, output: Path | None,
+    ctx: click.Context, name: str, device: str, min_batch: int, max_batch: int,
+    step: int | None, test_file: Path | None, output: Path | None,
 ) -> None:  # fmt: skip
     """Find the best token budget on this machine.
 
     Embeds sequences with one budget after another (tokens per batch) and recommends the
-    smallest whose rate is within 3% of the highest. A budget decides time and memory only.
+    smallest whose rate is within 3% of the highest. A budget decides time and memory only; the
+    packed engine of --parallel finds its own.
     """
     from virnucpro.models.store import find_encoder, resolve_model
     from virnucpro.tools.budget_search import best, sample_sequences, try_budgets
@@ -160,18 +167,17 @@ def profile(
     encoders: dict[str, object] = {}
     for slot, spec in specs.items():
         sequences = sample_sequences(slot, test_file)
-        click.echo(f"{spec.name} on {chosen}, {engine} engine, {len(sequences)} sequences")
+        click.echo(f"{spec.name} on {chosen}, {len(sequences)} sequences")
         trials = []
-        for trial in try_budgets(spec, sequences, budgets, chosen, engine, dtype):
+        for trial in try_budgets(spec, sequences, budgets, chosen, dtype):
             trials.append(trial)
             click.echo(f"  {trial}")
         winner = best(trials).token_budget
-        flag = FLAGS[slot] if engine == "padded" else ""
-        click.echo(f"  best: {flag} {winner}" if flag else f"  best: a batch of {winner} tokens")
+        click.echo(f"  best: {FLAGS[slot]} {winner}")
         tried = [trial._asdict() for trial in trials]
-        encoders[spec.name] = {"flag": flag, "recommended": winner, "trials": tried}
+        encoders[spec.name] = {"flag": FLAGS[slot], "recommended": winner, "trials": tried}
     if output is not None:
-        write_json(output, {"device": str(chosen), "engine": engine, "encoders": encoders})
+        write_json(output, {"device": str(chosen), "encoders": encoders})
         click.echo(f"wrote {output}")
 
 
@@ -184,18 +190,23 @@ def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
     """Check packages, devices, weights and the disk; exit code 1 where something is wrong."""
     from virnucpro.tools.health import check_all
 
-    findings, marks = [], {True: "ok", False: "FAIL", None: "--"}
-    for finding in check_all(model_home(config_of(ctx)), output_dir):
-        findings.append(finding)
+    _show(check_all(model_home(config_of(ctx)), output_dir), as_json)
+
+
+def _show(findings: Iterable["Finding"], as_json: bool) -> NoReturn:
+    """Print findings, as they come unless as JSON; exit code 1 where something is wrong."""
+    found, marks = [], {True: "ok", False: "FAIL", None: "--"}
+    for finding in findings:
+        found.append(finding)
         if not as_json:
             click.echo(f"{marks[finding.ok]:>4}  {finding.title}: {finding.text}")
             if finding.remedy:
                 click.echo(f"      -> {finding.remedy}")
-    failed = [finding for finding in findings if finding.ok is False]
+    failed = sum(finding.ok is False for finding in found)
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
-        click.echo(counted(len(failed), "problem") if failed else "all well")
+        click.echo(counted(failed, "problem") if failed else "all well")
     sys.exit(1 if failed else 0)
 
 
@@ -205,8 +216,6 @@ def report(output_dir: Path) -> None:
     """Write report.html and virnucpro_mqc.json again from the tables in OUTPUT_DIR."""
     from virnucpro.reports.html import write_report
 
-    if read_json(output_dir / "run.json").get("status") == "running":
-        raise UsageError(f"{output_dir} holds a run that did not end; predict --resume goes on")
     click.echo(write_report(output_dir))
 
 
@@ -263,25 +272,10 @@ def utils() -> None:
 @utils.command("list-devices")
 @options.as_json
 def list_devices(as_json: bool) -> None:
-    """Show what predict can compute on: CPUs, and every GPU with its memory."""
-    devices = [{"device": "cpu", "name": f"{usable_cpus()} CPUs usable", "numbers": "float32"}]
-    for number in detect_cuda_devices():
-        import torch
+    """Show what predict can compute on, as `doctor` does: CPUs, and every GPU with its memory."""
+    from virnucpro.tools.health import devices
 
-        properties = torch.cuda.get_device_properties(number)
-        free, total = torch.cuda.mem_get_info(number)
-        devices.append({
-            "device": f"cuda:{number}", "name": properties.name,
-            "memory": f"{free / 2**30:.1f} of {gib(total)} free",
-            "capability": f"{properties.major}.{properties.minor}", "numbers": "float16",
-        })  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(devices, indent=1))
-        return
-    for device in devices:
-        click.echo("  ".join(device.values()))
-    if len(devices) == 1:
-        click.echo("no GPU: predict --device auto takes the CPU")
+    _show(devices(), as_json)
 
 
 @utils.command()

@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
-def gpu_memory(moment: float) -> str:
+def gpu_memory(moment: int) -> str:
     """Memory of the busiest GPU by its driver, such as `GPU 12.3/79.6 GiB`; empty without one."""
     try:
         nvml = import_module("pynvml")
@@ -32,7 +32,7 @@ class Bar:
 
     def __init__(self, total: int | None = None, desc: str = "", unit: str = "") -> None:
         self.total, self.desc, self.unit = total, desc, unit
-        self.done, self.gpu = 0, lru_cache(maxsize=1)(gpu_memory)
+        self.done, self._gpu = 0, lru_cache(maxsize=1)(gpu_memory)
 
     def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
         """Count `n` more items of about `expected`; `postfix` is shown behind the bar."""
@@ -43,6 +43,11 @@ class Bar:
 
     def show(self, expected: int | None, details: list[str]) -> None:
         """Tell of `done` items."""
+
+    def words(self, *details: str) -> str:
+        """The details that there are, and memory of the GPU, looked up every two seconds."""
+        memory = self._gpu(int(time.monotonic() / SECONDS_BETWEEN_LOOKS))
+        return ", ".join(filter(None, (*details, memory)))
 
 
 class _LineBar(Bar):
@@ -61,11 +66,8 @@ class _LineBar(Bar):
         words = [f"{rate:.1f}/s"]
         if rate and expected is not None:
             words.append(f"ETA {timedelta(seconds=int(max(0, expected - self.done) / rate))}")
-        words += [
-            text for text in (*details, self.gpu(time.monotonic() // SECONDS_BETWEEN_LOOKS)) if text
-        ]
         count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
-        logger.info("%s: %s %s, %s", self.desc, count, self.unit, ", ".join(words))
+        logger.info("%s: %s %s, %s", self.desc, count, self.unit, self.words(*words, *details))
 
 
 class ProgressReporter:
@@ -96,15 +98,7 @@ class ProgressReporter:
             class RichBar(Bar):
                 def show(self, expected: int | None, details: list[str]) -> None:
                     speed = f"{task.speed:,.0f}/s" if task.speed else ""
-                    text = ", ".join(
-                        word
-                        for word in (
-                            speed,
-                            *details,
-                            self.gpu(time.monotonic() // SECONDS_BETWEEN_LOOKS),
-                        )
-                        if word
-                    )
-                    progress.update(task.id, total=expected, completed=self.done, details=text)
+                    words = self.words(speed, *details)
+                    progress.update(task.id, total=expected, completed=self.done, details=words)
 
             yield RichBar(total, desc, unit)

@@ -133,11 +133,6 @@ class Encoder(nn.Module, ABC):
     dim: int  # width of a vector
     pad_id: int  # token that fills padded rows
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
     def prove(self) -> None:
         """Compare the backend with a plain one on this device; it gives way where it is wrong."""
 
@@ -151,4 +146,4 @@ class Encoder(nn.Module, ABC):
 
     def forward(self, items: Sequence[Tokens]) -> Tensor:
         """Embed each of some sequences: shape (n, dim), float32, in their order."""
-        return self.encode(self.lay_out(items).to(self.device))
+        return self.encode(self.lay_out(items).to(next(self.parameters()).device))

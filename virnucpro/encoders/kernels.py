@@ -1,8 +1,7 @@
 """Triton kernels for what stands between the matrix products of a transformer.
 
-A product runs at the limit of the card; what lies between two of them waits for memory. Each
-kernel here makes one trip through memory where PyTorch makes two to five, for any shape. They are
-made for Hopper GPUs; `TransformerEncoder.prove` compares them with `plain` on the device.
+Each makes one trip through memory where PyTorch makes two to five, for any shape. They are made for
+Hopper GPUs; `TransformerEncoder.prove` compares them with `plain` on the device.
 """
 
 from __future__ import annotations

@@ -28,10 +28,7 @@ _WHOLE = ("model.safetensors", "model.safetensors.index.json",
 
 
 def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """An encoder on `device` for inference, its kernels compiled and proved; else a ModelError.
-
-    Few tensors are in memory at a time; several threads may load at once.
-    """
+    """An encoder on `device`, its kernels proved, few tensors at a time; else a ModelError."""
     if spec.is_small:
         encoder: Encoder = load_small(spec, device, dtype)
     else:
@@ -136,10 +133,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 class Checkpoint:
-    """Named tensors of safetensors, `pytorch_model.bin` or fair-esm `.pt`, not yet read.
-
-    `config` is what the publisher says of the network; pickles are never run.
-    """
+    """Named tensors of safetensors, `pytorch_model.bin` or fair-esm `.pt`, and `config`; unread."""
 
     def __init__(self, path: Path) -> None:
         self.source = path
@@ -176,13 +170,6 @@ class Checkpoint:
             else:
                 raise ModelError(f"{file}: not a weight file (.safetensors, .bin, .pt)")
 
-    def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU; a ModelError where the file breaks off inside it."""
-        try:
-            return self._readers[name]()
-        except Exception as error:  # readers of two libraries; each has its own errors
-            raise ModelError(f"{self.source}: tensor {name} cannot be read: {error}") from error
-
     def _add(self, name: str, shape: Any, reader: Callable[[], Tensor]) -> None:
         if name in self.shapes:
             raise ModelError(f"{self.source}: tensor {name:.200} is there twice")
@@ -208,14 +195,14 @@ class Checkpoint:
             self._add(str(name), tensor.shape, partial(Tensor.detach, tensor))
 
 
-class _Opened:
+class _Opened(Checkpoint):
     """A published network on the meta device; `names` gives its tensors by our slot."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         from virnucpro.encoders.transformer import Dnabert, Esm2  # kernels take long to import
 
-        self.checkpoint = Checkpoint(spec.path)
-        shapes = self.checkpoint.shapes
+        super().__init__(spec.path)
+        shapes = self.shapes
         self.names = {slot: n for n in sorted(shapes) if (slot := _slot_of(n, spec.kind))}
         rest = shapes.keys() - set(self.names.values())
         self._refuse("unexpected", (name for name in rest if not re.fullmatch(_IGNORED, name)))
@@ -235,16 +222,20 @@ class _Opened:
 
     def read(self, slot: str, into: Tensor | None = None) -> None:
         """Read one of our tensors; it must be finite in its own numbers, or in those of `into`."""
-        tensor = self.checkpoint.read(self.names[slot])
+        name = self.names[slot]
+        try:
+            tensor = self._readers[name]()
+        except Exception as error:  # readers of two libraries; each has its own errors
+            raise self._error(f"tensor {name} cannot be read: {error}") from error
         if tensor.layout != torch.strided or not tensor.is_floating_point():
-            raise self._error(f"{self.names[slot]} holds {tensor.dtype}, not plain floats")
+            raise self._error(f"{name} holds {tensor.dtype}, not plain floats")
         values = tensor if into is None else into.copy_(tensor)
         if not bool(torch.isfinite(values).all()):
-            raise self._error(f"{self.names[slot]} has values that {values.dtype} cannot hold")
+            raise self._error(f"{name} has values that {values.dtype} cannot hold")
 
     def _sizes(self, is_esm2: bool) -> dict[str, Any]:
         """What the tensors say of the network; a configuration must not contradict them."""
-        config, shapes = self.checkpoint.config, self.checkpoint.shapes
+        config, shapes = self.config, self.shapes
         numbers = {int(name.split(".")[1]) for name in self.names if name.startswith("layers.")}
         needed = ["embed.weight", f"layers.0.{'up' if is_esm2 else 'gate_up'}.weight"]
         found = [shapes.get(self.names.get(name, ""), ()) for name in needed]
@@ -286,4 +277,4 @@ class _Opened:
             raise self._error(f"{what} tensors: {text}")
 
     def _error(self, problem: str) -> ModelError:
-        return ModelError(f"{self.checkpoint.source}: {problem}")
+        return ModelError(f"{self.source}: {problem}")

@@ -1,7 +1,6 @@
-"""The two small encoders of the bundled model as torch trains them and a GPU runs them.
+"""The networks of `small_cpu` as torch trains them and a GPU runs them.
 
 Positions past the end of a sequence stay exactly zero, so a vector depends on no other one.
-`small_cpu` has their files, and the same networks in numpy for a CPU.
 """
 
 import json

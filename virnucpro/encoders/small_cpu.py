@@ -1,7 +1,6 @@
-"""The networks of `small` on a CPU: files, shapes, and the forward pass in numpy.
+"""The two small encoders of the bundled model: files, shapes, and the forward pass in numpy.
 
-Whoever calls limits the BLAS to one thread, so that a vector depends on the sequences computed
-with it and on nothing else.
+Whoever calls limits the BLAS to one thread, so that a vector depends on its batch alone.
 """
 
 from __future__ import annotations
@@ -145,18 +144,13 @@ class Norm:
 
 
 class SmallEncoder:
-    """One of the two encoders, in float32; a ModelError as `read_tower`.
-
-    Attributes:
-        pad_id: the letter that stands past the end of a sequence.
-        per_letter: positions that are computed for a letter of a sequence, about.
-    """
+    """One of the two encoders, in float32; a ModelError as `read_tower`."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         config, weights = read_tower(spec)
         self._config, self._is_dna, self.dim = config, spec.kind == "mini-dna", spec.dim
         self.pad_id = BASE_PAD if self._is_dna else RESIDUE_PAD
-        self.per_letter = (2 if self._is_dna else 1) / config.stride
+        self.per_letter = (2 if self._is_dna else 1) / config.stride  # positions to compute, about
         table = weights["stem.weight"].copy()
         if self._is_dna:
             table[:, :CODON_N] += weights["stem.residue"][:, RESIDUE_OF_CODON]

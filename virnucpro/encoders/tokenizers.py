@@ -60,9 +60,6 @@ class LetterTokenizer:
     """An id for each letter, by kind of encoder; any other letter is N, X or the unknown token.
 
     ESM-2 gets BOS and EOS around at most `MAX_RESIDUES`.
-
-    >>> [LetterTokenizer(kind).encode("ACX*").tolist() for kind in ("mini-dna", "esm2")]
-    [[0, 1, 4, 4], [0, 5, 23, 24, 3, 2]]
     """
 
     def __init__(self, kind: str) -> None:

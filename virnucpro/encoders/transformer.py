@@ -85,7 +85,7 @@ class TransformerEncoder(Encoder):
         items = [numbers.integers(4, known, length) for length in _PROOF_LENGTHS]
         with torch.inference_mode():
             layout = Rectangle.of(items, self.pad_id, max(_PROOF_LENGTHS))
-            wanted = self.encode(layout.to(self.device)).cpu()
+            wanted = self.encode(layout.to(self.embed.weight.device)).cpu()
             try:
                 off = float((self(items).cpu() - wanted).norm() / wanted.norm())
                 problem = f"are off by {off:.2g} here"
@@ -195,8 +195,7 @@ class Fp8Linear(nn.Module):
 def to_fp8(encoder: Esm2) -> Esm2:
     """A twin with most products in float8; a UsageError where our kernels do not run.
 
-    Weights are quantised by row, what a product takes by token; the attention's output stays. What
-    is not quantised is shared.
+    Weights are quantised by row, what a product takes by token; all else is shared.
     """
     if encoder.backend != Tiled.backend:
         needs = "an H100 or later, Triton, and float16 elsewhere"
@@ -259,11 +258,7 @@ class DnabertLayer(nn.Module):
 def alibi_slopes(heads: int) -> list[float]:
     """How much each head minds distance (arXiv:2108.12409), steepest first.
 
-    A geometric series for a power of two; the heads beyond one take every second slope of
-    the series that is twice as long.
-
-    >>> alibi_slopes(3)
-    [0.0625, 0.00390625, 0.25]
+    A geometric series for a power of two; the heads beyond take every second slope of the next.
     """
     series = 2 ** int(math.log2(heads))
     main = [8 * (i + 1) / series for i in range(series)]

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.small_cpu import SmallEncoder
-from virnucpro.encoders.tokenizers import Tokenizer, rows_of
+from virnucpro.encoders.tokenizers import rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,6 @@ DTYPES = {n: n for n in ("float32", "float16", "bfloat16")} | {"fp8": "float16"}
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 Counts = NDArray[np.int64]
-_SLICE = 256  # sequences per call of a tokenizer
 _POSITIONS = 1024  # of a piece: its widest array takes about 3 MB
 
 
@@ -100,9 +99,6 @@ def rectangles(widths: Counts, budget: int, narrowest: float = 0.0) -> Iterator[
     """Indices of each batch, widest rows first, so many that all as wide as the first fit `budget`.
 
     Equal widths keep their order; rows under `narrowest` of the first begin another batch.
-
-    >>> [batch.tolist() for batch in rectangles(np.array([2, 5, 3]), budget=6)]
-    [[1], [2, 0]]
     """
     order = np.argsort(-widths, kind="stable")
     falling = -widths[order]
@@ -120,9 +116,6 @@ def pack(lengths: Counts, budget: int) -> list[Counts]:
     """Fill batches of `budget` tokens, longest sequences first, each where it first fits.
 
     Equal lengths keep their order, so the plan is reproducible; what is over `budget` goes alone.
-
-    >>> [batch.tolist() for batch in pack(np.array([5, 3, 2, 1]), budget=6)]
-    [[0, 3], [1, 2]]
     """
     if not len(lengths):
         return []
@@ -166,61 +159,35 @@ def spread(make: Callable[[Given], Made], given: Iterable[Given], threads: int) 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Ahead(Iterator[Made]):
-    """Runs `source` in a thread, at most `depth` elements ahead; 0 runs it in this one.
+def ahead(source: Iterable[Made], depth: int) -> Generator[Made, None, None]:
+    """Run `source` in a thread, at most `depth` elements ahead; 0 runs it in this one.
 
-    An error in `source` is raised here, after the elements before it. Leaving the `with` block
-    ends the thread and closes the source.
+    An error in `source` is raised here, after the elements before it. To close it ends the thread
+    and closes the source.
     """
-
-    def __init__(self, source: Iterable[Made], depth: int) -> None:
-        self._source = iter(source)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feeder") if depth else None
-        # Elements as lists of one; the end is an empty one.
-        self._waiting: deque[Future[list[Made]]] = deque()
-        for _ in range(depth):
-            self._ask()
-
-    def _ask(self) -> None:
-        if self._pool:
-            self._waiting.append(self._pool.submit(lambda: list(islice(self._source, 1))))
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the next element, or the end, is there without waiting."""
-        return bool(self._waiting) and self._waiting[0].done()
-
-    def __next__(self) -> Made:
-        if self._pool is None:
-            return next(self._source)
-        self._ask()
-        if element := self._waiting.popleft().result():
-            return element[0]
-        raise StopIteration
-
-    def __enter__(self) -> Ahead[Made]:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        if isinstance(self._source, Generator):
-            self._source.close()
-
-
-def tokenize(
-    tokenizer: Tokenizer, sequences: Sequence[str], threads: int = 1
-) -> list[NDArray[np.int64]]:
-    """Token ids of `sequences`, in their order; `threads` slices side by side."""
-    parts = [sequences[at : at + _SLICE] for at in range(0, len(sequences), _SLICE)]
-    return [tokens for part in spread(tokenizer.encode_batch, parts, threads) for tokens in part]
+    given = iter(source)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="feeder")
+    waiting: deque[Future[list[Made]]] = deque()  # elements as lists of one; the end is empty
+    try:
+        if not depth:
+            yield from given
+            return
+        while True:
+            while len(waiting) <= depth:
+                waiting.append(pool.submit(lambda: list(islice(given, 1))))
+            if not (element := waiting.popleft().result()):
+                return
+            yield element[0]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        if isinstance(given, Generator):
+            given.close()
 
 
 class LightEngine:
     """Vectors of a bundled encoder, as `runner.BatchEngine` gives them, on `threads` of a CPU.
 
-    Pieces fit the caches. They follow from the sequences, and the BLAS has one thread: any number
-    of threads gives the same bytes.
+    Pieces follow from the sequences, and the BLAS has one thread: any `threads`, the same bytes.
     """
 
     def __init__(self, encoder: SmallEncoder, threads: int) -> None:

@@ -8,8 +8,8 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import NamedTuple
+from contextlib import closing, suppress
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,15 +19,8 @@ from torch import Tensor
 from virnucpro.core.errors import DeviceError, ModelError
 from virnucpro.core.records import Tokens
 from virnucpro.encoders.base import EVEN, Encoder, Layout, Tiled
-from virnucpro.engines.base import (
-    Ahead,
-    Embedded,
-    EngineKind,
-    EngineOptions,
-    EngineStats,
-    pack,
-    rectangles,
-)
+from virnucpro.engines import base
+from virnucpro.engines.base import Embedded, EngineKind, EngineOptions, EngineStats
 
 log = logging.getLogger("virnucpro.engines")
 
@@ -37,7 +30,11 @@ _USABLE = 0.7  # of the free memory: the allocator splits blocks, and other leng
 _BATCHES_AHEAD = 3
 _NARROWEST = 0.75  # row of a rectangle, of its widest: what is shorter would be mostly padding
 
-_Batch = tuple[NDArray[np.int64], list[Tokens]]
+_Batch = tuple[NDArray[np.int64], list[Tokens]]  # rows, and what stands there
+_Work = tuple[NDArray[np.int64], list[Tokens], Layout]  # the same, ready for the device
+# The same with its vectors on their way to the host, whether they are finite, and what tells that
+# both have come, None where they are there.
+_Pending = tuple[_Work, Tensor, Tensor, torch.cuda.Event | None]
 
 
 def budget_by_memory(bytes_per_token: float, free_bytes: int) -> int:
@@ -45,19 +42,6 @@ def budget_by_memory(bytes_per_token: float, free_bytes: int) -> int:
     fitting = int(_USABLE * free_bytes / max(bytes_per_token, 1.0))
     power = 1 << max(fitting.bit_length() - 1, 0)
     return min(max(power, SMALLEST_BUDGET), LARGEST_BUDGET)
-
-
-class _Work(NamedTuple):
-    """A batch that is ready for the device."""
-
-    rows: NDArray[np.int64]
-    items: list[Tokens]
-    ready: Layout
-
-
-# The same with its vectors on their way to the host, whether they are finite, and what tells that
-# both have come, None where they are there.
-_Pending = tuple[_Work, Tensor, Tensor, torch.cuda.Event | None]
 
 
 class BatchEngine:
@@ -131,37 +115,31 @@ class BatchEngine:
         budget, chosen = self.stats.token_budget, []
         for group in (np.flatnonzero(~is_short), np.flatnonzero(is_short)):
             if self._is_packed:
-                batches = pack(lengths[group], budget)
+                batches = base.pack(lengths[group], budget)
             else:
-                batches = [*rectangles(-(-lengths[group] // EVEN) * EVEN, budget, _NARROWEST)]
+                batches = [*base.rectangles(-(-lengths[group] // EVEN) * EVEN, budget, _NARROWEST)]
             chosen += [group[batch] for batch in batches]
         return [(rows[batch], [items[i] for i in batch.tolist()]) for batch in chosen]
 
     def _run(self, batches: list[_Batch]) -> Iterator[Embedded]:
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
         waiting: _Pending | None = None
-        with Ahead(map(self._prepare, batches), depth) as feed:
-            while True:
-                if waiting is not None and not feed.is_ready:
-                    yield from self._collect(waiting)  # nothing to queue yet: whoever waits gets it
-                    waiting = None
-                work = next(feed, None)
-                if work is None:
-                    break
-                for launched in self._launch(work):
-                    if waiting is not None:
-                        yield from self._collect(waiting)
-                    waiting = launched
+        with closing(base.ahead(map(self._prepare, batches), depth)) as feed:
+            for launched in chain.from_iterable(map(self._launch, feed)):
+                if waiting is not None:
+                    yield from self._collect(waiting)
+                waiting = launched
         if waiting is not None:
             yield from self._collect(waiting)
 
     def _prepare(self, batch: _Batch) -> _Work:
         ready = self.encoder.lay_out(batch[1])
-        return _Work(*batch, ready.pin_memory() if self._pin else ready)
+        return *batch, ready.pin_memory() if self._pin else ready
 
     def _launch(self, work: _Work) -> Iterator[_Pending]:
         """Queue a batch, in parts if it does not fit; every part is yielded before the next."""
-        slots, n, pending = work.ready.tokens.numel(), len(work.items), None
+        rows, items, ready = work
+        slots, n, pending = ready.tokens.numel(), len(items), None
         is_large = self.stats.oom_halvings and n > 1 and slots > self.stats.token_budget
         with suppress(torch.OutOfMemoryError):  # whose traceback would hold on to the tensors
             pending = None if is_large else self._queue(work)
@@ -177,7 +155,7 @@ class BatchEngine:
             self.stats.token_budget = max(1, min(self.stats.token_budget, slots) // 2)
             self.stats.oom_halvings += 1
             log.warning("Out of memory: token budget is now %d", self.stats.token_budget)
-        parts = self._planned(work.items, work.rows)
+        parts = self._planned(items, rows)
         if len(parts) == 1:
             rows, items = parts[0]
             parts = [(rows[: n // 2], items[: n // 2]), (rows[n // 2 :], items[n // 2 :])]
@@ -185,7 +163,7 @@ class BatchEngine:
             yield from self._launch(self._prepare(part))
 
     def _queue(self, work: _Work) -> _Pending:
-        vectors = self._forward(work.ready)
+        vectors = self._forward(work[2])
         is_finite = torch.isfinite(vectors).all()
         if self._copies is None:
             return work, vectors, is_finite, None

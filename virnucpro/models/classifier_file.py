@@ -40,9 +40,8 @@ Tensors = dict[str, NDArray[np.float32]]
 class TorchFile:
     """What `torch.save` wrote, read without running any of it; tensors, when they are used.
 
-    PyTorch's reader of weights refuses a pickle that names a class it was not given before anything
-    in it runs. The archive around it is looked at first, and mapped: a record that claims more
-    bytes than it has can never reach beyond the file.
+    PyTorch's reader refuses a pickle that names a class it was not given before anything in it
+    runs; the archive around it is looked at first.
     """
 
     def __init__(self, path: Path, classes: Iterable[tuple[type, str]] = ()) -> None:

@@ -1,9 +1,8 @@
 """The model home: what is installed, described by `model.json`, and which model a run uses.
 
 It holds `encoders/NAME/`, published encoders in their published files, and `500/`, `300/`, `NAME/`,
-models: classifiers for those encoders, or models of ours. Every folder with weights has a
-`model.json`, of the fields of `Manifest`. It is written last, so a folder that has one is whole,
-and its files must match it ever after.
+models: classifiers for those encoders, or models of ours. `model.json` is written last, so a folder
+that has one is whole, and its files must match it ever after.
 """
 
 import json
@@ -209,11 +208,10 @@ def _must(holds: object, what: str, value: object) -> None:
 
 
 def resolve_model(model_type: str, model_path: Path | None, home: Path) -> ModelSpec:
-    """Find a model, one of MODEL_TYPES, and check that its files are the installed ones.
+    """Find a model, one of MODEL_TYPES, and check its files; a ModelError says how to get it.
 
     `model_path` is, for `custom`, a model directory, the name of an installed model, or a
-    classifier file for the published encoders; for `300` and `500` a classifier file in place
-    of the installed one. A ModelError says how to get what is missing.
+    classifier file for the published encoders, as for `300` and `500`.
     """
     if model_type == "mini":
         return load_model(model_path or BUNDLED, home)

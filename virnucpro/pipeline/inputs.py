@@ -212,7 +212,7 @@ def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     copies: dict[str, Path] = {}
     for number, path in enumerate(paths, start=1):
         url = url_of(path)
-        if str(path) in copies or not (url or str(path) == STDIN or _is_pipe(path)):
+        if str(path) in copies or not (url or is_pipe(path)):
             continue
         copies[str(path)] = folder / f"input_{number}"
         with atomic_write(copies[str(path)]) as file:
@@ -232,8 +232,9 @@ def _blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _is_pipe(path: Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
+def is_pipe(path: Path) -> bool:
+    """Whether an input can be read once only; standard input is one."""
+    return str(path) == STDIN or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def shown_name(name: str) -> str:
@@ -252,7 +253,7 @@ def _can_be_read(path: Path) -> Iterator[None]:
 def check_inputs(paths: Sequence[Path]) -> None:
     """See that every input can be opened, or raise an InputError."""
     for path in paths:
-        if str(path) == STDIN or _is_pipe(path) or url_of(path):
+        if is_pipe(path) or url_of(path):
             continue  # opening a pipe could end who writes to it
         if path.is_dir():
             raise InputError(path, "is a directory; give a FASTA or FASTQ file")

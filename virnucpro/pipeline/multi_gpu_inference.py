@@ -85,11 +85,12 @@ def run_multi_gpu_inference(
     ledger.discard(whole)
     merged.unlink(missing_ok=True)  # nobody may take it for the result of this run
 
-    unclear, job = replace(compute, cache_clear_interval=0), EmbedJob(encoder, options)
-    workers = PersistentWorkerPool(len(devices), "rank", unclear, devices, log_dir)
+    gpus = tuple(int(name.removeprefix("cuda:")) for name in devices if name != "cpu")
+    own = replace(compute, device="cpu", gpus=gpus, cache_clear_interval=0)
+    workers = PersistentWorkerPool(world_size, "rank", own, log_dir)
     queue, given_up = BatchQueueManager(use_persistent_pool=workers), dict[int, GivenUp]()
     with closing(workers):
-        for file, outcome in queue.process(job, list(todo), on_sequences):
+        for file, outcome in queue.process(EmbedJob(encoder, options), list(todo), on_sequences):
             number = todo[file]
             if isinstance(outcome, GivenUp):
                 given_up[number] = outcome

@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import (
-    DeviceError,
-    InputError,
-    ModelError,
-    OutputError,
-    UsageError,
-)
+from virnucpro.core.errors import DeviceError, InputError, ModelError, OutputError, UsageError
 from virnucpro.core.files import locked
 from virnucpro.core.text import clipped
 from virnucpro.reports.table_files import TABLE_NAMES

@@ -12,26 +12,26 @@ from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
+ON_CPU = Compute(device="cpu")
+
 
 class PersistentWorkerPool(Workers):
     """Workers that share devices and threads of `compute`, and keep their encoders loaded.
 
-    `devices` stand for its own; logs go into files in `log_dir`, or to this process.
+    What they log goes into files in the folder `logs`, or to this process.
     """
 
     def __init__(
-        self, num_workers: int, model_type: str, compute: Compute | None = None,
-        devices: Sequence[str] = (), log_dir: Path | None = None,
-    ) -> None:  # fmt: skip
-        compute = compute or Compute(device="cpu")
-        self.model_type, devices = model_type, devices or compute.devices
+        self, num_workers: int, model_type: str, compute: Compute = ON_CPU, logs: Path | None = None
+    ) -> None:
+        self.model_type, devices = model_type, compute.devices
         settings = [
             WorkerSettings(
                 device=devices[number % len(devices)],
                 threads=max(1, (compute.threads or usable_cpus()) // num_workers),
                 cache_clear_interval=compute.cache_clear_interval,
                 log_level=logging.getLogger("virnucpro").getEffectiveLevel(),
-                log_file=log_dir / f"worker_{number}.log" if log_dir else None,
+                log_file=logs / f"worker_{number}.log" if logs else None,
             )
             for number in range(num_workers)
         ]

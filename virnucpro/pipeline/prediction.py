@@ -21,29 +21,16 @@ from virnucpro.core.processes import at_most_threads
 from virnucpro.core.text import clipped
 from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline import features, stream
+from virnucpro.pipeline import output_dir as directory
+from virnucpro.pipeline import run as runs
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.final_tables import write_final_tables
 from virnucpro.pipeline.input_pass import Unit, input_pass
 from virnucpro.pipeline.inputs import check_inputs, read_sources, shown_name
 from virnucpro.pipeline.multi_gpu_inference import run_multi_gpu_inference
-from virnucpro.pipeline.output_dir import (
-    check_free,
-    default_output_dir,
-    remove_intermediates,
-    working_in,
-)
 from virnucpro.pipeline.parallel_merge import parallel_merge_with_progress
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
-from virnucpro.pipeline.run import (
-    CALLS,
-    INPUTS,
-    REPORT,
-    TABLES,
-    Run,
-    choose_model,
-    prepare,
-    summary_lines,
-)
+from virnucpro.pipeline.run import CALLS, INPUTS, REPORT, TABLES, Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
 from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess
@@ -86,7 +73,7 @@ def run_prediction(
     """
     settings = settings or PredictionSettings()
     compute, started = settings.compute, time.monotonic()
-    out = Path(output_dir) if output_dir is not None else default_output_dir(input_files)
+    out = Path(output_dir) if output_dir is not None else directory.default_output_dir(input_files)
     is_staged = compute.staged or use_v2_architecture or persistent_models
     read = [*input_files, *filter(None, [settings.inputs.reference])]
     check_inputs(read)
@@ -101,7 +88,7 @@ def run_prediction(
     needs_torch = not keeps_light or compute.devices != ("cpu",)
     if needs_torch:
         import torch  # noqa: F401 - where it is missing, say so before anything is touched
-    with working_in(out, settings.output.resume, settings.output.force, read):
+    with directory.working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
         calls = run.ledger.read(CALLS, run.calls_key)
         tables = run.ledger.read(TABLES, run.tables_key)
@@ -127,7 +114,7 @@ def run_prediction(
                 _write_tables(run, stream.score_and_call(run, executor), started)
         is_partial = run.paths.failed_files.exists()
         _leave_whole(run, is_partial)
-        for line in summary_lines(out, run.data):
+        for line in runs.summary_lines(out, run.data):
             logger.info("%s", line)
         return PARTIAL if is_partial else DONE
 
@@ -159,7 +146,7 @@ def _write_tables(run: Run, model_outputs: Outputs, started: float) -> None:
 def _leave_whole(run: Run, is_partial: bool = False) -> None:
     """Remove what only the stages needed; make the report, where it is missing and asked for."""
     if not is_partial and not run.settings.output.keep_intermediate:
-        remove_intermediates(run.ledger, [*run.results, *run.pages])
+        directory.remove_intermediates(run.ledger, [*run.results, *run.pages])
         run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
     is_asked = run.settings.output.report
     if is_asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
@@ -175,7 +162,7 @@ def claim_outputs(run: Run, is_staged: bool = False) -> None:
         folders = (paths.nucleotide_dir, paths.protein_dir, paths.merged_dir)
         numbered = [path for folder in folders for path in folder.glob("output_*")]
         whole = (paths.chunked, paths.nucleotide, paths.protein)
-        check_free(run.ledger, [*whole, *folders, *sorted(numbered)])
+        directory.check_free(run.ledger, [*whole, *folders, *sorted(numbered)])
     pages = run.pages if run.settings.output.report else []
     run.claim(run.paths.failed_files, *run.results, *pages)
 
@@ -253,7 +240,7 @@ def _packed(run: Run, slot: Slot, todo: Todo, config: RuntimeConfig | None) -> d
     num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
     logger.info("%s: Using v2.0 async architecture", LABELS[slot])
     logger.info("%s: %d ranks", spec.name, num_gpus)
-    check_free(run.ledger, [shards / f"{folder.name}_shards"])
+    directory.check_free(run.ledger, [shards / f"{folder.name}_shards"])
     logs = [folder / "logs" / f"worker_{rank}.log" for rank in range(num_gpus)]
     run.claim(folder / "embeddings.h5", folder / "stage.json", *logs)
     folder.mkdir(exist_ok=True)

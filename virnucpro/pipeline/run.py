@@ -17,9 +17,9 @@ from virnucpro import __version__
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
-from virnucpro.core.files import atomic_write, digest_of, read_json, write_json
+from virnucpro.core.files import digest_of, read_json, write_json
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.core.text import clipped, counted, one_line
+from virnucpro.core.text import clipped, counted
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import inputs
@@ -27,7 +27,7 @@ from virnucpro.pipeline.input_pass import Rules
 from virnucpro.pipeline.inputs import Source, shown_name
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
-from virnucpro.reports.explain import mates
+from virnucpro.reports.explain import expected_false, mates
 from virnucpro.reports.html import REPORT_FILES
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES
 from virnucpro.reports.tables import SCHEMA
@@ -44,6 +44,8 @@ SHORT_NT = 250  # mean chunk of reads, whose ORFs are shorter and take less time
 MOST_NOTED = 5  # samples in the log
 # what a run that only makes other tables has to say of the scores it starts from
 OF_SCORING = ("stages", "agreement", "engines", "devices", "gpu_bytes")
+
+Described = Sequence[Mapping[str, Any]]  # see `describe_inputs`
 
 
 @dataclass(slots=True, kw_only=True)
@@ -157,12 +159,18 @@ def prepare(
     sources = inputs.plan_sources(
         input_files, spooled, asked.paired, asked.reference, digests, asked.interleaved
     )
+    entry = ledger.read(INPUTS, "")
+    before = entry.facts["inputs"] if entry is not None else []
     try:
-        _check_same_inputs(ledger, output_dir, described, sources)
+        if before:
+            _refuse_others(output_dir, before, described, sources)
     except VirNucProError:
         for copy in spooled.values():
             copy.unlink(missing_ok=True)
         raise
+    if before != described:
+        ledger.discard(INPUTS)
+        ledger.commit(INPUTS, "", facts={"inputs": described})
 
     samples = [source.sample for source in sources]
     calling = {**asdict(settings.calling.thresholds), "gzip_fasta": settings.calling.gzip_fasta}
@@ -201,51 +209,28 @@ def orfs_per_unit(asked: int | None, on_cpu: bool, model: ModelSpec) -> int:
     return asked or (100 if on_cpu and model.is_large else 10_000)
 
 
-def _check_same_inputs(
-    ledger: Ledger, output_dir: Path, described: Sequence[Mapping[str, Any]],
-    sources: Sequence[Source],
-) -> None:  # fmt: skip
-    """See that a run may go on, or be made anew: of the same content, or of the same files."""
-    entry = ledger.read(INPUTS, "")
-    before = entry.facts["inputs"] if entry is not None else []
-    if before == described:
-        return
-    known, found = (sorted(str(one["sha256"]) for one in each) for each in (before, described))
-    if before and known != found:
-        old, new = ([str(one["path"]) for one in each] for each in (before, described))
-        if old == new:
-            pairs = zip(before, described, strict=True)
-            changed = {str(b["path"]) for a, b in pairs if a["sha256"] != b["sha256"]}
-            try:
-                inputs.check_content([one for one in sources if changed.intersection(one.names)])
-            except InputError as error:
-                kept = f"{error.problem}; the run of what it held before is kept in {output_dir}"
-                raise InputError(error.path, kept, error.line) from error
-        places = [[one["place"] for one in each] for each in (before, described)]
-        if None in places[1] or places[0] != places[1]:
-            was, now = (clipped(", ".join(map(shown_name, each)), 1_000) for each in (old, new))
-            held = f"{now} with other content" if old == new else f"{was}, not of {now}"
-            remedy = "choose another --output-dir, or --force to start over"
-            raise UsageError(f"{output_dir} holds a run of {held}; {remedy}")
-    ledger.discard(INPUTS)
-    ledger.commit(INPUTS, "", facts={"inputs": described})
-
-
-def record_failures(
-    paths: RunPaths, given_up: Mapping[int, str], missing: Mapping[str, int]
+def _refuse_others(
+    output_dir: Path, before: Described, described: Described, sources: Sequence[Source]
 ) -> None:
-    """Write failed_files.txt, if anything was `given_up`: lines `path|encoder or stage|reason`."""
-    if not given_up:
-        paths.failed_files.unlink(missing_ok=True)
+    """See that a run may go on, or be made anew: of the same content, or of the same files."""
+    known, found = (sorted(str(one["sha256"]) for one in each) for each in (before, described))
+    if known == found:
         return
-    with atomic_write(paths.failed_files, "w") as file:
-        for unit, reason in sorted(given_up.items()):
-            is_line = reason.count("|") >= 2
-            *where, why = reason.split("|", 2) if is_line else (f"unit {unit}", "scoring", reason)
-            file.write("|".join((*where, one_line(why))) + "\n")
-        lost = f"{counted(len(missing), 'record')} failed: "
-        lost += f"{counted(sum(missing.values()), 'ORF')} without a score"
-        file.write(f"{paths.calls}|calls|{lost}\n")
+    old, new = ([str(one["path"]) for one in each] for each in (before, described))
+    if old == new:
+        pairs = zip(before, described, strict=True)
+        changed = {str(b["path"]) for a, b in pairs if a["sha256"] != b["sha256"]}
+        try:
+            inputs.check_content([one for one in sources if changed.intersection(one.names)])
+        except InputError as error:
+            kept = f"{error.problem}; the run of what it held before is kept in {output_dir}"
+            raise InputError(error.path, kept, error.line) from error
+    places = [[one["place"] for one in each] for each in (before, described)]
+    if None in places[1] or places[0] != places[1]:
+        was, now = (clipped(", ".join(map(shown_name, each)), 1_000) for each in (old, new))
+        held = f"{now} with other content" if old == new else f"{was}, not of {now}"
+        remedy = "choose another --output-dir, or --force to start over"
+        raise UsageError(f"{output_dir} holds a run of {held}; {remedy}")
 
 
 def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
@@ -257,9 +242,7 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
         for name in ("virus", "non-virus", "uncertain")
     )
     samples, false = data.get("sample_summary", []), ""
-    rated = [one for one in samples if one.get("virus") and one.get("expected_false") is not None]
-    if viral := sum(one["virus"] for one in rated):
-        share = sum(one["virus"] * one["expected_false"] for one in rated) / viral
+    if (share := expected_false(data)) is not None:
         false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
     count = counted(tables.get("records", 0) // width, "pair" if width > 1 else "record")
     lines = [f"{count}: {calls}{false}"]

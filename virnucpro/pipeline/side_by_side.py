@@ -5,6 +5,7 @@ have taken and how units are numbered, is added in order where shards come toget
 """
 
 import multiprocessing
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -82,9 +83,12 @@ def _shards(
     """Shards that processes have read, under ids that are unique, with units without numbers."""
     met, workers = ReadLog(is_silent=log.is_silent), min(workers, MOST_WORKERS)
 
+    bytes_read = deque[int]()  # up to each shard, or a few further
+
     def windows() -> Iterator[list[Task]]:
-        texts = _texts(sources, log, met)
+        texts = _texts(sources, met)
         while window := [(*text, rules, per_unit) for text in islice(texts, workers)]:
+            bytes_read.extend([met.bytes_read] * len(window))
             yield window
 
     windowed = windows()
@@ -100,7 +104,7 @@ def _shards(
         met.first_mark = met.first_mark or own.first_mark
         met.marks += own.marks
         log.gaps, log.digits = log.gaps + own.gaps, log.digits + own.digits
-        log.blanks += own.blanks
+        log.blanks, log.bytes_read = log.blanks + own.blanks, bytes_read.popleft()
         rows = [*map(RecordRow._make, zip(*columns, strict=True))]
         for place in range(0, len(rows), mates):
             if rows[place].sample != sample:
@@ -121,15 +125,13 @@ def _shards(
     met.warn()
 
 
-def _texts(
-    sources: Sequence[Source], log: ReadLog, met: ReadLog
-) -> Iterator[tuple[list[Source], int]]:
+def _texts(sources: Sequence[Source], met: ReadLog) -> Iterator[tuple[list[Source], int]]:
     """The text of each shard, by sample, and how many records it has."""
     size = passing.SHARD_RECORDS + passing.SHARD_RECORDS % 2  # mates stay together
     shard, room = list[Source](), size
     for source in sources:
         with ExitStack() as stack:
-            opened = [stack.enter_context(open_unpacked(p, log.count_bytes)) for p in source.paths]
+            opened = [stack.enter_context(open_unpacked(p, met.count_bytes)) for p in source.paths]
             cutters = [Cutter(TextStream(one), MOST_BYTES) for one in opened]
             while True:
                 cut = [cutter.take(room // len(cutters)) for cutter in cutters]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from virnucpro.core.checkpoint import Ledger, Outputs
 from virnucpro.core.device import device_name, usable_cpus
 from virnucpro.core.errors import DamagedError, DeviceError, InputError, UsageError
+from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Record, Status
-from virnucpro.core.text import duration
+from virnucpro.core.text import duration, one_line
 from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
@@ -25,15 +27,7 @@ from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import read_sources, sampler
 from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-from virnucpro.pipeline.run import (
-    CALLS,
-    OF_SCORING,
-    Pace,
-    Run,
-    rate_keys,
-    record_failures,
-    remember,
-)
+from virnucpro.pipeline.run import CALLS, OF_SCORING, Pace, Run, rate_keys, remember
 from virnucpro.pipeline.settings import Compute, default_home
 from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
@@ -211,6 +205,8 @@ class DirectScorer:
         self.model, self._job = model, ScoreJob(model=model, dna=options, protein=options)
         self._here = InProcess(device_name(device))
         self.executor: Executor = self._here
+        rules = Rules(model.chunk_nt, model.orf_policy)
+        self._pass = partial(input_pass, rules=rules, per_unit=DIRECT_ORFS)
 
     def score(self, records: Iterable[Record]) -> Iterator[CallRow]:
         """One row for every record, in order. Streams."""
@@ -220,7 +216,7 @@ class DirectScorer:
 
     def shards(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the scores of each ORF, (orfs, `COLUMNS`)."""
-        yield from scored_shards(self._events(records), None, self.executor, self._job)
+        yield from scored_shards(self._pass(records), None, self.executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
@@ -228,7 +224,7 @@ class DirectScorer:
             raise UsageError("--precision fp8 is for predictions, which try it first; leave it out")
         task = self._job.task(self._here.models)
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
-        for event in self._events(records):
+        for event in self._pass(records):
             if isinstance(event, Unit):
                 parts.append(np.empty((len(event.dna), self.model.dim), dtype=np.float32))
                 for _ in task.vectors(task.prepare((event.dna, event.protein)), parts[-1]):
@@ -236,10 +232,6 @@ class DirectScorer:
             else:
                 yield event, np.concatenate(parts)[event.orfs["distinct"]]
                 parts = parts[:1]
-
-    def _events(self, records: Iterable[Record]) -> Iterator[Unit | Shard]:
-        rules = Rules(self.model.chunk_nt, self.model.orf_policy)
-        return input_pass(records, rules, DIRECT_ORFS)
 
 
 def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
@@ -349,12 +341,19 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
         chunk_nt = counts["nt"] / max(1, counts["chunks"])
         key, _ = rate_keys(run.model, run.devices, run.threads, chunk_nt)
         remember(run.settings.model.home or default_home(), key, rate)
-    record_failures(paths, given_up, tables.missing)
     outputs = run.ledger.describe(paths.model_outputs)
     if not given_up:
-        data = run.data
-        facts = {name: data[name] for name in OF_SCORING if name in data}
+        paths.failed_files.unlink(missing_ok=True)
+        facts = {name: run.data[name] for name in OF_SCORING if name in run.data}
         run.ledger.commit(CALLS, run.calls_key, outputs=outputs, facts=facts)
+        return outputs
+    with atomic_write(paths.failed_files, "w") as file:  # lines `path|encoder or stage|reason`
+        for unit, reason in sorted(given_up.items()):
+            is_line = reason.count("|") >= 2
+            *where, why = reason.split("|", 2) if is_line else (f"unit {unit}", "scoring", reason)
+            file.write("|".join((*where, one_line(why))) + "\n")
+        lost, orfs = len(tables.missing), sum(tables.missing.values())
+        file.write(f"{paths.calls}|calls|{lost} records failed: {orfs} ORFs without a score\n")
     return outputs
 
 

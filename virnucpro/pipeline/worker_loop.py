@@ -7,6 +7,7 @@ unit whose worker is lost or fails is tried once more, alone, and then given up 
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -116,7 +117,7 @@ def work(
     Yields:
         Rows as they are done, and one outcome of each unit and each start of a job.
     """
-    from virnucpro.engines.base import Ahead
+    from virnucpro.engines.base import ahead
 
     tasks: dict[Job, Task] = {}
 
@@ -131,8 +132,9 @@ def work(
                 yield key, task, None, error
 
     loaded: list[Task] = []
-    with Ahead(prepared(), 0 if models.is_single_threaded else _PREPARED) as ahead:
-        for key, task, ready, error in ahead:
+    depth = 0 if models.is_single_threaded else _PREPARED
+    with closing(ahead(prepared(), depth)) as units:
+        for key, task, ready, error in units:
             if key != LOAD_ONLY and ready is None and error is None:
                 yield Done(key, loads=models.loads)
                 continue

@@ -44,12 +44,14 @@ Run = Mapping[str, Any]  # run.json
 
 
 def read_run(output_dir: Path) -> dict[str, Any]:
-    """What run.json says; without one that this version wrote, a `UsageError`."""
+    """What run.json says of a run that has ended; without one of this version a `UsageError`."""
     run = read_json(output_dir / "run.json")
     if run.get("tool") != "virnucpro" or run.get("schema") != SCHEMA:
         raise UsageError(
             f"{output_dir} holds no run of this version: run.json is missing, damaged or not ours"
         )
+    if run["status"] == "running":
+        raise UsageError(f"{output_dir} holds a run that did not end; predict --resume goes on")
     return run
 
 
@@ -57,6 +59,13 @@ def mates(run: Run) -> int:
     """Records in a row that are one fragment and have one call: 2 of pairs, else 1."""
     asked = run["parameters"]["inputs"]
     return 2 if asked["paired"] or asked["interleaved"] else 1
+
+
+def expected_false(run: Run) -> float | None:
+    """The share of all viral records that is expected to be false; None without any."""
+    viral = [(one["virus"], one["expected_false"]) for one in run["sample_summary"] if one["virus"]]
+    false = sum(count * share for count, share in viral)
+    return false / sum(count for count, _ in viral) if viral else None
 
 
 def thresholds(calling: Mapping[str, Any]) -> str:

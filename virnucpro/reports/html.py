@@ -3,7 +3,6 @@
 Ids and paths from the input never become markup; the page's policy lets no other script run.
 """
 
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -51,23 +50,20 @@ def write_report(output_dir: Path) -> Path:
         InputError: calls.tsv is missing, or a table is damaged.
     """
     run = explain.read_run(output_dir)
-    table = output_dir / "regions.tsv"
-    hosts, regions = best_regions(table) if table.exists() else (0, [])
+    hosts, regions = best_regions(output_dir / "regions.tsv")
     summary = summarise(output_dir / "calls.tsv", {row.key for _, row in regions})
     mates = explain.mates(run)
     data = _data(run, summary, regions, output_dir) | {"unit": "pair" if mates > 1 else "record"}
     data["curve"] = [(place, kept // mates, lost / mates) for place, kept, lost in summary.curve]
     style = pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
-    # JSON that cannot end the element it stands in
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     page, graph, general = (output_dir / name for name in REPORT_FILES)
     html = pages.environment().get_template("report.html").render(
         run=run, explain=explain, summary=summary, data=data, hosts=hosts, mates=mates,
+        rates={one["sample"]: one["expected_false"] for one in run["sample_summary"]},
         most_samples=MOST_SAMPLES, shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        references=citations.references(run["model"]["name"]), json=Markup(text),
+        references=citations.references(run["model"]["name"]),
         style=Markup(style), script=Markup(script), policy=pages.policy(style, script),
     )  # fmt: skip
     with atomic_write(page, "w") as file:
@@ -78,9 +74,7 @@ def write_report(output_dir: Path) -> Path:
     write_json(graph, {
         "id": "virnucpro_calls",
         "section_name": "VirNucPro",
-        "description": escape(
-            f"Records by call, VirNucPro {run['version']}, model {run['model']['name']}."
-        ),
+        "description": escape(f"Calls of VirNucPro {run['version']}, {run['model']['name']}."),
         "plot_type": "bargraph",
         "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Records"},
         "categories": {
@@ -94,13 +88,10 @@ def write_report(output_dir: Path) -> Path:
     })  # fmt: skip
     share = {"min": 0, "max": 100, "suffix": "%", "format": "{:,.1f}"}
     rows = {}
-    for sample in run["sample_summary"]:
-        false = sample["expected_false"]
-        rows[escape(sample["sample"])] = {
-            "viral": 100 * sample["virus"] / max(1, sample["records"])
-        }
-        if false is not None:
-            rows[escape(sample["sample"])]["false"] = 100 * false
+    for one in run["sample_summary"]:
+        false = {} if one["expected_false"] is None else {"false": 100 * one["expected_false"]}
+        viral = 100 * one["virus"] / max(1, one["records"])
+        rows[escape(one["sample"])] = {"viral": viral, **false}
     write_json(general, {
         "id": "virnucpro_general",
         "plot_type": "generalstats",
@@ -122,11 +113,12 @@ def _data(
     row_of = {row.key: place for place, row in enumerate(rows)}
     best = [(place, found) for place, found in best if found.key in row_of]
     chosen = choose_tracks(rows, {found.key for _, found in best})
-    chunks, table = output_dir / "chunks.tsv", output_dir / "regions.tsv"
     regions: dict[int, list[tuple[int, int]]] = {}
-    if chosen and table.exists():
-        for found in RegionRow.read(table, lambda texts: (texts[-1], texts[0]) in chosen):
-            regions.setdefault(chosen[found.key], []).append((found.start, found.end))
+    of_chosen = RegionRow.read(
+        output_dir / "regions.tsv", lambda texts: (texts[-1], texts[0]) in chosen
+    )
+    for found in of_chosen if chosen else ():
+        regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     # The page's place for each place in viral.fasta and in regions.fasta, surest first.
     viral, inside, letters = dict[int, int](), dict[int, int](), MOST_LETTERS
     for number, (place, found) in enumerate(best):
@@ -179,7 +171,7 @@ def _data(
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
         "perDecade": LENGTH_BINS_PER_DECADE,
         "minScore": run["calling"]["min_score"],
-        "tracks": read_tracks(chunks, chosen) if chosen and chunks.exists() else [],
+        "tracks": read_tracks(output_dir / "chunks.tsv", chosen) if chosen else [],
         "regions": regions,
     }  # fmt: skip
 

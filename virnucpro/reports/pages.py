@@ -21,6 +21,7 @@ def environment(folder: Path = TEMPLATES) -> Environment:
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     filters = {"count": "{:,}".format, "counted": counted, "duration": duration}
     made.filters |= {**filters, "percent": percent, "size": size}
     return made

@@ -74,18 +74,6 @@ class Summary:
         return self.records - self.calls[""]
 
     @property
-    def sample_fdr(self) -> dict[str, float]:
-        """Of samples with viral records: it rises down the ranks, and each has its own."""
-        return {name: max(fdr for _, fdr in kept.values()) for name, kept in self.kept.items()}
-
-    @property
-    def fdr(self) -> float | None:
-        """Of all records called viral; None without any."""
-        rates = self.sample_fdr.items()
-        false = sum(self.samples[name][VIRUS] * fdr for name, fdr in rates)
-        return false / self.calls[VIRUS] if rates else None
-
-    @property
     def curve(self) -> list[tuple[int, int, float]]:
         """Place in `LIMITS` of limits that keep more, viral calls kept, and the false expected."""
         found, total, kept = [], Counter[str](), dict[str, float]()
@@ -195,8 +183,6 @@ def read_sequences(fasta: Path, row_of: dict[int, int]) -> dict[int, str]:
     """FASTA text of records by their row, `row_of` having the row of each place in the file."""
     found = dict.fromkeys(row_of.values(), "")
     place, last = -1, max(row_of, default=-1)
-    if not row_of or not fasta.exists():
-        return {}
     opened = gzip.open if fasta.suffix == ".gz" else open
     with opened(fasta, "rt", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import gzip
 import io
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Record
@@ -30,6 +30,7 @@ FASTA_NAMES = {
 
 LENGTH, CALL = CALL_COLUMNS.index("length"), CALL_COLUMNS.index("call")
 _RED, _BLUE = "204,51,51", "51,102,204"
+_NOT_IN_ATTRIBUTES = {code: f"%{code:02X}" for code in (*range(32), 127, *b"%;=&,")}
 
 
 class TableFiles:
@@ -76,7 +77,8 @@ class TableFiles:
         1000 x p_virus, of a region the mean; in GFF3 a region has the ORFs of its viral chunks.
         """
         self._calls.write("\t".join(fields) + "\n")
-        length, bed = int(fields[LENGTH]), bed_name(name)
+        length = int(fields[LENGTH])
+        bed = f"%23{name[1:]}" if name.startswith("#") else name  # else it were a comment
         viral = [c for c in chunks if c.orf_start is not None and (c.p_virus or 0.0) > VIRAL]
         # browsers know no place beyond a contig's end, where the junction of a circle goes on
         viral = [c for c in viral if c.end <= length]
@@ -121,20 +123,11 @@ class TableFiles:
             write_fasta(self._regions_fasta, cut, wrapped=True)
 
 
-def bed_name(seq_id: str) -> str:
-    """An id as a BED chromosome: as it is, but for a `#` in front, which would start a comment."""
-    return f"%23{seq_id[1:]}" if seq_id.startswith("#") else seq_id
-
-
 def gff_seqid(seq_id: str) -> str:
     """An id as a GFF3 seqid: letters that the format does not allow there are percent-encoded."""
-    return re.sub(r"[^a-zA-Z0-9.:^*$@!+_?|-]", _percent, seq_id)
+    return quote(seq_id, safe=".:^*$@!+?|", errors="surrogateescape").replace("~", "%7E")
 
 
 def gff_attribute(text: str) -> str:
     """A value of the ninth GFF3 column."""
-    return re.sub(r"[\x00-\x1f\x7f%;=&,]", _percent, text)
-
-
-def _percent(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
+    return text.translate(_NOT_IN_ATTRIBUTES)

@@ -44,11 +44,8 @@ class Classifier:
     def scores(self, vectors: Floats) -> Floats:
         """P(other) and P(virus) of merged vectors (n, width), DNA first: shape (n, 2).
 
-        With P(null) and the columns of `Kinds` behind where the model has them. A row's scores
-        never depend on the other rows' values.
-
-        Raises:
-            ModelError: vectors of another width.
+        P(null) and the columns of `Kinds` follow where the model has them. A ModelError tells of
+        vectors of another width.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ModelError(

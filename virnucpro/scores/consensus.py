@@ -18,15 +18,11 @@ MERGE_FILES = 64
 
 
 def format_rows(orf_ids: Sequence[str], scores: NDArray[np.float32]) -> str:
-    r"""Rows of prediction_results.txt of n ORFs; a tie is `others`, as argmax takes the first.
+    """Rows of prediction_results.txt; a tie is `others`, as argmax takes the first.
 
-    `scores` are P(other) and P(virus), shape (n, 2) or more columns.
+    `scores` are P(other) and P(virus) of n ORFs, shape (n, 2) or more columns.
 
-    Source:
-        Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`: float32 in its shortest form.
-
-    >>> format_rows(["c_chunk_1F1"], np.array([[1e-7, 0.9999999]], np.float32))
-    'c_chunk_1F1\tvirus\t1e-07\t0.9999999\n'
+    Source: Li-Jing-1997/VirNucPro at 0f93f27, `prediction.py`: float32 in its shortest form.
     """
     single = np.asarray(scores[:, :2], dtype=np.float32)
     return "".join(

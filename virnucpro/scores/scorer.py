@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from virnucpro.core.device import usable_cpus
 from virnucpro.encoders.small_cpu import SmallEncoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineOptions, LightEngine, choose_dtype, tokenize
+from virnucpro.engines.base import EngineOptions, LightEngine, choose_dtype, spread
 from virnucpro.models.specs import EncoderSpec, ModelSpec
 from virnucpro.scores import kinds
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3 + kinds.COLUMNS
 MOST_TOKENIZERS = 12  # threads; from there on they wait for the interpreter
+_SLICE = 256  # sequences per call of a tokenizer
 _SWITCH_S = 2e-4  # other threads must not keep the one that feeds a GPU waiting
 
 
@@ -61,12 +63,7 @@ class LoadedModels:
         return self.threads == 1 and self.device == "cpu"
 
     def engine(self, spec: EncoderSpec, options: EngineOptions) -> Engine:
-        """An encoder in its engine.
-
-        Raises:
-            ModelError: weights are missing or damaged.
-            DeviceError: the device cannot be used.
-        """
+        """An encoder in its engine; a ModelError or a DeviceError where one cannot be used."""
         if (spec, options) in self._engines:
             return self._engines[spec, options]
         encoder = self.encoder(spec, options)
@@ -144,11 +141,12 @@ class Embedder:
     def tokens(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         """Token ids of each sequence, under the number of its row; needs no device."""
         texts = [sequence.decode("ascii") for sequence in sequences]
+        parts = (texts[at : at + _SLICE] for at in range(0, len(texts), _SLICE))
         threads = self.options.tokenizer_threads
         if threads is None:
             on_cpu = self.models.device == "cpu"
             threads = 1 if on_cpu else min(MOST_TOKENIZERS, self.models.threads or usable_cpus())
-        return tokenize(self._tokenizer, texts, threads)
+        return [*chain.from_iterable(spread(self._tokenizer.encode_batch, parts, threads))]
 
     def embed(
         self, items: Sequence[Tokens], out: NDArray[np.float32]

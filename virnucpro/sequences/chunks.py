@@ -19,9 +19,6 @@ def chunk_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
 
     What they have too much is divided by the number of windows, not of gaps, so the last may be
     short: the published models saw their data cut this way (VirNucPro units.py).
-
-    >>> chunk_windows(600, 500)
-    [(0, 500), (299, 600)]
     """
     if not (count := -(-length // chunk_nt)):
         return []
@@ -36,9 +33,6 @@ def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
     """Cut a contig into windows that are the same ones when it is read from its other end.
 
     Few chunks are half as many again: their mean hangs less on where the contig was cut.
-
-    >>> even_windows(601, 500)
-    [(0, 500), (50, 551), (101, 601)]
     """
     count = -(-length // chunk_nt)
     if count < 2:

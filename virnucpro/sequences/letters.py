@@ -18,20 +18,12 @@ _NORMAL = bytes(_KNOWN.get(letter, ord("N")) for letter in range(256))
 
 
 def normalise(sequence: str) -> bytes:
-    """Upper-case letters of IUPAC, one byte each: U as T, `N` for what is none of them.
-
-    >>> normalise("acgunXé")
-    b'ACGTNNN'
-    """
+    """Upper-case letters of IUPAC, one byte each: U as T, `N` for what is none of them."""
     return sequence.encode("ascii", "replace").translate(_NORMAL)
 
 
 def reverse_complement(letters: bytes) -> bytes:
-    """The other strand of normalised letters, with the IUPAC codes complemented.
-
-    >>> reverse_complement(b"ACGTRKBDN")
-    b'NHVMYACGT'
-    """
+    """The other strand of normalised letters, with the IUPAC codes complemented."""
     return letters.translate(_COMPLEMENT)[::-1]
 
 
@@ -45,9 +37,6 @@ def screen_record(record: Record, min_nt: int = MIN_RUN_NT) -> Status | None:
 
     Over 10% of the letters that are no IUPAC code of DNA are NOT_DNA. `min_nt` is the length of
     the shortest record, and of the shortest run of A, C, G, T, U in it (nt); 0 asks for neither.
-
-    >>> str(screen_record(Record("p", "p", "MKVLATPLE" * 9)))
-    'not_dna'
     """
     letters = record.sequence.encode("ascii", "replace")
     others = len(letters.translate(None, DNA_LETTERS))

@@ -12,7 +12,7 @@ from virnucpro.core.errors import DeviceError, InputError, UsageError
 from virnucpro.core.text import gib
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
-from virnucpro.engines.base import EngineKind, EngineOptions, choose_dtype
+from virnucpro.engines.base import EngineOptions, choose_dtype
 from virnucpro.engines.runner import BatchEngine
 from virnucpro.models.specs import EncoderSpec
 from virnucpro.sequences.chunks import chunk_windows
@@ -60,7 +60,7 @@ def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
 
 def try_budgets(
     spec: EncoderSpec, sequences: Sequence[str], budgets: Sequence[int], device: torch.device,
-    kind: EngineKind = "padded", dtype: str = "auto",
+    dtype: str = "auto",
 ) -> Iterator[Trial]:  # fmt: skip
     """Measure one budget after another, ascending; ends with the first that does not fit."""
     encoder = load_encoder(spec, device, choose_dtype(dtype, device))
@@ -74,7 +74,7 @@ def try_budgets(
         wanted = int(BATCHES_TIMED * budget * len(tokens) / sum(map(len, tokens))) + 1
         items = list(islice(cycle(tokens), wanted))
         options = EngineOptions(token_budget=budget, feeding_threads=0)
-        engine = BatchEngine(kind, encoder, device=device, options=options)
+        engine = BatchEngine("padded", encoder, device=device, options=options)
         for _ in engine.embed(items[: max(1, len(items) // BATCHES_TIMED)]):
             pass  # the first batch pays for what later ones find ready
         if cuda:

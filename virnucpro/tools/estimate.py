@@ -4,15 +4,15 @@ Rates are those of the last predictions here; where there was none, the bundled 
 """
 
 import random
-import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from virnucpro.core.errors import UsageError
+import numpy as np
+
 from virnucpro.core.processes import at_most_threads
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Rules
@@ -24,7 +24,7 @@ from virnucpro.pipeline.worker_loop import InProcess
 from virnucpro.sequences.alignments import alignment_format, open_alignments
 from virnucpro.sequences.orfs import find_orfs
 from virnucpro.sequences.read_log import ReadLog
-from virnucpro.sequences.streams import STDIN, UNPACK_ERRORS, open_unpacked
+from virnucpro.sequences.streams import UNPACK_ERRORS, open_unpacked
 
 HEAD_BYTES, HEAD_READS = 1 << 22, 10_000
 SAMPLE_CHUNKS = 1_000
@@ -59,19 +59,6 @@ class Estimate:
     measured: bool
 
 
-def refuse_pipes(paths: Iterable[Path]) -> None:
-    """See that inputs can be read again and again, once for every model."""
-    for path in paths:
-        try:
-            mode = path.stat().st_mode if str(path) != STDIN else stat.S_IFIFO
-        except OSError:
-            continue  # whoever reads it says what is wrong
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            name = "standard input" if str(path) == STDIN else str(path)
-            problem = f"{name} can be read once only, and estimate reads its input for every model"
-            raise UsageError(f"{problem}: store it in a file and give files")
-
-
 def survey(
     paths: Sequence[Path], model: ModelSpec, min_length: int = 0, log: ReadLog | None = None,
     reference: Path | None = None,
@@ -80,8 +67,7 @@ def survey(
     from virnucpro.encoders.tokenizers import make_tokenizer
 
     rules, numbers = Rules(model.chunk_nt, model.orf_policy, min_length), random.Random(0)
-    count = scored = nt = chunks = 0.0
-    seen, sample = 0, list[str]()
+    totals, seen, sample = np.zeros(4), 0, list[str]()  # records, scored, nt, chunks
     names = sample_names(paths)
     with TemporaryDirectory(prefix="virnucpro-estimate-") as folder:
         heads = [_head(path, Path(folder) / str(i), len(paths)) for i, path in enumerate(paths)]
@@ -91,14 +77,10 @@ def survey(
             for name, path, (head, _) in zip(names, paths, heads, strict=True)
         ]
         for number, record in enumerate(read_sources(sources, log)):
-            weight = weights[record.sample]
-            count += weight
-            nt += weight * len(record.sequence)
-            if rules.status(record, number) is not None:
-                continue
-            windows = rules.chunks(record.sequence)[0]
-            scored += weight
-            chunks += weight * len(windows)
+            is_scored = rules.status(record, number) is None
+            windows = rules.chunks(record.sequence)[0] if is_scored else []
+            counts = np.array([1, is_scored, len(record.sequence), len(windows)])
+            totals += weights[record.sample] * counts
             for start, end in windows:  # each is as likely as any other to be in the sample
                 seen += 1
                 if len(sample) < SAMPLE_CHUNKS:
@@ -106,6 +88,7 @@ def survey(
                 elif (place := numbers.randrange(seen)) < SAMPLE_CHUNKS:
                     sample[place] = record.sequence[start:end]
     orfs = find_orfs(sample, model.orf_policy)
+    count, scored, nt, chunks = np.rint(totals).astype(int).tolist()
     share = chunks / max(1, len(sample))
     dna, protein = (
         sum(len(tokenizer.encode(orf.decode("ascii"))) for orf in found)
@@ -113,7 +96,7 @@ def survey(
                                  (make_tokenizer(model.protein), orfs.protein))
     )  # fmt: skip
     return Survey(
-        records=round(count), scored=round(scored), nt=round(nt), chunks=round(chunks),
+        records=count, scored=scored, nt=nt, chunks=chunks,
         orfs=round(len(orfs) * share), dna_tokens=round(dna * share),
         protein_tokens=round(protein * share), is_whole={*weights.values()} <= {1.0},
         sample=sample,

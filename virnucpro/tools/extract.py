@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from virnucpro.core.errors import InputError, OutputError, UsageError
-from virnucpro.core.files import atomic_write, read_json, sha256_file
+from virnucpro.core.files import atomic_write, sha256_file
 from virnucpro.pipeline.inputs import check_inputs
+from virnucpro.reports import explain
 from virnucpro.reports.tables import CALL_COLUMNS, read_fields
 from virnucpro.sequences.alignments import alignment_format, open_alignments, primary_reads
 from virnucpro.sequences.streams import BLANKS, STDIN, TextStream, open_unpacked
@@ -38,10 +39,10 @@ def extract(
     for target in filter(Path.exists, targets):
         if any(target.samefile(path) for path in files):
             raise UsageError(f"--output {target} is an input; choose another one")
-    run, table = _finished(output_dir), output_dir / "calls.tsv"
-    asked = run["parameters"]["inputs"]
-    is_interleaved = bool(asked.get("interleaved"))
-    mates = 2 if asked.get("paired") or is_interleaved else 1
+    run, table = explain.read_run(output_dir), output_dir / "calls.tsv"
+    if not table.is_file() or sha256_file(table) != run["outputs"].get("calls.tsv"):
+        raise OutputError(f"{table} is not as the run left it; `predict --resume` makes it again")
+    mates, is_interleaved = explain.mates(run), run["parameters"]["inputs"]["interleaved"]
     if len(targets) != 1 and not (len(targets) == 2 == max(len(files), 1 + is_interleaved)):
         raise UsageError("give one --output, or for pairs one for each mate")
     hashes = [sha256_file(path) for path in files]
@@ -50,7 +51,7 @@ def extract(
         if sha256 not in known:
             problem = f"is no input of the run in {output_dir}, which knows them by their content"
             raise InputError(path, f"{problem}; give the file that was predicted on")
-    place, width = known.index(hashes[0]), 2 if asked.get("paired") else 1
+    place, width = known.index(hashes[0]), 1 if is_interleaved else mates
     if len(files) > 1 and (place % width or hashes != known[place : place + width]):
         raise UsageError("give one input of the run, or the two files of a pair, in their order")
     sample = run["samples"][place // width]
@@ -75,17 +76,6 @@ def extract(
             if next(reader, None) is not None:
                 raise InputError(files[0], _CHANGED)
     return written, total
-
-
-def _finished(output_dir: Path) -> dict[str, Any]:
-    """What run.json says of a finished run whose calls.tsv is whole."""
-    run, table = read_json(output_dir / "run.json"), output_dir / "calls.tsv"
-    if run.get("tool") != "virnucpro" or run.get("status") not in ("done", "partial"):
-        problem = "holds no finished run; `virnucpro predict --resume` finishes one"
-        raise UsageError(f"{output_dir} {problem}")
-    if not table.is_file() or sha256_file(table) != run["outputs"].get("calls.tsv"):
-        raise OutputError(f"{table} is not as the run left it; `predict --resume` makes it again")
-    return run
 
 
 @contextmanager

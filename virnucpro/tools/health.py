@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from virnucpro.core.device import EXTRA_OF, usable_cpus, version_of
 from virnucpro.core.errors import VirNucProError
-from virnucpro.core.text import gib, size
+from virnucpro.core.text import counted, gib, size
 from virnucpro.models.store import list_models, resolve_model
 
 PACKAGES = ("numpy", "safetensors", "threadpoolctl", "jinja2", "click")
@@ -33,8 +33,7 @@ class Finding:
 
 def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
     """Every check; models lie in `home`, and results would go to `output_dir`."""
-    text = f"{platform.python_version()} on {platform.platform()}, {usable_cpus()} CPUs"
-    yield Finding("Python", True, text)
+    yield Finding("Python", True, f"{platform.python_version()} on {platform.platform()}")
     versions = {name: version_of(name) for name in PACKAGES}
     missing = " ".join(name for name, version in versions.items() if not version)
     there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
@@ -42,7 +41,7 @@ def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
     for name, extra in EXTRA_OF.items():
         version = version_of("nvidia-ml-py" if name == "pynvml" else name)
         yield Finding(name, None, version or f"not installed; only virnucpro[{extra}] needs it")
-    yield from _devices()
+    yield from devices()
     try:
         digest = resolve_model("mini", None, home).digest
         yield Finding("Model mini", True, f"whole, hash {digest[:12]}")
@@ -64,14 +63,14 @@ def check_all(home: Path, output_dir: Path) -> Iterator[Finding]:
     yield from _disk(output_dir)
 
 
-def _devices() -> Iterator[Finding]:
-    has_pages = "SC_PHYS_PAGES" in os.sysconf_names
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if has_pages else 0
-    memory = f"{gib(total)} of memory" if total else "memory not known"
+def devices() -> Iterator[Finding]:
+    """What there is to compute on: the CPU, and every GPU with its memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cpu = f"{counted(usable_cpus(), 'CPU')} usable, {gib(memory)} of memory"
     try:
         import torch
     except ModuleNotFoundError:
-        yield Finding("CPU", True, memory)
+        yield Finding("CPU", True, cpu)
         return
     except ImportError as error:
         yield Finding("PyTorch", False, f"cannot be imported: {error}", "pip install torch")
@@ -83,7 +82,7 @@ def _devices() -> Iterator[Finding]:
     yield Finding("PyTorch", None, f"{torch.__version__}, {built}, {threads}")
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     for title in ("CPU", *(f"cuda:{number}" for number in gpus)):
-        device, text = torch.device(title.lower()), memory
+        device, text = torch.device(title.lower()), cpu
         try:
             if device.type == "cuda":
                 facts = torch.cuda.get_device_properties(device)

@@ -7,7 +7,7 @@ import pytest
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record, Status
-from virnucpro.reports.table_files import TableFiles, bed_name, gff_attribute, gff_seqid
+from virnucpro.reports.table_files import TableFiles, gff_attribute, gff_seqid
 from virnucpro.reports.tables import (
     CALL_COLUMNS,
     CHUNK_COLUMNS,
@@ -110,4 +110,10 @@ def test_escapes_can_be_undone_and_leave_no_forbidden_letter(seq_id):
     assert unquote(gff_seqid(seq_id)) == unquote(gff_attribute(seq_id)) == seq_id
     assert not set(gff_seqid(seq_id)) & set("> \t&,;=\n")
     assert not set(gff_attribute(seq_id)) & set("\t\n;=&,")
-    assert not bed_name(seq_id).startswith("#")  # a comment
+
+
+def test_no_line_of_bed_is_a_comment(tmp_path):
+    with TableFiles(tmp_path, gzip_fasta=False) as files:
+        files.add("#1", ROWS[0].line()[:-1].split("\t"), [REGION], CHUNKS, None)
+    for name in ("viral_regions.bed", "viral_chunks.bed"):
+        assert (tmp_path / name).read_text().startswith("%231\t")

@@ -115,14 +115,12 @@ def test_a_large_model_that_never_ran_here_is_not_timed(model, tiny_home, tmp_pa
     assert orfs_per_unit(7, True, model) == 7
 
 
-@pytest.mark.parametrize("engine", ["padded", "packed"])
-def test_profile_recommends_a_budget_that_it_tried(home, tmp_path, engine):
+def test_profile_recommends_a_budget_that_it_tried(home, tmp_path):
     report = tmp_path / "profile.json"
     sizes = ["--model", "esm2", "--min-batch", 512, "--max-batch", 2048]
-    result = command("profile", "-d", "cpu", *sizes, "--engine", engine, "-o", report, code=0)
+    result = command("profile", "-d", "cpu", *sizes, "-o", report, code=0)
     found = json.loads(report.read_text())["encoders"]["esm2_t36_3B_UR50D"]
     assert [trial["token_budget"] for trial in found["trials"]] == [512, 1024, 2048]
     assert all(trial["tokens_per_s"] > 0 and trial["fits"] for trial in found["trials"])
     assert found["recommended"] in (512, 1024, 2048)
-    flag = f"--esm-batch-size {found['recommended']}"  # the packed engine has no such flag
-    assert (flag in result.output) == (engine == "padded")
+    assert f"--esm-batch-size {found['recommended']}" in result.output
