@@ -120,7 +120,6 @@ def test_evaluation_is_the_product_path_and_agrees_with_its_files(data, tmp_path
 
 
 def test_decoys_are_measured_kind_by_kind_and_sets_without_some_records(tiny, data, tmp_path):
-    """Whole records, with the calls of predict."""
     kinds, out, decoys = tmp_path / "kinds.tsv", tmp_path / "out", data / "bacteria.fa"
     kinds.write_text("id\tkind\n" + "".join(f"bacteria{i}\tkind {i % 2}\n" for i in range(18)))
     viral, calls = f"virus={data / 'virus.fa'}", []
