@@ -97,12 +97,6 @@ def test_a_record_that_lacks_scores_is_failed_and_mended(
     expect_mended(whole, out, "--resume", *options)
 
 
-def flip(path, place):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 0x04
-    path.write_bytes(content)
-
-
 def places_of_records(path):
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
@@ -122,7 +116,9 @@ def test_a_flipped_byte_ends_the_run_with_the_name_of_the_file(whole, tmp_path, 
     def damage(path):
         if not damaged:
             damaged.append(path)
-            flip(path, places_of_records(path)[0])
+            content = bytearray(path.read_bytes())
+            content[places_of_records(path)[0]] ^= 0x04
+            path.write_bytes(content)
 
     def merge_damaged(*files):
         if which < 2:

@@ -92,40 +92,31 @@ def _plan(name: str, home: Path, pinned: str | None, offline: bool) -> FetchPlan
             "HF_HUB_OFFLINE); `virnucpro models import` takes local files"
         )
     if name in CLASSIFIERS:
-        revision, (file, blob) = pinned or specs.CLASSIFIER_REVISION, CLASSIFIERS[name]
+        revision, (published, blob) = pinned or specs.CLASSIFIER_REVISION, CLASSIFIERS[name]
         if not _COMMIT.fullmatch(revision):
             raise ModelError(f"{revision:.80}: the revision of {name} has 40 hexadecimal digits")
         blob = blob if revision == specs.CLASSIFIER_REVISION else ""
-        remote = RemoteFile(file, _CLASSIFIER_BYTES, blob=blob)
+        remote = RemoteFile(published, _CLASSIFIER_BYTES, blob=blob)
         facts = specs.CLASSIFIER_REPOSITORY, revision, specs.CLASSIFIER_LICENCE
         return FetchPlan(name, folder, *facts, (remote,), installed)
     if installed and not installed.revision:
         raise ModelError(f"{folder}: damaged, and installed from local files; import them again")
     begun = [path.name.partition("@")[2] for path in (home / ".partial").glob(f"{name}@*")]
     revision = installed.revision if installed else pinned or (begun[0] if begun else "main")
-    source, licence = ENCODERS[name]
-    commit, said, offered = _ask_hub(source, revision)
-    names = damaged or specs.needed_files(offered)
-    if not names or not {*names, "config.json"} <= offered.keys():
-        raise ModelError(f"{source} at {revision}: has no weights we can read")
-    wanted = tuple(offered[one] for one in names)
-    return FetchPlan(name, folder, source, commit, said or licence, wanted, installed)
-
-
-def _ask_hub(source: str, revision: str) -> tuple[str, str, dict[str, RemoteFile]]:
-    """Commit, licence and all files of a repository."""
     from huggingface_hub import HfApi
 
+    source, licence = ENCODERS[name]
     try:
         info = HfApi(endpoint=HUB, token=False).model_info(
             source, revision=revision, files_metadata=True, timeout=TIMEOUT_S
         )
-        commit, licence = str(info.sha), str(getattr(info.card_data, "license", None) or "")
-        files = {}
+        commit = str(info.sha)
+        licence = str(getattr(info.card_data, "license", None) or licence)
+        offered = {}
         for one in info.siblings or ():
             hashes = (str(one.lfs.sha256), "") if one.lfs else ("", str(one.blob_id or ""))
             file = RemoteFile(str(one.rfilename), max(0, int(one.size or 0)), *hashes)
-            files[file.name] = file
+            offered[file.name] = file
     except Exception as error:  # of whichever HTTP library it stands on, or of odd content
         raise ModelError(
             f"{source} at {revision:.80}: the hub gave no answer ({clipped(error)}); "
@@ -133,7 +124,11 @@ def _ask_hub(source: str, revision: str) -> tuple[str, str, dict[str, RemoteFile
         ) from error
     if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
         raise ModelError(f"{source}: asked for {revision:.80}, the hub gave {commit:.80}")
-    return commit, licence, files
+    names = damaged or specs.needed_files(offered)
+    if not names or not {*names, "config.json"} <= offered.keys():
+        raise ModelError(f"{source} at {revision}: has no weights we can read")
+    wanted = tuple(offered[one] for one in names)
+    return FetchPlan(name, folder, source, commit, licence, wanted, installed)
 
 
 def fetch(plan: FetchPlan, home: Path) -> Manifest:

@@ -121,33 +121,34 @@ def work(
 
     tasks: dict[Job, Task] = {}
 
-    def prepared() -> Iterator[tuple[int, Task, Any, Exception | None]]:
+    def prepared() -> Iterator[tuple[int, Task | None, Any, Exception | None]]:
         for key, job, unit in items:
+            if unit is None and key != LOAD_ONLY:
+                yield key, None, None, None
+                continue
             if job not in tasks:
                 tasks[job] = job.task(models)
-            task = tasks[job]
-            try:
-                yield key, task, None if unit is None else task.prepare(unit), None
-            except Exception as error:  # noqa: BLE001 - a worker's edge: it becomes data
-                yield key, task, None, error
+                yield LOAD_ONLY, tasks[job], None, None  # it loads while a unit is prepared
+            if key != LOAD_ONLY:
+                try:
+                    yield key, tasks[job], tasks[job].prepare(unit), None
+                except Exception as error:  # noqa: BLE001 - a worker's edge: it becomes data
+                    yield key, tasks[job], None, error
 
-    loaded: list[Task] = []
     depth = 0 if models.is_single_threaded else _PREPARED
     with closing(ahead(prepared(), depth)) as units:
         for key, task, ready, error in units:
-            if key != LOAD_ONLY and ready is None and error is None:
+            if task is None:
                 yield Done(key, loads=models.loads)
                 continue
-            if task not in loaded:
+            if key == LOAD_ONLY:
                 try:
                     task.load()
                 except Exception as caught:
                     logger.debug("cannot start", exc_info=True)
                     yield _failed(LOAD_ONLY, caught)
                     return
-                loaded.append(task)
                 yield Done(LOAD_ONLY, None, task.stats(), models.loads)
-            if key == LOAD_ONLY:
                 continue
             try:
                 if error is not None:
@@ -181,14 +182,9 @@ class InProcess:
         held: dict[int, Any] = {}
 
         def taken() -> Iterator[tuple[int, Job, Any]]:
-            is_greeted = False
             for key, unit in items:
-                if not is_greeted and (unit is not None or key == LOAD_ONLY):
-                    is_greeted = True
-                    yield LOAD_ONLY, job, None  # so that it loads while a unit is prepared
-                if key != LOAD_ONLY:
-                    held[key] = unit
-                    yield key, job, unit
+                held[key] = unit
+                yield key, job, unit
 
         failed: list[Failed] = []
         for message in work(self.models, taken()):

@@ -31,7 +31,7 @@ logger = logging.getLogger("virnucpro.training")
 FILES = ("evaluation.tsv", "evaluation.json", "evaluation.html")
 TEMPLATES = Path(__file__).parent / "templates"
 LENGTH_CLASSES = (60, 150, 300, 500, 1000, 3000, 10_000)  # of whole records, from so many nt on
-FEW = 20
+FEW, BINS = 20, 15
 NONE = "\N{EN DASH}"
 
 Floats = NDArray[np.float64]
@@ -319,18 +319,13 @@ def recall_at(scores: Floats, positive: Mask, false_positive_rate: float) -> flo
     return float((scores[positive] > limit).mean())
 
 
-def reliability(
-    p: Floats, positive: Mask, bins: int = 15
-) -> tuple[float, tuple[tuple[float, float, int], ...]]:
+def reliability(p: Floats, positive: Mask) -> tuple[float, list[tuple[float, float, int]]]:
     """Expected calibration error; mean probability, share of positives and count of each bin."""
-    share = positive.mean()
-    weight = np.where(positive, 0.5 / share, 0.5 / (1 - share))
-    which = np.minimum((p * bins).astype(np.int64), bins - 1)
-    error = np.abs(np.bincount(which, weight / weight.sum() * (p - positive))).sum()
-    rows = []
-    for index in np.unique(which):
-        inside = which == index
-        w = weight[inside] / weight[inside].sum()
-        mean, observed = (w * p[inside]).sum(), (w * positive[inside]).sum()
-        rows.append((float(mean), float(observed), int(inside.sum())))
-    return float(error), tuple(rows)
+    weight = np.where(positive, 0.5 / positive.mean(), 0.5 / (1 - positive.mean()))
+    which = np.minimum((p * BINS).astype(np.int64), BINS - 1)
+    _, which, counts = np.unique(which, return_inverse=True, return_counts=True)
+    whole = np.bincount(which, weight)
+    mean, observed = (np.bincount(which, weight * x) / whole for x in (p, positive))
+    error = np.abs(whole * (mean - observed)).sum() / weight.sum()
+    bins = zip(mean.tolist(), observed.tolist(), counts.tolist(), strict=True)
+    return float(error), [*bins]

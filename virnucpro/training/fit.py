@@ -48,6 +48,7 @@ logger = logging.getLogger("virnucpro.training")
 CALIBRATION_FILE = "calibration.json"
 DEV_LENGTHS = (150, 300, 500, 1000)
 _SAVE_SECONDS = 60.0
+_AT_ONCE = 256  # windows without gradients
 _TO_RANK = 512  # windows by which the channels of a larger model are ranked
 _KEPT = ("made_from", "step", "best", "best_step", "best_weights", "since_best")
 
@@ -111,10 +112,10 @@ class MiniModel(nn.Module):
 
 
 @torch.no_grad()
-def logits_of(model: MiniModel, windows: Windows, rows: int) -> tuple[Tensor, Tensor]:
-    """Logits as `MiniModel` gives them, `rows` windows at a time, float32 on the CPU."""
+def logits_of(model: MiniModel, windows: Windows) -> tuple[Tensor, Tensor]:
+    """Logits as `MiniModel` gives them, float32 on the CPU."""
     model.eval()
-    parts = zip(*(torch.split(tensor, rows) for tensor in windows), strict=True)
+    parts = zip(*(torch.split(tensor, _AT_ONCE) for tensor in windows), strict=True)
     with torch.compiler.set_stance("force_eager"):
         found = [model(Windows(*part)) for part in parts]
     classes, groups = zip(*found, strict=True)
@@ -295,7 +296,7 @@ class Fit:
         which counts, and nulls called viral.
         """
         with self.autocast:
-            logits = [logits_of(self.average, windows, 500)[0].numpy() for _, windows in self.dev]
+            logits = [logits_of(self.average, windows)[0].numpy() for _, windows in self.dev]
         if not all(np.isfinite(x).all() for x in logits):
             told = f"training diverged by step {self.step}: lower the recipe's rates"
             raise VirNucProError(told)
@@ -404,12 +405,10 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     return fit
 
 
-def probabilities(
-    model: MiniModel, kinds: Kinds, bases: Bases, rows: int = 256
-) -> NDArray[np.float32]:
-    """Scores of windows (n, length), `rows` at a time, as `Classifier.scores` gives them."""
+def probabilities(model: MiniModel, kinds: Kinds, bases: Bases) -> NDArray[np.float32]:
+    """Scores of windows (n, length), as `Classifier.scores` gives them."""
     windows = oriented(bases, next(model.parameters()).device)
-    return mini_scores(*logits_of(model, windows, rows), kinds)
+    return mini_scores(*logits_of(model, windows), kinds)
 
 
 def export_model(

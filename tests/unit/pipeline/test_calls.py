@@ -35,12 +35,6 @@ def record(name, letters=OPEN):
     return Record(name, name, letters, sample="s")
 
 
-def paths_in(folder):
-    paths = RunPaths(folder / "out", "in", 100)
-    paths.checkpoints.mkdir(parents=True)
-    return paths
-
-
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the golden files in ../shared")
 @pytest.mark.parametrize("name", ["orfs_vanilla", "fixed500_vanilla"])
 def test_golden_orfs_ids_and_tables(name, tmp_path):
@@ -57,7 +51,8 @@ def test_golden_orfs_ids_and_tables(name, tmp_path):
     assert shard.orf_ids() == golden["ids"].tolist()
     expected = zip(golden["nucleotide"].tolist(), golden["protein"].tolist(), strict=True)
     assert [(dna.decode(), protein.decode()) for dna, protein in seen] == list(expected)
-    paths = paths_in(tmp_path)
+    paths = RunPaths(tmp_path / "out", "in", 100)
+    paths.checkpoints.mkdir(parents=True)
     scores = np.full((len(seen), 3), np.nan, np.float32)
     scores[:, :2] = golden["scores"]
     with ModelTables(paths, MODEL) as tables:
@@ -74,7 +69,7 @@ def with_scores(shard, virus):
     return np.stack([1 - p, p, np.full(len(p), np.nan)], axis=1).astype(np.float32)
 
 
-def test_a_pair_has_one_answer_and_each_mate_its_own(tmp_path, monkeypatch):
+def test_a_pair_has_one_answer_and_each_mate_its_own(monkeypatch):
     monkeypatch.setattr(Calibration, "load", lambda path: Calibration(pair_gain=1.0))
     virus = {"a/1": 0.9, "a/2": 0.8, "b/1": 0.3, "b/2": 0.3, "c/1": 0.7, "d/1": 0.9, "d/2": 0.9}
     short = {"c/2": "AC", "e/1": "AC", "e/2": "N" * 200}

@@ -169,12 +169,6 @@ def test_the_published_plan_knows_no_strand_no_n_and_no_circle():
     assert windows == chunk_windows(len(letters), CHUNK_NT)
 
 
-def in_blocks(count, size):
-    draw = random.Random(0)
-    chunks = ["".join(draw.choices("ACGT", k=60 + k % 40)) for k in range(count)]
-    return [(f"block {k}", chunks[k : k + size]) for k in range(0, count, size)]
-
-
 def rows(orfs):
     columns = orfs.chunk, orfs.frame, orfs.start, orfs.end
     return [column.tolist() for column in columns], orfs.dna, orfs.protein
@@ -195,7 +189,8 @@ def policy(request):
 
 
 def test_any_number_of_workers_gives_the_same_orfs_in_the_same_order(policy, monkeypatch):
-    blocks = in_blocks(70, 5)
+    chunks = [dna(60 + k % 40, k) for k in range(70)]
+    blocks = [(f"block {k}", chunks[k : k + 5]) for k in range(0, 70, 5)]
     wanted = expected(blocks, policy)
     assert any(dna for *_, (_, dna, _) in wanted)
     monkeypatch.setattr(parallel_translate, "BLOCKS_BEFORE_POOL", 2)

@@ -16,14 +16,11 @@ from virnucpro.core.records import Embeddings
 from virnucpro.pipeline.features import (
     DamagedFeaturesError,
     merge_features,
-    read_dna_features,
     read_merged,
     read_protein_features,
-    read_vectors,
     write_dna_features,
     write_merged,
     write_protein_features,
-    write_vectors,
 )
 from virnucpro.pipeline.prediction import _stream_h5_to_pt_files
 
@@ -106,15 +103,6 @@ def test_memory_is_that_of_one_file_not_of_all(tmp_path):
     one_file = per_file * dim * 4
     _, peak = peak_of(lambda: _stream_h5_to_pt_files(h5, tmp_path / "out", paths))
     assert one_file < peak < 6 * one_file < h5.stat().st_size / 3
-
-
-WRITERS = {
-    read_dna_features: write_dna_features,
-    read_protein_features: write_protein_features,
-    read_merged: lambda path, rows: write_merged(path, rows, "digest"),
-    read_vectors: lambda path, rows: write_vectors(path, [rows], rows.vectors.shape),
-}
-READERS = list(WRITERS)
 
 
 @pytest.mark.parametrize("count", [0, 1, 1100])

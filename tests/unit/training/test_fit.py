@@ -110,7 +110,7 @@ def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_pa
     for name, calibration in (("plain", {}), ("fitted", {"slope": (2.0,)})):
         found[name] = _exported(tmp_path / name, model, groups, **calibration)
     bases = np.random.default_rng(3).integers(0, 4, (20, 300)).astype(np.uint8)
-    expected = probabilities(model, Kinds(groups), bases, rows=7)
+    expected = probabilities(model, Kinds(groups), bases)
     scored = list(DirectScorer(found["plain"], "cpu").shards(as_records(bases)))
     got = np.concatenate([scores for _, scores in scored])
     np.testing.assert_allclose(got, expected, atol=5e-3)
@@ -133,8 +133,8 @@ def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(t
             if not name.startswith("classifier.kind"):
                 torch.testing.assert_close(weights[name], tensor.half().float())
         fit.run()
-        found[distil] = logits_of(fit.model, fit.dev[0][1], 40)[0].softmax(dim=1)
-    expected = logits_of(first.best_model(), fit.dev[0][1], 40)[0].softmax(dim=1)
+        found[distil] = logits_of(fit.model, fit.dev[0][1])[0].softmax(dim=1)
+    expected = logits_of(first.best_model(), fit.dev[0][1])[0].softmax(dim=1)
     far, near = (float((found[d] - expected).abs().mean()) for d in (0.0, 1.0))
     assert near < 0.7 * far
 
@@ -168,6 +168,6 @@ def test_a_narrower_network_begins_with_the_channels_that_add_most(tmp_path, dev
     )
     torch.testing.assert_close(fit.model.classifier.kind.weight, fit.teacher.classifier.kind.weight)
     windows = fit.dev[0][1]
-    found, expected = (logits_of(model, windows, 40)[0] for model in (fit.model, fit.teacher))
-    fresh = logits_of(MiniModel.fresh(narrow, len(fit.groups)), windows, 40)[0]
+    found, expected = (logits_of(model, windows)[0] for model in (fit.model, fit.teacher))
+    fresh = logits_of(MiniModel.fresh(narrow, len(fit.groups)), windows)[0]
     assert (found - expected).abs().mean() < 0.5 * (fresh - expected).abs().mean()
