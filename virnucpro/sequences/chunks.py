@@ -47,7 +47,7 @@ def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
 
 
 def circle_windows(circle: bytes, chunk_nt: int) -> list[tuple[int, int]]:
-    """A circle's windows, the same wherever and on which strand it begins; they may cross its end."""
+    """A circle's windows, the same wherever and on which strand it begins; some cross its end."""
     size = len(circle)
     count = -(-size // chunk_nt)
     count = count * 3 // 2 if 1 < count <= FEW_CHUNKS else count
