@@ -1,5 +1,6 @@
 """A headless Chromium, driven through chromedriver by plain W3C WebDriver requests."""
 
+import base64
 import json
 import re
 import shutil
@@ -91,6 +92,11 @@ class Browser:
     def console(self):
         entries = self._send("POST", "/se/log", {"type": "browser"})
         return [e["message"] for e in entries if e["level"] in ("SEVERE", "WARNING")]
+
+    def screenshot(self, path: Path, whole=True):
+        """Save the page, or what the window shows of it, as PNG; for `docs/make_screenshots.py`."""
+        shot = self.cdp("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})
+        path.write_bytes(base64.b64decode(shot["data"]))
 
     def cdp(self, command, parameters):
         return self._send("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
