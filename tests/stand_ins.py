@@ -97,8 +97,6 @@ def worker_killed_by_one_unit(connection, settings, number):
 
 
 def worker_that_tells_its_threads(connection, settings, number):
-    """A real one that logs how many threads torch has, and on which device it works."""
-
     def tell():
         import torch
 

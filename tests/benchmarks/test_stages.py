@@ -38,7 +38,6 @@ class TestWorkerScaling:
     suite = "scaling"
 
     def test_translation(self, figures, sequences, quick):
-        """Blocks as the pipeline makes them; the first of them are done without workers."""
         blocks = BLOCKS_BEFORE_POOL * (2 if quick else 4) + sequences // 100
         work = [(None, coding_contigs(BLOCK_CHUNKS))] * blocks
 
@@ -86,7 +85,6 @@ class TestMemory:
     suite = "memory"
 
     def test_device(self, figures, device, home, sequences):
-        """A batch planned by free memory must fit without being halved."""
         spec = resolve_model("500", None, home).protein
         encoder, items = encoder_and_items(spec, device, proteins(sequences))
         engine = BatchEngine("packed", encoder, device=device, options=PLAIN)
@@ -102,7 +100,6 @@ class TestEquivalence:
     suite = "equivalence"
 
     def test_engines(self, figures, device, home):
-        """The checks of `virnucpro models verify`: padded and packed against one by one."""
         torch.manual_seed(0)
         for check in verify_paths(resolve_model("500", None, home), device):
             if check.limit < float("inf"):

@@ -36,7 +36,6 @@ def predict(fasta, out, home, *, v2, resume=False):
 
 
 def shard(fasta):
-    """A unit of work: one file of sequences, and a file of their vectors beside it."""
     return SplitFile(input_file=fasta, output_file=fasta.with_suffix(".h5"), layout="shard")
 
 
@@ -51,7 +50,6 @@ def seconds_of_units(executor, job, units):
 
 
 def rectangles(gpus):
-    """Why the share of real tokens has no requirement here; empty if it has one."""
     return "" if gpus else "packed kernels need a GPU: the CPU computes small rectangles"
 
 
@@ -59,7 +57,6 @@ class TestProductionValidation:
     suite = "v2-validation"
 
     def test_production_workload(self, figures, home, sequences, gpus, tmp_path):
-        """All records of a FASTA get their row; counts add up; a resumed run changes nothing."""
         fasta = write_fasta(tmp_path / "in.fa", coding_contigs(sequences))
         out = tmp_path / "out"
         seconds = predict(fasta, out, home, v2=True)
@@ -87,7 +84,6 @@ class TestV2Scaling:
     suite = "v2-scaling"
 
     def test_two_ranks(self, figures, home, sequences, gpus, quick, tmp_path):
-        """Proteins on one rank and on two; each has loaded and computed before the clock starts."""
         count = sequences if gpus else max(sequences, 500 if quick else 2_000)
         texts, job = proteins(count), EmbedJob(resolve_model("500", None, home).protein, PACKED)
         units = [shard(write_fasta(tmp_path / f"{k}.faa", texts[k::UNITS])) for k in range(UNITS)]
@@ -114,7 +110,6 @@ class TestParameterTuning:
     suite = "v2-throughput"
 
     def test_readers_and_budgets(self, figures, home, device, sequences, quick, gpus, tmp_path):
-        """Every combination gives the same vectors; the table says which is fastest."""
         spec = resolve_model("500", None, home).protein
         unit = shard(write_fasta(tmp_path / "p.faa", proteins(max(sequences, 200))))
         first, worst, shares = None, 0.0, []
@@ -146,7 +141,6 @@ class TestV1Comparison:
     suite = "v1-comparison"
 
     def test_both_paths(self, figures, home, sequences, gpus, tmp_path):
-        """`--parallel --v1-fallback` against `--parallel` on the same input, in one run."""
         fasta = write_fasta(tmp_path / "in.fa", coding_contigs(sequences))
         took = {
             name: predict(fasta, tmp_path / name, home, v2=name == "v2") for name in ("v1", "v2")

@@ -132,7 +132,9 @@ def test_a_home_of_nobody_known_is_a_usage_error(fasta, tmp_path, words, variabl
 
 
 INTERRUPTED = """
-import os, runpy, sys
+import _signal, os, runpy, sys
+
+_signal.signal(2, _signal.default_int_handler)  # a shell's background jobs ignore it
 
 module, number = sys.argv[1], int(sys.argv[2])
 del sys.argv[1:3]

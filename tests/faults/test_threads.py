@@ -13,7 +13,6 @@ from virnucpro.scores.scorer import Embedder, Scorer
 
 @pytest.fixture
 def predict(tiny_home, tmp_path):
-    """`predict(*options)` without a number of threads; what it printed."""
     fasta = tmp_path / "in.fa"
     fasta.write_text(f">a\n{dna(1, 2500)}\n")
 

@@ -59,7 +59,6 @@ def made(tmp_path_factory, tiny_home):
 
 
 def taken(records, calls, wanted=("virus",)):
-    """Of each file the records of fragments some record of which has a call that is wanted."""
     width = len(records)
     fragments = [calls[i : i + width] for i in range(0, len(calls), width)]
     keep = [bool(set(wanted) & set(calls)) for calls in fragments]

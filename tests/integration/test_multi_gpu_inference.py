@@ -159,7 +159,6 @@ def test_an_interrupted_run_goes_on_where_it_was(undisturbed, files, spec, tmp_p
 
 
 def test_other_letters_under_the_same_ids_are_computed_anew(undisturbed, files, spec, tmp_path):
-    """Neither the finished file of the old letters nor a finished shard of theirs is reused."""
     out = shutil.copytree(undisturbed[1], tmp_path / "esm_v2")
     changed = [tmp_path / file.name for file in files]
     others = str.maketrans("ACDEGHIKL", "CDEGHIKLM")

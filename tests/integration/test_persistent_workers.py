@@ -122,7 +122,6 @@ def test_pool_lifecycle(pool, work):
 def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
     inputs, tmp_path, caplog, monkeypatch
 ):
-    """A file that cannot be read, and one with a sequence that does not fit."""
     real = BatchEngine._forward
 
     def forward(engine, ready):

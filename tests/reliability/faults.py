@@ -40,7 +40,6 @@ def kill_ranks_with_one_shard() -> None:
 
 
 def write_down_events(log: Path) -> None:
-    """Write down what the interpreter tells of opening, importing, connecting and running."""
     file = log.open("a")
     told = ("open", "exec", "pickle.", "socket.", "subprocess.", "os.system", "os.exec", "os.fork")
 

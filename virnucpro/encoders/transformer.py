@@ -256,9 +256,9 @@ class DnabertLayer(nn.Module):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """How much each head minds distance (arXiv:2108.12409), steepest first.
+    """A geometric series; heads beyond a power of two take every second slope of the next one's.
 
-    A geometric series for a power of two; the heads beyond take every second slope of the next.
+    Source: arXiv:2108.12409.
     """
     series = 2 ** int(math.log2(heads))
     main = [8 * (i + 1) / series for i in range(series)]

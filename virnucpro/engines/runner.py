@@ -45,10 +45,7 @@ def budget_by_memory(bytes_per_token: float, free_bytes: int) -> int:
 
 
 class BatchEngine:
-    """An engine for an encoder on `device`; both kinds of layout give the same vectors.
-
-    `float32_encoder` makes what recomputes a batch with NaN or Inf; by default a copy.
-    """
+    """An engine on `device`; `float32_encoder` makes what recomputes a batch with NaN or Inf."""
 
     def __init__(
         self, kind: EngineKind, encoder: Encoder, *, device: torch.device,

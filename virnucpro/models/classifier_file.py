@@ -113,10 +113,7 @@ _LAYERS = ["__main__.MLPClassifier", *(f"torch.nn.modules.{name}" for name in _M
 
 
 def read_classifier(path: Path) -> tuple[str, Tensors]:
-    """Kind of network and tensors of a pickled module, a state dict, or safetensors, by content.
-
-    A ModelError tells of other names, shapes or numbers than the kind has, and of unsafe files.
-    """
+    """Kind and tensors of a pickled module, a state dict or safetensors; a ModelError if not so."""
     try:
         with path.open("rb") as file:
             start = file.read(9)

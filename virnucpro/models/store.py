@@ -336,10 +336,7 @@ def install_local(
     home: Path,
     prove: Callable[[EncoderSpec | ModelSpec], None] = lambda spec: None,
 ) -> Manifest:
-    """Install a model directory of ours, an encoder in a published layout, or a classifier file.
-
-    `prove` is given what is about to be installed, and raises `ModelError` if that is bad.
-    """
+    """Install our model directory, a published encoder or a classifier; `prove` may refuse it."""
     if not is_plain_name(name) or name in ("mini", "encoders", "custom"):
         raise ModelError(f"{name!r:.200} cannot be the name of an installed model")
     if name in specs.ENCODERS or name in ESM2_SIZES:

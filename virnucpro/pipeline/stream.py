@@ -18,7 +18,7 @@ from virnucpro.core.device import device_name, usable_cpus
 from virnucpro.core.errors import DamagedError, DeviceError, InputError, UsageError
 from virnucpro.core.files import atomic_write
 from virnucpro.core.records import Record, Status
-from virnucpro.core.text import duration, one_line
+from virnucpro.core.text import counted, duration, one_line
 from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
@@ -353,7 +353,8 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
             *where, why = reason.split("|", 2) if is_line else (f"unit {unit}", "scoring", reason)
             file.write("|".join((*where, one_line(why))) + "\n")
         lost, orfs = len(tables.missing), sum(tables.missing.values())
-        file.write(f"{paths.calls}|calls|{lost} records failed: {orfs} ORFs without a score\n")
+        text = f"{counted(lost, 'record')} failed: {counted(orfs, 'ORF')} without a score"
+        file.write(f"{paths.calls}|calls|{text}\n")
     return outputs
 
 

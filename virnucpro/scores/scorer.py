@@ -90,10 +90,7 @@ class LoadedModels:
         return self._engines.setdefault((spec, options), engine)
 
     def encoder(self, spec: EncoderSpec, options: EngineOptions) -> Any:
-        """An encoder, its kernels proved; a small one on the CPU does without torch.
-
-        Several threads may ask at once. Errors as for `engine`.
-        """
+        """As `engine`, the encoder alone, for several threads; a small one on a CPU is numpy."""
         if spec.is_small and self.device == "cpu" and options.dtype in ("auto", "float32"):
             return self._encoders.get(spec) or self._encoders.setdefault(spec, SmallEncoder(spec))
         import torch
@@ -209,10 +206,7 @@ class Scorer:
         return self.classify(merged)
 
     def classify(self, merged: NDArray[np.float32]) -> NDArray[np.float32]:
-        """P(other), P(virus), P(null) and the columns of `Kinds` of merged vectors, (n, `COLUMNS`).
-
-        NaN where the model has no such class.
-        """
+        """P(other), P(virus), P(null), columns of `Kinds`: (n, `COLUMNS`), NaN for what is none."""
         classifier = self._models.classifier(self.model)
         table = np.full((len(merged), COLUMNS), np.nan, dtype=np.float32)
         for first in range(0, len(merged), self._batch):

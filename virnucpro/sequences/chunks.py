@@ -47,10 +47,7 @@ def even_windows(length: int, chunk_nt: int) -> list[tuple[int, int]]:
 
 
 def circle_windows(circle: bytes, chunk_nt: int) -> list[tuple[int, int]]:
-    """Cut a circle into windows that are the same ones wherever and on which strand it begins.
-
-    One that crosses the junction ends beyond the length of `circle`, one turn, normalised.
-    """
+    """A circle's windows, the same wherever and on which strand it begins; some cross its end."""
     size = len(circle)
     count = -(-size // chunk_nt)
     count = count * 3 // 2 if 1 < count <= FEW_CHUNKS else count

@@ -120,13 +120,8 @@ def find_orfs(chunks: Sequence[str], policy: OrfPolicy) -> Orfs:
 
     A codon with an ambiguous base is `X`; an ORF of nothing but `X` is none. Under `open-frame`
     the DNA is one base longer than the codons where the chunk has it; under `longest` it is the
-    whole strand from the frame's first base on, so that it stays in codon phase, and a run shorter
-    than 5 codons is kept only if no frame of the chunk has one that long: every chunk with 60
-    unambiguous bases in a row gives an ORF.
-
-    >>> orfs = find_orfs(["ATGNNNGCTGCTA"], OrfPolicy("open-frame"))
-    >>> FRAMES[orfs.frame[0]], orfs.protein[0], orfs.dna[0]
-    ('F1', b'MXAA', b'ATGNNNGCTGCTA')
+    whole strand from the frame's first base on, and a run shorter than 5 codons is kept only if the
+    chunk has none that long: every chunk with 60 unambiguous bases in a row gives an ORF.
     """
     if not chunks:
         none = np.empty(0, dtype=np.int64)

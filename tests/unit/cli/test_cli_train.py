@@ -90,8 +90,9 @@ def test_the_published_classifier_is_trained_on_frozen_encoders(tiny_home, data,
     assert "AUROC on held-out windows" in _train(config, data, out, home=tiny_home)
     model = resolve_model("custom", out, tiny_home)
     assert model.orf_policy.name == "open-frame" and model.chunk_nt == 300
-    blocks = sorted((tmp_path / "out.run").glob("*.npy"))
+    blocks = sorted((tmp_path / "out.run" / "ledger").iterdir())
     before = [path.stat().st_mtime_ns for path in blocks]
+    assert len(before) == 2
     first = (out / "classifier.safetensors").read_bytes()
     _train(config, data, out, home=tiny_home)
     assert [path.stat().st_mtime_ns for path in blocks] == before
@@ -119,7 +120,6 @@ def test_evaluation_is_the_product_path_and_agrees_with_its_files(data, tmp_path
 
 
 def test_decoys_are_measured_kind_by_kind_and_sets_without_some_records(tiny, data, tmp_path):
-    """Whole records, with the calls of predict."""
     kinds, out, decoys = tmp_path / "kinds.tsv", tmp_path / "out", data / "bacteria.fa"
     kinds.write_text("id\tkind\n" + "".join(f"bacteria{i}\tkind {i % 2}\n" for i in range(18)))
     viral, calls = f"virus={data / 'virus.fa'}", []

@@ -60,7 +60,6 @@ def test_empty_sequences_and_tokens_of_none_touch_no_other_row(encoder, installe
 
 
 def test_a_packed_layout_never_asks_the_host(encoder):
-    """Tensors without content: whoever wants a number of them, gets an error."""
     layout = Tiled.of(batch_of(MIXED), encoder.pad_id).to(torch.device("meta"))
     states = torch.empty(len(layout.tokens), 6, device="meta", dtype=torch.float16)
     assert layout.mean(states, 1).shape == (len(MIXED), 6)

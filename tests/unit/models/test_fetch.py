@@ -101,7 +101,6 @@ def test_content_unlike_what_the_hub_states_is_refused_at_once(hub, tmp_path, na
 
 
 def test_a_fetch_that_broke_off_goes_on_at_its_revision(hub, tmp_path):
-    """Whole files stay; the one that broke off starts over."""
     (plan,) = plan_fetch([DNA], tmp_path, {})
     hub.breaks = [200] * 10 + [0] * 10
     with pytest.raises(ModelError, match="fetch again to go on"):

@@ -112,7 +112,6 @@ def test_both_fasta_files_are_what_checkv_takes(tmp_path):
 
 
 def test_rates_belong_to_the_sample(tmp_path):
-    """The same score is worth more among viruses than among hosts."""
     rich = [(f"v{i}", [0.95]) for i in range(200)] + [("a", [0.8])]
     poor = [(f"h{i}", [0.03]) for i in range(2_000)] + [("b", [0.8])]
     run = make_run(tmp_path, {"rich": rich, "poor": poor})

@@ -49,7 +49,6 @@ RECORDS = [
     "order", [iter, lambda found: reversed(list(found)), *map(shuffled, "abc")]
 )
 def test_shards_keep_their_order_whatever_order_outcomes_come_in(monkeypatch, order):
-    """Of five shards; some records are copies, some are too short for an ORF."""
     monkeypatch.setattr(passing, "SHARD_RECORDS", 5)
     monkeypatch.setattr(passing, "BLOCK_CHUNKS", 4)
     events = input_pass(iter(RECORDS), RULES, per_unit=6)
