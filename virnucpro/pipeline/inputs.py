@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ logger = logging.getLogger("virnucpro.pipeline")
 
 _OF_A_PROCESS = ("/dev/stdin", "/dev/fd/", "/proc/")  # files, where a file was redirected to them
 
+_FASTQ_OF_MATES = re.compile(r"(?:^|[._-])[rR]?1(?:_001)?\.f(?:ast)?q(?:\.|$)")
 _FIRST_MATE = re.compile(r"(.+?)((?:[._-][rR]?)?)1((?:_001)?)", re.DOTALL)
 _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
@@ -87,6 +89,13 @@ def plan_sources(
             logger.warning(
                 "%s is given twice (first as %s): its records are called twice", path, first
             )
+    for first, second in pairwise(inputs) if not paired else ():
+        if _of_mates(first, second) and _FASTQ_OF_MATES.search(first.name):
+            logger.warning(
+                "%s and %s look like files of mates: --paired gives a pair one answer",
+                first,
+                second,
+            )
     width = 2 if paired else 1
     samples = sample_names(inputs, paired)
     return tuple(
@@ -103,6 +112,13 @@ def plan_sources(
             range(0, len(inputs), width), samples, folder_names(samples), strict=True
         )
     )
+
+
+def _of_mates(path: Path, other: Path) -> str:
+    """What the names of two files of mates share; empty where they are not named so."""
+    mate = _FIRST_MATE.fullmatch(sample_name(path))
+    is_mate = mate and sample_name(other) == f"{mate[1]}{mate[2]}2{mate[3]}"
+    return mate[1] if mate and is_mate else ""
 
 
 def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
@@ -122,11 +138,7 @@ def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
     folders_of: defaultdict[str, set[Path]] = defaultdict(set)
     width = 2 if paired else 1
     for path, other in zip(inputs[::width], inputs[width - 1 :: width], strict=True):
-        stem = sample_name(path)
-        mate = _FIRST_MATE.fullmatch(stem)
-        if mate and sample_name(other) == f"{mate[1]}{mate[2]}2{mate[3]}":
-            stem = mate[1]
-        stem = _NOT_PRINTED.sub("_", stem)
+        stem = _NOT_PRINTED.sub("_", _of_mates(path, other) or sample_name(path))
         # a folder is called as the user calls it, so that no link is followed
         whole = os.path.abspath(path)  # noqa: PTH100
         folder = Path(STDIN if str(path) == STDIN else whole).parent

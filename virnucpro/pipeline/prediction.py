@@ -56,6 +56,7 @@ def run_prediction(
     use_v2_architecture: bool = False,
     runtime_config: RuntimeConfig | None = None,
     executor: Executor | None = None,
+    command: Sequence[str] | None = None,
 ) -> int:
     """Call every record of `input_files`; results lie in `output_dir`.
 
@@ -67,6 +68,7 @@ def run_prediction(
         use_v2_architecture: embed proteins with the packed engine, one process per GPU.
         runtime_config: how the packed engine runs; None means the defaults.
         executor: scores units, and stays as it is; None makes one for this run.
+        command: the words that asked for the run; None means those of this process.
 
     Returns:
         Exit code: 0 done, 6 done but for the records named in failed_files.txt.
@@ -90,6 +92,7 @@ def run_prediction(
         import torch  # noqa: F401 - where it is missing, say so before anything is touched
     with directory.working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings)
+        run.data["command"] = command or run.data["command"]
         calls = run.ledger.read(CALLS, run.calls_key)
         tables = run.ledger.read(TABLES, run.tables_key)
         if calls and tables:

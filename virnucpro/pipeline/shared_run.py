@@ -18,6 +18,7 @@ import random
 import re
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -75,6 +76,8 @@ class SharedRun:
         entry = self.ledger.read(PLAN, "")
         if entry is None:
             problem = f"{place} holds no run that waits for workers"
+            if (Path(place) / "run.json").is_file():
+                raise UsageError(f"{problem}: it is finished, or was begun by `predict`")
             raise UsageError(f"{problem}; `virnucpro plan` makes one")
         self.facts = entry.facts
         self.settings = build(PredictionSettings, self.facts["settings"], f"{place}: settings")
@@ -169,7 +172,7 @@ def plan(
         ledger.discard(PLAN, PLANNED)
         facts = {
             "key": run.key, "model": model.digest, "per_claim": per_claim, "inputs": places,
-            "settings": asdict(settings),
+            "settings": asdict(settings), "command": sys.argv,
         }  # fmt: skip
         ledger.commit(PLAN, "", facts=facts)
         store, units = ScoreStore(ledger, run.key), 0
@@ -255,14 +258,15 @@ def finish(place: str) -> int:
         )
     settings = replace(run.settings, output=replace(run.settings.output, resume=True, force=False))
     inputs, scored = [Path(name) for name in run.facts["inputs"]], NoExecutor(run.reasons())
+    asked = run.facts["command"]
     with ExitStack() as stack:
         out = _folder(place, stack)
         if not url_of(place):
-            return run_prediction(inputs, out, settings, executor=scored)
+            return run_prediction(inputs, out, settings, executor=scored, command=asked)
         for name in (run.ledger.name(unit_name(k), run.key) for k in range(run.units)):
             if (content := run.ledger.storage.read(name)) is not None:
                 _ledger("", out).storage.create(name, content)
-        code = run_prediction(inputs, out, settings, executor=scored)
+        code = run_prediction(inputs, out, settings, executor=scored, command=asked)
         for path in out.rglob("*"):
             if path.is_file() and CHECKPOINTS not in path.parts and path.name != LOCK:
                 with path.open("rb") as file:

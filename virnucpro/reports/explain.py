@@ -68,14 +68,14 @@ def expected_false(run: Run) -> float | None:
     return false / sum(count for count, _ in viral) if viral else None
 
 
-def thresholds(calling: Mapping[str, Any]) -> str:
-    """What a record must reach to be called viral, from `calling` of run.json."""
+def thresholds(calling: Mapping[str, Any], unit: str = "record") -> str:
+    """What a record, or pair, must reach to be called viral, from `calling` of run.json."""
     score, fdr, preset = (calling[name] for name in ("min_score", "max_fdr", "preset"))
     needs = [] if score is None else [f"is at least {score:g}"]
     if score is None or calling["only_stricter"]:
         needs.append("passes the model's own limits")
     rest = ", at any FDR" if fdr is None else f" and its FDR is at most {100 * fdr:g}%"
-    said = f"record is called viral if its p_virus {' and '.join(needs)}{rest}."
+    said = f"{unit} is called viral if its p_virus {' and '.join(needs)}{rest}."
     if preset is None:
         return f"A {said}"
     own = PRESETS[preset]
@@ -120,6 +120,11 @@ def estimates(run: Run) -> dict[str, str]:
 def advice(command: Sequence[str], limit: str = "0.05") -> str:
     """How to call a finished run again with a bound of the FDR, given the words that started it."""
     words = [word for word in command[1:] if word not in ("--force", "-f", "--resume")]
+    if "plan" in words:
+        words[words.index("plan")] = "predict"
+        if "--block" in words:
+            at = words.index("--block")
+            del words[at : at + 2]
     if "predict" not in words:  # from Python
         return f"predict(..., resume=True, max_fdr={limit})"
     return shlex.join(["virnucpro", *words, "--resume", "--max-fdr"]) + f" {limit}"

@@ -53,6 +53,8 @@ def write_report(output_dir: Path) -> Path:
     hosts, regions = best_regions(output_dir / "regions.tsv")
     summary = summarise(output_dir / "calls.tsv", {row.key for _, row in regions})
     mates = explain.mates(run)
+    for counts in summary.histogram.values():  # mates have one p_virus and one call
+        counts[:] = [count // mates for count in counts]
     data = _data(run, summary, regions, output_dir) | {"unit": "pair" if mates > 1 else "record"}
     data["curve"] = [(place, kept // mates, lost / mates) for place, kept, lost in summary.curve]
     style = pages.asset("report.css")
