@@ -178,7 +178,7 @@ def _safetensors(folder: Path, data: bytes) -> None:
         read_classifier(path)
     checkpoint = Checkpoint(path)
     for name in checkpoint.shapes:
-        checkpoint.read(name)
+        checkpoint.readers[name]()
 
 
 def _pickled(folder: Path, data: bytes) -> None:
@@ -187,7 +187,7 @@ def _pickled(folder: Path, data: bytes) -> None:
         read_classifier(path)
     checkpoint = Checkpoint(path)
     for name in checkpoint.shapes:
-        checkpoint.read(name)
+        checkpoint.readers[name]()
 
 
 def _packed_seeds() -> list[bytes]:

@@ -138,7 +138,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.source = path
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._readers: dict[str, Callable[[], Tensor]] = {}
+        self.readers: dict[str, Callable[[], Tensor]] = {}
         inside = (path / name for name in _WHOLE) if path.is_dir() else (path,)
         if (weights := next(filter(Path.is_file, inside), None)) is None:
             raise ModelError(f"{path}: no weights here ({_WHOLE[0]}, {_WHOLE[2]}); fetch it again")
@@ -173,7 +173,7 @@ class Checkpoint:
     def _add(self, name: str, shape: Any, reader: Callable[[], Tensor]) -> None:
         if name in self.shapes:
             raise ModelError(f"{self.source}: tensor {name:.200} is there twice")
-        self.shapes[name], self._readers[name] = tuple(shape), reader
+        self.shapes[name], self.readers[name] = tuple(shape), reader
 
     def _open_pickled(self, file: Path) -> None:
         """Note the tensors of a pickle, which is not run; options of fair-esm go to `config`."""
@@ -224,7 +224,7 @@ class _Opened(Checkpoint):
         """Read one of our tensors; it must be finite in its own numbers, or in those of `into`."""
         name = self.names[slot]
         try:
-            tensor = self._readers[name]()
+            tensor = self.readers[name]()
         except Exception as error:  # readers of two libraries; each has its own errors
             raise self._error(f"tensor {name} cannot be read: {error}") from error
         if tensor.layout != torch.strided or not tensor.is_floating_point():
