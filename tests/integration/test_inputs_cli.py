@@ -130,6 +130,18 @@ def test_without_pysam_the_remedy_is_named(tmp_path, monkeypatch):
         next(read_alignments(tmp_path / "x.bam", ReadLog()))
 
 
+@pytest.mark.parametrize(("first", "second", "is_told"), [
+    ("x_R1.fastq.gz", "x_R2.fastq.gz", True), ("r1.fq", "r2.fq", True),
+    ("sample1.fq", "sample2.fq", False), ("x_1.fa", "x_2.fa", False), ("x_1.fq", "y_2.fq", False),
+])  # fmt: skip
+def test_files_that_look_like_mates_are_told(tmp_path, caplog, first, second, is_told):
+    paths = [tmp_path / first, tmp_path / second]
+    plan_sources(paths, {}, paired=True)
+    assert not caplog.messages
+    plan_sources(paths, {}, paired=False)
+    assert any("--paired" in message for message in caplog.messages) == is_told
+
+
 def test_mates_are_not_paired_twice(tmp_path):
     paths = [tmp_path / "x.bam", tmp_path / "y.bam"]
     for path in paths:

@@ -42,16 +42,22 @@ RATED_SECONDS = 30.0
 
 Run = Mapping[str, Any]  # run.json
 
+_PARTS = {  # what a run that has ended holds, at least
+    **dict.fromkeys(("model", "parameters", "calling", "stages", "outputs"), dict),
+    **dict.fromkeys(("command", "inputs", "samples", "sample_summary"), list), "status": str,
+}  # fmt: skip
+
 
 def read_run(output_dir: Path) -> dict[str, Any]:
     """What run.json says of a run that has ended; without one of this version a `UsageError`."""
     run = read_json(output_dir / "run.json")
-    if run.get("tool") != "virnucpro" or run.get("schema") != SCHEMA:
+    is_ours = run.get("tool") == "virnucpro" and run.get("schema") == SCHEMA
+    if is_ours and run.get("status") == "running":
+        raise UsageError(f"{output_dir} holds a run that did not end; predict --resume goes on")
+    if not is_ours or any(type(run.get(name)) is not known for name, known in _PARTS.items()):
         raise UsageError(
             f"{output_dir} holds no run of this version: run.json is missing, damaged or not ours"
         )
-    if run["status"] == "running":
-        raise UsageError(f"{output_dir} holds a run that did not end; predict --resume goes on")
     return run
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from virnucpro.core.records import Record
+from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.input_pass import Rules, input_pass
 from virnucpro.pipeline.stream import scored_shards
 from virnucpro.pipeline.worker_loop import Done
-from virnucpro.scores.scorer import COLUMNS
+from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer
 from virnucpro.sequences.orfs import OrfPolicy, find_orfs
 
 RULES = Rules(120, OrfPolicy("longest"))
@@ -64,3 +65,11 @@ def test_shards_keep_their_order_whatever_order_outcomes_come_in(monkeypatch, or
             expected.append(true_score(orfs.dna[orfs.frame.tolist().index(frame)]))
         np.testing.assert_allclose(scores, np.reshape(expected, (-1, COLUMNS)), atol=1e-6)
     assert next(records, None) is None and units > 12
+
+
+def test_progress_counts_the_work_of_both_encoders(tmp_path):
+    """A quarter of the bundled model's work is done when the proteins are, and all at the end."""
+    scorer = Scorer(resolve_model("mini", None, tmp_path), LoadedModels("cpu", 1))
+    scorer.load()
+    told = list(scorer.run(scorer.prepare(([b"ATGGCT" * 50] * 40, [b"MA" * 50] * 40))))
+    assert 10 in np.cumsum(told) and sum(told) == 40

@@ -163,6 +163,10 @@ def test_a_damaged_table_is_named_and_a_missing_run_refused(tmp_path, name):
         file.write("a\t5\n")
     with pytest.raises(InputError, match=rf"{name}, line \d+: 2 fields"):
         write_report(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(run | {"parameters": None}))
+    with pytest.raises(UsageError, match="damaged or not ours"):
+        write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
 
