@@ -134,11 +134,11 @@ def called(key: str, table: Table, calibration: Calibration, kinds: Kinds) -> Ta
     size = np.bincount(table["of"], clear, n) if is_pair else np.full(n, int(key))
     record_of = 2 * table["of"] + table["mate"] if is_pair else table["of"]
     found = fitting.score_records(calibration, kinds, scores, clear, record_of, size, is_pair)
-    kind = kinds.of_records(scores[:, 3:], clear.astype(np.float64), table["of"], n)[0]
-    is_called = (found.call == "virus") & ((kind != RETRO) | (found.p >= calibration.retro_above))
+    is_certain = (found.kind != RETRO) | (found.p >= calibration.retro_above)
     half = np.array([sum(map(ord, record)) % 2 for record in table["record"]])
-    columns = {"p": found.p, "called": is_called, "host": found.host,
-               "kind": table["kind"], "set": table["set"], "half": half}  # fmt: skip
+    columns = {"p": found.p, "called": (found.call == "virus") & is_certain, "host": found.host,
+               "likeliest": found.kind, "call": found.call, "kind": table["kind"],
+               "set": table["set"], "half": half}  # fmt: skip
     is_known = ~np.isnan(found.p)
     return {name: values[is_known] for name, values in columns.items()}
 
@@ -165,26 +165,24 @@ def pairs(
 
 
 def by_part(
-    table: Table, shares: dict[str, float], half: int | None
+    table: Table, shares: dict[str, float], half: int
 ) -> tuple[list[fitting.Part], list[fitting.Scored]]:
-    """Parts of the mix, and the records of each, of one half or of all."""
+    """Parts of the mix, and the records of each in one half."""
     parts, rows = [], []
     label = np.where(table["kind"] == "virus", table["set"], table["kind"])
     for name in (*SETS, *shares):
-        own = (label == name) & ((table["half"] == half) | (half is None))
+        own = (label == name) & (table["half"] == half)
         parts.append(fitting.Part(name in SETS, 0.5 * shares.get(name, 1 / len(SETS))))
-        rows.append(fitting.Scored(table["p"][own], table["kind"][own], table["host"][own], None))
+        columns = (table[column][own] for column in ("p", "call", "likeliest", "host"))
+        rows.append(fitting.Scored(*columns, alike=None))
     return parts, rows
 
 
-def fitted(tables: dict[str, Table], half: int | None, shares: dict[str, float], hosts: int) -> Mix:
-    """The mix of one half of the records, or of all, by the code that training fits it with."""
-    order = [*sorted(set(tables) - {"pairs"}, key=int), "pairs"]
-    rows = [by_part(tables[key], shares, half) for key in order]
-    found = fitting.class_tables(rows[0][0], [scored for _, scored in rows], hosts)
-    found |= {"lengths_nt": np.array([int(key) for key in order[:-1]]),
-              "shares": np.array([*shares.values()])}  # fmt: skip
-    return Mix.of({name: values.round(4).tolist() for name, values in found.items()})
+def fitted(tables: dict[str, Table], half: int, shares: dict[str, float], hosts: int) -> Mix:
+    """The mix of one half of the records, by the code that training fits it with."""
+    lengths = sorted(set(tables) - {"pairs"}, key=int)
+    rows = [by_part(tables[key], shares, half) for key in (*lengths, "pairs")]
+    return fitting.mix_of(rows[0][0], [*map(int, lengths)], [some for _, some in rows], hosts)
 
 
 def draw(

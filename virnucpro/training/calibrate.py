@@ -225,7 +225,8 @@ class Scored(NamedTuple):
 
     p: Floats  # p_virus, (n,)
     call: NDArray[np.str_]  # (n,)
-    host: NDArray[np.int64]  # that each is most like, (n,)
+    kind: NDArray[np.int64]  # of virus, and host, that each is most like, (n,) each
+    host: NDArray[np.int64]
     alike: Floats | None  # of pairs: how alike the mates are, (n, `LIKENESS`)
 
 
@@ -242,8 +243,8 @@ def score_records(
     if are_pairs:
         alike, of = kinds.alike(scores[:, 3:], weight, record_of, len(sizes)), record_of // 2
     p, calls = calibration.contigs(scores, lengths, of, sizes, alike=alike)
-    host = kinds.of_records(scores[:, 3:], weight, of, len(sizes))[-1]
-    return Scored(np.clip(p, LEAST, 1 - LEAST), calls, host, alike)
+    kind, *_, host = kinds.of_records(scores[:, 3:], weight, of, len(sizes))
+    return Scored(np.clip(p, LEAST, 1 - LEAST), calls, kind, host, alike)
 
 
 def fit_mix(
@@ -294,11 +295,8 @@ def fit_mix(
             kept[length_nt] = found
     if not kept:
         return calibration
-    tables = class_tables(parts, [*kept.values(), pairs(calibration)], len(kinds.hosts))
-    shares = np.array([part.share for part in parts if not part.is_viral])
-    tables |= {"lengths_nt": np.array([*kept]), "shares": shares / shares.sum()}
-    mix = Mix.of({name: table.round(4).tolist() for name, table in tables.items()})
-    return replace(calibration, mix=mix)
+    scored = [*kept.values(), pairs(calibration)]
+    return replace(calibration, mix=mix_of(parts, [*kept], scored, len(kinds.hosts)))
 
 
 def draw_mates(corpus: Corpus, count: int, rng: np.random.Generator) -> LabelledWindows:
@@ -310,7 +308,8 @@ def draw_mates(corpus: Corpus, count: int, rng: np.random.Generator) -> Labelled
 
 def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored]) -> Calibration:
     """Fit gain and likeness of pairs, scored without any."""
-    p, alike = (np.concatenate([of[k] for of in scored]) for k in (0, 3))
+    p = np.concatenate([some.p for some in scored])
+    alike = np.concatenate([some.alike for some in scored if some.alike is not None])
     sizes = [len(some.p) for some in scored]
     design = np.column_stack([np.log(p) - np.log1p(-p), alike, np.ones(len(p))])
     is_viral = np.repeat([part.is_viral for part in parts], sizes)
@@ -323,8 +322,10 @@ def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored])
                    pair_intercept=intercept)  # fmt: skip
 
 
-def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> dict[str, Floats]:
-    """The tables of `Mix`, one row for each list of scored parts.
+def mix_of(
+    parts: list[Part], lengths_nt: Sequence[int], scored: list[list[Scored]], hosts: int
+) -> Mix:
+    """What is known of each class, from scored parts of each length, and last of pairs.
 
     A class's cell is the product of what all classes have at the length, what the class has over
     all lengths, and what it has at this one, each held to 1 by what was imagined.
@@ -359,4 +360,8 @@ def class_tables(parts: list[Part], scored: list[list[Scored]], hosts: int) -> d
     of_length = (counted + _OF_LENGTH) / (expected * of_class + _OF_LENGTH)
     looks = looks / looks.sum(axis=2, keepdims=True)
     cellular = np.maximum(cellular * of_class * of_length, 1e-4)
-    return {"viral": sides[1], "cellular": cellular, "hosts": looks}
+    tables = {
+        "lengths_nt": np.array(lengths_nt), "shares": share[~is_viral] / share[~is_viral].sum(),
+        "viral": sides[1], "cellular": cellular, "hosts": looks,
+    }  # fmt: skip
+    return Mix.of({name: table.round(4).tolist() for name, table in tables.items()})

@@ -117,7 +117,8 @@ def test_mates_that_agree_on_a_virus_speak_for_it_and_those_that_agree_on_a_host
         p = 1 / (1 + np.exp(-rng.normal(odds, 1, 400)))
         alike = np.clip(rng.normal(likeness, 0.3, (400, 3)), 0, 1)
         alike[:9] = np.nan  # of pairs with one mate that has a score
-        scored.append(Scored(p, np.empty(400, "<U9"), np.zeros(400, np.int64), alike))
+        nothing = np.zeros(400, np.int64)
+        scored.append(Scored(p, np.empty(400, "<U9"), nothing, nothing, alike))
     found = fit_pairs(Calibration(), parts, scored)
     phage, kind, host = found.pair_likeness
     assert host < -1 < 1 < kind and abs(phage) < 1 and 0.3 < found.pair_gain <= 1
