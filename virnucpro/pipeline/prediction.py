@@ -91,8 +91,7 @@ def run_prediction(
     if needs_torch:
         import torch  # noqa: F401 - where it is missing, say so before anything is touched
     with directory.working_in(out, settings.output.resume, settings.output.force, read):
-        run = prepare(input_files, out, model, settings)
-        run.data["command"] = command or run.data["command"]
+        run = prepare(input_files, out, model, settings, command)
         calls = run.ledger.read(CALLS, run.calls_key)
         tables = run.ledger.read(TABLES, run.tables_key)
         if calls and tables:

@@ -145,9 +145,13 @@ def choose_model(choice: ModelChoice) -> ModelSpec:
 
 
 def prepare(
-    input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings
-) -> Run:
-    """Hash the inputs and open the run, in a directory that is held and has a run of no others."""
+    input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings,
+    command: Sequence[str] | None = None,
+) -> Run:  # fmt: skip
+    """Hash the inputs and open the run, in a directory that is held and has a run of no others.
+
+    `command` are the words that asked for it, by default those of this process.
+    """
     asked, output, compute = settings.inputs, settings.output, settings.compute
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)
@@ -185,7 +189,8 @@ def prepare(
     versions = [(package, version_of(package)) for package in PACKAGES]
     about = {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
-        "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv,
+        "schema": SCHEMA, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": command or sys.argv,
         "host": f"{platform.system()}-{platform.release()}-{platform.machine()}",
         "versions": {"python": platform.python_version(), **{p: v for p, v in versions if v}},
         "model": {"name": model.name, "digest": model.digest, "chunk_nt": model.chunk_nt,

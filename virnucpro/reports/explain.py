@@ -124,7 +124,11 @@ def estimates(run: Run) -> dict[str, str]:
 
 
 def advice(command: Sequence[str], limit: str = "0.05") -> str:
-    """How to call a finished run again with a bound of the FDR, given the words that started it."""
+    """How to call a finished run again with a bound of the FDR, given the words that started it.
+
+    >>> advice(["virnucpro", "plan", "a.fa", "-o", "run", "--block", "2"])
+    'virnucpro predict a.fa -o run --resume --max-fdr 0.05'
+    """
     words = [word for word in command[1:] if word not in ("--force", "-f", "--resume")]
     if "plan" in words:
         words[words.index("plan")] = "predict"
