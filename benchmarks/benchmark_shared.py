@@ -133,8 +133,8 @@ def on_gpus(runs: Runs, counts: list[int], is_tiny: bool) -> dict[str, Any]:
     found = {"kernels": timed(runs.local, "kernels", "-d", kind, "--sample-n", 300)}
     for count in counts:
         alone, shared = f"local {count}", f"workers {count}"
-        gpus = [] if is_tiny else ["--gpus", ",".join(map(str, range(count)))]
-        found[f"predict, {count} GPU"] = timed(runs.local, alone, "-d", kind, *gpus)
+        here = ["-d", "cpu"] if is_tiny else ["--gpus", ",".join(map(str, range(count)))]
+        found[f"predict, {count} GPU"] = timed(runs.local, alone, *here)
         workers = [["-d", kind if is_tiny else f"cuda:{k}"] for k in range(count)]
         found[f"workers, {count} GPU"] = timed(runs.shared, shared, kind, workers)
         print(found, flush=True)
