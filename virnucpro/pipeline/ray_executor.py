@@ -15,20 +15,12 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.storage import Folder
 from virnucpro.core.text import clipped, one_line
+from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.output_dir import CLAIMS
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.shared_run import SharedRun, score
-from virnucpro.pipeline.stream import ScoreStore, unit_name
-from virnucpro.pipeline.worker_loop import (
-    LOAD_ONLY,
-    Done,
-    GivenUp,
-    InProcess,
-    Item,
-    Job,
-    OnRows,
-    Outcome,
-)
+from virnucpro.pipeline.stream import ScoreStore
+from virnucpro.pipeline.worker_loop import Done, GivenUp, InProcess, Item, Job, OnRows, Outcome
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
@@ -42,6 +34,8 @@ _OPEN, _LEAST_OPEN = 4, 16  # units that are not scored yet: of each task, and i
 class RayExecutor:
     """Leaves units where tasks claim them; see `Executor`. `store` is seen by all hosts."""
 
+    loads = 0  # encoders, by this process
+
     def __init__(self, compute: Compute, store: ScoreStore) -> None:
         self._compute, own = compute, store.ledger
         ledger = Ledger(own.root.absolute(), own.folder.absolute(), repair=own.repair)
@@ -50,11 +44,6 @@ class RayExecutor:
         self._ray: Any = None
         self._tasks: list[Any] = []
         self._broken, self._hired = 0, 0.0
-
-    @property
-    def loads(self) -> int:
-        """Encoders loaded so far by this process: none."""
-        return 0
 
     def close(self) -> None:
         """End the tasks, and what Ray runs of this process."""
@@ -77,7 +66,7 @@ class RayExecutor:
                     elif item[1] is not None:
                         self._run.store.commit_orfs(*item)
                         sizes[item[0]] = len(item[1][0])
-                    elif item[0] != LOAD_ONLY:
+                    elif item[0] != worker_loop.LOAD_ONLY:
                         yield Done(item[0])
                 else:
                     time.sleep(look_s)
@@ -94,7 +83,7 @@ class RayExecutor:
         store, notes = self._run.store, self._run.notes
         entries, failures = store.ledger.storage.names(), notes.names()
         for key in list(sizes):
-            if store.ledger.name(unit_name(key), store.key) in entries:
+            if store.name(key) in entries:
                 size = sizes.pop(key)
                 on_rows(size)
                 yield Done(key, store.read(key, size), store.stats(key))

@@ -18,17 +18,8 @@ from typing import Any
 
 from virnucpro.core.log import DATE_FORMAT, FORMAT, relay_logs, replay
 from virnucpro.core.processes import become_worker, children_ignore_interrupts
-from virnucpro.pipeline.worker_loop import (
-    LOAD_ONLY,
-    Done,
-    Failed,
-    GivenUp,
-    Item,
-    Job,
-    OnRows,
-    Outcome,
-    work,
-)
+from virnucpro.pipeline import worker_loop
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, Outcome, work
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -110,7 +101,9 @@ class Workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
             self._kill(worker)
 
-    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
+    def run(
+        self, job: Job, items: Iterable[worker_loop.Item], on_rows: worker_loop.OnRows
+    ) -> Iterator[Outcome]:
         """See `Executor`."""
         self._job, self._items, self._on_rows = job, iter(items), on_rows
         self._units: dict[int, Any] = {}  # those that are not done
