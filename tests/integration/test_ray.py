@@ -35,7 +35,7 @@ def cluster():
     """Three hosts of one CPU each, as processes."""
     from ray.cluster_utils import Cluster
 
-    here = Path(__file__).parents[1]  # of the jobs that actors find by name
+    here = Path(__file__).parents[1]  # of the jobs that workers find by name
     # a host that is killed is missed after 3 s where it would be after 15
     health = {f"health_check_{what}": value for what, value in (
         ("initial_delay_ms", 1000), ("period_ms", 1000), ("failure_threshold", 3),
