@@ -289,9 +289,9 @@ def finish(run: str) -> None:
 @options.as_json
 def status(run: str, as_json: bool) -> None:
     """Show how far RUN is, how fast it goes, and which worker holds which blocks of units."""
-    from virnucpro.pipeline.shared_run import SharedRun
+    from virnucpro.pipeline.shared_run import open_run
 
-    now = SharedRun(run).status()
+    now = open_run(run).status()
     if as_json:
         click.echo(json.dumps(now, indent=1))
         return
