@@ -125,7 +125,7 @@ def _run(rows: list[CallRow], names: list[str]) -> dict[str, object]:
         "samples": names,
         "sample_summary": [{"sample": name, "records": 100, "scored": 100, "virus": 9,
                             "prevalence": 0.15, "low": 0.1, "high": 0.21, "expected_false": 0.1,
-                            "compatible_with_none": False}
+                            "compatible_with_none": False, "sure": 3, "note": ""}
                            for name in names],
         "calling": {"preset": None, "min_score": None, "max_fdr": None, "only_stricter": False},
         "stages": {
