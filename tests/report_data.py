@@ -49,10 +49,8 @@ def make_run(folder, records=200, samples=1, hostile=False, lengths=None) -> Pat
         rows.append(row)
         chunks += windows
         if row.call in ("virus", "non-virus") and len(windows) > 5:
-            place, odds = (
-                (windows[0].start, windows[2].end, row.length),
-                round(6 + len(regions) / 7, 2),
-            )
+            start, end = windows[0].start, windows[2].end
+            place, odds = (start, end, (end - start) / length), round(6 + len(regions) / 7, 2)
             regions.append(RegionRow(seq_id, 1, *place, 3, 0, 0.9, odds, row.call, row.sample))
     # the mean doubt of all that score as high is their false discovery rate
     fdr, doubt = {}, 0.0

@@ -113,8 +113,8 @@ def find_regions(row: Sequence[str], chunks: Sequence[ChunkRow]) -> list[RegionR
     stretches = viral_stretches(windows, row[CALL] == VIRUS)
     return [
         RegionRow(
-            row[ID], number, found.start, found.end, length, found.supporting,
-            found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
+            row[ID], number, found.start, found.end, (found.end - found.start) / length,
+            found.supporting, found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
         )
         for number, found in enumerate(stretches, start=1)
     ]  # fmt: skip
