@@ -56,6 +56,7 @@ class RayExecutor:
 
     def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
         """See `Executor`; the first unit is 0, and none is left out."""
+        store, notes = self._run.store, self._run.notes
         sizes: dict[int, int] = {}  # of units that are not scored yet
         source, has_more, looked, look_s = iter(items), True, 0.0, _LOOK_S
         try:
@@ -64,32 +65,29 @@ class RayExecutor:
                     if (item := next(source, None)) is None:
                         has_more = False
                     elif item[1] is not None:
-                        self._run.store.commit_orfs(*item)
+                        store.commit_orfs(*item)
                         sizes[item[0]] = len(item[1][0])
                     elif item[0] != worker_loop.LOAD_ONLY:
                         yield Done(item[0])
                 else:
                     time.sleep(look_s)
-                if sizes and time.monotonic() - looked >= look_s:
-                    self._hire(job)
-                    looked = time.monotonic()
-                    yield from self._look(sizes, on_rows)
-                    # a ledger of many units is not looked at all the time
-                    look_s = max(_LOOK_S, 10 * (time.monotonic() - looked))
+                if not sizes or time.monotonic() < looked + look_s:
+                    continue
+                self._hire(job)
+                start = time.monotonic()
+                entries, failures = store.ledger.storage.names(), notes.names()
+                looked = time.monotonic()
+                look_s = max(_LOOK_S, looked - start)  # of a large ledger it takes long
+                for key, size in list(sizes.items()):
+                    if store.name(key) in entries:
+                        del sizes[key]
+                        on_rows(size)
+                        yield Done(key, store.read(key, size), store.stats(key))
+                    elif f"failed-{key}" in failures:
+                        del sizes[key]
+                        yield GivenUp(key, (notes.read(f"failed-{key}") or b"").decode())
         finally:
             self.close()
-
-    def _look(self, sizes: dict[int, int], on_rows: OnRows) -> Iterator[Outcome]:
-        store, notes = self._run.store, self._run.notes
-        entries, failures = store.ledger.storage.names(), notes.names()
-        for key in list(sizes):
-            if store.name(key) in entries:
-                size = sizes.pop(key)
-                on_rows(size)
-                yield Done(key, store.read(key, size), store.stats(key))
-            elif f"failed-{key}" in failures:
-                del sizes[key]
-                yield GivenUp(key, (notes.read(f"failed-{key}") or b"").decode())
 
     def _hire(self, job: Job) -> None:
         """Have as many tasks as the cluster has room for by now; raises what ended the last one."""
