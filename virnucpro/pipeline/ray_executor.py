@@ -80,7 +80,8 @@ class RayExecutor:
                     if store.name(key) in entries:
                         del sizes[key]
                         on_rows(size)
-                        yield Done(key, store.read(key, size), store.stats(key))
+                        found = store.read(key, size)
+                        yield Done(key, *found) if found else GivenUp(key, "damaged scores")
                     elif f"failed-{key}" in failures:
                         del sizes[key]
                         yield GivenUp(key, (notes.read(f"failed-{key}") or b"").decode())

@@ -90,8 +90,11 @@ class ScoreStore:
         """What the entry of a unit is called where entries lie."""
         return self.ledger.name(unit_name(number, what), self.key)
 
-    def read(self, number: int, size: int) -> Scores | None:
-        """The scores of a finished unit, (size, `COLUMNS`), or None; a DamagedError if changed."""
+    def read(self, number: int, size: int) -> tuple[Scores, dict[str, Any]] | None:
+        """Scores of a finished unit, (size, `COLUMNS`), and what engines did, or None.
+
+        A DamagedError if they are not what was committed.
+        """
         if (entry := self.ledger.read(unit_name(number), self.key)) is None:
             return None
         if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
@@ -100,17 +103,12 @@ class ScoreStore:
             self.ledger.discard(unit_name(number))
             return None
         scores = np.frombuffer(entry.payload, dtype="<f4")
-        return scores.reshape(size, COLUMNS).astype(np.float32)
+        return scores.reshape(size, COLUMNS).astype(np.float32), entry.facts
 
     def commit(self, number: int, scores: Scores, stats: dict[str, Any] | None = None) -> bool:
         """Record scores, (n, `COLUMNS`), and what engines did; False where it had been done."""
         payload = scores.astype("<f4").tobytes()
         return self.ledger.commit(unit_name(number), self.key, payload, facts=stats)
-
-    def stats(self, number: int) -> dict[str, Any]:
-        """What was committed with the scores of a unit."""
-        entry = self.ledger.read(unit_name(number), self.key)
-        return entry.facts if entry else {}
 
     def commit_orfs(self, number: int, unit: Orfs) -> None:
         """Record DNA and protein of a unit's ORFs."""
@@ -161,7 +159,7 @@ def scored_shards(
             if known is None:
                 yield event.number, (event.dna, event.protein)
             else:
-                scores[event.number] = known
+                scores[event.number] = known[0]
                 yield event.number, None
 
     def joined(shard: Shard) -> tuple[Shard, Scores]:

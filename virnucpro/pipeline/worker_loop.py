@@ -115,51 +115,45 @@ def work(
 
     tasks: dict[Job, Task] = {}
 
-    def prepared() -> Iterator[tuple[int, Task | None, Any, Exception | None]]:
+    def prepared() -> Iterator[tuple[int, Task | None, Any]]:
+        """Keys, with their task and what it made of the unit, or the error that it met."""
         for key, job, unit in items:
             if unit is None and key != LOAD_ONLY:
-                yield key, None, None, None
+                yield key, None, None
                 continue
             if job not in tasks:
                 tasks[job] = job.task(models)
-                yield LOAD_ONLY, tasks[job], None, None  # it loads while a unit is prepared
+                yield LOAD_ONLY, tasks[job], None  # it loads while a unit is prepared
             if key != LOAD_ONLY:
                 try:
-                    yield key, tasks[job], tasks[job].prepare(unit), None
+                    yield key, tasks[job], tasks[job].prepare(unit)
                 except Exception as error:  # noqa: BLE001 - a worker's edge: it becomes data
-                    yield key, tasks[job], None, error
+                    yield key, tasks[job], error
 
     depth = 0 if models.is_single_threaded else _PREPARED
     with closing(ahead(prepared(), depth)) as units:
-        for key, task, ready, error in units:
+        for key, task, ready in units:
             if task is None:
-                yield Done(key, loads=models.loads)
+                yield Done(key)
                 continue
-            if key == LOAD_ONLY:
-                try:
-                    task.load()
-                except Exception as caught:
-                    logger.debug("cannot start", exc_info=True)
-                    yield _failed(LOAD_ONLY, caught)
-                    return
-                yield Done(LOAD_ONLY, None, task.stats(), models.loads)
-                continue
+            result = None
             try:
-                if error is not None:
-                    raise error
-                result = yield from task.run(ready)
+                if isinstance(ready, Exception):
+                    raise ready
+                if key == LOAD_ONLY:
+                    task.load()
+                else:
+                    result = yield from task.run(ready)
             except Exception as caught:
                 logger.debug("unit %d failed", key, exc_info=caught)
-                yield _failed(key, caught)
+                own = caught if isinstance(caught, VirNucProError) else None  # these can be pickled
+                yield Failed(key, clipped(one_line(caught), 1_000), own)
+                if key == LOAD_ONLY:
+                    return
             else:
                 yield Done(key, result, task.stats(), models.loads)
-            models.unit_finished()
-
-
-def _failed(key: int, error: Exception) -> Failed:
-    """An error as text, and itself where it is one of ours, which survive pickling."""
-    own = error if isinstance(error, VirNucProError) else None
-    return Failed(key, clipped(one_line(error), 1_000), own)
+            if key != LOAD_ONLY:
+                models.unit_finished()
 
 
 class InProcess:

@@ -3,7 +3,6 @@
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections import Counter, deque
@@ -88,9 +87,8 @@ class Workers:
         for worker in workers:
             with suppress(OSError):
                 worker.connection.send(None)
-            if worker.held and worker.process.pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(worker.process.pid, signal.SIGTERM)
+            if worker.held:
+                worker.process.terminate()
         deadline = time.monotonic() + _END_S
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
