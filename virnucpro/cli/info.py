@@ -111,9 +111,9 @@ def estimate(
             if not found.orfs:
                 run["problem"] = said = "nothing to score"
             elif cost := costs.estimate(found, model, used, threads, home):
-                run = asdict(cost)
-                said = f"about {duration(cost.seconds)}, memory {gib(cost.memory)}"
-                said += f", GPU memory {gib(cost.gpu_memory)}" if cost.gpu_memory else ""
+                run |= cost
+                said = f"about {duration(cost['seconds'])}, memory {gib(cost['memory'])}"
+                said += f", GPU memory {gib(cost['gpu_memory'])}" if cost["gpu_memory"] else ""
             else:
                 count = 20 if used == ["cpu"] else 2_000
                 said = f"no run of {name} here has told yet; one on some records will: "
@@ -146,7 +146,7 @@ def profile(
     packed engine of --parallel finds its own.
     """
     from virnucpro.models.store import find_encoder, resolve_model
-    from virnucpro.tools.budget_search import best, sample_sequences, try_budgets
+    from virnucpro.tools.budget_search import CLOSE_ENOUGH, sample_sequences, try_budgets
 
     if min_batch > max_batch:
         raise UsageError(f"--min-batch {min_batch} is above --max-batch {max_batch}")
@@ -170,11 +170,18 @@ def profile(
         trials = []
         for trial in try_budgets(spec, sequences, budgets, chosen, dtype):
             trials.append(trial)
-            click.echo(f"  {trial}")
-        winner = best(trials).token_budget
+            said = (
+                f"{trial['tokens_per_s']:>10,.0f} tokens/s  {trial['efficiency']:.1%} real tokens"
+            )
+            said += f"  {gib(trial['peak_bytes'])} at the peak" if trial["peak_bytes"] else ""
+            said = said if trial["fits"] else "does not fit"
+            click.echo(f"  {trial['token_budget']:>7} tokens  {said}")
+        enough = CLOSE_ENOUGH * max(trial["tokens_per_s"] for trial in trials)
+        winner = next(
+            t["token_budget"] for t in trials if t["fits"] and t["tokens_per_s"] >= enough
+        )
         click.echo(f"  best: {FLAGS[slot]} {winner}")
-        tried = [trial._asdict() for trial in trials]
-        encoders[spec.name] = {"flag": FLAGS[slot], "recommended": winner, "trials": tried}
+        encoders[spec.name] = {"flag": FLAGS[slot], "recommended": winner, "trials": trials}
     if output is not None:
         write_json(output, {"device": str(chosen), "encoders": encoders})
         click.echo(f"wrote {output}")
