@@ -228,7 +228,7 @@ def report(output_dir: Path) -> None:
 @flag("--bibtex", help="As BibTeX.")
 def citation(bibtex: bool) -> None:
     """Say what to cite."""
-    from virnucpro.reports.citations import references
+    from virnucpro.reports.pages import references
 
     for reference in references():
         text = f"{reference.text}\n    for {reference.why}"

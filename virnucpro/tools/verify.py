@@ -1,8 +1,4 @@
-"""Prove a model on this machine: each fast path against the plain one, and published outputs.
-
-The plain path is one sequence at a time in float32. Numbers are compared in three ways, since
-one dimension of a protein vector can hold most of its length.
-"""
+"""Prove a model on this machine: fast paths against one sequence at a time, published outputs."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,7 +28,7 @@ RESULTS = "prediction_results.txt"
 Vectors = NDArray[np.float32]
 
 # How far a path may be from the plain one: length of the difference over that of the vector, 1 -
-# cosine without the largest dimension, difference of a probability.
+# cosine without the largest dimension, which can be most of a vector, difference of a probability.
 TOLERANCES = {
     "float32": (1e-4, 1e-6, 1e-4),
     # Twice what random weights of the full size are off by, whatever the length.
