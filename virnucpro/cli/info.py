@@ -22,7 +22,7 @@ from virnucpro.core.device import (
     usable_cpus,
     validate_and_get_device,
 )
-from virnucpro.core.errors import InputError, ModelError, UsageError
+from virnucpro.core.errors import InputError, ModelError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, make_writable, write_json
 from virnucpro.core.text import clipped, counted, duration, gib
 
@@ -350,18 +350,61 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
     Nothing is changed and nothing stored in a file is executed. Exit 0: all whole; 1: something
     is damaged (--force-resume recomputes it); 3: no such directory, or nothing to check in it.
     """
-    from virnucpro.tools.output_check import check_output_dir
+    from virnucpro.pipeline.output_dir import LEDGER
 
     if not directory.is_dir():
         click.echo(f"{directory}: no such directory", err=True)
         sys.exit(3)
     checked = bad = 0
-    for path, problem in check_output_dir(directory, load=not skip_load):
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        is_entry = path.suffix == ".entry" and path.parent.name == LEDGER
+        if not is_entry and path.suffix not in (".pt", ".h5"):
+            continue
+        try:
+            problem = _problem(path, not skip_load) if path.stat().st_size else "empty"
+        except VirNucProError as error:
+            problem = str(error).removeprefix(f"{path}: ")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            problem = f"cannot be read ({clipped(error)})"
         checked += 1
         bad += bool(problem)
         click.echo(f"{'bad' if problem else 'ok':<5} {path}{problem and f': {problem}'}")
     click.echo(f"{counted(checked, 'file')} checked, {bad} bad")
     sys.exit(1 if bad else 0 if checked else 3)
+
+
+def _problem(path: Path, load: bool) -> str:
+    """What is wrong with a ledger's entry, an HDF5 shard, or a feature or merged file."""
+    import zipfile
+
+    from virnucpro.core.checkpoint import check_file, parse_entry
+    from virnucpro.pipeline import features
+
+    if path.suffix == ".entry":
+        root = path.parent.parent.parent
+        # an output that is gone is not bad: it is made again
+        for name, (size, sha256) in parse_entry(path.read_bytes(), path).outputs.items():
+            if (root / name).is_file() and load:
+                check_file(root / name, size, sha256)
+            elif (root / name).is_file() and (root / name).stat().st_size != size:
+                return f"{name} is not what was committed"
+    elif path.suffix == ".h5":
+        import h5py
+
+        if not load:
+            return "" if h5py.is_hdf5(path) else "not an HDF5 file"
+        features.read_vectors(path)
+    elif not load:
+        return "" if zipfile.is_zipfile(path) else "not a .pt file in zip form"
+    elif path.stem.endswith("_merged"):
+        features.read_merged(path)
+    elif path.stem.endswith("_ESM"):
+        features.read_protein_features(path)
+    elif path.stem.endswith(("_DNABERT_S", "_DNABERT")):
+        features.read_dna_features(path)
+    else:
+        return "neither features nor merged features, by its name"
+    return ""
 
 
 @click.group()
