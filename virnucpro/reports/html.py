@@ -1,7 +1,4 @@
-"""report.html: one page about a run that needs no network, and a summary for MultiQC beside it.
-
-Ids and paths from the input never become markup; the page's policy lets no other script run.
-"""
+"""report.html: one page about a run that needs no network, and a summary for MultiQC beside it."""
 
 from html import escape
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from virnucpro.core.files import atomic_write, write_json
-from virnucpro.reports import citations, explain, pages
+from virnucpro.reports import explain, pages
 from virnucpro.reports.summary import (
     CALLS,
     LENGTH_BINS_PER_DECADE,
@@ -62,7 +59,7 @@ def write_report(output_dir: Path) -> Path:
         told={one["sample"]: one for one in run["sample_summary"]}, most_samples=MOST_SAMPLES,
         shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        references=citations.references(run["model"]["name"]),
+        references=pages.references(run["model"]["name"]),
         style=Markup(style), script=Markup(script), policy=pages.policy(style, script),
     )  # fmt: skip
     with atomic_write(page, "w") as file:
@@ -127,9 +124,8 @@ def _data(
         if place >= 0 and row.length <= letters:
             viral[place], letters = number, letters - row.length
     packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
-    sample_of, call_of = (
-        {name: place for place, name in enumerate(names)} for names in (samples, CALLS)
-    )
+    sample_of = {name: place for place, name in enumerate(samples)}
+    call_of = {name: place for place, name in enumerate(CALLS)}
     return {
         "samples": samples,
         "statuses": statuses,

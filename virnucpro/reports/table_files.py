@@ -1,8 +1,5 @@
 """The final files of a run, or of one of its samples: opened together, whole or not at all.
 
-They are tables, FASTA of viral records and of viral regions in other ones, and BED and GFF3 for
-genome browsers.
-
 Source:
     GFF3 1.26 of the Sequence Ontology project; BED 1.0 of the GA4GH file formats group.
 """
