@@ -65,10 +65,10 @@ def estimate(
 
     for path in filter(None, (*input_files, reference)):
         if is_pipe(path):
-            problem = "can be read once only, and estimate reads its input for every model"
-            raise UsageError(
-                f"{shown_name(str(path))} {problem}: store it in a file and give files"
+            problem = (
+                "can be read once only, and estimate reads it for every model: store it in a file"
             )
+            raise UsageError(f"{shown_name(str(path))} {problem}")
     check_inputs(input_files)
     config = config_of(ctx)
     home, threads = model_home(config), config.get("prediction.threads") or usable_cpus()
