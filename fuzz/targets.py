@@ -29,7 +29,7 @@ from virnucpro.core.checkpoint import CLAIMS, Ledger
 from virnucpro.core.config import Config
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.records import Embeddings
-from virnucpro.encoders.load import Checkpoint
+from virnucpro.encoders.load import read_checkpoint
 from virnucpro.models.classifier_file import read_classifier
 from virnucpro.models.store import read_manifest
 from virnucpro.pipeline import features
@@ -176,18 +176,16 @@ def _safetensors(folder: Path, data: bytes) -> None:
     path = _put(folder, "model.safetensors", data)
     with contextlib.suppress(VirNucProError):
         read_classifier(path)
-    checkpoint = Checkpoint(path)
-    for name in checkpoint.shapes:
-        checkpoint.readers[name]()
+    for tensor in read_checkpoint(path)[0].values():
+        tensor.clone()
 
 
 def _pickled(folder: Path, data: bytes) -> None:
     path = _put(folder, "model.pt", data)
     with contextlib.suppress(VirNucProError):
         read_classifier(path)
-    checkpoint = Checkpoint(path)
-    for name in checkpoint.shapes:
-        checkpoint.readers[name]()
+    for tensor in read_checkpoint(path)[0].values():
+        tensor.clone()
 
 
 def _packed_seeds() -> list[bytes]:

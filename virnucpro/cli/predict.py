@@ -91,7 +91,7 @@ class GroupedCommand(click.Command):
 @option("--executor", type=click.Choice(["local", "ray"]), default="local",
         help="Score here, or on a Ray cluster whose hosts see the output directory.")  # fmt: skip
 @option("--ray-address", help="Of the cluster; default: RAY_ADDRESS, else one of this host alone.")
-@option("--ray-cpus", type=AT_LEAST_1, default=1, help="CPUs of an actor of Ray without a GPU.")
+@option("--ray-cpus", type=AT_LEAST_1, default=1, help="CPUs of a worker on Ray without a GPU.")
 @flag("--staged", help="Go through the original's stages and files in place of one stream.")
 @option("--num-workers", "-w", type=AT_LEAST_0, help="Threads that read merged files.")
 @option("--merge-threads", type=AT_LEAST_1,
@@ -288,9 +288,9 @@ def finish(run: str) -> None:
 @options.as_json
 def status(run: str, as_json: bool) -> None:
     """Show how far RUN is, how fast it goes, and which worker holds which blocks of units."""
-    from virnucpro.pipeline.shared_run import SharedRun
+    from virnucpro.pipeline.shared_run import open_run
 
-    now = SharedRun(run).status()
+    now = open_run(run).status()
     if as_json:
         click.echo(json.dumps(now, indent=1))
         return

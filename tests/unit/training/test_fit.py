@@ -14,6 +14,7 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.scores.calibration import Calibration
+from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, as_records
 from virnucpro.training.fit import (
@@ -22,9 +23,9 @@ from virnucpro.training.fit import (
     MiniModel,
     export_model,
     logits_of,
-    probabilities,
 )
 from virnucpro.training.jobs import Recipe
+from virnucpro.training.sampler import oriented
 from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows, with_made_up
 
 BUCKETS = [{"shortest": 150, "longest": 200, "batch": 32},
@@ -110,7 +111,8 @@ def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_pa
     for name, calibration in (("plain", {}), ("fitted", {"slope": (2.0,)})):
         found[name] = _exported(tmp_path / name, model, groups, **calibration)
     bases = np.random.default_rng(3).integers(0, 4, (20, 300)).astype(np.uint8)
-    expected = probabilities(model, Kinds(groups), bases)
+    logits = logits_of(model, oriented(bases, torch.device("cpu")))
+    expected = mini_scores(*logits, Kinds(groups))
     scored = list(DirectScorer(found["plain"], "cpu").shards(as_records(bases)))
     got = np.concatenate([scores for _, scores in scored])
     np.testing.assert_allclose(got, expected, atol=5e-3)
