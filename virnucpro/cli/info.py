@@ -259,12 +259,12 @@ def extract(
     for target in targets:
         if target.is_file() and not force:
             raise UsageError(f"{target} exists; --force writes over it")
-    written, total, thresholds = write_records(
+    written, total, limits = write_records(
         output_dir, input_files, calls, targets, sys.stdout.buffer, reference
     )
     names = clipped(", ".join(map(str, input_files)))
     share = f"{written:,} of {counted(total, 'record')} of {names}"
-    click.echo(f"{share}: {', '.join(calls)}. {thresholds}", file=sys.stderr)
+    click.echo(f"{share}: {', '.join(calls)} (thresholds: {limits})", file=sys.stderr)
 
 
 @click.group()

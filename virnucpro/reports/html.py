@@ -21,7 +21,7 @@ from virnucpro.reports.summary import (
     summarise,
 )
 from virnucpro.reports.tables import RegionRow
-from virnucpro.scores.thresholds import VIRUS
+from virnucpro.scores.thresholds import PRESETS, VIRUS
 
 SCRIPTS = ("page.js", "charts.js", "limit.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json", "virnucpro_general_mqc.json")
@@ -55,7 +55,7 @@ def write_report(output_dir: Path) -> Path:
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
     page, graph, general = (output_dir / name for name in REPORT_FILES)
     html = pages.environment().get_template("report.html").render(
-        run=run, explain=explain, summary=summary, data=data, hosts=hosts,
+        run=run, explain=explain, presets=PRESETS, summary=summary, data=data, hosts=hosts,
         told={one["sample"]: one for one in run["sample_summary"]}, most_samples=MOST_SAMPLES,
         shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
