@@ -26,12 +26,7 @@ from virnucpro.scores.thresholds import PRESETS, VIRUS
 SCRIPTS = ("page.js", "charts.js", "limit.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json", "virnucpro_general_mqc.json")
 SCORE_UNIT = 100_000
-MOST_SAMPLES = 400
 MOST_LETTERS = 600_000  # of sequences that can be copied: more would make the page large
-SHOWN_REGIONS = 100
-HIGH_FDR = 0.2
-# Reads of about one length make a column, not a chart of length against score.
-ONE_LENGTH = 1.25
 # Name in MultiQC's data and colour, by call.
 MULTIQC = {
     "virus": ("virus", "#b4472f"), "uncertain": ("uncertain", "#c9a03a"),
@@ -56,9 +51,7 @@ def write_report(output_dir: Path) -> Path:
     page, graph, general = (output_dir / name for name in REPORT_FILES)
     html = pages.environment().get_template("report.html").render(
         run=run, explain=explain, presets=PRESETS, summary=summary, data=data, hosts=hosts,
-        told={one["sample"]: one for one in run["sample_summary"]}, most_samples=MOST_SAMPLES,
-        shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
-        has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
+        told={one["sample"]: one for one in run["sample_summary"]},
         references=pages.references(run["model"]["name"]),
         style=Markup(style), script=Markup(script), policy=pages.policy(style, script),
     )  # fmt: skip
