@@ -262,11 +262,7 @@ def _settings(model: str | Path, **flags: Any) -> "PredictionSettings":
 
 
 def _as_files(inputs: Inputs, stack: ExitStack) -> list[Path]:
-    """The files of inputs; sequences go into one that lies there until the stack is left.
-
-    Raises:
-        UsageError: an id is empty, or holds a blank.
-    """
+    """The files of inputs; sequences go into one that lies there until the stack is left."""
     if isinstance(inputs, str | Path):
         return [Path(inputs)]
     if not isinstance(inputs, Mapping) and not any(isinstance(one, Record) for one in inputs):

@@ -65,9 +65,7 @@ def estimate(
 
     for path in filter(None, (*input_files, reference)):
         if is_pipe(path):
-            problem = (
-                "can be read once only, and estimate reads it for every model: store it in a file"
-            )
+            problem = "can be read once only, and every model reads it: store it in a file"
             raise UsageError(f"{shown_name(str(path))} {problem}")
     check_inputs(input_files)
     config = config_of(ctx)
@@ -170,16 +168,13 @@ def profile(
         trials = []
         for trial in try_budgets(spec, sequences, budgets, chosen, dtype):
             trials.append(trial)
-            said = (
-                f"{trial['tokens_per_s']:>10,.0f} tokens/s  {trial['efficiency']:.1%} real tokens"
-            )
+            rate, share = trial["tokens_per_s"], trial["efficiency"]
+            said = f"{rate:>10,.0f} tokens/s  {share:.1%} real tokens"
             said += f"  {gib(trial['peak_bytes'])} at the peak" if trial["peak_bytes"] else ""
             said = said if trial["fits"] else "does not fit"
             click.echo(f"  {trial['token_budget']:>7} tokens  {said}")
         enough = CLOSE_ENOUGH * max(trial["tokens_per_s"] for trial in trials)
-        winner = next(
-            t["token_budget"] for t in trials if t["fits"] and t["tokens_per_s"] >= enough
-        )
+        winner = next(one["token_budget"] for one in trials if one["tokens_per_s"] >= enough)
         click.echo(f"  best: {FLAGS[slot]} {winner}")
         encoders[spec.name] = {"flag": FLAGS[slot], "recommended": winner, "trials": trials}
     if output is not None:

@@ -103,9 +103,7 @@ def _data(
     best = [(place, found) for place, found in best if found.key in row_of]
     chosen = choose_tracks(rows, {found.key for _, found in best})
     regions: dict[int, list[tuple[int, int]]] = {}
-    of_chosen = RegionRow.read(
-        output_dir / "regions.tsv", lambda texts: (texts[-1], texts[0]) in chosen
-    )
+    of_chosen = RegionRow.read(output_dir / "regions.tsv", lambda row: (row[-1], row[0]) in chosen)
     for found in of_chosen if chosen else ():
         regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     # The page's place for each place in viral.fasta and in regions.fasta, surest first.
