@@ -65,10 +65,8 @@ def estimate(
 
     for path in filter(None, (*input_files, reference)):
         if is_pipe(path):
-            problem = "can be read once only, and estimate reads its input for every model"
-            raise UsageError(
-                f"{shown_name(str(path))} {problem}: store it in a file and give files"
-            )
+            problem = "can be read once only, and every model reads it: store it in a file"
+            raise UsageError(f"{shown_name(str(path))} {problem}")
     check_inputs(input_files)
     config = config_of(ctx)
     home, threads = model_home(config), config.get("prediction.threads") or usable_cpus()
@@ -170,16 +168,13 @@ def profile(
         trials = []
         for trial in try_budgets(spec, sequences, budgets, chosen, dtype):
             trials.append(trial)
-            said = (
-                f"{trial['tokens_per_s']:>10,.0f} tokens/s  {trial['efficiency']:.1%} real tokens"
-            )
+            rate, share = trial["tokens_per_s"], trial["efficiency"]
+            said = f"{rate:>10,.0f} tokens/s  {share:.1%} real tokens"
             said += f"  {gib(trial['peak_bytes'])} at the peak" if trial["peak_bytes"] else ""
             said = said if trial["fits"] else "does not fit"
             click.echo(f"  {trial['token_budget']:>7} tokens  {said}")
         enough = CLOSE_ENOUGH * max(trial["tokens_per_s"] for trial in trials)
-        winner = next(
-            t["token_budget"] for t in trials if t["fits"] and t["tokens_per_s"] >= enough
-        )
+        winner = next(one["token_budget"] for one in trials if one["tokens_per_s"] >= enough)
         click.echo(f"  best: {FLAGS[slot]} {winner}")
         encoders[spec.name] = {"flag": FLAGS[slot], "recommended": winner, "trials": trials}
     if output is not None:
@@ -259,12 +254,12 @@ def extract(
     for target in targets:
         if target.is_file() and not force:
             raise UsageError(f"{target} exists; --force writes over it")
-    written, total, thresholds = write_records(
+    written, total, limits = write_records(
         output_dir, input_files, calls, targets, sys.stdout.buffer, reference
     )
     names = clipped(", ".join(map(str, input_files)))
     share = f"{written:,} of {counted(total, 'record')} of {names}"
-    click.echo(f"{share}: {', '.join(calls)}. {thresholds}", file=sys.stderr)
+    click.echo(f"{share}: {', '.join(calls)} (thresholds: {limits})", file=sys.stderr)
 
 
 @click.group()

@@ -79,8 +79,11 @@ def try_budgets(
         if not fits and budget == able[0]:
             raise DeviceError("no batch fits; give a smaller --min-batch, or shorter sequences")
         yield {
-            "token_budget": budget, "tokens_per_s": fits * sum(map(len, items)) / seconds,
-            "efficiency": engine.stats.efficiency, "peak_bytes": peak, "fits": fits,
-        }  # fmt: skip
+            "token_budget": budget,
+            "tokens_per_s": sum(map(len, items)) / seconds if fits else 0.0,
+            "efficiency": engine.stats.efficiency,
+            "peak_bytes": peak,
+            "fits": fits,
+        }
         if not fits:
             return

@@ -1,7 +1,4 @@
-"""What a prediction will cost: what the first part of its input holds, at a rate of this machine.
-
-Rates are those of the last predictions here; where there was none, the bundled model is timed.
-"""
+"""What a prediction will cost: what the first part of its input holds, at a rate known here."""
 
 import random
 import time
@@ -96,9 +93,9 @@ def survey(
 def estimate(
     found: Survey, model: ModelSpec, devices: Sequence[str], threads: int, home: Path
 ) -> dict[str, float] | None:
-    """What predicting will take; None where no run here has told, and timing one takes long.
+    """What predicting will take, by the last runs here or, `measured`, by scoring for a second.
 
-    It has `seconds`, `memory` and `gpu_memory` (bytes), and `measured`, where no earlier run told.
+    It has `seconds`, `memory` and `gpu_memory` (bytes); None where scoring would take too long.
     """
     chunk_nt = sum(map(len, found.sample)) / max(1, len(found.sample))
     own, of_other_lengths = rate_keys(model, devices, threads, chunk_nt)
