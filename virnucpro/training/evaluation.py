@@ -16,14 +16,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.files import atomic_write, make_writable
+from virnucpro.core.files import atomic_write
 from virnucpro.core.progress import ProgressReporter
 from virnucpro.core.text import percent
 from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.reports import pages
 from virnucpro.training import corpus as corpora
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Labelled
-from virnucpro.training.jobs import Job
+from virnucpro.training.jobs import Job, LabelledFiles
 from virnucpro.training.windows import Drawing, dev_windows
 
 logger = logging.getLogger("virnucpro.training")
@@ -45,14 +45,14 @@ ALL_SETS, NAN = "all", float("nan")
 
 
 def evaluate(
-    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter
-) -> Report:
-    """Score the dev sets, whole records or windows drawn from them, and measure the scores."""
+    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter,
+    folder: Path,
+) -> list[Row]:  # fmt: skip
+    """Score the dev sets, whole records or windows drawn from them; write and give the figures."""
     sets, decoys, panel = corpora.load_dev(job.data), list[Row](), job.evaluate
     if panel.decoys and panel.decoy_kinds:
-        kind_of = corpora.read_labels(panel.decoy_kinds).get
-        corpus = corpora.load_corpus([(panel.decoys, kind_of)])
-        name = panel.decoys.name.split(".")[0]
+        files = LabelledFiles(dev=(panel.decoys,), table=panel.decoy_kinds)
+        ((name, corpus),) = corpora.load_dev(files).items()
         found = scored(scorer, [(name, [*corpus.records()])], (0,))
         kinds = np.unique(found.kind).tolist()
         decoys = [_row(found, "decoy", name, kind, found.kind == kind) for kind in kinds]
@@ -82,7 +82,8 @@ def evaluate(
         "seconds": round(seconds, 1),
     }
     rows, curves = measured(found, panel.leave_out)
-    return Report(facts, rows + decoys, curves)
+    write(folder, facts, rows + decoys, curves)
+    return rows + decoys
 
 
 def scored(
@@ -101,31 +102,22 @@ def scored(
     return np.rec.fromrecords(rows, names=COLUMNS)  # type: ignore[call-overload]
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an evaluation found."""
-
-    facts: dict[str, Any]  # model, input and draws
-    rows: list[Row]
-    curves: list[dict[str, Any]]  # as `measured` gives them
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write all three files into `folder`, which is made if need be; returns their paths."""
-        make_writable(folder)
-        names = [field.name for field in fields(Row)]
-        rows = _plain([astuple(row) for row in self.rows])
-        shown = [["" if value is None else str(value) for value in row] for row in rows]
-        whole = {**self.facts, "columns": names, "rows": rows, "reliability": _plain(self.curves)}
-        texts = (
-            "".join("\t".join(line) + "\n" for line in [names, *shown]),
-            "{\n" + ",\n".join(f"{json.dumps(k)}: {_json(v)}" for k, v in whole.items()) + "\n}\n",
-            render(self.facts, self.rows, self.curves),
-        )
-        paths = [folder / name for name in FILES]
-        for path, text in zip(paths, texts, strict=True):
-            with atomic_write(path, "w") as file:
-                file.write(text)
-        return paths
+def write(
+    folder: Path, facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]
+) -> None:
+    """Write all three files: of model, input and draws, and of what `measured` gives."""
+    names = [field.name for field in fields(Row)]
+    plain = _plain([astuple(row) for row in rows])
+    shown = [["" if value is None else str(value) for value in row] for row in plain]
+    whole = {**facts, "columns": names, "rows": plain, "reliability": _plain(curves)}
+    texts = (
+        "".join("\t".join(line) + "\n" for line in [names, *shown]),
+        "{\n" + ",\n".join(f"{json.dumps(k)}: {_json(v)}" for k, v in whole.items()) + "\n}\n",
+        render(facts, rows, curves),
+    )
+    for name, text in zip(FILES, texts, strict=True):
+        with atomic_write(folder / name, "w") as file:
+            file.write(text)
 
 
 def _plain(value: Any) -> Any:
@@ -145,7 +137,7 @@ def _json(value: Any) -> str:
 
 
 def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> str:
-    """The page of a report with these facts, rows and curves."""
+    """The page of an evaluation with these facts, rows and curves."""
     # families and classes by what is called virus; those of few sequences stand last
     order = {"family": 1, "class": -1}
     rows = sorted(
