@@ -1,7 +1,5 @@
 """A model's scores on labelled FASTA as TSV, as JSON, and as one HTML page without a script."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -42,6 +40,33 @@ Mask = NDArray[np.bool_]
 # where nothing was scored), call (empty there).
 COLUMNS = ("set_name", "length_nt", "target", "kind", "group", "record", "p", "call")
 ALL_SETS, NAN = "all", float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Figures of one group of sequences; NaN where a figure has no meaning.
+
+    A viral group is measured against all cellular sequences of its length, a cellular group
+    against all viral ones; null sequences only have shares of calls. Shares and MCC are over all
+    sequences, the other figures over those with a score.
+    """
+
+    length_nt: int  # length, or shortest length of the class (nt); 0 for decoys of any length
+    level: str  # `set`, `class`, `family`, `null`, or `decoy` for a kind of the decoy panel
+    set_name: str  # set; `all` for all sets together
+    group: str  # class, family or kind of null; empty for a whole set
+    count: int  # sequences
+    coverage: float  # share of them with a call
+    auroc: float = NAN  # area under the receiver operating characteristic
+    auprc: float = NAN  # average precision, viruses and others as they come
+    mcc: float = NAN  # Matthews correlation of the call `virus`
+    recall_1: float = NAN  # share of viruses above the score that 1% of others exceed
+    recall_5: float = NAN  # the same at 5%
+    virus: float  # share called `virus`
+    uncertain: float
+    non_virus: float
+    mean_p: float  # mean p_virus
+    ece: float = NAN  # expected calibration error, both targets weighing the same
 
 
 def evaluate(
@@ -107,33 +132,24 @@ def write(
 ) -> None:
     """Write all three files: of model, input and draws, and of what `measured` gives."""
     names = [field.name for field in fields(Row)]
-    plain = _plain([astuple(row) for row in rows])
-    shown = [["" if value is None else str(value) for value in row] for row in plain]
-    whole = {**facts, "columns": names, "rows": plain, "reliability": _plain(curves)}
-    texts = (
-        "".join("\t".join(line) + "\n" for line in [names, *shown]),
-        "{\n" + ",\n".join(f"{json.dumps(k)}: {_json(v)}" for k, v in whole.items()) + "\n}\n",
-        render(facts, rows, curves),
-    )
-    for name, text in zip(FILES, texts, strict=True):
-        with atomic_write(folder / name, "w") as file:
-            file.write(text)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON takes: numbers to five digits, None for NaN."""
-    return json.loads(
-        json.dumps(value),
+    given = {**facts, "columns": names, "rows": [*map(astuple, rows)], "reliability": curves}
+    whole = json.loads(  # numbers to five digits, None for NaN
+        json.dumps(given),
         parse_float=lambda number: round(float(number), 5),
         parse_constant=lambda _: None,
     )
-
-
-def _json(value: Any) -> str:
-    """JSON on one line, or with a line for each entry of a list of lists or mappings."""
-    if isinstance(value, list) and value and isinstance(value[0], list | dict):
-        return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
-    return json.dumps(value)
+    shown = [["" if value is None else str(value) for value in row] for row in whole["rows"]]
+    table = "".join("\t".join(line) + "\n" for line in [names, *shown])
+    lines = []
+    for key, value in whole.items():
+        text = json.dumps(value)
+        if value and isinstance(value, list) and isinstance(value[0], list | dict):
+            text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+        lines.append(f"{json.dumps(key)}: {text}")
+    page = render(facts, rows, curves)
+    for name, text in zip(FILES, (table, "{\n" + ",\n".join(lines) + "\n}\n", page), strict=True):
+        with atomic_write(folder / name, "w") as file:
+            file.write(text)
 
 
 def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> str:
@@ -169,33 +185,6 @@ def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str
         less=len(facts["left_out"]) if any("(less)" in row.set_name for row in rows) else 0,
         style=Markup(style), policy=pages.policy(style),
     )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Figures of one group of sequences; NaN where a figure has no meaning.
-
-    A viral group is measured against all cellular sequences of its length, a cellular group
-    against all viral ones; null sequences only have shares of calls. Shares and MCC are over all
-    sequences, the other figures over those with a score.
-    """
-
-    length_nt: int  # length, or shortest length of the class (nt); 0 for decoys of any length
-    level: str  # `set`, `class`, `family`, `null`, or `decoy` for a kind of the decoy panel
-    set_name: str  # set; `all` for all sets together
-    group: str  # class, family or kind of null; empty for a whole set
-    count: int  # sequences
-    coverage: float  # share of them with a call
-    auroc: float = NAN  # area under the receiver operating characteristic
-    auprc: float = NAN  # average precision, viruses and others as they come
-    mcc: float = NAN  # Matthews correlation of the call `virus`
-    recall_1: float = NAN  # share of viruses above the score that 1% of others exceed
-    recall_5: float = NAN  # the same at 5%
-    virus: float  # share called `virus`
-    uncertain: float
-    non_virus: float
-    mean_p: float  # mean p_virus
-    ece: float = NAN  # expected calibration error, both targets weighing the same
 
 
 def measured(scored: Any, leave_out: Sequence[str] = ()) -> tuple[list[Row], list[dict[str, Any]]]:
