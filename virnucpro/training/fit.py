@@ -122,7 +122,7 @@ def logits_of(model: MiniModel, windows: Windows) -> tuple[Tensor, Tensor]:
 
 
 class Fit:
-    """One training run on windows of `corpus`, chosen by the windows `dev`."""
+    """One training run on windows of `corpus`; `average`, finished, did best on those of `dev`."""
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings,
@@ -196,11 +196,8 @@ class Fit:
                     saved = time.monotonic()
         self._save()
         self.finished = not paused
-
-    def best_model(self) -> MiniModel:
-        """The weights that did best on dev, at `best_step`."""
-        self.average.load_state_dict(self.best_weights)
-        return self.average
+        if self.finished:
+            self.average.load_state_dict(self.best_weights)
 
     def _one_step(self) -> Tensor:
         recipe = self.recipe
@@ -394,7 +391,7 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     fit = Fit(made_up, drawn, recipe, settings, job.virus_kinds, start)
     fit.run()
     if fit.finished:
-        model, groups = fit.best_model(), fit.groups
+        model, groups = fit.average, fit.groups
 
         def score(bases: Bases) -> NDArray[np.float32]:
             logits = logits_of(model, oriented(bases, settings.device))
