@@ -98,7 +98,7 @@ def test_the_report_is_shown(home, fasta, monkeypatch, in_notebook):
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setitem(sys.modules, "ipykernel", sys) if in_notebook else None
     page = virnucpro.predict(fasta, threads=1, **TINY).report()
-    assert opened == ([] if in_notebook else [page.path.as_uri()])
+    assert opened == ([] if in_notebook else [(page.output_dir / "report.html").as_uri()])
     shown = page._repr_html_()  # of a result that nothing else holds any more
     assert shown.startswith('<iframe srcdoc="&lt;!doctype html&gt;') and "<html" not in shown
 
