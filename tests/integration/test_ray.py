@@ -19,7 +19,7 @@ from virnucpro.pipeline import ray_executor, stream
 from virnucpro.pipeline.ray_executor import RayExecutor
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.stream import ScoreStore
-from virnucpro.pipeline.worker_loop import Done, GivenUp
+from virnucpro.pipeline.worker_loop import Done, Failed
 from virnucpro.scores.scorer import COLUMNS
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'virnucpro[ray]'")
@@ -123,7 +123,7 @@ def test_what_fails_hangs_or_kills_is_tried_a_few_times_and_told(cluster, tmp_pa
     finally:
         executor.close()
     done = {one.key: one.result for one in outcomes if isinstance(one, Done)}
-    given_up = {one.key: one.reason for one in outcomes if isinstance(one, GivenUp)}
+    given_up = {one.key: one.reason for one in outcomes if isinstance(one, Failed)}
     assert set(given_up) == {2, 4} and "it would not" in given_up[2]
     assert given_up[4] == "lost with 5 workers in a row"
     assert set(done) == {*range(13)} - {2, 4} and done[0] is None

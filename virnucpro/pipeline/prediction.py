@@ -33,7 +33,7 @@ from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWork
 from virnucpro.pipeline.run import CALLS, INPUTS, REPORT, TABLES, Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
-from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess
+from virnucpro.pipeline.worker_loop import Executor, Failed, InProcess
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
 from virnucpro.scores.scorer import LoadedModels, Scorer
@@ -214,7 +214,7 @@ def _file_wise(
     rows = sum(todo[n] for n in units)
     with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
         for file, outcome in queue.process(EmbedJob(spec, options), list(files), bar.update):
-            if isinstance(outcome, GivenUp):
+            if isinstance(outcome, Failed):
                 failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
                 counts["failed"] += 1
                 continue

@@ -40,7 +40,7 @@ from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
 from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, make_executor, score_job
-from virnucpro.pipeline.worker_loop import Executor, GivenUp, Job
+from virnucpro.pipeline.worker_loop import Executor, Failed, Job
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -239,7 +239,7 @@ def score(
                 if not run.is_there():
                     return first
                 claims.unit_done()
-                if isinstance(outcome, GivenUp):
+                if isinstance(outcome, Failed):
                     run.notes.create(f"failed-{outcome.key}", outcome.reason.encode())
                 elif run.store.commit(outcome.key, outcome.result, outcome.stats):
                     first += 1
@@ -337,10 +337,10 @@ class Claims:
         self._end.set()
         self._thread.join()
 
-    def progress(self, rows: int = 0) -> None:
+    def progress(self, rows: int | None = None) -> None:
         """Say that this worker is not hung."""
-        self.rows += rows
-        if not rows or self._least_s is None:
+        self.rows += rows or 0
+        if rows is None or self._least_s is None:
             self._progress = _CLOCK()
 
     def unit_done(self) -> None:

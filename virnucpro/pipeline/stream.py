@@ -30,7 +30,7 @@ from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.run import CALLS, OF_SCORING, Pace, Run, rate_keys, remember
 from virnucpro.pipeline.settings import Compute, default_home
 from virnucpro.pipeline.side_by_side import read_inputs
-from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
+from virnucpro.pipeline.worker_loop import Done, Executor, Failed, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
 from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer
 from virnucpro.sequences.read_log import ReadLog
@@ -167,7 +167,7 @@ def scored_shards(
         return shard, np.concatenate([*parts, _NO_SCORES])[shard.orfs["distinct"]]
 
     for outcome in executor.run(job, units(), on_rows):
-        if isinstance(outcome, GivenUp):
+        if isinstance(outcome, Failed):
             if given_up is not None:
                 given_up[outcome.key] = outcome.reason
             scores[outcome.key] = np.full((sizes[outcome.key], COLUMNS), np.nan, np.float32)
@@ -200,7 +200,7 @@ class NoExecutor(InProcess):
                 problem = f"unit {key} is not scored: inputs or settings are others by now"
                 raise UsageError(f"{problem}; plan again")
             if key != worker_loop.LOAD_ONLY:
-                yield Done(key) if unit is None else GivenUp(key, self._reasons[key])
+                yield Done(key) if unit is None else Failed(key, self._reasons[key])
 
 
 class DirectScorer:

@@ -59,6 +59,7 @@ class Failed:
     key: int
     reason: str
     error: VirNucProError | None = None
+    worker: int = 0  # that held it last
 
     def raise_if_hopeless(self) -> None:
         """A job that cannot start, and a full disk, are no fault of a unit, and meet all."""
@@ -68,17 +69,8 @@ class Failed:
             raise self.error
 
 
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """A unit that failed twice."""
-
-    key: int
-    reason: str
-    worker: int = 0  # that held it last
-
-
 OnRows = Callable[[int], object]
-Outcome = Done | GivenUp
+Outcome = Done | Failed
 Item = tuple[int, Any]
 
 
@@ -86,7 +78,7 @@ class Executor(Protocol):
     """Does units of work, wherever."""
 
     def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
-        """Do every item; outcomes come as they are ready, each key once.
+        """Do every item; outcomes come as they are ready, each key once, failures after two tries.
 
         Keys and units are read only as far as work is needed; a unit that is None is done
         already, and comes out again in its turn. `on_rows` is told how many more rows are done.
@@ -187,9 +179,7 @@ class InProcess:
         for failure in failed:
             logger.warning("unit %d: %s; trying it again, alone", failure.key, failure.reason)
             for message in work(self.models, [(failure.key, job, held.pop(failure.key))]):
-                if isinstance(message, Failed):
-                    yield GivenUp(message.key, message.reason)
-                elif isinstance(message, Done) and message.key != LOAD_ONLY:
+                if not isinstance(message, int) and message.key != LOAD_ONLY:
                     yield message
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from virnucpro.core.log import relay_logs, replay, setup_logging
 from virnucpro.core.processes import become_worker, children_ignore_interrupts
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, Outcome, work
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, Job, Outcome, work
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -125,7 +125,7 @@ class Workers:
             rest = chain(self._units.items(), self._items)
             for position, (key, unit) in enumerate(rest):
                 number = position % len(self._active)
-                yield Done(key) if unit is None else GivenUp(key, "no worker is left", number)
+                yield Done(key) if unit is None else Failed(key, "no worker is left", None, number)
         finally:
             for worker in self.pool or []:
                 if worker.held:  # no late answer may meet a later caller
@@ -251,7 +251,7 @@ class Workers:
             self._back.append(key)
         else:
             del self._units[key]
-            yield GivenUp(key, reason, worker.number)
+            yield Failed(key, reason, None, worker.number)
 
 
 def worker_main(connection: Connection, settings: WorkerSettings, number: int) -> None:
