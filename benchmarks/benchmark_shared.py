@@ -104,7 +104,7 @@ class Runs:
 
 
 def on_cpus(runs: Runs, few: Runs) -> dict[str, Any]:
-    """A local run, two workers, two workers on Ray, a local run; and `few` reads, to tell starts."""
+    """A local run, two workers, two on Ray, a local run; and `few` reads, to tell starts."""
     from ray.cluster_utils import Cluster
 
     here, found = ["-d", "cpu", "-t", 2], {}

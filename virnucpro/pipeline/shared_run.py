@@ -117,10 +117,9 @@ class SharedRun:
             holders[worker].append(block)
         workers = []
         for worker, blocks in sorted(holders.items()):
-            try:
+            about: dict[str, Any] = {}
+            with suppress(ValueError):  # it is being written
                 about = json.loads(self.notes.read(f"beat-{worker}") or b"{}")
-            except ValueError:  # it is being written
-                about = {}
             workers.append({"worker": worker, **about, "blocks": sorted(blocks)})
         left = len(self.left)
         rate = sum(one.get("units", 0) / max(one.get("seconds", 0), 1e-3) for one in workers)
