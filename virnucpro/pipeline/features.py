@@ -74,10 +74,8 @@ def _text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(letters)) + letters
 
 
-def _list(items: Iterable[bytes]) -> Iterator[bytes]:
-    yield b"]("
-    yield from items
-    yield b"e"  # all since the mark go into the list
+def _list(items: Iterable[bytes]) -> list[bytes]:
+    return [b"](", *items, b"e"]  # all since the mark go into the list
 
 
 def _numbers(*values: int) -> bytes:

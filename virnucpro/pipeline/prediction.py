@@ -19,7 +19,7 @@ from virnucpro.core.errors import DamagedError, InputError, UsageError, WorkersF
 from virnucpro.core.files import atomic_write, digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.text import clipped
-from virnucpro.engines.base import EngineOptions
+from virnucpro.engines.base import EngineOptions, spread
 from virnucpro.pipeline import features, stream
 from virnucpro.pipeline import output_dir as directory
 from virnucpro.pipeline import run as runs
@@ -148,13 +148,13 @@ def _write_tables(run: Run, model_outputs: Outputs, started: float) -> None:
 def _leave_whole(run: Run, is_partial: bool = False) -> None:
     """Remove what only the stages needed; make the report, where it is missing and asked for."""
     if not is_partial and not run.settings.output.keep_intermediate:
-        directory.remove_intermediates(run.ledger, [*run.results, *run.pages])
+        directory.remove_intermediates(run.ledger, [*run.results, *run.paths.pages])
         run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
     is_asked = run.settings.output.report
     if is_asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
         run.ledger.discard(REPORT)
         write_report(run.paths.output_dir)
-        run.ledger.commit(REPORT, run.tables_key, outputs=run.pages)
+        run.ledger.commit(REPORT, run.tables_key, outputs=run.paths.pages)
 
 
 def claim_outputs(run: Run, is_staged: bool = False) -> None:
@@ -165,16 +165,20 @@ def claim_outputs(run: Run, is_staged: bool = False) -> None:
         numbered = [path for folder in folders for path in folder.glob("output_*")]
         whole = (paths.chunked, paths.nucleotide, paths.protein)
         directory.check_free(run.ledger, [*whole, *folders, *sorted(numbered)])
-    pages = run.pages if run.settings.output.report else []
+    pages = run.paths.pages if run.settings.output.report else []
     run.claim(run.paths.failed_files, *run.results, *pages)
 
 
 def _score_staged(
     run: Run, use_v2: bool, persistent_models: bool, config: RuntimeConfig | None
 ) -> dict[int, str]:
-    """Score every unit through feature and merged files; the reasons of those that it could not."""
+    """Score every unit through feature and merged files; the reasons of those that it could not.
+
+    A DamagedError tells of a file that is not as it was written.
+    """
     store, failures = stream.ScoreStore(run.ledger, run.key), dict[int, str]()
-    sizes, compute = enumerate(_written_units(run), 1), run.settings.compute
+    paths, compute = run.paths, run.settings.compute
+    sizes = enumerate(_written_units(run), 1)
     todo = {n: size for n, size in sizes if store.read(n - 1, size) is None}
     if not todo:
         return {}
@@ -194,10 +198,38 @@ def _score_staged(
                     counts |= _packed(run, slot, todo, config)
                 else:
                     counts |= _file_wise(run, slot, todo, queue, failures)
+    # Stage 7: join the vectors of each ORF, file by file
+    numbers = {paths.features_of("dna", n): n for n in todo if n - 1 not in failures}
+    for unit in failures:
+        paths.merged(unit + 1).unlink(missing_ok=True)  # of an earlier model, perhaps
+    run.claim(*map(paths.merged, numbers.values()))
     with run.stage("merging") as counts:
-        counts |= merge(run, todo, failures)
+        merged, failed_pairs = parallel_merge_with_progress(
+            list(numbers), [paths.features_of("protein", n) for n in numbers.values()],
+            paths.merged_dir, compute.merge_workers, run.reporter, run.threads,
+        )  # fmt: skip
+        for dna, protein, reason in failed_pairs:
+            for path in filter(Path.exists, (dna, protein)):
+                features.read_records(path)  # what is not as it was written ends the run
+            n = numbers.pop(dna)
+            failures[n - 1] = f"{dna}|merge|{reason}"
+            paths.merged(n).unlink(missing_ok=True)
+        counts |= {"files": len(merged), "failed": len(failed_pairs)}
+    # Stage 8: merged files -> scores of units, row by row
     with run.stage("prediction") as counts:
-        counts |= classify(run, store, {n: k for n, k in todo.items() if n - 1 not in failures})
+        models = LoadedModels(run.devices[0], run.threads)
+        scorer = Scorer(run.model, models, classifier_batch=compute.classifier_batch)
+        readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
+        read_ahead = spread(features.read_merged, map(paths.merged, numbers.values()), readers)
+        with run.reporter.create_file_bar(len(numbers), "Scoring", "files") as bar:
+            for n, rows in zip(numbers.values(), read_ahead, strict=True):
+                if len(rows) != todo[n]:
+                    problem = f"{len(rows)} rows where the split file has {todo[n]}"
+                    raise DamagedError(paths.merged(n), problem)
+                store.commit(n - 1, scorer.classify(rows.vectors))
+                bar.update(1)
+        scored = sum(todo[n] for n in numbers.values())
+        counts |= {"scored": scored, "files": len(numbers)}
     return failures
 
 
@@ -336,46 +368,6 @@ def _written_units(run: Run) -> list[int]:
         counts |= {"embedded": sum(sizes), "files": len(sizes)}
     ledger.commit(name, key, outputs=outputs, facts={"sizes": sizes})
     return sizes
-
-
-def merge(run: Run, todo: Todo, failures: dict[int, str]) -> dict[str, int]:
-    """Stage 7: join vectors, pair by pair; a DamagedError if a file is not what was written."""
-    paths = run.paths
-    numbers = {paths.features_of("dna", n): n for n in todo if n - 1 not in failures}
-    for unit in failures:
-        paths.merged(unit + 1).unlink(missing_ok=True)  # of an earlier model, perhaps
-    run.claim(*map(paths.merged, numbers.values()))
-    proteins = [paths.features_of("protein", n) for n in numbers.values()]
-    merged, failed_pairs = parallel_merge_with_progress(
-        list(numbers), proteins, paths.merged_dir,
-        run.settings.compute.merge_workers, run.reporter, run.threads,
-    )  # fmt: skip
-    for dna, protein, reason in failed_pairs:
-        for path in filter(Path.exists, (dna, protein)):
-            features.read_records(path)
-        failures[numbers[dna] - 1] = f"{dna}|merge|{reason}"
-        paths.merged(numbers[dna]).unlink(missing_ok=True)
-    return {"files": len(merged), "failed": len(failed_pairs)}
-
-
-def classify(run: Run, store: stream.ScoreStore, todo: Todo) -> dict[str, int]:
-    """Stage 8: merged files -> scores of units, row by row."""
-    from virnucpro.engines.base import spread
-
-    compute = run.settings.compute
-    models = LoadedModels(run.devices[0], run.threads)
-    scorer = Scorer(run.model, models, classifier_batch=compute.classifier_batch)
-    merged_files = [run.paths.merged(n) for n in todo]
-    readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
-    read_ahead = spread(features.read_merged, merged_files, readers)
-    with run.reporter.create_file_bar(len(todo), "Scoring", "files") as bar:
-        for (n, size), merged in zip(todo.items(), read_ahead, strict=True):
-            if len(merged) != size:
-                rows = f"{len(merged)} rows where the split file has {size}"
-                raise DamagedError(run.paths.merged(n), rows)
-            store.commit(n - 1, scorer.classify(merged.vectors))
-            bar.update(1)
-    return {"scored": sum(todo.values()), "files": len(todo)}
 
 
 def _stream_h5_to_pt_files(

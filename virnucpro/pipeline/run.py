@@ -28,7 +28,6 @@ from virnucpro.pipeline.inputs import Source, shown_name
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
 from virnucpro.reports.explain import expected_false, mates
-from virnucpro.reports.html import REPORT_FILES
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
@@ -82,11 +81,6 @@ class Run:
     def results(self) -> list[Path]:
         """What a run is made for, but for its pages."""
         return [self.paths.run_json, *self.paths.model_outputs, *self.tables]
-
-    @property
-    def pages(self) -> list[Path]:
-        """The files of the report."""
-        return [self.paths.output_dir / name for name in REPORT_FILES]
 
     @property
     def rules(self) -> Rules:

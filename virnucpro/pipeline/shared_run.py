@@ -29,8 +29,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from virnucpro.core.build import build
 from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.config import build
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError, UsageError
 from virnucpro.core.processes import at_most_threads
