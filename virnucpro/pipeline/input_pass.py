@@ -137,13 +137,13 @@ def input_pass(
     rules: Rules,
     per_unit: int,
     workers: int | None = 1,
-    on_block: Callable[[list[str], list[bytes], list[bytes]], object] = lambda *block: None,
+    on_chunks: Callable[[list[str]], object] = lambda texts: None,
     first_unit: int = 0,
 ) -> Iterator[Unit | Shard]:
     """Cut records into chunks, read their ORFs, and gather distinct ones into units. Streams.
 
-    `workers` processes translate, None takes every usable CPU. `on_block` gets the letters of some
-    chunks, and DNA and protein of all their ORFs, copies too, before their units and shard come.
+    `workers` processes translate, None takes every usable CPU. `on_chunks` gets the letters of
+    some chunks before their units and shard come.
 
     Yields:
         Each unit when it is full, and each shard after its last unit.
@@ -155,7 +155,7 @@ def input_pass(
     waiting = list[tuple[bytes, bytes, int]]()  # DNA, protein and row of those of no unit
     for block, texts, found in translate_blocks(_blocks(records, rules), rules.policy, workers):
         new_records, chunks, ends_shard = block
-        on_block(texts, found.dna, found.protein)
+        on_chunks(texts)
         rows, first = np.empty(len(found), dtype=ORF), sum(map(len, orf_parts))
         rows["chunk"] = found.chunk + sum(map(len, chunk_parts))
         rows["frame"], rows["start"], rows["end"] = found.frame, found.start, found.end

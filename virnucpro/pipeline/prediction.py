@@ -335,36 +335,29 @@ def _written_units(run: Run) -> list[int]:
     run.claim(*outputs)
     units: list[Unit] = []
     chunks: list[str] = []
-    orfs: list[tuple[bytes, bytes]] = []
-
-    def keep(texts: Sequence[str], dna: Sequence[bytes], protein: Sequence[bytes]) -> None:
-        chunks.extend(texts)
-        orfs.extend(zip(dna, protein, strict=True))
-
     with run.stage("reading") as counts, ExitStack() as stack:
         chunked, *whole = (stack.enter_context(atomic_write(path, "w")) for path in outputs)
         records = read_sources(run.sources)
-        for event in input_pass(records, run.rules, run.per_unit, run.threads, keep):
+        for event in input_pass(records, run.rules, run.per_unit, run.threads, chunks.extend):
             if isinstance(event, Unit):
                 units.append(event)
                 continue
             write_fasta(chunked, zip(event.chunk_ids(), chunks, strict=True), wrapped=True)
-            for orf_id, orf in zip(event.orf_ids(), orfs, strict=True):
-                for file, letters in zip(whole, orf, strict=True):
-                    file.write(f">{orf_id}\n{letters.decode('ascii')}\n")
-            for unit in units:
-                ids = event.orf_ids(unit.rows)
-                for slot, sequences in (("dna", unit.dna), ("protein", unit.protein)):
+            ids, distinct = event.orf_ids(), event.orfs["distinct"].tolist()
+            for slot, of_all in zip(("dna", "protein"), whole, strict=True):
+                letters = [orf.decode("ascii") for unit in units for orf in getattr(unit, slot)]
+                write_fasta(of_all, zip(ids, map(letters.__getitem__, distinct), strict=True))
+                for unit in units:
                     outputs.append(path := paths.split_of(slot, unit.number + 1))
                     path.parent.mkdir(exist_ok=True)
                     run.claim(path)
+                    orfs = ((ids[row], letters[distinct[row]]) for row in unit.rows)
                     with atomic_write(path, "w") as file:
-                        texts = (sequence.decode("ascii") for sequence in sequences)
-                        write_fasta(file, zip(ids, texts, strict=True), wrapped=True)
+                        write_fasta(file, orfs, wrapped=True)
             sizes += map(len, units)
-            counts["orfs"] = counts.get("orfs", 0) + len(orfs)
-            for held in (units, chunks, orfs):
-                held.clear()
+            counts["orfs"] = counts.get("orfs", 0) + len(ids)
+            units.clear()
+            chunks.clear()
         counts |= {"embedded": sum(sizes), "files": len(sizes)}
     ledger.commit(name, key, outputs=outputs, facts={"sizes": sizes})
     return sizes
