@@ -1,17 +1,12 @@
-"""Settings: YAML files, frozen dataclasses from their values, and the keys of our own file.
-
-A key's value comes from the file or the environment (flags go before, in `cli`). All are known,
-typed and in range.
-"""
+"""Settings from YAML files and the environment (flags go before, in `cli`): known and typed."""
 
 import difflib
 import re
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.text import clipped, shown
@@ -68,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def build(kind: type[T], raw: Any, where: str) -> T:
     """Make a dataclass from a mapping; None is not given, and `where` begins every ConfigError."""
-    known = typing.get_type_hints(kind)
+    known = get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, value in _mapping(raw, where).items():
         if name not in known:
@@ -86,13 +81,10 @@ def build(kind: type[T], raw: Any, where: str) -> T:
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    if typing.get_origin(hint) in (
-        UnionType,
-        Union,
-    ):  # of a type and None, or of one and a list of them
+    if get_origin(hint) in (UnionType, Union):  # of a type and None, or of one and a list of them
         one, other = get_args(hint)
-        hint = other if isinstance(value, list) and typing.get_origin(other) is tuple else one
-    origin, inner = typing.get_origin(hint), get_args(hint)
+        hint = other if isinstance(value, list) and get_origin(other) is tuple else one
+    origin, inner = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:

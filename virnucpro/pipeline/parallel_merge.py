@@ -12,9 +12,8 @@ from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError
-from virnucpro.core.log import relay_logs, replay
+from virnucpro.core.log import ProgressReporter, relay_logs, replay
 from virnucpro.core.processes import children_ignore_interrupts, map_in_order
-from virnucpro.core.progress import ProgressReporter
 
 logger = logging.getLogger("virnucpro.pipeline.merge")
 

@@ -18,7 +18,7 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
 from virnucpro.core.files import digest_of, read_json, write_json
-from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.log import ProgressReporter
 from virnucpro.core.text import clipped, counted
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
