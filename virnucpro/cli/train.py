@@ -99,12 +99,10 @@ def train(
         help="Also measure a FASTA of what callers mistake for viruses, kind by kind.")  # fmt: skip
 @option("--decoy-kinds", type=options.FILE, help="TSV of id and kind of every decoy.")
 @flag("--windows", help="Draw windows and nulls; else score whole records.")
-@option("--lengths", default="150,300,500,1000", show_default=True, help="Lengths of windows (nt).")
-@option("--count", type=AT_LEAST_1, default=2000, show_default=True,
-        help="Windows of each set and length.")  # fmt: skip
-@option("--null-count", type=AT_LEAST_0, default=500, show_default=True,
-        help="Random, shuffled and low-complexity windows of each length.")  # fmt: skip
-@option("--seed", type=AT_LEAST_0, default=0, show_default=True, help="Of the windows.")
+@option("--lengths", default="150,300,500,1000", help="Lengths of windows (nt).")
+@option("--count", type=AT_LEAST_1, default=2000, help="Windows of each set and length.")
+@option("--null-count", type=AT_LEAST_0, default=500, help="Made-up windows of each length.")
+@option("--seed", type=AT_LEAST_0, default=0, help="Of the windows.")
 @options.model_type
 @options.model_path
 @options.device
@@ -126,6 +124,7 @@ def evaluate(
     from virnucpro.core.log import ProgressReporter
     from virnucpro.models.store import resolve_model
     from virnucpro.pipeline.stream import DirectScorer
+    from virnucpro.training.evaluation import FILES
     from virnucpro.training.evaluation import evaluate as measure
     from virnucpro.training.jobs import Job, LabelledFiles, read_evaluation
     from virnucpro.training.windows import Drawing
@@ -158,9 +157,7 @@ def evaluate(
     kind = model_type or ("custom" if model_path else "mini")
     model = resolve_model(kind, model_path, model_home(config_of(ctx)))
     progress = ProgressReporter(not ctx.ensure_object(dict).get("quiet", False))
-    report = measure(DirectScorer(model, device), job, drawing, progress)
-    paths = report.write(output_dir)
-    for row in report.rows:
+    for row in measure(DirectScorer(model, device), job, drawing, progress, output_dir):
         if row.level not in ("set", "decoy"):
             continue
         length = f"{row.length_nt:>6} nt" if row.length_nt else "      all"
@@ -169,4 +166,4 @@ def evaluate(
         if row.auroc == row.auroc:
             line += f"  AUROC {row.auroc:.3f}  recall at 1% {row.recall_1:.3f}  ECE {row.ece:.3f}"
         click.echo(f"{line}  virus {row.virus:.3f}  uncertain {row.uncertain:.3f}")
-    click.echo(f"{output_dir}: {', '.join(path.name for path in paths)}")
+    click.echo(f"{output_dir}: {', '.join(FILES)}")

@@ -86,6 +86,10 @@ class ScoreStore:
     def __init__(self, ledger: Ledger, key: str) -> None:
         self.ledger, self.key = ledger, key
 
+    def name(self, number: int, what: str = "scores") -> str:
+        """What the entry of a unit is called where entries lie."""
+        return self.ledger.name(unit_name(number, what), self.key)
+
     def read(self, number: int, size: int) -> Scores | None:
         """The scores of a finished unit, (size, `COLUMNS`), or None; a DamagedError if changed."""
         if (entry := self.ledger.read(unit_name(number), self.key)) is None:
@@ -98,9 +102,15 @@ class ScoreStore:
         scores = np.frombuffer(entry.payload, dtype="<f4")
         return scores.reshape(size, COLUMNS).astype(np.float32)
 
-    def commit(self, number: int, scores: Scores) -> bool:
-        """Record the scores of a unit, shape (n, `COLUMNS`); False where it had been done."""
-        return self.ledger.commit(unit_name(number), self.key, scores.astype("<f4").tobytes())
+    def commit(self, number: int, scores: Scores, stats: dict[str, Any] | None = None) -> bool:
+        """Record scores, (n, `COLUMNS`), and what engines did; False where it had been done."""
+        payload = scores.astype("<f4").tobytes()
+        return self.ledger.commit(unit_name(number), self.key, payload, facts=stats)
+
+    def stats(self, number: int) -> dict[str, Any]:
+        """What was committed with the scores of a unit."""
+        entry = self.ledger.read(unit_name(number), self.key)
+        return entry.facts if entry else {}
 
     def commit_orfs(self, number: int, unit: Orfs) -> None:
         """Record DNA and protein of a unit's ORFs."""

@@ -1,7 +1,4 @@
-"""report.html: one page about a run that needs no network, and a summary for MultiQC beside it.
-
-Ids and paths from the input never become markup; the page's policy lets no other script run.
-"""
+"""report.html: one page about a run that needs no network, and a summary for MultiQC beside it."""
 
 from html import escape
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from virnucpro.core.files import atomic_write, write_json
-from virnucpro.reports import citations, explain, pages
+from virnucpro.reports import explain, pages
 from virnucpro.reports.summary import (
     CALLS,
     LENGTH_BINS_PER_DECADE,
@@ -24,17 +21,12 @@ from virnucpro.reports.summary import (
     summarise,
 )
 from virnucpro.reports.tables import RegionRow
-from virnucpro.scores.thresholds import VIRUS
+from virnucpro.scores.thresholds import PRESETS, VIRUS
 
 SCRIPTS = ("page.js", "charts.js", "limit.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json", "virnucpro_general_mqc.json")
 SCORE_UNIT = 100_000
-MOST_SAMPLES = 400
 MOST_LETTERS = 600_000  # of sequences that can be copied: more would make the page large
-SHOWN_REGIONS = 100
-HIGH_FDR = 0.2
-# Reads of about one length make a column, not a chart of length against score.
-ONE_LENGTH = 1.25
 # Name in MultiQC's data and colour, by call.
 MULTIQC = {
     "virus": ("virus", "#b4472f"), "uncertain": ("uncertain", "#c9a03a"),
@@ -51,21 +43,16 @@ def write_report(output_dir: Path) -> Path:
     """
     run = explain.read_run(output_dir)
     hosts, regions = best_regions(output_dir / "regions.tsv")
-    summary = summarise(output_dir / "calls.tsv", {row.key for _, row in regions})
-    mates = explain.mates(run)
-    for counts in summary.histogram.values():  # mates have one p_virus and one call
-        counts[:] = [count // mates for count in counts]
-    data = _data(run, summary, regions, output_dir) | {"unit": "pair" if mates > 1 else "record"}
-    data["curve"] = [(place, kept // mates, lost / mates) for place, kept, lost in summary.curve]
+    wanted, (mates, unit) = {row.key for _, row in regions}, explain.fragment(run)
+    summary = summarise(output_dir / "calls.tsv", wanted, mates)
+    data = _data(run, summary, regions, output_dir) | {"unit": unit, "curve": summary.curve}
     style = pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
     page, graph, general = (output_dir / name for name in REPORT_FILES)
     html = pages.environment().get_template("report.html").render(
-        run=run, explain=explain, summary=summary, data=data, hosts=hosts, mates=mates,
-        rates={one["sample"]: one["expected_false"] for one in run["sample_summary"]},
-        most_samples=MOST_SAMPLES, shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
-        has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        references=citations.references(run["model"]["name"]),
+        run=run, explain=explain, presets=PRESETS, summary=summary, data=data, hosts=hosts,
+        told={one["sample"]: one for one in run["sample_summary"]},
+        references=pages.references(run["model"]["name"]),
         style=Markup(style), script=Markup(script), policy=pages.policy(style, script),
     )  # fmt: skip
     with atomic_write(page, "w") as file:
@@ -84,7 +71,7 @@ def write_report(output_dir: Path) -> Path:
             for call, (name, color) in MULTIQC.items()
         },
         "data": {
-            escape(sample): {name: counts[call] for call, (name, _) in MULTIQC.items()}
+            escape(sample): {name: mates * counts[call] for call, (name, _) in MULTIQC.items()}
             for sample, counts in summary.samples.items()
         },
     })  # fmt: skip
@@ -116,9 +103,7 @@ def _data(
     best = [(place, found) for place, found in best if found.key in row_of]
     chosen = choose_tracks(rows, {found.key for _, found in best})
     regions: dict[int, list[tuple[int, int]]] = {}
-    of_chosen = RegionRow.read(
-        output_dir / "regions.tsv", lambda texts: (texts[-1], texts[0]) in chosen
-    )
+    of_chosen = RegionRow.read(output_dir / "regions.tsv", lambda row: (row[-1], row[0]) in chosen)
     for found in of_chosen if chosen else ():
         regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     # The page's place for each place in viral.fasta and in regions.fasta, surest first.
@@ -130,9 +115,8 @@ def _data(
         if place >= 0 and row.length <= letters:
             viral[place], letters = number, letters - row.length
     packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
-    sample_of, status_of, call_of = (
-        {name: place for place, name in enumerate(names)} for names in (samples, statuses, CALLS)
-    )
+    sample_of = {name: place for place, name in enumerate(samples)}
+    call_of = {name: place for place, name in enumerate(CALLS)}
     return {
         "samples": samples,
         "statuses": statuses,
@@ -147,7 +131,7 @@ def _data(
             "p": [_scaled(row.p_virus) for row in rows],
             "fdr": [_scaled(row.fdr) for row in rows],
             "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
-            "status": [status_of[str(row.status)] for row in rows],
+            "status": [statuses.index(row.status) for row in rows],
             "hint": {
                 place: ", ".join(filter(None, (row.class_hint, row.family)))
                 for place, row in enumerate(rows)

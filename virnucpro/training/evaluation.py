@@ -1,12 +1,10 @@
 """A model's scores on labelled FASTA as TSV, as JSON, and as one HTML page without a script."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.files import atomic_write, make_writable
+from virnucpro.core.files import atomic_write
 from virnucpro.core.log import ProgressReporter
 from virnucpro.core.text import percent
 from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.reports import pages
 from virnucpro.training import corpus as corpora
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Labelled
-from virnucpro.training.jobs import Job
+from virnucpro.training.jobs import Job, LabelledFiles
 from virnucpro.training.windows import Drawing, dev_windows
 
 logger = logging.getLogger("virnucpro.training")
@@ -42,150 +40,6 @@ Mask = NDArray[np.bool_]
 # where nothing was scored), call (empty there).
 COLUMNS = ("set_name", "length_nt", "target", "kind", "group", "record", "p", "call")
 ALL_SETS, NAN = "all", float("nan")
-
-
-def evaluate(
-    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter
-) -> Report:
-    """Score the dev sets, whole records or windows drawn from them, and measure the scores."""
-    sets, decoys, panel = corpora.load_dev(job.data), list[Row](), job.evaluate
-    if panel.decoys and panel.decoy_kinds:
-        kind_of = corpora.read_labels(panel.decoy_kinds).get
-        corpus = corpora.load_corpus([(panel.decoys, kind_of)])
-        name = panel.decoys.name.split(".")[0]
-        found = scored(scorer, name, [*corpus.records()], (0,))
-        decoys = decoys_of(np.rec.fromrecords(found, names=COLUMNS))  # type: ignore[call-overload]
-    start, parts = time.monotonic(), list[Any]()
-    held = [(name, [*corpus.records()]) for name, corpus in sets.items()]
-    classes: Sequence[int] = LENGTH_CLASSES
-    if drawing:
-        drawn, classes = dev_windows(sets, drawing), drawing.lengths
-        held = [(w.name, [*zip(w.labels, w.records, w.bases, strict=True)]) for w in drawn]
-    count = sum(len(sequences) for _, sequences in held)
-    if not count:
-        raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
-    unit = "windows" if drawing else "records"
-    with progress.create_file_bar(count, desc="Scoring", unit=unit) as bar:
-        for name, sequences in held:
-            parts += scored(scorer, name, sequences, classes)
-            bar.update(len(sequences))
-    seconds = time.monotonic() - start
-    logger.info("scored %d sequences in %.1f s", count, seconds)
-    facts = {
-        "model": scorer.model.name,
-        "model_digest": scorer.model.digest,
-        "chunk_nt": scorer.model.chunk_nt,
-        "files": [path.name for path in job.data.dev],
-        "windows": asdict(drawing) if drawing else None,
-        "left_out": sorted({*panel.leave_out}),
-        "sequences": count,
-        "seconds": round(seconds, 1),
-    }
-    whole = np.rec.fromrecords(parts, names=COLUMNS)  # type: ignore[call-overload]
-    return Report(facts, rows_of(whole, panel.leave_out) + decoys, curves_of(whole))
-
-
-def scored(
-    scorer: DirectScorer, name: str, sequences: Sequence[Labelled], classes: Sequence[int]
-) -> list[tuple[Any, ...]]:
-    """Scored sequences of one set, each with the `COLUMNS`; classes by their shortest length."""
-    rows = []
-    found = scorer.score(corpora.as_records(bases for _, _, bases in sequences))
-    for (label, seq_id, bases), row in zip(sequences, found, strict=True):
-        length_nt = max(shortest for shortest in classes if shortest <= len(bases))
-        p = NAN if row.p_virus is None else row.p_virus
-        rows.append((name, length_nt, *label, seq_id, p, row.call or ""))
-    return rows
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an evaluation found."""
-
-    facts: dict[str, Any]  # model, input and draws
-    rows: list[Row]
-    curves: list[dict[str, Any]]  # as `curves_of` gives them
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write all three files into `folder`, which is made if need be; returns their paths."""
-        make_writable(folder)
-        names = [field.name for field in fields(Row)]
-        rows = _plain([astuple(row) for row in self.rows])
-        shown = [["" if value is None else str(value) for value in row] for row in rows]
-        whole = {**self.facts, "columns": names, "rows": rows, "reliability": _plain(self.curves)}
-        texts = (
-            "".join("\t".join(line) + "\n" for line in [names, *shown]),
-            "{\n" + ",\n".join(f"{json.dumps(k)}: {_json(v)}" for k, v in whole.items()) + "\n}\n",
-            render(self.facts, self.rows, self.curves),
-        )
-        paths = [folder / name for name in FILES]
-        for path, text in zip(paths, texts, strict=True):
-            with atomic_write(path, "w") as file:
-                file.write(text)
-        return paths
-
-
-def _plain(value: Any) -> Any:
-    """What JSON takes: numbers to five digits, None for NaN."""
-    return json.loads(
-        json.dumps(value),
-        parse_float=lambda number: round(float(number), 5),
-        parse_constant=lambda _: None,
-    )
-
-
-def _json(value: Any) -> str:
-    """JSON on one line, or with a line for each entry of a list of lists or mappings."""
-    if isinstance(value, list) and value and isinstance(value[0], list | dict):
-        return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
-    return json.dumps(value)
-
-
-def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> str:
-    """The page of a report with these facts, rows and curves."""
-    # families and classes by what is called virus; those of few sequences stand last
-    order = {"family": 1, "class": -1}
-    rows = sorted(
-        rows, key=lambda row: (row.level in order and row.count < FEW,
-                               order.get(row.level, 0) * row.virus),
-    )  # fmt: skip
-    scored = {  # sequences with a score, by length and side
-        (row.length_nt, row.group): round(row.count * row.coverage)
-        for row in rows
-        if row.level == "set" and row.set_name == ALL_SETS
-    }
-
-    def by_length(level: str) -> list[tuple[int, list[Row]]]:
-        found = [row for row in rows if row.level == level]
-        lengths = sorted({row.length_nt for row in found})
-        return [(nt, [row for row in found if row.length_nt == nt]) for nt in lengths]
-
-    def is_thin(row: Row) -> bool:
-        """Whether AUROC and its like rest on few sequences, on either side."""
-        is_viral = row.level == "family" or (row.level == "set" and not row.group)
-        others = scored.get((row.length_nt, "cellular" if is_viral else ""), 0)
-        return min(others, round(row.count * row.coverage)) < FEW
-
-    def span(length_nt: int) -> str:
-        """A length in words: of windows, or of a class of whole records."""
-        if facts["windows"] is not None:
-            return f"{length_nt:,} nt"
-        longer = min((n for n in LENGTH_CLASSES if n > length_nt), default=None)
-        return f"from {length_nt:,} nt" if longer is None else f"{length_nt:,} to {longer - 1:,} nt"
-
-    style = f"{pages.asset('report.css')}\n{pages.asset('evaluation.css', TEMPLATES)}"
-    environment = pages.environment(TEMPLATES)
-    environment.filters |= {
-        "share": lambda value: NONE if math.isnan(value) else percent(value),
-        "figure": lambda value: NONE if math.isnan(value) else f"{value:.3f}",
-        "span": span,
-    }
-    return environment.get_template("evaluation.html").render(
-        facts=facts, by_length=by_length, curves=curves, scored=scored, is_thin=is_thin, few=FEW,
-        has_few=any(row.count < FEW or (row.level != "decoy" and is_thin(row)) for row in rows),
-        less=len(facts["left_out"]) if any("(less)" in row.set_name for row in rows) else 0,
-        style=Markup(style), policy=pages.policy(style),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,11 +69,137 @@ class Row:
     ece: float = NAN  # expected calibration error, both targets weighing the same
 
 
-def rows_of(scored: Any, leave_out: Sequence[str] = ()) -> list[Row]:
-    """Figures of all lengths; sets that hold records of `leave_out` once more without them."""
+def evaluate(
+    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter,
+    folder: Path,
+) -> list[Row]:  # fmt: skip
+    """Score the dev sets, whole records or windows drawn from them; write and give the figures."""
+    sets, decoys, panel = corpora.load_dev(job.data), list[Row](), job.evaluate
+    if panel.decoys and panel.decoy_kinds:
+        files = LabelledFiles(dev=(panel.decoys,), table=panel.decoy_kinds)
+        ((name, corpus),) = corpora.load_dev(files).items()
+        found = scored(scorer, [(name, [*corpus.records()])], (0,))
+        kinds = np.unique(found.kind).tolist()
+        decoys = [_row(found, "decoy", name, kind, found.kind == kind) for kind in kinds]
+        decoys.sort(key=lambda row: -row.virus)
+    start = time.monotonic()
+    held = [(name, [*corpus.records()]) for name, corpus in sets.items()]
+    classes: Sequence[int] = LENGTH_CLASSES
+    if drawing:
+        drawn, classes = dev_windows(sets, drawing), drawing.lengths
+        held = [(w.name, [*zip(w.labels, w.records, w.bases, strict=True)]) for w in drawn]
+    count = sum(len(sequences) for _, sequences in held)
+    if not count:
+        raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
+    unit = "windows" if drawing else "records"
+    with progress.create_file_bar(count, desc="Scoring", unit=unit) as bar:
+        found = scored(scorer, held, classes, bar.update)
+    seconds = time.monotonic() - start
+    logger.info("scored %d sequences in %.1f s", count, seconds)
+    facts = {
+        "model": scorer.model.name,
+        "model_digest": scorer.model.digest,
+        "chunk_nt": scorer.model.chunk_nt,
+        "files": [path.name for path in job.data.dev],
+        "windows": asdict(drawing) if drawing else None,
+        "left_out": sorted({*panel.leave_out}),
+        "sequences": count,
+        "seconds": round(seconds, 1),
+    }
+    rows, curves = measured(found, panel.leave_out)
+    write(folder, facts, rows + decoys, curves)
+    return rows + decoys
+
+
+def scored(
+    scorer: DirectScorer, sets: Sequence[tuple[str, Sequence[Labelled]]], classes: Sequence[int],
+    on_scored: Callable[[int], object] = lambda more: None,
+) -> Any:  # fmt: skip
+    """Scored sequences of sets, with the `COLUMNS`; classes by their shortest length."""
     rows = []
-    for length_nt in np.unique(scored.length_nt):
+    for name, sequences in sets:
+        found = scorer.score(corpora.as_records(bases for _, _, bases in sequences))
+        for (label, seq_id, bases), row in zip(sequences, found, strict=True):
+            length_nt = max(shortest for shortest in classes if shortest <= len(bases))
+            p = NAN if row.p_virus is None else row.p_virus
+            rows.append((name, length_nt, *label, seq_id, p, row.call or ""))
+        on_scored(len(sequences))
+    return np.rec.fromrecords(rows, names=COLUMNS)  # type: ignore[call-overload]
+
+
+def write(
+    folder: Path, facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]
+) -> None:
+    """Write all three files: of model, input and draws, and of what `measured` gives."""
+    names = [field.name for field in fields(Row)]
+    given = {**facts, "columns": names, "rows": [*map(astuple, rows)], "reliability": curves}
+    whole = json.loads(  # numbers to five digits, None for NaN
+        json.dumps(given),
+        parse_float=lambda number: round(float(number), 5),
+        parse_constant=lambda _: None,
+    )
+    shown = [["" if value is None else str(value) for value in row] for row in whole["rows"]]
+    table = "".join("\t".join(line) + "\n" for line in [names, *shown])
+    lines = []
+    for key, value in whole.items():
+        text = json.dumps(value)
+        if value and isinstance(value, list) and isinstance(value[0], list | dict):
+            text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+        lines.append(f"{json.dumps(key)}: {text}")
+    page = render(facts, rows, curves)
+    for name, text in zip(FILES, (table, "{\n" + ",\n".join(lines) + "\n}\n", page), strict=True):
+        with atomic_write(folder / name, "w") as file:
+            file.write(text)
+
+
+def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> str:
+    """The page of an evaluation with these facts, rows and curves."""
+    # families and classes by what is called virus; those of few sequences stand last
+    order = {"family": 1, "class": -1}
+    rows = sorted(
+        rows, key=lambda row: (row.level in order and row.count < FEW,
+                               order.get(row.level, 0) * row.virus),
+    )  # fmt: skip
+    scored = {  # sequences with a score, by length and side
+        (row.length_nt, row.group): round(row.count * row.coverage)
+        for row in rows
+        if row.level == "set" and row.set_name == ALL_SETS
+    }
+
+    def is_thin(row: Row) -> bool:
+        """Whether AUROC and its like rest on few sequences, on either side."""
+        is_viral = row.level == "family" or (row.level == "set" and not row.group)
+        others = scored.get((row.length_nt, "cellular" if is_viral else ""), 0)
+        return min(others, round(row.count * row.coverage)) < FEW
+
+    style = f"{pages.asset('report.css')}\n{pages.asset('evaluation.css', TEMPLATES)}"
+    environment = pages.environment(TEMPLATES)
+    environment.filters |= {
+        "share": lambda value: NONE if math.isnan(value) else percent(value),
+        "figure": lambda value: NONE if math.isnan(value) else f"{value:.3f}",
+    }
+    return environment.get_template("evaluation.html").render(
+        facts=facts, rows=rows, curves=curves, scored=scored, is_thin=is_thin, few=FEW,
+        length_classes=LENGTH_CLASSES,
+        has_few=any(row.count < FEW or (row.level != "decoy" and is_thin(row)) for row in rows),
+        less=len(facts["left_out"]) if any("(less)" in row.set_name for row in rows) else 0,
+        style=Markup(style), policy=pages.policy(style),
+    )  # fmt: skip
+
+
+def measured(scored: Any, leave_out: Sequence[str] = ()) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Figures of all lengths; sets that hold records of `leave_out` once more without them.
+
+    Beside them `reliability` at each length, viruses and others weighing the same, without nulls.
+    """
+    rows, curves = list[Row](), []
+    for length_nt in np.unique(scored.length_nt).tolist():
         at = scored[scored.length_nt == length_nt]
+        real = at[~np.isnan(at.p) & (at.target != NULL)]
+        truth = real.target == VIRUS
+        if truth.any() and not truth.all():
+            ece, bins = reliability(real.p, truth)
+            curves.append({"length_nt": length_nt, "ece": ece, "bins": bins})
         viral, cellular, null = (at.target == target for target in (VIRUS, OTHER, NULL))
         names = list(dict.fromkeys(at.set_name.tolist()))
         groups: list[tuple[str, str, str, Mask]] = [("set", ALL_SETS, "", viral)]
@@ -238,27 +218,7 @@ def rows_of(scored: Any, leave_out: Sequence[str] = ()) -> list[Row]:
                 for group in np.unique(own[here]).tolist():
                     groups.append((level, name, group, here & (own == group)))
         rows += [_row(at, *one) for one in groups if one[3].any()]
-    return rows
-
-
-def decoys_of(scored: Any) -> list[Row]:
-    """Shares of calls of each kind of decoy, the most often called virus first."""
-    kinds = np.unique(scored.kind).tolist()
-    rows = [_row(scored, "decoy", scored.set_name[0], kind, scored.kind == kind) for kind in kinds]
-    return sorted(rows, key=lambda row: -row.virus)
-
-
-def curves_of(scored: Any) -> list[dict[str, Any]]:
-    """`reliability` at each length, viruses and others weighing the same, without nulls."""
-    curves = []
-    for length_nt in np.unique(scored.length_nt).tolist():
-        is_real = ~np.isnan(scored.p) & (scored.target != NULL)
-        kept = scored[is_real & (scored.length_nt == length_nt)]
-        truth = kept.target == VIRUS
-        if truth.any() and not truth.all():
-            ece, bins = reliability(kept.p, truth)
-            curves.append({"length_nt": length_nt, "ece": ece, "bins": bins})
-    return curves
+    return rows, curves
 
 
 def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
