@@ -33,7 +33,7 @@ from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWork
 from virnucpro.pipeline.run import CALLS, INPUTS, REPORT, TABLES, Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
-from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess
+from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess, OnRows
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
 from virnucpro.scores.scorer import LoadedModels, Scorer
@@ -42,7 +42,7 @@ from virnucpro.sequences.fasta import read_fasta, write_fasta
 logger = logging.getLogger("virnucpro.pipeline")
 
 Slot = Literal["dna", "protein"]
-Todo = Mapping[int, int]  # ORFs of split files by number, from 1, that have no scores yet
+Units = Mapping[int, tuple[str, str]]  # names and keys in the ledger, by number of the split file
 TITLES: dict[Slot, str] = {"dna": "Embedding DNA", "protein": "Embedding proteins"}
 LABELS: dict[Slot, str] = {"dna": "DNABERT-S", "protein": "ESM-2"}
 DONE, PARTIAL = 0, 6
@@ -194,10 +194,21 @@ def _score_staged(
         packs: dict[Slot, bool] = {"dna": use_v2 and compute.dnabert_v2, "protein": use_v2}
         for slot, is_packed in packs.items():
             with run.stage(f"{slot}_features") as counts:
-                if is_packed:
-                    counts |= _packed(run, slot, todo, config)
-                else:
-                    counts |= _file_wise(run, slot, todo, queue, failures)
+                how = "packed" if is_packed else "file-wise"
+                key = digest_of(run.key, how, compute.token_budget(slot))
+                units = {n: (f"{slot} features {n}", key) for n in todo}
+                units = {n: unit for n, unit in units.items() if run.ledger.read(*unit) is None}
+                run.ledger.discard(*(name for name, _ in units.values()))
+                run.claim(*(paths.features_of(slot, n) for n in units))
+                rows, lost = sum(todo[n] for n in units), dict[int, str]()
+                with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
+                    if not is_packed:
+                        tokens = _file_wise(run, slot, units, queue, bar.update, lost)
+                    else:
+                        tokens = _packed(run, slot, units, config, bar.update) if units else 0
+                failures |= lost
+                counts |= {"files": len(units) - len(lost), "kept": len(todo) - len(units)}
+                counts |= {"failed": len(lost), "tokens": tokens}
     # Stage 7: join the vectors of each ORF, file by file
     numbers = {paths.features_of("dna", n): n for n in todo if n - 1 not in failures}
     for unit in failures:
@@ -222,11 +233,11 @@ def _score_staged(
         readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
         read_ahead = spread(features.read_merged, map(paths.merged, numbers.values()), readers)
         with run.reporter.create_file_bar(len(numbers), "Scoring", "files") as bar:
-            for n, rows in zip(numbers.values(), read_ahead, strict=True):
-                if len(rows) != todo[n]:
-                    problem = f"{len(rows)} rows where the split file has {todo[n]}"
+            for n, found in zip(numbers.values(), read_ahead, strict=True):
+                if len(found) != todo[n]:
+                    problem = f"{len(found)} rows where the split file has {todo[n]}"
                     raise DamagedError(paths.merged(n), problem)
-                store.commit(n - 1, scorer.classify(rows.vectors))
+                store.commit(n - 1, scorer.classify(found.vectors))
                 bar.update(1)
         scored = sum(todo[n] for n in numbers.values())
         counts |= {"scored": scored, "files": len(numbers)}
@@ -234,37 +245,32 @@ def _score_staged(
 
 
 def _file_wise(
-    run: Run, slot: Slot, todo: Todo, queue: BatchQueueManager, failures: dict[int, str]
-) -> dict[str, int]:
-    """v1: one split file after another goes to a worker on each device, in padded batches."""
+    run: Run, slot: Slot, units: Units, queue: BatchQueueManager, on_rows: OnRows,
+    failures: dict[int, str],
+) -> int:  # fmt: skip
+    """v1: one split file after another goes to a worker on each device; returns tokens."""
     paths, compute = run.paths, run.settings.compute
     budget, spec = compute.token_budget(slot), getattr(run.model, slot)
     options = EngineOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
-    units = _to_make(run, slot, todo, "file-wise")
     files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
-    counts = {"files": 0, "kept": len(todo) - len(files), "failed": 0, "tokens": 0}
-    rows = sum(todo[n] for n in units)
-    with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
-        for file, outcome in queue.process(EmbedJob(spec, options), list(files), bar.update):
-            if isinstance(outcome, GivenUp):
-                failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
-                counts["failed"] += 1
-                continue
-            run.ledger.commit(*units[files[file]], outputs=[file.output_file])
-            run.note_engines({slot: outcome.stats[spec.kind]})
-            counts["files"] += 1
-            counts["tokens"] += outcome.result[1]
-    return counts
+    tokens = 0
+    for file, outcome in queue.process(EmbedJob(spec, options), list(files), on_rows):
+        if isinstance(outcome, GivenUp):
+            failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
+            continue
+        run.ledger.commit(*units[files[file]], outputs=[file.output_file])
+        run.note_engines({slot: outcome.stats[spec.kind]})
+        tokens += outcome.result[1]
+    return tokens
 
 
-def _packed(run: Run, slot: Slot, todo: Todo, config: RuntimeConfig | None) -> dict[str, int]:
-    """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
+def _packed(
+    run: Run, slot: Slot, units: Units, config: RuntimeConfig | None, on_rows: OnRows
+) -> int:
+    """v2: all files at once, packed, one process per GPU, then vectors to files; returns tokens."""
     paths, compute = run.paths, run.settings.compute
     config, spec = config or RuntimeConfig(), getattr(run.model, slot)
     shards = config.checkpoint_dir or paths.checkpoints
-    units = _to_make(run, slot, todo, "packed")
-    if not units:
-        return {"files": 0, "kept": len(todo)}
     folder = paths.output_dir / ("esm_v2" if slot == "protein" else "dnabert_v2")
     num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
     logger.info("%s: Using v2.0 async architecture", LABELS[slot])
@@ -280,16 +286,14 @@ def _packed(run: Run, slot: Slot, todo: Todo, config: RuntimeConfig | None) -> d
         "encoder_spec": spec,
     }
     files = [paths.split_of(slot, n) for n in units]
-    rows = sum(todo[n] for n in units)
-    with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
-        h5_path, failed_ranks = run_multi_gpu_inference(
-            fasta_files=files,
-            output_dir=folder,
-            model_config=model_config,
-            world_size=num_gpus,
-            runtime_config=replace(config, checkpoint_dir=shards, compute=compute),
-            on_sequences=bar.update,
-        )
+    h5_path, failed_ranks = run_multi_gpu_inference(
+        fasta_files=files,
+        output_dir=folder,
+        model_config=model_config,
+        world_size=num_gpus,
+        runtime_config=replace(config, checkpoint_dir=shards, compute=compute),
+        on_sequences=on_rows,
+    )
     stats = [one for one in read_json(folder / "stage.json").get("ranks", []) if one]
     for one in stats:
         run.note_engines({slot: one})
@@ -308,18 +312,7 @@ def _packed(run: Run, slot: Slot, todo: Todo, config: RuntimeConfig | None) -> d
     for n, unit in units.items():
         run.ledger.commit(*unit, outputs=[paths.features_of(slot, n)])
     logger.info("v2.0 %s complete: %d feature files created", LABELS[slot], len(units))
-    tokens = sum(int(one.get("tokens", 0)) for one in stats)
-    return {"files": len(units), "kept": len(todo) - len(units), "tokens": tokens}
-
-
-def _to_make(run: Run, slot: Slot, todo: Todo, how: str) -> dict[int, tuple[str, str]]:
-    """The feature files that are not made `how` yet, claimed, with names and keys in the ledger."""
-    key = digest_of(run.key, how, run.settings.compute.token_budget(slot))
-    units = {n: (f"{slot} features {n}", key) for n in todo}
-    units = {n: unit for n, unit in units.items() if run.ledger.read(*unit) is None}
-    run.ledger.discard(*(name for name, _ in units.values()))
-    run.claim(*(run.paths.features_of(slot, n) for n in units))
-    return units
+    return sum(int(one.get("tokens", 0)) for one in stats)
 
 
 def _written_units(run: Run) -> list[int]:
