@@ -164,7 +164,7 @@ def _features(folder: Path, data: bytes) -> None:
     path = _put(folder, "output_1.pt", data)
     readers: tuple[Callable[[Path], object], ...] = (
         features.read_dna_features, features.read_protein_features,
-        features.read_merged, features.merged_inputs,
+        features.read_merged, features.read_records,
     )  # fmt: skip
     for read in readers:
         with contextlib.suppress(VirNucProError):

@@ -146,13 +146,6 @@ def read_merged(path: Path) -> Embeddings:
     return _checked(path, ids, data.astype(np.float32))
 
 
-def merged_inputs(path: Path) -> str | None:
-    """Digest of the files that a merged file was made from; None if it is torn or not ours."""
-    with suppress(OSError, LookupError, DamagedFeaturesError):
-        return read_records(path)["inputs.txt"].decode("ascii", "replace")
-    return None
-
-
 def read_records(path: Path) -> dict[str, bytes]:
     """Content of every record of a `.pt` file by its name in the archive's one folder, checked."""
     records: dict[str, bytes] = {}
@@ -402,9 +395,10 @@ def merge_features(nucleotide_file: Path, protein_file: Path, output_file: Path)
     """
     inputs = digest_of(sha256_file(nucleotide_file), sha256_file(protein_file))
     if output_file.exists() and output_file.stat().st_size > 0:
-        if merged_inputs(output_file) == inputs:
-            logger.info("Skipping merge - output exists: %s", output_file)
-            return output_file
+        with suppress(OSError, LookupError, DamagedFeaturesError):  # torn, or not ours
+            if read_records(output_file)["inputs.txt"] == inputs.encode():
+                logger.info("Skipping merge - output exists: %s", output_file)
+                return output_file
         logger.info("Merging again - made from other inputs, or damaged: %s", output_file)
     dna = read_dna_features(nucleotide_file)
     protein = read_protein_features(protein_file)

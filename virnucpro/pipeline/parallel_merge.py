@@ -1,7 +1,4 @@
-"""Merge many file pairs on all cores: one pair, one task, nothing shared.
-
-A pair that fails becomes an entry with its reason, and the others go on.
-"""
+"""Merge many file pairs on all cores: one pair, one task; one that fails becomes an entry."""
 
 import logging
 import multiprocessing

@@ -1,7 +1,6 @@
-"""All that happens in one prediction.
+"""All that happens in one prediction: records are cut and translated, ORFs scored, tables written.
 
-Records are read, cut and translated, distinct ORFs are scored in units, and tables are written of
-their rows. The staged path scores the same units through the original's stages and files, into the
+The staged path scores the same units of ORFs through the original's stages and files, into the
 same ledger.
 """
 
@@ -172,10 +171,7 @@ def claim_outputs(run: Run, is_staged: bool = False) -> None:
 def _score_staged(
     run: Run, use_v2: bool, persistent_models: bool, config: RuntimeConfig | None
 ) -> dict[int, str]:
-    """Score every unit through feature and merged files; the reasons of those that it could not.
-
-    A DamagedError tells of a file that is not as it was written.
-    """
+    """Score every unit through feature and merged files; the reasons of those that it could not."""
     store, failures = stream.ScoreStore(run.ledger, run.key), dict[int, str]()
     paths, compute = run.paths, run.settings.compute
     sizes = enumerate(_written_units(run), 1)
@@ -195,7 +191,7 @@ def _score_staged(
         for slot, is_packed in packs.items():
             with run.stage(f"{slot}_features") as counts:
                 how = "packed" if is_packed else "file-wise"
-                key = digest_of(run.key, how, compute.token_budget(slot))
+                key = digest_of(run.key, how, getattr(compute, f"{slot}_tokens"))
                 units = {n: (f"{slot} features {n}", key) for n in todo}
                 units = {n: unit for n, unit in units.items() if run.ledger.read(*unit) is None}
                 run.ledger.discard(*(name for name, _ in units.values()))
@@ -250,7 +246,7 @@ def _file_wise(
 ) -> int:  # fmt: skip
     """v1: one split file after another goes to a worker on each device; returns tokens."""
     paths, compute = run.paths, run.settings.compute
-    budget, spec = compute.token_budget(slot), getattr(run.model, slot)
+    budget, spec = getattr(compute, f"{slot}_tokens"), getattr(run.model, slot)
     options = EngineOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
     files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
     tokens = 0

@@ -142,10 +142,7 @@ def prepare(
     input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings,
     command: Sequence[str] | None = None,
 ) -> Run:  # fmt: skip
-    """Hash the inputs and open the run, in a directory that is held and has a run of no others.
-
-    `command` are the words that asked for it, by default those of this process.
-    """
+    """Hash the inputs and open the run, in a directory that is held and has a run of no others."""
     asked, output, compute = settings.inputs, settings.output, settings.compute
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)

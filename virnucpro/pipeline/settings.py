@@ -62,10 +62,6 @@ class Compute:
     ray_cpus: int = 1  # of a worker on Ray that has no GPU
     elsewhere: bool = False  # `device` is cpu or cuda, of other hosts, and not looked for here
 
-    def token_budget(self, slot: str) -> int | None:
-        """Tokens of a batch of a slot, `dna` or `protein`."""
-        return self.dna_tokens if slot == "dna" else self.protein_tokens
-
     @property
     def devices(self) -> tuple[str, ...]:
         """The GPUs that were named, else the one device; a DeviceError if it is not there."""
