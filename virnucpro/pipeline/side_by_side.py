@@ -5,7 +5,6 @@ have taken and how units are numbered, is added in order where shards come toget
 """
 
 import multiprocessing
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,25 +15,26 @@ from virnucpro.core.errors import InputError
 from virnucpro.core.processes import children_ignore_interrupts
 from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.input_pass import RecordRow, Rows, Rules, Shard, Unit, input_pass
-from virnucpro.pipeline.inputs import Source, read_sources, shown_name
+from virnucpro.pipeline.inputs import Source, check_unchanged, read_sources
 from virnucpro.pipeline.pools import map_in_order
 from virnucpro.sequences.entries import Cutter, OddError
+from virnucpro.sequences.fasta import MATE_ENDINGS, open_text
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
-from virnucpro.sequences.streams import TextStream, open_unpacked
 
 LEAST_BYTES = 1 << 25  # of all inputs as they lie: less is read before processes have started
 MOST_BYTES = 1 << 26  # of a shard's text; where records are longer, it is chunks that fill one
 MOST_WORKERS = 8  # this process cannot name the records of more
 
-Task = tuple[list[Source], int, Rules, int]
+# The text of a shard by sample, its records, and the bytes of all inputs up to it or a bit further.
+Task = tuple[list[Source], int, int, Rules, int]
 # Columns of its records; chunks; ORFs; of each unit DNA and then proteins, a line each, and rows;
 # what was met: few objects, which travel fast.
 _Read = tuple[list[tuple[Any, ...]], Rows, Rows, list[tuple[bytes, list[int]]], ReadLog]
 
 
 class _Wished(ReadLog):
-    def unique(self, name: str, endings: tuple[str, ...] = ("",)) -> str:
-        return name
+    def ids_of(self, name: str, endings: tuple[str, ...] = ("",)) -> tuple[str, str]:
+        return name, name
 
 
 def read_inputs(
@@ -65,10 +65,9 @@ def read_inputs(
 
 def read_shard(task: Task) -> _Read:
     """Read a shard alone, with ids as they stand there."""
-    sources, count, rules, per_unit = task
-    log = _Wished(is_silent=True)
-    records = chain.from_iterable(read_sources([source], log) for source in sources)
-    events = [*input_pass(records, rules, per_unit)]
+    sources, count, bytes_read, rules, per_unit = task
+    log = _Wished(is_silent=True, bytes_read=bytes_read)
+    events = [*input_pass(read_sources(sources, log), rules, per_unit)]
     units = [event for event in events if isinstance(event, Unit)]
     [shard, *more] = [event for event in events if isinstance(event, Shard)]
     if more or log.unnamed or len(shard.records) != count:
@@ -82,37 +81,27 @@ def _shards(
 ) -> Iterator[tuple[Shard, list[Unit]]]:
     """Shards that processes have read, under ids that are unique, with units without numbers."""
     met, workers = ReadLog(is_silent=log.is_silent), min(workers, MOST_WORKERS)
-
-    bytes_read = deque[int]()  # up to each shard, or a few further
-
-    def windows() -> Iterator[list[Task]]:
-        texts = _texts(sources, met)
-        while window := [(*text, rules, per_unit) for text in islice(texts, workers)]:
-            bytes_read.extend([met.bytes_read] * len(window))
-            yield window
-
-    windowed = windows()
-    if (first := next(windowed, None)) is None:
+    tasks = ((*text, met.bytes_read, rules, per_unit) for text in _texts(sources, met))
+    windows = iter(lambda: [*islice(tasks, workers)], [])
+    if (first := next(windows, None)) is None:
         raise OddError
     with children_ignore_interrupts():
         pool = multiprocessing.get_context("spawn").Pool(workers)
-    joint_ids = IdRegistry() if len(sources) > 1 else None
-    mates, endings, sample = sources[0].mates, sources[0].endings, None
+    met.joint_ids = IdRegistry() if len(sources) > 1 else None
+    mates, endings = sources[0].mates, MATE_ENDINGS if sources[0].mates > 1 else ("",)
     read: _Read
-    for read in map_in_order(pool, read_shard, chain([first], windowed)):
+    for read in map_in_order(pool, read_shard, chain([first], windows)):
         columns, chunks, orfs, texts, own = read
         met.first_mark = met.first_mark or own.first_mark
         met.marks += own.marks
         log.gaps, log.digits = log.gaps + own.gaps, log.digits + own.digits
-        log.blanks, log.bytes_read = log.blanks + own.blanks, bytes_read.popleft()
+        log.blanks, log.bytes_read = log.blanks + own.blanks, own.bytes_read
         rows = [*map(RecordRow._make, zip(*columns, strict=True))]
         for place in range(0, len(rows), mates):
-            if rows[place].sample != sample:
-                met.ids, sample = IdRegistry(), rows[place].sample
+            if rows[place].sample != met.sample:
+                met.ids, met.sample = IdRegistry(), rows[place].sample
             wished = rows[place].seq_id.removesuffix(endings[0])
-            joint_id = seq_id = met.unique(wished, endings)
-            if joint_ids is not None:
-                joint_id = joint_ids.unique(seq_id, endings)
+            seq_id, joint_id = met.ids_of(wished, endings)
             if joint_id != wished or seq_id != wished:
                 for k, end in enumerate(endings, start=place):
                     rows[k] = rows[k]._replace(seq_id=seq_id + end, joint_id=joint_id + end)
@@ -121,7 +110,7 @@ def _shards(
             lines, count = text.split(b"\n"), len(of_shard)
             units.append(Unit(0, lines[:count], lines[count:], of_shard))
         yield Shard(rows, chunks, orfs, []), units
-    met.digits, met.blanks = log.digits, log.blanks
+    log.bytes_read, met.digits, met.blanks = met.bytes_read, log.digits, log.blanks
     met.warn()
 
 
@@ -131,8 +120,8 @@ def _texts(sources: Sequence[Source], met: ReadLog) -> Iterator[tuple[list[Sourc
     shard, room = list[Source](), size
     for source in sources:
         with ExitStack() as stack:
-            opened = [stack.enter_context(open_unpacked(p, met.count_bytes)) for p in source.paths]
-            cutters = [Cutter(TextStream(one), MOST_BYTES) for one in opened]
+            texts = [stack.enter_context(open_text(path, met)) for path in source.paths]
+            cutters = [Cutter(text, MOST_BYTES) for text in texts]
             while True:
                 cut = [cutter.take(room // len(cutters)) for cutter in cutters]
                 count = sum(records for _, records in cut)
@@ -144,10 +133,6 @@ def _texts(sources: Sequence[Source], met: ReadLog) -> Iterator[tuple[list[Sourc
                     break
                 yield shard, size
                 shard, room = [], size
-            digests = [one.finish() for one in opened]
-            if source.digests and digests != list(source.digests):  # changed during the run
-                raise OddError
-            names = zip(opened, source.names, strict=True)
-            met.cut_short += [shown_name(name) for one, name in names if one.is_cut_short]
+        check_unchanged(source, met)
     if shard:
         yield shard, size - room

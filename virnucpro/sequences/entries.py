@@ -84,7 +84,7 @@ class Cutter:
 
     def __init__(self, stream: TextStream, most_bytes: int) -> None:
         self._stream, self._most, self._line = stream, most_bytes, stream.skipped_lines
-        self._blocks, self._rest = self._of_whole_lines(), b""
+        self._blocks, self._rest = self._whole_marks(), b""
 
     def take(self, records: int) -> tuple[Stretch, int]:
         """The next `records`, or all that are left; how many they are, if all is well with them.
@@ -106,25 +106,22 @@ class Cutter:
         text = b"".join(parts)
         stretch = Stretch(self._stream, text, self._line)
         self._line += text.count(b"\n")
-        if left and not is_fasta:
+        if is_fasta:
+            return stretch, text.count(b"\n>") + bool(text)
+        if left:
             kept = text.rstrip(BLANKS + b"\n")
-            return stretch, -(-(kept.count(b"\n") + bool(kept)) // _FOUR)
-        return stretch, records - left + bool(left and text) if is_fasta else records
+            records = -(-(kept.count(b"\n") + bool(kept)) // _FOUR)
+        return stretch, records
 
-    def _of_whole_lines(self) -> Iterator[bytes]:
-        """The text, each block but the first from the end of a line on: no mark is cut in two."""
-        waiting, size = list[bytes](), 0
+    def _whole_marks(self) -> Iterator[bytes]:
+        """The text, in blocks that do not cut a mark in two."""
+        end = b""
         for block in self._stream.blocks():
-            end = block.rfind(b"\n")
-            size += len(block)
-            if end < 0:
-                waiting.append(block)
-            else:
-                yield b"".join([*waiting, block[:end]])
-                waiting, size = [block[end:]], len(block) - end
-            if size > self._most:
-                raise OddError
-        yield b"".join(waiting)
+            block = end + block
+            end = b"\n" if block.endswith(b"\n") else b""
+            if block := block.removesuffix(end):
+                yield block
+        yield end
 
 
 def read_entries(stream: TextStream, log: ReadLog) -> Iterator[Entry]:

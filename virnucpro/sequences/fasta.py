@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import zip_longest
 from pathlib import Path, PurePath
 from typing import IO
@@ -15,11 +16,11 @@ from virnucpro.sequences.streams import STDIN, TextStream, open_unpacked
 
 _PACKED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
 WRAP_NT = 60
-_MATE_ENDINGS = ("/1", "/2")
+MATE_ENDINGS = ("/1", "/2")
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")
 
 
-def sample_name(path: Path | str | Stretch) -> str:
+def sample_name(path: Path | str) -> str:
     """The name of an input: without a compression suffix, then without one more.
 
     >>> [sample_name(name) for name in ("a/reads.fastq.gz", "b/contigs.v2.fa", "-")]
@@ -41,32 +42,25 @@ def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Ite
     FASTA or FASTQ, or a record over 1 Gnt, with its line, after the records before it.
     """
     log = ReadLog() if log is None else log
-    stdin_seen = False
     for path in paths:
-        if str(path) == STDIN and stdin_seen:
-            raise InputError("standard input", "given twice; it can be read once")
-        stdin_seen |= str(path) == STDIN
+        log.sample = sample_name(path)
         yield from records_of(path, log)
     log.warn()
 
 
 def records_of(path: Path | str | Stretch, log: ReadLog) -> Iterator[Record]:
-    """The records of one input; its warnings wait in the log."""
-    sample = sample_name(path)
+    """The records of one input, of the sample in the log; warnings wait there."""
     for entry in _entries(path, log):
-        seq_id = log.unique(log.wished_id(first_word(entry.header)))
-        yield Record(seq_id, entry.header, entry.sequence, sample, entry.gaps)
+        seq_id, joint_id = log.ids_of(log.wished_id(first_word(entry.header)))
+        yield Record(seq_id, entry.header, entry.sequence, log.sample, entry.gaps, joint_id)
 
 
-def pairs_of(
-    paths: Sequence[Path | str | Stretch], log: ReadLog
-) -> Iterator[tuple[Record, Record]]:
+def pairs_of(paths: Sequence[Path | str | Stretch], log: ReadLog) -> Iterator[Record]:
     """The mates of two files, or of one that holds them in turn, as `{id}/1` and `{id}/2`.
 
-    Mates have the same first word in their headers, or one that ends in `/1` and `/2`, `.1` and
-    `.2`, or `_1` and `_2`. The sample is the first file's; warnings wait in the log.
+    They follow each other, whose headers have the same first word, or one that ends in `/1` and
+    `/2`, `.1` and `.2`, or `_1` and `_2`. Sample and warnings are in the log.
     """
-    sample = sample_name(paths[0])
     entries = [_entries(path, log) for path in paths]
     both = zip_longest(entries[0], entries[-1])
     for number, (first, second) in enumerate(both, start=1):
@@ -84,11 +78,10 @@ def pairs_of(
             names = [shown(as_utf8(entry.header)) for entry in (second, first)]
             problem = f"record {number}: {names[0]} is no mate of {names[1]}"
             raise InputError(paths[-1], problem, second.line)
-        seq_id = log.unique(name, _MATE_ENDINGS)
-        yield (
-            Record(f"{seq_id}/1", first.header, first.sequence, sample, first.gaps),
-            Record(f"{seq_id}/2", second.header, second.sequence, sample, second.gaps),
-        )
+        ids = log.ids_of(name, MATE_ENDINGS)
+        for entry, end in zip((first, second), MATE_ENDINGS, strict=True):
+            seq_id, joint_id = (name + end for name in ids)
+            yield Record(seq_id, entry.header, entry.sequence, log.sample, entry.gaps, joint_id)
 
 
 def first_word(header: str) -> str:
@@ -102,11 +95,15 @@ def first_word(header: str) -> str:
 
 
 def _entries(path: Path | str | Stretch, log: ReadLog) -> Iterator[Entry]:
-    if isinstance(path, Stretch):
-        yield from read_entries(path, log)
-        return
+    with nullcontext(path) if isinstance(path, Stretch) else open_text(path, log) as text:
+        yield from read_entries(text, log)
+
+
+@contextmanager
+def open_text(path: Path | str, log: ReadLog) -> Iterator[TextStream]:
+    """The text of one input; once it has been read to its end, the log knows of the whole file."""
     with open_unpacked(path, log.count_bytes) as unpacked:
-        yield from read_entries(TextStream(unpacked), log)
+        yield TextStream(unpacked)
         log.digests[str(path)] = unpacked.finish()
         if unpacked.is_cut_short:
             log.cut_short.append(str(unpacked.path))

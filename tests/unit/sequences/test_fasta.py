@@ -90,9 +90,6 @@ def test_standard_input_is_read_once(monkeypatch, put):
     records = list(read_records(["-", put(FASTQ)]))
     assert short(records) == [*BOTH, ("a__2", "ACGTACG"), ("b__2", "TTTT")]
     assert records[0].sample == "stdin"
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(FASTA)))
-    with pytest.raises(InputError, match="given twice"):
-        list(read_records(["-", "-"]))
 
 
 @pytest.mark.parametrize(
@@ -107,9 +104,8 @@ def test_standard_input_is_read_once(monkeypatch, put):
 )
 def test_mates_are_no_duplicates(put, first, second, ids):
     log = ReadLog()
-    pairs = list(pairs_of([put(first, "r_1.fq"), put(second, "r_2.fq")], log))
-    assert [record.seq_id for pair in pairs for record in pair] == ids
-    assert all(one.sequence == "A" and two.sequence == "C" for one, two in pairs)
+    records = list(pairs_of([put(first, "r_1.fq"), put(second, "r_2.fq")], log))
+    assert short(records) == list(zip(ids, "AC" * len(records), strict=False))
     assert log.records == len(ids)
     assert log.duplicates == sum("__2/1" in seq_id for seq_id in ids)
 
