@@ -49,10 +49,8 @@ def make_run(folder, records=200, samples=1, hostile=False, lengths=None) -> Pat
         rows.append(row)
         chunks += windows
         if row.call in ("virus", "non-virus") and len(windows) > 5:
-            place, odds = (
-                (windows[0].start, windows[2].end, row.length),
-                round(6 + len(regions) / 7, 2),
-            )
+            start, end = windows[0].start, windows[2].end
+            place, odds = (start, end, (end - start) / length), round(6 + len(regions) / 7, 2)
             regions.append(RegionRow(seq_id, 1, *place, 3, 0, 0.9, odds, row.call, row.sample))
     # the mean doubt of all that score as high is their false discovery rate
     fdr, doubt = {}, 0.0
@@ -125,7 +123,7 @@ def _run(rows: list[CallRow], names: list[str]) -> dict[str, object]:
         "samples": names,
         "sample_summary": [{"sample": name, "records": 100, "scored": 100, "virus": 9,
                             "prevalence": 0.15, "low": 0.1, "high": 0.21, "expected_false": 0.1,
-                            "compatible_with_none": False}
+                            "compatible_with_none": False, "sure": 3, "note": ""}
                            for name in names],
         "calling": {"preset": None, "min_score": None, "max_fdr": None, "only_stricter": False},
         "stages": {

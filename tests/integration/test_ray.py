@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 from runs import wait_for
 from runs_here import run, tables, write_dna
@@ -17,6 +18,7 @@ from virnucpro.pipeline.ray_executor import RayExecutor
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.stream import ScoreStore
 from virnucpro.pipeline.worker_loop import Done, GivenUp
+from virnucpro.scores.scorer import COLUMNS
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'virnucpro[ray]'")
 pytestmark = [
@@ -62,52 +64,41 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
     cluster, local, tmp_path, monkeypatch
 ):
     command, expected = local
-    events, make = [], stream.score_job
-    for name in ("_start", "_send"):
-        method = getattr(RayExecutor, name)
-
-        def noted(self, one, *number, name=name, method=method):
-            events.append((name, one))
-            method(self, one, *number)
-
-        monkeypatch.setattr(RayExecutor, name, noted)
+    make, out = stream.score_job, tmp_path / "ray"
     monkeypatch.setattr(stream, "score_job", lambda *given: Gated(make(*given), tmp_path))
+    monkeypatch.setattr(ray_executor, "_LEASE_S", 2.0)
+
+    def workers():
+        return set(out.glob(".checkpoints/claims/beat-*"))
 
     on_ray = ["--executor", "ray", "--ray-address", cluster.address]
     with ThreadPoolExecutor(1) as driver:  # this thread may start hosts, another may not
-        running = driver.submit(run, *command, *on_ray, "-o", tmp_path / "ray", code=0)
-        wait_for(
-            lambda: (
-                len({one for name, one in list(events) if name == "_send"}) == 3 or running.done()
-            )
-        )
+        running = driver.submit(run, *command, *on_ray, "-o", out, code=0)
+        assert wait_for(lambda: len(workers()) == 3 or running.done())
         drivers = ray.get_runtime_context().get_node_id()
         other = next(node for node in cluster.worker_nodes if node.node_id != drivers)
-        before = len(events)
         cluster.remove_node(other, allow_graceful=False)
         cluster.add_node(num_cpus=1)
-        has_newcomer = wait_for(lambda: newcomer(events[before:]) or running.done())
+        has_newcomer = wait_for(lambda: len(workers()) == 4 or running.done())
         (tmp_path / "go").touch()
         running.result()
-    assert has_newcomer and newcomer(events[before:])
-    assert tables(tmp_path / "ray") == expected
-
-
-def newcomer(events):
-    started = [one for name, one in events if name == "_start"]
-    return any(name == "_send" and one in started for name, one in events)
+    assert has_newcomer
+    assert tables(out) == expected and not workers()
 
 
 def test_what_fails_hangs_or_kills_is_tried_a_few_times_and_told(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_executor, "_LEAST_PATIENCE_S", 2.0)
-    monkeypatch.setattr(ray_executor, "MOST_HANDS", 2)
+    monkeypatch.setattr(ray_executor, "_LEASE_S", 1.0)
     store = ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "key")
-    compute = Compute(device="cpu", ray_address=cluster.address, elsewhere=True)
+    compute = Compute(
+        device="cpu", ray_address=cluster.address, elsewhere=True, worker_timeout=5.0
+    )  # fmt: skip
+    store.commit(0, np.zeros((2, COLUMNS), np.float32))
     executor, rows = RayExecutor(compute, store), []
     words = ["fine", "fails", "hangs once", "kills", *(f"fine {k}" for k in range(8))]
     items = [
-        (7, None),
-        *((k, ([word.encode()] * 2, [b"M"] * 2)) for k, word in enumerate(words, 10)),
+        (0, None),
+        *((k, ([word.encode()] * 2, [b"M"] * 2)) for k, word in enumerate(words, 1)),
     ]
     try:
         outcomes = list(executor.run(Troubled(tmp_path), items, rows.append))
@@ -115,10 +106,10 @@ def test_what_fails_hangs_or_kills_is_tried_a_few_times_and_told(cluster, tmp_pa
         executor.close()
     done = {one.key: one.result for one in outcomes if isinstance(one, Done)}
     given_up = {one.key: one.reason for one in outcomes if isinstance(one, GivenUp)}
-    assert set(given_up) == {11, 13} and "it would not" in given_up[11]
-    assert "actor was lost" in given_up[13] or "no answer" in given_up[13]
-    assert set(done) == {7, 10, 12, *range(14, 22)} and done[7] is None
-    assert (store.read(12, 2) == 0.5).all() and (done[12] == 0.5).all()
+    assert set(given_up) == {2, 4} and "it would not" in given_up[2]
+    assert given_up[4] == "lost with 5 workers in a row"
+    assert set(done) == {*range(13)} - {2, 4} and done[0] is None
+    assert (store.read(3, 2) == 0.5).all() and (done[3] == 0.5).all()
     assert sum(rows) == 2 * 10
     tries = {word: len((tmp_path / word).read_text().split()) for word in words}
-    assert tries["fails"] == 2 and tries["hangs once"] == 2 and tries["fine"] == 1
+    assert tries["fails"] >= 2 and tries["hangs once"] == 2 and tries["kills"] == 5

@@ -46,11 +46,13 @@ def test_min_score_changes_calls_and_never_scores(predict, fasta, tmp_path, midd
     assert all(row.fdr == rounded(row.fdr) for row in by_score)
     about = facts(tmp_path / "out")
     assert about["calling"]["min_score"] == middle
-    assert about["sample_summary"][0]["virus"] == 5
+    assert (about["sample_summary"][0]["virus"], about["sample_summary"][0]["sure"]) == (5, 0)
+    assert "max_fdr" in about["advice"]
     assert about["schema"]["calls.tsv"] == 2
     predict(fasta, "-o", tmp_path / "fdr", "--min-score", middle, "--max-fdr", "0.5")
     calls = Counter(row.call for row in rows_of(tmp_path / "fdr"))
     assert calls == {"uncertain": 5, "non-virus": 4, None: 1}  # all of them score low
+    assert facts(tmp_path / "fdr").get("advice") is None  # nothing is left to take back
 
 
 def test_viral_fasta_holds_the_called_records_as_given(predict, fasta, tmp_path, middle):

@@ -5,6 +5,7 @@ python tests/reliability/soak.py --kills 200 --output benchmarks/results/soak-20
 
 import argparse
 import json
+import math
 import random
 import shutil
 import signal
@@ -39,9 +40,9 @@ class Soak:
         self.report = {"seed": seed, "kills": Counter(), "missed": 0, "resumed": 0,
                        "problems": [], "seconds": 0.0}  # fmt: skip
 
-    def go(self, kills: int):
+    def go(self, kills: int, seconds: float = math.inf):
         started, shares = time.monotonic(), [MODES[mode][1] for mode in self.modes]
-        while self.report["kills"].total() < kills:
+        while self.report["kills"].total() < kills and time.monotonic() - started < seconds:
             self.kill_and_resume(self.draw.choices(list(self.modes), shares)[0])
             if self.report["resumed"] % 50 == 0:
                 print(json.dumps(self.report), flush=True)
@@ -92,6 +93,7 @@ class Soak:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end earlier")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -101,7 +103,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as name:
         runs = Runs(Path(name), make_tiny_home(Path(name) / "home"))
-        report = Soak(runs, arguments.seed).go(arguments.kills)
+        report = Soak(runs, arguments.seed).go(arguments.kills, arguments.seconds)
     about = "real runs, on tiny weights and on the bundled model, killed at random moments"
     found = {**report, "killed": report["kills"].total()}
     write_report(about, found, arguments.output)

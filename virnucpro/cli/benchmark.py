@@ -43,9 +43,9 @@ then in it: python -m pip install -e . --group dev && virnucpro benchmark"""
 
 
 @click.command()
-@option("--suite", type=click.Choice([*SUITES, "all"]), default="all", show_default=True)
+@option("--suite", type=click.Choice([*SUITES, "all"]), default="all")
 @option("--data-size", type=click.Choice(["tiny", "small", "medium", "large"]), default="small",
-        show_default=True, help="Sequences: 10, 100, 1,000 or 10,000.")  # fmt: skip
+        help="Sequences: 10, 100, 1,000 or 10,000.")  # fmt: skip
 @option("--gpus", help="GPUs to measure on, such as 0,1; default: all.")
 @flag("--quick", help="Fewest points and the tiny data: a minute or two.")
 @option("--output-dir", "-o", type=options.NEW_FOLDER,

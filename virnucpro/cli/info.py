@@ -35,8 +35,7 @@ COUNTED = ("records", "scored", "nt", "chunks", "orfs", "dna_tokens", "protein_t
 
 
 @click.command()
-@click.argument("input_files", nargs=-1, required=True,
-                type=click.Path(path_type=Path, readable=False))  # fmt: skip
+@click.argument("input_files", nargs=-1, required=True, type=options.INPUT)
 @option("--model-type", "-m", "models", multiple=True, type=click.Choice(MODEL_TYPES),
         help="Model, may be given again; default: every installed one.")  # fmt: skip
 @options.model_path
@@ -129,8 +128,8 @@ def estimate(
 @option("--model", "-m", "name", required=True, type=click.Choice(["dnabert-s", "esm2", "mini"]),
         help="dnabert-s and esm2 must be installed; mini measures both of its own.")  # fmt: skip
 @options.device
-@option("--min-batch", type=TOKENS, default=512, show_default=True)
-@option("--max-batch", type=TOKENS, default=8192, show_default=True)
+@option("--min-batch", type=TOKENS, default=512)
+@option("--max-batch", type=TOKENS, default=8192)
 @option("--step", type=TOKENS, help="Tokens between budgets; default: twice.")
 @option("--test-file", type=options.FILE,
         help="Measure with the ORFs of this FASTA or FASTQ instead of built-in ones.")  # fmt: skip
@@ -182,8 +181,7 @@ def profile(
 
 
 @click.command()
-@option("--output-dir", "-o", type=options.OUTPUT, default=Path(),
-        help="Where results would go; default: here.")  # fmt: skip
+@option("--output-dir", "-o", type=options.OUTPUT, default=".", help="Where results would go.")
 @options.as_json
 @click.pass_context
 def doctor(ctx: click.Context, output_dir: Path, as_json: bool) -> None:
@@ -233,11 +231,9 @@ def citation(bibtex: bool) -> None:
 @click.command()
 @click.argument("output_dir", type=options.FOLDER)
 @click.argument("input_files", nargs=-1, required=True, type=options.FILE)
-@option("--call", "calls", multiple=True, default=["virus"], show_default=True,
-        type=click.Choice(["virus", "non-virus", "uncertain"]),
-        help="May be given again.")  # fmt: skip
-@option("--output", "-o", "targets", multiple=True, default=["-"], show_default=True,
-        type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+@option("--call", "calls", multiple=True, default=["virus"], help="May be given again.",
+        type=click.Choice(["virus", "non-virus", "uncertain"]))  # fmt: skip
+@option("--output", "-o", "targets", multiple=True, default=["-"], type=options.NEW_OR_DASH,
         help="Where to write; packed where the name ends in .gz. Given twice, one for each mate "
         "of pairs, which else come in turn.")  # fmt: skip
 @flag("--force", "-f", help="Write over files that are there.")
@@ -256,12 +252,12 @@ def extract(
     for target in targets:
         if target.is_file() and not force:
             raise UsageError(f"{target} exists; --force writes over it")
-    written, total = write_records(
+    written, total, thresholds = write_records(
         output_dir, input_files, calls, targets, sys.stdout.buffer, reference
     )
     names = clipped(", ".join(map(str, input_files)))
     share = f"{written:,} of {counted(total, 'record')} of {names}"
-    click.echo(f"{share}: {', '.join(calls)}", file=sys.stderr)
+    click.echo(f"{share}: {', '.join(calls)}. {thresholds}", file=sys.stderr)
 
 
 @click.group()
@@ -280,8 +276,7 @@ def list_devices(as_json: bool) -> None:
 
 @utils.command()
 @click.argument("file", type=options.INPUT)
-@option("--max-errors", "-e", type=options.AT_LEAST_1, default=10, show_default=True,
-        help="Stop after this many errors.")  # fmt: skip
+@option("--max-errors", "-e", type=options.AT_LEAST_1, default=10, help="Errors to stop after.")
 def validate(file: Path, max_errors: int) -> None:
     """Read FILE as predict would; exit 0 if it is fine, else 3 (bad input).
 
@@ -324,8 +319,7 @@ def validate(file: Path, max_errors: int) -> None:
 
 
 @utils.command("generate-config")
-@option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
-        default="virnucpro_config.yaml", show_default=True,
+@option("--output", "-o", type=options.NEW_OR_DASH, default="virnucpro_config.yaml",
         help='Where to write it; "-" prints it.')  # fmt: skip
 @flag("--force", "-f", help="Write over a file that is there.")
 def generate_config(output: Path, force: bool) -> None:

@@ -110,7 +110,9 @@ class LazyGroup(click.Group):
             sys.exit(5)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, prog_name="VirNucPro")
 @click.option("--verbose", "-v", is_flag=True, help="Log DEBUG lines too.")
 @click.option("--quiet", "-q", is_flag=True, help="Be silent but for errors.")

@@ -19,9 +19,8 @@ from virnucpro.core.text import clipped, counted, size
 
 
 @click.group()
-@option("--model-dir", type=click.Path(file_okay=False, path_type=Path),
-        help="Where models lie; default: VIRNUCPRO_MODEL_DIR, settings, "
-        "~/.cache/virnucpro/models.")  # fmt: skip
+@option("--model-dir", type=options.NEW_FOLDER,
+        help="Where models lie; default: the settings, or ~/.cache/virnucpro/models.")  # fmt: skip
 @click.pass_context
 def models(ctx: click.Context, model_dir: Path | None) -> None:
     """List, fetch, import and verify models."""

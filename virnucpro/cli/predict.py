@@ -88,11 +88,10 @@ class GroupedCommand(click.Command):
 @option("--dnabert-batch-size", type=TOKENS, help="DNA tokens per batch.")
 @option("--esm-batch-size", type=TOKENS,
         help="Protein tokens per batch; --parallel sizes batches by memory.")  # fmt: skip
-@option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+@option("--executor", type=click.Choice(["local", "ray"]), default="local",
         help="Score here, or on a Ray cluster whose hosts see the output directory.")  # fmt: skip
 @option("--ray-address", help="Of the cluster; default: RAY_ADDRESS, else one of this host alone.")
-@option("--ray-cpus", type=AT_LEAST_1, default=1, show_default=True,
-        help="CPUs of an actor of Ray; on GPUs each has one GPU.")  # fmt: skip
+@option("--ray-cpus", type=AT_LEAST_1, default=1, help="CPUs of an actor of Ray without a GPU.")
 @flag("--staged", help="Go through the original's stages and files in place of one stream.")
 @option("--num-workers", "-w", type=AT_LEAST_0, help="Threads that read merged files.")
 @option("--merge-threads", type=AT_LEAST_1,
@@ -110,7 +109,7 @@ class GroupedCommand(click.Command):
 @option("--dataloader-workers", type=AT_LEAST_0, help="Threads that tokenise, in each rank.")
 @option("--pin-memory/--no-pin-memory", default=None, help="Page-locked batches; default: on CUDA.")
 @flag("--expandable-segments", help="Let CUDA's allocator grow its segments.")
-@option("--cache-clear-interval", type=AT_LEAST_0, default=100, show_default=True,
+@option("--cache-clear-interval", type=AT_LEAST_0, default=100,
         help="Split files between two clearings of the GPU cache; 0 never clears it.")  # fmt: skip
 @option("--cuda-streams/--no-cuda-streams", default=None, help="Deprecated, no effect.")
 @flag("--skip-checkpoint-validation", default=None, help="Deprecated, no effect.")
@@ -232,7 +231,7 @@ def _of_predict(*names: str) -> list[click.Parameter]:
         help="Where workers find it: a folder that all see, or an s3:// or gs:// URL.")  # fmt: skip
 @option("--device", "-d", type=click.Choice(["cpu", "cuda"]),
         help="What workers compute on; default: cuda if this host has a GPU.")  # fmt: skip
-@option("--block", type=AT_LEAST_1, default=1, show_default=True,
+@option("--block", type=AT_LEAST_1, default=1,
         help="Units that a worker claims at a time; 1 to 10 minutes of work are good.")  # fmt: skip
 @click.pass_context
 def plan(
@@ -256,7 +255,7 @@ def plan(
 
 @click.command(params=_of_predict("threads", "gpus", "device"))
 @RUN
-@option("--lease", "lease_s", type=click.FloatRange(min=1), default=120.0, show_default=True,
+@option("--lease", "lease_s", type=click.FloatRange(min=1), default=120.0,
         help="Silence after which a worker's units go to others (s).")  # fmt: skip
 @option("--finish", "is_last", is_flag=True, help="Make the tables too, once all units are done.")
 @click.pass_context
@@ -289,9 +288,9 @@ def finish(run: str) -> None:
 @options.as_json
 def status(run: str, as_json: bool) -> None:
     """Show how far RUN is, how fast it goes, and which worker holds which blocks of units."""
-    from virnucpro.pipeline.shared_run import SharedRun
+    from virnucpro.pipeline.shared_run import open_run
 
-    now = SharedRun(run).status()
+    now = open_run(run).status()
     if as_json:
         click.echo(json.dumps(now, indent=1))
         return

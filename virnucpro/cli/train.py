@@ -99,12 +99,10 @@ def train(
         help="Also measure a FASTA of what callers mistake for viruses, kind by kind.")  # fmt: skip
 @option("--decoy-kinds", type=options.FILE, help="TSV of id and kind of every decoy.")
 @flag("--windows", help="Draw windows and nulls; else score whole records.")
-@option("--lengths", default="150,300,500,1000", show_default=True, help="Lengths of windows (nt).")
-@option("--count", type=AT_LEAST_1, default=2000, show_default=True,
-        help="Windows of each set and length.")  # fmt: skip
-@option("--null-count", type=AT_LEAST_0, default=500, show_default=True,
-        help="Random, shuffled and low-complexity windows of each length.")  # fmt: skip
-@option("--seed", type=AT_LEAST_0, default=0, show_default=True, help="Of the windows.")
+@option("--lengths", default="150,300,500,1000", help="Lengths of windows (nt).")
+@option("--count", type=AT_LEAST_1, default=2000, help="Windows of each set and length.")
+@option("--null-count", type=AT_LEAST_0, default=500, help="Made-up windows of each length.")
+@option("--seed", type=AT_LEAST_0, default=0, help="Of the windows.")
 @options.model_type
 @options.model_path
 @options.device

@@ -2,9 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def load_encoder(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) ->
             name: torch.empty(parameter.shape, dtype=dtype, device=device)
             for name, parameter in encoder.named_parameters()
         }
-        parts = _slots(state.items(), opened.names).items()
+        parts = _slots(state.items(), opened.tensors).items()
         with ThreadPoolExecutor(_READERS) as readers:
             # a CPU reads as fast as it copies
             spread = readers.map if device.type == "cuda" else map
@@ -56,7 +55,7 @@ def check_encoder(spec: EncoderSpec) -> None:
         load_small(spec, torch.device("cpu"), torch.float32)
     else:
         opened = _Opened(spec)
-        for slot in opened.names:
+        for slot in opened.tensors:
             opened.read(slot)
     make_tokenizer(spec).encode("A")
 
@@ -109,7 +108,7 @@ def _slot_of(published: str, kind: str) -> str | None:
     return None
 
 
-def _slots(tensors: Iterable[tuple[str, Tensor]], names: Mapping[str, str]) -> dict[str, Tensor]:
+def _slots(tensors: Iterable[tuple[str, Tensor]], names: Container[str]) -> dict[str, Tensor]:
     """Our tensors by slot; one that is published in thirds is three slots."""
     slots: dict[str, Tensor] = {}
     for name, tensor in tensors:
@@ -132,113 +131,99 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Checkpoint:
-    """Named tensors of safetensors, `pytorch_model.bin` or fair-esm `.pt`, and `config`; unread."""
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Named tensors and configuration of safetensors, `pytorch_model.bin` or fair-esm `.pt`.
 
-    def __init__(self, path: Path) -> None:
-        self.source = path
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.readers: dict[str, Callable[[], Tensor]] = {}
-        inside = (path / name for name in _WHOLE) if path.is_dir() else (path,)
-        if (weights := next(filter(Path.is_file, inside), None)) is None:
-            raise ModelError(f"{path}: no weights here ({_WHOLE[0]}, {_WHOLE[2]}); fetch it again")
-        config = weights.parent / "config.json"
-        self.config = read_json(config) if config.is_file() else {}
-        files = [weights]
-        if weights.suffix == ".json":
-            names = read_json(weights).get("weight_map")
-            if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-                raise ModelError(f"{weights}: no weight_map from tensors to files")
-            files = [weights.parent / name for name in sorted(set(names.values()))]
-            for name in names.values():
-                if not is_plain_name(name):
-                    problem = f"shard {name!r:.200} is not a file beside the index"
-                    raise ModelError(f"{weights}: {problem}")
-                if not (weights.parent / name).is_file():
-                    raise ModelError(f"{weights.parent / name}: shard is missing; fetch it again")
-        for file in files:
-            if file.suffix == ".safetensors":
-                try:
-                    handle: Any = safe_open(str(file), framework="pt")
-                    shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118
-                except Exception as error:  # whose class is not public in all versions
-                    raise ModelError(f"{file}: not a whole safetensors file: {error}") from error
-                for name, shape in shapes.items():
-                    self._add(name, shape, partial(handle.get_tensor, name))
-            elif file.suffix in (".bin", ".pt", ".pth"):
-                self._open_pickled(file)
-            else:
-                raise ModelError(f"{file}: not a weight file (.safetensors, .bin, .pt)")
-
-    def _add(self, name: str, shape: Any, reader: Callable[[], Tensor]) -> None:
-        if name in self.shapes:
-            raise ModelError(f"{self.source}: tensor {name:.200} is there twice")
-        self.shapes[name], self.readers[name] = tuple(shape), reader
-
-    def _open_pickled(self, file: Path) -> None:
-        """Note the tensors of a pickle, which is not run; options of fair-esm go to `config`."""
-        opened = TorchFile(file, [(argparse.Namespace, "argparse.Namespace")])
-        content = opened.content
-        if not isinstance(content, Mapping):
-            raise ModelError(f"{file}: holds a {type(content).__name__}, not a table of tensors")
-        tensors = content.get("model", content)
-        if not isinstance(tensors, Mapping):
-            raise ModelError(f"{file}: no table of tensors inside")
-        if tensors is not content:
-            config = content.get("cfg")
-            options = config.get("model") if isinstance(config, Mapping) else None
-            if isinstance(options, argparse.Namespace):
-                plain = (bool, int, float, str)
-                self.config |= {k: v for k, v in vars(options).items() if type(v) in plain}
-        for name, value in tensors.items():
-            tensor = opened.tensor(name, value)
-            self._add(str(name), tensor.shape, partial(Tensor.detach, tensor))
+    Numbers come from the disk when they are used.
+    """
+    inside = (path / name for name in _WHOLE) if path.is_dir() else (path,)
+    if (weights := next(filter(Path.is_file, inside), None)) is None:
+        raise ModelError(f"{path}: no weights here ({_WHOLE[0]}, {_WHOLE[2]}); fetch it again")
+    beside = weights.parent / "config.json"
+    config = read_json(beside) if beside.is_file() else {}
+    files = [weights]
+    if weights.suffix == ".json":
+        names = read_json(weights).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise ModelError(f"{weights}: no weight_map from tensors to files")
+        files = [weights.parent / name for name in sorted(set(names.values()))]
+        for name in names.values():
+            if not is_plain_name(name):
+                problem = f"shard {name!r:.200} is not a file beside the index"
+                raise ModelError(f"{weights}: {problem}")
+            if not (weights.parent / name).is_file():
+                raise ModelError(f"{weights.parent / name}: shard is missing; fetch it again")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(str(file), framework="pt") as opened:
+                    found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            except Exception as error:  # whose class is not public in all versions
+                raise ModelError(f"{file}: not a whole safetensors file: {error}") from error
+        elif file.suffix in (".bin", ".pt", ".pth"):
+            found, options = _read_pickled(file)
+            config |= options
+        else:
+            raise ModelError(f"{file}: not a weight file (.safetensors, .bin, .pt)")
+        if twice := tensors.keys() & found.keys():
+            raise ModelError(f"{path}: tensor {min(twice):.200} is there twice")
+        tensors |= found
+    return tensors, config
 
 
-class _Opened(Checkpoint):
-    """A published network on the meta device; `names` gives its tensors by our slot."""
+def _read_pickled(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a pickle, which is not run, and the options of fair-esm."""
+    opened = TorchFile(file, [(argparse.Namespace, "argparse.Namespace")])
+    content = opened.content
+    tensors = content.get("model", content) if isinstance(content, Mapping) else content
+    if not isinstance(tensors, Mapping):
+        raise ModelError(f"{file}: holds a {type(tensors).__name__}, not a table of tensors")
+    config = content.get("cfg")
+    options = config.get("model") if isinstance(config, Mapping) else None
+    said = vars(options) if isinstance(options, argparse.Namespace) else {}
+    plain = {k: v for k, v in said.items() if type(v) in (bool, int, float, str)}
+    return {str(n): opened.tensor(n, tensor).detach() for n, tensor in tensors.items()}, plain
+
+
+class _Opened:
+    """A published network on the meta device; `tensors` has its tensors, with names, by slot."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        from virnucpro.encoders.transformer import Dnabert, Esm2  # kernels take long to import
-
-        super().__init__(spec.path)
-        shapes = self.shapes
-        self.names = {slot: n for n in sorted(shapes) if (slot := _slot_of(n, spec.kind))}
-        rest = shapes.keys() - set(self.names.values())
+        self.source = spec.path
+        found, self.config = read_checkpoint(spec.path)
+        self.tensors = {s: (n, found[n]) for n in sorted(found) if (s := _slot_of(n, spec.kind))}
+        rest = found.keys() - {name for name, _ in self.tensors.values()}
         self._refuse("unexpected", (name for name in rest if not re.fullmatch(_IGNORED, name)))
-        is_esm2 = spec.kind == "esm2"
-        self.network: Encoder
         with torch.device("meta"), _Unfilled():
-            sizes = self._sizes(is_esm2)
-            self.network = Esm2(Esm2Shape(**sizes)) if is_esm2 else Dnabert(DnabertShape(**sizes))
+            self.network = self._network(spec.kind == "esm2")
         if self.network.dim != spec.dim:
             raise self._error(f"vectors have {self.network.dim} dimensions, not {spec.dim}")
-        slots = _slots(self.network.named_parameters(), self.names)
-        self._refuse("missing", slots.keys() - self.names.keys())
-        self._refuse("unexpected", (self.names[slot] for slot in self.names.keys() - slots.keys()))
+        slots = _slots(self.network.named_parameters(), self.tensors)
+        self._refuse("missing", slots.keys() - self.tensors.keys())
+        self._refuse("unexpected", (self.tensors[s][0] for s in self.tensors.keys() - slots.keys()))
         for slot, tensor in slots.items():
-            if (shape := shapes[self.names[slot]]) != (wanted := tuple(tensor.shape)):
-                raise self._error(f"{self.names[slot]} is {shape}, wanted {wanted}")
+            name, given = self.tensors[slot]
+            if given.shape != tensor.shape:
+                raise self._error(f"{name} is {(*given.shape,)}, wanted {(*tensor.shape,)}")
 
     def read(self, slot: str, into: Tensor | None = None) -> None:
         """Read one of our tensors; it must be finite in its own numbers, or in those of `into`."""
-        name = self.names[slot]
-        try:
-            tensor = self.readers[name]()
-        except Exception as error:  # readers of two libraries; each has its own errors
-            raise self._error(f"tensor {name} cannot be read: {error}") from error
+        name, tensor = self.tensors[slot]
         if tensor.layout != torch.strided or not tensor.is_floating_point():
             raise self._error(f"{name} holds {tensor.dtype}, not plain floats")
         values = tensor if into is None else into.copy_(tensor)
         if not bool(torch.isfinite(values).all()):
             raise self._error(f"{name} has values that {values.dtype} cannot hold")
 
-    def _sizes(self, is_esm2: bool) -> dict[str, Any]:
-        """What the tensors say of the network; a configuration must not contradict them."""
-        config, shapes = self.config, self.shapes
-        numbers = {int(name.split(".")[1]) for name in self.names if name.startswith("layers.")}
+    def _network(self, is_esm2: bool) -> Encoder:
+        """The network as its tensors tell it; a configuration must not contradict them."""
+        from virnucpro.encoders.transformer import Dnabert, Esm2  # kernels take long to import
+
+        config, shapes = self.config, {slot: t.shape for slot, (_, t) in self.tensors.items()}
+        numbers = {int(slot.split(".")[1]) for slot in shapes if slot.startswith("layers.")}
         needed = ["embed.weight", f"layers.0.{'up' if is_esm2 else 'gate_up'}.weight"]
-        found = [shapes.get(self.names.get(name, ""), ()) for name in needed]
+        found = [tuple(shapes.get(name, ())) for name in needed]
         if any(len(shape) != 2 for shape in found):
             raise self._error(f"missing tensors: {', '.join(needed)}")
         if numbers != set(range(len(numbers))):
@@ -247,8 +232,7 @@ class _Opened(Checkpoint):
         ffn = rows if is_esm2 else rows // 2
         said = {
             "hidden_size": dim, "encoder_embed_dim": dim, "num_hidden_layers": layers,
-            "encoder_layers": layers, "intermediate_size": ffn,
-            **({} if is_esm2 else {"vocab_size": vocab}),
+            "encoder_layers": layers, "intermediate_size": ffn, "vocab_size": vocab,
         }  # fmt: skip
         for key, size in said.items():
             if (other := config.get(key, size)) != size:
@@ -261,14 +245,15 @@ class _Opened(Checkpoint):
             raise self._error("number of attention heads unknown; add config.json")
         if type(heads) is not int or heads < 1 or dim % (heads * (2 if is_esm2 else 1)):
             raise self._error(f"{heads!r:.60} attention heads for {dim} dimensions")
-        sizes = {"layers": layers, "dim": dim, "heads": heads, "ffn": ffn, "eps": float(eps)}
+        sizes: dict[str, Any] = {"layers": layers, "dim": dim, "heads": heads, "ffn": ffn,
+                                 "eps": float(eps)}  # fmt: skip
         if not is_esm2:
-            types = shapes.get(self.names.get("token_types.weight", ""), (2,))
-            return {**sizes, "vocab": vocab, "token_types": types[0]}
+            types = shapes.get("token_types.weight", (2,))[0]
+            return Dnabert(DnabertShape(**sizes, vocab=vocab, token_types=types))
         rotary = config.get("position_embedding_type", "rotary") == "rotary"
         if config.get("emb_layer_norm_before") or not rotary:
             raise self._error("an ESM network, but not ESM-2")
-        return {**sizes, "token_dropout": bool(config.get("token_dropout", True))}
+        return Esm2(Esm2Shape(**sizes, token_dropout=bool(config.get("token_dropout", True))))
 
     def _refuse(self, what: str, names: Iterable[str]) -> None:
         if listed := sorted(names):

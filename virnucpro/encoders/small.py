@@ -111,18 +111,8 @@ class Pool(nn.Module):
         return highest, mean
 
 
-def six_frames(bases: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """As `small_cpu.six_frames`, on the device of `bases`."""
-    with bases.device:
-        return small_cpu.six_frames(torch, bases, lengths)
-
-
 class TowerEncoder(Encoder):
-    """A tower of stem, blocks and pool over letters.
-
-    Of DNA, the vector holds max and mean of the ORF's own codon frame, then of the five others; of
-    a protein, max and mean over its residues.
-    """
+    """A tower of stem, blocks and pool over letters."""
 
     cpu_tokens = 131_072  # of many short rows at once
 
@@ -141,14 +131,9 @@ class TowerEncoder(Encoder):
 
     def embed(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
-        if not self._is_dna:
-            inside = torch.arange(letters.shape[1], device=letters.device) < lengths[:, None]
-            return torch.cat(self._pooled(torch.where(inside, letters, -1), lengths), dim=1)
-        ids, counts = six_frames(letters, lengths)
-        both = self._pooled(ids.flatten(0, 1), counts.flatten())
-        highest, mean = (part.view(len(letters), 6, -1) for part in both)
-        others = [highest[:, 1:].amax(dim=1), mean[:, 1:].mean(dim=1)]
-        return torch.cat([highest[:, 0], mean[:, 0], *others], dim=1)
+        how = self._pooled, self._is_dna
+        found: Tensor = small_cpu.merged(torch, *how, letters, lengths, device=letters.device)
+        return found
 
     def _pooled(self, ids: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Letters (n, P) with `counts` (n,) each to max and mean, both (n, width) float32."""

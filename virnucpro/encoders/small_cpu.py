@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,28 +102,49 @@ def read_tower(spec: EncoderSpec) -> tuple[TowerConfig, dict[str, Floats]]:
     return config, {name.removeprefix("tower."): tensor for name, tensor in tensors.items()}
 
 
-def six_frames(xp: Any, bases: Any, lengths: Any) -> tuple[Any, Any]:
+def six_frames(xp: Any, bases: Any, lengths: Any, **where: Any) -> tuple[Any, Any]:
     """Codon ids (n, 6, P) of both strands' frames of bases (n, L), and codons of each frame (n, 6).
 
     Ids are 16 a + 4 b + c, 64 with an ambiguous base, -1 past the end. The reverse frames read the
     same codons backwards, complemented: codon p of frame f and codon `count - 1 - p` of frame f + 3
-    cover the same three bases. `xp` is numpy or torch, which the arrays are of.
+    cover the same three bases. `xp` is numpy, or torch with the `device`, which the arrays are of.
     """
     n, width = bases.shape
     codons = -(-width // 3)
-    padded = xp.concatenate([bases, xp.full((n, 3 * codons + 2 - width), BASE_PAD)], 1)
+    beyond = xp.full((n, 3 * codons + 2 - width), BASE_PAD, **where)
+    padded = xp.concatenate([bases, beyond], 1)
     a, b, c = (padded[:, k : k + 3 * codons] for k in range(3))
     unclear = (a > 3) | (b > 3) | (c > 3)
     strands = (16 * a + 4 * b + c, 63 - (16 * c + 4 * b + a))
     forward, backward = (
         xp.where(unclear, CODON_N, ids).reshape(n, codons, 3).swapaxes(1, 2) for ids in strands
     )
-    row, frame, place = xp.arange(n), xp.arange(3), xp.arange(codons)
+    row, frame, place = (xp.arange(count, **where) for count in (n, 3, codons))
     counts = xp.clip(lengths[:, None] - frame, 0, None) // 3
     turned = xp.clip(counts[:, :, None] - 1 - place, 0, None)
     backward = backward[row[:, None, None], frame[:, None], turned]
     ids, counts = xp.concatenate([forward, backward], 1), xp.concatenate([counts, counts], 1)
     return xp.where(place < counts[:, :, None], ids, -1), counts
+
+
+def merged(
+    xp: Any, pooled: Callable[[Any, Any], Any], is_dna: bool, letters: Any, lengths: Any,
+    **where: Any,
+) -> Any:  # fmt: skip
+    """Letters (n, L) with `lengths` (n,) to vectors (n, dim); arrays as of `six_frames`.
+
+    `pooled` makes max and mean of letters (m, P), -1 for none, with m counts. Of DNA, the vector
+    holds those of the ORF's own codon frame, then of the five others; of a protein, those of all
+    its residues.
+    """
+    if not is_dna:
+        inside = xp.arange(letters.shape[1], **where) < lengths[:, None]
+        return xp.concatenate([*pooled(xp.where(inside, letters, -1), lengths)], 1)
+    ids, counts = six_frames(xp, letters, lengths, **where)
+    both = pooled(ids.reshape(-1, ids.shape[2]), counts.reshape(-1))
+    highest, mean = (part.reshape(len(letters), 6, -1) for part in both)
+    others = [xp.amax(highest[:, 1:], 1), xp.mean(mean[:, 1:], 1)]
+    return xp.concatenate([highest[:, 0], mean[:, 0], *others], 1)
 
 
 class Norm:
@@ -169,17 +190,11 @@ class SmallEncoder:
 
     def embed(self, letters: Integers, lengths: Integers) -> Floats:
         """Letters (n, L) with `lengths` (n,) to vectors (n, dim)."""
-        if not self._is_dna:
-            inside = np.arange(letters.shape[1]) < lengths[:, None]
-            return np.hstack(list(self._forward(np.where(inside, letters, -1), lengths)))
-        ids, counts = six_frames(np, letters, lengths)
-        both = self._forward(ids.reshape(-1, ids.shape[2]), counts.reshape(-1))
-        highest, mean = both.reshape(2, len(letters), 6, -1)
-        others = [highest[:, 1:].max(axis=1), mean[:, 1:].mean(axis=1)]
-        return np.hstack([highest[:, 0], mean[:, 0], *others])
+        vectors: Floats = merged(np, self._pooled, self._is_dna, letters, lengths)
+        return vectors
 
-    def _forward(self, ids: Integers, counts: Integers) -> Floats:
-        """Letters (n, P), -1 for none, with `counts` (n,) each to max and mean: (2, n, width)."""
+    def _pooled(self, ids: Integers, counts: Integers) -> tuple[Floats, Floats]:
+        """Letters (n, P), -1 for none, with `counts` (n,) each to max and mean, both (n, width)."""
         taps, stride, (n, letters) = self._config.taps, self._config.stride, ids.shape
         left, places = (taps - stride) // 2, -(-letters // stride)
         right = (places - 1) * stride + taps - left - letters
@@ -218,7 +233,7 @@ class SmallEncoder:
         highest = at.max(axis=1)
         h[outside] = 0
         mean = at.sum(axis=1) / np.maximum(inside.sum(axis=1, dtype=np.float32), 1)[:, None]
-        return np.stack([highest, mean])
+        return highest, mean
 
     def _scratch(self, name: str, *shape: int) -> Floats:
         """An array of any content, until the thread's next one of this name; new memory is slow."""

@@ -19,6 +19,7 @@ from virnucpro.core.records import Record
 from virnucpro.core.text import clipped, counted
 from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.run import Run
+from virnucpro.reports.explain import SURE_FDR
 from virnucpro.reports.table_files import FASTA_NAMES, TableFiles
 from virnucpro.reports.tables import (
     CHUNK_COLUMNS,
@@ -30,7 +31,7 @@ from virnucpro.reports.tables import (
 )
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Composition, Sample
-from virnucpro.scores.thresholds import VIRUS, viral_stretches
+from virnucpro.scores.thresholds import VIRUS, Thresholds, viral_stretches
 from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024  # of whole pairs
@@ -60,7 +61,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
     with TableFiles(whole, is_packed) as tables:
         for number, source in enumerate(run.sources):
             counts: Counter[str] = Counter(records=0)
-            scored, fdr = 0, 0.0
+            scored, sure, fdr = 0, 0, 0.0
             with ExitStack() as stack:
                 own_tables = None
                 if own:
@@ -78,6 +79,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                         counts[f"call:{call}"] += 1
                         if call == VIRUS:
                             fdr = max(fdr, float(row[FDR]))
+                            sure += float(row[FDR]) <= SURE_FDR
                     counts["with_regions"] += any(found.is_inside for found in regions)
                     waiting = next(called, None)
             totals.update(counts)
@@ -85,8 +87,9 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
             is_like_none = sample.compatible_with_none if sample else None
             note = ""  # what to know before the viral records are believed
             found = counted(viral // run.mates, f"viral {'pair' if run.mates > 1 else 'record'}")
-            if is_like_none and viral:
-                note = f"compatible with no virus at all: as few as 0 of its {found} may be real"
+            if is_like_none and (viral or run.settings.calling.thresholds != Thresholds()):
+                note = "compatible with no virus at all"
+                note += f": as few as 0 of its {found} may be real" if viral else ""
             elif viral and fdr > MANY_FALSE:
                 note = f"{100 * fdr:.0f}% of its {found} may be false"
             summaries.append({
@@ -98,7 +101,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                 "low": rounded(sample.low) if sample else None,
                 "high": rounded(sample.high) if sample else None,
                 "compatible_with_none": is_like_none,
-                "expected_false": fdr if viral else None, "note": note,
+                "expected_false": fdr if viral else None, "sure": sure, "note": note,
             })  # fmt: skip
     return dict(totals), summaries
 
@@ -110,8 +113,8 @@ def find_regions(row: Sequence[str], chunks: Sequence[ChunkRow]) -> list[RegionR
     stretches = viral_stretches(windows, row[CALL] == VIRUS)
     return [
         RegionRow(
-            row[ID], number, found.start, found.end, length, found.supporting,
-            found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
+            row[ID], number, found.start, found.end, (found.end - found.start) / length,
+            found.supporting, found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
         )
         for number, found in enumerate(stretches, start=1)
     ]  # fmt: skip

@@ -134,7 +134,7 @@ def _write_tables(run: Run, model_outputs: Outputs, started: float) -> None:
                     path.unlink(missing_ok=True)
             raise
         counts |= found
-    if any(sample["note"] for sample in run.data["sample_summary"]):
+    if any(one["note"] and one["sure"] < one["virus"] for one in run.data["sample_summary"]):
         run.data["advice"] = advice(run.data["command"])
     outputs = run.ledger.describe(run.tables)
     hashes = {name: sha256 for name, (_, sha256) in (model_outputs | outputs).items()}

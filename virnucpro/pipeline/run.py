@@ -27,7 +27,7 @@ from virnucpro.pipeline.input_pass import Rules
 from virnucpro.pipeline.inputs import Source, shown_name
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
-from virnucpro.reports.explain import expected_false, mates
+from virnucpro.reports.explain import expected_false, fragment, sure
 from virnucpro.reports.html import REPORT_FILES
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES
 from virnucpro.reports.tables import SCHEMA
@@ -241,7 +241,7 @@ def _refuse_others(
 def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     """What a run says at its end, given its run.json: the answer, what lacks and why, the files."""
     tables, scoring = (data["stages"].get(name, {}) for name in ("tables", "scoring"))
-    width = mates(data)
+    width, unit = fragment(data)
     calls = ", ".join(
         f"{tables.get(f'call:{name}', 0) // width:,} {name}"
         for name in ("virus", "non-virus", "uncertain")
@@ -249,14 +249,14 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     samples, false = data.get("sample_summary", []), ""
     if (share := expected_false(data)) is not None:
         false = f"; about {100 * share:.1f}% of the viral ones expected to be false"
-    count = counted(tables.get("records", 0) // width, "pair" if width > 1 else "record")
+    count = counted(tables.get("records", 0) // width, unit)
     lines = [f"{count}: {calls}{false}"]
     noted = [sample for sample in samples if sample.get("note")]
     lines += [f"{sample['sample']}: {sample['note']}" for sample in noted[:MOST_NOTED]]
     if len(noted) > MOST_NOTED:
         lines.append(f"and {len(noted) - MOST_NOTED:,} samples more, see run.json")
     if noted and data.get("advice"):
-        lines.append(f"To take back what is not sure: {data['advice']}")
+        lines.append(f"To keep what is sure, {sure(data)}: {data['advice']}")
     if hosts := tables.get("with_regions"):
         where = output_dir / "regions.tsv"
         lines.append(f"With a viral region, though not called viral: {hosts:,} (see {where})")

@@ -21,11 +21,12 @@ import socket
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -50,16 +51,17 @@ from virnucpro.pipeline.stream import (
     score_job,
     unit_name,
 )
-from virnucpro.pipeline.worker_loop import GivenUp
-from virnucpro.pipeline.workers import MOST_HANDS
+from virnucpro.pipeline.worker_loop import Executor, GivenUp, Job
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
 
 PLAN, PLANNED = "plan", "planned"
-_FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0  # between two looks; twice as long after each in vain
+MOST_HANDS = 5  # units that were lost with so many workers kill them
+_FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 10.0  # between two looks; twice as long after each in vain
 _LOADING_S = 900.0  # a model may come from a slow disk, with nothing to say meanwhile
 BEATS_A_LEASE = 10
+_TIMES_EXPECTED = 10
 _MISSES = 8  # claims in a row that others were quicker at, before looking anew
 _WATCHED = 8  # claims of others that one worker keeps an eye on
 _CLAIM = re.compile(r"claim-(\d+)-(\d+)")
@@ -67,41 +69,44 @@ _CLOCK = time.monotonic
 
 
 class SharedRun:
-    """A planned run, at a folder or an s3://, gs:// or file:// URL, as its workers see it."""
+    """A run whose units lie in `store`, and claims on them in `notes`, as its workers see it.
 
-    def __init__(self, place: str) -> None:
-        self.place = url_of(place) or place
-        self.ledger = _ledger(self.place, Path(place))
-        self.notes = open_storage(f"{self.place}/{CHECKPOINTS}/{CLAIMS}")
-        entry = self.ledger.read(PLAN, "")
-        if entry is None:
-            problem = f"{place} holds no run that waits for workers"
-            if (Path(place) / "run.json").is_file():
-                raise UsageError(f"{problem}: it is finished, or was begun by `predict`")
-            raise UsageError(f"{problem}; `virnucpro plan` makes one")
-        self.facts = entry.facts
-        self.settings = build(PredictionSettings, self.facts["settings"], f"{place}: settings")
-        self.key, self.per_claim = str(self.facts["key"]), int(self.facts["per_claim"])
-        self.store = ScoreStore(self.ledger, self.key)
+    `facts` are those of its plan; a run that was not planned has none, and ends by other means.
+    """
+
+    def __init__(
+        self, place: str, store: ScoreStore, notes: Storage, facts: dict[str, Any] | None = None
+    ) -> None:
+        self.place, self.store, self.notes, self.facts = place, store, notes, facts or {}
+        self.per_claim = int(self.facts.get("per_claim", 1))
         self.units, self.is_planned = 0, False
         self.names: set[str] = set()  # of claims, beats and failures
         self.is_done: list[bool] = []  # of each unit: scored, or given up
-        self.look()
+
+    @property
+    def settings(self) -> PredictionSettings:
+        """What was planned."""
+        return build(PredictionSettings, self.facts["settings"], f"{self.place}: settings")
+
+    def is_there(self) -> bool:
+        """Whether anybody still waits for scores: nobody does after `finish`."""
+        return not self.facts or self.store.ledger.read(PLAN, "") is not None
 
     def look(self) -> bool:
-        """See how far the run is; False where it is not there any more, as after `finish`."""
-        self.names, entries = self.notes.names(), self.ledger.storage.names()
-        name = self.ledger.name
-        self.is_planned = name(PLANNED, self.key) in entries
-        if self.is_planned and (planned := self.ledger.read(PLANNED, self.key)):
+        """See how far the run is; whether all is done."""
+        ledger, key = self.store.ledger, self.store.key
+        self.names, entries = self.notes.names(), ledger.storage.names()
+
+        def has(number: int, what: str) -> bool:
+            return ledger.name(unit_name(number, what), key) in entries
+
+        self.is_planned = ledger.name(PLANNED, key) in entries
+        if self.is_planned and (planned := ledger.read(PLANNED, key)):
             self.units = int(planned.facts["units"])
-        while not self.is_planned and name(unit_name(self.units, "orfs"), self.key) in entries:
+        while not self.is_planned and (has(self.units, "orfs") or has(self.units, "scores")):
             self.units += 1
-        self.is_done = [
-            name(unit_name(k), self.key) in entries or f"failed-{k}" in self.names
-            for k in range(self.units)
-        ]
-        return name(PLAN, "") in entries
+        self.is_done = [has(k, "scores") or f"failed-{k}" in self.names for k in range(self.units)]
+        return self.is_planned and all(self.is_done)
 
     def open_blocks(self) -> list[int]:
         """Blocks with a unit that is not done; while units are still being made, whole blocks."""
@@ -141,6 +146,21 @@ class SharedRun:
         }  # fmt: skip
 
 
+def open_run(place: str) -> SharedRun:
+    """A planned run, at a folder or an s3://, gs:// or file:// URL; a UsageError if none is."""
+    place = url_of(place) or place
+    ledger = _ledger(place, Path(place))
+    if (entry := ledger.read(PLAN, "")) is None:
+        problem = f"{place} holds no run that waits for workers"
+        if (Path(place) / "run.json").is_file():
+            raise UsageError(f"{problem}: it is finished, or was begun by `predict`")
+        raise UsageError(f"{problem}; `virnucpro plan` makes one")
+    store = ScoreStore(ledger, str(entry.facts["key"]))
+    run = SharedRun(place, store, _notes(place), entry.facts)
+    run.look()
+    return run
+
+
 def plan(
     input_files: Sequence[Path], place: str, settings: PredictionSettings, per_claim: int = 1
 ) -> int:
@@ -163,8 +183,7 @@ def plan(
         if None in places:
             problem = "pipes and standard input cannot be read again by `finish`"
             raise UsageError(f"{problem}; give files")
-        ledger = run.ledger
-        notes = open_storage(f"{url_of(place) or place}/{CHECKPOINTS}/{CLAIMS}")
+        ledger, notes = run.ledger, _notes(place)
         if url_of(place):
             ledger = _ledger(place, out)
         if notes.names():
@@ -191,27 +210,34 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
     `compute` has its devices, `home` its models. After `lease_s` without a sign of life units are
     given to others. A UsageError if model or device are not those of the plan.
     """
-    run, first = SharedRun(place), 0
-    model = choose_model(replace(run.settings.model, home=home))
+    run = open_run(place)
+    settings = run.settings
+    model = choose_model(replace(settings.model, home=home))
     if model.digest != run.facts["model"]:
         raise UsageError(f"{place} was planned with another {model.name}; install that one here")
-    kind, planned = compute.devices[0].split(":")[0], run.settings.compute.device
+    kind, planned = compute.devices[0].split(":")[0], settings.compute.device
     if kind != planned:
         raise UsageError(
             f"{place} was planned for {planned}, this worker has {kind}, whose scores differ in "
             f"the last digits; --device {planned}, or plan with --device {kind}"
         )
     own = replace(
-        run.settings.compute, device=compute.device, gpus=compute.gpus, threads=compute.threads,
+        settings.compute, device=compute.device, gpus=compute.gpus, threads=compute.threads,
         worker_timeout=compute.worker_timeout, elsewhere=False,
     )  # fmt: skip
-    job = score_job(model, own)
-    patience = max(compute.worker_timeout, _LOADING_S)
     needs_torch = kind != "cpu" or not model.is_small
-    with ExitStack() as stack:
-        stack.enter_context(at_most_threads(compute.threads or usable_cpus(), needs_torch))
-        executor = stack.enter_context(closing(make_executor(own)))
-        claims = stack.enter_context(Claims(run.notes, lease_s, patience))
+    with at_most_threads(compute.threads or usable_cpus(), needs_torch):
+        patience = max(compute.worker_timeout, _LOADING_S)
+        return score(run, score_job(model, own), make_executor(own), lease_s, patience)
+
+
+def score(
+    run: SharedRun, job: Job, executor: Executor, lease_s: float, patience_s: float,
+    least_s: float | None = None,
+) -> int:  # fmt: skip
+    """Score units of a run, and close the executor; as for `work` and for `Claims`."""
+    first, wait_s = 0, _FIRST_WAIT_S
+    with closing(executor), Claims(run.notes, lease_s, patience_s, least_s) as claims:
 
         def units() -> Iterator[tuple[int, Orfs]]:
             for block, hands in claims.take(run.open_blocks(), run.names):
@@ -224,21 +250,20 @@ def work(place: str, compute: Compute, home: Path, lease_s: float = 120.0) -> in
                         continue
                     yield number, run.store.read_orfs(number)
 
-        wait_s = _FIRST_WAIT_S
-        while run.look() and not (run.is_planned and all(run.is_done)):
+        while run.is_there() and not run.look():
             outcome = None
             for outcome in executor.run(job, units(), claims.progress):
-                if not run.ledger.read(PLAN, ""):
+                if not run.is_there():
                     return first
-                claims.units += 1
+                claims.unit_done()
                 if isinstance(outcome, GivenUp):
                     run.notes.create(f"failed-{outcome.key}", outcome.reason.encode())
-                elif run.store.commit(outcome.key, outcome.result):
+                elif run.store.commit(outcome.key, outcome.result, outcome.stats):
                     first += 1
                 else:
                     logger.info("unit %d: another worker was first", outcome.key)
             if outcome is None:
-                claims.progress(0)
+                claims.progress()
                 time.sleep(min(wait_s, LONGEST_WAIT_S, lease_s / BEATS_A_LEASE))
             wait_s = _FIRST_WAIT_S if outcome else 2 * wait_s
     return first
@@ -249,7 +274,7 @@ def finish(place: str) -> int:
 
     A UsageError if units are left, or the inputs are others by now.
     """
-    run = SharedRun(place)
+    run = open_run(place)
     if not run.is_planned or not all(run.is_done):
         left = run.is_done.count(False)
         raise UsageError(
@@ -263,8 +288,8 @@ def finish(place: str) -> int:
         out = _folder(place, stack)
         if not url_of(place):
             return run_prediction(inputs, out, settings, executor=scored, command=asked)
-        for name in (run.ledger.name(unit_name(k), run.key) for k in range(run.units)):
-            if (content := run.ledger.storage.read(name)) is not None:
+        for name in (run.store.ledger.name(unit_name(k), run.store.key) for k in range(run.units)):
+            if (content := run.store.ledger.storage.read(name)) is not None:
                 _ledger("", out).storage.create(name, content)
         code = run_prediction(inputs, out, settings, executor=scored, command=asked)
         for path in out.rglob("*"):
@@ -272,7 +297,7 @@ def finish(place: str) -> int:
                 with path.open("rb") as file:
                     send(file, run.place, path.relative_to(out).as_posix())
         if not code:
-            run.ledger.keep_only()
+            run.store.ledger.keep_only()
             run.notes.remove(*run.notes.names())
         return code
 
@@ -291,6 +316,10 @@ def _ledger(place: str, out: Path) -> Ledger:
     return Ledger(out, out / CHECKPOINTS / LEDGER, storage=storage)
 
 
+def _notes(place: str) -> Storage:
+    return open_storage(f"{url_of(place) or place}/{CHECKPOINTS}/{CLAIMS}")
+
+
 def latest_claims(names: Collection[str]) -> dict[int, int]:
     """The claim in force of each block that has any: how often the block had changed hands."""
     found: dict[int, int] = {}
@@ -305,10 +334,16 @@ class Claims:
     """The claims of one worker, which lie in `notes`. A context manager: it beats in its block.
 
     `lease_s` without a beat lets others take over; `patience_s` without progress ends the beats.
+    With `least_s` only whole units are progress, and without any for ten times what those before
+    took, and `least_s` at least, this process ends: whoever started it starts another.
     """
 
-    def __init__(self, notes: Storage, lease_s: float, patience_s: float) -> None:
-        self._notes, self._lease_s, self._patience_s = notes, lease_s, patience_s
+    def __init__(
+        self, notes: Storage, lease_s: float, patience_s: float, least_s: float | None = None
+    ) -> None:
+        self._notes, self._lease_s = notes, lease_s
+        self._patience_s, self._least_s = patience_s, least_s
+        self._spans: deque[float] = deque(maxlen=100)  # of units (s)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.units = self.rows = 0  # done so far
         self._seen: dict[tuple[int, int], tuple[bytes | None, float]] = {}
@@ -325,10 +360,17 @@ class Claims:
         self._end.set()
         self._thread.join()
 
-    def progress(self, rows: int) -> None:
+    def progress(self, rows: int = 0) -> None:
         """Say that this worker is not hung."""
         self.rows += rows
-        self._progress = _CLOCK()
+        if not rows or self._least_s is None:
+            self._progress = _CLOCK()
+
+    def unit_done(self) -> None:
+        """Say that a unit is scored, or given up."""
+        self.units += 1
+        self._spans.append(_CLOCK() - self._progress)
+        self.progress()
 
     def take(
         self, open_blocks: Collection[int], names: Collection[str]
@@ -352,7 +394,7 @@ class Claims:
                     yield block, hands + 1
 
     def _claim(self, block: int, hands: int) -> bool:
-        self.progress(0)
+        self.progress()
         return self._notes.create(f"claim-{block}-{hands}", self.worker.encode())
 
     def _expired(self, held: dict[int, int]) -> Iterator[tuple[int, int]]:
@@ -373,10 +415,16 @@ class Claims:
     def _keep_beating(self) -> None:
         number = 0
         while not self._end.wait(self._lease_s / BEATS_A_LEASE):
-            if _CLOCK() - self._progress < self._patience_s:
+            patience = self._patience_s
+            if self._least_s is not None and self._spans:
+                patience = max(self._least_s, _TIMES_EXPECTED * median(self._spans))
+            if _CLOCK() - self._progress < patience:
                 number += 1
                 with suppress(OutputError, OSError):  # the next one may come through
                     self._notes.write(f"beat-{self.worker}", self._beat(number))
+            elif self._least_s is not None:
+                logger.warning("no unit done for %.0f s: this worker ends", patience)
+                os._exit(1)
 
     def _beat(self, number: int) -> bytes:
         about: dict[str, Any] = {

@@ -98,9 +98,15 @@ class ScoreStore:
         scores = np.frombuffer(entry.payload, dtype="<f4")
         return scores.reshape(size, COLUMNS).astype(np.float32)
 
-    def commit(self, number: int, scores: Scores) -> bool:
-        """Record the scores of a unit, shape (n, `COLUMNS`); False where it had been done."""
-        return self.ledger.commit(unit_name(number), self.key, scores.astype("<f4").tobytes())
+    def commit(self, number: int, scores: Scores, stats: dict[str, Any] | None = None) -> bool:
+        """Record scores, (n, `COLUMNS`), and what engines did; False where it had been done."""
+        payload = scores.astype("<f4").tobytes()
+        return self.ledger.commit(unit_name(number), self.key, payload, facts=stats)
+
+    def stats(self, number: int) -> dict[str, Any]:
+        """What was committed with the scores of a unit."""
+        entry = self.ledger.read(unit_name(number), self.key)
+        return entry.facts if entry else {}
 
     def commit_orfs(self, number: int, unit: Orfs) -> None:
         """Record DNA and protein of a unit's ORFs."""

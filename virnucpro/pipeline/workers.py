@@ -6,27 +6,34 @@ import os
 import signal
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from virnucpro.core.log import DATE_FORMAT, FORMAT, relay_logs, replay
 from virnucpro.core.processes import become_worker, children_ignore_interrupts
-from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, Outcome, work
+from virnucpro.pipeline.worker_loop import (
+    LOAD_ONLY,
+    Done,
+    Failed,
+    GivenUp,
+    Item,
+    Job,
+    OnRows,
+    Outcome,
+    work,
+)
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
 MOST_ATTEMPTS = 2
-MOST_HANDS = 5  # of hosts: units that were lost with so many kill workers
 AHEAD = 2  # units a worker holds: one computes, the next is prepared
 _TICK_S = 1.0
 _START_S = 900.0  # weights may come from a slow disk, with nothing to say meanwhile
@@ -47,148 +54,21 @@ class WorkerSettings:
 
 
 @dataclass(eq=False, kw_only=True)
-class Member:
-    """A worker as who gives it units sees it, and those that it holds, oldest first."""
+class Worker:
+    """One process, the parent's end of its pipe, and the units that it holds, oldest first."""
 
     number: int
-    held: list[int] = field(default_factory=list)
-    heard: float = field(default_factory=time.monotonic)
-    is_ready: bool = False
-    stats: dict[str, Any] = field(default_factory=dict)
-    loads: int = 0
-
-
-M = TypeVar("M", bound=Member)
-
-
-class Crew(ABC, Generic[M]):
-    """Gives units to members as they become free, so that none is lost with one; an `Executor`."""
-
-    _wait_s = _TICK_S
-
-    def run(
-        self, job: Job, items: Iterable[worker_loop.Item], on_rows: worker_loop.OnRows
-    ) -> Iterator[Outcome]:
-        """See `Executor`."""
-        self._items, self._on_rows = iter(items), on_rows
-        self._units: dict[int, Any] = {}  # what is kept of those that are not done
-        self._returned: deque[int] = deque()  # from a lost member, not for a fault of their own
-        self._again: deque[int] = deque()  # failed once
-        self._failures, self._lost_with = Counter[int](), Counter[int]()
-        self._losses, self._has_more = 0, True
-        for first in self._items:
-            if first[0] == LOAD_ONLY:
-                break
-            if first[1] is not None:
-                self._items = chain([first], self._items)
-                break
-            yield Done(first[0])
-        else:
-            return
-        try:
-            self._active: list[M] = self._begin(job)
-            while (self._has_more or self._units) and not self._is_hopeless():
-                yield from self._hand_out()
-                if self._has_more or self._units:
-                    yield from self._listen()
-            rest = chain(self._units.items(), self._items)
-            for position, (key, unit) in enumerate(rest):
-                number = position % len(self._active)
-                yield Done(key) if unit is None else GivenUp(key, "no worker is left", number)
-        finally:
-            self._finish()
-
-    @abstractmethod
-    def _begin(self, job: Job) -> list[M]: ...
-
-    @abstractmethod
-    def _listen(self) -> Iterator[Outcome]:
-        """What members said by now, and what became of the units of those that fell silent."""
-
-    @abstractmethod
-    def _send(self, member: M, key: int) -> None: ...
-
-    def _finish(self) -> None: ...
-
-    def _kept(self, key: int, unit: Any) -> Any:
-        return unit
-
-    def _may_take(self, member: M, depth: int) -> bool:
-        return True
-
-    def _hand_out(self) -> Iterator[Done]:
-        """Give every member one unit, then a second, or pass on one that had been done before."""
-        self._wait_s = _TICK_S
-        for depth in range(1, AHEAD + 1):
-            for member in self._active:
-                while len(member.held) < depth and self._may_take(member, depth):
-                    if any(map(self._failures.get, member.held)):
-                        break  # a unit that failed before is alone with its member
-                    if self._returned:
-                        key = self._returned.popleft()
-                    elif self._again and not member.held:
-                        key = self._again.popleft()
-                    elif (item := next(self._items, None)) is None:
-                        self._has_more = False
-                        break
-                    elif item[1] is None:
-                        yield Done(item[0])
-                        self._wait_s = 0.0
-                        return
-                    else:
-                        key, self._units[item[0]] = item[0], self._kept(*item)
-                    if not member.held:
-                        member.heard = time.monotonic()
-                    member.held.append(key)
-                    self._send(member, key)
-
-    def _hear(self, member: M, message: Done | Failed) -> Iterator[Outcome]:
-        member.heard, key = time.monotonic(), message.key
-        if isinstance(message, Failed) and key == LOAD_ONLY:
-            self._returned.extendleft(reversed(member.held))
-            member.held.clear()
-            self._active.remove(member)
-            if not self._active:
-                message.raise_if_hopeless()
-            logger.warning("worker %d cannot start: %s", member.number, message.reason)
-        elif isinstance(message, Failed):
-            member.held.remove(key)
-            message.raise_if_hopeless()
-            yield from self._blame(member, key, message.reason)
-        else:
-            member.is_ready, member.stats, member.loads = True, message.stats, message.loads
-            if key != LOAD_ONLY:
-                member.held.remove(key)
-                self._losses = 0
-                del self._units[key]
-                yield message
-
-    def _blame(
-        self, member: M, key: int, reason: str, is_loss: bool = False, most: int = MOST_ATTEMPTS
-    ) -> Iterator[Outcome]:
-        count = self._lost_with if is_loss else self._failures
-        count[key] += 1
-        if count[key] < most:
-            logger.warning("unit %d: %s; trying it again, alone", key, reason)
-            self._again.append(key)
-        else:
-            del self._units[key]
-            yield GivenUp(key, reason, member.number)
-
-    def _is_hopeless(self) -> bool:
-        return self._losses > _MOST_LOSSES * len(self._active)
-
-
-@dataclass(eq=False, kw_only=True)
-class Worker(Member):
-    """One process, and the parent's end of its pipe."""
-
     process: SpawnProcess
     connection: Connection
     settings: WorkerSettings
+    held: list[int] = field(default_factory=list)
+    heard: float = field(default_factory=time.monotonic)
+    is_ready: bool = False
+    stats: dict[str, Any] = field(default_factory=dict)  # as `Done` has them
+    loads: int = 0
 
 
-class Workers(Crew[Worker]):
+class Workers:
     """Processes that run the loop, one a device; they stay, with what they loaded, until `close`.
 
     Pipes are private to a worker, so a killed one can neither block nor garble the others. Silence
@@ -230,17 +110,39 @@ class Workers(Crew[Worker]):
             worker.process.join(max(0.0, deadline - time.monotonic()))
             self._kill(worker)
 
-    def _begin(self, job: Job) -> list[Worker]:
-        self._job = job
-        active = [w if w.process.is_alive() else self._replace(w) for w in self.start()]
-        for worker in active:
-            self._greet(worker)
-        return active
-
-    def _finish(self) -> None:
-        for worker in self.pool or []:
-            if worker.held:  # no late answer may meet a later caller
-                self._kill(worker)
+    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
+        """See `Executor`."""
+        self._job, self._items, self._on_rows = job, iter(items), on_rows
+        self._units: dict[int, Any] = {}  # those that are not done
+        self._returned: deque[int] = deque()  # from a lost worker, not for a fault of their own
+        self._again: deque[int] = deque()  # failed once
+        self._failures = Counter[int]()
+        self._losses, self._has_more = 0, True
+        for first in self._items:
+            if first[0] == LOAD_ONLY:
+                break
+            if first[1] is not None:
+                self._items = chain([first], self._items)
+                break
+            yield Done(first[0])
+        else:
+            return
+        try:
+            self._active = [w if w.process.is_alive() else self._replace(w) for w in self.start()]
+            for worker in self._active:
+                self._greet(worker)
+            while (self._has_more or self._units) and not self._is_hopeless():
+                wait_s = yield from self._hand_out()
+                if self._has_more or self._units:
+                    yield from self._listen(wait_s)
+            rest = chain(self._units.items(), self._items)
+            for position, (key, unit) in enumerate(rest):
+                number = position % len(self._active)
+                yield Done(key) if unit is None else GivenUp(key, "no worker is left", number)
+        finally:
+            for worker in self.pool or []:
+                if worker.held:  # no late answer may meet a later caller
+                    self._kill(worker)
 
     def _start(self, number: int, settings: WorkerSettings) -> Worker:
         context = multiprocessing.get_context("spawn")
@@ -273,13 +175,39 @@ class Workers(Crew[Worker]):
         with suppress(OSError):  # its end is seen when it is listened to
             worker.connection.send((LOAD_ONLY, self._job, None))
 
-    def _send(self, worker: Worker, key: int) -> None:
-        with suppress(OSError):
-            worker.connection.send((key, self._job, self._units[key]))
+    def _hand_out(self) -> Generator[Done, None, float]:
+        """Give every worker one unit, then a second, or pass on one that had been done before.
 
-    def _listen(self) -> Iterator[Outcome]:
+        Returns how long there is to wait for workers then (s).
+        """
+        for depth in range(1, AHEAD + 1):
+            for worker in self._active:
+                while len(worker.held) < depth:
+                    if any(map(self._failures.get, worker.held)):
+                        break  # a unit that failed before is alone with its worker
+                    if self._returned:
+                        key = self._returned.popleft()
+                    elif self._again and not worker.held:
+                        key = self._again.popleft()
+                    elif (item := next(self._items, None)) is None:
+                        self._has_more = False
+                        break
+                    elif item[1] is None:
+                        yield Done(item[0])
+                        return 0.0
+                    else:
+                        key, self._units[item[0]] = item[0], item[1]
+                    if not worker.held:
+                        worker.heard = time.monotonic()
+                    worker.held.append(key)
+                    with suppress(OSError):
+                        worker.connection.send((key, self._job, self._units[key]))
+        return _TICK_S
+
+    def _listen(self, wait_s: float) -> Iterator[Outcome]:
+        """What workers said by now, and what became of the units of those that fell silent."""
         of = {worker.connection: worker for worker in self._active}
-        for connection in wait(list(of), self._wait_s):
+        for connection in wait(list(of), wait_s):
             worker = of[connection]  # type: ignore[index]
             try:
                 message = worker.connection.recv()
@@ -301,6 +229,27 @@ class Workers(Crew[Worker]):
             if worker.held and now - worker.heard > patience:
                 yield from self._lost(worker, f"no sign of life for {patience:g} s")
 
+    def _hear(self, worker: Worker, message: Done | Failed) -> Iterator[Outcome]:
+        key = message.key
+        if isinstance(message, Failed) and key == LOAD_ONLY:
+            self._returned.extendleft(reversed(worker.held))
+            worker.held.clear()
+            self._active.remove(worker)
+            if not self._active:
+                message.raise_if_hopeless()
+            logger.warning("worker %d cannot start: %s", worker.number, message.reason)
+        elif isinstance(message, Failed):
+            worker.held.remove(key)
+            message.raise_if_hopeless()
+            yield from self._blame(worker, key, message.reason)
+        else:
+            worker.is_ready, worker.stats, worker.loads = True, message.stats, message.loads
+            if key != LOAD_ONLY:
+                worker.held.remove(key)
+                self._losses = 0
+                del self._units[key]
+                yield message
+
     def _lost(self, worker: Worker, reason: str) -> Iterator[Outcome]:
         """Give a lost worker's units to others; the one that it computed has failed once more."""
         held = list(worker.held)
@@ -313,6 +262,18 @@ class Workers(Crew[Worker]):
             self._greet(fresh)
         if held:
             yield from self._blame(worker, held[0], reason)
+
+    def _blame(self, worker: Worker, key: int, reason: str) -> Iterator[Outcome]:
+        self._failures[key] += 1
+        if self._failures[key] < MOST_ATTEMPTS:
+            logger.warning("unit %d: %s; trying it again, alone", key, reason)
+            self._again.append(key)
+        else:
+            del self._units[key]
+            yield GivenUp(key, reason, worker.number)
+
+    def _is_hopeless(self) -> bool:
+        return self._losses > _MOST_LOSSES * len(self._active)
 
 
 def worker_main(connection: Connection, settings: WorkerSettings, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Plain words for what run.json says in one word or one number."""
+"""What run.json says, in plain words where people read it."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -7,38 +7,10 @@ from typing import Any
 
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import read_json
-from virnucpro.core.text import counted, percent
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.scores.thresholds import PRESETS
 
-FEWEST = 20  # scored records of a sample whose share of viruses is shown
-STAGES = {
-    "reading": "Read, cut and split into files",
-    "dna_features": "DNA encoder",
-    "protein_features": "Protein encoder",
-    "merging": "Join vectors",
-    "prediction": "Classify",
-    "scoring": "Read, score and call",
-    "tables": "Write tables",
-}
-POLICIES = {
-    "open-frame": "every frame of a chunk without a stop codon",
-    "longest": "the longest stretches of a chunk without a stop codon",
-}
-# Of counts that are not called as they are: the singular, and what comes behind it.
-COUNTS = {
-    "embedded": ("distinct ORF", ""), "orfs": ("ORF", ""), "kept": ("file", " kept"),
-    "failed": ("file", " failed"), "scored": ("ORF", " scored"),
-    "chunks_scored": ("chunk", " scored"), "gaps": ("gap", " removed"),
-    "digits": ("digit", " removed"), "blanks": ("blank", " removed"),
-    "with_regions": ("record", " viral in a region"),
-}  # fmt: skip
-# What a stage works through, best first: the first that its counts hold gives its rate.
-RATED = {
-    "tokens": "tokens", "orfs": "ORFs", "scored": "ORFs", "records": "records", "files": "files",
-}  # fmt: skip
-# Libraries start and models load inside a stage: in a short one, that is most of its time.
-RATED_SECONDS = 30.0
+SURE_FDR = 0.05  # the limit that is advised where calls are not sure
 
 Run = Mapping[str, Any]  # run.json
 
@@ -61,10 +33,10 @@ def read_run(output_dir: Path) -> dict[str, Any]:
     return run
 
 
-def mates(run: Run) -> int:
-    """Records in a row that are one fragment and have one call: 2 of pairs, else 1."""
+def fragment(run: Run) -> tuple[int, str]:
+    """Records in a row that have one call, and what they are called: 2 of a pair, 1 of a record."""
     asked = run["parameters"]["inputs"]
-    return 2 if asked["paired"] or asked["interleaved"] else 1
+    return (2, "pair") if asked["paired"] or asked["interleaved"] else (1, "record")
 
 
 def expected_false(run: Run) -> float | None:
@@ -74,8 +46,9 @@ def expected_false(run: Run) -> float | None:
     return false / sum(count for count, _ in viral) if viral else None
 
 
-def thresholds(calling: Mapping[str, Any], unit: str = "record") -> str:
-    """What a record, or pair, must reach to be called viral, from `calling` of run.json."""
+def thresholds(run: Run) -> str:
+    """What a record, or pair, of a run had to reach to be called viral."""
+    calling, (_, unit) = run["calling"], fragment(run)
     score, fdr, preset = (calling[name] for name in ("min_score", "max_fdr", "preset"))
     needs = [] if score is None else [f"is at least {score:g}"]
     if score is None or calling["only_stricter"]:
@@ -89,52 +62,26 @@ def thresholds(calling: Mapping[str, Any], unit: str = "record") -> str:
     return f"Preset {preset}{changed}: a {said}"
 
 
-def stages(run: Run) -> list[dict[str, Any]]:
-    """Every stage of run.json with counts and, of a long one, rate in words."""
-    found, total = [], sum(facts["seconds"] for facts in run["stages"].values()) or 1.0
-    for name, facts in run["stages"].items():
-        seconds, words = facts["seconds"], []
-        hidden = ("seconds", "status:", "call:")
-        counts = {k: value for k, value in facts.items() if value and not k.startswith(hidden)}
-        rated, rate = next((key for key in RATED if key in counts), None), ""
-        if rated is not None and seconds >= RATED_SECONDS:
-            speed = counts[rated] / seconds
-            rate = f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} {RATED[rated]}/s"
-        for key, value in counts.items():
-            noun, rest = COUNTS.get(key, (key.replace("_", " ").removesuffix("s"), ""))
-            words.append(f"{value:,} nt" if key == "nt" else counted(value, noun) + rest)
-        found.append({
-            "title": STAGES.get(name, name), "seconds": seconds, "share": seconds / total,
-            "rate": rate, "counts": ", ".join(words),
-        })  # fmt: skip
-    return found
-
-
-def estimates(run: Run) -> dict[str, str]:
-    """The share of viruses in each sample with its interval, such as `2.1% (0% to 4.0%)`.
-
-    Of fewer than `FEWEST` scored records nothing can be told.
-    """
-    return {
-        one["sample"]: f"{percent(one['prevalence'])} "
-        f"({percent(one['low'])} to {percent(one['high'])})"
-        for one in run["sample_summary"]
-        if one["scored"] >= FEWEST
-    }
-
-
-def advice(command: Sequence[str], limit: str = "0.05") -> str:
+def advice(command: Sequence[str], limit: str = f"{SURE_FDR:g}") -> str:
     """How to call a finished run again with a bound of the FDR, given the words that started it.
 
     >>> advice(["virnucpro", "plan", "a.fa", "-o", "run", "--block", "2"])
     'virnucpro predict a.fa -o run --resume --max-fdr 0.05'
     """
     words = [word for word in command[1:] if word not in ("--force", "-f", "--resume")]
-    if "plan" in words:
+    if "plan" in words and "predict" not in words:
         words[words.index("plan")] = "predict"
+        words = [word for word in words if not word.startswith("--block=")]
         if "--block" in words:
             at = words.index("--block")
             del words[at : at + 2]
     if "predict" not in words:  # from Python
         return f"predict(..., resume=True, max_fdr={limit})"
     return shlex.join(["virnucpro", *words, "--resume", "--max-fdr"]) + f" {limit}"
+
+
+def sure(run: Run) -> str:
+    """How many of the viral records, or pairs, `advice` keeps."""
+    (width, unit), found = fragment(run), run["sample_summary"]
+    kept, viral = (sum(one[name] for one in found) // width for name in ("sure", "virus"))
+    return f"{kept:,} of {viral:,} viral {unit}s"

@@ -51,19 +51,16 @@ def write_report(output_dir: Path) -> Path:
     """
     run = explain.read_run(output_dir)
     hosts, regions = best_regions(output_dir / "regions.tsv")
-    summary = summarise(output_dir / "calls.tsv", {row.key for _, row in regions})
-    mates = explain.mates(run)
-    for counts in summary.histogram.values():  # mates have one p_virus and one call
-        counts[:] = [count // mates for count in counts]
-    data = _data(run, summary, regions, output_dir) | {"unit": "pair" if mates > 1 else "record"}
-    data["curve"] = [(place, kept // mates, lost / mates) for place, kept, lost in summary.curve]
+    wanted, (mates, unit) = {row.key for _, row in regions}, explain.fragment(run)
+    summary = summarise(output_dir / "calls.tsv", wanted, mates)
+    data = _data(run, summary, regions, output_dir) | {"unit": unit, "curve": summary.curve}
     style = pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
     page, graph, general = (output_dir / name for name in REPORT_FILES)
     html = pages.environment().get_template("report.html").render(
-        run=run, explain=explain, summary=summary, data=data, hosts=hosts, mates=mates,
-        rates={one["sample"]: one["expected_false"] for one in run["sample_summary"]},
-        most_samples=MOST_SAMPLES, shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
+        run=run, explain=explain, summary=summary, data=data, hosts=hosts,
+        told={one["sample"]: one for one in run["sample_summary"]}, most_samples=MOST_SAMPLES,
+        shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
         has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
         references=citations.references(run["model"]["name"]),
         style=Markup(style), script=Markup(script), policy=pages.policy(style, script),
@@ -84,7 +81,7 @@ def write_report(output_dir: Path) -> Path:
             for call, (name, color) in MULTIQC.items()
         },
         "data": {
-            escape(sample): {name: counts[call] for call, (name, _) in MULTIQC.items()}
+            escape(sample): {name: mates * counts[call] for call, (name, _) in MULTIQC.items()}
             for sample, counts in summary.samples.items()
         },
     })  # fmt: skip
@@ -130,8 +127,8 @@ def _data(
         if place >= 0 and row.length <= letters:
             viral[place], letters = number, letters - row.length
     packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
-    sample_of, status_of, call_of = (
-        {name: place for place, name in enumerate(names)} for names in (samples, statuses, CALLS)
+    sample_of, call_of = (
+        {name: place for place, name in enumerate(names)} for names in (samples, CALLS)
     )
     return {
         "samples": samples,
@@ -147,7 +144,7 @@ def _data(
             "p": [_scaled(row.p_virus) for row in rows],
             "fdr": [_scaled(row.fdr) for row in rows],
             "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
-            "status": [status_of[str(row.status)] for row in rows],
+            "status": [statuses.index(row.status) for row in rows],
             "hint": {
                 place: ", ".join(filter(None, (row.class_hint, row.family)))
                 for place, row in enumerate(rows)

@@ -45,24 +45,20 @@ _CHUNK_KEY = itemgetter(CHUNK_COLUMNS.index("sample"), CHUNK_COLUMNS.index("id")
 
 @dataclass(slots=True)
 class Summary:
-    """What calls.tsv says in all."""
+    """What calls.tsv says in all; a fragment is a record, or a pair, whose mates have one call."""
 
+    mates: int = 1  # records of a fragment
     records: int = 0
-    calls: Counter[str] = field(default_factory=Counter)  # records by call, "" without one
     statuses: Counter[str] = field(default_factory=Counter)
-    # For each sample, in order of appearance, its records by call.
+    # For each sample, in order of appearance, its fragments by call, "" without one.
     samples: dict[str, Counter[str]] = field(default_factory=dict)
-    # For each call, scored records by score, `SCORE_BINS` equal bins from 0 to 1.
-    histogram: dict[str, list[int]] = field(
-        default_factory=lambda: {call: [0] * SCORE_BINS for call in CALLS if call}
-    )
     # Scored records by (length bin, score bin, call); a length bin is
     # `floor(LENGTH_BINS_PER_DECADE * log10(nt))`.
     grid: Counter[tuple[int, int, str]] = field(default_factory=Counter)
     shortest: int = 0  # scored record (nt); 0 without any
     longest: int = 0
     viral_nt: int = 0  # total length of the records called viral
-    # For each sample with viral records, how many of them a limit of `LIMITS` and no lower one
+    # For each sample with viral fragments, how many of them a limit of `LIMITS` and no lower one
     # keeps, and the highest fdr among these, by the limit's place.
     kept: dict[str, dict[int, tuple[int, float]]] = field(default_factory=dict)
     # Best score first, those without one last, each with its place in viral.fasta or -1.
@@ -71,7 +67,21 @@ class Summary:
     @property
     def scored(self) -> int:
         """Records with a score."""
-        return self.records - self.calls[""]
+        return self.records - self.mates * self.calls[""]
+
+    @property
+    def calls(self) -> Counter[str]:
+        """Fragments by call."""
+        return sum(self.samples.values(), Counter[str]())
+
+    @property
+    def histogram(self) -> dict[str, list[int]]:
+        """For each call, scored fragments by score, `SCORE_BINS` equal bins from 0 to 1."""
+        of_lengths = Counter[tuple[str, int]]()
+        for (_, score, call), count in self.grid.items():
+            of_lengths[call, score] += count
+        scores = range(SCORE_BINS)
+        return {call: [of_lengths[call, n] // self.mates for n in scores] for call in CALLS[:-1]}
 
     @property
     def curve(self) -> list[tuple[int, int, float]]:
@@ -96,17 +106,18 @@ class Summary:
         if not np.isfinite(p_virus).all():
             raise ValueError("p_virus is no finite number")
         self.records += len(block)
-        self.calls.update(calls)
         self.statuses.update(columns["status"])
-        for (sample, name), count in Counter(zip(columns["sample"], calls, strict=True)).items():
+        rows = (columns["sample"], calls, columns["fdr"])
+        samples, names, fdrs = (texts[:: self.mates] for texts in rows)
+        for (sample, name), count in Counter(zip(samples, names, strict=True)).items():
             self.samples.setdefault(sample, Counter())[name] += count
-        for i in (i for i, name in enumerate(calls) if name == VIRUS):
-            self.viral_nt += int(nt[i])
-            if columns["fdr"][i]:
-                fdr, kept = float(columns["fdr"][i]), self.kept.setdefault(columns["sample"][i], {})
-                count, worst = kept.get(limit_of(fdr), (0, 0.0))
-                kept[limit_of(fdr)] = count + 1, max(worst, fdr)
+        for sample, name, fdr in zip(samples, names, fdrs, strict=True):
+            if name == VIRUS and fdr:
+                kept, place = self.kept.setdefault(sample, {}), limit_of(float(fdr))
+                count, worst = kept.get(place, (0, 0.0))
+                kept[place] = count + 1, max(worst, float(fdr))
         of_call = np.array([CALLS.index(name) for name in calls])
+        self.viral_nt += int(nt[of_call == CALLS.index(VIRUS)].sum())
         scored = (p_virus >= 0) & (of_call < CALLS.index(""))
         if scored.any():
             of_call, nt = of_call[scored], nt[scored]
@@ -116,7 +127,6 @@ class Summary:
             bins = np.floor(LENGTH_BINS_PER_DECADE * np.log10(np.maximum(nt, 1))).astype(np.int64)
             cells, counts = np.unique([bins, of_score, of_call], axis=1, return_counts=True)
             for of_length, score, call, count in zip(*cells.tolist(), counts.tolist(), strict=True):
-                self.histogram[CALLS[call]][score] += count
                 self.grid[of_length, score, CALLS[call]] += count
         return p_virus, calls
 
@@ -126,18 +136,18 @@ def limit_of(fdr: float) -> int:
     return min(bisect_left(LIMITS, fdr), len(LIMITS) - 1)
 
 
-def summarise(calls: Path, wanted: Collection[Key] = ()) -> Summary:
+def summarise(calls: Path, wanted: Collection[Key] = (), mates: int = 1) -> Summary:
     """Count, bin and rank the rows of calls.tsv; holds about `MOST_ROWS` of them.
 
     Fewer if ids are long; those of `wanted` are kept whatever their score. A damaged table is an
     `InputError`.
     """
-    summary = Summary()
+    summary = Summary(mates)
     best, asked = [], []  # negative score, number, place in viral.fasta and text of a row
     rows, lowest = read_fields(calls, CALL_COLUMNS), -math.inf
+    numbers, viral = itertools.count(), itertools.count()
     try:
         while block := list(itertools.islice(rows, BLOCK_ROWS)):
-            numbers, viral = map(itertools.count, (summary.records, summary.calls[VIRUS]))
             scores, names = summary.count(block)
             places = [next(viral) if name == VIRUS else -1 for name in names]
             found = [*zip((-scores).tolist(), numbers, places, block, strict=False)]

@@ -90,7 +90,7 @@ class TableFiles:
             )
         seq_id = gff_seqid(name)
         if regions:
-            self._gff.write(f"##sequence-region {seq_id} 1 {regions[0].contig_length}\n")
+            self._gff.write(f"##sequence-region {seq_id} 1 {length}\n")
         for region in regions:
             title = f"viral_region_{region.number}"
             own_id = f"{gff_attribute(name)}:{title}"

@@ -68,7 +68,7 @@ class _Row:
 
     def __init_subclass__(cls) -> None:
         names = [_FIELDS.get(column, column) for column in cls.columns]
-        places = {name.split(".")[0]: at for at, name in enumerate([*names, "contig_length"])}
+        places = {name.split(".")[0]: at for at, name in enumerate(names)}
         cls._getter = attrgetter(*names)
         cls._plan = [
             (places[name], _PARSERS[kind])
@@ -173,7 +173,7 @@ class RegionRow(_Row):
     number: int  # its place among the contig's regions, from 1
     start: int
     end: int
-    contig_length: int  # of a row that was read as exact as the table's shares, six digits
+    share_of_contig: float
     supporting: int  # chunks with p_virus above one half
     opposing: int  # chunks below that were bridged
     mean_p: float  # mean p_virus of all of them
@@ -187,20 +187,9 @@ class RegionRow(_Row):
         return self.end - self.start
 
     @property
-    def share_of_contig(self) -> float:
-        """Length over that of the contig."""
-        return self.length / self.contig_length
-
-    @property
     def is_inside(self) -> bool:
         """Whether this is a part of a contig that is not called viral, as a provirus is."""
-        return self.call != VIRUS and self.length < self.contig_length
-
-    @classmethod
-    def of(cls, texts: list[str]) -> RegionRow:
-        """A row from its text; a `ValueError` says what is wrong with it."""
-        length, share = texts[4:6]
-        return super().of([*texts, str(round(int(length) / float(share)))])
+        return self.call != VIRUS and self.share_of_contig < 1
 
 
 def header(columns: Iterable[str]) -> str:

@@ -23,12 +23,13 @@ _CHANGED = "changed while it was read; what was written is not whole"
 def extract(
     output_dir: Path, files: Sequence[Path], calls: Collection[str], targets: Sequence[Path],
     standard_output: IO[bytes], reference: Path | None = None,
-) -> tuple[int, int]:  # fmt: skip
+) -> tuple[int, int, str]:  # fmt: skip
     """Write the records of `files`, an input of a finished run or a pair, that have one of `calls`.
 
     Streams. Of mates both come out where one has the call. Of `targets` there is one, or for pairs
     one for each mate; `-` is `standard_output`. Packed with gzip where the name ends so; reads of
-    alignments come as BAM. Returns how many records were written, and how many there are.
+    alignments come as BAM. Returns how many records were written, how many there are, and what
+    the run called viral.
 
     Raises:
         UsageError: the run is not finished, or files or targets do not fit it.
@@ -42,7 +43,7 @@ def extract(
     run, table = explain.read_run(output_dir), output_dir / "calls.tsv"
     if not table.is_file() or sha256_file(table) != run["outputs"].get("calls.tsv"):
         raise OutputError(f"{table} is not as the run left it; `predict --resume` makes it again")
-    mates, is_interleaved = explain.mates(run), run["parameters"]["inputs"]["interleaved"]
+    (mates, _), is_interleaved = explain.fragment(run), run["parameters"]["inputs"]["interleaved"]
     if len(targets) != 1 and not (len(targets) == 2 == max(len(files), 1 + is_interleaved)):
         raise UsageError("give one --output, or for pairs one for each mate")
     hashes = [sha256_file(path) for path in files]
@@ -60,7 +61,8 @@ def extract(
         fields = read_fields(table, CALL_COLUMNS)
         rows = (row[CALL] in calls for row in fields if row[SAMPLE] == sample)
         if alignment_format(files[0]):
-            return _extract_alignments(files[0], list(rows), sinks[0], reference)
+            written, total = _extract_alignments(files[0], list(rows), sinks[0], reference)
+            return written, total, explain.thresholds(run)
         readers = [_records(*pair) for pair in zip(files, hashes, strict=True)]
         if is_interleaved:
             readers *= 2  # one iterator twice: its records come in turn
@@ -75,7 +77,7 @@ def extract(
         for reader in readers:  # to the end, where its hash is looked at
             if next(reader, None) is not None:
                 raise InputError(files[0], _CHANGED)
-    return written, total
+    return written, total, explain.thresholds(run)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,11 @@ def evaluate(
         kind_of = corpora.read_labels(panel.decoy_kinds).get
         corpus = corpora.load_corpus([(panel.decoys, kind_of)])
         name = panel.decoys.name.split(".")[0]
-        found = scored(scorer, name, [*corpus.records()], (0,))
-        decoys = decoys_of(np.rec.fromrecords(found, names=COLUMNS))  # type: ignore[call-overload]
-    start, parts = time.monotonic(), list[Any]()
+        found = scored(scorer, [(name, [*corpus.records()])], (0,))
+        kinds = np.unique(found.kind).tolist()
+        decoys = [_row(found, "decoy", name, kind, found.kind == kind) for kind in kinds]
+        decoys.sort(key=lambda row: -row.virus)
+    start = time.monotonic()
     held = [(name, [*corpus.records()]) for name, corpus in sets.items()]
     classes: Sequence[int] = LENGTH_CLASSES
     if drawing:
@@ -66,9 +68,7 @@ def evaluate(
         raise InputError(str(job.data.dev[0]), "no record is as long as the windows")
     unit = "windows" if drawing else "records"
     with progress.create_file_bar(count, desc="Scoring", unit=unit) as bar:
-        for name, sequences in held:
-            parts += scored(scorer, name, sequences, classes)
-            bar.update(len(sequences))
+        found = scored(scorer, held, classes, bar.update)
     seconds = time.monotonic() - start
     logger.info("scored %d sequences in %.1f s", count, seconds)
     facts = {
@@ -81,21 +81,24 @@ def evaluate(
         "sequences": count,
         "seconds": round(seconds, 1),
     }
-    whole = np.rec.fromrecords(parts, names=COLUMNS)  # type: ignore[call-overload]
-    return Report(facts, rows_of(whole, panel.leave_out) + decoys, curves_of(whole))
+    rows, curves = measured(found, panel.leave_out)
+    return Report(facts, rows + decoys, curves)
 
 
 def scored(
-    scorer: DirectScorer, name: str, sequences: Sequence[Labelled], classes: Sequence[int]
-) -> list[tuple[Any, ...]]:
-    """Scored sequences of one set, each with the `COLUMNS`; classes by their shortest length."""
+    scorer: DirectScorer, sets: Sequence[tuple[str, Sequence[Labelled]]], classes: Sequence[int],
+    on_scored: Callable[[int], object] = lambda more: None,
+) -> Any:  # fmt: skip
+    """Scored sequences of sets, with the `COLUMNS`; classes by their shortest length."""
     rows = []
-    found = scorer.score(corpora.as_records(bases for _, _, bases in sequences))
-    for (label, seq_id, bases), row in zip(sequences, found, strict=True):
-        length_nt = max(shortest for shortest in classes if shortest <= len(bases))
-        p = NAN if row.p_virus is None else row.p_virus
-        rows.append((name, length_nt, *label, seq_id, p, row.call or ""))
-    return rows
+    for name, sequences in sets:
+        found = scorer.score(corpora.as_records(bases for _, _, bases in sequences))
+        for (label, seq_id, bases), row in zip(sequences, found, strict=True):
+            length_nt = max(shortest for shortest in classes if shortest <= len(bases))
+            p = NAN if row.p_virus is None else row.p_virus
+            rows.append((name, length_nt, *label, seq_id, p, row.call or ""))
+        on_scored(len(sequences))
+    return np.rec.fromrecords(rows, names=COLUMNS)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Report:
 
     facts: dict[str, Any]  # model, input and draws
     rows: list[Row]
-    curves: list[dict[str, Any]]  # as `curves_of` gives them
+    curves: list[dict[str, Any]]  # as `measured` gives them
 
     def write(self, folder: Path) -> list[Path]:
         """Write all three files into `folder`, which is made if need be; returns their paths."""
@@ -155,33 +158,21 @@ def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str
         if row.level == "set" and row.set_name == ALL_SETS
     }
 
-    def by_length(level: str) -> list[tuple[int, list[Row]]]:
-        found = [row for row in rows if row.level == level]
-        lengths = sorted({row.length_nt for row in found})
-        return [(nt, [row for row in found if row.length_nt == nt]) for nt in lengths]
-
     def is_thin(row: Row) -> bool:
         """Whether AUROC and its like rest on few sequences, on either side."""
         is_viral = row.level == "family" or (row.level == "set" and not row.group)
         others = scored.get((row.length_nt, "cellular" if is_viral else ""), 0)
         return min(others, round(row.count * row.coverage)) < FEW
 
-    def span(length_nt: int) -> str:
-        """A length in words: of windows, or of a class of whole records."""
-        if facts["windows"] is not None:
-            return f"{length_nt:,} nt"
-        longer = min((n for n in LENGTH_CLASSES if n > length_nt), default=None)
-        return f"from {length_nt:,} nt" if longer is None else f"{length_nt:,} to {longer - 1:,} nt"
-
     style = f"{pages.asset('report.css')}\n{pages.asset('evaluation.css', TEMPLATES)}"
     environment = pages.environment(TEMPLATES)
     environment.filters |= {
         "share": lambda value: NONE if math.isnan(value) else percent(value),
         "figure": lambda value: NONE if math.isnan(value) else f"{value:.3f}",
-        "span": span,
     }
     return environment.get_template("evaluation.html").render(
-        facts=facts, by_length=by_length, curves=curves, scored=scored, is_thin=is_thin, few=FEW,
+        facts=facts, rows=rows, curves=curves, scored=scored, is_thin=is_thin, few=FEW,
+        length_classes=LENGTH_CLASSES,
         has_few=any(row.count < FEW or (row.level != "decoy" and is_thin(row)) for row in rows),
         less=len(facts["left_out"]) if any("(less)" in row.set_name for row in rows) else 0,
         style=Markup(style), policy=pages.policy(style),
@@ -215,11 +206,19 @@ class Row:
     ece: float = NAN  # expected calibration error, both targets weighing the same
 
 
-def rows_of(scored: Any, leave_out: Sequence[str] = ()) -> list[Row]:
-    """Figures of all lengths; sets that hold records of `leave_out` once more without them."""
-    rows = []
-    for length_nt in np.unique(scored.length_nt):
+def measured(scored: Any, leave_out: Sequence[str] = ()) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Figures of all lengths; sets that hold records of `leave_out` once more without them.
+
+    Beside them `reliability` at each length, viruses and others weighing the same, without nulls.
+    """
+    rows, curves = list[Row](), []
+    for length_nt in np.unique(scored.length_nt).tolist():
         at = scored[scored.length_nt == length_nt]
+        real = at[~np.isnan(at.p) & (at.target != NULL)]
+        truth = real.target == VIRUS
+        if truth.any() and not truth.all():
+            ece, bins = reliability(real.p, truth)
+            curves.append({"length_nt": length_nt, "ece": ece, "bins": bins})
         viral, cellular, null = (at.target == target for target in (VIRUS, OTHER, NULL))
         names = list(dict.fromkeys(at.set_name.tolist()))
         groups: list[tuple[str, str, str, Mask]] = [("set", ALL_SETS, "", viral)]
@@ -238,27 +237,7 @@ def rows_of(scored: Any, leave_out: Sequence[str] = ()) -> list[Row]:
                 for group in np.unique(own[here]).tolist():
                     groups.append((level, name, group, here & (own == group)))
         rows += [_row(at, *one) for one in groups if one[3].any()]
-    return rows
-
-
-def decoys_of(scored: Any) -> list[Row]:
-    """Shares of calls of each kind of decoy, the most often called virus first."""
-    kinds = np.unique(scored.kind).tolist()
-    rows = [_row(scored, "decoy", scored.set_name[0], kind, scored.kind == kind) for kind in kinds]
-    return sorted(rows, key=lambda row: -row.virus)
-
-
-def curves_of(scored: Any) -> list[dict[str, Any]]:
-    """`reliability` at each length, viruses and others weighing the same, without nulls."""
-    curves = []
-    for length_nt in np.unique(scored.length_nt).tolist():
-        is_real = ~np.isnan(scored.p) & (scored.target != NULL)
-        kept = scored[is_real & (scored.length_nt == length_nt)]
-        truth = kept.target == VIRUS
-        if truth.any() and not truth.all():
-            ece, bins = reliability(kept.p, truth)
-            curves.append({"length_nt": length_nt, "ece": ece, "bins": bins})
-    return curves
+    return rows, curves
 
 
 def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:

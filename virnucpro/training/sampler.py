@@ -8,8 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from virnucpro.encoders.small import six_frames
-from virnucpro.encoders.small_cpu import CODE, CODON_N
+from virnucpro.encoders.small_cpu import CODE, CODON_N, six_frames
 from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUE_PAD, RESIDUE_X, RESIDUES
 from virnucpro.training.corpus import VIRUS, Corpus
 from virnucpro.training.jobs import Noise
@@ -124,7 +123,9 @@ def reverse_complement(rows: Tensor, length: Tensor) -> Tensor:
 def orient(rows: Tensor, length: Tensor) -> Windows:
     """Rows (n, L) of `length` (n,) on their longest ORF's strand and frame, and its protein."""
     turned = reverse_complement(rows, length)
-    ids = torch.cat([six_frames(strand, length)[0][:, :3] for strand in (rows, turned)], dim=1)
+    device = rows.device
+    strands = [six_frames(torch, s, length, device=device)[0][:, :3] for s in (rows, turned)]
+    ids = torch.cat(strands, dim=1)
     stops = torch.tensor(_IS_STOP, device=rows.device)
     unclear = F.pad((ids < 0) | (ids == CODON_N), (1, 1), value=True)
     gap = unclear[..., :-2] & unclear[..., 1:-1] & unclear[..., 2:]
@@ -142,7 +143,7 @@ def orient(rows: Tensor, length: Tensor) -> Windows:
     length = length - shift
     rows = rows.gather(1, (place + shift[:, None]).clamp(max=rows.shape[1] - 1))
     rows = torch.where(place < length[:, None], rows, BASE_PAD)
-    ids = six_frames(rows, length)[0][:, 0]
+    ids = six_frames(torch, rows, length, device=device)[0][:, 0]
     letters = torch.tensor(_RESIDUE, device=rows.device)
     place = torch.arange(ids.shape[1], device=rows.device)
     ids = ids.gather(1, (place + first[:, None]).clamp(max=ids.shape[1] - 1))

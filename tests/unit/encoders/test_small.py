@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from virnucpro.core.errors import ModelError
-from virnucpro.encoders.small import TowerEncoder, load_small, save_tower, six_frames
-from virnucpro.encoders.small_cpu import SmallEncoder, TowerConfig
+from virnucpro.encoders.small import TowerEncoder, load_small, save_tower
+from virnucpro.encoders.small_cpu import SmallEncoder, TowerConfig, six_frames
 from virnucpro.encoders.tokenizers import LetterTokenizer
 from virnucpro.engines.base import LightEngine
 from virnucpro.models.specs import EncoderSpec
@@ -94,8 +94,8 @@ def test_six_frames_read_both_strands_in_register(length):
     rng = np.random.default_rng(length)
     letters = "".join("ACGT"[k] for k in rng.integers(0, 4, length))
     turned = letters.translate(str.maketrans("ACGT", "TGCA"))[::-1]
-    bases = torch.from_numpy(LetterTokenizer("mini-dna").encode(letters))[None]
-    ids, counts = six_frames(bases, torch.tensor([length]))
+    bases = LetterTokenizer("mini-dna").encode(letters)[None]
+    ids, counts = six_frames(np, bases, np.array([length]))
     for frame in range(3):
         read = [letters[i : i + 3] for i in range(frame, length - 2, 3)]
         assert int(counts[0, frame]) == len(read)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 from runs_here import peak_of
 
 from virnucpro.core.checkpoint import Ledger
@@ -161,12 +162,35 @@ def test_the_answer_the_silent_records_and_what_to_open(tmp_path):
 
 def test_samples_that_hold_false_ones_are_named_with_what_helps(tmp_path):
     note = "compatible with no virus at all"
-    noted = [{"sample": f"s{i}", "virus": 0, "note": note if i else ""} for i in range(9)]
+    facts = {"virus": 6, "sure": 2, "expected_false": 0.5}
+    noted = [{"sample": f"s{i}", "note": note if i else "", **facts} for i in range(9)]
     command = advice(["x/virnucpro", "-v", "predict", "a.fa", "--resume", "-o", "out dir"])
-    lines = summary_lines(tmp_path, DATA | {"sample_summary": noted, "advice": command})
+    pairs = {"inputs": {"paired": True, "interleaved": False}}
+    told = {"sample_summary": noted, "advice": command, "parameters": pairs}
+    lines = summary_lines(tmp_path, DATA | told)
     assert lines[1:-2] == [
         *(f"s{i}: {note}" for i in range(1, 6)),
         "and 3 samples more, see run.json",
-        "To take back what is not sure: "
+        "To keep what is sure, 9 of 27 viral pairs: "
         "virnucpro -v predict a.fa -o 'out dir' --resume --max-fdr 0.05",
     ]
+
+
+@pytest.mark.parametrize("block", [("--block", "2"), ("--block=2",), ()])
+def test_the_advice_after_a_plan_is_a_command_of_predict(block):
+    words = ["virnucpro", "plan", *block, "plan.fa", "-o", "run", "--force"]
+    assert advice(words) == "virnucpro predict plan.fa -o run --resume --max-fdr 0.05"
+
+
+def test_a_sample_like_one_without_viruses_is_told_whatever_the_thresholds_leave(tmp_path):
+    few = [(f"h{i}", [0.03]) for i in range(2_000)] + [(f"v{i}", [0.6]) for i in range(3)]
+    said = "compatible with no virus at all"
+    for limits, viral, note in (
+        (Calling(), 3, f"{said}: as few as 0 of its 3 viral records may be real"),
+        (Calling(max_fdr=0.001), 0, said),
+    ):
+        run = make_run(tmp_path / str(viral), {"x": few}, limits)
+        _, (sample,) = write_final_tables(run)
+        assert (sample["virus"], sample["sure"], sample["note"]) == (viral, 0, note)
+    run = make_run(tmp_path / "none", {"x": few[:-3]})
+    assert write_final_tables(run)[1][0]["note"] == ""  # nothing was called, nor taken back

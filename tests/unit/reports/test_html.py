@@ -116,7 +116,7 @@ def test_each_sample_has_its_rate_and_multiqc_its_counts(tmp_path):
 
 def test_multiqc_has_columns_of_general_statistics(tmp_path):
     one = {"sample": "<b>a", "records": 8, "scored": 8, "virus": 2, "expected_false": 0.125,
-           "compatible_with_none": False}  # fmt: skip
+           "compatible_with_none": False, "note": ""}  # fmt: skip
     none = one | {"sample": "b", "records": 0, "virus": 0, "expected_false": None}
     page_of(make_run(tmp_path), sample_summary=[one, none])
     general = json.loads((tmp_path / "virnucpro_general_mqc.json").read_text())
@@ -127,23 +127,38 @@ def test_multiqc_has_columns_of_general_statistics(tmp_path):
 
 def test_nothing_is_said_of_a_share_that_few_records_tell_nor_of_calls_that_are_none(tmp_path):
     said = {"sample": "a", "records": 20, "scored": 20, "virus": 1, "prevalence": 0.1, "low": 0.0,
-            "high": 0.8, "expected_false": 0.9, "compatible_with_none": True}  # fmt: skip
-    for change, shown in (({}, (True, True)), ({"scored": 19}, (False, True)),
-                          ({"virus": 0}, (True, False))):  # fmt: skip
+            "high": 0.8, "expected_false": 0.9, "compatible_with_none": True,
+            "note": "x"}  # fmt: skip
+    for change, shown in (({}, (1, 1, 1)), ({"scored": 19}, (0, 1, 1)), ({"virus": 0}, (1, 1, 0)),
+                          ({"virus": 0, "note": ""}, (1, 0, 0))):  # fmt: skip
         page = page_of(make_run(tmp_path), sample_summary=[said | change])
-        assert ("Share of viruses</dt>" in page, "may all be false" in page) == shown
+        words = ("Share of viruses</dt>", "such as a sample without any virus", "may all be false")
+        assert tuple(text in page for text in words) == shown
 
 
 def test_pairs_are_counted_as_pairs_and_the_advice_is_the_terminals(tmp_path):
-    viral = data_of(page_of(make_run(tmp_path)))["curve"][-1]
+    records = data_of(page_of(make_run(tmp_path)))
+    first, *rows = (tmp_path / "calls.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "calls.tsv").write_text(first + "".join(row + f"mate_of_{row}" for row in rows))
     asked = {"inputs": {"paired": False, "interleaved": True}}
     advice = "virnucpro predict 'a b' --max-fdr 0.05"
-    page = page_of(tmp_path, parameters=asked, advice=advice)
-    assert re.search(rf">{viral[1] // 2}</b> of 100 pairs are called viral", page)
-    assert data_of(page)["curve"][-1] == [viral[0], viral[1] // 2, viral[2] / 2]
-    assert data_of(page)["unit"] == "pair" and "About 15.0% (10.0% to 21.0%) of the pairs" in page
-    shown = re.search(r'<code id="(\w+)">(.*?)</code> <button type="button" data-copy="\1"', page)
-    assert html.unescape(shown[2]) == advice
+    told = records["samples"][0], 200, 18, 6
+    summary = dict(zip(("sample", "scored", "virus", "sure"), told, strict=True)) | {
+        "records": 400, "prevalence": 0.15, "low": 0.1, "high": 0.21, "expected_false": 0.1,
+        "compatible_with_none": False, "note": "x",
+    }  # fmt: skip
+    page = page_of(tmp_path, parameters=asked, advice=advice, sample_summary=[summary])
+    data, viral = data_of(page), records["curve"][-1][1]
+    assert re.search(rf">{viral}</b> of 200 pairs are called viral", page)
+    assert [data[name] for name in ("curve", "histogram", "unit")] == [
+        records["curve"], records["histogram"], "pair"
+    ]  # fmt: skip
+    assert sum(cell[-1] for cell in data["grid"]) == 2 * sum(cell[-1] for cell in records["grid"])
+    graph = json.loads((tmp_path / "virnucpro_mqc.json").read_text())["data"]["sample_1"]
+    assert (graph["virus"], sum(graph.values())) == (2 * viral, 400)  # in records
+    assert "About 15.0% (10.0% to 21.0%) of the pairs" in page
+    shown = re.search(r'(3 of 9 viral pairs): <code id="(\w+)">(.*?)</code> <button .*"\2"', page)
+    assert html.unescape(shown[3]) == advice
 
 
 def test_the_command_rebuilds_the_same_page(tmp_path):

@@ -27,7 +27,7 @@ CHUNKS = [
     ChunkRow("a;b=c", 2, 500, 1000, sample="gut"),
     ChunkRow("a;b=c", 3, 700, 1200, "R2", 730, 1000, 0.75, "gut"),
 ]
-REGION = RegionRow("a;b=c", 1, 0, 1200, 1200, 2, 0, 0.825, 3.3, "virus", "gut")
+REGION = RegionRow("a;b=c", 1, 0, 1200, 1.0, 2, 0, 0.825, 3.3, "virus", "gut")
 
 
 def test_rows_come_back_as_written(tmp_path):

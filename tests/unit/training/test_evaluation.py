@@ -9,7 +9,7 @@ from sklearn import metrics as reference
 
 from virnucpro.training import evaluation as figures
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Label
-from virnucpro.training.evaluation import COLUMNS, Report, Row, curves_of, render, rows_of
+from virnucpro.training.evaluation import COLUMNS, Report, Row, measured, render
 
 
 def _part(name: str, label: Label, p: list[float], calls: list[str], length: int = 500):
@@ -58,7 +58,7 @@ def test_reliability_does_away_with_prevalence():
 
 
 def test_every_group_has_its_row():
-    rows = rows_of(_scored(VIRAL, CELLS, NULLS))
+    rows, _ = measured(_scored(VIRAL, CELLS, NULLS))
     known = _row(rows, "set", "known")
     assert (known.count, known.coverage) == (4, 0.75)
     assert (known.virus, known.uncertain, known.non_virus) == (0.5, 0.25, 0.0)
@@ -77,7 +77,7 @@ def test_a_page_shows_names_as_text(tmp_path):
         "model": "m<b>", "model_digest": "0" * 64, "chunk_nt": 500, "files": ["a&b.fa"],
         "windows": None, "left_out": [], "sequences": 16,
     }  # fmt: skip
-    Report(facts, rows_of(scored), curves_of(scored)).write(tmp_path)
+    Report(facts, *measured(scored)).write(tmp_path)
     page = (tmp_path / "evaluation.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page and "a&amp;b.fa" in page
     table = (tmp_path / "evaluation.tsv").read_text().splitlines()
