@@ -92,8 +92,7 @@ class Caller:
             )
             alike = np.full((fragments, LIKENESS), np.nan)
             if self._kinds.families:
-                weight = lengths.astype(np.float64)
-                alike = self._kinds.alike(table[best, 3:], weight, contig_of, fragments)
+                alike = self._kinds.alike(table[best, 3:], lengths, contig_of, fragments)
             p_pairs, calls = self._calibration.contigs(
                 evidence, lengths, fragment_of[contig_of], sizes, hidden, alike
             )
@@ -105,7 +104,7 @@ class Caller:
         hosts = [-1] * count
         if self._kinds.families:
             of_kinds = self._kinds.of_records(
-                table[best, 3:], lengths.astype(np.float64), fragment_of[contig_of], fragments
+                table[best, 3:], lengths, fragment_of[contig_of], fragments
             )
             kind, score, group, certain, host = (found[fragment_of] for found in of_kinds)
             hosts, is_retro, limits = host.tolist(), kind == RETRO, self._calibration

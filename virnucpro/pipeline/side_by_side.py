@@ -49,13 +49,10 @@ def read_inputs(
     size = sum(path.stat().st_size for source in sources for path in source.paths)
     if workers > 1 and rules.is_sampled is None and size >= LEAST_BYTES:
         try:
-            for shard, of_shard in _shards(sources, rules, per_unit, workers, log):
-                for unit in of_shard:
-                    yield replace(unit, number=units)
-                    shard.units.append((units, len(unit)))
-                    units += 1
-                records += len(shard.records)
-                yield shard
+            for event in _shards(sources, rules, per_unit, workers, log):
+                if isinstance(event, Shard):
+                    records, units = records + len(event.records), units + len(event.units)
+                yield event
             return
         except (InputError, OddError):
             log.gaps = log.digits = log.blanks = log.bytes_read = 0
@@ -78,8 +75,8 @@ def read_shard(task: Task) -> _Read:
 
 def _shards(
     sources: Sequence[Source], rules: Rules, per_unit: int, workers: int, log: ReadLog
-) -> Iterator[tuple[Shard, list[Unit]]]:
-    """Shards that processes have read, under ids that are unique, with units without numbers."""
+) -> Iterator[Unit | Shard]:
+    """What processes have read, under ids that are unique."""
     met, workers = ReadLog(is_silent=log.is_silent), min(workers, MOST_WORKERS)
     tasks = ((*text, met.bytes_read, rules, per_unit) for text in _texts(sources, met))
     windows = iter(lambda: [*islice(tasks, workers)], [])
@@ -89,6 +86,7 @@ def _shards(
         pool = multiprocessing.get_context("spawn").Pool(workers)
     met.joint_ids = IdRegistry() if len(sources) > 1 else None
     mates, endings = sources[0].mates, MATE_ENDINGS if sources[0].mates > 1 else ("",)
+    number = 0
     read: _Read
     for read in map_in_order(pool, read_shard, chain([first], windows)):
         columns, chunks, orfs, texts, own = read
@@ -105,11 +103,13 @@ def _shards(
             if joint_id != wished or seq_id != wished:
                 for k, end in enumerate(endings, start=place):
                     rows[k] = rows[k]._replace(seq_id=seq_id + end, joint_id=joint_id + end)
-        units = []
+        shard = Shard(rows, chunks, orfs, [])
         for text, of_shard in texts:
             lines, count = text.split(b"\n"), len(of_shard)
-            units.append(Unit(0, lines[:count], lines[count:], of_shard))
-        yield Shard(rows, chunks, orfs, []), units
+            shard.units.append((number, count))
+            yield Unit(number, lines[:count], lines[count:], of_shard)
+            number += 1
+        yield shard
     log.bytes_read, met.digits, met.blanks = met.bytes_read, log.digits, log.blanks
     met.warn()
 
