@@ -13,9 +13,10 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Shard
 from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.reports.tables import CHUNK_COLUMNS, CONTIG_COLUMNS, CallRow, ChunkRow, header
-from virnucpro.scores.calibration import UNCERTAIN_CALL, VIRUS_CALL, Calibration
+from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
 from virnucpro.scores.kinds import KINDS, LIKENESS, RETRO, Kinds
+from virnucpro.scores.thresholds import UNCERTAIN, VIRUS
 
 # p_virus above which a kind of virus is named, and share from which the retro-transcribing one is:
 # such a call may be an insertion into a host, and should say so.
@@ -110,7 +111,7 @@ class Caller:
             hosts, is_retro, limits = host.tolist(), kind == RETRO, self._calibration
             is_likely = p_virus > LIKELY
             is_insertion = is_likely & is_retro & (p_virus < limits.retro_above)
-            calls[is_insertion & (calls == VIRUS_CALL)] = UNCERTAIN_CALL
+            calls[is_insertion & (calls == VIRUS)] = UNCERTAIN
             is_sure = (self._kinds.of_group[group] == kind) & (certain >= limits.family_above)
             is_named = is_likely & (score >= np.where(is_retro, LIKELY, limits.kind_above))
             for i in np.flatnonzero(is_named).tolist():

@@ -55,11 +55,10 @@ class Rules:
 
     def status(self, record: Record, number: int) -> Status | None:
         """Why a record is not scored; None if it is."""
-        status = screen_record(record, min_nt=SHORTEST_NT[self.policy.name])
-        if status is None and len(record.sequence) < self.min_length:
-            return Status.FILTERED
-        is_left_out = self.is_sampled is not None and not self.is_sampled(number)
-        return Status.FILTERED if status is None and is_left_out else status
+        if status := screen_record(record, min_nt=SHORTEST_NT[self.policy.name]):
+            return status
+        is_taken = self.is_sampled is None or self.is_sampled(number)
+        return None if is_taken and len(record.sequence) >= self.min_length else Status.FILTERED
 
     def chunks(self, letters: str) -> tuple[list[tuple[int, int]], str, int, str]:
         """Windows of a record, the letters to cut them from, how many are clear, its topology.
