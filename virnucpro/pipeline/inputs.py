@@ -19,8 +19,7 @@ from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
 from virnucpro.core.storage import fetch, url_of
 from virnucpro.sequences.alignments import alignment_format, read_alignments
-from virnucpro.sequences.entries import Stretch
-from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
+from virnucpro.sequences.fasta import Stretch, pairs_of, records_of, sample_name
 from virnucpro.sequences.letters import screen_record
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
 from virnucpro.sequences.streams import STDIN, standard_input

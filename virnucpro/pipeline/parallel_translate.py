@@ -1,14 +1,12 @@
 """Chunks -> ORFs on all cores, block after block, in order: the same for any number of workers."""
 
-import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import TypeVar
 
 from virnucpro.core.device import usable_cpus
-from virnucpro.core.processes import children_ignore_interrupts
-from virnucpro.pipeline.pools import map_in_order
+from virnucpro.pipeline.pools import in_processes
 from virnucpro.sequences.orfs import OrfPolicy, Orfs, find_orfs
 
 BLOCKS_PER_WORKER = 4
@@ -37,16 +35,11 @@ def translate_blocks(
         yield key, chunks, find_orfs(chunks, policy)
     waiting: deque[tuple[Key, list[str]]] = deque()
 
-    def windows() -> Iterator[list[tuple[list[str], OrfPolicy]]]:
-        while window := list(islice(source, workers * BLOCKS_PER_WORKER)):
-            waiting.extend(window)
-            yield [(chunks, policy) for _, chunks in window]
+    def tasks() -> Iterator[tuple[list[str], OrfPolicy]]:
+        for block in source:
+            waiting.append(block)
+            yield block[1], policy
 
-    windowed = windows()
-    if (first := next(windowed, None)) is None:
-        return
-    ctx = multiprocessing.get_context("spawn")
-    with children_ignore_interrupts():
-        pool = ctx.Pool(min(workers, len(first)))
-    for orfs in map_in_order(pool, translate_block_worker, chain([first], windowed)):
+    window = workers * BLOCKS_PER_WORKER
+    for orfs in in_processes(translate_block_worker, tasks(), workers, window):
         yield *waiting.popleft(), orfs

@@ -10,8 +10,11 @@ import multiprocessing.pool
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain, islice
 from multiprocessing.pool import Pool
 from typing import Any, TypeVar
+
+from virnucpro.core.processes import children_ignore_interrupts
 
 logger = logging.getLogger("virnucpro.pipeline.pools")
 
@@ -24,6 +27,18 @@ Result = TypeVar("Result")
 
 class _LostWorkerError(Exception):
     """A result will never come."""
+
+
+def in_processes(
+    work: Callable[[Task], Result], tasks: Iterable[Task], workers: int, window: int
+) -> Iterator[Result]:
+    """As `map_in_order`, in windows of so many tasks, by processes that start with the first."""
+    source = iter(tasks)
+    windows = iter(lambda: list(islice(source, window)), [])
+    if first := next(windows, None):
+        with children_ignore_interrupts():
+            pool = multiprocessing.get_context("spawn").Pool(min(workers, len(first)))
+        yield from map_in_order(pool, work, chain([first], windows))
 
 
 def map_in_order(

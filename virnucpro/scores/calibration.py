@@ -78,7 +78,7 @@ class Calibration:
                 raise ValueError(f"not format {FORMAT}")
             value.pop("fitted_on", None)
             mix = Mix.of(value.pop("mix", {}))
-            given: dict[str, Any] = {name: tuples(one) for name, one in value.items()}
+            given: dict[str, Any] = dict(zip(value, tuples([*value.values()]), strict=True))
             known = cls(**given, mix=mix)
             known._check()
         except (ValueError, TypeError) as error:

@@ -1,7 +1,7 @@
 """Input bytes -> unpacked, whatever they are packed with -> text with one kind of line end.
 
 Memory is bounded and bytes are hashed as they come. What is wrong with a file as a file is told
-here; what is wrong with its records, in `entries.py`.
+here; what is wrong with its records, in `fasta.py`.
 """
 
 import bz2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runs_here import peak_of
 
 from virnucpro.core.errors import InputError
-from virnucpro.sequences import entries, streams
+from virnucpro.sequences import fasta, streams
 from virnucpro.sequences.fasta import pairs_of, read_fasta, read_records, sample_name, write_fasta
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
 
@@ -215,7 +215,7 @@ def test_an_endless_record_is_refused_by_name(put, monkeypatch, data, name):
 
 def test_an_endless_header_is_refused_and_a_long_one_read(put, monkeypatch):
     monkeypatch.setattr(streams, "BLOCK_BYTES", 512)
-    monkeypatch.setattr(entries, "MAX_HEADER_BYTES", 2_000)
+    monkeypatch.setattr(fasta, "MAX_HEADER_BYTES", 2_000)
     good = b">a\nACGT\n>" + b"h" * 1_500 + b"\n" + b"ACGT\n" * 900
     assert [len(record.sequence) for record in read_records([put(good)])] == [4, 3_600]
     with pytest.raises(InputError, match="header of more than 2,000"):
