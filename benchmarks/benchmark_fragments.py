@@ -164,25 +164,24 @@ def pairs(
     return rows
 
 
-def by_part(
-    table: Table, shares: dict[str, float], half: int
-) -> tuple[list[fitting.Part], list[fitting.Scored]]:
-    """Parts of the mix, and the records of each in one half."""
-    parts, rows = [], []
+def by_part(table: Table, shares: dict[str, float], half: int) -> list[fitting.Scored]:
+    """Records of one half in each part of the mix."""
+    rows = []
     label = np.where(table["kind"] == "virus", table["set"], table["kind"])
     for name in (*SETS, *shares):
         own = (label == name) & (table["half"] == half)
-        parts.append(fitting.Part(name in SETS, 0.5 * shares.get(name, 1 / len(SETS))))
         columns = (table[column][own] for column in ("p", "call", "likeliest", "host"))
         rows.append(fitting.Scored(*columns, alike=None))
-    return parts, rows
+    return rows
 
 
 def fitted(tables: dict[str, Table], half: int, shares: dict[str, float], hosts: int) -> Mix:
     """The mix of one half of the records, by the code that training fits it with."""
     lengths = sorted(set(tables) - {"pairs"}, key=int)
     rows = [by_part(tables[key], shares, half) for key in (*lengths, "pairs")]
-    return fitting.mix_of(rows[0][0], [*map(int, lengths)], [some for _, some in rows], hosts)
+    share = 0.5 * np.array([1 / len(SETS)] * len(SETS) + [*shares.values()])
+    is_viral = np.arange(len(share)) < len(SETS)
+    return fitting.mix_of(share, is_viral, [*map(int, lengths)], rows, hosts)
 
 
 def draw(

@@ -183,7 +183,7 @@ def save_dnabert(bench: Bench, tokenizer: Path) -> EncoderSpec:
         "embed": "embeddings.word_embeddings", "token_types": "embeddings.token_type_embeddings",
         "embed_norm": "embeddings.LayerNorm", "qkv": "attention.self.Wqkv",
         "out": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",
-        "gate_up": "mlp.gated_layers", "down": "mlp.wo", "ffn_norm": "mlp.layernorm",
+        "up": "mlp.gated_layers", "down": "mlp.wo", "ffn_norm": "mlp.layernorm",
     }  # fmt: skip
     tensors = {}
     for ours, value in Dnabert(shape).state_dict().items():

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from virnucpro.encoders.kernels import FP8_LARGEST, Quantised
+from virnucpro.encoders.plain import gelu_linear
 
 
 def add_norm(states, update, norm, keep=True, fp8=False):
@@ -45,15 +46,6 @@ def turned(heads, turns):
     return torch.cat((x * cos - y * sin, y * cos + x * sin), -1)
 
 
-def gelu_linear(states, linear):
-    return functional.gelu(functional.linear(states, linear.weight, linear.bias))
-
-
-def geglu(states, weight):
-    gate, up = functional.linear(states, weight).chunk(2, -1)
-    return functional.gelu(gate) * up
-
-
 def gelu_fp8(x, bias):
     return quantise(functional.gelu(x.float() + bias.float()))
 
@@ -69,7 +61,7 @@ def scaled_mm(a, b, scale_a, scale_b, bias=None, *, out_dtype, use_fast_accum):
     return (product if bias is None else product + bias.float()).to(out_dtype)
 
 
-KERNELS = (add_norm, attend, gelu_linear, geglu, gelu_fp8)
+KERNELS = (add_norm, attend, gelu_linear, gelu_fp8)
 
 
 def install(monkeypatch):

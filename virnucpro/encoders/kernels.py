@@ -229,24 +229,18 @@ def attend(qkv: Tensor, where: Sight) -> Tensor:
 
 
 def gelu_linear(states: Tensor, linear: nn.Linear) -> Tensor:
-    """GELU, as erf defines it, of a linear layer: (T, d) to (T, inner)."""
-    weight = linear.weight.view(-1, _COLUMNS, states.shape[1])
-    return _product(states, weight, linear.bias, len(linear.weight))
+    """GELU, as erf defines it, of a linear layer: (T, d) to (T, inner).
 
-
-def geglu(states: Tensor, weight: Tensor) -> Tensor:
-    """`gelu(gate) * up`: states (T, d) and weights (2 * inner, d), gate first, to (T, inner)."""
-    inner = len(weight) // 2
-    return _product(states, weight.view(2, inner, -1), None, inner)
-
-
-def _product(states: Tensor, weight: Tensor, bias: Tensor | None, inner: int) -> Tensor:
-    count, dim = states.shape
+    Without a bias, of its first half alone, which is a gate times the other.
+    """
+    (count, dim), weight, bias = states.shape, linear.weight, linear.bias
+    inner = len(weight) // 2 if bias is None else len(weight)
+    runs = weight.view(2, inner, dim) if bias is None else weight.view(-1, _COLUMNS, dim)
     out = _empty(states, inner, states.dtype)
     programs = torch.cuda.get_device_properties(states.device).multi_processor_count
     _gelu_product[(programs,)](
         TensorDescriptor.from_tensor(states, [_ROWS, _DEPTH]),
-        TensorDescriptor.from_tensor(weight, [2, _COLUMNS, _DEPTH]),
+        TensorDescriptor.from_tensor(runs, [2, _COLUMNS, _DEPTH]),
         bias, TensorDescriptor.from_tensor(out, [_ROWS, _COLUMNS]), count,
         DIM=dim, INNER=inner, ROWS=_ROWS, COLUMNS=_COLUMNS, DEPTH=_DEPTH, GROUP=8,
         PROGRAMS=programs, num_warps=8, num_stages=4,

@@ -89,7 +89,7 @@ _NAMES = {
         qkv             attention.self.Wqkv
         out             attention.output.dense
         attention_norm  attention.output.LayerNorm
-        gate_up         mlp.gated_layers
+        up              mlp.gated_layers
         down            mlp.wo
         ffn_norm        mlp.layernorm
     """,
@@ -222,7 +222,7 @@ class _Opened:
 
         config, shapes = self.config, {slot: t.shape for slot, (_, t) in self.tensors.items()}
         numbers = {int(slot.split(".")[1]) for slot in shapes if slot.startswith("layers.")}
-        needed = ["embed.weight", f"layers.0.{'up' if is_esm2 else 'gate_up'}.weight"]
+        needed = ["embed.weight", "layers.0.up.weight"]
         found = [tuple(shapes.get(name, ())) for name in needed]
         if any(len(shape) != 2 for shape in found):
             raise self._error(f"missing tensors: {', '.join(needed)}")

@@ -34,11 +34,9 @@ def _turned(heads: Tensor, turns: Tensor) -> Tensor:
 
 
 def gelu_linear(states: Tensor, linear: nn.Linear) -> Tensor:
-    """GELU of a linear layer: (T, d) to (T, inner)."""
-    return functional.gelu(functional.linear(states, linear.weight, linear.bias))
-
-
-def geglu(states: Tensor, weight: Tensor) -> Tensor:
-    """`gelu(gate) * up`: states (T, d) and weights (2 * inner, d), gate first, to (T, inner)."""
-    gate, up = functional.linear(states, weight).chunk(2, -1)
+    """GELU of a linear layer, (T, d) to (T, inner); without a bias, of a gate, its first half."""
+    inner = functional.linear(states, linear.weight, linear.bias)
+    if linear.bias is not None:
+        return functional.gelu(inner)
+    gate, up = inner.chunk(2, -1)
     return functional.gelu(gate) * up

@@ -36,17 +36,21 @@ KEPT = (0, -1)  # layers whose products stay: there float8 costs most and gains 
 _TRAINED_SHARE = 1 - 0.15 * 0.8
 
 
-def bits_of(constants: list[float]) -> Tensor:
-    """Float32 numbers for a buffer, as integers, which `.half()` does not round; on the CPU."""
-    return torch.tensor(constants, dtype=torch.float32, device="cpu").view(torch.int32)
-
-
 class TransformerEncoder(Encoder):
     """A stack of attention layers over the tokens of a layout."""
 
-    embed: nn.Embedding  # one row a token
-    heads: int  # attention heads
     skip: ClassVar[int] = 0  # special tokens at each end that do not count in the mean
+    constant_bits: Tensor  # of positions, in float32: as integers, which `.half()` does not round
+
+    def __init__(
+        self, shape: Esm2Shape | DnabertShape, vocab: int, constants: list[float]
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.dim, self.heads = shape.dim, shape.heads
+        self.embed = nn.Embedding(vocab, shape.dim)  # one row a token
+        bits = torch.tensor(constants, dtype=torch.float32, device="cpu").view(torch.int32)
+        self.register_buffer("constant_bits", bits, persistent=False)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
 
     @abstractmethod
     def hidden(self, layout: Layout) -> Tensor:
@@ -98,6 +102,25 @@ class TransformerEncoder(Encoder):
         log.warning("Triton kernels %s; '%s' is used instead", problem, self.forced_backend)
 
 
+class Layer(nn.Module):
+    """Attention and a feed-forward block, which two norms follow or come before."""
+
+    is_fp8 = False  # whether all products but that of `out` are in float8
+    qkv: Any  # linear, or `Fp8Linear`, as the next two
+    up: Any
+    down: Any
+
+    def __init__(self, shape: Esm2Shape | DnabertShape) -> None:
+        super().__init__()
+        is_gated = isinstance(shape, DnabertShape)  # the gate first, and no biases
+        self.attention_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
+        self.out = nn.Linear(shape.dim, shape.dim)
+        self.ffn_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.up = nn.Linear(shape.dim, (1 + is_gated) * shape.ffn, bias=not is_gated)
+        self.down = nn.Linear(shape.ffn, shape.dim)
+
+
 class Esm2(TransformerEncoder):
     """ESM-2 (doi:10.1126/science.ade2574), then the mean of all tokens but BOS and EOS."""
 
@@ -108,17 +131,12 @@ class Esm2(TransformerEncoder):
     short_tokens: ClassVar[int] = 16
 
     def __init__(self, shape: Esm2Shape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.dim, self.heads = shape.dim, shape.heads
-        self.embed = nn.Embedding(33, shape.dim)  # as fair-esm numbers its letters
         head_dim = shape.dim // shape.heads
         exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
         # a float16 frequency would be off by up to 0.16 rad at position 1022
-        bits = bits_of((1.0 / 10000**exponents).tolist())
-        self.register_buffer("frequency_bits", bits, persistent=False)
-        self.frequency_bits: Tensor
-        self.layers = nn.ModuleList(Esm2Layer(shape) for _ in range(shape.layers))
+        frequencies = (1.0 / 10000**exponents).tolist()
+        super().__init__(shape, 33, frequencies)  # letters as fair-esm numbers them
+        self.shape = shape
         self.norm = nn.LayerNorm(shape.dim, eps=shape.eps)
 
     def hidden(self, layout: Layout) -> Tensor:
@@ -128,44 +146,21 @@ class Esm2(TransformerEncoder):
             states = (states.float() * _TRAINED_SHARE).to(states.dtype)
         if layout.longest <= self.short_tokens:
             states = states.float()
-        places = torch.arange(layout.longest, device=self.frequency_bits.device)
-        angles = places[:, None].float() * self.frequency_bits.view(torch.float32)
+        frequencies = self.constant_bits.view(torch.float32)
+        places = torch.arange(layout.longest, device=frequencies.device)
+        angles = places[:, None].float() * frequencies
         where = self.sight(layout, torch.cat((angles.cos(), angles.sin()), -1), None)
-        update = None
-        for layer in self.layers:
-            update = layer(states, update, where)
-        last: Tensor = where.ops.add_norm(states, update, self.norm)
+        update, ops = None, where.ops
+        for layer in cast("list[Layer]", self.layers):  # each adds to normed states
+            normed = ops.add_norm(states, update, layer.attention_norm, fp8=layer.is_fp8)
+            seen = layer.out(ops.attend(layer.qkv(normed), where))
+            normed = ops.add_norm(states, seen, layer.ffn_norm, fp8=layer.is_fp8)
+            if layer.is_fp8:
+                update = layer.down(ops.gelu_fp8(layer.up(normed), layer.up.bias))
+            else:
+                update = layer.down(ops.gelu_linear(normed, layer.up))
+        last: Tensor = ops.add_norm(states, update, self.norm)
         return last
-
-
-class Esm2Layer(nn.Module):
-    """Attention and feed-forward block, each on normed states and added to them."""
-
-    is_fp8 = False  # whether all products but that of `out` are in float8
-    qkv: Any  # linear, or `Fp8Linear`, as the next two
-    up: Any
-    down: Any
-
-    def __init__(self, shape: Esm2Shape) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
-        self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
-        self.out = nn.Linear(shape.dim, shape.dim)
-        self.ffn_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
-        self.up = nn.Linear(shape.dim, shape.ffn)
-        self.down = nn.Linear(shape.ffn, shape.dim)
-
-    def forward(self, states: Tensor, update: Tensor | None, where: Sight) -> Tensor:
-        """What the layer adds to `states` (T, dim), to which `update`, the last one's, is added."""
-        ops = where.ops
-        normed = ops.add_norm(states, update, self.attention_norm, fp8=self.is_fp8)
-        seen = self.out(ops.attend(self.qkv(normed), where))
-        normed = ops.add_norm(states, seen, self.ffn_norm, fp8=self.is_fp8)
-        if self.is_fp8:
-            given: Tensor = self.down(ops.gelu_fp8(self.up(normed), self.up.bias))
-        else:
-            given = self.down(ops.gelu_linear(normed, self.up))
-        return given
 
 
 class Fp8Linear(nn.Module):
@@ -202,7 +197,7 @@ def to_fp8(encoder: Esm2) -> Esm2:
         raise UsageError(f"--precision fp8 needs {needs}; leave it out")
     twin = copy.deepcopy(encoder, {id(weights): weights for weights in encoder.parameters()})
     kept = {number % len(twin.layers) for number in KEPT}
-    for i, layer in enumerate(cast("list[Esm2Layer]", twin.layers)):
+    for i, layer in enumerate(cast("list[Layer]", twin.layers)):
         if i not in kept:
             up = Fp8Linear(layer.up, biased=False)
             layer.qkv, layer.up, layer.down = Fp8Linear(layer.qkv), up, Fp8Linear(layer.down)
@@ -218,41 +213,23 @@ class Dnabert(TransformerEncoder):
     pad_id = 3
 
     def __init__(self, shape: DnabertShape) -> None:
-        super().__init__()
+        super().__init__(shape, shape.vocab, alibi_slopes(shape.heads))
         self.shape = shape
-        self.dim, self.heads = shape.dim, shape.heads
-        self.embed = nn.Embedding(shape.vocab, shape.dim)
         self.token_types = nn.Embedding(shape.token_types, shape.dim)
         self.embed_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
-        self.register_buffer("slope_bits", bits_of(alibi_slopes(shape.heads)), persistent=False)
-        self.slope_bits: Tensor
-        self.layers = nn.ModuleList(DnabertLayer(shape) for _ in range(shape.layers))
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states: shape (T, dim)."""
-        where = self.sight(layout, None, self.slope_bits.view(torch.float32))
+        where = self.sight(layout, None, self.constant_bits.view(torch.float32))
         table, ops = self.embed.weight + self.token_types.weight[0], where.ops
         embedded = functional.embedding(layout.tokens, table)
         states: Tensor = ops.add_norm(embedded, None, self.embed_norm)
-        for layer in cast("list[DnabertLayer]", self.layers):
+        for layer in cast("list[Layer]", self.layers):  # the sum is normed after each block
             seen = layer.out(ops.attend(layer.qkv(states), where))
             states = ops.add_norm(states, seen, layer.attention_norm, keep=False)
-            inner = layer.down(ops.geglu(states, layer.gate_up.weight))
+            inner = layer.down(ops.gelu_linear(states, layer.up))
             states = ops.add_norm(states, inner, layer.ffn_norm, keep=False)
         return states
-
-
-class DnabertLayer(nn.Module):
-    """Attention and gated feed-forward block, the sum normed after each."""
-
-    def __init__(self, shape: DnabertShape) -> None:
-        super().__init__()
-        self.qkv = nn.Linear(shape.dim, 3 * shape.dim)
-        self.out = nn.Linear(shape.dim, shape.dim)
-        self.attention_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
-        self.gate_up = nn.Linear(shape.dim, 2 * shape.ffn, bias=False)
-        self.down = nn.Linear(shape.ffn, shape.dim)
-        self.ffn_norm = nn.LayerNorm(shape.dim, eps=shape.eps)
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -5,21 +5,22 @@ can be read side by side. A process reads one as if it were all there is; what i
 that are taken and the numbers of units, is added in order where shards come together.
 """
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
+from virnucpro.core.processes import children_ignore_interrupts, map_in_order
 from virnucpro.core.records import FRAMES, Record, Status
 from virnucpro.pipeline.inputs import Source, check_unchanged, read_sources
 from virnucpro.pipeline.parallel_translate import translate_blocks
-from virnucpro.pipeline.pools import in_processes
 from virnucpro.sequences.chunks import (
     chunk_windows,
     circle_windows,
@@ -284,11 +285,15 @@ def _shards(
     """What processes have read, under ids that are unique."""
     met, workers = ReadLog(is_silent=log.is_silent), min(workers, MOST_WORKERS)
     tasks = ((*text, met.bytes_read, rules, per_unit) for text in _texts(sources, met))
+    if (first := next(tasks, None)) is None:
+        return
+    with children_ignore_interrupts():
+        pool = multiprocessing.get_context("spawn").Pool(workers)
     met.joint_ids = IdRegistry() if len(sources) > 1 else None
     mates, endings = sources[0].mates, MATE_ENDINGS if sources[0].mates > 1 else ("",)
     number = 0
     read: _Read
-    for read in in_processes(read_shard, tasks, workers, workers):
+    for read in map_in_order(pool, read_shard, chain([first], tasks), workers):
         columns, chunks, orfs, texts, own = read
         met.first_mark = met.first_mark or own.first_mark
         met.marks += own.marks

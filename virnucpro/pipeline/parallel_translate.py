@@ -1,12 +1,13 @@
 """Chunks -> ORFs on all cores, block after block, in order: the same for any number of workers."""
 
+import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 from virnucpro.core.device import usable_cpus
-from virnucpro.pipeline.pools import in_processes
+from virnucpro.core.processes import children_ignore_interrupts, map_in_order
 from virnucpro.sequences.orfs import OrfPolicy, Orfs, find_orfs
 
 BLOCKS_PER_WORKER = 4
@@ -40,6 +41,12 @@ def translate_blocks(
             waiting.append(block)
             yield block[1], policy
 
-    window = workers * BLOCKS_PER_WORKER
-    for orfs in in_processes(translate_block_worker, tasks(), workers, window):
+    window = list(islice(reader := tasks(), workers * BLOCKS_PER_WORKER))
+    if not window:
+        return
+    ctx = multiprocessing.get_context("spawn")
+    with children_ignore_interrupts():
+        pool = ctx.Pool(min(workers, len(window)))
+    blocks_ahead = chain(window, reader)
+    for orfs in map_in_order(pool, translate_block_worker, blocks_ahead, len(window)):
         yield *waiting.popleft(), orfs

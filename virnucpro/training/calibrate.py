@@ -87,16 +87,6 @@ def _in_chunks(score: Score, bases: Bases, chunk_nt: int) -> Chunks:
     return scores, np.full(len(of), chunk_nt), of, np.full(n, length_nt)
 
 
-def calibrated(
-    score: Score, sets: dict[str, Corpus], job: Job, groups: Sequence[str]
-) -> Calibration:
-    """Everything fitted; `score` gives the columns of `Kinds` for the names of the groups."""
-    calibration = fit_calibration(score, sets, job.dev_count, job.chunk_nt)
-    if job.virus_kinds:
-        calibration = fit_kinds(calibration, score, sets, job, groups)
-    return fit_mix(calibration, score, sets, groups, job.chunk_nt, job.dev_count)
-
-
 def fit_calibration(
     score: Score, sets: dict[str, Corpus], count: int, chunk_nt: int
 ) -> Calibration:
@@ -181,8 +171,11 @@ def fit_kinds(
     """Choose from which certainty on kind and family are named, on viral windows of a chunk.
 
     The limits are the lowest that keep the error rates among windows that would be called viruses;
-    the family of a group that is not among `groups` has to be left open.
+    the family of a group that is not among `groups` has to be left open. `score` gives the columns
+    of `Kinds`.
     """
+    if not job.virus_kinds:
+        return calibration
     drawing = Drawing((job.chunk_nt,), job.dev_count, 0, CALIBRATION_SEED)
     viral = [w for w in draws.dev_windows(sets, drawing) if w.labels[0].target == VIRUS]
     records, kinds = _scored(score, viral, job.chunk_nt), Kinds(groups)
@@ -214,15 +207,8 @@ def _least(score: Floats, wrong: NDArray[np.bool_], among: NDArray[np.bool_], ra
     return float(score[among][order][kept[-1]]) if len(kept) else 2.0
 
 
-class Part(NamedTuple):
-    """Records of one viral set or cellular class, and their share of the mix."""
-
-    is_viral: bool
-    share: float
-
-
 class Scored(NamedTuple):
-    """n records, or pairs, of one part."""
+    """n records, or pairs, of one viral set or cellular class: a part of the mix."""
 
     p: Floats  # p_virus, (n,)
     call: NDArray[np.str_]  # (n,)
@@ -266,11 +252,12 @@ def fit_mix(
         if (corpus.targets == OTHER).all()
         for kind in sorted({group.kind for group in corpus.groups})
     ]
-    kinds, nt = Kinds(groups), sum(len(c.bases) for c in classes)
+    kinds, nt = Kinds(groups), np.array([len(c.bases) for c in classes])
     if not (kinds.hosts and viral and classes):
         return calibration
-    parts = [Part(True, TRAINING_SHARE / len(viral)) for _ in viral]
-    parts += [Part(False, (1 - TRAINING_SHARE) * len(c.bases) / nt) for c in classes]
+    of_viral = np.full(len(viral), TRAINING_SHARE / len(viral))
+    share = np.concatenate([of_viral, (1 - TRAINING_SHARE) * nt / nt.sum()])
+    is_viral = np.arange(len(share)) < len(viral)
 
     rng = np.random.default_rng([CALIBRATION_SEED, 0])
     drawn = [draw_mates(corpus, _OF_MIX * count, rng).bases for corpus in viral + classes]
@@ -282,7 +269,7 @@ def fit_mix(
             for scores, lengths, of, sizes in mates
         ]
 
-    calibration = fit_pairs(calibration, parts, pairs(calibration))
+    calibration = fit_pairs(calibration, share, is_viral, pairs(calibration))
     kept = {}
     for length_nt in MIX_LENGTHS:
         rng = np.random.default_rng([CALIBRATION_SEED, length_nt])
@@ -291,13 +278,14 @@ def fit_mix(
             score_records(calibration, kinds, *_in_chunks(score, windows.bases, chunk_nt))
             for windows in (draws.draw_windows(c, "", length_nt, n, rng) for c in viral + classes)
         ]
-        sides = {part.is_viral for part, some in zip(parts, found, strict=True) if len(some.p)}
-        if len(sides) == 2:  # without viruses, or classes, that are long, shorter ones have to do
+        sides = is_viral[[len(some.p) > 0 for some in found]]
+        # without viruses, or classes, that are long, shorter ones have to do
+        if sides.any() and not sides.all():
             kept[length_nt] = found
     if not kept:
         return calibration
     scored = [*kept.values(), pairs(calibration)]
-    return replace(calibration, mix=mix_of(parts, [*kept], scored, len(kinds.hosts)))
+    return replace(calibration, mix=mix_of(share, is_viral, [*kept], scored, len(kinds.hosts)))
 
 
 def draw_mates(corpus: Corpus, count: int, rng: np.random.Generator) -> LabelledWindows:
@@ -307,15 +295,15 @@ def draw_mates(corpus: Corpus, count: int, rng: np.random.Generator) -> Labelled
     return windows._replace(bases=np.hstack([windows.bases[:, :MATE_NT], mates]))
 
 
-def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored]) -> Calibration:
-    """Fit gain and likeness of pairs, scored without any."""
+def fit_pairs(
+    calibration: Calibration, share: Floats, is_viral: NDArray[np.bool_], scored: list[Scored]
+) -> Calibration:
+    """Fit gain and likeness of pairs, scored without any; parts as for `mix_of`."""
     p = np.concatenate([some.p for some in scored])
     alike = np.concatenate([some.alike for some in scored if some.alike is not None])
-    sizes = [len(some.p) for some in scored]
+    sizes = np.array([len(some.p) for some in scored])
     design = np.column_stack([np.log(p) - np.log1p(-p), alike, np.ones(len(p))])
-    is_viral = np.repeat([part.is_viral for part in parts], sizes)
-    share = [part.share / max(1, n) for part, n in zip(parts, sizes, strict=True)]
-    weight = np.repeat(share, sizes)
+    is_viral, weight = (np.repeat(x, sizes) for x in (is_viral, share / np.maximum(1, sizes)))
     both = ~np.isnan(alike[:, 0])
     growth, *likeness, intercept = _logistic(design[both], is_viral[both], weight[both])
     gain = float(np.clip(np.log2(max(growth, 1.0)), 0, 1))
@@ -324,18 +312,18 @@ def fit_pairs(calibration: Calibration, parts: list[Part], scored: list[Scored])
 
 
 def mix_of(
-    parts: list[Part], lengths_nt: Sequence[int], scored: list[list[Scored]], hosts: int
-) -> Mix:
+    share: Floats, is_viral: NDArray[np.bool_], lengths_nt: Sequence[int],
+    scored: list[list[Scored]], hosts: int,
+) -> Mix:  # fmt: skip
     """What is known of each class, from scored parts of each length, and last of pairs.
 
+    Of each part its share of the mix, and whether it is viral, (parts,).
     A class's cell is the product of what all classes have at the length, what the class has over
     all lengths, and what it has at this one, each held to 1 by what was imagined.
     """
-    share = np.array([part.share for part in parts])
-    is_viral = np.array([part.is_viral for part in parts])
-    counted = np.zeros((len(scored), len(parts), _BINS))
+    counted = np.zeros((len(scored), len(share), _BINS))
     implied = np.zeros((2, len(scored), _BINS))  # by p_virus: of others, of viruses
-    looks = np.full((len(scored), len(parts), hosts), 0.5)
+    looks = np.full((len(scored), len(share), hosts), 0.5)
     for row, of_parts in enumerate(scored):
         for at, some in enumerate(of_parts):
             if not len(some.p):

@@ -14,7 +14,6 @@ import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import CLASSIFIER_FILE, load_model, write_manifest
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
-from virnucpro.training.calibrate import calibrated
+from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, load_labelled
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.jobs import Job, Recipe, digest
@@ -123,7 +122,7 @@ def logits_of(model: MiniModel, windows: Windows) -> tuple[Tensor, Tensor]:
 
 
 class Fit:
-    """One training run on windows of `corpus`, chosen by the windows `dev`."""
+    """One training run on windows of `corpus`; `average`, finished, did best on those of `dev`."""
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings,
@@ -197,11 +196,8 @@ class Fit:
                     saved = time.monotonic()
         self._save()
         self.finished = not paused
-
-    def best_model(self) -> MiniModel:
-        """The weights that did best on dev, at `best_step`."""
-        self.average.load_state_dict(self.best_weights)
-        return self.average
+        if self.finished:
+            self.average.load_state_dict(self.best_weights)
 
     def _one_step(self) -> Tensor:
         recipe = self.recipe
@@ -395,20 +391,20 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     fit = Fit(made_up, drawn, recipe, settings, job.virus_kinds, start)
     fit.run()
     if fit.finished:
-        model = fit.best_model()
-        score = partial(probabilities, model, Kinds(fit.groups))
+        model, groups = fit.average, fit.groups
+
+        def score(bases: Bases) -> NDArray[np.float32]:
+            logits = logits_of(model, oriented(bases, settings.device))
+            return mini_scores(*logits, Kinds(groups))
+
         output.mkdir(parents=True, exist_ok=True)
-        calibration = calibrated(score, dev, job, fit.groups)
+        calibration = fit_calibration(score, dev, job.dev_count, job.chunk_nt)
+        calibration = fit_kinds(calibration, score, dev, job, groups)
+        calibration = fit_mix(calibration, score, dev, groups, job.chunk_nt, job.dev_count)
         calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
         source = f"virnucpro train, recipe {digest(recipe)[:16]}, step {fit.best_step}"
-        export_model(output, job.name, model, fit.groups, job.chunk_nt, source)
+        export_model(output, job.name, model, groups, job.chunk_nt, source)
     return fit
-
-
-def probabilities(model: MiniModel, kinds: Kinds, bases: Bases) -> NDArray[np.float32]:
-    """Scores of windows (n, length), as `Classifier.scores` gives them."""
-    windows = oriented(bases, next(model.parameters()).device)
-    return mini_scores(*logits_of(model, windows), kinds)
 
 
 def export_model(

@@ -1,8 +1,4 @@
-"""Train the published classifier on vectors of frozen encoders.
-
-Vectors of the windows are made once, and kept block by block in a ledger. Windows of held-out
-groups decide when to stop.
-"""
+"""Train the published classifier on vectors of frozen encoders, made once and kept in blocks."""
 
 import copy
 import io

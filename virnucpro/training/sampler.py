@@ -112,18 +112,13 @@ class WindowSampler:
         return torch.rand(*shape, generator=self.random, device=self.device, dtype=kind)
 
 
-def reverse_complement(rows: Tensor, length: Tensor) -> Tensor:
-    """The other strand of each row, left-aligned: shape (n, L)."""
-    place = torch.arange(rows.shape[1], device=rows.device)
-    turned = rows.gather(1, (length[:, None] - 1 - place).clamp(min=0))
-    turned = torch.where(turned < 4, 3 - turned, turned)
-    return torch.where(place < length[:, None], turned, BASE_PAD)
-
-
 def orient(rows: Tensor, length: Tensor) -> Windows:
     """Rows (n, L) of `length` (n,) on their longest ORF's strand and frame, and its protein."""
-    turned = reverse_complement(rows, length)
     device = rows.device
+    place = torch.arange(rows.shape[1], device=device)
+    turned = rows.gather(1, (length[:, None] - 1 - place).clamp(min=0))
+    turned = torch.where(turned < 4, 3 - turned, turned)
+    turned = torch.where(place < length[:, None], turned, BASE_PAD)
     strands = [six_frames(torch, s, length, device=device)[0][:, :3] for s in (rows, turned)]
     ids = torch.cat(strands, dim=1)
     stops = torch.tensor(_IS_STOP, device=rows.device)
@@ -139,7 +134,6 @@ def orient(rows: Tensor, length: Tensor) -> Windows:
 
     rows = torch.where((frame >= 3)[:, None], turned, rows)
     shift = frame % 3
-    place = torch.arange(rows.shape[1], device=rows.device)
     length = length - shift
     rows = rows.gather(1, (place + shift[:, None]).clamp(max=rows.shape[1] - 1))
     rows = torch.where(place < length[:, None], rows, BASE_PAD)

@@ -4,11 +4,12 @@ import gzip
 import multiprocessing
 import pickle
 import random
+from unittest import mock
 
 import pytest
 
 from virnucpro.core.errors import InputError
-from virnucpro.pipeline import input_pass, pools
+from virnucpro.pipeline import input_pass
 from virnucpro.pipeline.input_pass import Rules, Unit, read_inputs
 from virnucpro.pipeline.inputs import describe_inputs, plan_sources
 from virnucpro.sequences.orfs import OrfPolicy
@@ -85,18 +86,14 @@ WRONG = {
 }  # fmt: skip
 
 
-class NoPool:
+def no_pool(workers):
     """Stands where processes would be: tasks and results are pickled all the same."""
 
-    def __init__(self, workers):
-        pass
-
-    def imap(self, work, tasks, chunksize):
+    def imap(work, tasks, chunksize):
         done = (pickle.loads(pickle.dumps(work(pickle.loads(pickle.dumps(t))))) for t in tasks)
-        return type("Results", (), {"next": lambda self, timeout: next(done)})()
+        return mock.Mock(next=lambda timeout: next(done))
 
-    def __exit__(self, *error):
-        pass
+    return mock.MagicMock(imap=imap)
 
 
 @pytest.fixture
@@ -136,8 +133,8 @@ def here(monkeypatch):
     monkeypatch.setattr(input_pass, "MOST_BYTES", 20_000)
     monkeypatch.setattr(input_pass, "SHARD_RECORDS", 5)
     monkeypatch.setattr(input_pass, "SHARD_CHUNKS", 40)
-    context = type("Context", (), {"Pool": NoPool})()
-    monkeypatch.setattr(pools.multiprocessing, "get_context", lambda how: context)
+    context = mock.Mock(Pool=no_pool)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda how: context)
     first_units, real = [], input_pass.input_pass
 
     def noted(*given, **named):

@@ -6,7 +6,7 @@ import pytest
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Mix
 from virnucpro.scores.kinds import Kinds
-from virnucpro.training.calibrate import Part, Scored, fit_calibration, fit_mix, fit_pairs
+from virnucpro.training.calibrate import Scored, fit_calibration, fit_mix, fit_pairs
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
 from virnucpro.training.evaluation import reliability
 from virnucpro.training.windows import Drawing, dev_windows
@@ -112,14 +112,14 @@ def score(bases: np.ndarray) -> np.ndarray:
 
 def test_mates_that_agree_on_a_virus_speak_for_it_and_those_that_agree_on_a_host_against_it():
     rng = np.random.default_rng(4)
-    parts, scored = [Part(True, 0.5), Part(False, 0.5)], []
+    scored = []
     for odds, likeness in ((1.0, (0.5, 0.8, 0.1)), (-1.0, (0.5, 0.3, 0.6))):
         p = 1 / (1 + np.exp(-rng.normal(odds, 1, 400)))
         alike = np.clip(rng.normal(likeness, 0.3, (400, 3)), 0, 1)
         alike[:9] = np.nan  # of pairs with one mate that has a score
         nothing = np.zeros(400, np.int64)
         scored.append(Scored(p, np.empty(400, "<U9"), nothing, nothing, alike))
-    found = fit_pairs(Calibration(), parts, scored)
+    found = fit_pairs(Calibration(), np.full(2, 0.5), np.array([True, False]), scored)
     phage, kind, host = found.pair_likeness
     assert host < -1 < 1 < kind and abs(phage) < 1 and 0.3 < found.pair_gain <= 1
     scores = np.array([[0.3, 0.7, 0.0]])
