@@ -7,9 +7,15 @@ from training_data import TINY_RECIPE, write_labelled
 
 from virnucpro.core.build import build
 from virnucpro.core.errors import ConfigError, InputError
-from virnucpro.training.corpus import NULL, VIRUS, load_corpus, load_labelled, read_labels
+from virnucpro.training.corpus import (
+    NULL,
+    VIRUS,
+    load_corpus,
+    load_labelled,
+    read_labels,
+    with_made_up,
+)
 from virnucpro.training.jobs import LabelledFiles, Recipe
-from virnucpro.training.windows import with_made_up
 
 
 @pytest.fixture(scope="module")

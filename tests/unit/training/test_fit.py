@@ -16,7 +16,17 @@ from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
-from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, as_records
+from virnucpro.training.corpus import (
+    OTHER,
+    VIRUS,
+    Corpus,
+    Drawing,
+    Label,
+    LabelledWindows,
+    as_records,
+    dev_windows,
+    with_made_up,
+)
 from virnucpro.training.fit import (
     Fit,
     FitSettings,
@@ -26,7 +36,6 @@ from virnucpro.training.fit import (
 )
 from virnucpro.training.jobs import Recipe
 from virnucpro.training.sampler import oriented
-from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows, with_made_up
 
 BUCKETS = [{"shortest": 150, "longest": 200, "batch": 32},
            {"shortest": 201, "longest": 255, "batch": 24}]  # fmt: skip
