@@ -33,7 +33,7 @@ from virnucpro.encoders.load import read_checkpoint
 from virnucpro.models.classifier_file import read_classifier
 from virnucpro.models.store import read_manifest
 from virnucpro.pipeline import features
-from virnucpro.reports.explain import expected_false, read_run, thresholds
+from virnucpro.reports.explain import expected_false, read_run
 from virnucpro.scores.calibration import Calibration
 from virnucpro.sequences.alignments import alignment_format, read_alignments
 from virnucpro.sequences.fasta import pairs_of, read_records
@@ -139,8 +139,7 @@ def _json_files(folder: Path, data: bytes) -> None:
     _put(folder, "run.json", data)
     with contextlib.suppress(VirNucProError):
         run = read_run(folder)
-        for read in (expected_false, thresholds):
-            read(run)
+        expected_false(run)
     path = _put(folder, "model.json", data)
     with contextlib.suppress(VirNucProError):
         read_manifest(folder)

@@ -90,26 +90,20 @@ class PredictionResult:
             raise ImportError(problem) from error
         return pandas.DataFrame(self.to_dicts(), columns=list(tables.CALL_COLUMNS))
 
-    def report(self) -> "ReportPage":
-        """Write report.html and show it: in a notebook's cell, else in a web browser."""
+    def report(self) -> "PredictionResult":
+        """Write report.html and show it: where a notebook's cell ends so, else in a web browser."""
         from virnucpro.reports.html import write_report
 
-        page = ReportPage(write_report(self.output_dir), self)
+        page = write_report(self.output_dir)
         if "ipykernel" not in sys.modules:
-            webbrowser.open(page.path.resolve().as_uri())
-        return page
+            webbrowser.open(page.resolve().as_uri())
+        return self
 
-
-@dataclass(frozen=True)
-class ReportPage:
-    """The report of a prediction; a notebook shows it where it is the last value of a cell."""
-
-    path: Path
-    result: PredictionResult = field(repr=False)  # which a temporary directory goes with
-
-    def _repr_html_(self) -> str:
-        page = escape(self.path.read_text(encoding="utf-8"))
-        return f'<iframe srcdoc="{page}" width="100%" height="800" frameborder="0"></iframe>'
+    def _repr_html_(self) -> str | None:
+        if not (page := self.output_dir / "report.html").exists():
+            return None
+        text = escape(page.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{text}" width="100%" height="800" frameborder="0"></iframe>'
 
 
 def predict(  # noqa: PLR0913 - the public call; every option is one of the command's
@@ -167,11 +161,6 @@ class Session:
     ) -> None:
         self._model, self._device, self._threads = model, device, threads
         self._executor: Executor | None = None
-
-    @property
-    def loads(self) -> int:
-        """Encoders loaded so far; they are loaded when first needed."""
-        return self._executor.loads if self._executor is not None else 0
 
     def predict(
         self, inputs: Inputs, *, output_dir: str | Path | None = None, **options: Any
@@ -268,11 +257,7 @@ def _settings(model: str | Path, **flags: Any) -> "PredictionSettings":
 
 
 def _as_files(inputs: Inputs, stack: ExitStack) -> list[Path]:
-    """The files of inputs; sequences go into one that lies there until the stack is left.
-
-    Raises:
-        UsageError: an id is empty, or holds a blank.
-    """
+    """The files of inputs; sequences go into one that lies there until the stack is left."""
     if isinstance(inputs, str | Path):
         return [Path(inputs)]
     if not isinstance(inputs, Mapping) and not any(isinstance(one, Record) for one in inputs):

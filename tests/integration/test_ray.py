@@ -1,6 +1,8 @@
 """Ray: hosts come and go, the bytes stay; what fails is told, and never tried for ever."""
 
 import os
+import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +35,7 @@ def cluster():
     """Three hosts of one CPU each, as processes."""
     from ray.cluster_utils import Cluster
 
-    here = Path(__file__).parents[1]  # of the jobs that actors find by name
+    here = Path(__file__).parents[1]  # of the jobs that workers find by name
     # a host that is killed is missed after 3 s where it would be after 15
     health = {f"health_check_{what}": value for what, value in (
         ("initial_delay_ms", 1000), ("period_ms", 1000), ("failure_threshold", 3),
@@ -84,6 +86,22 @@ def test_a_host_is_lost_and_one_comes_and_the_tables_are_those_of_a_local_run(
         running.result()
     assert has_newcomer
     assert tables(out) == expected and not workers()
+
+
+def test_a_driver_is_killed_beside_another_run_and_resumed(cluster, local, tmp_path):
+    command, expected = local
+    on_ray = [*command, "--executor", "ray", "--ray-address", cluster.address, "-o"]
+    outs = [tmp_path / "killed", tmp_path / "beside"]
+    killed, beside = (
+        subprocess.Popen([sys.executable, "-m", "virnucpro", *map(str, on_ray), out])
+        for out in outs
+    )
+    assert wait_for(lambda: list(outs[0].glob(".checkpoints/claims/claim-*")))
+    killed.kill()
+    assert (killed.wait(), beside.wait()) == (-signal.SIGKILL, 0)
+    assert not (outs[0] / "calls.tsv").exists()
+    run(*on_ray, outs[0], "--resume", code=0)
+    assert tables(outs[0]) == tables(outs[1]) == expected
 
 
 def test_what_fails_hangs_or_kills_is_tried_a_few_times_and_told(cluster, tmp_path, monkeypatch):

@@ -18,13 +18,9 @@ from virnucpro.core.device import detect_cuda_devices, parse_gpu_list
 from virnucpro.core.errors import DeviceError, UsageError
 from virnucpro.core.files import atomic_write, read_json, write_json
 
-PASSED, MISSED, NOT_RUN = 0, 1, 2
 WORSE_BY = 0.25
 SUITES = {
-    "scaling": ("-m", "scaling"),
-    "throughput": ("-m", "throughput"),
-    "memory": ("-m", "memory"),
-    "equivalence": ("-m", "equivalence"),
+    **{name: ("-m", name) for name in ("scaling", "throughput", "memory", "equivalence")},
     "v2-validation": ("-k", "TestProductionValidation"),
     "v2-scaling": ("-k", "TestV2Scaling"),
     "v2-throughput": ("-k", "TestParameterTuning"),
@@ -122,9 +118,8 @@ def benchmark(
         with atomic_write(path.with_suffix(".md"), "w") as file:
             file.write(_table(report))
     _display_summary(report)
-    if any(row.get("verdict") == "missed" for row in rows):
-        sys.exit(MISSED)
-    sys.exit(PASSED if rows and done.returncode == 0 else NOT_RUN)
+    is_missed = any(row.get("verdict") == "missed" for row in rows)
+    sys.exit(1 if is_missed else 0 if rows and done.returncode == 0 else 2)
 
 
 def _build_pytest_command(suite: str, report: Path, has_gpu: bool) -> list[str]:

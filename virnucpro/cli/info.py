@@ -22,7 +22,7 @@ from virnucpro.core.device import (
     usable_cpus,
     validate_and_get_device,
 )
-from virnucpro.core.errors import InputError, ModelError, UsageError
+from virnucpro.core.errors import InputError, ModelError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, make_writable, write_json
 from virnucpro.core.text import clipped, counted, duration, gib
 
@@ -65,10 +65,8 @@ def estimate(
 
     for path in filter(None, (*input_files, reference)):
         if is_pipe(path):
-            problem = "can be read once only, and estimate reads its input for every model"
-            raise UsageError(
-                f"{shown_name(str(path))} {problem}: store it in a file and give files"
-            )
+            problem = "can be read once only, and every model reads it: store it in a file"
+            raise UsageError(f"{shown_name(str(path))} {problem}")
     check_inputs(input_files)
     config = config_of(ctx)
     home, threads = model_home(config), config.get("prediction.threads") or usable_cpus()
@@ -111,9 +109,9 @@ def estimate(
             if not found.orfs:
                 run["problem"] = said = "nothing to score"
             elif cost := costs.estimate(found, model, used, threads, home):
-                run = asdict(cost)
-                said = f"about {duration(cost.seconds)}, memory {gib(cost.memory)}"
-                said += f", GPU memory {gib(cost.gpu_memory)}" if cost.gpu_memory else ""
+                run |= cost
+                said = f"about {duration(cost['seconds'])}, memory {gib(cost['memory'])}"
+                said += f", GPU memory {gib(cost['gpu_memory'])}" if cost["gpu_memory"] else ""
             else:
                 count = 20 if used == ["cpu"] else 2_000
                 said = f"no run of {name} here has told yet; one on some records will: "
@@ -146,7 +144,7 @@ def profile(
     packed engine of --parallel finds its own.
     """
     from virnucpro.models.store import find_encoder, resolve_model
-    from virnucpro.tools.budget_search import best, sample_sequences, try_budgets
+    from virnucpro.tools.budget_search import CLOSE_ENOUGH, sample_sequences, try_budgets
 
     if min_batch > max_batch:
         raise UsageError(f"--min-batch {min_batch} is above --max-batch {max_batch}")
@@ -170,11 +168,15 @@ def profile(
         trials = []
         for trial in try_budgets(spec, sequences, budgets, chosen, dtype):
             trials.append(trial)
-            click.echo(f"  {trial}")
-        winner = best(trials).token_budget
+            rate, share = trial["tokens_per_s"], trial["efficiency"]
+            said = f"{rate:>10,.0f} tokens/s  {share:.1%} real tokens"
+            said += f"  {gib(trial['peak_bytes'])} at the peak" if trial["peak_bytes"] else ""
+            said = said if trial["fits"] else "does not fit"
+            click.echo(f"  {trial['token_budget']:>7} tokens  {said}")
+        enough = CLOSE_ENOUGH * max(trial["tokens_per_s"] for trial in trials)
+        winner = next(one["token_budget"] for one in trials if one["tokens_per_s"] >= enough)
         click.echo(f"  best: {FLAGS[slot]} {winner}")
-        tried = [trial._asdict() for trial in trials]
-        encoders[spec.name] = {"flag": FLAGS[slot], "recommended": winner, "trials": tried}
+        encoders[spec.name] = {"flag": FLAGS[slot], "recommended": winner, "trials": trials}
     if output is not None:
         write_json(output, {"device": str(chosen), "encoders": encoders})
         click.echo(f"wrote {output}")
@@ -221,7 +223,7 @@ def report(output_dir: Path) -> None:
 @flag("--bibtex", help="As BibTeX.")
 def citation(bibtex: bool) -> None:
     """Say what to cite."""
-    from virnucpro.reports.citations import references
+    from virnucpro.reports.pages import references
 
     for reference in references():
         text = f"{reference.text}\n    for {reference.why}"
@@ -252,12 +254,12 @@ def extract(
     for target in targets:
         if target.is_file() and not force:
             raise UsageError(f"{target} exists; --force writes over it")
-    written, total, thresholds = write_records(
+    written, total, limits = write_records(
         output_dir, input_files, calls, targets, sys.stdout.buffer, reference
     )
     names = clipped(", ".join(map(str, input_files)))
     share = f"{written:,} of {counted(total, 'record')} of {names}"
-    click.echo(f"{share}: {', '.join(calls)}. {thresholds}", file=sys.stderr)
+    click.echo(f"{share}: {', '.join(calls)} (thresholds: {limits})", file=sys.stderr)
 
 
 @click.group()
@@ -343,18 +345,61 @@ def validate_checkpoints(directory: Path, skip_load: bool) -> None:
     Nothing is changed and nothing stored in a file is executed. Exit 0: all whole; 1: something
     is damaged (--force-resume recomputes it); 3: no such directory, or nothing to check in it.
     """
-    from virnucpro.tools.output_check import check_output_dir
+    from virnucpro.pipeline.output_dir import LEDGER
 
     if not directory.is_dir():
         click.echo(f"{directory}: no such directory", err=True)
         sys.exit(3)
     checked = bad = 0
-    for path, problem in check_output_dir(directory, load=not skip_load):
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        is_entry = path.suffix == ".entry" and path.parent.name == LEDGER
+        if not is_entry and path.suffix not in (".pt", ".h5"):
+            continue
+        try:
+            problem = _problem(path, not skip_load) if path.stat().st_size else "empty"
+        except VirNucProError as error:
+            problem = str(error).removeprefix(f"{path}: ")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            problem = f"cannot be read ({clipped(error)})"
         checked += 1
         bad += bool(problem)
         click.echo(f"{'bad' if problem else 'ok':<5} {path}{problem and f': {problem}'}")
     click.echo(f"{counted(checked, 'file')} checked, {bad} bad")
     sys.exit(1 if bad else 0 if checked else 3)
+
+
+def _problem(path: Path, load: bool) -> str:
+    """What is wrong with a ledger's entry, an HDF5 shard, or a feature or merged file."""
+    import zipfile
+
+    from virnucpro.core.checkpoint import check_file, parse_entry
+    from virnucpro.pipeline import features
+
+    if path.suffix == ".entry":
+        root = path.parent.parent.parent
+        # an output that is gone is not bad: it is made again
+        for name, (size, sha256) in parse_entry(path.read_bytes(), path).outputs.items():
+            if (root / name).is_file() and load:
+                check_file(root / name, size, sha256)
+            elif (root / name).is_file() and (root / name).stat().st_size != size:
+                return f"{name} is not what was committed"
+    elif path.suffix == ".h5":
+        import h5py
+
+        if not load:
+            return "" if h5py.is_hdf5(path) else "not an HDF5 file"
+        features.read_vectors(path)
+    elif not load:
+        return "" if zipfile.is_zipfile(path) else "not a .pt file in zip form"
+    elif path.stem.endswith("_merged"):
+        features.read_merged(path)
+    elif path.stem.endswith("_ESM"):
+        features.read_protein_features(path)
+    elif path.stem.endswith(("_DNABERT_S", "_DNABERT")):
+        features.read_dna_features(path)
+    else:
+        return "neither features nor merged features, by its name"
+    return ""
 
 
 @click.group()

@@ -91,7 +91,7 @@ class GroupedCommand(click.Command):
 @option("--executor", type=click.Choice(["local", "ray"]), default="local",
         help="Score here, or on a Ray cluster whose hosts see the output directory.")  # fmt: skip
 @option("--ray-address", help="Of the cluster; default: RAY_ADDRESS, else one of this host alone.")
-@option("--ray-cpus", type=AT_LEAST_1, default=1, help="CPUs of an actor of Ray without a GPU.")
+@option("--ray-cpus", type=AT_LEAST_1, default=1, help="CPUs of a worker on Ray without a GPU.")
 @flag("--staged", help="Go through the original's stages and files in place of one stream.")
 @option("--num-workers", "-w", type=AT_LEAST_0, help="Threads that read merged files.")
 @option("--merge-threads", type=AT_LEAST_1,

@@ -106,8 +106,7 @@ class Ledger:
 
     def _forget(self, is_it: Callable[[str], bool]) -> None:
         entries = (name for name in self.storage.names() if name.endswith(".entry"))
-        if gone := [name for name in entries if is_it(name.split("-")[0])]:
-            self.storage.remove(*gone)
+        self.storage.remove(*(name for name in entries if is_it(name.split("-")[0])))
 
     def claim(self, *paths: Path) -> None:
         """Write down that these files are ours, durably, before they are made."""

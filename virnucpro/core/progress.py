@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -15,6 +15,7 @@ SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
+@lru_cache(maxsize=1)
 def gpu_memory(moment: int) -> str:
     """Memory of the busiest GPU by its driver, such as `GPU 12.3/79.6 GiB`; empty without one."""
     try:
@@ -27,47 +28,24 @@ def gpu_memory(moment: int) -> str:
         return ""
 
 
-class Bar:
-    """What a stage tells while it works; this one shows nothing."""
+def _joined(*details: str) -> str:
+    memory = gpu_memory(int(time.monotonic() / SECONDS_BETWEEN_LOOKS))
+    return ", ".join(filter(None, (*details, memory)))
 
-    def __init__(self, total: int | None = None, desc: str = "", unit: str = "") -> None:
-        self.total, self.desc, self.unit = total, desc, unit
-        self.done, self._gpu = 0, lru_cache(maxsize=1)(gpu_memory)
+
+class Bar:
+    """Counts the items of a stage and lets `show` tell how many are done, of how many, and more."""
+
+    def __init__(self, total: int | None, show: Callable[[int, int | None, list[str]], object]):
+        self._done, self._total, self._show = 0, total, show
 
     def update(self, n: int = 1, expected: int | None = None, **postfix: object) -> None:
         """Count `n` more items of about `expected`; `postfix` is shown behind the bar."""
-        self.done += n
-        if self.total is not None:  # what was lost and done again must not count twice
-            self.done = min(self.done, self.total)
-        self.show(self.total or expected, [f"{name} {value}" for name, value in postfix.items()])
-
-    def show(self, expected: int | None, details: list[str]) -> None:
-        """Tell of `done` items."""
-
-    def words(self, *details: str) -> str:
-        """The details that there are, and memory of the GPU, looked up every two seconds."""
-        memory = self._gpu(int(time.monotonic() / SECONDS_BETWEEN_LOOKS))
-        return ", ".join(filter(None, (*details, memory)))
-
-
-class _LineBar(Bar):
-    """One log line every half minute, so that job logs stay readable."""
-
-    def __init__(self, total: int | None, desc: str, unit: str) -> None:
-        super().__init__(total, desc, unit)
-        self.start = self.last = time.monotonic()
-
-    def show(self, expected: int | None, details: list[str]) -> None:
-        now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES:
-            return
-        self.last = now
-        rate = self.done / (now - self.start)
-        words = [f"{rate:.1f}/s"]
-        if rate and expected is not None:
-            words.append(f"ETA {timedelta(seconds=int(max(0, expected - self.done) / rate))}")
-        count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
-        logger.info("%s: %s %s, %s", self.desc, count, self.unit, self.words(*words, *details))
+        self._done += n
+        if self._total is not None:  # what was lost and done again must not count twice
+            self._done = min(self._done, self._total)
+        details = [f"{name} {value}" for name, value in postfix.items()]
+        self._show(self._done, self._total or expected, details)
 
 
 class ProgressReporter:
@@ -81,8 +59,21 @@ class ProgressReporter:
         self, total: int | None, desc: str = "Processing files", unit: str = "files"
     ) -> Iterator[Bar]:
         """Show the progress of `total` items (None: not known) under the title `desc`."""
+        start = last = time.monotonic()
+
+        def log(done: int, expected: int | None, details: list[str]) -> None:
+            nonlocal last
+            if (now := time.monotonic()) - last < SECONDS_BETWEEN_LINES:
+                return
+            last, rate = now, done / (now - start)
+            words = [f"{rate:.1f}/s"]
+            if rate and expected is not None:
+                words.append(f"ETA {timedelta(seconds=int(max(0, expected - done) / rate))}")
+            count = f"{done}" if total is None else f"{done}/{total}"
+            logger.info("%s: %s %s, %s", desc, count, unit, _joined(*words, *details))
+
         if not self.enabled or not sys.stderr.isatty():
-            yield _LineBar(total, desc, unit) if self.enabled else Bar()
+            yield Bar(total, log if self.enabled else lambda *told: None)
             return
         from rich import progress as rich
         from rich.console import Console
@@ -95,10 +86,9 @@ class ProgressReporter:
             progress.add_task(desc, total=total, details="")
             [task] = progress.tasks
 
-            class RichBar(Bar):
-                def show(self, expected: int | None, details: list[str]) -> None:
-                    speed = f"{task.speed:,.0f}/s" if task.speed else ""
-                    words = self.words(speed, *details)
-                    progress.update(task.id, total=expected, completed=self.done, details=words)
+            def draw(done: int, expected: int | None, details: list[str]) -> None:
+                speed = f"{task.speed:,.0f}/s" if task.speed else ""
+                words = _joined(speed, *details)
+                progress.update(task.id, total=expected, completed=done, details=words)
 
-            yield RichBar(total, desc, unit)
+            yield Bar(total, draw)

@@ -1,8 +1,6 @@
-"""The model home: what is installed, described by `model.json`, and which model a run uses.
+"""The model home: published encoders in `encoders/NAME/`, models in `NAME/`; which a run uses.
 
-It holds `encoders/NAME/`, published encoders in their published files, and `500/`, `300/`, `NAME/`,
-models: classifiers for those encoders, or models of ours. `model.json` is written last, so a folder
-that has one is whole, and its files must match it ever after.
+`model.json` is written last: a folder that has one is whole, and its files match it ever after.
 """
 
 import json

@@ -20,7 +20,7 @@ from virnucpro.core.text import clipped, counted
 from virnucpro.pipeline.inputs import read_sources
 from virnucpro.pipeline.run import Run
 from virnucpro.reports.explain import SURE_FDR
-from virnucpro.reports.table_files import FASTA_NAMES, TableFiles
+from virnucpro.reports.table_files import FASTA_NAMES, table_files
 from virnucpro.reports.tables import (
     CHUNK_COLUMNS,
     CONTIG_COLUMNS,
@@ -58,7 +58,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
     waiting = next(called, None)
     totals: Counter[str] = Counter(records=0, regions=0, with_regions=0)
     summaries = []
-    with TableFiles(whole, is_packed) as tables:
+    with table_files(whole, is_packed) as tables:
         for number, source in enumerate(run.sources):
             counts: Counter[str] = Counter(records=0)
             scored, sure, fdr = 0, 0, 0.0
@@ -66,7 +66,7 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                 own_tables = None
                 if own:
                     own[number].mkdir(parents=True, exist_ok=True)
-                    own_tables = stack.enter_context(TableFiles(own[number], is_packed))
+                    own_tables = stack.enter_context(table_files(own[number], is_packed))
                 while waiting is not None and waiting[0][SAMPLE] == source.sample:
                     row, joint_id, chunks, regions, record = waiting
                     tables.add(joint_id, row, regions, chunks, record)

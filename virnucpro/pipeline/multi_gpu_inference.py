@@ -64,58 +64,55 @@ def run_multi_gpu_inference(
         plain_attention=compute.v1_attention,
     )
     kind, how = devices[0].split(":")[0], (options.engine, options.dtype, options.plain_attention)
-    decide = (encoder.identity(), *how, kind)
-    keys = [digest_of(*decide, sha256_file(path)) for path in fasta_files]
-    shards = [shard_dir / f"shard_{number:05d}.h5" for number in range(len(fasta_files))]
-    names = [f"{output_dir.name} {path.name}" for path in shards]
-    whole, whole_key = f"{output_dir.name} embeddings", digest_of(keys)
-    if (entry := ledger.read(whole, whole_key)) is not None:
+    units: dict[SplitFile, tuple[str, str]] = {}  # with name and key in the ledger
+    for number, path in enumerate(fasta_files):
+        shard = shard_dir / f"shard_{number:05d}.h5"
+        key = digest_of(encoder.identity(), *how, kind, sha256_file(path))
+        units[SplitFile(path, shard, "shard")] = f"{output_dir.name} {shard.name}", key
+    names, keys = [name for name, _ in units.values()], [key for _, key in units.values()]
+    whole = f"{output_dir.name} embeddings", digest_of(keys)
+    if (entry := ledger.read(*whole)) is not None:
         log.info("%s is complete: nothing to embed", merged)
         on_sequences(int(entry.facts["sequences"]))
         return merged, []
-    rows: dict[int, int] = {}
-    todo: dict[SplitFile, int] = {}
-    for number, (path, shard) in enumerate(zip(fasta_files, shards, strict=True)):
-        if (entry := ledger.read(names[number], keys[number])) is not None:
-            rows[number] = int(entry.facts["sequences"])
-        else:
-            todo[SplitFile(path, shard, "shard")] = number
-    log.info("%d of %d shards are finished", len(rows), len(shards))
+    rows: dict[SplitFile, int] = {}
+    for file, unit in units.items():
+        if (entry := ledger.read(*unit)) is not None:
+            rows[file] = int(entry.facts["sequences"])
+    todo = [file for file in units if file not in rows]
+    log.info("%d of %d shards are finished", len(rows), len(units))
     on_sequences(sum(rows.values()))
-    ledger.discard(whole)
+    ledger.discard(whole[0], *(units[file][0] for file in todo))
     merged.unlink(missing_ok=True)  # nobody may take it for the result of this run
 
     gpus = tuple(int(name.removeprefix("cuda:")) for name in devices if name != "cpu")
     own = replace(compute, device="cpu", gpus=gpus, cache_clear_interval=0)
     workers = PersistentWorkerPool(world_size, "rank", own, log_dir)
-    queue, given_up = BatchQueueManager(use_persistent_pool=workers), dict[int, GivenUp]()
+    queue, given_up = BatchQueueManager(use_persistent_pool=workers), dict[Path, GivenUp]()
     with closing(workers):
-        for file, outcome in queue.process(EmbedJob(encoder, options), list(todo), on_sequences):
-            number = todo[file]
+        for file, outcome in queue.process(EmbedJob(encoder, options), todo, on_sequences):
             if isinstance(outcome, GivenUp):
-                given_up[number] = outcome
+                given_up[file.input_file] = outcome
                 continue
-            rows[number] = outcome.result[0]
-            ledger.discard(names[number])
-            facts = {"sequences": rows[number]}
-            ledger.commit(names[number], keys[number], outputs=[file.output_file], facts=facts)
+            rows[file] = outcome.result[0]
+            ledger.commit(*units[file], outputs=[file.output_file], facts={"sequences": rows[file]})
         stats = [worker.stats.get(encoder.kind, {}) for worker in workers.pool or []]
     failed_ranks = sorted({one.worker for one in given_up.values()})
     count = sum(rows.values())
     if not given_up:
         write_vectors(
-            merged, map(read_vectors, shards), (count, encoder.dim), key=whole_key,
-            model_hash=digest_of(encoder.identity()), dtype=options.dtype,
+            merged, (read_vectors(file.output_file) for file in units), (count, encoder.dim),
+            key=whole[1], model_hash=digest_of(encoder.identity()), dtype=options.dtype,
         )  # fmt: skip
-        ledger.commit(whole, whole_key, outputs=[merged], facts={"sequences": count})
-        for name, shard in zip(names, shards, strict=True):
-            ledger.discard(name)
-            shard.unlink()
+        ledger.commit(*whole, outputs=[merged], facts={"sequences": count})
+        ledger.discard(*names)
+        for file in units:
+            file.output_file.unlink()
     seconds = time.monotonic() - started
     write_json(output_dir / "stage.json", {
         "encoder": encoder.name, "sequences": count, "seconds": round(seconds, 3),
         "failed_ranks": failed_ranks, "ranks": stats,
-        "given_up": {str(number): one.reason for number, one in given_up.items()},
+        "given_up": {str(path): one.reason for path, one in given_up.items()},
     })  # fmt: skip
     if known := next(filter(None, stats), None):
         said = {"float16": "FP16", "triton kernels": "FlashAttention varlen"}

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -158,16 +158,16 @@ def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) ->
 
 def our_files(ledger: Ledger) -> Iterator[Path]:
     """The files that are there of the run of `ledger`, none of them reached by a link."""
-    internal = filter(_INTERNAL.fullmatch, _internal(ledger.root))
-    yield from _files(ledger.root, {*_claimed(ledger), *internal})
+    inside = _names(ledger.root, (ledger.root / CHECKPOINTS).rglob("*"))
+    yield from _files(ledger.root, {*_claimed(ledger), *filter(_INTERNAL.fullmatch, inside)})
 
 
 def remove_leftovers(ledger: Ledger) -> None:
     """Remove temporary files of a killed run: those that were to become a file of ours."""
     root, listed = ledger.root, {"run.json", *_claimed(ledger)}
     folders = {(root / name).parent for name in listed}
-    names = {*_internal(root)}
-    names |= {path.relative_to(root).as_posix() for f in folders for path in f.glob("*")}
+    near = chain.from_iterable(folder.glob("*") for folder in folders)
+    names = _names(root, chain((root / CHECKPOINTS).rglob("*"), near))
 
     def is_left(name: str) -> bool:
         whole = _becomes(name)
@@ -236,11 +236,8 @@ def _link_on_the_way(output_dir: Path, name: str) -> Path | None:
     return next(filter(Path.is_symlink, ways), None)
 
 
-def _internal(output_dir: Path) -> Iterator[str]:
-    """Names of all files in the folder of checkpoints; no link is followed."""
-    if not (output_dir / CHECKPOINTS).is_symlink():
-        for top, _, files in os.walk(output_dir / CHECKPOINTS):
-            yield from ((Path(top) / file).relative_to(output_dir).as_posix() for file in files)
+def _names(output_dir: Path, files: Iterable[Path]) -> set[str]:
+    return {path.relative_to(output_dir).as_posix() for path in files}
 
 
 def _files(output_dir: Path, names: Iterable[str]) -> Iterator[Path]:

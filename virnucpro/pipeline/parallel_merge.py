@@ -13,9 +13,8 @@ from pathlib import Path
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError
 from virnucpro.core.log import relay_logs, replay
-from virnucpro.core.processes import children_ignore_interrupts
+from virnucpro.core.processes import children_ignore_interrupts, map_in_order
 from virnucpro.core.progress import ProgressReporter
-from virnucpro.pipeline.pools import map_in_order
 
 logger = logging.getLogger("virnucpro.pipeline.merge")
 
@@ -180,7 +179,7 @@ def _in_processes(
     ctx = multiprocessing.get_context("spawn")
     with children_ignore_interrupts():
         pool = ctx.Pool(num_workers)
-    for outcomes, lines in map_in_order(pool, merge_batch_worker, [batches]):
+    for outcomes, lines in map_in_order(pool, merge_batch_worker, batches, len(batches)):
         for line in lines:
             replay(line)
         yield from outcomes

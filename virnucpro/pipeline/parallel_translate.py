@@ -7,8 +7,7 @@ from itertools import chain, islice
 from typing import TypeVar
 
 from virnucpro.core.device import usable_cpus
-from virnucpro.core.processes import children_ignore_interrupts
-from virnucpro.pipeline.pools import map_in_order
+from virnucpro.core.processes import children_ignore_interrupts, map_in_order
 from virnucpro.sequences.orfs import OrfPolicy, Orfs, find_orfs
 
 BLOCKS_PER_WORKER = 4
@@ -37,16 +36,17 @@ def translate_blocks(
         yield key, chunks, find_orfs(chunks, policy)
     waiting: deque[tuple[Key, list[str]]] = deque()
 
-    def windows() -> Iterator[list[tuple[list[str], OrfPolicy]]]:
-        while window := list(islice(source, workers * BLOCKS_PER_WORKER)):
-            waiting.extend(window)
-            yield [(chunks, policy) for _, chunks in window]
+    def tasks() -> Iterator[tuple[list[str], OrfPolicy]]:
+        for block in source:
+            waiting.append(block)
+            yield block[1], policy
 
-    windowed = windows()
-    if (first := next(windowed, None)) is None:
+    window = list(islice(reader := tasks(), workers * BLOCKS_PER_WORKER))
+    if not window:
         return
     ctx = multiprocessing.get_context("spawn")
     with children_ignore_interrupts():
-        pool = ctx.Pool(min(workers, len(first)))
-    for orfs in map_in_order(pool, translate_block_worker, chain([first], windowed)):
+        pool = ctx.Pool(min(workers, len(window)))
+    blocks_ahead = chain(window, reader)
+    for orfs in map_in_order(pool, translate_block_worker, blocks_ahead, len(window)):
         yield *waiting.popleft(), orfs

@@ -86,8 +86,8 @@ def run_prediction(
         raise UsageError(f"--precision fp8 {problem}; leave it out, or use -m 300 or -m 500")
     if compute.dtype == "fp8" and not (device := compute.devices[0]).startswith("cuda"):
         raise UsageError(f"--precision fp8 needs an H100 or later, not {device}; leave it out")
-    keeps_light = model.is_small and not use_v2_architecture and not persistent_models
-    needs_torch = not keeps_light or compute.devices != ("cpu",)
+    is_light = model.is_small and compute.devices == ("cpu",)
+    needs_torch = not is_light or use_v2_architecture or persistent_models
     if needs_torch:
         import torch  # noqa: F401 - where it is missing, say so before anything is touched
     with directory.working_in(out, settings.output.resume, settings.output.force, read):
@@ -178,27 +178,22 @@ def _score_staged(
     todo = {n: size for n, size in sizes if store.read(n - 1, size) is None}
     if not todo:
         return {}
-    own: Executor = InProcess("cpu", run.threads, compute.cache_clear_interval)
+    here = InProcess("cpu", run.threads, compute.cache_clear_interval)
     workers = PersistentWorkerPool(len(run.devices), run.model.name, compute)
-    if run.devices != ("cpu",):
-        own = workers
-    pool = workers if persistent_models else None
-    queue = BatchQueueManager(own, use_persistent_pool=pool)
+    own = here if run.devices == ("cpu",) else workers
+    queue = BatchQueueManager(own, use_persistent_pool=workers if persistent_models else None)
     with closing(workers):
-        if pool:
-            pool.create_pool()
+        if persistent_models:
+            workers.create_pool()
         # Stage 5: DNA vectors (DNABERT-S, or the small model's DNA encoder)
-        with run.stage("dna_features") as counts:
-            if use_v2 and compute.dnabert_v2:
-                counts |= _packed(run, "dna", todo, config)
-            else:
-                counts |= _file_wise(run, "dna", todo, queue, failures)
         # Stage 6: protein vectors (ESM-2, or the small model's protein encoder)
-        with run.stage("protein_features") as counts:
-            if use_v2:
-                counts |= _packed(run, "protein", todo, config)
-            else:
-                counts |= _file_wise(run, "protein", todo, queue, failures)
+        packs: dict[Slot, bool] = {"dna": use_v2 and compute.dnabert_v2, "protein": use_v2}
+        for slot, is_packed in packs.items():
+            with run.stage(f"{slot}_features") as counts:
+                if is_packed:
+                    counts |= _packed(run, slot, todo, config)
+                else:
+                    counts |= _file_wise(run, slot, todo, queue, failures)
     with run.stage("merging") as counts:
         counts |= merge(run, todo, failures)
     with run.stage("prediction") as counts:
@@ -223,7 +218,7 @@ def _file_wise(
                 failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
                 counts["failed"] += 1
                 continue
-            _commit(run, slot, files[file], units)
+            run.ledger.commit(*units[files[file]], outputs=[file.output_file])
             run.note_engines({slot: outcome.stats[spec.kind]})
             counts["files"] += 1
             counts["tokens"] += outcome.result[1]
@@ -278,8 +273,8 @@ def _packed(run: Run, slot: Slot, todo: Todo, config: RuntimeConfig | None) -> d
         found = features.vectors_by_file(h5_path, "v2.0 DNABERT-S output", ids)
         for n, vectors in zip(units, found, strict=True):
             features.write_dna_features(paths.features_of(slot, n), vectors)
-    for n in units:
-        _commit(run, slot, n, units)
+    for n, unit in units.items():
+        run.ledger.commit(*unit, outputs=[paths.features_of(slot, n)])
     logger.info("v2.0 %s complete: %d feature files created", LABELS[slot], len(units))
     tokens = sum(int(one.get("tokens", 0)) for one in stats)
     return {"files": len(units), "kept": len(todo) - len(units), "tokens": tokens}
@@ -290,13 +285,9 @@ def _to_make(run: Run, slot: Slot, todo: Todo, how: str) -> dict[int, tuple[str,
     key = digest_of(run.key, how, run.settings.compute.token_budget(slot))
     units = {n: (f"{slot} features {n}", key) for n in todo}
     units = {n: unit for n, unit in units.items() if run.ledger.read(*unit) is None}
+    run.ledger.discard(*(name for name, _ in units.values()))
     run.claim(*(run.paths.features_of(slot, n) for n in units))
     return units
-
-
-def _commit(run: Run, slot: Slot, number: int, units: dict[int, tuple[str, str]]) -> None:
-    run.ledger.discard(units[number][0])
-    run.ledger.commit(*units[number], outputs=[run.paths.features_of(slot, number)])
 
 
 def _written_units(run: Run) -> list[int]:

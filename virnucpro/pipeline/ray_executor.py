@@ -15,20 +15,12 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import VirNucProError
 from virnucpro.core.storage import Folder
 from virnucpro.core.text import clipped, one_line
+from virnucpro.pipeline import worker_loop
 from virnucpro.pipeline.output_dir import CLAIMS
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.shared_run import SharedRun, score
-from virnucpro.pipeline.stream import ScoreStore, unit_name
-from virnucpro.pipeline.worker_loop import (
-    LOAD_ONLY,
-    Done,
-    GivenUp,
-    InProcess,
-    Item,
-    Job,
-    OnRows,
-    Outcome,
-)
+from virnucpro.pipeline.stream import ScoreStore
+from virnucpro.pipeline.worker_loop import Done, GivenUp, InProcess, Item, Job, OnRows, Outcome
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
@@ -51,11 +43,6 @@ class RayExecutor:
         self._tasks: list[Any] = []
         self._broken, self._hired = 0, 0.0
 
-    @property
-    def loads(self) -> int:
-        """Encoders loaded so far by this process: none."""
-        return 0
-
     def close(self) -> None:
         """End the tasks, and what Ray runs of this process."""
         for task in self._tasks:
@@ -67,6 +54,7 @@ class RayExecutor:
 
     def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
         """See `Executor`; the first unit is 0, and none is left out."""
+        store, notes = self._run.store, self._run.notes
         sizes: dict[int, int] = {}  # of units that are not scored yet
         source, has_more, looked, look_s = iter(items), True, 0.0, _LOOK_S
         try:
@@ -75,32 +63,29 @@ class RayExecutor:
                     if (item := next(source, None)) is None:
                         has_more = False
                     elif item[1] is not None:
-                        self._run.store.commit_orfs(*item)
+                        store.commit_orfs(*item)
                         sizes[item[0]] = len(item[1][0])
-                    elif item[0] != LOAD_ONLY:
+                    elif item[0] != worker_loop.LOAD_ONLY:
                         yield Done(item[0])
                 else:
                     time.sleep(look_s)
-                if sizes and time.monotonic() - looked >= look_s:
-                    self._hire(job)
-                    looked = time.monotonic()
-                    yield from self._look(sizes, on_rows)
-                    # a ledger of many units is not looked at all the time
-                    look_s = max(_LOOK_S, 10 * (time.monotonic() - looked))
+                if not sizes or time.monotonic() < looked + look_s:
+                    continue
+                self._hire(job)
+                start = time.monotonic()
+                entries, failures = store.ledger.storage.names(), notes.names()
+                looked = time.monotonic()
+                look_s = max(_LOOK_S, looked - start)  # of a large ledger it takes long
+                for key, size in list(sizes.items()):
+                    if store.name(key) in entries:
+                        del sizes[key]
+                        on_rows(size)
+                        yield Done(key, store.read(key, size), store.stats(key))
+                    elif f"failed-{key}" in failures:
+                        del sizes[key]
+                        yield GivenUp(key, (notes.read(f"failed-{key}") or b"").decode())
         finally:
             self.close()
-
-    def _look(self, sizes: dict[int, int], on_rows: OnRows) -> Iterator[Outcome]:
-        store, notes = self._run.store, self._run.notes
-        entries, failures = store.ledger.storage.names(), notes.names()
-        for key in list(sizes):
-            if store.ledger.name(unit_name(key), store.key) in entries:
-                size = sizes.pop(key)
-                on_rows(size)
-                yield Done(key, store.read(key, size), store.stats(key))
-            elif f"failed-{key}" in failures:
-                del sizes[key]
-                yield GivenUp(key, (notes.read(f"failed-{key}") or b"").decode())
 
     def _hire(self, job: Job) -> None:
         """Have as many tasks as the cluster has room for by now; raises what ended the last one."""

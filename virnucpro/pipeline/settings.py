@@ -57,9 +57,9 @@ class Compute:
     v1_attention: bool = False  # plain SDPA in the packed engine
     cache_clear_interval: int = 100  # split files between two clearings of the GPU cache; 0 never
     worker_timeout: float = 900.0  # silence after which a busy worker counts as hung (s)
-    executor: ExecutorName = "local"  # or ray: actors of a Ray cluster
+    executor: ExecutorName = "local"  # or ray: workers on a Ray cluster
     ray_address: str | None = None  # None: of the environment, else a cluster of this host alone
-    ray_cpus: int = 1  # of an actor, where none has a GPU
+    ray_cpus: int = 1  # of a worker on Ray that has no GPU
     elsewhere: bool = False  # `device` is cpu or cuda, of other hosts, and not looked for here
 
     def token_budget(self, slot: str) -> int | None:

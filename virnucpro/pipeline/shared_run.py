@@ -1,9 +1,5 @@
 """One run, many hosts, no daemon: plan it once, let any number of workers score it, finish it.
 
-`plan` leaves the ORFs of each unit in the ledger, `work` leaves their scores there, and `finish` is
-the same prediction as everywhere, which finds every unit scored. The ledger lies in the output
-directory on a shared file system, or below a URL in object storage.
-
 A claim on a block of units is created, never changed: `claim-{block}-{n}`, where n counts how often
 it changed hands, names its worker, which keeps writing `beat-{worker}`. No clock of another host is
 believed: a claim has expired when whoever looks at it has seen the same beat for the time of a
@@ -43,14 +39,7 @@ from virnucpro.pipeline.prediction import claim_outputs, run_prediction
 from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
 from virnucpro.pipeline.side_by_side import read_inputs
-from virnucpro.pipeline.stream import (
-    NoExecutor,
-    Orfs,
-    ScoreStore,
-    make_executor,
-    score_job,
-    unit_name,
-)
+from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, make_executor, score_job
 from virnucpro.pipeline.worker_loop import Executor, GivenUp, Job
 from virnucpro.sequences.read_log import ReadLog
 
@@ -81,7 +70,7 @@ class SharedRun:
         self.per_claim = int(self.facts.get("per_claim", 1))
         self.units, self.is_planned = 0, False
         self.names: set[str] = set()  # of claims, beats and failures
-        self.is_done: list[bool] = []  # of each unit: scored, or given up
+        self.left: list[int] = []  # units that are neither scored nor given up
 
     @property
     def settings(self) -> PredictionSettings:
@@ -94,30 +83,26 @@ class SharedRun:
 
     def look(self) -> bool:
         """See how far the run is; whether all is done."""
-        ledger, key = self.store.ledger, self.store.key
-        self.names, entries = self.notes.names(), ledger.storage.names()
-
-        def has(number: int, what: str) -> bool:
-            return ledger.name(unit_name(number, what), key) in entries
-
-        self.is_planned = ledger.name(PLANNED, key) in entries
-        if self.is_planned and (planned := ledger.read(PLANNED, key)):
+        store, name = self.store, self.store.name
+        self.names, entries = self.notes.names(), store.ledger.storage.names()
+        planned = store.ledger.read(PLANNED, store.key)
+        self.is_planned = planned is not None
+        if planned is not None:
             self.units = int(planned.facts["units"])
-        while not self.is_planned and (has(self.units, "orfs") or has(self.units, "scores")):
+        while not planned and entries & {name(self.units, "orfs"), name(self.units)}:
             self.units += 1
-        self.is_done = [has(k, "scores") or f"failed-{k}" in self.names for k in range(self.units)]
-        return self.is_planned and all(self.is_done)
+        done = (name(k) in entries or f"failed-{k}" in self.names for k in range(self.units))
+        self.left = [number for number, is_done in enumerate(done) if not is_done]
+        return self.is_planned and not self.left
 
-    def open_blocks(self) -> list[int]:
-        """Blocks with a unit that is not done; while units are still being made, whole blocks."""
-        blocks = (self.units + self.per_claim - 1) // self.per_claim
-        if not self.is_planned:
-            blocks = self.units // self.per_claim
-        return [b for b in range(blocks) if not all(self.is_done[k] for k in self.of(b))]
-
-    def of(self, block: int) -> range:
-        """Units of a block."""
-        return range(block * self.per_claim, min((block + 1) * self.per_claim, self.units))
+    def open_blocks(self) -> dict[int, list[int]]:
+        """Units that are left, by block; while units are still being made, of whole blocks."""
+        found = defaultdict[int, list[int]](list)
+        for number in self.left:
+            block = number // self.per_claim
+            if self.is_planned or (block + 1) * self.per_claim <= self.units:
+                found[block].append(number)
+        return found
 
     def reasons(self) -> dict[int, str]:
         """Why units were given up, by unit."""
@@ -137,26 +122,27 @@ class SharedRun:
             except ValueError:  # it is being written
                 about = {}
             workers.append({"worker": worker, **about, "blocks": sorted(blocks)})
-        done = sum(self.is_done)
+        left = len(self.left)
         rate = sum(one.get("units", 0) / max(one.get("seconds", 0), 1e-3) for one in workers)
         return {
-            "run": self.place, "planned": self.is_planned, "units": self.units, "done": done,
+            "run": self.place, "planned": self.is_planned, "units": self.units,
+            "done": self.units - left,
             "failed": len(self.reasons()), "units_per_s": round(rate, 4),
-            "left_s": round((self.units - done) / rate) if rate else None, "workers": workers,
+            "left_s": round(left / rate) if rate else None, "workers": workers,
         }  # fmt: skip
 
 
 def open_run(place: str) -> SharedRun:
     """A planned run, at a folder or an s3://, gs:// or file:// URL; a UsageError if none is."""
-    place = url_of(place) or place
-    ledger = _ledger(place, Path(place))
+    folder = Path(place) / CHECKPOINTS / LEDGER
+    ledger = Ledger(Path(place), folder, storage=_storage(place, LEDGER))
     if (entry := ledger.read(PLAN, "")) is None:
         problem = f"{place} holds no run that waits for workers"
         if (Path(place) / "run.json").is_file():
             raise UsageError(f"{problem}: it is finished, or was begun by `predict`")
         raise UsageError(f"{problem}; `virnucpro plan` makes one")
     store = ScoreStore(ledger, str(entry.facts["key"]))
-    run = SharedRun(place, store, _notes(place), entry.facts)
+    run = SharedRun(url_of(place) or place, store, _storage(place, CLAIMS), entry.facts)
     run.look()
     return run
 
@@ -183,11 +169,9 @@ def plan(
         if None in places:
             problem = "pipes and standard input cannot be read again by `finish`"
             raise UsageError(f"{problem}; give files")
-        ledger, notes = run.ledger, _notes(place)
-        if url_of(place):
-            ledger = _ledger(place, out)
-        if notes.names():
-            notes.remove(*notes.names())
+        notes = _storage(place, CLAIMS)
+        ledger = Ledger(out, run.paths.ledger, storage=_storage(place, LEDGER))
+        notes.remove(*notes.names())
         ledger.discard(PLAN, PLANNED)
         facts = {
             "key": run.key, "model": model.digest, "per_claim": per_claim, "inputs": places,
@@ -240,10 +224,9 @@ def score(
     with closing(executor), Claims(run.notes, lease_s, patience_s, least_s) as claims:
 
         def units() -> Iterator[tuple[int, Orfs]]:
-            for block, hands in claims.take(run.open_blocks(), run.names):
-                for number in run.of(block):
-                    if run.is_done[number]:
-                        continue
+            blocks = run.open_blocks()
+            for block, hands in claims.take(blocks, run.names):
+                for number in blocks[block]:
                     if hands == MOST_HANDS:
                         reason = f"lost with {hands} workers in a row"
                         run.notes.create(f"failed-{number}", reason.encode())
@@ -275,10 +258,9 @@ def finish(place: str) -> int:
     A UsageError if units are left, or the inputs are others by now.
     """
     run = open_run(place)
-    if not run.is_planned or not all(run.is_done):
-        left = run.is_done.count(False)
+    if run.left or not run.is_planned:
         raise UsageError(
-            f"{place}: {left} of {run.units} units are left"
+            f"{place}: {len(run.left)} of {run.units} units are left"
             f"{'' if run.is_planned else ' so far'}; `virnucpro worker {place}` scores them"
         )
     settings = replace(run.settings, output=replace(run.settings.output, resume=True, force=False))
@@ -288,9 +270,9 @@ def finish(place: str) -> int:
         out = _folder(place, stack)
         if not url_of(place):
             return run_prediction(inputs, out, settings, executor=scored, command=asked)
-        for name in (run.store.ledger.name(unit_name(k), run.store.key) for k in range(run.units)):
+        for name in map(run.store.name, range(run.units)):
             if (content := run.store.ledger.storage.read(name)) is not None:
-                _ledger("", out).storage.create(name, content)
+                _storage(str(out), LEDGER).create(name, content)
         code = run_prediction(inputs, out, settings, executor=scored, command=asked)
         for path in out.rglob("*"):
             if path.is_file() and CHECKPOINTS not in path.parts and path.name != LOCK:
@@ -311,13 +293,8 @@ def _folder(place: str, stack: ExitStack) -> Path:
     return out
 
 
-def _ledger(place: str, out: Path) -> Ledger:
-    storage = open_storage(f"{url_of(place)}/{CHECKPOINTS}/{LEDGER}") if url_of(place) else None
-    return Ledger(out, out / CHECKPOINTS / LEDGER, storage=storage)
-
-
-def _notes(place: str) -> Storage:
-    return open_storage(f"{url_of(place) or place}/{CHECKPOINTS}/{CLAIMS}")
+def _storage(place: str, name: str) -> Storage:
+    return open_storage(f"{url_of(place) or place}/{CHECKPOINTS}/{name}")
 
 
 def latest_claims(names: Collection[str]) -> dict[int, int]:

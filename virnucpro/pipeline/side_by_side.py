@@ -13,11 +13,10 @@ from itertools import chain, islice
 from typing import Any
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.processes import children_ignore_interrupts
+from virnucpro.core.processes import children_ignore_interrupts, map_in_order
 from virnucpro.pipeline import input_pass as passing
 from virnucpro.pipeline.input_pass import RecordRow, Rows, Rules, Shard, Unit, input_pass
 from virnucpro.pipeline.inputs import Source, read_sources, shown_name
-from virnucpro.pipeline.pools import map_in_order
 from virnucpro.sequences.entries import Cutter, OddError
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
 from virnucpro.sequences.streams import TextStream, open_unpacked
@@ -85,21 +84,19 @@ def _shards(
 
     bytes_read = deque[int]()  # up to each shard, or a few further
 
-    def windows() -> Iterator[list[Task]]:
-        texts = _texts(sources, met)
-        while window := [(*text, rules, per_unit) for text in islice(texts, workers)]:
-            bytes_read.extend([met.bytes_read] * len(window))
-            yield window
+    def tasks() -> Iterator[Task]:
+        for text in _texts(sources, met):
+            bytes_read.append(met.bytes_read)
+            yield *text, rules, per_unit
 
-    windowed = windows()
-    if (first := next(windowed, None)) is None:
+    if (first := next(reader := tasks(), None)) is None:
         raise OddError
     with children_ignore_interrupts():
         pool = multiprocessing.get_context("spawn").Pool(workers)
     joint_ids = IdRegistry() if len(sources) > 1 else None
     mates, endings, sample = sources[0].mates, sources[0].endings, None
     read: _Read
-    for read in map_in_order(pool, read_shard, chain([first], windowed)):
+    for read in map_in_order(pool, read_shard, chain([first], reader), workers):
         columns, chunks, orfs, texts, own = read
         met.first_mark = met.first_mark or own.first_mark
         met.marks += own.marks

@@ -86,6 +86,10 @@ class ScoreStore:
     def __init__(self, ledger: Ledger, key: str) -> None:
         self.ledger, self.key = ledger, key
 
+    def name(self, number: int, what: str = "scores") -> str:
+        """What the entry of a unit is called where entries lie."""
+        return self.ledger.name(unit_name(number, what), self.key)
+
     def read(self, number: int, size: int) -> Scores | None:
         """The scores of a finished unit, (size, `COLUMNS`), or None; a DamagedError if changed."""
         if (entry := self.ledger.read(unit_name(number), self.key)) is None:

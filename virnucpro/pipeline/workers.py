@@ -16,19 +16,10 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from virnucpro.core.log import DATE_FORMAT, FORMAT, relay_logs, replay
+from virnucpro.core.log import relay_logs, replay, setup_logging
 from virnucpro.core.processes import become_worker, children_ignore_interrupts
-from virnucpro.pipeline.worker_loop import (
-    LOAD_ONLY,
-    Done,
-    Failed,
-    GivenUp,
-    Item,
-    Job,
-    OnRows,
-    Outcome,
-    work,
-)
+from virnucpro.pipeline import worker_loop
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, Outcome, work
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -91,11 +82,6 @@ class Workers:
             self.pool = [self._start(k, settings) for k, settings in enumerate(self._settings)]
         return self.pool
 
-    @property
-    def loads(self) -> int:
-        """Encoders loaded so far, by all workers."""
-        return sum(worker.loads for worker in self.pool or [])
-
     def close(self) -> None:
         """End the workers: asked first, then killed."""
         workers, self.pool = self.pool or [], None
@@ -110,12 +96,13 @@ class Workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
             self._kill(worker)
 
-    def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
+    def run(
+        self, job: Job, items: Iterable[worker_loop.Item], on_rows: worker_loop.OnRows
+    ) -> Iterator[Outcome]:
         """See `Executor`."""
         self._job, self._items, self._on_rows = job, iter(items), on_rows
         self._units: dict[int, Any] = {}  # those that are not done
-        self._returned: deque[int] = deque()  # from a lost worker, not for a fault of their own
-        self._again: deque[int] = deque()  # failed once
+        self._back: deque[int] = deque()  # units of lost workers, and those that failed once
         self._failures = Counter[int]()
         self._losses, self._has_more = 0, True
         for first in self._items:
@@ -131,7 +118,9 @@ class Workers:
             self._active = [w if w.process.is_alive() else self._replace(w) for w in self.start()]
             for worker in self._active:
                 self._greet(worker)
-            while (self._has_more or self._units) and not self._is_hopeless():
+            while self._has_more or self._units:
+                if self._losses > _MOST_LOSSES * len(self._active):
+                    break
                 wait_s = yield from self._hand_out()
                 if self._has_more or self._units:
                     yield from self._listen(wait_s)
@@ -164,9 +153,7 @@ class Workers:
 
     def _replace(self, worker: Worker) -> Worker:
         self._kill(worker)
-        fresh = self._start(worker.number, worker.settings)
-        if self.pool is not None:
-            self.pool[worker.number] = fresh
+        self.start()[worker.number] = fresh = self._start(worker.number, worker.settings)
         return fresh
 
     def _greet(self, worker: Worker) -> None:
@@ -185,10 +172,8 @@ class Workers:
                 while len(worker.held) < depth:
                     if any(map(self._failures.get, worker.held)):
                         break  # a unit that failed before is alone with its worker
-                    if self._returned:
-                        key = self._returned.popleft()
-                    elif self._again and not worker.held:
-                        key = self._again.popleft()
+                    if self._back and not (worker.held and self._failures[self._back[0]]):
+                        key = self._back.popleft()
                     elif (item := next(self._items, None)) is None:
                         self._has_more = False
                         break
@@ -232,7 +217,7 @@ class Workers:
     def _hear(self, worker: Worker, message: Done | Failed) -> Iterator[Outcome]:
         key = message.key
         if isinstance(message, Failed) and key == LOAD_ONLY:
-            self._returned.extendleft(reversed(worker.held))
+            self._back.extendleft(reversed(worker.held))
             worker.held.clear()
             self._active.remove(worker)
             if not self._active:
@@ -255,11 +240,9 @@ class Workers:
         held = list(worker.held)
         logger.warning("worker %d: %s; a new one takes its place", worker.number, reason)
         self._losses += 1
-        self._returned.extendleft(reversed(held[1:]))
-        if not self._is_hopeless():
-            fresh = self._replace(worker)
-            self._active[self._active.index(worker)] = fresh
-            self._greet(fresh)
+        self._back.extendleft(reversed(held[1:]))
+        self._active[self._active.index(worker)] = fresh = self._replace(worker)
+        self._greet(fresh)
         if held:
             yield from self._blame(worker, held[0], reason)
 
@@ -267,13 +250,10 @@ class Workers:
         self._failures[key] += 1
         if self._failures[key] < MOST_ATTEMPTS:
             logger.warning("unit %d: %s; trying it again, alone", key, reason)
-            self._again.append(key)
+            self._back.append(key)
         else:
             del self._units[key]
             yield GivenUp(key, reason, worker.number)
-
-    def _is_hopeless(self) -> bool:
-        return self._losses > _MOST_LOSSES * len(self._active)
 
 
 def worker_main(connection: Connection, settings: WorkerSettings, number: int) -> None:
@@ -288,12 +268,7 @@ def worker_main(connection: Connection, settings: WorkerSettings, number: int) -
     if settings.log_file is None:
         relay_logs(send, settings.log_level)
     else:
-        log = logging.getLogger("virnucpro")
-        handler = logging.FileHandler(settings.log_file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter(FORMAT, DATE_FORMAT))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
+        log = setup_logging(quiet=True, log_file=settings.log_file)
         log.info("Worker %d on %s, pid %d", number, settings.device, os.getpid())
     if settings.device != "cpu":
         # Long-lived workers fragment CUDA memory; read when torch first allocates there.

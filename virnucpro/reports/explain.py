@@ -8,7 +8,6 @@ from typing import Any
 from virnucpro.core.errors import UsageError
 from virnucpro.core.files import read_json
 from virnucpro.reports.tables import SCHEMA
-from virnucpro.scores.thresholds import PRESETS
 
 SURE_FDR = 0.05  # the limit that is advised where calls are not sure
 
@@ -44,22 +43,6 @@ def expected_false(run: Run) -> float | None:
     viral = [(one["virus"], one["expected_false"]) for one in run["sample_summary"] if one["virus"]]
     false = sum(count * share for count, share in viral)
     return false / sum(count for count, _ in viral) if viral else None
-
-
-def thresholds(run: Run) -> str:
-    """What a record, or pair, of a run had to reach to be called viral."""
-    calling, (_, unit) = run["calling"], fragment(run)
-    score, fdr, preset = (calling[name] for name in ("min_score", "max_fdr", "preset"))
-    needs = [] if score is None else [f"is at least {score:g}"]
-    if score is None or calling["only_stricter"]:
-        needs.append("passes the model's own limits")
-    rest = ", at any FDR" if fdr is None else f" and its FDR is at most {100 * fdr:g}%"
-    said = f"{unit} is called viral if its p_virus {' and '.join(needs)}{rest}."
-    if preset is None:
-        return f"A {said}"
-    own = PRESETS[preset]
-    changed = "" if (own.min_score, own.max_fdr) == (score, fdr) else ", changed"
-    return f"Preset {preset}{changed}: a {said}"
 
 
 def advice(command: Sequence[str], limit: str = f"{SURE_FDR:g}") -> str:

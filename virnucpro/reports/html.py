@@ -1,7 +1,4 @@
-"""report.html: one page about a run that needs no network, and a summary for MultiQC beside it.
-
-Ids and paths from the input never become markup; the page's policy lets no other script run.
-"""
+"""report.html: one page about a run that needs no network, and a summary for MultiQC beside it."""
 
 from html import escape
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from virnucpro.core.files import atomic_write, write_json
-from virnucpro.reports import citations, explain, pages
+from virnucpro.reports import explain, pages
 from virnucpro.reports.summary import (
     CALLS,
     LENGTH_BINS_PER_DECADE,
@@ -24,17 +21,12 @@ from virnucpro.reports.summary import (
     summarise,
 )
 from virnucpro.reports.tables import RegionRow
-from virnucpro.scores.thresholds import VIRUS
+from virnucpro.scores.thresholds import PRESETS, VIRUS
 
 SCRIPTS = ("page.js", "charts.js", "limit.js", "track.js", "table.js")
 REPORT_FILES = ("report.html", "virnucpro_mqc.json", "virnucpro_general_mqc.json")
 SCORE_UNIT = 100_000
-MOST_SAMPLES = 400
 MOST_LETTERS = 600_000  # of sequences that can be copied: more would make the page large
-SHOWN_REGIONS = 100
-HIGH_FDR = 0.2
-# Reads of about one length make a column, not a chart of length against score.
-ONE_LENGTH = 1.25
 # Name in MultiQC's data and colour, by call.
 MULTIQC = {
     "virus": ("virus", "#b4472f"), "uncertain": ("uncertain", "#c9a03a"),
@@ -58,11 +50,9 @@ def write_report(output_dir: Path) -> Path:
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
     page, graph, general = (output_dir / name for name in REPORT_FILES)
     html = pages.environment().get_template("report.html").render(
-        run=run, explain=explain, summary=summary, data=data, hosts=hosts,
-        told={one["sample"]: one for one in run["sample_summary"]}, most_samples=MOST_SAMPLES,
-        shown_regions=SHOWN_REGIONS, high_fdr=HIGH_FDR,
-        has_lengths=summary.longest > ONE_LENGTH * summary.shortest,
-        references=citations.references(run["model"]["name"]),
+        run=run, explain=explain, presets=PRESETS, summary=summary, data=data, hosts=hosts,
+        told={one["sample"]: one for one in run["sample_summary"]},
+        references=pages.references(run["model"]["name"]),
         style=Markup(style), script=Markup(script), policy=pages.policy(style, script),
     )  # fmt: skip
     with atomic_write(page, "w") as file:
@@ -113,9 +103,7 @@ def _data(
     best = [(place, found) for place, found in best if found.key in row_of]
     chosen = choose_tracks(rows, {found.key for _, found in best})
     regions: dict[int, list[tuple[int, int]]] = {}
-    of_chosen = RegionRow.read(
-        output_dir / "regions.tsv", lambda texts: (texts[-1], texts[0]) in chosen
-    )
+    of_chosen = RegionRow.read(output_dir / "regions.tsv", lambda row: (row[-1], row[0]) in chosen)
     for found in of_chosen if chosen else ():
         regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     # The page's place for each place in viral.fasta and in regions.fasta, surest first.
@@ -127,9 +115,8 @@ def _data(
         if place >= 0 and row.length <= letters:
             viral[place], letters = number, letters - row.length
     packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
-    sample_of, call_of = (
-        {name: place for place, name in enumerate(names)} for names in (samples, CALLS)
-    )
+    sample_of = {name: place for place, name in enumerate(samples)}
+    call_of = {name: place for place, name in enumerate(CALLS)}
     return {
         "samples": samples,
         "statuses": statuses,

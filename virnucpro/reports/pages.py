@@ -1,22 +1,20 @@
-"""What every page that people open shares: its template settings, style and security policy.
-
-A page is one file that needs no network: names from the input are escaped, and nothing runs in
-it but the script that its own policy names by hash.
-"""
+"""What pages that people open share: templates, style, security policy, and what to cite."""
 
 import base64
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from virnucpro import __version__
 from virnucpro.core.text import counted, duration, percent, size
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment(folder: Path = TEMPLATES) -> Environment:
-    """Templates of a folder, everything escaped, with filters for what pages print."""
+    """Templates of a folder, with filters; names from the input are escaped."""
     made = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -40,3 +38,18 @@ def policy(style: str, script: str = "") -> str:
     )
     allowed = f"script-src '{scripts}'; " if script else ""
     return f"default-src 'none'; style-src '{own}'; {allowed}base-uri 'none'; form-action 'none'"
+
+
+class Reference(NamedTuple):
+    """One work to cite."""
+
+    why: str  # what of a run rests on it
+    text: str  # one line for a reference list
+    bibtex: str
+
+
+def references(model: str = "500") -> list[Reference]:
+    """What a run with the model of this name rests on."""
+    entries = asset("citations.bib").replace("VERSION", __version__).replace("% ", "").split("\n\n")
+    found = [Reference(*entry.split("\n", 2)) for entry in entries]
+    return found if model in ("300", "500") else found[:2]

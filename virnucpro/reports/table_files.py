@@ -1,8 +1,5 @@
 """The final files of a run, or of one of its samples: opened together, whole or not at all.
 
-They are tables, FASTA of viral records and of viral regions in other ones, and BED and GFF3 for
-genome browsers.
-
 Source:
     GFF3 1.26 of the Sequence Ontology project; BED 1.0 of the GA4GH file formats group.
 """
@@ -11,8 +8,8 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,38 +30,32 @@ _RED, _BLUE = "204,51,51", "51,102,204"
 _NOT_IN_ATTRIBUTES = {code: f"%{code:02X}" for code in (*range(32), 127, *b"%;=&,")}
 
 
+@contextmanager
+def table_files(folder: Path, gzip_fasta: bool) -> Iterator[TableFiles]:
+    """Open the files; an OutputError if one cannot be written, and then none is left behind."""
+    with ExitStack() as stack:
+        files: list[Any] = []
+        for name in (*TABLE_NAMES, *FASTA_NAMES[gzip_fasta]):
+            mode = "wb" if name.endswith(".gz") else "w"
+            file = stack.enter_context(atomic_write(folder / name, mode))
+            if mode == "wb":
+                # no name and no date inside: the same records give the same bytes
+                packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
+                text = io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="\n")
+                file = stack.enter_context(text)
+            files.append(file)
+        yield TableFiles(files)
+
+
 class TableFiles:
-    """Writes a record to every file that it belongs in. A context manager.
+    """Writes a record to every file that it belongs in."""
 
-    Raises:
-        OutputError: a file could not be written; none that was not whole is left behind.
-    """
-
-    def __init__(self, folder: Path, gzip_fasta: bool) -> None:
-        self._folder, self._gzip_fasta = folder, gzip_fasta
-
-    def __enter__(self) -> TableFiles:
-        with ExitStack() as stack:
-            files: list[Any] = []
-            for name in (*TABLE_NAMES, *FASTA_NAMES[self._gzip_fasta]):
-                mode = "wb" if name.endswith(".gz") else "w"
-                file = stack.enter_context(atomic_write(self._folder / name, mode))
-                if mode == "wb":
-                    # no name and no date inside: the same records give the same bytes
-                    packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
-                    text = io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="\n")
-                    file = stack.enter_context(text)
-                files.append(file)
-            self._calls, self._regions, self._regions_bed, self._chunks_bed, self._gff = files[:5]
-            self._fasta, self._regions_fasta = files[5:]
-            self._stack = stack.pop_all()
+    def __init__(self, files: list[Any]) -> None:
+        self._calls, self._regions, self._regions_bed, self._chunks_bed, self._gff = files[:5]
+        self._fasta, self._regions_fasta = files[5:]
         self._calls.write(header(CALL_COLUMNS))
         self._regions.write(header(REGION_COLUMNS))
         self._gff.write("##gff-version 3\n")
-        return self
-
-    def __exit__(self, *error: Any) -> bool | None:
-        return self._stack.__exit__(*error)
 
     def add(
         self, name: str, fields: Sequence[str], regions: list[RegionRow], chunks: list[ChunkRow],

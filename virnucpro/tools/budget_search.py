@@ -4,12 +4,11 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
 from virnucpro.core.errors import DeviceError, InputError, UsageError
-from virnucpro.core.text import gib
 from virnucpro.encoders.load import load_encoder
 from virnucpro.encoders.tokenizers import make_tokenizer
 from virnucpro.engines.base import EngineOptions, choose_dtype
@@ -23,23 +22,7 @@ from virnucpro.tools.verify import fixed_sequences
 BATCHES_TIMED = 2
 MOST_SEQUENCES = 2_000
 CHUNK_NT = 500
-_CLOSE_ENOUGH = 0.97  # of the best rate: beyond it a larger batch only takes memory
-
-
-class Trial(NamedTuple):
-    """One budget that was tried."""
-
-    token_budget: int  # slots of a batch
-    tokens_per_s: float  # real tokens; 0 if it did not fit
-    efficiency: float  # real tokens over slots
-    peak_bytes: int | None  # None where the device does not say
-    fits: bool  # the device had memory for such batches
-
-    def __str__(self) -> str:
-        said = f"{self.tokens_per_s:>10,.0f} tokens/s  {self.efficiency:.1%} real tokens"
-        if self.peak_bytes is not None:
-            said += f"  {gib(self.peak_bytes)} at the peak"
-        return f"{self.token_budget:>7} tokens  {said if self.fits else 'does not fit'}"
+CLOSE_ENOUGH = 0.97  # of the best rate: beyond it a larger batch only takes memory
 
 
 def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
@@ -61,16 +44,24 @@ def sample_sequences(slot: str, test_file: Path | None = None) -> list[str]:
 def try_budgets(
     spec: EncoderSpec, sequences: Sequence[str], budgets: Sequence[int], device: torch.device,
     dtype: str = "auto",
-) -> Iterator[Trial]:  # fmt: skip
-    """Measure one budget after another, ascending; ends with the first that does not fit."""
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Measure one budget after another, ascending; ends with the first that does not fit.
+
+    A trial has its `token_budget` (slots of a batch), whether the device `fits` such batches,
+    `tokens_per_s` (real ones), `efficiency` (their share of the slots) and, of a GPU, `peak_bytes`.
+
+    Raises:
+        DeviceError: not even the smallest fits.
+    """
     encoder = load_encoder(spec, device, choose_dtype(dtype, device))
     tokenizer = make_tokenizer(spec)
     tokens = [tokenizer.encode(sequence) for sequence in sequences]
     longest = max(map(len, tokens))
-    if longest > max(budgets):
+    if longest > budgets[-1]:
         raise UsageError(f"the longest sequence has {longest} tokens: raise --max-batch")
     cuda = torch.cuda if device.type == "cuda" else None
-    for budget in (budget for budget in budgets if budget >= longest):
+    able = [budget for budget in budgets if budget >= longest]
+    for budget in able:
         wanted = int(BATCHES_TIMED * budget * len(tokens) / sum(map(len, tokens))) + 1
         items = list(islice(cycle(tokens), wanted))
         options = EngineOptions(token_budget=budget, feeding_threads=0)
@@ -85,16 +76,14 @@ def try_budgets(
         seconds = time.perf_counter() - start
         peak = cuda.max_memory_allocated(device) if cuda else None
         fits = engine.stats.oom_halvings == 0
-        rate = sum(map(len, items)) / seconds if fits else 0.0
-        yield Trial(budget, rate, engine.stats.efficiency, peak, fits)
+        if not fits and budget == able[0]:
+            raise DeviceError("no batch fits; give a smaller --min-batch, or shorter sequences")
+        yield {
+            "token_budget": budget,
+            "tokens_per_s": sum(map(len, items)) / seconds if fits else 0.0,
+            "efficiency": engine.stats.efficiency,
+            "peak_bytes": peak,
+            "fits": fits,
+        }
         if not fits:
             return
-
-
-def best(trials: Sequence[Trial]) -> Trial:
-    """The smallest budget whose rate is within 3% of the highest."""
-    fitting = [trial for trial in trials if trial.fits]
-    if not fitting:
-        raise DeviceError("no batch fits; give a smaller --min-batch, or shorter sequences")
-    enough = _CLOSE_ENOUGH * max(trial.tokens_per_s for trial in fitting)
-    return next(trial for trial in fitting if trial.tokens_per_s >= enough)

@@ -1,7 +1,4 @@
-"""What a prediction will cost: what the first part of its input holds, at a rate of this machine.
-
-Rates are those of the last predictions here; where there was none, the bundled model is timed.
-"""
+"""What a prediction will cost: what the first part of its input holds, at a rate known here."""
 
 import random
 import time
@@ -47,16 +44,6 @@ class Survey:
     protein_tokens: int
     is_whole: bool = True  # all was read; else counts are told from the first part
     sample: list[str] = field(repr=False)  # each chunk as likely as any other
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a run will take; `measured` where no earlier run told."""
-
-    seconds: float
-    memory: int
-    gpu_memory: int
-    measured: bool
 
 
 def survey(
@@ -105,8 +92,11 @@ def survey(
 
 def estimate(
     found: Survey, model: ModelSpec, devices: Sequence[str], threads: int, home: Path
-) -> Estimate | None:
-    """What predicting will take; None where no run here has told, and timing one takes long."""
+) -> dict[str, float] | None:
+    """What predicting will take, by the last runs here or, `measured`, by scoring for a second.
+
+    It has `seconds`, `memory` and `gpu_memory` (bytes); None where scoring would take too long.
+    """
     chunk_nt = sum(map(len, found.sample)) / max(1, len(found.sample))
     own, of_other_lengths = rate_keys(model, devices, threads, chunk_nt)
     can_time = not model.is_large and tuple(devices) == ("cpu",)
@@ -128,7 +118,8 @@ def estimate(
     if rate is None:
         return None
     seconds = AROUND_S + rate.start_s + found.orfs / rate.orfs_per_s
-    return Estimate(seconds, rate.memory, rate.gpu_memory, known is None)
+    held = {"memory": rate.memory, "gpu_memory": rate.gpu_memory}
+    return {"seconds": seconds, **held, "measured": known is None}
 
 
 def _head(path: Path, target: Path, files: int) -> tuple[Path, float]:

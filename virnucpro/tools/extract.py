@@ -28,8 +28,8 @@ def extract(
 
     Streams. Of mates both come out where one has the call. Of `targets` there is one, or for pairs
     one for each mate; `-` is `standard_output`. Packed with gzip where the name ends so; reads of
-    alignments come as BAM. Returns how many records were written, how many there are, and what
-    the run called viral.
+    alignments come as BAM. Returns how many records were written, how many there are, and the
+    thresholds that their calls came from.
 
     Raises:
         UsageError: the run is not finished, or files or targets do not fit it.
@@ -56,13 +56,16 @@ def extract(
     if len(files) > 1 and (place % width or hashes != known[place : place + width]):
         raise UsageError("give one input of the run, or the two files of a pair, in their order")
     sample = run["samples"][place // width]
+    asked = {name: run["calling"][name] for name in ("preset", "min_score", "max_fdr")}
+    limits = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
+    limits = limits or "the model's own"
     with ExitStack() as stack:
         sinks = [stack.enter_context(_sink(path, standard_output)) for path in targets]
         fields = read_fields(table, CALL_COLUMNS)
         rows = (row[CALL] in calls for row in fields if row[SAMPLE] == sample)
         if alignment_format(files[0]):
             written, total = _extract_alignments(files[0], list(rows), sinks[0], reference)
-            return written, total, explain.thresholds(run)
+            return written, total, limits
         readers = [_records(*pair) for pair in zip(files, hashes, strict=True)]
         if is_interleaved:
             readers *= 2  # one iterator twice: its records come in turn
@@ -77,7 +80,7 @@ def extract(
         for reader in readers:  # to the end, where its hash is looked at
             if next(reader, None) is not None:
                 raise InputError(files[0], _CHANGED)
-    return written, total, explain.thresholds(run)
+    return written, total, limits
 
 
 @contextmanager

@@ -1,8 +1,4 @@
-"""Prove a model on this machine: each fast path against the plain one, and published outputs.
-
-The plain path is one sequence at a time in float32. Numbers are compared in three ways, since
-one dimension of a protein vector can hold most of its length.
-"""
+"""Prove a model on this machine: fast paths against one sequence at a time, published outputs."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,9 +26,12 @@ TOKEN_BUDGET = 1024
 RESULTS = "prediction_results.txt"
 
 Vectors = NDArray[np.float32]
+# What the original made of n ORFs: name of the file or folder, their DNA and proteins, and by the
+# stages of `GOLDEN_LIMITS` vectors (n, d) or scores (n, 2).
+Published = tuple[str, list[str], list[str], dict[str, NDArray[Any]]]
 
 # How far a path may be from the plain one: length of the difference over that of the vector, 1 -
-# cosine without the largest dimension, difference of a probability.
+# cosine without the largest dimension, which can be most of a vector, difference of a probability.
 TOLERANCES = {
     "float32": (1e-4, 1e-6, 1e-4),
     # Twice what random weights of the full size are off by, whatever the length.
@@ -137,18 +136,9 @@ def _largest(difference: NDArray[Any]) -> float:
     return float(np.abs(difference).max(initial=0.0))
 
 
-class Published(NamedTuple):
-    """What the original made of n ORFs."""
-
-    name: str  # of the file, or of the folder
-    nucleotide: list[str]
-    protein: list[str]
-    stages: dict[str, NDArray[Any]]  # as in `GOLDEN_LIMITS`, (n, d); scores P(other), P(virus)
-
-
 def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
     """Everything under `folder` that can be compared with; a file that does not fit is an error."""
-    found = []
+    found: list[Published] = []
     for path in sorted(folder.glob("*.npz")):
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -157,17 +147,17 @@ def read_published(folder: Path, spec: ModelSpec) -> list[Published]:
         except (OSError, ValueError, KeyError, EOFError) as error:
             problem = f"not a file of published outputs ({clipped(error)})"
             raise ModelError(f"{path}: {problem}") from error
-        found.append(Published(path.stem, texts[0], texts[1], stages))
+        found.append((path.stem, texts[0], texts[1], stages))
     results = sorted(folder.rglob(f"*_merged/{RESULTS}"))
     found += [_from_results(folder, path.parent) for path in results]
     if not found:
         raise ModelError(f"{folder}: holds no outputs of the original, and no .npz files of them")
     widths = {"dnabert": spec.dna.dim, "esm2": spec.protein.dim, "merged": spec.dim, "scores": 2}
-    for one in found:
+    for name, nucleotide, _, stages in found:
         for stage, width in widths.items():
-            if (shape := one.stages[stage].shape) != (len(one.nucleotide), width):
+            if (shape := stages[stage].shape) != (len(nucleotide), width):
                 problem = f"{stage} has shape {shape}; {spec.name} gives width {width}"
-                raise ModelError(f"{one.name}: {problem}")
+                raise ModelError(f"{name}: {problem}")
     return found
 
 
@@ -199,4 +189,4 @@ def _from_results(root: Path, merged: Path) -> Published:
         raise ModelError(f"{merged.parent}: {error}") from error
     except (KeyError, ValueError) as error:
         raise ModelError(f"{merged}: not whole, no {clipped(error)} in one of its files") from error
-    return Published(str((merged.parent / stem).relative_to(root)), nucleotide, residues, stages)
+    return str((merged.parent / stem).relative_to(root)), nucleotide, residues, stages

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from virnucpro.core import processes
 from virnucpro.core.errors import InputError
-from virnucpro.core.processes import children_ignore_interrupts
-from virnucpro.pipeline import pools
-from virnucpro.pipeline.pools import map_in_order
+from virnucpro.core.processes import children_ignore_interrupts, map_in_order
 
 
 def square(number):
@@ -45,33 +44,33 @@ def pool():
 def test_results_keep_order_and_tasks_are_read_two_windows_ahead(pool):
     read = []
 
-    def windows():
-        for start in range(0, 40, 4):
-            read.append(start)
-            yield list(range(start, start + 4))
+    def tasks():
+        for number in range(40):
+            read.append(number)
+            yield number
 
-    results = map_in_order(pool, square, windows())
+    results = map_in_order(pool, square, tasks(), 4)
     first = [next(results) for _ in range(4)]
-    assert len(read) == 2
+    assert len(read) == 8
     assert first + list(results) == [n * n for n in range(40)]
 
 
 def test_workers_leave_interrupts_to_their_parent(pool):
-    assert all(map_in_order(pool, interrupt_is_ignored, [[1, 2]]))
+    assert all(map_in_order(pool, interrupt_is_ignored, [1, 2], 2))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_lost_worker_costs_no_result(pool, tmp_path, caplog, monkeypatch, how):
     if how is signal.SIGSTOP:
-        monkeypatch.setattr(pools, "HUNG_S", 3.0)
-    windows = [[(n, how, str(tmp_path / "lost")) for n in range(k, k + 5)] for k in (0, 5)]
-    assert list(map_in_order(pool, signalled_once, windows)) == [n * n for n in range(10)]
+        monkeypatch.setattr(processes, "HUNG_S", 3.0)
+    tasks = [(n, how, str(tmp_path / "lost")) for n in range(10)]
+    assert list(map_in_order(pool, signalled_once, tasks, 5)) == [n * n for n in range(10)]
     assert "a worker process was killed or hangs" in caplog.text
 
 
 @pytest.mark.parametrize("work", [square, large], ids=["while they wait", "while they answer"])
 def test_workers_that_are_all_killed_block_nobody(pool, work):
-    results = map_in_order(pool, work, ([n, n + 1] for n in range(0, 8, 2)))
+    results = map_in_order(pool, work, range(8), 2)
     first = next(results)
     for child in multiprocessing.active_children():
         child.kill()
@@ -80,8 +79,8 @@ def test_workers_that_are_all_killed_block_nobody(pool, work):
 
 def test_errors_of_the_source_reach_the_caller(pool):
     def broken():
-        yield [1, 2]
+        yield from (1, 2)
         raise InputError("reads.fa", "cut short")
 
     with pytest.raises(InputError, match="cut short"):
-        list(map_in_order(pool, square, broken()))
+        list(map_in_order(pool, square, broken(), 2))

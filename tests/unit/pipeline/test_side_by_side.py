@@ -4,6 +4,7 @@ import gzip
 import multiprocessing
 import pickle
 import random
+from unittest import mock
 
 import pytest
 
@@ -86,18 +87,14 @@ WRONG = {
 }  # fmt: skip
 
 
-class NoPool:
+def no_pool(workers):
     """Stands where processes would be: tasks and results are pickled all the same."""
 
-    def __init__(self, workers):
-        pass
-
-    def imap(self, work, tasks, chunksize):
+    def imap(work, tasks, chunksize):
         done = (pickle.loads(pickle.dumps(work(pickle.loads(pickle.dumps(t))))) for t in tasks)
-        return type("Results", (), {"next": lambda self, timeout: next(done)})()
+        return mock.Mock(next=lambda timeout: next(done))
 
-    def __exit__(self, *error):
-        pass
+    return mock.MagicMock(imap=imap)
 
 
 @pytest.fixture
@@ -137,7 +134,7 @@ def here(monkeypatch):
     monkeypatch.setattr(side_by_side, "MOST_BYTES", 20_000)
     monkeypatch.setattr(input_pass, "SHARD_RECORDS", 5)
     monkeypatch.setattr(input_pass, "SHARD_CHUNKS", 40)
-    context = type("Context", (), {"Pool": NoPool})()
+    context = mock.Mock(Pool=no_pool)
     monkeypatch.setattr(side_by_side.multiprocessing, "get_context", lambda how: context)
     first_units, real = [], side_by_side.input_pass
 

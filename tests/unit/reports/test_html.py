@@ -142,17 +142,13 @@ def test_pairs_are_counted_as_pairs_and_the_advice_is_the_terminals(tmp_path):
     (tmp_path / "calls.tsv").write_text(first + "".join(row + f"mate_of_{row}" for row in rows))
     asked = {"inputs": {"paired": False, "interleaved": True}}
     advice = "virnucpro predict 'a b' --max-fdr 0.05"
-    told = records["samples"][0], 200, 18, 6
-    summary = dict(zip(("sample", "scored", "virus", "sure"), told, strict=True)) | {
-        "records": 400, "prevalence": 0.15, "low": 0.1, "high": 0.21, "expected_false": 0.1,
-        "compatible_with_none": False, "note": "x",
-    }  # fmt: skip
-    page = page_of(tmp_path, parameters=asked, advice=advice, sample_summary=[summary])
+    (told,) = json.loads((tmp_path / "run.json").read_text())["sample_summary"]
+    told |= {"virus": 18, "sure": 6, "note": "x"}
+    page = page_of(tmp_path, parameters=asked, advice=advice, sample_summary=[told])
     data, viral = data_of(page), records["curve"][-1][1]
     assert re.search(rf">{viral}</b> of 200 pairs are called viral", page)
-    assert [data[name] for name in ("curve", "histogram", "unit")] == [
-        records["curve"], records["histogram"], "pair"
-    ]  # fmt: skip
+    assert all(data[name] == records[name] for name in ("curve", "histogram"))
+    assert data["unit"] == "pair"
     assert sum(cell[-1] for cell in data["grid"]) == 2 * sum(cell[-1] for cell in records["grid"])
     graph = json.loads((tmp_path / "virnucpro_mqc.json").read_text())["data"]["sample_1"]
     assert (graph["virus"], sum(graph.values())) == (2 * viral, 400)  # in records

@@ -7,7 +7,7 @@ import pytest
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.records import Record, Status
-from virnucpro.reports.table_files import TableFiles, gff_attribute, gff_seqid
+from virnucpro.reports.table_files import gff_attribute, gff_seqid, table_files
 from virnucpro.reports.tables import (
     CALL_COLUMNS,
     CHUNK_COLUMNS,
@@ -64,7 +64,7 @@ def test_a_row_that_does_not_fit_is_named(tmp_path, read, columns, line, good, b
 
 def write_all(folder, gzip_fasta=False):
     folder.mkdir(exist_ok=True)
-    with TableFiles(folder, gzip_fasta) as files:
+    with table_files(folder, gzip_fasta) as files:
         record = Record("a;b=c", "a;b=c the header", "acgtN" * 20)
         files.add("a;b=c", ROWS[0].line()[:-1].split("\t"), [REGION], CHUNKS, record)
         files.add("../x", ROWS[1].line()[:-1].split("\t"), [], [], None)
@@ -113,7 +113,7 @@ def test_escapes_can_be_undone_and_leave_no_forbidden_letter(seq_id):
 
 
 def test_no_line_of_bed_is_a_comment(tmp_path):
-    with TableFiles(tmp_path, gzip_fasta=False) as files:
+    with table_files(tmp_path, gzip_fasta=False) as files:
         files.add("#1", ROWS[0].line()[:-1].split("\t"), [REGION], CHUNKS, None)
     for name in ("viral_regions.bed", "viral_chunks.bed"):
         assert (tmp_path / name).read_text().startswith("%231\t")
