@@ -20,9 +20,8 @@ from virnucpro.core.text import percent
 from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.reports import pages
 from virnucpro.training import corpus as corpora
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Labelled
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Drawing, Labelled
 from virnucpro.training.jobs import Job, LabelledFiles
-from virnucpro.training.windows import Drawing, dev_windows
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -86,7 +85,7 @@ def evaluate(
     held = [(name, [*corpus.records()]) for name, corpus in sets.items()]
     classes: Sequence[int] = LENGTH_CLASSES
     if drawing:
-        drawn, classes = dev_windows(sets, drawing), drawing.lengths
+        drawn, classes = corpora.dev_windows(sets, drawing), drawing.lengths
         held = [(w.name, [*zip(w.labels, w.records, w.bases, strict=True)]) for w in drawn]
     count = sum(len(sequences) for _, sequences in held)
     if not count:
@@ -225,7 +224,8 @@ def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
     """Figures of the members, measured against all of the other target."""
     own, scored = at[inside], ~np.isnan(at.p)
     p = at.p[inside & scored]
-    shares = {call: float((own.call == call).mean()) for call in ("virus", "uncertain")}
+    calls = ("virus", "uncertain", "non-virus")
+    shares = {call.replace("-", "_"): float((own.call == call).mean()) for call in calls}
     against = {OTHER: VIRUS, VIRUS: OTHER}.get(own.target[0], -1)
     both = inside | (at.target == against)
     compared = at[both & scored]
@@ -243,8 +243,7 @@ def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
     return Row(
         length_nt=at.length_nt[0].item(), level=level, set_name=set_name, group=group,
         count=len(own), coverage=float((own.call != "").mean()),
-        **shares, non_virus=float((own.call == "non-virus").mean()),
-        mean_p=float(p.mean()) if len(p) else NAN, **contrast,
+        **shares, mean_p=float(p.mean()) if len(p) else NAN, **contrast,
     )  # fmt: skip
 
 

@@ -35,12 +35,12 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import CLASSIFIER_FILE, load_model, write_manifest
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
+from virnucpro.training import corpus as corpora
 from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, load_labelled
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Drawing, LabelledWindows
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.jobs import Job, Recipe, digest
 from virnucpro.training.sampler import Windows, WindowSampler, oriented
-from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows, with_made_up
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -383,11 +383,11 @@ def make_optimisers(
 
 def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> Fit:
     """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
-    corpus, dev = load_labelled(job.data)
+    corpus, dev = corpora.load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
     drawing = Drawing(DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
     start = load_model(job.start, settings.folder) if job.start else None
-    made_up, drawn = with_made_up(corpus, recipe), dev_windows(dev, drawing)
+    made_up, drawn = corpora.with_made_up(corpus, recipe), corpora.dev_windows(dev, drawing)
     fit = Fit(made_up, drawn, recipe, settings, job.virus_kinds, start)
     fit.run()
     if fit.finished:
