@@ -219,10 +219,6 @@ def job() -> None:
                 per_worker.append(outcome.stats)
                 yield outcome
 
-        @property
-        def loads(self) -> int:
-            return self.inner.loads
-
         def close(self) -> None:
             self.inner.close()
 

@@ -46,8 +46,6 @@ class MadeUpScores:
             scores[:, :3] = np.random.default_rng(key).standard_normal((len(dna), 3))
             yield Done(key, scores, {}, 0)
 
-    loads = 0
-
     def close(self) -> None:
         """Nothing to give back."""
 

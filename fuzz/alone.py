@@ -76,8 +76,6 @@ REFUSED, REFUSED_RECORDS = 5, 20  # files of a batch that must be refused, and t
 class MadeUpScores:
     """Scores every ORF by its letters alone."""
 
-    loads = 0
-
     def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
         """See `Executor`."""
         for key, (dna, protein) in items:

@@ -162,11 +162,6 @@ class Session:
         self._model, self._device, self._threads = model, device, threads
         self._executor: Executor | None = None
 
-    @property
-    def loads(self) -> int:
-        """Encoders loaded so far; they are loaded when first needed."""
-        return self._executor.loads if self._executor is not None else 0
-
     def predict(
         self, inputs: Inputs, *, output_dir: str | Path | None = None, **options: Any
     ) -> PredictionResult:

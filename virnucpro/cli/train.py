@@ -121,12 +121,13 @@ def evaluate(
     `null` (no real sequence) or anything cellular. With --config the configuration's dev sets
     are measured, and no FILES are needed.
     """
-    from virnucpro.core.progress import ProgressReporter
+    from virnucpro.core.log import ProgressReporter
     from virnucpro.models.store import resolve_model
     from virnucpro.pipeline.stream import DirectScorer
+    from virnucpro.training.corpus import Drawing
+    from virnucpro.training.evaluation import FILES
     from virnucpro.training.evaluation import evaluate as measure
     from virnucpro.training.jobs import Job, LabelledFiles, read_evaluation
-    from virnucpro.training.windows import Drawing
 
     if (decoys is None) != (decoy_kinds is None):
         raise UsageError("--decoys and --decoy-kinds go together")
@@ -156,9 +157,7 @@ def evaluate(
     kind = model_type or ("custom" if model_path else "mini")
     model = resolve_model(kind, model_path, model_home(config_of(ctx)))
     progress = ProgressReporter(not ctx.ensure_object(dict).get("quiet", False))
-    report = measure(DirectScorer(model, device), job, drawing, progress)
-    paths = report.write(output_dir)
-    for row in report.rows:
+    for row in measure(DirectScorer(model, device), job, drawing, progress, output_dir):
         if row.level not in ("set", "decoy"):
             continue
         length = f"{row.length_nt:>6} nt" if row.length_nt else "      all"
@@ -167,4 +166,4 @@ def evaluate(
         if row.auroc == row.auroc:
             line += f"  AUROC {row.auroc:.3f}  recall at 1% {row.recall_1:.3f}  ECE {row.ece:.3f}"
         click.echo(f"{line}  virus {row.virus:.3f}  uncertain {row.uncertain:.3f}")
-    click.echo(f"{output_dir}: {', '.join(path.name for path in paths)}")
+    click.echo(f"{output_dir}: {', '.join(FILES)}")

@@ -133,9 +133,8 @@ def merged(
 ) -> Any:  # fmt: skip
     """Letters (n, L) with `lengths` (n,) to vectors (n, dim); arrays as of `six_frames`.
 
-    `pooled` makes max and mean of letters (m, P), -1 for none, with m counts. Of DNA, the vector
-    holds those of the ORF's own codon frame, then of the five others; of a protein, those of all
-    its residues.
+    `pooled` makes max and mean of letters (m, P), -1 for none, with m counts: of a protein, or of
+    DNA those of the ORF's own codon frame, then of the five others.
     """
     if not is_dna:
         inside = xp.arange(letters.shape[1], **where) < lengths[:, None]

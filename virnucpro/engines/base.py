@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, repeat, takewhile
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -138,23 +138,27 @@ def pack(lengths: Counts, budget: int) -> list[Counts]:
     return np.split(np.argsort(-lengths, kind="stable")[by_home], edges)
 
 
-def spread(make: Callable[[Given], Made], given: Iterable[Given], threads: int) -> Iterator[Made]:
-    """`map` over threads: same order, at most two pieces of work waiting per thread.
+def spread(
+    make: Callable[[Given], Made], given: Iterable[Given], threads: int, waiting: int | None = None
+) -> Generator[Made, None, None]:
+    """`map` over threads: same order, at most `waiting` pieces of work at once, or two a thread.
 
-    `given` is read from the calling thread only, which also does the work for 0 or 1 threads.
+    `given` is read from the calling thread only, which also does the work if `waiting` is 0, or not
+    said and there is but one thread.
     """
-    if threads <= 1:
+    most = (2 * threads if threads > 1 else 0) if waiting is None else waiting
+    if not most:
         yield from map(make, given)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="feeding")
-    waiting: deque[Future[Made]] = deque()
+    begun: deque[Future[Made]] = deque()
     try:
         for element in given:
-            waiting.append(pool.submit(make, element))
-            if len(waiting) >= 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            begun.append(pool.submit(make, element))
+            if len(begun) >= most:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -166,20 +170,13 @@ def ahead(source: Iterable[Made], depth: int) -> Generator[Made, None, None]:
     and closes the source.
     """
     given = iter(source)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="feeder")
-    waiting: deque[Future[list[Made]]] = deque()  # elements as lists of one; the end is empty
+    # elements as lists of one; the end is empty
+    drawn = spread(lambda _: list(islice(given, 1)), repeat(None), 1, depth and depth + 1)
     try:
-        if not depth:
-            yield from given
-            return
-        while True:
-            while len(waiting) <= depth:
-                waiting.append(pool.submit(lambda: list(islice(given, 1))))
-            if not (element := waiting.popleft().result()):
-                return
+        for element in takewhile(bool, drawn):
             yield element[0]
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        drawn.close()
         if isinstance(given, Generator):
             given.close()
 

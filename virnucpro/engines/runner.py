@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -120,14 +120,11 @@ class BatchEngine:
 
     def _run(self, batches: list[_Batch]) -> Iterator[Embedded]:
         depth = _BATCHES_AHEAD if self.options.feeding_threads else 0
-        waiting: _Pending | None = None
         with closing(base.ahead(map(self._prepare, batches), depth)) as feed:
-            for launched in chain.from_iterable(map(self._launch, feed)):
-                if waiting is not None:
-                    yield from self._collect(waiting)
-                waiting = launched
-        if waiting is not None:
-            yield from self._collect(waiting)
+            launched = chain.from_iterable(map(self._launch, feed))
+            for pending, _ in pairwise(chain(launched, [None])):  # the next one is queued by then
+                if pending is not None:
+                    yield from self._collect(pending)
 
     def _prepare(self, batch: _Batch) -> _Work:
         ready = self.encoder.lay_out(batch[1])

@@ -34,8 +34,6 @@ _OPEN, _LEAST_OPEN = 4, 16  # units that are not scored yet: of each task, and i
 class RayExecutor:
     """Leaves units where tasks claim them; see `Executor`. `store` is seen by all hosts."""
 
-    loads = 0  # encoders, by this process
-
     def __init__(self, compute: Compute, store: ScoreStore) -> None:
         self._compute, own = compute, store.ledger
         ledger = Ledger(own.root.absolute(), own.folder.absolute(), repair=own.repair)

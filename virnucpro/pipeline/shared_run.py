@@ -1,9 +1,5 @@
 """One run, many hosts, no daemon: plan it once, let any number of workers score it, finish it.
 
-`plan` leaves the ORFs of each unit in the ledger, `work` leaves their scores there, and `finish` is
-the same prediction as everywhere, which finds every unit scored. The ledger lies in the output
-directory on a shared file system, or below a URL in object storage.
-
 A claim on a block of units is created, never changed: `claim-{block}-{n}`, where n counts how often
 it changed hands, names its worker, which keeps writing `beat-{worker}`. No clock of another host is
 believed: a claim has expired when whoever looks at it has seen the same beat for the time of a
@@ -30,19 +26,18 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from virnucpro.core.build import build
 from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.config import build
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError, UsageError
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.storage import Storage, open_storage, send, url_of
-from virnucpro.pipeline.input_pass import Unit
+from virnucpro.pipeline.input_pass import Unit, read_inputs
 from virnucpro.pipeline.inputs import check_inputs
 from virnucpro.pipeline.output_dir import CHECKPOINTS, CLAIMS, LEDGER, LOCK, working_in
 from virnucpro.pipeline.prediction import claim_outputs, run_prediction
 from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
-from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, make_executor, score_job
 from virnucpro.pipeline.worker_loop import Executor, GivenUp, Job
 from virnucpro.sequences.read_log import ReadLog
@@ -138,7 +133,8 @@ class SharedRun:
 
 def open_run(place: str) -> SharedRun:
     """A planned run, at a folder or an s3://, gs:// or file:// URL; a UsageError if none is."""
-    ledger = _ledger(place, Path(place))
+    folder = Path(place) / CHECKPOINTS / LEDGER
+    ledger = Ledger(Path(place), folder, storage=_storage(place, LEDGER))
     if (entry := ledger.read(PLAN, "")) is None:
         problem = f"{place} holds no run that waits for workers"
         if (Path(place) / "run.json").is_file():
@@ -172,7 +168,8 @@ def plan(
         if None in places:
             problem = "pipes and standard input cannot be read again by `finish`"
             raise UsageError(f"{problem}; give files")
-        ledger, notes = _ledger(place, out), _storage(place, CLAIMS)
+        notes = _storage(place, CLAIMS)
+        ledger = Ledger(out, run.paths.ledger, storage=_storage(place, LEDGER))
         notes.remove(*notes.names())
         ledger.discard(PLAN, PLANNED)
         facts = {
@@ -293,10 +290,6 @@ def _folder(place: str, stack: ExitStack) -> Path:
     out = Path(stack.enter_context(TemporaryDirectory(prefix="virnucpro-")))
     (out / LOCK).touch()  # so that it counts as ours
     return out
-
-
-def _ledger(place: str, out: Path) -> Ledger:
-    return Ledger(out, out / CHECKPOINTS / LEDGER, storage=_storage(place, LEDGER))
 
 
 def _storage(place: str, name: str) -> Storage:

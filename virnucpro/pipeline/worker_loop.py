@@ -1,8 +1,6 @@
-"""The one loop of everything that holds a model, and who hands it units of work.
+"""The one loop of everything that holds a model, in this process (`InProcess`) or in others.
 
-A worker takes units from its inbox, prepares one ahead of the device, computes, and answers with
-signs of life and one outcome a unit: in this process (`InProcess`) or in others (`Workers`). A
-unit whose worker is lost or fails is tried once more, alone, and then given up with its reason.
+A unit whose worker is lost or fails is tried once more, alone, and then given up with its reason.
 """
 
 import logging
@@ -97,10 +95,6 @@ class Executor(Protocol):
         Raises:
             VirNucProError: no worker can start, or results cannot be written.
         """
-
-    @property
-    def loads(self) -> int:
-        """Encoders loaded so far."""
 
     def close(self) -> None:
         """Give everything back; safe to call twice."""
@@ -203,11 +197,6 @@ class InProcess:
                     yield GivenUp(message.key, message.reason)
                 elif isinstance(message, Done) and message.key != LOAD_ONLY:
                     yield message
-
-    @property
-    def loads(self) -> int:
-        """Encoders loaded so far."""
-        return self.models.loads
 
     def close(self) -> None:
         """Forget what is loaded."""

@@ -82,11 +82,6 @@ class Workers:
             self.pool = [self._start(k, settings) for k, settings in enumerate(self._settings)]
         return self.pool
 
-    @property
-    def loads(self) -> int:
-        """Encoders loaded so far, by all workers."""
-        return sum(worker.loads for worker in self.pool or [])
-
     def close(self) -> None:
         """End the workers: asked first, then killed."""
         workers, self.pool = self.pool or [], None

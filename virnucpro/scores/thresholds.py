@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 VIRUS, UNCERTAIN = "virus", "uncertain"
@@ -51,15 +51,6 @@ PRESETS: dict[PresetName, Thresholds] = {
     "conservative": Thresholds(min_score=0.9, max_fdr=0.05, only_stricter=True),
     "relaxed": Thresholds(min_score=0.5),
 }
-
-
-def thresholds(
-    preset: PresetName | None, min_score: float | None = None, max_fdr: float | None = None
-) -> Thresholds:
-    """A preset, with thresholds given by number in place of its own."""
-    base = PRESETS[preset] if preset else Thresholds()
-    score = base.min_score if min_score is None else min_score
-    return replace(base, min_score=score, max_fdr=base.max_fdr if max_fdr is None else max_fdr)
 
 
 class Stretch(NamedTuple):

@@ -1,7 +1,5 @@
 """A model's scores on labelled FASTA as TSV, as JSON, and as one HTML page without a script."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -16,15 +14,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
-from virnucpro.core.files import atomic_write, make_writable
-from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.files import atomic_write
+from virnucpro.core.log import ProgressReporter
 from virnucpro.core.text import percent
 from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.reports import pages
 from virnucpro.training import corpus as corpora
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Labelled
-from virnucpro.training.jobs import Job
-from virnucpro.training.windows import Drawing, dev_windows
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Drawing, Labelled
+from virnucpro.training.jobs import Job, LabelledFiles
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -44,15 +41,42 @@ COLUMNS = ("set_name", "length_nt", "target", "kind", "group", "record", "p", "c
 ALL_SETS, NAN = "all", float("nan")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Figures of one group of sequences; NaN where a figure has no meaning.
+
+    A viral group is measured against all cellular sequences of its length, a cellular group
+    against all viral ones; null sequences only have shares of calls. Shares and MCC are over all
+    sequences, the other figures over those with a score.
+    """
+
+    length_nt: int  # length, or shortest length of the class (nt); 0 for decoys of any length
+    level: str  # `set`, `class`, `family`, `null`, or `decoy` for a kind of the decoy panel
+    set_name: str  # set; `all` for all sets together
+    group: str  # class, family or kind of null; empty for a whole set
+    count: int  # sequences
+    coverage: float  # share of them with a call
+    auroc: float = NAN  # area under the receiver operating characteristic
+    auprc: float = NAN  # average precision, viruses and others as they come
+    mcc: float = NAN  # Matthews correlation of the call `virus`
+    recall_1: float = NAN  # share of viruses above the score that 1% of others exceed
+    recall_5: float = NAN  # the same at 5%
+    virus: float  # share called `virus`
+    uncertain: float
+    non_virus: float
+    mean_p: float  # mean p_virus
+    ece: float = NAN  # expected calibration error, both targets weighing the same
+
+
 def evaluate(
-    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter
-) -> Report:
-    """Score the dev sets, whole records or windows drawn from them, and measure the scores."""
+    scorer: DirectScorer, job: Job, drawing: Drawing | None, progress: ProgressReporter,
+    folder: Path,
+) -> list[Row]:  # fmt: skip
+    """Score the dev sets, whole records or windows drawn from them; write and give the figures."""
     sets, decoys, panel = corpora.load_dev(job.data), list[Row](), job.evaluate
     if panel.decoys and panel.decoy_kinds:
-        kind_of = corpora.read_labels(panel.decoy_kinds).get
-        corpus = corpora.load_corpus([(panel.decoys, kind_of)])
-        name = panel.decoys.name.split(".")[0]
+        files = LabelledFiles(dev=(panel.decoys,), table=panel.decoy_kinds)
+        ((name, corpus),) = corpora.load_dev(files).items()
         found = scored(scorer, [(name, [*corpus.records()])], (0,))
         kinds = np.unique(found.kind).tolist()
         decoys = [_row(found, "decoy", name, kind, found.kind == kind) for kind in kinds]
@@ -61,7 +85,7 @@ def evaluate(
     held = [(name, [*corpus.records()]) for name, corpus in sets.items()]
     classes: Sequence[int] = LENGTH_CLASSES
     if drawing:
-        drawn, classes = dev_windows(sets, drawing), drawing.lengths
+        drawn, classes = corpora.dev_windows(sets, drawing), drawing.lengths
         held = [(w.name, [*zip(w.labels, w.records, w.bases, strict=True)]) for w in drawn]
     count = sum(len(sequences) for _, sequences in held)
     if not count:
@@ -82,7 +106,8 @@ def evaluate(
         "seconds": round(seconds, 1),
     }
     rows, curves = measured(found, panel.leave_out)
-    return Report(facts, rows + decoys, curves)
+    write(folder, facts, rows + decoys, curves)
+    return rows + decoys
 
 
 def scored(
@@ -101,51 +126,33 @@ def scored(
     return np.rec.fromrecords(rows, names=COLUMNS)  # type: ignore[call-overload]
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an evaluation found."""
-
-    facts: dict[str, Any]  # model, input and draws
-    rows: list[Row]
-    curves: list[dict[str, Any]]  # as `measured` gives them
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write all three files into `folder`, which is made if need be; returns their paths."""
-        make_writable(folder)
-        names = [field.name for field in fields(Row)]
-        rows = _plain([astuple(row) for row in self.rows])
-        shown = [["" if value is None else str(value) for value in row] for row in rows]
-        whole = {**self.facts, "columns": names, "rows": rows, "reliability": _plain(self.curves)}
-        texts = (
-            "".join("\t".join(line) + "\n" for line in [names, *shown]),
-            "{\n" + ",\n".join(f"{json.dumps(k)}: {_json(v)}" for k, v in whole.items()) + "\n}\n",
-            render(self.facts, self.rows, self.curves),
-        )
-        paths = [folder / name for name in FILES]
-        for path, text in zip(paths, texts, strict=True):
-            with atomic_write(path, "w") as file:
-                file.write(text)
-        return paths
-
-
-def _plain(value: Any) -> Any:
-    """What JSON takes: numbers to five digits, None for NaN."""
-    return json.loads(
-        json.dumps(value),
+def write(
+    folder: Path, facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]
+) -> None:
+    """Write all three files: of model, input and draws, and of what `measured` gives."""
+    names = [field.name for field in fields(Row)]
+    given = {**facts, "columns": names, "rows": [*map(astuple, rows)], "reliability": curves}
+    whole = json.loads(  # numbers to five digits, None for NaN
+        json.dumps(given),
         parse_float=lambda number: round(float(number), 5),
         parse_constant=lambda _: None,
     )
-
-
-def _json(value: Any) -> str:
-    """JSON on one line, or with a line for each entry of a list of lists or mappings."""
-    if isinstance(value, list) and value and isinstance(value[0], list | dict):
-        return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
-    return json.dumps(value)
+    shown = [["" if value is None else str(value) for value in row] for row in whole["rows"]]
+    table = "".join("\t".join(line) + "\n" for line in [names, *shown])
+    lines = []
+    for key, value in whole.items():
+        text = json.dumps(value)
+        if value and isinstance(value, list) and isinstance(value[0], list | dict):
+            text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+        lines.append(f"{json.dumps(key)}: {text}")
+    page = render(facts, rows, curves)
+    for name, text in zip(FILES, (table, "{\n" + ",\n".join(lines) + "\n}\n", page), strict=True):
+        with atomic_write(folder / name, "w") as file:
+            file.write(text)
 
 
 def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> str:
-    """The page of a report with these facts, rows and curves."""
+    """The page of an evaluation with these facts, rows and curves."""
     # families and classes by what is called virus; those of few sequences stand last
     order = {"family": 1, "class": -1}
     rows = sorted(
@@ -177,33 +184,6 @@ def render(facts: dict[str, Any], rows: Sequence[Row], curves: Sequence[dict[str
         less=len(facts["left_out"]) if any("(less)" in row.set_name for row in rows) else 0,
         style=Markup(style), policy=pages.policy(style),
     )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Figures of one group of sequences; NaN where a figure has no meaning.
-
-    A viral group is measured against all cellular sequences of its length, a cellular group
-    against all viral ones; null sequences only have shares of calls. Shares and MCC are over all
-    sequences, the other figures over those with a score.
-    """
-
-    length_nt: int  # length, or shortest length of the class (nt); 0 for decoys of any length
-    level: str  # `set`, `class`, `family`, `null`, or `decoy` for a kind of the decoy panel
-    set_name: str  # set; `all` for all sets together
-    group: str  # class, family or kind of null; empty for a whole set
-    count: int  # sequences
-    coverage: float  # share of them with a call
-    auroc: float = NAN  # area under the receiver operating characteristic
-    auprc: float = NAN  # average precision, viruses and others as they come
-    mcc: float = NAN  # Matthews correlation of the call `virus`
-    recall_1: float = NAN  # share of viruses above the score that 1% of others exceed
-    recall_5: float = NAN  # the same at 5%
-    virus: float  # share called `virus`
-    uncertain: float
-    non_virus: float
-    mean_p: float  # mean p_virus
-    ece: float = NAN  # expected calibration error, both targets weighing the same
 
 
 def measured(scored: Any, leave_out: Sequence[str] = ()) -> tuple[list[Row], list[dict[str, Any]]]:
@@ -244,7 +224,8 @@ def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
     """Figures of the members, measured against all of the other target."""
     own, scored = at[inside], ~np.isnan(at.p)
     p = at.p[inside & scored]
-    shares = {call: float((own.call == call).mean()) for call in ("virus", "uncertain")}
+    calls = ("virus", "uncertain", "non-virus")
+    shares = {call.replace("-", "_"): float((own.call == call).mean()) for call in calls}
     against = {OTHER: VIRUS, VIRUS: OTHER}.get(own.target[0], -1)
     both = inside | (at.target == against)
     compared = at[both & scored]
@@ -262,8 +243,7 @@ def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
     return Row(
         length_nt=at.length_nt[0].item(), level=level, set_name=set_name, group=group,
         count=len(own), coverage=float((own.call != "").mean()),
-        **shares, non_virus=float((own.call == "non-virus").mean()),
-        mean_p=float(p.mean()) if len(p) else NAN, **contrast,
+        **shares, mean_p=float(p.mean()) if len(p) else NAN, **contrast,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from virnucpro.core.checkpoint import atomic_save
 from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, digest_of
-from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.log import ProgressReporter
 from virnucpro.encoders.small import Block, Pool, Stem, TowerEncoder, load_small, save_tower
 from virnucpro.encoders.tokenizers import BASE_N
 from virnucpro.models.classifier_file import MINI_KIND, read_classifier
@@ -35,12 +35,12 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import CLASSIFIER_FILE, load_model, write_manifest
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
+from virnucpro.training import corpus as corpora
 from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, load_labelled
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Drawing, LabelledWindows
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.jobs import Job, Recipe, digest
 from virnucpro.training.sampler import Windows, WindowSampler, oriented
-from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows, with_made_up
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -122,7 +122,7 @@ def logits_of(model: MiniModel, windows: Windows) -> tuple[Tensor, Tensor]:
 
 
 class Fit:
-    """One training run on windows of `corpus`, chosen by the windows `dev`."""
+    """One training run on windows of `corpus`; `average`, finished, did best on those of `dev`."""
 
     def __init__(
         self, corpus: Corpus, dev: list[LabelledWindows], recipe: Recipe, settings: FitSettings,
@@ -196,11 +196,8 @@ class Fit:
                     saved = time.monotonic()
         self._save()
         self.finished = not paused
-
-    def best_model(self) -> MiniModel:
-        """The weights that did best on dev, at `best_step`."""
-        self.average.load_state_dict(self.best_weights)
-        return self.average
+        if self.finished:
+            self.average.load_state_dict(self.best_weights)
 
     def _one_step(self) -> Tensor:
         recipe = self.recipe
@@ -386,15 +383,15 @@ def make_optimisers(
 
 def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path) -> Fit:
     """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
-    corpus, dev = load_labelled(job.data)
+    corpus, dev = corpora.load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
     drawing = Drawing(DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
     start = load_model(job.start, settings.folder) if job.start else None
-    made_up, drawn = with_made_up(corpus, recipe), dev_windows(dev, drawing)
+    made_up, drawn = corpora.with_made_up(corpus, recipe), corpora.dev_windows(dev, drawing)
     fit = Fit(made_up, drawn, recipe, settings, job.virus_kinds, start)
     fit.run()
     if fit.finished:
-        model, groups = fit.best_model(), fit.groups
+        model, groups = fit.average, fit.groups
 
         def score(bases: Bases) -> NDArray[np.float32]:
             logits = logits_of(model, oriented(bases, settings.device))

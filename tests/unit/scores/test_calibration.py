@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from virnucpro.core.errors import ModelError
+from virnucpro.pipeline.settings import Calling
 from virnucpro.scores.calibration import Calibration
-from virnucpro.scores.thresholds import Thresholds, thresholds, viral_stretches
+from virnucpro.scores.thresholds import PRESETS, Thresholds, viral_stretches
 
 
 def scores(*p_virus):
@@ -98,7 +99,7 @@ def test_parameters_that_make_no_sense_are_refused(change, tmp_path):
         Calibration.load(path)
 
 
-BOTH, RELAXED, STRICT = Thresholds(0.8, 0.1), thresholds("relaxed"), thresholds("conservative")
+BOTH, RELAXED, STRICT = Thresholds(0.8, 0.1), PRESETS["relaxed"], PRESETS["conservative"]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +123,10 @@ def test_both_bounds_hold_and_include_their_limit(asked, model_call, p_virus, fd
 
 
 def test_a_preset_gives_way_to_numbers():
-    assert thresholds(None) == Thresholds()
-    assert thresholds("conservative", min_score=0.7) == Thresholds(0.7, STRICT.max_fdr, True)
+    assert Calling().thresholds == Thresholds()
+    assert Calling(preset="conservative", min_score=0.7).thresholds == Thresholds(
+        0.7, STRICT.max_fdr, True
+    )
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])

@@ -9,7 +9,7 @@ from sklearn import metrics as reference
 
 from virnucpro.training import evaluation as figures
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Label
-from virnucpro.training.evaluation import COLUMNS, Report, Row, measured, render
+from virnucpro.training.evaluation import COLUMNS, Row, measured, render, write
 
 
 def _part(name: str, label: Label, p: list[float], calls: list[str], length: int = 500):
@@ -77,7 +77,7 @@ def test_a_page_shows_names_as_text(tmp_path):
         "model": "m<b>", "model_digest": "0" * 64, "chunk_nt": 500, "files": ["a&b.fa"],
         "windows": None, "left_out": [], "sequences": 16,
     }  # fmt: skip
-    Report(facts, *measured(scored)).write(tmp_path)
+    write(tmp_path, facts, *measured(scored))
     page = (tmp_path / "evaluation.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page and "a&amp;b.fa" in page
     table = (tmp_path / "evaluation.tsv").read_text().splitlines()
