@@ -80,15 +80,14 @@ class Summary:
     @property
     def curve(self) -> list[tuple[int, int, float]]:
         """Place in `LIMITS` of limits that keep more, viral calls kept, and the false expected."""
-        found, total, kept = [], Counter[str](), dict[str, float]()
+        found, kept = [], dict[str, tuple[int, float]]()
         for place in range(len(LIMITS)):
             own = {name: counts[place] for name, counts in self.kept.items() if place in counts}
             for name, (count, fdr) in own.items():
-                total[name] += count
-                kept[name] = fdr
+                kept[name] = kept.get(name, (0, 0.0))[0] + count, fdr
             if own:
-                false = sum(total[name] * fdr for name, fdr in kept.items())
-                found.append((place, total.total(), false))
+                false = sum(count * fdr for count, fdr in kept.values())
+                found.append((place, sum(count for count, _ in kept.values()), false))
         return found
 
     def count(self, block: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], list[str]]:
