@@ -100,7 +100,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    commands=COMMANDS,  # for what click suggests in place of a name that is none
+    commands=[click.Command(name) for name in COMMANDS],  # click suggests these names
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.version_option(__version__, prog_name="VirNucPro")
