@@ -13,7 +13,7 @@ import math
 import pickle
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from virnucpro.training import corpus as corpora
 from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Drawing, LabelledWindows
 from virnucpro.training.evaluation import auroc
-from virnucpro.training.jobs import Job, Recipe, digest
+from virnucpro.training.jobs import Job, Recipe
 from virnucpro.training.sampler import Windows, WindowSampler, oriented
 
 logger = logging.getLogger("virnucpro.training")
@@ -167,8 +167,9 @@ class Fit:
         content = hashlib.sha256(corpus.bases.data)
         content.update(np.stack([corpus.ends, corpus.group_of]).tobytes())
         self.made_from = digest_of(
-            digest(recipe), content.hexdigest(), corpus.groups, start.digest if start else "",
-            self.groups, [(w.name, w.labels, w.bases.tobytes().hex()) for w in dev],
+            digest_of(asdict(recipe)), content.hexdigest(), corpus.groups,
+            start.digest if start else "", self.groups,
+            [(w.name, w.labels, w.bases.tobytes().hex()) for w in dev],
         )  # fmt: skip
         self.step, self.best, self.best_step, self.since_best = 0, -1.0, 0, 0
         self.best_weights: dict[str, Tensor] = {}
@@ -402,7 +403,7 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
         calibration = fit_kinds(calibration, score, dev, job, groups)
         calibration = fit_mix(calibration, score, dev, groups, job.chunk_nt, job.dev_count)
         calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
-        source = f"virnucpro train, recipe {digest(recipe)[:16]}, step {fit.best_step}"
+        source = f"virnucpro train, recipe {digest_of(asdict(recipe))[:16]}, step {fit.best_step}"
         export_model(output, job.name, model, groups, job.chunk_nt, source)
     return fit
 
