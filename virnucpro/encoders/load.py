@@ -57,7 +57,7 @@ def check_encoder(spec: EncoderSpec) -> None:
         opened = _Opened(spec)
         for slot in opened.tensors:
             opened.read(slot)
-    make_tokenizer(spec).encode("A")
+    make_tokenizer(spec).encode_batch(["A"])
 
 
 # What may stand before the published names of tensors, by whom ever.

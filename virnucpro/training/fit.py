@@ -36,7 +36,7 @@ from virnucpro.models.store import CLASSIFIER_FILE, load_model, write_manifest
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training import corpus as corpora
-from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
+from virnucpro.training.calibrate import CHUNK_LENGTHS, fit_calibration, fit_kinds, fit_mix
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Drawing, LabelledWindows
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.jobs import Job, Recipe
@@ -45,7 +45,6 @@ from virnucpro.training.sampler import Windows, WindowSampler, oriented
 logger = logging.getLogger("virnucpro.training")
 
 CALIBRATION_FILE = "calibration.json"
-DEV_LENGTHS = (150, 300, 500, 1000)
 _SAVE_SECONDS = 60.0
 _AT_ONCE = 256  # windows without gradients
 _TO_RANK = 512  # windows by which the channels of a larger model are ranked
@@ -386,7 +385,7 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
     corpus, dev = corpora.load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
-    drawing = Drawing(DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
+    drawing = Drawing(CHUNK_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
     start = load_model(job.start, settings.folder) if job.start else None
     made_up, drawn = corpora.with_made_up(corpus, recipe), corpora.dev_windows(dev, drawing)
     fit = Fit(made_up, drawn, recipe, settings, job.virus_kinds, start)
