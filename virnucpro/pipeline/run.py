@@ -176,7 +176,9 @@ def prepare(
     decides = (FORMAT, SCHEMA["chunks.tsv"], read, chosen, numbers)
     devices = compute.devices
     kind = devices[0].split(":")[0]  # their scores differ in the last digits
-    per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
+    # A large encoder on a CPU takes seconds for each ORF, and whole units are what survives a kill.
+    by_model = 100 if kind == "cpu" and model.is_large else 10_000
+    per_unit = compute.sequences_per_file or by_model
     versions = [(package, version_of(package)) for package in PACKAGES]
     about = {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
@@ -197,12 +199,6 @@ def prepare(
         calls_key=digest_of(decides), tables_key=digest_of(decides, calling, SCHEMA),
         ledger=ledger, reporter=ProgressReporter(output.progress), data=about,
     )  # fmt: skip
-
-
-def orfs_per_unit(asked: int | None, on_cpu: bool, model: ModelSpec) -> int:
-    """ORFs of a unit of work: as asked, else by model."""
-    # A large encoder on a CPU takes seconds for each, and whole units are what survives a kill.
-    return asked or (100 if on_cpu and model.is_large else 10_000)
 
 
 def _refuse_others(
