@@ -346,11 +346,7 @@ def _written_units(run: Run) -> list[int]:
 def _stream_h5_to_pt_files(
     h5_path: Path, output_dir: Path, nucleotide_feature_files: Sequence[Path]
 ) -> list[Path]:
-    """Vectors of the packed engine -> one protein feature file for each nucleotide one; streams.
-
-    `h5_path` is as `write_vectors` makes it. `output_dir` gets `output_k_ESM.pt` for each
-    `output_k_DNABERT_S.pt`, which are returned.
-    """
+    """Vectors by id -> `output_k_ESM.pt` for each `output_k_DNABERT_S.pt`, returned; streams."""
     output_dir.mkdir(parents=True, exist_ok=True)
     ids = (features.read_dna_features(file).seq_ids for file in nucleotide_feature_files)
     found = features.vectors_by_file(h5_path, "v2.0 ESM-2 output", ids)
