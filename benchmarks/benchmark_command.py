@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.result_file import keep
-from virnucpro.training.corpus import load_dev
+from virnucpro.training.corpus import draw_windows, load_dev
 from virnucpro.training.jobs import read_evaluation
-from virnucpro.training.windows import draw_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)

@@ -41,10 +41,16 @@ from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Composition, Mix
 from virnucpro.scores.kinds import COLUMNS, RETRO, Kinds
 from virnucpro.training import calibrate as fitting
-from virnucpro.training.corpus import VIRUS, Corpus, as_records, load_dev, split_by_target
+from virnucpro.training.corpus import (
+    VIRUS,
+    Corpus,
+    as_records,
+    draw_windows,
+    load_dev,
+    split_by_target,
+)
 from virnucpro.training.evaluation import auroc, recall_at
 from virnucpro.training.jobs import read_evaluation
-from virnucpro.training.windows import draw_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "virnucpro" / "models" / "mini"

@@ -18,9 +18,8 @@ import numpy as np
 
 import virnucpro
 from virnucpro.models.store import resolve_model
-from virnucpro.training.corpus import load_dev
+from virnucpro.training.corpus import draw_windows, load_dev
 from virnucpro.training.jobs import read_evaluation
-from virnucpro.training.windows import draw_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTH_NT = 500

@@ -25,9 +25,8 @@ import numpy as np
 
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.stream import DirectScorer
-from virnucpro.training.corpus import Corpus, as_records, load_dev
+from virnucpro.training.corpus import Corpus, as_records, draw_windows, load_dev
 from virnucpro.training.jobs import read_evaluation
-from virnucpro.training.windows import draw_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 STRAND_NT = (75, 150, 300, 500, 700, 1_300, 2_600)

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.training.corpus import load_corpus, read_labels
+from virnucpro.training.corpus import draw_windows, load_corpus, read_labels, uniform
 from virnucpro.training.evaluation import auroc, mcc
-from virnucpro.training.windows import draw_windows, uniform
 
 LENGTH_NT = 500
 SETS = {

@@ -9,6 +9,7 @@ planted, as trained networks have one: see `OUTLIER`.
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -153,45 +154,33 @@ def dnabert_config(shape: DnabertShape) -> dict[str, object]:
     }  # fmt: skip
 
 
-def write_safetensors(folder: Path, tensors: dict[str, Tensor], config: dict[str, object]) -> Path:
-    _write_config(folder, config)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def write_bin(folder: Path, tensors: dict[str, Tensor], config: dict[str, object]) -> Path:
-    _write_config(folder, config)
-    torch.save(tensors, folder / "pytorch_model.bin")
-    return folder
-
-
-def write_sharded(folder: Path, tensors, config, *, pickled=False) -> Path:
-    _write_config(folder, config)
+def write_sharded(folder: Path, tensors, config, *, pickled=False, shards=2) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
     stem, suffix = ("pytorch_model", "bin") if pickled else ("model", "safetensors")
-    names = sorted(tensors)
     weight_map = {}
-    for k, part in enumerate((names[::2], names[1::2]), start=1):
-        shard = f"{stem}-{k:05d}-of-00002.{suffix}"
-        weight_map |= dict.fromkeys(part, shard)
-        content = {name: tensors[name] for name in part}
+    for k in range(shards):
+        content = {name: tensors[name] for name in sorted(tensors)[k::shards]}
+        part = f"-{k + 1:05d}-of-{shards:05d}" if shards > 1 else ""
+        weight_map |= dict.fromkeys(content, f"{stem}{part}.{suffix}")
         if pickled:
-            torch.save(content, folder / shard)
+            torch.save(content, folder / f"{stem}{part}.{suffix}")
         else:
-            save_file(content, folder / shard, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
+            save_file(content, folder / f"{stem}{part}.{suffix}", metadata={"format": "pt"})
+    if shards > 1:
+        index = {"metadata": {}, "weight_map": weight_map}
+        (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
     return folder
+
+
+write_safetensors = partial(write_sharded, shards=1)
+write_bin = partial(write_sharded, shards=1, pickled=True)
 
 
 def write_fair_esm(path: Path, shape: Esm2Shape, tensors: dict[str, Tensor]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(fair_esm_content(shape, tensors), path)
     return path
-
-
-def _write_config(folder: Path, config: dict[str, object]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def hidden_states(encoder: TransformerEncoder, items) -> list[Tensor]:

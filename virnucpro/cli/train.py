@@ -124,10 +124,10 @@ def evaluate(
     from virnucpro.core.log import ProgressReporter
     from virnucpro.models.store import resolve_model
     from virnucpro.pipeline.stream import DirectScorer
+    from virnucpro.training.corpus import Drawing
     from virnucpro.training.evaluation import FILES
     from virnucpro.training.evaluation import evaluate as measure
     from virnucpro.training.jobs import Job, LabelledFiles, read_evaluation
-    from virnucpro.training.windows import Drawing
 
     if (decoys is None) != (decoy_kinds is None):
         raise UsageError("--decoys and --decoy-kinds go together")

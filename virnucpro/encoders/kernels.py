@@ -1,7 +1,6 @@
-"""Triton kernels for what stands between the matrix products of a transformer.
+"""Triton kernels for Hopper GPUs, which `TransformerEncoder.prove` compares with `plain`.
 
-Each makes one trip through memory where PyTorch makes two to five, for any shape. They are made for
-Hopper GPUs; `TransformerEncoder.prove` compares them with `plain` on the device.
+Each makes one trip through memory where PyTorch makes two to five, for any shape.
 """
 
 from __future__ import annotations

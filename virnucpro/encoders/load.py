@@ -57,7 +57,7 @@ def check_encoder(spec: EncoderSpec) -> None:
         opened = _Opened(spec)
         for slot in opened.tensors:
             opened.read(slot)
-    make_tokenizer(spec).encode("A")
+    make_tokenizer(spec).encode_batch(["A"])
 
 
 # What may stand before the published names of tensors, by whom ever.
@@ -122,20 +122,14 @@ def _slots(tensors: Iterable[tuple[str, Tensor]], names: Container[str]) -> dict
 class _Unfilled(TorchFunctionMode):
     """Modules made inside get no first numbers; on the meta device a compiler would be imported."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call `func`, unless it is an initialiser."""
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return None
-        return func(*args, **(kwargs or {}))
+        is_first = getattr(func, "__module__", "") == "torch.nn.init"
+        return None if is_first else func(*args, **(kwargs or {}))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Named tensors and configuration of safetensors, `pytorch_model.bin` or fair-esm `.pt`.
-
-    Numbers come from the disk when they are used.
-    """
+    """Tensors, paged in as they are used, and configuration of all published kinds of files."""
     inside = (path / name for name in _WHOLE) if path.is_dir() else (path,)
     if (weights := next(filter(Path.is_file, inside), None)) is None:
         raise ModelError(f"{path}: no weights here ({_WHOLE[0]}, {_WHOLE[2]}); fetch it again")
@@ -248,7 +242,7 @@ class _Opened:
         sizes: dict[str, Any] = {"layers": layers, "dim": dim, "heads": heads, "ffn": ffn,
                                  "eps": float(eps)}  # fmt: skip
         if not is_esm2:
-            types = shapes.get("token_types.weight", (2,))[0]
+            types = [*shapes.get("token_types.weight", ()), 2][0]
             return Dnabert(DnabertShape(**sizes, vocab=vocab, token_types=types))
         rotary = config.get("position_embedding_type", "rotary") == "rotary"
         if config.get("emb_layer_norm_before") or not rotary:

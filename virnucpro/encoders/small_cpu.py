@@ -25,8 +25,7 @@ Integers = NDArray[np.int64]
 
 CODON_N = 64
 RESIDUE_ROWS = 22
-ROWS = {"mini-dna": 72, "mini-protein": 24}
-"""Rows of the stem's table by kind of encoder; some are never looked up."""
+ROWS = {"mini-dna": 72, "mini-protein": 24}  # of the stem's table; some are never looked up
 CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 RESIDUE_OF_CODON = np.array([RESIDUES.find(aa) if aa != "*" else 21 for aa in CODE])
 EPSILON = 1e-5
@@ -133,9 +132,8 @@ def merged(
 ) -> Any:  # fmt: skip
     """Letters (n, L) with `lengths` (n,) to vectors (n, dim); arrays as of `six_frames`.
 
-    `pooled` makes max and mean of letters (m, P), -1 for none, with m counts. Of DNA, the vector
-    holds those of the ORF's own codon frame, then of the five others; of a protein, those of all
-    its residues.
+    `pooled` makes max and mean of letters (m, P), -1 for none, with m counts: of a protein, or of
+    DNA those of the ORF's own codon frame, then of the five others.
     """
     if not is_dna:
         inside = xp.arange(letters.shape[1], **where) < lengths[:, None]

@@ -103,7 +103,7 @@ class TransformerEncoder(Encoder):
 
 
 class Layer(nn.Module):
-    """Attention and a feed-forward block, which two norms follow or come before."""
+    """Attention and feed-forward block of either network, and a norm for each."""
 
     is_fp8 = False  # whether all products but that of `out` are in float8
     qkv: Any  # linear, or `Fp8Linear`, as the next two

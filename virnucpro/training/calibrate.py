@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.scores.calibration import UNCERTAIN_CALL, Calibration, logistic, raw_log_odds
+from virnucpro.scores.calibration import Calibration, logistic, raw_log_odds
 from virnucpro.scores.composition import EDGES, LEAST, TRAINING_SHARE, Mix
 from virnucpro.scores.kinds import COLUMNS, KINDS, Kinds
+from virnucpro.scores.thresholds import UNCERTAIN
 from virnucpro.sequences.chunks import even_windows
-from virnucpro.training import windows as draws
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus
+from virnucpro.training import corpus as corpora
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Drawing, LabelledWindows
 from virnucpro.training.jobs import Job
-from virnucpro.training.windows import Drawing, LabelledWindows
 
 Floats = NDArray[np.float64]
 Score = Callable[[Bases], NDArray[np.floating]]  # windows (n, length) to the scores of each
@@ -96,7 +96,7 @@ def fit_calibration(
     """
 
     def drawn(length_nt: int, chunk_nt: int, count: int) -> Iterator[_Records]:
-        windows = draws.dev_windows(sets, Drawing((length_nt,), count, count, CALIBRATION_SEED))
+        windows = corpora.dev_windows(sets, Drawing((length_nt,), count, count, CALIBRATION_SEED))
         if {VIRUS, OTHER} <= {w.labels[0].target for w in windows}:
             yield _scored(score, windows, chunk_nt)
 
@@ -128,7 +128,7 @@ def fit_calibration(
     limits = []
     for records in at:  # the least p_virus, not under `SURE`, that keeps both error rates
         p, calls = calibration.contigs(*records.scored)
-        as_called = np.where(calls == UNCERTAIN_CALL, 0.0, p)
+        as_called = np.where(calls == UNCERTAIN, 0.0, p)
         bounded = [(p[records.target == OTHER], CELLULAR_AS_VIRUS)]
         for kind in np.unique(records.group[records.target == NULL]):
             is_kind = (records.target == NULL) & (records.group == kind)
@@ -170,13 +170,12 @@ def fit_kinds(
     """Choose from which certainty on kind and family are named, on viral windows of a chunk.
 
     The limits are the lowest that keep the error rates among windows that would be called viruses;
-    the family of a group that is not among `groups` has to be left open. `score` gives the columns
-    of `Kinds`.
+    the family of a group that is not in `groups` is left open. `score` gives columns of `Kinds`.
     """
     if not job.virus_kinds:
         return calibration
     drawing = Drawing((job.chunk_nt,), job.dev_count, 0, CALIBRATION_SEED)
-    viral = [w for w in draws.dev_windows(sets, drawing) if w.labels[0].target == VIRUS]
+    viral = [w for w in corpora.dev_windows(sets, drawing) if w.labels[0].target == VIRUS]
     records, kinds = _scored(score, viral, job.chunk_nt), Kinds(groups)
     kind_of = {family: kind for kind, own in job.virus_kinds.items() for family in own}
     names, n = records.group, len(records.group)
@@ -275,7 +274,7 @@ def fit_mix(
         n = max(1, _OF_MIX * count * _ALL_UP_TO_NT // max(_ALL_UP_TO_NT, length_nt))
         found = [
             score_records(calibration, kinds, *_in_chunks(score, windows.bases, chunk_nt))
-            for windows in (draws.draw_windows(c, "", length_nt, n, rng) for c in viral + classes)
+            for windows in (corpora.draw_windows(c, "", length_nt, n, rng) for c in viral + classes)
         ]
         sides = is_viral[[len(some.p) > 0 for some in found]]
         # without viruses, or classes, that are long, shorter ones have to do
@@ -289,8 +288,8 @@ def fit_mix(
 
 def draw_mates(corpus: Corpus, count: int, rng: np.random.Generator) -> LabelledWindows:
     """Both mates of `count` inserts, one behind the other in a window."""
-    windows = draws.draw_windows(corpus, "", INSERT_NT, count, rng)
-    mates = draws.other_strand(windows.bases[:, -MATE_NT:])
+    windows = corpora.draw_windows(corpus, "", INSERT_NT, count, rng)
+    mates = corpora.other_strand(windows.bases[:, -MATE_NT:])
     return windows._replace(bases=np.hstack([windows.bases[:, :MATE_NT], mates]))
 
 
@@ -316,9 +315,9 @@ def mix_of(
 ) -> Mix:  # fmt: skip
     """What is known of each class, from scored parts of each length, and last of pairs.
 
-    Of each part its share of the mix, and whether it is viral, (parts,).
-    A class's cell is the product of what all classes have at the length, what the class has over
-    all lengths, and what it has at this one, each held to 1 by what was imagined.
+    Of each part `share` of the mix, and whether it is viral, (parts,). A class's cell is a product
+    of what all classes have at the length, what the class has over all lengths, and what it has at
+    this one, each held to 1 by what was imagined.
     """
     counted = np.zeros((len(scored), len(share), _BINS))
     implied = np.zeros((2, len(scored), _BINS))  # by p_virus: of others, of viruses

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from virnucpro.core.text import percent
 from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.reports import pages
 from virnucpro.training import corpus as corpora
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Labelled
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Drawing, Labelled
 from virnucpro.training.jobs import Job, LabelledFiles
-from virnucpro.training.windows import Drawing, dev_windows
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -86,7 +86,7 @@ def evaluate(
     held = [(name, [*corpus.records()]) for name, corpus in sets.items()]
     classes: Sequence[int] = LENGTH_CLASSES
     if drawing:
-        drawn, classes = dev_windows(sets, drawing), drawing.lengths
+        drawn, classes = corpora.dev_windows(sets, drawing), drawing.lengths
         held = [(w.name, [*zip(w.labels, w.records, w.bases, strict=True)]) for w in drawn]
     count = sum(len(sequences) for _, sequences in held)
     if not count:
@@ -213,10 +213,9 @@ def measured(scored: Any, leave_out: Sequence[str] = ()) -> tuple[list[Row], lis
         for level, of_target, own in (
             ("class", cellular, at.kind), ("family", viral, at.group), ("null", null, at.group)
         ):  # fmt: skip
-            for name in names:
-                here = of_target & (at.set_name == name)
-                for group in np.unique(own[here]).tolist():
-                    groups.append((level, name, group, here & (own == group)))
+            for name, group in product(names, np.unique(own[of_target]).tolist()):
+                inside = of_target & (at.set_name == name) & (own == group)
+                groups.append((level, name, group, inside))
         rows += [_row(at, *one) for one in groups if one[3].any()]
     return rows, curves
 
@@ -225,7 +224,8 @@ def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
     """Figures of the members, measured against all of the other target."""
     own, scored = at[inside], ~np.isnan(at.p)
     p = at.p[inside & scored]
-    shares = {call: float((own.call == call).mean()) for call in ("virus", "uncertain")}
+    calls = ("virus", "uncertain", "non-virus")
+    shares = {call.replace("-", "_"): float((own.call == call).mean()) for call in calls}
     against = {OTHER: VIRUS, VIRUS: OTHER}.get(own.target[0], -1)
     both = inside | (at.target == against)
     compared = at[both & scored]
@@ -243,16 +243,13 @@ def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
     return Row(
         length_nt=at.length_nt[0].item(), level=level, set_name=set_name, group=group,
         count=len(own), coverage=float((own.call != "").mean()),
-        **shares, non_virus=float((own.call == "non-virus").mean()),
-        mean_p=float(p.mean()) if len(p) else NAN, **contrast,
+        **shares, mean_p=float(p.mean()) if len(p) else NAN, **contrast,
     )  # fmt: skip
 
 
 def auroc(scores: Floats, positive: Mask) -> float:
-    """Chance that a positive scores above a negative; ties count half. NaN without both."""
+    """Chance that a positive scores above a negative, of which there are; ties count half."""
     hits, misses = int(positive.sum()), int((~positive).sum())
-    if not hits or not misses:
-        return NAN
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * misses))

@@ -1,12 +1,11 @@
 """What `train` and `evaluate` are to do: a training configuration (YAML), read and checked."""
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from virnucpro.core.config import build, read_yaml
 from virnucpro.core.errors import ConfigError
-from virnucpro.core.files import digest_of
 from virnucpro.encoders.small_cpu import TowerConfig
 from virnucpro.models.classifier_file import PUBLISHED_KIND
 
@@ -112,9 +111,7 @@ class Recipe:
     kind_weights: dict[str, float] = field(default_factory=dict)  # over the square root of bases
     family_weights: dict[str, float] = field(default_factory=dict)  # likewise, of viruses
     noise: Noise = field(default_factory=Noise)
-    # Virus families that insert into genomes: worn copies of theirs, with substitutions and broken
-    # frames, are the cellular class `insertion`.
-    decayed: tuple[str, ...] = ()
+    decayed: tuple[str, ...] = ()  # viruses whose worn copies are the cellular class `insertion`
     null_bank_share: float = 1.0  # size of the bank of null sequences, over that of about 60 Mbp
     optimiser: Literal["adamw", "muon"] = "adamw"  # Muon for the inner matrices, AdamW else
     rate: float = 2e-3  # highest of AdamW; rates fall along a cosine
@@ -122,11 +119,8 @@ class Recipe:
     decay: float = 0.02
     warmup: float = 0.03  # share of the steps over which the rates rise
     smoothing: float = 0.02  # of labels
-    # weight of the loss for the group (family, class) of a window, and of that for a virus's kind
-    kind_loss: float = 0.2
-    # How much the scores of the model that training starts from count beside the labels, 0 to 1, in
-    # windows without an N.
-    distil: float = 0.0
+    kind_loss: float = 0.2  # weight of the losses for group (family, class) and kind of virus
+    distil: float = 0.0  # share of the first model's scores in what is learned, where there is no N
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
     seed: int = 0  # everything random follows from it
     evaluate_every: int = 1_000  # steps between two looks at the dev sets
@@ -165,11 +159,6 @@ class MlpRecipe:
         if min(self.windows, self.dev_windows, self.hidden, self.epochs) < 1 or self.dropout > 1:
             names = "windows, dev_windows, hidden and epochs"
             raise ValueError(f"{names} must be 1 or more, dropout 1 or less")
-
-
-def digest(recipe: Recipe | MlpRecipe) -> str:
-    """Identity of a recipe (hex)."""
-    return digest_of(asdict(recipe))
 
 
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:

@@ -24,11 +24,11 @@ from virnucpro.core.log import ProgressReporter
 from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.models.store import base_model
 from virnucpro.pipeline.stream import DirectScorer
-from virnucpro.training.corpus import VIRUS, as_records, load_labelled
+from virnucpro.training import corpus as corpora
+from virnucpro.training.corpus import VIRUS, Drawing, LabelledWindows
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.fit import FitSettings, write_model
-from virnucpro.training.jobs import Job, MlpRecipe, digest
-from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows
+from virnucpro.training.jobs import Job, MlpRecipe
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -51,7 +51,7 @@ def embed_windows(
     ledger, model = Ledger(folder, folder / "ledger", repair=True), encoder.model
     windows = np.concatenate([w.bases for w in drawn])
     firsts = range(0, len(windows), BLOCK_WINDOWS)
-    vectors, window = [np.empty((0, model.dim), np.float32)], [np.empty(0, np.int64)]
+    found = [(np.empty((0, model.dim), np.float32), np.empty(0, np.int64))]
     with progress.create_file_bar(len(firsts), desc=f"Embedding {name}", unit="blocks") as bar:
         for first in firsts:
             block, unit = windows[first : first + BLOCK_WINDOWS], f"{name}-{first}"
@@ -65,21 +65,21 @@ def embed_windows(
             elif time.monotonic() > stop_at:
                 return None
             else:
-                found, before = list[Any](), 0
-                for shard, of_orfs in encoder.vectors(as_records(block)):
+                parts, before = list[Any](), 0
+                for shard, of_orfs in encoder.vectors(corpora.as_records(block)):
                     record = shard.chunks["record"][shard.orfs["chunk"]].astype(np.int64)
-                    found.append((of_orfs, before + record))
+                    parts.append((of_orfs, before + record))
                     before += len(shard.records)
-                rows, of = (np.concatenate(parts) for parts in zip(*found, strict=True))
+                rows, of = map(np.concatenate, zip(*parts, strict=True))
                 content = io.BytesIO()
                 np.savez(content, vectors=rows, window=of)
                 ledger.discard(unit)
                 ledger.commit(unit, key, content.getvalue())
-            vectors.append(rows)
-            window.append(first + of)
+            found.append((rows, first + of))
             bar.update()
     viral = np.array([label.target == VIRUS for w in drawn for label in w.labels])
-    return Features(np.concatenate(vectors), np.concatenate(window), viral)
+    vectors, window = map(np.concatenate, zip(*found, strict=True))
+    return Features(vectors, window, viral)
 
 
 def fit_mlp(
@@ -139,23 +139,21 @@ def _window_auroc(network: nn.Module, features: Features, device: torch.device) 
     """AUROC over windows with a row; a window's score is that of its highest row."""
     network.eval()
     highest = np.full(len(features.viral), -1.0)
-    for rows in np.array_split(np.arange(len(features.window)), -(-len(features.window) // 4096)):
-        vectors = torch.from_numpy(features.vectors[rows]).to(device)
-        scores = network(vectors).softmax(dim=1)[:, 1].double().cpu().numpy()
-        np.maximum.at(highest, features.window[rows], scores)
+    parts = np.array_split(features.vectors, -(-len(features.vectors) // 4096))
+    logits = torch.cat([network(torch.from_numpy(part).to(device)).cpu() for part in parts])
+    np.maximum.at(highest, features.window, logits.softmax(dim=1)[:, 1].double().numpy())
     return auroc(highest[highest >= 0], features.viral[highest >= 0])
 
 
 def train_mlp(
     job: Job, recipe: MlpRecipe, settings: FitSettings, home: Path, output: Path
 ) -> tuple[int, float] | None:
-    """Draw windows, embed them, train, write the model directory; None if time was up.
+    """Draw windows, embed them, train, write the model directory, with encoders that are files.
 
-    Encoders that are files of a model are copied. Returns the epoch that the weights are from, and
-    their AUROC on held-out windows.
+    Returns the epoch of the weights, and their AUROC on held-out windows; None if time was up.
     """
     base = base_model(job.model, home)
-    train, dev = load_labelled(job.data)
+    train, dev = corpora.load_labelled(job.data)
     encoder = DirectScorer(base, str(settings.device))
     stop_at = time.monotonic() + settings.stop_after
     nulls = int(recipe.null_share * recipe.windows / 3)
@@ -164,7 +162,7 @@ def train_mlp(
         ("train", {"train": train}, recipe.windows, nulls), ("dev", dev, recipe.dev_windows, 0)
     ):  # fmt: skip
         drawing = Drawing((base.chunk_nt,), count, null_count, recipe.seed)
-        if not (windows := dev_windows(sets, drawing)):
+        if not (windows := corpora.dev_windows(sets, drawing)):
             raise ConfigError(f"no record is as long as a chunk ({base.chunk_nt} nt)")
         features = embed_windows(settings.folder, name, windows, encoder, stop_at, progress)
         if features is None:
@@ -186,7 +184,7 @@ def train_mlp(
             said[slot] = {"kind": spec.kind, "dim": spec.dim, "file": target.name}
     state = network.state_dict()
     del state["bn1.num_batches_tracked"]
-    source = f"virnucpro train, recipe {digest(recipe)[:16]}, epoch {epoch}"
+    source = f"virnucpro train, recipe {digest_of(asdict(recipe))[:16]}, epoch {epoch}"
     write_model(output, state, PUBLISHED_KIND, said, name=job.name, source=source,
                  licence="not stated")  # fmt: skip
     return epoch, best

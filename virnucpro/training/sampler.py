@@ -10,9 +10,8 @@ from torch import Tensor
 
 from virnucpro.encoders.small_cpu import CODE, CODON_N, six_frames
 from virnucpro.encoders.tokenizers import BASE_N, BASE_PAD, RESIDUE_PAD, RESIDUE_X, RESIDUES
-from virnucpro.training.corpus import VIRUS, Corpus
+from virnucpro.training.corpus import VIRUS, Corpus, adapters
 from virnucpro.training.jobs import Noise
-from virnucpro.training.windows import adapters
 
 _IS_STOP = [aa == "*" for aa in CODE] + [False]
 _ADAPTER_TAILS, _LONGEST_TAIL = 500, 500

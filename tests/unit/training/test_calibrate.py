@@ -7,9 +7,8 @@ from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Mix
 from virnucpro.scores.kinds import Kinds
 from virnucpro.training.calibrate import Scored, fit_calibration, fit_mix, fit_pairs
-from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Label
+from virnucpro.training.corpus import NULL, OTHER, VIRUS, Corpus, Drawing, Label, dev_windows
 from virnucpro.training.evaluation import reliability
-from virnucpro.training.windows import Drawing, dev_windows
 
 PATTERN = np.array([True, True, False])  # weak, weak, strong: viral sequence follows it loosely
 

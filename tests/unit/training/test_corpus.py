@@ -7,9 +7,9 @@ from training_data import TINY_RECIPE, write_labelled
 
 from virnucpro.core.config import build
 from virnucpro.core.errors import ConfigError, InputError
+from virnucpro.training import corpus as corpora
 from virnucpro.training.corpus import NULL, VIRUS, load_corpus, load_labelled, read_labels
 from virnucpro.training.jobs import LabelledFiles, Recipe
-from virnucpro.training.windows import with_made_up
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +58,11 @@ def test_files_that_do_not_make_a_training_set_are_refused(data, changes, told):
 def test_nulls_follow_the_corpus_from_the_seed(data):
     train, _ = load_labelled(_files(data))
     recipe = build(Recipe, TINY_RECIPE, "recipe")
-    first, again = with_made_up(train, recipe), with_made_up(train, recipe)
+    first, again = corpora.with_made_up(train, recipe), corpora.with_made_up(train, recipe)
     assert (first.bases == again.bases).all()
     kinds = {g.group for g in first.groups if g.target == NULL}
     assert {"uniform", "bases", "dinucleotides", "low"} <= kinds
-    none = with_made_up(train, build(Recipe, {**TINY_RECIPE, "null_share": 0.0}, ""))
+    none = corpora.with_made_up(train, build(Recipe, {**TINY_RECIPE, "null_share": 0.0}, ""))
     assert none.ids == train.ids
 
 

@@ -16,17 +16,11 @@ from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
-from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Label, as_records
-from virnucpro.training.fit import (
-    Fit,
-    FitSettings,
-    MiniModel,
-    export_model,
-    logits_of,
-)
+from virnucpro.training import corpus as corpora
+from virnucpro.training.corpus import OTHER, VIRUS, Corpus, Drawing, Label, LabelledWindows
+from virnucpro.training.fit import Fit, FitSettings, MiniModel, export_model, logits_of
 from virnucpro.training.jobs import Recipe
 from virnucpro.training.sampler import oriented
-from virnucpro.training.windows import Drawing, LabelledWindows, dev_windows, with_made_up
 
 BUCKETS = [{"shortest": 150, "longest": 200, "batch": 32},
            {"shortest": 201, "longest": 255, "batch": 24}]  # fmt: skip
@@ -53,7 +47,7 @@ def dev() -> list[LabelledWindows]:
     whole = _corpus(1)
     sets = {"virus": whole.of_groups(whole.targets == VIRUS),
             "cells": whole.of_groups(whole.targets == OTHER)}  # fmt: skip
-    return dev_windows(sets, Drawing(lengths=(150,), count=40, null_count=0, seed=0))
+    return corpora.dev_windows(sets, Drawing(lengths=(150,), count=40, null_count=0, seed=0))
 
 
 def _settings(folder, **more) -> FitSettings:
@@ -113,7 +107,7 @@ def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_pa
     bases = np.random.default_rng(3).integers(0, 4, (20, 300)).astype(np.uint8)
     logits = logits_of(model, oriented(bases, torch.device("cpu")))
     expected = mini_scores(*logits, Kinds(groups))
-    scored = list(DirectScorer(found["plain"], "cpu").shards(as_records(bases)))
+    scored = list(DirectScorer(found["plain"], "cpu").shards(corpora.as_records(bases)))
     got = np.concatenate([scores for _, scores in scored])
     np.testing.assert_allclose(got, expected, atol=5e-3)
     assert np.ptp(expected[:, 1]) > 0.01 and np.ptp(expected[:, 3 + KINDS.index("RNA virus")]) > 0
@@ -143,7 +137,7 @@ def test_training_begins_with_the_weights_of_a_model_and_stays_near_its_scores(t
 
 def test_worn_copies_of_inserted_viruses_are_no_viruses(tmp_path, dev):
     recipe = replace(RECIPE, decayed=("g1",))
-    corpus = with_made_up(_corpus(0), recipe)
+    corpus = corpora.with_made_up(_corpus(0), recipe)
     kinds = {"retro-transcribing virus": ["g1"]}
     assert Fit(corpus, dev, recipe, _settings(tmp_path), kinds).groups == [
         "bacteria", "insertion", "retro-transcribing virus: g1", "virus: g0", "virus: g2",
