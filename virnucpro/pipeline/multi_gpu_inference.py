@@ -69,8 +69,7 @@ def run_multi_gpu_inference(
         shard = shard_dir / f"shard_{number:05d}.h5"
         key = digest_of(encoder.identity(), *how, kind, sha256_file(path))
         units[SplitFile(path, shard, "shard")] = f"{output_dir.name} {shard.name}", key
-    names, keys = [name for name, _ in units.values()], [key for _, key in units.values()]
-    whole = f"{output_dir.name} embeddings", digest_of(keys)
+    whole = f"{output_dir.name} embeddings", digest_of([key for _, key in units.values()])
     if (entry := ledger.read(*whole)) is not None:
         log.info("%s is complete: nothing to embed", merged)
         on_sequences(int(entry.facts["sequences"]))
@@ -105,7 +104,7 @@ def run_multi_gpu_inference(
             key=whole[1], model_hash=digest_of(encoder.identity()), dtype=options.dtype,
         )  # fmt: skip
         ledger.commit(*whole, outputs=[merged], facts={"sequences": count})
-        ledger.discard(*names)
+        ledger.discard(*(name for name, _ in units.values()))
         for file in units:
             file.output_file.unlink()
     seconds = time.monotonic() - started

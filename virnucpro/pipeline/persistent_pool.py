@@ -42,10 +42,7 @@ class PersistentWorkerPool(Workers):
 
 
 class BatchQueueManager:
-    """Hands split files to an executor, by default this process, that ends with each `process`.
-
-    `use_persistent_pool` takes its place, and stays until its owner closes it.
-    """
+    """Hands split files to a pool that stays, or to an executor that ends with each `process`."""
 
     def __init__(
         self, executor: Executor | None = None, use_persistent_pool: Workers | None = None
