@@ -30,7 +30,7 @@ def embed(engine, items):
 def encoder_and_items(spec, device, texts, dtype="auto"):
     encoder = load_encoder(spec, device, choose_dtype(dtype, device))
     tokenizer = make_tokenizer(spec)
-    return encoder, [tokenizer.encode(text) for text in texts]
+    return encoder, tokenizer.encode_batch(texts)
 
 
 @pytest.mark.scaling

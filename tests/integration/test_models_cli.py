@@ -91,9 +91,9 @@ def golden(published, tmp_path):
     """Published outputs in small: vectors of the plain path, scores by the formula."""
     spec = resolve_model("500", None, published)
     nucleotide, protein = fixed_sequences(4)
-    cpu = torch.device("cpu")
+    cpu, plain = torch.device("cpu"), torch.float32
     dna, esm = (
-        one_by_one(load_encoder(slot, cpu, torch.float32), map(make_tokenizer(slot).encode, s), cpu)
+        one_by_one(load_encoder(slot, cpu, plain), make_tokenizer(slot).encode_batch(s), cpu)
         for slot, s in ((spec.dna, nucleotide), (spec.protein, protein))
     )
     merged = np.concatenate([dna, esm], axis=1)

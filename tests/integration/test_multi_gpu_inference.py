@@ -64,7 +64,7 @@ def expect_own_vectors(path, files, spec):
     pairs = [pair for file in files for pair in read_fasta(file)]
     assert list(found) == [name for name, _ in pairs]
     for name, letters in pairs:
-        wanted = encoder([tokenizer.encode(letters)])[0].numpy()
+        wanted = encoder(tokenizer.encode_batch([letters]))[0].numpy()
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4)
 
 

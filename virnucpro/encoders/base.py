@@ -37,13 +37,10 @@ class Layout(ABC):
 
     def to(self, device: torch.device) -> Self:
         """The same on `device`, on its way there."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory, so that copies can overlap with work."""
-        return self._with(Tensor.pin_memory)
-
-    def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with every tensor changed."""
         fields = vars(self).items()
         tensors: dict[str, Any] = {k: change(v) for k, v in fields if isinstance(v, Tensor)}
         return replace(self, **tensors)
@@ -101,7 +98,7 @@ class Rectangle(Layout):
 
     def mask(self, slopes: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Which keys exist (n, 1, 1, width), or how far they are (n, h, width, width)."""
-        columns = self._columns()
+        columns = torch.arange(self.longest, device=self.tokens.device)
         # The first key always counts: a row of padding alone must not divide by 0.
         exists = (columns < self.lengths.clamp(min=1)[:, None])[:, None, None, :]
         if slopes is None:
@@ -111,13 +108,10 @@ class Rectangle(Layout):
 
     def mean(self, hidden: Tensor, skip: int) -> Tensor:
         """As `Layout.mean`."""
-        columns = self._columns()
+        columns = torch.arange(self.longest, device=self.tokens.device)
         kept = (columns >= skip) & (columns < self.lengths[:, None] - skip)
         sums = self.rows(hidden).float().masked_fill(~kept[:, :, None], 0.0).sum(1)
         return sums / (self.lengths - 2 * skip).clamp(min=1)[:, None]
-
-    def _columns(self) -> Tensor:
-        return torch.arange(self.longest, device=self.tokens.device)
 
 
 class Encoder(nn.Module, ABC):

@@ -57,7 +57,7 @@ def check_encoder(spec: EncoderSpec) -> None:
         opened = _Opened(spec)
         for slot in opened.tensors:
             opened.read(slot)
-    make_tokenizer(spec).encode("A")
+    make_tokenizer(spec).encode_batch(["A"])
 
 
 # What may stand before the published names of tensors, by whom ever.
@@ -242,7 +242,7 @@ class _Opened:
         sizes: dict[str, Any] = {"layers": layers, "dim": dim, "heads": heads, "ffn": ffn,
                                  "eps": float(eps)}  # fmt: skip
         if not is_esm2:
-            types = shapes.get("token_types.weight", (2,))[0]
+            types = [*shapes.get("token_types.weight", ()), 2][0]
             return Dnabert(DnabertShape(**sizes, vocab=vocab, token_types=types))
         rotary = config.get("position_embedding_type", "rotary") == "rotary"
         if config.get("emb_layer_norm_before") or not rotary:

@@ -25,8 +25,7 @@ Integers = NDArray[np.int64]
 
 CODON_N = 64
 RESIDUE_ROWS = 22
-ROWS = {"mini-dna": 72, "mini-protein": 24}
-"""Rows of the stem's table by kind of encoder; some are never looked up."""
+ROWS = {"mini-dna": 72, "mini-protein": 24}  # of the stem's table; some are never looked up
 CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 RESIDUE_OF_CODON = np.array([RESIDUES.find(aa) if aa != "*" else 21 for aa in CODE])
 EPSILON = 1e-5

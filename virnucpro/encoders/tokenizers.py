@@ -82,12 +82,8 @@ class BpeTokenizer:
     def __init__(self, tokenizer_json: Path) -> None:
         self.path = Path(tokenizer_json)
 
-    def encode(self, sequence: str) -> NDArray[np.int64]:
-        """Token ids with CLS and SEP: shape (tokens,), int64."""
-        return self.encode_batch([sequence])[0]
-
     def encode_batch(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
-        """As `encode` for each of `sequences`; other threads run meanwhile."""
+        """Token ids with CLS and SEP, (tokens,) each; other threads run meanwhile."""
         encodings = self._tokenizer.encode_batch_fast(list(sequences))  # fast: without offsets
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 

@@ -128,7 +128,7 @@ class BatchEngine:
 
     def _prepare(self, batch: _Batch) -> _Work:
         ready = self.encoder.lay_out(batch[1])
-        return *batch, ready.pin_memory() if self._pin else ready
+        return *batch, ready.each(Tensor.pin_memory) if self._pin else ready
 
     def _launch(self, work: _Work) -> Iterator[_Pending]:
         """Queue a batch, in parts if it does not fit; every part is yielded before the next."""

@@ -160,10 +160,8 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
     """The records of all samples, in order. Streams. `log` is a new one, silent to read again.
 
     Ids are unique within a sample, and the same whatever other samples there are. Joint ids are
-    unique over all of them: an id that an earlier sample has becomes `{id}__2`.
-
-    Raises:
-        InputError: an input is no sequences, or not what it was at the start; names it as given.
+    unique over all of them: an id that an earlier sample has becomes `{id}__2`. An InputError,
+    which names an input as given, tells that it is no sequences, or not what it was at the start.
     """
     log = ReadLog() if log is None else log
     log.joint_ids = IdRegistry() if len(sources) > 1 else None
@@ -180,11 +178,7 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
 
 
 def check_unchanged(source: Source, log: ReadLog) -> None:
-    """See that a sample, read to its end, is what it was, and name it in the log as it was given.
-
-    Raises:
-        InputError: an input is not what it was at the start.
-    """
+    """See that a sample, now read, is what it was, or raise an InputError; the log names inputs."""
     for path, digest in zip(source.paths, source.digests, strict=bool(source.digests)):
         if log.digests[str(path)] != digest:
             raise InputError(path, "changed during the run; run again when it is whole")

@@ -22,7 +22,7 @@ from virnucpro.core.text import counted, duration, one_line
 from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.calls import Caller, ModelTables
+from virnucpro.pipeline.calls import Caller, ModelTables, Scores
 from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass, read_inputs
 from virnucpro.pipeline.inputs import read_sources, sampler
 from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
@@ -41,7 +41,6 @@ DIRECT_ORFS = 2_000  # of a unit without files
 SAMPLE, LEAST_SEQUENCES = 2_048, 512
 LEAST_AGREEMENT = 0.999  # of the labels
 LARGEST_DIFFERENCE = 0.02  # of a probability
-Scores = NDArray[np.float32]
 Orfs = tuple[list[bytes], list[bytes]]  # DNA and protein of each
 _NO_SCORES: Scores = np.empty((0, COLUMNS), np.float32)
 

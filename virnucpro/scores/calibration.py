@@ -1,13 +1,11 @@
 """From the scores of chunks to a calibrated probability and a call for each contig.
 
 A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null) / 10) become slope(L) z + intercept(L),
-both interpolated over the logarithm of the chunk's length L; that a sequence is unlike any genome
-says little on whose it is, and keeps calls open by itself. Chunks of one contig are neither
-one observation nor independent ones: the contig's log-odds are the mean of its chunks', weighted
-by length, times n ** gain, where n is the number of full chunks its letters make. Gain 0 would
-be the mean and 1 the sum. A length counts letters that are known: N is no evidence. Mates of one
-fragment agree on its kind: a pair's log-odds gain where both look like one kind of virus, less
-for phages, which share genes with their hosts, and lose where both look like one host.
+both interpolated over the logarithm of its length L in known letters: N is no evidence. Those of a
+contig are the mean of its chunks', weighted by length, times n ** gain, where n is the number of
+full chunks its letters make; gain 0 would be the mean and 1 the sum. A pair's gain where both mates
+look like one kind of virus, less for phages, which share genes with their hosts, and lose where
+both look like one host.
 """
 
 from __future__ import annotations

@@ -100,9 +100,9 @@ def sample_name(path: Path | str) -> str:
 def read_records(paths: Iterable[Path | str], log: ReadLog | None = None) -> Iterator[Record]:
     """The records of all inputs, in order; `-` is standard input. Streams.
 
-    The id is the header up to the first ASCII blank, else `record_{n}`, n counting all records of
-    the run from 1; a second record with an id becomes `{id}__2`. An InputError tells of what is no
-    FASTA or FASTQ, or a record over 1 Gnt, with its line, after the records before it.
+    The id is the header up to the first ASCII blank, else `record_{n}`, n counting from 1; a second
+    record with an id becomes `{id}__2`. An InputError tells of what is no FASTA or FASTQ, or a
+    record over 1 Gnt, with its line, after the records before it.
     """
     log = ReadLog() if log is None else log
     for path in paths:
@@ -158,8 +158,10 @@ def first_word(header: str) -> str:
 
 
 def _entries(path: Path | str | Stretch, log: ReadLog) -> Iterator[Entry]:
+    """The records of one input, in order; a block and a record are in memory."""
     with nullcontext(path) if isinstance(path, Stretch) else open_text(path, log) as text:
-        yield from read_entries(text, log)
+        if text.kind is not None:
+            yield from _fasta(text, log) if text.kind == "fasta" else _fastq(text, log)
 
 
 @contextmanager
@@ -170,13 +172,6 @@ def open_text(path: Path | str, log: ReadLog) -> Iterator[TextStream]:
         log.digests[str(path)] = unpacked.finish()
         if unpacked.is_cut_short:
             log.cut_short.append(str(unpacked.path))
-
-
-def read_entries(stream: TextStream, log: ReadLog) -> Iterator[Entry]:
-    """The records of one input, in order; a block and a record are in memory."""
-    if stream.kind == "fasta":
-        return _fasta(stream, log)
-    return _fastq(stream, log) if stream.kind else iter(())
 
 
 def _fasta(stream: TextStream, log: ReadLog) -> Iterator[Entry]:

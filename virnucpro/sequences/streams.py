@@ -94,7 +94,8 @@ class Unpacked:
         if archive := _starts(_ARCHIVES, head):
             raise InputError(path, f"{archive} archive; unpack it first", 1)
         self.packing = _starts(_MAGIC, head)
-        self._is_bgzip = self.packing == "gzip" and head[_BGZF_EXTRA] == b"BC\x02\x00"
+        # whether a file of bgzip, once it is finished, lacks its end block
+        self.is_cut_short = self.packing == "gzip" and head[_BGZF_EXTRA] == b"BC\x02\x00"
         packed = chain([head], self._raw)
         self.pieces = _unpacked(packed, self.packing) if self.packing else packed
 
@@ -112,12 +113,8 @@ class Unpacked:
                 pass
         except OSError as error:
             raise InputError(self.path, f"reading failed: {error}") from error
+        self.is_cut_short &= self._tail != _BGZF_END
         return self._digest.hexdigest()
-
-    @property
-    def is_cut_short(self) -> bool:
-        """Whether a file of bgzip, read to its end, lacks its end block."""
-        return self._is_bgzip and self._tail != _BGZF_END
 
 
 @contextmanager

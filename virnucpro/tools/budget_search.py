@@ -55,7 +55,7 @@ def try_budgets(
     """
     encoder = load_encoder(spec, device, choose_dtype(dtype, device))
     tokenizer = make_tokenizer(spec)
-    tokens = [tokenizer.encode(sequence) for sequence in sequences]
+    tokens = tokenizer.encode_batch(sequences)
     longest = max(map(len, tokens))
     if longest > budgets[-1]:
         raise UsageError(f"the longest sequence has {longest} tokens: raise --max-batch")

@@ -77,9 +77,8 @@ def survey(
     count, scored, nt, chunks = np.rint(totals).astype(int).tolist()
     share = chunks / max(1, len(sample))
     dna, protein = (
-        sum(len(tokenizer.encode(orf.decode("ascii"))) for orf in found)
-        for tokenizer, found in ((make_tokenizer(model.dna), orfs.dna),
-                                 (make_tokenizer(model.protein), orfs.protein))
+        sum(map(len, make_tokenizer(slot).encode_batch([orf.decode("ascii") for orf in found])))
+        for slot, found in ((model.dna, orfs.dna), (model.protein, orfs.protein))
     )  # fmt: skip
     return Survey(
         records=count, scored=scored, nt=nt, chunks=chunks,

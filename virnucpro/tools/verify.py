@@ -58,7 +58,7 @@ def verify_paths(spec: ModelSpec, device: torch.device) -> Iterator[Check]:
     kinds: tuple[EngineKind, ...] = ("padded", "packed")
     merged: dict[str, list[Vectors]] = {}
     for slot, sequences in zip((spec.dna, spec.protein), fixed_sequences(), strict=True):
-        items = list(map(make_tokenizer(slot).encode, sequences))
+        items = make_tokenizer(slot).encode_batch(sequences)
         for name in ("float32", "float16") if device.type == "cuda" else ("float32",):
             encoder = load_encoder(slot, device, getattr(torch, name))
             if name == "float32":
@@ -91,7 +91,7 @@ def verify_golden(spec: ModelSpec, folder: Path, device: torch.device) -> Iterat
     classifier = Classifier(spec, str(device))
     for name, *sequences, golden in everything:
         dna, protein = (
-            one_by_one(encoder, list(map(tokenizer.encode, texts)), device)
+            one_by_one(encoder, tokenizer.encode_batch(texts), device)
             for encoder, tokenizer, texts in zip(encoders, tokenizers, sequences, strict=True)
         )
         merged = np.hstack([dna, protein])

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -212,10 +213,9 @@ def measured(scored: Any, leave_out: Sequence[str] = ()) -> tuple[list[Row], lis
         for level, of_target, own in (
             ("class", cellular, at.kind), ("family", viral, at.group), ("null", null, at.group)
         ):  # fmt: skip
-            for name in names:
-                here = of_target & (at.set_name == name)
-                for group in np.unique(own[here]).tolist():
-                    groups.append((level, name, group, here & (own == group)))
+            for name, group in product(names, np.unique(own[of_target]).tolist()):
+                inside = of_target & (at.set_name == name) & (own == group)
+                groups.append((level, name, group, inside))
         rows += [_row(at, *one) for one in groups if one[3].any()]
     return rows, curves
 
@@ -248,10 +248,8 @@ def _row(at: Any, level: str, set_name: str, group: str, inside: Mask) -> Row:
 
 
 def auroc(scores: Floats, positive: Mask) -> float:
-    """Chance that a positive scores above a negative; ties count half. NaN without both."""
+    """Chance that a positive scores above a negative, of which there are; ties count half."""
     hits, misses = int(positive.sum()), int((~positive).sum())
-    if not hits or not misses:
-        return NAN
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * misses))

@@ -13,7 +13,7 @@ import math
 import pickle
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,15 @@ from virnucpro.models.store import CLASSIFIER_FILE, load_model, write_manifest
 from virnucpro.scores.classifier import mini_scores
 from virnucpro.scores.kinds import KINDS, Kinds
 from virnucpro.training import corpus as corpora
-from virnucpro.training.calibrate import fit_calibration, fit_kinds, fit_mix
+from virnucpro.training.calibrate import CHUNK_LENGTHS, fit_calibration, fit_kinds, fit_mix
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Drawing, LabelledWindows
 from virnucpro.training.evaluation import auroc
-from virnucpro.training.jobs import Job, Recipe, digest
+from virnucpro.training.jobs import Job, Recipe
 from virnucpro.training.sampler import Windows, WindowSampler, oriented
 
 logger = logging.getLogger("virnucpro.training")
 
 CALIBRATION_FILE = "calibration.json"
-DEV_LENGTHS = (150, 300, 500, 1000)
 _SAVE_SECONDS = 60.0
 _AT_ONCE = 256  # windows without gradients
 _TO_RANK = 512  # windows by which the channels of a larger model are ranked
@@ -167,8 +166,9 @@ class Fit:
         content = hashlib.sha256(corpus.bases.data)
         content.update(np.stack([corpus.ends, corpus.group_of]).tobytes())
         self.made_from = digest_of(
-            digest(recipe), content.hexdigest(), corpus.groups, start.digest if start else "",
-            self.groups, [(w.name, w.labels, w.bases.tobytes().hex()) for w in dev],
+            digest_of(asdict(recipe)), content.hexdigest(), corpus.groups,
+            start.digest if start else "", self.groups,
+            [(w.name, w.labels, w.bases.tobytes().hex()) for w in dev],
         )  # fmt: skip
         self.step, self.best, self.best_step, self.since_best = 0, -1.0, 0, 0
         self.best_weights: dict[str, Tensor] = {}
@@ -385,7 +385,7 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
     """Train, resuming what `settings.folder` holds; once finished, write the calibrated model."""
     corpus, dev = corpora.load_labelled(job.data)
     logger.info("training on %d bases of %d groups", len(corpus.bases), len(corpus.groups))
-    drawing = Drawing(DEV_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
+    drawing = Drawing(CHUNK_LENGTHS, job.dev_count, job.dev_count // 4, recipe.seed)
     start = load_model(job.start, settings.folder) if job.start else None
     made_up, drawn = corpora.with_made_up(corpus, recipe), corpora.dev_windows(dev, drawing)
     fit = Fit(made_up, drawn, recipe, settings, job.virus_kinds, start)
@@ -402,7 +402,7 @@ def train_bundled(job: Job, recipe: Recipe, settings: FitSettings, output: Path)
         calibration = fit_kinds(calibration, score, dev, job, groups)
         calibration = fit_mix(calibration, score, dev, groups, job.chunk_nt, job.dev_count)
         calibration.save(output / CALIBRATION_FILE, ", ".join(sorted(dev)))
-        source = f"virnucpro train, recipe {digest(recipe)[:16]}, step {fit.best_step}"
+        source = f"virnucpro train, recipe {digest_of(asdict(recipe))[:16]}, step {fit.best_step}"
         export_model(output, job.name, model, groups, job.chunk_nt, source)
     return fit
 

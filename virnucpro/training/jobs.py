@@ -1,12 +1,11 @@
 """What `train` and `evaluate` are to do: a training configuration (YAML), read and checked."""
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from virnucpro.core.config import build, read_yaml
 from virnucpro.core.errors import ConfigError
-from virnucpro.core.files import digest_of
 from virnucpro.encoders.small_cpu import TowerConfig
 from virnucpro.models.classifier_file import PUBLISHED_KIND
 
@@ -160,11 +159,6 @@ class MlpRecipe:
         if min(self.windows, self.dev_windows, self.hidden, self.epochs) < 1 or self.dropout > 1:
             names = "windows, dev_windows, hidden and epochs"
             raise ValueError(f"{names} must be 1 or more, dropout 1 or less")
-
-
-def digest(recipe: Recipe | MlpRecipe) -> str:
-    """Identity of a recipe (hex)."""
-    return digest_of(asdict(recipe))
 
 
 def read_job(path: Path, data: Path | None) -> tuple[Job, Recipe | MlpRecipe]:

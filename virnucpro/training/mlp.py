@@ -28,7 +28,7 @@ from virnucpro.training import corpus as corpora
 from virnucpro.training.corpus import VIRUS, Drawing, LabelledWindows
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.fit import FitSettings, write_model
-from virnucpro.training.jobs import Job, MlpRecipe, digest
+from virnucpro.training.jobs import Job, MlpRecipe
 
 logger = logging.getLogger("virnucpro.training")
 
@@ -139,10 +139,9 @@ def _window_auroc(network: nn.Module, features: Features, device: torch.device) 
     """AUROC over windows with a row; a window's score is that of its highest row."""
     network.eval()
     highest = np.full(len(features.viral), -1.0)
-    for rows in np.array_split(np.arange(len(features.window)), -(-len(features.window) // 4096)):
-        vectors = torch.from_numpy(features.vectors[rows]).to(device)
-        scores = network(vectors).softmax(dim=1)[:, 1].double().cpu().numpy()
-        np.maximum.at(highest, features.window[rows], scores)
+    parts = np.array_split(features.vectors, -(-len(features.vectors) // 4096))
+    logits = torch.cat([network(torch.from_numpy(part).to(device)).cpu() for part in parts])
+    np.maximum.at(highest, features.window, logits.softmax(dim=1)[:, 1].double().numpy())
     return auroc(highest[highest >= 0], features.viral[highest >= 0])
 
 
@@ -185,7 +184,7 @@ def train_mlp(
             said[slot] = {"kind": spec.kind, "dim": spec.dim, "file": target.name}
     state = network.state_dict()
     del state["bn1.num_batches_tracked"]
-    source = f"virnucpro train, recipe {digest(recipe)[:16]}, epoch {epoch}"
+    source = f"virnucpro train, recipe {digest_of(asdict(recipe))[:16]}, epoch {epoch}"
     write_model(output, state, PUBLISHED_KIND, said, name=job.name, source=source,
                  licence="not stated")  # fmt: skip
     return epoch, best

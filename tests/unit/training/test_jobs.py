@@ -1,12 +1,14 @@
 """A training configuration becomes a job, or an error that names file, key and remedy."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from virnucpro.core.errors import ConfigError
+from virnucpro.core.files import digest_of
 from virnucpro.models.store import BUNDLED, model_in
-from virnucpro.training.jobs import MlpRecipe, Recipe, digest, read_evaluation, read_job
+from virnucpro.training.jobs import MlpRecipe, Recipe, read_evaluation, read_job
 
 MINI = Path(__file__).parents[3] / "recipes" / "mini.yaml"
 TOWERS = "dna: {width: 8}, protein: {width: 8}"
@@ -15,7 +17,7 @@ TOWERS = "dna: {width: 8}, protein: {width: 8}"
 def test_the_recipe_is_the_one_that_the_bundled_model_names():
     job, recipe = read_job(MINI, Path("data"))
     assert isinstance(recipe, Recipe)
-    assert f"recipe {digest(recipe)[:16]}, step " in model_in(BUNDLED).source
+    assert f"recipe {digest_of(asdict(recipe))[:16]}, step " in model_in(BUNDLED).source
     assert (job.name, job.chunk_nt, job.dev_count) == ("mini", 500, 2000)
     assert len(job.data.tables) == 2 and len(job.data.dev) == 3
     assert job.start == Path("data/mini-wide")
