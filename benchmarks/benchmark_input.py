@@ -42,11 +42,10 @@ def write_reads(path: Path, count: int, first: int = 0) -> None:
 
 def one_pass(path: Path, workers: int) -> None:
     """What a process of this benchmark runs: a whole input pass."""
-    from virnucpro.pipeline.input_pass import Rules
+    from virnucpro.pipeline.input_pass import Rules, read_inputs
     from virnucpro.pipeline.inputs import plan_sources
     from virnucpro.pipeline.run import choose_model
     from virnucpro.pipeline.settings import ModelChoice
-    from virnucpro.pipeline.side_by_side import read_inputs
     from virnucpro.sequences.read_log import ReadLog
 
     model = choose_model(ModelChoice())

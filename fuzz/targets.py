@@ -94,7 +94,7 @@ def _pairs(folder: Path, data: bytes) -> None:
     half = data.find(b"\xff\xff")
     parts = [data[:half], data[half + 2 :]] if half >= 0 else [data]  # one file holds them in turn
     paths = [_put(folder, f"{number}.fq", part) for number, part in enumerate(parts)]
-    _drain(record for mates in pairs_of(paths, ReadLog()) for record in mates)
+    _drain(pairs_of(paths, ReadLog()))
 
 
 def _packed(folder: Path, data: bytes) -> None:
@@ -164,7 +164,7 @@ def _features(folder: Path, data: bytes) -> None:
     path = _put(folder, "output_1.pt", data)
     readers: tuple[Callable[[Path], object], ...] = (
         features.read_dna_features, features.read_protein_features,
-        features.read_merged, features.merged_inputs,
+        features.read_merged, features.read_records,
     )  # fmt: skip
     for read in readers:
         with contextlib.suppress(VirNucProError):

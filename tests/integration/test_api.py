@@ -180,7 +180,6 @@ def test_open_frame_scores_every_open_frame_whatever_the_model_keeps(home):
     open_everywhere = {"a": "ACG" * 100}
     assert len(virnucpro.embed(open_everywhere)) == 1  # the bundled model keeps the longest
     found = virnucpro.embed(open_everywhere, orf_policy="open-frame")
-    assert found.seq_ids == tuple(
-        f"a_chunk_1{frame}" for frame in ("F1", "F2", "F3", "R1", "R2", "R3")
-    )
+    frames = ("F1", "F2", "F3", "R1", "R2", "R3")
+    assert found.seq_ids == tuple(f"a_chunk_1{frame}" for frame in frames)
     assert len(virnucpro.embed(open_everywhere, orf_policy="longest")) == 1

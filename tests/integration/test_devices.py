@@ -56,7 +56,8 @@ def test_work_goes_to_the_gpus_that_were_named(tiny_home, tmp_path, monkeypatch,
         monkeypatch.setattr(module, "detect_cuda_devices", lambda: [0, 1, 2, 3])
     monkeypatch.setattr(workers, "worker_main", stand_ins.worker_that_names_its_device)
     fasta, out = write_dna(tmp_path / "in.fa", [400] * 4), tmp_path / "out"
-    with patch("virnucpro.pipeline.prediction.merge", side_effect=OutputError("stop here")):
+    merge = "virnucpro.pipeline.prediction.parallel_merge_with_progress"
+    with patch(merge, side_effect=OutputError("stop here")):
         if error is None:
             assert predict_here(tiny_home, fasta, out, **options) == 0
         else:

@@ -65,7 +65,7 @@ def test_rescue_switches_give_the_same_calls(call, undisturbed, tmp_path, layout
     [
         ("prediction.write_fasta", "reading"),
         ("prediction.parallel_merge_with_progress", "merging"),
-        ("prediction.classify", "prediction"),
+        ("prediction.LoadedModels", "prediction"),
         ("stream.scored_shards", "scoring"),
         ("prediction.write_final_tables", "tables"),
     ],
@@ -95,7 +95,7 @@ def test_a_batch_size_is_a_number_of_tokens_on_any_number_of_workers(call, tmp_p
 
 @pytest.mark.parametrize(("workers", "batch"), [(3, 7), (0, 256)])
 def test_the_classifier_reads_with_the_threads_that_were_set(call, tmp_path, workers, batch):
-    with patch("virnucpro.engines.base.spread", wraps=base.spread) as given:
+    with patch("virnucpro.pipeline.prediction.spread", wraps=base.spread) as given:
         call(tmp_path / "out", "--staged", "-t", "9", "-w", str(workers), "-b", str(batch))
     threads = [found.args[2] for found in given.call_args_list if found.args[0] is read_merged]
     assert threads == [workers]

@@ -13,9 +13,8 @@ from unittest import mock
 import pytest
 from runs_here import facts, predict_here, run, write_dna
 
-from virnucpro.core import progress
-from virnucpro.core.log import setup_logging
-from virnucpro.core.progress import ProgressReporter
+from virnucpro.core import log
+from virnucpro.core.log import ProgressReporter, setup_logging
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 LINE = re.compile(r"(\w+(?: \w+)?): (\d+)(?:/(\d+))? ORFs, [\d.]+/s, ETA [\d:]+")
@@ -33,7 +32,7 @@ WAYS = {
 def test_work_tells_of_orfs_while_one_unit_is_at_work(
     way, tiny_home, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
     caplog.set_level("INFO", "virnucpro")
     options, titles = WAYS[way]
     if way == "workers":
@@ -75,7 +74,7 @@ def test_a_run_says_five_lines_and_more_only_if_asked(tmp_path):
 
 def test_without_a_terminal_there_is_a_plain_line_every_half_minute(caplog, monkeypatch):
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(log, "time", clock)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     caplog.set_level(logging.INFO, "virnucpro")

@@ -10,7 +10,7 @@ from tiny_published import write_classifier
 
 from virnucpro.core.storage import Folder
 from virnucpro.models.store import install_local
-from virnucpro.pipeline import input_pass, side_by_side
+from virnucpro.pipeline import input_pass
 from virnucpro.pipeline import shared_run as claims
 from virnucpro.pipeline.shared_run import Claims, latest_claims
 from virnucpro.pipeline.stream import ScoreStore
@@ -45,9 +45,9 @@ def test_tables_are_those_of_a_local_run(shared, tmp_path):
 
 def test_plan_and_finish_read_in_several_processes(shared, tmp_path, monkeypatch):
     plan, command, out = shared
-    monkeypatch.setattr(side_by_side, "LEAST_BYTES", 0)
+    monkeypatch.setattr(input_pass, "LEAST_BYTES", 0)
     monkeypatch.setattr(input_pass, "SHARD_RECORDS", 2)
-    monkeypatch.setattr(side_by_side, "input_pass", None)  # not in this one
+    monkeypatch.setattr(input_pass, "input_pass", None)  # not in this one
     plan("-t", "2")
     command("worker", out, *WORK)
     command("finish", out)

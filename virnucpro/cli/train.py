@@ -121,7 +121,7 @@ def evaluate(
     `null` (no real sequence) or anything cellular. With --config the configuration's dev sets
     are measured, and no FILES are needed.
     """
-    from virnucpro.core.progress import ProgressReporter
+    from virnucpro.core.log import ProgressReporter
     from virnucpro.models.store import resolve_model
     from virnucpro.pipeline.stream import DirectScorer
     from virnucpro.training.corpus import Drawing

@@ -118,10 +118,8 @@ def _next(results: Any, pool: Pool, at_start: set[int | None]) -> list[Any]:
 
 
 def _kill(pool: Any) -> None:
-    """End the processes of a pool that may have lost some, and leave its daemon threads to wait.
-
-    `Pool.terminate` waits for ever for a lock that a killed worker held, or the rest of its result.
-    """
+    """End the processes of a pool that may have lost some, and leave its daemon threads to wait."""
+    # `Pool.terminate` waits for ever for a lock that a killed worker held, or a result's rest
     pool._worker_handler._state = pool._state = TERMINATE  # it was ended: no warning when collected
     pool._change_notifier.put(None)
     pool._worker_handler.join(WATCH_S)  # the thread that starts workers in place of lost ones

@@ -13,8 +13,7 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from virnucpro.core.build import build
-from virnucpro.core.config import MODEL_TYPES
+from virnucpro.core.config import MODEL_TYPES, build
 from virnucpro.core.errors import ConfigError, ModelError, OutputError
 from virnucpro.core.files import digest_of, sha256_file, write_json
 from virnucpro.models import specs

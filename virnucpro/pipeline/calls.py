@@ -13,9 +13,10 @@ from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline.input_pass import Shard
 from virnucpro.pipeline.output_dir import RunPaths
 from virnucpro.reports.tables import CHUNK_COLUMNS, CONTIG_COLUMNS, CallRow, ChunkRow, header
-from virnucpro.scores.calibration import UNCERTAIN_CALL, VIRUS_CALL, Calibration
+from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.consensus import RESULTS_HEADER, ConsensusTable, format_rows
 from virnucpro.scores.kinds import KINDS, LIKENESS, RETRO, Kinds
+from virnucpro.scores.thresholds import UNCERTAIN, VIRUS
 
 # p_virus above which a kind of virus is named, and share from which the retro-transcribing one is:
 # such a call may be an insertion into a host, and should say so.
@@ -92,8 +93,7 @@ class Caller:
             )
             alike = np.full((fragments, LIKENESS), np.nan)
             if self._kinds.families:
-                weight = lengths.astype(np.float64)
-                alike = self._kinds.alike(table[best, 3:], weight, contig_of, fragments)
+                alike = self._kinds.alike(table[best, 3:], lengths, contig_of, fragments)
             p_pairs, calls = self._calibration.contigs(
                 evidence, lengths, fragment_of[contig_of], sizes, hidden, alike
             )
@@ -105,13 +105,13 @@ class Caller:
         hosts = [-1] * count
         if self._kinds.families:
             of_kinds = self._kinds.of_records(
-                table[best, 3:], lengths.astype(np.float64), fragment_of[contig_of], fragments
+                table[best, 3:], lengths, fragment_of[contig_of], fragments
             )
             kind, score, group, certain, host = (found[fragment_of] for found in of_kinds)
             hosts, is_retro, limits = host.tolist(), kind == RETRO, self._calibration
             is_likely = p_virus > LIKELY
             is_insertion = is_likely & is_retro & (p_virus < limits.retro_above)
-            calls[is_insertion & (calls == VIRUS_CALL)] = UNCERTAIN_CALL
+            calls[is_insertion & (calls == VIRUS)] = UNCERTAIN
             is_sure = (self._kinds.of_group[group] == kind) & (certain >= limits.family_above)
             is_named = is_likely & (score >= np.where(is_retro, LIKELY, limits.kind_above))
             for i in np.flatnonzero(is_named).tolist():

@@ -74,10 +74,8 @@ def _text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(letters)) + letters
 
 
-def _list(items: Iterable[bytes]) -> Iterator[bytes]:
-    yield b"]("
-    yield from items
-    yield b"e"  # all since the mark go into the list
+def _list(items: Iterable[bytes]) -> list[bytes]:
+    return [b"](", *items, b"e"]  # all since the mark go into the list
 
 
 def _numbers(*values: int) -> bytes:
@@ -127,17 +125,13 @@ def read_dna_features(path: Path) -> Embeddings:
     ids, rows = _content(path, "nucleotide", list)
     try:
         labels = [row["label"] for row in rows]
-        parts = [row["mean_representation"] for row in rows]
-        # joining what a few bytes name many times could take the whole memory
-        if 2 * sum(part.size for row in parts for part in row) > path.stat().st_size:
-            raise ValueError("holds less than its rows claim")
-        vectors = [np.concatenate(row) if isinstance(row, list) else row for row in parts]
+        means = [row["mean_representation"] for row in rows]
     except Exception as error:
         problem = f"rows are not mean representations ({clipped(error)})"
         raise DamagedFeaturesError(path, problem) from error
     if labels != ids:
         raise DamagedFeaturesError(path, "labels of the rows differ from the list of ids")
-    return _checked(path, ids, _stacked(path, vectors))
+    return _checked(path, ids, _stacked(path, means))
 
 
 def read_protein_features(path: Path) -> Embeddings:
@@ -150,13 +144,6 @@ def read_merged(path: Path) -> Embeddings:
     """Read a merged file: rows with their ids, DNA columns first."""
     ids, data = _content(path, "ids", np.ndarray)
     return _checked(path, ids, data.astype(np.float32))
-
-
-def merged_inputs(path: Path) -> str | None:
-    """Digest of the files that a merged file was made from; None if it is torn or not ours."""
-    with suppress(OSError, LookupError, DamagedFeaturesError):
-        return read_records(path)["inputs.txt"].decode("ascii", "replace")
-    return None
 
 
 def read_records(path: Path) -> dict[str, bytes]:
@@ -260,14 +247,17 @@ def _content(path: Path, key: str, kind: type) -> tuple[list[Any], Any]:
 
 
 def _stacked(path: Path, rows: Sequence[Any]) -> NDArray[np.float32]:
-    shapes: set[tuple[int, ...]] = {getattr(row, "shape", ()) for row in rows} or {(0,)}
-    shape = shapes.pop()
-    if shapes or len(shape) != 1:
-        raise DamagedFeaturesError(path, "rows are not vectors of one width")
-    # a few bytes could name one row many times; no number takes less than two
-    if 2 * len(rows) * shape[0] > path.stat().st_size:
-        raise DamagedFeaturesError(path, "holds less than its rows claim")
-    return np.array(rows, dtype=np.float32).reshape(len(rows), *shape)
+    """Vectors, whole or in lists of their parts, as rows."""
+    try:
+        parts = [row if isinstance(row, list) else [row] for row in rows]
+        # a few bytes could name one row many times; no number takes less than two
+        if 2 * sum(part.size for row in parts for part in row) > path.stat().st_size:
+            raise ValueError("holds less than its rows claim")
+        vectors = [row[0] if len(row) == 1 else np.concatenate(row) for row in parts]
+        return np.array(vectors or np.empty((0, 0)), dtype=np.float32)
+    except Exception as error:
+        problem = f"rows are not vectors of one width ({clipped(error)})"
+        raise DamagedFeaturesError(path, problem) from error
 
 
 def _checked(path: Path, ids: Sequence[Any], vectors: NDArray[np.float32]) -> Embeddings:
@@ -405,9 +395,10 @@ def merge_features(nucleotide_file: Path, protein_file: Path, output_file: Path)
     """
     inputs = digest_of(sha256_file(nucleotide_file), sha256_file(protein_file))
     if output_file.exists() and output_file.stat().st_size > 0:
-        if merged_inputs(output_file) == inputs:
-            logger.info("Skipping merge - output exists: %s", output_file)
-            return output_file
+        with suppress(OSError, LookupError, DamagedFeaturesError):  # torn, or not ours
+            if read_records(output_file)["inputs.txt"] == inputs.encode():
+                logger.info("Skipping merge - output exists: %s", output_file)
+                return output_file
         logger.info("Merging again - made from other inputs, or damaged: %s", output_file)
     dna = read_dna_features(nucleotide_file)
     protein = read_protein_features(protein_file)

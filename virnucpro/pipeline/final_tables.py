@@ -4,6 +4,7 @@ Two passes over the internal table of contigs: the first counts scores, for the 
 rate of each sample; the second writes. Memory does not grow with the number of records.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -31,11 +32,15 @@ from virnucpro.reports.tables import (
 )
 from virnucpro.scores.calibration import Calibration
 from virnucpro.scores.composition import Composition, Sample
-from virnucpro.scores.thresholds import VIRUS, Thresholds, viral_stretches
+from virnucpro.scores.thresholds import VIRAL, VIRUS, Thresholds
 from virnucpro.sequences.read_log import ReadLog
 
 BLOCK_ROWS = 1_024  # of whole pairs
 MANY_FALSE = 0.2  # expected share of the viral records that is told
+BRIDGED_CHUNKS = 1  # opposing chunks in a row that viral chunks on both sides bridge
+# Chance of one false stretch in a contig that is not viral as a whole, if scores are calibrated.
+FALSE_STRETCHES = 0.05
+_LEAST = 1e-6
 # Rows stay text from the model's table to the user's: a place is that of a column.
 _AT = {name: place for place, name in enumerate(CONTIG_COLUMNS)}
 ID, LENGTH, CHUNKS, P_VIRUS, CALL, SAMPLE, SUPPORTING, FDR, P_SAMPLE, JOINT_ID, HOST = (
@@ -97,27 +102,45 @@ def write_final_tables(run: Run) -> tuple[dict[str, int], list[dict[str, Any]]]:
                 "records": counts["records"], "scored": scored, "virus": viral,
                 "with_regions": counts["with_regions"],
                 # the share of viruses in the sample, and its interval of 95%
-                "prevalence": rounded(sample.prevalence) if sample else None,
-                "low": rounded(sample.low) if sample else None,
-                "high": rounded(sample.high) if sample else None,
+                **{name: rounded(getattr(sample, name)) if sample else None
+                   for name in ("prevalence", "low", "high")},
                 "compatible_with_none": is_like_none,
                 "expected_false": fdr if viral else None, "sure": sure, "note": note,
             })  # fmt: skip
     return dict(totals), summaries
 
 
-def find_regions(row: Sequence[str], chunks: Sequence[ChunkRow]) -> list[RegionRow]:
-    """The viral stretches of one contig, `row` being its fields as text."""
-    length = int(row[LENGTH])
-    windows = [(chunk.start, min(chunk.end, length), chunk.p_virus) for chunk in chunks]
-    stretches = viral_stretches(windows, row[CALL] == VIRUS)
-    return [
-        RegionRow(
-            row[ID], number, found.start, found.end, (found.end - found.start) / length,
-            found.supporting, found.opposing, found.mean_p, found.log_odds, row[CALL], row[SAMPLE],
-        )
-        for number, found in enumerate(stretches, start=1)
-    ]  # fmt: skip
+def viral_regions(chunks: Sequence[ChunkRow], length: int, call: str) -> list[RegionRow]:
+    """The viral stretches of a contig of `length` nt, given its chunks and its call.
+
+    Viral chunks that follow each other among the scored chunks make one stretch; a single opposing
+    chunk between two viral ones is bridged. In a contig that is called a virus every stretch
+    counts. In any other the log-odds of a stretch must sum to at least ln(n / 0.05), n being the
+    scored chunks of the contig: chance makes one such stretch in 20 contigs.
+    """
+    scored = [(chunk, chunk.p_virus) for chunk in chunks if chunk.p_virus is not None]
+    needed = -math.inf if call == VIRUS else math.log(max(len(scored), 1) / FALSE_STRETCHES)
+    runs: list[tuple[int, int]] = []
+    for i, (_, p) in enumerate(scored):
+        if p > VIRAL and runs and i - runs[-1][1] <= BRIDGED_CHUNKS + 1:
+            runs[-1] = (runs[-1][0], i)
+        elif p > VIRAL:
+            runs.append((i, i))
+    found: list[RegionRow] = []
+    for first, last in runs:
+        inside, scores = zip(*scored[first : last + 1], strict=True)
+        bounded = [min(max(p, _LEAST), 1 - _LEAST) for p in scores]
+        log_odds = sum(math.log(p / (1 - p)) for p in bounded)
+        if log_odds >= needed:
+            start, end = inside[0].start, min(length, max(chunk.end for chunk in inside))
+            supporting, n = sum(p > VIRAL for p in scores), len(scores)
+            found.append(
+                RegionRow(
+                    inside[0].seq_id, len(found) + 1, start, end, (end - start) / length,
+                    supporting, n - supporting, sum(scores) / n, log_odds, call, inside[0].sample,
+                )
+            )  # fmt: skip
+    return found
 
 
 def _blocks(run: Run) -> Iterator[tuple[str, list[list[str]]]]:
@@ -167,8 +190,9 @@ def _called(
             if [[chunk[0], chunk[-1]] for chunk in own] != [key] * int(row[CHUNKS]):
                 raise DamagedError(run.paths.chunks, f"not the chunks of '{row[ID]}' in its place")
             viral = [*map(ChunkRow.of, own)] if row[SUPPORTING] != "0" else []
-            # of a record of one chunk its row says all that a region could
-            regions, record = find_regions(row, viral) if len(viral) > 1 else [], None
+            regions, record = list[RegionRow](), None
+            if len(viral) > 1:  # of a record of one chunk its row says all that a region could
+                regions = viral_regions(viral, int(row[LENGTH]), row[CALL])
             if row[CALL] == VIRUS or any(region.is_inside for region in regions):
                 is_read = True
                 record = next((record for place, record in records if place == number), None)

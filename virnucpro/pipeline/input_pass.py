@@ -1,18 +1,25 @@
 """One pass over the input: records -> chunks -> ORFs, and the distinct ORFs in units of work.
 
-Rows are numbered within shards of a fixed size, so that memory is bounded by a shard. Units
-follow from input and settings alone.
+Rows are numbered within shards of a fixed size, so that memory is bounded by a shard, and shards
+can be read side by side. A process reads one as if it were all there is; what it cannot know, ids
+that are taken and the numbers of units, is added in order where shards come together.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.core.errors import InputError
+from virnucpro.core.processes import children_ignore_interrupts, map_in_order
 from virnucpro.core.records import FRAMES, Record, Status
+from virnucpro.pipeline.inputs import Source, check_unchanged, read_sources
 from virnucpro.pipeline.parallel_translate import translate_blocks
 from virnucpro.sequences.chunks import (
     chunk_windows,
@@ -21,13 +28,18 @@ from virnucpro.sequences.chunks import (
     tandem_unit,
     terminal_repeat,
 )
+from virnucpro.sequences.fasta import MATE_ENDINGS, Cutter, OddError, open_text
 from virnucpro.sequences.letters import clear_letters, normalise, screen_record
 from virnucpro.sequences.orfs import OrfPolicy
+from virnucpro.sequences.read_log import IdRegistry, ReadLog
 
 SHARD_RECORDS = 50_000
 SHARD_CHUNKS = 100_000
 BLOCK_CHUNKS = 1_000
 SHORTEST_NT = {"longest": 60, "open-frame": 3}
+LEAST_BYTES = 1 << 25  # of all inputs as they lie: less is read before processes have started
+MOST_BYTES = 1 << 26  # of a shard's text; where records are longer, it is chunks that fill one
+MOST_WORKERS = 8  # this process cannot name the records of more
 
 # record: row of the chunk's record in the shard; number: of the chunk in its record, from 0;
 # start, end: its place in the record (nt), beyond the record's end where it crosses the junction
@@ -55,11 +67,10 @@ class Rules:
 
     def status(self, record: Record, number: int) -> Status | None:
         """Why a record is not scored; None if it is."""
-        status = screen_record(record, min_nt=SHORTEST_NT[self.policy.name])
-        if status is None and len(record.sequence) < self.min_length:
-            return Status.FILTERED
-        is_left_out = self.is_sampled is not None and not self.is_sampled(number)
-        return Status.FILTERED if status is None and is_left_out else status
+        if status := screen_record(record, min_nt=SHORTEST_NT[self.policy.name]):
+            return status
+        is_taken = self.is_sampled is None or self.is_sampled(number)
+        return None if is_taken and len(record.sequence) >= self.min_length else Status.FILTERED
 
     def chunks(self, letters: str) -> tuple[list[tuple[int, int]], str, int, str]:
         """Windows of a record, the letters to cut them from, how many are clear, its topology.
@@ -137,13 +148,13 @@ def input_pass(
     rules: Rules,
     per_unit: int,
     workers: int | None = 1,
-    on_block: Callable[[list[str], list[bytes], list[bytes]], object] = lambda *block: None,
+    on_chunks: Callable[[list[str]], object] = lambda texts: None,
     first_unit: int = 0,
 ) -> Iterator[Unit | Shard]:
     """Cut records into chunks, read their ORFs, and gather distinct ones into units. Streams.
 
-    `workers` processes translate, None takes every usable CPU. `on_block` gets the letters of some
-    chunks, and DNA and protein of all their ORFs, copies too, before their units and shard come.
+    `workers` processes translate, None takes every usable CPU. `on_chunks` gets the letters of
+    some chunks before their units and shard come.
 
     Yields:
         Each unit when it is full, and each shard after its last unit.
@@ -155,7 +166,7 @@ def input_pass(
     waiting = list[tuple[bytes, bytes, int]]()  # DNA, protein and row of those of no unit
     for block, texts, found in translate_blocks(_blocks(records, rules), rules.policy, workers):
         new_records, chunks, ends_shard = block
-        on_block(texts, found.dna, found.protein)
+        on_chunks(texts)
         rows, first = np.empty(len(found), dtype=ORF), sum(map(len, orf_parts))
         rows["chunk"] = found.chunk + sum(map(len, chunk_parts))
         rows["frame"], rows["start"], rows["end"] = found.frame, found.start, found.end
@@ -218,3 +229,115 @@ def _blocks(records: Iterable[Record], rules: Rules) -> Iterator[tuple[_Block, l
         in_shard += 1
         chunks_in_shard += len(windows)
     yield (rows, np.array(places, dtype=CHUNK), True), texts
+
+
+# The text of a shard by sample, its records, and the bytes of all inputs up to it or a bit further.
+Task = tuple[list[Source], int, int, Rules, int]
+# Columns of its records; chunks; ORFs; of each unit DNA and then proteins, a line each, and rows;
+# what was met: few objects, which travel fast.
+_Read = tuple[list[tuple[Any, ...]], Rows, Rows, list[tuple[bytes, list[int]]], ReadLog]
+
+
+class _Wished(ReadLog):
+    def ids_of(self, name: str, endings: tuple[str, ...] = ("",)) -> tuple[str, str]:
+        return name, name
+
+
+def read_inputs(
+    sources: Sequence[Source], rules: Rules, per_unit: int, workers: int, log: ReadLog
+) -> Iterator[Unit | Shard]:
+    """Units and shards of all samples, as `input_pass` makes them of `read_sources`.
+
+    From 2 on, so many `workers` read the shards of large inputs. From the first shard on that is
+    not one of short records, or has anything wrong, all is read here, and told as ever.
+    """
+    records = units = 0
+    size = sum(path.stat().st_size for source in sources for path in source.paths)
+    if workers > 1 and rules.is_sampled is None and size >= LEAST_BYTES:
+        with suppress(InputError, OddError):
+            for event in _shards(sources, rules, per_unit, workers, log):
+                if isinstance(event, Shard):
+                    records, units = records + len(event.records), units + len(event.units)
+                yield event
+            if records:
+                return
+        log.gaps = log.digits = log.blanks = log.bytes_read = 0
+    rest = islice(read_sources(sources, log), records, None)
+    yield from input_pass(rest, rules, per_unit, workers, first_unit=units)
+
+
+def read_shard(task: Task) -> _Read:
+    """Read a shard alone, with ids as they stand there."""
+    sources, count, bytes_read, rules, per_unit = task
+    log = _Wished(is_silent=True, bytes_read=bytes_read)
+    events = [*input_pass(read_sources(sources, log), rules, per_unit)]
+    units = [event for event in events if isinstance(event, Unit)]
+    [shard, *more] = [event for event in events if isinstance(event, Shard)]
+    if more or log.unnamed or len(shard.records) != count:
+        raise OddError
+    texts = [(b"\n".join([*unit.dna, *unit.protein]), unit.rows) for unit in units]
+    return [*zip(*shard.records, strict=True)], shard.chunks, shard.orfs, texts, log
+
+
+def _shards(
+    sources: Sequence[Source], rules: Rules, per_unit: int, workers: int, log: ReadLog
+) -> Iterator[Unit | Shard]:
+    """What processes have read, under ids that are unique."""
+    met, workers = ReadLog(is_silent=log.is_silent), min(workers, MOST_WORKERS)
+    tasks = ((*text, met.bytes_read, rules, per_unit) for text in _texts(sources, met))
+    if (first := next(tasks, None)) is None:
+        return
+    with children_ignore_interrupts():
+        pool = multiprocessing.get_context("spawn").Pool(workers)
+    met.joint_ids = IdRegistry() if len(sources) > 1 else None
+    mates, endings = sources[0].mates, MATE_ENDINGS if sources[0].mates > 1 else ("",)
+    number = 0
+    read: _Read
+    for read in map_in_order(pool, read_shard, chain([first], tasks), workers):
+        columns, chunks, orfs, texts, own = read
+        met.first_mark = met.first_mark or own.first_mark
+        met.marks += own.marks
+        log.gaps, log.digits = log.gaps + own.gaps, log.digits + own.digits
+        log.blanks, log.bytes_read = log.blanks + own.blanks, own.bytes_read
+        rows = [*map(RecordRow._make, zip(*columns, strict=True))]
+        for place in range(0, len(rows), mates):
+            if rows[place].sample != met.sample:
+                met.ids, met.sample = IdRegistry(), rows[place].sample
+            wished = rows[place].seq_id.removesuffix(endings[0])
+            seq_id, joint_id = met.ids_of(wished, endings)
+            if joint_id != wished or seq_id != wished:
+                for k, end in enumerate(endings, start=place):
+                    rows[k] = rows[k]._replace(seq_id=seq_id + end, joint_id=joint_id + end)
+        shard = Shard(rows, chunks, orfs, [])
+        for text, of_shard in texts:
+            lines, count = text.split(b"\n"), len(of_shard)
+            shard.units.append((number, count))
+            yield Unit(number, lines[:count], lines[count:], of_shard)
+            number += 1
+        yield shard
+    log.bytes_read, met.digits, met.blanks = met.bytes_read, log.digits, log.blanks
+    met.warn()
+
+
+def _texts(sources: Sequence[Source], met: ReadLog) -> Iterator[tuple[list[Source], int]]:
+    """The text of each shard, by sample, and how many records it has."""
+    size = SHARD_RECORDS + SHARD_RECORDS % 2  # mates stay together
+    shard, room = list[Source](), size
+    for source in sources:
+        with ExitStack() as stack:
+            texts = [stack.enter_context(open_text(path, met)) for path in source.paths]
+            cutters = [Cutter(text, MOST_BYTES) for text in texts]
+            while True:
+                cut = [cutter.take(room // len(cutters)) for cutter in cutters]
+                count = sum(records for _, records in cut)
+                if count:
+                    stretches = tuple(stretch for stretch, _ in cut)
+                    shard.append(replace(source, digests=(), stretches=stretches))
+                room -= count
+                if room > 0:
+                    break
+                yield shard, size
+                shard, room = [], size
+        check_unchanged(source, met)
+    if shard:
+        yield shard, size - room

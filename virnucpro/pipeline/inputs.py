@@ -6,10 +6,10 @@ Read twice: to score the records, and to write out those that are called viral.
 import logging
 import os
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from virnucpro.core.files import BLOCK_BYTES, atomic_write, sha256_file
 from virnucpro.core.records import Record, Status
 from virnucpro.core.storage import fetch, url_of
 from virnucpro.sequences.alignments import alignment_format, read_alignments
-from virnucpro.sequences.entries import Stretch
-from virnucpro.sequences.fasta import pairs_of, records_of, sample_name
+from virnucpro.sequences.fasta import Stretch, pairs_of, records_of, sample_name
 from virnucpro.sequences.letters import screen_record
 from virnucpro.sequences.read_log import IdRegistry, ReadLog
 from virnucpro.sequences.streams import STDIN, standard_input
@@ -53,11 +52,6 @@ class Source:
     def mates(self) -> int:
         """Records in a row that are one fragment."""
         return 2 if self.interleaved or len(self.paths) == 2 else 1
-
-    @property
-    def endings(self) -> tuple[str, ...]:
-        """What the ids of mates end in."""
-        return ("/1", "/2") if self.mates > 1 else ("",)
 
 
 def plan_sources(
@@ -134,20 +128,19 @@ def sample_names(inputs: Sequence[Path], paired: bool = False) -> list[str]:
     >>> sample_names([Path("r1.fq"), Path("r2.fq"), Path("x_R1_001.fq"), Path("x_R2_001.fq")], True)
     ['r', 'x']
     """
-    named: list[tuple[str, str]] = []
-    folders_of: defaultdict[str, set[Path]] = defaultdict(set)
     width = 2 if paired else 1
-    for path, other in zip(inputs[::width], inputs[width - 1 :: width], strict=True):
-        stem = _NOT_PRINTED.sub("_", _of_mates(path, other) or sample_name(path))
-        # a folder is called as the user calls it, so that no link is followed
-        whole = os.path.abspath(path)  # noqa: PTH100
-        folder = Path(STDIN if str(path) == STDIN else whole).parent
-        folders_of[stem].add(folder)
-        named.append((stem, _NOT_PRINTED.sub("_", folder.name)))
-    names = IdRegistry()
+    firsts, names = inputs[::width], IdRegistry()
+    stems = [
+        _NOT_PRINTED.sub("_", _of_mates(path, other) or sample_name(path))
+        for path, other in zip(firsts, inputs[width - 1 :: width], strict=True)
+    ]
+    # a folder is called as the user calls it, so that no link is followed
+    places = [STDIN if str(path) == STDIN else os.path.abspath(path) for path in firsts]  # noqa: PTH100
+    folders = [Path(place).parent for place in places]
+    in_folders = Counter(stem for stem, _ in {*zip(stems, folders, strict=True)})
     return [
-        names.unique(folder if len(folders_of[stem]) > 1 and folder else stem)
-        for stem, folder in named
+        names.unique((in_folders[stem] > 1 and _NOT_PRINTED.sub("_", folder.name)) or stem)
+        for stem, folder in zip(stems, folders, strict=True)
     ]
 
 
@@ -167,53 +160,42 @@ def read_sources(sources: Sequence[Source], log: ReadLog | None = None) -> Itera
     """The records of all samples, in order. Streams. `log` is a new one, silent to read again.
 
     Ids are unique within a sample, and the same whatever other samples there are. Joint ids are
-    unique over all of them: an id that an earlier sample has becomes `{id}__2`.
-
-    Raises:
-        InputError: an input is no sequences, or not what it was at the start; names it as given.
+    unique over all of them: an id that an earlier sample has becomes `{id}__2`. An InputError,
+    which names an input as given, tells that it is no sequences, or not what it was at the start.
     """
     log = ReadLog() if log is None else log
-    joint_ids = IdRegistry() if len(sources) > 1 else None
+    log.joint_ids = IdRegistry() if len(sources) > 1 else None
     for source in sources:
-        log.ids, log.records = IdRegistry(), 0
-        shown = dict(zip(map(str, source.paths), map(shown_name, source.names), strict=True))
+        log.ids, log.records, log.sample = IdRegistry(), 0, source.sample
         try:
-            for records in _records(source, log):
-                if joint_ids is None and records[0].sample == source.sample:
-                    yield from records  # a copy would take as long as to parse it
-                    continue
-                endings = source.endings
-                joint_id = seq_id = records[0].seq_id.removesuffix(endings[0])
-                if joint_ids is not None:
-                    joint_id = joint_ids.unique(seq_id, endings)
-                for record, ending in zip(records, endings, strict=True):
-                    yield replace(record, sample=source.sample, joint_id=joint_id + ending)
-            for path, digest in zip(source.paths, source.digests, strict=bool(source.digests)):
-                if log.digests[str(path)] != digest:
-                    raise InputError(path, "changed during the run; run again when it is whole")
+            yield from _records(source, log)
+            check_unchanged(source, log)
         except InputError as error:
-            name = shown.get(str(error.path), str(error.path))
+            given = dict(zip(map(str, source.paths), map(shown_name, source.names), strict=True))
+            name = given.get(str(error.path), str(error.path))
             raise InputError(name, error.problem, error.line) from error
-        log.cut_short = [shown.get(path, path) for path in log.cut_short]
-        for place, name in shown.items():
-            log.first_mark = log.first_mark.replace(place, name)
     log.warn()
 
 
-def _records(source: Source, log: ReadLog) -> Iterator[tuple[Record, ...]]:
-    """Records one by one, mates two by two."""
+def check_unchanged(source: Source, log: ReadLog) -> None:
+    """See that a sample, now read, is what it was, or raise an InputError; the log names inputs."""
+    for path, digest in zip(source.paths, source.digests, strict=bool(source.digests)):
+        if log.digests[str(path)] != digest:
+            raise InputError(path, "changed during the run; run again when it is whole")
+    for place, name in zip(map(str, source.paths), map(shown_name, source.names), strict=True):
+        log.cut_short = [name if path == place else path for path in log.cut_short]
+        log.first_mark = log.first_mark.replace(place, name)
+
+
+def _records(source: Source, log: ReadLog) -> Iterator[Record]:
     places = source.stretches or source.paths
-    alignments = [path for path in source.paths if not source.stretches and alignment_format(path)]
-    if source.mates > 1:
-        if alignments:
+    for path in source.paths if not source.stretches else ():
+        if alignment_format(path):
+            if source.mates == 1:
+                return read_alignments(path, log, source.reference)
             flag = "--interleaved" if source.interleaved else "--paired"
-            problem = f"holds alignments, which know their mates: drop {flag}"
-            raise InputError(alignments[0], problem)
-        return pairs_of(places, log)
-    (path,) = places
-    if alignments:
-        return zip(read_alignments(alignments[0], log, source.reference))
-    return zip(records_of(path, log))
+            raise InputError(path, f"holds alignments, which know their mates: drop {flag}")
+    return pairs_of(places, log) if source.mates > 1 else records_of(places[0], log)
 
 
 def spool(paths: Sequence[Path], folder: Path) -> dict[str, Path]:

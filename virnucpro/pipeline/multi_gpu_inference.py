@@ -1,7 +1,7 @@
 """One packed stage on many devices: FASTA files in, one HDF5 file of vectors out.
 
-A file is a unit of work, dealt to ranks in turn, and its vectors are a shard. Shards are joined in
-the order of the files: the result is the same whatever the number of ranks, or was done before.
+The vectors of each file are a shard. Shards are joined in the order of the files: the result is the
+same whatever the number of ranks, or was done before.
 """
 
 import logging

@@ -19,6 +19,7 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import DeviceError, InputError, ModelError, OutputError, UsageError
 from virnucpro.core.files import locked
 from virnucpro.core.text import clipped
+from virnucpro.reports.html import REPORT_FILES
 from virnucpro.reports.table_files import TABLE_NAMES
 from virnucpro.sequences.fasta import sample_name
 from virnucpro.sequences.streams import STDIN
@@ -57,6 +58,7 @@ class RunPaths:
         self.contigs = self.checkpoints / "contigs.tsv"
         self.samples = output_dir / "samples"  # where a run has several
         self.failed_files = output_dir / "failed_files.txt"
+        self.pages = [output_dir / name for name in REPORT_FILES]
 
         # in the original's format
         self.chunked = output_dir / f"{stem}_chunked{chunk_nt}.fa"  # never read back
@@ -107,15 +109,13 @@ def working_in(
         with locked(output_dir / LOCK):
             is_new = not _check(ledger, resume, force, inputs)  # it may have changed hands
             if force:
-                _remove(output_dir, our_files(ledger))
+                _remove(ledger, our_files(ledger))
             try:
                 yield
             except (InputError, UsageError, ModelError, DeviceError, ModuleNotFoundError):
                 entries = [*ledger.folder.glob("*.entry")]
                 if (is_new or force) and len(entries) < 2:  # it knows its inputs, no more
-                    empty = f"{CHECKPOINTS}/{LEDGER}/files.txt"
-                    gone = [*our_files(ledger), output_dir / LOCK]
-                    _remove(output_dir, gone, [*_claimed(ledger), empty])
+                    _remove(ledger, [*our_files(ledger), output_dir / LOCK])
                     with suppress(OSError):  # others have put a file there
                         for folder in made:
                             folder.rmdir()
@@ -129,10 +129,8 @@ def working_in(
 def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) -> bool:
     """Refuse a directory that may not be used; whether the ledger lists files there."""
     output_dir = ledger.root
-    for name in ("run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}"):
-        _refuse_links(output_dir, name)
     claimed = _claimed(ledger)
-    for name in claimed:
+    for name in ("run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}", *claimed):
         _refuse_links(output_dir, name)
     content = {path.name for path in output_dir.iterdir()}
     if not content or (LOCK in content and not claimed and content <= {LOCK, CHECKPOINTS}):
@@ -150,7 +148,7 @@ def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) ->
         raise UsageError(f"{output_dir} {problem}")
     ours = {_identity(path): path for path in our_files(ledger)}
     for path in inputs:
-        if (found := ours.get(_identity(path))) is not None:
+        if found := ours.get(_identity(path)):
             problem = f"is {found}, a file of the run in {output_dir}, which a new run there"
             raise UsageError(f"{path} {problem} removes or replaces; choose another --output-dir")
     return bool(claimed)
@@ -173,14 +171,14 @@ def remove_leftovers(ledger: Ledger) -> None:
         whole = _becomes(name)
         return bool(whole in listed or _INTERNAL.fullmatch(whole) or re.fullmatch(_SORTED, name))
 
-    if count := _remove(root, _files(root, filter(is_left, names))):
+    if count := _remove(ledger, _files(root, filter(is_left, names))):
         logger.info("Removed %d temporary files that an earlier run left", count)
 
 
 def remove_intermediates(ledger: Ledger, kept: Collection[Path]) -> None:
     """Remove what only the stages needed, and folders that are empty then; the ledger stays."""
     gone = [p for p in our_files(ledger) if p not in kept and p.parent != ledger.folder]
-    _remove(ledger.root, gone)
+    _remove(ledger, gone)
     ledger.disclaim(*gone)
 
 
@@ -247,15 +245,15 @@ def _files(output_dir: Path, names: Iterable[str]) -> Iterator[Path]:
             yield path
 
 
-def _remove(output_dir: Path, files: Iterable[Path], unmade: Iterable[str] = ()) -> int:
-    """Remove files, and folders left empty by them and by those unmade; how many files."""
-    gone = list(files)
-    names = [*map(Path, unmade), *(path.relative_to(output_dir) for path in gone)]
-    folders = {parent for name in names for parent in name.parents}
+def _remove(ledger: Ledger, files: Iterable[Path]) -> int:
+    """Remove files, and folders of the run that are empty then; how many files."""
+    root, gone = ledger.root, list(files)
+    ours = [*map(root.joinpath, _claimed(ledger)), ledger.folder / "files.txt", *gone]
+    folders = {folder for path in ours for folder in path.relative_to(root).parents}
     for path in gone:
         path.unlink(missing_ok=True)
     for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
-        if folder.parts and _link_on_the_way(output_dir, folder.as_posix()) is None:
+        if folder.parts and _link_on_the_way(root, folder.as_posix()) is None:
             with suppress(OSError):  # it is not empty
-                (output_dir / folder).rmdir()
+                (root / folder).rmdir()
     return len(gone)

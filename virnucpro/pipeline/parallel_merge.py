@@ -1,7 +1,4 @@
-"""Merge many file pairs on all cores: one pair, one task, nothing shared.
-
-A pair that fails becomes an entry with its reason, and the others go on.
-"""
+"""Merge many file pairs on all cores: one pair, one task; one that fails becomes an entry."""
 
 import logging
 import multiprocessing
@@ -12,9 +9,8 @@ from pathlib import Path
 
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError
-from virnucpro.core.log import relay_logs, replay
+from virnucpro.core.log import ProgressReporter, relay_logs, replay
 from virnucpro.core.processes import children_ignore_interrupts, map_in_order
-from virnucpro.core.progress import ProgressReporter
 
 logger = logging.getLogger("virnucpro.pipeline.merge")
 

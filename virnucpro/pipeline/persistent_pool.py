@@ -16,10 +16,7 @@ ON_CPU = Compute(device="cpu")
 
 
 class PersistentWorkerPool(Workers):
-    """Workers that share devices and threads of `compute`, and keep their encoders loaded.
-
-    What they log goes into files in the folder `logs`, or to this process.
-    """
+    """Workers that share devices and threads of `compute`, keep encoders, and log into `logs`."""
 
     def __init__(
         self, num_workers: int, model_type: str, compute: Compute = ON_CPU, logs: Path | None = None

@@ -1,7 +1,6 @@
-"""All that happens in one prediction.
+"""All that happens in one prediction: records are cut and translated, ORFs scored, tables written.
 
-Records are read, cut and translated, distinct ORFs are scored in units, and tables are written of
-their rows. The staged path scores the same units through the original's stages and files, into the
+The staged path scores the same units of ORFs through the original's stages and files, into the
 same ledger.
 """
 
@@ -19,7 +18,7 @@ from virnucpro.core.errors import DamagedError, InputError, UsageError, WorkersF
 from virnucpro.core.files import atomic_write, digest_of, read_json
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.text import clipped
-from virnucpro.engines.base import EngineOptions
+from virnucpro.engines.base import EngineOptions, spread
 from virnucpro.pipeline import features, stream
 from virnucpro.pipeline import output_dir as directory
 from virnucpro.pipeline import run as runs
@@ -33,7 +32,7 @@ from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWork
 from virnucpro.pipeline.run import CALLS, INPUTS, REPORT, TABLES, Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
-from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess
+from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess, OnRows
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
 from virnucpro.scores.scorer import LoadedModels, Scorer
@@ -42,7 +41,7 @@ from virnucpro.sequences.fasta import read_fasta, write_fasta
 logger = logging.getLogger("virnucpro.pipeline")
 
 Slot = Literal["dna", "protein"]
-Todo = Mapping[int, int]  # ORFs of split files by number, from 1, that have no scores yet
+Units = Mapping[int, tuple[str, str]]  # names and keys in the ledger, by number of the split file
 TITLES: dict[Slot, str] = {"dna": "Embedding DNA", "protein": "Embedding proteins"}
 LABELS: dict[Slot, str] = {"dna": "DNABERT-S", "protein": "ESM-2"}
 DONE, PARTIAL = 0, 6
@@ -148,13 +147,13 @@ def _write_tables(run: Run, model_outputs: Outputs, started: float) -> None:
 def _leave_whole(run: Run, is_partial: bool = False) -> None:
     """Remove what only the stages needed; make the report, where it is missing and asked for."""
     if not is_partial and not run.settings.output.keep_intermediate:
-        directory.remove_intermediates(run.ledger, [*run.results, *run.pages])
+        directory.remove_intermediates(run.ledger, [*run.results, *run.paths.pages])
         run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
     is_asked = run.settings.output.report
     if is_asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
         run.ledger.discard(REPORT)
         write_report(run.paths.output_dir)
-        run.ledger.commit(REPORT, run.tables_key, outputs=run.pages)
+        run.ledger.commit(REPORT, run.tables_key, outputs=run.paths.pages)
 
 
 def claim_outputs(run: Run, is_staged: bool = False) -> None:
@@ -165,7 +164,7 @@ def claim_outputs(run: Run, is_staged: bool = False) -> None:
         numbered = [path for folder in folders for path in folder.glob("output_*")]
         whole = (paths.chunked, paths.nucleotide, paths.protein)
         directory.check_free(run.ledger, [*whole, *folders, *sorted(numbered)])
-    pages = run.pages if run.settings.output.report else []
+    pages = run.paths.pages if run.settings.output.report else []
     run.claim(run.paths.failed_files, *run.results, *pages)
 
 
@@ -174,7 +173,8 @@ def _score_staged(
 ) -> dict[int, str]:
     """Score every unit through feature and merged files; the reasons of those that it could not."""
     store, failures = stream.ScoreStore(run.ledger, run.key), dict[int, str]()
-    sizes, compute = enumerate(_written_units(run), 1), run.settings.compute
+    paths, compute = run.paths, run.settings.compute
+    sizes = enumerate(_written_units(run), 1)
     todo = {n: size for n, size in sizes if store.read(n - 1, size) is None}
     if not todo:
         return {}
@@ -190,49 +190,83 @@ def _score_staged(
         packs: dict[Slot, bool] = {"dna": use_v2 and compute.dnabert_v2, "protein": use_v2}
         for slot, is_packed in packs.items():
             with run.stage(f"{slot}_features") as counts:
-                if is_packed:
-                    counts |= _packed(run, slot, todo, config)
-                else:
-                    counts |= _file_wise(run, slot, todo, queue, failures)
+                how = "packed" if is_packed else "file-wise"
+                key = digest_of(run.key, how, getattr(compute, f"{slot}_tokens"))
+                units = {n: (f"{slot} features {n}", key) for n in todo}
+                units = {n: unit for n, unit in units.items() if run.ledger.read(*unit) is None}
+                run.ledger.discard(*(name for name, _ in units.values()))
+                run.claim(*(paths.features_of(slot, n) for n in units))
+                rows, lost = sum(todo[n] for n in units), dict[int, str]()
+                with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
+                    if not is_packed:
+                        tokens = _file_wise(run, slot, units, queue, bar.update, lost)
+                    else:
+                        tokens = _packed(run, slot, units, config, bar.update) if units else 0
+                failures |= lost
+                counts |= {"files": len(units) - len(lost), "kept": len(todo) - len(units)}
+                counts |= {"failed": len(lost), "tokens": tokens}
+    # Stage 7: join the vectors of each ORF, file by file
+    numbers = {paths.features_of("dna", n): n for n in todo if n - 1 not in failures}
+    for unit in failures:
+        paths.merged(unit + 1).unlink(missing_ok=True)  # of an earlier model, perhaps
+    run.claim(*map(paths.merged, numbers.values()))
     with run.stage("merging") as counts:
-        counts |= merge(run, todo, failures)
+        merged, failed_pairs = parallel_merge_with_progress(
+            list(numbers), [paths.features_of("protein", n) for n in numbers.values()],
+            paths.merged_dir, compute.merge_workers, run.reporter, run.threads,
+        )  # fmt: skip
+        for dna, protein, reason in failed_pairs:
+            for path in filter(Path.exists, (dna, protein)):
+                features.read_records(path)  # what is not as it was written ends the run
+            n = numbers.pop(dna)
+            failures[n - 1] = f"{dna}|merge|{reason}"
+            paths.merged(n).unlink(missing_ok=True)
+        counts |= {"files": len(merged), "failed": len(failed_pairs)}
+    # Stage 8: merged files -> scores of units, row by row
     with run.stage("prediction") as counts:
-        counts |= classify(run, store, {n: k for n, k in todo.items() if n - 1 not in failures})
+        models = LoadedModels(run.devices[0], run.threads)
+        scorer = Scorer(run.model, models, classifier_batch=compute.classifier_batch)
+        readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
+        read_ahead = spread(features.read_merged, map(paths.merged, numbers.values()), readers)
+        with run.reporter.create_file_bar(len(numbers), "Scoring", "files") as bar:
+            for n, found in zip(numbers.values(), read_ahead, strict=True):
+                if len(found) != todo[n]:
+                    problem = f"{len(found)} rows where the split file has {todo[n]}"
+                    raise DamagedError(paths.merged(n), problem)
+                store.commit(n - 1, scorer.classify(found.vectors))
+                bar.update(1)
+        scored = sum(todo[n] for n in numbers.values())
+        counts |= {"scored": scored, "files": len(numbers)}
     return failures
 
 
 def _file_wise(
-    run: Run, slot: Slot, todo: Todo, queue: BatchQueueManager, failures: dict[int, str]
-) -> dict[str, int]:
-    """v1: one split file after another goes to a worker on each device, in padded batches."""
+    run: Run, slot: Slot, units: Units, queue: BatchQueueManager, on_rows: OnRows,
+    failures: dict[int, str],
+) -> int:  # fmt: skip
+    """v1: one split file after another goes to a worker on each device; returns tokens."""
     paths, compute = run.paths, run.settings.compute
-    budget, spec = compute.token_budget(slot), getattr(run.model, slot)
+    budget, spec = getattr(compute, f"{slot}_tokens"), getattr(run.model, slot)
     options = EngineOptions(engine="padded", dtype=compute.dtype, token_budget=budget)
-    units = _to_make(run, slot, todo, "file-wise")
     files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
-    counts = {"files": 0, "kept": len(todo) - len(files), "failed": 0, "tokens": 0}
-    rows = sum(todo[n] for n in units)
-    with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
-        for file, outcome in queue.process(EmbedJob(spec, options), list(files), bar.update):
-            if isinstance(outcome, GivenUp):
-                failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
-                counts["failed"] += 1
-                continue
-            run.ledger.commit(*units[files[file]], outputs=[file.output_file])
-            run.note_engines({slot: outcome.stats[spec.kind]})
-            counts["files"] += 1
-            counts["tokens"] += outcome.result[1]
-    return counts
+    tokens = 0
+    for file, outcome in queue.process(EmbedJob(spec, options), list(files), on_rows):
+        if isinstance(outcome, GivenUp):
+            failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
+            continue
+        run.ledger.commit(*units[files[file]], outputs=[file.output_file])
+        run.note_engines({slot: outcome.stats[spec.kind]})
+        tokens += outcome.result[1]
+    return tokens
 
 
-def _packed(run: Run, slot: Slot, todo: Todo, config: RuntimeConfig | None) -> dict[str, int]:
-    """v2: all files at once, packed, one process per GPU; then vectors back to their files."""
+def _packed(
+    run: Run, slot: Slot, units: Units, config: RuntimeConfig | None, on_rows: OnRows
+) -> int:
+    """v2: all files at once, packed, one process per GPU, then vectors to files; returns tokens."""
     paths, compute = run.paths, run.settings.compute
     config, spec = config or RuntimeConfig(), getattr(run.model, slot)
     shards = config.checkpoint_dir or paths.checkpoints
-    units = _to_make(run, slot, todo, "packed")
-    if not units:
-        return {"files": 0, "kept": len(todo)}
     folder = paths.output_dir / ("esm_v2" if slot == "protein" else "dnabert_v2")
     num_gpus = compute.ranks or len(config.devices) or len(detect_cuda_devices()) or 1
     logger.info("%s: Using v2.0 async architecture", LABELS[slot])
@@ -248,16 +282,14 @@ def _packed(run: Run, slot: Slot, todo: Todo, config: RuntimeConfig | None) -> d
         "encoder_spec": spec,
     }
     files = [paths.split_of(slot, n) for n in units]
-    rows = sum(todo[n] for n in units)
-    with run.reporter.create_file_bar(rows, TITLES[slot], "ORFs") as bar:
-        h5_path, failed_ranks = run_multi_gpu_inference(
-            fasta_files=files,
-            output_dir=folder,
-            model_config=model_config,
-            world_size=num_gpus,
-            runtime_config=replace(config, checkpoint_dir=shards, compute=compute),
-            on_sequences=bar.update,
-        )
+    h5_path, failed_ranks = run_multi_gpu_inference(
+        fasta_files=files,
+        output_dir=folder,
+        model_config=model_config,
+        world_size=num_gpus,
+        runtime_config=replace(config, checkpoint_dir=shards, compute=compute),
+        on_sequences=on_rows,
+    )
     stats = [one for one in read_json(folder / "stage.json").get("ranks", []) if one]
     for one in stats:
         run.note_engines({slot: one})
@@ -276,18 +308,7 @@ def _packed(run: Run, slot: Slot, todo: Todo, config: RuntimeConfig | None) -> d
     for n, unit in units.items():
         run.ledger.commit(*unit, outputs=[paths.features_of(slot, n)])
     logger.info("v2.0 %s complete: %d feature files created", LABELS[slot], len(units))
-    tokens = sum(int(one.get("tokens", 0)) for one in stats)
-    return {"files": len(units), "kept": len(todo) - len(units), "tokens": tokens}
-
-
-def _to_make(run: Run, slot: Slot, todo: Todo, how: str) -> dict[int, tuple[str, str]]:
-    """The feature files that are not made `how` yet, claimed, with names and keys in the ledger."""
-    key = digest_of(run.key, how, run.settings.compute.token_budget(slot))
-    units = {n: (f"{slot} features {n}", key) for n in todo}
-    units = {n: unit for n, unit in units.items() if run.ledger.read(*unit) is None}
-    run.ledger.discard(*(name for name, _ in units.values()))
-    run.claim(*(run.paths.features_of(slot, n) for n in units))
-    return units
+    return sum(int(one.get("tokens", 0)) for one in stats)
 
 
 def _written_units(run: Run) -> list[int]:
@@ -303,79 +324,32 @@ def _written_units(run: Run) -> list[int]:
     run.claim(*outputs)
     units: list[Unit] = []
     chunks: list[str] = []
-    orfs: list[tuple[bytes, bytes]] = []
-
-    def keep(texts: Sequence[str], dna: Sequence[bytes], protein: Sequence[bytes]) -> None:
-        chunks.extend(texts)
-        orfs.extend(zip(dna, protein, strict=True))
-
     with run.stage("reading") as counts, ExitStack() as stack:
         chunked, *whole = (stack.enter_context(atomic_write(path, "w")) for path in outputs)
         records = read_sources(run.sources)
-        for event in input_pass(records, run.rules, run.per_unit, run.threads, keep):
+        for event in input_pass(records, run.rules, run.per_unit, run.threads, chunks.extend):
             if isinstance(event, Unit):
                 units.append(event)
                 continue
             write_fasta(chunked, zip(event.chunk_ids(), chunks, strict=True), wrapped=True)
-            for orf_id, orf in zip(event.orf_ids(), orfs, strict=True):
-                for file, letters in zip(whole, orf, strict=True):
-                    file.write(f">{orf_id}\n{letters.decode('ascii')}\n")
-            for unit in units:
-                ids = event.orf_ids(unit.rows)
-                for slot, sequences in (("dna", unit.dna), ("protein", unit.protein)):
+            ids, distinct = event.orf_ids(), event.orfs["distinct"].tolist()
+            for slot, of_all in zip(("dna", "protein"), whole, strict=True):
+                letters = [orf.decode("ascii") for unit in units for orf in getattr(unit, slot)]
+                write_fasta(of_all, zip(ids, map(letters.__getitem__, distinct), strict=True))
+                for unit in units:
                     outputs.append(path := paths.split_of(slot, unit.number + 1))
                     path.parent.mkdir(exist_ok=True)
                     run.claim(path)
+                    orfs = ((ids[row], letters[distinct[row]]) for row in unit.rows)
                     with atomic_write(path, "w") as file:
-                        texts = (sequence.decode("ascii") for sequence in sequences)
-                        write_fasta(file, zip(ids, texts, strict=True), wrapped=True)
+                        write_fasta(file, orfs, wrapped=True)
             sizes += map(len, units)
-            counts["orfs"] = counts.get("orfs", 0) + len(orfs)
-            for held in (units, chunks, orfs):
-                held.clear()
+            counts["orfs"] = counts.get("orfs", 0) + len(ids)
+            units.clear()
+            chunks.clear()
         counts |= {"embedded": sum(sizes), "files": len(sizes)}
     ledger.commit(name, key, outputs=outputs, facts={"sizes": sizes})
     return sizes
-
-
-def merge(run: Run, todo: Todo, failures: dict[int, str]) -> dict[str, int]:
-    """Stage 7: join vectors, pair by pair; a DamagedError if a file is not what was written."""
-    paths = run.paths
-    numbers = {paths.features_of("dna", n): n for n in todo if n - 1 not in failures}
-    for unit in failures:
-        paths.merged(unit + 1).unlink(missing_ok=True)  # of an earlier model, perhaps
-    run.claim(*map(paths.merged, numbers.values()))
-    proteins = [paths.features_of("protein", n) for n in numbers.values()]
-    merged, failed_pairs = parallel_merge_with_progress(
-        list(numbers), proteins, paths.merged_dir,
-        run.settings.compute.merge_workers, run.reporter, run.threads,
-    )  # fmt: skip
-    for dna, protein, reason in failed_pairs:
-        for path in filter(Path.exists, (dna, protein)):
-            features.read_records(path)
-        failures[numbers[dna] - 1] = f"{dna}|merge|{reason}"
-        paths.merged(numbers[dna]).unlink(missing_ok=True)
-    return {"files": len(merged), "failed": len(failed_pairs)}
-
-
-def classify(run: Run, store: stream.ScoreStore, todo: Todo) -> dict[str, int]:
-    """Stage 8: merged files -> scores of units, row by row."""
-    from virnucpro.engines.base import spread
-
-    compute = run.settings.compute
-    models = LoadedModels(run.devices[0], run.threads)
-    scorer = Scorer(run.model, models, classifier_batch=compute.classifier_batch)
-    merged_files = [run.paths.merged(n) for n in todo]
-    readers = min(compute.reader_threads, run.threads - 1)  # this thread scores
-    read_ahead = spread(features.read_merged, merged_files, readers)
-    with run.reporter.create_file_bar(len(todo), "Scoring", "files") as bar:
-        for (n, size), merged in zip(todo.items(), read_ahead, strict=True):
-            if len(merged) != size:
-                rows = f"{len(merged)} rows where the split file has {size}"
-                raise DamagedError(run.paths.merged(n), rows)
-            store.commit(n - 1, scorer.classify(merged.vectors))
-            bar.update(1)
-    return {"scored": sum(todo.values()), "files": len(todo)}
 
 
 def _stream_h5_to_pt_files(

@@ -18,7 +18,7 @@ from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.device import usable_cpus, version_of
 from virnucpro.core.errors import InputError, UsageError, VirNucProError
 from virnucpro.core.files import digest_of, read_json, write_json
-from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.log import ProgressReporter
 from virnucpro.core.text import clipped, counted
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
@@ -28,7 +28,6 @@ from virnucpro.pipeline.inputs import Source, shown_name
 from virnucpro.pipeline.output_dir import RunPaths, check_free, remove_leftovers
 from virnucpro.pipeline.settings import ModelChoice, PredictionSettings
 from virnucpro.reports.explain import expected_false, fragment, sure
-from virnucpro.reports.html import REPORT_FILES
 from virnucpro.reports.table_files import FASTA_NAMES, TABLE_NAMES
 from virnucpro.reports.tables import SCHEMA
 from virnucpro.sequences.fasta import sample_name
@@ -82,11 +81,6 @@ class Run:
     def results(self) -> list[Path]:
         """What a run is made for, but for its pages."""
         return [self.paths.run_json, *self.paths.model_outputs, *self.tables]
-
-    @property
-    def pages(self) -> list[Path]:
-        """The files of the report."""
-        return [self.paths.output_dir / name for name in REPORT_FILES]
 
     @property
     def rules(self) -> Rules:
@@ -148,10 +142,7 @@ def prepare(
     input_files: Sequence[Path], output_dir: Path, model: ModelSpec, settings: PredictionSettings,
     command: Sequence[str] | None = None,
 ) -> Run:  # fmt: skip
-    """Hash the inputs and open the run, in a directory that is held and has a run of no others.
-
-    `command` are the words that asked for it, by default those of this process.
-    """
+    """Hash the inputs and open the run, in a directory that is held and has a run of no others."""
     asked, output, compute = settings.inputs, settings.output, settings.compute
     paths = RunPaths(output_dir, sample_name(input_files[0]), model.chunk_nt)
     ledger = Ledger(output_dir, paths.ledger, repair=output.repair)

@@ -1,13 +1,13 @@
 """What one prediction is asked to do; the frozen form of the command line."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from virnucpro.core.config import PolicyName
 from virnucpro.core.device import device_name
-from virnucpro.scores.thresholds import PresetName, Thresholds, thresholds
+from virnucpro.scores.thresholds import PRESETS, PresetName, Thresholds
 
 ExecutorName = Literal["local", "ray"]
 
@@ -62,10 +62,6 @@ class Compute:
     ray_cpus: int = 1  # of a worker on Ray that has no GPU
     elsewhere: bool = False  # `device` is cpu or cuda, of other hosts, and not looked for here
 
-    def token_budget(self, slot: str) -> int | None:
-        """Tokens of a batch of a slot, `dna` or `protein`."""
-        return self.dna_tokens if slot == "dna" else self.protein_tokens
-
     @property
     def devices(self) -> tuple[str, ...]:
         """The GPUs that were named, else the one device; a DeviceError if it is not there."""
@@ -108,7 +104,10 @@ class Calling:
     @property
     def thresholds(self) -> Thresholds:
         """The preset, with what was given by number in place of its own."""
-        return thresholds(self.preset, self.min_score, self.max_fdr)
+        base = PRESETS[self.preset] if self.preset else Thresholds()
+        score = base.min_score if self.min_score is None else self.min_score
+        fdr = base.max_fdr if self.max_fdr is None else self.max_fdr
+        return replace(base, min_score=score, max_fdr=fdr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

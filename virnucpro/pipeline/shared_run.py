@@ -26,19 +26,18 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from virnucpro.core.build import build
 from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.config import build
 from virnucpro.core.device import usable_cpus
 from virnucpro.core.errors import OutputError, UsageError
 from virnucpro.core.processes import at_most_threads
 from virnucpro.core.storage import Storage, open_storage, send, url_of
-from virnucpro.pipeline.input_pass import Unit
+from virnucpro.pipeline.input_pass import Unit, read_inputs
 from virnucpro.pipeline.inputs import check_inputs
 from virnucpro.pipeline.output_dir import CHECKPOINTS, CLAIMS, LEDGER, LOCK, working_in
 from virnucpro.pipeline.prediction import claim_outputs, run_prediction
 from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
-from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, make_executor, score_job
 from virnucpro.pipeline.worker_loop import Executor, GivenUp, Job
 from virnucpro.sequences.read_log import ReadLog

@@ -22,14 +22,13 @@ from virnucpro.core.text import counted, duration, one_line
 from virnucpro.engines.base import EngineOptions
 from virnucpro.models.specs import ModelSpec
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.calls import Caller, ModelTables
-from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass
+from virnucpro.pipeline.calls import Caller, ModelTables, Scores
+from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass, read_inputs
 from virnucpro.pipeline.inputs import read_sources, sampler
 from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.run import CALLS, OF_SCORING, Pace, Run, rate_keys, remember
 from virnucpro.pipeline.settings import Compute, default_home
-from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
 from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer
@@ -42,7 +41,6 @@ DIRECT_ORFS = 2_000  # of a unit without files
 SAMPLE, LEAST_SEQUENCES = 2_048, 512
 LEAST_AGREEMENT = 0.999  # of the labels
 LARGEST_DIFFERENCE = 0.02  # of a probability
-Scores = NDArray[np.float32]
 Orfs = tuple[list[bytes], list[bytes]]  # DNA and protein of each
 _NO_SCORES: Scores = np.empty((0, COLUMNS), np.float32)
 
@@ -249,15 +247,12 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
     wanted = min(run.settings.model.sample_n or SAMPLE, SAMPLE)
     rules = replace(run.rules, is_sampled=sampler(run.sources, wanted))
     records = read_sources(run.sources, ReadLog(is_silent=True))
-    dna, protein = list[bytes](), list[bytes]()
+    orfs, scores = list[tuple[bytes, bytes]](), []
     for event in input_pass(records, rules, SAMPLE):
-        if isinstance(event, Shard):
-            break
-        dna += event.dna
-        protein += event.protein
-    rows = np.unique(np.linspace(0, len(dna) - 1, min(len(dna), SAMPLE)).astype(int)).tolist()
-    unit = [dna[row] for row in rows], [protein[row] for row in rows]
-    scores = []
+        if isinstance(event, Unit):
+            orfs += zip(event.dna, event.protein, strict=True)
+    rows = np.unique(np.linspace(0, len(orfs) - 1, min(len(orfs), SAMPLE)).astype(int)).tolist()
+    unit = [orfs[row][0] for row in rows], [orfs[row][1] for row in rows]
     for dtype in ("float16", job.protein.dtype):
         trial = replace(job, protein=replace(job.protein, dtype=dtype))
         (outcome,) = executor.run(trial, [(0, unit)], lambda more: None)

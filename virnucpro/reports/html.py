@@ -8,18 +8,7 @@ from markupsafe import Markup
 
 from virnucpro.core.files import atomic_write, write_json
 from virnucpro.reports import explain, pages
-from virnucpro.reports.summary import (
-    CALLS,
-    LENGTH_BINS_PER_DECADE,
-    LIMITS,
-    Summary,
-    best_regions,
-    choose_tracks,
-    limit_of,
-    read_sequences,
-    read_tracks,
-    summarise,
-)
+from virnucpro.reports import summary as totals
 from virnucpro.reports.tables import RegionRow
 from virnucpro.scores.thresholds import PRESETS, VIRUS
 
@@ -42,9 +31,9 @@ def write_report(output_dir: Path) -> Path:
         InputError: calls.tsv is missing, or a table is damaged.
     """
     run = explain.read_run(output_dir)
-    hosts, regions = best_regions(output_dir / "regions.tsv")
+    hosts, regions = totals.best_regions(output_dir / "regions.tsv")
     wanted, (mates, unit) = {row.key for _, row in regions}, explain.fragment(run)
-    summary = summarise(output_dir / "calls.tsv", wanted, mates)
+    summary = totals.summarise(output_dir / "calls.tsv", wanted, mates)
     data = _data(run, summary, regions, output_dir) | {"unit": unit, "curve": summary.curve}
     style = pages.asset("report.css")
     script = "'use strict';\n" + "\n".join(pages.asset(name) for name in SCRIPTS)
@@ -94,16 +83,16 @@ def write_report(output_dir: Path) -> Path:
 
 
 def _data(
-    run: dict[str, Any], summary: Summary, best: list[tuple[int, RegionRow]], output_dir: Path
+    run: dict[str, Any], summary: totals.Summary, best: list[tuple[int, RegionRow]], folder: Path
 ) -> dict[str, Any]:
     """What the page's script reads; numbers are -1 where there is none."""
     rows = [row for row, _ in summary.top]
     samples, statuses = list(summary.samples), list(summary.statuses)
     row_of = {row.key: place for place, row in enumerate(rows)}
     best = [(place, found) for place, found in best if found.key in row_of]
-    chosen = choose_tracks(rows, {found.key for _, found in best})
+    chosen = totals.choose_tracks(rows, {found.key for _, found in best})
     regions: dict[int, list[tuple[int, int]]] = {}
-    of_chosen = RegionRow.read(output_dir / "regions.tsv", lambda row: (row[-1], row[0]) in chosen)
+    of_chosen = RegionRow.read(folder / "regions.tsv", lambda row: (row[-1], row[0]) in chosen)
     for found in of_chosen if chosen else ():
         regions.setdefault(chosen[found.key], []).append((found.start, found.end))
     # The page's place for each place in viral.fasta and in regions.fasta, surest first.
@@ -114,9 +103,9 @@ def _data(
     for number, (row, place) in enumerate(summary.top):
         if place >= 0 and row.length <= letters:
             viral[place], letters = number, letters - row.length
-    packed = ".gz" if (output_dir / "viral.fasta.gz").exists() else ""
+    packed = ".gz" if (folder / "viral.fasta.gz").exists() else ""
     sample_of = {name: place for place, name in enumerate(samples)}
-    call_of = {name: place for place, name in enumerate(CALLS)}
+    call_of = {name: place for place, name in enumerate(totals.CALLS)}
     return {
         "samples": samples,
         "statuses": statuses,
@@ -130,7 +119,7 @@ def _data(
             "opposing": [row.opposing for row in rows],
             "p": [_scaled(row.p_virus) for row in rows],
             "fdr": [_scaled(row.fdr) for row in rows],
-            "call": [call_of.get(row.call or "", len(CALLS) - 1) for row in rows],
+            "call": [call_of.get(row.call or "", len(totals.CALLS) - 1) for row in rows],
             "status": [statuses.index(row.status) for row in rows],
             "hint": {
                 place: ", ".join(filter(None, (row.class_hint, row.family)))
@@ -138,7 +127,7 @@ def _data(
                 if row.class_hint
             },
             "ps": [_scaled(row.p_sample) for row in rows],
-            "limit": [limit_of(row.fdr or 0.0) if row.call == VIRUS else 0 for row in rows],
+            "limit": [totals.limit_of(row.fdr or 0.0) if row.call == VIRUS else 0 for row in rows],
         },
         "found": [
             {
@@ -148,16 +137,16 @@ def _data(
             }
             for _, found in best
         ],
-        "fasta": read_sequences(output_dir / f"viral.fasta{packed}", viral),
-        "regionFasta": read_sequences(output_dir / f"regions.fasta{packed}", inside),
-        "limits": LIMITS,
+        "fasta": totals.read_sequences(folder / f"viral.fasta{packed}", viral),
+        "regionFasta": totals.read_sequences(folder / f"regions.fasta{packed}", inside),
+        "limits": totals.LIMITS,
         "again": explain.advice(run["command"], "\0").split("\0"),
-        "calls": CALLS,
+        "calls": totals.CALLS,
         "histogram": summary.histogram,
         "grid": [[*cell, count] for cell, count in sorted(summary.grid.items())],
-        "perDecade": LENGTH_BINS_PER_DECADE,
+        "perDecade": totals.LENGTH_BINS_PER_DECADE,
         "minScore": run["calling"]["min_score"],
-        "tracks": read_tracks(output_dir / "chunks.tsv", chosen) if chosen else [],
+        "tracks": totals.read_tracks(folder / "chunks.tsv", chosen) if chosen else [],
         "regions": regions,
     }  # fmt: skip
 

@@ -14,14 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.reports.tables import (
-    CALL_COLUMNS,
-    CHUNK_COLUMNS,
-    CallRow,
-    ChunkRow,
-    RegionRow,
-    read_fields,
-)
+from virnucpro.reports import tables
+from virnucpro.reports.tables import CallRow, ChunkRow, RegionRow
 from virnucpro.scores.thresholds import VIRUS
 
 CALLS = ("virus", "non-virus", "uncertain", "")
@@ -39,8 +33,8 @@ MOST_REGIONS = 500
 LIMITS = tuple(float(f"{10 ** (k / 16):.2g}") for k in range(-64, 1))
 
 Key = tuple[str, str]  # of a record: sample and id
-_CALL_KEY = itemgetter(CALL_COLUMNS.index("sample"), CALL_COLUMNS.index("id"))
-_CHUNK_KEY = itemgetter(CHUNK_COLUMNS.index("sample"), CHUNK_COLUMNS.index("id"))
+_CALL_KEY = itemgetter(tables.CALL_COLUMNS.index("sample"), tables.CALL_COLUMNS.index("id"))
+_CHUNK_KEY = itemgetter(tables.CHUNK_COLUMNS.index("sample"), tables.CHUNK_COLUMNS.index("id"))
 
 
 @dataclass(slots=True)
@@ -86,20 +80,19 @@ class Summary:
     @property
     def curve(self) -> list[tuple[int, int, float]]:
         """Place in `LIMITS` of limits that keep more, viral calls kept, and the false expected."""
-        found, total, kept = [], Counter[str](), dict[str, float]()
+        found, kept = [], dict[str, tuple[int, float]]()
         for place in range(len(LIMITS)):
             own = {name: counts[place] for name, counts in self.kept.items() if place in counts}
             for name, (count, fdr) in own.items():
-                total[name] += count
-                kept[name] = fdr
+                kept[name] = kept.get(name, (0, 0.0))[0] + count, fdr
             if own:
-                false = sum(total[name] * fdr for name, fdr in kept.items())
-                found.append((place, total.total(), false))
+                false = sum(count * fdr for count, fdr in kept.values())
+                found.append((place, sum(count for count, _ in kept.values()), false))
         return found
 
     def count(self, block: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], list[str]]:
         """Take rows into all figures but `top`; returns their scores, -1 for none, and calls."""
-        columns = dict(zip(CALL_COLUMNS, zip(*block, strict=True), strict=True))
+        columns = dict(zip(tables.CALL_COLUMNS, zip(*block, strict=True), strict=True))
         calls = [call if call in CALLS else "" for call in columns["call"]]
         p_virus = np.array([p or "-1" for p in columns["p_virus"]], dtype=np.float64)
         nt = np.array(columns["length"], dtype=np.int64)
@@ -144,7 +137,7 @@ def summarise(calls: Path, wanted: Collection[Key] = (), mates: int = 1) -> Summ
     """
     summary = Summary(mates)
     best, asked = [], []  # negative score, number, place in viral.fasta and text of a row
-    rows, lowest = read_fields(calls, CALL_COLUMNS), -math.inf
+    rows, lowest = tables.read_fields(calls, tables.CALL_COLUMNS), -math.inf
     numbers, viral = itertools.count(), itertools.count()
     try:
         while block := list(itertools.islice(rows, BLOCK_ROWS)):
@@ -230,8 +223,8 @@ def read_tracks(chunks: Path, chosen: dict[Key, int]) -> list[dict[str, Any]]:
     to draw each; the frames that occur; and four numbers for each window: start after the start
     of the one before, length (nt), score in thousandths (-1: not scored), and frame by its place.
     """
-    tracks = []
-    for key, group in itertools.groupby(read_fields(chunks, CHUNK_COLUMNS), _CHUNK_KEY):
+    tracks, rows = [], tables.read_fields(chunks, tables.CHUNK_COLUMNS)
+    for key, group in itertools.groupby(rows, _CHUNK_KEY):
         if key not in chosen:
             continue
         own, frames, windows, before = [*map(ChunkRow.of, group)], dict[str, int](), list[int](), 0

@@ -1,13 +1,11 @@
 """From the scores of chunks to a calibrated probability and a call for each contig.
 
 A chunk's log-odds z = ln P(virus) - ln(P(other) + P(null) / 10) become slope(L) z + intercept(L),
-both interpolated over the logarithm of the chunk's length L; that a sequence is unlike any genome
-says little on whose it is, and keeps calls open by itself. Chunks of one contig are neither
-one observation nor independent ones: the contig's log-odds are the mean of its chunks', weighted
-by length, times n ** gain, where n is the number of full chunks its letters make. Gain 0 would
-be the mean and 1 the sum. A length counts letters that are known: N is no evidence. Mates of one
-fragment agree on its kind: a pair's log-odds gain where both look like one kind of virus, less
-for phages, which share genes with their hosts, and lose where both look like one host.
+both interpolated over the logarithm of its length L in known letters: N is no evidence. Those of a
+contig are the mean of its chunks', weighted by length, times n ** gain, where n is the number of
+full chunks its letters make; gain 0 would be the mean and 1 the sum. A pair's gain where both mates
+look like one kind of virus, less for phages, which share genes with their hosts, and lose where
+both look like one host.
 """
 
 from __future__ import annotations
@@ -24,11 +22,12 @@ from virnucpro.core.errors import ModelError
 from virnucpro.core.files import write_json
 from virnucpro.core.text import clipped
 from virnucpro.models.store import read_json
-from virnucpro.scores.composition import Mix
+from virnucpro.scores.composition import Mix, tuples
 from virnucpro.scores.kinds import LIKENESS
+from virnucpro.scores.thresholds import UNCERTAIN, VIRUS
 
 FORMAT = 1
-VIRUS_CALL, OTHER_CALL, UNCERTAIN_CALL = "virus", "non-virus", "uncertain"
+OTHER = "non-virus"
 _SMALLEST = 1e-7
 _OF_NULL = 0.1  # of P(null) that counts as evidence against a virus
 # What N may hide is taken to be as viral as this (log-odds) before a record is called `non-virus`.
@@ -77,9 +76,7 @@ class Calibration:
                 raise ValueError(f"not format {FORMAT}")
             value.pop("fitted_on", None)
             mix = Mix.of(value.pop("mix", {}))
-            given: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
-            }
+            given: dict[str, Any] = dict(zip(value, tuples([*value.values()]), strict=True))
             known = cls(**given, mix=mix)
             known._check()
         except (ValueError, TypeError) as error:
@@ -119,8 +116,7 @@ class Calibration:
         z = raw_log_odds(scores)
         at = np.log(np.maximum(lengths_nt, 1).astype(np.float64))
         knots = np.log(self.lengths_nt)
-        out: Floats = np.interp(at, knots, self.slope) * z + np.interp(at, knots, self.intercept)
-        return out
+        return np.interp(at, knots, self.slope) * z + np.interp(at, knots, self.intercept)
 
     def contigs(
         self, scores: Floats, lengths_nt: Lengths, contig_of: NDArray[np.integer],
@@ -156,10 +152,10 @@ class Calibration:
         share = hidden / (clear + hidden)
         most = mean + share * (np.maximum(mean, _MOST_HIDDEN) - mean)
         at_most = logistic(most * growth + added)
-        calls = np.full(count, UNCERTAIN_CALL, dtype="<U9")
+        calls = np.full(count, UNCERTAIN, dtype="<U9")
         is_told = (null < self.null_above) & ((clear >= _LEAST_CLEAR) | (clear >= hidden))
-        calls[is_told & (p >= limit)] = VIRUS_CALL
-        calls[is_told & (at_most < min(self.other_below, *self.virus_above))] = OTHER_CALL
+        calls[is_told & (p >= limit)] = VIRUS
+        calls[is_told & (at_most < min(self.other_below, *self.virus_above))] = OTHER
         return p, calls
 
 
@@ -167,8 +163,7 @@ def raw_log_odds(scores: Floats) -> Floats:
     """Log-odds of a virus, from probabilities kept off 0 and 1: (n,)."""
     virus = np.clip(scores[:, 1].astype(np.float64), _SMALLEST, 1 - _SMALLEST)
     rest = np.clip(scores[:, 0] + _OF_NULL * _null(scores), _SMALLEST, 1.0)
-    out: Floats = np.log(virus) - np.log(rest)
-    return out
+    return np.asarray(np.log(virus) - np.log(rest))
 
 
 def logistic(x: Floats) -> Floats:

@@ -87,5 +87,4 @@ def mini_scores(logits: Any, groups: Any, kinds: Kinds) -> Floats:
 def _softmax(logits: Any) -> Floats:
     table = np.asarray(logits.cpu() if hasattr(logits, "cpu") else logits)
     powers = np.exp(table - table.max(axis=1, keepdims=True))
-    out: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return out
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

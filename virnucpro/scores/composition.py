@@ -59,7 +59,7 @@ class Mix:
     def of(cls, value: dict[str, Any]) -> Mix:
         """From lists; a ValueError or TypeError where they are not those of a mix."""
         tables = {name: np.array(table, dtype=np.float64) for name, table in value.items()}
-        mix = cls(**{name: _tuples(table.tolist()) for name, table in tables.items()})
+        mix = cls(**{name: tuples(table.tolist()) for name, table in tables.items()})
         n, m, h = len(mix.lengths_nt) + 1, len(mix.shares), np.shape(mix.hosts)[-1]
         shapes = {"lengths_nt": (n - 1,), "shares": (m,), "viral": (n, 5),
                   "cellular": (n, m, 5), "hosts": (n, m, h)}  # fmt: skip
@@ -148,13 +148,12 @@ class Sample:
 
     def fdr(self, p_virus: Floats) -> Floats:
         """The expected share of false ones among all records that score at least this, (n,)."""
-        rates: Floats = self._rates[_bins(p_virus)]
-        return rates
+        return np.asarray(self._rates[_bins(p_virus)])
 
     def p_sample(self, p_virus: Floats, lengths_nt: NDArray[Any]) -> Floats:
         """Probability of being viral in this sample, shape (n,)."""
-        found: Floats = self._p_sample[np.searchsorted(self._edges, lengths_nt), _bins(p_virus)]
-        return found
+        at = np.searchsorted(self._edges, lengths_nt)
+        return np.asarray(self._p_sample[at, _bins(p_virus)])
 
 
 def _bins(p_virus: Floats) -> NDArray[Any]:
@@ -163,5 +162,6 @@ def _bins(p_virus: Floats) -> NDArray[Any]:
     return np.clip(place.astype(np.int64), 0, _BINS - 1)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def tuples(value: Any) -> Any:
+    """A value of JSON, its lists as tuples."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value

@@ -5,6 +5,7 @@ class.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class Kinds:
         return found
 
     def of_records(
-        self, columns: Floats, weight: Floats, record_of: NDArray[np.integer], count: int
+        self, columns: Floats, weight: NDArray[Any], record_of: NDArray[np.integer], count: int
     ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64], Floats, NDArray[np.int64]]:
         """Likeliest kind, family and host of `count` records, over their chunks.
 
@@ -58,58 +59,42 @@ class Kinds:
         family's group and its mean probability, index of the host, each (count,); the shares of a
         record without evidence are 0, and its host is -1.
         """
-        columns = np.nan_to_num(columns)
-        kinds = _mean_kinds(columns, weight, record_of, count)
-        host, hosted = self._likeliest(-4, columns, weight, record_of, count)
-        family, certain = self._likeliest(-2, columns, weight, record_of, count)
+        kinds, host, hosted, family, certain = self._means(columns, weight, record_of, count)
         hosts = np.where(hosted > 0, host, -1)
         return kinds.argmax(axis=1), kinds.max(axis=1), family, certain, hosts
 
     def alike(
-        self, columns: Floats, weight: Floats, mate_of: NDArray[np.integer], pairs: int
+        self, columns: Floats, weight: NDArray[Any], mate_of: NDArray[np.integer], pairs: int
     ) -> Floats:
         """How alike the mates of each pair are, 0 to 1: (pairs, `LIKENESS`).
 
         Arguments as for `of_records`; mates follow each other. NaN where not both have evidence.
         """
-        columns = np.nan_to_num(columns)
-        kinds = _mean_kinds(columns, weight, mate_of, 2 * pairs)
-        host, hosted = self._likeliest(-4, columns, weight, mate_of, 2 * pairs)
+        kinds, host, hosted, *_ = self._means(columns, weight, mate_of, 2 * pairs)
         of_kinds = kinds[::2] * kinds[1::2]
         of_hosts = np.sqrt(hosted[::2] * hosted[1::2]) * (host[::2] == host[1::2])
+        found = np.stack([of_kinds[:, 0], of_kinds[:, 1:].sum(axis=1), of_hosts], axis=1)
         is_known = np.bincount(mate_of, minlength=2 * pairs) > 0
-        both = is_known[::2] & is_known[1::2]
-        return np.where(
-            both[:, None],
-            np.stack([of_kinds[:, 0], of_kinds[:, 1:].sum(axis=1), of_hosts], axis=1),
-            np.nan,
-        )
+        return np.where((is_known[::2] & is_known[1::2])[:, None], found, np.nan)
 
-    def _likeliest(
-        self, first: int, columns: Floats, weight: Floats, record_of: NDArray[np.integer],
-        count: int,
-    ) -> tuple[NDArray[np.int64], Floats]:  # fmt: skip
-        """The host or family (column `first`) most spoken for, and its mean probability."""
+    def _means(
+        self, columns: Floats, weight: NDArray[Any], record_of: NDArray[np.integer], count: int
+    ) -> list[NDArray[Any]]:
+        """Mean shares among kinds, (count, kinds); host, family, each with its mean, (count,)."""
+        columns = np.nan_to_num(columns)
+        total = np.maximum(np.bincount(record_of, weight, minlength=count), 1e-9)
+        kinds = columns[:, : len(KINDS)]
+        kinds = kinds / np.maximum(kinds.sum(axis=1, keepdims=True), 1e-9)
+        sums = [np.bincount(record_of, weight * kind, minlength=count) for kind in kinds.T]
+        found: list[NDArray[Any]] = [np.stack(sums, axis=1) / total[:, None]]
         groups = max(1, len(self.families))
-        cell, place = np.unique(record_of * groups + columns[:, first].astype(np.int64),
-                                return_inverse=True)  # fmt: skip
-        evidence = np.bincount(place, weight * columns[:, first + 1], minlength=len(cell))
-        best, certain = np.zeros(count, dtype=np.int64), np.zeros(count)
-        order = np.argsort(evidence, kind="stable")  # the greatest of each record is kept
-        best[cell[order] // groups] = cell[order] % groups
-        certain[cell[order] // groups] = evidence[order]
-        return best, certain / _total(weight, record_of, count)
-
-
-def _mean_kinds(
-    columns: Floats, weight: Floats, record_of: NDArray[np.integer], count: int
-) -> Floats:
-    """The mean over chunks of the shares among kinds, (count, kinds)."""
-    kinds = columns[:, : len(KINDS)]
-    kinds = kinds / np.maximum(kinds.sum(axis=1, keepdims=True), 1e-9)
-    sums = [np.bincount(record_of, weight * kind, minlength=count) for kind in kinds.T]
-    return np.stack(sums, axis=1) / _total(weight, record_of, count)[:, None]
-
-
-def _total(weight: Floats, record_of: NDArray[np.integer], count: int) -> Floats:
-    return np.maximum(np.bincount(record_of, weight, minlength=count), 1e-9)
+        for first in (-4, -2):
+            cells = record_of * groups + columns[:, first].astype(np.int64)
+            cell, place = np.unique(cells, return_inverse=True)
+            evidence = np.bincount(place, weight * columns[:, first + 1], minlength=len(cell))
+            best, certain = np.zeros(count, dtype=np.int64), np.zeros(count)
+            order = np.argsort(evidence, kind="stable")  # the greatest of each record is kept
+            best[cell[order] // groups] = cell[order] % groups
+            certain[cell[order] // groups] = evidence[order]
+            found += [best, certain / total]
+        return found

@@ -13,7 +13,7 @@ from virnucpro.core.errors import InputError
 from virnucpro.core.files import sha256_file
 from virnucpro.core.records import Record
 from virnucpro.core.text import clipped
-from virnucpro.sequences.fasta import first_word, sample_name
+from virnucpro.sequences.fasta import first_word
 from virnucpro.sequences.read_log import ReadLog
 
 _GZIP, _CRAM, _BAM = b"\x1f\x8b", b"CRAM", b"BAM\x01"
@@ -44,7 +44,6 @@ def read_alignments(path: Path, log: ReadLog, reference: Path | None = None) -> 
     They come as they left the sequencer; mates get `/1` and `/2`. The `reference` of a CRAM file is
     looked for in files only, never on the network. An InputError tells of what cannot be read.
     """
-    sample, digest = sample_name(path), ""
     with open_alignments(path, reference) as file:
         digest = sha256_file(path)
         for read in primary_reads(file):
@@ -55,7 +54,8 @@ def read_alignments(path: Path, log: ReadLog, reference: Path | None = None) -> 
             if "=" in sequence:
                 remedy = "'=' for a letter of the reference; undo `samtools calmd -e`"
                 raise InputError(path, f"read {name}: {remedy}")
-            yield Record(log.unique(name), name, sequence, sample)
+            seq_id, joint_id = log.ids_of(name)
+            yield Record(seq_id, name, sequence, log.sample, joint_id=joint_id)
         log.digests[str(path)] = sha256_file(path)
     if log.digests[str(path)] != digest:
         raise InputError(path, "changed while it was read; run again when it is whole")

@@ -85,7 +85,9 @@ class ReadLog:
     marks: int = 0  # ids with a `>`, as of headers that were joined
     first_mark: str = ""
     cut_short: list[str] = field(default_factory=list)  # bgzip without its end block
-    ids: IdRegistry = field(default_factory=IdRegistry)
+    sample: str = ""  # that the next records belong to
+    ids: IdRegistry = field(default_factory=IdRegistry)  # of the sample
+    joint_ids: IdRegistry | None = None  # of all samples, where there are several
     digests: dict[str, str] = field(default_factory=dict)  # SHA-256 by path, as the bytes lie there
     bytes_read: int = 0  # of FASTA and FASTQ inputs, as they lie there
     max_record_nt: int = MAX_RECORD_NT  # a longer record ends the run
@@ -97,11 +99,11 @@ class ReadLog:
         self.unnamed += not word
         return word or f"record_{self.records}"
 
-    def unique(self, name: str, endings: tuple[str, ...] = ("",)) -> str:
-        """The id that a record gets, as `IdRegistry.unique`; a new name is counted."""
+    def ids_of(self, name: str, endings: tuple[str, ...] = ("",)) -> tuple[str, str]:
+        """Id and joint id that a record gets, as `IdRegistry.unique`; a new name is counted."""
         seq_id = self.ids.unique(name, endings)
         self.duplicates += seq_id != name
-        return seq_id
+        return seq_id, self.joint_ids.unique(seq_id, endings) if self.joint_ids else seq_id
 
     def count_bytes(self, count: int) -> None:
         """Count bytes that were read."""
@@ -124,5 +126,5 @@ class ReadLog:
                 "%d records have '>' in their id: were files joined without a line end, or a "
                 "header written twice? First: %s", self.marks, self.first_mark,
             )  # fmt: skip
-        for path in self.cut_short:
+        for path in sorted(self.cut_short):
             logger.warning("%s: bgzip without its end block; is the file whole?", path)

@@ -1,13 +1,12 @@
 """Input bytes -> unpacked, whatever they are packed with -> text with one kind of line end.
 
 Memory is bounded and bytes are hashed as they come. What is wrong with a file as a file is told
-here; what is wrong with its records, in `entries.py`.
+here; what is wrong with its records, in `fasta.py`.
 """
 
 import bz2
 import codecs
 import hashlib
-import io
 import lzma
 import re
 import sys
@@ -15,15 +14,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import zstandard
 
 from virnucpro.core.errors import InputError
 
 BLANKS = b" \t\v\f"
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 17
 _LONGEST_MAGIC = 263
 _MARK = codecs.BOM_UTF8
 _NUL = (
@@ -34,8 +34,8 @@ _INNER_MARK = (
     "a byte order mark inside the file: were files joined? Save each as plain UTF-8 or ASCII, "
     "without the mark, or give them as inputs of their own"
 )
-
-Kind = Literal["fasta", "fastq"]
+_COMMENT = "a comment; remove what comes before the first '>'"
+_NO_HEADER = "FASTA begins with '>', FASTQ with '@'"
 
 _CONVERT = "convert it, e.g. with `any2fasta FILE > FILE.fa`"
 _NO_LETTERS = "it describes sequences; give the FASTA or FASTQ file that holds them"
@@ -79,27 +79,28 @@ _START: dict[str, Callable[[], Any]] = {
 _BGZF_EXTRA = slice(12, 16)
 # The empty block that ends every file of bgzip.
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-_BUFFER_BYTES = 1 << 17
 _ZSTANDARD_BYTES = 1 << 8  # it unpacks all it is given, and few bytes can stand for 128 KiB
 
 
 class Unpacked:
-    """An open input: unpacked bytes as `source`, its name in errors as `path`, its `packing`."""
+    """An open input: unpacked bytes in `pieces`, its name in errors as `path`, its `packing`."""
 
     def __init__(self, path: Path | str, source: Any, on_bytes: Callable[[int], None]) -> None:
         self.path, self._digest, self._tail = path, hashlib.sha256(), b""
         self._raw = self._as_they_lie(source, on_bytes)
-        packed = io.BufferedReader(_Joined(self._raw), _BUFFER_BYTES)
-        head = packed.peek(_BGZF_EXTRA.stop)
+        head = b""
+        while len(head) < _BGZF_EXTRA.stop and (piece := next(self._raw, b"")):
+            head += piece
         if archive := _starts(_ARCHIVES, head):
             raise InputError(path, f"{archive} archive; unpack it first", 1)
         self.packing = _starts(_MAGIC, head)
-        self._is_bgzip = self.packing == "gzip" and head[_BGZF_EXTRA] == b"BC\x02\x00"
-        frames = self.packing and _Joined(_unpacked(packed, self.packing))
-        self.source = io.BufferedReader(frames, _BUFFER_BYTES) if frames else packed
+        # whether a file of bgzip, once it is finished, lacks its end block
+        self.is_cut_short = self.packing == "gzip" and head[_BGZF_EXTRA] == b"BC\x02\x00"
+        packed = chain([head], self._raw)
+        self.pieces = _unpacked(packed, self.packing) if self.packing else packed
 
     def _as_they_lie(self, source: Any, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
-        while piece := source.read(_BUFFER_BYTES):
+        while piece := source.read(BLOCK_BYTES):
             self._digest.update(piece)
             self._tail = (self._tail + piece[-len(_BGZF_END) :])[-len(_BGZF_END) :]
             on_bytes(len(piece))
@@ -112,12 +113,8 @@ class Unpacked:
                 pass
         except OSError as error:
             raise InputError(self.path, f"reading failed: {error}") from error
+        self.is_cut_short &= self._tail != _BGZF_END
         return self._digest.hexdigest()
-
-    @property
-    def is_cut_short(self) -> bool:
-        """Whether a file of bgzip, read to its end, lacks its end block."""
-        return self._is_bgzip and self._tail != _BGZF_END
 
 
 @contextmanager
@@ -150,46 +147,29 @@ def _starts(known: dict[bytes, str], head: bytes) -> str | None:
     return next((name for magic, name in known.items() if head.startswith(magic)), None)
 
 
-def _unpacked(packed: BinaryIO, packing: str) -> Iterator[bytes]:
+def _unpacked(packed: Iterator[bytes], packing: str) -> Iterator[bytes]:
     """Unpack frames one after the other; only zeros may stand between and behind them.
 
     The libraries' own readers drop what follows the last whole frame, which joined files have;
     zstandard's takes a truncated frame for the end.
     """
     is_bounded = packing != "zstandard"
-    size, most = (_BUFFER_BYTES, (_BUFFER_BYTES,)) if is_bounded else (_ZSTANDARD_BYTES, ())
+    size, most = (BLOCK_BYTES, (BLOCK_BYTES,)) if is_bounded else (_ZSTANDARD_BYTES, ())
     frame: Any = None
-    while data := packed.read(size):
-        while data or not getattr(frame, "needs_input", True):
-            if frame is None:
-                if not (data := data.lstrip(b"\0")):
-                    break
-                frame = _START[packing]()
-            yield frame.decompress(data, *most)
-            data = frame.unused_data if frame.eof else getattr(frame, "unconsumed_tail", b"")
-            frame = None if frame.eof else frame
+    for piece in packed:
+        for start in range(0, len(piece), size):
+            data = piece[start : start + size]
+            while data or not getattr(frame, "needs_input", True):
+                if frame is None:
+                    if not (data := data.lstrip(b"\0")):
+                        break
+                    frame = _START[packing]()
+                text = frame.decompress(data, *most)
+                yield from (text[at : at + BLOCK_BYTES] for at in range(0, len(text), BLOCK_BYTES))
+                data = frame.unused_data if frame.eof else getattr(frame, "unconsumed_tail", b"")
+                frame = None if frame.eof else frame
     if frame is not None:
         raise EOFError("the last frame is incomplete")
-
-
-class _Joined(io.RawIOBase):
-    """Pieces of bytes as one file."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._ready = pieces, memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._ready:
-            if (piece := next(self._pieces, None)) is None:
-                return 0
-            self._ready = memoryview(piece)
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
 
 
 class TextStream:
@@ -197,87 +177,74 @@ class TextStream:
 
     def __init__(self, unpacked: Unpacked) -> None:
         self._unpacked, self.path = unpacked, unpacked.path
-        self._ends_in_return, self._seam = False, b""
         self.lines = self.skipped_lines = 0  # line ends so far; those before the first record
-        self.kind: Kind | None = None  # by the first letter; None if there are only blanks
-        self._first = self._first_block()
+        self.kind: str | None = None  # fasta or fastq; None if there are only blanks
+        self._blocks = self._read()
+        self._first = next(self._blocks, b"")
 
     def blocks(self) -> Iterator[bytes]:
         """The text from the first record on, cut anywhere; call it once."""
-        yield self._first
-        while block := self._pull():
-            yield self._checked(self._with_line_feeds(block))
-        if self._ends_in_return:
-            self.lines += 1
-            yield b"\n"
+        return chain([self._first], self._blocks)
 
     def error(self, problem: str, line: int | None = None) -> InputError:
         """An error at a line, by default the one being read."""
         return InputError(self.path, problem, line or self.lines + 1)
 
+    def _read(self) -> Iterator[bytes]:
+        ends_in_return, seam = False, b""
+        for block in chain([self._head()], iter(self._pull, b"")):
+            text = b"\r" + block if ends_in_return else block
+            ends_in_return = text.endswith(b"\r")
+            if b"\r" in text:
+                text = text.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            if self.kind is None:
+                count = text.count(b"\n")
+                text = text.lstrip(BLANKS + b"\n")
+                self.lines += count - text.count(b"\n")
+                if not text:
+                    continue
+                self.skipped_lines = self.lines
+                self.kind = {b">": "fasta", b"@": "fastq"}.get(text[:1])
+                for begin, name, remedy in _FOREIGN if self.kind != "fasta" else ():
+                    if re.match(begin, text):
+                        raise self.error(f"{name}, not FASTA or FASTQ; {remedy}")
+            around = seam + text
+            if b"\0" in text:
+                line = self.lines + text[: text.index(b"\0")].count(b"\n") + 1
+                raise self.error(_NUL, line)
+            if not around.isascii() and _MARK in around:
+                before = around[len(seam) : around.index(_MARK)]
+                raise self.error(_INNER_MARK, self.lines + before.count(b"\n") + 1)
+            if self.kind is None:
+                is_comment = text.startswith((b";", b"#"))
+                raise self.error(f"no header: {_COMMENT if is_comment else _NO_HEADER}")
+            seam = around[1 - len(_MARK) :]
+            self.lines += text.count(b"\n")
+            yield text
+        if ends_in_return:
+            self.lines += 1
+            yield b"\n"
+
+    def _head(self) -> bytes:
+        """The first bytes, without a byte order mark; refuses what is no text."""
+        head = b""
+        while len(head) < _LONGEST_MAGIC and (more := self._pull()):
+            head += more
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise self.error("UTF-16 text; save it as UTF-8 or ASCII")
+        if inner := _starts(_MAGIC | _ARCHIVES, head):
+            outer = self._unpacked.packing or "plain text"
+            raise self.error(f"{inner} inside {outer}; unpack it once and give what comes out")
+        if head[257:262] == b"ustar":
+            raise self.error("tar archive of files; unpack it first")
+        return head.removeprefix(_MARK)
+
     def _pull(self) -> bytes:
         try:
-            return self._unpacked.source.read1(BLOCK_BYTES)
+            return next(self._unpacked.pieces, b"")
         except UNPACK_ERRORS as error:
             if self._unpacked.packing is None:
                 raise self.error(f"reading failed: {error}") from error
             remedy = "copy the file again; if a plain file was joined to it, give each by itself"
             problem = f"truncated or damaged {self._unpacked.packing} data ({error}); {remedy}"
             raise self.error(problem) from error
-
-    def _first_block(self) -> bytes:
-        """The first text that is not blank, without a byte order mark; finds out its kind."""
-        block = b""
-        while len(block) < _LONGEST_MAGIC and (more := self._pull()):
-            block += more
-        if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise self.error("UTF-16 text; save it as UTF-8 or ASCII")
-        if inner := _starts(_MAGIC | _ARCHIVES, block):
-            outer = self._unpacked.packing or "plain text"
-            raise self.error(f"{inner} inside {outer}; unpack it once and give what comes out")
-        if block[257:262] == b"ustar":
-            raise self.error("tar archive of files; unpack it first")
-        block = block.removeprefix(_MARK)
-        while block:
-            text = self._with_line_feeds(block)
-            kept = text.lstrip(BLANKS + b"\n")
-            self.lines += text.count(b"\n") - kept.count(b"\n")
-            if kept:
-                self.skipped_lines = self.lines
-                self.kind = self._kind_of(kept)
-                return self._checked(kept)
-            block = self._pull()
-        return b""
-
-    def _kind_of(self, text: bytes) -> Kind:
-        if text.startswith(b">"):
-            return "fasta"
-        for begin, name, remedy in _FOREIGN:
-            if re.match(begin, text):
-                raise self.error(f"{name}, not FASTA or FASTQ; {remedy}")
-        if text.startswith(b"@"):
-            return "fastq"
-        line = self.lines + 1
-        self._checked(text)
-        if text.startswith((b";", b"#")):
-            raise self.error("no header: a comment; remove what comes before the first '>'", line)
-        raise self.error("no header: FASTA begins with '>', FASTQ with '@'", line)
-
-    def _with_line_feeds(self, block: bytes) -> bytes:
-        if self._ends_in_return:
-            block = b"\r" + block
-        self._ends_in_return = block.endswith(b"\r")
-        block = block.removesuffix(b"\r")
-        return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
-
-    def _checked(self, text: bytes) -> bytes:
-        """The text itself; refuses what no text of sequences holds."""
-        around = self._seam + text
-        if b"\0" in text:
-            raise self.error(_NUL, self.lines + text[: text.index(b"\0")].count(b"\n") + 1)
-        if not around.isascii() and _MARK in around:
-            before = around[len(self._seam) : around.index(_MARK)]
-            raise self.error(_INNER_MARK, self.lines + before.count(b"\n") + 1)
-        self._seam = around[1 - len(_MARK) :]
-        self.lines += text.count(b"\n")
-        return text

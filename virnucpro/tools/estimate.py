@@ -25,7 +25,6 @@ from virnucpro.sequences.streams import UNPACK_ERRORS, open_unpacked
 
 HEAD_BYTES, HEAD_READS = 1 << 22, 10_000
 SAMPLE_CHUNKS = 1_000
-READ_BYTES = 1 << 16
 PILOT_ORFS, PILOT_SECONDS = 128, 0.7  # fewer at a time are slower than a run is
 # Python, its packages, the tables and the report, beside what a run takes to its first scores (s).
 AROUND_S = 1.5
@@ -136,10 +135,10 @@ def _head(path: Path, target: Path, files: int) -> tuple[Path, float]:
         with open_unpacked(path, note) as unpacked:
             is_packed = unpacked.packing is not None
             while len(text) < most or (is_packed and not text_before and len(text) < HEAD_BYTES):
-                if not (block := unpacked.source.read1(READ_BYTES)):
+                if not (block := next(unpacked.pieces, b"")):
                     return path, 1.0
                 text += block
-            if not unpacked.source.read1(1):
+            if not next(unpacked.pieces, b""):
                 return path, 1.0
     except UNPACK_ERRORS:
         return path, 1.0  # whoever reads it says what is wrong

@@ -2,7 +2,7 @@
 
 import gzip
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import IO, Any
@@ -60,7 +60,7 @@ def extract(
     limits = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
     limits = limits or "the model's own"
     with ExitStack() as stack:
-        sinks = [stack.enter_context(_sink(path, standard_output)) for path in targets]
+        sinks = [_sink(path, standard_output, stack) for path in targets]
         fields = read_fields(table, CALL_COLUMNS)
         rows = (row[CALL] in calls for row in fields if row[SAMPLE] == sample)
         if alignment_format(files[0]):
@@ -83,19 +83,15 @@ def extract(
     return written, total, limits
 
 
-@contextmanager
-def _sink(path: Path, standard_output: IO[bytes]) -> Iterator[Any]:
+def _sink(path: Path, standard_output: IO[bytes], stack: ExitStack) -> Any:
     """Something to write bytes to; a file comes to be whole, or not at all."""
     if str(path) == STDIN:
-        yield standard_output
-        standard_output.flush()
-        return
-    with atomic_write(path) as file:
-        if path.suffix == ".gz":
-            with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
-                yield packed
-        else:
-            yield file
+        stack.callback(standard_output.flush)
+        return standard_output
+    file = stack.enter_context(atomic_write(path))
+    if path.suffix != ".gz":
+        return file
+    return stack.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0))
 
 
 def _records(path: Path, sha256: str) -> Iterator[bytes]:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.scores.calibration import UNCERTAIN_CALL, Calibration, logistic, raw_log_odds
+from virnucpro.scores.calibration import Calibration, logistic, raw_log_odds
 from virnucpro.scores.composition import EDGES, LEAST, TRAINING_SHARE, Mix
 from virnucpro.scores.kinds import COLUMNS, KINDS, Kinds
+from virnucpro.scores.thresholds import UNCERTAIN
 from virnucpro.sequences.chunks import even_windows
 from virnucpro.training import corpus as corpora
 from virnucpro.training.corpus import NULL, OTHER, VIRUS, Bases, Corpus, Drawing, LabelledWindows
@@ -127,7 +128,7 @@ def fit_calibration(
     limits = []
     for records in at:  # the least p_virus, not under `SURE`, that keeps both error rates
         p, calls = calibration.contigs(*records.scored)
-        as_called = np.where(calls == UNCERTAIN_CALL, 0.0, p)
+        as_called = np.where(calls == UNCERTAIN, 0.0, p)
         bounded = [(p[records.target == OTHER], CELLULAR_AS_VIRUS)]
         for kind in np.unique(records.group[records.target == NULL]):
             is_kind = (records.target == NULL) & (records.group == kind)

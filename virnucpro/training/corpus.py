@@ -109,9 +109,9 @@ def read_labels(path: Path) -> dict[str, Label]:
     """
     labels: dict[str, Label] = {}
     with open_unpacked(path) as unpacked:
-        text = io.TextIOWrapper(unpacked.source, encoding="utf-8", newline="")
-        rows = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
         try:
+            text = io.StringIO(b"".join(unpacked.pieces).decode("utf-8"), newline="")
+            rows = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
             names = rows.fieldnames or ()
             column = "kind" if "kind" in names and "class" not in names else "class"
             if not {"id", column} <= {*names}:

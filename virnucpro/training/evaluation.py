@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from virnucpro.core.errors import InputError
 from virnucpro.core.files import atomic_write
-from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.log import ProgressReporter
 from virnucpro.core.text import percent
 from virnucpro.pipeline.stream import DirectScorer
 from virnucpro.reports import pages

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from virnucpro.core.checkpoint import atomic_save
 from virnucpro.core.errors import ConfigError, ModelError, UsageError, VirNucProError
 from virnucpro.core.files import atomic_write, digest_of
-from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.log import ProgressReporter
 from virnucpro.encoders.small import Block, Pool, Stem, TowerEncoder, load_small, save_tower
 from virnucpro.encoders.tokenizers import BASE_N
 from virnucpro.models.classifier_file import MINI_KIND, read_classifier

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from virnucpro.core.build import build, read_yaml
+from virnucpro.core.config import build, read_yaml
 from virnucpro.core.errors import ConfigError
 from virnucpro.encoders.small_cpu import TowerConfig
 from virnucpro.models.classifier_file import PUBLISHED_KIND

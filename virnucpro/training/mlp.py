@@ -20,7 +20,7 @@ from torch import nn
 from virnucpro.core.checkpoint import Ledger
 from virnucpro.core.errors import ConfigError
 from virnucpro.core.files import digest_of
-from virnucpro.core.progress import ProgressReporter
+from virnucpro.core.log import ProgressReporter
 from virnucpro.models.classifier_file import PUBLISHED_KIND
 from virnucpro.models.store import base_model
 from virnucpro.pipeline.stream import DirectScorer

@@ -33,9 +33,7 @@ def fetch_all(names, home, offline=False, **revisions):
 
 
 def downloads(hub):
-    return [
-        request for request in hub.requests if request.startswith("GET /") and "api" not in request
-    ]
+    return [one for one in hub.requests if one.startswith("GET /") and "api" not in one]
 
 
 def test_only_weights_and_texts_are_planned_and_come(hub, tmp_path):

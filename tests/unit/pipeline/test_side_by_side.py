@@ -9,10 +9,9 @@ from unittest import mock
 import pytest
 
 from virnucpro.core.errors import InputError
-from virnucpro.pipeline import input_pass, side_by_side
-from virnucpro.pipeline.input_pass import Rules, Unit
+from virnucpro.pipeline import input_pass
+from virnucpro.pipeline.input_pass import Rules, Unit, read_inputs
 from virnucpro.pipeline.inputs import describe_inputs, plan_sources
-from virnucpro.pipeline.side_by_side import read_inputs
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.sequences.read_log import ReadLog
 
@@ -130,19 +129,19 @@ def read(tmp_path, caplog):
 @pytest.fixture
 def here(monkeypatch):
     """Small shards, and no process; the units from which on this one reads by itself."""
-    monkeypatch.setattr(side_by_side, "LEAST_BYTES", 0)
-    monkeypatch.setattr(side_by_side, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(input_pass, "LEAST_BYTES", 0)
+    monkeypatch.setattr(input_pass, "MOST_BYTES", 20_000)
     monkeypatch.setattr(input_pass, "SHARD_RECORDS", 5)
     monkeypatch.setattr(input_pass, "SHARD_CHUNKS", 40)
     context = mock.Mock(Pool=no_pool)
-    monkeypatch.setattr(side_by_side.multiprocessing, "get_context", lambda how: context)
-    first_units, real = [], side_by_side.input_pass
+    monkeypatch.setattr(multiprocessing, "get_context", lambda how: context)
+    first_units, real = [], input_pass.input_pass
 
     def noted(*given, **named):
         first_units.extend(named.values())
         return real(*given, **named)
 
-    monkeypatch.setattr(side_by_side, "input_pass", noted)
+    monkeypatch.setattr(input_pass, "input_pass", noted)
     return first_units
 
 
@@ -176,7 +175,7 @@ def test_an_input_that_is_another_by_now_is_told(read, here):
 def test_processes_read_the_shards(read, monkeypatch):
     files = {"a.fq": TWICE, "b.fa": WRAPPED}
     expected = read(files, 2)
-    monkeypatch.setattr(side_by_side, "LEAST_BYTES", 0)
-    monkeypatch.setattr(side_by_side, "input_pass", None)  # none is read in this one
+    monkeypatch.setattr(input_pass, "LEAST_BYTES", 0)
+    monkeypatch.setattr(input_pass, "input_pass", None)  # none is read in this one
     assert read(files, 2) == expected
     assert not multiprocessing.active_children()

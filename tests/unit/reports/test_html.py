@@ -147,8 +147,7 @@ def test_pairs_are_counted_as_pairs_and_the_advice_is_the_terminals(tmp_path):
     page = page_of(tmp_path, parameters=asked, advice=advice, sample_summary=[told])
     data, viral = data_of(page), records["curve"][-1][1]
     assert re.search(rf">{viral}</b> of 200 pairs are called viral", page)
-    assert all(data[name] == records[name] for name in ("curve", "histogram"))
-    assert data["unit"] == "pair"
+    assert all(data[k] == records[k] for k in ("curve", "histogram")) and data["unit"] == "pair"
     assert sum(cell[-1] for cell in data["grid"]) == 2 * sum(cell[-1] for cell in records["grid"])
     graph = json.loads((tmp_path / "virnucpro_mqc.json").read_text())["data"]["sample_1"]
     assert (graph["virus"], sum(graph.values())) == (2 * viral, 400)  # in records

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from virnucpro.core.errors import ModelError
+from virnucpro.pipeline.final_tables import viral_regions
+from virnucpro.pipeline.settings import Calling
+from virnucpro.reports.tables import ChunkRow
 from virnucpro.scores.calibration import Calibration
-from virnucpro.scores.thresholds import Thresholds, thresholds, viral_stretches
+from virnucpro.scores.thresholds import PRESETS, Thresholds
 
 
 def scores(*p_virus):
@@ -98,7 +101,7 @@ def test_parameters_that_make_no_sense_are_refused(change, tmp_path):
         Calibration.load(path)
 
 
-BOTH, RELAXED, STRICT = Thresholds(0.8, 0.1), thresholds("relaxed"), thresholds("conservative")
+BOTH, RELAXED, STRICT = Thresholds(0.8, 0.1), PRESETS["relaxed"], PRESETS["conservative"]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +125,10 @@ def test_both_bounds_hold_and_include_their_limit(asked, model_call, p_virus, fd
 
 
 def test_a_preset_gives_way_to_numbers():
-    assert thresholds(None) == Thresholds()
-    assert thresholds("conservative", min_score=0.7) == Thresholds(0.7, STRICT.max_fdr, True)
+    assert Calling().thresholds == Thresholds()
+    assert Calling(preset="conservative", min_score=0.7).thresholds == Thresholds(
+        0.7, STRICT.max_fdr, True
+    )
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
@@ -132,12 +137,12 @@ def test_what_is_no_share_is_refused(value):
         Thresholds(min_score=value)
 
 
-def track(*scores):
-    return [(500 * i, 500 * (i + 1), p) for i, p in enumerate(scores)]
-
-
-def spans(stretches):
-    return [(found.start // 500, found.end // 500) for found in stretches]
+def spans(*scores, is_virus=False):
+    """First and last chunk of each viral stretch of a contig."""
+    chunks = [ChunkRow("a", i + 1, 500 * i, 500 * i + 500, p_virus=p) for i, p in enumerate(scores)]
+    found = viral_regions(chunks, 500 * len(scores), "virus" if is_virus else "non-virus")
+    assert [region.number for region in found] == [*range(1, len(found) + 1)]
+    return [(region.start // 500, region.end // 500) for region in found]
 
 
 @pytest.mark.parametrize(
@@ -151,18 +156,17 @@ def spans(stretches):
     ],
 )
 def test_neighbours_merge_into_stretches(scores, expected):
-    assert spans(viral_stretches(track(*scores), is_virus=True)) == expected
+    assert spans(*scores, is_virus=True) == expected
 
 
 def test_a_host_contig_needs_evidence_that_grows_with_its_length():
     island = [0.95] * 3  # log-odds 2.94 each
     assert 3 * math.log(19) < math.log(1_000 / 0.05) < 4 * math.log(19)
-    short, long = track(*[0.05] * 20, *island), track(*[0.05] * 997, *island)
-    assert spans(viral_stretches(short, is_virus=False)) == [(20, 23)]
-    assert viral_stretches(long, is_virus=False) == []
-    assert len(viral_stretches(track(*[0.05] * 996, *island, 0.95), is_virus=False)) == 1
+    assert spans(*[0.05] * 20, *island) == [(20, 23)]
+    assert spans(*[0.05] * 997, *island) == []
+    assert spans(*[0.05] * 996, *island, 0.95) == [(996, 1_000)]
 
 
 def test_a_bridged_chunk_counts_against_its_stretch():
-    assert viral_stretches(track(0.9, 0.0, 0.9), is_virus=False) == []
-    assert len(viral_stretches(track(0.9, 0.9, 0.9), is_virus=False)) == 1
+    assert spans(0.9, 0.0, 0.9) == []
+    assert spans(0.9, 0.9, 0.9) == [(0, 3)]

@@ -12,6 +12,7 @@ from virnucpro.models import specs
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import run as runs
 from virnucpro.pipeline.run import RATES, Rate, orfs_per_unit, rate_keys, remember
+from virnucpro.sequences import streams
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.tools import estimate as costs
@@ -62,7 +63,7 @@ def test_a_large_input_is_told_from_its_first_part(model, tmp_path, monkeypatch,
     found = records(lengths, seed=9)
     path = write(tmp_path / "in", found, FORMS.get(kind, FORMS["fasta"]))
     monkeypatch.setattr(costs, "HEAD_BYTES", 600_000 if kind == "gzip" else 60_000)
-    monkeypatch.setattr(costs, "READ_BYTES", 5_000)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 5_000)
     monkeypatch.setattr(costs, "HEAD_READS", 500)
     if kind == "gzip":
         path.write_bytes(gzip.compress(path.read_bytes()))

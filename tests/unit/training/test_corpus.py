@@ -5,7 +5,7 @@ import gzip
 import pytest
 from training_data import TINY_RECIPE, write_labelled
 
-from virnucpro.core.build import build
+from virnucpro.core.config import build
 from virnucpro.core.errors import ConfigError, InputError
 from virnucpro.training import corpus as corpora
 from virnucpro.training.corpus import NULL, VIRUS, load_corpus, load_labelled, read_labels

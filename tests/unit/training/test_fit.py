@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_data import TINY_RECIPE
 
-from virnucpro.core.build import build
+from virnucpro.core.config import build
 from virnucpro.core.errors import ModelError, UsageError
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
