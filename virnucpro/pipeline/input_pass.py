@@ -153,11 +153,9 @@ def input_pass(
 ) -> Iterator[Unit | Shard]:
     """Cut records into chunks, read their ORFs, and gather distinct ones into units. Streams.
 
-    `workers` processes translate, None takes every usable CPU. `on_chunks` gets the letters of
-    some chunks before their units and shard come.
-
-    Yields:
-        Each unit when it is full, and each shard after its last unit.
+    Yields each unit when it is full, and each shard after its last unit. `workers` processes
+    translate, None takes every usable CPU. `on_chunks` gets the letters of some chunks before
+    their units and shard come.
     """
     number, none = first_unit, np.empty(0)
     shard = Shard([], none, none, [])  # as far as it has been read

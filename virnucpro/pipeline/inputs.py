@@ -85,11 +85,8 @@ def plan_sources(
             )
     for first, second in pairwise(inputs) if not paired else ():
         if _of_mates(first, second) and _FASTQ_OF_MATES.search(first.name):
-            logger.warning(
-                "%s and %s look like files of mates: --paired gives a pair one answer",
-                first,
-                second,
-            )
+            told = "%s and %s look like files of mates: --paired gives a pair one answer"
+            logger.warning(told, first, second)
     width = 2 if paired else 1
     samples = sample_names(inputs, paired)
     return tuple(
@@ -222,8 +219,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
         _can_be_read(path),
         nullcontext(standard_input()) if str(path) == STDIN else path.open("rb") as pipe,
     ):
-        while block := pipe.read(BLOCK_BYTES):
-            yield block
+        yield from iter(lambda: pipe.read(BLOCK_BYTES), b"")
 
 
 def is_pipe(path: Path) -> bool:

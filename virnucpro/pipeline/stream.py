@@ -133,12 +133,10 @@ def scored_shards(
 ) -> Iterator[tuple[Shard, Scores]]:
     """Score what `store` does not have yet, commit it there, and join scores to ORFs by row.
 
+    Yields each shard with the scores of its ORFs, (orfs, `COLUMNS`); NaN where there is none.
     `on_rows` is told how many more ORFs are done, `on_stats` what the engines did so far, and
     `given_up` gets the units that could not be scored, each with the reason. `loads_first` loads
     models at once, not once the first unit is known to need them.
-
-    Yields:
-        Each shard with the scores of its ORFs, shape (orfs, `COLUMNS`); NaN where there is none.
     """
     shards: deque[Shard] = deque()
     scores: dict[int, Scores] = {}
@@ -209,8 +207,7 @@ class DirectScorer:
     ) -> None:
         options = options or EngineOptions()
         self.model, self._job = model, ScoreJob(model=model, dna=options, protein=options)
-        self._here = InProcess(device_name(device))
-        self.executor: Executor = self._here
+        self._executor = InProcess(device_name(device))
         rules = Rules(model.chunk_nt, model.orf_policy)
         self._pass = partial(input_pass, rules=rules, per_unit=DIRECT_ORFS)
 
@@ -222,13 +219,13 @@ class DirectScorer:
 
     def shards(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the scores of each ORF, (orfs, `COLUMNS`)."""
-        yield from scored_shards(self._pass(records), None, self.executor, self._job)
+        yield from scored_shards(self._pass(records), None, self._executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
         if self._job.protein.dtype == "fp8":
             raise UsageError("--precision fp8 is for predictions, which try it first; leave it out")
-        task = self._job.task(self._here.models)
+        task = self._job.task(self._executor.models)
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
         for event in self._pass(records):
             if isinstance(event, Unit):

@@ -22,13 +22,12 @@ from virnucpro.core.errors import ModelError
 from virnucpro.core.files import write_json
 from virnucpro.core.text import clipped
 from virnucpro.models.store import read_json
-from virnucpro.scores.composition import Mix, tuples
+from virnucpro.scores.composition import LEAST, Mix, tuples
 from virnucpro.scores.kinds import LIKENESS
 from virnucpro.scores.thresholds import UNCERTAIN, VIRUS
 
 FORMAT = 1
 OTHER = "non-virus"
-_SMALLEST = 1e-7
 _OF_NULL = 0.1  # of P(null) that counts as evidence against a virus
 # What N may hide is taken to be as viral as this (log-odds) before a record is called `non-virus`.
 _MOST_HIDDEN = 12.0
@@ -161,8 +160,8 @@ class Calibration:
 
 def raw_log_odds(scores: Floats) -> Floats:
     """Log-odds of a virus, from probabilities kept off 0 and 1: (n,)."""
-    virus = np.clip(scores[:, 1].astype(np.float64), _SMALLEST, 1 - _SMALLEST)
-    rest = np.clip(scores[:, 0] + _OF_NULL * _null(scores), _SMALLEST, 1.0)
+    virus = np.clip(scores[:, 1].astype(np.float64), LEAST, 1 - LEAST)
+    rest = np.clip(scores[:, 0] + _OF_NULL * _null(scores), LEAST, 1.0)
     return np.asarray(np.log(virus) - np.log(rest))
 
 

@@ -28,7 +28,6 @@ MAX_HEADER_BYTES = 1 << 20
 GAPS = b"-.*"
 _DIGITS = string.digits.encode()
 _LETTERS = string.ascii_letters.encode()
-_LEFT_OUT = GAPS + BLANKS + _DIGITS
 _COMMON = DNA_LETTERS + GAPS + _DIGITS + b" \n"  # a line of these alone is of FASTA
 _QUALITIES = bytes(range(33, 127))
 _FOUR = 4  # lines of a record of FASTQ
@@ -246,7 +245,7 @@ class _FastaRecord:
         )
         self._gaps, self._digits = self._gaps + gaps, self._digits + digits
         log.gaps, log.digits, log.blanks = log.gaps + gaps, log.digits + digits, log.blanks + blanks
-        self._letters += text.translate(None, _LEFT_OUT + b"\n")
+        self._letters += text.translate(None, GAPS + BLANKS + _DIGITS + b"\n")
 
     def entry(self) -> Entry:
         if self._digits > len(self._letters):
