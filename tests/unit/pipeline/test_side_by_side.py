@@ -12,6 +12,7 @@ from virnucpro.core.errors import InputError
 from virnucpro.pipeline import input_pass
 from virnucpro.pipeline.input_pass import Rules, Unit, read_inputs
 from virnucpro.pipeline.inputs import describe_inputs, plan_sources
+from virnucpro.sequences import streams
 from virnucpro.sequences.orfs import OrfPolicy
 from virnucpro.sequences.read_log import ReadLog
 
@@ -56,6 +57,7 @@ WHOLE = {
     "returns": {"a.fq": PLAIN.replace("\n", "\r\n")},
     "blank lines at both ends": {"a.fq": "\n\n" + PLAIN + "\n \n\n", "b.fa": "\n" + WRAPPED + "\n"},
     "shards that are full at the end": {"a.fq": fastq(NAMES[:12])},
+    "zeros behind a full shard": {"a.gz": gzip.compress(fastq(NAMES[:12]).encode()) + bytes(64)},
     "ids given twice": {"a.fq": TWICE},
     "samples with the same ids": {"a.fq": PLAIN, "b.fa": WRAPPED, "c.fq": fastq(NAMES[:1])},
     "gaps and marks": {
@@ -128,11 +130,12 @@ def read(tmp_path, caplog):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Small shards, and no process; the units from which on this one reads by itself."""
+    """Small shards and blocks, and no process; the units from which on this one reads by itself."""
     monkeypatch.setattr(input_pass, "LEAST_BYTES", 0)
     monkeypatch.setattr(input_pass, "MOST_BYTES", 20_000)
     monkeypatch.setattr(input_pass, "SHARD_RECORDS", 5)
     monkeypatch.setattr(input_pass, "SHARD_CHUNKS", 40)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 5)
     context = mock.Mock(Pool=no_pool)
     monkeypatch.setattr(multiprocessing, "get_context", lambda how: context)
     first_units, real = [], input_pass.input_pass
@@ -164,6 +167,12 @@ def test_what_is_odd_is_read_in_one_process_from_there_on(name, read, here):
     # a shard right before what is wrong may come too: it is known to be over
     assert found[0][: len(expected[0])] == expected[0]
     assert found == expected or name in WRONG
+
+
+def test_an_input_without_records_is_one_empty_shard(read, here):
+    expected = read({"a.fq": "\n \n"}, 1)
+    assert len(expected[0]) == 1
+    assert read({"a.fq": "\n \n"}, 2) == expected
 
 
 def test_an_input_that_is_another_by_now_is_told(read, here):
