@@ -117,10 +117,8 @@ class Rectangle(Layout):
 class Encoder(nn.Module, ABC):
     """Turns token sequences into pooled vectors, whatever else a batch holds."""
 
-    # sequences up to this long want batches of their own; 0 for none
-    short_tokens: ClassVar[int] = 0
-    # token slots of a batch on a CPU, where free memory says nothing of its caches
-    cpu_tokens: ClassVar[int] = 4_096
+    short_tokens: ClassVar[int] = 0  # of the longest that want batches of their own; 0 for none
+    cpu_tokens: ClassVar[int] = 4_096  # slots of a batch on a CPU: free memory says nothing there
     numbers: str = ""  # that products are computed in, where the weights do not tell
     forced_backend: str | None = None  # attention kernels in place of the best ones
     backend: str = "conv"  # name of what looks beyond a token

@@ -21,7 +21,7 @@ from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.worker_loop import GivenUp
+from virnucpro.pipeline.worker_loop import Failed
 
 log = logging.getLogger("virnucpro.pipeline.multi_gpu")
 
@@ -87,10 +87,10 @@ def run_multi_gpu_inference(
     gpus = tuple(int(name.removeprefix("cuda:")) for name in devices if name != "cpu")
     own = replace(compute, device="cpu", gpus=gpus, cache_clear_interval=0)
     workers = PersistentWorkerPool(world_size, "rank", own, log_dir)
-    queue, given_up = BatchQueueManager(use_persistent_pool=workers), dict[Path, GivenUp]()
+    queue, given_up = BatchQueueManager(use_persistent_pool=workers), dict[Path, Failed]()
     with closing(workers):
         for file, outcome in queue.process(EmbedJob(encoder, options), todo, on_sequences):
-            if isinstance(outcome, GivenUp):
+            if isinstance(outcome, Failed):
                 given_up[file.input_file] = outcome
                 continue
             rows[file] = outcome.result[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from virnucpro.core.device import usable_cpus
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess, OnRows, Outcome
+from virnucpro.pipeline.worker_loop import Executor, Failed, InProcess, OnRows, Outcome
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -57,7 +57,7 @@ class BatchQueueManager:
         try:
             for outcome in executor.run(job, enumerate(files), on_rows):
                 file = files[outcome.key]
-                if isinstance(outcome, GivenUp):
+                if isinstance(outcome, Failed):
                     logger.warning("%s: %s", file.input_file, outcome.reason)
                 yield file, outcome
         finally:

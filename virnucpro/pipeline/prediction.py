@@ -32,7 +32,7 @@ from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWork
 from virnucpro.pipeline.run import CALLS, INPUTS, REPORT, TABLES, Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
-from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess, OnRows
+from virnucpro.pipeline.worker_loop import Executor, Failed, InProcess, OnRows
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
 from virnucpro.scores.scorer import LoadedModels, Scorer
@@ -241,7 +241,7 @@ def _file_wise(
     files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
     tokens = 0
     for file, outcome in queue.process(EmbedJob(spec, options), list(files), on_rows):
-        if isinstance(outcome, GivenUp):
+        if isinstance(outcome, Failed):
             failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
             continue
         run.ledger.commit(*units[files[file]], outputs=[file.output_file])

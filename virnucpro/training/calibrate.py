@@ -133,14 +133,10 @@ def fit_calibration(
         for kind in np.unique(records.group[records.target == NULL]):
             is_kind = (records.target == NULL) & (records.group == kind)
             bounded.append((as_called[is_kind], NULL_AS_VIRUS))
-        least = [_exceeded_by(rate, values) + 1e-6 for values, rate in bounded]
+        least = [float(np.quantile(x, 1 - y, method="higher")) + 1e-6 for x, y in bounded]
         limits.append(min(max(SURE, *least), 0.999))
     lengths = tuple(float(records.length_nt) for records in at)
     return replace(calibration, limit_lengths_nt=lengths, virus_above=tuple(limits))
-
-
-def _exceeded_by(rate: float, values: Floats) -> float:
-    return float(np.quantile(values, 1 - rate, method="higher"))
 
 
 def _platt(single: _Records) -> tuple[float, float]:
@@ -191,7 +187,8 @@ def fit_kinds(
     is_new = ~np.isin(names, kinds.families) & np.char.endswith(names, "idae")
     family_above = _least(family_score, is_wrong, known & ~is_new, FAMILY_WRONG)
     if (is_new & known).any():
-        new_above = _exceeded_by(NEW_AS_FAMILY, family_score[is_new & known])
+        among = family_score[is_new & known]
+        new_above = float(np.quantile(among, 1 - NEW_AS_FAMILY, method="higher"))
         family_above = max(family_above, new_above)
     return replace(calibration, retro_above=RETRO_ABOVE, kind_above=kind_above,
                    family_above=family_above)  # fmt: skip

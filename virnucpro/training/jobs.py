@@ -71,11 +71,8 @@ class Noise:
     indel_share: float = 0.25
     unknown_share: float = 0.01  # with some bases read as N
     converted_share: float = 0.03  # with every C read as T, as bisulfite leaves them
-    # With one to three runs of N, half of them at an end, which take up to half of the window.
-    masked_share: float = 0.0
-    # That run into sequencing adapters; viral ones stay viral and hold at least half. Adapters
-    # alone are then one of the null kinds.
-    adapter_share: float = 0.0
+    masked_share: float = 0.0  # with one to three runs of N, of up to half of the window
+    adapter_share: float = 0.0  # running into adapters, which alone are then one of the null kinds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
