@@ -104,7 +104,7 @@ class Runs:
 
 
 def on_cpus(runs: Runs, few: Runs) -> dict[str, Any]:
-    """A local run, two workers, two actors of Ray, a local run; and `few` reads, to tell starts."""
+    """A local run, two workers, two on Ray, a local run; and `few` reads, to tell starts."""
     from ray.cluster_utils import Cluster
 
     here, found = ["-d", "cpu", "-t", 2], {}
@@ -114,7 +114,7 @@ def on_cpus(runs: Runs, few: Runs) -> dict[str, Any]:
         found[f"two workers{reads}"] = measured(one.shared, "workers", "cpu", workers)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
         ray = ["--executor", "ray", "--ray-address", cluster.address]
-        found[f"two actors of Ray{reads}"] = measured(one.local, "ray", *here, *ray)
+        found[f"two workers on Ray{reads}"] = measured(one.local, "ray", *here, *ray)
         cluster.shutdown()
     found["local again"] = measured(runs.local, "again", *here)
     runs.check("local", "workers", "ray", "again")
@@ -122,7 +122,7 @@ def on_cpus(runs: Runs, few: Runs) -> dict[str, Any]:
     scoring = (alone[0] + alone[1]) / 2 - alone[2]
     overhead = {
         name: round((found[name]["cpu_s"] - found[f"{name}, few reads"]["cpu_s"]) / scoring - 1, 3)
-        for name in ("two workers", "two actors of Ray")
+        for name in ("two workers", "two workers on Ray")
     }
     return {"runs": found, "overhead_of_cpu_without_start": overhead, "must": 0.1}
 
@@ -182,7 +182,7 @@ def main() -> None:
         else:
             few = Runs(folder / "few", 100, "mini")
             found = on_cpus(runs, few)
-    about = "`predict` alone, and the same run shared by workers and by actors of Ray"
+    about = "`predict` alone, and the same run shared by workers and by workers on Ray"
     summary = {"about": about, "reads": arguments.reads, **found, "tables": "identical"}
     keep(summary, arguments.output, arguments.commit)
 

@@ -15,7 +15,7 @@ from virnucpro.engines.runner import BatchEngine
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.worker_loop import Done, GivenUp, InProcess
+from virnucpro.pipeline.worker_loop import Done, Failed, InProcess
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_bad_file_is_recorded_with_its_reason_and_the_rest_goes_on(
     files[0].input_file.write_text(f">long\n{'ACGTTGCA' * 400}\n")
     files[2].input_file.write_text(">a\nAC\n>a\nAG\n")
     outcomes = BatchQueueManager().process(job, files)
-    failed = {file: one.reason for file, one in outcomes if isinstance(one, GivenUp)}
+    failed = {file: one.reason for file, one in outcomes if isinstance(one, Failed)}
     assert set(failed) == {files[0], files[2]}
     assert "one sequence" in failed[files[0]] and "occurs twice" in failed[files[2]]
     assert [file.output_file.exists() for file in files] == [False, True, False, True]

@@ -1,8 +1,11 @@
 """plan, worker, finish and status in this process: the same bytes, and what each refuses."""
 
 import json
+import os
 import shutil
+import threading
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from runs_here import TINY, rows_of, tables, write_dna
@@ -89,16 +92,10 @@ def test_what_a_worker_or_the_end_refuses(shared, tiny_home, tmp_path):
     assert "inputs or settings are others" in command("finish", out, code=2).output
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    monkeypatch.setattr(claims, "_CLOCK", clock := Clock())
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(claims, "_CLOCK", lambda: clock.now)
     return clock
 
 
@@ -145,3 +142,16 @@ def test_clocks_of_others_and_of_a_stopped_onlooker_count_for_nothing(worker, cl
     clock.now -= 5_000  # another host's clock
     beat(one, 3)
     assert taken(two, [0]) == taken(one, [0]) == []
+
+
+def test_who_can_be_replaced_ends_after_ten_times_what_units_took(tmp_path, clock, monkeypatch):
+    ended, notes = threading.Event(), Folder(tmp_path)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    with Claims(notes, lease_s=0.1, patience_s=900, least_s=60) as worker:
+        clock.now += 20
+        worker.unit_done()
+        clock.now += 199
+        worker.progress(5)  # rows are no unit
+        assert not ended.wait(0.05)
+        clock.now += 2
+        assert ended.wait(5)

@@ -127,12 +127,14 @@ class Ledger:
         return path.relative_to(self.root).as_posix()
 
     def claimed(self) -> list[str]:
-        """Names of the files that are ours, relative to the root; a line that is torn is none."""
+        """Names of the files that are ours, relative to the root and in it; a torn line is none."""
         names = []
         with suppress(OSError):
             for line in (self.folder / CLAIMS).read_bytes().splitlines():
                 with suppress(ValueError):
-                    names.append(str(json.loads(line)))
+                    path = Path(name := str(json.loads(line)))
+                    if path.name and not path.root and ".." not in path.parts:
+                        names.append(name)
         return names
 
     def name(self, unit: str, key: str) -> str:

@@ -40,7 +40,8 @@ def atomic_write(
     """
     text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     options = {} if "b" in mode else text
-    beside = temporary or temporary_beside(path)
+    # a hidden name that nobody can have foreseen
+    beside = temporary or path.with_name(f".{path.name}.tmp-{secrets.randbelow(10**9)}")
     try:
         if temporary:
             temporary.unlink(missing_ok=True)
@@ -68,11 +69,6 @@ def atomic_write(
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-
-
-def temporary_beside(path: Path) -> Path:
-    """A hidden name in the folder of `path` that nobody can have foreseen."""
-    return path.with_name(f".{path.name}.tmp-{secrets.randbelow(10**9)}")
 
 
 def fsync_folder(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Features of split files: vectors of either encoder, the two merged, and the files of them.
 
-What `torch.save` writes is a zip of a pickle and of tensors' bytes. Both are written and read
-here without torch, which takes seconds to import, and 9 s to read 10,000 rows of floats safely.
-Reading may end in a `FileNotFoundError` or a `DamagedFeaturesError`, writing in an `OutputError`.
+What `torch.save` writes is a zip of a pickle and of tensors' bytes, written and read here without
+torch, which takes seconds to import, and 9 s to read 10,000 rows of floats safely. Reading may end
+in a `FileNotFoundError` or a `DamagedFeaturesError`, writing in an `OutputError`.
 """
 
 import io

@@ -21,7 +21,7 @@ from virnucpro.engines.base import EngineOptions
 from virnucpro.pipeline.features import EmbedJob, SplitFile, read_vectors, write_vectors
 from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWorkerPool
 from virnucpro.pipeline.runtime_config import RuntimeConfig
-from virnucpro.pipeline.worker_loop import GivenUp
+from virnucpro.pipeline.worker_loop import Failed
 
 log = logging.getLogger("virnucpro.pipeline.multi_gpu")
 
@@ -69,8 +69,7 @@ def run_multi_gpu_inference(
         shard = shard_dir / f"shard_{number:05d}.h5"
         key = digest_of(encoder.identity(), *how, kind, sha256_file(path))
         units[SplitFile(path, shard, "shard")] = f"{output_dir.name} {shard.name}", key
-    names, keys = [name for name, _ in units.values()], [key for _, key in units.values()]
-    whole = f"{output_dir.name} embeddings", digest_of(keys)
+    whole = f"{output_dir.name} embeddings", digest_of([key for _, key in units.values()])
     if (entry := ledger.read(*whole)) is not None:
         log.info("%s is complete: nothing to embed", merged)
         on_sequences(int(entry.facts["sequences"]))
@@ -88,10 +87,10 @@ def run_multi_gpu_inference(
     gpus = tuple(int(name.removeprefix("cuda:")) for name in devices if name != "cpu")
     own = replace(compute, device="cpu", gpus=gpus, cache_clear_interval=0)
     workers = PersistentWorkerPool(world_size, "rank", own, log_dir)
-    queue, given_up = BatchQueueManager(use_persistent_pool=workers), dict[Path, GivenUp]()
+    queue, given_up = BatchQueueManager(use_persistent_pool=workers), dict[Path, Failed]()
     with closing(workers):
         for file, outcome in queue.process(EmbedJob(encoder, options), todo, on_sequences):
-            if isinstance(outcome, GivenUp):
+            if isinstance(outcome, Failed):
                 given_up[file.input_file] = outcome
                 continue
             rows[file] = outcome.result[0]
@@ -105,7 +104,7 @@ def run_multi_gpu_inference(
             key=whole[1], model_hash=digest_of(encoder.identity()), dtype=options.dtype,
         )  # fmt: skip
         ledger.commit(*whole, outputs=[merged], facts={"sequences": count})
-        ledger.discard(*names)
+        ledger.discard(*(name for name, _ in units.values()))
         for file in units:
             file.output_file.unlink()
     seconds = time.monotonic() - started

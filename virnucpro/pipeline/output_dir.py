@@ -129,7 +129,7 @@ def working_in(
 def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) -> bool:
     """Refuse a directory that may not be used; whether the ledger lists files there."""
     output_dir = ledger.root
-    claimed = _claimed(ledger)
+    claimed = ledger.claimed()
     for name in ("run.json", LOCK, f"{CHECKPOINTS}/{LEDGER}", *claimed):
         _refuse_links(output_dir, name)
     content = {path.name for path in output_dir.iterdir()}
@@ -157,12 +157,12 @@ def _check(ledger: Ledger, resume: bool, force: bool, inputs: Sequence[Path]) ->
 def our_files(ledger: Ledger) -> Iterator[Path]:
     """The files that are there of the run of `ledger`, none of them reached by a link."""
     inside = _names(ledger.root, (ledger.root / CHECKPOINTS).rglob("*"))
-    yield from _files(ledger.root, {*_claimed(ledger), *filter(_INTERNAL.fullmatch, inside)})
+    yield from _files(ledger.root, {*ledger.claimed(), *filter(_INTERNAL.fullmatch, inside)})
 
 
 def remove_leftovers(ledger: Ledger) -> None:
     """Remove temporary files of a killed run: those that were to become a file of ours."""
-    root, listed = ledger.root, {"run.json", *_claimed(ledger)}
+    root, listed = ledger.root, {"run.json", *ledger.claimed()}
     folders = {(root / name).parent for name in listed}
     near = chain.from_iterable(folder.glob("*") for folder in folders)
     names = _names(root, chain((root / CHECKPOINTS).rglob("*"), near))
@@ -184,7 +184,7 @@ def remove_intermediates(ledger: Ledger, kept: Collection[Path]) -> None:
 
 def check_free(ledger: Ledger, files: Iterable[Path]) -> None:
     """See that files can be made: a UsageError names one that is not ours, or a link on the way."""
-    known = set(_claimed(ledger))
+    known = set(ledger.claimed())
     for path in files:
         name = path.relative_to(ledger.root).as_posix()
         _refuse_links(ledger.root, name)
@@ -210,12 +210,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError, AttributeError):  # no such file; standard input is none, or closed
         return None
     return found.st_dev, found.st_ino
-
-
-def _claimed(ledger: Ledger) -> list[str]:
-    """Names that the ledger lists, but for those that lead out of the directory."""
-    names = ((name, Path(name)) for name in ledger.claimed())
-    return [n for n, path in names if path.name and not path.root and ".." not in path.parts]
 
 
 def _becomes(name: str) -> str:
@@ -248,7 +242,7 @@ def _files(output_dir: Path, names: Iterable[str]) -> Iterator[Path]:
 def _remove(ledger: Ledger, files: Iterable[Path]) -> int:
     """Remove files, and folders of the run that are empty then; how many files."""
     root, gone = ledger.root, list(files)
-    ours = [*map(root.joinpath, _claimed(ledger)), ledger.folder / "files.txt", *gone]
+    ours = [*map(root.joinpath, ledger.claimed()), ledger.folder / "files.txt", *gone]
     folders = {folder for path in ours for folder in path.relative_to(root).parents}
     for path in gone:
         path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from virnucpro.core.device import usable_cpus
 from virnucpro.pipeline.features import EmbedJob, SplitFile
 from virnucpro.pipeline.settings import Compute
-from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess, OnRows, Outcome
+from virnucpro.pipeline.worker_loop import Executor, Failed, InProcess, OnRows, Outcome
 from virnucpro.pipeline.workers import Workers, WorkerSettings
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -42,10 +42,7 @@ class PersistentWorkerPool(Workers):
 
 
 class BatchQueueManager:
-    """Hands split files to an executor, by default this process, that ends with each `process`.
-
-    `use_persistent_pool` takes its place, and stays until its owner closes it.
-    """
+    """Hands split files to a pool that stays, or to an executor that ends with each `process`."""
 
     def __init__(
         self, executor: Executor | None = None, use_persistent_pool: Workers | None = None
@@ -60,7 +57,7 @@ class BatchQueueManager:
         try:
             for outcome in executor.run(job, enumerate(files), on_rows):
                 file = files[outcome.key]
-                if isinstance(outcome, GivenUp):
+                if isinstance(outcome, Failed):
                     logger.warning("%s: %s", file.input_file, outcome.reason)
                 yield file, outcome
         finally:

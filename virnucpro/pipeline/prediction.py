@@ -32,7 +32,7 @@ from virnucpro.pipeline.persistent_pool import BatchQueueManager, PersistentWork
 from virnucpro.pipeline.run import CALLS, INPUTS, REPORT, TABLES, Run, choose_model, prepare
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 from virnucpro.pipeline.settings import PredictionSettings
-from virnucpro.pipeline.worker_loop import Executor, GivenUp, InProcess, OnRows
+from virnucpro.pipeline.worker_loop import Executor, Failed, InProcess, OnRows
 from virnucpro.reports.explain import advice
 from virnucpro.reports.html import write_report
 from virnucpro.scores.scorer import LoadedModels, Scorer
@@ -93,29 +93,32 @@ def run_prediction(
         run = prepare(input_files, out, model, settings, command)
         calls = run.ledger.read(CALLS, run.calls_key)
         tables = run.ledger.read(TABLES, run.tables_key)
+        claim_outputs(run, is_staged and not calls)
         if calls and tables:
             run.data = tables.facts["run"]
             if read_json(run.paths.run_json) != run.data:
                 run.save()
             logger.info("Already complete: %s", out)
-            claim_outputs(run)
-            _leave_whole(run)
-            return DONE
-        claim_outputs(run, is_staged)
-        run.save()
-        if calls:
-            run.data |= calls.facts
-            _write_tables(run, calls.outputs, started)
         else:
+            run.save()
             with at_most_threads(run.threads, needs_torch):
-                if is_staged:
-                    executor = stream.NoExecutor(
-                        _score_staged(run, use_v2_architecture, persistent_models, runtime_config)
-                    )
-                _write_tables(run, stream.score_and_call(run, executor), started)
-        is_partial = run.paths.failed_files.exists()
-        _leave_whole(run, is_partial)
-        for line in runs.summary_lines(out, run.data):
+                if calls:
+                    run.data |= calls.facts
+                elif is_staged:
+                    how = use_v2_architecture, persistent_models, runtime_config
+                    executor = stream.NoExecutor(_score_staged(run, *how))
+                outputs = calls.outputs if calls else stream.score_and_call(run, executor)
+                _write_tables(run, outputs, started)
+        is_partial = run.data["status"] == "partial"
+        if not is_partial and not settings.output.keep_intermediate:
+            directory.remove_intermediates(run.ledger, [*run.results, *run.paths.pages])
+            run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
+        is_asked = settings.output.report
+        if is_asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
+            run.ledger.discard(REPORT)
+            write_report(run.paths.output_dir)
+            run.ledger.commit(REPORT, run.tables_key, outputs=run.paths.pages)
+        for line in () if calls and tables else runs.summary_lines(out, run.data):
             logger.info("%s", line)
         return PARTIAL if is_partial else DONE
 
@@ -144,26 +147,14 @@ def _write_tables(run: Run, model_outputs: Outputs, started: float) -> None:
     run.ledger.commit(TABLES, run.tables_key, outputs=outputs, facts={"run": run.data})
 
 
-def _leave_whole(run: Run, is_partial: bool = False) -> None:
-    """Remove what only the stages needed; make the report, where it is missing and asked for."""
-    if not is_partial and not run.settings.output.keep_intermediate:
-        directory.remove_intermediates(run.ledger, [*run.results, *run.paths.pages])
-        run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
-    is_asked = run.settings.output.report
-    if is_asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
-        run.ledger.discard(REPORT)
-        write_report(run.paths.output_dir)
-        run.ledger.commit(REPORT, run.tables_key, outputs=run.paths.pages)
-
-
 def claim_outputs(run: Run, is_staged: bool = False) -> None:
     """Say which files are ours now, not after hours of work."""
     if is_staged:  # files of known names, and numbered ones that exist
         paths = run.paths
         folders = (paths.nucleotide_dir, paths.protein_dir, paths.merged_dir)
-        numbered = [path for folder in folders for path in folder.glob("output_*")]
+        numbered = sorted(path for folder in folders for path in folder.glob("output_*"))
         whole = (paths.chunked, paths.nucleotide, paths.protein)
-        directory.check_free(run.ledger, [*whole, *folders, *sorted(numbered)])
+        directory.check_free(run.ledger, [*whole, *folders, *numbered])
     pages = run.paths.pages if run.settings.output.report else []
     run.claim(run.paths.failed_files, *run.results, *pages)
 
@@ -251,7 +242,7 @@ def _file_wise(
     files = {SplitFile(paths.split_of(slot, n), paths.features_of(slot, n), slot): n for n in units}
     tokens = 0
     for file, outcome in queue.process(EmbedJob(spec, options), list(files), on_rows):
-        if isinstance(outcome, GivenUp):
+        if isinstance(outcome, Failed):
             failures[files[file] - 1] = f"{file.input_file}|{LABELS[slot]}|{outcome.reason}"
             continue
         run.ledger.commit(*units[files[file]], outputs=[file.output_file])
@@ -355,11 +346,7 @@ def _written_units(run: Run) -> list[int]:
 def _stream_h5_to_pt_files(
     h5_path: Path, output_dir: Path, nucleotide_feature_files: Sequence[Path]
 ) -> list[Path]:
-    """Vectors of the packed engine -> one protein feature file for each nucleotide one; streams.
-
-    `h5_path` is as `write_vectors` makes it. `output_dir` gets `output_k_ESM.pt` for each
-    `output_k_DNABERT_S.pt`, which are returned.
-    """
+    """Vectors by id -> `output_k_ESM.pt` for each `output_k_DNABERT_S.pt`, returned; streams."""
     output_dir.mkdir(parents=True, exist_ok=True)
     ids = (features.read_dna_features(file).seq_ids for file in nucleotide_feature_files)
     found = features.vectors_by_file(h5_path, "v2.0 ESM-2 output", ids)

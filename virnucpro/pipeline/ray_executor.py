@@ -20,7 +20,7 @@ from virnucpro.pipeline.output_dir import CLAIMS
 from virnucpro.pipeline.settings import Compute
 from virnucpro.pipeline.shared_run import SharedRun, score
 from virnucpro.pipeline.stream import ScoreStore
-from virnucpro.pipeline.worker_loop import Done, GivenUp, InProcess, Item, Job, OnRows, Outcome
+from virnucpro.pipeline.worker_loop import Done, Failed, InProcess, Item, Job, OnRows, Outcome
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
 
@@ -80,10 +80,11 @@ class RayExecutor:
                     if store.name(key) in entries:
                         del sizes[key]
                         on_rows(size)
-                        yield Done(key, store.read(key, size), store.stats(key))
+                        found = store.read(key, size)
+                        yield Done(key, *found) if found else Failed(key, "damaged scores")
                     elif f"failed-{key}" in failures:
                         del sizes[key]
-                        yield GivenUp(key, (notes.read(f"failed-{key}") or b"").decode())
+                        yield Failed(key, (notes.read(f"failed-{key}") or b"").decode())
         finally:
             self.close()
 

@@ -52,7 +52,11 @@ class Run:
     """One prediction under way; a key is the digest of all that decides what lies under it."""
 
     sources: tuple[Source, ...]  # standard input already spooled
+    mates: int  # records in a row that are one fragment
     paths: RunPaths
+    folders: list[Path]  # of the final tables: of all samples, and of each where there are several
+    tables: list[Path]  # the final ones
+    results: list[Path]  # what a run is made for, but for its pages
     model: ModelSpec
     settings: PredictionSettings
     per_unit: int  # ORFs of a unit of work, and the most that a killed run has to do again
@@ -66,33 +70,11 @@ class Run:
     data: dict[str, Any]  # run.json: what ran, with what, and what came of it; see docs/outputs.md
 
     @property
-    def folders(self) -> list[Path]:
-        """Where final tables lie: those of all samples, and of each where there are several."""
-        several = self.sources if len(self.sources) > 1 else ()
-        return [self.paths.output_dir, *(self.paths.samples / one.folder for one in several)]
-
-    @property
-    def tables(self) -> list[Path]:
-        """The final tables."""
-        names = (*TABLE_NAMES, *FASTA_NAMES[self.settings.calling.gzip_fasta])
-        return [folder / name for folder in self.folders for name in names]
-
-    @property
-    def results(self) -> list[Path]:
-        """What a run is made for, but for its pages."""
-        return [self.paths.run_json, *self.paths.model_outputs, *self.tables]
-
-    @property
     def rules(self) -> Rules:
         """What decides which ORFs the input gives; counts the records where that matters."""
         choice = self.settings.model
         is_sampled = inputs.sampler(self.sources, choice.sample_n, self.mates)
         return Rules(self.model.chunk_nt, self.model.orf_policy, choice.min_length, is_sampled)
-
-    @property
-    def mates(self) -> int:
-        """Records in a row that are one fragment."""
-        return 2 if self.settings.inputs.paired or self.settings.inputs.interleaved else 1
 
     def claim(self, *files: Path) -> None:
         """Write down that these files are ours, before they are made; see `check_free`."""
@@ -176,7 +158,13 @@ def prepare(
     decides = (FORMAT, SCHEMA["chunks.tsv"], read, chosen, numbers)
     devices = compute.devices
     kind = devices[0].split(":")[0]  # their scores differ in the last digits
-    per_unit = orfs_per_unit(compute.sequences_per_file, kind == "cpu", model)
+    # A large encoder on a CPU takes seconds for each ORF, and whole units are what survives a kill.
+    by_model = 100 if kind == "cpu" and model.is_large else 10_000
+    per_unit = compute.sequences_per_file or by_model
+    several = sources if len(sources) > 1 else ()
+    folders = [output_dir, *(paths.samples / one.folder for one in several)]
+    made = (*TABLE_NAMES, *FASTA_NAMES[settings.calling.gzip_fasta])
+    tables = [folder / name for folder in folders for name in made]
     versions = [(package, version_of(package)) for package in PACKAGES]
     about = {
         "tool": "virnucpro", "format": FORMAT, "version": __version__, "status": "running",
@@ -191,18 +179,14 @@ def prepare(
         "sample_summary": [], "stages": {}, "outputs": {},
     }  # fmt: skip
     return Run(
-        sources=sources, paths=paths, model=model, settings=settings, per_unit=per_unit,
+        sources=sources, mates=sources[0].mates, paths=paths, folders=folders, tables=tables,
+        results=[paths.run_json, *paths.model_outputs, *tables],
+        model=model, settings=settings, per_unit=per_unit,
         devices=devices, threads=compute.threads or usable_cpus(),
         key=digest_of(decides, kind, per_unit),
         calls_key=digest_of(decides), tables_key=digest_of(decides, calling, SCHEMA),
         ledger=ledger, reporter=ProgressReporter(output.progress), data=about,
     )  # fmt: skip
-
-
-def orfs_per_unit(asked: int | None, on_cpu: bool, model: ModelSpec) -> int:
-    """ORFs of a unit of work: as asked, else by model."""
-    # A large encoder on a CPU takes seconds for each, and whole units are what survives a kill.
-    return asked or (100 if on_cpu and model.is_large else 10_000)
 
 
 def _refuse_others(

@@ -9,8 +9,6 @@ from virnucpro.core.config import PolicyName
 from virnucpro.core.device import device_name
 from virnucpro.scores.thresholds import PRESETS, PresetName, Thresholds
 
-ExecutorName = Literal["local", "ray"]
-
 
 def default_home() -> Path:
     """Where models lie by default: in the user's cache."""
@@ -57,7 +55,7 @@ class Compute:
     v1_attention: bool = False  # plain SDPA in the packed engine
     cache_clear_interval: int = 100  # split files between two clearings of the GPU cache; 0 never
     worker_timeout: float = 900.0  # silence after which a busy worker counts as hung (s)
-    executor: ExecutorName = "local"  # or ray: workers on a Ray cluster
+    executor: Literal["local", "ray"] = "local"  # or ray: workers on a Ray cluster
     ray_address: str | None = None  # None: of the environment, else a cluster of this host alone
     ray_cpus: int = 1  # of a worker on Ray that has no GPU
     elsewhere: bool = False  # `device` is cpu or cuda, of other hosts, and not looked for here

@@ -39,7 +39,7 @@ from virnucpro.pipeline.prediction import claim_outputs, run_prediction
 from virnucpro.pipeline.run import choose_model, prepare
 from virnucpro.pipeline.settings import Compute, PredictionSettings
 from virnucpro.pipeline.stream import NoExecutor, Orfs, ScoreStore, make_executor, score_job
-from virnucpro.pipeline.worker_loop import Executor, GivenUp, Job
+from virnucpro.pipeline.worker_loop import Executor, Failed, Job
 from virnucpro.sequences.read_log import ReadLog
 
 logger = logging.getLogger("virnucpro.pipeline")
@@ -116,10 +116,9 @@ class SharedRun:
             holders[worker].append(block)
         workers = []
         for worker, blocks in sorted(holders.items()):
-            try:
+            about: dict[str, Any] = {}
+            with suppress(ValueError):  # it is being written
                 about = json.loads(self.notes.read(f"beat-{worker}") or b"{}")
-            except ValueError:  # it is being written
-                about = {}
             workers.append({"worker": worker, **about, "blocks": sorted(blocks)})
         left = len(self.left)
         rate = sum(one.get("units", 0) / max(one.get("seconds", 0), 1e-3) for one in workers)
@@ -238,7 +237,7 @@ def score(
                 if not run.is_there():
                     return first
                 claims.unit_done()
-                if isinstance(outcome, GivenUp):
+                if isinstance(outcome, Failed):
                     run.notes.create(f"failed-{outcome.key}", outcome.reason.encode())
                 elif run.store.commit(outcome.key, outcome.result, outcome.stats):
                     first += 1
@@ -336,10 +335,10 @@ class Claims:
         self._end.set()
         self._thread.join()
 
-    def progress(self, rows: int = 0) -> None:
+    def progress(self, rows: int | None = None) -> None:
         """Say that this worker is not hung."""
-        self.rows += rows
-        if not rows or self._least_s is None:
+        self.rows += rows or 0
+        if rows is None or self._least_s is None:
             self._progress = _CLOCK()
 
     def unit_done(self) -> None:

@@ -29,7 +29,7 @@ from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
 from virnucpro.pipeline.run import CALLS, OF_SCORING, Pace, Run, rate_keys, remember
 from virnucpro.pipeline.settings import Compute, default_home
-from virnucpro.pipeline.worker_loop import Done, Executor, GivenUp, InProcess, Job, OnRows
+from virnucpro.pipeline.worker_loop import Done, Executor, Failed, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
 from virnucpro.scores.scorer import COLUMNS, LoadedModels, Scorer
 from virnucpro.sequences.read_log import ReadLog
@@ -88,8 +88,11 @@ class ScoreStore:
         """What the entry of a unit is called where entries lie."""
         return self.ledger.name(unit_name(number, what), self.key)
 
-    def read(self, number: int, size: int) -> Scores | None:
-        """The scores of a finished unit, (size, `COLUMNS`), or None; a DamagedError if changed."""
+    def read(self, number: int, size: int) -> tuple[Scores, dict[str, Any]] | None:
+        """Scores of a finished unit, (size, `COLUMNS`), and what engines did, or None.
+
+        A DamagedError if they are not what was committed.
+        """
         if (entry := self.ledger.read(unit_name(number), self.key)) is None:
             return None
         if len(entry.payload) != size * COLUMNS * np.dtype("<f4").itemsize:
@@ -98,17 +101,12 @@ class ScoreStore:
             self.ledger.discard(unit_name(number))
             return None
         scores = np.frombuffer(entry.payload, dtype="<f4")
-        return scores.reshape(size, COLUMNS).astype(np.float32)
+        return scores.reshape(size, COLUMNS).astype(np.float32), entry.facts
 
     def commit(self, number: int, scores: Scores, stats: dict[str, Any] | None = None) -> bool:
         """Record scores, (n, `COLUMNS`), and what engines did; False where it had been done."""
         payload = scores.astype("<f4").tobytes()
         return self.ledger.commit(unit_name(number), self.key, payload, facts=stats)
-
-    def stats(self, number: int) -> dict[str, Any]:
-        """What was committed with the scores of a unit."""
-        entry = self.ledger.read(unit_name(number), self.key)
-        return entry.facts if entry else {}
 
     def commit_orfs(self, number: int, unit: Orfs) -> None:
         """Record DNA and protein of a unit's ORFs."""
@@ -159,7 +157,7 @@ def scored_shards(
             if known is None:
                 yield event.number, (event.dna, event.protein)
             else:
-                scores[event.number] = known
+                scores[event.number] = known[0]
                 yield event.number, None
 
     def joined(shard: Shard) -> tuple[Shard, Scores]:
@@ -167,7 +165,7 @@ def scored_shards(
         return shard, np.concatenate([*parts, _NO_SCORES])[shard.orfs["distinct"]]
 
     for outcome in executor.run(job, units(), on_rows):
-        if isinstance(outcome, GivenUp):
+        if isinstance(outcome, Failed):
             if given_up is not None:
                 given_up[outcome.key] = outcome.reason
             scores[outcome.key] = np.full((sizes[outcome.key], COLUMNS), np.nan, np.float32)
@@ -200,7 +198,7 @@ class NoExecutor(InProcess):
                 problem = f"unit {key} is not scored: inputs or settings are others by now"
                 raise UsageError(f"{problem}; plan again")
             if key != worker_loop.LOAD_ONLY:
-                yield Done(key) if unit is None else GivenUp(key, self._reasons[key])
+                yield Done(key) if unit is None else Failed(key, self._reasons[key])
 
 
 class DirectScorer:

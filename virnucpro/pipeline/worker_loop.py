@@ -59,6 +59,7 @@ class Failed:
     key: int
     reason: str
     error: VirNucProError | None = None
+    worker: int = 0  # that held it last
 
     def raise_if_hopeless(self) -> None:
         """A job that cannot start, and a full disk, are no fault of a unit, and meet all."""
@@ -68,17 +69,8 @@ class Failed:
             raise self.error
 
 
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """A unit that failed twice."""
-
-    key: int
-    reason: str
-    worker: int = 0  # that held it last
-
-
 OnRows = Callable[[int], object]
-Outcome = Done | GivenUp
+Outcome = Done | Failed
 Item = tuple[int, Any]
 
 
@@ -86,7 +78,7 @@ class Executor(Protocol):
     """Does units of work, wherever."""
 
     def run(self, job: Job, items: Iterable[Item], on_rows: OnRows) -> Iterator[Outcome]:
-        """Do every item; outcomes come as they are ready, each key once.
+        """Do every item; outcomes come as they are ready, each key once, failures after two tries.
 
         Keys and units are read only as far as work is needed; a unit that is None is done
         already, and comes out again in its turn. `on_rows` is told how many more rows are done.
@@ -115,51 +107,45 @@ def work(
 
     tasks: dict[Job, Task] = {}
 
-    def prepared() -> Iterator[tuple[int, Task | None, Any, Exception | None]]:
+    def prepared() -> Iterator[tuple[int, Task | None, Any]]:
+        """Keys, with their task and what it made of the unit, or the error that it met."""
         for key, job, unit in items:
             if unit is None and key != LOAD_ONLY:
-                yield key, None, None, None
+                yield key, None, None
                 continue
             if job not in tasks:
                 tasks[job] = job.task(models)
-                yield LOAD_ONLY, tasks[job], None, None  # it loads while a unit is prepared
+                yield LOAD_ONLY, tasks[job], None  # it loads while a unit is prepared
             if key != LOAD_ONLY:
                 try:
-                    yield key, tasks[job], tasks[job].prepare(unit), None
+                    yield key, tasks[job], tasks[job].prepare(unit)
                 except Exception as error:  # noqa: BLE001 - a worker's edge: it becomes data
-                    yield key, tasks[job], None, error
+                    yield key, tasks[job], error
 
     depth = 0 if models.is_single_threaded else _PREPARED
     with closing(ahead(prepared(), depth)) as units:
-        for key, task, ready, error in units:
+        for key, task, ready in units:
             if task is None:
-                yield Done(key, loads=models.loads)
+                yield Done(key)
                 continue
-            if key == LOAD_ONLY:
-                try:
-                    task.load()
-                except Exception as caught:
-                    logger.debug("cannot start", exc_info=True)
-                    yield _failed(LOAD_ONLY, caught)
-                    return
-                yield Done(LOAD_ONLY, None, task.stats(), models.loads)
-                continue
+            result = None
             try:
-                if error is not None:
-                    raise error
-                result = yield from task.run(ready)
+                if isinstance(ready, Exception):
+                    raise ready
+                if key == LOAD_ONLY:
+                    task.load()
+                else:
+                    result = yield from task.run(ready)
             except Exception as caught:
                 logger.debug("unit %d failed", key, exc_info=caught)
-                yield _failed(key, caught)
+                own = caught if isinstance(caught, VirNucProError) else None  # these can be pickled
+                yield Failed(key, clipped(one_line(caught), 1_000), own)
+                if key == LOAD_ONLY:
+                    return
             else:
                 yield Done(key, result, task.stats(), models.loads)
-            models.unit_finished()
-
-
-def _failed(key: int, error: Exception) -> Failed:
-    """An error as text, and itself where it is one of ours, which survive pickling."""
-    own = error if isinstance(error, VirNucProError) else None
-    return Failed(key, clipped(one_line(error), 1_000), own)
+            if key != LOAD_ONLY:
+                models.unit_finished()
 
 
 class InProcess:
@@ -193,9 +179,7 @@ class InProcess:
         for failure in failed:
             logger.warning("unit %d: %s; trying it again, alone", failure.key, failure.reason)
             for message in work(self.models, [(failure.key, job, held.pop(failure.key))]):
-                if isinstance(message, Failed):
-                    yield GivenUp(message.key, message.reason)
-                elif isinstance(message, Done) and message.key != LOAD_ONLY:
+                if not isinstance(message, int) and message.key != LOAD_ONLY:
                     yield message
 
     def close(self) -> None:

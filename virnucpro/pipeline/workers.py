@@ -3,7 +3,6 @@
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections import Counter, deque
@@ -19,7 +18,7 @@ from typing import Any
 from virnucpro.core.log import relay_logs, replay, setup_logging
 from virnucpro.core.processes import become_worker, children_ignore_interrupts
 from virnucpro.pipeline import worker_loop
-from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, GivenUp, Job, Outcome, work
+from virnucpro.pipeline.worker_loop import LOAD_ONLY, Done, Failed, Job, Outcome, work
 from virnucpro.scores.scorer import LoadedModels
 
 logger = logging.getLogger("virnucpro.pipeline.workers")
@@ -88,9 +87,8 @@ class Workers:
         for worker in workers:
             with suppress(OSError):
                 worker.connection.send(None)
-            if worker.held and worker.process.pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(worker.process.pid, signal.SIGTERM)
+            if worker.held:
+                worker.process.terminate()
         deadline = time.monotonic() + _END_S
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -127,7 +125,7 @@ class Workers:
             rest = chain(self._units.items(), self._items)
             for position, (key, unit) in enumerate(rest):
                 number = position % len(self._active)
-                yield Done(key) if unit is None else GivenUp(key, "no worker is left", number)
+                yield Done(key) if unit is None else Failed(key, "no worker is left", None, number)
         finally:
             for worker in self.pool or []:
                 if worker.held:  # no late answer may meet a later caller
@@ -253,7 +251,7 @@ class Workers:
             self._back.append(key)
         else:
             del self._units[key]
-            yield GivenUp(key, reason, worker.number)
+            yield Failed(key, reason, None, worker.number)
 
 
 def worker_main(connection: Connection, settings: WorkerSettings, number: int) -> None:

@@ -71,11 +71,11 @@ class Summary:
     @property
     def histogram(self) -> dict[str, list[int]]:
         """For each call, scored fragments by score, `SCORE_BINS` equal bins from 0 to 1."""
-        of_lengths = Counter[tuple[str, int]]()
+        counts = Counter[tuple[str, int]]()
         for (_, score, call), count in self.grid.items():
-            of_lengths[call, score] += count
+            counts[call, score] += count
         scores = range(SCORE_BINS)
-        return {call: [of_lengths[call, n] // self.mates for n in scores] for call in CALLS[:-1]}
+        return {call: [counts[call, n] // self.mates for n in scores] for call in CALLS[:-1]}
 
     @property
     def curve(self) -> list[tuple[int, int, float]]:

@@ -11,7 +11,8 @@ from virnucpro.core.records import Record
 from virnucpro.models import specs
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline import run as runs
-from virnucpro.pipeline.run import RATES, Rate, orfs_per_unit, rate_keys, remember
+from virnucpro.pipeline.run import RATES, Rate, prepare, rate_keys, remember
+from virnucpro.pipeline.settings import Compute, PredictionSettings
 from virnucpro.sequences import streams
 from virnucpro.sequences.chunks import chunk_windows
 from virnucpro.sequences.orfs import OrfPolicy
@@ -112,8 +113,9 @@ def test_a_large_model_that_never_ran_here_is_not_timed(model, tiny_home, tmp_pa
     fasta = write(tmp_path / "in.fa", records([400]))
     said = run("estimate", "-m", "500", "-d", "cpu", fasta, code=0).output
     assert "virnucpro predict -m 500 --sample-n 20\n" in said
-    assert [orfs_per_unit(None, on_cpu, model) for on_cpu in (True, False)] == [100, 10_000]
-    assert orfs_per_unit(7, True, model) == 7
+    for device, per_unit in (("cpu", 100), ("cuda", 10_000)):
+        settings = PredictionSettings(compute=Compute(device=device, elsewhere=True))
+        assert prepare([fasta], tmp_path / "out", model, settings).per_unit == per_unit
 
 
 def test_profile_recommends_a_budget_that_it_tried(home, tmp_path):
