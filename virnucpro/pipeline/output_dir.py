@@ -166,12 +166,8 @@ def remove_leftovers(ledger: Ledger) -> None:
     folders = {(root / name).parent for name in listed}
     near = chain.from_iterable(folder.glob("*") for folder in folders)
     names = _names(root, chain((root / CHECKPOINTS).rglob("*"), near))
-
-    def is_left(name: str) -> bool:
-        whole = _becomes(name)
-        return bool(whole in listed or _INTERNAL.fullmatch(whole) or re.fullmatch(_SORTED, name))
-
-    if count := _remove(ledger, _files(root, filter(is_left, names))):
+    left = [n for n in names if (whole := _becomes(n)) in listed or _INTERNAL.fullmatch(whole)]
+    if count := _remove(ledger, _files(root, left)):
         logger.info("Removed %d temporary files that an earlier run left", count)
 
 
@@ -218,6 +214,8 @@ def _becomes(name: str) -> str:
     >>> _becomes(".checkpoints/.contigs.tsv.tmp-12"), _becomes("x_merged/output_1_merged.tmp")
     ('.checkpoints/contigs.tsv', 'x_merged/output_1_merged.pt')
     """
+    if re.fullmatch(_SORTED, name):  # gets no other name
+        return name
     found = _TEMPORARY.fullmatch(name)
     return f"{found[1] or ''}{found[2] or f'{found[3]}.pt'}" if found else ""
 

@@ -113,8 +113,7 @@ def run_prediction(
         if not is_partial and not settings.output.keep_intermediate:
             directory.remove_intermediates(run.ledger, [*run.results, *run.paths.pages])
             run.ledger.keep_only(INPUTS, CALLS, TABLES, REPORT)
-        is_asked = settings.output.report
-        if is_asked and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
+        if settings.output.report and run.ledger.read(REPORT, run.tables_key, repair=True) is None:
             run.ledger.discard(REPORT)
             write_report(run.paths.output_dir)
             run.ledger.commit(REPORT, run.tables_key, outputs=run.paths.pages)

@@ -84,8 +84,7 @@ class Run:
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, int]]:
         """Time a stage; what the body puts in the yielded dict becomes its counts."""
-        counts: dict[str, int] = {}
-        start = time.monotonic()
+        start, counts = time.monotonic(), dict[str, int]()
         yield counts
         seconds = round(time.monotonic() - start, 3)
         self.data["stages"][name] = {"seconds": seconds, **counts}

@@ -82,13 +82,6 @@ class MiniModel(nn.Module):
             self.classifier["kind"] = nn.Linear(hidden, groups)
 
     @classmethod
-    def fresh(cls, recipe: Recipe, groups: int) -> MiniModel:
-        """With random weights."""
-        dna = TowerEncoder("mini-dna", recipe.dna)
-        protein = TowerEncoder("mini-protein", recipe.protein)
-        return cls(dna, protein, recipe.hidden, groups, recipe.dropout)
-
-    @classmethod
     def load(cls, spec: ModelSpec, device: torch.device) -> MiniModel:
         """From the files of a model, to be asked and not to be trained."""
         tensors = read_classifier(spec.classifier)[1]
@@ -146,7 +139,9 @@ class Fit:
         # the kind of virus of each group, -1 for none, and the groups of each kind
         self.kind_of = torch.from_numpy(Kinds(self.groups).of_group).to(self.device)
         self.of_kind = [torch.where(self.kind_of == k)[0] for k in range(len(KINDS))]
-        self.model = MiniModel.fresh(recipe, len(self.groups)).to(self.device)
+        towers = TowerEncoder("mini-dna", recipe.dna), TowerEncoder("mini-protein", recipe.protein)
+        model = MiniModel(*towers, recipe.hidden, len(self.groups), recipe.dropout)
+        self.model = model.to(self.device)
         weights = group_weights(corpus, recipe)
         self.sampler = WindowSampler(corpus, weights, self.device, recipe.noise)
         self.teacher = MiniModel.load(start, self.device) if start else None
@@ -373,9 +368,8 @@ def make_optimisers(
     decays = [{"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.decay},
               {"params": [p for p in others if p.ndim < 2], "weight_decay": 0}]  # fmt: skip
     is_fused = any(p.is_cuda for p in others)
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(decays, betas=(0.9, 0.98), fused=is_fused)
-    ]
+    adamw = torch.optim.AdamW(decays, betas=(0.9, 0.98), fused=is_fused)
+    optimisers: list[torch.optim.Optimizer] = [adamw]
     if matrices:
         optimisers.append(torch.optim.Muon([m for m, _ in matrices], weight_decay=recipe.decay))
     return optimisers, matrices

@@ -39,15 +39,10 @@ def record(name, letters=OPEN):
 @pytest.mark.parametrize("name", ["orfs_vanilla", "fixed500_vanilla"])
 def test_golden_orfs_ids_and_tables(name, tmp_path):
     golden = np.load(GOLDEN / f"{name}.npz")
-    seen = []
-    [shard] = [
-        event
-        for event in input_pass(
-            read_records([GOLDEN / f"{name}_input.fa"]), Rules(500, RULES.policy), 10,
-            on_block=lambda _, dna, protein: seen.extend(zip(dna, protein, strict=True)),
-        )
-        if isinstance(event, Shard)
-    ]  # fmt: skip
+    records = read_records([GOLDEN / f"{name}_input.fa"])
+    *units, shard = input_pass(records, Rules(500, RULES.policy), 10)
+    orfs = [orf for unit in units for orf in zip(unit.dna, unit.protein, strict=True)]
+    seen = [orfs[row] for row in shard.orfs["distinct"]]
     assert shard.orf_ids() == golden["ids"].tolist()
     expected = zip(golden["nucleotide"].tolist(), golden["protein"].tolist(), strict=True)
     assert [(dna.decode(), protein.decode()) for dna, protein in seen] == list(expected)

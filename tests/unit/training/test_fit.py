@@ -10,6 +10,7 @@ from training_data import TINY_RECIPE
 
 from virnucpro.core.config import build
 from virnucpro.core.errors import ModelError, UsageError
+from virnucpro.encoders.small import TowerEncoder
 from virnucpro.models.specs import ModelSpec
 from virnucpro.models.store import resolve_model
 from virnucpro.pipeline.stream import DirectScorer
@@ -60,6 +61,11 @@ def _fit(folder, dev, recipe: Recipe = RECIPE, corpus=None, **more) -> Fit:
     return fit
 
 
+def _model(recipe: Recipe, groups: int) -> MiniModel:
+    towers = TowerEncoder("mini-dna", recipe.dna), TowerEncoder("mini-protein", recipe.protein)
+    return MiniModel(*towers, recipe.hidden, groups)
+
+
 def _exported(folder, model, groups, **calibration) -> ModelSpec:
     folder.mkdir()
     Calibration(**calibration).save(folder / "calibration.json", "nothing")
@@ -100,7 +106,7 @@ def test_training_stops_early_without_progress(tmp_path, dev):
 
 def test_an_exported_model_scores_as_training_saw_it_with_its_calibration(tmp_path):
     torch.manual_seed(0)
-    model = MiniModel.fresh(RECIPE, 3).eval()
+    model = _model(RECIPE, 3).eval()
     found, groups = {}, ["bacteria", "RNA virus: aidae", "null"]
     for name, calibration in (("plain", {}), ("fitted", {"slope": (2.0,)})):
         found[name] = _exported(tmp_path / name, model, groups, **calibration)
@@ -165,5 +171,5 @@ def test_a_narrower_network_begins_with_the_channels_that_add_most(tmp_path, dev
     torch.testing.assert_close(fit.model.classifier.kind.weight, fit.teacher.classifier.kind.weight)
     windows = fit.dev[0][1]
     found, expected = (logits_of(model, windows)[0] for model in (fit.model, fit.teacher))
-    fresh = logits_of(MiniModel.fresh(narrow, len(fit.groups)), windows)[0]
+    fresh = logits_of(_model(narrow, len(fit.groups)), windows)[0]
     assert (found - expected).abs().mean() < 0.5 * (fresh - expected).abs().mean()
