@@ -397,11 +397,9 @@ class Cutter:
         stretch = Stretch(self._stream, text, self._line)
         self._line += text.count(b"\n")
         if is_fasta:
-            return stretch, text.count(b"\n>") + bool(text)
-        if left:
-            kept = text.rstrip(BLANKS + b"\n")
-            records = -(-(kept.count(b"\n") + bool(kept)) // _FOUR)
-        return stretch, records
+            return stretch, records - left + bool(left and text)
+        kept = text.rstrip(BLANKS + b"\n")
+        return stretch, -(-(kept.count(b"\n") + bool(kept)) // _FOUR)
 
     def _whole_marks(self) -> Iterator[bytes]:
         """The text, in blocks that do not cut a mark in two."""
