@@ -27,7 +27,7 @@ from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass, read_i
 from virnucpro.pipeline.inputs import read_sources, sampler
 from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-from virnucpro.pipeline.run import CALLS, OF_SCORING, Pace, Run, rate_keys, remember
+from virnucpro.pipeline.run import CALLS, OF_SCORING, TABLES, Pace, Run, rate_keys, remember
 from virnucpro.pipeline.settings import Compute, default_home
 from virnucpro.pipeline.worker_loop import Done, Executor, Failed, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
@@ -290,7 +290,7 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
     given_up: dict[int, str] = {}
     store = ScoreStore(run.ledger, run.key)
     device = run.devices[0]
-    run.ledger.discard(CALLS)
+    run.ledger.discard(CALLS, TABLES)  # tables of other scores would look like those of these
     with ExitStack() as stack:
         if executor is None:
             executor = make_executor(compute, store)
