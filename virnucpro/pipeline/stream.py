@@ -245,10 +245,12 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
     wanted = min(run.settings.model.sample_n or SAMPLE, SAMPLE)
     rules = replace(run.rules, is_sampled=sampler(run.sources, wanted))
     records = read_sources(run.sources, ReadLog(is_silent=True))
-    orfs, scores = list[tuple[bytes, bytes]](), []
+    orfs, scores, step = list[tuple[bytes, bytes]](), [], 1
     for event in input_pass(records, rules, SAMPLE):
         if isinstance(event, Unit):
-            orfs += zip(event.dna, event.protein, strict=True)
+            orfs += [*zip(event.dna, event.protein, strict=True)][::step]
+        if len(orfs) > 2 * SAMPLE:  # of genomes there are too many to keep
+            orfs, step = orfs[::2], 2 * step
     rows = np.unique(np.linspace(0, len(orfs) - 1, min(len(orfs), SAMPLE)).astype(int)).tolist()
     unit = [orfs[row][0] for row in rows], [orfs[row][1] for row in rows]
     for dtype in ("float16", job.protein.dtype):
