@@ -3,15 +3,16 @@
 import functools
 import zipfile
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from runs import results
 from runs_here import dna, facts, predict_with, rows_of, write_fasta
 from staged_files import embeddings
 
-from virnucpro.core.errors import VirNucProError
+from virnucpro.core.errors import OutputError, VirNucProError
 from virnucpro.core.text import counted
-from virnucpro.pipeline import features
+from virnucpro.pipeline import features, prediction
 from virnucpro.scores import scorer
 
 
@@ -94,6 +95,9 @@ def test_a_record_that_lacks_scores_is_failed_and_mended(
     assert all(len(line.split("|")) == 3 for line in named.splitlines())
     assert named.splitlines()[0].endswith("poison / in it")
     assert facts(out)["status"] == "partial"
+    with monkeypatch.context() as patch:  # all is scored, and then it ends
+        patch.setattr(prediction, "_write_tables", Mock(side_effect=OutputError("full")))
+        assert whole.predict(out, "--resume", *options)[0] == 1
     expect_mended(whole, out, "--resume", *options)
 
 

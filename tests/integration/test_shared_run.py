@@ -78,6 +78,7 @@ def test_what_a_worker_or_the_end_refuses(shared, tiny_home, tmp_path):
     plan, command, out = shared
     assert "no run that waits" in command("worker", tmp_path, code=2).output
     assert "cannot be read again" in plan("-", code=2).output.replace("\n", " ")
+    assert "by `predict` on one host" in plan("--precision", "fp8", code=2).output
     assert "mate" in plan("--interleaved", code=3).output  # the records are of no pairs
     plan("--force", "-d", "cuda")
     assert "planned for cuda, this worker has cpu" in command("worker", out, *WORK, code=2).output

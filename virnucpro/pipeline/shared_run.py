@@ -153,6 +153,8 @@ def plan(
     No input may be one that can be read only once. All workers have `compute.device`, cpu or cuda,
     and claim `per_claim` units at a time. Errors as for `run_prediction`.
     """
+    if settings.compute.dtype == "fp8":
+        raise UsageError("--precision fp8 is tried first, by `predict` on one host; leave it out")
     check_inputs(input_files)
     model = choose_model(settings.model)
     with ExitStack() as stack:
@@ -292,7 +294,7 @@ def _folder(place: str, stack: ExitStack) -> Path:
 
 
 def _storage(place: str, name: str) -> Storage:
-    return open_storage(f"{url_of(place) or place}/{CHECKPOINTS}/{name}")
+    return open_storage(str(Path(place) / CHECKPOINTS / name))
 
 
 def latest_claims(names: Collection[str]) -> dict[int, int]:

@@ -27,7 +27,7 @@ from virnucpro.pipeline.input_pass import Rules, Shard, Unit, input_pass, read_i
 from virnucpro.pipeline.inputs import read_sources, sampler
 from virnucpro.pipeline.parallel_translate import FEWEST_WORKERS
 from virnucpro.pipeline.persistent_pool import PersistentWorkerPool
-from virnucpro.pipeline.run import CALLS, OF_SCORING, Pace, Run, rate_keys, remember
+from virnucpro.pipeline.run import CALLS, OF_SCORING, TABLES, Pace, Run, rate_keys, remember
 from virnucpro.pipeline.settings import Compute, default_home
 from virnucpro.pipeline.worker_loop import Done, Executor, Failed, InProcess, Job, OnRows
 from virnucpro.reports.tables import CallRow
@@ -242,10 +242,12 @@ def try_fp8(run: Run, job: ScoreJob, executor: Executor) -> dict[str, Any]:
     wanted = min(run.settings.model.sample_n or SAMPLE, SAMPLE)
     rules = replace(run.rules, is_sampled=sampler(run.sources, wanted))
     records = read_sources(run.sources, ReadLog(is_silent=True))
-    orfs, scores = list[tuple[bytes, bytes]](), []
+    orfs, scores, step = list[tuple[bytes, bytes]](), [], 1
     for event in input_pass(records, rules, SAMPLE):
         if isinstance(event, Unit):
-            orfs += zip(event.dna, event.protein, strict=True)
+            orfs += [*zip(event.dna, event.protein, strict=True)][::step]
+        if len(orfs) > 2 * SAMPLE:  # of genomes there are too many to keep
+            orfs, step = orfs[::2], 2 * step
     rows = np.unique(np.linspace(0, len(orfs) - 1, min(len(orfs), SAMPLE)).astype(int)).tolist()
     unit = [orfs[row][0] for row in rows], [orfs[row][1] for row in rows]
     for dtype in ("float16", job.protein.dtype):
@@ -287,7 +289,7 @@ def score_and_call(run: Run, executor: Executor | None) -> Outputs:
     given_up: dict[int, str] = {}
     store = ScoreStore(run.ledger, run.key)
     device = run.devices[0]
-    run.ledger.discard(CALLS)
+    run.ledger.discard(CALLS, TABLES)  # tables of other scores would look like those of these
     with ExitStack() as stack:
         if executor is None:
             executor = make_executor(compute, store)
