@@ -63,6 +63,18 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"virnucpro.cli.{COMMANDS[cmd_name][0]}")
         return cast("click.Command", getattr(module, cmd_name))
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a word that is none is an error with the nearest one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:  # click itself suggests one from 8.4 on
+            from virnucpro.core.config import nearest
+
+            near = nearest(args[0], COMMANDS)
+            raise click.UsageError(f"{error.message} Did you mean '{near}'?", ctx) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -100,7 +112,6 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    commands=[click.Command(name) for name in COMMANDS],  # click suggests these names
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.version_option(__version__, prog_name="VirNucPro")

@@ -102,7 +102,7 @@ class GroupedCommand(click.Command):
 @option("--ranks", type=AT_LEAST_1, help="Processes of the packed engine.")
 @flag("--v1-attention", help="Plain SDPA attention in the packed engine.")
 @flag("--dnabert-v2", help="With --parallel: DNA through the packed engine too.")
-@option("--persistent-models/--no-persistent-models", default=False,
+@option("--persistent-models/--no-persistent-models", default=False, show_default=False,
         help="Staged, with models that stay in GPU memory between stages, in processes that start "
         "once: more memory held continuously. A run loads each encoder once with or without; less "
         "loading for several samples in sequence is what virnucpro.Session is for.")  # fmt: skip

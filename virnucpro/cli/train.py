@@ -33,7 +33,7 @@ _data = option(
 @options.device
 @option("--seed", type=click.IntRange(0, 10**12), help="Override the recipe's seed.")
 @option("--steps", type=AT_LEAST_1, help="Override the recipe's steps.")
-@option("--stop-after", type=click.FloatRange(min=0), default=float("inf"),
+@option("--stop-after", type=click.FloatRange(min=0), default=float("inf"), show_default=False,
         help="Pause after so many seconds (exit code 6); the same command goes on.")  # fmt: skip
 @option("--compile/--no-compile", "fused", default=None, help="Fuse kernels; default: on GPUs.")
 @click.pass_context

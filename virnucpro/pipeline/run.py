@@ -230,7 +230,7 @@ def summary_lines(output_dir: Path, data: Mapping[str, Any]) -> list[str]:
     if len(noted) > MOST_NOTED:
         lines.append(f"and {len(noted) - MOST_NOTED:,} samples more, see run.json")
     if noted and data.get("advice"):
-        lines.append(f"To keep what is sure, {sure(data)}: {data['advice']}")
+        lines.append(f"To keep what is sure{sure(data)}: {data['advice']}")
     if hosts := tables.get("with_regions"):
         where = output_dir / "regions.tsv"
         lines.append(f"With a viral region, though not called viral: {hosts:,} (see {where})")

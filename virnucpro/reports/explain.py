@@ -64,7 +64,9 @@ def advice(command: Sequence[str], limit: str = f"{SURE_FDR:g}") -> str:
 
 
 def sure(run: Run) -> str:
-    """How many of the viral records, or pairs, `advice` keeps."""
+    """How many of the viral records, or pairs, `advice` keeps, after a comma; "" if not known."""
     (width, unit), found = fragment(run), run["sample_summary"]
+    if not all("sure" in one for one in found):  # an earlier version did not count them
+        return ""
     kept, viral = (sum(one[name] for one in found) // width for name in ("sure", "virus"))
-    return f"{kept:,} of {viral:,} viral {unit}s"
+    return f", {kept:,} of {viral:,} viral {unit}s"
