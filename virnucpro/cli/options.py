@@ -30,7 +30,7 @@ class OutputFolder(click.Path):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Refuse `-`."""
         if str(value) == "-":
-            self.fail("results are several files: give a folder, not standard output", param, ctx)
+            self.fail("several files are written: give a folder, not standard output", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -20,6 +20,7 @@ from virnucpro.core.config import ORF_POLICIES, PRECISIONS, Config
 from virnucpro.core.device import detect_cuda_devices, parse_gpu_list, validate_and_get_device
 from virnucpro.core.errors import UsageError
 from virnucpro.core.log import setup_logging
+from virnucpro.core.text import counted
 from virnucpro.pipeline.runtime_config import RuntimeConfig
 
 logger = logging.getLogger("virnucpro.cli")
@@ -250,7 +251,8 @@ def plan(
     settings = build_settings(flags, config_of(ctx))
     settings = replace(settings, compute=replace(settings.compute, elsewhere=True))
     units = shared_run.plan(input_files, run, settings, block)
-    click.echo(f"{run}: {units} units; next: virnucpro worker {run}, on as many hosts as you like")
+    made = counted(units, "unit")
+    click.echo(f"{run}: {made}; next: virnucpro worker {run}, on as many hosts as you like")
 
 
 @click.command(params=_of_predict("threads", "gpus", "device"))
