@@ -95,6 +95,7 @@ def test_a_run_in_a_bucket_gives_the_tables_of_a_local_one(s3, command, tmp_path
     )
     planned = ["plan", "s3://reads/data/in.fa.gz", *TINY, "-o", place, "--no-report", "-d", "cpu"]
     command(*planned)
+    assert "holds an earlier run" in command(*planned, code=2).output
     command("worker", place, "-t", "1", "-d", "cpu", "--lease", "1")
     command("finish", place)
     out = tmp_path / "out"
@@ -104,5 +105,6 @@ def test_a_run_in_a_bucket_gives_the_tables_of_a_local_one(s3, command, tmp_path
         path.write_bytes(open_storage(f"{place}/{name}".rpartition("/")[0]).read(path.name))
     assert tables(out) == tables(tmp_path / "local")
     assert not [name for name in open_storage(place).names() if name.startswith(".checkpoints")]
+    assert "holds an earlier run" in command(*planned, code=2).output
     shutil.rmtree(out)
     assert not list(Path.cwd().glob("s3:*"))

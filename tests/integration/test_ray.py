@@ -15,6 +15,7 @@ from runs_here import run, tables, write_dna
 from stand_ins import Gated, Troubled
 
 from virnucpro.core.checkpoint import Ledger
+from virnucpro.core.errors import UsageError
 from virnucpro.pipeline import ray_executor, stream
 from virnucpro.pipeline.ray_executor import RayExecutor
 from virnucpro.pipeline.settings import Compute
@@ -107,6 +108,10 @@ def test_what_fails_hangs_or_kills_is_tried_a_few_times_and_told(cluster, tmp_pa
     monkeypatch.setattr(ray_executor, "_LEASE_S", 1.0)
     store = ScoreStore(Ledger(tmp_path, tmp_path / "ledger"), "key")
     store.commit(0, np.zeros((2, COLUMNS), np.float32))
+    nowhere = RayExecutor(Compute(device="cpu", ray_address="127.0.0.1:1"), store)
+    with pytest.raises(UsageError, match="no cluster there"):
+        next(nowhere.run(Troubled(tmp_path), [(1, ([b"fine"], [b"M"]))], print))
+    assert not store.ledger.storage.names() - {store.name(0)}
     own = {"ray_address": cluster.address, "elsewhere": True, "worker_timeout": 5.0}
     executor, rows = RayExecutor(Compute(device="cpu", **own), store), []
     words = ["fine", "fails", "hangs once", "kills", *(f"fine {k}" for k in range(8))]

@@ -90,7 +90,7 @@ def test_what_a_worker_or_the_end_refuses(shared, tiny_home, tmp_path):
     assert "planned with another" in command("worker", out, *WORK, code=2, env=env).output
     command("worker", out, *WORK)
     write_dna(tmp_path / "in.fa", [600])
-    assert "inputs or settings are others" in command("finish", out, code=2).output
+    assert "inputs are not those" in command("finish", out, code=2).output
 
 
 @pytest.fixture

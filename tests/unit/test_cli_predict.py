@@ -131,6 +131,7 @@ def test_a_named_device_is_the_only_one_used(invoke, monkeypatch, name, devices,
         (["--precision", "fp4"], 2, "--precision"),
         (["--conservative", "--relaxed"], 2, "give one of them"),
         (["-o", "-"], 2, "give a folder"),
+        (["-o", "s3://bucket/run"], 2, "give a folder"),
     ],
 )
 def test_what_does_not_fit_together_ends_before_any_work(invoke, options, code, told):

@@ -28,7 +28,9 @@ class OutputFolder(click.Path):
     """A folder to write; `-` would make one of that name, where a pipe was meant."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Refuse `-`."""
+        """Refuse `-`, and object storage, which `plan` takes."""
+        if "://" in str(value):
+            self.fail("give a folder; runs of `virnucpro plan` may lie at a URL", param, ctx)
         if str(value) == "-":
             self.fail("several files are written: give a folder, not standard output", param, ctx)
         return super().convert(value, param, ctx)

@@ -220,7 +220,13 @@ _OF_A_PLAN = (
     "model_path", "expected_length", "orf_policy", "min_score", "max_fdr", "conservative",
     "relaxed", "gzip_fasta", "resume", "force", "no_report", "threads", "batch_size", "precision",
 )  # fmt: skip
-RUN = click.argument("run", metavar="RUN")
+
+
+def _as_path(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    return value.removeprefix("file://")
+
+
+RUN = click.argument("run", metavar="RUN", callback=_as_path)
 
 
 def _of_predict(*names: str) -> list[click.Parameter]:
@@ -228,7 +234,7 @@ def _of_predict(*names: str) -> list[click.Parameter]:
 
 
 @click.command(params=_of_predict(*_OF_A_PLAN))
-@option("--output-dir", "-o", "run", required=True, metavar="RUN",
+@option("--output-dir", "-o", "run", required=True, metavar="RUN", callback=_as_path,
         help="Where workers find it: a folder that all see, or an s3:// or gs:// URL.")  # fmt: skip
 @option("--device", "-d", type=click.Choice(["cpu", "cuda"]),
         help="What workers compute on; default: cuda if this host has a GPU.")  # fmt: skip
@@ -298,6 +304,8 @@ def status(run: str, as_json: bool) -> None:
         return
     more = "" if now["planned"] else " so far"
     click.echo(f"{now['done']} of {now['units']} units{more} done, {now['failed']} of them failed")
+    if now["planned"] and now["done"] == now["units"]:
+        click.echo(f"next: virnucpro finish {run}")
     if now["left_s"] is not None:
         click.echo(f"{now['units_per_s']:.3g} units/s, ETA {timedelta(seconds=now['left_s'])}")
     for one in now["workers"]:

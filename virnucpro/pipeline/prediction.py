@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +90,8 @@ def run_prediction(
     needs_torch = not is_light or use_v2_architecture or persistent_models
     if needs_torch:
         import torch  # noqa: F401 - where it is missing, say so before anything is touched
+    if compute.executor == "ray":
+        import_module("ray")
     with directory.working_in(out, settings.output.resume, settings.output.force, read):
         run = prepare(input_files, out, model, settings, command)
         calls = run.ledger.read(CALLS, run.calls_key)

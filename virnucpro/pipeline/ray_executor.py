@@ -6,13 +6,17 @@ Hosts come and go: Ray starts lost tasks again, and the ledger says what they ha
 
 import logging
 import os
+import re
+import signal
+import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
 from virnucpro.core.checkpoint import Ledger
-from virnucpro.core.errors import VirNucProError
+from virnucpro.core.errors import UsageError, VirNucProError
 from virnucpro.core.storage import Folder
 from virnucpro.core.text import clipped, one_line
 from virnucpro.pipeline import worker_loop
@@ -27,6 +31,7 @@ logger = logging.getLogger("virnucpro.pipeline.workers")
 _LOOK_S = 0.1  # between two looks at what is scored by now
 _HIRE_S = 2.0  # between two looks at what the cluster has
 _LEASE_S = 15.0
+_CONNECT_S = 10.0
 _LEAST_PATIENCE_S = 60.0
 _OPEN, _LEAST_OPEN = 4, 16  # units that are not scored yet: of each task, and in all
 
@@ -63,6 +68,7 @@ class RayExecutor:
                     if (item := next(source, None)) is None:
                         has_more = False
                     elif item[1] is not None:
+                        self._hire(job)  # before anything is kept: there may be no cluster
                         store.commit_orfs(*item)
                         sizes[item[0]] = len(item[1][0])
                     elif item[0] != worker_loop.LOAD_ONLY:
@@ -93,8 +99,19 @@ class RayExecutor:
         if self._ray is None:
             self._run.notes.remove(*self._run.notes.names())  # of an earlier run here
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run
-            self._ray, address = import_module("ray"), self._compute.ray_address
+            address, on_term = self._compute.ray_address, signal.getsignal(signal.SIGTERM)
+            if address and re.fullmatch(r"[^/]+:\d+", address):  # Ray would try for ever
+                host, _, port = address.rpartition(":")
+                try:
+                    socket.create_connection((host, int(port)), _CONNECT_S).close()
+                except OSError as error:
+                    raise UsageError(
+                        f"--ray-address {address}: no cluster there ({error})"
+                    ) from error
+            self._ray = import_module("ray")
             self._ray.init(address=address, log_to_driver=False, logging_level="warning")
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_term)  # Ray has its own, which ends without a word
         if time.monotonic() - self._hired < _HIRE_S:
             return
         ended, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=0)

@@ -136,7 +136,7 @@ def open_run(place: str) -> SharedRun:
     ledger = Ledger(Path(place), folder, storage=_storage(place, LEDGER))
     if (entry := ledger.read(PLAN, "")) is None:
         problem = f"{place} holds no run that waits for workers"
-        if (Path(place) / "run.json").is_file():
+        if open_storage(place).read("run.json") is not None:
             raise UsageError(f"{problem}: it is finished, or was begun by `predict`")
         raise UsageError(f"{problem}; `virnucpro plan` makes one")
     store = ScoreStore(ledger, str(entry.facts["key"]))
@@ -157,6 +157,11 @@ def plan(
         raise UsageError("--precision fp8 is tried first, by `predict` on one host; leave it out")
     check_inputs(input_files)
     model = choose_model(settings.model)
+    if url_of(place) and not (settings.output.resume or settings.output.force):
+        remote = Ledger(Path(), Path(place), storage=_storage(place, LEDGER))
+        if remote.read(PLAN, "") or open_storage(place).read("run.json") is not None:
+            problem = "holds an earlier run; --resume goes on with it, --force starts over"
+            raise UsageError(f"{place} {problem}")
     with ExitStack() as stack:
         out = _folder(place, stack)
         stack.enter_context(

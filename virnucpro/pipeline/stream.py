@@ -193,8 +193,8 @@ class NoExecutor(InProcess):
         """See `Executor`; a UsageError for a unit that is not accounted for."""
         for key, unit in items:
             if unit is not None and key not in self._reasons:
-                problem = f"unit {key} is not scored: inputs or settings are others by now"
-                raise UsageError(f"{problem}; plan again")
+                problem = f"unit {key} is not scored: inputs are not those that were planned"
+                raise UsageError(f"{problem}; put them back, or `virnucpro plan --resume`")
             if key != worker_loop.LOAD_ONLY:
                 yield Done(key) if unit is None else Failed(key, self._reasons[key])
 
