@@ -207,7 +207,8 @@ class DirectScorer:
     ) -> None:
         options = options or EngineOptions()
         self.model, self._job = model, ScoreJob(model=model, dna=options, protein=options)
-        self._executor = InProcess(device_name(device))
+        self._here = InProcess(device_name(device))
+        self.executor: Executor = self._here
         rules = Rules(model.chunk_nt, model.orf_policy)
         self._pass = partial(input_pass, rules=rules, per_unit=DIRECT_ORFS)
 
@@ -219,13 +220,13 @@ class DirectScorer:
 
     def shards(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the scores of each ORF, (orfs, `COLUMNS`)."""
-        yield from scored_shards(self._pass(records), None, self._executor, self._job)
+        yield from scored_shards(self._pass(records), None, self.executor, self._job)
 
     def vectors(self, records: Iterable[Record]) -> Iterator[tuple[Shard, NDArray[np.float32]]]:
         """Records, chunks and ORFs with the merged vector of each ORF, shape (orfs, d)."""
         if self._job.protein.dtype == "fp8":
             raise UsageError("--precision fp8 is for predictions, which try it first; leave it out")
-        task = self._job.task(self._executor.models)
+        task = self._job.task(self._here.models)
         parts = [np.empty((0, self.model.dim), dtype=np.float32)]
         for event in self._pass(records):
             if isinstance(event, Unit):
